@@ -1,0 +1,57 @@
+"""Kernels for audio-language models: one folder per op, each with a plain PyTorch reference.
+
+Every op takes ``impl="auto"``, which picks the fastest implementation that can run the call; ``explain`` says
+which one that is and why. Importing this package imports torch and nothing heavier.
+"""
+
+from afn_kernels._registry import OPS, Explanation
+from afn_kernels.attention import attention
+from afn_kernels.bias_gelu import bias_gelu
+from afn_kernels.decode_attention import decode_attention
+from afn_kernels.layer_norm import layer_norm
+from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
+from afn_kernels.log_mel import LogMelStream, log_mel
+from afn_kernels.pool_norm import pool_norm
+from afn_kernels.rms_norm import rms_norm
+from afn_kernels.rotary import rotary
+from afn_kernels.rote import rote
+from afn_kernels.splice import splice
+from afn_kernels.swiglu import swiglu
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LogMelStream",
+    "attention",
+    "bias_gelu",
+    "decode_attention",
+    "explain",
+    "layer_norm",
+    "linear_cross_entropy",
+    "linear_logprob",
+    "log_mel",
+    "pool_norm",
+    "rms_norm",
+    "rotary",
+    "rote",
+    "splice",
+    "swiglu",
+]
+
+
+def explain(op: str, *args, **kwargs) -> Explanation:
+    """Which implementation of an op ``impl="auto"`` would run, and why each other one would not.
+
+    Args:
+        op: the op's name, for example ``"attention"``.
+        *args, **kwargs: the arguments of a call; without them, what this machine could run at all.
+
+    Returns:
+        An ``Explanation`` with ``chosen`` and ``rows``; ``print`` shows it as a table.
+
+    Raises:
+        ValueError: there is no op of that name.
+    """
+    if op not in OPS:
+        raise ValueError(f"no op {op!r}; there are {', '.join(sorted(OPS))}")
+    return OPS[op].explain(*args, **kwargs)

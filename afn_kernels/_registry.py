@@ -1,0 +1,111 @@
+"""How an op finds its implementation: a table per op, walked fastest first, with a reason for every refusal.
+
+Importing this module imports torch and nothing heavier. An implementation names its function as "module:attribute"
+and is imported when it is first chosen, so Triton, the compiled extension or a GPU are touched only by a call.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+def _always(*args, **kwargs) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Impl:
+    """One implementation of an op.
+
+    Args:
+        name: what a caller writes as ``impl=``.
+        target: ``"module:attribute"`` of the function, imported on first use.
+        available: returns "" when this machine can run it at all, else the reason why not.
+        supports: takes the call's arguments, returns "" when it can run them, else the reason why not.
+        why: why it stands where it stands in the order of preference (a measured reason where there is one).
+    """
+
+    name: str
+    target: str
+    available: Callable[[], str] = _always
+    supports: Callable[..., str] = _always
+    why: str = ""
+
+    @cached_property
+    def function(self) -> Callable:
+        module, attribute = self.target.split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an explanation: an implementation, whether it was chosen, and why or why not."""
+
+    impl: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What ``explain`` found. ``chosen`` is the implementation that ``impl="auto"`` would run, or None."""
+
+    op: str
+    chosen: str | None
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.chosen or 'nothing can run this call'}"]
+        lines += [f"  {row.impl:<10} {row.status:<12} {row.reason}" for row in self.rows]
+        return "\n".join(lines)
+
+
+@dataclass
+class Op:
+    """An op's implementations, fastest first. The last one is the reference, which runs everything."""
+
+    name: str
+    impls: tuple[Impl, ...]
+    _by_name: dict[str, Impl] = field(init=False)
+
+    def __post_init__(self):
+        self._by_name = {impl.name: impl for impl in self.impls}
+        OPS[self.name] = self
+
+    def choose(self, impl: str, *args, **kwargs) -> Callable:
+        """The function to call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
+        if impl == "auto":
+            for candidate in self.impls:
+                if not candidate.available() and not candidate.supports(*args, **kwargs):
+                    return candidate.function
+            raise ValueError(str(self.explain(*args, **kwargs)))
+        if impl not in self._by_name:
+            raise ValueError(f"{self.name}: no implementation {impl!r}; there are {', '.join(self._by_name)} and auto")
+        candidate = self._by_name[impl]
+        reason = candidate.available() or candidate.supports(*args, **kwargs)
+        if reason:
+            raise ValueError(f"{self.name}: impl={impl!r} cannot run this call: {reason}")
+        return candidate.function
+
+    def explain(self, *args, **kwargs) -> Explanation:
+        """Which implementation would run and why. Without arguments, what this machine could run at all."""
+        rows, chosen = [], None
+        for impl in self.impls:
+            reason = impl.available()
+            status = "unavailable"
+            if not reason and (args or kwargs):
+                reason, status = impl.supports(*args, **kwargs), "unsupported"
+            if reason:
+                rows.append(Row(impl.name, status, reason))
+            elif chosen is None:
+                chosen = impl.name
+                rows.append(Row(impl.name, "chosen", impl.why))
+            else:
+                rows.append(Row(impl.name, "possible", impl.why))
+        return Explanation(self.name, chosen, tuple(rows))
+
+
+OPS: dict[str, Op] = {}

@@ -1,0 +1,97 @@
+"""Packed variable-length attention with grouped query heads."""
+
+import torch
+
+from afn_kernels import _check
+from afn_kernels._registry import Impl, Op
+
+
+def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
+    return "" if not return_lse and carry is None else "the log-sum-exp comes from the reference"
+
+
+OP = Op(
+    "attention",
+    (
+        Impl(
+            "sdpa",
+            "afn_kernels.attention.dense:sdpa",
+            supports=_dense_supports,
+            why="PyTorch's fused attention on the padded batch; fastest on a CPU at every length measured",
+        ),
+        Impl(
+            "matmul",
+            "afn_kernels.attention.dense:matmul",
+            supports=_dense_supports,
+            why="batched matrix products, 1.2 to 7 times slower (bench/results/cpu/attention.jsonl)",
+        ),
+        Impl("reference", "afn_kernels.attention.reference:attention", why="plain PyTorch, one sequence at a time"),
+    ),
+)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    cu_seqlens_q: torch.Tensor | None = None,
+    cu_seqlens_k: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+    carry: tuple[torch.Tensor, torch.Tensor] | None = None,
+    impl: str = "auto",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """out = softmax(scale · q kᵀ + mask) v within each packed sequence; query head h reads KV head h // (Hq / Hk).
+
+    Causal masking is aligned at the end: query i of a sequence with nq queries and nk keys sees keys up to
+    i + nk − nq. A query without any key gives zeros and a log-sum-exp of −inf.
+
+    Args:
+        q: [Tq, Hq, D], any floating dtype.
+        k: [Tk, Hk, D], same dtype; Hq is a multiple of Hk.
+        v: [Tk, Hk, D], same dtype.
+        cu_seqlens_q: [N + 1] int32 boundaries of the query sequences; None means one sequence.
+        cu_seqlens_k: [N + 1] int32 boundaries of the key sequences; None means those of the queries.
+        causal: mask keys that come after the query.
+        scale: multiplier of the scores; default D^(−1/2).
+        return_lse: also return the log-sum-exp of the scaled scores.
+        carry: (out [Tq, Hq, D] float32, lse [Tq, Hq] float32) over other keys, which this call continues from:
+            the result is attention over both sets of keys. Implies ``return_lse`` and a float32 output.
+        impl: "auto" or the name of an implementation.
+
+    Returns:
+        out [Tq, Hq, D] in the dtype of q; with ``return_lse`` also lse [Tq, Hq] float32 (natural logarithm).
+
+    Raises:
+        ValueError: shapes, dtypes or head counts that do not fit; boundaries that do not cover the tensors.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762; merging by log-sum-exp: Liu et al., 2023, arXiv:2310.01889.
+    """
+    _check.same_dtype_and_device("attention", q=q, k=k, v=v)
+    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} do not fit")
+    if not k.shape[1] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
+    if cu_seqlens_k is None:
+        cu_seqlens_k = cu_seqlens_q
+    if (cu_seqlens_q is None) != (cu_seqlens_k is None):
+        raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
+    if cu_seqlens_q is not None:
+        _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0])
+        _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0])
+        if cu_seqlens_q.shape != cu_seqlens_k.shape:
+            raise ValueError(f"attention: {len(cu_seqlens_q) - 1} query and {len(cu_seqlens_k) - 1} key sequences")
+    if carry is not None and (carry[0].shape != q.shape or carry[1].shape != q.shape[:2]):
+        shapes = tuple(carry[0].shape), tuple(carry[1].shape)
+        raise ValueError(f"attention: carry shapes {shapes} do not fit q {tuple(q.shape)}")
+    options = {
+        "cu_seqlens_q": cu_seqlens_q,
+        "cu_seqlens_k": cu_seqlens_k,
+        "causal": causal,
+        "scale": q.shape[-1] ** -0.5 if scale is None else scale,
+        "return_lse": return_lse,
+        "carry": carry,
+    }
+    return OP.choose(impl, q, k, v, **options)(q, k, v, **options)

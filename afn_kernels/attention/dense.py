@@ -1,0 +1,69 @@
+"""Attention on a padded batch made from the packed one: batched matrix products, or PyTorch's fused attention."""
+
+import torch
+import torch.nn.functional as F
+
+from afn_kernels.attention.ragged import Ragged
+
+
+def pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k) -> tuple[Ragged, Ragged, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q [N, Sq, Hq, D], k and v [N, Sk, Hk, D], and how they were packed."""
+    rq = Ragged.of(q, cu_seqlens_q)
+    rk = rq if cu_seqlens_k is cu_seqlens_q and len(k) == len(q) else Ragged.of(k, cu_seqlens_k)
+    return rq, rk, rq.pad(q), rk.pad(k), rk.pad(v)
+
+
+def visible_NQK(rq: Ragged, rk: Ragged, causal: bool) -> torch.Tensor | None:
+    """Which query may see which key, [N or 1, Sq, Sk]; None when all may see all."""
+    key = torch.arange(rk.longest, device=rk.lengths.device)
+    mask = None
+    if not rk.full:
+        mask = (key < rk.lengths[:, None])[:, None, :]
+    if causal:
+        query = torch.arange(rq.longest, device=rk.lengths.device)
+        shift = (rk.lengths - rq.lengths)[:, None, None] if rq is not rk else 0
+        seen = key <= query[:, None] + shift
+        seen = seen if seen.dim() == 3 else seen[None]
+        mask = seen if mask is None else mask & seen
+    return mask
+
+
+def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+    rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
+    heads, kv_heads = q.shape[1], k.shape[1]
+    # The query heads of one KV head become rows of one product, so K and V are never repeated.
+    q_NHXD = (q_NQHD * scale).unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    score = q_NHXD @ k_NKHD.permute(0, 2, 3, 1)
+    mask = visible_NQK(rq, rk, causal)
+    if mask is not None:
+        score = score.unflatten(2, (heads // kv_heads, -1))
+        # The lowest finite number, not -inf: a row without keys must not become NaN.
+        score = score.masked_fill(~mask[:, None, None], torch.finfo(score.dtype).min).flatten(2, 3)
+    out = score.softmax(-1) @ v_NKHD.transpose(1, 2)
+    out = out.unflatten(2, (heads // kv_heads, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return rq.unpad(without_keys_zero(out, rq, rk, mask))
+
+
+def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+    rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
+    q_NHQD, k_NHKD, v_NHKD = (x.transpose(1, 2) for x in (q_NQHD, k_NKHD, v_NKHD))
+    # Queries past their sequence's end are thrown away, so causality alone masks the padding of self-attention.
+    plain_causal = causal and rq is rk
+    mask = None if plain_causal else visible_NQK(rq, rk, causal)
+    out = F.scaled_dot_product_attention(
+        q_NHQD,
+        k_NHKD,
+        v_NHKD,
+        attn_mask=None if mask is None else mask[:, None],
+        is_causal=plain_causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return rq.unpad(without_keys_zero(out.transpose(1, 2), rq, rk, mask))
+
+
+def without_keys_zero(out_NQHD: torch.Tensor, rq: Ragged, rk: Ragged, mask: torch.Tensor | None) -> torch.Tensor:
+    """Zeros for queries that see no key, which can only be when queries and keys are cut differently."""
+    if mask is None or rq is rk:
+        return out_NQHD
+    return torch.where(mask.any(-1)[..., None, None], out_NQHD, 0.0)

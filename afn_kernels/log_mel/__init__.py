@@ -1,0 +1,146 @@
+"""Log-mel features of 16 kHz audio, as Whisper's encoder takes them."""
+
+from functools import lru_cache
+
+import torch
+
+from afn_kernels._registry import Impl, Op
+from afn_kernels.log_mel.stream import LogMelStream, LogMelWindow
+from afn_kernels.log_mel.tables import HOP
+
+__all__ = ["OP", "LogMelStream", "LogMelWindow", "log_mel"]
+
+SHORTEST = 320  # the shortest whole number of hops that reflect padding by 200 samples allows
+
+
+@lru_cache
+def _cpu_available() -> str:
+    try:
+        import afn_kernels._cpu  # noqa: F401
+    except ImportError as error:
+        return f"the compiled extension is missing: {error}"
+    return ""
+
+
+def _cpu_supports(pcm: torch.Tensor, **_) -> str:
+    if pcm.device.type != "cpu":
+        return f"pcm is on {pcm.device.type}"
+    if pcm.dtype == torch.float64:
+        return "float64 samples are computed by the reference"
+    if pcm.requires_grad and torch.is_grad_enabled():
+        return "it has no gradient; the reference has"
+    return ""
+
+
+OP = Op(
+    "log_mel",
+    (
+        Impl(
+            "cpu",
+            "afn_kernels.log_mel.cpu:log_mel",
+            available=_cpu_available,
+            supports=_cpu_supports,
+            why="compiled SIMD kernel; python -m bench.log_mel measures it against transformers",
+        ),
+        Impl("reference", "afn_kernels.log_mel.reference:log_mel", why="plain PyTorch, any device, differentiable"),
+    ),
+)
+
+
+def log_mel(
+    pcm: torch.Tensor,
+    *,
+    n_mels: int = 128,
+    out_dtype: torch.dtype = torch.float32,
+    out: torch.Tensor | None = None,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """y = (max(x, max(x) − 8) + 4) / 4 with x = log10(max(mel · |STFT(pcm)|², 1e-10)), the maximum over the row.
+
+    Frames of 400 samples every 160, centred, with reflected ends and a periodic Hann window; the last one is dropped.
+    A row is one window of audio with whatever padding it holds. A sample that is NaN, infinite or too large to square
+    makes its whole row NaN, because the row's maximum is then no number.
+
+    Args:
+        pcm: [B, T] samples at 16 kHz: float32 (or float64) in [−1, 1], or int16, which counts 1/32768; T is a
+            multiple of 160, at least 320.
+        n_mels: mel bins, Slaney scale and norm, 0 to 8,000 Hz: 128 or 80.
+        out_dtype: floating dtype of the result.
+        out: [B, n_mels, T / 160] of ``out_dtype`` to write into, which spares the page faults of fresh memory.
+        impl: "auto" or the name of an implementation.
+
+    Returns:
+        [B, n_mels, T / 160], or ``out``. Differentiable with respect to ``pcm`` (not with ``out`` or impl="cpu").
+
+    Raises:
+        ValueError: a shape, dtype or length outside the above; an implementation that cannot run here.
+
+    Source: Radford et al., 2022, arXiv:2212.04356, section 2.2.
+    """
+    if pcm.dim() != 2 or pcm.dtype not in (torch.float32, torch.float64, torch.int16):
+        raise ValueError(f"log_mel: pcm is {pcm.dtype} {list(pcm.shape)}, not [B, T] of float32, float64 or int16")
+    if pcm.shape[1] % HOP or pcm.shape[1] < SHORTEST:
+        raise ValueError(f"log_mel: {pcm.shape[1]} samples, not a multiple of {HOP} of at least {SHORTEST}")
+    if n_mels not in (80, 128):
+        raise ValueError(f"log_mel: n_mels={n_mels}, not 80 or 128")
+    if not out_dtype.is_floating_point:
+        raise ValueError(f"log_mel: out_dtype={out_dtype} is not a floating dtype")
+    if out is not None:
+        _check_out(pcm, n_mels, out_dtype, out)
+    if torch.compiler.is_compiling():
+        features = torch.ops.afn.log_mel(pcm, n_mels, out_dtype, impl)
+        return features if out is None else out.copy_(features)
+    options = {"n_mels": n_mels, "out_dtype": out_dtype, "out": out}
+    return OP.choose(impl, pcm, **options)(pcm, **options)
+
+
+def _check_out(pcm: torch.Tensor, n_mels: int, out_dtype: torch.dtype, out: torch.Tensor) -> None:
+    shape = [pcm.shape[0], n_mels, pcm.shape[1] // HOP]
+    if list(out.shape) != shape or out.dtype != out_dtype or out.device != pcm.device:
+        found = f"{out.dtype} {list(out.shape)} on {out.device}"
+        raise ValueError(f"log_mel: out is {found}, not {out_dtype} {shape} on {pcm.device}")
+    if pcm.requires_grad and torch.is_grad_enabled():
+        raise ValueError("log_mel: out= has no gradient, and pcm requires one")
+
+
+torch.library.define("afn::log_mel", "(Tensor pcm, int n_mels, ScalarType out_dtype, str impl) -> Tensor")
+torch.library.define("afn::log_mel_backward", "(Tensor grad, Tensor pcm, int n_mels) -> Tensor")
+
+
+@torch.library.impl("afn::log_mel", "default")
+def _forward_op(pcm, n_mels, out_dtype, impl):
+    pcm = pcm.detach()
+    options = {"n_mels": n_mels, "out_dtype": out_dtype}
+    return OP.choose(impl, pcm, **options)(pcm, **options)
+
+
+@torch.library.register_fake("afn::log_mel")
+def _forward_fake(pcm, n_mels, out_dtype, impl):
+    return pcm.new_empty(pcm.shape[0], n_mels, pcm.shape[1] // HOP, dtype=out_dtype)
+
+
+@torch.library.impl("afn::log_mel_backward", "default")
+def _backward_op(grad, pcm, n_mels):
+    from afn_kernels.log_mel.reference import log_mel as reference
+
+    with torch.enable_grad():
+        pcm = pcm.detach().requires_grad_()
+        features = reference(pcm, n_mels=n_mels, out_dtype=grad.dtype)
+    return torch.autograd.grad(features, pcm, grad)[0]
+
+
+@torch.library.register_fake("afn::log_mel_backward")
+def _backward_fake(grad, pcm, n_mels):
+    return torch.empty_like(pcm)
+
+
+def _setup_context(ctx, inputs, output):
+    pcm, ctx.n_mels, _, _ = inputs
+    ctx.save_for_backward(pcm)
+
+
+def _backward(ctx, grad):
+    return torch.ops.afn.log_mel_backward(grad, ctx.saved_tensors[0], ctx.n_mels), None, None, None
+
+
+torch.library.register_autograd("afn::log_mel", _backward, setup_context=_setup_context)

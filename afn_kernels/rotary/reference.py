@@ -1,0 +1,14 @@
+import torch
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def rotary(
+    q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, inv_freq: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    angle_T1K = (positions[:, None] * inv_freq.to(positions.dtype))[:, None]
+    cos, sin = angle_T1K.cos().to(q.dtype), angle_T1K.sin().to(q.dtype)
+    return rotate(q, cos, sin), rotate(k, cos, sin)

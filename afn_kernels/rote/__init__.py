@@ -1,0 +1,78 @@
+"""Rotary time embedding of released checkpoints: audio frames rotated by window, frame and absolute time."""
+
+import math
+
+import torch
+
+from afn_kernels._registry import Impl, Op
+
+OP = Op("rote", (Impl("reference", "afn_kernels.rote.reference:rote", why="plain PyTorch"),))
+
+
+def rote(
+    x: torch.Tensor,
+    window: torch.Tensor,
+    frame: torch.Tensor,
+    *,
+    rotary_dim: int | None = None,
+    theta: float = 1200.0,
+    period: float = 1200.0,
+    window_factor: float = 1.0,
+    frame_factor: float = 2 * math.pi,
+    seconds_per_frame: float = 0.04,
+    frames_per_window: int = 750,
+    phase_dtype: torch.dtype = torch.float32,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Rotates adjacent pairs of features by a phase that grows with time.
+
+    With t = seconds_per_frame · (frames_per_window · window + frame) and f_k = theta^(−2k / rotary_dim):
+    pairs 0 .. K−1 (K = ⌈rotary_dim / 2⌉):  φ = (−2π t) · (window_factor · window / period) · f_k
+    pairs K .. 2K−1:                        φ = (−2π t) · (frame_factor · frame / period) · f_k
+    (x0, x1) → (x0 cos φ − x1 sin φ, x1 cos φ + x0 sin φ); dims from 4K on pass through.
+
+    With ``phase_dtype=torch.float32`` the operations follow the order of the released integration, whose
+    cosines are off by up to 1e-2 at 30 minutes; ``torch.float64`` is the accurate closed form.
+
+    Args:
+        x: [T, D] encoder output, any floating dtype; the rotation itself is done in float64.
+        window: [T] integer, index of the 30 s window within its own audio.
+        frame: [T] integer, index of the 40 ms frame within its window.
+        rotary_dim: width of one axis, 4⌈rotary_dim / 2⌉ ≤ D; default ⌊0.2 · D⌋.
+        theta: base of the frequencies. An earlier port used 1200 / 2π with both factors 2π.
+        period: divisor of both position axes.
+        window_factor, frame_factor: multipliers of the two position axes.
+        seconds_per_frame: duration of a frame.
+        frames_per_window: frames in a full window.
+        phase_dtype: float32 (checkpoint parity) or float64 (accurate).
+        impl: "auto" or the name of an implementation.
+
+    Returns:
+        [T, D], dtype of x.
+
+    Raises:
+        ValueError: shapes that do not fit; a rotary_dim that is too large; another phase dtype.
+
+    Source: Goel et al., 2024, arXiv:2410.12109, as realised by the released Music Flamingo and AF-Next weights.
+    """
+    if x.dim() != 2 or not x.is_floating_point():
+        raise ValueError(f"rote: x must be floating [T, D], got {x.dtype} {tuple(x.shape)}")
+    for name, index in (("window", window), ("frame", frame)):
+        if index.shape != x.shape[:1] or index.is_floating_point():
+            raise ValueError(f"rote: {name} must be integer [{x.shape[0]}], got {index.dtype} {tuple(index.shape)}")
+    rotary_dim = int(x.shape[1] * 0.2) if rotary_dim is None else rotary_dim
+    if not 0 < 4 * ((rotary_dim + 1) // 2) <= x.shape[1]:
+        raise ValueError(f"rote: two axes of rotary_dim {rotary_dim} do not fit {x.shape[1]} features")
+    if phase_dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"rote: phase_dtype is {phase_dtype}, expected float32 or float64")
+    options = {
+        "rotary_dim": rotary_dim,
+        "theta": theta,
+        "period": period,
+        "window_factor": window_factor,
+        "frame_factor": frame_factor,
+        "seconds_per_frame": seconds_per_frame,
+        "frames_per_window": frames_per_window,
+        "phase_dtype": phase_dtype,
+    }
+    return OP.choose(impl, x, window, frame, **options)(x, window, frame, **options)

@@ -1,0 +1,30 @@
+"""The gated activation of Llama- and Qwen-family feed-forward blocks."""
+
+import torch
+
+from afn_kernels import _check
+from afn_kernels._registry import Impl, Op
+
+OP = Op("swiglu", (Impl("reference", "afn_kernels.swiglu.reference:swiglu", why="plain PyTorch"),))
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """y = gate · sigmoid(gate) · up.
+
+    Args:
+        gate: [..., D], any floating dtype.
+        up: [..., D], same shape and dtype.
+        impl: "auto" or the name of an implementation.
+
+    Returns:
+        [..., D], dtype of gate.
+
+    Raises:
+        ValueError: shapes or dtypes that differ; an implementation that cannot run here.
+
+    Source: Shazeer, 2020, arXiv:2002.05202.
+    """
+    _check.same_dtype_and_device("swiglu", gate=gate, up=up)
+    if gate.shape != up.shape:
+        raise ValueError(f"swiglu: gate is {tuple(gate.shape)}, up is {tuple(up.shape)}")
+    return OP.choose(impl, gate, up)(gate, up)

@@ -1,0 +1,28 @@
+"""Audio Flamingo Next: model, processor, training, inference and evaluation over ``afn_kernels``."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from afn_model.audio import load_audio
+    from afn_model.config import Config, preset
+    from afn_model.model import AFNext
+    from afn_model.processor import AFNextProcessor, Batch
+
+__all__ = ["AFNext", "AFNextProcessor", "Batch", "Config", "load_audio", "preset"]
+
+_HOME = {
+    "AFNext": "afn_model.model",
+    "AFNextProcessor": "afn_model.processor",
+    "Batch": "afn_model.processor",
+    "Config": "afn_model.config",
+    "load_audio": "afn_model.audio",
+    "preset": "afn_model.config",
+}
+
+
+def __getattr__(name: str):
+    # Imported on first use, so that `afn --help` does not wait for torch.
+    if name not in _HOME:
+        raise AttributeError(f"module 'afn_model' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

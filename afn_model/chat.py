@@ -1,0 +1,271 @@
+"""Conversations: the forms they may be written in, and the prompt they become.
+
+Every form is read into turns of text and audio; a Jinja template renders the turns with one ``<sound>`` per audio.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SOUND = "<sound>"
+DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+_CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|sound_bos|>", "<|sound_eos|>")
+_PLACEHOLDER = re.compile(r"<sound(?:-(\d+))?>")
+_ALONE = re.compile(r"<sound(?:-1)?>\n|\n<sound(?:-1)?>|<sound(?:-1)?>")
+_ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """A recording, or a part of it, in a conversation. Mentioned twice, it is the same object twice.
+
+    Args:
+        source: path, bytes, open file, or a 1-D array or tensor of samples.
+        sampling_rate: Hz, for an array; 16,000 if None.
+        start, end: seconds.
+    """
+
+    source: Any
+    sampling_rate: int | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. ``role`` is system, user or assistant; ``parts`` are text and audio in the order they are read."""
+
+    role: str
+    parts: tuple[str | Audio, ...]
+
+    @property
+    def audios(self) -> list[Audio]:
+        return [part for part in self.parts if isinstance(part, Audio)]
+
+    @property
+    def text(self) -> str:
+        """The turn with ``<sound>`` for each audio."""
+        return "".join(SOUND if isinstance(part, Audio) else part for part in self.parts)
+
+
+def is_conversation(value) -> bool:
+    """Whether ``value`` is one conversation, rather than a list of them."""
+    return isinstance(value, dict) or (len(value) > 0 and isinstance(value[0], dict) and "role" in value[0])
+
+
+def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[Turn]:
+    """Reads any of the accepted forms of a conversation.
+
+    - messages: ``{"role": system|user|assistant, "content": text or parts}``, parts being
+      ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio"|"path"|"url": source}`` with optional
+      ``sampling_rate``, ``start`` and ``end``;
+    - messages whose text has ``<sound>``, or ``<sound-1>``, ``<sound-2>``, ... (which may repeat), and ``audios``;
+    - the public record ``{"id", "sound": path or paths, "conversations": [{"from": human|gpt, "value": text}]}``.
+
+    A conversation's only audio is put before the text of its turn, as the released models were trained; the line
+    break that set its placeholder apart goes. Several audios stay where they are written.
+
+    Args:
+        conversation: messages or a record.
+        audios: the recordings that placeholders stand for, in order; a record brings its own.
+
+    Returns:
+        turns.
+
+    Raises:
+        ValueError: another shape of conversation, placeholders and audios that do not match, or a control token of
+            the prompt inside a text.
+    """
+    if isinstance(conversation, dict):
+        if audios is not None or "conversations" not in conversation:
+            raise ValueError("a record needs a 'conversations' list and brings its own audio under 'sound'")
+        messages = [(m.get("from"), m.get("value")) for m in conversation["conversations"]]
+        audios = conversation.get("sound")
+    else:
+        messages = [(m.get("role"), m.get("content")) for m in conversation]
+    if not messages:
+        raise ValueError("the conversation has no messages")
+    given = [_as_audio(audio) for audio in _as_list(audios)]
+    places = [_PLACEHOLDER.findall(text) for _, content in messages for text in _texts(content)]
+    written = sum(_count_parts(content) for _, content in messages)
+    order = _resolve([number for found in places for number in found], given)
+    alone = len(order) + written == 1
+    rest = iter(order)
+    return [Turn(_role(role), tuple(_parts(content, rest, alone))) for role, content in messages]
+
+
+def _as_list(audios) -> list:
+    if audios is None or (isinstance(audios, str) and not audios):
+        return []
+    return list(audios) if isinstance(audios, (list, tuple)) else [audios]
+
+
+def _as_audio(audio) -> Audio:
+    if isinstance(audio, Audio):
+        return audio
+    return _part_audio(audio) if isinstance(audio, dict) else Audio(audio)
+
+
+def _part_audio(part: dict) -> Audio:
+    source = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
+    if source is None:
+        raise ValueError(f"an audio part needs 'audio', 'path' or 'url', got {sorted(part)}")
+    if isinstance(source, str):
+        source = source.removeprefix("file://")
+    return Audio(source, part.get("sampling_rate"), part.get("start"), part.get("end"))
+
+
+def _texts(content) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, (list, tuple)) or not all(isinstance(part, dict) for part in content):
+        raise ValueError(f"a message's content must be text or a list of parts, got {content!r:.80}")
+    return [_part_text(part) for part in content if part.get("type") == "text"]
+
+
+def _part_text(part: dict) -> str:
+    if not isinstance(part.get("text"), str):
+        raise ValueError(f"a text part needs 'text', got {part!r:.80}")
+    return part["text"]
+
+
+def _count_parts(content) -> int:
+    return 0 if isinstance(content, str) else sum(part.get("type") == "audio" for part in content)
+
+
+def _resolve(numbers: list[str], given: list[Audio]) -> list[Audio]:
+    """The audio of each placeholder, from their numbers ('' for a plain ``<sound>``)."""
+    numbered = [int(number) for number in numbers if number]
+    if not numbered and len(numbers) == len(given):
+        return given
+    if numbered and len(numbered) == len(numbers) and set(numbered) == set(range(1, len(given) + 1)):
+        return [given[number - 1] for number in numbered]
+    if numbered:
+        found = ", ".join(dict.fromkeys(f"<sound-{number}>" if number else SOUND for number in numbers))
+        raise ValueError(f"{len(set(numbers))} different placeholders ({found}), but {len(given)} audios")
+    raise ValueError(f"{len(numbers)} {SOUND} placeholders, but {len(given)} audios")
+
+
+def _role(role) -> str:
+    if role not in _ROLES:
+        raise ValueError(f"role {role!r} is none of {', '.join(_ROLES)}")
+    return _ROLES[role]
+
+
+def _parts(content, audios, alone: bool) -> list[str | Audio]:
+    """A message's parts, taking one of ``audios`` for every placeholder."""
+    pieces: list[str | Audio] = []
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        if part.get("type") == "audio":
+            pieces.append(_part_audio(part))
+        elif part.get("type") == "text":
+            pieces += _split(part["text"], audios, alone)
+        else:
+            raise ValueError(f"a part's type must be 'text' or 'audio', got {part.get('type')!r}")
+    if alone:
+        pieces.sort(key=lambda piece: isinstance(piece, str))
+    return pieces
+
+
+def _split(text: str, audios, alone: bool) -> list[str | Audio]:
+    for token in _CONTROL:
+        if token in text:
+            raise ValueError(f"a message contains {token}, which only the prompt itself may")
+    if alone and _PLACEHOLDER.search(text):
+        return [next(audios), _ALONE.sub("", text, count=1)]
+    pieces: list[str | Audio] = []
+    for index, piece in enumerate(re.split(r"<sound(?:-\d+)?>", text)):
+        pieces += [next(audios), piece] if index else [piece]
+    return pieces
+
+
+class ChatTemplate:
+    """A Jinja chat template, as model folders carry them.
+
+    Args:
+        source: the template's text.
+        variables: further names it may use, such as ``eos_token``.
+    """
+
+    def __init__(self, source: str, variables: dict[str, str] | None = None):
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self.source, self.variables, self._error = source, variables or {}, TemplateError
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals.update(raise_exception=self._raise, strftime_now=datetime.now().strftime)
+        try:
+            # transformers' own tag around what the assistant says; it renders as its content.
+            plain = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", source)
+            plain = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", plain)
+            self._template = environment.from_string(plain)
+        except TemplateError as error:
+            raise ValueError(f"the chat template cannot be read: {error}") from None
+
+    def _raise(self, message: str):
+        raise self._error(message)
+
+    def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
+        return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self.variables)
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether a message's content may be a string; some templates know only lists of parts."""
+        try:
+            return "probe" in self._render([{"role": "user", "content": "probe"}], False)
+        except (self._error, TypeError):
+            return False
+
+    def render(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+        """The prompt, with ``<sound>`` for each audio.
+
+        Raises:
+            ValueError: the template refuses the conversation or loses an audio.
+        """
+        contents = [turn.text if self._takes_text else [{"type": "text", "text": turn.text}] for turn in turns]
+        messages = [{"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)]
+        try:
+            text = self._render(messages, add_generation_prompt)
+        except (self._error, TypeError) as error:
+            raise ValueError(f"the chat template fails: {error}") from None
+        audios = sum(len(turn.audios) for turn in turns)
+        if text.count(SOUND) != audios:
+            raise ValueError(f"the chat template renders {text.count(SOUND)} {SOUND} placeholders for {audios} audios")
+        return text
+
+
+def answer_spans(text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Where a rendered conversation holds what the assistant says, closing ``<|im_end|>`` included.
+
+    Args:
+        text: from ``ChatTemplate.render``.
+        turns: what it was rendered from.
+
+    Returns:
+        (first, end) character offsets, one for each assistant turn.
+
+    Raises:
+        ValueError: no assistant turn, or the template does not mark them as ``<|im_start|>assistant``.
+    """
+    spans = [match.span(1) for match in _ANSWER.finditer(text)]
+    answers = sum(turn.role == "assistant" for turn in turns)
+    if not answers:
+        raise ValueError("nothing to learn: the conversation has no assistant message")
+    if len(spans) != answers:
+        raise ValueError(f"the chat template marks {len(spans)} of {answers} assistant messages")
+    return spans
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    # Jinja's own filter escapes HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

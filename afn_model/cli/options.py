@@ -1,0 +1,76 @@
+"""What commands take. This module and ``commands`` import nothing heavy: --help and bad options answer at once."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentParser
+
+DTYPES = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ValueError where argparse would print its usage and exit."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message} ({self.prog} --help says more)")
+
+
+def add_model(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder, any layout")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto keeps them as stored")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--rote", choices=("checkpoint", "paper"), help="reading of rotary time embedding")
+    parser.add_argument("--strict", action="store_true", help="an error where a recording is cut short")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt; default that of the chat template")
+
+
+def add_sampling(parser: ArgumentParser) -> None:
+    parser.add_argument("--max-new-tokens", type=positive, default=1024, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--repetition-penalty", type=float, metavar="R", help="default that of the model")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the sampling")
+
+
+def add_part(parser: ArgumentParser) -> None:
+    parser.add_argument("--start", type=float, metavar="S", help="seconds into every recording")
+    parser.add_argument("--end", type=float, metavar="S", help="seconds into every recording")
+
+
+def add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_question(parser: ArgumentParser) -> None:
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="recordings the question is about")
+    parser.add_argument("question")
+    parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
+
+
+def add_recordings(parser: ArgumentParser) -> None:
+    parser.add_argument("audio", nargs="+", metavar="AUDIO")
+    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="recordings answered together")
+
+
+def add_detailed(parser: ArgumentParser) -> None:
+    parser.add_argument("--detailed", action="store_true", help="with everything that is said")
+
+
+def add_convert(parser: ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC")
+    parser.add_argument("destination", metavar="DST")
+    parser.add_argument("--layout", required=True, choices=("transformers", "hub", "native"))
+    parser.add_argument("--dtype", choices=DTYPES, default="auto")
+
+
+def add_demo(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="run folder")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of corpus and weights")
+    parser.add_argument("--seconds", type=float, default=360.0, metavar="N", help="of training")
+    parser.add_argument("--questions", type=positive, default=6, metavar="N", help="asked at the end")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)

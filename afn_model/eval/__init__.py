@@ -1,0 +1,1 @@
+"""Evaluation: answers to questions with known truth."""

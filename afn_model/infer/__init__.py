@@ -1,0 +1,1 @@
+"""Inference: turning a batch of prompts into tokens."""

@@ -1,0 +1,148 @@
+"""The Qwen2-family decoder on packed sequences, with a KV cache for generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import afn_kernels as ak
+from afn_model.config import TextConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight through ``afn_kernels``."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ak.rms_norm(x, self.weight, eps=self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query causal attention with rotary positions."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.width, config.heads * config.head_dim)
+        self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
+        self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
+        self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
+
+    def forward(self, x_TD: Tensor, step: Step, layer: int) -> Tensor:
+        q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = ak.rotary(q, k, step.positions, step.inv_freq)
+        if step.cache is not None:
+            step.cache.write(layer, k, v)
+        if step.cu_seqlens is not None:
+            out = ak.attention(q, k, v, cu_seqlens_q=step.cu_seqlens, causal=True)
+        else:
+            out = ak.decode_attention(q[:, None], *step.cache.layer(layer), step.cache.lengths)[:, 0]
+        return self.o_proj(out.flatten(1))
+
+
+class MLP(nn.Module):
+    """W_down (silu(W_gate x) · W_up x)."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.ffn, bias=False)
+        self.up_proj = nn.Linear(config.width, config.ffn, bias=False)
+        self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.down_proj(ak.swiglu(self.gate_proj(x_TD), self.up_proj(x_TD)))
+
+
+class Block(nn.Module):
+    """x + Attention(norm x), then x + MLP(norm x)."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.width, config.rms_eps)
+        self.post_attention_layernorm = RMSNorm(config.width, config.rms_eps)
+
+    def forward(self, x_TD: Tensor, step: Step, layer: int) -> Tensor:
+        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), step, layer)
+        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+
+
+class LanguageModel(nn.Module):
+    """Token embeddings in, final hidden states out; the head belongs to the whole model."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.rms_eps)
+
+    def forward(
+        self, x_TD: Tensor, positions: Tensor, *, cu_seqlens: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            x_TD: [T, width] packed embeddings; with a cache and no ``cu_seqlens``, one new token per sequence.
+            positions: [T] float32 rotary positions.
+            cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
+            cache: filled by a prefill, extended by each decoding step.
+
+        Returns:
+            [T, width].
+        """
+        d = torch.arange(0, self.config.head_dim, 2, device=x_TD.device, dtype=torch.int64).float()
+        inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
+        if cache is not None:
+            cache.advance(cu_seqlens)
+        step = Step(positions, inv_freq, cu_seqlens, cache)
+        for index, layer in enumerate(self.layers):
+            x_TD = layer(x_TD, step, index)
+        return self.norm(x_TD)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every layer of one forward pass shares. Without ``cu_seqlens`` it is one new token per sequence."""
+
+    positions: Tensor
+    inv_freq: Tensor
+    cu_seqlens: Tensor | None
+    cache: KVCache | None
+
+
+class KVCache:
+    """Keys and values of B sequences, [B, capacity, KV heads, head_dim] per layer, and how many are valid."""
+
+    def __init__(self, config: TextConfig, sequences: int, capacity: int, dtype: torch.dtype, device: torch.device):
+        shape = (config.layers, 2, sequences, capacity, config.kv_heads, config.head_dim)
+        self.kv = torch.empty(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(sequences, dtype=torch.int64, device=device)
+        self.slots = torch.empty(0, dtype=torch.int64, device=device)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.kv[index, 0], self.kv[index, 1]
+
+    def advance(self, cu_seqlens: Tensor | None) -> None:
+        """Makes room for the coming tokens: a packed prefill into an empty cache, or one token per sequence."""
+        capacity = self.kv.shape[3]
+        sequence = torch.arange(len(self.lengths), device=self.lengths.device)
+        if cu_seqlens is None:
+            self.slots = sequence * capacity + self.lengths
+            self.lengths = self.lengths + 1
+        else:
+            self.lengths = cu_seqlens.diff().long()
+            sequence = torch.repeat_interleave(sequence, self.lengths)
+            self.slots = sequence * capacity + torch.arange(len(sequence), device=sequence.device)
+            self.slots -= cu_seqlens[sequence]
+
+    def write(self, index: int, k: Tensor, v: Tensor) -> None:
+        for cache, new in zip(self.layer(index), (k, v), strict=True):
+            cache.flatten(0, 1).index_copy_(0, self.slots, new)

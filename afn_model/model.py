@@ -1,0 +1,292 @@
+"""Audio Flamingo Next: audio encoder → rotary time embedding → adaptor → language model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import afn_kernels as ak
+from afn_model.adaptor import Adaptor
+from afn_model.audio import conv_frames, token_frames
+from afn_model.config import Config
+from afn_model.encoder import AudioEncoder, Windows
+from afn_model.language_model import KVCache, LanguageModel
+from afn_model.positions import rotary_positions
+
+if TYPE_CHECKING:
+    from afn_model.processor import Batch
+
+
+class AFNext(nn.Module):
+    """The whole model. ``AFNext(config)`` has random weights; ``AFNext.from_pretrained(folder)`` reads a checkpoint."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.encoder = AudioEncoder(config.audio)
+        self.adaptor = Adaptor(config.audio.width, config.text.width)
+        self.language_model = LanguageModel(config.text)
+        self.lm_head = nn.Linear(config.text.width, config.text.vocab_size, bias=False)
+        if self.lm_head.weight.device.type != "meta":
+            initialise(self)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm_head.weight.dtype
+
+    def encode(self, mel: Tensor, mel_lengths: list[int]) -> tuple[Tensor, list[int]]:
+        """Encoder features of every audio token.
+
+        Args:
+            mel: [W, n_mels, F] log-mel of all windows (see ``AudioEncoder.forward``).
+            mel_lengths: valid mel frames of each window.
+
+        Returns:
+            [Σ tokens, audio width], window after window, and the tokens of each window.
+
+        Raises:
+            ValueError: another number of lengths than of windows, or a length outside 1..3000.
+        """
+        if len(mel_lengths) != len(mel):
+            raise ValueError(f"{len(mel_lengths)} mel lengths for {len(mel)} audio windows")
+        windows = Windows.of(mel_lengths, self.device, self.dtype)
+        return self.encoder(mel.to(self.device, self.dtype), windows), windows.tokens
+
+    def project(self, features: Tensor, tokens: list[int], windows_per_audio: list[int]) -> Tensor:
+        """Encoder features [Σ tokens, audio width] to embeddings [Σ tokens, text width]: RoTE, then the adaptor.
+
+        Args:
+            features: as ``encode`` returns them.
+            tokens: audio tokens of each window.
+            windows_per_audio: how many consecutive windows each audio has; each has a clock of its own.
+
+        Raises:
+            ValueError: audios and windows that do not add up.
+        """
+        if sum(windows_per_audio) != len(tokens):
+            raise ValueError(f"audios have {sum(windows_per_audio)} windows, but there are {len(tokens)}")
+        rote = self.config.rote
+        if rote.reading == "checkpoint" and windows_per_audio:
+            number = torch.cat([torch.arange(n) for n in windows_per_audio])
+            count = torch.tensor(tokens)
+            first = torch.repeat_interleave(count.cumsum(0) - count, count)
+            features = ak.rote(
+                features,
+                torch.repeat_interleave(number, count).to(self.device),
+                (torch.arange(len(features)) - first).to(self.device),
+                rotary_dim=int(self.config.audio.width * rote.fraction),
+                theta=rote.theta,
+                period=rote.period,
+                window_factor=rote.window_factor,
+                frame_factor=rote.frame_factor,
+                phase_dtype=torch.float64 if rote.accurate else torch.float32,
+            )
+        return self.adaptor(features)
+
+    def encode_batch(self, batch: Batch) -> tuple[Tensor, list[int]] | None:
+        """``encode`` for the audio of a packed batch, its log-mel made on the model's device; None without audio."""
+        if batch.pcm is None or not len(batch.pcm):
+            return None
+        mel = ak.log_mel(batch.pcm.to(self.device), n_mels=self.config.audio.n_mels)
+        return self.encode(mel, batch.mel_lengths.tolist())
+
+    def embed(self, input_ids: Tensor, audio: Tensor | None) -> Tensor:
+        """Token embeddings [T, width] with the audio embeddings [N, width] in the placeholders' rows.
+
+        Raises:
+            ValueError: another number of placeholders than of audio embeddings; a token id past the vocabulary.
+        """
+        vocabulary = self.config.text.vocab_size
+        if input_ids.device.type == "cpu" and len(input_ids) and int(input_ids.max()) >= vocabulary:
+            raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
+        rows = (input_ids == self.config.audio_token_id).nonzero().squeeze(1)
+        embeddings = 0 if audio is None else len(audio)
+        if len(rows) != embeddings:
+            raise ValueError(f"{len(rows)} audio placeholders in the prompt for {embeddings} audio embeddings")
+        x_TD = self.language_model.embed_tokens(input_ids)
+        return x_TD if audio is None else ak.splice(x_TD, audio.to(x_TD.dtype), rows)
+
+    def hidden(
+        self, batch: Batch, *, encoded: tuple[Tensor, list[int]] | None = None, cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Final hidden states [T, width] of a packed batch, and the positions [T] they were computed at.
+
+        Args:
+            batch: packed conversations.
+            encoded: what ``encode_batch`` returned for this batch, when it is known already.
+            cache: an empty KV cache to fill.
+        """
+        encoded = self.encode_batch(batch) if encoded is None else encoded
+        audio, tokens_per_audio = None, []
+        if encoded is not None:
+            features, tokens = encoded
+            per_audio = batch.windows_per_audio.tolist()
+            audio = self.project(features, tokens, per_audio)
+            tokens_per_audio = [int(part.sum()) for part in torch.tensor(tokens).split(per_audio)]
+        input_ids, cu_seqlens = batch.input_ids.to(self.device), batch.cu_seqlens.to(self.device)
+        positions = rotary_positions(
+            input_ids, cu_seqlens, self.config.audio_token_id, tokens_per_audio, self.config.rote
+        )
+        x_TD = self.embed(input_ids, audio)
+        return self.language_model(x_TD, positions, cu_seqlens=cu_seqlens, cache=cache), positions
+
+    def loss(self, batch: Batch, *, encoded: tuple[Tensor, list[int]] | None = None) -> Tensor:
+        """Mean next-token cross-entropy over the batch's supervised tokens, float32."""
+        if batch.labels is None:
+            raise ValueError("the batch has no labels: make it with processor(..., training=True)")
+        hidden, _ = self.hidden(batch, encoded=encoded)
+        labels = next_labels(batch.labels, batch.cu_seqlens).to(self.device)
+        return ak.linear_cross_entropy(hidden, self.lm_head.weight, labels)
+
+    def logits(
+        self,
+        input_ids: Tensor,
+        mel: Tensor | None = None,
+        mel_lengths: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        windows_per_audio: list[int] | None = None,
+    ) -> Tensor:
+        """Next-token scores of padded sequences.
+
+        Args:
+            input_ids: [B, S] int64.
+            mel: [W, n_mels, 3000] log-mel of every window of every audio, in order of appearance.
+            mel_lengths: [W] valid mel frames.
+            attention_mask: [B, S], 0 at padding on either side; None means no padding.
+            windows_per_audio: windows of each audio; None means each run of placeholders is one audio.
+
+        Returns:
+            [B, S, vocabulary]; rows of padding are zeros.
+
+        Raises:
+            ValueError: placeholders and windows that do not match.
+        """
+        kept = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        packed = input_ids[kept].to(self.device)
+        cu_seqlens = F.pad(kept.sum(1).cumsum(0), (1, 0)).to(self.device, torch.int32)
+        audio, tokens_per_audio = None, []
+        if mel is not None:
+            lengths = mel_lengths.tolist()
+            runs = placeholder_runs(input_ids.masked_fill(~kept, -1), self.config.audio_token_id)
+            windows_per_audio = windows_per_audio or windows_of_runs(runs, lengths)
+            audio = self.project(*self.encode(mel, lengths), windows_per_audio)
+            tokens_per_audio = runs
+        positions = rotary_positions(packed, cu_seqlens, self.config.audio_token_id, tokens_per_audio, self.config.rote)
+        hidden = self.language_model(self.embed(packed, audio), positions, cu_seqlens=cu_seqlens)
+        logits = self.lm_head(hidden)
+        out = logits.new_zeros(*input_ids.shape, logits.shape[-1])
+        out[kept.to(self.device)] = logits
+        return out
+
+    def generate(
+        self,
+        batch: Batch,
+        max_new_tokens: int = 1024,
+        *,
+        repetition_penalty: float | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop_token_ids: tuple[int, ...] | None = None,
+        seed: int | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[list[int]]:
+        """New tokens for each conversation of a batch; see ``afn_model.infer.generate``."""
+        from afn_model.infer.generate import Sampling, generate
+
+        penalty = self.config.repetition_penalty if repetition_penalty is None else repetition_penalty
+        sampling = Sampling(penalty, temperature, top_p, seed)
+        return generate(self, batch, max_new_tokens, sampling, stop_token_ids=stop_token_ids, on_token=on_token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        rote: str | None = None,
+    ) -> AFNext:
+        """Reads a checkpoint folder in any layout; see ``afn_model.checkpoint.load``."""
+        from afn_model.checkpoint import load
+
+        return load(cls, folder, dtype=dtype, device=device, rote=rote)
+
+    def save_pretrained(self, folder: str | Path, layout: str = "transformers") -> None:
+        """Writes a checkpoint folder; see ``afn_model.checkpoint.save``."""
+        from afn_model.checkpoint import save
+
+        save(self, folder, layout)
+
+
+@torch.no_grad()
+def initialise(model: AFNext) -> None:
+    """Random weights: N(0, 1 / fan-in), but N(0, 0.02²) in the encoder's blocks; zero biases.
+
+    Token embeddings are N(0, 1) and the head starts as a copy of them divided by √width, so that a token carried to
+    the end of the residual stream is already the likeliest answer. Audio positions are sinusoids.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            module.weight.normal_(std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                module.bias.zero_()
+    for module in model.encoder.layers.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=0.02)
+    for name, weight in model.language_model.layers.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.mul_((2 * len(model.language_model.layers)) ** -0.5)
+    embedding = model.language_model.embed_tokens.weight
+    embedding.normal_()
+    model.lm_head.weight.copy_(embedding).mul_(embedding.shape[1] ** -0.5)
+    table = model.encoder.embed_positions.weight
+    half = table.shape[1] // 2
+    rate = torch.exp(-torch.arange(half) * (math.log(10_000.0) / (half - 1)))
+    angle = torch.arange(table.shape[0])[:, None] * rate
+    table.copy_(torch.cat((angle.sin(), angle.cos()), dim=1))
+
+
+def next_labels(labels: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Labels shifted so that row t holds the label of token t + 1; the last row of each sequence has none."""
+    shifted = F.pad(labels[1:], (0, 1), value=-100)
+    last = cu_seqlens[1:].long()[cu_seqlens.diff() > 0] - 1
+    return shifted.index_fill(0, last, -100)
+
+
+def placeholder_runs(input_ids: Tensor, audio_token_id: int) -> list[int]:
+    """Lengths of the runs of placeholders in padded sequences [B, S], in reading order."""
+    is_audio = F.pad((input_ids == audio_token_id).int(), (1, 1))
+    edges = is_audio.diff(dim=1)
+    starts, stops = (edges == 1).nonzero()[:, 1], (edges == -1).nonzero()[:, 1]
+    return (stops - starts).tolist()
+
+
+def windows_of_runs(runs: list[int], mel_lengths: list[int]) -> list[int]:
+    """How many windows each run of placeholders takes up.
+
+    Raises:
+        ValueError: a run that no whole number of windows fills.
+    """
+    counts, w = [], 0
+    for index, run in enumerate(runs):
+        first, filled = w, 0
+        while filled < run and w < len(mel_lengths):
+            filled += token_frames(conv_frames(mel_lengths[w]))
+            w += 1
+        if filled != run:
+            raise ValueError(f"audio {index} has {run} placeholders but its windows give {filled} embeddings")
+        counts.append(w - first)
+    if w != len(mel_lengths):
+        raise ValueError(f"{len(mel_lengths)} audio windows but the placeholders take {w}")
+    return counts

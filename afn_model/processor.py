@@ -1,0 +1,385 @@
+"""From conversations to a packed batch of token ids and audio windows, and from token ids back to text.
+
+processor = AFNextProcessor.from_pretrained(folder)
+batch = processor([{"role": "user", "content": [{"type": "audio", "path": "a.wav"}, {"type": "text", "text": "?"}]}])
+processor.decode(model.generate(batch)[0])
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from afn_model.audio import HOP, SAMPLE_RATE, array_to_pcm, audio_tokens, load_audio, padded_width, split_windows
+from afn_model.chat import (
+    DEFAULT_TEMPLATE,
+    SOUND,
+    Audio,
+    ChatTemplate,
+    Turn,
+    answer_spans,
+    is_conversation,
+    read_conversation,
+)
+from afn_model.config import write_json
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", SOUND, "<|sound_bos|>", "<|sound_eos|>")
+IGNORED = -100
+# Qwen2's split of a text into words before byte-pair encoding; the released vocabularies depend on it.
+_QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass
+class Batch:
+    """Conversations packed one after another.
+
+    Args:
+        input_ids: [T] int64, all conversations.
+        cu_seqlens: [B + 1] int32, where each conversation starts, and T.
+        pcm: [W, T_pcm] float32 or int16, 16 kHz windows padded with zeros, or None without audio.
+        samples: [W] int64, valid samples of each window.
+        windows_per_audio: [A] int64, audios in order of appearance.
+        labels: [T] int64, -100 where not supervised, or None.
+    """
+
+    input_ids: Tensor
+    cu_seqlens: Tensor
+    pcm: Tensor | None
+    samples: Tensor
+    windows_per_audio: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def mel_lengths(self) -> Tensor:
+        """[W] int64, valid mel frames of each window: ceil(samples / 160)."""
+        return (self.samples + HOP - 1) // HOP
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with every tensor on ``device``."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **tensors)
+
+    def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
+        """(input_ids [B, S], attention_mask [B, S]), padded on the right with ``pad_id`` and 0."""
+        lengths = self.cu_seqlens.diff().tolist()
+        rows = self.input_ids.split(lengths)
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return torch.nn.utils.rnn.pad_sequence(rows, True, pad_id), mask.long().to(self.input_ids.device)
+
+
+class AFNextProcessor:
+    """Tokenizer, chat template and audio loading of one model.
+
+    Args:
+        tokenizer: with ``<sound>`` and, unless ``boundaries`` is False, ``<|sound_bos|>`` and ``<|sound_eos|>``.
+        chat_template: Jinja source; the project's own if None.
+        template_variables: names the template may use, such as ``eos_token``.
+        boundaries: whether an audio is ``<|sound_bos|>`` ``<sound>``×N ``<|sound_eos|>`` (Music Flamingo, AF-Next)
+            or ``<sound>``×N alone (AF3).
+        max_seconds: longest audio; the rest is left out with a warning.
+        max_positions: the model's context in tokens, or None for no limit.
+        strict: an error where an audio is longer than ``max_seconds``.
+        pcm_dtype: ``torch.float32`` or ``torch.int16``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        chat_template: str | None = None,
+        template_variables: dict[str, str] | None = None,
+        boundaries: bool = True,
+        max_seconds: float = 1800,
+        max_positions: int | None = None,
+        strict: bool = False,
+        pcm_dtype: torch.dtype = torch.float32,
+    ):
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(chat_template or DEFAULT_TEMPLATE.read_text("utf-8"), template_variables)
+        self.boundaries = boundaries
+        self.max_seconds, self.max_positions = max_seconds, max_positions
+        self.strict, self.pcm_dtype = strict, pcm_dtype
+        self.sound_id = self.token_id(SOUND)
+        self._before = [self.token_id("<|sound_bos|>")] if boundaries else []
+        self._after = [self.token_id("<|sound_eos|>")] if boundaries else []
+
+    def token_id(self, token: str) -> int:
+        """The id of a token, by its string: ids differ between releases.
+
+        Raises:
+            ValueError: the tokenizer has no such token.
+        """
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no token {token} among its {self.tokenizer.get_vocab_size()}")
+        return found
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Ids that end an answer: ``<|im_end|>``, and ``<|endoftext|>`` where the tokenizer has it."""
+        end = self.tokenizer.token_to_id("<|endoftext|>")
+        return [self.token_id("<|im_end|>")] + ([] if end is None else [end])
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
+
+    def __call__(
+        self,
+        conversations: dict | Sequence,
+        *,
+        audios=None,
+        training: bool = False,
+        add_generation_prompt: bool | None = None,
+    ) -> Batch:
+        """Prepares one conversation or several.
+
+        Args:
+            conversations: a conversation or a list of them, in any form that ``read_conversation`` reads.
+            audios: what ``<sound>`` in the messages' text stands for: a list, or one list for each conversation.
+            training: also make labels: what the assistant says and its closing ``<|im_end|>``.
+            add_generation_prompt: end with the assistant's turn opened; None does so when not training and the
+                last message is not the assistant's.
+
+        Returns:
+            ``Batch``.
+
+        Raises:
+            ValueError: audio that cannot be used, placeholders that do not match the audios, a conversation past the
+                context, or one with nothing to learn from when training.
+        """
+        single = is_conversation(conversations)
+        several = [conversations] if single else list(conversations)
+        if not several:
+            raise ValueError("no conversations")
+        given = [audios] if single or audios is None else list(audios)
+        if audios is None:
+            given = given * len(several)
+        if len(given) != len(several):
+            raise ValueError(f"{len(given)} lists of audios for {len(several)} conversations")
+        ids, labels, clips = [], [], []
+        for index, (conversation, its_audios) in enumerate(zip(several, given, strict=True)):
+            try:
+                turns = read_conversation(conversation, its_audios)
+                its_ids, its_labels, its_clips = self._prepare(turns, training, add_generation_prompt)
+            except ValueError as error:
+                raise error if single else ValueError(f"conversation {index}: {error}") from None
+            ids.append(its_ids)
+            labels.append(its_labels)
+            clips += its_clips
+        return _pack(ids, labels if training else None, clips, self.pcm_dtype)
+
+    def _prepare(self, turns: list[Turn], training: bool, prompt: bool | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        text = self.template.render(
+            turns, prompt if prompt is not None else not training and turns[-1].role != "assistant"
+        )
+        spans = answer_spans(text, turns) if training else []
+        audios = [audio for turn in turns for audio in turn.audios]
+        loaded = {audio: self._load(audio) for audio in dict.fromkeys(audios)}
+        clips = [loaded[audio] for audio in audios]
+        ids, labels = self._encode(text, [audio_tokens(clip.numel()) for clip in clips], spans)
+        if self.max_positions is not None and len(ids) > self.max_positions:
+            raise ValueError(f"{len(ids)} tokens, but the model's context is {self.max_positions}")
+        return ids, labels, clips
+
+    def _load(self, audio: Audio) -> Tensor:
+        options = {
+            "start": audio.start,
+            "end": audio.end,
+            "strict": self.strict,
+            "max_seconds": self.max_seconds,
+            "dtype": self.pcm_dtype,
+        }
+        if isinstance(audio.source, (np.ndarray, Tensor)):
+            return array_to_pcm(audio.source, audio.sampling_rate or SAMPLE_RATE, **options)
+        return load_audio(audio.source, **options)
+
+    def _encode(self, text: str, counts: list[int], spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Ids and labels of a prompt whose i-th ``<sound>`` stands for ``counts[i]`` tokens."""
+        ids, labels, offset = [], [], 0
+        for index, piece in enumerate(text.split(SOUND)):
+            if index:
+                audio = self._before + [self.sound_id] * counts[index - 1] + self._after
+                ids.append(torch.tensor(audio))
+                labels.append(torch.full((len(audio),), IGNORED))
+            encoding = self.tokenizer.encode(piece, add_special_tokens=False)
+            # A token that begins before the answer belongs to the prompt.
+            learnt = [
+                any(first <= offset + start and offset + end <= last for first, last in spans)
+                for start, end in encoding.offsets
+            ]
+            found = torch.tensor(encoding.ids, dtype=torch.int64)
+            ids.append(found)
+            labels.append(found.masked_fill(~torch.tensor(learnt, dtype=torch.bool), IGNORED))
+            offset += len(piece) + len(SOUND)
+        return torch.cat(ids), torch.cat(labels)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options) -> AFNextProcessor:
+        """Reads a model folder: transformers, hub or native layout.
+
+        Args:
+            folder: holds ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, itself or under ``llm/``.
+            options: replace what the folder says (see the class).
+
+        Raises:
+            ValueError: no such folder, no tokenizer in it, or a file in it that cannot be read.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+        home = next((home for home in (folder, folder / "llm") if _has_tokenizer(home)), None)
+        if home is None:
+            raise ValueError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt, nor under llm/")
+        config = _read_json(folder / "config.json") or _read_json(home / "config.json")
+        settings = _read_json(folder / "processor_config.json")
+        tokenizer_config = _read_json(home / "tokenizer_config.json")
+        tokenizer = _read_tokenizer(home, tokenizer_config)
+        kind = config.get("model_type") or {"AudioFlamingo3Processor": "audioflamingo3"}.get(
+            settings.get("processor_class")
+        )
+        found = {
+            "chat_template": _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config),
+            "template_variables": _special_names(tokenizer_config),
+            "boundaries": {"musicflamingo": True, "audioflamingo3": False}.get(
+                kind, tokenizer.token_to_id("<|sound_bos|>") is not None
+            ),
+            "max_seconds": settings.get("max_audio_len", 1800),
+            "max_positions": config.get("text_config", config).get("max_position_embeddings"),
+        }
+        try:
+            return cls(tokenizer, **found | options)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes tokenizer, chat template and settings, as transformers' processors of this family read them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "chat_template.jinja").write_text(self.template.source, "utf-8")
+        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"} | self.template.variables
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"} | names)
+        extractor = {
+            "feature_extractor_type": "WhisperFeatureExtractor",
+            "feature_size": 128,
+            "return_attention_mask": True,
+        }
+        settings = {
+            "processor_class": "MusicFlamingoProcessor" if self.boundaries else "AudioFlamingo3Processor",
+            "audio_token": SOUND,
+            "max_audio_len": self.max_seconds,
+            "feature_extractor": extractor,
+        }
+        write_json(folder / "processor_config.json", settings)
+
+
+def _pack(ids: list[Tensor], labels: list[Tensor] | None, clips: list[Tensor], dtype: torch.dtype) -> Batch:
+    windows, samples = [], []
+    for clip in clips:
+        its_windows, its_samples = split_windows(clip)
+        windows.append(its_windows)
+        samples.append(its_samples)
+    counts = torch.cat(samples) if samples else torch.empty(0, dtype=torch.int64)
+    pcm = None
+    if clips:
+        pcm = torch.zeros(len(counts), padded_width(int(counts.max())), dtype=dtype)
+        for rows, its_windows in zip(pcm.split([len(w) for w in windows]), windows, strict=True):
+            rows[:, : its_windows.shape[1]] = its_windows
+    lengths = torch.tensor([0] + [len(row) for row in ids])
+    return Batch(
+        input_ids=torch.cat(ids),
+        cu_seqlens=lengths.cumsum(0).to(torch.int32),
+        pcm=pcm,
+        samples=counts,
+        windows_per_audio=torch.tensor([len(w) for w in windows], dtype=torch.int64),
+        labels=torch.cat(labels) if labels is not None else None,
+    )
+
+
+def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains a byte-level BPE tokenizer with the family's special tokens.
+
+    Args:
+        texts: the corpus.
+        vocab_size: at most this many tokens, the 256 bytes and 6 special tokens included.
+
+    Returns:
+        a tokenizer that encodes any text; look its ids up by string.
+    """
+    tokenizer = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(_QWEN2_WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+
+
+def _read_tokenizer(folder: Path, config: dict) -> Tokenizer:
+    try:
+        if (folder / "tokenizer.json").exists():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = _byte_level(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {error}") from None
+    added = {int(number): token for number, token in config.get("added_tokens_decoder", {}).items()}
+    added |= (
+        {number: {"content": text} for text, number in _read_json(folder / "added_tokens.json").items()}
+        if not added
+        else {}
+    )
+    for number, token in sorted(added.items()):
+        tokenizer.add_tokens([AddedToken(token["content"], special=token.get("special", True), normalized=False)])
+        if tokenizer.token_to_id(token["content"]) != number:
+            raise ValueError(f"{folder}: added token {token['content']} has id {number}, which leaves a gap")
+    return tokenizer
+
+
+def _read_template(folder: Path, tokenizer_config: dict) -> str | None:
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    template = _read_json(folder / "chat_template.json").get("chat_template") or tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    return template
+
+
+def _special_names(tokenizer_config: dict) -> dict[str, str]:
+    """Such as ``{"eos_token": "<|im_end|>"}``; a token is written as its text or as a description of it."""
+    found = {name: tokenizer_config.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    return {name: t["content"] if isinstance(t, dict) else t for name, t in found.items() if t}
+
+
+def _read_json(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None

@@ -1,0 +1,33 @@
+// Log-mel features of 16 kHz audio on a CPU.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "afn/log_mel_simd.h"
+
+namespace afn::log_mel {
+
+// Owner of what a PlanView shows.
+struct Plan {
+    std::vector<float> window;
+    std::vector<int32_t> first, count;
+    std::vector<float> weights;
+
+    PlanView view() const {
+        return {window.data(), first.data(), count.data(), weights.data(), static_cast<int>(first.size())};
+    }
+};
+
+// Names of the SIMD levels this machine can run, fastest first.
+std::vector<std::string> levels();
+
+// The level a call uses: the named one, else $AFN_SIMD, else the fastest. Throws std::invalid_argument.
+std::string resolve_level(const std::string& level);
+const Kernel& kernel_of(const std::string& level);
+
+// rows[i], all of the same length -> out[i * n_mels * frames ...], frames = samples / 160.
+void log_mel(const std::vector<Pcm>& rows, const Plan& plan, float* out, int threads, const Kernel& kernel);
+
+}  // namespace afn::log_mel

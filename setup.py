@@ -1,0 +1,97 @@
+"""Packages and the optional compiled extension. Metadata is in pyproject.toml.
+
+    pip install -e . --no-build-isolation --no-deps
+
+The extension afn_kernels._cpu is built by CMake with pybind11 (and ninja where it is found). Without a C++ compiler,
+CMake or pybind11 the install succeeds all the same, with one warning: every op then has its other implementations.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OPS = (
+    "attention", "bias_gelu", "decode_attention", "layer_norm", "linear_cross_entropy", "log_mel", "pool_norm",
+    "rms_norm", "rotary", "rote", "splice", "swiglu",
+)  # fmt: skip
+PACKAGES = [
+    "afn_kernels",
+    *(f"afn_kernels.{op}" for op in OPS),
+    "afn_distributed",
+    "afn_model",
+    "afn_model.cli",
+    "afn_model.data",
+    "afn_model.demo",
+    "afn_model.train",
+    "afn_model.infer",
+    "afn_model.eval",
+]
+
+
+class CMakeFailed(Exception):
+    """Why the extension could not be built, in one line."""
+
+
+def find_tool(name: str) -> str | None:
+    """A program beside this Python (a virtual environment that is not activated) or on the path."""
+    return shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+
+
+def run_cmake(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    print(done.stdout)
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        start = next((i for i, line in enumerate(lines) if "error" in line.lower()), 0)
+        raise CMakeFailed(f"cmake failed: {' '.join(lines[start : start + 3])}")
+
+
+class BuildCpu(build_ext):
+    """Builds the extension with CMake; a machine that cannot build it gets a warning instead of a failure."""
+
+    def run(self):
+        try:
+            for extension in self.extensions:
+                self.build_with_cmake(Path(self.get_ext_fullpath(extension.name)).resolve())
+        except (CMakeFailed, OSError) as reason:
+            print(f"warning: afn_kernels is installed without its compiled CPU kernels: {reason}", file=sys.stderr)
+
+    def build_with_cmake(self, target: Path) -> None:
+        cmake, ninja = find_tool("cmake"), find_tool("ninja")
+        if cmake is None:
+            raise CMakeFailed("cmake was not found")
+        try:
+            import pybind11
+        except ImportError:
+            raise CMakeFailed("pybind11 was not found") from None
+        build = Path(self.build_temp).resolve() / "cpu"
+        build.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        configure = [
+            cmake, "-S", str(ROOT), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DPYBIND11_FINDPYTHON=ON",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build / 'lib'}",
+        ]  # fmt: skip
+        if ninja:
+            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        run_cmake(configure)
+        run_cmake([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1)])
+        (built,) = (build / "lib").glob("_cpu*")
+        fresh = target.with_suffix(f".{os.getpid()}")
+        shutil.copy2(built, fresh)
+        os.replace(fresh, target)  # a process that has the old one mapped keeps it whole
+
+
+setup(
+    packages=PACKAGES,
+    package_dir={"afn_distributed": "distributed"},
+    package_data={"afn_model": ["*.jinja", "*.json"]},
+    ext_modules=[Extension("afn_kernels._cpu", sources=[], optional=True)],
+    cmdclass={"build_ext": BuildCpu},
+)

@@ -1,0 +1,241 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import afn_kernels as ak
+from tests.kernels.oracle import assert_within_budget, gradients
+
+LENGTHS = {
+    "one": [7],
+    "equal": [33, 33],
+    "ragged": [1, 63, 5, 130],
+    "with empty": [0, 9, 0, 4],
+    "none": [],
+}
+IMPLS = ("matmul", "sdpa", "reference")
+
+
+def cu(lengths):
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def make(lengths_q, lengths_k, heads, kv_heads, dim, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tq, tk = sum(lengths_q), sum(lengths_k)
+    shapes = (tq, heads, dim), (tk, kv_heads, dim), (tk, kv_heads, dim)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def run(q, k, v, impl, **options):
+    """The output and the gradients of q, k and v for a fixed direction."""
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    out = ak.attention(q, k, v, impl=impl, **options)
+    return [out.detach(), *gradients(out, (q, k, v))]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (6, 2, 64), (7, 1, 32)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forward_and_backward(impl, lengths, causal, heads, kv_heads, dim, dtype):
+    inputs = make(lengths, lengths, heads, kv_heads, dim, dtype)
+    options = {"cu_seqlens_q": cu(lengths), "causal": causal}
+    found = run(*inputs, impl, **options)
+    oracle = run(*(x.double() for x in inputs), "reference", **options)
+    orders = [naive_run(inputs, lengths, causal, seed) for seed in range(3)]
+    orders.append(fused_run(inputs, lengths, causal))
+    for f, o, *same in zip(found, oracle, *orders, strict=True):
+        assert f.dtype == dtype
+        assert_within_budget(f, same, o)
+
+
+def naive_run(inputs, lengths, causal, seed):
+    """Attention by matrix products in the inputs' own precision, the keys of each sequence in a random order."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (x.detach().clone().requires_grad_() for x in inputs)
+    group = q.shape[1] // k.shape[1]
+    outs = []
+    for qs, ks, vs in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
+        order = torch.randperm(len(ks), generator=generator)
+        ks, vs = ks[order], vs[order]
+        score = torch.einsum("qhd,khd->hqk", qs, ks.repeat_interleave(group, 1)) * q.shape[-1] ** -0.5
+        if causal:
+            score = score + torch.full_like(score, float("-inf")).triu(1)[..., order]
+        outs.append(torch.einsum("hqk,khd->qhd", score.softmax(-1), vs.repeat_interleave(group, 1)))
+    out = torch.cat(outs) if outs else q * 1.0
+    return [out.detach(), *gradients(out, (q, k, v))]
+
+
+def fused_run(inputs, lengths, causal):
+    """PyTorch's fused attention, one sequence at a time: its exponential is a coarser one on a CPU."""
+    q, k, v = (x.detach().clone().requires_grad_() for x in inputs)
+    outs = [
+        F.scaled_dot_product_attention(
+            *(x.transpose(0, 1)[None] for x in parts), is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+        )[0].transpose(0, 1)
+        for parts in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+        if len(parts[0])
+    ]
+    out = torch.cat(outs) if outs else q * 1.0
+    return [out.detach(), *gradients(out, (q, k, v))]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_other_keys_than_queries(impl):
+    lengths_q, lengths_k = [3, 5, 4], [10, 2, 0]
+    inputs = make(lengths_q, lengths_k, 4, 2, 16, torch.float64)
+    options = {"cu_seqlens_q": cu(lengths_q), "cu_seqlens_k": cu(lengths_k)}
+    for causal in (False, True):
+        found = ak.attention(*inputs, impl=impl, causal=causal, **options)
+        expected = ak.attention(*inputs, impl="reference", causal=causal, **options)
+        assert torch.allclose(found, expected, atol=1e-12, rtol=0)
+        assert not found[8:].any(), "queries without keys give zeros"
+    # The first queries of the second sequence come before its two keys.
+    assert not ak.attention(*inputs, impl=impl, causal=True, **options)[3:6].any()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_varlen_is_a_loop_over_sequences(impl):
+    lengths = [5, 1, 64]
+    q, k, v = make(lengths, lengths, 6, 3, 16, torch.float32)
+    packed = ak.attention(q, k, v, cu_seqlens_q=cu(lengths), causal=True, impl=impl)
+    singles = [
+        ak.attention(a, b, c, causal=True, impl=impl)
+        for a, b, c in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+    ]
+    assert torch.allclose(packed, torch.cat(singles), atol=1e-6, rtol=0)
+
+
+def test_one_sequence_without_boundaries_and_a_custom_scale():
+    q, k, v = make([9], [9], 2, 2, 8, torch.float64)
+    a = ak.attention(q, k, v, scale=0.3)
+    b = ak.attention(q * 0.3, k, v, cu_seqlens_q=cu([9]), scale=1.0)
+    assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_non_contiguous_inputs():
+    q, k, v = make([20], [20], 4, 4, 16, torch.float64)
+    strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)]
+    for impl in IMPLS:
+        assert torch.allclose(ak.attention(*strided, impl=impl), ak.attention(q, k, v, impl=impl), atol=1e-12)
+
+
+def test_carry_continues_from_other_keys():
+    lengths = [4, 7]
+    q, k, v = make(lengths, lengths, 4, 2, 16, torch.float64)
+    options = {"cu_seqlens_q": cu(lengths)}
+    whole, whole_lse = ak.attention(q, k, v, return_lse=True, **options)
+    halves = [[2, 3], [2, 4]]
+    pick = torch.cat([torch.arange(0, 2), torch.arange(4, 7)]), torch.cat([torch.arange(2, 4), torch.arange(7, 11)])
+    carry = None
+    for rows, half in zip(pick, halves, strict=True):
+        arguments = {"cu_seqlens_q": cu(lengths), "cu_seqlens_k": cu(half), "carry": carry}
+        carry = ak.attention(q, k[rows], v[rows], return_lse=True, **arguments)
+    assert torch.allclose(carry[0], whole, atol=1e-12)
+    assert torch.allclose(carry[1], whole_lse, atol=1e-12)
+
+
+def test_carry_over_no_keys_changes_nothing():
+    q, k, v = make([4], [4], 2, 2, 8, torch.float64)
+    out, lse = ak.attention(q, k, v, return_lse=True)
+    again = ak.attention(q, k[:0], v[:0], cu_seqlens_q=cu([4]), cu_seqlens_k=cu([0]), carry=(out, lse))
+    assert torch.equal(again[0], out)
+    assert torch.equal(again[1], lse)
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = make([8], [8], 2, 2, 16, torch.float32)
+    for impl in IMPLS:
+        out = ak.attention(q * 1e4, k, v, impl=impl)
+        assert torch.isfinite(out).all()
+
+
+def test_gradcheck():
+    q, k, v = (x.requires_grad_() for x in make([3, 4], [3, 4], 4, 2, 6, torch.float64))
+    for impl in IMPLS:
+        assert torch.autograd.gradcheck(
+            lambda q, k, v, impl=impl: ak.attention(q, k, v, cu_seqlens_q=cu([3, 4]), causal=True, impl=impl), (q, k, v)
+        )
+
+
+def test_auto_takes_the_first_that_supports_the_call():
+    q, k, v = make([16], [16], 1, 1, 4, torch.float32)
+    for return_lse, chosen in ((False, "sdpa"), (True, "reference")):
+        explanation = ak.explain("attention", q, k, v, return_lse=return_lse, carry=None)
+        assert explanation.chosen == chosen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 5}, "5 query heads are not a multiple of 2 KV heads"),
+        ({"cu": [0, 3, 2, 7]}, "falls from 3 to 2"),
+        ({"cu": [0, 3, 6]}, "runs from 0 to 6, expected 0 to 7"),
+        ({"cu": [1, 7]}, "runs from 1 to 7"),
+        ({"dtype": torch.float16}, "float16"),
+    ],
+)
+def test_bad_input(change, message):
+    q, k, v = make([7], [7], change.get("heads", 4), 2, 8, torch.float32)
+    boundaries = torch.tensor(change.get("cu", [0, 7]), dtype=torch.int32)
+    with pytest.raises(ValueError, match=message):
+        ak.attention(q.to(change.get("dtype", torch.float32)), k, v, cu_seqlens_q=boundaries)
+
+
+def test_bad_implementation_and_boundaries():
+    q, k, v = make([7], [7], 2, 2, 8, torch.float32)
+    with pytest.raises(ValueError, match="no implementation 'flash9'"):
+        ak.attention(q, k, v, impl="flash9")
+    with pytest.raises(ValueError, match="impl='sdpa' cannot run this call"):
+        ak.attention(q, k, v, impl="sdpa", return_lse=True)
+    with pytest.raises(ValueError, match="int32"):
+        ak.attention(q, k, v, cu_seqlens_q=torch.tensor([0, 7]))
+    with pytest.raises(ValueError, match="2 query and 1 key sequences"):
+        ak.attention(q, k, v, cu_seqlens_q=cu([3, 4]), cu_seqlens_k=cu([7]))
+
+
+def cache_of(lengths, capacity, kv_heads, dim, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    shape = (len(lengths), capacity, kv_heads, dim)
+    k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    for row, length in enumerate(lengths):
+        k[row, length:] = v[row, length:] = float("nan")  # what lies past the end must never be read
+    return k, v
+
+
+@pytest.mark.parametrize("new", [1, 3, 8])
+@pytest.mark.parametrize("paged", [False, True])
+def test_decode_equals_causal_attention_over_the_cache(new, paged):
+    lengths = [8, 17, 24]
+    k, v = cache_of(lengths, 24, 2, 16)
+    q = torch.randn(3, new, 6, 16, dtype=torch.float64)
+    if paged:
+        order = torch.randperm(9)
+        table = torch.empty(3, 3, dtype=torch.int32)
+        pages = [torch.empty(9, 8, 2, 16, dtype=torch.float64) for _ in range(2)]
+        for sequence, page in itertools.product(range(3), range(3)):
+            table[sequence, page] = order[3 * sequence + page]
+            for target, source in zip(pages, (k, v), strict=True):
+                target[table[sequence, page]] = source[sequence, 8 * page : 8 * page + 8]
+        found = ak.decode_attention(q, *pages, torch.tensor(lengths), block_table=table)
+    else:
+        found = ak.decode_attention(q, k, v, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        expected = ak.attention(
+            q[row], k[row, :length], v[row, :length], cu_seqlens_q=cu([new]), cu_seqlens_k=cu([length]), causal=True
+        )
+        assert torch.allclose(found[row], expected, atol=1e-12)
+
+
+def test_decode_bad_input():
+    k, v = cache_of([4], 8, 2, 16)
+    q = torch.randn(1, 1, 6, 16, dtype=torch.float64)
+    with pytest.raises(ValueError, match="length 9 is past the capacity 8"):
+        ak.decode_attention(q, k, v, torch.tensor([9]))
+    with pytest.raises(ValueError, match="5 query heads over 2 KV heads"):
+        ak.decode_attention(q[:, :, :5], k, v, torch.tensor([4]))
+    with pytest.raises(ValueError, match="length 0 is below the 1 new"):
+        ak.decode_attention(q, k, v, torch.tensor([0]))

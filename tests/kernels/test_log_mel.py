@@ -1,0 +1,314 @@
+"""Log-mel features: accuracy against float64 and transformers, invariances, bad input, dispatch."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+import afn_kernels as ak
+from afn_kernels.log_mel import _cpu_available, reference
+from afn_kernels.log_mel.tables import mel_filters
+
+built = pytest.mark.skipif(bool(_cpu_available()), reason=_cpu_available() or "built")
+LEVELS = [] if _cpu_available() else __import__("afn_kernels._cpu")._cpu.simd_levels()
+IMPLS = [pytest.param("cpu", marks=built), "reference"]
+RATE, WINDOW = 16_000, 480_000
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0, scale: float = 0.1) -> torch.Tensor:
+    return torch.randn(*shape, generator=rng(seed)) * scale
+
+
+@lru_cache
+def signals() -> dict[str, torch.Tensor]:
+    """30 s windows [1, T] float32, fresh values in every run of the suite."""
+    seed = int(torch.empty((), dtype=torch.int64).random_(2**31))
+    print("signals of seed", seed)
+    g = rng(seed)
+    t = torch.arange(WINDOW, dtype=torch.float64) / RATE
+    white = torch.randn(WINDOW, generator=g, dtype=torch.float64)
+    hz = 200 + 3000 * torch.rand(1, generator=g, dtype=torch.float64)
+    phase = 2 * torch.pi * torch.cumsum(120 + 40 * torch.sin(2 * torch.pi * 0.7 * t), 0) / RATE
+    voice = sum(torch.sin(k * phase) / k**1.2 for k in range(1, 30))
+    clicks = torch.zeros(WINDOW, dtype=torch.float64)
+    clicks[torch.randint(0, WINDOW, (20,), generator=g)] = 1.0
+    found = {
+        "speech-like": 0.1 * voice * torch.sin(2 * torch.pi * 3 * t).clamp(min=0).sqrt() + 1e-4 * white,
+        "noise": 0.1 * white,
+        "tone": 0.5 * torch.sin(2 * torch.pi * hz * t),
+        "sweep": 0.3 * torch.sin(2 * torch.pi * (hz * t + 100 * t * t)),
+        "silence": 0 * t,
+        "clicks": clicks,
+        "clicks in a whisper": clicks + 1e-5 * white,
+        "full-scale square": torch.sin(2 * torch.pi * 1.7 * hz * t).sign(),
+    }
+    return {name: x.float()[None] for name, x in found.items()}
+
+
+@lru_cache
+def oracle(name: str) -> torch.Tensor:
+    return reference.log_mel(signals()[name].double(), out_dtype=torch.float64)
+
+
+@lru_cache
+def transformers_features(name: str) -> torch.Tensor:
+    from transformers import WhisperFeatureExtractor
+
+    extract = WhisperFeatureExtractor(feature_size=128)
+    features = extract(signals()[name][0].numpy(), sampling_rate=RATE, return_tensors="np").input_features
+    return torch.from_numpy(np.asarray(features))
+
+
+def amplitude(features: torch.Tensor) -> torch.Tensor:
+    """sqrt(mel energy), where float32's error has a bounded size; a logarithm magnifies that of a near-empty bin."""
+    return 10 ** (2 * features.double() - 2)
+
+
+def run(level: str, pcm: torch.Tensor, **options) -> torch.Tensor:
+    if level == "reference":
+        return reference.log_mel(pcm, **options)
+    from afn_kernels.log_mel import cpu
+
+    return cpu.log_mel(pcm, level=level, **options)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_filters_are_transformers_filters(n_mels):
+    from transformers import WhisperFeatureExtractor
+
+    theirs = torch.from_numpy(WhisperFeatureExtractor(feature_size=n_mels).mel_filters)
+    torch.testing.assert_close(mel_filters(n_mels), theirs, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("level", [*LEVELS, "reference"])
+@pytest.mark.parametrize("name", signals())
+def test_no_further_from_float64_than_transformers(level, name):
+    ours, theirs, exact = run(level, signals()[name]), transformers_features(name), oracle(name)
+    half_ulp = 2.0**-24  # of a feature of size 1 to 2
+    assert (ours - exact).abs().mean() <= (theirs - exact).abs().mean() + half_ulp
+    top = amplitude(exact).max()
+    ours, theirs = ((amplitude(x) - amplitude(exact)).abs().max() / top for x in (ours, theirs))
+    assert ours <= 1.5 * theirs + 2.0**-23
+
+
+@pytest.mark.parametrize("level", [*LEVELS, "reference"])
+def test_pooled_error_is_below_that_of_transformers(level):
+    ours, theirs = (
+        torch.stack([(features(name) - oracle(name)).abs() for name in signals()])
+        for features in (lambda name: run(level, signals()[name]), transformers_features)
+    )
+    print(f"{level}: max {ours.max():.1e} mean {ours.mean():.1e}; theirs {theirs.max():.1e} {theirs.mean():.1e}")
+    assert ours.mean() < theirs.mean()
+    assert ours.mean() < 1e-6
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("frames", [2, 3, 7, 15, 16, 17, 63, 255, 257, 999, 1000])
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_lengths(level, frames, n_mels):
+    pcm = noise(3, 160 * frames, seed=frames)
+    out = torch.full((3, n_mels, frames), float("nan"))
+    assert run(level, pcm, n_mels=n_mels, out=out) is out
+    expected = reference.log_mel(pcm.double(), n_mels=n_mels, out_dtype=torch.float64)
+    in_float32 = reference.log_mel(pcm, n_mels=n_mels)
+    assert (out - expected).abs().mean() <= 2 * (in_float32 - expected).abs().mean() + 2.0**-24
+    amplitudes = [amplitude(x) for x in (out, in_float32, expected)]
+    ours, torchs = ((x - amplitudes[2]).abs().max() for x in amplitudes[:2])
+    assert ours <= 2 * torchs + 2.0**-23 * amplitudes[2].max()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_int16_is_float32_of_the_same_samples(impl):
+    pcm = torch.randint(-32768, 32768, (2, 16_000), generator=rng(1), dtype=torch.int32).to(torch.int16)
+    assert torch.equal(ak.log_mel(pcm, impl=impl), ak.log_mel(pcm.float() / 32768, impl=impl))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_rows_do_not_see_each_other(impl):
+    pcm = noise(5, 32_000) * torch.tensor([1.0, 1e-3, 0.0, 3.0, 0.1])[:, None]
+    whole = ak.log_mel(pcm, impl=impl)
+    for row, features in zip(pcm, whole, strict=True):
+        torch.testing.assert_close(ak.log_mel(row[None], impl=impl)[0], features, rtol=0, atol=1e-5)
+
+
+@built
+def test_frames_do_not_see_each_other():
+    quiet, loud = noise(1, 48_000, scale=1e-3), noise(1, 48_000, scale=1e-3)
+    loud[:, 24_000:24_400] *= 3e3
+    quiet_x, loud_x = (energies(pcm) for pcm in (quiet, loud))
+    untouched = torch.ones(300, dtype=torch.bool)
+    untouched[148:154] = False
+    assert torch.equal(quiet_x[:, untouched], loud_x[:, untouched])
+    assert not torch.equal(quiet_x, loud_x)
+
+
+def energies(pcm: torch.Tensor) -> torch.Tensor:
+    from afn_kernels.log_mel import cpu
+
+    out = torch.empty(128, pcm.shape[1] // 160)
+    cpu.mel_energies(pcm[0], 0, out.shape[1], out)
+    return out
+
+
+@built
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_threads_do_not_change_a_bit(rows):
+    from afn_kernels.log_mel import cpu
+
+    pcm = noise(rows, 160 * 1001)
+    one = cpu.log_mel(pcm, threads=1)
+    for threads in (2, 3, 8):
+        assert torch.equal(cpu.log_mel(pcm, threads=threads), one)
+
+
+@built
+def test_sixteen_lanes_give_the_bits_of_four():
+    pcm = noise(2, 160 * 333)
+    assert torch.equal(run("portable16", pcm), run("portable", pcm))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_views_of_memory(impl, dtype):
+    base = (noise(6, 9_700) * 8000).to(dtype) if dtype == torch.int16 else noise(6, 9_700)
+    views = {
+        "column slice": base[:, 37:9637],
+        "every second row": base[::2, :9600],
+        "every second sample": base[:, 1:9601:2],
+        "one row repeated": base[:1, :9600].expand(3, -1),
+        "transposed": base[:, :9600].T.contiguous().T,
+    }
+    for name, view in views.items():
+        assert torch.equal(ak.log_mel(view, impl=impl), ak.log_mel(view.contiguous(), impl=impl)), name
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_out(impl, out_dtype):
+    pcm = noise(2, 16_000)
+    expected = ak.log_mel(pcm, out_dtype=out_dtype, impl=impl)
+    assert expected.dtype == out_dtype
+    strided = torch.full((2, 128, 200), float("nan"), dtype=out_dtype)[:, :, ::2]
+    poisoned = torch.full((2, 128, 100), float("nan"), dtype=out_dtype)
+    for out in (poisoned, strided):
+        assert ak.log_mel(pcm, out_dtype=out_dtype, out=out, impl=impl) is out
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 199, 5_000, 7_999])
+def test_a_bad_sample_spoils_its_row_and_no_other(impl, bad, place):
+    pcm = noise(3, 8_000)
+    pcm[1, place] = bad
+    features = ak.log_mel(pcm, impl=impl)
+    assert features[1].isnan().all()
+    assert features[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_overflow_spoils_its_row(impl):
+    assert ak.log_mel(noise(1, 8_000, scale=1e25), impl=impl).isnan().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_empty_batch(impl):
+    assert ak.log_mel(torch.empty(0, 3200), impl=impl).shape == (0, 128, 20)
+
+
+def test_gradient_of_the_reference():
+    pcm = noise(1, 320).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: reference.log_mel(x, n_mels=80, out_dtype=torch.float64), pcm, fast_mode=True
+    )
+
+
+def test_auto_differentiates_through_the_reference():
+    pcm = noise(1, 3200).requires_grad_()
+    assert ak.explain("log_mel", pcm).chosen == "reference"
+    ak.log_mel(pcm).sum().backward()
+    assert pcm.grad.isfinite().all()
+    assert pcm.grad.abs().max() > 0
+
+
+@built
+def test_dispatch():
+    assert ak.explain("log_mel", noise(1, 320)).chosen == "cpu"
+    with pytest.raises(ValueError, match="no implementation 'fast'"):
+        ak.log_mel(noise(1, 320), impl="fast")
+    with pytest.raises(ValueError, match="no gradient"):
+        ak.log_mel(noise(1, 320).requires_grad_(), impl="cpu")
+    with pytest.raises(ValueError, match="float64"):
+        ak.log_mel(noise(1, 320).double(), impl="cpu")
+    with torch.no_grad():
+        ak.log_mel(noise(1, 320).requires_grad_(), impl="cpu")
+
+
+@built
+def test_simd_level_by_name(monkeypatch):
+    from afn_kernels import _cpu
+
+    assert _cpu.simd_level() == _cpu.simd_levels()[0]
+    monkeypatch.setenv("AFN_SIMD", "portable")
+    assert _cpu.simd_level() == "portable"
+    assert torch.equal(ak.log_mel(noise(1, 3200), impl="cpu"), run("portable", noise(1, 3200)))
+    monkeypatch.setenv("AFN_SIMD", "mmx")
+    with pytest.raises(ValueError, match="'mmx' does not run on this machine"):
+        ak.log_mel(noise(1, 3200), impl="cpu")
+
+
+@pytest.mark.parametrize(
+    ("pcm", "options", "message"),
+    [
+        (torch.zeros(1, 161), {}, "161 samples"),
+        (torch.zeros(1, 160), {}, "160 samples"),
+        (torch.zeros(1, 0), {}, "0 samples"),
+        (torch.zeros(320), {}, r"\[320\]"),
+        (torch.zeros(1, 1, 320), {}, r"\[1, 1, 320\]"),
+        (torch.zeros(1, 320, dtype=torch.float16), {}, "float16"),
+        (torch.zeros(1, 320, dtype=torch.int32), {}, "int32"),
+        (torch.zeros(1, 320), {"n_mels": 64}, "n_mels=64"),
+        (torch.zeros(1, 320), {"out_dtype": torch.int16}, "int16"),
+        (torch.zeros(1, 320), {"out": torch.zeros(1, 128, 3)}, r"\[1, 128, 3\]"),
+        (torch.zeros(1, 320), {"out": torch.zeros(1, 128, 2, dtype=torch.bfloat16)}, "bfloat16"),
+        (torch.zeros(1, 320, requires_grad=True), {"out": torch.zeros(1, 128, 2)}, "gradient"),
+    ],
+)
+def test_bad_input(pcm, options, message):
+    with pytest.raises(ValueError, match=message):
+        ak.log_mel(pcm, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_registered_op(dtype):
+    pcm = (noise(2, 1600) * 3000).to(dtype)
+    torch.library.opcheck(torch.ops.afn.log_mel.default, (pcm, 128, torch.float32, "auto"))
+    if dtype == torch.float32:
+        arguments = (pcm.requires_grad_(), 80, torch.float32, "auto")
+        torch.library.opcheck(torch.ops.afn.log_mel.default, arguments, rtol=1e-3, atol=1e-3)
+
+
+def test_compile_sees_one_op():
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    compiled = torch.compile(lambda x: ak.log_mel(x) + 1, fullgraph=True, backend=backend)
+    pcm = noise(2, 3200)
+    assert torch.equal(compiled(pcm), ak.log_mel(pcm) + 1)
+    assert torch.ops.afn.log_mel in seen or torch.ops.afn.log_mel.default in seen
+
+
+def test_compile_with_gradient():
+    compiled = torch.compile(ak.log_mel, fullgraph=True, backend="aot_eager")
+    a, b = noise(1, 3200).requires_grad_(), noise(1, 3200).requires_grad_()
+    compiled(a).square().sum().backward()
+    ak.log_mel(b).square().sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4 * b.grad.abs().max().item())

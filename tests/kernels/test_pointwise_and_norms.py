@@ -1,0 +1,121 @@
+"""Norms, activations, pooling and splicing against their formulas, in forward and backward."""
+
+import math
+
+import pytest
+import torch
+
+import afn_kernels as ak
+from tests.kernels.oracle import assert_within_budget, gradients
+
+
+def layer_norm(x, w, b):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w + b
+
+
+def rms_norm(x, w):
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w
+
+
+def pool_norm(x, w, b):
+    even = x[: len(x) // 2 * 2]
+    return layer_norm((even[0::2] + even[1::2]) / 2, w, b)
+
+
+# op, the formula, and the shapes of its arguments for `rows` rows
+OPS = {
+    "layer_norm": (ak.layer_norm, layer_norm, lambda rows: [(rows, 48), (48,), (48,)]),
+    "rms_norm": (ak.rms_norm, rms_norm, lambda rows: [(rows, 48), (48,)]),
+    "swiglu": (ak.swiglu, lambda g, u: g / (1 + (-g).exp()) * u, lambda rows: [(rows, 40), (rows, 40)]),
+    "bias_gelu": (
+        ak.bias_gelu,
+        lambda x, b: (x + b) / 2 * (1 + torch.erf((x + b) / math.sqrt(2))),
+        lambda rows: [(rows, 40), (40,)],
+    ),
+    "pool_norm": (ak.pool_norm, pool_norm, lambda rows: [(rows, 48), (48,), (48,)]),
+}
+
+
+def evaluate(function, inputs):
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*inputs)
+    return [out.detach(), *gradients(out, inputs)]
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("rows", [1, 2, 63, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_formula(op, rows, dtype, device):
+    function, formula, shapes = OPS[op]
+    generator = torch.Generator().manual_seed(rows)
+    exact = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes(rows)]
+    inputs = [x.to(device, dtype) for x in exact]
+    oracle = evaluate(formula, [x.double() for x in inputs])
+    same = evaluate(formula, inputs)
+    for f, s, o in zip(evaluate(function, inputs), same, oracle, strict=True):
+        assert f.dtype == dtype
+        # Normalised values have a mean square of 1, the direction one of 1/3.
+        sums = {"summed": rows, "rms": 3**-0.5} if f.dim() == 1 else {}
+        assert_within_budget(f, [s], o, **sums)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_non_contiguous_and_batched(op):
+    function, _, shapes = OPS[op]
+    inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes(6)]
+    expected = function(*inputs)
+    strided = [x.repeat_interleave(2, -1)[..., ::2] for x in inputs]
+    assert torch.allclose(function(*strided), expected, atol=1e-14, rtol=0)
+    batched = [x[None].expand(3, *x.shape) if x.dim() == 2 else x for x in inputs]
+    assert torch.allclose(function(*batched)[1], expected, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_gradient_nobody_asked_for_is_not_computed(op):
+    function, _, shapes = OPS[op]
+    for wanted in range(len(shapes(4))):
+        inputs = [torch.randn(shape, requires_grad=i == wanted) for i, shape in enumerate(shapes(4))]
+        function(*inputs).sum().backward()
+        assert [x.grad is not None for x in inputs] == [i == wanted for i in range(len(inputs))]
+
+
+@pytest.mark.parametrize("lengths", [[4], [5, 1, 0, 6, 3], [1], [0, 0], []])
+def test_pool_norm_of_packed_sequences_is_a_loop(lengths):
+    w, b = torch.randn(2, 8, dtype=torch.float64)
+    parts = [torch.randn(n, 8, dtype=torch.float64) for n in lengths]
+    x = torch.cat([torch.empty(0, 8, dtype=torch.float64), *parts]).requires_grad_()
+    cu = torch.tensor([0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()], dtype=torch.int32)
+    found = ak.pool_norm(x, w, b, cu_seqlens=cu)
+    expected = torch.cat([x[:0, :], *(pool_norm(part, w, b) for part in parts)])
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_splice_is_out_of_place_and_differentiable():
+    tokens = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    audio = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([4, 1])
+    before = tokens.detach().clone()
+    out = ak.splice(tokens, audio, rows)
+    assert torch.equal(tokens, before)
+    assert torch.equal(out[rows], audio)
+    assert torch.equal(out[[0, 2, 3, 5]], tokens[[0, 2, 3, 5]])
+    assert torch.autograd.gradcheck(lambda t, a: ak.splice(t, a, rows), (tokens, audio))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ak.layer_norm(torch.zeros(2, 4), torch.zeros(3), torch.zeros(4)), r"weight has shape \(3,\)"),
+        (lambda: ak.rms_norm(torch.zeros(2, 4), torch.zeros(4).double()), "float64"),
+        (lambda: ak.swiglu(torch.zeros(2, 4), torch.zeros(2, 5)), r"\(2, 5\)"),
+        (lambda: ak.bias_gelu(torch.zeros(2, 4, dtype=torch.int32), torch.zeros(4)), "int32"),
+        (lambda: ak.pool_norm(torch.zeros(2, 3, 4), *torch.zeros(2, 4), cu_seqlens=torch.tensor([0])), "packed"),
+        (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(1, 2), torch.tensor([3])), "rows span 3..3"),
+        (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([0])), "2 audio rows"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+
+import afn_kernels as ak
+from tests.kernels.oracle import assert_within_budget
+
+
+def complex_rotation(x, angle):
+    """Pairs (d, d + D/2) as complex numbers turned by ``angle`` [T, D/2]."""
+    a, b = x.double().chunk(2, -1)
+    y = torch.complex(a, b) * torch.polar(torch.ones_like(angle), angle)[:, None]
+    return torch.cat((y.real, y.imag), -1)
+
+
+def frequencies(dim, theta=15_300_000.0):
+    return theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(28, 4, 128), (3, 1, 64), (2, 2, 2)])
+def test_rotary_is_a_complex_rotation(heads, kv_heads, dim):
+    q, k = torch.randn(9, heads, dim, dtype=torch.float64), torch.randn(9, kv_heads, dim, dtype=torch.float64)
+    positions = torch.rand(9, dtype=torch.float64) * 100
+    inv_freq = frequencies(dim)
+    for found, x in zip(ak.rotary(q, k, positions, inv_freq), (q, k), strict=True):
+        assert torch.allclose(found, complex_rotation(x, positions[:, None] * inv_freq), atol=1e-12)
+
+
+def test_rotary_scores_depend_on_the_difference_of_positions_alone():
+    q, k = torch.randn(2, 1, 1, 64, dtype=torch.float64)
+    inv_freq = frequencies(64)
+
+    def score(a, b):
+        at = lambda x, p: ak.rotary(x, x, torch.tensor([p], dtype=torch.float64), inv_freq)[0]  # noqa: E731
+        return float((at(q, a) * at(k, b)).sum())
+
+    assert score(3.25, 1.0) == pytest.approx(score(1003.25, 1001.0), abs=1e-9)
+    assert score(3.25, 1.0) != pytest.approx(score(3.25, 2.0), abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotary_precision(dtype):
+    q, k = torch.randn(50, 4, 64).to(dtype), torch.randn(50, 2, 64).to(dtype)
+    positions = torch.arange(50).float()
+    inv_freq = frequencies(64).float()
+    angle = positions.double()[:, None] * inv_freq.double()
+    for found, x in zip(ak.rotary(q, k, positions, inv_freq), (q, k), strict=True):
+        a, b = x.chunk(2, -1)
+        low = positions[:, None] * inv_freq
+        cos, sin = low.cos().to(dtype)[:, None], low.sin().to(dtype)[:, None]
+        same = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+        assert_within_budget(found, [same], complex_rotation(x, angle))
+
+
+def test_rotary_gradients():
+    q, k = (torch.randn(3, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2))
+    positions = torch.tensor([0.0, 2.5, 7.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda q, k: ak.rotary(q, k, positions, frequencies(8)), (q, k))
+
+
+def closed_form(x, window, frame, theta=1200.0, window_factor=1.0, frame_factor=2 * math.pi):
+    """RoTE pair by pair, in Python floats."""
+    rotary_dim = int(x.shape[1] * 0.2)
+    pairs = (rotary_dim + 1) // 2
+    out = x.double().clone()
+    for row, (w, j) in enumerate(zip(window.tolist(), frame.tolist(), strict=True)):
+        t = 30.0 * w + 0.04 * j
+        for pair in range(2 * pairs):
+            f = theta ** (-2 * (pair % pairs) / rotary_dim)
+            position = window_factor * w if pair < pairs else frame_factor * j
+            phi = -2 * math.pi * t * position / 1200 * f
+            a, b = float(x[row, 2 * pair]), float(x[row, 2 * pair + 1])
+            out[row, 2 * pair] = a * math.cos(phi) - b * math.sin(phi)
+            out[row, 2 * pair + 1] = b * math.cos(phi) + a * math.sin(phi)
+    return out
+
+
+WINDOW = torch.tensor([0, 0, 0, 1, 30, 59])
+FRAME = torch.tensor([0, 1, 749, 0, 17, 749])
+
+
+@pytest.mark.parametrize("width", [1280, 160, 128])
+def test_rote_in_float64_is_the_closed_form(width):
+    x = torch.randn(6, width, dtype=torch.float64)
+    found = ak.rote(x, WINDOW, FRAME, phase_dtype=torch.float64)
+    assert torch.allclose(found, closed_form(x, WINDOW, FRAME), atol=1e-8)
+
+
+def test_rote_with_the_earlier_ports_constants():
+    x = torch.randn(6, 160, dtype=torch.float64)
+    options = {"theta": 1200 / (2 * math.pi), "window_factor": 2 * math.pi, "frame_factor": 2 * math.pi}
+    found = ak.rote(x, WINDOW, FRAME, phase_dtype=torch.float64, **options)
+    assert torch.allclose(found, closed_form(x, WINDOW, FRAME, **options), atol=1e-8)
+
+
+def test_rote_in_float32_is_close_early_and_known_to_drift_late():
+    # Parity with released weights needs the float32 order of operations; its error is part of the specification.
+    x = torch.zeros(6, 1280, dtype=torch.float64)
+    x[:, 0::2] = 1.0
+    error = (ak.rote(x, WINDOW, FRAME) - closed_form(x, WINDOW, FRAME)).abs().amax(1)
+    assert error[:3].max() < 1e-4
+    assert 1e-4 < error.max() < 2e-2
+
+
+def test_rote_passes_the_rest_through_and_keeps_norms():
+    x = torch.randn(6, 1280)
+    y = ak.rote(x, WINDOW, FRAME)
+    assert torch.equal(y[:, 512:], x[:, 512:])
+    assert torch.equal(y[0], x[0]), "time zero turns nothing"
+    assert torch.allclose(y.norm(dim=1), x.norm(dim=1), rtol=1e-5)
+
+
+def test_rote_gradients():
+    x = torch.randn(6, 20, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ak.rote(x, WINDOW, FRAME, phase_dtype=torch.float64), (x,))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ak.rote(torch.zeros(2, 8), WINDOW, FRAME), r"window must be integer \[2\]"),
+        (lambda: ak.rote(torch.zeros(6, 8), WINDOW.float(), FRAME), "float32"),
+        (lambda: ak.rote(torch.zeros(6, 8), WINDOW, FRAME, rotary_dim=5), "rotary_dim 5 do not fit 8"),
+        (lambda: ak.rote(torch.zeros(6, 8), WINDOW, FRAME, phase_dtype=torch.float16), "float16"),
+        (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.arange(2), torch.ones(4)), "int64"),
+        (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.zeros(2), torch.ones(8)), "inv_freq"),
+        (lambda: ak.rotary(torch.zeros(2, 1, 7), torch.zeros(2, 1, 7), torch.zeros(2), torch.ones(3)), "D even"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

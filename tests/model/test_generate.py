@@ -1,0 +1,215 @@
+"""Generation: batches, sampling, stop tokens, streaming, the context, and the clock of the paper's reading."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from afn_model.config import RoteConfig
+from afn_model.infer.generate import Sampling, pick
+from tests.model.tiny_model import noise, tiny
+
+LENGTHS = (0.3, 1.0, 2.2, 0.7)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return tiny()
+
+
+def asked(question: str, *audios) -> list[dict]:
+    parts = [{"type": "audio", "audio": audio, "sampling_rate": 16_000} for audio in audios]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+def conversations() -> list[list[dict]]:
+    """Different lengths of audio and text, one without audio and one with two."""
+    made = [asked("What is said?" + " And then?" * i, noise(seconds, i)) for i, seconds in enumerate(LENGTHS)]
+    return [*made, asked("What is said?"), asked("Which is louder?", noise(0.5, 7), noise(1.1, 8))]
+
+
+def test_a_batch_is_its_conversations_one_by_one(pair):
+    model, processor = pair
+    together = model.generate(processor(conversations()), 24)
+    alone = [model.generate(processor(one), 24)[0] for one in conversations()]
+    assert together == alone
+    assert len({tuple(tokens) for tokens in together}) == len(together)
+
+
+def test_a_batch_whose_answers_end_at_different_steps(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    free = model.generate(batch, 24, stop_token_ids=())
+    assert all(len(tokens) == 24 for tokens in free)
+    # Each answer's stop token is one that it reaches at a different step.
+    stops = tuple(tokens[3 + 2 * i] for i, tokens in enumerate(free))
+    cut = model.generate(batch, 24, stop_token_ids=stops)
+    assert cut == [tokens[: next(i for i, t in enumerate(tokens) if t in stops)] for tokens in free]
+    assert len({len(tokens) for tokens in cut}) > 2
+
+
+def test_stop_tokens_end_an_answer_and_are_not_returned(pair):
+    model, processor = pair
+    batch = processor(conversations()[0])
+    (free,) = model.generate(batch, 12, stop_token_ids=())
+    for step in (0, 5):
+        (tokens,) = model.generate(batch, 12, stop_token_ids=(free[step],))
+        assert tokens == free[: free.index(free[step])]
+    model.config = replace(model.config, stop_token_ids=(free[4],))
+    try:
+        assert model.generate(batch, 12) == [free[: free.index(free[4])]]
+    finally:
+        model.config = replace(model.config, stop_token_ids=tuple(processor.stop_ids))
+
+
+def test_on_token_sees_what_is_returned(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    seen = [[] for _ in range(6)]
+    free = model.generate(batch, 12, stop_token_ids=())
+    answers = model.generate(batch, 12, stop_token_ids=(free[0][6],), on_token=lambda i, token: seen[i].append(token))
+    assert seen == answers
+    assert len(answers[0]) <= 6
+
+
+def test_max_new_tokens(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    longest = model.generate(batch, 12, stop_token_ids=())
+    for limit in (0, 1, 5):
+        assert model.generate(batch, limit, stop_token_ids=()) == [tokens[:limit] for tokens in longest]
+
+
+def test_seeds(pair):
+    model, processor = pair
+    batch = processor(conversations())
+
+    def sample(seed):
+        return model.generate(batch, 12, temperature=1.0, seed=seed)
+
+    first = sample(0)
+    torch.manual_seed(123)
+    assert sample(0) == first
+    assert all(a != b for a, b in zip(sample(1), first, strict=True))
+    torch.manual_seed(5)
+    unseeded = sample(None)
+    assert sample(None) != unseeded
+    torch.manual_seed(5)
+    assert sample(None) == unseeded
+
+
+def test_a_tiny_top_p_or_temperature_is_greedy(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    greedy = model.generate(batch, 12)
+    assert model.generate(batch, 12, temperature=1.0, top_p=1e-6, seed=0) == greedy
+    assert model.generate(batch, 12, temperature=1e-4, seed=0) == greedy
+    assert model.generate(batch, 12, temperature=1.0, top_p=0.99, seed=0) != greedy
+
+
+def test_sampling_follows_the_distribution():
+    # Four tokens of 50, 30, 15 and 5 %: top_p = 0.6 keeps the first two, in proportion 5 to 3.
+    share = torch.tensor([0.15, 0.5, 0.05, 0.3])
+    logits = (share.log() + 3.0).expand(20_000, -1)
+    seen = torch.zeros(20_000, 4, dtype=torch.bool)
+    for sampling, expected in (
+        (Sampling(1.0, 1.0), share),
+        (Sampling(1.0, 1.0, 0.6), torch.tensor([0.0, 0.625, 0.0, 0.375])),
+        (Sampling(1.0, 1.0, 0.5), torch.tensor([0.0, 1.0, 0.0, 0.0])),
+        (Sampling(1.0, 0.5), share.square() / share.square().sum()),
+    ):
+        token = pick(logits, seen, sampling, torch.Generator().manual_seed(0))
+        found = torch.bincount(token, minlength=4) / len(token)
+        # Five standard deviations of a share estimated from 20,000 draws; a token that is cut never comes.
+        assert (found - expected).abs().max() <= 5 * 0.5 / 20_000**0.5
+        assert not found[expected == 0].any()
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_scores():
+    logits = torch.tensor([[2.0, 1.9, -1.0], [-1.0, -1.1, -3.0]])
+    seen = torch.tensor([[True, False, False], [True, False, True]])
+    assert pick(logits, seen, Sampling(1.0), None).tolist() == [0, 0]
+    assert pick(logits, seen, Sampling(1.2), None).tolist() == [1, 1]
+    assert pick(logits, seen, Sampling(1.04), None).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2, 2.0])
+def test_cached_decoding_is_the_whole_sequence_over_again(pair, penalty):
+    model, processor = pair
+    for one in conversations():
+        batch = processor(one)
+        (tokens,) = model.generate(batch, 10, repetition_penalty=penalty, stop_token_ids=())
+        again = []
+        while len(again) < 10:
+            ids = torch.cat((batch.input_ids, torch.tensor(again, dtype=torch.int64)))
+            whole = replace(batch, input_ids=ids, cu_seqlens=torch.tensor([0, len(ids)], dtype=torch.int32))
+            with torch.inference_mode():
+                hidden, _ = model.hidden(whole)
+                scores = model.lm_head(hidden[-1:]).float()
+            before = torch.zeros(1, scores.shape[1], dtype=torch.bool)
+            before[0, ids] = True
+            again.append(int(pick(scores, before, Sampling(penalty), None)))
+        assert tokens == again
+
+
+def test_the_context_bounds_prompt_and_answer(pair):
+    model, processor = pair
+    batch = processor(conversations()[0])
+    length = len(batch.input_ids)
+    whole = model.config
+    (tokens,) = model.generate(batch, 12, stop_token_ids=())
+
+    def with_context(positions):
+        model.config = replace(whole, text=replace(whole.text, max_positions=positions))
+        return model.generate(batch, 12, stop_token_ids=())
+
+    try:
+        assert with_context(length + 3) == [tokens[:3]]
+        for positions in (length, length - 1):
+            with pytest.raises(
+                ValueError, match=f"conversation 0 has {length} tokens; 1 to {positions - 1} leave room"
+            ):
+                with_context(positions)
+    finally:
+        model.config = whole
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}]
+)
+def test_sampling_out_of_range(pair, options):
+    model, processor = pair
+    with pytest.raises(ValueError, match="out of range"):
+        model.generate(processor(conversations()[0]), 1, **options)
+
+
+def test_generation_leaves_no_gradient(pair):
+    model, processor = pair
+    model.generate(processor(conversations()[0]), 2)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    batch = processor([*conversations()[0], {"role": "assistant", "content": "one"}], training=True)
+    model.loss(batch).backward()
+    assert model.lm_head.weight.grad.abs().max() > 0
+    model.zero_grad()
+
+
+def reading(clock: str, text_step: float = 1.0):
+    """Answers of the same weights and prompts in the paper's reading."""
+    model, processor = tiny(rote=RoteConfig("paper", clock=clock, text_step=text_step))
+    return model.generate(processor(conversations()), 12, stop_token_ids=())
+
+
+def test_the_papers_clocks(pair):
+    model, processor = tiny(rote=RoteConfig("none"))
+    integers = model.generate(processor(conversations()), 12, stop_token_ids=())
+    going_on, again = reading("continue"), reading("restart")
+    # Without gaps the clock counts tokens; a second clip alone is affected by starting anew.
+    assert going_on == integers
+    assert again[:5] == integers[:5]
+    assert again[5] != integers[5]
+    slower = reading("continue", 0.5)
+    assert all(a != b for a, b in zip(slower, integers, strict=True))
+    for clock, text_step in (("restart", 1.0), ("continue", 0.5), ("restart", 0.5)):
+        model, processor = tiny(rote=RoteConfig("paper", clock=clock, text_step=text_step))
+        alone = [model.generate(processor(one), 12, stop_token_ids=())[0] for one in conversations()]
+        assert reading(clock, text_step) == alone
