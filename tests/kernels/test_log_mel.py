@@ -40,12 +40,13 @@ def signals() -> dict[str, torch.Tensor]:
     found = {
         "speech-like": 0.1 * voice * torch.sin(2 * torch.pi * 3 * t).clamp(min=0).sqrt() + 1e-4 * white,
         "noise": 0.1 * white,
-        "tone": 0.5 * torch.sin(2 * torch.pi * hz * t),
+        # Pitches drift: a periodic signal repeats a handful of rounding errors, and their mean is a throw of dice.
+        "tone": 0.5 * torch.sin(2 * torch.pi * (hz * t + t * t)),
         "sweep": 0.3 * torch.sin(2 * torch.pi * (hz * t + 100 * t * t)),
         "silence": 0 * t,
         "clicks": clicks,
         "clicks in a whisper": clicks + 1e-5 * white,
-        "full-scale square": torch.sin(2 * torch.pi * 1.7 * hz * t).sign(),
+        "full-scale square": torch.sin(2 * torch.pi * (1.7 * hz * t + 10 * t * t)).sign(),
     }
     return {name: x.float()[None] for name, x in found.items()}
 
