@@ -4,7 +4,7 @@ Every op takes ``impl="auto"``, which picks the fastest implementation that can 
 which one that is and why. Importing this package imports torch and nothing heavier.
 """
 
-from afn_kernels._registry import OPS, Explanation
+from afn_kernels._registry import OPS, Explanation, prefer
 from afn_kernels.attention import attention
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
@@ -31,6 +31,7 @@ __all__ = [
     "linear_logprob",
     "log_mel",
     "pool_norm",
+    "prefer",
     "rms_norm",
     "rotary",
     "rote",

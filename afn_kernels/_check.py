@@ -35,3 +35,10 @@ def last_dim(op: str, name: str, tensor: torch.Tensor, size: int) -> None:
     """A one-dimensional parameter of the given size."""
     if tensor.shape != (size,):
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected ({size},)")
+
+
+def same_as(op: str, name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """Same shape, dtype and device."""
+    same_dtype_and_device(op, **{other_name: other, name: tensor})
+    if tensor.shape != other.shape:
+        raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}, {other_name} is {tuple(other.shape)}")

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+
+import torch
 
 
 def _always(*args, **kwargs) -> str:
     return ""
+
+
+_LOADED: dict[str, Callable] = {}
+
+
+@torch.compiler.assume_constant_result  # torch.compile does not trace an import: it happens while tracing
+def _load(target: str) -> bool:
+    if target not in _LOADED:
+        module, attribute = target.split(":")
+        _LOADED[target] = getattr(importlib.import_module(module), attribute)
+    return True
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class Impl:
         target: ``"module:attribute"`` of the function, imported on first use.
         available: returns "" when this machine can run it at all, else the reason why not.
         supports: takes the call's arguments, returns "" when it can run them, else the reason why not.
+        avoid: takes the call's arguments, returns why "auto" leaves it aside though it could run them, else "".
         why: why it stands where it stands in the order of preference (a measured reason where there is one).
     """
 
@@ -32,12 +46,13 @@ class Impl:
     target: str
     available: Callable[[], str] = _always
     supports: Callable[..., str] = _always
+    avoid: Callable[..., str] = _always
     why: str = ""
 
-    @cached_property
+    @property
     def function(self) -> Callable:
-        module, attribute = self.target.split(":")
-        return getattr(importlib.import_module(module), attribute)
+        _load(self.target)
+        return _LOADED[self.target]
 
 
 @dataclass(frozen=True)
@@ -78,9 +93,13 @@ class Op:
     def choose(self, impl: str, *args, **kwargs) -> Callable:
         """The function to call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
         if impl == "auto":
+            preferred = self._by_name.get(_preferred)
+            if preferred and not preferred.available() and not preferred.supports(*args, **kwargs):
+                return preferred.function
             for candidate in self.impls:
-                if not candidate.available() and not candidate.supports(*args, **kwargs):
-                    return candidate.function
+                if candidate.available() or candidate.supports(*args, **kwargs) or candidate.avoid(*args, **kwargs):
+                    continue
+                return candidate.function
             raise ValueError(str(self.explain(*args, **kwargs)))
         if impl not in self._by_name:
             raise ValueError(f"{self.name}: no implementation {impl!r}; there are {', '.join(self._by_name)} and auto")
@@ -98,6 +117,8 @@ class Op:
             status = "unavailable"
             if not reason and (args or kwargs):
                 reason, status = impl.supports(*args, **kwargs), "unsupported"
+                if not reason:
+                    reason, status = impl.avoid(*args, **kwargs), "avoided"
             if reason:
                 rows.append(Row(impl.name, status, reason))
             elif chosen is None:
@@ -109,3 +130,19 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
+_preferred = ""
+
+
+@contextmanager
+def prefer(impl: str):
+    """Within it, ``impl="auto"`` takes the implementation of this name wherever it can run the call.
+
+    Args:
+        impl: for example "reference" to look for a kernel's fault, or "triton" to run kernels under the interpreter.
+    """
+    global _preferred
+    before, _preferred = _preferred, impl
+    try:
+        yield
+    finally:
+        _preferred = before

@@ -1,7 +1,11 @@
 import torch
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    h = x if residual is None else x + residual
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
     y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * y.to(x.dtype)
+    y = weight * y.to(h.dtype)
+    return y if residual is None else (y, h)

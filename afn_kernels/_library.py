@@ -1,0 +1,87 @@
+"""The boundary between kernels and PyTorch: eager calls launch directly, torch.compile sees a registered op."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+class Boundary:
+    """An op ``afn::<name>`` whose launch is imported on first use.
+
+    An eager call on plain tensors runs the launch at once, inside an ``autograd.Function`` only where a gradient is
+    wanted. Under torch.compile, fake tensors or tensor subclasses it goes through the registered op.
+
+    Args:
+        schema: ``"rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)"``; calls are positional. An
+            output the call does not need is an empty tensor: a schema has no optional outputs.
+        target: ``"module:attribute"`` of the launch; it must not return a tensor that aliases an argument.
+        fake: the launch on shapes alone.
+        setup_context: ``(ctx, inputs, output)``, as of ``torch.autograd.Function``.
+        backward: ``(ctx, *grads)``; calls other boundaries, never a kernel itself, so that it too can be traced.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        target: str,
+        fake: Callable,
+        *,
+        setup_context: Callable | None = None,
+        backward: Callable | None = None,
+    ):
+        self.name, self._target = schema.partition("(")[0], target
+        qualified = f"afn::{self.name}"
+        torch.library.define(qualified, schema[len(self.name) :])
+        torch.library.impl(qualified, ("cpu", "cuda"), self.launch)
+        torch.library.register_fake(qualified, fake)
+        self._function = None
+        if backward:
+            torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+            body = {
+                "forward": staticmethod(self.launch),
+                "setup_context": staticmethod(setup_context),
+                "backward": staticmethod(once_differentiable(backward)),
+            }
+            self._function = type(self.name, (torch.autograd.Function,), body)
+        BOUNDARIES[self.name] = self
+
+    @cached_property
+    def _launch(self) -> Callable:
+        module, attribute = self._target.split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    @property
+    def op(self):
+        """``torch.ops.afn.<name>.default``."""
+        return getattr(torch.ops.afn, self.name).default
+
+    def launch(self, *args):
+        first = next((x for x in args if isinstance(x, torch.Tensor)), None)
+        elsewhere = first is not None and first.is_cuda and first.device.index != torch.cuda.current_device()
+        with torch.cuda.device(first.device) if elsewhere else nullcontext():
+            return self._launch(*args)
+
+    def __call__(self, *args):
+        if torch.compiler.is_compiling() or not _plain(args):
+            return self.op(*args)
+        if self._function and torch.is_grad_enabled() and _wants_gradient(args):
+            return self._function.apply(*args)
+        return self.launch(*args)
+
+
+def _plain(args: Sequence) -> bool:
+    return all(type(x) in _PLAIN for x in args if isinstance(x, torch.Tensor))
+
+
+def _wants_gradient(args: Sequence) -> bool:
+    return any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+BOUNDARIES: dict[str, Boundary] = {}

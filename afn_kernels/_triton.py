@@ -1,0 +1,72 @@
+"""Whether Triton kernels can run here, and on how many programs. Importing this module does not import Triton."""
+
+import importlib.util
+import os
+from functools import lru_cache
+
+import torch
+
+from afn_kernels._registry import Impl
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+compile_only = False  # python -m bench.sm90 sets it: launches compile for a GPU that is not here
+
+
+@torch.compiler.assume_constant_result
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors: for tests, hundreds of times slower."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@lru_cache
+def _gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+@torch.compiler.assume_constant_result
+def available() -> str:
+    """ "" when kernels can be launched on this machine, else why not."""
+    if not _installed():
+        return "triton is not installed"
+    if _gpu() or interpreted() or compile_only:
+        return ""
+    return "no CUDA GPU is here (with TRITON_INTERPRET=1 it runs on a CPU, for tests)"
+
+
+def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str:
+    """ "" when the tensors are where kernels run and of a dtype they take, else why not. None is skipped."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type == "cpu" and not interpreted():
+            return "the tensors are on the CPU"
+        if tensor.is_floating_point() and tensor.dtype not in dtypes:
+            return f"{str(tensor.dtype).removeprefix('torch.')} is computed by the reference"
+    return ""
+
+
+def avoid(x: torch.Tensor, *_, **__) -> str:
+    """Why ``impl="auto"`` leaves a kernel aside: on the CPU it would run in the interpreter."""
+    return "Triton's interpreter is for tests" if x.device.type == "cpu" else ""
+
+
+def implementation(target: str, supports=supports, avoid=avoid, why: str = "") -> Impl:
+    """The row of a Triton implementation in an op's table."""
+    return Impl("triton", target, available=available, supports=supports, avoid=avoid, why=why)
+
+
+@lru_cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def programs(device: torch.device) -> int:
+    """Streaming multiprocessors, for persistent grids: 132 on an H100 or H200; 3 in the interpreter."""
+    if device.type == "cuda":
+        return _processors(device)
+    return 132 if device.type == "meta" else 3

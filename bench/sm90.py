@@ -1,0 +1,206 @@
+"""What the compiler makes of every Triton kernel for an H100, with no GPU: registers, spills, matrix instructions.
+
+    python -m bench.sm90 [--out bench/results/sm90] [--only rms_norm]
+
+Each workload of bench/ops is called on tensors without memory; every launch on the way is compiled for sm_90a instead
+of run. Bytes are those of a launch's tensors, each counted once; the floor is what the op must move or compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from afn_kernels import _triton
+from bench.ops import Workload, workloads
+
+REGISTERS, THREADS, SHARED, BLOCKS = 65536, 2048, 227 * 1024, 32  # of one multiprocessor of an H100
+HBM = {"h100": 3.35e12, "h200": 4.8e12}
+FLOPS = 989e12  # bf16, dense
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel as it was called: the compiled kernel and the bytes of its tensors."""
+
+    name: str
+    compiled: object
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """What a compiled kernel needs of a multiprocessor. ``hgmma`` counts its matrix instructions."""
+
+    registers: int
+    spills: int
+    shared: int
+    threads: int
+    hgmma: int
+    blocks: int
+
+
+class _NoGPU:
+    """Stands in for Triton's driver where there is no GPU: device 0 is an H100 that is never launched on."""
+
+    @staticmethod
+    def get_current_device():
+        return 0
+
+    @staticmethod
+    def get_current_stream(device):
+        return 0
+
+    @staticmethod
+    def get_current_target():
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+@contextmanager
+def compiling():
+    """Within it, a launch compiles its kernel for sm_90a and is noted in the list that is yielded; nothing runs."""
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    launches: list[Launch] = []
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        compiled = run(self, *args, grid=grid, warmup=True, **kwargs)
+        tensors = {id(x): x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)}
+        launches.append(Launch(self.__name__, compiled, sum(x.nbytes for x in tensors.values())))
+        return compiled
+
+    driver = triton.runtime.driver
+    before = driver._active
+    driver.set_active(_NoGPU())
+    JITFunction.run, _triton.compile_only = compile_only, True
+    try:
+        yield launches
+    finally:
+        JITFunction.run, _triton.compile_only = run, False
+        driver._active = before
+
+
+def launched(work: Workload) -> list[Launch]:
+    """The launches of a workload's forward and, where it has gradients, its backward."""
+    with compiling() as launches:
+        inputs = {name: x.requires_grad_(name in work.wrt) for name, x in work.make("meta", work.dtype).items()}
+        outs = work.call(inputs, "triton")
+        if work.wrt:
+            outs = [out for out in outs if out.requires_grad]
+            torch.autograd.grad(outs, [inputs[name] for name in work.wrt], [torch.empty_like(out) for out in outs])
+    return launches
+
+
+LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 48, 63, 64, 100, 128, 250, 255, 256, 1000, 1024)
+
+
+def distinct_kernels(op: str) -> dict[str, int]:
+    """How many binaries each kernel of an op needs over 20 lengths. Uses the first workload's ``at``."""
+    work = next(work for work in workloads() if work.op == op)
+    seen: dict[str, set] = {}
+    for length in LENGTHS:
+        for launch in launched(replace(work, make=work.at(length))):
+            seen.setdefault(launch.name, set()).add(launch.compiled.hash)
+    return {name: len(hashes) for name, hashes in seen.items()}
+
+
+def binary(compiled) -> Binary:
+    """Reads a compiled kernel's machine code back with the tools that Triton brings."""
+    from triton import knobs
+
+    tool = str(Path(knobs.nvidia.cuobjdump.path))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        use = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+        code = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = (int(re.search(rf"{key}:(\d+)", use.stdout)[1]) for key in ("REG", "STACK"))
+    threads, shared = 32 * compiled.metadata.num_warps, compiled.metadata.shared
+    blocks = min(REGISTERS // (-(-registers // 8) * 8 * threads), THREADS // threads, BLOCKS)
+    if shared:
+        blocks = min(blocks, SHARED // shared)
+    spills = len(re.findall(r"\b(?:STL|LDL)\b", code))
+    return Binary(registers, max(spills, stack), shared, threads, len(re.findall(r"\bHGMMA\b", code)), blocks)
+
+
+def rows(work: Workload) -> list[dict]:
+    """A line per kernel of a workload, and a line for its traffic against the floor."""
+    launches = launched(work)
+    kernels = {}
+    for launch in launches:
+        kernels.setdefault((launch.name, launch.compiled.hash), launch)
+    found = [
+        {"op": work.op, "workload": work.name, "kernel": name, **asdict(binary(launch.compiled))}
+        for (name, _), launch in kernels.items()
+    ]
+    least, flops = sum(work.bytes[: 2 if work.wrt else 1]), sum(work.flops[: 2 if work.wrt else 1])
+    floors = {f"floor_us_{gpu}": round(1e6 * max(least / rate, flops / FLOPS), 2) for gpu, rate in HBM.items()}
+    moved = sum(launch.bytes for launch in launches)
+    found.append(
+        {
+            "op": work.op,
+            "workload": work.name,
+            "bytes": moved,
+            "least_bytes": int(least),
+            "traffic": round(moved / least, 3),
+            "flops": int(flops),
+            **floors,
+        }
+    )
+    return found
+
+
+def table(lines: list[dict]) -> str:
+    """Markdown: kernels first, then traffic and floors."""
+    kernels, floors = ([x for x in lines if ("kernel" in x) == kind] for kind in (True, False))
+    out = [
+        "| op | workload | kernel | registers | spills | shared KB | threads | blocks/SM | HGMMA |",
+        "|---" * 9 + "|",
+    ]
+    for x in kernels:
+        out.append(
+            f"| {x['op']} | {x['workload']} | `{x['kernel']}` | {x['registers']} | {x['spills']} "
+            f"| {x['shared'] / 1024:.0f} | {x['threads']} | {x['blocks']} | {x['hgmma']} |"
+        )
+    out += ["", "| op | workload | MB moved | of the least | GFLOP | floor µs H100 | floor µs H200 |", "|---" * 7 + "|"]
+    for x in floors:
+        out.append(
+            f"| {x['op']} | {x['workload']} | {x['bytes'] / 1e6:.1f} | {x['traffic']:.2f} x "
+            f"| {x['flops'] / 1e9:.1f} | {x['floor_us_h100']} | {x['floor_us_h200']} |"
+        )
+    return "\n".join(out) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="folder for kernels.jsonl and kernels.md")
+    parser.add_argument("--only", default="", help="an op")
+    args = parser.parse_args()
+    lines = []
+    for work in workloads():
+        if args.only in ("", work.op):
+            print(work, file=sys.stderr, flush=True)
+            lines += rows(work)
+    print(table(lines))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "kernels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (args.out / "kernels.md").write_text(table(lines))
+
+
+if __name__ == "__main__":
+    main()

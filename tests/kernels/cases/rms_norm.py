@@ -1,0 +1,23 @@
+import torch
+
+from tests.kernels.harness import Case
+
+
+def inputs(g: torch.Generator, rows: int, width: int = 48) -> dict[str, torch.Tensor]:
+    x, residual = torch.randn(2, rows, width, generator=g, dtype=torch.float64)
+    return {"x": x, "weight": torch.randn(width, generator=g, dtype=torch.float64), "residual": residual}
+
+
+def plain(g, rows):
+    return {name: x for name, x in inputs(g, rows).items() if name != "residual"}
+
+
+WEIGHTS = {"weight": 3**-0.5}  # normalised values have a mean square of 1, the direction one of 1/3
+CASES = [
+    Case("rms_norm", "plain", plain, ("x", "weight"), weights=WEIGHTS, far=("x",)),
+    Case("rms_norm", "one row", plain, ("x", "weight"), size=1, weights=WEIGHTS),
+    Case("rms_norm", "1000 rows", plain, ("x", "weight"), size=1000, weights=WEIGHTS, dtypes=(torch.float32,)),
+    Case("rms_norm", "no rows", plain, ("x", "weight"), size=0),
+    Case("rms_norm", "residual", inputs, ("x", "weight", "residual"), weights=WEIGHTS, far=("x", "residual")),
+    Case("rms_norm", "odd width", lambda g, n: inputs(g, n, 37), ("x", "weight", "residual"), weights=WEIGHTS),
+]

@@ -1,0 +1,157 @@
+"""Every op through the same checks: an op brings cases, the harness brings the questions (test_every_op.py)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import afn_kernels as ak
+from afn_kernels import _triton
+from tests.kernels.oracle import assert_within_budget, gradients
+
+HALF = torch.float16
+LOW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to call an op.
+
+    Args:
+        op: public name in ``afn_kernels``.
+        name: what is special about it.
+        inputs: from a generator and a size (the op's main length) to keyword arguments: float64 tensors, which are
+            cast to the dtype under test, and any other tensors, which are not.
+        wrt: inputs that have gradients.
+        options: further keyword arguments.
+        size: the length it is tested at.
+        dtypes: dtypes it is tested in. Under the interpreter bf16 operands of a tl.dot give garbage: an op with a
+            tl.dot leaves bfloat16 to ``gpu_dtypes``.
+        gpu_dtypes: further dtypes on a GPU.
+        keep: float inputs that keep float32 in every dtype (positions, log-sum-exps).
+        weights: inputs whose gradient adds up rows, with the root mean square of one row's term.
+        far: inputs that may have rows far apart, checked with offsets beyond 2**31 elements.
+        summed: how many rows are added up in the gradient of ``weights``; default ``size``.
+        impls: the implementations under test.
+    """
+
+    op: str
+    name: str
+    inputs: Callable[[torch.Generator, int], dict[str, Tensor]]
+    wrt: tuple[str, ...] = ()
+    options: dict = field(default_factory=dict)
+    size: int = 63
+    dtypes: tuple[torch.dtype, ...] = LOW
+    gpu_dtypes: tuple[torch.dtype, ...] = ()
+    keep: tuple[str, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+    far: tuple[str, ...] = ()
+    summed: int | None = None
+    impls: tuple[str, ...] = ("triton",)
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.name}"
+
+    def at(self, size: int) -> Case:
+        return replace(self, size=size)
+
+    def make(self, dtype: torch.dtype, device: torch.device | str, seed: int | None = None) -> dict[str, Tensor]:
+        """The inputs in ``dtype`` on ``device``; fresh values in every run unless there is a seed."""
+        generator = torch.Generator()
+        generator.manual_seed(seed) if seed is not None else generator.seed()
+        made = self.inputs(generator, self.size)
+        return {name: self._cast(name, x, dtype).to(device) for name, x in made.items()}
+
+    def _cast(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        return x.to(dtype if name not in self.keep or dtype == torch.float64 else torch.float32)
+
+    def call(self, inputs: dict[str, Tensor], impl: str) -> tuple[Tensor, ...]:
+        """The op's outputs, always as a tuple."""
+        out = getattr(ak, self.op)(**inputs, **self.options, impl=impl)
+        return out if isinstance(out, tuple) else (out,)
+
+    def evaluate(self, inputs: dict[str, Tensor], impl: str) -> dict[str, Tensor]:
+        """Outputs as ``out0``, ``out1``, … and gradients as ``d<input>`` along a fixed random direction."""
+        inputs = {name: x.detach().requires_grad_(name in self.wrt) for name, x in inputs.items()}
+        outs = self.call(inputs, impl)
+        found = {f"out{i}": out.detach() for i, out in enumerate(outs)}
+        if self.wrt:
+            wanted = tuple(inputs[name] for name in self.wrt)
+            kept = [out.reshape(-1).double() for out in outs if out.requires_grad]
+            grads = gradients(torch.cat(kept), wanted) if kept else [torch.zeros_like(x) for x in wanted]
+            found |= {f"d{name}": grad for name, grad in zip(self.wrt, grads, strict=True)}
+        return found
+
+
+def check_budget(case: Case, dtype: torch.dtype, device: torch.device, impl: str) -> None:
+    """Outputs and gradients within twice PyTorch's own error in the same precision, from poisoned memory."""
+    inputs = case.make(dtype, device)
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    oracle = case.evaluate(wide, "reference")
+    same = case.evaluate(inputs, "reference")
+    with poisoned():
+        found = case.evaluate(inputs, impl)
+    for name, value in found.items():
+        assert value.dtype == same[name].dtype, name
+        rms = case.weights.get(name.removeprefix("d"), 0.0)
+        summed = {"summed": case.summed or case.size, "rms": rms} if rms else {}
+        # The interpreter truncates where a GPU rounds to nearest: half an ulp more.
+        truncated = _triton.interpreted() and value.dtype == torch.bfloat16
+        assert_within_budget(value, [same[name]], oracle[name], ulps=2 if truncated else 1, **summed)
+
+
+def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    for name in a:
+        assert torch.equal(a[name], b[name]), f"{name}: {(a[name] - b[name]).abs().max()}"
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values with gaps: in every axis but the last between rows, in the last between elements."""
+    wide = torch.full([2 * n for n in x.shape], float("nan") if x.is_floating_point() else 0, device=x.device)
+    view = wide.to(x.dtype)[tuple(slice(None, None, 2) for _ in x.shape)]
+    return view.copy_(x)
+
+
+def far_apart(x: Tensor) -> Tensor:
+    """The same values, the last row more than 2**31 elements behind the first. Memory is touched only where used."""
+    rows = len(x)
+    step = -(-(2**31 + 4096) // (rows - 1) // 64) * 64
+    storage = torch.empty((rows - 1) * step + x[0].numel(), dtype=x.dtype, device=x.device)
+    inner = torch.empty(x.shape[1:]).stride()
+    return storage.as_strided(x.shape, (step, *inner)).copy_(x)
+
+
+def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [s for n in range(1, len(names) + 1) for s in itertools.combinations(names, n)]
+
+
+@contextmanager
+def poisoned():
+    """Every uninitialised tensor that Python code asks for is full of NaN (or of the lowest integer)."""
+
+    def poison(make):
+        def made(*args, **kwargs):
+            x = make(*args, **kwargs)
+            if x.device.type == "meta":
+                return x
+            if x.is_floating_point():
+                return x.fill_(float("nan"))
+            return x if x.dtype == torch.bool else x.fill_(torch.iinfo(x.dtype).min)
+
+        return made
+
+    with (
+        mock.patch.object(torch, "empty", poison(torch.empty)),
+        mock.patch.object(torch, "empty_like", poison(torch.empty_like)),
+        mock.patch.object(torch, "empty_strided", poison(torch.empty_strided)),
+        mock.patch.object(Tensor, "new_empty", poison(Tensor.new_empty)),
+    ):
+        yield

@@ -1,0 +1,60 @@
+"""Every Triton kernel compiled for sm_90a, with no GPU: budgets on what the compiler made of it (bench/sm90.py)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.ops import workloads
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
+OPS = sorted({work.op for work in workloads()})
+
+
+@pytest.fixture(scope="session")
+def lines(tmp_path_factory) -> list[dict]:
+    """In a process of its own: kernels imported for the interpreter cannot be compiled."""
+    out = tmp_path_factory.mktemp("sm90")
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-m", "bench.sm90", "--out", out], cwd=ROOT, env=env, check=True)
+    return [json.loads(line) for line in (out / "kernels.jsonl").open()]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_kernel_spills(op, lines):
+    for line in lines:
+        if line["op"] == op and "kernel" in line:
+            assert line["spills"] == 0, line
+            assert line["blocks"] > 0, line
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_traffic_is_near_the_least(op, lines):
+    for line in lines:
+        if line["op"] == op and "traffic" in line:
+            assert line["traffic"] <= 1.6, line
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_matrix_kernels_use_matrix_instructions(op, lines):
+    for work in workloads():
+        found = {
+            x["kernel"]: x["hgmma"] for x in lines if x["op"] == op and "kernel" in x and x["workload"] == work.name
+        }
+        for kernel in work.matrix if work.op == op else ():
+            assert found[kernel] > 0, (work.name, found)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_twenty_lengths_compile_once(op):
+    """Lengths are run-time values: kernels are the same for 20 of them, odd, even, 1 and multiples of 16."""
+    code = f"from bench.sm90 import distinct_kernels; print(distinct_kernels({op!r}))"
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    counts = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
+    assert counts, "nothing was launched"
+    assert all(count == 1 for count in counts.values()), counts

@@ -1,0 +1,116 @@
+"""The questions every kernel answers, on the CPU under Triton's interpreter and on a GPU (--device cuda) alike."""
+
+import pytest
+import torch
+import torch._dynamo.testing
+
+import afn_kernels as ak
+from afn_kernels._library import BOUNDARIES, Boundary
+from tests.kernels.cases import CASES
+from tests.kernels.harness import Case, assert_same_bits, check_budget, far_apart, strided, subsets
+
+BY_IMPL = [pytest.param(case, impl, id=f"{case}-{impl}") for case in CASES for impl in case.impls]
+FIRST = {(case.op, impl): case for case in reversed(CASES) for impl in case.impls}
+FIRST_OF_OP = [pytest.param(case, impl, id=f"{op}-{impl}") for (op, impl), case in sorted(FIRST.items())]
+FAR = [pytest.param(c, i, name, id=f"{c}-{i}-{name}") for c in CASES for i in c.impls for name in c.far]
+
+
+def runs(case: Case, impl: str, device: torch.device) -> None:
+    reason = next(row for row in ak.explain(case.op).rows if row.impl == impl)
+    if reason.status == "unavailable":
+        pytest.skip(reason.reason)
+
+
+def dtypes(case: Case, device: torch.device) -> tuple[torch.dtype, ...]:
+    return (*case.dtypes, *(case.gpu_dtypes if device.type == "cuda" else ()))
+
+
+@pytest.mark.parametrize(("case", "impl"), BY_IMPL)
+def test_within_budget(case, impl, device):
+    runs(case, impl, device)
+    for dtype in dtypes(case, device):
+        check_budget(case, dtype, device, impl)
+
+
+@pytest.mark.parametrize(("case", "impl"), BY_IMPL)
+def test_non_contiguous_inputs_and_determinism(case, impl, device):
+    runs(case, impl, device)
+    inputs = case.make(case.dtypes[0], device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = case.evaluate(inputs, impl)
+        assert_same_bits(found, case.evaluate(inputs, impl))
+        assert_same_bits(found, case.evaluate({name: strided(x) for name, x in inputs.items()}, impl))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
+def test_a_gradient_nobody_asked_for_is_not_computed(case, impl, device):
+    runs(case, impl, device)
+    inputs = case.make(case.dtypes[0], device)
+    everything = case.evaluate(inputs, impl)
+    for wanted in subsets(case.wrt):
+        some = {name: x.detach().requires_grad_(name in wanted) for name, x in inputs.items()}
+        outs = case.call(some, impl)
+        sum((out.double() * out.detach().double()).sum() for out in outs if out.requires_grad).backward()
+        assert {name for name, x in some.items() if x.grad is not None} == set(wanted)
+    for name in case.wrt:
+        assert f"d{name}" in everything
+    frozen = case.call({name: x.detach() for name, x in inputs.items()}, impl)
+    assert not any(out.requires_grad for out in frozen)
+
+
+@pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
+def test_opcheck(case, impl, device, monkeypatch):
+    """Schemas, fakes and autograd of every registered op that the case goes through, forward and backward."""
+    runs(case, impl, device)
+    seen = {}
+    call = Boundary.__call__
+
+    def record(self, *args):
+        seen.setdefault(self.name, args)
+        return call(self, *args)
+
+    monkeypatch.setattr(Boundary, "__call__", record)
+    case.evaluate(case.make(case.dtypes[0], device), impl)
+    monkeypatch.undo()
+    assert seen, "no registered op was called"
+    for name, args in seen.items():
+        torch.library.opcheck(BOUNDARIES[name].op, tuple(_leaf(x) for x in args))
+
+
+def _leaf(x):
+    return x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
+
+
+@pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
+def test_torch_compile_sees_one_graph_for_every_length(case, impl, device):
+    runs(case, impl, device)
+    torch._dynamo.reset()
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda inputs: case.call(inputs, impl), fullgraph=True, dynamic=True, backend=graphs)
+    counts = []
+    for size in (case.size, case.size + 8, case.size + 17):
+        inputs = case.at(size).make(case.dtypes[0], device)
+        inputs = {name: x.requires_grad_(name in case.wrt) for name, x in inputs.items()}
+        wanted = [inputs[name] for name in case.wrt]
+        outs, expected = compiled(inputs), case.call(inputs, impl)
+        for found in (outs, expected):
+            if wanted:
+                found += torch.autograd.grad(sum(x.sum() for x in found if x.requires_grad), wanted)
+        for a, b in zip(outs, expected, strict=True):
+            assert torch.equal(a, b)
+        counts.append(graphs.frame_count)
+    assert counts[0] == counts[-1]
+
+
+@pytest.mark.parametrize(("case", "impl", "name"), FAR)
+def test_offsets_beyond_two_to_the_31(case, impl, name, device):
+    runs(case, impl, device)
+    dtype = torch.float16 if torch.float16 in case.dtypes else case.dtypes[0]
+    near = case.at(max(case.size, 3)).make(dtype, device)
+    far = {**near, name: far_apart(near[name])}
+    with torch.no_grad():
+        for a, b in zip(case.call(far, impl), case.call(near, impl), strict=True):
+            assert torch.equal(a, b)
