@@ -6,13 +6,13 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels._registry import Impl
+from afn_kernels._registry import Impl, constant
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 compile_only = False  # python -m bench.sm90 sets it: launches compile for a GPU that is not here
 
 
-@torch.compiler.assume_constant_result
+@constant
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors: for tests, hundreds of times slower."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -28,7 +28,7 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def available() -> str:
     """ "" when kernels can be launched on this machine, else why not."""
     if not _installed():

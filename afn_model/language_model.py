@@ -12,15 +12,17 @@ from afn_model.config import TextConfig
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight through ``afn_kernels``."""
+    """h = x + stream and h / rms(h) · weight, in one pass through ``afn_kernels``."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ak.rms_norm(x, self.weight, eps=self.eps)
+    def forward(self, x: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
+        if stream is None:
+            return ak.rms_norm(x, self.weight, eps=self.eps), x
+        return ak.rms_norm(x, self.weight, residual=stream, eps=self.eps)
 
 
 class Attention(nn.Module):
@@ -60,7 +62,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + Attention(norm x), then x + MLP(norm x)."""
+    """x + Attention(norm x), then x + MLP(norm x); each sum is left to the norm that follows it."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -69,9 +71,11 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.width, config.rms_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.rms_eps)
 
-    def forward(self, x_TD: Tensor, step: Step, layer: int) -> Tensor:
-        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), step, layer)
-        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+    def forward(self, x_TD: Tensor, stream_TD: Tensor | None, step: Step, layer: int) -> tuple[Tensor, Tensor]:
+        """What the previous block adds to the residual stream, and the stream; returns the same of this block."""
+        x_TD, stream_TD = self.input_layernorm(x_TD, stream_TD)
+        x_TD, stream_TD = self.post_attention_layernorm(self.self_attn(x_TD, step, layer), stream_TD)
+        return self.mlp(x_TD), stream_TD
 
 
 class LanguageModel(nn.Module):
@@ -103,9 +107,10 @@ class LanguageModel(nn.Module):
         if cache is not None:
             cache.advance(cu_seqlens)
         step = Step(positions, inv_freq, cu_seqlens, cache)
+        stream_TD = None
         for index, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, step, index)
-        return self.norm(x_TD)
+            x_TD, stream_TD = layer(x_TD, stream_TD, step, index)
+        return self.norm(x_TD, stream_TD)[0]
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,35 @@ import torch
 
 from afn_kernels import _check
 from afn_kernels._registry import Impl, Op
+from afn_kernels.attention import providers
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
     return "" if not return_lse and carry is None else "the log-sum-exp comes from the reference"
 
 
+def _provider(name: str, module: str, why: str, supports=providers.supports, avoid=providers.nothing) -> Impl:
+    target = f"afn_kernels.attention.providers:{name}"
+    return Impl(name, target, providers.available(module), supports, avoid, why)
+
+
+# On a GPU the order follows published figures for an H100 until bench/results has measured ones.
 OP = Op(
     "attention",
     (
+        _provider("flash3", "flash_attn_interface", "616 to 685 TFLOP/s forward published; not timed here"),
+        _provider(
+            "cudnn", "torch", "539 to 607 TFLOP/s published; not timed here", supports=providers.supports_one_sequence
+        ),
+        _provider("flash4", "flash_attn.cute", "not timed here", avoid=providers.unmeasured),
+        _provider("varlen", "torch.nn.attention.varlen", "FlashAttention 2 of PyTorch", avoid=providers.unmeasured),
+        _provider(
+            "flash",
+            "torch",
+            "FlashAttention 2 of PyTorch",
+            supports=providers.supports_one_sequence,
+            avoid=providers.unmeasured,
+        ),
         Impl(
             "sdpa",
             "afn_kernels.attention.dense:sdpa",
