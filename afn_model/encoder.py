@@ -39,9 +39,8 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(config.width, config.width)
 
     def forward(self, x_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
-        q = self.q_proj(x_TD) * self.head_dim**-0.5
-        q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, self.k_proj(x_TD), self.v_proj(x_TD)))
-        return self.out_proj(ak.attention(q, k, v, cu_seqlens_q=cu_seqlens, scale=1.0).flatten(1))
+        q, k, v = (p(x_TD).unflatten(-1, (self.heads, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(ak.attention(q, k, v, cu_seqlens_q=cu_seqlens).flatten(1))
 
 
 class Block(nn.Module):
