@@ -1,0 +1,68 @@
+"""A short training run with every op in Triton, under the interpreter on a CPU, against the references."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import afn_kernels as ak
+from afn_kernels import _triton
+from afn_kernels._library import Boundary
+from afn_model import AFNext
+from afn_model.config import AudioConfig, TextConfig
+from afn_model.demo import build
+from tests.model.tiny_model import noise
+
+pytest.importorskip("triton")
+pytest.importorskip("espeakng_loader", reason="the demo's tokenizer needs its voices")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """A model of 2 + 2 layers, grouped heads, and a batch of two conversations, one with audio."""
+    like, processor = build(0)
+    vocabulary = like.config.text.vocab_size
+    text = TextConfig(vocabulary, width=64, layers=2, heads=4, kv_heads=2, ffn=64, rope_theta=1e4)
+    config = replace(like.config, audio=AudioConfig(width=32, layers=2, heads=2, ffn=64), text=text)
+    torch.manual_seed(0)
+    weights = AFNext(config).state_dict()
+    question = {"role": "user", "content": [{"type": "audio", "audio": noise(0.7)}, {"type": "text", "text": "What?"}]}
+    answer = {"role": "assistant", "content": "a b"}
+    batch = processor([[question, answer], [{"role": "user", "content": "What?"}, answer]], training=True)
+    return config, weights, batch
+
+
+def losses(setting, dtype: torch.dtype, impl: str) -> list[float]:
+    config, weights, batch = setting
+    model = AFNext(config)
+    model.load_state_dict(weights)
+    model.to(dtype)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    found = []
+    with ak.prefer(impl):
+        for _ in range(STEPS):
+            loss = model.loss(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            found.append(loss.item())
+    return found
+
+
+def test_the_loss_curve_is_the_references(setting, device, monkeypatch):
+    if device.type != "cpu" or not _triton.interpreted():
+        pytest.skip("for the interpreter")
+    called = set()
+    call = Boundary.__call__
+    monkeypatch.setattr(Boundary, "__call__", lambda self, *args: (called.add(self.name), call(self, *args))[1])
+    oracle = torch.tensor(losses(setting, torch.float64, "reference"), dtype=torch.float64)
+    assert not called
+    same = torch.tensor(losses(setting, torch.float32, "reference"), dtype=torch.float64)
+    found = torch.tensor(losses(setting, torch.float32, "triton"), dtype=torch.float64)
+    forward = {name for name in called if "backward" not in name}
+    print(sorted(called))
+    assert forward >= {"rms_norm"}, forward
+    assert oracle[-1] < 0.8 * oracle[0]
+    budget = 2 * (same - oracle).abs().cummax(0).values + torch.finfo(torch.float32).eps * oracle.abs()
+    assert ((found - oracle).abs() <= budget).all(), (found - oracle, budget)
