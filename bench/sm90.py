@@ -1,6 +1,6 @@
 """What the compiler makes of every Triton kernel for an H100, with no GPU: registers, spills, matrix instructions.
 
-    python -m bench.sm90 [--out bench/results/sm90] [--only rms_norm]
+    python -m bench.sm90 [--out bench/results/sm90] [--only rms_norm] [--lengths]
 
 Each workload of bench/ops is called on tensors without memory; every launch on the way is compiled for sm_90a instead
 of run. Bytes are those of a launch's tensors, each counted once; the floor is what the op must move or compute.
@@ -109,7 +109,7 @@ LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 48, 63, 64, 100, 128, 250, 255, 25
 
 
 def distinct_kernels(op: str) -> dict[str, int]:
-    """How many binaries each kernel of an op needs over 20 lengths. Uses the first workload's ``at``."""
+    """How many binaries each kernel of an op needs over 20 lengths, the other sizes being its first workload's."""
     work = next(work for work in workloads() if work.op == op)
     seen: dict[str, set] = {}
     for length in LENGTHS:
@@ -189,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for kernels.jsonl and kernels.md")
     parser.add_argument("--only", default="", help="an op")
+    parser.add_argument("--lengths", action="store_true", help="also count binaries over 20 lengths: lengths.json")
     args = parser.parse_args()
     lines = []
     for work in workloads():
@@ -200,6 +201,11 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "kernels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (args.out / "kernels.md").write_text(table(lines))
+    if args.lengths:
+        counts = {op: distinct_kernels(op) for op in dict.fromkeys(line["op"] for line in lines)}
+        print(json.dumps(counts, indent=1))
+        if args.out:
+            (args.out / "lengths.json").write_text(json.dumps(counts))
 
 
 if __name__ == "__main__":
