@@ -1,0 +1,137 @@
+"""Which record comes when: a function of (seed, epoch, global index) alone, in constant time and memory.
+
+Any number of ranks, workers and restarts sees the same stream: whoever asks for sample i gets the same record.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from math import isqrt
+
+MASK = 2**64 - 1
+ROUNDS = 6
+
+
+def mix(x: int) -> int:
+    """A 64-bit hash whose every output bit depends on every input bit (the finaliser of splitmix64)."""
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def key(*parts: int) -> int:
+    """One 64-bit key from several numbers, whose order matters."""
+    found = 0
+    for part in parts:
+        found = mix(found ^ (part & MASK))
+    return found
+
+
+def permute(index: int, count: int, key: int) -> int:
+    """Where a key's permutation of 0 .. count − 1 sends ``index``.
+
+    A Feistel network on pairs (a, b) with a < ⌈√count⌉, b < ⌈count / ⌈√count⌉⌉; a pair past the end goes round again.
+
+    Raises:
+        ValueError: an index outside 0 .. count − 1.
+
+    Source: Black and Rogaway, 2002, Ciphers with arbitrary finite domains.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"index {index} is outside 0..{count - 1}")
+    rows = isqrt(count - 1) + 1
+    columns = -(-count // rows)
+    while True:
+        a, b = divmod(index, columns)
+        for turn in range(0, ROUNDS, 2):
+            a = (a + mix(key + turn ^ (b << 8))) % rows
+            b = (b + mix(key + turn + 1 ^ (a << 8))) % columns
+        index = a * columns + b
+        if index < count:
+            return index
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset in the blend: its name, how many records it has, and how often each is seen in an epoch (β)."""
+
+    name: str
+    records: int
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.records < 1:
+            raise ValueError(f"dataset {self.name!r} has {self.records} records")
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"dataset {self.name!r} has the blend weight {self.weight}")
+
+    @property
+    def draws(self) -> int:
+        """Samples of this dataset in one epoch, β · records to the nearest whole number."""
+        return round(self.weight * self.records)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample: record ``record`` of dataset ``source`` (its place in the blend), read for the ``visit``-th time."""
+
+    source: int
+    record: int
+    visit: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """The stream of samples of a blend of datasets.
+
+    Dataset i gives β_i · |D_i| samples per epoch: ⌊β_i⌋ whole visits, each record once per visit, and a different part
+    of the records in every epoch for the rest. The samples of all datasets are shuffled together anew every epoch.
+
+    Args:
+        sources: the datasets.
+        seed: of the whole run.
+
+    Raises:
+        ValueError: no samples at all, or two datasets of one name.
+    """
+
+    sources: tuple[Source, ...]
+    seed: int
+
+    def __post_init__(self):
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the blend names a dataset twice: {', '.join(names)}")
+        if not len(self):
+            raise ValueError(f"the blend has no samples: {names}")
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where each dataset's samples end, before they are shuffled together."""
+        return list(accumulate(source.draws for source in self.sources))
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: int) -> Draw:
+        """The sample at a global index, which runs on through the epochs.
+
+        Raises:
+            IndexError: a negative index.
+        """
+        if index < 0:
+            raise IndexError(f"sample {index}")
+        epoch, place = divmod(index, len(self))
+        place = permute(place, len(self), key(self.seed, epoch))
+        number = bisect_right(self.ends, place)
+        source = self.sources[number]
+        # Draws of one dataset are numbered through the epochs, so that a fraction of it goes on where it stopped.
+        draw = epoch * source.draws + place - (self.ends[number] - source.draws)
+        visit, at = divmod(draw, source.records)
+        record = permute(at, source.records, key(self.seed, number + 1, visit))
+        return Draw(number, record, visit)
