@@ -17,11 +17,16 @@ def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
             )
 
 
+def readable(x: torch.Tensor) -> bool:
+    """Whether values can be looked at for nothing: on the CPU, and not while torch.compile traces."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:
     """int32 [N + 1], from 0 to ``total``, never falling. Values are read only on the CPU, where that is free."""
     if cu.dim() != 1 or cu.dtype != torch.int32 or cu.numel() < 1:
         raise ValueError(f"{op}: {name} must be int32 of shape [N + 1], got {cu.dtype} {tuple(cu.shape)}")
-    if cu.device.type != "cpu":
+    if not readable(cu):
         return
     values = cu.tolist()
     if values[0] != 0 or values[-1] != total:

@@ -26,6 +26,7 @@ from bench.ops import Workload, workloads
 
 REGISTERS, THREADS, SHARED, BLOCKS = 65536, 2048, 227 * 1024, 32  # of one multiprocessor of an H100
 HBM = {"h100": 3.35e12, "h200": 4.8e12}
+DOCUMENT, MARK = Path(__file__).with_name("RESULTS.md"), "<!-- from bench/results/sm90"
 FLOPS = 989e12  # bf16, dense
 
 
@@ -185,6 +186,13 @@ def table(lines: list[dict]) -> str:
     return "\n".join(out) + "\n"
 
 
+def into_document(text: str) -> None:
+    """Puts the tables between the marks of RESULTS.md."""
+    before, _, rest = DOCUMENT.read_text().partition(MARK)
+    mark, _, rest = rest.partition("-->")
+    DOCUMENT.write_text(f"{before}{MARK}{mark}-->\n{text}<!-- end -->{rest.partition('<!-- end -->')[2]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for kernels.jsonl and kernels.md")
@@ -201,6 +209,8 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "kernels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (args.out / "kernels.md").write_text(table(lines))
+        if args.out.resolve() == DOCUMENT.parent / "results" / "sm90":
+            into_document(table(lines))
     if args.lengths:
         counts = {op: distinct_kernels(op) for op in dict.fromkeys(line["op"] for line in lines)}
         print(json.dumps(counts, indent=1))

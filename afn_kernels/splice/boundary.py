@@ -1,0 +1,48 @@
+"""splice as torch.compile and autograd see its Triton kernels."""
+
+import torch
+
+from afn_kernels._library import Boundary
+from afn_kernels._rows import as_rows
+
+
+def _forward_fake(tokens, audio, rows):
+    return tokens.new_empty(tokens.shape), tokens.new_empty(tokens.shape[0], dtype=torch.int32)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[2], output[1])
+
+
+def _backward(ctx, dy, _):
+    rows, source = ctx.saved_tensors
+    need_tokens, need_audio, _ = ctx.needs_input_grad
+    d_tokens, d_audio = BACKWARD(as_rows(dy), rows, source, need_tokens, need_audio)
+    return d_tokens if need_tokens else None, d_audio if need_audio else None, None
+
+
+def _backward_fake(dy, rows, source, need_tokens, need_audio):
+    return (
+        dy.new_empty(dy.shape if need_tokens else 0),
+        dy.new_empty((rows.shape[0], dy.shape[1]) if need_audio else 0),
+    )
+
+
+FORWARD = Boundary(
+    "splice(Tensor tokens, Tensor audio, Tensor rows) -> (Tensor, Tensor)",
+    "afn_kernels.splice.triton:forward",
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+BACKWARD = Boundary(
+    "splice_backward(Tensor dy, Tensor rows, Tensor source, bool need_tokens, bool need_audio) -> (Tensor, Tensor)",
+    "afn_kernels.splice.triton:backward",
+    _backward_fake,
+)
+
+
+def splice(tokens, audio, rows):
+    """The "triton" row of the op's table."""
+    return FORWARD(as_rows(tokens), as_rows(audio), rows.contiguous())[0]

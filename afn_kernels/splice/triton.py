@@ -1,0 +1,83 @@
+"""A program per row, which copies it from where it comes: one read and one write of every row that is kept."""
+
+import torch
+import triton
+import triton.language as tl
+
+from afn_kernels.splice.config import CONFIG
+
+
+@triton.jit(do_not_specialize=["count", "tokens"])
+def place_kernel(rows, source, count, tokens, BLOCK: tl.constexpr):
+    """source[rows[i]] = i."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(rows + i, mask=i < count, other=-1)
+    tl.store(source + row, i.to(tl.int32), mask=(row >= 0) & (row < tokens))
+
+
+@triton.jit
+def copy_kernel(tokens, audio, source, out, token_stride, audio_stride, D: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.load(source + row).to(tl.int64)
+    for first in tl.static_range(0, D, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        inside = column < D
+        if place >= 0:
+            b_x = tl.load(audio + place * audio_stride + column, mask=inside)
+        else:
+            b_x = tl.load(tokens + row * token_stride + column, mask=inside)
+        tl.store(out + row * D + column, b_x, mask=inside)
+
+
+@triton.jit
+def keep_kernel(dy, source, dx, dy_stride, D: tl.constexpr, BLOCK: tl.constexpr):
+    """dx[t] = dy[t] where no audio was put, else 0."""
+    row = tl.program_id(0).to(tl.int64)
+    kept = tl.load(source + row) < 0
+    for first in tl.static_range(0, D, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & kept, other=0.0)
+        tl.store(dx + row * D + column, b_dy, mask=column < D)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def gather_kernel(dy, rows, dx, dy_stride, tokens, D: tl.constexpr, BLOCK: tl.constexpr):
+    """dx[i] = dy[rows[i]]."""
+    i = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + i)
+    inside = (row >= 0) & (row < tokens)
+    for first in tl.static_range(0, D, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & inside, other=0.0)
+        tl.store(dx + i * D + column, b_dy, mask=column < D)
+
+
+def _shape(width: int) -> dict:
+    block = min(CONFIG.block, triton.next_power_of_2(width))
+    return {"D": width, "BLOCK": block, "num_warps": CONFIG.warps}
+
+
+def forward(tokens: torch.Tensor, audio: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """y [T, D], and for every row the audio row it took, or −1, int32 [T]."""
+    count, width = tokens.shape
+    out = torch.empty(tokens.shape, dtype=tokens.dtype, device=tokens.device)
+    source = torch.full((count,), -1, dtype=torch.int32, device=tokens.device)
+    if len(rows):
+        place_kernel[(triton.cdiv(len(rows), CONFIG.places),)](rows, source, len(rows), count, BLOCK=CONFIG.places)
+    if count:
+        copy_kernel[(count,)](tokens, audio, source, out, tokens.stride(0), audio.stride(0), **_shape(width))
+    return out, source
+
+
+def backward(
+    dy: torch.Tensor, rows: torch.Tensor, source: torch.Tensor, need_tokens: bool, need_audio: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of tokens [T, D] and audio [N, D]; one that is not needed is empty."""
+    count, width = dy.shape
+    d_tokens = torch.empty((count, width) if need_tokens else 0, dtype=dy.dtype, device=dy.device)
+    d_audio = torch.empty((len(rows), width) if need_audio else 0, dtype=dy.dtype, device=dy.device)
+    if need_tokens and count:
+        keep_kernel[(count,)](dy, source, d_tokens, dy.stride(0), **_shape(width))
+    if need_audio and len(rows):
+        gather_kernel[(len(rows),)](dy, rows, d_audio, dy.stride(0), count, **_shape(width))
+    return d_tokens, d_audio

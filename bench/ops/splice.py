@@ -1,0 +1,49 @@
+"""splice at the language model's width: a 45K prompt that is nearly all audio, and an 8K batch with a third of it."""
+
+import torch
+
+from bench.ops import Workload, normal
+
+WIDTH = 3584
+
+
+def inputs(count: int, audio: int):
+    def make(device: str, dtype: torch.dtype):
+        rows = torch.arange(audio, device=device) + (count - audio) // 2
+        return {
+            "tokens": normal(count, WIDTH, device=device, dtype=dtype),
+            "audio": normal(audio, WIDTH, device=device, dtype=dtype),
+            "rows": rows,
+        }
+
+    return make
+
+
+def index_copy(i):
+    return i["tokens"].index_copy(0, i["rows"], i["audio"])
+
+
+def masked_scatter(i):
+    mask = torch.zeros(len(i["tokens"]), 1, dtype=torch.bool, device=i["tokens"].device)
+    return i["tokens"].masked_scatter(mask.index_fill(0, i["rows"], True), i["audio"])
+
+
+def workload(count: int, audio: int) -> Workload:
+    row = WIDTH * 2
+    # Forward: every row is read from where it comes and written. Backward: dy is read, both gradients are written.
+    return Workload(
+        "splice",
+        f"{audio} of {count} x {WIDTH}",
+        inputs(count, audio),
+        ("tokens", "audio"),
+        (2 * count * row, (2 * count + audio) * row),
+        peers={
+            "torch": index_copy,
+            "torch.compile": torch.compile(index_copy, dynamic=True),
+            "masked_scatter": masked_scatter,
+        },
+        at=lambda length: inputs(length, length // 3),
+    )
+
+
+WORKLOADS = [workload(8192, 2730), workload(45056, 45000)]
