@@ -16,15 +16,17 @@ WINDOW_FRAMES = 3000
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis through ``afn_kernels``."""
+    """h = x + stream and LayerNorm(h), in one pass through ``afn_kernels``."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ak.layer_norm(x, self.weight, self.bias)
+    def forward(self, x: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
+        if stream is None:
+            return ak.layer_norm(x, self.weight, self.bias), x
+        return ak.layer_norm(x, self.weight, self.bias, residual=stream)
 
 
 class SelfAttention(nn.Module):
@@ -44,7 +46,7 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + Attention(LN x), then x + W₂ GELU(W₁ LN x)."""
+    """x + Attention(LN x), then x + W₂ GELU(W₁ LN x); each sum is left to the norm that follows it."""
 
     def __init__(self, config: AudioConfig):
         super().__init__()
@@ -54,10 +56,11 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(config.ffn, config.width)
         self.final_layer_norm = LayerNorm(config.width)
 
-    def forward(self, x_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
-        x_TD = x_TD + self.self_attn(self.self_attn_layer_norm(x_TD), cu_seqlens)
-        hidden = F.linear(self.final_layer_norm(x_TD), self.fc1.weight)
-        return x_TD + self.fc2(ak.bias_gelu(hidden, self.fc1.bias))
+    def forward(self, x_TD: Tensor, stream_TD: Tensor | None, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the previous block adds to the residual stream, and the stream; returns the same of this block."""
+        x_TD, stream_TD = self.self_attn_layer_norm(x_TD, stream_TD)
+        x_TD, stream_TD = self.final_layer_norm(self.self_attn(x_TD, cu_seqlens), stream_TD)
+        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), stream_TD
 
 
 class AudioEncoder(nn.Module):
@@ -84,8 +87,10 @@ class AudioEncoder(nn.Module):
             [Σ tokens, width], window after window.
         """
         x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
+        stream_TD = None
         for layer in self.layers:
-            x_TD = layer(x_TD, windows.cu_conv)
+            x_TD, stream_TD = layer(x_TD, stream_TD, windows.cu_conv)
+        x_TD = x_TD if stream_TD is None else stream_TD + x_TD
         return ak.pool_norm(x_TD, self.layer_norm.weight, self.layer_norm.bias, cu_seqlens=windows.cu_conv)
 
     def stem(self, mel: Tensor, windows: Windows) -> Tensor:

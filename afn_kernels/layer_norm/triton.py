@@ -1,0 +1,109 @@
+"""A program per row in the forward; persistent programs with the parameters' gradients in registers in the backward."""
+
+import torch
+import triton
+import triton.language as tl
+
+from afn_kernels import _triton
+from afn_kernels._triton_math import layer_norm_gradient, row_statistics
+from afn_kernels.layer_norm.config import choose
+
+
+@triton.jit(do_not_specialize=["rows"])
+def forward_kernel(
+    x, residual, weight, bias, y, h, mean, rstd, x_stride, residual_stride, rows, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < D
+    b_x = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        b_x += tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_h = b_x.to(h.dtype.element_ty)
+        tl.store(h + row * D + column, b_h, mask=inside)
+        b_x = b_h.to(tl.float32)  # what is normalised is what is stored
+    b_mean, b_rstd = row_statistics(b_x, inside, D, eps)
+    tl.store(mean + row, b_mean)
+    tl.store(rstd + row, b_rstd)
+    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b_bias = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    b_y = (b_x - b_mean) * b_rstd * b_weight + b_bias
+    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def backward_kernel(
+    dy, dh, h, weight, mean, rstd, dx, partial, dy_stride, dh_stride, h_stride, rows,
+    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    inside = column < D
+    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b_dw = tl.zeros([BLOCK], tl.float32)
+    b_db = tl.zeros([BLOCK], tl.float32)
+    for i in range(program, rows, tl.num_programs(0)):
+        row = tl.cast(i, tl.int64)
+        b_rstd = tl.load(rstd + row)
+        b_h = tl.load(h + row * h_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_n = tl.where(inside, (b_h - tl.load(mean + row)) * b_rstd, 0.0)
+        if DW:
+            b_dw += b_dy * b_n
+        if DB:
+            b_db += b_dy
+        b_dx = layer_norm_gradient(b_dy, b_weight, b_n, b_rstd, D)
+        if ADD:
+            b_dx += tl.load(dh + row * dh_stride + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=inside)
+    p_partial = partial + program.to(tl.int64) * D + column
+    if DW:
+        tl.store(p_partial, b_dw, mask=inside)
+        p_partial += tl.num_programs(0).to(tl.int64) * D
+    if DB:
+        tl.store(p_partial, b_db, mask=inside)
+
+
+def forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x [T, D] -> y [T, D], h = x + residual [T, D] (empty without residual), mean [T], 1 / deviation [T]."""
+    rows, width = x.shape
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    h = torch.empty_like(y) if residual is not None else y.new_empty(0)
+    mean = torch.empty(rows, dtype=torch.float32, device=x.device)
+    rstd = torch.empty_like(mean)
+    if not rows:
+        return y, h, mean, rstd
+    forward_kernel[(rows,)](
+        x, residual, weight, bias, y, h, mean, rstd,
+        x.stride(0), 0 if residual is None else residual.stride(0), rows, eps,
+        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(width).warps,
+    )  # fmt: skip
+    return y, h, mean, rstd
+
+
+def backward(
+    dy: torch.Tensor,
+    dh: torch.Tensor | None,
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    need_dw: bool,
+    need_db: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """dx [T, D], which is also the residual's gradient, and those of dw and db [D] that are needed, stacked."""
+    rows, width = h.shape
+    config = choose(width)
+    programs = max(1, min(rows, config.waves * _triton.programs(h.device)))
+    dx = torch.empty(h.shape, dtype=h.dtype, device=h.device)
+    partial = torch.empty(need_dw + need_db, programs, width, dtype=torch.float32, device=h.device)
+    backward_kernel[(programs,)](
+        dy, dh, h, weight, mean, rstd, dx, partial,
+        dy.stride(0), 0 if dh is None else dh.stride(0), h.stride(0), rows,
+        D=width, BLOCK=triton.next_power_of_2(width), ADD=dh is not None, DW=need_dw, DB=need_db,
+        num_warps=config.warps,
+    )  # fmt: skip
+    return dx, partial.sum(1).to(weight.dtype)
