@@ -24,6 +24,7 @@ class Boundary:
         fake: the launch on shapes alone.
         setup_context: ``(ctx, inputs, output)``, as of ``torch.autograd.Function``.
         backward: ``(ctx, *grads)``; calls other boundaries, never a kernel itself, so that it too can be traced.
+        eager_backward: that of eager calls, where it differs: it may reuse outputs that nobody else can have.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Boundary:
         *,
         setup_context: Callable | None = None,
         backward: Callable | None = None,
+        eager_backward: Callable | None = None,
     ):
         self.name, self._target = schema.partition("(")[0], target
         qualified = f"afn::{self.name}"
@@ -46,7 +48,7 @@ class Boundary:
             body = {
                 "forward": staticmethod(self.launch),
                 "setup_context": staticmethod(setup_context),
-                "backward": staticmethod(once_differentiable(backward)),
+                "backward": staticmethod(once_differentiable(eager_backward or backward)),
             }
             self._function = type(self.name, (torch.autograd.Function,), body)
         BOUNDARIES[self.name] = self

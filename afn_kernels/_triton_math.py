@@ -3,6 +3,30 @@
 import triton
 import triton.language as tl
 
+from afn_kernels import _triton
+
+INTERPRETED = tl.constexpr(_triton.interpreted())  # the interpreter has no inline assembly
+
+
+@triton.jit
+def reciprocal(x):
+    """1 / x for float32 x of ordinary size, to one step: an instruction, where the full range costs five."""
+    if INTERPRETED:
+        y = 1 / x
+    else:
+        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return y
+
+
+@triton.jit
+def exp2(x):
+    """2^x in float32, to two steps, and 0 below 2^-126: an instruction, where denormal results cost four."""
+    if INTERPRETED:
+        y = tl.exp2(x)
+    else:
+        y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return y
+
 
 @triton.jit
 def row_statistics(b_x, inside, D: tl.constexpr, eps):
@@ -17,3 +41,23 @@ def layer_norm_gradient(b_dy, b_weight, b_n, b_rstd, D: tl.constexpr):
     """Gradient of a row before LayerNorm, from that of its output; b_n is the normalised row, 0 outside."""
     b_dn = b_dy * b_weight
     return (b_dn - tl.sum(b_dn) / D - b_n * (tl.sum(b_dn * b_n) / D)) * b_rstd
+
+
+@triton.jit
+def sincos(b_angle):
+    """sin and cos in float32 of a float64 angle in radians, each within 2e-7 up to 1e8 rad.
+
+    The multiple of π/2 is taken off in float64, which an H100 does at half the rate of float32 and which needs no
+    splitting of π; what is left lies within π/4 of zero, where two short float32 polynomials do.
+    """
+    b_turns = tl.floor(b_angle * 0.63661977236758134308 + 0.5)
+    b_r = (b_angle - b_turns * 1.57079632679489661923).to(tl.float32)
+    b_quadrant = b_turns.to(tl.int64).to(tl.int32)
+    b_z = b_r * b_r
+    b_s = ((-1.9515295891e-4 * b_z + 8.3321608736e-3) * b_z - 1.6666654611e-1) * b_z * b_r + b_r
+    b_c = ((2.443315711809948e-5 * b_z - 1.388731625493765e-3) * b_z + 4.166664568298827e-2) * b_z * b_z
+    b_c = b_c - 0.5 * b_z + 1.0
+    odd = (b_quadrant & 1) == 1
+    b_sin, b_cos = tl.where(odd, b_c, b_s), tl.where(odd, b_s, b_c)
+    b_sin = tl.where((b_quadrant & 2) == 2, -b_sin, b_sin)
+    return b_sin, tl.where(((b_quadrant + 1) & 2) == 2, -b_cos, b_cos)

@@ -91,7 +91,8 @@ class AudioEncoder(nn.Module):
         for layer in self.layers:
             x_TD, stream_TD = layer(x_TD, stream_TD, windows.cu_conv)
         x_TD = x_TD if stream_TD is None else stream_TD + x_TD
-        return ak.pool_norm(x_TD, self.layer_norm.weight, self.layer_norm.bias, cu_seqlens=windows.cu_conv)
+        weight, bias = self.layer_norm.weight, self.layer_norm.bias
+        return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
 
     def stem(self, mel: Tensor, windows: Windows) -> Tensor:
         """Both convolutions over all windows laid end to end, [Σ conv frames, width]."""

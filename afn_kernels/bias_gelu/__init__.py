@@ -2,10 +2,18 @@
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 
-OP = Op("bias_gelu", (Impl("reference", "afn_kernels.bias_gelu.reference:bias_gelu", why="plain PyTorch"),))
+OP = Op(
+    "bias_gelu",
+    (
+        _triton.implementation(
+            "afn_kernels.bias_gelu.boundary:bias_gelu", why="one read and one write of every element"
+        ),
+        Impl("reference", "afn_kernels.bias_gelu.reference:bias_gelu", why="plain PyTorch"),
+    ),
+)
 
 
 def bias_gelu(x: torch.Tensor, bias: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:

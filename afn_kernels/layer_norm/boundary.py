@@ -34,8 +34,7 @@ def _backward_fake(dy, dh, h, weight, mean, rstd, need_dw, need_db):
 
 
 FORWARD = Boundary(
-    "layer_norm(Tensor x, Tensor weight, Tensor bias, Tensor? residual, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    "layer_norm(Tensor x, Tensor weight, Tensor bias, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
     "afn_kernels.layer_norm.triton:forward",
     _forward_fake,
     setup_context=_setup_context,

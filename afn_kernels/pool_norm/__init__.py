@@ -2,10 +2,27 @@
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 
-OP = Op("pool_norm", (Impl("reference", "afn_kernels.pool_norm.reference:pool_norm", why="plain PyTorch"),))
+
+def _supports(x, weight, bias, *, cu_seqlens, total, eps) -> str:
+    if x.shape[-1] > 32768:
+        return f"a row of {x.shape[-1]} elements does not fit one program"
+    if cu_seqlens is not None and total is None and cu_seqlens.device.type == "meta":
+        return "cu_seqlens have no values here: total is needed"
+    return _triton.supports(x, weight, bias, cu_seqlens)
+
+
+OP = Op(
+    "pool_norm",
+    (
+        _triton.implementation(
+            "afn_kernels.pool_norm.boundary:pool_norm", _supports, why="one read of every row, one write of every mean"
+        ),
+        Impl("reference", "afn_kernels.pool_norm.reference:pool_norm", why="plain PyTorch"),
+    ),
+)
 
 
 def pool_norm(
@@ -14,6 +31,7 @@ def pool_norm(
     bias: torch.Tensor,
     *,
     cu_seqlens: torch.Tensor | None = None,
+    total: int | None = None,
     eps: float = 1e-5,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -24,6 +42,9 @@ def pool_norm(
         weight: [D], same dtype as x.
         bias: [D], same dtype as x.
         cu_seqlens: [N + 1] int32, boundaries of the packed sequences; each is pooled by itself.
+        total: Σ lengths[n] // 2, the rows of the output, for a caller who knows the lengths on the host. Without it
+            ``cu_seqlens`` on a GPU are read back, which waits for all work in flight. On a GPU it is taken on trust:
+            rows beyond the sum are NaN, gradients of rows left out are undefined.
         eps: added to the biased variance.
         impl: "auto" or the name of an implementation.
 
@@ -31,7 +52,8 @@ def pool_norm(
         [..., S // 2, D], or packed [Σ lengths[n] // 2, D].
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; ``cu_seqlens`` that do not cover x.
+        ValueError: shapes or dtypes that do not fit; ``cu_seqlens`` that do not cover x; a ``total`` that is not
+            theirs (checked on the CPU).
 
     Source: Chu et al., 2024, arXiv:2407.10759 (pooling); Ba et al., 2016 (normalisation).
     """
@@ -42,7 +64,19 @@ def pool_norm(
         if x.dim() != 2:
             raise ValueError(f"pool_norm: packed x must be [T, D], got {tuple(x.shape)}")
         _check.cu_seqlens("pool_norm", "cu_seqlens", cu_seqlens, x.shape[0])
+        _check_total(total, cu_seqlens, x.shape[0])
     elif x.dim() < 2:
         raise ValueError(f"pool_norm: x must be [..., S, D], got {tuple(x.shape)}")
-    call = OP.choose(impl, x, weight, bias, cu_seqlens=cu_seqlens, eps=eps)
-    return call(x, weight, bias, cu_seqlens=cu_seqlens, eps=eps)
+    elif total is not None:
+        raise ValueError(f"pool_norm: total is {total}, but there are no cu_seqlens")
+    call = OP.choose(impl, x, weight, bias, cu_seqlens=cu_seqlens, total=total, eps=eps)
+    return call(x, weight, bias, cu_seqlens=cu_seqlens, total=total, eps=eps)
+
+
+def _check_total(total: int | None, cu_seqlens: torch.Tensor, frames: int) -> None:
+    if total is None:
+        return
+    if not 0 <= total <= frames // 2:
+        raise ValueError(f"pool_norm: total is {total}, but {frames} frames make 0 to {frames // 2} rows")
+    if cu_seqlens.device.type == "cpu" and total != (found := int((cu_seqlens.diff() // 2).sum())):
+        raise ValueError(f"pool_norm: total is {total}, but the sequences make {found} rows")

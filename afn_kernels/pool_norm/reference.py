@@ -4,18 +4,24 @@ from afn_kernels.layer_norm.reference import layer_norm
 
 
 def pool_norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, cu_seqlens: torch.Tensor | None, eps: float
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    cu_seqlens: torch.Tensor | None,
+    total: int | None,
+    eps: float,
 ) -> torch.Tensor:
-    x = x[..., : x.shape[-2] // 2 * 2, :] if cu_seqlens is None else x[rows_kept(cu_seqlens)]
+    x = x[..., : x.shape[-2] // 2 * 2, :] if cu_seqlens is None else x[rows_kept(cu_seqlens, total)]
     pairs = x.unflatten(-2, (-1, 2)) if x.shape[-2] else x.new_empty(*x.shape[:-2], 0, 2, x.shape[-1])
     wide = torch.promote_types(x.dtype, torch.float32)
     return layer_norm(pairs.to(wide).mean(-2), weight.to(wide), bias.to(wide), eps=eps).to(x.dtype)
 
 
-def rows_kept(cu_seqlens: torch.Tensor) -> torch.Tensor:
+def rows_kept(cu_seqlens: torch.Tensor, total: int | None) -> torch.Tensor:
     """Rows of the packed input that have a partner: all but the last row of each odd sequence."""
     start, length = cu_seqlens[:-1].long(), cu_seqlens.diff().long()
     even = length // 2 * 2
     shift = start - (even.cumsum(0) - even)
-    shift = torch.repeat_interleave(shift, even)
+    shift = torch.repeat_interleave(shift, even, output_size=None if total is None else 2 * total)
     return shift + torch.arange(len(shift), device=cu_seqlens.device)

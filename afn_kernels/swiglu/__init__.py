@@ -2,14 +2,22 @@
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 
-OP = Op("swiglu", (Impl("reference", "afn_kernels.swiglu.reference:swiglu", why="plain PyTorch"),))
+OP = Op(
+    "swiglu",
+    (
+        _triton.implementation("afn_kernels.swiglu.boundary:swiglu", why="two reads and one write of every element"),
+        Impl("reference", "afn_kernels.swiglu.reference:swiglu", why="plain PyTorch"),
+    ),
+)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
     """y = gate · sigmoid(gate) · up.
+
+    The two may be halves of one fused projection: rows may be any distance apart, nothing is copied.
 
     Args:
         gate: [..., D], any floating dtype.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from afn_kernels.swiglu.boundary import FORWARD as SWIGLU
 from tests.kernels.oracle import assert_within_budget, gradients
 
 
@@ -35,6 +36,10 @@ OPS = {
     ),
     "pool_norm": (ak.pool_norm, pool_norm, lambda rows: [(rows, 48), (48,), (48,)]),
 }
+
+
+def cu(*boundaries):
+    return torch.tensor(boundaries, dtype=torch.int32)
 
 
 def evaluate(function, inputs):
@@ -92,6 +97,30 @@ def test_pool_norm_of_packed_sequences_is_a_loop(lengths):
     assert torch.allclose(found, expected, atol=1e-12)
 
 
+def test_pool_norm_with_a_total_that_only_a_gpu_would_accept(device):
+    """It is taken on trust where lengths cannot be read for free: memory stays safe, and what is not there is NaN."""
+    forward = pytest.importorskip("afn_kernels.pool_norm.triton").forward
+    x, (w, b) = torch.randn(9, 8, device=device), torch.randn(2, 8, device=device)
+    cu = torch.tensor([0, 5, 9], dtype=torch.int32, device=device)
+    exact = forward(x, w, b, cu, 0, 4, 1e-5)[0]
+    assert torch.allclose(exact.cpu(), ak.pool_norm(x.cpu(), w.cpu(), b.cpu(), cu_seqlens=cu.cpu()), atol=1e-5)
+    more = forward(x, w, b, cu, 0, 6, 1e-5)[0]
+    assert torch.equal(more[:4], exact)
+    assert more[4:].isnan().all()
+    assert torch.equal(forward(x, w, b, cu, 0, 3, 1e-5)[0], exact[:3])
+
+
+def test_halves_of_one_projection_are_not_copied(device, monkeypatch):
+    triton = pytest.importorskip("afn_kernels.swiglu.triton")
+    fused = torch.randn(5, 80, device=device)
+    seen = []
+    forward = triton.forward
+    monkeypatch.setattr(SWIGLU, "_launch", lambda *args: seen.extend(args) or forward(*args))
+    gate, up = fused.chunk(2, -1)
+    assert torch.allclose(ak.swiglu(gate, up, impl="triton"), ak.swiglu(gate, up, impl="reference"), atol=1e-5)
+    assert [x.data_ptr() for x in seen] == [gate.data_ptr(), up.data_ptr()]
+
+
 def test_splice_is_out_of_place_and_differentiable():
     tokens = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     audio = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
@@ -112,6 +141,10 @@ def test_splice_is_out_of_place_and_differentiable():
         (lambda: ak.swiglu(torch.zeros(2, 4), torch.zeros(2, 5)), r"\(2, 5\)"),
         (lambda: ak.bias_gelu(torch.zeros(2, 4, dtype=torch.int32), torch.zeros(4)), "int32"),
         (lambda: ak.pool_norm(torch.zeros(2, 3, 4), *torch.zeros(2, 4), cu_seqlens=torch.tensor([0])), "packed"),
+        (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=1), "make 2 rows"),
+        (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=3), "0 to 2 rows"),
+        (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), total=2), "no cu_seqlens"),
+        (lambda: ak.layer_norm(torch.zeros(2, 4), *torch.zeros(2, 4), residual=torch.zeros(4)), r"residual is \(4,\)"),
         (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(1, 2), torch.tensor([3])), "rows span 3..3"),
         (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([0])), "2 audio rows"),
     ],

@@ -1,0 +1,25 @@
+"""Launch configurations of pool_norm, by the width of a row."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """How one row is spread: ``warps`` per program; ``waves`` persistent programs per multiprocessor (backward)."""
+
+    warps: int
+    waves: int
+    reason: str
+
+
+def choose(width: int) -> Config:
+    """The row for rows of ``width`` elements."""
+    return next(config for limit, config in ROWS if width <= limit)
+
+
+ROWS = (
+    (2048, Config(warps=4, waves=4, reason="10 elements a thread at 1280; by register count, not timed")),
+    (4096, Config(warps=8, waves=2, reason="16 a thread; by register count, not timed")),
+    (8192, Config(warps=16, waves=1, reason="16 a thread; by register count, not timed")),
+    (32768, Config(warps=32, waves=1, reason="the widest program; by register count, not timed")),
+)

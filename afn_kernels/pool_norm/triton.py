@@ -1,0 +1,164 @@
+"""A program per pair of rows; where a pair of packed rows starts is worked out on the device, once per call."""
+
+import torch
+import triton
+import triton.language as tl
+
+from afn_kernels import _triton
+from afn_kernels._triton_math import layer_norm_gradient, row_statistics
+from afn_kernels.pool_norm.config import choose
+
+
+@triton.jit(do_not_specialize=["sequences", "total"])
+def source_kernel(cu, source, sequences, total, BLOCK: tl.constexpr):
+    """source[r] is the first of the two rows that output row r is the mean of; -1 beyond the last output row."""
+    n = tl.program_id(0)
+    o_block = tl.arange(0, BLOCK)
+    b_before = tl.zeros([BLOCK], tl.int32)
+    for i in range(0, n, BLOCK):
+        earlier = i + o_block < n
+        b_start = tl.load(cu + i + o_block, mask=earlier, other=0)
+        b_before += (tl.load(cu + i + o_block + 1, mask=earlier, other=0) - b_start) // 2
+    before = tl.sum(b_before)
+    real = n < sequences
+    start = tl.load(cu + n, mask=real, other=0)
+    count = tl.where(real, (tl.load(cu + n + 1, mask=real, other=0) - start) // 2, total - before)
+    for i in range(0, count, BLOCK):
+        o_pair = i + o_block
+        b_first = tl.where(real, start + 2 * o_pair, -1)
+        tl.store(source + before + o_pair, b_first, mask=(o_pair < count) & (before + o_pair < total))
+
+
+@triton.jit
+def first_row(row, source, length, RAGGED: tl.constexpr):
+    half = length // 2
+    return tl.load(source + row).to(tl.int64) if RAGGED else (row // half) * length + 2 * (row % half)
+
+
+@triton.jit(do_not_specialize=["length"])
+def forward_kernel(
+    x, weight, bias, source, y, mean, rstd, x_stride, length, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, RAGGED: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < D
+    first = first_row(row, source, length, RAGGED)
+    p_x = x + first * x_stride + column
+    b_x = tl.load(p_x, mask=inside & (first >= 0), other=0.0).to(tl.float32)
+    b_x = (b_x + tl.load(p_x + x_stride, mask=inside & (first >= 0), other=0.0).to(tl.float32)) * 0.5
+    b_mean, b_rstd = row_statistics(b_x, inside, D, eps)
+    b_rstd = tl.where(first >= 0, b_rstd, float("nan"))  # a row that ``total`` promises and no sequence has
+    tl.store(mean + row, b_mean)
+    tl.store(rstd + row, b_rstd)
+    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b_bias = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    b_y = (b_x - b_mean) * b_rstd * b_weight + b_bias
+    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["length", "rows", "sequences"])
+def backward_kernel(
+    dy, x, weight, cu, source, mean, rstd, dx, partial, dy_stride, x_stride, length, rows, sequences,
+    D: tl.constexpr, BLOCK: tl.constexpr, RAGGED: tl.constexpr, DX: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    inside = column < D
+    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b_dw = tl.zeros([BLOCK], tl.float32)
+    b_db = tl.zeros([BLOCK], tl.float32)
+    for i in range(program, rows, tl.num_programs(0)):
+        row = tl.cast(i, tl.int64)
+        first = first_row(row, source, length, RAGGED)
+        there = inside & (first >= 0)
+        p_x = x + first * x_stride + column
+        b_rstd = tl.load(rstd + row)
+        b_x = tl.load(p_x, mask=there, other=0.0).to(tl.float32)
+        b_x = (b_x + tl.load(p_x + x_stride, mask=there, other=0.0).to(tl.float32)) * 0.5
+        b_dy = tl.load(dy + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_n = tl.where(inside, (b_x - tl.load(mean + row)) * b_rstd, 0.0)
+        if DW:
+            b_dw += b_dy * b_n
+        if DB:
+            b_db += b_dy
+        if DX:
+            b_dx = (0.5 * layer_norm_gradient(b_dy, b_weight, b_n, b_rstd, D)).to(dx.dtype.element_ty)
+            tl.store(dx + first * D + column, b_dx, mask=there)
+            tl.store(dx + first * D + D + column, b_dx, mask=there)
+    if DX:  # the last row of an odd sequence has no partner
+        for i in range(program, sequences, tl.num_programs(0)):
+            if RAGGED:
+                end = tl.load(cu + i + 1).to(tl.int64)
+                size = end - tl.load(cu + i)
+            else:
+                size = tl.cast(length, tl.int64)
+                end = (i + 1) * size
+            b_zero = tl.zeros([BLOCK], tl.float32).to(dx.dtype.element_ty)
+            tl.store(dx + (end - 1) * D + column, b_zero, mask=inside & (size % 2 == 1))
+    p_partial = partial + program.to(tl.int64) * D + column
+    if DW:
+        tl.store(p_partial, b_dw, mask=inside)
+        p_partial += tl.num_programs(0).to(tl.int64) * D
+    if DB:
+        tl.store(p_partial, b_db, mask=inside)
+
+
+def forward(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    cu_seqlens: torch.Tensor | None,
+    length: int,
+    total: int,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x [T, D] -> y [total, D], mean [total], 1 / deviation [total], first row of each pair [total] int32.
+
+    Sequences are ``length`` rows each, or those of ``cu_seqlens``; the first rows are empty without ``cu_seqlens``.
+    """
+    width = x.shape[1]
+    ragged = cu_seqlens is not None
+    y = torch.empty(total, width, dtype=x.dtype, device=x.device)
+    mean = torch.empty(total, dtype=torch.float32, device=x.device)
+    rstd = torch.empty_like(mean)
+    source = torch.empty(total if ragged else 0, dtype=torch.int32, device=x.device)
+    if not total:
+        return y, mean, rstd, source
+    if ragged:
+        source_kernel[(len(cu_seqlens),)](cu_seqlens, source, len(cu_seqlens) - 1, total, BLOCK=1024, num_warps=4)
+    forward_kernel[(total,)](
+        x, weight, bias, source, y, mean, rstd, x.stride(0), length, eps,
+        D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, num_warps=choose(width).warps,
+    )  # fmt: skip
+    return y, mean, rstd, source
+
+
+def backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    cu_seqlens: torch.Tensor | None,
+    source: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    length: int,
+    need_dx: bool,
+    need_dw: bool,
+    need_db: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """dx [T, D] (empty when it is not needed), and those of dw and db [D] that are needed, stacked."""
+    rows, width = dy.shape
+    ragged = cu_seqlens is not None
+    sequences = len(cu_seqlens) - 1 if ragged else len(x) // max(length, 1)
+    config = choose(width)
+    programs = max(1, min(max(rows, sequences), config.waves * _triton.programs(x.device)))
+    dx = torch.empty(x.shape if need_dx else 0, dtype=x.dtype, device=x.device)
+    partial = torch.empty(need_dw + need_db, programs, width, dtype=torch.float32, device=x.device)
+    backward_kernel[(programs,)](
+        dy, x, weight, cu_seqlens, source, mean, rstd, dx, partial,
+        dy.stride(0), x.stride(0), length, rows, sequences,
+        D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, DX=need_dx, DW=need_dw, DB=need_db,
+        num_warps=config.warps,
+    )  # fmt: skip
+    return dx, partial.sum(1).to(weight.dtype)

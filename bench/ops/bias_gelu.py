@@ -1,0 +1,39 @@
+"""bias_gelu in the audio encoder's feed-forward over 60 windows, and in the adaptor."""
+
+import torch
+import torch.nn.functional as F
+
+from bench.ops import Workload, normal
+
+
+def inputs(rows: int, width: int):
+    def make(device: str, dtype: torch.dtype):
+        return {
+            "x": normal(rows, width, device=device, dtype=dtype),
+            "bias": normal(width, device=device, dtype=dtype),
+        }
+
+    return make
+
+
+def torchs(i):
+    return F.gelu(i["x"] + i["bias"])
+
+
+compiled = torch.compile(torchs, dynamic=True)
+
+
+def workload(rows: int, width: int) -> Workload:
+    tensor = rows * width * 2
+    return Workload(
+        "bias_gelu",
+        f"{rows} x {width}",
+        inputs(rows, width),
+        ("x", "bias"),
+        (2 * tensor, 3 * tensor),  # forward: read x, write y; backward: read dy and x, write dx
+        at=lambda rows: inputs(rows, width),
+        peers={"torch": torchs, "torch.compile": compiled},
+    )
+
+
+WORKLOADS = [workload(90_000, 5120), workload(1500, 5120), workload(45_000, 3584)]

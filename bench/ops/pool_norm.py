@@ -1,0 +1,79 @@
+"""pool_norm where the audio encoder ends: 60 full windows, and windows of every length packed together."""
+
+import torch
+import torch.nn.functional as F
+
+from bench.ops import Workload, normal
+
+WIDTH, WINDOW = 1280, 1500
+
+
+def inputs(windows: int, frames: int = WINDOW):
+    def make(device: str, dtype: torch.dtype):
+        return {
+            "x": normal(windows, frames, WIDTH, device=device, dtype=dtype),
+            "weight": normal(WIDTH, device=device, dtype=dtype),
+            "bias": normal(WIDTH, device=device, dtype=dtype),
+        }
+
+    return make
+
+
+LENGTHS = [1 + 997 * n % WINDOW for n in range(120)]  # odd and even ones from 1 to 1500, in no order
+FRAMES, TOKENS = sum(LENGTHS), sum(n // 2 for n in LENGTHS)
+
+
+def packed(device: str, dtype: torch.dtype):
+    made = inputs(1, FRAMES)(device, dtype)
+    cu = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32)
+    return made | {"x": made["x"][0], "cu_seqlens": cu.to(device)}
+
+
+def torchs(i):
+    x = i["x"]
+    if "cu_seqlens" in i:
+        cu = i["cu_seqlens"]
+        half = cu.diff() // 2
+        pair = torch.arange(TOKENS, device=x.device)
+        shift = torch.repeat_interleave(cu[:-1] - 2 * (half.cumsum(0) - half), half, output_size=TOKENS)
+        first = shift + 2 * pair
+        pooled = (x[first] + x[first + 1]) / 2
+    else:
+        pooled = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
+    return F.layer_norm(pooled, (WIDTH,), i["weight"], i["bias"], 1e-5)
+
+
+compiled = torch.compile(torchs, dynamic=True)
+
+
+def least(frames: int, tokens: int) -> tuple[float, float]:
+    """Forward: every frame that has a partner is read, its mean written; backward: those and dy read, dx written."""
+    row = WIDTH * 2
+    return (3 * tokens * row, 3 * tokens * row + frames * row)
+
+
+def workload(windows: int) -> Workload:
+    return Workload(
+        "pool_norm",
+        f"{windows} x {WINDOW} x {WIDTH}",
+        inputs(windows),
+        ("x", "weight", "bias"),
+        least(windows * WINDOW, windows * WINDOW // 2),
+        at=lambda frames: inputs(1, frames),
+        peers={"torch": torchs, "torch.compile": compiled},
+    )
+
+
+WORKLOADS = [
+    workload(60),
+    workload(1),
+    Workload(
+        "pool_norm",
+        f"{FRAMES} frames of {len(LENGTHS)} windows x {WIDTH}",
+        packed,
+        ("x", "weight", "bias"),
+        least(FRAMES, TOKENS),
+        options={"total": TOKENS},
+        peers={"torch": torchs, "torch.compile": compiled},
+    ),
+]

@@ -1,0 +1,21 @@
+import torch
+
+from tests.kernels.harness import Case
+
+
+def inputs(g: torch.Generator, rows: int, width: int = 40) -> dict[str, torch.Tensor]:
+    """From deep in one tail to deep in the other."""
+    x = torch.randn(rows, width, generator=g, dtype=torch.float64)
+    return {"x": x * 3, "bias": torch.randn(width, generator=g, dtype=torch.float64)}
+
+
+WRT = ("x", "bias")
+WEIGHTS = {"bias": 0.42}  # the slope is about 1 on half of the rows, the direction has a mean square of 1/3
+CASES = [
+    Case("bias_gelu", "plain", inputs, WRT, weights=WEIGHTS, far=("x",)),
+    Case("bias_gelu", "several tiles", lambda g, n: inputs(g, n, 1100), WRT, weights=WEIGHTS),
+    Case("bias_gelu", "one row", inputs, WRT, size=1, weights=WEIGHTS),
+    Case("bias_gelu", "1000 rows", inputs, WRT, size=1000, weights=WEIGHTS),
+    Case("bias_gelu", "no rows", inputs, WRT, size=0),
+    Case("bias_gelu", "odd width", lambda g, n: inputs(g, n, 37), WRT, weights=WEIGHTS),
+]
