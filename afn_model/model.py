@@ -145,8 +145,9 @@ class AFNext(nn.Module):
         if batch.labels is None:
             raise ValueError("the batch has no labels: make it with processor(..., training=True)")
         hidden, _ = self.hidden(batch, encoded=encoded)
-        labels = next_labels(batch.labels, batch.cu_seqlens).to(self.device)
-        return ak.linear_cross_entropy(hidden, self.lm_head.weight, labels)
+        labels = next_labels(batch.labels, batch.cu_seqlens)
+        supervised = int((labels != -100).sum())
+        return ak.linear_cross_entropy(hidden, self.lm_head.weight, labels.to(self.device), supervised=supervised)
 
     def logits(
         self,

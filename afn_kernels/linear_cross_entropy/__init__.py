@@ -2,16 +2,35 @@
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
+
+
+def _supports(hidden, weight, labels, **_) -> str:
+    return _triton.supports(hidden, weight)
+
 
 OP = Op(
     "linear_cross_entropy",
-    (Impl("reference", "afn_kernels.linear_cross_entropy.reference:linear_cross_entropy", why="plain PyTorch"),),
+    (
+        _triton.implementation(
+            "afn_kernels.linear_cross_entropy.boundary:linear_cross_entropy",
+            _supports,
+            why="one chunk of logits in memory, three matrix products in all",
+        ),
+        Impl("reference", "afn_kernels.linear_cross_entropy.reference:linear_cross_entropy", why="plain PyTorch"),
+    ),
 )
 OP_LOGPROB = Op(
     "linear_logprob",
-    (Impl("reference", "afn_kernels.linear_cross_entropy.reference:linear_logprob", why="plain PyTorch"),),
+    (
+        _triton.implementation(
+            "afn_kernels.linear_cross_entropy.boundary:linear_logprob",
+            _supports,
+            why="no logits in memory in the forward, a chunk of them in the backward",
+        ),
+        Impl("reference", "afn_kernels.linear_cross_entropy.reference:linear_logprob", why="plain PyTorch"),
+    ),
 )
 
 
@@ -21,13 +40,24 @@ def _check_arguments(op: str, hidden: torch.Tensor, weight: torch.Tensor, labels
         raise ValueError(f"{op}: hidden is {tuple(hidden.shape)}, weight is {tuple(weight.shape)}")
     if labels.shape != hidden.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"{op}: labels are {labels.dtype} {tuple(labels.shape)} for {hidden.shape[0]} rows")
-    if labels.device.type == "cpu":
+    if labels.device != hidden.device:
+        raise ValueError(f"{op}: labels are on {labels.device}, hidden is on {hidden.device}")
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = (labels < 0) | (labels >= weight.shape[0])
         if ignore is not None:
             bad &= labels != ignore
         if bad.any():
             row = int(bad.nonzero()[0])
             raise ValueError(f"{op}: label {int(labels[row])} at row {row} is outside 0..{weight.shape[0] - 1}")
+
+
+def _check_supervised(supervised: int, labels: torch.Tensor, ignore_index: int):
+    if not 0 <= supervised <= len(labels):
+        raise ValueError(f"linear_cross_entropy: supervised is {supervised} for {len(labels)} rows")
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        counted = int((labels != ignore_index).sum())
+        if counted != supervised:
+            raise ValueError(f"linear_cross_entropy: supervised is {supervised}, but {counted} rows have a label")
 
 
 def linear_cross_entropy(
@@ -37,30 +67,48 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
+    z_loss: float = 0.0,
+    supervised: int | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """loss = mean over supervised rows of logsumexp(W h) − (W h)[label], float32.
+    """loss = mean over supervised rows of lse − (W h)[label] + z_loss · lse² with lse = logsumexp(W h), float32.
 
-    Rows whose label is ``ignore_index`` are never multiplied with the weight.
+    Rows whose label is ``ignore_index`` are never multiplied with the weight. Where a gradient is wanted, the "triton"
+    implementation makes it in the forward, with logits for a chunk of rows in memory and below 0.5 GB in all besides
+    the gradients (at 131,072 rows of 3,584 in 16 bits and 151,672 classes); call it under ``torch.no_grad()`` for the
+    loss alone. It adds up the weight's gradient in float32 within a chunk (1,152 rows there) and rounds once per chunk.
 
     Args:
         hidden: [T, D], any floating dtype; the caller has already shifted it against the labels.
         weight: [V, D], same dtype.
         labels: [T] int64, in 0..V−1 or ``ignore_index``.
         ignore_index: label of rows without supervision.
-        reduction: "mean" over supervised rows (0 when there are none) or "sum".
+        reduction: "mean" over supervised rows (0 when there are none) or "sum"; also of the z-loss.
+        z_loss: weight of lse², which keeps the logits from drifting.
+        supervised: how many labels are not ``ignore_index``, where the caller knows. Without it that number is read
+            back from the GPU, which is the op's only host synchronisation.
         impl: "auto" or the name of an implementation.
 
     Returns:
         A float32 scalar (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit; a label out of range, with its row (checked on the CPU).
+        ValueError: shapes that do not fit; a label out of range, with its row, or a wrong ``supervised`` (both checked
+            on the CPU; on a GPU the "triton" implementation then returns NaN).
+
+    Source: z-loss, Chowdhery et al., 2022, arXiv:2204.02311, section 5.
     """
     _check_arguments("linear_cross_entropy", hidden, weight, labels, ignore_index)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"linear_cross_entropy: reduction is {reduction!r}, expected 'mean' or 'sum'")
-    options = {"ignore_index": ignore_index, "reduction": reduction}
+    if supervised is not None:
+        _check_supervised(supervised, labels, ignore_index)
+    options = {
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "z_loss": z_loss,
+        "supervised": supervised,
+    }
     return OP.choose(impl, hidden, weight, labels, **options)(hidden, weight, labels, **options)
 
 
@@ -68,6 +116,9 @@ def linear_logprob(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, impl: str = "auto"
 ) -> torch.Tensor:
     """log p(target) = (W h)[target] − logsumexp(W h) for every row, float32.
+
+    The backward of the "triton" implementation computes the logits again, for a chunk of rows at a time, because the
+    gradient of each row is known only then. Memory and rounding are those of ``linear_cross_entropy``.
 
     Args:
         hidden: [T, D], any floating dtype.
@@ -79,7 +130,8 @@ def linear_logprob(
         [T] float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit; a target out of range, with its row (checked on the CPU).
+        ValueError: shapes that do not fit; a target out of range, with its row (checked on the CPU; on a GPU the
+            "triton" implementation returns NaN for that row).
     """
     _check_arguments("linear_logprob", hidden, weight, targets, None)
     return OP_LOGPROB.choose(impl, hidden, weight, targets)(hidden, weight, targets)

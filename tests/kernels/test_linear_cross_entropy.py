@@ -1,7 +1,14 @@
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import afn_kernels as ak
+from tests.kernels.cases.linear_cross_entropy import CASES
+from tests.kernels.harness import check_budget
 
 
 def make(rows=12, width=8, vocabulary=30, ignored=(0, 5, 11), dtype=torch.float64):
@@ -66,12 +73,25 @@ def test_low_precision_inputs_give_a_float32_loss():
     assert ak.linear_cross_entropy(hidden, weight, labels).dtype == torch.float32
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_z_loss_is_the_mean_of_the_squared_log_sum_exp(reduction):
+    hidden, weight, labels = make()
+    lse = (hidden @ weight.T).logsumexp(-1)[labels >= 0]
+    expected = getattr(lse.square(), reduction)()
+    with_z, without = (
+        ak.linear_cross_entropy(hidden, weight, labels, reduction=reduction, z_loss=z) for z in (0.01, 0.0)
+    )
+    assert torch.allclose(with_z - without, 0.01 * expected, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"label": 30}, "label 30 at row 3 is outside 0..29"),
         ({"label": -1}, "label -1 at row 3"),
         ({"reduction": "median"}, "'median'"),
+        ({"supervised": 8}, "supervised is 8, but 9 rows have a label"),
+        ({"supervised": 13}, "supervised is 13 for 12 rows"),
         ({"width": 7}, r"\(12, 7\)"),
     ],
 )
@@ -80,5 +100,199 @@ def test_bad_input(change, message):
     labels[3] = change.get("label", labels[3])
     with pytest.raises(ValueError, match=message):
         ak.linear_cross_entropy(
-            hidden[:, : change.get("width", 8)], weight, labels, reduction=change.get("reduction", "mean")
-        )
+            hidden[:, : change.get("width", 8)], weight, labels, reduction=change.get("reduction", "mean"),
+            supervised=change.get("supervised"),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def triton(device, request):
+    """The module of the kernels; on a machine that cannot run them, a skip."""
+    pytest.importorskip("triton")
+    from afn_kernels.linear_cross_entropy import triton
+
+    return triton
+
+
+def small_chunks(triton, monkeypatch, rows: int = 16, classes: int = 320, size: int = 4):
+    """A walk in several chunks, each a row or a few of small tensors."""
+    chunk = replace(triton.config.CHUNK, scratch=rows * classes * size, multiple=rows)
+    monkeypatch.setattr(triton.config, "CHUNK", chunk)
+    monkeypatch.setattr(triton.config, "SEGMENT", 32)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.size > 1], ids=str)
+def test_many_chunks_stay_within_the_budget(case, triton, device, monkeypatch):
+    """In 16 bits, where the chunks' rounding is; in float32 the order of PyTorch's sums changes with a chunk's size."""
+    small_chunks(triton, monkeypatch)
+    for dtype in set(case.dtypes) - {torch.float32}:
+        check_budget(case, dtype, device, "triton")
+
+
+def on(device, dtype=torch.float32):
+    return [x.to(device, dtype) if x.is_floating_point() else x.to(device) for x in make()]
+
+
+def test_rows_without_supervision_are_never_multiplied(triton, device):
+    hidden, weight, labels = on(device)
+    hidden[labels < 0] = float("nan")
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    for supervised in (None, 9):
+        loss = ak.linear_cross_entropy(hidden, weight, labels, supervised=supervised, impl="triton")
+        assert torch.isfinite(loss)
+        dh, dw = torch.autograd.grad(loss, (hidden, weight))
+        assert torch.isfinite(dw).all()
+        assert not dh[labels < 0].any()
+        with torch.no_grad():
+            half = [x.half() for x in (hidden, weight)]
+            assert torch.isfinite(ak.linear_cross_entropy(*half, labels, supervised=supervised, impl="triton"))
+
+
+def test_the_number_of_labels_changes_no_bit(triton, device):
+    found = []
+    for supervised in (None, 9):
+        hidden, weight, labels = on(device)
+        hidden.requires_grad_()
+        weight.requires_grad_()
+        loss = ak.linear_cross_entropy(hidden, weight, labels, supervised=supervised, impl="triton")
+        found.append((loss, *torch.autograd.grad(loss, (hidden, weight))))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_kept_for_another_backward_stay_what_they_were(triton, device):
+    hidden, weight, labels = on(device)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    loss = ak.linear_cross_entropy(hidden, weight, labels, impl="triton")
+    once = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    copies = [x.clone() for x in once]
+    twice = torch.autograd.grad(2 * loss, (hidden, weight), retain_graph=True)
+    last = torch.autograd.grad(4 * loss, (hidden, weight))
+    for a, b, c, d in zip(once, copies, twice, last, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(c, 2 * a)
+        assert torch.equal(d, 4 * a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_cannot_be_checked_on_a_gpu_gives_nan(dtype, triton, device):
+    """Straight to the implementation: on the CPU the public op raises before it."""
+    from afn_kernels.linear_cross_entropy import boundary
+
+    hidden, weight, labels = on(device, dtype)
+    options = {"ignore_index": -100, "reduction": "mean", "z_loss": 0.0}
+    wrong = labels.clone()
+    wrong[3] = len(weight)
+    for grad in (False, True):
+        hidden.requires_grad_(grad)
+        for bad, supervised in ((wrong, None), (labels, 8), (labels, 10)):
+            loss = boundary.linear_cross_entropy(hidden, weight, bad, supervised=supervised, **options)
+            assert loss.isnan()
+        assert boundary.linear_logprob(hidden, weight, wrong.clamp(min=0)).isnan().nonzero().tolist() == [[3]]
+    loss = boundary.linear_cross_entropy(hidden, weight, wrong, supervised=None, **options)
+    assert torch.autograd.grad(loss, hidden)[0][3].isnan().all()
+
+
+class Products(TorchDispatchMode):
+    """Notes the shapes of all matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+            a, b = args[-2:]
+            self.shapes.append((*a.shape, b.shape[1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wrt", [(), ("hidden",), ("weight",), ("hidden", "weight")], ids="+".join)
+def test_products_are_of_supervised_rows_and_for_wanted_gradients(wrt, triton, device):
+    hidden, weight, labels = on(device)
+    hidden.requires_grad_("hidden" in wrt)
+    weight.requires_grad_("weight" in wrt)
+    with Products() as products:
+        loss = ak.linear_cross_entropy(hidden, weight, labels, impl="triton")
+        if wrt:
+            loss.backward()
+    expected = {"hidden": (9, 30, 8), "weight": (30, 9, 8)}  # rows, width and classes are 9 of 12, 8 and 30
+    assert products.shapes == [(9, 8, 30), *(expected[name] for name in wrt)]
+
+
+class Memory(TorchDispatchMode):
+    """Counts the bytes that PyTorch calls allocate, and the most that live at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                if storage._cdata not in self.live and storage._cdata not in given:
+                    self.live[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self.free, storage._cdata)
+        return out
+
+    def free(self, key):
+        self.now -= self.live.pop(key)
+
+
+class Launches:
+    """Stands in for a kernel."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: None
+
+
+def extra_memory(triton, monkeypatch, op, rows, width, classes, wrt, device, every=1) -> int:
+    """Most bytes alive at a time in forward and backward, beyond inputs and gradients. No kernel runs.
+
+    Every ``every``-th row of linear_cross_entropy has no label; 1 leaves all of them their labels.
+    """
+    from afn_kernels.linear_cross_entropy import boundary
+
+    for name in ("logsumexp_kernel", "logprob_kernel", "softmax_kernel", "scale_kernel"):
+        monkeypatch.setattr(triton, name, Launches())
+    hidden = torch.empty(rows, width, device=device, dtype=torch.bfloat16, requires_grad="hidden" in wrt)
+    weight = torch.empty(classes, width, device=device, dtype=torch.bfloat16, requires_grad="weight" in wrt)
+    labels, options = torch.zeros(rows, dtype=torch.int64), {}
+    if op == "linear_cross_entropy":
+        labels[every - 1 :: every] = -100 if every > 1 else 0
+        supervised = int((labels >= 0).sum())
+        options = {"ignore_index": -100, "reduction": "mean", "z_loss": 0.0, "supervised": supervised}
+    labels = labels.to(device)
+    with Memory() as memory:
+        out = getattr(boundary, op)(hidden, weight, labels, **options)
+        if wrt:
+            out.sum().backward()
+    return memory.peak - sum(x.grad.nbytes for x in (hidden, weight) if x.requires_grad)
+
+
+CUBLAS = 32 * 2**20  # its workspace on Hopper, which is there whatever is multiplied
+
+
+@pytest.mark.parametrize("wrt", [(), ("hidden",), ("weight",), ("hidden", "weight")], ids="+".join)
+@pytest.mark.parametrize(
+    ("op", "every"), [("linear_cross_entropy", 1), ("linear_cross_entropy", 100), ("linear_logprob", 1)]
+)
+def test_extra_memory_stays_below_half_a_gigabyte(op, every, wrt, triton, monkeypatch):
+    """131,072 rows, all or 99 % of them supervised, at the size of the language model, on tensors without memory."""
+    extra = extra_memory(triton, monkeypatch, op, 131_072, 3584, 151_672, wrt, "meta", every)
+    assert 0 < extra + CUBLAS < 0.5e9
+
+
+@pytest.mark.parametrize("wrt", [(), ("hidden", "weight")], ids="+".join)
+@pytest.mark.parametrize("op", ["linear_cross_entropy", "linear_logprob"])
+def test_tensors_without_memory_account_for_real_ones(op, wrt, triton, monkeypatch):
+    small_chunks(triton, monkeypatch, size=2)
+    found = [extra_memory(triton, monkeypatch, op, 300, 48, 300, wrt, device, 3) for device in ("meta", "cpu")]
+    assert found[0] == found[1] > 0

@@ -1,0 +1,50 @@
+import torch
+
+from tests.kernels.harness import HALF, Case
+
+
+def inputs(g, rows, width=48, classes=300, ignored=3):
+    """A third of the rows without supervision; logits of a standard deviation of 2."""
+    hidden = 2 * torch.randn(rows, width, generator=g, dtype=torch.float64)
+    weight = torch.randn(classes, width, generator=g, dtype=torch.float64) / width**0.5
+    labels = torch.randint(0, classes, (rows,), generator=g)
+    if ignored:
+        labels[::ignored] = -100
+    return {"hidden": hidden, "weight": weight, "labels": labels}
+
+
+def everything(g, rows):
+    return inputs(g, rows, ignored=0)
+
+
+def odd(g, rows):
+    return inputs(g, rows, 37, 531)
+
+
+def nothing(g, rows):
+    return inputs(g, rows, ignored=1)
+
+
+def targets(g, rows, width=48, classes=300):
+    made = inputs(g, rows, width, classes, ignored=0)
+    return made | {"targets": made.pop("labels")}
+
+
+WRT = ("hidden", "weight")
+MATRIX = {"dtypes": (HALF, torch.float32), "gpu_dtypes": (torch.bfloat16,)}  # without gradient there is a tl.dot
+CE, LP = "linear_cross_entropy", "linear_logprob"
+CASES = [
+    Case(CE, "mean", inputs, WRT, far=("hidden",)),
+    Case(CE, "sum with z-loss", inputs, WRT, {"reduction": "sum", "z_loss": 1e-2}),
+    Case(CE, "every row supervised", everything, WRT, {"z_loss": 1e-2}),
+    Case(CE, "odd sizes", odd, WRT),
+    Case(CE, "no supervision", nothing, WRT),
+    Case(CE, "no rows", inputs, WRT, size=0),
+    Case(CE, "frozen head", inputs, ("hidden",)),
+    Case(CE, "loss alone", inputs, options={"z_loss": 1e-2}, size=200, far=("hidden",), **MATRIX),
+    Case(CE, "loss alone, odd sizes", odd, **MATRIX),
+    Case(LP, "log-probabilities", targets, WRT, far=("hidden",), **MATRIX),
+    Case(LP, "odd sizes", lambda g, n: targets(g, n, 37, 531), WRT, **MATRIX),
+    Case(LP, "one row", targets, WRT, size=1, **MATRIX),
+    Case(LP, "no rows", targets, WRT, size=0, **MATRIX),
+]
