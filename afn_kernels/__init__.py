@@ -12,6 +12,7 @@ from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
 from afn_kernels.log_mel import LogMelStream, log_mel
 from afn_kernels.pool_norm import pool_norm
+from afn_kernels.quantize_fp8 import quantize_fp8
 from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import rotary
 from afn_kernels.rote import rote
@@ -32,6 +33,7 @@ __all__ = [
     "log_mel",
     "pool_norm",
     "prefer",
+    "quantize_fp8",
     "rms_norm",
     "rotary",
     "rote",

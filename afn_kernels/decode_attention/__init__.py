@@ -2,12 +2,34 @@
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
+
+FP8 = torch.float8_e4m3fn
+
+
+def _supports(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, scale) -> str:
+    if torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (q, k_cache, v_cache, k_scale, v_scale)
+    ):
+        return "it has no gradient; the reference has"
+    if q.shape[-1] > 256:
+        return f"a head of {q.shape[-1]} elements does not fit one program"
+    return _triton.supports(q, block_table, lengths) or _triton.supports(
+        k_cache, v_cache, dtypes=(*_triton.DTYPES, FP8)
+    )
+
 
 OP = Op(
     "decode_attention",
-    (Impl("reference", "afn_kernels.decode_attention.reference:decode_attention", why="plain PyTorch"),),
+    (
+        _triton.implementation(
+            "afn_kernels.decode_attention.boundary:decode_attention",
+            _supports,
+            why="one read of the cache, split over the whole machine, one launch",
+        ),
+        Impl("reference", "afn_kernels.decode_attention.reference:decode_attention", why="plain PyTorch"),
+    ),
 )
 
 
@@ -18,20 +40,29 @@ def decode_attention(
     lengths: torch.Tensor,
     *,
     block_table: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     scale: float | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """out = softmax(scale · q kᵀ) v over each sequence's cache, causal among the new tokens.
+    """out = softmax(scale · k_scale · q kᵀ) · v_scale · v over each sequence's cache, causal among the new tokens.
 
     The cache already holds the new tokens' keys and values: new token i of a sequence sees the first
-    lengths[b] − n + 1 + i entries.
+    lengths[b] − n + 1 + i entries. What lies behind lengths[b] is never used, whatever it holds.
+
+    The triton implementation needs no host synchronisation and can be captured into a CUDA graph that serves every
+    length up to the capacity; there a sequence of length 0 gives zeros. Equal inputs give equal bits, but how the
+    context is split depends on all the lengths of the batch. It is fast for one to eight new tokens.
 
     Args:
         q: [B, n, Hq, D] queries of the n newest tokens, any floating dtype.
-        k_cache: [B, capacity, Hk, D], or [pages, page_size, Hk, D] with ``block_table``; dtype of q.
+        k_cache: [B, capacity, Hk, D], or [pages, page_size, Hk, D] with ``block_table``; dtype of q, or
+            float8_e4m3fn.
         v_cache: like k_cache.
         lengths: [B] integer, valid entries of each sequence, the new tokens included.
         block_table: [B, max_pages] integer, the pages of each sequence in order.
+        k_scale: float32 [] or [1], or [Hk]: a key is its entry in the cache times this. None is 1.
+        v_scale: the same for values.
         scale: multiplier of the scores; default D^(−1/2).
         impl: "auto" or the name of an implementation.
 
@@ -40,8 +71,14 @@ def decode_attention(
 
     Raises:
         ValueError: shapes, dtypes or head counts that do not fit; a length past the capacity (on the CPU).
+
+    Source: Dao, Haziza, Massa and Sizov, Flash-Decoding, 2023; pages as in Kwon et al., 2023, arXiv:2309.06180.
     """
-    _check.same_dtype_and_device("decode_attention", q=q, k_cache=k_cache, v_cache=v_cache)
+    if k_cache.dtype == FP8:
+        _check.same_dtype_and_device("decode_attention", k_cache=k_cache, v_cache=v_cache)
+        _check.same_dtype_and_device("decode_attention", q=q, cache=k_cache.new_empty(0, dtype=q.dtype))
+    else:
+        _check.same_dtype_and_device("decode_attention", q=q, k_cache=k_cache, v_cache=v_cache)
     if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
         shapes = tuple(q.shape), tuple(k_cache.shape), tuple(v_cache.shape)
         raise ValueError(f"decode_attention: q, k_cache, v_cache have shapes {shapes}")
@@ -53,9 +90,21 @@ def decode_attention(
         sequences, capacity = len(block_table), block_table.shape[1] * k_cache.shape[1]
     if not len(q) == sequences == len(lengths):
         raise ValueError(f"decode_attention: {len(q)} queries, {sequences} caches, {len(lengths)} lengths")
-    if lengths.device.type == "cpu" and len(lengths) and not q.shape[1] <= int(lengths.min()):
+    for name, x in (("k_scale", k_scale), ("v_scale", v_scale)):
+        if x is not None and (x.shape not in ((), (1,), (k_cache.shape[2],)) or x.dtype != torch.float32):
+            raise ValueError(
+                f"decode_attention: {name} is {x.dtype} {tuple(x.shape)}, expected float32 of 1 or {k_cache.shape[2]}"
+            )
+    # torch.compile would trace the values' way to Python.
+    known = lengths.device.type == "cpu" and len(lengths) and not torch.compiler.is_compiling()
+    if known and not q.shape[1] <= int(lengths.min()):
         raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")
-    if lengths.device.type == "cpu" and len(lengths) and int(lengths.max()) > capacity:
+    if known and int(lengths.max()) > capacity:
         raise ValueError(f"decode_attention: length {int(lengths.max())} is past the capacity {capacity}")
-    options = {"block_table": block_table, "scale": q.shape[-1] ** -0.5 if scale is None else scale}
+    options = {
+        "block_table": block_table,
+        "k_scale": k_scale,
+        "v_scale": v_scale,
+        "scale": q.shape[-1] ** -0.5 if scale is None else scale,
+    }
     return OP.choose(impl, q, k_cache, v_cache, lengths, **options)(q, k_cache, v_cache, lengths, **options)

@@ -8,6 +8,8 @@ def decode_attention(
     lengths: torch.Tensor,
     *,
     block_table: torch.Tensor | None,
+    k_scale: torch.Tensor | None,
+    v_scale: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
     if block_table is not None:
@@ -16,12 +18,16 @@ def decode_attention(
     new, heads, kv_heads = q.shape[1], q.shape[2], k_cache.shape[2]
     used = int(lengths.max()) if len(lengths) else 0
     q_BHXD = (q.to(wide) * scale).unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    score = q_BHXD @ k_cache[:, :used].to(wide).permute(0, 2, 3, 1)
+    k, v = (
+        cache[:, :used].to(wide) if factor is None else cache[:, :used].to(wide) * factor.to(wide).reshape(-1, 1)
+        for cache, factor in ((k_cache, k_scale), (v_cache, v_scale))
+    )
+    score = q_BHXD @ k.permute(0, 2, 3, 1)
     last_BN = lengths[:, None] - new + torch.arange(new, device=q.device)
     seen_BNK = torch.arange(used, device=q.device) <= last_BN[..., None]
     score = score.unflatten(2, (heads // kv_heads, new)).masked_fill(~seen_BNK[:, None, None], float("-inf"))
     # A stale cache entry may hold anything: 0 · NaN would spread it, so unseen values are zeroed.
-    value = v_cache[:, :used].to(wide).transpose(1, 2)
+    value = v.transpose(1, 2)
     value = value.masked_fill(~seen_BNK[:, -1, None, :, None], 0.0)
     out = score.softmax(-1).flatten(2, 3) @ value
     return out.unflatten(2, (heads // kv_heads, new)).permute(0, 3, 1, 2, 4).flatten(2, 3).to(q.dtype)

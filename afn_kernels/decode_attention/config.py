@@ -1,0 +1,53 @@
+"""Launch configurations of decode_attention, by the bytes of one cached key and by how many query rows share it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the context is cut.
+
+    Args:
+        block: keys per step.
+        warps: warps per program.
+        stages: steps whose loads are in flight, the one in hand included; with pages ``HOPS`` more, in which the
+            page's number travels.
+        waves: programs per multiprocessor.
+        least: keys below which a split is not worth its merge.
+        merged: float32 values of partial results that a thread of the merge loads at once.
+        reason: why.
+    """
+
+    block: int
+    warps: int
+    stages: int
+    waves: int
+    least: int
+    merged: int
+    reason: str
+
+
+HOPS = 2
+
+
+def choose(key_bytes: int, rows: int) -> Config:
+    """The row for keys of ``key_bytes`` (padded width x element size) that ``rows`` query rows read."""
+    return next(config for bytes_, count, config in ROWS if key_bytes <= bytes_ and rows <= count)
+
+
+_ONE = (
+    "one program per multiprocessor: twice as many would double what the merge reads; {} KB of loads in flight against "
+)
+_ONE += "the 25 KB that bandwidth x latency asks for; by shared memory and register count, not timed"
+
+# fmt: off
+ROWS = (
+    (128, 16, Config(128, 8, 4, 1, 128, 64, _ONE.format("64 to 96"))),
+    (128, 64, Config(128, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
+    (256, 16, Config(128, 8, 3, 1, 128, 64, _ONE.format("64 to 128"))),
+    (256, 64, Config(64, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
+    (512, 16, Config(64, 8, 3, 1, 128, 64, _ONE.format("64 to 128"))),
+    (512, 64, Config(32, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
+    (1 << 30, 64, Config(16, 8, 3, 1, 256, 32, "wide float32 keys: what fits shared memory; not timed")),
+)
+# fmt: on

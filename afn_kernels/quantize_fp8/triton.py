@@ -1,0 +1,144 @@
+"""A program per row, or per tile of 128 x 128; where a block is wider than a tile, one pass more for its maximum."""
+
+import torch
+import triton
+import triton.language as tl
+
+from afn_kernels import _triton
+from afn_kernels.quantize_fp8.config import TILE, choose
+from afn_kernels.quantize_fp8.layout import scale_layout
+
+SIDE = 128
+
+
+@triton.jit
+def magnitude(b_x):
+    """|x| as its float32 bits: as integers they are in the order of the values, with NaN above infinity."""
+    return b_x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def scale_of(b_bits):
+    """The scale of a largest magnitude. NaN passes, though a maximum might drop it."""
+    b_scale = tl.div_rn(b_bits.to(tl.float32, bitcast=True), 448.0)
+    return tl.where(b_scale < 1.1754943508222875e-38, 1.1754943508222875e-38, b_scale)
+
+
+@triton.jit
+def to_e4m3(b_y, HARDWARE: tl.constexpr):
+    """Nearest e4m3 value, ties to even, saturating."""
+    if HARDWARE:
+        return b_y.to(tl.float8e4nv)
+    b_bits = b_y.to(tl.int32, bitcast=True)  # the interpreter's cast is off by one step
+    b_bare = b_bits & 0x7FFFFFFF
+    b_normal = ((b_bare + 0x7FFFF + ((b_bare >> 20) & 1)) >> 20) - (120 << 3)
+    b_fixed = (b_bare.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # steps of 2^-9
+    b_code = tl.minimum(tl.where(b_bare < 0x3C800000, b_fixed, b_normal), 0x7E)
+    b_code = tl.where(b_bare > 0x7F800000, 0x7F, b_code) | ((b_bits >> 24) & 0x80)
+    return b_code.to(tl.uint8).to(tl.float8e4nv, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def row_kernel(x, out, scale, x_stride, rows, K: tl.constexpr, BLOCK: tl.constexpr, HARDWARE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < K
+    b_x = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    b_scale = scale_of(tl.max(magnitude(b_x)))
+    tl.store(scale + row, b_scale)
+    tl.store(out + row * K + column, to_e4m3(b_x * tl.div_rn(1.0, b_scale), HARDWARE), mask=inside)
+
+
+@triton.jit
+def load_tile(x, x_stride, rows, columns, SIDE: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64) * SIDE + tl.arange(0, SIDE)
+    column = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    b_x = tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    return row, column, inside, b_x
+
+
+@triton.jit(do_not_specialize=["rows", "columns"])
+def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, SIDE: tl.constexpr):
+    """Largest magnitude of every column, or of everything; a maximum does not depend on the order of arrival."""
+    _, column, _, b_x = load_tile(x, x_stride, rows, columns, SIDE)
+    b_largest = tl.max(magnitude(b_x), 0)
+    if WHOLE:
+        tl.atomic_max(largest, tl.max(b_largest), sem="relaxed")
+    else:
+        tl.atomic_max(largest + column, b_largest, mask=column < columns, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["rows", "columns", "scale_row", "scale_column"])
+def tile_kernel(
+    x, out, scale, largest, x_stride, rows, columns, scale_row, scale_column,
+    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, SIDE: tl.constexpr, HARDWARE: tl.constexpr,
+):  # fmt: skip
+    """MODE: what shares a scale: "tile", "row" or "column" of a tile, or "known": of the matrix, of which ``largest``
+    has the maximum, of everything ("whole") or of every column ("columns"). ``scale_row`` is the scales' stride along
+    the rows of x."""
+    row, column, inside, b_x = load_tile(x, x_stride, rows, columns, SIDE)
+    tile_row, tile_column = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
+    if MODE == "tile":
+        b_scale = scale_of(tl.max(tl.max(magnitude(b_x), 1), 0))
+        tl.store(scale + tile_row * scale_row + tile_column * scale_column, b_scale)
+        b_y = b_x * tl.div_rn(1.0, b_scale)
+    elif MODE == "row":
+        b_scale = scale_of(tl.max(magnitude(b_x), 1))
+        tl.store(scale + row * scale_row + tile_column * scale_column, b_scale, mask=row < rows)
+        b_y = b_x * tl.div_rn(1.0, b_scale)[:, None]
+    elif MODE == "column":
+        b_scale = scale_of(tl.max(magnitude(b_x), 0))
+        tl.store(scale + tile_row * scale_row + column * scale_column, b_scale, mask=column < columns)
+        b_y = b_x * tl.div_rn(1.0, b_scale)[None, :]
+    elif MODE == "columns":
+        b_scale = scale_of(tl.load(largest + column, mask=column < columns, other=0))
+        tl.store(scale + column, b_scale, mask=(column < columns) & (tile_row == 0))
+        b_y = b_x * tl.div_rn(1.0, b_scale)[None, :]
+    else:
+        b_scale = scale_of(tl.load(largest))
+        tl.store(scale, b_scale, mask=(tile_row == 0) & (tile_column == 0))
+        b_y = b_x * tl.div_rn(1.0, b_scale)
+    b_out = to_e4m3(b_y, HARDWARE)
+    side = tl.arange(0, SIDE)  # within a tile offsets are below 2**31: half the registers of 64-bit ones
+    if TRANSPOSE:
+        p_out = out + tile_column * SIDE * rows + tile_row * SIDE
+        tl.store(p_out + side[:, None] * rows + side[None, :], tl.trans(b_out), mask=tl.trans(inside))
+    else:
+        p_out = out + tile_row * SIDE * columns + tile_column * SIDE
+        tl.store(p_out + side[:, None] * columns + side[None, :], b_out, mask=inside)
+
+
+def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [M, K], adjacent within a row -> the codes of x or of its transpose, and the scales."""
+    rows, columns = x.shape
+    shape = (columns, rows) if transpose else (rows, columns)
+    out = torch.empty(shape, dtype=torch.float8_e4m3fn, device=x.device)
+    sizes, strides = scale_layout(*shape, height, width)
+    scale = torch.empty_strided(sizes, strides, dtype=torch.float32, device=x.device)
+    if not x.numel():
+        return out, scale.fill_(2.0**-126)
+    hardware = not _triton.interpreted()
+    if (height, width, transpose) == (1, 0, False):
+        block = triton.next_power_of_2(columns)
+        row_kernel[(rows,)](
+            x, out, scale, x.stride(0), rows, K=columns, BLOCK=block, HARDWARE=hardware,
+            num_warps=choose(columns).warps,
+        )  # fmt: skip
+        return out, scale
+    grid = (triton.cdiv(columns, SIDE), triton.cdiv(rows, SIDE))
+    largest = None
+    if not width:
+        largest = torch.zeros(columns if height else 1, dtype=torch.int32, device=x.device)
+        maximum_kernel[grid](
+            x, largest, x.stride(0), rows, columns, WHOLE=not height, SIDE=SIDE, num_warps=TILE.warps
+        )  # fmt: skip
+        mode, (down, across) = "columns" if height else "whole", (0, 0)
+    else:
+        mode = "tile" if height == width else "column" if transpose else "row"
+        down, across = reversed(strides) if transpose else strides
+    tile_kernel[grid](
+        x, out, scale, largest, x.stride(0), rows, columns, down, across,
+        MODE=mode, TRANSPOSE=transpose, SIDE=SIDE, HARDWARE=hardware, num_warps=TILE.warps,
+    )  # fmt: skip
+    return out, scale

@@ -1,0 +1,123 @@
+"""What decode_attention promises beyond the questions of test_every_op.py."""
+
+import pytest
+import torch
+
+import afn_kernels as ak
+from tests.kernels.cases.decode_attention import inputs
+from tests.kernels.oracle import assert_within_budget
+
+FP8 = torch.float8_e4m3fn
+
+
+def made(device, capacity=150, dtype=torch.float16, **shape):
+    """Inputs of the harness' cases, keys and values 3 at most so that FP8 holds them."""
+    found = inputs(torch.Generator().manual_seed(torch.seed() % 2**31), capacity, **shape)
+    return {n: (x.to(dtype) if x.is_floating_point() else x).to(device) for n, x in found.items()}
+
+
+@pytest.mark.parametrize("scales", ["none", "tensor", "head"])
+@pytest.mark.parametrize("page", [0, 16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fp8_cache(scales, page, dtype, device):
+    i = made(device, dtype=dtype, new=2, page=page)
+    i |= {name: i[name].to(FP8) for name in ("k_cache", "v_cache")}
+    largest = 1e6 if dtype == torch.bfloat16 else 1e4
+    i["q"] = i["q"] * torch.tensor([1e-6, 1.0, largest])[:, None, None, None].to(i["q"])
+    if scales != "none":
+        shape = (2,) if scales == "head" else ()
+        i |= {name: torch.rand(shape, device=device) + 0.5 for name in ("k_scale", "v_scale")}
+    wide = {n: x.double() if n in ("q", "k_cache", "v_cache") else x for n, x in i.items()}
+    found = ak.decode_attention(**i, impl="triton")
+    oracle = ak.decode_attention(**wide, impl="reference")
+    ulps = 2 if device.type == "cpu" and dtype == torch.bfloat16 else 1
+    assert_within_budget(found, [ak.decode_attention(**i, impl="reference")], oracle, ulps=ulps)
+
+
+def test_a_scale_multiplies_the_entries(device):
+    i = made(device, dtype=torch.float64)
+    scales = {name: torch.tensor([0.5, 4.0]) for name in ("k_scale", "v_scale")}
+    found = ak.decode_attention(**i, **scales, impl="reference")
+    i |= {name: i[name] * scales[name.replace("cache", "scale")][:, None] for name in ("k_cache", "v_cache")}
+    torch.testing.assert_close(found, ak.decode_attention(**i, impl="reference"))
+
+
+def test_many_sequences_of_unequal_lengths_share_the_splits(device, monkeypatch):
+    """More sequences than one vector of lengths holds, one of them far longer than the rest."""
+    from afn_kernels.decode_attention import triton
+
+    monkeypatch.setattr(triton, "LANES", 4)
+    g = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([1, 1, 1, 700, 1, 2, 3, 1, 300, 1], dtype=torch.int32)
+    q, cache = torch.randn(10, 1, 2, 16, generator=g), torch.randn(10, 700, 1, 16, generator=g)
+    i = {"q": q, "k_cache": cache, "v_cache": cache, "lengths": lengths}
+    i = {name: x.to(device) for name, x in i.items()}
+    found = ak.decode_attention(**i, impl="triton")
+    for row in range(10):
+        one = {name: x[row : row + 1] for name, x in i.items()}
+        expected = ak.decode_attention(**one, impl="reference")
+        torch.testing.assert_close(found[row : row + 1], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_counters_are_left_at_zero(device):
+    from afn_kernels.decode_attention.counters import counters
+
+    i = made(device, capacity=1000, batch=2)
+    once = ak.decode_attention(**i, impl="triton")
+    assert not counters(4, once.device).any()
+    assert torch.equal(once, ak.decode_attention(**i, impl="triton"))
+
+
+def test_an_empty_sequence_gives_zeros_and_a_length_past_the_capacity_reads_nothing_there(device):
+    from afn_kernels.decode_attention.boundary import decode_attention
+
+    i = made(device, batch=3)
+    i["lengths"] = torch.tensor([0, 1, 10**6], device=device)  # a GPU's lengths are not looked at on the way
+    options = {"block_table": None, "k_scale": None, "v_scale": None, "scale": 0.25}
+    i["k_cache"], i["v_cache"] = (torch.nan_to_num(i[name]) for name in ("k_cache", "v_cache"))
+    found = decode_attention(i["q"], i["k_cache"], i["v_cache"], i["lengths"], **options)
+    assert not found[0].any()
+    assert torch.isfinite(found).all()
+
+
+def test_a_graph_serves_every_length(device):
+    if device.type != "cuda":
+        pytest.skip("CUDA graphs need a GPU")
+    i = made(device, capacity=2000, page=16)
+    for name in ("k_cache", "v_cache"):
+        i[name] = torch.nan_to_num(i[name])
+    i["block_table"] = torch.arange(i["block_table"].numel(), device=device).view(3, -1).int()
+    ak.decode_attention(**i, impl="triton")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = ak.decode_attention(**i, impl="triton")
+    for lengths in ([1, 1, 1], [2000, 7, 130], [16, 1999, 2000]):
+        i["lengths"].copy_(torch.tensor(lengths))
+        expected = ak.decode_attention(**i, impl="triton")
+        for _ in range(2):
+            graph.replay()
+            assert torch.equal(found, expected)
+
+
+def test_what_wants_a_gradient_goes_to_the_reference(device):
+    i = made(device, dtype=torch.float32)
+    i["q"].requires_grad_()
+    with pytest.raises(ValueError, match="it has no gradient; the reference has"):
+        ak.decode_attention(**i, impl="triton")
+    with torch.no_grad():
+        ak.decode_attention(**i, impl="triton")
+    i |= {name: torch.nan_to_num(i[name]) for name in ("k_cache", "v_cache")}
+    assert ak.decode_attention(**i).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k_scale": torch.ones(3)}, r"k_scale is torch.float32 \(3,\), expected float32 of 1 or 2"),
+        ({"v_scale": torch.ones(2).double()}, r"v_scale is torch.float64 \(2,\)"),
+        ({"k_cache": torch.zeros(3, 150, 2, 16).to(FP8)}, r"v_cache is torch.float16 on cpu, k_cache is torch.float8"),
+    ],
+)
+def test_bad_input(change, message):
+    with pytest.raises(ValueError, match=message):
+        ak.decode_attention(**(made(torch.device("cpu")) | change))
