@@ -3,7 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "afn/log_mel.h"
+#include "afn/pack.h"
 
 namespace py = pybind11;
 using namespace afn::log_mel;
@@ -72,4 +75,19 @@ PYBIND11_MODULE(_cpu, m) {
         },
         py::arg("energies"), py::arg("out"), py::arg("count"), py::arg("largest"), py::arg("level") = "",
         "Clamped, scaled logarithm of mel energies.");
+
+    m.def(
+        "pack",
+        [](uintptr_t lengths, int64_t count, int64_t context, uint64_t seed, int64_t max_cost, int64_t buffer,
+           int64_t step, uintptr_t clips, uintptr_t cu) {
+            py::gil_scoped_release release;
+            const afn::pack::Bins bins =
+                afn::pack::pack(pointer<const int64_t>(lengths), count, context, seed, max_cost, buffer, step);
+            std::copy(bins.clips.begin(), bins.clips.end(), pointer<int64_t>(clips));
+            std::copy(bins.cu.begin(), bins.cu.end(), pointer<int64_t>(cu));
+            return static_cast<int64_t>(bins.cu.size()) - 1;
+        },
+        py::arg("lengths"), py::arg("count"), py::arg("context"), py::arg("seed"), py::arg("max_cost"),
+        py::arg("buffer"), py::arg("step"), py::arg("clips"), py::arg("cu"),
+        "Clips [count] bin by bin into clips, bounds of the bins into cu [count + 1]; returns the number of bins.");
 }
