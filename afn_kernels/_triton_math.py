@@ -54,9 +54,10 @@ def sincos(b_angle):
     b_r = (b_angle - b_turns * 1.57079632679489661923).to(tl.float32)
     b_quadrant = b_turns.to(tl.int64).to(tl.int32)
     b_z = b_r * b_r
-    b_s = ((-1.9515295891e-4 * b_z + 8.3321608736e-3) * b_z - 1.6666654611e-1) * b_z * b_r + b_r
-    b_c = ((2.443315711809948e-5 * b_z - 1.388731625493765e-3) * b_z + 4.166664568298827e-2) * b_z * b_z
-    b_c = b_c - 0.5 * b_z + 1.0
+    b_s = tl.fma(tl.fma(b_z, -1.9515295891e-4, 8.3321608736e-3), b_z, -1.6666654611e-1)
+    b_s = tl.fma(b_s * b_z, b_r, b_r)
+    b_c = tl.fma(tl.fma(b_z, 2.443315711809948e-5, -1.388731625493765e-3), b_z, 4.166664568298827e-2)
+    b_c = tl.fma(tl.fma(b_c, b_z, -0.5), b_z, 1.0)
     odd = (b_quadrant & 1) == 1
     b_sin, b_cos = tl.where(odd, b_c, b_s), tl.where(odd, b_s, b_c)
     b_sin = tl.where((b_quadrant & 2) == 2, -b_sin, b_sin)

@@ -38,9 +38,8 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, step: Step, layer: int) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = ak.rotary(q, k, step.positions, step.inv_freq)
-        if step.cache is not None:
-            step.cache.write(layer, k, v)
+        cache = {} if step.cache is None else {"v": v, **step.cache.places(layer)}
+        q, k = ak.rotary(q, k, step.positions, step.inv_freq, **cache)
         if step.cu_seqlens is not None:
             out = ak.attention(q, k, v, cu_seqlens_q=step.cu_seqlens, causal=True)
         else:
@@ -148,6 +147,7 @@ class KVCache:
             self.slots = sequence * capacity + torch.arange(len(sequence), device=sequence.device)
             self.slots -= cu_seqlens[sequence]
 
-    def write(self, index: int, k: Tensor, v: Tensor) -> None:
-        for cache, new in zip(self.layer(index), (k, v), strict=True):
-            cache.flatten(0, 1).index_copy_(0, self.slots, new)
+    def places(self, index: int) -> dict[str, Tensor]:
+        """Where ``ak.rotary`` writes the coming tokens' keys and values."""
+        k_cache, v_cache = self.layer(index)
+        return {"k_cache": k_cache, "v_cache": v_cache, "slots": self.slots}

@@ -4,9 +4,25 @@ import math
 
 import torch
 
+from afn_kernels import _triton
 from afn_kernels._registry import Impl, Op
 
-OP = Op("rote", (Impl("reference", "afn_kernels.rote.reference:rote", why="plain PyTorch"),))
+
+def _supports(x, window, frame, **options) -> str:
+    if options["rotary_dim"] > 2048:
+        return f"rotary_dim {options['rotary_dim']} does not fit one program"
+    return _triton.supports(x, window, frame)
+
+
+OP = Op(
+    "rote",
+    (
+        _triton.implementation(
+            "afn_kernels.rote.boundary:rote", _supports, why="one read and one write of x, phases made in registers"
+        ),
+        Impl("reference", "afn_kernels.rote.reference:rote", why="plain PyTorch"),
+    ),
+)
 
 
 def rote(
@@ -33,9 +49,11 @@ def rote(
 
     With ``phase_dtype=torch.float32`` the operations follow the order of the released integration, whose
     cosines are off by up to 1e-2 at 30 minutes; ``torch.float64`` is the accurate closed form.
+    Either way the phase is the reference's, rounding for rounding; the reference takes its cosine in ``phase_dtype``
+    and rotates in float64, the triton implementation does both in float32 after a float64 range reduction.
 
     Args:
-        x: [T, D] encoder output, any floating dtype; the rotation itself is done in float64.
+        x: [T, D] encoder output, any floating dtype.
         window: [T] integer, index of the 30 s window within its own audio.
         frame: [T] integer, index of the 40 ms frame within its window.
         rotary_dim: width of one axis, 4⌈rotary_dim / 2⌉ ≤ D; default ⌊0.2 · D⌋.

@@ -17,14 +17,19 @@ def phases(
     phase_dtype: torch.dtype,
 ) -> torch.Tensor:
     """The angle φ of every rotated pair, [T, 2K]: the window axis first, then the frame axis."""
-    exponent = torch.arange(0, rotary_dim, 2, device=window.device).to(phase_dtype) / rotary_dim
-    f_K = 1.0 / theta**exponent
-    start = (window * frames_per_window).to(phase_dtype) * seconds_per_frame
+    f_K = frequencies(window.device, rotary_dim, theta, phase_dtype)
+    start = (window.long() * frames_per_window).to(phase_dtype) * seconds_per_frame
     seconds_T = start + frame.to(phase_dtype) * seconds_per_frame
     turn_T1 = (-seconds_T * 2 * math.pi)[:, None]
     window_TK = (window.to(phase_dtype) / period * window_factor)[:, None] * f_K
     frame_TK = (frame.to(phase_dtype) / period * frame_factor)[:, None] * f_K
     return torch.cat((window_TK * turn_T1, frame_TK * turn_T1), dim=-1)
+
+
+def frequencies(device: torch.device, rotary_dim: int, theta: float, dtype: torch.dtype) -> torch.Tensor:
+    """f_k = theta^(−2k / rotary_dim), [K]."""
+    exponent = torch.arange(0, rotary_dim, 2, device=device).to(dtype) / rotary_dim
+    return 1.0 / theta**exponent
 
 
 def rote(x: torch.Tensor, window: torch.Tensor, frame: torch.Tensor, **options) -> torch.Tensor:

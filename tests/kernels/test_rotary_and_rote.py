@@ -131,3 +131,109 @@ def test_rote_gradients():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+TRITON = next(row for row in ak.explain("rotary").rows if row.impl == "triton")
+runs_triton = pytest.mark.skipif("not installed" in TRITON.reason, reason=TRITON.reason)
+
+
+@runs_triton
+@pytest.mark.parametrize("largest", [1.0, 100.0, 1e6, 1e8])
+def test_sincos_of_the_kernels(largest, device):
+    # Every multiple of π/4 nearby decides between two polynomials or two signs.
+    from tests.kernels.phases import sincos
+
+    near = torch.linspace(-largest, largest, 999, dtype=torch.float64).div(math.pi / 4).round() * (math.pi / 4)
+    angle = torch.cat([near, near + 1e-7, near - 1e-7, (torch.rand(5000, dtype=torch.float64) * 2 - 1) * largest])
+    for found, exact in zip(sincos(angle.to(device)), (angle.sin(), angle.cos()), strict=True):
+        assert (found.cpu().double() - exact).abs().max() < 2e-7
+
+
+@runs_triton
+@pytest.mark.parametrize("phase_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_rote_phases_of_the_kernel_are_those_of_the_reference_bit_for_bit(phase_dtype, earlier, device):
+    from afn_kernels.rote import reference
+    from tests.kernels.phases import phases
+
+    window, frame = (
+        x.flatten().to(device) for x in torch.meshgrid(torch.arange(60), torch.arange(0, 750, 7), indexing="ij")
+    )
+    options = {
+        "rotary_dim": 256,
+        "theta": 1200 / (2 * math.pi) if earlier else 1200.0,
+        "period": 1200.0,
+        "window_factor": 2 * math.pi if earlier else 1.0,
+        "frame_factor": 2 * math.pi,
+        "seconds_per_frame": 0.04,
+        "frames_per_window": 750,
+        "phase_dtype": phase_dtype,
+    }
+    expected = reference.phases(window, frame, **options)
+    assert expected.abs().max() > 40_000
+    assert torch.equal(phases(window, frame, **options), expected)
+
+
+def paged(device, dtype=torch.float32):
+    """q, k, v cut from one projection, and a cache of pages full of NaN."""
+    qkv = torch.randn(7, 3 + 2 * 2, 16, device=device, dtype=dtype)
+    q, k, v = qkv.split((3, 2, 2), 1)
+    k_cache, v_cache = torch.full((2, 4, 8, 2, 16), float("nan"), device=device, dtype=dtype)
+    slots = torch.tensor([31, 3, -1, 8, 0, 20, 9], device=device)
+    cache = {"v": v, "k_cache": k_cache, "v_cache": v_cache, "slots": slots}
+    return (q, k, torch.rand(7, device=device) * 100, frequencies(16).float().to(device)), cache
+
+
+@pytest.mark.parametrize("impl", ["reference", pytest.param("triton", marks=runs_triton)])
+def test_rotary_writes_the_cache(impl, device):
+    call, cache = paged(device)
+    q, k = ak.rotary(*call, **cache, impl=impl)
+    for found, expected in zip((q, k), ak.rotary(*call, impl=impl), strict=True):
+        assert torch.equal(found, expected)
+    for name, new in (("k_cache", k), ("v_cache", cache["v"])):
+        expected = torch.full((32, 2, 16), float("nan"), device=device)
+        for slot, row in zip(cache["slots"].tolist(), new, strict=True):
+            if slot >= 0:
+                expected[slot] = row
+        assert torch.equal(cache[name].flatten(0, 1).nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+@runs_triton
+def test_torch_compile_sees_the_write(device):
+    call, cache = paged(device)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda *args, **kwargs: ak.rotary(*args, **kwargs, impl="triton"), fullgraph=True, backend="aot_eager"
+    )
+    with torch.no_grad():
+        compiled(*call, **cache)
+    other = cache | {name: torch.full_like(cache[name], float("nan")) for name in ("k_cache", "v_cache")}
+    ak.rotary(*call, **other, impl="triton")
+    for name in ("k_cache", "v_cache"):
+        assert torch.equal(cache[name].nan_to_num(7.0), other[name].nan_to_num(7.0))
+
+
+@runs_triton
+def test_rotary_with_float64_positions(device):
+    (q, k, positions, inv_freq), _ = paged(device)
+    angle = positions.double()[:, None] * inv_freq.double() * 1e4
+    for found, x in zip(ak.rotary(q, k, positions.double() * 1e4, inv_freq, impl="triton"), (q, k), strict=True):
+        assert (found.double() - complex_rotation(x, angle)).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slots": None}, "v, k_cache, v_cache given"),
+        ({"slots": torch.full((7,), 32)}, "slot 32 is past the 32 rows"),
+        ({"slots": torch.zeros(7)}, "slots are torch.float32"),
+        ({"v": torch.zeros(7, 3, 16)}, r"v is \(7, 3, 16\)"),
+        ({"v": torch.zeros(7, 2, 16, requires_grad=True)}, "no gradient"),
+        ({"k_cache": torch.zeros(4, 16, 2, 16)[:, ::2], "v_cache": torch.zeros(4, 8, 2, 8, 2)[..., 0]}, "v_cache is"),
+        ({"k_cache": torch.zeros(4, 9, 2, 16)[:, :8]}, "not one run of rows"),
+    ],
+)
+def test_bad_caches(change, message):
+    call, cache = paged("cpu")
+    with pytest.raises(ValueError, match=message):
+        ak.rotary(*call, **(cache | change))

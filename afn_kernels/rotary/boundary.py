@@ -1,0 +1,67 @@
+"""rotary as torch.compile and autograd see its Triton kernel."""
+
+import torch
+
+from afn_kernels._library import Boundary
+
+
+def _adjacent(x: torch.Tensor) -> torch.Tensor:
+    """Tokens and heads may be any distance apart, the elements of a head may not."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _forward_fake(q, k, positions, inv_freq):
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[2:])
+
+
+def _backward(ctx, dq, dk):
+    grads = [
+        _adjacent(x) if x is not None and need else None
+        for x, need in zip((dq, dk), ctx.needs_input_grad[:2], strict=True)
+    ]
+    if grads[0] is None and grads[1] is None:
+        return None, None, None, None
+    turned = BACKWARD(*grads, *ctx.saved_tensors)
+    return *(None if x is None else y for x, y in zip(grads, turned, strict=True)), None, None
+
+
+def _backward_fake(dq, dk, positions, inv_freq):
+    like = dk if dq is None else dq
+    return tuple(like.new_empty(0 if x is None else x.shape) for x in (dq, dk))
+
+
+def _write_fake(q, k, v, positions, inv_freq, slots, k_cache, v_cache):
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+FORWARD = Boundary(
+    "rotary(Tensor q, Tensor k, Tensor positions, Tensor inv_freq) -> (Tensor, Tensor)",
+    "afn_kernels.rotary.triton:forward",
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+BACKWARD = Boundary(
+    "rotary_backward(Tensor? dq, Tensor? dk, Tensor positions, Tensor inv_freq) -> (Tensor, Tensor)",
+    "afn_kernels.rotary.triton:backward",
+    _backward_fake,
+)
+WRITE = Boundary(
+    "rotary_write(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor inv_freq, Tensor slots, Tensor(a!) k_cache,"
+    " Tensor(b!) v_cache) -> (Tensor, Tensor)",
+    "afn_kernels.rotary.triton:write",
+    _write_fake,
+)
+
+
+def rotary(q, k, positions, inv_freq, *, v, k_cache, v_cache, slots):
+    """The "triton" row of the op's table."""
+    q, k, positions, inv_freq = _adjacent(q), _adjacent(k), positions.contiguous(), inv_freq.contiguous()
+    if slots is None:
+        return FORWARD(q, k, positions, inv_freq)
+    return WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache)
