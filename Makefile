@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: demo test lint fmt bench gpu gpu-verify gpu-bench doctor clean
+.PHONY: demo test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
+        gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 demo: $(VENV)/.demo
 	$(BIN)/afn demo --out $(RUN)
@@ -27,16 +28,49 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench.log_mel --out bench/results/cpu/log_mel.jsonl
 	$(BIN)/python -m bench.encoder --out bench/results/cpu/encoder.jsonl
 	$(BIN)/python -m bench.cpu_attention --out bench/results/cpu/attention.jsonl
+	$(BIN)/python -m bench.packing --out bench/results/cpu/packing.jsonl
+	$(BIN)/python -m bench.boundary --out bench/results/cpu/boundary.jsonl
+	$(BIN)/python -m bench.run --device cpu --first --out bench/results/cpu/ops.jsonl
+	$(BIN)/python -m bench.report bench/results/cpu
 
-# On a machine with a GPU, its own PyTorch and a compiler: no network, nothing installed but this checkout.
-gpu: gpu-verify gpu-bench
+# On a machine with a GPU, its own PyTorch, Triton, pytest, pytest-benchmark and a compiler: no network, nothing installed
+# but this checkout. `make gpu` does everything in order; a red test ends it before anything is timed. Each part by itself
+# (gpu-verify-1 to -4, gpu-bench-1 to -3, gpu-bench-encoder, gpu-report) stays below 8 minutes; gpu-bench-rest measures
+# what the others had no time for. RESULTS=DIR writes to another folder than the GPU's own in bench/results.
+RESULTS   ?= $(shell $(PYTHON) -c "from bench.measure import results; print(results('cuda'))")
+GPU_TESTS  = timeout --foreground 470 $(PYTHON) -m pytest --device cuda
+PARALLEL   = $(shell $(PYTHON) -c "import xdist; print('-n 4')" 2>/dev/null)
+PRODUCTS  := attention or linear or log_mel
+PARTS     := 1 2 3
+
+gpu:
+	$(MAKE) gpu-verify
+	$(MAKE) gpu-bench
+
+gpu-build:
+	$(PYTHON) -m pip install -q -e . --no-build-isolation --no-deps
 
 gpu-verify:
-	$(PYTHON) -m pip install -q -e . --no-build-isolation --no-deps
-	$(PYTHON) -m pytest tests/kernels --device cuda
+	$(MAKE) -k gpu-verify-1 gpu-verify-2 gpu-verify-3 gpu-verify-4
+gpu-verify-1: gpu-build
+	$(GPU_TESTS) $(PARALLEL) tests/kernels/test_every_op.py -k "not ($(PRODUCTS))"
+gpu-verify-2: gpu-build
+	$(GPU_TESTS) $(PARALLEL) tests/kernels/test_every_op.py -k "$(PRODUCTS)"
+gpu-verify-3: gpu-build
+	$(GPU_TESTS) tests/kernels --ignore tests/kernels/test_every_op.py --ignore tests/kernels/test_binaries.py
+gpu-verify-4: gpu-build
+	$(GPU_TESTS) tests/kernels/test_binaries.py
 
 gpu-bench:
-	$(PYTHON) -m bench.encoder --device cuda --out bench/results/gpu/encoder.jsonl --rounds 20
+	$(MAKE) -k $(PARTS:%=gpu-bench-%) gpu-bench-rest gpu-bench-encoder gpu-report
+$(PARTS:%=gpu-bench-%): gpu-bench-%: gpu-build
+	$(PYTHON) -m bench.run --device cuda --part $*/$(words $(PARTS)) --limit 380 --out $(RESULTS)/ops.jsonl
+gpu-bench-rest: gpu-build
+	$(PYTHON) -m bench.run --device cuda --missing --limit 380 --out $(RESULTS)/ops.jsonl
+gpu-bench-encoder: gpu-build
+	$(PYTHON) -m bench.encoder --device cuda --rounds 20 --out $(RESULTS)/encoder.jsonl
+gpu-report:
+	$(PYTHON) -m bench.report $(RESULTS)
 
 doctor: $(VENV)/.demo
 	$(BIN)/afn doctor

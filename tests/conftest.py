@@ -1,4 +1,4 @@
-"""Shared options: ``--device cuda`` runs the kernel tests on a GPU."""
+"""The device of the kernel tests (``--device``, ../conftest.py): on a CPU they run in Triton's interpreter."""
 
 import os
 
@@ -9,10 +9,6 @@ import torch
 def pytest_configure(config):
     if config.getoption("--device") == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is first imported
-
-
-def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="device of the kernel tests: cpu or cuda")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ from tests.model.tiny_model import noise
 
 pytest.importorskip("triton")
 pytest.importorskip("espeakng_loader", reason="the demo's tokenizer needs its voices")
-STEPS = 6
+STEPS = 4
+WITH_GRADIENT = ["attention", "bias_gelu", "layer_norm", "pool_norm", "rms_norm", "rotary", "splice", "swiglu"]
+OPS = {*WITH_GRADIENT, *(f"{name}_backward" for name in WITH_GRADIENT), "linear_cross_entropy", "rote"}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +62,7 @@ def test_the_loss_curve_is_the_references(setting, device, monkeypatch):
     assert not called
     same = torch.tensor(losses(setting, torch.float32, "reference"), dtype=torch.float64)
     found = torch.tensor(losses(setting, torch.float32, "triton"), dtype=torch.float64)
-    forward = {name for name in called if "backward" not in name}
-    print(sorted(called))
-    assert forward >= {"rms_norm"}, forward
-    assert oracle[-1] < 0.8 * oracle[0]
+    assert called >= OPS, OPS - called
+    assert oracle[-1] < 0.9 * oracle[0]
     budget = 2 * (same - oracle).abs().cummax(0).values + torch.finfo(torch.float32).eps * oracle.abs()
     assert ((found - oracle).abs() <= budget).all(), (found - oracle, budget)

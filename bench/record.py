@@ -1,0 +1,258 @@
+"""One workload to records: ours against named peers, checked before it is timed, with every column of a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from afn_kernels import _triton
+from afn_kernels._registry import Explanation, Op
+from bench import accuracy, measure, timing
+from bench.ops import Absent, Workload
+from bench.sm90 import FLOPS, HBM
+
+PASSES = ("forward", "forward+backward")
+COLUMNS = (
+    "op", "workload", "length", "pass", "variant", "role", "chosen", "dtype",
+    "median_us", "p20_us", "p80_us", "rounds", "launch_us", "first_call_s", "peak_mb",
+    "gb_s", "tflops", "floor_us", "of_floor", "of_reachable", "ratio_to_best_peer", "best_peer",
+    "error", "error_at", "note", "absent",
+)  # fmt: skip
+SAME = 0.02  # medians closer than this are the same
+CPU_BYTES, CPU_FLOPS = 64 * 2**20, 5e10  # of the inputs and of the forward, in a CPU run
+CPU_LENGTHS = (1024, 256, 64, 16, 4, 1)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A device to measure on: its clock, and what its memory and matrix units reach today."""
+
+    clock: timing.HostClock | timing.GPUClock
+    copy_rate: float
+    matmul_rate: float
+    rounds: int = 20
+    budget: float = 4.0  # seconds for the rounds of one workload and pass
+
+    @property
+    def device(self) -> str:
+        return self.clock.device
+
+    @classmethod
+    def of(cls, device: str, **settings) -> Bench:
+        clock = timing.clock(device)
+        torch.compile(torch.neg)(torch.ones(64, device=device))  # what a process pays once is no kernel's first call
+        return cls(clock, timing.copy_rate(clock), timing.matmul_rate(clock), **settings)
+
+    def reached(self) -> dict:
+        return {"copy_gb_s": round(self.copy_rate / 1e9, 1), "matmul_tflops": round(self.matmul_rate / 1e12, 3)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation: ours as "auto" picks it, ours by name, or a peer's."""
+
+    name: str
+    role: str
+    fn: Callable[[dict[str, Tensor]], object]
+
+
+def fitted(work: Workload, device: str) -> tuple[Workload, int | None]:
+    """The workload in the dtype and at the length it is run at, and that length where it was cut."""
+    if device == "cuda":
+        return work, None
+    work = replace(work, dtype=torch.float32)
+    full = sum(x.numel() for x in work.make("meta", work.dtype).values())
+    for length in CPU_LENGTHS if work.at else (None,):
+        cut = work if length is None else replace(work, make=work.at(length), bytes=(0.0, 0.0), flops=(0.0, 0.0))
+        made = list(cut.make("meta", work.dtype).values())
+        size = sum(x.nbytes for x in made)
+        share = 1.0 if length is None else sum(x.numel() for x in made) / full  # at most linear, so at most these FLOP
+        if size <= CPU_BYTES and share * work.flops[0] <= CPU_FLOPS:
+            return cut, length
+    raise Absent(f"too much for a CPU: its inputs take {size / 1e6:.0f} MB at the least")
+
+
+def explained(work: Workload, inputs: dict[str, Tensor]) -> Explanation:
+    """What the op's table says to this call. Runs it once."""
+    found: list[Explanation] = []
+    choose = Op.choose
+
+    def ask(self, impl, *args, **kwargs):
+        found.append(self.explain(*args, **kwargs))
+        return choose(self, impl, *args, **kwargs)
+
+    with mock.patch.object(Op, "choose", ask):
+        work.call(inputs)
+    return found[0]
+
+
+def variants(work: Workload, explanation: Explanation) -> list[Variant]:
+    """Ours first; then our other implementations, and the peers. The reference and the interpreter are nobody's choice
+    for speed."""
+    interpreted = ("triton",) if _triton.interpreted() else ()
+    own = [Variant("ours", "ours", lambda i: work.call(i))]
+    for row in explanation.rows:
+        if row.status in ("possible", "avoided") and row.impl not in ("reference", *interpreted):
+            own.append(Variant(f"impl={row.impl}", "impl", lambda i, impl=row.impl: work.call(i, impl)))
+    return own + [Variant(name, "peer", fn) for name, fn in work.peers.items()]
+
+
+def directed(fn: Callable, copies: list[dict], wrt: tuple[str, ...], directions: dict) -> Callable[[int], object]:
+    """The function of a copy's number that is timed: outputs, or gradients along random directions made once."""
+    if not wrt:
+        return lambda i: fn(copies[i])
+
+    def both(i: int):
+        outs = [out for out in accuracy.as_tuple(fn(copies[i])) if out.requires_grad]
+        key = (i, *((out.shape, out.stride(), out.dtype) for out in outs))
+        if key not in directions:
+            directions[key] = [torch.empty_like(out).normal_() for out in outs]
+        return torch.autograd.grad(outs, [copies[i][name] for name in wrt], directions[key])
+
+    return both
+
+
+def why(error: Exception) -> str:
+    """A peer's failure in one line."""
+    if isinstance(error, Absent):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    text = str(error).strip().splitlines()
+    return f"failed: {type(error).__name__}: {text[0][:200] if text else ''}"
+
+
+def measured(work: Workload, which: str, bench: Bench, samples: bool = False) -> list[dict]:
+    """A record for every variant of a workload in one of ``PASSES``.
+
+    Args:
+        work: at its full shape; on a CPU it is cut.
+        which: "forward" or "forward+backward".
+        bench: the device.
+        samples: whether records have the seconds of each round too.
+
+    Returns:
+        Dictionaries with ``COLUMNS``, None where there is nothing to say. ``absent`` is why one has no time. A workload
+        that does not fit the device has one record.
+    """
+    base = dict.fromkeys(COLUMNS) | {"op": work.op, "workload": work.name, "pass": which}
+    try:
+        work, length = fitted(work, bench.device)
+    except Absent as reason:
+        return [base | {"variant": "ours", "role": "ours", "absent": str(reason)}]
+    base |= {"length": length, "dtype": str(work.dtype).removeprefix("torch.")}
+    wrt = work.wrt if which == "forward+backward" else ()
+    with torch.set_grad_enabled(bool(wrt)):
+        return [base | found for found in _measured(work, wrt, bench, samples)]
+
+
+def _measured(work: Workload, wrt: tuple[str, ...], bench: Bench, samples: bool) -> list[dict]:
+    torch.manual_seed(0)
+    torch._dynamo.reset()  # else the shapes of other workloads count towards its limit of recompilations
+
+    def make() -> dict[str, Tensor]:
+        return {name: x.requires_grad_(name in wrt) for name, x in work.make(bench.device, work.dtype).items()}
+
+    copies = [make()]
+    copies += [make() for _ in range(timing.copies(bench.clock, sum(x.nbytes for x in copies[0].values())) - 1)]
+    directions: dict = {}
+    first_call, found = timing.first(bench.clock, directed(work.call, copies, wrt, directions))
+    explanation = explained(work, copies[0])
+    calls, records, distances = {}, {}, []
+    for variant in variants(work, explanation):
+        record = records[variant.name] = {"variant": variant.name, "role": variant.role}
+        call = directed(variant.fn, copies, wrt, directions)
+        try:
+            seconds, other = timing.first(bench.clock, call)
+            peak = bench.clock.peak(call)
+        except Exception as error:
+            if variant.role == "ours":
+                raise
+            record["absent"] = why(error)
+            continue
+        if variant.role == "ours":
+            seconds = first_call
+        elif variant.role == "peer":
+            distances.append(accuracy.apart(found, other))
+        record |= {"first_call_s": round(seconds, 3), "peak_mb": None if peak is None else round(peak / 1e6, 1)}
+        calls[variant.name] = call
+        del other
+    del found
+    functions = {variant.name: variant.fn for variant in variants(work, explanation) if variant.name in calls}
+    ours = {name for name in functions if records[name]["role"] != "peer"}
+    checked = accuracy.checked(work, functions, ours, wrt, bench.device)
+    distances = [x for x in distances if x is not None]
+    records["ours"]["chosen"] = explanation.chosen
+    for name, record in records.items():
+        error = checked.error.get(name)
+        record |= {"error": None if error is None else float(f"{error:.2e}"), "error_at": checked.at}
+        record["note"] = checked.wrong.get(name) or checked.notes.get(name)
+        if name in ours and name in checked.wrong:
+            record["absent"] = f"wrong, so not timed: {checked.wrong[name]}"
+    if checked.at != accuracy.TIMED and distances and min(distances) > accuracy.APART:
+        records["ours"]["absent"] = f"wrong, so not timed: {min(distances):.1e} away from every peer"
+    times = timing.interleaved(
+        bench.clock,
+        {name: call for name, call in calls.items() if "absent" not in records[name]},
+        len(copies),
+        bench.rounds,
+        bench.budget,
+    )
+    for name, timed in times.items():
+        records[name] |= speeds(work, bool(wrt), timed, bench) | ({"samples": timed.device} if samples else {})
+    compare_with_peers(records)
+    return list(records.values())
+
+
+def speeds(work: Workload, backward: bool, timed: timing.Timing, bench: Bench) -> dict:
+    """The columns that follow from the times, the workload's bytes and operations, and the device."""
+    median, p20, p80 = (timing.quantile(timed.device, q) for q in (0.5, 0.2, 0.8))
+    found = {"median_us": median, "p20_us": p20, "p80_us": p80}
+    found = {name: round(1e6 * value, 3) for name, value in found.items()}
+    found["rounds"] = len(timed.device)
+    if bench.device == "cuda":
+        found["launch_us"] = round(1e6 * timing.quantile(timed.launch, 0.5), 2)
+    directions = 2 if backward else 1
+    moved, flops = sum(work.bytes[:directions]), sum(work.flops[:directions])
+    if moved:
+        found["gb_s"] = round(moved / median / 1e9, 1)
+    if flops:
+        found["tflops"] = round(flops / median / 1e12, 3)
+    bandwidth = HBM.get(measure.results(bench.device).name)
+    for column, memory, matrix in (
+        ("of_floor", bandwidth, FLOPS),
+        ("of_reachable", bench.copy_rate, bench.matmul_rate),
+    ):
+        if memory and (moved or flops):
+            each = zip(work.bytes[:directions], work.flops[:directions], strict=True)
+            floor = sum(max(b / memory, f / matrix) for b, f in each)
+            found[column] = float(f"{floor / median:.3g}")
+            if column == "of_floor":
+                found["floor_us"] = round(1e6 * floor, 2)
+    return found
+
+
+def compare_with_peers(records: dict[str, dict]) -> None:
+    """The best peer's time over each variant's: above 1 is faster than every peer."""
+    peers = {x["variant"]: x["median_us"] for x in records.values() if x["role"] == "peer" and x.get("median_us")}
+    if not peers:
+        return
+    best = min(peers, key=peers.get)
+    for record in records.values():
+        if record.get("median_us"):
+            record |= {"best_peer": best, "ratio_to_best_peer": round(peers[best] / record["median_us"], 3)}
+
+
+def verdict(ours: dict, best: dict | None) -> str:
+    """Ours against the best peer in a word. Noise is where the ranges from p20 to p80 meet."""
+    if best is None:
+        return "no peer"
+    if abs(ours["ratio_to_best_peer"] - 1) <= SAME:
+        return "equal"
+    if ours["p20_us"] <= best["p80_us"] and best["p20_us"] <= ours["p80_us"]:
+        return "within noise"
+    return "faster" if ours["ratio_to_best_peer"] > 1 else "loses"
