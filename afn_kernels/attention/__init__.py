@@ -2,13 +2,21 @@
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import providers
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
     return "" if not return_lse and carry is None else "the log-sum-exp comes from the reference"
+
+
+def _supports(q, k, v, *, scale=1.0, carry=None, **_) -> str:
+    if q.shape[-1] % 16 or not 0 < q.shape[-1] <= 256:
+        return f"a head of {q.shape[-1]} is not a multiple of 16 up to 256"
+    if scale < 0:
+        return f"the scale {scale} is below zero, and the maximum of the scores is taken before it"
+    return _triton.supports(q, k, v, *(carry or ()))
 
 
 def _provider(name: str, module: str, why: str, supports=providers.supports, avoid=providers.nothing) -> Impl:
@@ -20,6 +28,11 @@ def _provider(name: str, module: str, why: str, supports=providers.supports, avo
 OP = Op(
     "attention",
     (
+        _triton.implementation(
+            "afn_kernels.attention.boundary:attention",
+            _supports,
+            why="deterministic, carries on from other keys, never waits for the GPU; not timed",
+        ),
         _provider("flash3", "flash_attn_interface", "616 to 685 TFLOP/s forward published; not timed here"),
         _provider(
             "cudnn", "torch", "539 to 607 TFLOP/s published; not timed here", supports=providers.supports_one_sequence
@@ -106,6 +119,11 @@ def attention(
     if carry is not None and (carry[0].shape != q.shape or carry[1].shape != q.shape[:2]):
         shapes = tuple(carry[0].shape), tuple(carry[1].shape)
         raise ValueError(f"attention: carry shapes {shapes} do not fit q {tuple(q.shape)}")
+    if carry is not None:
+        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        if any(x.dtype != wide or x.device != q.device for x in carry):
+            found = ", ".join(f"{x.dtype} on {x.device}" for x in carry)
+            raise ValueError(f"attention: the carry is {found}, expected {wide} on {q.device}")
     options = {
         "cu_seqlens_q": cu_seqlens_q,
         "cu_seqlens_k": cu_seqlens_k,

@@ -4,7 +4,9 @@ from functools import lru_cache
 
 import torch
 
+from afn_kernels import _triton
 from afn_kernels._registry import Impl, Op
+from afn_kernels.log_mel import boundary
 from afn_kernels.log_mel.stream import LogMelStream, LogMelWindow
 from afn_kernels.log_mel.tables import HOP
 
@@ -27,14 +29,28 @@ def _cpu_supports(pcm: torch.Tensor, **_) -> str:
         return f"pcm is on {pcm.device.type}"
     if pcm.dtype == torch.float64:
         return "float64 samples are computed by the reference"
-    if pcm.requires_grad and torch.is_grad_enabled():
-        return "it has no gradient; the reference has"
-    return ""
+    return _gradient(pcm)
+
+
+def _gradient(pcm: torch.Tensor) -> str:
+    return "it has no gradient; the reference has" if pcm.requires_grad and torch.is_grad_enabled() else ""
+
+
+def _triton_supports(pcm: torch.Tensor, **_) -> str:
+    if pcm.shape[1] > 2**31 - 1024:
+        return f"a row of {pcm.shape[1]} samples has offsets beyond 32 bits"
+    return _triton.supports(pcm, dtypes=(torch.float32,)) or _gradient(pcm)
 
 
 OP = Op(
     "log_mel",
     (
+        _triton.implementation(
+            "afn_kernels.log_mel.boundary:log_mel",
+            _triton_supports,
+            avoid=lambda pcm, **_: _triton.avoid(pcm),
+            why="one launch; the spectrum never leaves the chip",
+        ),
         Impl(
             "cpu",
             "afn_kernels.log_mel.cpu:log_mel",
@@ -70,7 +86,7 @@ def log_mel(
         impl: "auto" or the name of an implementation.
 
     Returns:
-        [B, n_mels, T / 160], or ``out``. Differentiable with respect to ``pcm`` (not with ``out`` or impl="cpu").
+        [B, n_mels, T / 160], or ``out``. Differentiable with respect to ``pcm`` by the reference, without ``out``.
 
     Raises:
         ValueError: a shape, dtype or length outside the above; an implementation that cannot run here.
@@ -88,8 +104,8 @@ def log_mel(
     if out is not None:
         _check_out(pcm, n_mels, out_dtype, out)
     if torch.compiler.is_compiling():
-        features = torch.ops.afn.log_mel(pcm, n_mels, out_dtype, impl)
-        return features if out is None else out.copy_(features)
+        found = boundary.FORWARD(pcm, n_mels, out_dtype, impl)
+        return found if out is None else out.copy_(found)
     options = {"n_mels": n_mels, "out_dtype": out_dtype, "out": out}
     return OP.choose(impl, pcm, **options)(pcm, **options)
 
@@ -103,44 +119,8 @@ def _check_out(pcm: torch.Tensor, n_mels: int, out_dtype: torch.dtype, out: torc
         raise ValueError("log_mel: out= has no gradient, and pcm requires one")
 
 
-torch.library.define("afn::log_mel", "(Tensor pcm, int n_mels, ScalarType out_dtype, str impl) -> Tensor")
-torch.library.define("afn::log_mel_backward", "(Tensor grad, Tensor pcm, int n_mels) -> Tensor")
-
-
-@torch.library.impl("afn::log_mel", "default")
-def _forward_op(pcm, n_mels, out_dtype, impl):
+def features(pcm: torch.Tensor, n_mels: int, out_dtype: torch.dtype, impl: str) -> torch.Tensor:
+    """What the registered op afn::log_mel runs."""
     pcm = pcm.detach()
-    options = {"n_mels": n_mels, "out_dtype": out_dtype}
+    options = {"n_mels": n_mels, "out_dtype": out_dtype, "out": None}
     return OP.choose(impl, pcm, **options)(pcm, **options)
-
-
-@torch.library.register_fake("afn::log_mel")
-def _forward_fake(pcm, n_mels, out_dtype, impl):
-    return pcm.new_empty(pcm.shape[0], n_mels, pcm.shape[1] // HOP, dtype=out_dtype)
-
-
-@torch.library.impl("afn::log_mel_backward", "default")
-def _backward_op(grad, pcm, n_mels):
-    from afn_kernels.log_mel.reference import log_mel as reference
-
-    with torch.enable_grad():
-        pcm = pcm.detach().requires_grad_()
-        features = reference(pcm, n_mels=n_mels, out_dtype=grad.dtype)
-    return torch.autograd.grad(features, pcm, grad)[0]
-
-
-@torch.library.register_fake("afn::log_mel_backward")
-def _backward_fake(grad, pcm, n_mels):
-    return torch.empty_like(pcm)
-
-
-def _setup_context(ctx, inputs, output):
-    pcm, ctx.n_mels, _, _ = inputs
-    ctx.save_for_backward(pcm)
-
-
-def _backward(ctx, grad):
-    return torch.ops.afn.log_mel_backward(grad, ctx.saved_tensors[0], ctx.n_mels), None, None, None
-
-
-torch.library.register_autograd("afn::log_mel", _backward, setup_context=_setup_context)

@@ -1,17 +1,20 @@
 """Stride-2 mean over time, then layer normalisation: how the audio encoder ends."""
 
+from collections.abc import Mapping
+
 import torch
 
 from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
+from afn_kernels.rote import DEFAULTS, checked
 
 
-def _supports(x, weight, bias, *, cu_seqlens, total, eps) -> str:
+def _supports(x, weight, bias, *, cu_seqlens, total, eps, rote) -> str:
     if x.shape[-1] > 32768:
         return f"a row of {x.shape[-1]} elements does not fit one program"
     if cu_seqlens is not None and total is None and cu_seqlens.device.type == "meta":
         return "cu_seqlens have no values here: total is needed"
-    return _triton.supports(x, weight, bias, cu_seqlens)
+    return _triton.supports(x, weight, bias, cu_seqlens, *((rote["window"], rote["frame"]) if rote else ()))
 
 
 OP = Op(
@@ -33,9 +36,13 @@ def pool_norm(
     cu_seqlens: torch.Tensor | None = None,
     total: int | None = None,
     eps: float = 1e-5,
+    rote: Mapping | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
     """y[t] = LayerNorm((x[2t] + x[2t+1]) / 2); the last frame of an odd sequence is dropped.
+
+    With ``rote`` the rows are those that ``afn_kernels.rote`` makes of y; the triton implementation turns a row in
+    float32 before it is written, where the two ops in a row round it to the dtype of x and read it again.
 
     Args:
         x: [..., S, D], or packed [T, D] with ``cu_seqlens``; any floating dtype.
@@ -46,6 +53,9 @@ def pool_norm(
             ``cu_seqlens`` on a GPU are read back, which waits for all work in flight. On a GPU it is taken on trust:
             rows beyond the sum are NaN, gradients of rows left out are undefined.
         eps: added to the biased variance.
+        rote: arguments of ``afn_kernels.rote`` by name: ``window`` and ``frame``, integers of one entry per row of
+            the output ([..., S // 2] or [total]; their number is the default of ``total``), and any others that
+            are not to have their defaults, but ``impl``.
         impl: "auto" or the name of an implementation.
 
     Returns:
@@ -53,9 +63,9 @@ def pool_norm(
 
     Raises:
         ValueError: shapes or dtypes that do not fit; ``cu_seqlens`` that do not cover x; a ``total`` that is not
-            theirs (checked on the CPU).
+            theirs (checked on the CPU); what ``afn_kernels.rote`` raises for its arguments, or one it does not have.
 
-    Source: Chu et al., 2024, arXiv:2407.10759 (pooling); Ba et al., 2016 (normalisation).
+    Source: Chu et al., 2024, arXiv:2407.10759 (pooling); Ba et al., 2016 (normalisation); for ``rote``, as there.
     """
     _check.same_dtype_and_device("pool_norm", x=x, weight=weight, bias=bias)
     _check.last_dim("pool_norm", "weight", weight, x.shape[-1])
@@ -64,13 +74,27 @@ def pool_norm(
         if x.dim() != 2:
             raise ValueError(f"pool_norm: packed x must be [T, D], got {tuple(x.shape)}")
         _check.cu_seqlens("pool_norm", "cu_seqlens", cu_seqlens, x.shape[0])
+        if rote and "window" in rote and total is None:
+            total = rote["window"].numel()
         _check_total(total, cu_seqlens, x.shape[0])
     elif x.dim() < 2:
         raise ValueError(f"pool_norm: x must be [..., S, D], got {tuple(x.shape)}")
     elif total is not None:
         raise ValueError(f"pool_norm: total is {total}, but there are no cu_seqlens")
-    call = OP.choose(impl, x, weight, bias, cu_seqlens=cu_seqlens, total=total, eps=eps)
-    return call(x, weight, bias, cu_seqlens=cu_seqlens, total=total, eps=eps)
+    if rote is not None:
+        rows = (*x.shape[:-2], x.shape[-2] // 2) if cu_seqlens is None else (total,)
+        rote = _check_rote(rote, rows, x.shape[-1])
+    options = {"cu_seqlens": cu_seqlens, "total": total, "eps": eps, "rote": rote}
+    return OP.choose(impl, x, weight, bias, **options)(x, weight, bias, **options)
+
+
+def _check_rote(rote: Mapping, rows: tuple[int, ...], width: int) -> dict:
+    index = {"window", "frame"}
+    if (wrong := rote.keys() - DEFAULTS.keys() - index) or (wrong := index - rote.keys()):
+        raise ValueError(f"rote: got {', '.join(rote)}; {', '.join(sorted(wrong))} unknown or missing")
+    window, frame = rote["window"], rote["frame"]
+    options = {name: rote.get(name, default) for name, default in DEFAULTS.items()}
+    return {"window": window, "frame": frame} | checked(rows, width, window, frame, options)
 
 
 def _check_total(total: int | None, cu_seqlens: torch.Tensor, frames: int) -> None:

@@ -1,6 +1,7 @@
 import torch
 
 from afn_kernels.layer_norm.reference import layer_norm
+from afn_kernels.rote.reference import rote as rotated
 
 
 def pool_norm(
@@ -11,11 +12,16 @@ def pool_norm(
     cu_seqlens: torch.Tensor | None,
     total: int | None,
     eps: float,
+    rote: dict | None,
 ) -> torch.Tensor:
     x = x[..., : x.shape[-2] // 2 * 2, :] if cu_seqlens is None else x[rows_kept(cu_seqlens, total)]
     pairs = x.unflatten(-2, (-1, 2)) if x.shape[-2] else x.new_empty(*x.shape[:-2], 0, 2, x.shape[-1])
     wide = torch.promote_types(x.dtype, torch.float32)
-    return layer_norm(pairs.to(wide).mean(-2), weight.to(wide), bias.to(wide), eps=eps).to(x.dtype)
+    y = layer_norm(pairs.to(wide).mean(-2), weight.to(wide), bias.to(wide), eps=eps).to(x.dtype)
+    if rote is None:
+        return y
+    window, frame = rote["window"].flatten(), rote["frame"].flatten()
+    return rotated(y.flatten(0, -2), **(rote | {"window": window, "frame": frame})).view_as(y)
 
 
 def rows_kept(cu_seqlens: torch.Tensor, total: int | None) -> torch.Tensor:

@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 
 from afn_kernels import _triton
-from afn_kernels._triton_math import layer_norm_gradient, row_statistics
+from afn_kernels._triton_math import layer_norm_gradient, row_statistics, sincos
 from afn_kernels.pool_norm.config import choose
+from afn_kernels.rote.triton import phases, setting
 
 
 @triton.jit(do_not_specialize=["sequences", "total"])
@@ -35,10 +36,26 @@ def first_row(row, source, length, RAGGED: tl.constexpr):
     return tl.load(source + row).to(tl.int64) if RAGGED else (row // half) * length + 2 * (row % half)
 
 
+@triton.jit
+def turned(b_x, row, direction, window, frame, freq, BLOCK: tl.constexpr, ROTE: tl.constexpr):
+    """A row b_x [BLOCK] with the pairs that it begins with turned by direction · φ."""
+    K: tl.constexpr = ROTE[0]
+    PAIRS: tl.constexpr = ROTE[1]
+    pair = tl.arange(0, PAIRS)
+    b_freq = tl.load(freq + pair % K, mask=pair < 2 * K, other=0.0)  # φ is 0 beyond the turned pairs
+    b_window, b_frame = tl.load(window + row).to(tl.int64), tl.load(frame + row).to(tl.int64)
+    b_phi = phases(b_window, b_frame, b_freq, pair < K, ROTE[2], ROTE[3], ROTE[4], ROTE[5], ROTE[6], ROTE[7])
+    b_sin, b_cos = sincos(b_phi.to(tl.float64))
+    first = tl.arange(0, BLOCK // (2 * PAIRS))[:, None] == 0
+    b_sin, b_cos = tl.where(first, b_sin[None] * direction, 0.0), tl.where(first, b_cos[None], 1.0)
+    b_0, b_1 = tl.split(tl.reshape(b_x, [BLOCK // (2 * PAIRS), PAIRS, 2]))
+    return tl.reshape(tl.join(tl.fma(b_0, b_cos, -b_1 * b_sin), tl.fma(b_1, b_cos, b_0 * b_sin)), [BLOCK])
+
+
 @triton.jit(do_not_specialize=["length"])
 def forward_kernel(
-    x, weight, bias, source, y, mean, rstd, x_stride, length, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, RAGGED: tl.constexpr,
+    x, weight, bias, source, y, mean, rstd, window, frame, freq, x_stride, length, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, RAGGED: tl.constexpr, ROTE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -53,14 +70,18 @@ def forward_kernel(
     tl.store(rstd + row, b_rstd)
     b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     b_bias = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-    b_y = (b_x - b_mean) * b_rstd * b_weight + b_bias
+    b_y = tl.fma((b_x - b_mean) * b_rstd, b_weight, b_bias)
+    if ROTE is not None:
+        b_y = turned(b_y, row, 1.0, window, frame, freq, BLOCK, ROTE)
     tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["length", "rows", "sequences"])
 def backward_kernel(
-    dy, x, weight, cu, source, mean, rstd, dx, partial, dy_stride, x_stride, length, rows, sequences,
+    dy, x, weight, cu, source, mean, rstd, dx, partial, window, frame, freq,
+    dy_stride, x_stride, length, rows, sequences,
     D: tl.constexpr, BLOCK: tl.constexpr, RAGGED: tl.constexpr, DX: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
+    ROTE: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)
@@ -77,9 +98,11 @@ def backward_kernel(
         b_x = tl.load(p_x, mask=there, other=0.0).to(tl.float32)
         b_x = (b_x + tl.load(p_x + x_stride, mask=there, other=0.0).to(tl.float32)) * 0.5
         b_dy = tl.load(dy + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
+        if ROTE is not None:
+            b_dy = turned(b_dy, row, -1.0, window, frame, freq, BLOCK, ROTE)
         b_n = tl.where(inside, (b_x - tl.load(mean + row)) * b_rstd, 0.0)
         if DW:
-            b_dw += b_dy * b_n
+            b_dw = tl.fma(b_dy, b_n, b_dw)
         if DB:
             b_db += b_dy
         if DX:
@@ -104,6 +127,15 @@ def backward_kernel(
         tl.store(p_partial, b_db, mask=inside)
 
 
+def _rote(x: torch.Tensor, window: torch.Tensor | None, constants: tuple) -> tuple[torch.Tensor | None, dict]:
+    """The frequencies and launch options of the kernels where a row is turned, or is not."""
+    if window is None:
+        return None, {"ROTE": None}
+    freq, found = setting(x.device, *constants)
+    names = "K", "PAIRS", "PERIOD", "WINDOW", "FRAME", "SECONDS", "FRAMES", "RECIPROCAL"
+    return freq, {"ROTE": tuple(found[name] for name in names), "enable_fp_fusion": False}  # as ``phases`` asks
+
+
 def forward(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -112,10 +144,14 @@ def forward(
     length: int,
     total: int,
     eps: float,
+    window: torch.Tensor | None = None,
+    frame: torch.Tensor | None = None,
+    *constants,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """x [T, D] -> y [total, D], mean [total], 1 / deviation [total], first row of each pair [total] int32.
 
     Sequences are ``length`` rows each, or those of ``cu_seqlens``; the first rows are empty without ``cu_seqlens``.
+    With window and frame [total] the rows of y are turned; ``constants`` are those of rote.
     """
     width = x.shape[1]
     ragged = cu_seqlens is not None
@@ -127,9 +163,10 @@ def forward(
         return y, mean, rstd, source
     if ragged:
         source_kernel[(len(cu_seqlens),)](cu_seqlens, source, len(cu_seqlens) - 1, total, BLOCK=1024, num_warps=4)
+    freq, rote = _rote(x, window, constants)
     forward_kernel[(total,)](
-        x, weight, bias, source, y, mean, rstd, x.stride(0), length, eps,
-        D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, num_warps=choose(width).warps,
+        x, weight, bias, source, y, mean, rstd, window, frame, freq, x.stride(0), length, eps,
+        D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, **rote, num_warps=choose(width).warps,
     )  # fmt: skip
     return y, mean, rstd, source
 
@@ -146,6 +183,9 @@ def backward(
     need_dx: bool,
     need_dw: bool,
     need_db: bool,
+    window: torch.Tensor | None,
+    frame: torch.Tensor | None,
+    *constants,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """dx [T, D] (empty when it is not needed), and those of dw and db [D] that are needed, stacked."""
     rows, width = dy.shape
@@ -155,10 +195,11 @@ def backward(
     programs = max(1, min(max(rows, sequences), config.waves * _triton.programs(x.device)))
     dx = torch.empty(x.shape if need_dx else 0, dtype=x.dtype, device=x.device)
     partial = torch.empty(need_dw + need_db, programs, width, dtype=torch.float32, device=x.device)
+    freq, rote = _rote(x, window, constants)
     backward_kernel[(programs,)](
-        dy, x, weight, cu_seqlens, source, mean, rstd, dx, partial,
+        dy, x, weight, cu_seqlens, source, mean, rstd, dx, partial, window, frame, freq,
         dy.stride(0), x.stride(0), length, rows, sequences,
         D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, DX=need_dx, DW=need_dw, DB=need_db,
-        num_warps=config.warps,
+        **rote, num_warps=config.warps,
     )  # fmt: skip
     return dx, partial.sum(1).to(weight.dtype)

@@ -75,14 +75,6 @@ def rote(
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"rote: x must be floating [T, D], got {x.dtype} {tuple(x.shape)}")
-    for name, index in (("window", window), ("frame", frame)):
-        if index.shape != x.shape[:1] or index.is_floating_point():
-            raise ValueError(f"rote: {name} must be integer [{x.shape[0]}], got {index.dtype} {tuple(index.shape)}")
-    rotary_dim = int(x.shape[1] * 0.2) if rotary_dim is None else rotary_dim
-    if not 0 < 4 * ((rotary_dim + 1) // 2) <= x.shape[1]:
-        raise ValueError(f"rote: two axes of rotary_dim {rotary_dim} do not fit {x.shape[1]} features")
-    if phase_dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"rote: phase_dtype is {phase_dtype}, expected float32 or float64")
     options = {
         "rotary_dim": rotary_dim,
         "theta": theta,
@@ -93,4 +85,22 @@ def rote(
         "frames_per_window": frames_per_window,
         "phase_dtype": phase_dtype,
     }
+    options = checked(x.shape[:1], x.shape[1], window, frame, options)
     return OP.choose(impl, x, window, frame, **options)(x, window, frame, **options)
+
+
+DEFAULTS = {name: value for name, value in rote.__kwdefaults__.items() if name != "impl"}
+
+
+def checked(rows: torch.Size, width: int, window: torch.Tensor, frame: torch.Tensor, options: dict) -> dict:
+    """``options`` with their default filled in, for rows [*rows, width]; ValueError where they do not fit."""
+    for name, index in (("window", window), ("frame", frame)):
+        if index.shape != rows or index.is_floating_point():
+            raise ValueError(f"rote: {name} must be integer {list(rows)}, got {index.dtype} {tuple(index.shape)}")
+    rotary_dim, phase_dtype = options["rotary_dim"], options["phase_dtype"]
+    rotary_dim = int(width * 0.2) if rotary_dim is None else rotary_dim
+    if not 0 < 4 * ((rotary_dim + 1) // 2) <= width:
+        raise ValueError(f"rote: two axes of rotary_dim {rotary_dim} do not fit {width} features")
+    if phase_dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"rote: phase_dtype is {phase_dtype}, expected float32 or float64")
+    return options | {"rotary_dim": rotary_dim}

@@ -20,9 +20,12 @@ def _backward(ctx, dy):
     return ROTATE(as_rows(dy), *ctx.saved_tensors, *options, not inverse), *[None] * 11
 
 
+CONSTANTS = (
+    "int rotary_dim, float theta, float period, float window_factor, float frame_factor, float seconds_per_frame,"
+    " int frames_per_window, bool accurate"
+)
 ROTATE = Boundary(
-    "rote(Tensor x, Tensor window, Tensor frame, int rotary_dim, float theta, float period, float window_factor,"
-    " float frame_factor, float seconds_per_frame, int frames_per_window, bool accurate, bool inverse) -> Tensor",
+    f"rote(Tensor x, Tensor window, Tensor frame, {CONSTANTS}, bool inverse) -> Tensor",
     "afn_kernels.rote.triton:rotate",
     _fake,
     setup_context=_setup_context,
@@ -30,11 +33,14 @@ ROTATE = Boundary(
 )
 
 
-def rote(x, window, frame, *, phase_dtype, **options):
-    """The "triton" row of the op's table."""
+def constants(*, phase_dtype: torch.dtype, **options) -> list:
+    """The options as CONSTANTS has them."""
     names = (
         "rotary_dim", "theta", "period", "window_factor", "frame_factor", "seconds_per_frame", "frames_per_window",
     )  # fmt: skip
-    accurate = phase_dtype == torch.float64
-    constants = (options[name] for name in names)
-    return ROTATE(as_rows(x), window.contiguous(), frame.contiguous(), *constants, accurate, False)
+    return [*(options[name] for name in names), phase_dtype == torch.float64]
+
+
+def rote(x, window, frame, **options):
+    """The "triton" row of the op's table."""
+    return ROTATE(as_rows(x), window.contiguous(), frame.contiguous(), *constants(**options), False)

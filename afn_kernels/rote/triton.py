@@ -83,6 +83,31 @@ def _frequencies(device: torch.device, rotary_dim: int, theta: float, dtype: tor
     return made
 
 
+def setting(
+    device: torch.device,
+    rotary_dim: int,
+    theta: float,
+    period: float,
+    window_factor: float,
+    frame_factor: float,
+    seconds_per_frame: float,
+    frames_per_window: int,
+    accurate: bool,
+) -> tuple[torch.Tensor, dict[str, float | int | bool]]:
+    """The frequencies, and what ``phases`` is compiled for: K pairs of each axis, PAIRS in all with the padding."""
+    freq = _frequencies(device, rotary_dim, theta, torch.float64 if accurate else torch.float32)
+    return freq, {
+        "K": len(freq),
+        "PAIRS": triton.next_power_of_2(2 * len(freq)),
+        "PERIOD": float(period),
+        "WINDOW": float(window_factor),
+        "FRAME": float(frame_factor),
+        "SECONDS": float(seconds_per_frame),
+        "FRAMES": frames_per_window,
+        "RECIPROCAL": device.type != "cpu",
+    }
+
+
 def rotate(
     x: torch.Tensor,
     window: torch.Tensor,
@@ -102,12 +127,11 @@ def rotate(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not rows:
         return y
-    freq = _frequencies(x.device, rotary_dim, theta, torch.float64 if accurate else torch.float32)
+    freq, constants = setting(
+        x.device, rotary_dim, theta, period, window_factor, frame_factor, seconds_per_frame, frames_per_window, accurate
+    )
     rote_kernel[(triton.cdiv(rows, CONFIG.rows),)](
         x, window, frame, freq, y, x.stride(0), rows, -1.0 if inverse else 1.0,
-        D=width, K=len(freq), PERIOD=float(period), WINDOW=float(window_factor), FRAME=float(frame_factor),
-        SECONDS=float(seconds_per_frame), FRAMES=frames_per_window, RECIPROCAL=x.device.type != "cpu",
-        ROWS=CONFIG.rows, PAIRS=triton.next_power_of_2(2 * len(freq)), num_warps=CONFIG.warps,
-        enable_fp_fusion=False,
+        D=width, ROWS=CONFIG.rows, **constants, num_warps=CONFIG.warps, enable_fp_fusion=False,
     )  # fmt: skip
     return y

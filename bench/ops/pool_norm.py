@@ -1,9 +1,11 @@
-"""pool_norm where the audio encoder ends: 60 full windows, and windows of every length packed together."""
+"""pool_norm where the audio encoder ends: 60 full windows, turned and not, and windows of every length packed."""
 
 import torch
 import torch.nn.functional as F
 
+import afn_kernels as ak
 from bench.ops import Workload, normal
+from bench.ops import rote as rotation
 
 WIDTH, WINDOW = 1280, 1500
 
@@ -52,6 +54,44 @@ def least(frames: int, tokens: int) -> tuple[float, float]:
     return (3 * tokens * row, 3 * tokens * row + frames * row)
 
 
+class Turned(Workload):
+    """Its inputs ``window`` and ``frame`` go into ``rote``."""
+
+    def call(self, inputs, impl: str = "auto"):
+        index = {name: inputs[name] for name in ("window", "frame")}
+        return (ak.pool_norm(inputs["x"], inputs["weight"], inputs["bias"], rote=index, impl=impl),)
+
+
+def turned_inputs(windows: int):
+    def make(device: str, dtype: torch.dtype):
+        row = torch.arange(windows * WINDOW // 2, device=device).view(windows, -1)
+        return inputs(windows)(device, dtype) | {"window": row // (WINDOW // 2), "frame": row % (WINDOW // 2)}
+
+    return make
+
+
+def in_a_row(pool_norm, rote):
+    """The two ops, with their rows in between written and read."""
+
+    def peer(i):
+        y = pool_norm(i)
+        turned = rote({"x": y.flatten(0, 1), "window": i["window"].flatten(), "frame": i["frame"].flatten()})
+        return turned.view_as(y)
+
+    return peer
+
+
+def ours(i):
+    return ak.pool_norm(i["x"], i["weight"], i["bias"])
+
+
+TURNED_PEERS = {
+    "torch": in_a_row(torchs, rotation.torchs(torch.float32)),
+    "torch.compile": torch.compile(in_a_row(torchs, rotation.torchs(torch.float32)), dynamic=True),
+    "pool_norm, then rote": in_a_row(ours, lambda i: ak.rote(**i)),
+}
+
+
 def workload(windows: int) -> Workload:
     return Workload(
         "pool_norm",
@@ -67,6 +107,14 @@ def workload(windows: int) -> Workload:
 WORKLOADS = [
     workload(60),
     workload(1),
+    Turned(
+        "pool_norm",
+        f"60 x {WINDOW} x {WIDTH}, turned",
+        turned_inputs(60),
+        ("x", "weight", "bias"),
+        least(60 * WINDOW, 60 * WINDOW // 2),
+        peers=TURNED_PEERS,
+    ),
     Workload(
         "pool_norm",
         f"{FRAMES} frames of {len(LENGTHS)} windows x {WIDTH}",

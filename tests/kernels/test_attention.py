@@ -138,6 +138,96 @@ def test_carry_continues_from_other_keys():
     assert torch.allclose(carry[1], whole_lse, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_ring_of_three_steps_is_one_call(dtype, device):
+    """Forward and gradients through the carry, in the kernels; the oracle is one call of the reference."""
+    if ak.explain("attention").rows[0].status == "unavailable":
+        pytest.skip(ak.explain("attention").rows[0].reason)
+    queries, keys = [5, 40], [[0, 33], [17, 3], [20, 40]]
+    q, k, v = (x.to(device) for x in make(queries, [sum(x) for x in zip(*keys, strict=True)], 4, 2, 16, dtype))
+    columns = list(zip(*keys, strict=True))
+    pieces = [x.split([n for column in columns for n in column]) for x in (k, v)]  # of sequence 0, then of 1
+
+    def ring(q, *kv, impl):
+        ks, vs, carry = kv[:6], kv[6:], None
+        for step, lengths in enumerate(keys):
+            k_step, v_step = (torch.cat([x[step], x[3 + step]]) for x in (ks, vs))
+            options = {"cu_seqlens_q": cu(queries).to(device), "cu_seqlens_k": cu(lengths).to(device)}
+            carry = ak.attention(q, k_step, v_step, carry=carry, return_lse=True, impl=impl, **options)
+            carry = carry[0].to(carry[1].dtype), carry[1]
+        return torch.cat([carry[0].flatten(), carry[1].flatten()])
+
+    leaves = [x.detach().clone().requires_grad_() for x in (q, *pieces[0], *pieces[1])]
+    out = ring(*leaves, impl="triton")
+    dq, *dkv = gradients(out, leaves)
+    found = [out.detach().to(dtype), dq, torch.cat(dkv[:6]), torch.cat(dkv[6:])]
+
+    def whole(q, k, v, order):
+        """One call of the reference, the keys of each sequence in another order."""
+        q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+        bounds = {"cu_seqlens_q": cu(queries).to(device), "cu_seqlens_k": cu([37, 76]).to(device)}
+        out, lse = ak.attention(q, k[order], v[order], return_lse=True, impl="reference", **bounds)
+        out = torch.cat([out.flatten().to(lse.dtype), lse.flatten()])
+        return [out.detach(), *gradients(out, (q, k, v))]
+
+    orders = [torch.cat([torch.randperm(37), 37 + torch.randperm(76)]).to(device) for _ in range(4)]
+    oracle = whole(q.double(), k.double(), v.double(), orders[0])
+    same = [whole(q, k, v, order) for order in orders]
+    for f, o, *s in zip(found, oracle, *same, strict=True):
+        assert_within_budget(f, s, o)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_kernels_on_packed_sequences_are_a_loop(causal, device):
+    if ak.explain("attention").rows[0].status == "unavailable":
+        pytest.skip(ak.explain("attention").rows[0].reason)
+    lengths = [40, 0, 1, 65]
+    q, k, v = (x.to(device) for x in make(lengths, lengths, 6, 3, 16, torch.float32))
+    packed = run(q, k, v, "triton", cu_seqlens_q=cu(lengths).to(device), causal=causal)[0]
+    parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+    singles = [ak.attention(*part, causal=causal, impl="triton") for part in parts]
+    assert torch.equal(packed, torch.cat(singles))
+
+
+def test_queries_without_keys_have_no_gradient(device):
+    if ak.explain("attention").rows[0].status == "unavailable":
+        pytest.skip(ak.explain("attention").rows[0].reason)
+    q, k, v = (x.to(device).requires_grad_() for x in make([40], [6], 2, 1, 16, torch.float32))
+    carry = torch.zeros_like(q), torch.full(q.shape[:2], float("-inf"), device=device)
+    carry = [x.detach().requires_grad_() for x in carry]
+    for options in ({}, {"carry": tuple(carry)}):
+        out, lse = ak.attention(q, k, v, causal=True, return_lse=True, impl="triton", **options)
+        assert not out[:34].any()
+        assert (lse[:34] == float("-inf")).all()
+        wanted = (q, k, v, *(carry if options else ()))
+        grads = torch.autograd.grad(out.sum() + lse[34:].sum(), wanted)
+        assert all(torch.isfinite(grad).all() for grad in grads)
+        assert not grads[0][:34].any()
+
+
+@pytest.mark.parametrize("keys", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_schedule_has_every_block_once_longest_first(causal, keys, device):
+    """Against a sort in Python: the kernel finds each block's rank without sorting."""
+    if ak.explain("attention").rows[0].status == "unavailable":
+        pytest.skip(ak.explain("attention").rows[0].reason)
+    from afn_kernels.attention.schedule import schedule
+
+    queries, others = [5, 0, 100, 33, 16, 1] * 12, [100, 7, 0, 33, 60, 40] * 12
+    table, tiles = schedule(cu(queries).to(device), cu(others).to(device), sum(queries), sum(others), 16, causal, keys)
+    expected, q0, k0 = [], 0, 0
+    for nq, nk in zip(queries, others, strict=True):
+        for block in range(-(-(nk if keys else nq) // 16)):
+            if keys:
+                work = min(nq, nk - 16 * block) if causal else nq
+            else:
+                work = max(nk - nq + min(16 * block + 16, nq), 0) if causal else nk
+            expected.append((work, [q0, nq, k0, nk, block]))
+        q0, k0 = q0 + nq, k0 + nk
+    expected = [row for _, row in sorted(expected, key=lambda item: -item[0])]
+    assert table.tolist() == expected + [[0] * 5] * (tiles - len(expected))
+
+
 def test_carry_over_no_keys_changes_nothing():
     q, k, v = make([4], [4], 2, 2, 8, torch.float64)
     out, lse = ak.attention(q, k, v, return_lse=True)
@@ -176,13 +266,15 @@ def test_auto_takes_the_first_that_supports_the_call():
         ({"cu": [0, 3, 6]}, "runs from 0 to 6, expected 0 to 7"),
         ({"cu": [1, 7]}, "runs from 1 to 7"),
         ({"dtype": torch.float16}, "float16"),
+        ({"carry": torch.float16}, "the carry is torch.float16 on cpu, torch.float16 on cpu, expected torch.float32"),
     ],
 )
 def test_bad_input(change, message):
     q, k, v = make([7], [7], change.get("heads", 4), 2, 8, torch.float32)
     boundaries = torch.tensor(change.get("cu", [0, 7]), dtype=torch.int32)
+    carry = (q.to(change["carry"]), q[..., 0].to(change["carry"])) if "carry" in change else None
     with pytest.raises(ValueError, match=message):
-        ak.attention(q.to(change.get("dtype", torch.float32)), k, v, cu_seqlens_q=boundaries)
+        ak.attention(q.to(change.get("dtype", torch.float32)), k, v, cu_seqlens_q=boundaries, carry=carry)
 
 
 def test_bad_implementation_and_boundaries():

@@ -76,7 +76,7 @@ def test_what_is_refused_and_why():
     assert "packed" in providers.supports_one_sequence(*on_gpu(), cu_seqlens_q=CU, causal=False, **plain)
     q, k, v = tensors()
     assert "start" in providers.supports_one_sequence(q[:4], k, v, cu_seqlens_q=None, causal=True, **plain)
-    with pytest.raises(ValueError, match="flash3.*cannot run this call: flash_attn_interface is not installed"):
+    with pytest.raises(ValueError, match=r"flash3.*cannot run this call: flash_attn_interface is not installed"):
         ak.attention(*tensors(), impl="flash3")
 
 

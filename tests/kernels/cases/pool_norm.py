@@ -1,6 +1,18 @@
+from dataclasses import replace
+
 import torch
 
 from tests.kernels.harness import Case
+
+
+class Turned(Case):
+    """Its inputs ``window`` and ``frame`` go into ``rote``."""
+
+    def call(self, inputs, impl):
+        index = {name: inputs[name] for name in ("window", "frame")}
+        rest = {name: x for name, x in inputs.items() if name not in index}
+        turned = replace(self, options=self.options | {"rote": index | self.options.get("rote", {})})
+        return super(Turned, turned).call(rest, impl)
 
 
 def inputs(g: torch.Generator, frames: int, width: int = 48, batch: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
@@ -17,6 +29,13 @@ def packed(g, frames, lengths=LENGTHS, width=48):
     return inputs(g, int(cu[-1]), width) | {"cu_seqlens": cu}
 
 
+def turned(g, made: dict[str, torch.Tensor], *rows: int):
+    """Frames anywhere in 30 minutes."""
+    window, frame = (torch.randint(0, n, rows, generator=g) for n in (60, 750))
+    return made | {"window": window, "frame": frame}
+
+
+ACCURATE = {"rote": {"phase_dtype": torch.float64}}
 WRT = ("x", "weight", "bias")
 WEIGHTS = {"weight": 3**-0.5, "bias": 3**-0.5}  # as for layer_norm
 CASES = [
@@ -29,4 +48,40 @@ CASES = [
     Case("pool_norm", "packed, odd width", lambda g, n: packed(g, n, (5, 8), 37), WRT, {"total": 6}, summed=6),
     Case("pool_norm", "nothing to pool", lambda g, n: packed(g, n, (1, 0, 1)), WRT, {"total": 0}),
     Case("pool_norm", "no sequences", lambda g, n: packed(g, n, ()), WRT, {"total": 0}),
+    Turned(
+        "pool_norm",
+        "turned",
+        lambda g, n: turned(g, inputs(g, n), n // 2),
+        WRT,
+        weights=WEIGHTS,
+        summed=31,
+        far=("x",),
+    ),
+    Turned("pool_norm", "turned batch", lambda g, n: turned(g, inputs(g, n, 37, (2, 3)), 2, 3, n // 2), WRT, size=7),
+    Turned(
+        "pool_norm",
+        "turned, packed",
+        lambda g, n: turned(g, packed(g, n), 30),
+        WRT,
+        {"total": 30},
+        weights=WEIGHTS,
+        summed=30,
+    ),
+    Turned("pool_norm", "turned, total unknown", lambda g, n: turned(g, packed(g, n, (3, 0, 4)), 3), WRT, ACCURATE),
+    Turned(
+        "pool_norm",
+        "turned, the encoder's width",
+        lambda g, n: turned(g, inputs(g, n, 1280), n // 2),
+        WRT,
+        size=9,
+    ),
+    Turned(
+        "pool_norm",
+        "everything turned, odd pairs",
+        lambda g, n: turned(g, inputs(g, n, 28), n // 2),
+        WRT,
+        {"rote": {"rotary_dim": 13, "theta": 190.986, "window_factor": 6.283185307179586}},
+        size=12,
+    ),
+    Turned("pool_norm", "turned, no rows", lambda g, n: turned(g, inputs(g, n), 0), WRT, size=1),
 ]
