@@ -1,0 +1,212 @@
+"""A program per 128 frames: fold, eight small DFT products and the mel product on tensor cores, logarithm, clamp."""
+
+import torch
+import triton
+import triton.language as tl
+
+from afn_kernels import _triton
+from afn_kernels.log_mel.config import choose
+from afn_kernels.log_mel.fold import MELS, WIDTH, constants
+from afn_kernels.log_mel.tables import HOP, N_FFT
+
+BAD = tl.constexpr(0x7FFFFFFF)  # above the bits of every float: the row holds a sample that is no number
+N: tl.constexpr = tl.constexpr(N_FFT)
+
+
+@triton.jit
+def power_of_two(exponent):
+    """2 ** exponent of int32, exactly; 0 below 2 ** -126."""
+    return (tl.maximum(exponent + 127, 0) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def samples_at(p_row, b_begin, o_n, last, m_n):
+    """Samples o_n of the frames that begin at b_begin, reflected at the ends of the row; none far beyond it."""
+    at = tl.abs(b_begin[:, None] + o_n[None, :])
+    # Not contiguous, but nearly: lanes shall walk along a frame, not from frame to frame.
+    at = tl.max_contiguous(tl.minimum(at, 2 * last - at), [1, 32])
+    return tl.load(p_row + at, mask=m_n[None, :] & (at >= 0), other=0).to(tl.float32)
+
+
+@triton.jit
+def fold(
+    p_row, windows, b_begin, last, scale, K_ODD: tl.constexpr, N_ODD: tl.constexpr, W: tl.constexpr, N: tl.constexpr
+):
+    """Operands [frames, W] of the cosine and the sine product."""
+    j = tl.arange(0, W)
+    n, inside = 2 * j + N_ODD, j < 51 - N_ODD
+    b_near = tl.load(windows + 2 * N_ODD * W + j)[None, :] * scale
+    b_far = tl.load(windows + (2 * N_ODD + 1) * W + j)[None, :] * scale
+    b_1 = samples_at(p_row, b_begin, n, last, inside)
+    b_2 = samples_at(p_row, b_begin, N - n, last, inside)
+    b_even, b_odd = (b_1 + b_2) * b_near, (b_1 - b_2) * b_near
+    tl.debug_barrier()  # or all four are on their way at once, and their addresses spill
+    b_3 = samples_at(p_row, b_begin, N // 2 - n, last, inside)
+    b_4 = samples_at(p_row, b_begin, N // 2 + n, last, inside)
+    b_sum, b_difference = (b_3 + b_4) * b_far, (b_3 - b_4) * b_far
+    if K_ODD:
+        return b_even - b_sum, b_odd + b_difference
+    return b_even + b_sum, b_odd - b_difference
+
+
+@triton.jit
+def product(b_x, p_matrix, W: tl.constexpr):
+    """b_x [frames, W] float32 times a [W, W] matrix that is split in two, in three float16 products."""
+    o_matrix = tl.arange(0, W)[:, None] * W + tl.arange(0, W)[None, :]
+    b_high = b_x.to(tl.float16)
+    b_low = (b_x - b_high.to(tl.float32)).to(tl.float16)
+    b_matrix = tl.load(p_matrix + o_matrix)
+    b_y = tl.dot(b_low, b_matrix)
+    b_y = tl.dot(b_high, tl.load(p_matrix + W * W + o_matrix), b_y)
+    return tl.dot(b_high, b_matrix, b_y)
+
+
+@triton.jit
+def power(p_row, windows, matrices, b_begin, last, scale, K_ODD: tl.constexpr, W: tl.constexpr, N: tl.constexpr):
+    """Power [frames, W] of the even or odd bins k up to 100, and of the bins 200 - k."""
+    p_matrix = matrices + K_ODD * 8 * W * W
+    b_cos, b_sin = fold(p_row, windows, b_begin, last, scale, K_ODD, 0, W, N)
+    b_re = product(b_cos, p_matrix, W)
+    b_im = product(b_sin, p_matrix + 2 * W * W, W)
+    b_cos, b_sin = fold(p_row, windows, b_begin, last, scale, K_ODD, 1, W, N)
+    b_other = product(b_cos, p_matrix + 4 * W * W, W)
+    b_low, b_high = b_re + b_other, b_re - b_other
+    b_other = product(b_sin, p_matrix + 6 * W * W, W)
+    b_sum, b_difference = b_im + b_other, b_im - b_other
+    return b_low * b_low + b_sum * b_sum, b_high * b_high + b_difference * b_difference
+
+
+@triton.jit
+def exponent(b_x):
+    """Of float32 as int32, from -113: 2 ** 14 over it is still finite."""
+    return tl.maximum((b_x.to(tl.int32, bitcast=True) >> 23) - 127, -113)
+
+
+@triton.jit
+def split_power(b_power, b_shift):
+    """Power · 2 ** b_shift, transposed, as float16 high and low part, the low one · 2 ** 11 so that it stays normal."""
+    b_power *= power_of_two(b_shift)[:, None]
+    b_high = b_power.to(tl.float16)
+    return tl.trans(b_high), tl.trans(((b_power - b_high.to(tl.float32)) * 2048).to(tl.float16))
+
+
+@triton.jit
+def mel_product(b_mel, filters, b_low_1, b_low_2, b_high_1, b_high_2, W: tl.constexpr, MELS: tl.constexpr):
+    """b_mel plus filters times power, of bins k and of bins 200 - k; first the corrections, which are · 2 ** 11."""
+    p_filter = filters + tl.arange(0, MELS)[:, None] * W + tl.arange(0, W)[None, :]
+    b_low_filter, b_high_filter = tl.load(p_filter), tl.load(p_filter + 2 * W * MELS)
+    b_mel *= 2048
+    b_mel = tl.dot(b_low_filter, b_low_2, b_mel)
+    b_mel = tl.dot(tl.load(p_filter + W * MELS), b_low_1, b_mel)
+    b_mel = tl.dot(b_high_filter, b_high_2, b_mel)
+    b_mel = tl.dot(tl.load(p_filter + 3 * W * MELS), b_high_1, b_mel)
+    b_mel *= 0.00048828125
+    b_mel = tl.dot(b_low_filter, b_low_1, b_mel)
+    return tl.dot(b_high_filter, b_high_1, b_mel)
+
+
+@triton.jit
+def log10(b_x):
+    """log10 of normal positive float32, NaN of NaN: the exponent apart, so that large logarithms round once."""
+    bits = b_x.to(tl.int32, bitcast=True)
+    b_exponent = ((bits >> 23) - 127).to(tl.float32)
+    b_log = tl.log2(((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)) * 0.3010299956639812
+    # log10(2) = 77 / 256 + 0.00024874...: the first product is exact
+    return b_exponent * 0.30078125 + (b_exponent * 0.00024874566398119521 + b_log)
+
+
+@triton.jit
+def largest_sample(p_row, begin, end, CHUNK: tl.constexpr):
+    b_peak = tl.zeros([CHUNK], tl.float32)
+    for i in range(begin, end, CHUNK):
+        at = i + tl.arange(0, CHUNK)
+        b_peak = tl.maximum(b_peak, tl.abs(tl.load(p_row + at, mask=at < end, other=0.0)))
+    return tl.max(b_peak)
+
+
+@triton.jit(do_not_specialize=["pcm_stride", "samples", "frames", "tiles", "zero"])
+def log_mel_kernel(
+    pcm, windows, matrices, filters, out, state, pcm_stride, samples, frames, tiles, zero,
+    N_MELS: tl.constexpr, MELS: tl.constexpr, N: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr,
+    WHOLE: tl.constexpr, FRAMES: tl.constexpr, CLAMP: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    row = (program // tiles).to(tl.int64)
+    first = (program % tiles) * FRAMES
+    p_row = pcm + row * pcm_stride
+    b_frame = first + tl.arange(0, FRAMES)
+    b_begin = first * HOP - N // 2 + HOP * tl.arange(0, FRAMES)
+
+    # Samples are scaled below 2 ** 14, so that folded ones fit float16; those in [-1, 1] always by the same power.
+    shift = 0
+    if WHOLE:
+        log_scale = -2
+    else:
+        begin, end = tl.maximum(first * HOP - N // 2, 0), tl.minimum((first + FRAMES) * HOP + N // 2, samples)
+        peak = largest_sample(p_row, begin, end, 4096)
+        shift = tl.maximum((peak.to(tl.int32, bitcast=True) >> 23) - 127, 0)
+        log_scale = 13 - shift
+    scale = power_of_two(log_scale)
+
+    # The samples are loaded twice: kept in registers they would spill. ``zero`` keeps the compiler from merging both.
+    b_low, b_high = power(p_row, windows, matrices, b_begin, samples - 1, scale, 0, W, N)
+    b_top = tl.max(tl.maximum(b_low, b_high), 1)
+    b_log_even = exponent(b_top)
+    b_even_1, b_even_2 = split_power(b_low, 14 - b_log_even)
+    b_even_3, b_even_4 = split_power(b_high, 14 - b_log_even)
+    b_low, b_high = power(p_row, windows, matrices, b_begin + zero, samples - 1, scale, 1, W, N)
+    b_top = tl.maximum(b_top, tl.max(tl.maximum(b_low, b_high), 1))
+    b_log_top = exponent(b_top)
+    b_odd_1, b_odd_2 = split_power(b_low, 14 - b_log_top)
+    b_odd_3, b_odd_4 = split_power(b_high, 14 - b_log_top)
+
+    b_mel = tl.zeros([MELS, FRAMES], tl.float32)
+    b_mel = mel_product(b_mel, filters, b_even_1, b_even_2, b_even_3, b_even_4, W, MELS)
+    b_mel *= power_of_two(b_log_even - b_log_top)[None, :]
+    b_mel = mel_product(b_mel, filters + 4 * W * MELS, b_odd_1, b_odd_2, b_odd_3, b_odd_4, W, MELS)
+
+    unit = power_of_two(shift - 27)  # of the products' scale 2 ** (14 + 13 - shift)
+    b_energy = b_mel * power_of_two(b_log_top - 14)[None, :] * unit * (unit * 0.0000152587890625)
+    infinite = float("inf")
+    b_energy = tl.where((b_top * unit * unit < infinite)[None, :], b_energy, float("nan"))
+    b_energy = tl.where(b_energy < 1e-10, 1e-10, b_energy)
+    b_key = tl.where(b_energy < infinite, b_energy.to(tl.int32, bitcast=True), BAD)
+    b_key = tl.where((b_frame < frames)[None, :], b_key, 0)  # frames beyond the row repeat parts of it
+    b_y = (log10(b_energy) + 4) * 0.25
+
+    p_out = out + tl.multiple_of(row * N_MELS * frames, 16)
+    mel = tl.arange(0, MELS)
+    inside = (mel < N_MELS)[:, None] & (b_frame < frames)[None, :]
+    tl.store(p_out + mel[:, None] * frames + b_frame[None, :], b_y.to(out.dtype.element_ty), mask=inside)
+
+    # The last program of a row knows the row's maximum and clamps the row, which is still in L2.
+    tl.atomic_max(state + 2 * row, tl.max(tl.max(b_key, 1), 0), sem="relaxed")
+    tl.debug_barrier()
+    if tl.atomic_add(state + 2 * row + 1, 1, sem="acq_rel") == tiles - 1:
+        key = tl.atomic_max(state + 2 * row, 0, sem="acq_rel")
+        top = tl.where(key == BAD, float("nan"), log10(key.to(tl.float32, bitcast=True)))
+        floor = (((top - 8) + 4) * 0.25).to(out.dtype.element_ty)
+        b_floor = tl.full([CLAMP], 0, tl.float32) + floor.to(tl.float32)
+        for i in range(0, N_MELS * frames, CLAMP):
+            at = i + tl.arange(0, CLAMP)
+            m_at = at < N_MELS * frames
+            b_done = tl.load(p_out + at, mask=m_at, other=0.0, cache_modifier=".cg").to(tl.float32)
+            below = (b_done >= b_floor) == 0  # true where the floor is NaN
+            tl.store(p_out + at, b_floor.to(out.dtype.element_ty), mask=m_at & below)
+
+
+def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
+    """pcm [B, T] float32 or int16, adjacent samples; out [B, n_mels, T / 160] contiguous."""
+    rows, samples = pcm.shape
+    if not rows:
+        return
+    n_mels, frames = out.shape[1:]
+    config = choose(_triton.interpreted())
+    tiles = triton.cdiv(frames, config.frames)
+    windows, matrices, filters = constants(n_mels, pcm.device)
+    state = torch.zeros(rows, 2, dtype=torch.int32, device=pcm.device)  # bits of the maximum, programs done
+    log_mel_kernel[(rows * tiles,)](
+        pcm, windows, matrices, filters, out, state, pcm.stride(0), samples, frames, tiles, 0,
+        N_MELS=n_mels, MELS=MELS, N=N_FFT, HOP=HOP, W=WIDTH, WHOLE=pcm.dtype == torch.int16,
+        FRAMES=config.frames, CLAMP=config.clamp, num_warps=config.warps, num_stages=1,
+    )  # fmt: skip

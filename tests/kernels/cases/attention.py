@@ -1,0 +1,95 @@
+import itertools
+from collections.abc import Sequence
+
+import torch
+
+from tests.kernels.harness import HALF, Case
+
+FULL = (torch.float32,)
+ORDERS = ("reference", *(f"order {i}" for i in range(6)))
+
+
+def cu(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def qkv(g: torch.Generator, tq: int, tk: int, heads: tuple[int, int], dim: int) -> dict[str, torch.Tensor]:
+    shapes = {"q": (tq, heads[0], dim), "k": (tk, heads[1], dim), "v": (tk, heads[1], dim)}
+    return {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def one(heads: tuple[int, int], dim: int, keys: int = 0):
+    """One sequence of ``size`` queries and ``keys`` more keys."""
+    return lambda g, size: qkv(g, size, size + keys, heads, dim)
+
+
+def packed(heads: tuple[int, int], dim: int, queries: Sequence[int], keys: Sequence[int] | None = None):
+    """Sequences of the given lengths and, where queries have their own lengths only, a last one of ``size``."""
+
+    def inputs(g: torch.Generator, size: int):
+        lengths_q = [*queries, size] if keys is None else queries
+        lengths_k = lengths_q if keys is None else keys
+        made = qkv(g, sum(lengths_q), sum(lengths_k), heads, dim)
+        return made | {"cu_seqlens_q": cu(lengths_q), "cu_seqlens_k": cu(lengths_k)}
+
+    return inputs
+
+
+def carried(heads: tuple[int, int], dim: int, keys: int):
+    def inputs(g: torch.Generator, size: int):
+        carry = {
+            "out_c": torch.randn(size, heads[0], dim, generator=g, dtype=torch.float64),
+            "lse_c": torch.randn(size, heads[0], generator=g, dtype=torch.float64) + 2,
+        }
+        made = {"cu_seqlens_q": cu([3, size - 3]), "cu_seqlens_k": cu([keys, 5])}
+        return qkv(g, size, keys + 5, heads, dim) | carry | made
+
+    return inputs
+
+
+class Attention(Case):
+    """Knows the reference with its head dimension in another order, "order 1" and so on, and puts a carry together."""
+
+    def call(self, inputs, impl):
+        order = torch.arange(inputs["q"].shape[-1], device=inputs["q"].device)
+        if impl.startswith("order"):
+            shuffled = torch.randperm(len(order), generator=torch.Generator().manual_seed(int(impl.split()[1])))
+            order, impl = shuffled.to(order.device), "reference"
+            inputs = {name: x[..., order] if name in ("q", "k", "v", "out_c") else x for name, x in inputs.items()}
+        if "out_c" in inputs:
+            carry = inputs["out_c"], inputs["lse_c"]
+            inputs = {name: x for name, x in inputs.items() if not name.endswith("_c")} | {"carry": carry}
+        out, *lse = super().call(inputs, impl)
+        return (out[..., order.argsort()] if impl == "reference" else out, *lse)
+
+
+def case(name: str, inputs, size: int = 63, wrt=("q", "k", "v"), dtypes=(*FULL, HALF), **rest) -> Case:
+    options = {"causal": rest.pop("causal", False), "return_lse": rest.pop("return_lse", False)}
+    return Attention("attention", name, inputs, wrt, options, size, dtypes, (torch.bfloat16,), orders=ORDERS, **rest)
+
+
+CASES = [
+    case("causal packed", packed((4, 1), 16, [1, 37, 0]), 35, causal=True, far=("q", "k", "v")),
+    case("full packed", packed((4, 1), 64, [5, 0])),
+    case("7:1 heads, hd128", one((7, 1), 128), 37, causal=True),
+    case("hd64, not a power of two", one((3, 1), 48), 33),
+    # Gradients of one query share one rounding of delta, and float32's budget is one draw of PyTorch's: a lottery.
+    case("one query", one((2, 2), 64), 1, wrt=("v",), causal=True),
+    case("one query, many keys", one((2, 1), 64, 40), 1, causal=True, dtypes=(HALF,)),
+    case("fewer queries than keys", one((2, 1), 32, 70), 40, causal=True),
+    case("more queries than keys", packed((2, 1), 16, [40, 3], [9, 70]), causal=True),
+    case("no keys", packed((2, 1), 16, [4, 30], [0, 20])),
+    case("no sequences", packed((2, 1), 16, [], []), causal=True),
+    case("log-sum-exp", one((4, 2), 16, 20), 40, causal=True, return_lse=True, dtypes=FULL),
+    # In half precision the float32 output is not within float32's budget: test_attention.py has its own.
+    case(
+        "carry",
+        carried((4, 2), 16, 40),
+        40,
+        ("q", "k", "v", "out_c", "lse_c"),
+        FULL,
+        causal=True,
+        return_lse=True,
+        keep=("out_c", "lse_c"),
+    ),
+]

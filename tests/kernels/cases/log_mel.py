@@ -1,0 +1,31 @@
+"""Rows of clicks, one a frame at most: spectra without near-empty bins, whose logarithms have no bound on error.
+
+Noise, tones and speech are compared by their mean and by amplitude, in test_log_mel.py.
+"""
+
+import torch
+
+from tests.kernels.harness import Case
+
+
+def clicks(g: torch.Generator, frames: int, rows: int = 2, loud: float = 1.0) -> dict[str, torch.Tensor]:
+    pcm = torch.zeros(rows, 160 * max(frames, 2), dtype=torch.float64)
+    at = torch.arange(240, pcm.shape[1], 400)
+    pcm[:, at] = loud * (0.5 + torch.rand(rows, len(at), generator=g, dtype=torch.float64) / 2)
+    return {"pcm": pcm}
+
+
+def case(name: str, inputs=clicks, **options) -> Case:
+    return Case("log_mel", name, inputs, dtypes=(torch.float32,), **options)
+
+
+CASES = [
+    case("clicks", far=("pcm",)),
+    case("80 mels", options={"n_mels": 80}),
+    case("one row of two frames", lambda g, n: clicks(g, n, 1), size=2),
+    case("1000 frames", size=1000),
+    case("no rows", lambda g, n: clicks(g, n, 0)),
+    case("silence", lambda g, n: clicks(g, n, 3, 0.0)),
+    case("whispers", lambda g, n: clicks(g, n, 3, 1e-3)),
+    case("above full scale", lambda g, n: clicks(g, n, 3, 300.0)),
+]
