@@ -89,9 +89,10 @@ def pool_norm(
 
 
 def _check_rote(rote: Mapping, rows: tuple[int, ...], width: int) -> dict:
-    index = {"window", "frame"}
-    if (wrong := rote.keys() - DEFAULTS.keys() - index) or (wrong := index - rote.keys()):
-        raise ValueError(f"rote: got {', '.join(rote)}; {', '.join(sorted(wrong))} unknown or missing")
+    missing = [name for name in ("window", "frame") if name not in rote]
+    unknown = [name for name in rote if name not in ("window", "frame", *DEFAULTS)]
+    if missing or unknown:
+        raise ValueError(f"pool_norm: rote lacks {missing} and has {unknown}, which afn_kernels.rote has not")
     window, frame = rote["window"], rote["frame"]
     options = {name: rote.get(name, default) for name, default in DEFAULTS.items()}
     return {"window": window, "frame": frame} | checked(rows, width, window, frame, options)

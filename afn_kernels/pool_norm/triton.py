@@ -46,10 +46,12 @@ def turned(b_x, row, direction, window, frame, freq, BLOCK: tl.constexpr, ROTE: 
     b_window, b_frame = tl.load(window + row).to(tl.int64), tl.load(frame + row).to(tl.int64)
     b_phi = phases(b_window, b_frame, b_freq, pair < K, ROTE[2], ROTE[3], ROTE[4], ROTE[5], ROTE[6], ROTE[7])
     b_sin, b_cos = sincos(b_phi.to(tl.float64))
-    first = tl.arange(0, BLOCK // (2 * PAIRS))[:, None] == 0
-    b_sin, b_cos = tl.where(first, b_sin[None] * direction, 0.0), tl.where(first, b_cos[None], 1.0)
+    b_sin, b_cos = b_sin[None] * direction, b_cos[None]
+    begins = tl.arange(0, BLOCK // (2 * PAIRS))[:, None] == 0
     b_0, b_1 = tl.split(tl.reshape(b_x, [BLOCK // (2 * PAIRS), PAIRS, 2]))
-    return tl.reshape(tl.join(tl.fma(b_0, b_cos, -b_1 * b_sin), tl.fma(b_1, b_cos, b_0 * b_sin)), [BLOCK])
+    b_y0 = tl.where(begins, tl.fma(b_0, b_cos, -b_1 * b_sin), b_0)
+    b_y1 = tl.where(begins, tl.fma(b_1, b_cos, b_0 * b_sin), b_1)
+    return tl.reshape(tl.join(b_y0, b_y1), [BLOCK])
 
 
 @triton.jit(do_not_specialize=["length"])

@@ -113,6 +113,7 @@ WORKLOADS = [
         turned_inputs(60),
         ("x", "weight", "bias"),
         least(60 * WINDOW, 60 * WINDOW // 2),
+        at=turned_inputs,
         peers=TURNED_PEERS,
     ),
     Workload(

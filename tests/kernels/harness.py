@@ -39,6 +39,8 @@ class Case:
         far: inputs that may have rows far apart, checked with offsets beyond 2**31 elements.
         summed: how many rows are added up in the gradient of ``weights``; default ``size``.
         impls: the implementations under test.
+        orders: what is called, in the dtype under test, for PyTorch's own error: a case whose ``call`` knows further
+            orders of summation names them here, so that one order's luck does not become the budget.
     """
 
     op: str
@@ -54,6 +56,7 @@ class Case:
     far: tuple[str, ...] = ()
     summed: int | None = None
     impls: tuple[str, ...] = ("triton",)
+    orders: tuple[str, ...] = ("reference",)
 
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"
@@ -96,16 +99,16 @@ def check_budget(case: Case, dtype: torch.dtype, device: torch.device, impl: str
     inputs = case.make(dtype, device)
     wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
     oracle = case.evaluate(wide, "reference")
-    same = case.evaluate(inputs, "reference")
+    same = [case.evaluate(inputs, order) for order in case.orders]
     with poisoned():
         found = case.evaluate(inputs, impl)
     for name, value in found.items():
-        assert value.dtype == same[name].dtype, name
+        assert value.dtype == same[0][name].dtype, name
         rms = case.weights.get(name.removeprefix("d"), 0.0)
         summed = {"summed": case.summed or case.size, "rms": rms} if rms else {}
         # The interpreter truncates where a GPU rounds to nearest: half an ulp more.
         truncated = _triton.interpreted() and value.dtype == torch.bfloat16
-        assert_within_budget(value, [same[name]], oracle[name], ulps=2 if truncated else 1, **summed)
+        assert_within_budget(value, [x[name] for x in same], oracle[name], ulps=2 if truncated else 1, **summed)
 
 
 def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

@@ -110,6 +110,32 @@ def test_pool_norm_with_a_total_that_only_a_gpu_would_accept(device):
     assert torch.equal(forward(x, w, b, cu, 0, 3, 1e-5)[0], exact[:3])
 
 
+def turned_pool_norm(cu=None, x=None, impl="auto", **rote):
+    index = {"window": torch.tensor([59, 1]), "frame": torch.tensor([749, 17])}
+    x = torch.ones(5, 4) if x is None else x
+    return ak.pool_norm(x, *torch.ones(2, x.shape[1]).to(x), cu_seqlens=cu, rote=index | rote, impl=impl)
+
+
+def test_turned_pool_norm_is_the_two_ops_in_a_row():
+    x = torch.randn(5, 20, dtype=torch.float64, requires_grad=True)
+    pooled = ak.pool_norm(x, *torch.ones(2, 20, dtype=torch.float64))
+    assert torch.equal(turned_pool_norm(x=x), ak.rote(pooled, torch.tensor([59, 1]), torch.tensor([749, 17])))
+    assert torch.autograd.gradcheck(lambda x: turned_pool_norm(x=x, phase_dtype=torch.float64), (x,))
+
+
+def test_torch_compile_sees_one_graph_of_turned_pool_norm(device):
+    pytest.importorskip("triton")
+    window, frame = torch.tensor([59, 1], device=device), torch.tensor([749, 17], device=device)
+    x = torch.randn(5, 20, device=device, requires_grad=True)
+
+    def call(x, window, frame):
+        return turned_pool_norm(x=x, window=window, frame=frame, impl="triton").sin()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    assert torch.equal(*(torch.autograd.grad(f(x, window, frame).sum(), x)[0] for f in (call, compiled)))
+
+
 def test_halves_of_one_projection_are_not_copied(device, monkeypatch):
     triton = pytest.importorskip("afn_kernels.swiglu.triton")
     fused = torch.randn(5, 80, device=device)
@@ -144,6 +170,11 @@ def test_splice_is_out_of_place_and_differentiable():
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=1), "make 2 rows"),
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=3), "0 to 2 rows"),
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), total=2), "no cu_seqlens"),
+        (lambda: turned_pool_norm(frame=torch.zeros(3)), r"frame must be integer \[2\], got torch.float32 \(3,\)"),
+        (lambda: turned_pool_norm(rotary_dim=3), "rotary_dim 3 do not fit 4"),
+        (lambda: turned_pool_norm(thata=1.0), "thata"),
+        (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), rote={"thata": 1}), r"\['window', 'frame'\]"),
+        (lambda: turned_pool_norm(cu(0, 2, 5), window=torch.zeros(3, dtype=torch.int32)), "3, but 5 frames"),
         (lambda: ak.layer_norm(torch.zeros(2, 4), *torch.zeros(2, 4), residual=torch.zeros(4)), r"residual is \(4,\)"),
         (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(1, 2), torch.tensor([3])), "rows span 3..3"),
         (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([0])), "2 audio rows"),

@@ -35,7 +35,13 @@ def turned(g, made: dict[str, torch.Tensor], *rows: int):
     return made | {"window": window, "frame": frame}
 
 
+def alone(g, n, width=48):
+    return turned(g, inputs(g, n, width), n // 2)
+
+
+SHORT = (9, 1, 0, 6)
 ACCURATE = {"rote": {"phase_dtype": torch.float64}}
+EVERYTHING = {"rote": {"rotary_dim": 13, "theta": 190.986, "window_factor": 6.283185307179586}}
 WRT = ("x", "weight", "bias")
 WEIGHTS = {"weight": 3**-0.5, "bias": 3**-0.5}  # as for layer_norm
 CASES = [
@@ -48,40 +54,11 @@ CASES = [
     Case("pool_norm", "packed, odd width", lambda g, n: packed(g, n, (5, 8), 37), WRT, {"total": 6}, summed=6),
     Case("pool_norm", "nothing to pool", lambda g, n: packed(g, n, (1, 0, 1)), WRT, {"total": 0}),
     Case("pool_norm", "no sequences", lambda g, n: packed(g, n, ()), WRT, {"total": 0}),
-    Turned(
-        "pool_norm",
-        "turned",
-        lambda g, n: turned(g, inputs(g, n), n // 2),
-        WRT,
-        weights=WEIGHTS,
-        summed=31,
-        far=("x",),
-    ),
-    Turned("pool_norm", "turned batch", lambda g, n: turned(g, inputs(g, n, 37, (2, 3)), 2, 3, n // 2), WRT, size=7),
-    Turned(
-        "pool_norm",
-        "turned, packed",
-        lambda g, n: turned(g, packed(g, n), 30),
-        WRT,
-        {"total": 30},
-        weights=WEIGHTS,
-        summed=30,
-    ),
-    Turned("pool_norm", "turned, total unknown", lambda g, n: turned(g, packed(g, n, (3, 0, 4)), 3), WRT, ACCURATE),
-    Turned(
-        "pool_norm",
-        "turned, the encoder's width",
-        lambda g, n: turned(g, inputs(g, n, 1280), n // 2),
-        WRT,
-        size=9,
-    ),
-    Turned(
-        "pool_norm",
-        "everything turned, odd pairs",
-        lambda g, n: turned(g, inputs(g, n, 28), n // 2),
-        WRT,
-        {"rote": {"rotary_dim": 13, "theta": 190.986, "window_factor": 6.283185307179586}},
-        size=12,
-    ),
-    Turned("pool_norm", "turned, no rows", lambda g, n: turned(g, inputs(g, n), 0), WRT, size=1),
+    Turned("pool_norm", "turned", alone, WRT, size=15, weights=WEIGHTS, summed=7, far=("x",)),
+    Turned("pool_norm", "turned batch", lambda g, n: turned(g, inputs(g, n, 37, (2, 2)), 2, 2, n // 2), WRT, size=5),
+    Turned("pool_norm", "turned, packed", lambda g, n: turned(g, packed(g, n, SHORT), 7), WRT, {"total": 7}),
+    Turned("pool_norm", "turned, total unknown", lambda g, n: turned(g, packed(g, n, SHORT), 7), WRT, ACCURATE),
+    Turned("pool_norm", "turned, the encoder's width", lambda g, n: alone(g, n, 1280), WRT, size=9),
+    Turned("pool_norm", "everything turned, odd pairs", lambda g, n: alone(g, n, 28), WRT, EVERYTHING, size=12),
+    Turned("pool_norm", "turned, no rows", alone, WRT, size=1),
 ]
