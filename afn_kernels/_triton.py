@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -30,7 +32,7 @@ def _gpu() -> bool:
 
 @constant
 def available() -> str:
-    """ "" when kernels can be launched on this machine, else why not."""
+    """Why kernels cannot be launched on this machine; empty when they can."""
     if not _installed():
         return "triton is not installed"
     if _gpu() or interpreted() or compile_only:
@@ -39,10 +41,11 @@ def available() -> str:
 
 
 def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str:
-    """ "" when the tensors are where kernels run and of a dtype they take, else why not. None is skipped."""
-    for tensor in tensors:
-        if tensor is None:
-            continue
+    """Why kernels do not take these tensors: where they are, or their dtype. Empty when they do; None is skipped."""
+    here = [tensor for tensor in tensors if tensor is not None]
+    for tensor in here:
+        if tensor.device != here[0].device:
+            return f"the tensors are on {here[0].device} and {tensor.device}"
         if tensor.device.type == "cpu" and not interpreted():
             return "the tensors are on the CPU"
         if tensor.is_floating_point() and tensor.dtype not in dtypes:
@@ -53,6 +56,25 @@ def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...] = DT
 def avoid(x: torch.Tensor, *_, **__) -> str:
     """Why ``impl="auto"`` leaves a kernel aside: on the CPU it would run in the interpreter."""
     return "Triton's interpreter is for tests" if x.device.type == "cpu" else ""
+
+
+def lasting(make: Callable[[], torch.Tensor], device: torch.device) -> torch.Tensor:
+    """A tensor to keep for as long as the process lives, ready for every stream.
+
+    It is made in a thread of its own: torch.compile's CUDA graphs give whatever a thread allocates while they warm up
+    to the graph, which takes the memory back. Not to be called while a stream is being captured.
+    """
+
+    def alone() -> torch.Tensor:
+        with torch.cuda.device(device):
+            made = make()
+            torch.cuda.current_stream().synchronize()
+        return made
+
+    if device.type != "cuda":
+        return make()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(alone).result()
 
 
 def implementation(target: str, supports=supports, avoid=avoid, why: str = "") -> Impl:

@@ -119,6 +119,13 @@ def distinct_kernels(op: str) -> dict[str, int]:
     return {name: len(hashes) for name, hashes in seen.items()}
 
 
+def compile_each_gradient_alone(op: str) -> None:
+    """Backward kernels as they are when a single input wants a gradient; a compiler's error is an error here."""
+    work = next(work for work in workloads() if work.op == op)
+    for name in work.wrt:
+        launched(replace(work, wrt=(name,)))
+
+
 def binary(compiled) -> Binary:
     """Reads a compiled kernel's machine code back with the tools that Triton brings."""
     from triton import knobs
@@ -197,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for kernels.jsonl and kernels.md")
     parser.add_argument("--only", default="", help="an op")
-    parser.add_argument("--lengths", action="store_true", help="also count binaries over 20 lengths: lengths.json")
+    parser.add_argument("--lengths", action="store_true", help="also each gradient alone, and binaries over 20 lengths")
     args = parser.parse_args()
     lines = []
     for work in workloads():
@@ -212,7 +219,10 @@ def main() -> None:
         if args.out.resolve() == DOCUMENT.parent / "results" / "sm90":
             into_document(table(lines))
     if args.lengths:
-        counts = {op: distinct_kernels(op) for op in dict.fromkeys(line["op"] for line in lines)}
+        ops = list(dict.fromkeys(line["op"] for line in lines))
+        for op in ops:
+            compile_each_gradient_alone(op)
+        counts = {op: distinct_kernels(op) for op in ops}
         print(json.dumps(counts, indent=1))
         if args.out:
             (args.out / "lengths.json").write_text(json.dumps(counts))

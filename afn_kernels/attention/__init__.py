@@ -11,12 +11,12 @@ def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
     return "" if not return_lse and carry is None else "the log-sum-exp comes from the reference"
 
 
-def _supports(q, k, v, *, scale=1.0, carry=None, **_) -> str:
+def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry=None, **_) -> str:
     if q.shape[-1] % 16 or not 0 < q.shape[-1] <= 256:
         return f"a head of {q.shape[-1]} is not a multiple of 16 up to 256"
     if scale < 0:
         return f"the scale {scale} is below zero, and the maximum of the scores is taken before it"
-    return _triton.supports(q, k, v, *(carry or ()))
+    return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
 def _provider(name: str, module: str, why: str, supports=providers.supports, avoid=providers.nothing) -> Impl:

@@ -15,9 +15,8 @@ def _supports(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, sc
         return "it has no gradient; the reference has"
     if q.shape[-1] > 256:
         return f"a head of {q.shape[-1]} elements does not fit one program"
-    return _triton.supports(q, block_table, lengths) or _triton.supports(
-        k_cache, v_cache, dtypes=(*_triton.DTYPES, FP8)
-    )
+    tensors = q, k_cache, v_cache, lengths, block_table, k_scale, v_scale
+    return _triton.supports(q) or _triton.supports(*tensors, dtypes=(*_triton.DTYPES, FP8))
 
 
 OP = Op(
@@ -95,8 +94,7 @@ def decode_attention(
             raise ValueError(
                 f"decode_attention: {name} is {x.dtype} {tuple(x.shape)}, expected float32 of 1 or {k_cache.shape[2]}"
             )
-    # torch.compile would trace the values' way to Python.
-    known = lengths.device.type == "cpu" and len(lengths) and not torch.compiler.is_compiling()
+    known = _check.readable(lengths) and len(lengths)
     if known and not q.shape[1] <= int(lengths.min()):
         raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")
     if known and int(lengths.max()) > capacity:

@@ -23,7 +23,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 def decode_attention(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, scale):
     """The "triton" row of the op's table."""
-    k_scale, v_scale = (None if x is None else x.detach().reshape(-1) for x in (k_scale, v_scale))
+    k_scale, v_scale = (None if x is None else x.detach().reshape(-1).contiguous() for x in (k_scale, v_scale))
     table = None if block_table is None else _rows(block_table)
     lengths = lengths.contiguous()
     return FORWARD(_rows(q), _rows(k_cache), _rows(v_cache), lengths, table, k_scale, v_scale, scale)

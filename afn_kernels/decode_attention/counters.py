@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from afn_kernels._triton import lasting
+
 SIZE = 1 << 18  # 1 MB per device: 2,340 captured graphs of 28 layers at batch 1 and 4 KV heads
 
 
@@ -44,9 +46,8 @@ def _captured(count: int, device: torch.device) -> torch.Tensor | None:
 
 def _of_stream(count: int, device: torch.device) -> torch.Tensor | None:
     if device not in _BLOCKS:
-        _BLOCKS[device] = _Block(torch.zeros(SIZE, dtype=torch.int32, device=device))
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()  # once per process: other streams will use it
+        zeros = lambda: torch.zeros(SIZE, dtype=torch.int32, device=device)  # noqa: E731
+        _BLOCKS[device] = _Block(lasting(zeros, device))
     block = _BLOCKS[device]
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     found = block.of_stream.get(stream)

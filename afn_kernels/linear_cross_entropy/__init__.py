@@ -7,7 +7,7 @@ from afn_kernels._registry import Impl, Op
 
 
 def _supports(hidden, weight, labels, **_) -> str:
-    return _triton.supports(hidden, weight)
+    return _triton.supports(hidden, weight, labels)
 
 
 OP = Op(
@@ -42,7 +42,7 @@ def _check_arguments(op: str, hidden: torch.Tensor, weight: torch.Tensor, labels
         raise ValueError(f"{op}: labels are {labels.dtype} {tuple(labels.shape)} for {hidden.shape[0]} rows")
     if labels.device != hidden.device:
         raise ValueError(f"{op}: labels are on {labels.device}, hidden is on {hidden.device}")
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _check.readable(labels):
         bad = (labels < 0) | (labels >= weight.shape[0])
         if ignore is not None:
             bad &= labels != ignore
@@ -54,7 +54,7 @@ def _check_arguments(op: str, hidden: torch.Tensor, weight: torch.Tensor, labels
 def _check_supervised(supervised: int, labels: torch.Tensor, ignore_index: int):
     if not 0 <= supervised <= len(labels):
         raise ValueError(f"linear_cross_entropy: supervised is {supervised} for {len(labels)} rows")
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _check.readable(labels):
         counted = int((labels != ignore_index).sum())
         if counted != supervised:
             raise ValueError(f"linear_cross_entropy: supervised is {supervised}, but {counted} rows have a label")

@@ -209,8 +209,11 @@ def supervised_rows(labels: torch.Tensor, ignore_index: int, supervised: int | N
 
 def fused(hidden: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether logsumexp_kernel can run: 16-bit matrix instructions, rows that start at multiples of 16 bytes."""
-    return hidden.element_size() == 2 and all(
-        x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0 for x in (hidden, weight)
+    gathered = hidden.shape[1] % 8 == 0  # supervised rows are copied next to each other
+    return (
+        hidden.element_size() == 2
+        and gathered
+        and all(x.data_ptr() % 16 == 0 and x.stride(0) % 8 == 0 for x in (hidden, weight))
     )
 
 

@@ -50,9 +50,16 @@ def row_kernel(x, out, scale, x_stride, rows, K: tl.constexpr, BLOCK: tl.constex
 
 
 @triton.jit
+def tile_of(columns, SIDE: tl.constexpr):
+    """Row and column of this program's tile. One axis of programs: the others end at 65,535."""
+    across = tl.cdiv(columns, SIDE)
+    return (tl.program_id(0) // across).to(tl.int64), (tl.program_id(0) % across).to(tl.int64)
+
+
+@triton.jit
 def load_tile(x, x_stride, rows, columns, SIDE: tl.constexpr):
-    row = tl.program_id(1).to(tl.int64) * SIDE + tl.arange(0, SIDE)
-    column = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
+    tile_row, tile_column = tile_of(columns, SIDE)
+    row, column = tile_row * SIDE + tl.arange(0, SIDE), tile_column * SIDE + tl.arange(0, SIDE)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     b_x = tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
     return row, column, inside, b_x
@@ -78,7 +85,7 @@ def tile_kernel(
     has the maximum, of everything ("whole") or of every column ("columns"). ``scale_row`` is the scales' stride along
     the rows of x."""
     row, column, inside, b_x = load_tile(x, x_stride, rows, columns, SIDE)
-    tile_row, tile_column = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
+    tile_row, tile_column = tile_of(columns, SIDE)
     if MODE == "tile":
         b_scale = scale_of(tl.max(tl.max(magnitude(b_x), 1), 0))
         tl.store(scale + tile_row * scale_row + tile_column * scale_column, b_scale)
@@ -126,7 +133,7 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
             num_warps=choose(columns).warps,
         )  # fmt: skip
         return out, scale
-    grid = (triton.cdiv(columns, SIDE), triton.cdiv(rows, SIDE))
+    grid = (triton.cdiv(columns, SIDE) * triton.cdiv(rows, SIDE),)
     largest = None
     if not width:
         largest = torch.zeros(columns if height else 1, dtype=torch.int32, device=x.device)

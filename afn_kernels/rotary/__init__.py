@@ -11,7 +11,7 @@ def _supports(q, k, positions, inv_freq, *, v, k_cache, v_cache, slots) -> str:
         return "gradients of positions and inv_freq are computed by the reference"
     if q.shape[-1] > 1024:
         return f"a head of {q.shape[-1]} elements does not fit one program"
-    angles = _triton.supports(positions, inv_freq, dtypes=(torch.float32, torch.float64))
+    angles = _triton.supports(positions, inv_freq, q, dtypes=(*_triton.DTYPES, torch.float64))
     return angles or _triton.supports(q, k, v, k_cache, v_cache, slots)
 
 
@@ -67,7 +67,7 @@ def rotary(
 
     Raises:
         ValueError: shapes or dtypes that do not fit; some but not all of v, the caches and ``slots``; a slot past the
-            cache (on the CPU); gradients wanted of a call that writes a cache.
+            cache (on the CPU; a GPU writes nothing then); gradients wanted of a call that writes a cache.
 
     Source: Su et al., 2021, arXiv:2104.09864; Goel et al., 2024, arXiv:2410.12109.
     """

@@ -64,4 +64,7 @@ def rotary(q, k, positions, inv_freq, *, v, k_cache, v_cache, slots):
     q, k, positions, inv_freq = _adjacent(q), _adjacent(k), positions.contiguous(), inv_freq.contiguous()
     if slots is None:
         return FORWARD(q, k, positions, inv_freq)
-    return WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache)
+    turned = WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache)
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version((k_cache, v_cache))  # a direct launch is no write that autograd sees
+    return turned

@@ -20,11 +20,11 @@ def store_halves(p, b_low, b_high, inside, HALF: tl.constexpr):
     tl.store(p + HALF, b_high.to(p.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cache_rows"])
 def rotary_kernel(
     q, k, v, positions, inv_freq, slots, q_out, k_out, k_cache, v_cache,
     q_stride, q_head, k_stride, k_head, v_stride, v_head, k_row, k_row_head, v_row, v_row_head,
-    direction,
+    direction, cache_rows,
     HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
     WRITE: tl.constexpr,
 ):  # fmt: skip
@@ -36,24 +36,26 @@ def rotary_kernel(
     b_freq = tl.load(inv_freq + column, mask=column < HALF, other=0.0).to(tl.float64)
     b_sin, b_cos = sincos(b_position * b_freq)  # the exact angle of float32 operands: 48 bits fit
     b_sin, b_cos, column = b_sin[None] * direction, b_cos[None], column[None]
-    for first in range(tl.program_id(1) * HEADS, HQ, tl.num_programs(1) * HEADS):
-        head = (first + o_head).to(tl.int64)
-        inside = (head < HQ) & (column < HALF)
-        b_a, b_b = load_halves(q + token * q_stride + head * q_head + column, inside, HALF)
-        p_out = q_out + (token * HQ + head) * D + column
-        store_halves(p_out, b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin, inside, HALF)
-    for first in range(tl.program_id(1) * HEADS, HK, tl.num_programs(1) * HEADS):
-        head = (first + o_head).to(tl.int64)
-        inside = (head < HK) & (column < HALF)
-        b_a, b_b = load_halves(k + token * k_stride + head * k_head + column, inside, HALF)
-        b_low, b_high = b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin
-        store_halves(k_out + (token * HK + head) * D + column, b_low, b_high, inside, HALF)
-        if WRITE:
-            slot = tl.load(slots + token).to(tl.int64)
-            kept = inside & (slot >= 0)
-            store_halves(k_cache + slot * k_row + head * k_row_head + column, b_low, b_high, kept, HALF)
-            b_a, b_b = load_halves(v + token * v_stride + head * v_head + column, inside, HALF)
-            store_halves(v_cache + slot * v_row + head * v_row_head + column, b_a, b_b, kept, HALF)
+    if HQ > 0:
+        for first in range(tl.program_id(1) * HEADS, HQ, tl.num_programs(1) * HEADS):
+            head = (first + o_head).to(tl.int64)
+            inside = (head < HQ) & (column < HALF)
+            b_a, b_b = load_halves(q + token * q_stride + head * q_head + column, inside, HALF)
+            p_out = q_out + (token * HQ + head) * D + column
+            store_halves(p_out, b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin, inside, HALF)
+    if HK > 0:
+        for first in range(tl.program_id(1) * HEADS, HK, tl.num_programs(1) * HEADS):
+            head = (first + o_head).to(tl.int64)
+            inside = (head < HK) & (column < HALF)
+            b_a, b_b = load_halves(k + token * k_stride + head * k_head + column, inside, HALF)
+            b_low, b_high = b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin
+            store_halves(k_out + (token * HK + head) * D + column, b_low, b_high, inside, HALF)
+            if WRITE:
+                slot = tl.load(slots + token).to(tl.int64)
+                kept = inside & (slot >= 0) & (slot < cache_rows)
+                store_halves(k_cache + slot * k_row + head * k_row_head + column, b_low, b_high, kept, HALF)
+                b_a, b_b = load_halves(v + token * v_stride + head * v_head + column, inside, HALF)
+                store_halves(v_cache + slot * v_row + head * v_row_head + column, b_a, b_b, kept, HALF)
 
 
 def launch(q, k, positions, inv_freq, direction, v=None, slots=None, k_cache=None, v_cache=None):
@@ -68,6 +70,7 @@ def launch(q, k, positions, inv_freq, direction, v=None, slots=None, k_cache=Non
     strides = [0 if x is None else x.stride(i) for x in (q, k, v, k_cache, v_cache) for i in (0, 1)]
     rotary_kernel[(tokens, triton.cdiv(max(heads), CONFIG.heads) if few else 1)](
         q, k, v, positions, inv_freq, slots, *out, k_cache, v_cache, *strides, direction,
+        0 if k_cache is None else len(k_cache),
         HQ=heads[0], HK=heads[1], D=width, HEADS=CONFIG.heads, BLOCK=triton.next_power_of_2(width // 2),
         WRITE=slots is not None, num_warps=CONFIG.warps,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from afn_kernels import _triton
 from afn_kernels._triton_math import sincos
 from afn_kernels.rote.config import CONFIG
 from afn_kernels.rote.reference import frequencies
@@ -72,15 +73,13 @@ _FREQUENCIES: dict[tuple, torch.Tensor] = {}
 
 
 def _frequencies(device: torch.device, rotary_dim: int, theta: float, dtype: torch.dtype) -> torch.Tensor:
-    """f_k, kept for each stream: another one would have to wait for it."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    key = device, stream, rotary_dim, theta, dtype
-    if key in _FREQUENCIES:
-        return _FREQUENCIES[key]
-    made = frequencies(device, rotary_dim, theta, dtype)
-    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():  # a graph's memory is its own
-        _FREQUENCIES[key] = made
-    return made
+    """f_k, made once."""
+    key = device, rotary_dim, theta, dtype
+    if key not in _FREQUENCIES:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return frequencies(*key)  # in the graph's own memory
+        _FREQUENCIES[key] = _triton.lasting(lambda: frequencies(*key), device)
+    return _FREQUENCIES[key]
 
 
 def setting(

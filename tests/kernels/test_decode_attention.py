@@ -42,6 +42,16 @@ def test_a_scale_multiplies_the_entries(device):
     torch.testing.assert_close(found, ak.decode_attention(**i, impl="reference"))
 
 
+def test_scales_may_be_slices_and_expanded(device):
+    i = made(device)
+    pair = torch.rand(2, 2, device=device) + 0.5
+    for scale in (pair[:, 0], pair[0, :1].expand(2)):
+        found, expected = (
+            ak.decode_attention(**i, k_scale=x, v_scale=x, impl="triton") for x in (scale, scale.contiguous())
+        )
+        assert torch.equal(found, expected)
+
+
 def test_many_sequences_of_unequal_lengths_share_the_splits(device, monkeypatch):
     """More sequences than one vector of lengths holds, one of them far longer than the rest."""
     from afn_kernels.decode_attention import triton

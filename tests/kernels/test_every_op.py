@@ -5,6 +5,7 @@ import torch
 import torch._dynamo.testing
 
 import afn_kernels as ak
+from afn_kernels import _triton
 from afn_kernels._library import BOUNDARIES, Boundary
 from tests.kernels.cases import CASES
 from tests.kernels.harness import Case, assert_same_bits, check_budget, far_apart, strided, subsets
@@ -114,3 +115,8 @@ def test_offsets_beyond_two_to_the_31(case, impl, name, device):
     with torch.no_grad():
         for a, b in zip(case.call(far, impl), case.call(near, impl), strict=True):
             assert torch.equal(a, b)
+
+
+def test_tensors_on_different_devices_are_refused():
+    here, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
+    assert "cpu and meta" in _triton.supports(here, None, elsewhere)

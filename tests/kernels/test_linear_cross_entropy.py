@@ -114,6 +114,13 @@ def triton(device, request):
     return triton
 
 
+def test_gathered_rows_need_an_aligned_width_too(triton):
+    """Rows of 24 elements are whole multiples of 16 bytes apart; a copy of their first 20 has rows of 40 bytes."""
+    wide = torch.zeros(4, 24, dtype=torch.float16)
+    assert triton.fused(wide, wide)
+    assert not triton.fused(wide[:, :20], wide[:, :20])
+
+
 def small_chunks(triton, monkeypatch, rows: int = 16, classes: int = 320, size: int = 4):
     """A walk in several chunks, each a row or a few of small tensors."""
     chunk = replace(triton.config.CHUNK, scratch=rows * classes * size, multiple=rows)

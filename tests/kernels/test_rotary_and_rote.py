@@ -187,7 +187,9 @@ def paged(device, dtype=torch.float32):
 @pytest.mark.parametrize("impl", ["reference", pytest.param("triton", marks=runs_triton)])
 def test_rotary_writes_the_cache(impl, device):
     call, cache = paged(device)
+    versions = [cache[name]._version for name in ("k_cache", "v_cache")]
     q, k = ak.rotary(*call, **cache, impl=impl)
+    assert all(cache[name]._version > version for name, version in zip(("k_cache", "v_cache"), versions, strict=True))
     for found, expected in zip((q, k), ak.rotary(*call, impl=impl), strict=True):
         assert torch.equal(found, expected)
     for name, new in (("k_cache", k), ("v_cache", cache["v"])):
