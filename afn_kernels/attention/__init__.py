@@ -8,7 +8,7 @@ from afn_kernels.attention import providers
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
-    return "" if not return_lse and carry is None else "the log-sum-exp comes from the reference"
+    return "" if not return_lse and carry is None else "it returns no log-sum-exp"
 
 
 def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry=None, **_) -> str:
@@ -28,14 +28,14 @@ def _provider(name: str, module: str, why: str, supports=providers.supports, avo
 OP = Op(
     "attention",
     (
+        _provider("flash3", "flash_attn_interface", "616 to 685 TFLOP/s forward published; not timed here"),
+        _provider(
+            "cudnn", "torch", "539 to 607 TFLOP/s published; not timed here", supports=providers.supports_one_sequence
+        ),
         _triton.implementation(
             "afn_kernels.attention.boundary:attention",
             _supports,
             why="deterministic, carries on from other keys, never waits for the GPU; not timed",
-        ),
-        _provider("flash3", "flash_attn_interface", "616 to 685 TFLOP/s forward published; not timed here"),
-        _provider(
-            "cudnn", "torch", "539 to 607 TFLOP/s published; not timed here", supports=providers.supports_one_sequence
         ),
         _provider("flash4", "flash_attn.cute", "not timed here", avoid=providers.unmeasured),
         _provider("varlen", "torch.nn.attention.varlen", "FlashAttention 2 of PyTorch", avoid=providers.unmeasured),

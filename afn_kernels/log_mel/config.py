@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Config:
-    """``frames`` and ``warps`` of a program; ``clamp`` elements at a time in the last pass over a row."""
+    """``frames`` and ``warps`` of a program; ``piece`` columns of a folded operand and ``chunk`` elements at a time."""
 
     frames: int
     warps: int
-    clamp: int
+    piece: int
+    chunk: int
     reason: str
 
 
@@ -17,5 +18,11 @@ def choose(interpreted: bool) -> Config:
     return INTERPRETED if interpreted else GPU
 
 
-GPU = Config(frames=128, warps=8, clamp=4096, reason="by register count; not timed")
-INTERPRETED = Config(frames=256, warps=8, clamp=65536, reason="a program costs milliseconds whatever its size")
+GPU = Config(
+    frames=128,
+    warps=8,
+    piece=32,
+    chunk=4096,
+    reason="no spills; 64 frames read the matrices twice as often, pieces of 16 wait twice as often; not timed",
+)
+INTERPRETED = Config(256, 8, piece=64, chunk=65536, reason="a program costs milliseconds whatever its size")

@@ -30,11 +30,3 @@ def log_mel(
     log_energy = torch.maximum(log_energy, log_energy.amax((1, 2), keepdim=True) - 8)
     features = ((log_energy + 4) / 4).to(out_dtype)
     return features if out is None else out.copy_(features)
-
-
-def backward(grad: torch.Tensor, pcm: torch.Tensor, n_mels: int) -> torch.Tensor:
-    """Gradient with respect to ``pcm``, from the samples alone."""
-    with torch.enable_grad():
-        pcm = pcm.detach().requires_grad_()
-        features = log_mel(pcm, n_mels=n_mels, out_dtype=grad.dtype)
-    return torch.autograd.grad(features, pcm, grad)[0]

@@ -1,4 +1,4 @@
-"""A program per 128 frames: fold, eight small DFT products and the mel product on tensor cores, logarithm, clamp."""
+"""A program per 128 frames: fold, small DFT products and the mel product on tensor cores, logarithm, clamp."""
 
 import torch
 import triton
@@ -9,8 +9,8 @@ from afn_kernels.log_mel.config import choose
 from afn_kernels.log_mel.fold import MELS, WIDTH, constants
 from afn_kernels.log_mel.tables import HOP, N_FFT
 
+SPARE = 256  # at least the N_FFT + 1 samples that the last frame reaches over, less its hop
 BAD = tl.constexpr(0x7FFFFFFF)  # above the bits of every float: the row holds a sample that is no number
-N: tl.constexpr = tl.constexpr(N_FFT)
 
 
 @triton.jit
@@ -20,29 +20,22 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def samples_at(p_row, b_begin, o_n, last, m_n):
-    """Samples o_n of the frames that begin at b_begin, reflected at the ends of the row; none far beyond it."""
-    at = tl.abs(b_begin[:, None] + o_n[None, :])
-    # Not contiguous, but nearly: lanes shall walk along a frame, not from frame to frame.
-    at = tl.max_contiguous(tl.minimum(at, 2 * last - at), [1, 32])
-    return tl.load(p_row + at, mask=m_n[None, :] & (at >= 0), other=0).to(tl.float32)
-
-
-@triton.jit
 def fold(
-    p_row, windows, b_begin, last, scale, K_ODD: tl.constexpr, N_ODD: tl.constexpr, W: tl.constexpr, N: tl.constexpr
-):
-    """Operands [frames, W] of the cosine and the sine product."""
-    j = tl.arange(0, W)
-    n, inside = 2 * j + N_ODD, j < 51 - N_ODD
+    p_up, p_down, windows, scale,
+    K_ODD: tl.constexpr, N_ODD: tl.constexpr, PIECE: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Operands [frames, PIECE] of the cosine and the sine product, from samples p_up + 2j on and p_down - 2j back."""
+    j = tl.arange(0, PIECE)
+    n = 2 * j.to(tl.int64)
+    # Not contiguous, but nearly: lanes shall walk along a frame, not from frame to frame. A row may begin at any
+    # sample, so that nothing is known of its alignment, and no load takes two samples.
+    p_up += tl.max_contiguous(n, [PIECE])[None, :]
+    p_down += tl.max_contiguous(-n, [PIECE])[None, :]
     b_near = tl.load(windows + 2 * N_ODD * W + j)[None, :] * scale
     b_far = tl.load(windows + (2 * N_ODD + 1) * W + j)[None, :] * scale
-    b_1 = samples_at(p_row, b_begin, n, last, inside)
-    b_2 = samples_at(p_row, b_begin, N - n, last, inside)
+    b_1, b_2 = tl.load(p_up + N_ODD).to(tl.float32), tl.load(p_down + (N - N_ODD)).to(tl.float32)
+    b_3, b_4 = tl.load(p_down + (N // 2 - N_ODD)).to(tl.float32), tl.load(p_up + (N // 2 + N_ODD)).to(tl.float32)
     b_even, b_odd = (b_1 + b_2) * b_near, (b_1 - b_2) * b_near
-    tl.debug_barrier()  # or all four are on their way at once, and their addresses spill
-    b_3 = samples_at(p_row, b_begin, N // 2 - n, last, inside)
-    b_4 = samples_at(p_row, b_begin, N // 2 + n, last, inside)
     b_sum, b_difference = (b_3 + b_4) * b_far, (b_3 - b_4) * b_far
     if K_ODD:
         return b_even - b_sum, b_odd + b_difference
@@ -50,29 +43,48 @@ def fold(
 
 
 @triton.jit
-def product(b_x, p_matrix, W: tl.constexpr):
-    """b_x [frames, W] float32 times a [W, W] matrix that is split in two, in three float16 products."""
-    o_matrix = tl.arange(0, W)[:, None] * W + tl.arange(0, W)[None, :]
+def product(b_x, b_matrix, b_matrix_low):
+    """b_x [frames, PIECE] float32 times a [PIECE, W] matrix that is split in two, in three float16 products."""
     b_high = b_x.to(tl.float16)
     b_low = (b_x - b_high.to(tl.float32)).to(tl.float16)
-    b_matrix = tl.load(p_matrix + o_matrix)
     b_y = tl.dot(b_low, b_matrix)
-    b_y = tl.dot(b_high, tl.load(p_matrix + W * W + o_matrix), b_y)
+    b_y = tl.dot(b_high, b_matrix_low, b_y)
     return tl.dot(b_high, b_matrix, b_y)
 
 
 @triton.jit
-def power(p_row, windows, matrices, b_begin, last, scale, K_ODD: tl.constexpr, W: tl.constexpr, N: tl.constexpr):
+def spectrum(
+    p_frames, windows, matrices, scale,
+    K_ODD: tl.constexpr, N_ODD: tl.constexpr,
+    FRAMES: tl.constexpr, PIECE: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Real and imaginary part [frames, W] of the even or odd bins k, of the samples of even or odd n."""
+    p_frame = p_frames + (tl.arange(0, FRAMES).to(tl.int64) * HOP)[:, None]
+    p_matrix = matrices + (8 * K_ODD + 4 * N_ODD) * W * W
+    p_matrix += tl.arange(0, PIECE)[:, None] * W + tl.arange(0, W)[None, :]
+    b_re = tl.zeros([FRAMES, W], tl.float32)
+    b_im = tl.zeros([FRAMES, W], tl.float32)
+    for j in range(0, W, PIECE):  # all 64 columns at once would spill
+        p_piece = p_matrix + j * W
+        b_cosine, b_cosine_low = tl.load(p_piece), tl.load(p_piece + W * W)
+        b_sine, b_sine_low = tl.load(p_piece + 2 * W * W), tl.load(p_piece + 3 * W * W)
+        b_cos, b_sin = fold(p_frame + 2 * j, p_frame - 2 * j, windows + j, scale, K_ODD, N_ODD, PIECE, W, N)
+        # Added here, which rounds to nearest: tensor cores cut off, and the three products are twelve cuts in a row.
+        b_re += product(b_cos, b_cosine, b_cosine_low)
+        b_im += product(b_sin, b_sine, b_sine_low)
+    return b_re, b_im
+
+
+@triton.jit
+def power(
+    p_frames, windows, matrices, scale, K_ODD: tl.constexpr,
+    FRAMES: tl.constexpr, PIECE: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
     """Power [frames, W] of the even or odd bins k up to 100, and of the bins 200 - k."""
-    p_matrix = matrices + K_ODD * 8 * W * W
-    b_cos, b_sin = fold(p_row, windows, b_begin, last, scale, K_ODD, 0, W, N)
-    b_re = product(b_cos, p_matrix, W)
-    b_im = product(b_sin, p_matrix + 2 * W * W, W)
-    b_cos, b_sin = fold(p_row, windows, b_begin, last, scale, K_ODD, 1, W, N)
-    b_other = product(b_cos, p_matrix + 4 * W * W, W)
-    b_low, b_high = b_re + b_other, b_re - b_other
-    b_other = product(b_sin, p_matrix + 6 * W * W, W)
-    b_sum, b_difference = b_im + b_other, b_im - b_other
+    b_re, b_im = spectrum(p_frames, windows, matrices, scale, K_ODD, 0, FRAMES, PIECE, HOP, W, N)
+    b_re_odd, b_im_odd = spectrum(p_frames, windows, matrices, scale, K_ODD, 1, FRAMES, PIECE, HOP, W, N)
+    b_low, b_high = b_re + b_re_odd, b_re - b_re_odd
+    b_sum, b_difference = b_im + b_im_odd, b_im - b_im_odd
     return b_low * b_low + b_sum * b_sum, b_high * b_high + b_difference * b_difference
 
 
@@ -116,45 +128,59 @@ def log10(b_x):
 
 
 @triton.jit
-def largest_sample(p_row, begin, end, CHUNK: tl.constexpr):
+def copy_reflected(p_row, p_edge, begin, last, SPAN: tl.constexpr, CHUNK: tl.constexpr):
+    """p_edge [SPAN] = samples from ``begin`` on, reflected at the ends of the row; 0 far beyond it."""
+    for i in range(0, SPAN, CHUNK):
+        to = i + tl.arange(0, CHUNK)
+        at = tl.abs(begin + to)
+        at = tl.minimum(at, last - at + last)
+        tl.store(p_edge + to, tl.load(p_row + at, mask=(at >= 0) & (to < SPAN), other=0), mask=to < SPAN)
+    tl.debug_barrier()
+
+
+@triton.jit
+def largest_sample(p_frames, SPAN: tl.constexpr, CHUNK: tl.constexpr):
     b_peak = tl.zeros([CHUNK], tl.float32)
-    for i in range(begin, end, CHUNK):
+    for i in range(0, SPAN, CHUNK):
         at = i + tl.arange(0, CHUNK)
-        b_peak = tl.maximum(b_peak, tl.abs(tl.load(p_row + at, mask=at < end, other=0.0)))
+        b_peak = tl.maximum(b_peak, tl.abs(tl.load(p_frames + at, mask=at < SPAN, other=0.0)))
     return tl.max(b_peak)
 
 
-@triton.jit(do_not_specialize=["pcm_stride", "samples", "frames", "tiles", "zero"])
+@triton.jit(do_not_specialize=["pcm_stride", "samples", "frames", "tiles"])
 def log_mel_kernel(
-    pcm, windows, matrices, filters, out, state, pcm_stride, samples, frames, tiles, zero,
+    pcm, windows, matrices, filters, edges, out, state, pcm_stride, samples, frames, tiles,
     N_MELS: tl.constexpr, MELS: tl.constexpr, N: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr,
-    WHOLE: tl.constexpr, FRAMES: tl.constexpr, CLAMP: tl.constexpr,
+    WHOLE: tl.constexpr, FRAMES: tl.constexpr, SPAN: tl.constexpr, PIECE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    row = (program // tiles).to(tl.int64)
-    first = (program % tiles) * FRAMES
+    row, tile = (program // tiles).to(tl.int64), program % tiles
+    first = tile * FRAMES
+    begin = first.to(tl.int64) * HOP - N // 2
     p_row = pcm + row * pcm_stride
-    b_frame = first + tl.arange(0, FRAMES)
-    b_begin = first * HOP - N // 2 + HOP * tl.arange(0, FRAMES)
+    p_frames = p_row + begin
+    # The first and the last program of a row work on a reflected copy: every address is a base and a constant.
+    if (tile == 0) | (tile == tiles - 1):
+        p_edge = edges + (2 * row + (tile > 0)) * SPAN
+        copy_reflected(p_row, p_edge, begin, samples - 1, SPAN, CHUNK)
+        p_frames = p_edge
 
     # Samples are scaled below 2 ** 14, so that folded ones fit float16; those in [-1, 1] always by the same power.
     shift = 0
     if WHOLE:
         log_scale = -2
     else:
-        begin, end = tl.maximum(first * HOP - N // 2, 0), tl.minimum((first + FRAMES) * HOP + N // 2, samples)
-        peak = largest_sample(p_row, begin, end, 4096)
+        peak = largest_sample(p_frames, SPAN, CHUNK)
         shift = tl.maximum((peak.to(tl.int32, bitcast=True) >> 23) - 127, 0)
         log_scale = 13 - shift
     scale = power_of_two(log_scale)
 
-    # The samples are loaded twice: kept in registers they would spill. ``zero`` keeps the compiler from merging both.
-    b_low, b_high = power(p_row, windows, matrices, b_begin, samples - 1, scale, 0, W, N)
+    b_low, b_high = power(p_frames, windows, matrices, scale, 0, FRAMES, PIECE, HOP, W, N)
     b_top = tl.max(tl.maximum(b_low, b_high), 1)
     b_log_even = exponent(b_top)
     b_even_1, b_even_2 = split_power(b_low, 14 - b_log_even)
     b_even_3, b_even_4 = split_power(b_high, 14 - b_log_even)
-    b_low, b_high = power(p_row, windows, matrices, b_begin + zero, samples - 1, scale, 1, W, N)
+    b_low, b_high = power(p_frames, windows, matrices, scale, 1, FRAMES, PIECE, HOP, W, N)
     b_top = tl.maximum(b_top, tl.max(tl.maximum(b_low, b_high), 1))
     b_log_top = exponent(b_top)
     b_odd_1, b_odd_2 = split_power(b_low, 14 - b_log_top)
@@ -165,6 +191,7 @@ def log_mel_kernel(
     b_mel *= power_of_two(b_log_even - b_log_top)[None, :]
     b_mel = mel_product(b_mel, filters + 4 * W * MELS, b_odd_1, b_odd_2, b_odd_3, b_odd_4, W, MELS)
 
+    b_frame = first + tl.arange(0, FRAMES)
     unit = power_of_two(shift - 27)  # of the products' scale 2 ** (14 + 13 - shift)
     b_energy = b_mel * power_of_two(b_log_top - 14)[None, :] * unit * (unit * 0.0000152587890625)
     infinite = float("inf")
@@ -186,9 +213,9 @@ def log_mel_kernel(
         key = tl.atomic_max(state + 2 * row, 0, sem="acq_rel")
         top = tl.where(key == BAD, float("nan"), log10(key.to(tl.float32, bitcast=True)))
         floor = (((top - 8) + 4) * 0.25).to(out.dtype.element_ty)
-        b_floor = tl.full([CLAMP], 0, tl.float32) + floor.to(tl.float32)
-        for i in range(0, N_MELS * frames, CLAMP):
-            at = i + tl.arange(0, CLAMP)
+        b_floor = tl.full([CHUNK], 0, tl.float32) + floor.to(tl.float32)
+        for i in range(0, N_MELS * frames, CHUNK):
+            at = i + tl.arange(0, CHUNK)
             m_at = at < N_MELS * frames
             b_done = tl.load(p_out + at, mask=m_at, other=0.0, cache_modifier=".cg").to(tl.float32)
             below = (b_done >= b_floor) == 0  # true where the floor is NaN
@@ -205,8 +232,11 @@ def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
     tiles = triton.cdiv(frames, config.frames)
     windows, matrices, filters = constants(n_mels, pcm.device)
     state = torch.zeros(rows, 2, dtype=torch.int32, device=pcm.device)  # bits of the maximum, programs done
+    span = config.frames * HOP + SPARE
+    edges = torch.empty(rows, 2, span, dtype=pcm.dtype, device=pcm.device)
     log_mel_kernel[(rows * tiles,)](
-        pcm, windows, matrices, filters, out, state, pcm.stride(0), samples, frames, tiles, 0,
+        pcm, windows, matrices, filters, edges, out, state, pcm.stride(0), samples, frames, tiles,
         N_MELS=n_mels, MELS=MELS, N=N_FFT, HOP=HOP, W=WIDTH, WHOLE=pcm.dtype == torch.int16,
-        FRAMES=config.frames, CLAMP=config.clamp, num_warps=config.warps, num_stages=1,
+        FRAMES=config.frames, SPAN=span, PIECE=config.piece, CHUNK=config.chunk,
+        num_warps=config.warps, num_stages=1,
     )  # fmt: skip
