@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 
 from afn_kernels._registry import Impl, constant
 
+Made = TypeVar("Made")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 compile_only = False  # python -m bench.sm90 sets it: launches compile for a GPU that is not here
 
@@ -58,14 +60,14 @@ def avoid(x: torch.Tensor, *_, **__) -> str:
     return "Triton's interpreter is for tests" if x.device.type == "cpu" else ""
 
 
-def lasting(make: Callable[[], torch.Tensor], device: torch.device) -> torch.Tensor:
-    """A tensor to keep for as long as the process lives, ready for every stream.
+def lasting(make: Callable[[], Made], device: torch.device) -> Made:
+    """Tensors to keep for as long as the process lives, ready for every stream.
 
-    It is made in a thread of its own: torch.compile's CUDA graphs give whatever a thread allocates while they warm up
-    to the graph, which takes the memory back. Not to be called while a stream is being captured.
+    They are made in a thread of their own: torch.compile's CUDA graphs give whatever a thread allocates while they
+    warm up to the graph, which takes the memory back. Not to be called while a stream is being captured.
     """
 
-    def alone() -> torch.Tensor:
+    def alone() -> Made:
         with torch.cuda.device(device):
             made = make()
             torch.cuda.current_stream().synchronize()

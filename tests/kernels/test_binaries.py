@@ -61,3 +61,8 @@ def test_twenty_lengths_compile_once(op, folder):
     counts = json.loads((folder / "lengths.json").read_text())[op]
     assert counts, "nothing was launched"
     assert all(count == 1 for count in counts.values()), counts
+
+
+def test_the_document_holds_the_committed_table():
+    """python -m bench.sm90 --out bench/results/sm90 writes both."""
+    assert (ROOT / "bench/results/sm90/kernels.md").read_text() in (ROOT / "bench/RESULTS.md").read_text()
