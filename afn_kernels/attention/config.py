@@ -17,7 +17,10 @@ class Config:
 
 
 def choose(kernel: str, head_dim: int, wide: bool) -> Config:
-    """The row of a kernel ("forward", "dq" or "dkv") for a head dimension; ``wide`` is float32."""
+    """The row of a kernel ("forward", "carry", a forward that continues, "dq" or "dkv") for a head dimension.
+
+    ``wide`` is float32.
+    """
     if _triton.interpreted():
         return INTERPRETED[kernel]
     return next(config for limit, config in (WIDE if wide else HALF)[kernel] if head_dim <= limit)
@@ -26,6 +29,7 @@ def choose(kernel: str, head_dim: int, wide: bool) -> Config:
 SMALL = "short tests cross the borders of blocks"
 INTERPRETED = {
     "forward": Config(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
+    "carry": Config(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
     "dq": Config(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
     "dkv": Config(queries=16, keys=32, warps=4, stages=1, reason=SMALL),
 }
@@ -39,6 +43,11 @@ HALF = {
         ),
         (128, Config(128, 128, 8, 2, "the largest step that fits 255 registers; a third stage fits too")),
         (256, Config(128, 32, 8, 2, "64 keys spill")),
+    ),
+    "carry": (
+        (64, Config(128, 64, 8, 3, "as the forward")),
+        (128, Config(128, 64, 8, 3, "128 keys spill where the output is float32 and packed")),
+        (256, Config(128, 32, 8, 2, "as the forward")),
     ),
     "dq": (
         (64, Config(128, 128, 8, 2, "223 registers")),
@@ -54,6 +63,7 @@ HALF = {
 FMA = "float32 without tensor cores, for its accuracy; the largest step found without spills"
 WIDE = {
     "forward": ((64, Config(32, 32, 4, 1, FMA)), (128, Config(32, 32, 8, 1, FMA)), (256, Config(32, 16, 8, 1, FMA))),
+    "carry": ((64, Config(32, 16, 4, 1, FMA)), (128, Config(32, 16, 8, 1, FMA)), (256, Config(16, 16, 8, 1, FMA))),
     "dq": ((64, Config(32, 32, 4, 1, FMA)), (128, Config(32, 16, 8, 1, FMA)), (256, Config(16, 16, 8, 1, FMA))),
     "dkv": ((64, Config(32, 32, 8, 1, FMA)), (128, Config(32, 32, 8, 1, FMA)), (256, Config(16, 16, 8, 1, FMA))),
 }

@@ -101,7 +101,7 @@ def forward(
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     if not tokens:
         return out, lse.t()
-    config = choose("forward", dim, q.dtype == torch.float32)
+    config = choose("carry" if carry else "forward", dim, q.dtype == torch.float32)
     q, k, v = adjacent(q), adjacent(k), adjacent(v)
     table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, len(k), config.queries, causal, keys=False)
     forward_kernel[(tiles * heads,)](
