@@ -14,8 +14,8 @@ def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
 def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry=None, **_) -> str:
     if q.shape[-1] % 16 or not 0 < q.shape[-1] <= 256:
         return f"a head of {q.shape[-1]} is not a multiple of 16 up to 256"
-    if scale < 0:
-        return f"the scale {scale} is below zero, and the maximum of the scores is taken before it"
+    if scale <= 0:
+        return f"the scale {scale} is not above zero, and the maximum of the scores is taken before it"
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 

@@ -16,6 +16,8 @@ _longest = WeakTensorKeyDictionary()
 
 def longest(cu_seqlens: Tensor) -> int:
     """The longest sequence. Waits for the GPU once per tensor: a model's layers share one ``cu_seqlens``."""
+    if cu_seqlens.is_inference():  # it counts no versions, so nothing tells whether it changed
+        return int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
     version, length = _longest.get(cu_seqlens, (None, 0))
     if version != cu_seqlens._version:
         length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
@@ -58,6 +60,13 @@ def supports_one_sequence(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, caus
         return "the call is packed: it takes one sequence (cu_seqlens_q=None)"
     if causal and len(q) != len(k):
         return "it aligns the causal mask at the start, and q and k differ in length"
+    # What the back ends refuse, some only when they are called: there is no way back then.
+    if not len(q) or len(k) < 2:
+        return f"{len(q)} queries and {len(k)} keys: it takes a query and two keys at least"
+    if q.shape[-1] > 128 or q.shape[-1] % 8:
+        return f"a head of {q.shape[-1]} is not a multiple of 8 up to 128"
+    if torch.are_deterministic_algorithms_enabled():
+        return "its backward is not deterministic"
     return supports(q, k, v, **options)
 
 

@@ -28,10 +28,11 @@ def delta_kernel(
     b_out = tl.load(out + p_out, mask=wanted, other=0.0).to(tl.float32)
     b_dlse = tl.load(dlse + p_lse, mask=inside, other=0.0) if DLSE else tl.zeros([ROWS], tl.float32)
     b_delta = tl.sum(b_dout * b_out, 1) - b_dlse
-    tl.store(delta + p_lse, b_delta, mask=inside)
+    b_lse = tl.load(lse + p_lse, mask=inside, other=0.0)
+    # A query that sees no key has no share in any gradient, whatever arrives for it: NaN from a logaddexp, say.
+    tl.store(delta + p_lse, tl.where(b_lse == float("-inf"), 0.0, b_delta), mask=inside)
     if CARRY:
         b_lse_c = tl.load(lse_c + p_lse, mask=inside, other=float("-inf"))
-        b_lse = tl.load(lse + p_lse, mask=inside, other=0.0)
         # A carry over no keys has no share, nor has one beside no keys at all.
         b_p = tl.where(b_lse_c == float("-inf"), 0.0, tl.exp(b_lse_c - b_lse))
         b_out_c = tl.load(out_c + p_out, mask=wanted, other=0.0)

@@ -331,3 +331,14 @@ def test_decode_bad_input():
         ak.decode_attention(q[:, :, :5], k, v, torch.tensor([4]))
     with pytest.raises(ValueError, match="length 0 is below the 1 new"):
         ak.decode_attention(q, k, v, torch.tensor([0]))
+
+
+def test_queries_without_keys_spread_no_nan(device):
+    """logaddexp of two log-sum-exps of −inf has the gradient NaN: it must stay in the rows that saw no key."""
+    pytest.importorskip("triton")
+    q, k, v = (torch.randn(n, 2, 16, device=device, requires_grad=True) for n in (6, 3, 3))
+    out, lse = ak.attention(q, k, v, causal=True, return_lse=True, impl="triton")
+    loss = torch.logaddexp(lse, lse.detach())[3:].sum() + out.sum()
+    assert all(torch.isfinite(x).all() for x in torch.autograd.grad(loss, (q, k, v)))
+    with pytest.raises(ValueError, match="not above zero"):
+        ak.attention(q, k, v, scale=0.0, impl="triton")
