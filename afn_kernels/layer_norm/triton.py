@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 
 from afn_kernels import _triton
+from afn_kernels._rows import choose
 from afn_kernels._triton_math import layer_norm_gradient, row_statistics
-from afn_kernels.layer_norm.config import choose
+from afn_kernels.layer_norm.config import ROWS
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -79,7 +80,7 @@ def forward(
     forward_kernel[(rows,)](
         x, residual, weight, bias, y, h, mean, rstd,
         x.stride(0), 0 if residual is None else residual.stride(0), rows, eps,
-        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(width).warps,
+        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
     )  # fmt: skip
     return y, h, mean, rstd
 
@@ -96,7 +97,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """dx [T, D], which is also the residual's gradient, and those of dw and db [D] that are needed, stacked."""
     rows, width = h.shape
-    config = choose(width)
+    config = choose(ROWS, width)
     programs = max(1, min(rows, config.waves * _triton.programs(h.device)))
     dx = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     partial = torch.empty(need_dw + need_db, programs, width, dtype=torch.float32, device=h.device)

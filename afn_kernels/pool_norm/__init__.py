@@ -103,5 +103,5 @@ def _check_total(total: int | None, cu_seqlens: torch.Tensor, frames: int) -> No
         return
     if not 0 <= total <= frames // 2:
         raise ValueError(f"pool_norm: total is {total}, but {frames} frames make 0 to {frames // 2} rows")
-    if cu_seqlens.device.type == "cpu" and total != (found := int((cu_seqlens.diff() // 2).sum())):
+    if _check.readable(cu_seqlens) and total != (found := int((cu_seqlens.diff() // 2).sum())):
         raise ValueError(f"pool_norm: total is {total}, but the sequences make {found} rows")

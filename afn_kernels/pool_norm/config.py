@@ -1,21 +1,6 @@
 """Launch configurations of pool_norm, by the width of a row."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Config:
-    """How one row is spread: ``warps`` per program; ``waves`` persistent programs per multiprocessor (backward)."""
-
-    warps: int
-    waves: int
-    reason: str
-
-
-def choose(width: int) -> Config:
-    """The row for rows of ``width`` elements."""
-    return next(config for limit, config in ROWS if width <= limit)
-
+from afn_kernels._rows import Config
 
 ROWS = (
     # At 1280, 4 warps issue 1.5 to 1.8 times the instructions: a padded second 1024, and phases made twice.

@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 
 from afn_kernels import _triton
+from afn_kernels._rows import choose
 from afn_kernels._triton_math import layer_norm_gradient, row_statistics, sincos
-from afn_kernels.pool_norm.config import choose
+from afn_kernels.pool_norm.config import ROWS
 from afn_kernels.rote.triton import phases, setting
 
 
@@ -168,7 +169,7 @@ def forward(
     freq, rote = _rote(x, window, constants)
     forward_kernel[(total,)](
         x, weight, bias, source, y, mean, rstd, window, frame, freq, x.stride(0), length, eps,
-        D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, **rote, num_warps=choose(width).warps,
+        D=width, BLOCK=triton.next_power_of_2(width), RAGGED=ragged, **rote, num_warps=choose(ROWS, width).warps,
     )  # fmt: skip
     return y, mean, rstd, source
 
@@ -193,7 +194,7 @@ def backward(
     rows, width = dy.shape
     ragged = cu_seqlens is not None
     sequences = len(cu_seqlens) - 1 if ragged else len(x) // max(length, 1)
-    config = choose(width)
+    config = choose(ROWS, width)
     programs = max(1, min(max(rows, sequences), config.waves * _triton.programs(x.device)))
     dx = torch.empty(x.shape if need_dx else 0, dtype=x.dtype, device=x.device)
     partial = torch.empty(need_dw + need_db, programs, width, dtype=torch.float32, device=x.device)

@@ -1,21 +1,6 @@
 """Launch configurations of rms_norm, by the width of a row."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Config:
-    """How one row is spread: ``warps`` per program; ``waves`` persistent programs per multiprocessor (backward)."""
-
-    warps: int
-    waves: int
-    reason: str
-
-
-def choose(width: int) -> Config:
-    """The row for rows of ``width`` elements."""
-    return next(config for limit, config in ROWS if width <= limit)
-
+from afn_kernels._rows import Config
 
 ROWS = (
     (1024, Config(warps=4, waves=8, reason="8 elements a thread: one 16-byte load; by register count, not timed")),

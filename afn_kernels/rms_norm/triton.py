@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 
 from afn_kernels import _triton
-from afn_kernels.rms_norm.config import choose
+from afn_kernels._rows import choose
+from afn_kernels.rms_norm.config import ROWS
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -67,7 +68,7 @@ def forward(
         return y, h, rstd
     forward_kernel[(rows,)](
         x, residual, weight, y, h, rstd, x.stride(0), 0 if residual is None else residual.stride(0), rows, eps,
-        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(width).warps,
+        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
     )  # fmt: skip
     return y, h, rstd
 
@@ -77,7 +78,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """dx [T, D], which is also the residual's gradient, and dw [D] (empty when it is not needed)."""
     rows, width = h.shape
-    config = choose(width)
+    config = choose(ROWS, width)
     programs = max(1, min(rows, config.waves * _triton.programs(h.device)))
     dx = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     partial = torch.empty(programs if need_dw else 0, width, dtype=torch.float32, device=h.device)
