@@ -29,6 +29,7 @@ from afn_model.chat import (
     read_conversation,
 )
 from afn_model.config import write_json
+from afn_model.data.shards import is_member, read_member
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", SOUND, "<|sound_bos|>", "<|sound_eos|>")
 IGNORED = -100
@@ -76,6 +77,33 @@ class Batch:
         return torch.nn.utils.rnn.pad_sequence(rows, True, pad_id), mask.long().to(self.input_ids.device)
 
 
+def join(first: Batch, second: Batch) -> Batch:
+    """Two batches as one; labels where both have them."""
+    parts = [first, second]
+    windows = [batch.pcm for batch in parts if batch.pcm is not None]
+    width = max((pcm.shape[1] for pcm in windows), default=0)
+    labelled = first.labels is not None and second.labels is not None
+    return Batch(
+        input_ids=torch.cat([batch.input_ids for batch in parts]),
+        cu_seqlens=torch.cat((first.cu_seqlens, second.cu_seqlens[1:] + first.cu_seqlens[-1])),
+        pcm=torch.cat([torch.nn.functional.pad(pcm, (0, width - pcm.shape[1])) for pcm in windows])
+        if windows
+        else None,
+        samples=torch.cat([batch.samples for batch in parts]),
+        windows_per_audio=torch.cat([batch.windows_per_audio for batch in parts]),
+        labels=torch.cat([batch.labels for batch in parts]) if labelled else None,
+    )
+
+
+@dataclass
+class Prepared:
+    """One conversation: token ids [n], labels [n] or None, and its clips [samples] at 16 kHz in order of appearance."""
+
+    ids: Tensor
+    labels: Tensor | None
+    clips: list[Tensor]
+
+
 class AFNextProcessor:
     """Tokenizer, chat template and audio loading of one model.
 
@@ -111,6 +139,7 @@ class AFNextProcessor:
         self.sound_id = self.token_id(SOUND)
         self._before = [self.token_id("<|sound_bos|>")] if boundaries else []
         self._after = [self.token_id("<|sound_eos|>")] if boundaries else []
+        self._counts: dict[str, int] = {}
 
     def token_id(self, token: str) -> int:
         """The id of a token, by its string: ids differ between releases.
@@ -166,41 +195,87 @@ class AFNextProcessor:
             given = given * len(several)
         if len(given) != len(several):
             raise ValueError(f"{len(given)} lists of audios for {len(several)} conversations")
-        ids, labels, clips = [], [], []
+        prepared = []
         for index, (conversation, its_audios) in enumerate(zip(several, given, strict=True)):
             try:
                 turns = read_conversation(conversation, its_audios)
-                its_ids, its_labels, its_clips = self._prepare(turns, training, add_generation_prompt)
+                prepared.append(self.prepare(turns, training=training, add_generation_prompt=add_generation_prompt))
             except ValueError as error:
                 raise error if single else ValueError(f"conversation {index}: {error}") from None
-            ids.append(its_ids)
-            labels.append(its_labels)
-            clips += its_clips
-        return _pack(ids, labels if training else None, clips, self.pcm_dtype)
+        return self.pack(prepared)
 
-    def _prepare(self, turns: list[Turn], training: bool, prompt: bool | None) -> tuple[Tensor, Tensor, list[Tensor]]:
-        text = self.template.render(
-            turns, prompt if prompt is not None else not training and turns[-1].role != "assistant"
-        )
+    def prepare(
+        self,
+        turns: list[Turn],
+        *,
+        training: bool = False,
+        add_generation_prompt: bool | None = None,
+        max_seconds: float | None = None,
+    ) -> Prepared:
+        """Loads and tokenises one conversation.
+
+        Args:
+            turns: from ``read_conversation``.
+            training, add_generation_prompt: as for calling the processor.
+            max_seconds: longest audio; that of the processor if None.
+
+        Raises:
+            ValueError: as for calling the processor.
+        """
+        text = self._render(turns, training, add_generation_prompt)
         spans = answer_spans(text, turns) if training else []
         audios = [audio for turn in turns for audio in turn.audios]
-        loaded = {audio: self._load(audio) for audio in dict.fromkeys(audios)}
+        longest = self.max_seconds if max_seconds is None else max_seconds
+        loaded = {audio: self._load(audio, longest) for audio in dict.fromkeys(audios)}
         clips = [loaded[audio] for audio in audios]
         ids, labels = self._encode(text, [audio_tokens(clip.numel()) for clip in clips], spans)
         if self.max_positions is not None and len(ids) > self.max_positions:
             raise ValueError(f"{len(ids)} tokens, but the model's context is {self.max_positions}")
-        return ids, labels, clips
+        return Prepared(ids, labels if training else None, clips)
 
-    def _load(self, audio: Audio) -> Tensor:
+    def pack(self, prepared: Sequence[Prepared]) -> Batch:
+        """One batch of conversations, one after another; labels where all of them have some."""
+        return _pack(prepared, self.pcm_dtype)
+
+    def text_tokens(
+        self, turns: list[Turn], *, training: bool = False, add_generation_prompt: bool | None = None
+    ) -> int:
+        """Tokens of a conversation without those of its audio: the text, and what stands around each audio."""
+        text = self._render(turns, training, add_generation_prompt)
+        pieces = text.split(SOUND)
+        around = len(self._before) + len(self._after)
+        return sum(map(self._count, pieces)) + around * (len(pieces) - 1)
+
+    def _count(self, piece: str) -> int:
+        """Tokens of a piece of a prompt; what stands before the first audio is nearly always the same."""
+        found = self._counts.get(piece)
+        if found is None:
+            found = len(self.tokenizer.encode(piece, add_special_tokens=False))
+            if len(piece) < 512 and len(self._counts) < 256:
+                self._counts[piece] = found
+        return found
+
+    def _render(self, turns: list[Turn], training: bool, prompt: bool | None) -> str:
+        return self.template.render(
+            turns, prompt if prompt is not None else not training and turns[-1].role != "assistant"
+        )
+
+    def _load(self, audio: Audio, max_seconds: float) -> Tensor:
         options = {
             "start": audio.start,
             "end": audio.end,
             "strict": self.strict,
-            "max_seconds": self.max_seconds,
+            "max_seconds": max_seconds,
             "dtype": self.pcm_dtype,
         }
         if isinstance(audio.source, (np.ndarray, Tensor)):
             return array_to_pcm(audio.source, audio.sampling_rate or SAMPLE_RATE, **options)
+        if is_member(audio.source):
+            data = read_member(audio.source)
+            try:
+                return load_audio(data, **options)
+            except ValueError as error:
+                raise ValueError(f"{audio.source}: {str(error).removeprefix('<bytes>: ')}") from None
         return load_audio(audio.source, **options)
 
     def _encode(self, text: str, counts: list[int], spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -283,7 +358,9 @@ class AFNextProcessor:
         write_json(folder / "processor_config.json", settings)
 
 
-def _pack(ids: list[Tensor], labels: list[Tensor] | None, clips: list[Tensor], dtype: torch.dtype) -> Batch:
+def _pack(prepared: Sequence[Prepared], dtype: torch.dtype) -> Batch:
+    ids, clips = [one.ids for one in prepared], [clip for one in prepared for clip in one.clips]
+    labels = [one.labels for one in prepared if one.labels is not None]
     windows, samples = [], []
     for clip in clips:
         its_windows, its_samples = split_windows(clip)
@@ -302,7 +379,7 @@ def _pack(ids: list[Tensor], labels: list[Tensor] | None, clips: list[Tensor], d
         pcm=pcm,
         samples=counts,
         windows_per_audio=torch.tensor([len(w) for w in windows], dtype=torch.int64),
-        labels=torch.cat(labels) if labels is not None else None,
+        labels=torch.cat(labels) if len(labels) == len(ids) else None,
     )
 
 

@@ -16,6 +16,9 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
+
+from afn_model.data.records import duration, measured_duration
 
 VERSION = 1
 FLUSH = 1 << 16  # entries held back while building
@@ -43,6 +46,7 @@ def build(
     *,
     check: Callable[[dict], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    measure: bool | Literal["all"] = False,
 ) -> Facts:
     """Reads a corpus once and writes its index beside it, all of it or nothing.
 
@@ -50,16 +54,18 @@ def build(
         corpus: JSON Lines, one record a line; blank lines are passed over.
         check: called with every record; a ValueError it raises is given the line's number.
         progress: called with the bytes of every line.
+        measure: read the headers of the recordings of records that give no duration, or of "all" of them.
 
     Raises:
-        ValueError: no such file, a line that is no JSON object, a duration that is no number, a corpus without records.
+        ValueError: no such file, a line that is no JSON object, a duration that is no number, a corpus without records,
+            a recording that cannot be measured.
     """
     corpus = Path(corpus)
     if not corpus.is_file():
         raise ValueError(f"{corpus}: no such file")
     temporary = Path(tempfile.mkdtemp(prefix=".index-", dir=corpus.parent))
     try:
-        facts = _write(corpus, temporary, check, progress)
+        facts = _write(corpus, temporary, check, progress, measure)
         (temporary / "facts.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
         shutil.rmtree(folder_of(corpus), ignore_errors=True)
         temporary.rename(folder_of(corpus))
@@ -68,7 +74,7 @@ def build(
     return facts
 
 
-def _write(corpus: Path, folder: Path, check, progress) -> Facts:
+def _write(corpus: Path, folder: Path, check, progress, measure) -> Facts:
     digest, total, count, held = hashlib.sha256(), 0.0, 0, bytearray()
     with corpus.open("rb") as lines, (folder / "entries").open("wb") as entries:
         at = 0
@@ -80,6 +86,8 @@ def _write(corpus: Path, folder: Path, check, progress) -> Facts:
                     seconds = duration(record)
                     if check:
                         check(record)
+                    if measure == "all" or (measure and not seconds):
+                        seconds = measured_duration(record, corpus.parent)
                 except ValueError as error:
                     raise ValueError(f"{corpus}, line {number}: {error}") from None
                 held += ENTRY.pack(at, seconds)
@@ -109,15 +117,6 @@ def parse(line: bytes) -> dict:
     if not isinstance(record, dict):
         raise ValueError(f"a record is an object, not {type(record).__name__}")
     return record
-
-
-def duration(record: dict) -> float:
-    """Seconds of audio that a record says it has; 0 where it says nothing."""
-    seconds = record.get("duration") or 0.0
-    parts = seconds if isinstance(seconds, list) else [seconds]
-    if not all(isinstance(part, int | float) and 0 <= part < float("inf") for part in parts):
-        raise ValueError(f"duration is {seconds!r}, not a number of seconds or a list of them")
-    return float(sum(parts))
 
 
 class Corpus:

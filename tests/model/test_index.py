@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ RECORDS = [
     {"id": "b", "conversations": []},
     {"id": "c", "sound": ["a.wav", "b.wav"], "duration": [2, 0.25]},
 ]
+MEASURES = {False: [0.0, 9.0, 0.0], True: [0.5, 9.0, 0.5], "all": [0.5, 0.5, 0.5]}
 
 
 def write(path, lines):
@@ -38,6 +40,18 @@ def test_records_and_seconds(tmp_path):
         corpus[3]
     with pytest.raises(IndexError):
         corpus.seconds(-1)
+
+
+def test_durations_are_measured_where_records_have_none(tmp_path):
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", [0.1] * 8_000, 16_000)
+    talk = {"conversations": [{"from": "human", "value": "<sound>"}, {"from": "gpt", "value": "Hi"}], "sound": "a.wav"}
+    path = write(tmp_path / "c.jsonl", [talk, talk | {"duration": 9.0}, talk | {"sound": "b.wav", "duration": None}])
+    seconds = {measure: (build(path, measure=measure), list(Corpus(path).all_seconds()))[1] for measure in MEASURES}
+    assert {measure: block.tolist() for measure, (block,) in seconds.items()} == MEASURES
+    (tmp_path / "b.wav").unlink()
+    with pytest.raises(ValueError, match=r"c\.jsonl, line 3: .*b\.wav: no such file"):
+        build(path, measure=True)
 
 
 def test_a_last_line_without_newline(tmp_path):

@@ -1,0 +1,244 @@
+"""What a run trains on and when: the samples of a chunk, how long they are, and which of them share a bin.
+
+A plan is a function of the feed, the processor and the chunk's number alone. Chunk c is samples c·chunk to
+(c + 1)·chunk − 1 of ``Order``; their bins are cut into global steps, and group g of G takes the g-th G-th of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from afn_model.audio import SAMPLE_RATE, audio_tokens
+from afn_model.chat import Turn
+from afn_model.data.index import Corpus
+from afn_model.data.order import Order, Source, key
+from afn_model.data.packing import pack
+from afn_model.data.records import Sample, audios_of, sample
+from afn_model.processor import AFNextProcessor
+
+SLACK = 0.05  # seconds that a recording may be longer than the index says
+_TOKENS_PER_SECOND = 25
+_SHORTEST = 0.1  # seconds of audio below which a sample is left out rather than cut
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a stage of training reads.
+
+    Args:
+        datasets: name → indexed .jsonl file; there may be more than the blend names.
+        blend: name → how often each of the dataset's records is seen in an epoch.
+        seed: of the order and the packing.
+        context: most tokens of a bin.
+        bins: bins of a global optimiser step, all groups together; with ``prompts``, samples of one.
+        max_seconds: longest recording; longer ones are cut.
+        chunk: samples planned and packed together. Its last step may be short and its last bin is hardly ever full:
+            some 30 steps' worth of samples or more keep that below 2 %. Planning takes about 0.3 ms a sample.
+        prompts: samples alone, in the order of the stream, without packing and labels.
+        bad_share: the loader stops where more of the samples than this cannot be used.
+    """
+
+    datasets: dict[str, Path]
+    blend: dict[str, float]
+    seed: int
+    context: int
+    bins: int
+    max_seconds: float
+    chunk: int
+    prompts: bool = False
+    bad_share: float = 0.01
+
+    def __post_init__(self):
+        for name in ("context", "bins", "chunk", "max_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.bad_share <= 1:
+            raise ValueError(f"bad_share must be from 0 to 1, got {self.bad_share}")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the stream: a step of a chunk."""
+
+    chunk: int = 0
+    step: int = 0
+
+
+class Blend:
+    """The datasets of a feed's blend and the order of their samples.
+
+    Raises:
+        ValueError: a dataset that is not there or has no index, a blend that names nothing or gives no samples.
+    """
+
+    def __init__(self, feed: Feed):
+        unknown = sorted(set(feed.blend) - set(feed.datasets))
+        if unknown:
+            raise ValueError(f"the blend names {', '.join(unknown)}; the datasets are {', '.join(feed.datasets)}")
+        if not feed.blend:
+            raise ValueError(f"the blend names none of the datasets {', '.join(feed.datasets)}")
+        self.names = sorted(feed.blend)
+        self.corpora = [Corpus(feed.datasets[name]) for name in self.names]
+        sources = zip(self.names, self.corpora, strict=True)
+        self.order = Order(tuple(Source(name, len(corpus), feed.blend[name]) for name, corpus in sources), feed.seed)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Name of each dataset → SHA-256 of what its index says about it."""
+        facts = [json.dumps(asdict(corpus.facts), sort_keys=True) for corpus in self.corpora]
+        return {name: hashlib.sha256(said.encode()).hexdigest() for name, said in zip(self.names, facts, strict=True)}
+
+    def name(self, source: int, record: int) -> str:
+        """How a sample is called in messages."""
+        return f"{self.names[source]}[{record}]"
+
+    def sample(self, source: int, record: int) -> Sample:
+        """The sample of a record, with the seconds that the index says.
+
+        Raises:
+            ValueError: a record that cannot be read or is not one.
+        """
+        corpus = self.corpora[source]
+        found = sample(corpus[record], corpus.path.parent)
+        return replace(found, seconds=corpus.seconds(record))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Samples to decode together: which, their tokens at most, the seconds that an audio of theirs may have."""
+
+    sources: np.ndarray
+    records: np.ndarray
+    tokens: np.ndarray
+    longest: np.ndarray
+    bad: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The bins of a chunk, in the order to train on them.
+
+    Args:
+        chunk: its number.
+        sources, records: [samples] dataset and record of each sample, bin after bin.
+        tokens: [samples] tokens of each at most.
+        longest: [samples] seconds that an audio of it may have.
+        cu: [bins + 1] bin b holds samples cu[b] to cu[b + 1] − 1.
+        step: bins of a global step.
+        bad: names of samples left out, and why.
+    """
+
+    chunk: int
+    sources: np.ndarray
+    records: np.ndarray
+    tokens: np.ndarray
+    longest: np.ndarray
+    cu: np.ndarray
+    step: int
+    bad: list[tuple[str, str]]
+
+    @property
+    def steps(self) -> int:
+        """Global steps of the chunk, the last of which may be short."""
+        return -(-(len(self.cu) - 1) // self.step)
+
+    def job(self, first: int, end: int) -> Job:
+        """Bins ``first`` to ``end`` − 1 together; those past the last are empty.
+
+        Samples left out are dealt to the bins one by one, so that every group hears of its share of them.
+        """
+        bad = [bad for b in range(first, end) for bad in self.bad[b :: self.steps * self.step]]
+        first, end = (int(self.cu[min(b, len(self.cu) - 1)]) for b in (first, end))
+        rows = slice(first, end)
+        return Job(self.sources[rows], self.records[rows], self.tokens[rows], self.longest[rows], bad)
+
+    def done(self, step: int) -> int:
+        """Samples of the chunk, left out ones included, that are behind after this step; all of them after the last."""
+        end = (step + 1) * self.step
+        turns, rest = divmod(len(self.bad), self.steps * self.step)
+        return int(self.cu[min(end, len(self.cu) - 1)]) + turns * end + min(rest, end)
+
+
+def make_plan(blend: Blend, feed: Feed, processor: AFNextProcessor, chunk: int) -> Plan:
+    """Reads and tokenises the records of a chunk, and packs them by their lengths.
+
+    Args:
+        blend: of the feed.
+        feed: what to read.
+        processor: counts tokens; nothing is decoded.
+        chunk: number of the chunk, from 0.
+    """
+    rows, bad = [], []
+    for index in range(chunk * feed.chunk, (chunk + 1) * feed.chunk):
+        draw = blend.order[index]
+        try:
+            found = blend.sample(draw.source, draw.record)
+            tokens, longest = measure(found, feed, processor)
+            rows.append((draw.source, draw.record, tokens, longest))
+        except (ValueError, OSError) as error:
+            bad.append((blend.name(draw.source, draw.record), str(error)))
+    sources, records, tokens = (np.array([row[i] for row in rows], np.int64) for i in range(3))
+    longest = np.array([row[3] for row in rows], np.float64)
+    if feed.prompts:
+        cu = np.arange(len(rows) + 1)
+    else:
+        packing = pack(tokens, feed.context, seed=key(feed.seed, chunk), step=feed.bins)
+        sources, records, tokens, longest = (x[packing.clips] for x in (sources, records, tokens, longest))
+        cu = packing.cu
+    return Plan(chunk, sources, records, tokens, longest, cu, feed.bins, bad)
+
+
+def measure(sample: Sample, feed: Feed, processor: AFNextProcessor) -> tuple[int, float]:
+    """(tokens at most, seconds that each of its audios may have) of a sample.
+
+    Audio is cut to ``feed.max_seconds``, and further where it would not fit beside the text.
+
+    Raises:
+        ValueError: nothing to learn from, audio of unknown length, text that leaves no room.
+    """
+    room = min(feed.context, processor.max_positions or feed.context)
+    turns = question(sample.turns) if feed.prompts else sample.turns
+    text = processor.text_tokens(turns, training=not feed.prompts, add_generation_prompt=feed.prompts)
+    if text > room:
+        raise ValueError(f"{text} tokens of text, but the context is {room}")
+    if feed.prompts:
+        return text, feed.max_seconds
+    if not any(turn.role == "assistant" for turn in turns):
+        raise ValueError("nothing to learn: no assistant message")
+    audios = len(audios_of(sample))
+    if not audios:
+        return text, feed.max_seconds
+    if not sample.seconds > 0:
+        raise ValueError("the index has no duration of its audio; `afn data index --measure` finds it")
+    longest, heard = feed.max_seconds, most_tokens(sample, feed.max_seconds)
+    if text + heard > room:
+        longest = min(longest, (room - text - audios) / (_TOKENS_PER_SECOND * audios))
+        if longest < _SHORTEST:
+            raise ValueError(f"{text} tokens of text leave no room for audio in a context of {room}")
+        heard = most_tokens(sample, longest)
+    return text + heard, longest
+
+
+def question(turns: list[Turn]) -> list[Turn]:
+    """A conversation up to where the assistant should answer: without its last answer."""
+    return turns[:-1] if turns[-1].role == "assistant" else turns
+
+
+def most_tokens(sample: Sample, longest: float) -> int:
+    """The most audio tokens that a sample can have, each of its audios cut to ``longest`` seconds.
+
+    One audio of s seconds: those of min(s + 0.05, longest). Several, mentioned n times in all and each at most m times,
+    whose lengths are known only together: 25 · min(m · (s + 0.05 · audios), n · longest) + n.
+    """
+    mentions = Counter(audios_of(sample))
+    count = mentions.total()
+    if count == 1:
+        return audio_tokens(math.ceil(min(sample.seconds + SLACK, longest) * SAMPLE_RATE))
+    seconds = max(mentions.values()) * (sample.seconds + SLACK * len(mentions))
+    return math.floor(_TOKENS_PER_SECOND * min(seconds, count * longest)) + count
