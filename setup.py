@@ -27,6 +27,7 @@ PACKAGES = [
     "afn_model",
     "afn_model.cli",
     "afn_model.data",
+    "afn_model.data.world",
     "afn_model.demo",
     "afn_model.train",
     "afn_model.infer",
@@ -91,7 +92,7 @@ class BuildCpu(build_ext):
 setup(
     packages=PACKAGES,
     package_dir={"afn_distributed": "distributed"},
-    package_data={"afn_model": ["*.jinja", "*.json"]},
+    package_data={"afn_model": ["*.jinja", "*.json"], "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"]},
     ext_modules=[Extension("afn_kernels._cpu", sources=[], optional=True)],
     cmdclass={"build_ext": BuildCpu},
 )

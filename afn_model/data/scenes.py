@@ -5,13 +5,13 @@ Every clip is a pure function of (seed, split, index) and a recipe. A kind of qu
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from .sounds import SAMPLE_RATE, SOUNDS, coloured_noise, sound
-from .words import ACCENTS, SPLITS, WORDS, WordBank, load_bank, speakers
+from .words import SPLITS, WORDS, WordBank, load_bank, speakers
 
 QUESTIONS = {
     "speech": (
@@ -123,9 +123,14 @@ class Scene:
     def word(self, *, exclude: str = "") -> tuple[np.ndarray, Event]:
         """A word by a speaker of the split, at root mean square 1; its event starts at 0."""
         language, word = _pick(self.rng, [pair for pair in _VOCABULARY if pair[1] != exclude])
-        number = int(self.rng.integers(len(speakers(self.split, language))))
+        return self.spoken(language, word, int(self.rng.integers(len(speakers(self.split, language)))))
+
+    def spoken(
+        self, language: str, word: str, number: int, speed: tuple[float, float] = SPEED
+    ) -> tuple[np.ndarray, Event]:
+        """`word` by the speaker of that number, played at a speed drawn from the range, at root mean square 1."""
         pcm = self.bank.utterance(language, word, number).numpy().astype(np.float32)
-        positions = np.arange(0, len(pcm) - 1, self.rng.uniform(*SPEED))
+        positions = np.arange(0, len(pcm) - 1, self.rng.uniform(*speed))
         wave = np.interp(positions, np.arange(len(pcm)), pcm).astype(np.float32)
         if self.split == "train":
             wave = _equalise(wave, self.rng.uniform(*EQUALISER_DB, len(EQUALISER_HZ)))
@@ -135,7 +140,10 @@ class Scene:
 
     def sound(self, seconds: tuple[float, float], *, exclude: str = "") -> tuple[np.ndarray, Event]:
         """A sound of a length drawn from `seconds`, at root mean square 1; its event starts at 0."""
-        label = _pick(self.rng, [name for name in SOUNDS if name != exclude])
+        return self.sounding(_pick(self.rng, [name for name in SOUNDS if name != exclude]), seconds)
+
+    def sounding(self, label: str, seconds: tuple[float, float]) -> tuple[np.ndarray, Event]:
+        """The sound `label`, of a length drawn from `seconds`, at root mean square 1; its event starts at 0."""
         wave = sound(label, self.rng, int(self.rng.uniform(*seconds) * SAMPLE_RATE))
         return _unit(wave), Event("sound", label, 0, len(wave) / SAMPLE_RATE)
 
@@ -144,7 +152,7 @@ class Scene:
         at = round(start * SAMPLE_RATE)
         end = min(at + len(wave), len(self.pcm))
         self.pcm[at:end] += wave[: end - at]
-        self.events.append(Event(event.kind, event.label, at / SAMPLE_RATE, end / SAMPLE_RATE, event.speaker))
+        self.events.append(replace(event, start=at / SAMPLE_RATE, end=end / SAMPLE_RATE))
 
     def somewhere(self, wave: np.ndarray) -> float:
         """A start in seconds, uniform over those at which the whole of `wave` fits."""
@@ -307,4 +315,4 @@ def _noises(split: str) -> np.ndarray:
 
 
 LABELS = (*(word for words in WORDS.values() for word in words), *SOUNDS)
-_VOCABULARY = [(language, word) for language in ACCENTS for word in WORDS[language]]
+_VOCABULARY = [(language, word) for language in WORDS for word in WORDS[language]]

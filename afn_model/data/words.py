@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ WORDS = {
     "en": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "stop", "open"),
     "es": ("arriba", "abajo", "derecha", "abre", "cierra", "alto", "luz", "gracias"),
 }
-ACCENTS = {"en": ("en-us", "en-gb"), "es": ("es", "es-419")}
+# More languages for scenes that go beyond the demo's.
+MORE_WORDS = {**WORDS, "de": ("danke", "licht", "rechts"), "fr": ("merci", "ouvre", "droite")}
+ACCENTS = {"en": ("en-us", "en-gb"), "es": ("es", "es-419"), "de": ("de",), "fr": ("fr-fr", "fr-be")}
 MAX_SECONDS = 0.8  # a longer word, slowed down, might not fit a one-second clip
 
 # Neither a variant nor a rate nor a pitch of the held-out speakers occurs among those of training.
@@ -35,6 +37,13 @@ VARIANTS = {
 RATES = {"train": (145, 170, 195), "heldout": (158, 182)}
 PITCHES = {"train": (20, 45, 70), "heldout": (33, 57)}
 SPLITS = tuple(VARIANTS)
+# By measured fundamental: a man at most 110 Hz, a woman at least 150 Hz at these pitches.
+_WOMEN = {
+    *("f1", "f2", "f3", "Annie", "belinda", "linda", "Andrea", "anika", "aunty", "grandma"),
+    *("f4", "f5", "Alicia", "steph"),
+}
+_UNCLEAR = ("zac", "shelby", "rob")  # a child, one in between, and one too hoarse to have a pitch
+_PITCHES_OF = {"man": (20, 45, 33, 57), "woman": (45, 70, 57)}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,14 @@ class Speaker:
     variant: str
     rate: int
     pitch: int
+
+
+def voice_of(speaker: Speaker) -> str:
+    """ "man" or "woman" where that is plain to hear, else ""."""
+    if speaker.variant in _UNCLEAR:
+        return ""
+    voice = "woman" if speaker.variant in _WOMEN else "man"
+    return voice if speaker.pitch in _PITCHES_OF[voice] else ""
 
 
 @functools.cache
@@ -70,10 +87,11 @@ class WordBank:
     split: str
     pcm: torch.Tensor  # [N] int16, 16 kHz, each utterance at peak 0.9
     offsets: torch.Tensor  # [utterances + 1] int64
+    words: dict[str, tuple[str, ...]] = field(default_factory=lambda: WORDS)
 
     def __post_init__(self):
         self._first, first = {}, 0
-        for language, words in WORDS.items():
+        for language, words in self.words.items():
             for word in words:
                 self._first[language, word] = first
                 first += len(speakers(self.split, language))
@@ -87,16 +105,19 @@ class WordBank:
         return self.pcm[self.offsets[i] : self.offsets[i + 1]]
 
 
-def build_bank(split: str, *, on_step: Callable[[int, int], None] | None = None) -> WordBank:
+def build_bank(
+    split: str, *, words: dict[str, tuple[str, ...]] = WORDS, on_step: Callable[[int, int], None] | None = None
+) -> WordBank:
     """Synthesise the words of `split` with a fresh engine, about 1 ms each: the same samples in every process.
 
     Args:
         split: "train" or "heldout".
+        words: the vocabulary by language.
         on_step: called as on_step(done, total) after each utterance.
     Raises:
         ImportError: the `espeakng-loader` package is absent.
     """
-    plan = [(word, speaker) for lang, words in WORDS.items() for word in words for speaker in speakers(split, lang)]
+    plan = [(word, speaker) for lang in words for word in words[lang] for speaker in speakers(split, lang)]
     pieces = []
     with Espeak() as engine:
         for done, (word, speaker) in enumerate(plan, 1):
@@ -109,45 +130,52 @@ def build_bank(split: str, *, on_step: Callable[[int, int], None] | None = None)
             if on_step:
                 on_step(done, len(plan))
     offsets = np.cumsum([0] + [len(piece) for piece in pieces])
-    return WordBank(split, torch.from_numpy(np.concatenate(pieces)), torch.from_numpy(offsets))
+    return WordBank(split, torch.from_numpy(np.concatenate(pieces)), torch.from_numpy(offsets), words)
 
 
 _BANKS: dict[str, WordBank] = {}
 
 
 def load_bank(
-    split: str, folder: str | Path | None = None, *, on_step: Callable[[int, int], None] | None = None
+    split: str,
+    folder: str | Path | None = None,
+    *,
+    words: dict[str, tuple[str, ...]] = WORDS,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> WordBank:
     """The word bank of `split`: from this process's memory, else from `folder`, else built (and kept in both).
 
     Args:
         split: "train" or "heldout".
         folder: where `words-<split>-<key>.safetensors` is read or written; the key covers vocabulary and speakers.
+        words: the vocabulary by language.
         on_step: progress of a build, as in `build_bank`.
     Raises:
         ValueError: a damaged file in `folder`.
         ImportError: a bank has to be built and the `espeakng-loader` package is absent.
     """
-    if split not in _BANKS:
-        path = Path(folder) / f"words-{split}-{_key(split)}.safetensors" if folder else None
+    key = f"{split}-{_key(split, tuple(words.items()))}"
+    if key not in _BANKS:
+        path = Path(folder) / f"words-{key}.safetensors" if folder else None
         if path and path.exists():
-            _BANKS[split] = _read(path, split)
+            _BANKS[key] = _read(path, split, words)
         else:
-            _BANKS[split] = build_bank(split, on_step=on_step)
+            _BANKS[key] = build_bank(split, words=words, on_step=on_step)
             if path:
-                _write(path, _BANKS[split])
-    return _BANKS[split]
+                _write(path, _BANKS[key])
+    return _BANKS[key]
 
 
-def _key(split: str) -> str:
-    content = [WORDS, [[astuple(speaker) for speaker in speakers(split, language)] for language in WORDS]]
+@functools.cache
+def _key(split: str, words: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+    content = [dict(words), [[astuple(speaker) for speaker in speakers(split, language)] for language, _ in words]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
-def _read(path: Path, split: str) -> WordBank:
+def _read(path: Path, split: str, words: dict) -> WordBank:
     try:
         with safe_open(path, "pt") as file:
-            return WordBank(split, file.get_tensor("pcm"), file.get_tensor("offsets"))
+            return WordBank(split, file.get_tensor("pcm"), file.get_tensor("offsets"), words)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged word bank ({error}); delete it to build it anew") from error
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from statistics import median
 
-SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s\b|sec|seconds?)?")
+from afn_model.answers import normalise, seconds_in
 
-
-def normalise(answer: str) -> str:
-    """Lower case, no surrounding space or final punctuation."""
-    return answer.strip().lower().rstrip(".!?").strip()
-
-
-def seconds_in(answer: str) -> float | None:
-    """The first number of an answer, read as seconds; None when there is none."""
-    found = SECONDS.search(answer)
-    return float(found.group(1)) if found else None
+__all__ = ["accuracy", "normalise", "onset_errors", "onset_summary", "seconds_in"]
 
 
 def accuracy(answers: Iterable[str], truths: Iterable[str]) -> float:

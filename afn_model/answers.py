@@ -1,0 +1,55 @@
+"""Reading answers: what is said in the end, the same thing written differently, and the times that are named."""
+
+from __future__ import annotations
+
+import re
+
+SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s\b|sec|seconds?)?")
+_TIME = re.compile(r"(?:(\d+):)?(\d+):(\d\d(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:s\b|secs?\b|seconds?\b)")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_TAGGED = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
+_CLAUSE = re.compile(r"[,;\n]|[.!?](?!\d)")
+
+
+def normalise(answer: str) -> str:
+    """Lower case, no surrounding space or final punctuation."""
+    return answer.strip().lower().rstrip(".!?").strip()
+
+
+def seconds_in(answer: str) -> float | None:
+    """The first number of an answer, read as seconds; None when there is none."""
+    found = SECONDS.search(answer)
+    return float(found.group(1)) if found else None
+
+
+def thought_and_answer(text: str) -> tuple[str, str] | None:
+    """The two parts of ``<think>…</think><answer>…</answer>``; None where the text is not that and nothing else."""
+    found = _TAGGED.fullmatch(text)
+    if found is None or "<think>" in found[1] or "<answer>" in found[1] + found[2]:
+        return None
+    return found[1].strip(), found[2].strip()
+
+
+def answer_in(text: str) -> str:
+    """What stands in ``<answer>…</answer>``; without these tags what follows ``</think>``, or all of it."""
+    found = _ANSWER.search(text)
+    return (found[1] if found else text.rpartition("</think>")[2]).strip()
+
+
+def times_in(text: str) -> list[float]:
+    """Seconds of every time in a text: ``3.5 s``, ``1:02.5``, ``1:00:00``; plain numbers where there are none."""
+    found = [
+        float(m[4]) if m[4] else 3600 * int(m[1] or 0) + 60 * int(m[2]) + float(m[3]) for m in _TIME.finditer(text)
+    ]
+    return found or [float(number) for number in _NUMBER.findall(text)]
+
+
+def clauses(text: str) -> list[str]:
+    """A text cut at commas, semicolons, line breaks and ends of sentences; the point of a number cuts nothing."""
+    return [clause.strip() for clause in _CLAUSE.split(text) if clause.strip()]
+
+
+def says(text: str, phrase: str) -> bool:
+    """Whether a text holds a phrase as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(normalise(phrase))}(?!\w)", text.lower()) is not None

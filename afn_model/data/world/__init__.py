@@ -1,0 +1,1 @@
+"""A world to learn from: conversations about synthesised scenes with exact truth, along the ten data axes."""
