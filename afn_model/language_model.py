@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import afn_kernels as ak
 from afn_model.config import TextConfig
+from afn_model.shared_prefix import SharedPrefix
 
 
 class RMSNorm(nn.Module):
@@ -40,7 +41,9 @@ class Attention(nn.Module):
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         cache = {} if step.cache is None else {"v": v, **step.cache.places(layer)}
         q, k = ak.rotary(q, k, step.positions, step.inv_freq, **cache)
-        if step.cu_seqlens is not None:
+        if step.shared is not None:
+            out = step.shared.attention(q, k, v)
+        elif step.cu_seqlens is not None:
             out = ak.attention(q, k, v, cu_seqlens_q=step.cu_seqlens, causal=True)
         else:
             out = ak.decode_attention(q[:, None], *step.cache.layer(layer), step.cache.lengths)[:, 0]
@@ -88,7 +91,13 @@ class LanguageModel(nn.Module):
         self.norm = RMSNorm(config.width, config.rms_eps)
 
     def forward(
-        self, x_TD: Tensor, positions: Tensor, *, cu_seqlens: Tensor | None = None, cache: KVCache | None = None
+        self,
+        x_TD: Tensor,
+        positions: Tensor,
+        *,
+        cu_seqlens: Tensor | None = None,
+        cache: KVCache | None = None,
+        shared: SharedPrefix | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
@@ -97,6 +106,7 @@ class LanguageModel(nn.Module):
             positions: [T] float32 rotary positions.
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
             cache: filled by a prefill, extended by each decoding step.
+            shared: given instead of both for prompts followed by several answers to each.
 
         Returns:
             [T, width].
@@ -105,7 +115,7 @@ class LanguageModel(nn.Module):
         inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
         if cache is not None:
             cache.advance(cu_seqlens)
-        step = Step(positions, inv_freq, cu_seqlens, cache)
+        step = Step(positions, inv_freq, cu_seqlens, cache, shared)
         stream_TD = None
         for index, layer in enumerate(self.layers):
             x_TD, stream_TD = layer(x_TD, stream_TD, step, index)
@@ -114,12 +124,13 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """What every layer of one forward pass shares. Without ``cu_seqlens`` it is one new token per sequence."""
+    """What every layer of one forward pass shares. Without boundaries it is one new token per sequence."""
 
     positions: Tensor
     inv_freq: Tensor
     cu_seqlens: Tensor | None
     cache: KVCache | None
+    shared: SharedPrefix | None = None
 
 
 class KVCache:
@@ -151,3 +162,18 @@ class KVCache:
         """Where ``ak.rotary`` writes the coming tokens' keys and values."""
         k_cache, v_cache = self.layer(index)
         return {"k_cache": k_cache, "v_cache": v_cache, "slots": self.slots}
+
+    def repeat(self, samples: int, room: int) -> KVCache:
+        """``samples`` copies of every sequence, one after another, with room for more tokens; nothing is recomputed."""
+        held = self.kv.shape[3]
+        repeated = KVCache.__new__(KVCache)
+        shape = (*self.kv.shape[:2], samples * self.kv.shape[2], held + room, *self.kv.shape[4:])
+        repeated.kv = self.kv.new_empty(shape)
+        repeated.kv.unflatten(2, (-1, samples))[:, :, :, :, :held] = self.kv[:, :, :, None]
+        repeated.lengths = self.lengths.repeat_interleave(samples)
+        repeated.slots = self.slots.new_empty(0)
+        return repeated
+
+    def keep(self, sequences: Tensor) -> None:
+        """Drops all but some sequences."""
+        self.kv, self.lengths = self.kv[:, :, sequences], self.lengths[sequences]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from afn_model.config import Config
 from afn_model.encoder import AudioEncoder, Windows
 from afn_model.language_model import KVCache, LanguageModel
 from afn_model.positions import rotary_positions
+from afn_model.shared_prefix import Rollout, SharedPrefix
 
 if TYPE_CHECKING:
     from afn_model.processor import Batch
@@ -43,6 +44,11 @@ class AFNext(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.lm_head.weight.dtype
+
+    @property
+    def text_advance(self) -> float:
+        """Positions from one text token to the next: one, or the configured step in the paper's reading."""
+        return self.config.rote.text_step if self.config.rote.reading == "paper" else 1.0
 
     def encode(self, mel: Tensor, mel_lengths: list[int]) -> tuple[Tensor, list[int]]:
         """Encoder features of every audio token.
@@ -126,6 +132,12 @@ class AFNext(nn.Module):
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             cache: an empty KV cache to fill.
         """
+        x_TD, positions = self.embed_batch(batch, encoded)
+        cu_seqlens = batch.cu_seqlens.to(self.device)
+        return self.language_model(x_TD, positions, cu_seqlens=cu_seqlens, cache=cache), positions
+
+    def embed_batch(self, batch: Batch, encoded: tuple[Tensor, list[int]] | None = None) -> tuple[Tensor, Tensor]:
+        """What the language model reads of a packed batch: embeddings [T, width] and positions [T]."""
         encoded = self.encode_batch(batch) if encoded is None else encoded
         audio, tokens_per_audio = None, []
         if encoded is not None:
@@ -137,17 +149,67 @@ class AFNext(nn.Module):
         positions = rotary_positions(
             input_ids, cu_seqlens, self.config.audio_token_id, tokens_per_audio, self.config.rote
         )
-        x_TD = self.embed(input_ids, audio)
-        return self.language_model(x_TD, positions, cu_seqlens=cu_seqlens, cache=cache), positions
+        return self.embed(input_ids, audio), positions
 
-    def loss(self, batch: Batch, *, encoded: tuple[Tensor, list[int]] | None = None) -> Tensor:
-        """Mean next-token cross-entropy over the batch's supervised tokens, float32."""
+    def answer_logprobs(
+        self,
+        batch: Batch,
+        answers: Sequence[Sequence[Sequence[int]]],
+        *,
+        temperature: float = 1.0,
+        encoded: tuple[Tensor, list[int]] | None = None,
+    ) -> Tensor:
+        """log softmax(scores / temperature) of every answer token, with each prompt and its audio computed once.
+
+        Args:
+            batch: packed prompts, each ending where its answers begin.
+            answers: token ids of the answers to each prompt, stop tokens included.
+            temperature: what the scores are divided by.
+            encoded: what ``encode_batch`` returned for this batch, when it is known already.
+
+        Returns:
+            [Σ answer lengths] float32, answer after answer; with gradient.
+
+        Raises:
+            ValueError: answers to another number of prompts, or an answer without tokens.
+        """
+        shared = SharedPrefix.of(batch.cu_seqlens, answers, self.device)
+        x_TD, positions = self.embed_batch(batch, encoded)
+        x_TD = torch.cat((x_TD, self.language_model.embed_tokens(shared.input_ids)))
+        later = positions[shared.last] + self.text_advance * shared.steps
+        hidden = self.language_model(x_TD, torch.cat((positions, later.to(positions.dtype))), shared=shared)
+        return ak.linear_logprob(hidden[shared.rows] / temperature, self.lm_head.weight, shared.targets)
+
+    def loss(
+        self,
+        batch: Batch,
+        *,
+        encoded: tuple[Tensor, list[int]] | None = None,
+        total: float | None = None,
+        with_rows: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Next-token cross-entropy over the batch's supervised tokens, float32.
+
+        Args:
+            batch: packed conversations with labels.
+            encoded: what ``encode_batch`` returned for this batch, when it is known already.
+            total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
+            with_rows: also return the loss of every supervised token, in order and without gradient.
+        """
         if batch.labels is None:
             raise ValueError("the batch has no labels: make it with processor(..., training=True)")
         hidden, _ = self.hidden(batch, encoded=encoded)
         labels = next_labels(batch.labels, batch.cu_seqlens)
-        supervised = int((labels != -100).sum())
-        return ak.linear_cross_entropy(hidden, self.lm_head.weight, labels.to(self.device), supervised=supervised)
+        kept = (labels != -100).nonzero().squeeze(1)
+        labels, weight = labels.to(self.device), self.lm_head.weight
+        reduction = "mean" if total is None else "sum"
+        loss = ak.linear_cross_entropy(hidden, weight, labels, reduction=reduction, supervised=len(kept))
+        loss = loss if total is None else loss / total
+        if not with_rows:
+            return loss
+        with torch.no_grad():
+            kept = kept.to(self.device)
+            return loss, -ak.linear_logprob(hidden[kept], weight, labels[kept])
 
     def logits(
         self,
@@ -208,6 +270,37 @@ class AFNext(nn.Module):
         penalty = self.config.repetition_penalty if repetition_penalty is None else repetition_penalty
         sampling = Sampling(penalty, temperature, top_p, seed)
         return generate(self, batch, max_new_tokens, sampling, stop_token_ids=stop_token_ids, on_token=on_token)
+
+    def sample(
+        self,
+        batch: Batch,
+        max_new_tokens: int,
+        *,
+        seed: int,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        keys: Sequence[int] | None = None,
+        stop_token_ids: tuple[int, ...] | None = None,
+        encoded: tuple[Tensor, list[int]] | None = None,
+        any_running: Callable[[bool], bool] = bool,
+    ) -> list[Rollout]:
+        """``samples`` random answers to each prompt of a batch; see ``afn_model.infer.sample``."""
+        from afn_model.infer.sample import sample
+
+        return sample(
+            self,
+            batch,
+            max_new_tokens,
+            seed=seed,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            keys=keys,
+            stop_token_ids=stop_token_ids,
+            encoded=encoded,
+            any_running=any_running,
+        )
 
     @classmethod
     def from_pretrained(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from afn_model.language_model import KVCache
+from afn_model.infer.decoder import Decoder, prompt_lengths
 
 if TYPE_CHECKING:
     from afn_model.model import AFNext
@@ -65,28 +65,19 @@ def generate(
         ValueError: an empty prompt, or a prompt that leaves no room in the context.
     """
     stop = set(model.config.stop_token_ids if stop_token_ids is None else stop_token_ids)
-    lengths = batch.cu_seqlens.diff().tolist()
-    context = model.config.text.max_positions
-    for index, length in enumerate(lengths):
-        if not 0 < length < context:
-            raise ValueError(f"conversation {index} has {length} tokens; 1 to {context - 1} leave room for an answer")
-    new_tokens = min(max_new_tokens, context - max(lengths, default=0))
+    lengths = prompt_lengths(model, batch)
+    new_tokens = min(max_new_tokens, model.config.text.max_positions - max(lengths, default=0))
     answers: list[list[int]] = [[] for _ in lengths]
     if not answers or new_tokens < 1:
         return answers
 
-    cache = KVCache(model.config.text, len(lengths), max(lengths) + new_tokens, model.dtype, model.device)
-    hidden, positions = model.hidden(batch, cache=cache)
-    last = batch.cu_seqlens[1:].long().to(model.device) - 1
-    hidden, positions = hidden[last], positions[last]
+    decoder = Decoder(model, batch, new_tokens)
     seen = seen_tokens(batch, model.config.text.vocab_size, model.device)
     generator = None if sampling.seed is None else torch.Generator(model.device).manual_seed(sampling.seed)
-    # Text tokens advance the clock by one position, or by the configured step in the paper's reading.
-    advance = model.config.rote.text_step if model.config.rote.reading == "paper" else 1.0
 
     running = [True] * len(lengths)
     for step in range(new_tokens):
-        token_B = pick(model.lm_head(hidden).float(), seen, sampling, generator)
+        token_B = pick(decoder.scores(), seen, sampling, generator)
         for index, token in enumerate(token_B.tolist()):
             if running[index] and token in stop:
                 running[index] = False
@@ -97,8 +88,7 @@ def generate(
         if not any(running) or step + 1 == new_tokens:
             break
         seen.scatter_(1, token_B[:, None], True)
-        positions = positions + advance
-        hidden = model.language_model(model.language_model.embed_tokens(token_B), positions, cache=cache)
+        decoder.feed(token_B)
     return answers
 
 
@@ -118,11 +108,15 @@ def pick(logits: Tensor, seen: Tensor, sampling: Sampling, generator: torch.Gene
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probability = (logits / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        ranked, token = probability.sort(dim=-1, descending=True)
-        # A token stays while the probability before it is below top_p, so the first always does.
-        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
-        choice = torch.multinomial(ranked, 1, generator=generator)
-        return token.gather(1, choice).squeeze(1)
-    return torch.multinomial(probability, 1, generator=generator).squeeze(1)
+    return torch.multinomial(probabilities(logits, sampling.temperature, sampling.top_p), 1, generator=generator)[:, 0]
+
+
+def probabilities(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """softmax(logits / temperature), [B, vocabulary], zero outside the smallest set that reaches ``top_p``."""
+    probability = (logits / temperature).softmax(-1)
+    if top_p == 1:
+        return probability
+    ranked, token = probability.sort(dim=-1, descending=True, stable=True)
+    # A token stays while the probability before it is below top_p, so the first always does.
+    ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)
+    return torch.empty_like(probability).scatter_(1, token, ranked)

@@ -7,6 +7,7 @@ import torch
 
 from afn_model.config import RoteConfig
 from afn_model.infer.generate import Sampling, pick
+from afn_model.infer.sample import draw
 from tests.model.tiny_model import noise, tiny
 
 LENGTHS = (0.3, 1.0, 2.2, 0.7)
@@ -213,3 +214,138 @@ def test_the_papers_clocks(pair):
         model, processor = tiny(rote=RoteConfig("paper", clock=clock, text_step=text_step))
         alone = [model.generate(processor(one), 12, stop_token_ids=())[0] for one in conversations()]
         assert reading(clock, text_step) == alone
+
+
+def sampled(model, batch, limit=10, **options):
+    """(tokens, log-probabilities) by (prompt, sample)."""
+    rollouts = model.sample(batch, limit, **{"seed": 3, "samples": 3, **options})
+    return {(one.prompt, one.sample): one for one in rollouts}
+
+
+def test_samples_of_a_prompt_do_not_depend_on_the_batch(pair):
+    model, processor = pair
+    together = sampled(model, processor(conversations()), keys=range(40, 46))
+    assert len({tuple(one.tokens) for one in together.values()}) > 15
+    order = [4, 1, 5, 0]
+    mixed = sampled(model, processor([conversations()[i] for i in order]), keys=[40 + i for i in order])
+    for place, index in enumerate(order):
+        alone = sampled(model, processor(conversations()[index]), keys=[40 + index], samples=2)
+        for s in range(3):
+            assert mixed[place, s].tokens == together[index, s].tokens
+            torch.testing.assert_close(mixed[place, s].logprobs, together[index, s].logprobs, atol=1e-4, rtol=0)
+            if s < 2:
+                assert alone[0, s].tokens == together[index, s].tokens
+
+
+def test_samples_are_a_function_of_seed_and_key(pair):
+    model, processor = pair
+    batch = processor([conversations()[4]] * 2)
+    first = sampled(model, batch, keys=[7, 8])
+    torch.manual_seed(99)
+    again = sampled(model, batch, keys=[8, 7])
+    assert all(first[0, s].tokens == again[1, s].tokens != first[1, s].tokens for s in range(3))
+    assert all(first[0, s].tokens != sampled(model, batch, seed=4)[0, s].tokens for s in range(3))
+
+
+def test_logprobs_of_samples_are_those_of_training(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    for options in ({}, {"temperature": 0.5}, {"temperature": 2.0, "top_p": 0.9}):
+        found = list(sampled(model, batch, **options).values())
+        groups = [[one.tokens for one in found if one.prompt == p] for p in range(6)]
+        with torch.no_grad():
+            again = model.answer_logprobs(batch, groups, temperature=options.get("temperature", 1.0))
+        # Scores here go up to 100, which costs float32 two digits.
+        torch.testing.assert_close(torch.cat([one.logprobs for one in found]), again, atol=2e-4, rtol=0)
+
+
+def test_the_prompt_is_computed_once_for_all_its_samples(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    seen = []
+    hook = model.language_model.layers[0].register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    found = sampled(model, batch, 5, stop_token_ids=())
+    hook.remove()
+    assert seen == [len(batch.input_ids), *[18] * 4]
+    assert all(len(one.tokens) == 5 and not one.finished for one in found.values())
+
+
+def test_a_finished_sample_keeps_its_stop_token_and_costs_nothing_more(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    free = sampled(model, batch, 12, stop_token_ids=())
+    stops = tuple({one.tokens[2] for one in free.values() if one.prompt < 5})
+    seen = []
+    hook = model.language_model.layers[0].register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    cut = sampled(model, batch, 12, stop_token_ids=stops)
+    hook.remove()
+    for place, one in cut.items():
+        ends = [i for i, token in enumerate(free[place].tokens) if token in stops]
+        assert one.finished == bool(ends)
+        assert one.tokens == (free[place].tokens[: ends[0] + 1] if ends else free[place].tokens)
+        assert one.answer == (one.tokens[:-1] if ends else one.tokens)
+        assert len(one.logprobs) == len(one.tokens)
+    assert seen[-1] < seen[1] == 18
+
+
+def test_decoding_goes_on_as_long_as_another_rank_does(pair):
+    model, processor = pair
+    batch = processor(conversations()[4])
+    first = sampled(model, batch, 1, samples=1)[0, 0].tokens
+    told = []
+
+    def any_running(running):
+        told.append(running)
+        return len(told) < 8
+
+    short = sampled(model, batch, 8, samples=1, stop_token_ids=tuple(first), any_running=any_running)
+    assert short[0, 0].tokens == first
+    assert told == [False] * 8
+
+
+def test_samples_follow_the_distribution():
+    share = torch.tensor([0.15, 0.5, 0.05, 0.3])
+    logits = (share.log() + 3.0).expand(20_000, -1)
+    u = (torch.arange(20_000).double() + 0.5) / 20_000
+    for temperature, top_p, expected in (
+        (1.0, 1.0, share),
+        (1.0, 0.6, torch.tensor([0.0, 0.625, 0.0, 0.375])),
+        (0.5, 1.0, share.square() / share.square().sum()),
+    ):
+        token, logprob = draw(logits, u, temperature, top_p)
+        found = torch.bincount(token, minlength=4) / len(token)
+        assert (found - expected).abs().max() <= 1e-4
+        torch.testing.assert_close(logprob, (logits / temperature).log_softmax(-1).gather(1, token[:, None])[:, 0])
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    never = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]]).expand(2, -1)
+    assert draw(never, ends, 1.0, 1.0)[0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"samples": 0}, {"max_new_tokens": 0}]
+)
+def test_samples_out_of_range(pair, options):
+    model, processor = pair
+    options = {"max_new_tokens": 2, "seed": 0} | options
+    with pytest.raises(ValueError, match="are expected"):
+        model.sample(processor(conversations()[0]), **options)
+
+
+def test_as_many_keys_as_prompts(pair):
+    model, processor = pair
+    with pytest.raises(ValueError, match="1 keys for 6 prompts"):
+        model.sample(processor(conversations()), 2, seed=0, keys=[1])
+
+
+def test_samples_stay_within_the_context_whatever_else_is_in_the_batch(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    longest = int(batch.cu_seqlens.diff().max())
+    whole = model.config
+    model.config = replace(whole, text=replace(whole.text, max_positions=longest + 3))
+    try:
+        found = sampled(model, batch, 12, stop_token_ids=())
+    finally:
+        model.config = whole
+    lengths = batch.cu_seqlens.diff().tolist()
+    assert all(len(one.tokens) == min(12, longest + 3 - lengths[p]) for (p, _), one in found.items())

@@ -1,0 +1,141 @@
+"""A judge: a chat model behind an OpenAI-compatible endpoint that grades answers against a rubric."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+INSTRUCTION = (
+    "You grade an answer about a recording against a rubric. You cannot hear the recording; trust the rubric. "
+    "Reply with one whole number from 0 (worst) to 10 (best) and nothing else."
+)
+_GRADE = re.compile(r"\D*?(?<!-)(\d+(?:\.\d+)?)(?:\s*/\s*10)?\D*", re.DOTALL)
+_AGAIN = (408, 409, 429)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the judge is and how patient we are with it.
+
+    Args:
+        url: up to and without ``/chat/completions``, such as ``http://localhost:8000/v1``.
+        model: the name the server knows it by.
+        key_variable: environment variable that holds the access key; "" sends none.
+        timeout: seconds for one request.
+        retries: requests after the first.
+        backoff: seconds before the first of them, doubled each time.
+        concurrency: requests at a time.
+    """
+
+    url: str
+    model: str
+    key_variable: str = ""
+    timeout: float = 30.0
+    retries: int = 3
+    backoff: float = 1.0
+    concurrency: int = 8
+
+    def __post_init__(self):
+        if not self.url.startswith(("http://", "https://")) or not self.model:
+            raise ValueError(f"judge: url {self.url!r} and model {self.model!r} are expected to name an endpoint")
+        if self.timeout <= 0 or self.retries < 0 or self.backoff < 0 or self.concurrency < 1:
+            raise ValueError(f"judge: timeout, retries, backoff or concurrency is out of range: {self}")
+        if self.key_variable and not os.environ.get(self.key_variable):
+            raise ValueError(f"judge: the environment variable {self.key_variable} is not set")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is graded: an answer to a question, against a rubric."""
+
+    question: str
+    answer: str
+    rubric: str
+
+
+class Again(Exception):
+    """A failure that another request may not have."""
+
+
+@dataclass
+class Judge:
+    """Grades answers; ``failures`` counts those that got no grade, ``last_failure`` says why the last one did not."""
+
+    endpoint: Endpoint
+    failures: int = 0
+    last_failure: str = ""
+    _pool: ThreadPoolExecutor = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._pool = ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="judge")
+
+    def grades(self, cases: Sequence[Case]) -> list[float | None]:
+        """Grades in [0, 1], in order; None where the endpoint gave none in time."""
+        found = list(self._pool.map(self._patiently, cases))
+        failed = [reason for grade, reason in found if grade is None]
+        if failed:
+            self.failures, self.last_failure = self.failures + len(failed), failed[-1]
+        return [grade for grade, _ in found]
+
+    def _patiently(self, case: Case) -> tuple[float | None, str]:
+        reason = ""
+        for attempt in range(self.endpoint.retries + 1):
+            if attempt:
+                time.sleep(self.endpoint.backoff * 2 ** (attempt - 1))
+            try:
+                return ask(self.endpoint, case), ""
+            except Again as error:
+                reason = str(error)
+            except ValueError as error:
+                return None, str(error)
+        return None, reason
+
+
+def ask(endpoint: Endpoint, case: Case) -> float:
+    """One request for one grade.
+
+    Raises:
+        Again: a time-out, a broken connection, a server that is busy or failing, or a reply without a grade.
+        ValueError: the endpoint refuses the request.
+    """
+    messages = [
+        {"role": "system", "content": INSTRUCTION},
+        {"role": "user", "content": f"Rubric:\n{case.rubric}\n\nQuestion:\n{case.question}\n\nAnswer:\n{case.answer}"},
+    ]
+    body = {"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": 16}
+    headers = {"Content-Type": "application/json"}
+    if endpoint.key_variable:
+        headers["Authorization"] = f"Bearer {os.environ[endpoint.key_variable]}"
+    url = endpoint.url.rstrip("/") + "/chat/completions"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=endpoint.timeout) as reply:
+            text = json.loads(reply.read())["choices"][0]["message"]["content"]
+    except urllib.error.HTTPError as error:
+        kind = Again if error.code >= 500 or error.code in _AGAIN else ValueError
+        raise kind(f"{url}: HTTP {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Again(f"{url}: {error}") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise Again(f"{url}: the reply is no chat completion") from None
+    return grade_in(text)
+
+
+def grade_in(text: str) -> float:
+    """The grade of a reply, 0 to 1.
+
+    Raises:
+        Again: not exactly one number from 0 to 10.
+    """
+    found = _GRADE.fullmatch(text) if isinstance(text, str) else None
+    if found is None or float(found[1]) > 10:
+        raise Again(f"the reply {text!r:.60} is no grade from 0 to 10")
+    return float(found[1]) / 10
