@@ -1,4 +1,4 @@
-"""Sequence parallelism for audio-language models (imported as ``afn_distributed``)."""
+"""Ranks that work together: processes, sharded weights, sequence parallelism (imported as ``afn_distributed``)."""
 
 from afn_distributed.layout import Layout
 

@@ -1,0 +1,233 @@
+"""LoRA adapters, trained in float32 beside frozen weights, in the peft file format."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from afn_model.checkpoint import LAYOUTS, our_name
+from afn_model.data.order import key
+
+if TYPE_CHECKING:
+    from afn_model.model import AFNext
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Layers whose weight goes into a fused kernel, past the layer's own forward.
+FUSED = ("lm_head", "fc1", "linear_1")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# Of peft's options, those that change what an adapter computes and that are not read here.
+UNREAD = ("use_dora", "lora_bias", "fan_in_fan_out", "alpha_pattern", "modules_to_save", "trainable_token_indices")
+
+
+class LoRALinear(nn.Linear):
+    """y = W x + b + scale · B A x, with W and b frozen, A [rank, in] and B [out, rank] float32 parameters."""
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.rank, self.scale, self.active = rank, scale, True
+        self.weight, self.bias = base.weight, base.bias
+        for parameter in base.parameters():
+            parameter.requires_grad_(False)
+        where = {"dtype": torch.float32, "device": base.weight.device}
+        self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, **where))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **where))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if not self.active:
+            return y
+        low = F.linear(x, self.lora_A.to(x.dtype))
+        return y + F.linear(low, self.lora_B.to(x.dtype)) * self.scale
+
+    def merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """W + scale · B A, in the weight's dtype."""
+        return (weight.float() + self.scale * (b.float() @ a.float())).to(weight.dtype)
+
+    def fold(self, state: dict[str, Tensor], name: str) -> None:
+        """Adds the adapter to the weight in a state dictionary that holds both, whole."""
+        a, b = (state.pop(f"{name}.{part}") for part in ("lora_A", "lora_B"))
+        state[f"{name}.weight"] = self.merged(state[f"{name}.weight"], a, b)
+
+
+def adapters(model: nn.Module) -> dict[str, LoRALinear]:
+    """The model's adapters by the name of their layer."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def add(model: AFNext, rank: int, alpha: float, targets: Sequence[str] = TARGETS, *, seed: int = 0) -> None:
+    """Gives linear layers of the language model's blocks adapters that change nothing yet, in place.
+
+    A is uniform in ±1/√in, a function of the seed and the layer's number; B is zero. Of the language model and its head
+    nothing else trains from here on.
+
+    Args:
+        model: before it is sharded.
+        rank: of the adapters.
+        alpha: scale · rank.
+        targets: last part of the layers' names.
+        seed: of A.
+
+    Raises:
+        ValueError: a rank below 1, a target that no layer has, or a model that has adapters already.
+    """
+    if rank < 1:
+        raise ValueError(f"LoRA rank {rank} is below 1")
+    if adapters(model):
+        raise ValueError("the model has LoRA adapters already")
+    layers = {
+        name: module
+        for name, module in model.language_model.named_modules(prefix="language_model")
+        if isinstance(module, nn.Linear)
+    }
+    unknown = set(targets) - {name.rpartition(".")[2] for name in layers}
+    if unknown or not targets:
+        there = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+        raise ValueError(f"no LoRA target {', '.join(sorted(unknown)) or 'given'}; there are {there}")
+    for part in (model.language_model, model.lm_head):
+        part.requires_grad_(False)
+    chosen = [name for name in layers if name.rpartition(".")[2] in targets]
+    for number, name in enumerate(chosen):
+        layer = replace(model, name, rank, alpha / rank)
+        generator = torch.Generator().manual_seed(key(seed, number) >> 1)
+        bound = layer.in_features**-0.5
+        with torch.no_grad():
+            layer.lora_A.copy_(torch.empty(layer.lora_A.shape).uniform_(-bound, bound, generator=generator))
+
+
+def replace(model: nn.Module, name: str, rank: int, scale: float) -> LoRALinear:
+    layer = LoRALinear(model.get_submodule(name), rank, scale)
+    model.set_submodule(name, layer)
+    return layer
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> None:
+    """Adds the adapters to their layers' weights and leaves plain layers, in place; not for sharded models."""
+    for name, layer in adapters(model).items():
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        plain.weight = nn.Parameter(layer.merged(layer.weight, layer.lora_A, layer.lora_B), requires_grad=False)
+        plain.bias = layer.bias
+        model.set_submodule(name, plain)
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is what it was before its adapters were added."""
+    layers = [layer for layer in adapters(model).values() if layer.active]
+    for layer in layers:
+        layer.active = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.active = True
+
+
+def peft_name(name: str) -> str:
+    """The layer's name in peft's file for the transformers model."""
+    ours, (_, theirs) = next(found for found in LAYOUTS["transformers"].items() if f"{name}.".startswith(found[0]))
+    return PREFIX + theirs + name.removeprefix(ours)
+
+
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Writes the adapters as peft does for ``MusicFlamingoForConditionalGeneration``. All ranks take part.
+
+    Raises:
+        ValueError: no adapters, or adapters of several scales.
+    """
+    layers = adapters(model)
+    if not layers:
+        raise ValueError("the model has no LoRA adapters to save")
+    kinds = {(layer.rank, layer.scale) for layer in layers.values()}
+    if len(kinds) > 1:
+        raise ValueError(f"adapters of several ranks and scales: {sorted(kinds)}")
+    tensors = {}
+    for name, layer in layers.items():
+        for part in ("lora_A", "lora_B"):
+            weight = getattr(layer, part).detach()
+            weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            tensors[f"{peft_name(name)}.{part}.weight"] = weight.cpu().contiguous()
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return
+    rank, scale = kinds.pop()
+    alpha = rank * scale
+    # Whole names: the encoder has layers of the same last names.
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [peft_name(name).removeprefix(PREFIX) for name in layers],
+        "inference_mode": True,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(model: AFNext, folder: str | Path) -> None:
+    """Gives the model the adapters of a peft folder, in place.
+
+    Args:
+        model: without adapters.
+        folder: with adapter_config.json and adapter_model.safetensors, for the transformers model.
+
+    Raises:
+        ValueError: no such files, another kind of adapter, or one for layers that the model lacks; nothing is changed.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: no peft adapter: {name} is missing")
+    if adapters(model):
+        raise ValueError("the model has LoRA adapters already")
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    unread = [name for name in UNREAD if config.get(name)]
+    if config.get("peft_type") != "LORA" or unread or config.get("bias", "none") != "none":
+        what = ", ".join(unread) or f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
+        raise ValueError(f"{folder / CONFIG}: not a plain LoRA adapter: {what}")
+    tensors = load_file(folder / WEIGHTS)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.removesuffix(".weight").rpartition(".")
+        ours = our_name(layer.removeprefix(PREFIX) + ".", "", LAYOUTS["transformers"]).removesuffix(".")
+        found.setdefault(ours, {})[part] = tensor
+    for name, parts in found.items():
+        check(model, folder, name, parts)
+    for name, parts in found.items():
+        rank = len(parts["lora_A"])
+        root = math.sqrt(rank) if config.get("use_rslora") else rank
+        layer = replace(model, name, rank, config["lora_alpha"] / root)
+        with torch.no_grad():
+            layer.lora_A.copy_(parts["lora_A"])
+            layer.lora_B.copy_(parts["lora_B"])
+
+
+def check(model: nn.Module, folder: Path, name: str, parts: dict[str, Tensor]) -> None:
+    """Raises ValueError where an adapter does not fit the model."""
+    try:
+        layer = model.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"{folder}: an adapter for {name}, which the model lacks") from None
+    if set(parts) != {"lora_A", "lora_B"} or not isinstance(layer, nn.Linear) or name.endswith(FUSED):
+        raise ValueError(f"{folder}: {name} cannot have the adapter {', '.join(sorted(parts))}")
+    a, b = parts["lora_A"], parts["lora_B"]
+    wanted = ((len(a), layer.in_features), (layer.out_features, len(a)))
+    if (tuple(a.shape), tuple(b.shape)) != wanted:
+        raise ValueError(f"{folder}: {name} has adapters {tuple(a.shape)} and {tuple(b.shape)}, expected {wanted}")

@@ -1,0 +1,131 @@
+"""AdamW, its learning rate, and a check of every step for numbers that are not finite."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def make_optimiser(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Fused AdamW; matrices decay, vectors do not.
+
+    apex's where it is installed and the weights are whole on a GPU, and else PyTorch's.
+
+    Args:
+        named_parameters: what trains; parameters without ``requires_grad`` are passed over.
+        lr: set anew before every step by ``learning_rate``.
+        betas, eps, weight_decay: of AdamW.
+
+    Raises:
+        ValueError: nothing to train.
+    """
+    trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    if not trained:
+        raise ValueError("no parameter to train: all of them are frozen")
+    matrices = [named for named in trained if named[1].dim() > 1]
+    vectors = [named for named in trained if named[1].dim() <= 1]
+    groups = [
+        {"params": [p for _, p in part], "weight_decay": decay}
+        for part, decay in ((matrices, weight_decay), (vectors, 0.0))
+        if part
+    ]
+    settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
+    whole_on_gpu = all(p.is_cuda and not isinstance(p, DTensor) for _, p in trained)
+    if whole_on_gpu and importlib.util.find_spec("apex"):
+        from apex.optimizers import FusedAdam
+
+        return FusedAdam(groups, adam_w_mode=True, **settings)
+    return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def learning_rate(lr: float, warmup: float, schedule: str, progress: float) -> float:
+    """Linear warm-up; then, s = (progress − warmup) / (1 − warmup) of the way, lr · ½(1 + cos πs), lr · (1 − s) or lr.
+
+    Args:
+        lr: peak.
+        warmup: share of the run, 0 to below 1.
+        schedule: "cosine", "linear" or "constant".
+        progress: share of the run that is done, 0 to 1.
+
+    Raises:
+        ValueError: another schedule.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"no schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
+    if progress < warmup:
+        return lr * max(progress / warmup, 0.01)
+    share = min((progress - warmup) / (1 - warmup), 1.0)
+    if schedule == "cosine":
+        return lr * 0.5 * (1 + math.cos(math.pi * share))
+    return lr * (1 - share) if schedule == "linear" else lr
+
+
+class FiniteCheck:
+    """Stops a run whose loss or gradient is no longer finite, before the weights change.
+
+    On a GPU nothing waits: fused AdamW reads ``optimiser.found_inf`` on the device and leaves weights and moments alone
+    where it is 1, and the values are looked at one step later.
+
+    Args:
+        stage: named in the error.
+    """
+
+    def __init__(self, stage: str):
+        self.stage = stage
+        self.pending: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+
+    def observe(self, optimiser: torch.optim.Optimizer, loss: Tensor, norm: Tensor, step: int) -> None:
+        """Takes a step's values; call it after the backward and before ``optimiser.step()``.
+
+        Args:
+            optimiser: the one that is about to step.
+            loss: scalar, this rank's; it does not decide whether the step is made, since ranks must agree on that.
+            norm: scalar, of the gradients on all ranks.
+            step: named in the error.
+
+        Raises:
+            ValueError: the loss or the norm of an earlier step (or of this one, on a CPU) is not finite.
+        """
+        self.flush()
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm.detach()
+        values = torch.stack((loss.detach().to(norm.device).float(), norm.float()))
+        optimiser.found_inf = (~torch.isfinite(norm)).float()
+        if values.is_cuda:
+            kept = torch.empty(2, pin_memory=True)
+            kept.copy_(values, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self.pending = (step, kept, arrived)
+        else:
+            self.pending = (step, values, None)
+        # An optimiser that does not read found_inf would step all the same.
+        if not values.is_cuda or not isinstance(optimiser, torch.optim.AdamW):
+            self.flush()
+
+    def flush(self) -> None:
+        """Looks at the last step now; call it before a checkpoint.
+
+        Raises:
+            ValueError: its loss or norm is not finite.
+        """
+        if self.pending is None:
+            return
+        (step, values, arrived), self.pending = self.pending, None
+        if arrived is not None:
+            arrived.synchronize()
+        loss, norm = values.tolist()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise ValueError(f"stage {self.stage}, step {step}: loss {loss}, gradient norm {norm}; nothing was changed")
