@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
 .PHONY: demo test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
-        gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
+        gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 demo: $(VENV)/.demo
 	$(BIN)/afn demo --out $(RUN)
@@ -36,12 +36,14 @@ bench: $(VENV)/.test
 # On a machine with a GPU, its own PyTorch, Triton, pytest, pytest-benchmark and a compiler: no network, nothing installed
 # but this checkout. `make gpu` does everything in order; a red test ends it before anything is timed. Each part by itself
 # (gpu-verify-1 to -4, gpu-bench-1 to -3, gpu-bench-encoder, gpu-report) stays below 8 minutes; gpu-bench-rest measures
-# what the others had no time for. RESULTS=DIR writes to another folder than the GPU's own in bench/results.
+# what the others had no time for. RESULTS=DIR writes to another folder than the GPU's own in bench/results. Training is
+# measured apart, by `make gpu-train`, at most 8 minutes for each of its cases: `make gpu-train TRAIN=pre-1` runs one.
 RESULTS   ?= $(shell $(PYTHON) -c "from bench.measure import results; print(results('cuda'))")
 GPU_TESTS  = timeout --foreground 470 $(PYTHON) -m pytest --device cuda
 PARALLEL   = $(shell $(PYTHON) -c "import xdist; print('-n 4')" 2>/dev/null)
 PRODUCTS  := attention or linear or log_mel
 PARTS     := 1 2 3
+TRAIN     ?= pre-1 pre-2 full-8k full-24k full-128k
 
 gpu:
 	$(MAKE) gpu-verify
@@ -69,6 +71,8 @@ gpu-bench-rest: gpu-build
 	$(PYTHON) -m bench.run --device cuda --missing --limit 380 --out $(RESULTS)/ops.jsonl
 gpu-bench-encoder: gpu-build
 	$(PYTHON) -m bench.encoder --device cuda --rounds 20 --out $(RESULTS)/encoder.jsonl
+gpu-train: gpu-build
+	$(PYTHON) -m bench.train --device cuda --cases $(TRAIN) --out $(RESULTS)/train.jsonl
 gpu-report:
 	$(PYTHON) -m bench.report $(RESULTS)
 

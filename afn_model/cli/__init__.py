@@ -51,6 +51,9 @@ def dispatch(argv: list[str]) -> None:
     top = Parser(prog="afn", epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     top.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    # Two words make the name of some commands.
+    if len(argv) > 1 and f"{argv[0]} {argv[1]}" in COMMANDS:
+        argv = [f"{argv[0]} {argv[1]}", *argv[2:]]
     first = top.parse_args(argv)
     command = COMMANDS[first.command]
     parser = Parser(prog=f"afn {first.command}", description=command.summary)

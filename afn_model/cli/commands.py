@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli import options
+from afn_model.cli.data import add_index, add_inspect, add_stats
+from afn_model.cli.data import index as data_index
+from afn_model.cli.data import inspect as data_inspect
+from afn_model.cli.data import stats as data_stats
 from afn_model.cli.messages import show_error
+from afn_model.cli.train import add_train, train
 
 if TYPE_CHECKING:
     from afn_model.cli.engine import Engine
@@ -197,6 +202,12 @@ COMMANDS = {
     "transcribe": Command(transcribe, LISTENING, "write down what is said"),
     "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
     "chat": Command(chat, ANSWERING, "talk about recordings, turn after turn"),
+    "data index": Command(
+        data_index, (add_index,), "make the index beside a corpus, which training needs"
+    ),
+    "data inspect": Command(data_inspect, (add_inspect,), "show a record: who says what, where the audio goes"),
+    "data stats": Command(data_stats, (add_stats,), "what a corpus holds, and what packing saves"),
+    "train": Command(train, (add_train,), "train through the stages of a curriculum, or draw a run: train plot RUN"),
     "convert": Command(convert, (options.add_convert,), "write a model folder in another layout or dtype"),
     "doctor": Command(doctor, (options.add_json,), "what this machine has, and which kernels would run"),
 }

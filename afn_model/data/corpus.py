@@ -1,6 +1,7 @@
 """The demo corpus: in memory for training, or as a folder of recordings and records to read and play."""
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from statistics import median_low
 import soundfile
 import torch
 
+from .order import key
 from .scenes import DEMO, KINDS, QUESTIONS, Example, Recipe, example
 from .sounds import SAMPLE_RATE, SOUNDS
 from .words import WORDS, load_bank
@@ -49,16 +51,31 @@ class Corpus(torch.utils.data.Dataset):
         return example(self.seed, self.split, index, recipe=self.recipe, bank=self.bank)
 
 
-def record(clip: Example, sound: str) -> dict:
+def dialogue(clip: Example, rng: random.Random) -> list[tuple[str, str]]:
+    """The clip's own question and answer, then what else can be asked about its events, in any order."""
+    more = []
+    for event in clip.events:
+        kind, name = ("speech", "word") if event.kind == "word" else ("sound", event.label)
+        if event is not clip.events[0] or clip.kind == "onset":
+            more.append((rng.choice(QUESTIONS[kind]), event.label))
+        if event is not clip.events[0] or clip.kind != "onset":
+            more.append((rng.choice(QUESTIONS["onset"]).format(name), f"{event.start:.1f} s"))
+    rng.shuffle(more)
+    return [(clip.question, clip.answer), *more]
+
+
+def record(clip: Example, sound: str, turns: list[tuple[str, str]] | None = None) -> dict:
     """The public record of a clip whose recording lies at `sound`, with its truth in fields of our own."""
+    conversations = []
+    for number, (question, answer) in enumerate(turns or [(clip.question, clip.answer)]):
+        asked = question if number else f"<sound>\n{question}"
+        conversations += [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
     return {
         "id": clip.id,
         "sound": sound,
         "duration": clip.seconds,
-        "conversations": [
-            {"from": "human", "value": f"<sound>\n{clip.question}"},
-            {"from": "gpt", "value": clip.answer},
-        ],
+        "conversations": conversations,
+        "axis": clip.kind,
         "kind": clip.kind,
         "split": clip.split,
         "events": [asdict(event) for event in clip.events],
@@ -76,6 +93,8 @@ def write_corpus(
 ) -> None:
     """Write `train.jsonl`, `heldout.jsonl` and their recordings (16-bit flac; paths relative to the folder).
 
+    A record for training asks everything that can be asked about its clip, one for evaluation its own question only.
+
     Args:
         folder: made if absent; records of an earlier corpus in it are replaced.
         n_train, n_eval: clips of the two splits.
@@ -92,7 +111,8 @@ def write_corpus(
                 clip = corpus[index]
                 sound = f"{split}/{clip.id}.flac"
                 soundfile.write(folder / sound, clip.pcm.numpy(), SAMPLE_RATE, subtype="PCM_16")
-                file.write(json.dumps(record(clip, sound), ensure_ascii=False) + "\n")
+                turns = dialogue(clip, random.Random(key(seed, index))) if split == "train" else None
+                file.write(json.dumps(record(clip, sound, turns), ensure_ascii=False) + "\n")
                 done += 1
                 if on_step:
                     on_step(done, n_train + n_eval)

@@ -1,9 +1,8 @@
 """``afn demo``: from nothing to a small model that answers questions about recordings, in minutes on a CPU.
 
-The paper's curriculum starts from a pretrained encoder and a pretrained language model. Here both get a short start of
-their own: the encoder labels what it hears, the language model answers questions about written timelines. Then the
-adaptor alone learns to connect the two, then everything trains together, and the result is tried on speakers and
-sounds that training never held.
+The base model gets a short start (``demo.base``); then the trainer takes over, as ``afn train`` would with a curriculum
+of two stages on a corpus on disk: the adaptor alone learns to connect encoder and language model, then everything
+trains together. The result is tried on speakers and sounds that training never held.
 """
 
 from __future__ import annotations
@@ -14,93 +13,113 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from afn_model.chat import DEFAULT_TEMPLATE
 from afn_model.config import preset
 from afn_model.data.corpus import Corpus, majority_answer, texts, write_corpus
+from afn_model.data.index import build as build_index
 from afn_model.data.scenes import LABELS
 from afn_model.data.words import load_bank
-from afn_model.demo.lessons import Lesson, Lessons
+from afn_model.demo.base import Part, Trainee, fit
+from afn_model.demo.lessons import Lessons
 from afn_model.demo.report import answer, score, table
 from afn_model.eval.plot import loss_curves
 from afn_model.model import AFNext
 from afn_model.processor import AFNextProcessor, make_tokenizer
-from afn_model.train.sft import LogRow, LogWriter, Stage, train_stage
+from afn_model.train.curriculum import Curriculum, Layout, Stage, Start
+from afn_model.train.trainer import DONE, MODEL, Options
+from afn_model.train.trainer import train as train_curriculum
 
 # The released models' system prompt would be half of every prompt here.
 SYSTEM = "Listen and answer."
 BAR = "{desc:<38}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left"
+CLIPS = 6000  # in the training corpus
 
-
-@dataclass(frozen=True)
-class Part:
-    """A stage of the demo: what it learns from, what it trains, and its share of the time."""
-
-    name: str
-    lessons: str
-    trains: tuple[str, ...]
-    share: float
-    lr: float
-
-
-PARTS = (
-    Part("encoder", "medley", ("model.encoder", "labels"), 0.54, 3e-3),
-    Part("language model", "written", ("model.language_model", "model.lm_head"), 0.07, 2e-3),
-    Part("adaptor", "spoken", ("model.adaptor",), 0.04, 2e-3),
-    Part("everything", "spoken", ("model", "labels"), 0.35, 1.5e-3),
+# Shares of the time.
+BASE = (
+    ("encoder", ("model.encoder", "labels"), 0.50, 3e-3),
+    ("language model", ("model.language_model", "model.lm_head"), 0.07, 2e-3),
 )
+STAGES = (("adaptor", ("adaptor",), 0.04, 2e-3), ("everything", ("all",), 0.39, 1.5e-3))
 
 
-class Trainee(nn.Module):
-    """What the demo trains: the model, and scores over the labels of an audio token that only training uses."""
-
-    def __init__(self, model: AFNext):
-        super().__init__()
-        self.model = model
-        self.labels = nn.Linear(model.config.audio.width, 1 + len(LABELS))
-
-    def losses(self, lesson: Lesson, part: Part) -> dict[str, Tensor]:
-        """Answers where there is text, and labels of audio tokens where the encoder is trained."""
-        learns_labels = "labels" in part.trains
-        with torch.set_grad_enabled(learns_labels):
-            encoded = self.model.encode_batch(lesson.batch)
-        losses = {}
-        if lesson.batch.labels is not None:
-            losses["answers"] = self.model.loss(lesson.batch, encoded=encoded)
-        if learns_labels:
-            weight = 0.3 if losses else 1.0
-            losses["labels"] = weight * F.cross_entropy(self.labels(encoded[0]), lesson.heard)
-        return losses
+def curriculum(out: Path, seed: int, seconds: float, steps: float) -> Curriculum:
+    """The two stages on the corpus in ``out``."""
+    stages = []
+    for name, trains, share, lr in STAGES:
+        stages.append(
+            Stage(
+                name,
+                trains,
+                {"clips": 1.0},
+                start=Start(stages[-1].name) if stages else Start(),
+                context=2048,
+                batch_tokens=2048,
+                chunk=1024,
+                epochs=math.inf,
+                steps=None if math.isinf(steps) else int(steps),
+                minutes=None if math.isinf(seconds) else share * seconds / 60,
+                lr=lr,
+                betas=(0.9, 0.98),
+                weight_decay=0.01,
+            )
+        )
+    return Curriculum("demo", tuple(stages), {"clips": out / "corpus" / "train.jsonl"}, seed)
 
 
 def train(
-    trainee: Trainee, processor: AFNextProcessor, seed: int, seconds: float, steps: float, log: LogWriter
-) -> dict[str, float]:
-    """Runs every part under one progress bar; returns the second at which each began."""
+    model: AFNext, processor: AFNextProcessor, out: Path, seed: int, seconds: float, steps: float
+) -> tuple[dict[str, float], dict[str, list[tuple[float, float]]], dict[str, int]]:
+    """Base model and stages under one progress bar.
+
+    Returns:
+        the second at which each part began, the losses of each as (second, value), and the steps of each.
+    """
     began, starts, done = time.perf_counter(), {}, 0.0
+    losses: dict[str, list[tuple[float, float]]] = {"labels": [], "answers": []}
+    counts: dict[str, int] = {}
     with tqdm(total=100, bar_format=BAR) as bar:
-        for part in PARTS:
-            starts[part.name] = time.perf_counter() - began
-            feed = Lessons(part.lessons, processor, seed).feed()
 
-            def on_step(row: LogRow, part: Part = part, done: float = done) -> None:
-                log(replace(row, seconds=time.perf_counter() - began))
-                losses = " ".join(f"{name} {value:.2f}" for name, value in row.losses.items())
-                bar.set_description_str(f"{part.name}: {losses}", refresh=False)
-                bar.update(100 * (done + part.share * row.progress) - bar.n)
+        def show(name: str, series: str, share: float, progress: float, loss: float) -> None:
+            losses[series].append((time.perf_counter() - began, loss))
+            bar.set_description_str(f"{name}: {series} {loss:.2f}", refresh=False)
+            bar.update(max(100 * (done + share * progress) - bar.n, 0))
 
-            stage = Stage(part.name, part.trains, part.share * seconds, steps, part.lr)
-            train_stage(trainee, stage, lambda feed=feed, part=part: trainee.losses(next(feed), part), on_step)
-            done += part.share
+        trainee = Trainee(model, (len(LABELS),))
+        for (name, trains, share, lr), kind, series in zip(BASE, ("medley", "written"), losses, strict=True):
+            starts[name] = time.perf_counter() - began
+            part = Part(name, trains, lr, share * seconds, steps)
+            lessons = Lessons(kind, processor, seed).feed()
+            counts[name] = fit(trainee, part, lessons, partial(show, name, series, share))
+            done += share
+        model.save_pretrained(out / "base")
+        processor.save_pretrained(out / "base")
+
+        shares = {name: share for name, _, share, _ in STAGES}
+
+        def on_row(row: dict) -> None:
+            starts.setdefault(row["stage"], time.perf_counter() - began - row["seconds"])
+            show(row["stage"], "answers", shares[row["stage"]], row["progress"], row["loss"])
+
+        for stage in STAGES:
+            train_curriculum(
+                curriculum(out, seed, seconds, steps),
+                out / "base",
+                out / "run",
+                layout=Layout(log_every=5, checkpoint_every=1000),
+                only=stage[0],
+                options=Options(show=False, tensorboard=False, on_row=on_row),
+            )
+            counts[stage[0]] = json.loads((out / "run" / stage[0] / DONE).read_text("utf-8"))["step"]
+            done += stage[2]
         bar.update(100 - bar.n)
-    return starts
+    return starts, losses, counts
 
 
 def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
@@ -129,16 +148,18 @@ def run(
     seconds: float = 360.0,
     steps: float = math.inf,
     heldout: int = 1200,
+    clips: int = CLIPS,
     say: Callable[[str], None] = print,
 ) -> dict:
     """The whole demo; writes the run folder and returns what its results.json holds.
 
     Args:
-        out: run folder: checkpoint, tokenizer, corpus/, log.jsonl, losses.png, results.json.
+        out: run folder: checkpoint, tokenizer, corpus/, base/, run/ (the trainer's), losses.png, results.json.
         seed: of weights and corpus.
         seconds: how long to train.
         steps: bound on the steps of each part.
         heldout: clips to evaluate on, of all kinds together.
+        clips: recordings to train on.
         say: where lines of text go.
     """
     began = time.perf_counter()
@@ -148,37 +169,38 @@ def run(
         for split in ("train", "heldout"):
             bar.set_description_str(f"{split} voices")
             load_bank(split, on_step=lambda done, total: (setattr(bar, "total", total), bar.update(done - bar.n)))
-    write_corpus(out / "corpus", 12, 12, seed)
-    clips = list(Corpus(seed, "heldout", heldout))
+    with tqdm(total=clips, bar_format=BAR) as bar:
+        bar.set_description_str("recordings")
+        write_corpus(out / "corpus", clips, 12, seed, on_step=lambda done, total: bar.update(min(done, clips) - bar.n))
+    build_index(out / "corpus" / "train.jsonl")
+    asked = list(Corpus(seed, "heldout", heldout))
 
     model, processor = build(seed)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     say(f"Training {size:.1f} M parameters for about {seconds:.0f} s")
-    untrained = score(clips, answer(model.eval(), processor, clips))
-    log = LogWriter(out / "log.jsonl")
-    starts = train(Trainee(model), processor, seed, seconds, steps, log)
-    log.close()
-    series: dict[str, list[tuple[float, float]]] = {}
-    for row in log.rows:
-        for name, value in row.losses.items():
-            series.setdefault(name, []).append((row.seconds, value))
-    loss_curves(out / "losses.png", series, starts)
+    untrained = score(asked, answer(model.eval(), processor, asked))
+    trained_from = time.perf_counter()
+    starts, losses, steps_done = train(model, processor, out, seed, seconds, steps)
+    training_seconds = time.perf_counter() - trained_from
+    loss_curves(out / "losses.png", losses, starts)
+    last = out / "run" / STAGES[-1][0] / MODEL
+    model = AFNext.from_pretrained(last)
     model.save_pretrained(out)
     processor.save_pretrained(out)
 
-    say(f"Answering {len(clips)} held-out questions")
-    common = majority_answer(clips)
+    say(f"Answering {len(asked)} held-out questions")
+    common = majority_answer(asked)
     results = {
-        "trained": score(clips, answer(model, processor, clips)),
+        "trained": score(asked, answer(model, processor, asked)),
         "untrained": untrained,
-        "majority answer": score(clips, [common[clip.kind] for clip in clips]),
+        "majority answer": score(asked, [common[clip.kind] for clip in asked]),
     }
     say("\n" + table(results) + "\n")
     report = {
         "results": results,
         "seed": seed,
-        "steps": {part.name: sum(row.stage == part.name for row in log.rows) for part in PARTS},
-        "training_seconds": round(log.rows[-1].seconds, 1),
+        "steps": steps_done,
+        "training_seconds": round(training_seconds, 1),
         "total_seconds": round(time.perf_counter() - began, 1),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }

@@ -1,113 +1,73 @@
-"""Supervised fine-tuning in stages: each stage trains some parts and leaves the others' bytes alone."""
+"""Supervised fine-tuning: next-token loss on what the assistant says."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a curriculum.
-
-    Args:
-        name: shown in the log.
-        trains: names of the submodules that get gradients; every other parameter is frozen.
-        seconds: wall-clock budget; the learning rate follows the share of it that is used up.
-        steps: budget in optimiser steps; a stage ends at whichever budget is spent first.
-        lr: peak learning rate: linear warm-up over ``warmup``, then cosine to zero.
-        weight_decay: of matrices; vectors have none.
-        clip: largest gradient norm.
-    """
-
-    name: str
-    trains: tuple[str, ...]
-    seconds: float = math.inf
-    steps: float = math.inf
-    lr: float = 1e-3
-    warmup: float = 0.03
-    weight_decay: float = 0.01
-    clip: float = 1.0
-
-    def __post_init__(self):
-        if math.isinf(self.seconds) and math.isinf(self.steps):
-            raise ValueError(f"stage {self.name!r} has neither a number of seconds nor of steps")
+from afn_model.data.loader import MicroBatch, Step
+from afn_model.model import AFNext, next_labels
+from afn_model.train.log import by_axis
 
 
-@dataclass(frozen=True)
-class LogRow:
-    """One optimiser step as it happened; ``progress`` is the share of the stage's budget used so far."""
-
-    stage: str
-    step: int
-    seconds: float
-    progress: float
-    lr: float
-    grad_norm: float
-    losses: dict[str, float]
-
-
-def learning_rate(stage: Stage, progress: float) -> float:
-    """Linear warm-up, then half a cosine, as a function of the share of the budget that is used up."""
-    if progress < stage.warmup:
-        return stage.lr * max(progress / stage.warmup, 0.01)
-    return stage.lr * 0.5 * (1 + math.cos(math.pi * (progress - stage.warmup) / (1 - stage.warmup)))
-
-
-def train_stage(
-    modules: nn.Module,
-    stage: Stage,
-    losses_of_next_batch: Callable[[], dict[str, Tensor]],
-    on_step: Callable[[LogRow], None],
-) -> None:
-    """Runs one stage; the loss of a step is the sum of the named losses.
+class SFT:
+    """The loss of a global step: the mean over all supervised tokens of all ranks.
 
     Args:
-        modules: a module whose submodules ``stage.trains`` names.
-        stage: what to train and for how long.
-        losses_of_next_batch: takes the next batch and returns its named scalar losses.
-        on_step: called after every step.
-
-    Raises:
-        ValueError: a name in ``stage.trains`` that is no submodule; a loss or gradient that is not finite.
+        model: the model.
+        gather: sums a tensor over the ranks.
+        collect: lists what each rank has.
     """
-    trained = select(modules, stage.trains)
-    matrices = [p for p in trained if p.dim() > 1]
-    vectors = [p for p in trained if p.dim() <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=stage.lr,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    modules.train()
-    began = time.perf_counter()
-    for step in itertools.count():
-        elapsed = time.perf_counter() - began
-        progress = max(step / stage.steps, elapsed / stage.seconds)
-        if progress >= 1:
-            break
-        rate = learning_rate(stage, progress)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        losses = losses_of_next_batch()
-        torch.stack(list(losses.values())).sum().backward()
-        norm = float(nn.utils.clip_grad_norm_(trained, stage.clip))
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not math.isfinite(norm + sum(values.values())):
-            raise ValueError(f"stage {stage.name}, step {step}: losses {values}, gradient norm {norm}")
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        on_step(LogRow(stage.name, step, time.perf_counter() - began, progress, rate, norm, values))
-    modules.eval()
+
+    def __init__(
+        self,
+        model: AFNext,
+        *,
+        gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        collect: Callable[[Any], list[Any]] = lambda value: [value],
+    ):
+        self.model, self.gather, self.collect = model, gather, collect
+        self.by_axis: dict[str, list[float]] = {}
+
+    def updates(self, step: Step, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
+        """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
+        labels = [next_labels(micro.batch.labels, micro.batch.cu_seqlens) for micro in step.micro]
+        supervised = torch.tensor(float(sum(int((rows != -100).sum()) for rows in labels)))
+        total = max(float(self.gather(supervised)), 1.0)
+        self.by_axis = {}
+        yield [partial(self.loss, micro, total, detailed) for micro in step.micro]
+
+    def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
+        if not detailed:
+            return self.model.loss(micro.batch, total=total)
+        loss, rows = self.model.loss(micro.batch, total=total, with_rows=True)
+        kept = next_labels(micro.batch.labels, micro.batch.cu_seqlens) != -100
+        sequence = torch.repeat_interleave(torch.arange(len(micro.axes)), micro.batch.cu_seqlens.diff().long())[kept]
+        sums = torch.zeros(len(micro.axes)).index_add_(0, sequence, rows.float().cpu())
+        counts = torch.bincount(sequence, minlength=len(micro.axes))
+        for axis, value, count in zip(micro.axes, sums.tolist(), counts.tolist(), strict=True):
+            entry = self.by_axis.setdefault(axis or "all", [0.0, 0])
+            entry[0] += value
+            entry[1] += count
+        return loss
+
+    def metrics(self) -> dict[str, Any]:
+        """Mean losses by data axis, over the ranks, of a detailed step."""
+        totals: dict[str, list[float]] = {}
+        for of_rank in self.collect(self.by_axis):
+            for axis, (loss, count) in of_rank.items():
+                entry = totals.setdefault(axis, [0.0, 0])
+                entry[0] += loss
+                entry[1] += count
+        return {"losses": by_axis(totals)}
+
+    def work(self) -> dict[str, float]:
+        """What a step computed besides its batches: nothing."""
+        return {}
 
 
 def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:
@@ -126,19 +86,3 @@ def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:
     for parameter in trained.values():
         parameter.requires_grad_(True)
     return list(trained.values())
-
-
-class LogWriter:
-    """Appends each row to a JSON-lines file and keeps the rows for plots."""
-
-    def __init__(self, path: Path):
-        self.rows: list[LogRow] = []
-        self.file = path.open("w", encoding="utf-8")
-
-    def __call__(self, row: LogRow) -> None:
-        self.rows.append(row)
-        self.file.write(json.dumps(asdict(row)) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()

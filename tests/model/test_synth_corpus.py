@@ -28,7 +28,8 @@ def test_a_written_corpus_reads_back_as_it_was_made(tmp_path):
             torch.testing.assert_close(torch.from_numpy(pcm), clip.pcm, rtol=0, atol=1 / 32768)
             assert item["id"] == clip.id
             assert item["duration"] == clip.seconds
-            human, gpt = item["conversations"]
+            human, gpt = item["conversations"][:2]
+            assert len(item["conversations"]) == (4 * len(clip.events) if split == "train" else 2)
             assert human == {"from": "human", "value": f"<sound>\n{clip.question}"}
             assert gpt == {"from": "gpt", "value": clip.answer}
             assert item["kind"] == clip.kind

@@ -1,0 +1,444 @@
+"""The trainer: a curriculum stage by stage, each of which goes on where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from afn_distributed import process as processes
+from afn_distributed.process import Process
+from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
+
+from afn_model.audio import SAMPLE_RATE
+from afn_model.chat import Audio, Turn
+from afn_model.config import to_json
+from afn_model.data.loader import Feed, Loader, Position, Step
+from afn_model.model import AFNext
+from afn_model.processor import IGNORED, AFNextProcessor, join
+from afn_model.train import lora
+from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage
+from afn_model.train.flops import step_work
+from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
+from afn_model.train.log import Meter, RunLog
+from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
+from afn_model.train.recompute import checkpoint_blocks
+from afn_model.train.sft import SFT, select
+from afn_model.train.state import Checkpoints, restore, training_state
+from afn_model.train.watch import profile_window, snapshot_on_oom
+
+DONE = "done.json"
+MODEL = "model"
+
+
+class Stopped(Exception):
+    """The run was asked to end (SIGTERM or SIGINT) and has written its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not change the result.
+
+    Args:
+        show: log lines and a progress bar on the screen.
+        tensorboard: scalars for TensorBoard, where it is installed.
+        profile: first and last step of a profiler's window in every stage.
+        on_row: called on rank 0 with every row of the log.
+    """
+
+    show: bool = True
+    tensorboard: bool = True
+    profile: tuple[int, int] | None = None
+    on_row: Callable[[dict[str, Any]], None] | None = None
+
+
+def train(
+    curriculum: Curriculum,
+    base: str | Path,
+    out: str | Path,
+    *,
+    layout: Layout | None = None,
+    process: Process | None = None,
+    only: str | None = None,
+    options: Options | None = None,
+    on_stage: Callable[[Stage, Path], None] | None = None,
+) -> None:
+    """Runs a curriculum, or one stage of it, from where it stands.
+
+    Args:
+        curriculum: what to learn, in which order.
+        base: model folder with its tokenizer, any layout.
+        out: run folder; finished stages in it are passed over, an unfinished one goes on from its last checkpoint.
+        layout: how to lie on the machine.
+        process: this rank; found from torchrun's environment if None.
+        only: a stage to run alone; what it starts from must be there.
+        options: what is shown and measured.
+        on_stage: called on rank 0 after every stage with its model folder.
+
+    Raises:
+        ValueError: one line: what is missing, has changed since the checkpoint, or went wrong, and where.
+        Stopped: a signal ended the run, after its checkpoint.
+    """
+    out, layout, options = Path(out), layout or Layout(), options or Options()
+    stages = curriculum.stages if only is None else (curriculum[only],)
+    own = process is None
+    sharded = any(for_stage(layout, stage).dtype != "float32" for stage in stages)
+    process = process or processes.start(group=sharded)
+    try:
+        for stage in stages:
+            if not (out / stage.name / DONE).is_file():
+                run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
+                try:
+                    run.run()
+                finally:
+                    run.close()
+                processes.barrier()
+                if on_stage and process.rank == 0:
+                    on_stage(stage, out / stage.name / MODEL)
+                processes.barrier()
+    finally:
+        if own:
+            processes.stop()
+
+
+def start_folder(stage: Stage, base: Path, out: Path) -> Path:
+    """The model a stage starts from.
+
+    Raises:
+        ValueError: the earlier stage has not got that far.
+    """
+    if stage.start.stage == "base":
+        return base
+    folder = out / stage.start.stage / (MODEL if stage.start.at == 1 else f"{MODEL}-at-{stage.start.at:g}")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"stage {stage.name} starts from {stage.start}, but there is no model in {folder}")
+    return folder
+
+
+@cache
+def code_fingerprint() -> str:
+    """SHA-256 over the source of the model, its data and its kernels."""
+    import afn_kernels
+
+    digest = hashlib.sha256()
+    for root in (Path(__file__).parents[1], Path(afn_kernels.__file__).parent):
+        for file in sorted(root.rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+class _Stage:
+    """One stage on one rank."""
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        stage: Stage,
+        base: Path,
+        out: Path,
+        layout: Layout,
+        process: Process,
+        options: Options,
+    ):
+        self.curriculum, self.stage, self.options = curriculum, stage, options
+        self.layout, self.process = layout, process
+        self.folder = out / stage.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start = start_folder(stage, base, out)
+        self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
+        self.loader = self.make_loader(Position())
+        self.trains = stage.modules
+        if stage.lora:
+            self.trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
+        self.model = AFNext.from_pretrained(start, device=process.device)
+        self.prepare_model()
+        self.optimiser = make_optimiser(
+            [(n, p) for n, p in self.model.named_parameters() if p.requires_grad],
+            lr=stage.lr,
+            betas=stage.betas,
+            weight_decay=stage.weight_decay,
+        )
+        self.method = self.make_method()
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
+        self.step, self.seen, self.seconds, self.position = 0, 0.0, 0.0, Position()
+        self.exported: list[float] = []
+        self.log: RunLog | None = None
+
+    def make_loader(self, position: Position) -> Loader:
+        stage = self.stage
+        feed = Feed(
+            datasets=self.curriculum.datasets,
+            blend=stage.blend,
+            seed=self.curriculum.seed,
+            context=stage.context,
+            bins=stage.bins,
+            max_seconds=stage.max_audio,
+            chunk=stage.chunk,
+            prompts=stage.method == "grpo",
+        )
+        ranks = {"group": self.process.rank, "groups": self.process.world}
+        return Loader(feed, self.processor, **ranks, workers=self.layout.workers, position=position)
+
+    def prepare_model(self) -> None:
+        """Freezes, casts, adapts and shards."""
+        stage, model, layout = self.stage, self.model, self.layout
+        compute = getattr(torch, layout.dtype)
+        model.to(compute)
+        if stage.lora:
+            select(model, self.trains[:-1])
+            lora.add(model, **stage.lora)
+        else:
+            select(model, stage.modules)
+        model.train()
+        self.reference = None
+        if stage.method == "grpo":
+            self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
+            self.reference = frozen_reference(model) if self.settings.kl else None
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        blocks = [*model.language_model.layers, *model.encoder.layers]
+        checkpoint_blocks(model, layout.recompute)
+        if layout.compile:
+            for block in blocks:
+                block.compile(dynamic=True)
+        self.sharded = self.process.world > 1 or compute != torch.float32
+        if self.sharded:
+            shard(model, self.process, blocks=blocks, compute_dtype=compute, shard_size=layout.shard or None)
+
+    def make_method(self) -> Any:
+        gather = processes.sum_over
+        if self.stage.method == "sft":
+            return SFT(self.model, gather=gather, collect=processes.gather_objects)
+        return GRPO(
+            self.model,
+            self.processor,
+            self.settings,
+            self.reference,
+            seed=self.curriculum.seed,
+            gather=gather,
+            gathered=gathered if self.sharded else None,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says besides tensors; the first four must be the same when it is read again."""
+        return {
+            "stage": json.loads(json.dumps({**asdict(self.stage), "layout": {}})),
+            "model": to_json(self.model.config, self.layout.dtype),
+            "data": self.loader.fingerprint,
+            "seed": self.curriculum.seed,
+            "code": code_fingerprint(),
+            "step": self.step,
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "position": [self.position.chunk, self.position.step],
+            "exported": self.exported,
+            "world": self.process.world,
+        }
+
+    def resume(self) -> None:
+        """Goes on from the newest whole checkpoint, where there is one."""
+        latest = self.checkpoints.latest()
+        if latest is None:
+            return
+        found, now = self.checkpoints.facts(latest), self.facts()
+        for key, what in (("stage", "settings"), ("model", "config"), ("data", "datasets"), ("seed", "seed")):
+            if found[key] != now[key]:
+                raise ValueError(f"{latest}: the {what} changed since: {difference(found[key], now[key])}")
+        tensors = training_state(self.model, self.optimiser)
+        self.checkpoints.load(latest, tensors)
+        restore(self.model, self.optimiser, tensors)
+        self.step, self.seen, self.seconds = found["step"], found["seen"], found["seconds"]
+        self.position, self.exported = Position(*found["position"]), found["exported"]
+        self.loader = self.make_loader(self.position)
+        if self.process.rank == 0 and self.options.show:
+            changed = "" if found["code"] == now["code"] else "; the code has changed since"
+            print(f"{self.stage.name}: goes on from step {self.step} ({latest.name}){changed}", flush=True)
+
+    def progress(self) -> float:
+        """Share of the stage that is done, 0 to 1."""
+        shares = [self.seen / (self.stage.epochs * self.loader.samples_per_epoch)]
+        if self.stage.steps:
+            shares.append(self.step / self.stage.steps)
+        if self.stage.minutes:
+            shares.append(self.seconds / 60 / self.stage.minutes)
+        return min(max(shares), 1.0)
+
+    def run(self) -> None:
+        self.resume()
+        stage, process = self.stage, self.process
+        if process.rank == 0:
+            self.log = RunLog(
+                self.folder.parent,
+                stage=stage.name,
+                show=self.options.show,
+                tensorboard=self.options.tensorboard,
+                from_step=self.step,
+            )
+        meter, finite = Meter(device=process.device), FiniteCheck(stage.name)
+        began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        profiler = contextlib.nullcontext()
+        if self.options.profile and process.rank == 0:
+            profiler = profile_window(self.folder / "profile", *self.options.profile)
+        with stop_signals() as asked, snapshot_on_oom(self.folder), profiler as window:
+            steps = iter(self.loader)
+            while self.progress() < 1:
+                self.export_milestones()
+                rate = learning_rate(stage.lr, stage.warmup, stage.schedule, self.progress())
+                detailed = self.step % self.layout.log_every == 0
+                tick = time.perf_counter()
+                step = next(steps)
+                wait = time.perf_counter() - tick
+                losses = self.one_step(self.with_audio(step), rate, finite, detailed)
+                minutes = (time.perf_counter() - saved) / 60
+                due = (self.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
+                totals = self.totals(step, bool(asked), due, time.perf_counter() - began)
+                self.step, self.seen, self.position = self.step + 1, step.seen, step.position
+                self.seconds = totals["seconds"]
+                meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
+                self.note_bad(step)
+                if self.log and detailed:
+                    self.write(rate, losses | meter.row())
+                if window:
+                    window.step()
+                if totals["stop"] or totals["due"]:
+                    finite.flush()
+                    self.save(wait=totals["stop"])
+                    saved = time.perf_counter()
+                if totals["stop"]:
+                    raise Stopped(f"{stage.name}: stopped after step {self.step}; its checkpoint is written")
+        finite.flush()
+        self.checkpoints.wait()
+        self.finish()
+
+    def close(self) -> None:
+        """Ends what runs beside the training; what a checkpoint under way says must not hide why the run ends."""
+        with contextlib.suppress(OSError):
+            self.checkpoints.wait()
+        if self.log:
+            self.log.close()
+
+    def export_milestones(self) -> None:
+        """The model as later stages want to start from it."""
+        for at in self.curriculum.milestones(self.stage.name):
+            if self.progress() >= at and at not in self.exported:
+                self.export(f"{MODEL}-at-{at:g}")
+                self.exported.append(at)
+
+    def save(self, *, wait: bool) -> None:
+        tensors = training_state(self.model, self.optimiser)
+        self.checkpoints.save(self.step, tensors, self.facts(), wait=wait)
+
+    def write(self, rate: float, columns: dict[str, Any]) -> None:
+        row = {"stage": self.stage.name, "step": self.step - 1, "progress": self.progress(), "seconds": self.seconds}
+        row |= {"lr": rate} | columns
+        self.log(row)
+        if self.options.on_row:
+            self.options.on_row(row)
+
+    def note_bad(self, step: Step) -> None:
+        """Every rank names the samples it could not use."""
+        bad = [sample for micro in step.micro for sample in micro.bad]
+        if bad:
+            with (self.folder / "bad.jsonl").open("a", encoding="utf-8") as file:
+                for name, reason in bad:
+                    file.write(json.dumps({"step": self.step - 1, "name": name, "reason": reason}) + "\n")
+
+    def with_audio(self, step: Step) -> Step:
+        """The step with a second of silence in every batch that has no audio, where weights are sharded.
+
+        Ranks gather weights and sum gradients layer by layer: all must use all of the model, whatever their data.
+        """
+        if not self.sharded:
+            return step
+        silence = self.processor.prepare([Turn("user", (Audio(torch.zeros(SAMPLE_RATE)), "-"))])
+        silence.labels = torch.full_like(silence.ids, IGNORED)
+        for micro in step.micro:
+            if micro.batch is not None and micro.batch.pcm is None:
+                micro.batch = join(micro.batch, self.processor.pack([silence]))
+                micro.axes = [*micro.axes, ""]
+        return step
+
+    def one_step(self, step: Step, rate: float, finite: FiniteCheck, detailed: bool) -> dict[str, Any]:
+        """One optimiser step, or as many as the method makes of it; what was lost, for the log."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        norm = total = torch.zeros((), device=self.process.device)
+        for losses in self.method.updates(step, detailed=detailed):
+            total = torch.zeros((), device=self.process.device)
+            for number, loss in enumerate(losses, 1):
+                set_sync(self.model, number == len(losses))
+                value = loss()
+                if value.requires_grad:  # text alone, where the language model is frozen, has none
+                    value.backward()
+                total += value.detach()
+            if not losses:
+                continue
+            norm = clip_grad_norm(trained, self.stage.clip)
+            finite.observe(self.optimiser, total, norm, self.step)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        if not detailed:
+            return {}
+        losses = {"loss": float(processes.sum_over(total)), "grad_norm": float(norm)}
+        return losses | self.method.metrics()
+
+    def totals(self, step: Step, stop: bool, due: bool, seconds: float) -> dict[str, Any]:
+        """What all ranks must agree on after a step: their work together, rank 0's clock, who wants to stop or save."""
+        batches = [micro.batch for micro in step.micro if micro.batch is not None]
+        work = step_work(self.model.config, batches, self.trains) | self.method.work()
+        clock = seconds if self.process.rank == 0 else 0.0
+        numbers = torch.tensor([*work.values(), float(stop), float(due), clock], dtype=torch.float64)
+        *sums, stops, dues, clock = processes.sum_over(numbers).tolist()
+        return {"work": dict(zip(work, sums, strict=True)), "stop": stops > 0, "due": dues > 0, "seconds": clock}
+
+    def export(self, name: str) -> None:
+        """Writes the model as it stands to a folder of the stage."""
+        export_model(self.model, self.folder / name, getattr(torch, self.layout.dtype))
+        if self.process.rank == 0:
+            self.processor.save_pretrained(self.folder / name)
+        processes.barrier()
+
+    def finish(self) -> None:
+        """The finished model, and then the mark that says so."""
+        self.export(MODEL)
+        if self.process.rank == 0:
+            partial = self.folder / f".{DONE}"
+            partial.write_text(json.dumps({**self.facts(), "becomes": self.stage.becomes}, indent=1) + "\n")
+            os.replace(partial, self.folder / DONE)
+
+
+def difference(found: Any, now: Any) -> str:
+    """The first few keys that two descriptions do not share."""
+    if not isinstance(found, dict) or not isinstance(now, dict):
+        return f"{found!r} then, {now!r} now"
+    keys = [key for key in [*found, *(key for key in now if key not in found)] if found.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {found.get(key)!r:.60}, is {now.get(key)!r:.60}" for key in keys[:3])
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[bool]]:
+    """A list that is no longer empty once SIGTERM or SIGINT has come; a second SIGINT ends the run at once."""
+    asked: list[bool] = []
+
+    def note(number: int, frame: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""All seven stages at tiny scale on a CPU, from nothing to Captioner, Instruct and Think, evaluated after every stage.
+
+    python -m bench.curriculum --out runs/curriculum [--seed 0] [--steps 1.0] [--report bench/results/cpu/curriculum]
+
+Makes a world to learn from, gives encoder and language model a short start, runs the trainer on ``curricula/tiny.yaml``
+and asks the model of every stage about held-out voices, scenes and phrasings. A run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from afn_model import AFNext, AFNextProcessor
+from afn_model.chat import DEFAULT_TEMPLATE
+from afn_model.config import preset
+from afn_model.data.world.build import DETAILS, LABELS, MAKERS, write_world
+from afn_model.data.world.think import direct
+from afn_model.demo import SYSTEM
+from afn_model.demo.base import Part, Trainee, fit
+from afn_model.demo.world import WorldLessons, tokenizer_texts
+from afn_model.eval.axes import by_axis, timestamps
+from afn_model.eval.heldout import answer
+from afn_model.processor import make_tokenizer
+from afn_model.train import rewards
+from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
+from afn_model.train.trainer import Options, train
+from bench.measure import machine
+
+TRAIN = {
+    "music": 700,
+    "talkers": 900,
+    "long": 600,
+    "skills": 400,
+    "multi_audio": 700,
+    "multi_turn": 700,
+    "safety": 700,
+    "multilingual": 700,
+    "text": 900,
+    "cot": 1200,
+}
+HELDOUT = 60
+ENCODER_STEPS, TEXT_STEPS = 1400, 700
+AUDIO = [axis for axis in MAKERS if axis not in ("text", "safety", "cot")]
+# Stages that a model goes by, and what each of them has to be better than.
+REWARDED = ("safety", "multi_turn", "skills", "talkers", "multi_audio")
+
+
+def world(out: Path, seed: int, scale: float) -> Path:
+    """The corpora, written once."""
+    folder = out / "world"
+    if not (folder / "done").exists():
+        train_sizes = {axis: max(8, round(scale * count)) for axis, count in TRAIN.items()}
+        heldout = dict.fromkeys(TRAIN, max(4, round(HELDOUT * min(1, 4 * scale))))
+        with tqdm(total=1, desc="Recording a world") as bar:
+
+            def on_step(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            write_world(folder, train=train_sizes, heldout=heldout, seed=seed, processes=2, on_step=on_step)
+        (folder / "done").write_text("")
+    return folder
+
+
+def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
+    """The model that the first stage starts from."""
+    home = out / "base"
+    if (home / "config.json").exists():
+        return home
+    torch.manual_seed(seed)
+    tiny = preset("tiny")
+    tokenizer = make_tokenizer([*tokenizer_texts(seed), *[SYSTEM, "system", "user", "assistant"] * 8], 1024)
+    template = re.sub(r"You are Audio Flamingo-Next[^<]*", SYSTEM, DEFAULT_TEMPLATE.read_text("utf-8"))
+    processor = AFNextProcessor(tokenizer, chat_template=template, max_positions=tiny.text.max_positions)
+    config = replace(
+        tiny,
+        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size()),
+        audio_token_id=processor.token_id("<sound>"),
+        audio_bos_token_id=processor.token_id("<|sound_bos|>"),
+        audio_eos_token_id=processor.token_id("<|sound_eos|>"),
+        stop_token_ids=tuple(processor.stop_ids),
+        repetition_penalty=1.0,
+    )
+    model = AFNext(config)
+    trainee = Trainee(model, (len(LABELS), len(DETAILS)))
+    corpora = [folder / "train" / f"{axis}.jsonl" for axis in TRAIN if axis not in ("safety", "cot")]
+    parts = (
+        (Part("encoder", ("model.encoder", "labels"), 3e-3, steps=max(2, scale * ENCODER_STEPS)), "medley"),
+        (
+            Part("language model", ("model.language_model", "model.lm_head"), 2e-3, steps=max(2, scale * TEXT_STEPS)),
+            "written",
+        ),
+    )
+    for part, kind in parts:
+        lessons = WorldLessons(kind, processor, seed, corpora).feed()
+        with tqdm(total=100, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left") as bar:
+
+            def on_step(progress: float, loss: float, bar: tqdm = bar, name: str = part.name) -> None:
+                bar.set_description_str(f"{name} {loss:.2f}", refresh=False)
+                bar.update(100 * progress - bar.n)
+
+            fit(trainee, part, lessons, on_step)
+    model.save_pretrained(home)
+    processor.save_pretrained(home)
+    return home
+
+
+def read(folder: Path, axes: Sequence[str]) -> list[dict]:
+    return [json.loads(line) for axis in axes for line in (folder / f"{axis}.jsonl").read_text("utf-8").splitlines()]
+
+
+def evaluate(model_folder: Path, heldout: Path) -> dict:
+    """Held-out scores of a model by axis, its rewards, and how it does on questions of when."""
+    model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
+    records = read(heldout, list(MAKERS))
+    answers = answer(model, processor, records, heldout)
+    scores = by_axis(records, answers)
+    reasoned = [(record, said) for record, said in zip(records, answers, strict=True) if record["axis"] == "cot"]
+    twins = [direct(record) for record, _ in reasoned]
+    plain = answer(model, processor, twins, heldout)
+    rewarded = [
+        rewards.total(rewards.reward(said, record["rewards"]), record["rewards"])
+        / sum(s.get("weight", 1.0) for s in record["rewards"])
+        for record, said in zip(records, answers, strict=True)
+        if record["axis"] in REWARDED
+    ]
+    times = [timestamps(record, said) for record, said in reasoned]
+    return {
+        "axes": {axis: round(row["score"], 4) for axis, row in scores.items()},
+        "n": {axis: row["n"] for axis, row in scores.items()},
+        "reward": round(sum(rewarded) / len(rewarded), 4),
+        "temporal_with_reasoning": round(scores["cot"]["score"], 4),
+        "temporal_direct": round(by_axis(twins, plain)["long"]["score"], 4),
+        "timestamps_within_1_s": round(sum(times) / len(times), 4),
+        "answers_with_most_timestamps_right": round(sum(t > 0.5 for t in times) / len(times), 4),
+        "examples": [
+            {
+                "id": record["id"],
+                "question": record["messages"][-2]["content"],
+                "answer": said,
+                "truth": record["truth"]["answer"],
+            }
+            for record, said in list(zip(records, answers, strict=True))[:: max(1, len(records) // 30)]
+        ],
+    }
+
+
+def scaled(curriculum: Curriculum, scale: float, seed: int) -> Curriculum:
+    stages = tuple(replace(stage, steps=max(2, round(scale * stage.steps))) for stage in curriculum.stages)
+    return replace(curriculum, stages=stages, seed=seed)
+
+
+def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict:
+    """Everything, from where it stands; returns what ``results.json`` in the run folder holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.json"
+    results = (
+        json.loads(file.read_text()) if file.exists() else {"seed": seed, "scale": scale, "stages": {}, "seconds": {}}
+    )
+    began = time.perf_counter()
+
+    def note(name: str, becomes: str, folder: Path) -> None:
+        spent = time.perf_counter() - began
+        if name not in results["stages"]:
+            results["stages"][name] = {"becomes": becomes} | evaluate(folder, data / "heldout")
+            results["seconds"][name] = round(spent, 1)
+            results["total_seconds"] = round(time.perf_counter() - began, 1)
+            file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            if show:
+                print(
+                    name, json.dumps({k: v for k, v in results["stages"][name].items() if k not in ("examples", "n")})
+                )
+
+    data = world(out, seed, scale)
+    home = base(out, data, seed, scale)
+    note("base", "", home)
+
+    def on_stage(stage: Stage, folder: Path) -> None:
+        note(stage.name, stage.becomes, folder)
+
+    curriculum = scaled(read_curriculum("tiny", data / "train"), scale, seed)
+    train(
+        curriculum,
+        home,
+        out,
+        layout=read_layout("cpu"),
+        options=Options(show=show, tensorboard=False),
+        on_stage=on_stage,
+    )
+    results["machine"] = machine("cpu")
+    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="of corpora and steps")
+    args = parser.parse_args()
+    run(args.out, args.seed, args.scale)
+
+
+if __name__ == "__main__":
+    main()

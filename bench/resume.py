@@ -1,0 +1,252 @@
+"""Whether a run that is killed goes on as if nothing had happened.
+
+    python -m bench.resume --out bench/results/cpu/resume.jsonl [--kills 20]
+
+A small model is trained in a process of its own, which SIGKILL ends at random moments, and started again until it is
+done; its losses must be those of an undisturbed run, bit for bit. The same corpus is then trained on by 1, 2 and 4
+ranks in turn, and by two ranks of which one is killed while torchrun watches.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from afn_model import AFNext, AFNextProcessor
+from afn_model.config import AudioConfig, TextConfig, preset
+from afn_model.data import index
+from afn_model.processor import make_tokenizer
+
+STEPS, EVERY, BINS = 24, 3, 4
+PLAN = ((1, 8), (2, 16), (4, 24))
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+STAGE = f"""
+datasets: {{tones: tones.jsonl}}
+stages:
+  all:
+    trains: all
+    context: 192
+    batch_tokens: {192 * BINS}
+    chunk: 40
+    lr: 1e-3
+    epochs: .inf
+    steps: {STEPS}
+    blend: {{tones: 1}}
+"""
+
+
+def prepare(folder: Path, seed: int = 0, width: int = 32) -> None:
+    """A corpus of tones to name, a tiny model with random weights, and a curriculum of one stage."""
+    rng, lines = np.random.default_rng(seed), []
+    names = ("low", "middle", "high")
+    for number in range(48):
+        kind = int(rng.integers(3))
+        t = np.arange(int(rng.uniform(0.5, 2.5) * 16_000)) / 16_000
+        wave = 0.3 * np.sin(2 * np.pi * 200 * 4**kind * t) + 0.02 * rng.standard_normal(len(t))
+        soundfile.write(folder / f"{number}.wav", wave, 16_000)
+        talk = [{"from": "human", "value": "<sound>\nWhich tone?"}, {"from": "gpt", "value": f"a {names[kind]} tone"}]
+        lines.append({"id": str(number), "sound": f"{number}.wav", "duration": len(t) / 16_000, "conversations": talk})
+    (folder / "tones.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    index.build(folder / "tones.jsonl")
+    tokenizer = make_tokenizer(["Which tone? a low middle high tone system user assistant"] * 2, 300)
+    processor = AFNextProcessor(tokenizer, chat_template=TEMPLATE)
+    torch.manual_seed(seed)
+    config = replace(
+        preset("tiny"),
+        audio=AudioConfig(width=width, layers=1, heads=2, ffn=2 * width),
+        text=TextConfig(tokenizer.get_vocab_size(), width, 2, 2, kv_heads=1, ffn=2 * width, max_positions=512),
+        audio_token_id=processor.token_id("<sound>"),
+    )
+    AFNext(config).save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
+    (folder / "tones.yaml").write_text(STAGE)
+
+
+def command(folder: Path, run: Path, ranks: int = 1, restarts: int = 0, every: int = EVERY) -> list[str]:
+    """``afn train`` on what ``prepare`` made, by so many ranks."""
+    head = [sys.executable, "-m"]
+    if ranks > 1 or restarts:
+        head += [
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+            f"--max-restarts={restarts}",
+            "-m",
+        ]
+    changes = [f"--set=checkpoint_every={every}", "--set=log_every=1", "--set=workers=0"]
+    files = ["--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out", str(run)]
+    return [*head, "afn_model.cli", "train", *files, "--layout", "cpu", *changes]
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen:
+    # Without the second, gloo sometimes waits for ever where torchrun starts the ranks again.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen(
+        arguments, stdout=log.open("a"), stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen, log: Path, seconds: float = 300) -> None:
+    """Waits for a run that has to succeed."""
+    if process.wait(seconds):
+        raise RuntimeError(f"the run failed:\n{log.read_text()[-3000:]}")
+
+
+def losses(run: Path) -> list[str]:
+    """Every step's loss and gradient norm, to the last bit."""
+    rows = [json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()]
+    if [row["step"] for row in rows] != list(range(STEPS)):
+        raise RuntimeError(f"{run}: the log has steps {[row['step'] for row in rows]}")
+    return [f"{row['loss']!r} {row['grad_norm']!r}" for row in rows]
+
+
+def killed(folder: Path, reference: list[str], kills: int, seed: int = 0, on_kill=lambda row: None) -> list[dict]:
+    """Kills a run at random moments, half of them while a checkpoint is being written; returns a row per kill."""
+    rng, rows, run, log = random.Random(seed), [], folder / "killed", folder / "killed.log"
+    while len(rows) < kills:
+        process, moment = start(command(folder, run, every=1 if len(rows) % 2 else EVERY), log), "between"
+        saves = run / "all" / "checkpoints"
+        before = set(saves.glob("step-*"))
+        if len(rows) % 2:
+            moment = "while a checkpoint is written"
+            while process.poll() is None and not list(saves.glob(".step-*")):
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.02))
+        else:
+            while process.poll() is None and set(saves.glob("step-*")) <= before:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.3))
+        partial = [path.name for path in saves.glob(".step-*")]
+        ended = process.poll() is not None
+        kill(process)
+        if ended:  # the run was done before its kill: begin another one
+            check(run, reference, log)
+            run = folder / f"killed-{len(rows)}"
+            continue
+        steps = sorted(int(path.name.removeprefix("step-")) for path in saves.glob("step-*"))
+        rows.append({"kill": len(rows) + 1, "moment": moment, "partial": partial, "checkpoints": steps})
+        on_kill(rows[-1])
+    finish(start(command(folder, run), log), log)
+    check(run, reference, log)
+    return rows
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Ends a run and all that it has started, if it has not ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def check(run: Path, reference: list[str], log: Path) -> None:
+    if losses(run) != reference:
+        raise RuntimeError(f"{run}: not the losses of the undisturbed run\n{log.read_text()[-2000:]}")
+
+
+def undisturbed(folder: Path, name: str = "reference") -> list[str]:
+    run, log = folder / name, folder / f"{name}.log"
+    finish(start(command(folder, run), log), log)
+    return losses(run)
+
+
+def other_ranks(folder: Path, reference: list[str], plan: tuple[tuple[int, int], ...] = PLAN) -> dict:
+    """One run by several numbers of ranks in turn, (ranks, up to which step): the largest relative error of a loss."""
+    run, log = folder / "ranks", folder / "ranks.log"
+    for ranks, until in plan:
+        process = start(command(folder, run, ranks, every=4), log)
+        if until < STEPS:
+            while process.poll() is None and not (run / "all" / "checkpoints" / f"step-{until:08d}").exists():
+                time.sleep(0.01)
+            kill(process)
+        else:
+            finish(process, log)
+    found, wanted = ([[float(x) for x in row.split()] for row in rows] for rows in (losses(run), reference))
+    errors = [abs(a[0] - b[0]) / abs(b[0]) for a, b in zip(found, wanted, strict=True)]
+    return {"ranks": [ranks for ranks, _ in plan], "worst_relative_error_of_loss": max(errors)}
+
+
+def rank_killed(folder: Path) -> dict:
+    """Kills one of two ranks under torchrun: seconds until the other is gone, and until the run is done."""
+    run, log = folder / "one-killed", folder / "one-killed.log"
+    process = start(command(folder, run, ranks=2, restarts=1), log)
+    saves = run / "all" / "checkpoints"
+    while process.poll() is None and not list(saves.glob("step-*")):
+        time.sleep(0.01)
+    workers = [pid for pid in children(process.pid) if "afn_model.cli" in arguments_of(pid)]
+    os.kill(workers[-1], signal.SIGKILL)
+    killed = time.perf_counter()
+    while any(alive(pid) for pid in workers):
+        time.sleep(0.02)
+    stopped = time.perf_counter() - killed
+    finish(process, log)
+    text = log.read_text()
+    return {
+        "ranks": 2,
+        "seconds_until_all_stopped": round(stopped, 2),
+        "seconds_until_done": round(time.perf_counter() - killed, 2),
+        "went_on_from_a_checkpoint": "goes on from step" in text,
+        "steps": len(losses(run)),
+    }
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def arguments_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z"
+    except OSError:
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--kills", type=int, default=20)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(folder, width=128)
+        reference = undisturbed(folder)
+        rows = [{"what": "the same run twice", "bit_identical": undisturbed(folder, "again") == reference}]
+        kills = killed(folder, reference, args.kills, on_kill=print)
+        rows.append({"what": "SIGKILL", "kills": kills, "losses_bit_identical_after_all": True})
+        rows.append({"what": "another number of ranks"} | other_ranks(folder, reference))
+        rows.append({"what": "one of two ranks killed"} | rank_killed(folder))
+    for row in rows:
+        print(json.dumps(row))
+    if args.out:
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A curriculum is read from YAML, and what is wrong with it is said in one line before anything is loaded."""
+
+import pytest
+
+from afn_model.train.curriculum import HERE, Layout, Start, for_stage, read_curriculum, read_layout
+
+GOOD = """
+datasets: {a: a.jsonl, b: b.jsonl}
+defaults: {context: 64, batch_tokens: 128, warmup: 0.1}
+stages:
+  one: {trains: adaptor, blend: {a: 1}, lr: 1e-3}
+  two: {trains: [encoder, adaptor], blend: {like: one, times: 0.5, b: 2}, start: {stage: one, at: 0.5}}
+  three: {trains: all, blend: {b: 1}, start: two, method: grpo, batch_prompts: 4, becomes: Instruct}
+"""
+
+
+def write(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_stages_take_defaults_blends_and_starts(tmp_path):
+    curriculum = read_curriculum(write(tmp_path, GOOD), data=tmp_path / "data")
+    one, two, three = curriculum.stages
+    assert (one.lr, one.warmup, one.modules, one.bins) == (1e-3, 0.1, ("adaptor",), 2)
+    assert two.blend == {"a": 0.5, "b": 2.0}
+    assert two.start == Start("one", 0.5)
+    assert curriculum.milestones("one") == [0.5]
+    assert curriculum.milestones("two") == []
+    assert three.bins == 4
+    assert three.modules == ("encoder", "adaptor", "language_model", "lm_head")
+    assert curriculum.datasets["a"] == tmp_path / "data" / "a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("trains: adaptor", "trains: decoder", "stage one: trains ['decoder']; the parts are"),
+        ("blend: {a: 1}", "blend: {}", "stage one: the blend names no dataset"),
+        ("blend: {a: 1}", "blend: {c: 1}", "stage one: no dataset c; there are a, b"),
+        ("blend: {a: 1}", "blend: {a: many}", "stage one: blend weight of a is 'many', not a number"),
+        ("like: one", "like: three", "stage two: the blend is like 'three', which is no earlier stage"),
+        ("start: two", "start: four", "stage three: starts from 'four', but before it there are base, one, two"),
+        ("at: 0.5}}", "at: 1.5}}", "stage two: starts from one at 1.5"),
+        ("method: grpo", "method: dpo", "stage three: method 'dpo'"),
+        ("batch_prompts: 4", "batch_prompts: 0", "counts prompts"),
+        ("batch_tokens: 128", "batch_tokens: 100", "stage one: batch_tokens 100 is no multiple of the context 64"),
+        ("lr: 1e-3", "learning_rate: 1e-3", "stage one has no learning_rate; it takes"),
+        ("lr: 1e-3", "epochs: .inf", "stage one: no number of epochs, steps or minutes"),
+        ("stages:", "stage:", "the curriculum has no stage; it takes"),
+        ("datasets:", "datasets: [", "cannot be read as YAML"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
+    assert before in GOOD
+    file = write(tmp_path, GOOD.replace(before, after, 1))
+    with pytest.raises(ValueError) as caught:
+        read_curriculum(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (HERE / "curricula").glob("*.yaml")))
+def test_curricula_of_the_package_are_whole(name):
+    curriculum = read_curriculum(name)
+    assert len(curriculum.stages) == 7
+    assert [stage.becomes for stage in curriculum.stages if stage.becomes] == ["Captioner", "Instruct", "Think"]
+    assert curriculum["mid-2"].start == Start("mid-1", 0.5)
+    for name, weight in curriculum["mid-1"].blend.items():
+        assert curriculum["mid-2"].blend[name] == pytest.approx(0.5 * weight)
+    assert curriculum["mid-2"].blend["long"] == 1
+    for stage in curriculum.stages:
+        for layout in sorted(path.stem for path in (HERE / "layouts").glob("*.yaml")):
+            for_stage(read_layout(layout), stage)
+
+
+def test_layouts():
+    assert read_layout("cpu", {"workers": 3}) == Layout(workers=3)
+    with pytest.raises(ValueError, match="dtype 'fp8'"):
+        read_layout("gpu", {"dtype": "fp8"})
+    with pytest.raises(ValueError, match="the layout has no gpus"):
+        read_layout("gpu", {"gpus": 8})
+    with pytest.raises(
+        ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu"
+    ):
+        read_layout("tpu")

@@ -1,0 +1,222 @@
+"""The trainer: the same twice, the same after a stop, what is frozen stays, and what is wrong is said before damage."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from afn_model.cli import main
+from afn_model.data import index
+from afn_model.train.curriculum import Layout, Start, read_curriculum
+from afn_model.train.trainer import DONE, MODEL, Options, Stopped, train
+from bench.resume import prepare
+
+LAYOUT = Layout(workers=0, log_every=1, checkpoint_every=4)
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones")
+    prepare(folder)
+    return folder
+
+
+def curriculum(folder: Path, **changes):
+    found = read_curriculum(folder / "tones.yaml")
+    return replace(found, stages=(replace(found.stages[0], **{"steps": STEPS, **changes}),))
+
+
+def go(folder: Path, run: Path, on_row=None, layout=LAYOUT, stages=None, **changes):
+    options = Options(show=False, tensorboard=False, on_row=on_row)
+    plan = curriculum(folder, **changes) if stages is None else replace(curriculum(folder), stages=stages)
+    train(plan, folder / "base", run, layout=layout, options=options)
+    return rows(run, plan.stages[-1].name)
+
+
+def rows(run: Path, stage: str = "all"):
+    keys = ("step", "loss", "grad_norm", "losses", "lr")
+    lines = (run / stage / "log.jsonl").read_text().splitlines()
+    return [{key: row[key] for key in keys} for row in map(json.loads, lines)]
+
+
+def weights(run: Path, stage: str = "all") -> dict[str, torch.Tensor]:
+    return load_file(run / stage / MODEL / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def reference(folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    return go(folder, run), weights(run)
+
+
+def test_the_same_run_twice_and_with_workers(folder, tmp_path, reference):
+    found, after = reference
+    assert [row["step"] for row in found] == list(range(STEPS))
+    assert found[-1]["loss"] < 0.8 * found[0]["loss"]
+    assert go(folder, tmp_path / "again", layout=replace(LAYOUT, workers=2)) == found
+    assert same(weights(tmp_path / "again"), after)
+
+
+@pytest.mark.parametrize("crash", [3, 4, 7])
+def test_a_crash_changes_nothing(folder, tmp_path, reference, crash):
+    def fail(row):
+        if row["step"] == crash:
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        go(folder, tmp_path, on_row=fail)
+    assert not (tmp_path / "all" / DONE).exists()
+    assert go(folder, tmp_path) == reference[0]
+    assert same(weights(tmp_path), reference[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_first(folder, tmp_path, reference, number):
+    handler = signal.getsignal(number)
+    with pytest.raises(Stopped, match="after step 7"):
+        go(folder, tmp_path, on_row=lambda row: row["step"] == 5 and os.kill(os.getpid(), number))
+    assert signal.getsignal(number) == handler
+    assert [path.name for path in sorted((tmp_path / "all" / "checkpoints").glob("step-*"))][-1] == "step-00000007"
+    assert go(folder, tmp_path) == reference[0]
+
+
+def test_a_finished_stage_is_not_done_again(folder, tmp_path):
+    first = go(folder, tmp_path, steps=2)
+    assert go(folder, tmp_path, steps=2, on_row=lambda row: pytest.fail("trained again")) == first
+
+
+@pytest.mark.parametrize("trains", [("adaptor",), ("adaptor", "encoder"), ("language_model",)])
+def test_frozen_parts_keep_their_bytes(folder, tmp_path, trains):
+    before = load_file(folder / "base" / "model.safetensors")
+    go(folder, tmp_path, steps=2, trains=trains)
+    after = weights(tmp_path)
+    names = {"adaptor": "multi_modal_projector", "encoder": "audio_tower", "language_model": "language_model|lm_head"}
+    prefixes = [p for part in trains for p in names[part].split("|")]
+    for name, value in before.items():
+        trained = any(f"model.{p}" in name or name.startswith(p) for p in prefixes)
+        frozen = not trained or "embed_positions" in name
+        assert torch.equal(after[name], value) == frozen, name
+    saved = json.loads(next((tmp_path / "all" / DONE).parent.glob(DONE)).read_text())
+    assert saved["stage"]["trains"] == list(trains)
+
+
+def test_a_stage_starts_from_half_of_another(folder, tmp_path):
+    one = curriculum(folder).stages[0]
+    two = replace(one, name="next", start=Start("all", 0.5), steps=1, lr=1e-9)
+    go(folder, tmp_path, stages=(one, two))
+    half, end = (load_file(tmp_path / "all" / name / "model.safetensors") for name in (f"{MODEL}-at-0.5", MODEL))
+    key = "lm_head.weight"
+    begun = weights(tmp_path, "next")[key]
+    assert torch.allclose(begun, half[key], atol=1e-7)
+    assert not torch.allclose(begun, end[key], atol=1e-4)
+
+
+def test_losses_by_axis_add_up(folder, tmp_path):
+    for row in go(folder, tmp_path, steps=2):
+        assert row["losses"] == {"all": pytest.approx(row["loss"], rel=1e-5)}
+
+
+def test_accumulating_bins_gives_the_whole_batch(folder, tmp_path, reference):
+    """Four bins of 192 tokens and one bin of 768 hold other samples, but a bin alone is what its step says."""
+    first = go(folder, tmp_path, batch_tokens=192, steps=1)
+    assert first[0]["loss"] != reference[0][0]["loss"]
+    assert first[0]["loss"] == pytest.approx(reference[0][0]["loss"], rel=0.2)
+
+
+def broken(folder: Path, tmp_path: Path) -> Path:
+    base = tmp_path / "broken"
+    base.mkdir()
+    for file in (folder / "base").iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"][0] = float("nan")
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    return base
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
+    options = Options(show=False, tensorboard=False)
+    with pytest.raises(ValueError, match="stage all, step 0: loss nan"):
+        train(curriculum(folder), broken(folder, tmp_path), tmp_path / "run", layout=LAYOUT, options=options)
+    assert not list((tmp_path / "run" / "all" / "checkpoints").glob("step-*"))
+
+
+def stop_at(step):
+    def stop(row):
+        if row["step"] == step:
+            raise RuntimeError("crash")
+
+    return stop
+
+
+def test_what_changed_since_the_checkpoint(folder, tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        go(folder, tmp_path, on_row=stop_at(6))
+    with pytest.raises(ValueError, match=r"step-00000004: the settings changed since: lr was 0\.001, is 0\.01"):
+        go(folder, tmp_path, lr=0.01)
+    lines = (folder / "tones.jsonl").read_text()
+    try:
+        (folder / "tones.jsonl").write_text(lines.replace("a low tone", "a loud tone"))
+        with pytest.raises(ValueError, match="it has changed"):
+            go(folder, tmp_path)
+        index.build(folder / "tones.jsonl")
+        with pytest.raises(ValueError, match="the datasets changed since: tones was"):
+            go(folder, tmp_path)
+    finally:
+        (folder / "tones.jsonl").write_text(lines)
+        index.build(folder / "tones.jsonl")
+    assert [row["step"] for row in go(folder, tmp_path)] == list(range(STEPS))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, monkeypatch):
+    import torch.distributed.checkpoint as dcp
+
+    whole = dcp.FileSystemWriter.write_data
+
+    def full(self, plan, planner):
+        if "00000008" in str(self.path):
+            raise OSError(28, "No space left on device")
+        return whole(self, plan, planner)
+
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", full)
+    with pytest.raises(OSError, match=r"checkpoint at step 8 could not be written: No space left on device; .* step 4"):
+        go(folder, tmp_path)
+    monkeypatch.undo()
+    assert [row["step"] for row in go(folder, tmp_path)] == list(range(STEPS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "afn train needs --curriculum, --base, --out"),
+        (["train", "--curriculum", "nothing", "--base", "x", "--out", "y"], "nothing: no such file"),
+        (["train", "plot"], "expected `afn train plot RUN`"),
+        (["train", "--set", "dtype", "--curriculum", "afnext", "--base", "x", "--out", "y"], "expected KEY=VALUE"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_command_line_trains(folder, tmp_path, capsys):
+    arguments = ["train", "--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out"]
+    arguments += [str(tmp_path / "run"), "--layout", "cpu", "--set", "workers=0", "--profile", "1:2"]
+    assert main([*arguments, "--stage", "some"]) == 2
+    assert "no stage 'some'; there are all" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "loss" in capsys.readouterr().out
+    assert (tmp_path / "run" / "all" / MODEL / "config.json").is_file()
+    assert list((tmp_path / "run" / "all" / "profile").glob("*"))
