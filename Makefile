@@ -4,11 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: demo test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
+.PHONY: demo curriculum test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
         gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 demo: $(VENV)/.demo
 	$(BIN)/afn demo --out $(RUN)
+
+curriculum: $(VENV)/.demo
+	$(BIN)/python -m bench.curriculum --out runs/curriculum
+	$(BIN)/python -m bench.curriculum_report runs/curriculum --out runs/curriculum/report
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

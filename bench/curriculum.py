@@ -50,6 +50,7 @@ TRAIN = {
 HELDOUT = 60
 ENCODER_STEPS, TEXT_STEPS = 1400, 700
 AUDIO = [axis for axis in MAKERS if axis not in ("text", "safety", "cot")]
+WRITTEN = ("music", "talkers", "multi_audio", "multi_turn", "multilingual", "text")
 # Stages that a model goes by, and what each of them has to be better than.
 REWARDED = ("safety", "multi_turn", "skills", "talkers", "multi_audio")
 
@@ -92,7 +93,7 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
     )
     model = AFNext(config)
     trainee = Trainee(model, (len(LABELS), len(DETAILS)))
-    corpora = [folder / "train" / f"{axis}.jsonl" for axis in TRAIN if axis not in ("safety", "cot")]
+    corpora = [folder / "train" / f"{axis}.jsonl" for axis in WRITTEN]
     parts = (
         (Part("encoder", ("model.encoder", "labels"), 3e-3, steps=max(2, scale * ENCODER_STEPS)), "medley"),
         (

@@ -202,9 +202,7 @@ COMMANDS = {
     "transcribe": Command(transcribe, LISTENING, "write down what is said"),
     "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
     "chat": Command(chat, ANSWERING, "talk about recordings, turn after turn"),
-    "data index": Command(
-        data_index, (add_index,), "make the index beside a corpus, which training needs"
-    ),
+    "data index": Command(data_index, (add_index,), "make the index beside a corpus, which training needs"),
     "data inspect": Command(data_inspect, (add_inspect,), "show a record: who says what, where the audio goes"),
     "data stats": Command(data_stats, (add_stats,), "what a corpus holds, and what packing saves"),
     "train": Command(train, (add_train,), "train through the stages of a curriculum, or draw a run: train plot RUN"),

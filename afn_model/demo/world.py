@@ -20,7 +20,7 @@ from afn_model.demo.lessons import audio_batch, written
 from afn_model.processor import AFNextProcessor
 
 CLIPS = 16  # medleys in a batch
-RECORDS = 24  # records in a batch of written timelines
+RECORDS = 10  # records in a batch of written timelines
 
 
 class WorldLessons(IterableDataset):

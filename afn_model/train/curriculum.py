@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,21 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
         return _curriculum(raw, path.stem, Path(data) if data else path.parent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def write_curriculum(curriculum: Curriculum, path: Path) -> None:
+    """Writes a curriculum with every field filled in; ``read_curriculum`` reads the same one back."""
+    import yaml
+
+    stages = {}
+    for stage in curriculum.stages:
+        found = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "name"}
+        found |= {"trains": list(stage.trains), "betas": list(stage.betas)}
+        found["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
+        stages[stage.name] = found
+    datasets = {name: str(path.absolute()) for name, path in curriculum.datasets.items()}
+    whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
+    path.write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from afn_model.data.loader import MicroBatch, Step
 from afn_model.model import AFNext, next_labels
+from afn_model.processor import Batch
 from afn_model.train.log import by_axis
 
 
@@ -21,6 +22,7 @@ class SFT:
         model: the model.
         gather: sums a tensor over the ranks.
         collect: lists what each rank has.
+        features: what the encoder makes of a batch's audio, where that is kept (``FeatureCache``); None to encode it.
     """
 
     def __init__(
@@ -29,8 +31,9 @@ class SFT:
         *,
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         collect: Callable[[Any], list[Any]] = lambda value: [value],
+        features: Callable[[Batch], tuple[Tensor, list[int]] | None] | None = None,
     ):
-        self.model, self.gather, self.collect = model, gather, collect
+        self.model, self.gather, self.collect, self.features = model, gather, collect, features
         self.by_axis: dict[str, list[float]] = {}
 
     def updates(self, step: Step, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
@@ -42,9 +45,10 @@ class SFT:
         yield [partial(self.loss, micro, total, detailed) for micro in step.micro]
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
+        encoded = self.features(micro.batch) if self.features is not None else None
         if not detailed:
-            return self.model.loss(micro.batch, total=total)
-        loss, rows = self.model.loss(micro.batch, total=total, with_rows=True)
+            return self.model.loss(micro.batch, encoded=encoded, total=total)
+        loss, rows = self.model.loss(micro.batch, encoded=encoded, total=total, with_rows=True)
         kept = next_labels(micro.batch.labels, micro.batch.cu_seqlens) != -100
         sequence = torch.repeat_interleave(torch.arange(len(micro.axes)), micro.batch.cu_seqlens.diff().long())[kept]
         sums = torch.zeros(len(micro.axes)).index_add_(0, sequence, rows.float().cpu())

@@ -26,7 +26,7 @@ from afn_model.data.loader import Feed, Loader, Position, Step
 from afn_model.model import AFNext
 from afn_model.processor import IGNORED, AFNextProcessor, join
 from afn_model.train import lora
-from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage
+from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage, write_curriculum
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.log import Meter, RunLog
@@ -94,6 +94,9 @@ def train(
     sharded = any(for_stage(layout, stage).dtype != "float32" for stage in stages)
     process = process or processes.start(group=sharded)
     try:
+        if process.rank == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            write_curriculum(curriculum, out / "curriculum.yaml")
         for stage in stages:
             if not (out / stage.name / DONE).is_file():
                 run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
@@ -412,6 +415,8 @@ class _Stage:
     def finish(self) -> None:
         """The finished model, and then the mark that says so."""
         self.export(MODEL)
+        if self.stage.lora:
+            lora.save(self.model, self.folder / "adapter")
         if self.process.rank == 0:
             partial = self.folder / f".{DONE}"
             partial.write_text(json.dumps({**self.facts(), "becomes": self.stage.becomes}, indent=1) + "\n")

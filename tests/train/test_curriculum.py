@@ -2,7 +2,7 @@
 
 import pytest
 
-from afn_model.train.curriculum import HERE, Layout, Start, for_stage, read_curriculum, read_layout
+from afn_model.train.curriculum import HERE, Layout, Start, for_stage, read_curriculum, read_layout, write_curriculum
 
 GOOD = """
 datasets: {a: a.jsonl, b: b.jsonl}
@@ -76,13 +76,18 @@ def test_curricula_of_the_package_are_whole(name):
             for_stage(read_layout(layout), stage)
 
 
+@pytest.mark.parametrize("name", ["afnext", "tiny"])
+def test_a_curriculum_is_written_and_read_back(tmp_path, name):
+    curriculum = read_curriculum(name, data=tmp_path)
+    write_curriculum(curriculum, tmp_path / f"{name}.yaml")
+    assert read_curriculum(tmp_path / f"{name}.yaml") == curriculum
+
+
 def test_layouts():
     assert read_layout("cpu", {"workers": 3}) == Layout(workers=3)
     with pytest.raises(ValueError, match="dtype 'fp8'"):
         read_layout("gpu", {"dtype": "fp8"})
     with pytest.raises(ValueError, match="the layout has no gpus"):
         read_layout("gpu", {"gpus": 8})
-    with pytest.raises(
-        ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu"
-    ):
+    with pytest.raises(ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu"):
         read_layout("tpu")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from afn_model import AFNext
 from afn_model.cli import main
 from afn_model.data import index
 from afn_model.train.curriculum import Layout, Start, read_curriculum
@@ -213,10 +214,40 @@ def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
 
 def test_the_command_line_trains(folder, tmp_path, capsys):
     arguments = ["train", "--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out"]
-    arguments += [str(tmp_path / "run"), "--layout", "cpu", "--set", "workers=0", "--profile", "1:2"]
+    arguments += [str(tmp_path / "run"), "--layout", "cpu", "--set", "workers=0", "--profile", "1:1"]
     assert main([*arguments, "--stage", "some"]) == 2
     assert "no stage 'some'; there are all" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "loss" in capsys.readouterr().out
     assert (tmp_path / "run" / "all" / MODEL / "config.json").is_file()
     assert list((tmp_path / "run" / "all" / "profile").glob("*"))
+
+
+def test_lora_leaves_an_adapter_and_a_whole_model(folder, tmp_path):
+    from afn_model.train import lora
+
+    before = load_file(folder / "base" / "model.safetensors")
+    go(folder, tmp_path, trains=("adaptor", "language_model"), lora={"rank": 4, "alpha": 8}, steps=3)
+    after = weights(tmp_path)
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("q_proj" in name for name in changed)
+    assert all("self_attn" in name or "mlp" in name or "projector" in name for name in changed), changed
+    model = AFNext.from_pretrained(folder / "base")
+    lora.load(model, tmp_path / "all" / "adapter")
+    lora.merge(model)
+    merged = dict(model.state_dict())["language_model.layers.0.self_attn.q_proj.weight"]
+    assert torch.allclose(merged, after["model.language_model.layers.0.self_attn.q_proj.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_no_loss(folder, tmp_path, reference, recompute):
+    assert go(folder, tmp_path, layout=replace(LAYOUT, recompute=recompute)) == reference[0]
+
+
+def test_bfloat16_keeps_float32_masters(folder, tmp_path, reference):
+    found = go(folder, tmp_path, layout=replace(LAYOUT, dtype="bfloat16"))
+    for row, exact in zip(found, reference[0], strict=False):
+        assert row["loss"] == pytest.approx(exact["loss"], rel=0.05)
+    assert weights(tmp_path)["lm_head.weight"].dtype == torch.bfloat16
+    assert found[-1]["loss"] < found[0]["loss"]
