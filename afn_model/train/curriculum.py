@@ -48,7 +48,7 @@ class Stage:
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
             gradient norm.
         lora: {rank, alpha, targets} instead of training the language model's own weights.
-        cache_encoder: keep the features of a frozen encoder, for stages that see a recording more than once.
+        cache_encoder: keep the features of a frozen encoder, for stages on one rank that see a recording more than once.
         becomes: the name the model has from here on, for reports (Captioner, Instruct, Think).
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         layout: fields of ``Layout`` that this stage changes.
@@ -99,6 +99,8 @@ class Stage:
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
         else:
             need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a GRPO stage counts prompts")
+        frozen = "encoder" not in self.modules and self.method == "sft"
+        need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         need(self.lora is None or "language_model" in self.trains, "lora is for stages that train the language_model")
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from afn_model.data.loader import MicroBatch, Step
 from afn_model.model import AFNext, next_labels
-from afn_model.processor import Batch
+from afn_model.train.features import FeatureCache
 from afn_model.train.log import by_axis
 
 
@@ -22,7 +22,7 @@ class SFT:
         model: the model.
         gather: sums a tensor over the ranks.
         collect: lists what each rank has.
-        features: what the encoder makes of a batch's audio, where that is kept (``FeatureCache``); None to encode it.
+        features: what the encoder makes of a batch's audio, where that is kept; None to encode it.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class SFT:
         *,
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         collect: Callable[[Any], list[Any]] = lambda value: [value],
-        features: Callable[[Batch], tuple[Tensor, list[int]] | None] | None = None,
+        features: FeatureCache | None = None,
     ):
         self.model, self.gather, self.collect, self.features = model, gather, collect, features
         self.by_axis: dict[str, list[float]] = {}
@@ -70,8 +70,8 @@ class SFT:
         return {"losses": by_axis(totals)}
 
     def work(self) -> dict[str, float]:
-        """What a step computed besides its batches: nothing."""
-        return {}
+        """What a step computed besides its batches: less than nothing, where features were kept."""
+        return {"flops": -self.features.spared()} if self.features is not None else {}
 
 
 def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:

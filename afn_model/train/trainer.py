@@ -27,6 +27,7 @@ from afn_model.model import AFNext
 from afn_model.processor import IGNORED, AFNextProcessor, join
 from afn_model.train import lora
 from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage, write_curriculum
+from afn_model.train.features import FeatureCache
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.log import Meter, RunLog
@@ -194,6 +195,8 @@ class _Stage:
     def prepare_model(self) -> None:
         """Freezes, casts, adapts and shards."""
         stage, model, layout = self.stage, self.model, self.layout
+        if stage.cache_encoder and self.process.world > 1:
+            raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {self.process.world}")
         compute = getattr(torch, layout.dtype)
         model.to(compute)
         if stage.lora:
@@ -221,7 +224,8 @@ class _Stage:
     def make_method(self) -> Any:
         gather = processes.sum_over
         if self.stage.method == "sft":
-            return SFT(self.model, gather=gather, collect=processes.gather_objects)
+            features = FeatureCache(self.model) if self.stage.cache_encoder else None
+            return SFT(self.model, gather=gather, collect=processes.gather_objects, features=features)
         return GRPO(
             self.model,
             self.processor,
@@ -399,7 +403,9 @@ class _Stage:
     def totals(self, step: Step, stop: bool, due: bool, seconds: float) -> dict[str, Any]:
         """What all ranks must agree on after a step: their work together, rank 0's clock, who wants to stop or save."""
         batches = [micro.batch for micro in step.micro if micro.batch is not None]
-        work = step_work(self.model.config, batches, self.trains) | self.method.work()
+        work = step_work(self.model.config, batches, self.trains)
+        for name, amount in self.method.work().items():
+            work[name] += amount
         clock = seconds if self.process.rank == 0 else 0.0
         numbers = torch.tensor([*work.values(), float(stop), float(due), clock], dtype=torch.float64)
         *sums, stops, dues, clock = processes.sum_over(numbers).tolist()

@@ -251,3 +251,25 @@ def test_bfloat16_keeps_float32_masters(folder, tmp_path, reference):
         assert row["loss"] == pytest.approx(exact["loss"], rel=0.05)
     assert weights(tmp_path)["lm_head.weight"].dtype == torch.bfloat16
     assert found[-1]["loss"] < found[0]["loss"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kept_features_change_no_loss(folder, tmp_path, dtype, monkeypatch):
+    """The recordings come again and again; the encoder computes each once."""
+    encode, calls = AFNext.encode_batch, []
+    monkeypatch.setattr(
+        AFNext, "encode_batch", lambda self, batch: calls.append(len(batch.samples)) or encode(self, batch)
+    )
+    layout = replace(LAYOUT, dtype=dtype)
+    change = {"trains": ("adaptor",), "steps": 6}
+    plain = go(folder, tmp_path / "plain", layout=layout, **change)
+    windows, _ = sum(calls), calls.clear()
+    kept = go(folder, tmp_path / "kept", layout=layout, cache_encoder=True, **change)
+    for row, exact in zip(kept, plain, strict=True):
+        assert row["loss"] == pytest.approx(exact["loss"], rel=1e-5 if dtype == "float32" else 1e-2)
+    assert 0 < sum(calls) < 0.8 * windows
+
+
+def test_features_of_an_encoder_that_trains_are_not_kept(folder, tmp_path):
+    with pytest.raises(ValueError, match="stage all: cache_encoder is for SFT with a frozen encoder"):
+        go(folder, tmp_path, cache_encoder=True)
