@@ -48,7 +48,7 @@ class Stage:
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
             gradient norm.
         lora: {rank, alpha, targets} instead of training the language model's own weights.
-        cache_encoder: keep the features of a frozen encoder, for stages on one rank that see a recording more than once.
+        cache_encoder: keep what a frozen encoder makes of a recording; for one rank, and recordings that come again.
         becomes: the name the model has from here on, for reports (Captioner, Instruct, Think).
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         layout: fields of ``Layout`` that this stage changes.

@@ -301,7 +301,7 @@ class _Stage:
             while self.progress() < 1:
                 self.export_milestones()
                 rate = learning_rate(stage.lr, stage.warmup, stage.schedule, self.progress())
-                detailed = self.step % self.layout.log_every == 0
+                detailed = self.step % self.layout.log_every == 0 or self.step + 1 == stage.steps
                 tick = time.perf_counter()
                 step = next(steps)
                 wait = time.perf_counter() - tick
