@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from bench.measure import main
 from bench.packing import CONTEXTS, mix
 
 RECORDS, ENTRIES, LOOK_UPS = 65_536, 10**8, 20_000
-CHUNKS = (4_096, 32_768)
+CHUNK, CHUNKS = 65_536, 6  # the trainer's default, and how many of the first chunks are planned
 BINS = 16
 WORDS = ["a", "dog", "barks", "twice", "while", "somebody", "speaks", "about", "the", "weather", "far", "away"]
 
@@ -125,22 +125,26 @@ def in_a_fresh_process(call: Callable[..., dict], *args) -> dict:
         return pool.submit(call, *args).result()
 
 
-def planned(path: Path, context: int, chunk: int, processor: AFNextProcessor) -> dict:
-    """Share of the bins' room that one chunk's samples fill, and the time to plan it."""
-    feed = Feed({"mix": path}, {"mix": 1}, seed=0, context=context, bins=BINS, max_seconds=1800, chunk=chunk)
-    blend = plan.Blend(feed)
+def planned(path: Path, context: int, processor: AFNextProcessor) -> dict:
+    """Share of the bins' room that the samples of the first chunks fill, by chunk and in all, and the time it takes."""
+    feed = Feed({"mix": path}, {"mix": 1}, seed=0, context=context, bins=BINS, max_seconds=1800, chunk=CHUNK)
+    blend, tokens, bins, slots, used = plan.Blend(feed), 0, 0, 0, []
     start = time.perf_counter()
-    made = plan.make_plan(blend, feed, processor, 0)
-    seconds = time.perf_counter() - start
-    bins = len(made.cu) - 1
+    for chunk in range(CHUNKS):
+        made = plan.make_plan(blend, feed, processor, chunk)
+        here, of_chunk = len(made.cu) - 1, int(made.tokens.sum())
+        used.append(round(of_chunk / (here * context), 5))
+        tokens, bins, slots = tokens + of_chunk, bins + here, slots + made.steps * BINS
+    seconds, samples = time.perf_counter() - start, feed.first(CHUNKS)
     return {
         "context": context,
-        "chunk": chunk,
+        "samples": samples,
         "bins": bins,
-        "used": round(int(made.tokens.sum()) / (bins * context), 5),
-        "empty_bins": round(made.steps * BINS / bins - 1, 5),
+        "used": round(tokens / (bins * context), 5),
+        "used_by_chunk": used,
+        "empty_bins": round(slots / bins - 1, 5),
         "plan_s": round(seconds, 3),
-        "samples_per_s": round(chunk / seconds),
+        "samples_per_s": round(samples / seconds),
     }
 
 
@@ -155,21 +159,18 @@ def measure(rounds: int, device: str) -> dict:
         rows = []
         for context in CONTEXTS:
             path = write_corpus(folder, context)
-            for chunk in CHUNKS:
-                rows.append(planned(path, context, chunk, processor))
-                print(rows[-1], flush=True)
+            rows.append(planned(path, context, processor))
+            print(rows[-1], flush=True)
         path = folder / f"{CONTEXTS[0]}.jsonl"
         repeat_index(path, ENTRIES)
         looked = look_up(path)
         print(looked, flush=True)
-        feed = Feed({"mix": path}, {"mix": 1}, 0, CONTEXTS[0], BINS, 1800, CHUNKS[0])
+        feed = Feed({"mix": path}, {"mix": 1}, 0, CONTEXTS[0], BINS, 1800, CHUNK)
         firsts = []
-        for chunk in (1024, CHUNKS[0]):
-            for workers in (0, 2):
-                args = (replace(feed, chunk=chunk), tokenizer, workers)
-                runs = [in_a_fresh_process(first_batch, *args) for _ in range(rounds)]
-                firsts.append(min(runs, key=lambda run: run["first_bin_s"]))
-                print(firsts[-1], flush=True)
+        for workers in (0, 2):
+            runs = [in_a_fresh_process(first_batch, feed, tokenizer, workers) for _ in range(rounds)]
+            firsts.append(min(runs, key=lambda run: run["first_bin_s"]))
+            print(firsts[-1], flush=True)
     return {"benchmark": "data", "entries": ENTRIES, "look_up": looked, "first_bin": firsts, "planned": rows}
 
 

@@ -153,7 +153,7 @@ class Loader:
                 position = Position(plan.chunk + 1) if last else Position(plan.chunk, step + 1)
                 width = share if self.feed.prompts else 1
                 bounds = range(first, first + share, width)
-                heads.append(_Head(len(bounds), position, plan.chunk * self.feed.chunk + plan.done(step), last))
+                heads.append(_Head(len(bounds), position, self.feed.first(plan.chunk) + plan.done(step), last))
                 yield from (plan.job(b, b + width) for b in bounds)
             begin = 0
 

@@ -1,7 +1,8 @@
 """What a run trains on and when: the samples of a chunk, how long they are, and which of them share a bin.
 
-A plan is a function of the feed, the processor and the chunk's number alone. Chunk c is samples c·chunk to
-(c + 1)·chunk − 1 of ``Order``; their bins are cut into global steps, and group g of G takes the g-th G-th of each.
+A plan is a function of the feed, the processor and the chunk's number alone. A chunk is a run of samples of ``Order``;
+their bins are cut into global steps, and group g of G takes the g-th G-th of each. The first chunks are small, each
+twice the one before, so that the first batch does not wait for the planning of a long one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from afn_model.processor import AFNextProcessor
 
 SLACK = 0.05  # seconds that a recording may be longer than the index says
 _TOKENS_PER_SECOND = 25
+_FIRST_CHUNK = 1024
 _SHORTEST = 0.1  # seconds of audio below which a sample is left out rather than cut
 
 
@@ -39,8 +41,9 @@ class Feed:
         context: most tokens of a bin.
         bins: bins of a global optimiser step, all groups together; with ``prompts``, samples of one.
         max_seconds: longest recording; longer ones are cut.
-        chunk: samples planned and packed together. Its last step may be short and its last bin is hardly ever full:
-            some 30 steps' worth of samples or more keep that below 2 %. Planning takes about 0.3 ms a sample.
+        chunk: samples planned and packed together; chunk c has min(1024 · 2^c, chunk) of them. Its last step may be short
+            and its last bin is hardly ever full: some 30 steps' worth of samples or more keep that below 2 %. Planning
+            takes about 0.3 ms a sample.
         prompts: samples alone, in the order of the stream, without packing and labels.
         bad_share: the loader stops where more of the samples than this cannot be used.
     """
@@ -61,6 +64,11 @@ class Feed:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.bad_share <= 1:
             raise ValueError(f"bad_share must be from 0 to 1, got {self.bad_share}")
+
+    def first(self, chunk: int) -> int:
+        """Global index of a chunk's first sample."""
+        small = max(0, math.ceil(math.log2(self.chunk / _FIRST_CHUNK)))
+        return _FIRST_CHUNK * (2 ** min(chunk, small) - 1) + max(0, chunk - small) * self.chunk
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ def make_plan(blend: Blend, feed: Feed, processor: AFNextProcessor, chunk: int) 
         chunk: number of the chunk, from 0.
     """
     rows, bad = [], []
-    for index in range(chunk * feed.chunk, (chunk + 1) * feed.chunk):
+    for index in range(feed.first(chunk), feed.first(chunk + 1)):
         draw = blend.order[index]
         try:
             found = blend.sample(draw.source, draw.record)

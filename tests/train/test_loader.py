@@ -322,3 +322,11 @@ def test_planned_lengths_bound_the_real_ones_closely(datasets, processor):
     for source, record, tokens in zip(plan.sources, plan.records, plan.tokens, strict=True):
         name = loader.blend.sample(int(source), int(record)).id
         assert real[name] <= tokens <= real[name] + 8
+
+
+@pytest.mark.parametrize("chunk", [5, 1024, 3000, 65_536])
+def test_chunks_grow_and_leave_nothing_out(chunk):
+    feed = Feed({}, {}, seed=0, context=16, bins=1, max_seconds=1.0, chunk=chunk)
+    bounds = [feed.first(number) for number in range(12)]
+    assert bounds[0] == 0
+    assert [end - start for start, end in itertools.pairwise(bounds)] == [min(1024 * 2**c, chunk) for c in range(11)]
