@@ -41,9 +41,9 @@ class Feed:
         context: most tokens of a bin.
         bins: bins of a global optimiser step, all groups together; with ``prompts``, samples of one.
         max_seconds: longest recording; longer ones are cut.
-        chunk: samples planned and packed together; chunk c has min(1024 · 2^c, chunk) of them. Its last step may be short
-            and its last bin is hardly ever full: some 30 steps' worth of samples or more keep that below 2 %. Planning
-            takes about 0.3 ms a sample.
+        chunk: samples planned and packed together; chunk c has min(1024 · 2^c, chunk) of them. Its last step may be
+            short and its last bin is hardly ever full: some 30 steps' worth of samples or more keep that below 2 %.
+            Planning takes about 0.3 ms a sample.
         prompts: samples alone, in the order of the stream, without packing and labels.
         bad_share: the loader stops where more of the samples than this cannot be used.
     """
