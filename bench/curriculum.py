@@ -1,6 +1,6 @@
 """All seven stages at tiny scale on a CPU, from nothing to Captioner, Instruct and Think, evaluated after every stage.
 
-    python -m bench.curriculum --out runs/curriculum [--seed 0] [--steps 1.0] [--report bench/results/cpu/curriculum]
+    python -m bench.curriculum --out runs/curriculum [--seed 0] [--scale 1.0]
 
 Makes a world to learn from, gives encoder and language model a short start, runs the trainer on ``curricula/tiny.yaml``
 and asks the model of every stage about held-out voices, scenes and phrasings. A run that was stopped goes on.
@@ -32,7 +32,7 @@ from afn_model.eval.heldout import answer
 from afn_model.processor import make_tokenizer
 from afn_model.train import rewards
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
-from afn_model.train.trainer import Options, train
+from afn_model.train.trainer import MODEL, Options, train
 from bench.measure import machine
 
 TRAIN = {
@@ -128,17 +128,11 @@ def evaluate(model_folder: Path, heldout: Path) -> dict:
     reasoned = [(record, said) for record, said in zip(records, answers, strict=True) if record["axis"] == "cot"]
     twins = [direct(record) for record, _ in reasoned]
     plain = answer(model, processor, twins, heldout)
-    rewarded = [
-        rewards.total(rewards.reward(said, record["rewards"]), record["rewards"])
-        / sum(s.get("weight", 1.0) for s in record["rewards"])
-        for record, said in zip(records, answers, strict=True)
-        if record["axis"] in REWARDED
-    ]
     times = [timestamps(record, said) for record, said in reasoned]
     return {
         "axes": {axis: round(row["score"], 4) for axis, row in scores.items()},
         "n": {axis: row["n"] for axis, row in scores.items()},
-        "reward": round(sum(rewarded) / len(rewarded), 4),
+        "reward": mean_reward(records, answers),
         "temporal_with_reasoning": round(scores["cot"]["score"], 4),
         "temporal_direct": round(by_axis(twins, plain)["long"]["score"], 4),
         "timestamps_within_1_s": round(sum(times) / len(times), 4),
@@ -155,6 +149,41 @@ def evaluate(model_folder: Path, heldout: Path) -> dict:
     }
 
 
+def mean_reward(records: Sequence[dict], answers: Sequence[str]) -> float:
+    """Mean reward of the answers to the prompts of ``REWARDED``, each as a share of the most there was to get."""
+    shares = [
+        rewards.total(rewards.reward(said, record["rewards"]), record["rewards"])
+        / sum(spec.get("weight", 1.0) for spec in record["rewards"])
+        for record, said in zip(records, answers, strict=True)
+        if record["axis"] in REWARDED
+    ]
+    return round(sum(shares) / len(shares), 4)
+
+
+def reward_of(model_folder: Path, heldout: Path) -> float:
+    """Mean reward of a model on held-out prompts."""
+    model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
+    records = read(heldout, REWARDED)
+    return mean_reward(records, answer(model, processor, records, heldout))
+
+
+def other_seeds(out: Path, curriculum: Curriculum, seeds: Sequence[int], heldout: Path) -> list[dict]:
+    """Held-out rewards of Instruct models made from the run's Captioner with other seeds of data and sampling."""
+    rows, captioner = [], reward_of(out / "mid-2" / MODEL, heldout)
+    for seed in seeds:
+        run = out / f"post-seed-{seed}"
+        if not (run / "mid-2").exists():
+            run.mkdir(exist_ok=True)
+            (run / "mid-2").symlink_to((out / "mid-2").absolute())
+        options = Options(show=False, tensorboard=False)
+        train(
+            replace(curriculum, seed=seed), out / "base", run, layout=read_layout("cpu"), only="post", options=options
+        )
+        instruct = reward_of(run / "post" / MODEL, heldout)
+        rows.append({"seed": seed, "captioner": captioner, "instruct": instruct})
+    return rows
+
+
 def scaled(curriculum: Curriculum, scale: float, seed: int) -> Curriculum:
     stages = tuple(replace(stage, steps=max(2, round(scale * stage.steps))) for stage in curriculum.stages)
     return replace(curriculum, stages=stages, seed=seed)
@@ -164,22 +193,25 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     """Everything, from where it stands; returns what ``results.json`` in the run folder holds."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
-    results = (
-        json.loads(file.read_text()) if file.exists() else {"seed": seed, "scale": scale, "stages": {}, "seconds": {}}
-    )
-    began = time.perf_counter()
+    results = {"seed": seed, "scale": scale, "stages": {}, "seconds": {}}
+    if file.exists():
+        results = json.loads(file.read_text())
+    tick = time.perf_counter()
+
+    def clock(name: str) -> None:
+        nonlocal tick
+        tick, spent = time.perf_counter(), time.perf_counter() - tick
+        results["seconds"][name] = round(spent, 1)
+        results["total_seconds"] = round(sum(results["seconds"].values()), 1)
+        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
     def note(name: str, becomes: str, folder: Path) -> None:
-        spent = time.perf_counter() - began
         if name not in results["stages"]:
             results["stages"][name] = {"becomes": becomes} | evaluate(folder, data / "heldout")
-            results["seconds"][name] = round(spent, 1)
-            results["total_seconds"] = round(time.perf_counter() - began, 1)
-            file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            clock(name)
             if show:
-                print(
-                    name, json.dumps({k: v for k, v in results["stages"][name].items() if k not in ("examples", "n")})
-                )
+                shown = {k: v for k, v in results["stages"][name].items() if k not in ("examples", "n")}
+                print(name, json.dumps(shown))
 
     data = world(out, seed, scale)
     home = base(out, data, seed, scale)
@@ -197,8 +229,12 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         options=Options(show=show, tensorboard=False),
         on_stage=on_stage,
     )
-    results["machine"] = machine("cpu")
-    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if "post_seeds" not in results:
+        first = {"seed": seed, "captioner": results["stages"]["mid-2"]["reward"]}
+        first["instruct"] = results["stages"]["post"]["reward"]
+        results["post_seeds"] = [first, *other_seeds(out, curriculum, (seed + 1, seed + 2), data / "heldout")]
+        results["machine"] = machine("cpu")
+        clock("post_seeds")
     return results
 
 

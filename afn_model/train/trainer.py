@@ -83,7 +83,7 @@ def train(
         process: this rank; found from torchrun's environment if None.
         only: a stage to run alone; what it starts from must be there.
         options: what is shown and measured.
-        on_stage: called on rank 0 after every stage with its model folder.
+        on_stage: called on rank 0 after every stage, those finished earlier included, with its model folder.
 
     Raises:
         ValueError: one line: what is missing, has changed since the checkpoint, or went wrong, and where.
@@ -106,9 +106,9 @@ def train(
                 finally:
                     run.close()
                 processes.barrier()
-                if on_stage and process.rank == 0:
-                    on_stage(stage, out / stage.name / MODEL)
-                processes.barrier()
+            if on_stage and process.rank == 0:
+                on_stage(stage, out / stage.name / MODEL)
+            processes.barrier()
     finally:
         if own:
             processes.stop()
