@@ -193,9 +193,11 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     """Everything, from where it stands; returns what ``results.json`` in the run folder holds."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
-    results = {"seed": seed, "scale": scale, "stages": {}, "seconds": {}}
+    results = {"seed": seed, "scale": scale, "starts": 0, "stages": {}, "seconds": {}}
     if file.exists():
         results = json.loads(file.read_text())
+    results["starts"] += "post_seeds" not in results  # a run that was stopped does not know all of its time
+    file.write_text(json.dumps(results))
     tick = time.perf_counter()
 
     def clock(name: str) -> None:
