@@ -346,7 +346,10 @@ def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     names = ["model.safetensors"] if len(shards) == 1 else names
     for name, shard in zip(names, shards, strict=True):
         whole = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
-        save_file(whole, folder / name, metadata={"format": "pt"})
+        try:
+            save_file(whole, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / name}: {error}") from None
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         total = sum(tensor.nbytes for tensor in tensors.values())

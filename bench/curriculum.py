@@ -48,9 +48,9 @@ TRAIN = {
     "cot": 1200,
 }
 HELDOUT = 60
-ENCODER_STEPS, TEXT_STEPS = 1400, 700
+ENCODER_STEPS, TEXT_STEPS = 1400, 2500
 AUDIO = [axis for axis in MAKERS if axis not in ("text", "safety", "cot")]
-WRITTEN = ("music", "talkers", "multi_audio", "multi_turn", "multilingual", "text")
+WRITTEN = ("music", "talkers", "skills", "multi_audio", "multi_turn", "multilingual", "text")
 # Stages that a model goes by, and what each of them has to be better than.
 REWARDED = ("safety", "multi_turn", "skills", "talkers", "multi_audio")
 

@@ -1,9 +1,13 @@
 """Attention on a padded batch made from the packed one: batched matrix products, or PyTorch's fused attention."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 
 from afn_kernels.attention.ragged import Ragged
+
+WASTE = 1.5
 
 
 def pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k) -> tuple[Ragged, Ragged, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -45,6 +49,40 @@ def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, ca
 
 
 def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+    groups = alike(cu_seqlens_q) if cu_seqlens_k is cu_seqlens_q and len(k) == len(q) else None
+    if groups is None:
+        return padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
+    # Sequences in order of length, so that a group of them is a slice.
+    lengths = cu_seqlens_q.diff().long()
+    order = torch.argsort(lengths, stable=True)
+    cu = F.pad(lengths[order].cumsum(0), (1, 0))
+    rows = torch.repeat_interleave(cu_seqlens_q[:-1][order] - cu[:-1], lengths[order]) + torch.arange(len(q))
+    parts = []
+    for first, end in itertools.pairwise(groups):
+        cu_group = cu[first : end + 1]
+        x = (x.index_select(0, rows[cu_group[0] : cu_group[-1]]) for x in (q, k, v))
+        parts.append(padded_sdpa(*x, *[(cu_group - cu_group[0]).int()] * 2, causal, scale))
+    return torch.cat(parts).index_select(0, torch.argsort(rows))
+
+
+def alike(cu_seqlens: torch.Tensor | None) -> list[int] | None:
+    """Bounds of groups of sequences, in order of length, that may be padded to each other; None where all may.
+
+    A group ends where one more sequence would cost it more than ``WASTE`` times its own scores.
+    """
+    if cu_seqlens is None or len(cu_seqlens) < 3 or cu_seqlens.is_cuda:
+        return None
+    lengths = sorted(cu_seqlens.diff().tolist())
+    bounds, wanted = [0], 0
+    for i, length in enumerate(lengths):
+        wanted += length**2
+        if (i + 1 - bounds[-1]) * length**2 > WASTE * wanted:
+            bounds.append(i)
+            wanted = length**2
+    return [*bounds, len(lengths)] if len(bounds) > 1 else None
+
+
+def padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale):
     rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
     q_NHQD, k_NHKD, v_NHKD = (x.transpose(1, 2) for x in (q_NQHD, k_NKHD, v_NKHD))
     # Queries past their sequence's end are thrown away, so causality alone masks the padding of self-attention.

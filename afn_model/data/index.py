@@ -124,7 +124,7 @@ class Corpus:
 
     Args:
         path: the JSON Lines file; ``build`` has made its index.
-        verify: read the whole corpus and compare its fingerprint too.
+        verify: read the whole corpus and compare its fingerprint; done anyway where it was written after its index.
 
     Raises:
         ValueError: no index, one of another version, or a corpus that is not what was indexed.
@@ -143,6 +143,7 @@ class Corpus:
         size = self.path.stat().st_size
         if size != self.facts.bytes:
             raise ValueError(f"{self.path}: {size} bytes, but {self.facts.bytes} were indexed: it has changed")
+        verify = verify or self.path.stat().st_mtime_ns > facts.stat().st_mtime_ns
         if verify and (found := fingerprint(self.path)) != self.facts.fingerprint:
             raise ValueError(f"{self.path}: fingerprint {found[:12]}, indexed {self.facts.fingerprint[:12]}")
         self._lines = os.open(self.path, os.O_RDONLY)

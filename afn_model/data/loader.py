@@ -62,13 +62,11 @@ class Step:
         micro: its micro-batches.
         position: of the next step.
         seen: samples behind after this step, all groups together, bad ones included.
-        wait: seconds the trainer waited for it, which the trainer fills in.
     """
 
     micro: list[MicroBatch]
     position: Position
     seen: int
-    wait: float = 0.0
 
 
 class Loader:
@@ -123,7 +121,7 @@ class Loader:
         heads: deque[_Head | ValueError] = deque()  # of the steps whose jobs have been given out
         jobs = self._jobs(heads)
         decoded = _stream(_Decoder(self.blend, self.feed, self.processor), jobs, self.workers)
-        tally = _Tally(self.feed.bad_share)
+        tally = BadTally(self.feed.bad_share)
         for first in decoded:
             head = heads.popleft()
             if isinstance(head, ValueError):
@@ -178,7 +176,7 @@ def _listed(bad: list[tuple[str, str]]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in bad[:_NAMED])
 
 
-class _Tally:
+class BadTally:
     """Counts bad samples and stops the run where there are too many."""
 
     def __init__(self, share: float):

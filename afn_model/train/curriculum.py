@@ -1,4 +1,4 @@
-"""A curriculum as data: stages read from one YAML file, checked before anything is loaded."""
+"""A curriculum as data: stages read from one YAML file; values out of range are found before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 METHODS = ("sft", "grpo")
+SCHEDULES = ("cosine", "linear", "constant")
 PARTS = {
     "encoder": ("encoder",),
     "adaptor": ("adaptor",),
@@ -91,9 +92,13 @@ class Stage:
         need(self.context >= 16, f"context {self.context} is below 16 tokens")
         need(self.max_audio > 0, f"max_audio {self.max_audio} is no number of seconds")
         need(self.epochs > 0 and (self.steps is None or self.steps > 0), f"{self.epochs} epochs, {self.steps} steps")
+        need(self.minutes is None or self.minutes > 0, f"minutes {self.minutes} is no length of time")
         endless = math.isinf(self.epochs) and self.steps is None and self.minutes is None
         need(not endless, "no number of epochs, steps or minutes")
         need(self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0, "lr, warmup or clip is out of range")
+        need(self.schedule in SCHEDULES, f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        need(len(self.betas) == 2, f"betas {list(self.betas)} are not two numbers")
+        need(self.chunk > 0, f"chunk {self.chunk} is no number of samples")
         if self.method == "sft":
             whole = self.batch_tokens > 0 and self.batch_tokens % self.context == 0
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
@@ -101,7 +106,10 @@ class Stage:
             need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a GRPO stage counts prompts")
         frozen = "encoder" not in self.modules and self.method == "sft"
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
-        need(self.lora is None or "language_model" in self.trains, "lora is for stages that train the language_model")
+        if self.lora is not None:
+            need("language_model" in self.modules, "lora is for stages that train the language_model")
+            known(self.lora, ("rank", "alpha", "targets"), f"stage {self.name}: lora")
+            need({"rank", "alpha"} <= self.lora.keys(), "lora needs a rank and an alpha")
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -215,6 +223,9 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
 
 def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
     known(raw, ("name", "seed", "datasets", "defaults", "stages"), "the curriculum")
+    for key in ("datasets", "defaults", "stages"):
+        if not isinstance(raw.get(key) or {}, dict):
+            raise ValueError(f"{key}: names and values are expected, not {raw[key]!r:.60}")
     datasets = {key: folder / value for key, value in (raw.get("datasets") or {}).items()}
     blends: dict[str, dict[str, float]] = {}
     stages: list[Stage] = []
@@ -232,13 +243,18 @@ def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
         for number in ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes"):
             if text.get(number) is not None:
                 text[number] = _number(text[number], f"stage {key}: {number}")
+        for number in ("context", "batch_tokens", "batch_prompts", "steps", "chunk"):
+            if text.get(number) is not None:
+                text[number] = _whole(text[number], f"stage {key}: {number}")
         stages.append(Stage(**text))
     if not stages:
         raise ValueError("no stages")
     return Curriculum(raw.get("name", name), tuple(stages), datasets, int(raw.get("seed", 0)))
 
 
-def _blend(raw: Mapping, earlier: Mapping[str, dict[str, float]], stage: str) -> dict[str, float]:
+def _blend(raw: Any, earlier: Mapping[str, dict[str, float]], stage: str) -> dict[str, float]:
+    if not isinstance(raw, dict):
+        raise ValueError(f"stage {stage}: blend: datasets and their weights are expected, not {raw!r:.60}")
     own = {key: value for key, value in raw.items() if key not in ("like", "times")}
     blend: dict[str, float] = {}
     if "like" in raw:
@@ -265,6 +281,8 @@ def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> L
     raw = _read_yaml(path) | dict(changes or {})
     try:
         known(raw, (f.name for f in fields(Layout)), "the layout")
+        whole = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
+        raw |= {key: _whole(raw[key], f"layout: {key}") for key in whole if key in raw}
         return Layout(**raw)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -302,6 +320,13 @@ def _number(value: Any, what: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{what} is {value!r}, not a number") from None
+
+
+def _whole(value: Any, what: str) -> int:
+    number = _number(value, what)
+    if number != int(number):
+        raise ValueError(f"{what} is {value!r}, not a whole number")
+    return int(number)
 
 
 def _read_yaml(path: Path) -> dict:

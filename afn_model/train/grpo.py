@@ -99,8 +99,9 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
 
-COUNTED = ("answers", "tokens", "kl", "clipped", "trained", "entropy", "length", "mismatch", "reward", "judge_failed")
-NAMES = (*COUNTED, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
+COUNTED = ("answers", "tokens", "kl", "clipped", "trained", "entropy", "length", "mismatch", "reward")
+JUDGED = ("judge_asked", "judge_failed")
+NAMES = (*COUNTED, *JUDGED, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
 STAND_IN = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE)), "-"))]
 
 
@@ -158,11 +159,12 @@ class GRPO:
         losses, where need be of a prompt that stands in and has no weight; none where no prompt is left.
 
         Raises:
-            ValueError: a sample whose rewards are malformed, by its id.
+            ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all.
         """
         self.tally = Tally()
         visit = key(self.seed, step.position.chunk, step.position.step)
         passes = [self.roll_out(prompts, visit) for prompts in self.prompts(step)]
+        self.heard()
         answers = float(self.gather(torch.tensor(sum(float(one.counted.sum()) for one in passes))))
         for update in range(self.settings.updates):
             yield [partial(self.loss, one, max(answers, 1.0), update) for one in passes]
@@ -172,12 +174,15 @@ class GRPO:
         """The step's usable prompts, ``settings.prompts`` at a time, on all ranks equally often."""
         found: list[tuple[Sample | None, Prepared]] = []
         for micro in step.micro:
+            good = []
             for sample in micro.samples:
                 self.check(sample)
                 try:
                     found.append((sample, self.prepare(sample)))
+                    good.append(sample)
                 except ValueError as error:
                     micro.bad.append((sample.id, str(error)))
+            micro.samples = good
         size = self.settings.prompts
         stand_in = (None, self.processor.prepare(STAND_IN))
         first = 0
@@ -231,10 +236,12 @@ class GRPO:
                 samples=settings.group,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
-                keys=[0 if sample is None else number_of(sample.id) for sample in samples],
+                keys=[0 if sample is None else number_of(sample) for sample in samples],
                 encoded=encoded,
             )
-        self.tally.add(stream=len(batch.input_ids) + sum(len(rollout.tokens) for rollout in rollouts))
+        read = sum(len(prepared.ids) for sample, prepared in prompts if sample is not None)
+        said = sum(len(rollout.tokens) for rollout in rollouts if samples[rollout.prompt] is not None)
+        self.tally.add(stream=read + said)
         found = torch.tensor(self.judged(samples, rollouts)).view(len(samples), settings.group)
         counted = torch.tensor([float(sample is not None) for sample in samples]).repeat_interleave(settings.group)
         return Pass(batch, encoded if frozen else None, rollouts, advantages(found, settings.epsilon), counted)
@@ -276,9 +283,18 @@ class GRPO:
         given: list[list[float | None]] = [[] for _ in rollouts]
         for index, grade in zip(places, self.judge.grades(cases) if cases else [], strict=True):
             given[index].append(grade)
-        self.tally.add(judge_failed=sum(grade is None for grades in given for grade in grades))
+        failed = sum(grade is None for grades in given for grade in grades)
+        self.tally.add(judge_asked=len(cases), judge_failed=failed)
         failed = {rollouts[index].prompt for index, grades in enumerate(given) if None in grades}
         return [[] if rollouts[i].prompt in failed else grades for i, grades in enumerate(given)]
+
+    def heard(self) -> None:
+        """Stops before weights move where a judge gave no grade to any rank."""
+        if self.judge is None:
+            return
+        asked, failed = self.gather(torch.tensor([self.tally.sums.get(name, 0.0) for name in JUDGED])).tolist()
+        if failed == asked > 0:
+            raise ValueError(f"the judge graded none of {int(asked)} answers: {self.judge.last_failure}")
 
     def loss(self, one: Pass, answers: float, update: int) -> Tensor:
         """This pass's part of the loss."""
@@ -349,7 +365,7 @@ class GRPO:
         kinds = [kind for kind in rewards.KINDS if sums[f"count {kind}"]]
         found["rewards"] = {kind: sums[f"sum {kind}"] / sums[f"count {kind}"] for kind in kinds}
         found["mismatch_max"] = self.tally.worst
-        return found | ({"judge_failed": int(sums["judge_failed"])} if self.judge else {})
+        return found | ({name: int(sums[name]) for name in JUDGED} if self.judge else {})
 
 
 def advantages(found: Tensor, epsilon: float) -> Tensor:
@@ -363,9 +379,10 @@ def advantages(found: Tensor, epsilon: float) -> Tensor:
     return torch.where(equal, 0.0, scaled).flatten()
 
 
-def number_of(name: str) -> int:
-    """A 64-bit number for a sample's id, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+def number_of(sample: Sample) -> int:
+    """A 64-bit number for a sample's id and its turns' text, the same in every process."""
+    text = "\n".join((sample.id, *(turn.text for turn in sample.turns)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def frozen_reference(model: AFNext, dtype: torch.dtype | None = None) -> AFNext:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-SCHEDULES = ("cosine", "linear", "constant")
+from afn_model.train.curriculum import SCHEDULES
 
 
 def make_optimiser(

@@ -92,9 +92,13 @@ class Checkpoints:
                 self.under_way = None
 
     def latest(self) -> Path | None:
-        """The newest checkpoint whose checksums hold; a damaged one is passed over with a warning."""
+        """The newest checkpoint whose checksums hold; a damaged one is passed over with a warning.
+
+        Raises:
+            ValueError: there are checkpoints, and all of them are damaged.
+        """
         self.wait()
-        found = None
+        found = damaged = None
         if self.rank == 0:
             for path in reversed(self._finished()):
                 damage = damage_of(path)
@@ -102,7 +106,10 @@ class Checkpoints:
                     found = path.name
                     break
                 warnings.warn(f"{path}: passed over, {damage}", stacklevel=2)
-        name = self._from_first(found)
+                damaged = f"{path.parent}: every checkpoint is damaged; remove the folder to begin the stage anew"
+        name, damaged = self._from_first((found, damaged))
+        if name is None and damaged:
+            raise ValueError(damaged)
         return None if name is None else self.folder / name
 
     def facts(self, path: Path) -> dict[str, Any]:
@@ -165,8 +172,10 @@ class Checkpoints:
             try:
                 files = {name: value for part, _ in everyone for name, value in part.items()}
                 publish(partial, self.folder / f"step-{step:08d}", {"step": step, "facts": facts, "files": files})
-                for old in self._finished()[: -self.keep]:
-                    remove(old)
+                # Later ones are damaged, or the run would have gone on from them.
+                until = [path for path in self._finished() if path.name <= f"step-{step:08d}"]
+                for other in set(self._finished()).difference(until[-self.keep :]):
+                    remove(other)
             except OSError as error:
                 failure = reason(error)
         failure = self._from_first(failure)

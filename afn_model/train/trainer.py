@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sy
 from afn_model.audio import SAMPLE_RATE
 from afn_model.chat import Audio, Turn
 from afn_model.config import to_json
-from afn_model.data.loader import Feed, Loader, Position, Step
+from afn_model.data.loader import BadTally, Loader, Position, Step
 from afn_model.model import AFNext
 from afn_model.processor import IGNORED, AFNextProcessor, join
 from afn_model.train import lora
@@ -32,13 +31,25 @@ from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.log import Meter, RunLog
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
+from afn_model.train.preflight import (
+    MODEL,
+    as_json,
+    changed_since,
+    check,
+    code_fingerprint,
+    difference,
+    feed_of,
+    start_folder,
+    weights_fingerprint,
+)
 from afn_model.train.recompute import checkpoint_blocks
 from afn_model.train.sft import SFT, select
 from afn_model.train.state import Checkpoints, restore, training_state
 from afn_model.train.watch import profile_window, snapshot_on_oom
 
 DONE = "done.json"
-MODEL = "model"
+# How gloo, NCCL and the store say that a peer is no longer there.
+GONE = re.compile(r"Connection (closed|reset|refused)|closed by peer|remote process exited|Broken pipe|store", re.I)
 
 
 class Stopped(Exception):
@@ -95,11 +106,14 @@ def train(
     sharded = any(for_stage(layout, stage).dtype != "float32" for stage in stages)
     process = process or processes.start(group=sharded)
     try:
-        if process.rank == 0:
-            out.mkdir(parents=True, exist_ok=True)
-            write_curriculum(curriculum, out / "curriculum.yaml")
         for stage in stages:
-            if not (out / stage.name / DONE).is_file():
+            for_stage(layout, stage)
+            check(curriculum, stage, process.world)
+        for stage in stages:
+            if (out / stage.name / DONE).is_file():
+                if process.rank == 0 and options.show:
+                    print(f"{stage.name}: done before{changed_since(stage, out / stage.name / DONE)}", flush=True)
+            else:
                 run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
                 try:
                     run.run()
@@ -109,35 +123,13 @@ def train(
             if on_stage and process.rank == 0:
                 on_stage(stage, out / stage.name / MODEL)
             processes.barrier()
+    except RuntimeError as error:
+        if process.world > 1 and GONE.search(str(error)):
+            raise ValueError(f"rank {process.rank}: another rank ended first, and says why") from None
+        raise
     finally:
         if own:
             processes.stop()
-
-
-def start_folder(stage: Stage, base: Path, out: Path) -> Path:
-    """The model a stage starts from.
-
-    Raises:
-        ValueError: the earlier stage has not got that far.
-    """
-    if stage.start.stage == "base":
-        return base
-    folder = out / stage.start.stage / (MODEL if stage.start.at == 1 else f"{MODEL}-at-{stage.start.at:g}")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"stage {stage.name} starts from {stage.start}, but there is no model in {folder}")
-    return folder
-
-
-@cache
-def code_fingerprint() -> str:
-    """SHA-256 over the source of the model, its data and its kernels."""
-    import afn_kernels
-
-    digest = hashlib.sha256()
-    for root in (Path(__file__).parents[1], Path(afn_kernels.__file__).parent):
-        for file in sorted(root.rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 class _Stage:
@@ -160,6 +152,7 @@ class _Stage:
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
+        self.start = processes.broadcast_object(weights_fingerprint(start) if process.rank == 0 else None)
         self.trains = stage.modules
         if stage.lora:
             self.trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
@@ -178,27 +171,14 @@ class _Stage:
         self.log: RunLog | None = None
 
     def make_loader(self, position: Position) -> Loader:
-        stage = self.stage
-        feed = Feed(
-            datasets=self.curriculum.datasets,
-            blend=stage.blend,
-            seed=self.curriculum.seed,
-            context=stage.context,
-            bins=stage.bins,
-            max_seconds=stage.max_audio,
-            chunk=stage.chunk,
-            prompts=stage.method == "grpo",
-        )
         ranks = {"group": self.process.rank, "groups": self.process.world}
+        feed = feed_of(self.curriculum, self.stage)
         return Loader(feed, self.processor, **ranks, workers=self.layout.workers, position=position)
 
     def prepare_model(self) -> None:
         """Freezes, casts, adapts and shards."""
         stage, model, layout = self.stage, self.model, self.layout
-        if stage.cache_encoder and self.process.world > 1:
-            raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {self.process.world}")
         compute = getattr(torch, layout.dtype)
-        model.to(compute)
         if stage.lora:
             select(model, self.trains[:-1])
             lora.add(model, **stage.lora)
@@ -208,10 +188,9 @@ class _Stage:
         self.reference = None
         if stage.method == "grpo":
             self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
-            self.reference = frozen_reference(model) if self.settings.kl else None
+            self.reference = frozen_reference(model, compute) if self.settings.kl else None
         for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
         blocks = [*model.language_model.layers, *model.encoder.layers]
         checkpoint_blocks(model, layout.recompute)
         if layout.compile:
@@ -237,10 +216,11 @@ class _Stage:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says besides tensors; the first four must be the same when it is read again."""
+        """What a checkpoint says besides tensors; the first five must be the same when it is read again."""
         return {
-            "stage": json.loads(json.dumps({**asdict(self.stage), "layout": {}})),
+            "stage": as_json(self.stage),
             "model": to_json(self.model.config, self.layout.dtype),
+            "start": self.start,
             "data": self.loader.fingerprint,
             "seed": self.curriculum.seed,
             "code": code_fingerprint(),
@@ -258,9 +238,10 @@ class _Stage:
         if latest is None:
             return
         found, now = self.checkpoints.facts(latest), self.facts()
-        for key, what in (("stage", "settings"), ("model", "config"), ("data", "datasets"), ("seed", "seed")):
-            if found[key] != now[key]:
-                raise ValueError(f"{latest}: the {what} changed since: {difference(found[key], now[key])}")
+        names = {"stage": "settings", "model": "config", "start": "model it started from", "data": "datasets"}
+        for key, what in (names | {"seed": "seed"}).items():
+            if found.get(key) != now[key]:
+                raise ValueError(f"{latest}: the {what} changed since: {difference(found.get(key), now[key])}")
         tensors = training_state(self.model, self.optimiser)
         self.checkpoints.load(latest, tensors)
         restore(self.model, self.optimiser, tensors)
@@ -284,6 +265,7 @@ class _Stage:
         self.resume()
         stage, process = self.stage, self.process
         if process.rank == 0:
+            write_curriculum(self.curriculum, self.folder.parent / "curriculum.yaml")
             self.log = RunLog(
                 self.folder.parent,
                 stage=stage.name,
@@ -293,6 +275,7 @@ class _Stage:
             )
         meter, finite = Meter(device=process.device), FiniteCheck(stage.name)
         began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        bad = BadTally(self.loader.feed.bad_share)
         profiler = contextlib.nullcontext()
         if self.options.profile and process.rank == 0:
             profiler = profile_window(self.folder / "profile", *self.options.profile)
@@ -305,14 +288,17 @@ class _Stage:
                 tick = time.perf_counter()
                 step = next(steps)
                 wait = time.perf_counter() - tick
+                work = self.work_of(step)
                 losses = self.one_step(self.with_audio(step), rate, finite, detailed)
                 minutes = (time.perf_counter() - saved) / 60
                 due = (self.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
-                totals = self.totals(step, bool(asked), due, time.perf_counter() - began)
+                totals = self.totals(work, bool(asked), due, time.perf_counter() - began)
                 self.step, self.seen, self.position = self.step + 1, step.seen, step.position
                 self.seconds = totals["seconds"]
                 meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
                 self.note_bad(step)
+                if stage.method == "grpo":  # which reads its audio itself, after the loader has counted
+                    bad.add(step.micro, self.position.step == 0)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
                 if window:
@@ -321,11 +307,14 @@ class _Stage:
                     finite.flush()
                     self.save(wait=totals["stop"])
                     saved = time.perf_counter()
-                if totals["stop"]:
+                if totals["stop"] and self.progress() < 1:
                     raise Stopped(f"{stage.name}: stopped after step {self.step}; its checkpoint is written")
-        finite.flush()
-        self.checkpoints.wait()
-        self.finish()
+            finite.flush()
+            self.checkpoints.wait()
+            self.export_milestones()
+            self.finish()
+            if float(processes.sum_over(torch.tensor(float(bool(asked))))):
+                raise Stopped(f"{stage.name}: stopped after its last step")
 
     def close(self) -> None:
         """Ends what runs beside the training; what a checkpoint under way says must not hide why the run ends."""
@@ -400,10 +389,14 @@ class _Stage:
         losses = {"loss": float(processes.sum_over(total)), "grad_norm": float(norm)}
         return losses | self.method.metrics()
 
-    def totals(self, step: Step, stop: bool, due: bool, seconds: float) -> dict[str, Any]:
+    def work_of(self, step: Step) -> dict[str, float]:
+        """Tokens, seconds and operations of a step's own data, before anything is added for the ranks' sake."""
+        return step_work(
+            self.model.config, [micro.batch for micro in step.micro if micro.batch is not None], self.trains
+        )
+
+    def totals(self, work: dict[str, float], stop: bool, due: bool, seconds: float) -> dict[str, Any]:
         """What all ranks must agree on after a step: their work together, rank 0's clock, who wants to stop or save."""
-        batches = [micro.batch for micro in step.micro if micro.batch is not None]
-        work = step_work(self.model.config, batches, self.trains)
         for name, amount in self.method.work().items():
             work[name] += amount
         clock = seconds if self.process.rank == 0 else 0.0
@@ -427,14 +420,6 @@ class _Stage:
             partial = self.folder / f".{DONE}"
             partial.write_text(json.dumps({**self.facts(), "becomes": self.stage.becomes}, indent=1) + "\n")
             os.replace(partial, self.folder / DONE)
-
-
-def difference(found: Any, now: Any) -> str:
-    """The first few keys that two descriptions do not share."""
-    if not isinstance(found, dict) or not isinstance(now, dict):
-        return f"{found!r} then, {now!r} now"
-    keys = [key for key in [*found, *(key for key in now if key not in found)] if found.get(key) != now.get(key)]
-    return "; ".join(f"{key} was {found.get(key)!r:.60}, is {now.get(key)!r:.60}" for key in keys[:3])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import afn_kernels as ak
+from afn_kernels.attention import dense
 from tests.kernels.oracle import assert_within_budget, gradients
 
 LENGTHS = {
@@ -275,6 +276,17 @@ def test_bad_input(change, message):
     carry = (q.to(change["carry"]), q[..., 0].to(change["carry"])) if "carry" in change else None
     with pytest.raises(ValueError, match=message):
         ak.attention(q.to(change.get("dtype", torch.float32)), k, v, cu_seqlens_q=boundaries, carry=carry)
+
+
+@pytest.mark.parametrize("lengths", [[100, *[10] * 20], [1, 2, 4, 8, 16, 32], [0, 7, 0, 90], [5, 5, 5], [9], []])
+def test_a_long_sequence_does_not_pad_short_ones(lengths):
+    """Groups hold every sequence once, and no group pads to more than WASTE times the scores it needs."""
+    bounds = dense.alike(cu(lengths)) or [0, len(lengths)]
+    ordered = sorted(lengths)
+    for first, end in itertools.pairwise(bounds):
+        group = ordered[first:end]
+        assert len(group) * max(group, default=0) ** 2 <= dense.WASTE * sum(n**2 for n in group)
+    assert (bounds[0], bounds[-1]) == (0, len(lengths))
 
 
 def test_bad_implementation_and_boundaries():

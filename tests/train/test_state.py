@@ -129,6 +129,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, harm):
     assert checkpoints.latest().name == "step-00000002"
 
 
+def test_a_whole_checkpoint_outlives_later_damaged_ones(tmp_path):
+    """Going on from step 1, as step 2 is damaged, must not drop what it has just written for what cannot be read."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, {"x": torch.arange(1000)}, {}, wait=True)
+    next((tmp_path / "step-00000002").glob("__0_*")).write_bytes(b"")
+    with pytest.raises(ValueError, match="every checkpoint is damaged"), pytest.warns(UserWarning, match="passed over"):
+        checkpoints.latest()
+    checkpoints.save(1, {"x": torch.arange(1000)}, {}, wait=True)
+    assert checkpoints.latest() == tmp_path / "step-00000001"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -122,6 +122,12 @@ def test_a_stage_starts_from_half_of_another(folder, tmp_path):
     assert not torch.allclose(begun, end[key], atol=1e-4)
 
 
+def test_a_step_that_jumps_over_a_milestone_leaves_its_model(folder, tmp_path):
+    one = replace(curriculum(folder).stages[0], steps=1)
+    two = replace(one, name="next", start=Start("all", 0.5))
+    assert len(go(folder, tmp_path, stages=(one, two))) == 1
+
+
 def test_losses_by_axis_add_up(folder, tmp_path):
     for row in go(folder, tmp_path, steps=2):
         assert row["losses"] == {"all": pytest.approx(row["loss"], rel=1e-5)}
@@ -177,6 +183,56 @@ def test_what_changed_since_the_checkpoint(folder, tmp_path):
         (folder / "tones.jsonl").write_text(lines)
         index.build(folder / "tones.jsonl")
     assert [row["step"] for row in go(folder, tmp_path)] == list(range(STEPS))
+
+
+def test_another_base_is_noticed_and_a_refused_run_leaves_no_trace(folder, tmp_path):
+    run, base = tmp_path / "run", broken(folder, tmp_path)
+    with pytest.raises(RuntimeError, match="crash"):
+        go(folder, run, on_row=stop_at(6))
+    said = (run / "curriculum.yaml").read_text()
+    with pytest.raises(ValueError, match="step-00000004: the model it started from changed since"):
+        train(curriculum(folder), base, run, layout=LAYOUT, options=Options(show=False, tensorboard=False))
+    with pytest.raises(ValueError, match="the settings changed since"):
+        go(folder, run, lr=0.5)
+    assert (run / "curriculum.yaml").read_text() == said
+
+
+def test_a_signal_in_the_last_step_ends_the_run(folder, tmp_path):
+    one = replace(curriculum(folder).stages[0], steps=2)
+    stages = (one, replace(one, name="next", start=Start("all")))
+    with pytest.raises(Stopped, match="all: stopped after its last step"):
+        go(
+            folder,
+            tmp_path,
+            stages=stages,
+            on_row=lambda row: row["step"] == 1 and os.kill(os.getpid(), signal.SIGTERM),
+        )
+    assert (tmp_path / "all" / DONE).exists()
+    assert not (tmp_path / "next").exists()
+    assert len(go(folder, tmp_path, stages=stages)) == 2
+
+
+def test_a_later_stage_is_checked_before_the_first(folder, tmp_path):
+    """Settings of GRPO that do not exist, a data set without an index, steps that ranks cannot share."""
+    one = curriculum(folder).stages[0]
+    wrong = {"method": "grpo", "batch_prompts": 2, "name": "next"}
+    for change, message in (
+        ({"grpo": {"grup": 3}}, "stage next: grpo has no grup; it takes group"),
+        ({"grpo": {"group": 1}}, "stage next: out of range"),
+        ({"grpo": {"judge": {"uri": "x"}}}, "stage next: judge has no uri; it takes url"),
+        ({"blend": {"tones": 0.0}}, "tones"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            go(folder, tmp_path, stages=(one, replace(one, **wrong, **change)))
+    assert not tmp_path.joinpath("all").exists()
+
+
+def test_grpo_without_a_usable_prompt_ends(folder, tmp_path):
+    """The records have no rewards: nothing could be learnt, and the stage must not be called done."""
+    change = {"method": "grpo", "batch_prompts": 2, "grpo": {"group": 2, "max_new_tokens": 2, "kl": 0}}
+    with pytest.raises(ValueError, match=r"10 of 10 samples are bad, more than 1\.00%: .*: no rewards"):
+        go(folder, tmp_path, steps=20, **change)
+    assert not (tmp_path / "all" / DONE).exists()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, monkeypatch):
