@@ -1,8 +1,11 @@
 """Runs in processes of their own that are killed: a short form of ``bench.resume``."""
 
+import json
+
 import pytest
 
-from bench.resume import STEPS, killed, other_ranks, prepare, rank_killed, undisturbed
+from afn_model.data import index
+from bench.resume import STEPS, command, finish, killed, other_ranks, prepare, rank_killed, start, undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +34,30 @@ def test_one_of_two_ranks_is_killed(folder):
     assert found["seconds_until_all_stopped"] < 30
     assert found["went_on_from_a_checkpoint"]
     assert found["steps"] == STEPS
+
+
+def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
+    """The same answers to the same prompts, and with them the same losses."""
+    prepare(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "tones.jsonl").read_text().splitlines()]
+    for record in records:
+        asked, said = (turn["value"] for turn in record.pop("conversations"))
+        record["audios"] = [{"path": record.pop("sound")}]
+        record["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        record["rewards"] = [{"kind": "constraint", "name": "words", "max": 3}]
+    (tmp_path / "tones.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    index.build(tmp_path / "tones.jsonl")
+    plan = (tmp_path / "tones.yaml").read_text().replace(f"steps: {STEPS}", "steps: 3")
+    grpo = "method: grpo\n    batch_prompts: 4\n    grpo: {group: 4, max_new_tokens: 6, prompts: 2}\n    "
+    (tmp_path / "tones.yaml").write_text(plan.replace("trains: all", f"{grpo}trains: all"))
+    found = []
+    for ranks in (1, 2):
+        run, log = tmp_path / f"run-{ranks}", tmp_path / f"{ranks}.log"
+        finish(start(command(tmp_path, run, ranks), log), log)
+        found.append([json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()])
+    for one, two in zip(*found, strict=True):
+        assert one["reward"] == pytest.approx(two["reward"])
+        assert one["tokens"] == two["tokens"]
+        assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3, abs=1e-5)
+    assert any(row["grad_norm"] for row in found[0])
