@@ -51,8 +51,7 @@ HELDOUT = 60
 ENCODER_STEPS, TEXT_STEPS = 1400, 2500
 AUDIO = [axis for axis in MAKERS if axis not in ("text", "safety", "cot")]
 WRITTEN = ("music", "talkers", "skills", "multi_audio", "multi_turn", "multilingual", "text")
-# Stages that a model goes by, and what each of them has to be better than.
-REWARDED = ("safety", "multi_turn", "skills", "talkers", "multi_audio")
+REWARDED = read_curriculum("tiny")["post"].blend  # what the post stage is rewarded on
 
 
 def world(out: Path, seed: int, scale: float) -> Path:
@@ -150,20 +149,21 @@ def evaluate(model_folder: Path, heldout: Path) -> dict:
 
 
 def mean_reward(records: Sequence[dict], answers: Sequence[str]) -> float:
-    """Mean reward of the answers to the prompts of ``REWARDED``, each as a share of the most there was to get."""
-    shares = [
-        rewards.total(rewards.reward(said, record["rewards"]), record["rewards"])
-        / sum(spec.get("weight", 1.0) for spec in record["rewards"])
-        for record, said in zip(records, answers, strict=True)
-        if record["axis"] in REWARDED
-    ]
-    return round(sum(shares) / len(shares), 4)
+    """Mean reward of answers as shares of the most there was to get, axes weighed as the post stage blends them."""
+    found: dict[str, list[float]] = {axis: [] for axis in REWARDED}
+    for record, said in zip(records, answers, strict=True):
+        if record["axis"] in REWARDED:
+            most = sum(spec.get("weight", 1.0) for spec in record["rewards"])
+            got = rewards.total(rewards.reward(said, record["rewards"]), record["rewards"])
+            found[record["axis"]].append(got / most)
+    weighed = sum(REWARDED[axis] * sum(shares) / len(shares) for axis, shares in found.items())
+    return round(weighed / sum(REWARDED.values()), 4)
 
 
 def reward_of(model_folder: Path, heldout: Path) -> float:
     """Mean reward of a model on held-out prompts."""
     model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
-    records = read(heldout, REWARDED)
+    records = read(heldout, list(REWARDED))
     return mean_reward(records, answer(model, processor, records, heldout))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from bench.curriculum import AUDIO, REWARDED
 from bench.curriculum_picture import draw
 
 STAGES = ("pre-1", "pre-2", "mid-1", "mid-2", "post", "cot-sft", "cot-rl")
-# What is reported beside the scores by axis: key, words, and the axes whose records it is measured on.
+# What is reported beside the scores by axis: key, words, and the axes whose records it is measured on, weighed.
 MEASURES = {
     "reward": ("reward", REWARDED),
-    "temporal_with_reasoning": ("temporal questions, with reasoning", ("cot",)),
-    "temporal_direct": ("temporal questions, direct", ("cot",)),
-    "timestamps_within_1_s": ("timestamps within 1 s of the truth", ("cot",)),
-    "answers_with_most_timestamps_right": ("answers with most timestamps right", ("cot",)),
+    "temporal_with_reasoning": ("temporal questions, with reasoning", {"cot": 1}),
+    "temporal_direct": ("temporal questions, direct", {"cot": 1}),
+    "timestamps_within_1_s": ("timestamps within 1 s of the truth", {"cot": 1}),
+    "answers_with_most_timestamps_right": ("answers with most timestamps right", {"cot": 1}),
 }
 LIMIT_S = 3600
 ERRORS = """\
@@ -133,8 +133,16 @@ def apart(a: tuple[float, int], b: tuple[float, int]) -> float:
 def measured(stage: dict) -> dict[str, tuple[float, int]]:
     """Every score of a stage with its n."""
     found = {axis: (score, stage["n"][axis]) for axis, score in stage["axes"].items()}
-    extra = {key: (stage[key], sum(stage["n"].get(x, 0) for x in axes)) for key, (_, axes) in MEASURES.items()}
+    extra = {key: (stage[key], worth(stage, axes)) for key, (_, axes) in MEASURES.items()}
     return found | {key: value for key, value in extra.items() if value[1]}
+
+
+def worth(stage: dict, axes: Mapping[str, float]) -> int:
+    """Records that a mean over weighed axes is worth: (Σ w)² / Σ (w² / n)."""
+    parts = [(weight, stage["n"].get(axis, 0)) for axis, weight in axes.items()]
+    if not all(n for _, n in parts):
+        return 0
+    return round(sum(w for w, _ in parts) ** 2 / sum(w * w / n for w, n in parts))
 
 
 def show(value: tuple[float, int]) -> str:
@@ -172,7 +180,7 @@ def instruct(report: Report) -> Claim:
         if before is None or after is None:
             return Claim(name, None, "There is no Instruct yet.")
         a, b = measured(before)["reward"], measured(after)["reward"]
-        text = f"{count}: {show(a)} → {show(b)} on {b[1]} prompts, a difference of {b[0] - a[0]:+.3f}"
+        text = f"{count}: {show(a)} → {show(b)}, a difference of {b[0] - a[0]:+.3f}"
         return Claim(name, None, f"{text} or {apart(a, b):+.1f} standard errors, but no spread to hold it against.")
     margins = [row["instruct"] - row["captioner"] for row in seeds]
     rewards = [row["instruct"] for row in seeds]

@@ -165,7 +165,7 @@ def test_a_gain_within_the_error_says_so(whole):
 def test_fewer_than_three_seeds_tell_nothing(whole, count, words):
     claim = weigh(whole, lambda found: found.update(post_seeds=found["post_seeds"][:count]))["b"]
     assert claim.holds is None
-    assert claim.text.startswith(f"{words}: 0.90 ± 0.02 → 0.98 ± 0.01 on 300 prompts")
+    assert claim.text.startswith(f"{words}: 0.90 ± 0.02 → 0.98 ± 0.01")
 
 
 def test_the_same_seed_thrice_is_one_seed(whole):
