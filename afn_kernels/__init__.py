@@ -6,6 +6,7 @@ which one that is and why. Importing this package imports torch and nothing heav
 
 from afn_kernels._registry import OPS, Explanation, prefer
 from afn_kernels.attention import attention
+from afn_kernels.attention.gradients import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
 from afn_kernels.layer_norm import layer_norm
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LogMelStream",
     "attention",
+    "attention_backward",
     "bias_gelu",
     "decode_attention",
     "explain",

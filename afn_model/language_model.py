@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.config import TextConfig
 from afn_model.shared_prefix import SharedPrefix
+
+if TYPE_CHECKING:
+    from afn_model.share import Share
 
 
 class RMSNorm(nn.Module):
@@ -97,7 +101,7 @@ class LanguageModel(nn.Module):
         *,
         cu_seqlens: Tensor | None = None,
         cache: KVCache | None = None,
-        shared: SharedPrefix | None = None,
+        shared: SharedPrefix | Share | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
@@ -106,7 +110,8 @@ class LanguageModel(nn.Module):
             positions: [T] float32 rotary positions.
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
             cache: filled by a prefill, extended by each decoding step.
-            shared: given instead of both for prompts followed by several answers to each.
+            shared: given instead of both for prompts followed by several answers to each, or tokens that other ranks
+                share documents with: whose ``attention(q, k, v)`` it is.
 
         Returns:
             [T, width].
@@ -130,7 +135,7 @@ class Step:
     inv_freq: Tensor
     cu_seqlens: Tensor | None
     cache: KVCache | None
-    shared: SharedPrefix | None = None
+    shared: SharedPrefix | Share | None = None
 
 
 class KVCache:

@@ -21,7 +21,10 @@ from afn_model.positions import rotary_positions
 from afn_model.shared_prefix import Rollout, SharedPrefix
 
 if TYPE_CHECKING:
+    from afn_distributed.hybrid import SequenceParallel
+
     from afn_model.processor import Batch
+    from afn_model.share import Share
 
 
 class AFNext(nn.Module):
@@ -68,22 +71,26 @@ class AFNext(nn.Module):
         windows = Windows.of(mel_lengths, self.device, self.dtype)
         return self.encoder(mel.to(self.device, self.dtype), windows), windows.tokens
 
-    def project(self, features: Tensor, tokens: list[int], windows_per_audio: list[int]) -> Tensor:
+    def project(
+        self, features: Tensor, tokens: list[int], windows_per_audio: list[int], *, windows: Tensor | None = None
+    ) -> Tensor:
         """Encoder features [Σ tokens, audio width] to embeddings [Σ tokens, text width]: RoTE, then the adaptor.
 
         Args:
             features: as ``encode`` returns them.
             tokens: audio tokens of each window.
             windows_per_audio: how many consecutive windows each audio has; each has a clock of its own.
+            windows: which of all these windows the features are of; None for all of them.
 
         Raises:
             ValueError: audios and windows that do not add up.
         """
-        if sum(windows_per_audio) != len(tokens):
-            raise ValueError(f"audios have {sum(windows_per_audio)} windows, but there are {len(tokens)}")
+        number = torch.cat([torch.arange(n) for n in windows_per_audio]) if windows_per_audio else torch.arange(0)
+        number = number if windows is None else number[windows]
+        if len(number) != len(tokens):
+            raise ValueError(f"audios have {len(number)} windows, but there are {len(tokens)}")
         rote = self.config.rote
         if rote.reading == "checkpoint" and windows_per_audio:
-            number = torch.cat([torch.arange(n) for n in windows_per_audio])
             count = torch.tensor(tokens)
             first = torch.repeat_interleave(count.cumsum(0) - count, count)
             features = ak.rote(
@@ -123,7 +130,12 @@ class AFNext(nn.Module):
         return x_TD if audio is None else ak.splice(x_TD, audio.to(x_TD.dtype), rows)
 
     def hidden(
-        self, batch: Batch, *, encoded: tuple[Tensor, list[int]] | None = None, cache: KVCache | None = None
+        self,
+        batch: Batch,
+        *,
+        encoded: tuple[Tensor, list[int]] | None = None,
+        cache: KVCache | None = None,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states [T, width] of a packed batch, and the positions [T] they were computed at.
 
@@ -131,7 +143,11 @@ class AFNext(nn.Module):
             batch: packed conversations.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             cache: an empty KV cache to fill.
+            share: this rank's part of the batch; T then counts its tokens.
         """
+        if share is not None:
+            x_TD, positions = self.embed_share(batch, share)
+            return self.language_model(x_TD, positions, shared=share), positions
         x_TD, positions = self.embed_batch(batch, encoded)
         cu_seqlens = batch.cu_seqlens.to(self.device)
         return self.language_model(x_TD, positions, cu_seqlens=cu_seqlens, cache=cache), positions
@@ -139,17 +155,29 @@ class AFNext(nn.Module):
     def embed_batch(self, batch: Batch, encoded: tuple[Tensor, list[int]] | None = None) -> tuple[Tensor, Tensor]:
         """What the language model reads of a packed batch: embeddings [T, width] and positions [T]."""
         encoded = self.encode_batch(batch) if encoded is None else encoded
-        audio, tokens_per_audio = None, []
+        audio = None
         if encoded is not None:
-            features, tokens = encoded
-            per_audio = batch.windows_per_audio.tolist()
-            audio = self.project(features, tokens, per_audio)
-            tokens_per_audio = [int(part.sum()) for part in torch.tensor(tokens).split(per_audio)]
+            audio = self.project(*encoded, batch.windows_per_audio.tolist())
+        return self.embed(batch.input_ids.to(self.device), audio), self.positions(batch)
+
+    def embed_share(self, batch: Batch, share: Share) -> tuple[Tensor, Tensor]:
+        """The same of one rank's tokens; the group encodes every window once."""
+        own, audio = share.own_windows(batch), None
+        if own is not None:
+            features, tokens = self.encode_batch(own)
+            windows = share.windows if len(share.windows) else torch.zeros(1, dtype=torch.int64)
+            audio = share.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
+        tokens = share.tokens.to(self.device)
+        return self.embed(batch.input_ids.to(self.device)[tokens], audio), self.positions(batch)[tokens]
+
+    def positions(self, batch: Batch) -> Tensor:
+        """Rotary positions [T] of a packed batch."""
+        tokens_per_audio = []
+        if batch.pcm is not None:
+            windows = torch.tensor([token_frames(conv_frames(length)) for length in batch.mel_lengths.tolist()])
+            tokens_per_audio = [int(part.sum()) for part in windows.split(batch.windows_per_audio.tolist())]
         input_ids, cu_seqlens = batch.input_ids.to(self.device), batch.cu_seqlens.to(self.device)
-        positions = rotary_positions(
-            input_ids, cu_seqlens, self.config.audio_token_id, tokens_per_audio, self.config.rote
-        )
-        return self.embed(input_ids, audio), positions
+        return rotary_positions(input_ids, cu_seqlens, self.config.audio_token_id, tokens_per_audio, self.config.rote)
 
     def answer_logprobs(
         self,
@@ -187,29 +215,36 @@ class AFNext(nn.Module):
         encoded: tuple[Tensor, list[int]] | None = None,
         total: float | None = None,
         with_rows: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        ranks: SequenceParallel | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Next-token cross-entropy over the batch's supervised tokens, float32.
 
         Args:
             batch: packed conversations with labels.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
-            with_rows: also return the loss of every supervised token, in order and without gradient.
+            with_rows: also return the loss of every supervised token, in order and without gradient, and which tokens
+                of the batch predict them.
+            ranks: the ranks that share the batch, which all of them have: the loss is then this rank's part of the sum.
         """
         if batch.labels is None:
             raise ValueError("the batch has no labels: make it with processor(..., training=True)")
-        hidden, _ = self.hidden(batch, encoded=encoded)
-        labels = next_labels(batch.labels, batch.cu_seqlens)
+        labels, share = next_labels(batch.labels, batch.cu_seqlens), None
+        total = max(int((labels != -100).sum()), 1) if total is None else total
+        if ranks is not None:
+            from afn_model.share import Share
+
+            share = Share.of(batch, ranks, self.config)
+            labels = labels[share.tokens]
+        hidden, _ = self.hidden(batch, encoded=encoded, share=share)
         kept = (labels != -100).nonzero().squeeze(1)
         labels, weight = labels.to(self.device), self.lm_head.weight
-        reduction = "mean" if total is None else "sum"
-        loss = ak.linear_cross_entropy(hidden, weight, labels, reduction=reduction, supervised=len(kept))
-        loss = loss if total is None else loss / total
+        loss = ak.linear_cross_entropy(hidden, weight, labels, reduction="sum", supervised=len(kept)) / total
         if not with_rows:
             return loss
         with torch.no_grad():
-            kept = kept.to(self.device)
-            return loss, -ak.linear_logprob(hidden[kept], weight, labels[kept])
+            rows = -ak.linear_logprob(hidden[kept.to(self.device)], weight, labels[kept.to(self.device)])
+            return loss, rows, kept if share is None else share.tokens[kept]
 
     def logits(
         self,

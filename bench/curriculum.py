@@ -36,19 +36,19 @@ from afn_model.train.trainer import MODEL, Options, train
 from bench.measure import machine
 
 TRAIN = {
-    "music": 700,
-    "talkers": 900,
-    "long": 600,
-    "skills": 400,
-    "multi_audio": 700,
-    "multi_turn": 700,
-    "safety": 700,
-    "multilingual": 700,
-    "text": 900,
-    "cot": 1200,
+    "music": 875,
+    "talkers": 1125,
+    "long": 750,
+    "skills": 500,
+    "multi_audio": 875,
+    "multi_turn": 875,
+    "safety": 875,
+    "multilingual": 875,
+    "text": 1125,
+    "cot": 2400,
 }
-HELDOUT = 60
-ENCODER_STEPS, TEXT_STEPS = 1400, 2500
+HELDOUT = 80
+ENCODER_STEPS, TEXT_STEPS = 1400, 3500
 AUDIO = [axis for axis in MAKERS if axis not in ("text", "safety", "cot")]
 WRITTEN = ("music", "talkers", "skills", "multi_audio", "multi_turn", "multilingual", "text")
 REWARDED = read_curriculum("tiny")["post"].blend  # what the post stage is rewarded on
@@ -83,7 +83,7 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
     processor = AFNextProcessor(tokenizer, chat_template=template, max_positions=tiny.text.max_positions)
     config = replace(
         tiny,
-        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size()),
+        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size(), layers=4, heads=4, kv_heads=2),
         audio_token_id=processor.token_id("<sound>"),
         audio_bos_token_id=processor.token_id("<|sound_bos|>"),
         audio_eos_token_id=processor.token_id("<|sound_eos|>"),
@@ -196,7 +196,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     results = {"seed": seed, "scale": scale, "starts": 0, "stages": {}, "seconds": {}}
     if file.exists():
         results = json.loads(file.read_text())
-    results["starts"] += "post_seeds" not in results  # a run that was stopped does not know all of its time
+    results["starts"] += "cot-rl" not in results["stages"]  # a run that was stopped does not know all of its time
     file.write_text(json.dumps(results))
     tick = time.perf_counter()
 
@@ -210,6 +210,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     def note(name: str, becomes: str, folder: Path) -> None:
         if name not in results["stages"]:
             results["stages"][name] = {"becomes": becomes} | evaluate(folder, data / "heldout")
+            results["machine"] = machine("cpu")
             clock(name)
             if show:
                 shown = {k: v for k, v in results["stages"][name].items() if k not in ("examples", "n")}
@@ -235,7 +236,6 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         first = {"seed": seed, "captioner": results["stages"]["mid-2"]["reward"]}
         first["instruct"] = results["stages"]["post"]["reward"]
         results["post_seeds"] = [first, *other_seeds(out, curriculum, (seed + 1, seed + 2), data / "heldout")]
-        results["machine"] = machine("cpu")
         clock("post_seeds")
     return results
 

@@ -4,7 +4,7 @@
 
 A small model is trained in a process of its own, which SIGKILL ends at random moments, and started again until it is
 done; its losses must be those of an undisturbed run, bit for bit. The same corpus is then trained on by 1, 2 and 4
-ranks in turn, and by two ranks of which one is killed while torchrun watches.
+ranks in turn, by four ranks that share every sequence, and by two of which one is killed while torchrun watches.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,8 +75,10 @@ def prepare(folder: Path, seed: int = 0, width: int = 32) -> None:
     (folder / "tones.yaml").write_text(STAGE)
 
 
-def command(folder: Path, run: Path, ranks: int = 1, restarts: int = 0, every: int = EVERY) -> list[str]:
-    """``afn train`` on what ``prepare`` made, by so many ranks."""
+def command(
+    folder: Path, run: Path, ranks: int = 1, restarts: int = 0, every: int = EVERY, layout: Sequence[str] = ()
+) -> list[str]:
+    """``afn train`` on what ``prepare`` made, by so many ranks; ``layout`` has more KEY=VALUE."""
     head = [sys.executable, "-m"]
     if ranks > 1 or restarts:
         head += [
@@ -85,7 +88,7 @@ def command(folder: Path, run: Path, ranks: int = 1, restarts: int = 0, every: i
             f"--max-restarts={restarts}",
             "-m",
         ]
-    changes = [f"--set=checkpoint_every={every}", "--set=log_every=1", "--set=workers=0"]
+    changes = [f"--set={x}" for x in (f"checkpoint_every={every}", "log_every=1", "workers=0", *layout)]
     files = ["--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out", str(run)]
     return [*head, "afn_model.cli", "train", *files, "--layout", "cpu", *changes]
 
@@ -172,9 +175,22 @@ def other_ranks(folder: Path, reference: list[str], plan: tuple[tuple[int, int],
             kill(process)
         else:
             finish(process, log)
-    found, wanted = ([[float(x) for x in row.split()] for row in rows] for rows in (losses(run), reference))
-    errors = [abs(a[0] - b[0]) / abs(b[0]) for a, b in zip(found, wanted, strict=True)]
-    return {"ranks": [ranks for ranks, _ in plan], "worst_relative_error_of_loss": max(errors)}
+    return {"ranks": [ranks for ranks, _ in plan], "worst_relative_error_of_loss": worst(losses(run), reference)}
+
+
+def shared(folder: Path, reference: list[str], ulysses: int, ring: int) -> dict:
+    """One run by ulysses · ring ranks that share every sequence: the largest relative error of a loss."""
+    run, log = folder / f"shared-{ulysses}-{ring}", folder / f"shared-{ulysses}-{ring}.log"
+    layout = (f"ulysses={ulysses}", f"ring={ring}")
+    finish(start(command(folder, run, ulysses * ring, layout=layout), log), log)
+    error = worst(losses(run), reference)
+    return {"ulysses": ulysses, "ring": ring, "data": 1, "worst_relative_error_of_loss": error}
+
+
+def worst(found: list[str], wanted: list[str]) -> float:
+    """Largest relative error of a loss."""
+    pairs = [(float(a.split()[0]), float(b.split()[0])) for a, b in zip(found, wanted, strict=True)]
+    return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
 def rank_killed(folder: Path) -> dict:
@@ -241,6 +257,7 @@ def main() -> None:
         kills = killed(folder, reference, args.kills, on_kill=print)
         rows.append({"what": "SIGKILL", "kills": kills, "losses_bit_identical_after_all": True})
         rows.append({"what": "another number of ranks"} | other_ranks(folder, reference))
+        rows.append({"what": "ranks that share every sequence"} | shared(folder, reference, 2, 2))
         rows.append({"what": "one of two ranks killed"} | rank_killed(folder))
     for row in rows:
         print(json.dumps(row))

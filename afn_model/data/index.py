@@ -145,7 +145,9 @@ class Corpus:
             raise ValueError(f"{self.path}: {size} bytes, but {self.facts.bytes} were indexed: it has changed")
         verify = verify or self.path.stat().st_mtime_ns > facts.stat().st_mtime_ns
         if verify and (found := fingerprint(self.path)) != self.facts.fingerprint:
-            raise ValueError(f"{self.path}: fingerprint {found[:12]}, indexed {self.facts.fingerprint[:12]}")
+            raise ValueError(
+                f"{self.path}: fingerprint {found[:12]}, indexed {self.facts.fingerprint[:12]}: it has changed"
+            )
         self._lines = os.open(self.path, os.O_RDONLY)
         self._entries = os.open(folder_of(self.path) / "entries", os.O_RDONLY)
         entries = os.fstat(self._entries).st_size

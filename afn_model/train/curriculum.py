@@ -129,7 +129,8 @@ class Layout:
     Args:
         dtype: of the computation, float32 or bfloat16; trained weights are float32 either way.
         shard: ranks that share one copy of the weights (FSDP2), 0 for all of them; the rest replicate it.
-        ulysses, ring: ranks that share one sequence.
+        ulysses, ring: ranks that share one packed sequence, by heads inside a node and by blocks of keys across nodes,
+            in SFT stages; GRPO stages are data parallel over all ranks.
         recompute: activations that are made again in the backward: none, selective or full.
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
@@ -158,8 +159,6 @@ class Layout:
             raise ValueError(f"layout: recompute {self.recompute!r} is none of none, selective, full")
         if min(self.ulysses, self.ring) < 1 or self.shard < 0 or self.workers < 0:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
-        if self.ulysses * self.ring > 1:
-            raise ValueError("layout: sequence parallelism is not part of the trainer yet; set ulysses and ring to 1")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
             raise ValueError("layout: keep, checkpoint_every and log_every are at least 1")
 

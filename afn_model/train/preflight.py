@@ -19,7 +19,7 @@ from afn_model.train.judge import Endpoint
 MODEL = "model"
 
 
-def check(curriculum: Curriculum, stage: Stage, world: int) -> None:
+def check(curriculum: Curriculum, stage: Stage, world: int, sharing: int = 1) -> None:
     """Finds before the first stage what a later one would stumble over.
 
     Raises:
@@ -27,8 +27,11 @@ def check(curriculum: Curriculum, stage: Stage, world: int) -> None:
             do not exist or are out of range.
     """
     Blend(feed_of(curriculum, stage))
-    if stage.bins % world:
-        raise ValueError(f"stage {stage.name}: {stage.bins} sequences or prompts of a step for {world} ranks")
+    if world % sharing:
+        raise ValueError(f"stage {stage.name}: {world} ranks cannot be cut into groups of {sharing} for a sequence")
+    if stage.bins % (world // sharing):
+        many = f"{world} ranks" if sharing == 1 else f"{world // sharing} groups of {sharing} ranks"
+        raise ValueError(f"stage {stage.name}: {stage.bins} sequences or prompts of a step for {many}")
     if stage.cache_encoder and world > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world}")
     known(stage.grpo, (f.name for f in fields(GRPOSettings)), f"stage {stage.name}: grpo")

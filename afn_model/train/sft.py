@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from afn_distributed import SequenceParallel
 from torch import Tensor, nn
 
 from afn_model.data.loader import MicroBatch, Step
@@ -23,6 +24,7 @@ class SFT:
         gather: sums a tensor over the ranks.
         collect: lists what each rank has.
         features: what the encoder makes of a batch's audio, where that is kept; None to encode it.
+        ranks: the ranks that share every sequence with this one.
     """
 
     def __init__(
@@ -32,25 +34,27 @@ class SFT:
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         collect: Callable[[Any], list[Any]] = lambda value: [value],
         features: FeatureCache | None = None,
+        ranks: SequenceParallel | None = None,
     ):
-        self.model, self.gather, self.collect, self.features = model, gather, collect, features
+        self.model, self.gather, self.collect, self.features, self.ranks = model, gather, collect, features, ranks
         self.by_axis: dict[str, list[float]] = {}
 
     def updates(self, step: Step, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
         labels = [next_labels(micro.batch.labels, micro.batch.cu_seqlens) for micro in step.micro]
         supervised = torch.tensor(float(sum(int((rows != -100).sum()) for rows in labels)))
-        total = max(float(self.gather(supervised)), 1.0)
+        sharing = self.ranks.size if self.ranks is not None else 1
+        total = max(float(self.gather(supervised)) / sharing, 1.0)
         self.by_axis = {}
         yield [partial(self.loss, micro, total, detailed) for micro in step.micro]
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
         encoded = self.features(micro.batch) if self.features is not None else None
+        options = {"encoded": encoded, "total": total, "ranks": self.ranks}
         if not detailed:
-            return self.model.loss(micro.batch, encoded=encoded, total=total)
-        loss, rows = self.model.loss(micro.batch, encoded=encoded, total=total, with_rows=True)
-        kept = next_labels(micro.batch.labels, micro.batch.cu_seqlens) != -100
-        sequence = torch.repeat_interleave(torch.arange(len(micro.axes)), micro.batch.cu_seqlens.diff().long())[kept]
+            return self.model.loss(micro.batch, **options)
+        loss, rows, tokens = self.model.loss(micro.batch, **options, with_rows=True)
+        sequence = torch.repeat_interleave(torch.arange(len(micro.axes)), micro.batch.cu_seqlens.diff().long())[tokens]
         sums = torch.zeros(len(micro.axes)).index_add_(0, sequence, rows.float().cpu())
         counts = torch.bincount(sequence, minlength=len(micro.axes))
         for axis, value, count in zip(micro.axes, sums.tolist(), counts.tolist(), strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
@@ -107,8 +108,7 @@ def train(
     process = process or processes.start(group=sharded)
     try:
         for stage in stages:
-            for_stage(layout, stage)
-            check(curriculum, stage, process.world)
+            check(curriculum, stage, process.world, sharing(for_stage(layout, stage), stage))
         for stage in stages:
             if (out / stage.name / DONE).is_file():
                 if process.rank == 0 and options.show:
@@ -147,6 +147,8 @@ class _Stage:
     ):
         self.curriculum, self.stage, self.options = curriculum, stage, options
         self.layout, self.process = layout, process
+        self.sharing = sharing(layout, stage)
+        self.ranks = SequenceParallel.of(process, layout.ulysses, layout.ring) if self.sharing > 1 else None
         self.folder = out / stage.name
         self.folder.mkdir(parents=True, exist_ok=True)
         start = start_folder(stage, base, out)
@@ -171,9 +173,9 @@ class _Stage:
         self.log: RunLog | None = None
 
     def make_loader(self, position: Position) -> Loader:
-        ranks = {"group": self.process.rank, "groups": self.process.world}
+        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world // self.sharing}
         feed = feed_of(self.curriculum, self.stage)
-        return Loader(feed, self.processor, **ranks, workers=self.layout.workers, position=position)
+        return Loader(feed, self.processor, **groups, workers=self.layout.workers, position=position)
 
     def prepare_model(self) -> None:
         """Freezes, casts, adapts and shards."""
@@ -204,7 +206,8 @@ class _Stage:
         gather = processes.sum_over
         if self.stage.method == "sft":
             features = FeatureCache(self.model) if self.stage.cache_encoder else None
-            return SFT(self.model, gather=gather, collect=processes.gather_objects, features=features)
+            collect = processes.gather_objects
+            return SFT(self.model, gather=gather, collect=collect, features=features, ranks=self.ranks)
         return GRPO(
             self.model,
             self.processor,
@@ -342,9 +345,9 @@ class _Stage:
             self.options.on_row(row)
 
     def note_bad(self, step: Step) -> None:
-        """Every rank names the samples it could not use."""
+        """One rank of each group that has the same samples names those it could not use."""
         bad = [sample for micro in step.micro for sample in micro.bad]
-        if bad:
+        if bad and self.process.rank % self.sharing == 0:
             with (self.folder / "bad.jsonl").open("a", encoding="utf-8") as file:
                 for name, reason in bad:
                     file.write(json.dumps({"step": self.step - 1, "name": name, "reason": reason}) + "\n")
@@ -391,9 +394,9 @@ class _Stage:
 
     def work_of(self, step: Step) -> dict[str, float]:
         """Tokens, seconds and operations of a step's own data, before anything is added for the ranks' sake."""
-        return step_work(
-            self.model.config, [micro.batch for micro in step.micro if micro.batch is not None], self.trains
-        )
+        batches = [micro.batch for micro in step.micro if micro.batch is not None]
+        work = step_work(self.model.config, batches, self.trains)
+        return {name: amount / self.sharing for name, amount in work.items()}
 
     def totals(self, work: dict[str, float], stop: bool, due: bool, seconds: float) -> dict[str, Any]:
         """What all ranks must agree on after a step: their work together, rank 0's clock, who wants to stop or save."""
@@ -420,6 +423,11 @@ class _Stage:
             partial = self.folder / f".{DONE}"
             partial.write_text(json.dumps({**self.facts(), "becomes": self.stage.becomes}, indent=1) + "\n")
             os.replace(partial, self.folder / DONE)
+
+
+def sharing(layout: Layout, stage: Stage) -> int:
+    """Ranks that share a sequence in a stage."""
+    return layout.ulysses * layout.ring if stage.method == "sft" else 1
 
 
 @contextlib.contextmanager

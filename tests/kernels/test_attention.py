@@ -237,6 +237,43 @@ def test_carry_over_no_keys_changes_nothing():
     assert torch.equal(again[1], lse)
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference", "triton"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_of_parts_of_the_keys_add_up(impl, causal, device):
+    """Two parts, each with output and log-sum-exp over both: dq adds up, dk and dv are those of the whole."""
+    dtype = torch.float32 if impl == "triton" else torch.float64
+    device = device if impl == "triton" else "cpu"
+    q, k, v = (x.to(device) for x in make([5, 9], [8, 11], 4, 2, 16, dtype))
+    dout = torch.randn(q.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(device, dtype)
+    q_cu, first, second = (cu(lengths).to(device) for lengths in ([5, 9], [3, 2], [5, 9]))
+    rows = torch.arange(19, device=device)
+    early = (rows < 3) | ((rows >= 8) & (rows < 10))
+    parts = [(k[early], v[early], first, False), (k[~early], v[~early], second, causal)]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    carry = torch.zeros_like(q, dtype=wide), torch.full(q.shape[:2], float("-inf"), dtype=wide, device=device)
+    for part in parts:
+        options = {"cu_seqlens_q": q_cu, "cu_seqlens_k": part[2], "causal": part[3]}
+        carry = ak.attention(q, *part[:2], **options, carry=carry, impl=impl)
+    found = [
+        ak.attention_backward(
+            dout, q, *part[:2], *carry, cu_seqlens_q=q_cu, cu_seqlens_k=part[2], causal=part[3], impl=impl
+        )
+        for part in parts
+    ]
+    leaves = [x.double().cpu().requires_grad_() for x in (q, k, v)]
+    options = {"cu_seqlens_q": cu([5, 9]), "cu_seqlens_k": cu([8, 11]), "causal": causal}
+    ak.attention(*leaves, **options, impl="reference").backward(dout.double().cpu())
+    tolerance = {"atol": 1e-12, "rtol": 1e-10} if dtype == torch.float64 else {"atol": 2e-5, "rtol": 1e-4}
+
+    def close(a, b):
+        torch.testing.assert_close(a.double().cpu(), b, **tolerance)
+
+    close(found[0][0] + found[1][0], leaves[0].grad)
+    for i in (1, 2):
+        close(found[0][i], leaves[i].grad[early.cpu()])
+        close(found[1][i], leaves[i].grad[~early.cpu()])
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = make([8], [8], 2, 2, 16, torch.float32)
     for impl in IMPLS:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from afn_model.data import index
-from bench.resume import STEPS, command, finish, killed, other_ranks, prepare, rank_killed, start, undisturbed
+from bench.resume import STEPS, command, finish, killed, other_ranks, prepare, rank_killed, shared, start, undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,11 @@ def test_sigkill_changes_no_bit(folder, reference):
 
 def test_one_rank_then_two_then_four(folder, reference):
     assert other_ranks(folder, reference)["worst_relative_error_of_loss"] < 1e-5
+
+
+def test_four_ranks_share_every_sequence(folder, reference):
+    """Ulysses 2 x ring 2, audio included: the losses of one process."""
+    assert shared(folder, reference, 2, 2)["worst_relative_error_of_loss"] < 1e-5
 
 
 def test_one_of_two_ranks_is_killed(folder):

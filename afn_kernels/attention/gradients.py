@@ -1,0 +1,64 @@
+"""Gradients of attention over some of the keys, from the output over all of them."""
+
+import torch
+
+
+def attention_backward(
+    dout: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    *,
+    cu_seqlens_q: torch.Tensor | None = None,
+    cu_seqlens_k: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dq, dk, dv) of out = softmax(scale · q kᵀ) v where q reads other keys too.
+
+    p = exp(scale · q kᵀ − lse), dv = pᵀ dout, ds = p ∘ (dout vᵀ − Σ dout ∘ out), dq = scale · ds k, dk = scale · dsᵀ q:
+    with ``out`` and ``lse`` over all keys, the gradients of a part of the keys need no other part.
+
+    Args:
+        dout: [Tq, Hq, D], dtype of q.
+        q: [Tq, Hq, D].
+        k, v: [Tk, Hk, D], the part of the keys.
+        out: [Tq, Hq, D] float32 over all keys.
+        lse: [Tq, Hq] float32 over all keys.
+        cu_seqlens_q, cu_seqlens_k, causal, scale: as in the forward over this part.
+        impl: as ``attention`` takes it; what has no backward of its own here computes the part's forward again.
+
+    Returns:
+        dq, this part's share of it, dk and dv.
+
+    Raises:
+        ValueError: as ``attention`` does of this part.
+
+    Source: Dao, 2023, arXiv:2307.08691, section 3.1.
+    """
+    from afn_kernels.attention import OP, attention
+
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
+    chosen = OP.explain(q, k, v, **options, return_lse=True, carry=None).chosen if impl == "auto" else impl
+    if chosen == "triton":
+        from afn_kernels.attention.boundary import BACKWARD
+
+        grads = BACKWARD(
+            dout, None, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, None, None, causal, float(scale),
+            True, True, False,
+        )  # fmt: skip
+        return grads[:3]
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        part, part_lse = attention(*leaves, **options, return_lse=True, impl=impl)
+    # out = Σ over the parts of weight · part, weight = exp(lse of the part − lse).
+    weight = torch.where(part_lse == float("-inf"), 0.0, (part_lse - lse).exp()).detach()
+    dout = dout.to(lse.dtype)
+    moved = weight * (dout * (part.detach().to(lse.dtype) - out)).sum(-1)
+    grads = ((dout * weight[..., None]).to(part.dtype), moved.to(part_lse.dtype))
+    return torch.autograd.grad((part, part_lse), leaves, grads)

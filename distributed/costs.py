@@ -1,0 +1,307 @@
+"""What a rank computes, keeps and sends in a training step of the full model, and how long that should take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from afn_distributed.plan import make_plan, split_heads
+
+
+def given(value: float, unit: str, source: str) -> float:
+    """A number that the simulation takes for granted."""
+    return field(default=value, metadata={"unit": unit, "source": source})
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Rates, links and room of one GPU; ``metadata`` of each field has its unit and source."""
+
+    peak: float = given(989e12, "FLOP/s", "H100 SXM, dense bf16 (data sheet); for MFU")
+    matmul: float = given(700e12, "FLOP/s", "assumed: 71 % of an H100's 989e12 (data sheet), as long runs get")
+    attention: float = given(585e12, "FLOP/s", "FlashAttention-3, packed causal 32K, forward (published figure)")
+    attention_backward: float = given(426e12, "FLOP/s", "FlashAttention-3, packed causal 32K, backward (same)")
+    encoder_attention: float = given(440e12, "FLOP/s", "FlashAttention-3, head dim 64, full, middle of 425 to 460e12")
+    hbm: float = given(2.7e12, "B/s", "assumed: 90 % of the 3.0e12 that copies reach of an H100's 3.35e12")
+    kernel: float = given(5e-6, "s", "assumed: no kernel is shorter, launch included")
+    nvlink: float = given(320e9, "B/s", "NCCL's all-to-all in a node; data sheet 450e9 each way")
+    ib: float = given(46e9, "B/s", "NDR InfiniBand of one GPU: 46 to 48e9 expected (NVIDIA/nccl-tests issue 290)")
+    across: float = given(
+        250e9,
+        "B/s",
+        "assumed of gathers over nodes: 200e9 seen on 256 H100 (NVIDIA/nccl issue 1218), eight links have 368e9",
+    )
+    message: float = given(8.4e-6, "s", "to start a message: NCCL's table, ring, Simple (src/graph/tuning.cc)")
+    nvlink_hop: float = given(3.4e-6, "s", "each hop of a ring in a node (same table)")
+    ib_hop: float = given(14e-6, "s", "each hop between nodes (same table)")
+    node: int = given(8, "GPUs", "HGX H100")
+    memory: float = given(80e9, "B", "H100 SXM")
+    reserve: float = given(5e9, "B", "assumed: CUDA, NCCL's buffers, holes between blocks, the loss's logits")
+
+
+ASSUMED = Assumptions()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The full model: Qwen2.5-7B shape with a Whisper-large-v3 encoder."""
+
+    width: int = 3584
+    layers: int = 28
+    heads: int = 28
+    kv_heads: int = 4
+    head_dim: int = 128
+    ffn: int = 18944
+    vocabulary: int = 151_672
+    encoder: int = 636_968_960
+    encoder_width: int = 1280
+    encoder_layers: int = 32
+    adaptor: int = 17_439_744
+    parameters: int = 8_267_215_360
+
+    @property
+    def layer(self) -> int:
+        """Weights of one decoder layer."""
+        qkv = self.width * (self.heads + 2 * self.kv_heads) * self.head_dim
+        return qkv + self.width * self.width + 3 * self.width * self.ffn
+
+    @property
+    def embedding(self) -> int:
+        return self.width * self.vocabulary
+
+
+RECOMPUTE = ("none", "selective", "full")
+MODEL, PIECES = Sizes(), 4  # the encoder's 32 blocks count as four pieces of eight
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed batch of clips: [documents] audio and text tokens; ``supervised`` is the share of text that counts."""
+
+    audio: np.ndarray
+    text: np.ndarray
+    supervised: float = 0.5
+
+    @property
+    def counted(self) -> float:
+        """Share of the tokens that the loss counts."""
+        return self.supervised * float(self.text.sum()) / self.total
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.audio + self.text
+
+    @property
+    def total(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def cu_seqlens(self) -> np.ndarray:
+        return np.concatenate(([0], np.cumsum(self.lengths)))
+
+    @property
+    def windows(self) -> np.ndarray:
+        """[windows] frames of every 30 s window, at 50 a second."""
+        full = [np.full(n // 750, 1500) for n in self.audio]
+        return np.concatenate([*full, [2 * (n % 750) for n in self.audio if n % 750]]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run: ``gpus`` in groups of ulysses · ring, weights over ``shard`` of them, what is recomputed."""
+
+    gpus: int
+    ulysses: int = 1
+    ring: int = 1
+    shard: int = 8
+    recompute: str = "selective"
+
+    @property
+    def sequence(self) -> int:
+        return self.ulysses * self.ring
+
+
+@dataclass(frozen=True)
+class Ring:
+    """[ring] rows of each shard; [ring, ring] pairs and keys that rank r has of rank s; largest ÷ mean of both."""
+
+    rows: np.ndarray
+    pairs: np.ndarray
+    keys: np.ndarray
+
+
+@cache
+def _ring(lengths: tuple[int, ...], ring: int) -> Ring:
+    plan = make_plan(np.concatenate(([0], np.cumsum(lengths))), ring=ring)
+    pairs, keys = np.zeros((2, ring, ring))
+    for r in range(ring):
+        for s in range(ring):
+            exchange = plan.exchange(r, s)
+            if exchange is not None:
+                pairs[r, s], keys[r, s] = exchange.pairs, len(exchange.rows)
+    return Ring(plan.rows, pairs, keys)
+
+
+class Load:
+    """What every rank of the simulated group computes, keeps and sends; vectors are [ranks]."""
+
+    def __init__(self, case: Case, batch: Packed, a: Assumptions):
+        self.case, self.batch, self.a = case, batch, a
+        u, ring = case.ulysses, _ring(tuple(batch.lengths.tolist()), case.ring)
+        self.ranks, self.ring = case.sequence, ring
+        heads = split_heads(MODEL.heads, MODEL.kv_heads, u)
+        self.q = np.tile([len(h.q) for h in heads], case.ring)
+        self.kv = np.tile([len(h.kv) for h in heads], case.ring)
+        self.spread = np.tile([len(h.kv) if h.even else len(h.q) for h in heads], case.ring)
+        self.shard_rows = np.repeat(ring.rows, u)
+        part = np.arange(u)
+        self.rows = (ring.rows[:, None] * (part + 1) // u - ring.rows[:, None] * part // u).reshape(-1)
+        # The group that lies across the most nodes, as the slowest does.
+        places = (
+            np.arange(self.ranks) + self.ranks * np.arange(min(case.gpus // self.ranks, a.node))[:, None]
+        ) // a.node
+        self.node = max(places, key=lambda place: len(np.unique(place)))
+        self.frames, self.squares = self._windows()
+        pairs = np.repeat(ring.pairs.sum(1), u) * self.q
+        self.imbalance = tuple(float(x.max() / x.mean()) for x in (pairs, self.rows))
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a rank sends for attention in a step, mean over the ranks."""
+        heads = [self.head_bytes(every).sum() for every in (True, False)]
+        keys = sum(self.key_bytes(t).sum() for t in range(1, self.case.ring))
+        passes = 3 if self.case.recompute == "full" else 2
+        return MODEL.layers * (passes * (sum(heads) + keys) + self.gradient_bytes().sum()) / self.ranks
+
+    @property
+    def flops(self) -> float:
+        """Of the model in a step of the group: nothing made again counts, causal attention is half its square."""
+        m, lengths = MODEL, self.batch.lengths.astype(float)
+        linear = 2 * (m.layers * m.layer + m.embedding * self.batch.counted) * self.batch.total
+        attention = 2 * m.layers * m.heads * m.head_dim * (lengths**2).sum()
+        encoder = 2 * m.encoder * self.frames.sum() + 4 * m.encoder_layers * m.encoder_width * self.squares.sum()
+        return 3 * (linear + attention + encoder + m.adaptor * self.frames.sum())
+
+    def _windows(self) -> np.ndarray:
+        """[2, ranks] frames that each rank encodes, and the sum of their windows' squares: longest first."""
+        found = np.zeros((2, self.ranks))
+        for frames in -np.sort(-self.batch.windows):
+            rank = found[0].argmin()
+            found[:, rank] += frames, frames**2
+        return found
+
+    def kernels(self, rows: np.ndarray, each: Sequence[tuple[float, float]], times: float = 1) -> np.ndarray:
+        """Seconds of kernels with (FLOPs, bytes) per row."""
+        a = self.a
+        return sum(np.maximum(times * rows * max(f / a.matmul, b / a.hbm), a.kernel) for f, b in each)
+
+    def attend(self, t: int, backward: bool = False) -> np.ndarray:
+        """Seconds of attention to the keys from t ranks back; outputs that are continued are read and written."""
+        a, r = self.a, np.arange(self.case.ring)
+        pairs, keys = (np.repeat(x[r, r - t], self.case.ulysses) for x in (self.ring.pairs, self.ring.keys))
+        flops = MODEL.head_dim * self.q * pairs * (10 if backward else 4)
+        element = (20 if backward else 10) if self.case.ring > 1 else (14 if backward else 4)
+        moved = MODEL.head_dim * (self.shard_rows * self.q * element + keys * self.spread * (12 if backward else 4))
+        rate = a.attention_backward if backward else a.attention
+        return np.where(pairs > 0, np.maximum(np.maximum(flops / rate, moved / a.hbm), a.kernel), 0.0)
+
+    def messages(self, sent: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """[groups, ranks] seconds for [groups, from, to] bytes at once between ranks on the nodes of ``place``."""
+        a, near, worst = self.a, place[:, :, None] == place[:, None, :], []
+        for axis in (1, 2):
+            worst += [np.where(near, sent, 0).sum(axis) / a.nvlink, np.where(near, 0, sent).sum(axis) / a.ib]
+        taken = np.maximum.reduce(worst)
+        return np.where(taken > 0, taken + a.message + np.where(near.all(2), a.nvlink_hop, a.ib_hop), 0.0)
+
+    def head_bytes(self, every: bool) -> np.ndarray:
+        """[ring, from, to] bytes of q, k and v to those with their heads, or of q's likes alone back to its rows."""
+        u, size = self.case.ulysses, 2 * MODEL.head_dim
+        heads, rows = (self.q + 2 * self.kv if every else self.q)[:u], self.rows.reshape(-1, u)
+        sent = size * (rows[:, :, None] * heads if every else rows[:, None, :] * heads[:, None])
+        return sent * (1 - np.eye(u, dtype=np.int64))
+
+    def heads(self, every: bool) -> np.ndarray:
+        """Seconds of that all-to-all."""
+        u = self.case.ulysses
+        return np.repeat(self.messages(self.head_bytes(every), self.node.reshape(-1, u)).max(1), u)
+
+    def key_bytes(self, t: int) -> np.ndarray:
+        """Bytes of keys and values to t ranks on."""
+        r = np.arange(self.case.ring)
+        return np.repeat(self.ring.keys[(r + t) % len(r), r], self.case.ulysses) * self.kv * 4 * MODEL.head_dim
+
+    def turn(self, t: int) -> np.ndarray:
+        """Seconds that they take, each way alike."""
+        a, sent = self.a, self.key_bytes(t)
+        near = self.node == np.roll(self.node, -t * self.case.ulysses)
+        taken = sent / np.where(near, a.nvlink, a.ib) + a.message + np.where(near, a.nvlink_hop, a.ib_hop)
+        return np.where(sent > 0, taken, 0.0)
+
+    def gradient_bytes(self) -> np.ndarray:
+        """[ulysses, from, to] bytes of float32 gradients to where keys and values came from."""
+        away = self.ring.keys * (1 - np.eye(self.case.ring))
+        return away * (8 * MODEL.head_dim * self.kv[: self.case.ulysses, None, None])
+
+    def gradients_of_keys(self) -> np.ndarray:
+        """Seconds that they take, all at once."""
+        return self.messages(self.gradient_bytes(), self.node.reshape(self.case.ring, -1).T).T.reshape(-1)
+
+    def packing(self) -> np.ndarray:
+        """Seconds to copy the rows of keys and values that others want."""
+        sent = sum((self.key_bytes(t) for t in range(1, self.case.ring)), np.zeros(self.ranks))
+        return np.where(sent > 0, np.maximum(3 * sent / self.a.hbm, self.a.kernel), 0.0)
+
+    def embeddings(self) -> np.ndarray:
+        """Seconds of the all-to-all that takes embeddings to their tokens."""
+        sent = np.tile(MODEL.width * self.frames[:, None] / self.ranks, (1, self.ranks)) * (1 - np.eye(self.ranks))
+        return np.full(self.ranks, self.messages(sent[None], self.node[None]).max())
+
+    def gather(self, size: float) -> float:
+        """Seconds to gather tensors of ``size`` bytes from the ranks that share the weights, or to scatter sums."""
+        n, a = self.case.shard, self.a
+        nodes = -(-n // a.node)
+        hops = (nodes - 1) * a.ib_hop + (n - nodes) * a.nvlink_hop
+        return 0.0 if n == 1 else a.message + hops + size * (n - 1) / n / (a.nvlink if nodes == 1 else a.across)
+
+    def reduce(self, size: float) -> float:
+        """Seconds to sum gradients of ``size`` bytes over all GPUs: scattered in the shard, then over its replicas."""
+        copies, a = self.case.gpus // self.case.shard, self.a
+        start = a.message + 2 * a.ib_hop * np.log2(copies) if copies > 1 else 0.0
+        return self.gather(size) + start + 2 * (copies - 1) / copies * size / self.case.shard / a.ib
+
+    def memory(self) -> dict[str, float]:
+        """Bytes on the fullest GPU."""
+        m, case, tokens = MODEL, self.case, self.rows.max()
+        row, head = 2 * m.width, m.head_dim
+        mlp, out = 6 * m.ffn * tokens, 2 * m.heads * head * tokens
+        # Alone, attention and the projection after it keep the same output; shared, the first keeps one in float32.
+        own = 2 * (self.q + 2 * self.kv) + 4 * self.q * (case.sequence > 1)
+        attention = 4 * row * tokens + (own * head * self.shard_rows).max() + out
+        kept = {"none": attention + mlp, "selective": attention, "full": 2 * row * tokens}[case.recompute]
+        # A position of an encoder block keeps two norms and their sums, q, k, v and out, and two of the MLP's width.
+        block = self.frames.max() * 2 * m.encoder_width * (8 + 2 * 4)
+        frames = self.frames.max() * 2 * m.encoder_width
+        encoder = m.encoder_layers * (block if case.recompute == "none" else frames)
+        # What a layer keeps while it is made again, and as much again as its MLP's for the gradients of that.
+        again = {"none": 0, "selective": mlp, "full": attention + mlp}[case.recompute]
+        working = max(again + mlp, block)
+        gathered = 2 * (2 * m.layer) + 2 * 2 * m.embedding
+        # A layer's gradients in the model's precision, two in float32 under way, and those of the head.
+        reduced = 2 * m.layer + 2 * 4 * m.layer + 2 * m.embedding
+        root = 2 * 2 * m.embedding * (1 + 1 + 2)
+        # Keys and values of all steps, both ways, with gradients of twice their width, and the sum of this rank's own.
+        there = sum((self.key_bytes(t) for t in range(1, case.ring)), np.zeros(self.ranks))
+        back = self.gradient_bytes().sum(2).T.reshape(-1)
+        flying = 3 * there + 1.5 * back + (8 * head * self.kv * self.shard_rows if case.ring > 1 else 0)
+        found = {
+            "weights": 4 * m.parameters / case.shard,
+            "gradients": 4 * m.parameters / case.shard,
+            "optimiser": 8 * m.parameters / case.shard,
+            "activations": float(m.layers * kept + encoder),
+            "working": float(max(working + gathered + reduced, root - m.layers * kept)),
+            "keys in flight": float(np.max(flying)),
+            "reserve": self.a.reserve,
+        }
+        return {**found, "total": sum(found.values())}
