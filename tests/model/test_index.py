@@ -106,7 +106,7 @@ def test_what_changed_is_noticed(tmp_path):
     build(path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"a.wav", b"b.wav"))
-    with pytest.raises(ValueError, match="fingerprint .* it has changed"):
+    with pytest.raises(ValueError, match=r"fingerprint .* it has changed"):
         Corpus(path)  # which was written after its index
     os.utime(path, (0, 0))
     Corpus(path)
