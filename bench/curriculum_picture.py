@@ -12,7 +12,7 @@ from afn_model.train.plot import STYLE, TOTAL, Run, curve
 # Paul Tol's muted scheme, told apart with every kind of colour vision; black is the tenth.
 COLOURS = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000")
 MARKERS = "osD^vP*Xhd"
-PARTS = 15
+PARTS = 8
 
 
 def draw(stages: dict[str, dict], logs: dict[str, list[dict]], steps: dict[str, int | None], path: Path) -> None:

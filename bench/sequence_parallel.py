@@ -73,7 +73,7 @@ def errors() -> list[dict]:
     rows = []
     for dtype in (torch.float64, torch.bfloat16):
         parts = [x.to(dtype) for x in exact]
-        leaves = [x.double().requires_grad_() for x in parts[:3]]
+        leaves = [x.double().clone().requires_grad_() for x in parts[:3]]
         out = ak.attention(*leaves, cu_seqlens_q=cu, causal=True, impl="reference")
         out.backward(parts[3].double())
         wanted = [out.detach(), *(x.grad for x in leaves)]
