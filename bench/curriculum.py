@@ -10,26 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from afn_model import AFNext, AFNextProcessor
-from afn_model.chat import DEFAULT_TEMPLATE
-from afn_model.config import preset
 from afn_model.data.world.build import DETAILS, LABELS, MAKERS, write_world
 from afn_model.data.world.think import direct
-from afn_model.demo import SYSTEM
+from afn_model.demo import SYSTEM, untrained
 from afn_model.demo.base import Part, Trainee, fit
 from afn_model.demo.world import WorldLessons, tokenizer_texts
 from afn_model.eval.axes import by_axis, timestamps
 from afn_model.eval.heldout import answer
-from afn_model.processor import make_tokenizer
 from afn_model.train import rewards
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
 from afn_model.train.trainer import MODEL, Options, train
@@ -76,21 +71,8 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
     home = out / "base"
     if (home / "config.json").exists():
         return home
-    torch.manual_seed(seed)
-    tiny = preset("tiny")
-    tokenizer = make_tokenizer([*tokenizer_texts(seed), *[SYSTEM, "system", "user", "assistant"] * 8], 1024)
-    template = re.sub(r"You are Audio Flamingo-Next[^<]*", SYSTEM, DEFAULT_TEMPLATE.read_text("utf-8"))
-    processor = AFNextProcessor(tokenizer, chat_template=template, max_positions=tiny.text.max_positions)
-    config = replace(
-        tiny,
-        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size(), layers=4, heads=4, kv_heads=2),
-        audio_token_id=processor.token_id("<sound>"),
-        audio_bos_token_id=processor.token_id("<|sound_bos|>"),
-        audio_eos_token_id=processor.token_id("<|sound_eos|>"),
-        stop_token_ids=tuple(processor.stop_ids),
-        repetition_penalty=1.0,
-    )
-    model = AFNext(config)
+    words = [*tokenizer_texts(seed), *[SYSTEM, "system", "user", "assistant"] * 8]
+    model, processor = untrained(seed, words, 1024, layers=4, heads=4, kv_heads=2)
     trainee = Trainee(model, (len(LABELS), len(DETAILS)))
     corpora = [folder / "train" / f"{axis}.jsonl" for axis in WRITTEN]
     parts = (

@@ -8,6 +8,7 @@ million of those that fit it, so that no clip is cut to exactly the context.
 """
 
 import numpy as np
+from afn_distributed import simulate
 
 from afn_model.data.packing import pack
 from bench.measure import main, milliseconds
@@ -17,17 +18,7 @@ CLIPS, STEP, CONTEXTS = 1_000_000, 16, (8_192, 24_576, 131_072)
 
 def mix(clips: int, context: int, seed: int = 0) -> np.ndarray:
     """[clips] int64: tokens of clips that fit the context."""
-    random = np.random.default_rng(seed)
-    found = np.empty(0, np.int64)
-    while len(found) < clips:
-        kind = random.choice(4, clips, p=[0.55, 0.25, 0.15, 0.05])
-        music = np.exp(random.uniform(np.log(30), np.log(300), clips))
-        long = np.exp(random.uniform(np.log(300), np.log(1800), clips))
-        seconds = np.choose(kind, [random.uniform(1, 30, clips), np.full(clips, 10.0), music, long])
-        text = np.minimum(20 + np.exp(random.normal(4.6, 0.8, clips)), 2000)
-        tokens = np.ceil(25 * seconds).astype(np.int64) + text.astype(np.int64)
-        found = np.concatenate([found, tokens[tokens <= context]])
-    return found[:clips]
+    return sum(simulate.mix(clips, context, seed))
 
 
 def measure(rounds: int, device: str) -> dict:

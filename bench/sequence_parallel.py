@@ -41,28 +41,39 @@ def batches(context: int, count: int):
         yield boundaries(documents)
 
 
-def attention(cu: torch.Tensor, parts: list[torch.Tensor], ulysses: int, ring: int) -> tuple[list, list[int], object]:
-    """Output and gradients in the order of the batch, the bytes each rank sent, and the plan."""
-    plan = make_plan(cu, ulysses=ulysses, ring=ring, heads=HEADS, kv_heads=KV_HEADS, head_dim=DIM)
+def one_process(cu, q, k, v, dout) -> list[torch.Tensor]:
+    """out, dq, dk, dv of attention by the reference."""
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = ak.attention(*leaves, cu_seqlens_q=cu, causal=True, impl="reference")
+    out.backward(dout)
+    return [out.detach(), *(x.grad for x in leaves)]
+
+
+def one_rank(ranks, plan, q, k, v, dout, transport="ring") -> list[torch.Tensor]:
+    """The same for the tokens of one rank."""
+    tokens = plan.tokens(ranks.rank)
+    leaves = [x[tokens].clone().requires_grad_() for x in (q, k, v)]
+    out = sp_attention(*leaves, plan, ranks, transport=transport)
+    out.backward(dout[tokens])
+    return [out.detach(), *(x.grad for x in leaves)]
+
+
+def over_threads(cu, parts, ulysses, ring, scheme="balanced", transport="ring", sent=None) -> list[torch.Tensor]:
+    """The same for the whole batch from ranks that are threads; ``sent`` gets the bytes that each of them sent."""
+    q, k = parts[:2]
+    sizes = {"heads": q.shape[1], "kv_heads": k.shape[1], "head_dim": q.shape[2]}
+    plan = make_plan(cu, ulysses=ulysses, ring=ring, **sizes, scheme=scheme)
     ranks = SequenceParallel.virtual(ulysses, ring)
-
-    def work(rank: int) -> list[torch.Tensor]:
-        tokens = plan.tokens(rank)
-        leaves = [x[tokens].clone().requires_grad_() for x in parts[:3]]
-        out = sp_attention(*leaves, plan, ranks[rank])
-        out.backward(parts[3][tokens])
-        return [out.detach(), *(x.grad for x in leaves)]
-
-    found = in_threads(work, plan.ranks)
-    order = torch.argsort(torch.cat([plan.tokens(rank) for rank in range(plan.ranks)]))
-    return (
-        [torch.cat(some)[order] for some in zip(*found, strict=True)],
-        [one.ulysses.sent + one.ring.sent for one in ranks],
-        plan,
-    )
+    found = in_threads(lambda p: one_rank(ranks[p], plan, *parts, transport), plan.ranks)
+    if sent is not None:
+        sent += [one.ulysses.sent + one.ring.sent for one in ranks]
+    tokens = torch.cat([plan.tokens(p) for p in range(plan.ranks)])
+    order = torch.argsort(tokens)
+    return [torch.cat(some)[order] for some in zip(*found, strict=True)]
 
 
-def worst(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+def worst(found, wanted) -> float:
+    """Largest error of out, dq, dk, dv, each relative to its largest value."""
     return max(float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
 
 
@@ -73,12 +84,10 @@ def errors() -> list[dict]:
     rows = []
     for dtype in (torch.float64, torch.bfloat16):
         parts = [x.to(dtype) for x in exact]
-        leaves = [x.double().clone().requires_grad_() for x in parts[:3]]
-        out = ak.attention(*leaves, cu_seqlens_q=cu, causal=True, impl="reference")
-        out.backward(parts[3].double())
-        wanted = [out.detach(), *(x.grad for x in leaves)]
+        wanted = one_process(cu, *(x.double() for x in parts))
         for ulysses, ring in [(1, 1), *SPLITS]:
-            found, sent, _ = attention(cu, parts, ulysses, ring)
+            sent: list[int] = []
+            found = over_threads(cu, parts, ulysses, ring, sent=sent)
             row = {"dtype": str(dtype).removeprefix("torch."), "ulysses": ulysses, "ring": ring}
             rows.append(row | {"worst_error": worst(found, wanted), "bytes_sent": sum(sent)})
     return rows

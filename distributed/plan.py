@@ -146,8 +146,9 @@ class Plan:
     def holder(self) -> np.ndarray:
         """[total] the rank that computes with each token."""
         found = np.empty(self.total, np.int64)
-        for rank in range(self.ranks):
-            found[self.tokens(rank).numpy()] = rank
+        for r in range(self.ring):
+            ranks = np.arange(r * self.ulysses, (r + 1) * self.ulysses)
+            found[self.shard(r)] = np.repeat(ranks, [self.part_rows(rank) for rank in ranks])
         return found
 
     def exchange(self, ring_rank: int, source: int, device: torch.device | str = "cpu") -> Exchange | None:
@@ -239,7 +240,7 @@ class Plan:
 
     def __str__(self) -> str:
         work, tokens = self.imbalance()
-        cut = len(np.unique(self.document[np.isin(self.document, _repeated(self.document))]))
+        cut = int((np.unique(self.document, return_counts=True)[1] > 1).sum())
         lines = [
             f"{self.total:,} tokens in {len(self.cu_seqlens) - 1} documents over {self.ranks} ranks: "
             f"ulysses {self.ulysses} x ring {self.ring}, {self.scheme}, {cut} documents cut",
@@ -351,11 +352,6 @@ def _longest_first(tokens: np.ndarray, pairs: np.ndarray, ring: int) -> tuple[li
         load[1][rank] += pair
         heapq.heapreplace(heap, (max(load[0][rank], load[1][rank]), rank))
     return owner, load
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    found, counts = np.unique(values, return_counts=True)
-    return found[counts > 1]
 
 
 def ranges(start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ FEWEST = 1024  # tokens of a rank: below, kernels are mostly launches
 
 
 def mix(clips: int, context: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """[clips] audio and text tokens of clips that fit the context, as ``bench.packing`` draws them.
+    """[clips] audio and text tokens of clips that fit the context, the realistic mix that benchmarks draw.
 
     55 % of clips are 1 to 30 s, 25 % 10 s, 15 % 30 s to 5 min and 5 % 5 to 30 min, the last two log-uniform; 25 tokens
     a second and log-normal text.

@@ -124,14 +124,27 @@ def train(
 
 def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
     """A tiny model with random weights, and a processor whose tokenizer covers the demo's texts."""
+    words = [*texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2
+    return untrained(seed, words, preset("tiny").text.vocab_size)
+
+
+def untrained(seed: int, words: list[str], vocabulary: int, **text: int) -> tuple[AFNext, AFNextProcessor]:
+    """A tiny model with random weights, other sizes of its language model given by name, and its processor.
+
+    Args:
+        seed: of the weights.
+        words: texts that the tokenizer learns from.
+        vocabulary: its size at most.
+        text: fields of the language model's configuration.
+    """
     torch.manual_seed(seed)
     tiny = preset("tiny")
-    tokenizer = make_tokenizer([*texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2, tiny.text.vocab_size)
+    tokenizer = make_tokenizer(words, vocabulary)
     template = re.sub(r"You are Audio Flamingo-Next[^<]*", SYSTEM, DEFAULT_TEMPLATE.read_text("utf-8"))
     processor = AFNextProcessor(tokenizer, chat_template=template, max_positions=tiny.text.max_positions)
     config = replace(
         tiny,
-        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size()),
+        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size(), **text),
         audio_token_id=processor.token_id("<sound>"),
         audio_bos_token_id=processor.token_id("<|sound_bos|>"),
         audio_eos_token_id=processor.token_id("<|sound_eos|>"),

@@ -13,53 +13,17 @@ from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import SCHEMES, make_plan
 from afn_distributed.route import Routes, deal, route
 
-import afn_kernels as ak
+from bench.sequence_parallel import boundaries, one_process, one_rank, over_threads, worst
 from tests.distributed.ranks import run
 from tests.model.tiny_model import noise, tiny
 
 SPLITS = [(u, r) for u, r in itertools.product((1, 2, 3, 4, 5, 7, 8), (1, 2, 3, 4, 8)) if 1 < u * r <= 8]
 
 
-def boundaries(lengths) -> torch.Tensor:
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-
-
 def inputs(total: int, heads: int, kv_heads: int, dtype=torch.float64, dim: int = 8):
     generator = torch.Generator().manual_seed(total)
     sizes = (heads, kv_heads, kv_heads, heads)
     return [torch.randn(total, h, dim, generator=generator, dtype=torch.float64).to(dtype) for h in sizes]
-
-
-def one_process(cu, q, k, v, dout) -> list[torch.Tensor]:
-    """out, dq, dk, dv."""
-    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    out = ak.attention(*leaves, cu_seqlens_q=cu, causal=True, impl="reference")
-    out.backward(dout)
-    return [out.detach(), *(x.grad for x in leaves)]
-
-
-def one_rank(ranks, plan, q, k, v, dout, transport="ring") -> list[torch.Tensor]:
-    tokens = plan.tokens(ranks.rank)
-    leaves = [x[tokens].clone().requires_grad_() for x in (q, k, v)]
-    out = sp_attention(*leaves, plan, ranks, transport=transport)
-    out.backward(dout[tokens])
-    return [out.detach(), *(x.grad for x in leaves)]
-
-
-def over_threads(cu, parts, ulysses, ring, scheme="balanced", transport="ring") -> list[torch.Tensor]:
-    q, k = parts[:2]
-    sizes = {"heads": q.shape[1], "kv_heads": k.shape[1], "head_dim": q.shape[2]}
-    plan = make_plan(cu, ulysses=ulysses, ring=ring, **sizes, scheme=scheme)
-    ranks = SequenceParallel.virtual(ulysses, ring)
-    found = in_threads(lambda p: one_rank(ranks[p], plan, *parts, transport), plan.ranks)
-    tokens = torch.cat([plan.tokens(p) for p in range(plan.ranks)])
-    order = torch.argsort(tokens)
-    return [torch.cat(some)[order] for some in zip(*found, strict=True)]
-
-
-def worst(found, wanted) -> float:
-    """Largest error of out, dq, dk, dv, each relative to its largest value."""
-    return max(float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)
