@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
 .PHONY: demo curriculum test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
-        gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
+        gpu-bench-ranks gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 demo: $(VENV)/.demo
 	$(BIN)/afn demo --out $(RUN)
@@ -39,9 +39,10 @@ bench: $(VENV)/.test
 
 # On a machine with a GPU, its own PyTorch, Triton, pytest, pytest-benchmark and a compiler: no network, nothing installed
 # but this checkout. `make gpu` does everything in order; a red test ends it before anything is timed. Each part by itself
-# (gpu-verify-1 to -4, gpu-bench-1 to -3, gpu-bench-encoder, gpu-report) stays below 8 minutes; gpu-bench-rest measures
-# what the others had no time for. RESULTS=DIR writes to another folder than the GPU's own in bench/results. Training is
-# measured apart, by `make gpu-train`, at most 8 minutes for each of its cases: `make gpu-train TRAIN=pre-1` runs one.
+# (gpu-verify-1 to -4, gpu-bench-1 to -3, gpu-bench-encoder, gpu-bench-ranks, gpu-report) stays below 8 minutes;
+# gpu-bench-rest measures what the others had no time for. RESULTS=DIR writes to another folder than the GPU's own in
+# bench/results. Training is measured apart, by `make gpu-train`, at most 8 minutes for each of its cases:
+# `make gpu-train TRAIN=pre-1` runs one.
 RESULTS   ?= $(shell $(PYTHON) -c "from bench.measure import results; print(results('cuda'))")
 GPU_TESTS  = timeout --foreground 470 $(PYTHON) -m pytest --device cuda
 PARALLEL   = $(shell $(PYTHON) -c "import xdist; print('-n 4')" 2>/dev/null)
@@ -68,13 +69,15 @@ gpu-verify-4: gpu-build
 	$(GPU_TESTS) tests/kernels/test_binaries.py
 
 gpu-bench:
-	$(MAKE) -k $(PARTS:%=gpu-bench-%) gpu-bench-rest gpu-bench-encoder gpu-report
+	$(MAKE) -k $(PARTS:%=gpu-bench-%) gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-report
 $(PARTS:%=gpu-bench-%): gpu-bench-%: gpu-build
 	$(PYTHON) -m bench.run --device cuda --part $*/$(words $(PARTS)) --limit 380 --out $(RESULTS)/ops.jsonl
 gpu-bench-rest: gpu-build
 	$(PYTHON) -m bench.run --device cuda --missing --limit 380 --out $(RESULTS)/ops.jsonl
 gpu-bench-encoder: gpu-build
 	$(PYTHON) -m bench.encoder --device cuda --rounds 20 --out $(RESULTS)/encoder.jsonl
+gpu-bench-ranks: gpu-build
+	timeout --foreground 470 $(PYTHON) -m bench.virtual_ranks --device cuda --out $(RESULTS)/virtual_ranks.jsonl
 gpu-train: gpu-build
 	$(PYTHON) -m bench.train --device cuda --cases $(TRAIN) --out $(RESULTS)/train.jsonl
 gpu-report:

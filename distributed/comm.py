@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -96,17 +98,28 @@ class _Post:
     def __post_init__(self):
         self.boxes = {(a, b): queue.Queue() for a in range(self.size) for b in range(self.size)}
 
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """Where messages are copied on a GPU, beside the stream that computes."""
+        return torch.cuda.Stream()
+
 
 class VirtualComm:
-    """A rank that is a thread of this process: the same messages as between processes, without any."""
+    """A rank that is a thread of this process: the same messages as between processes, without any.
+
+    As with a process group, messages between two ranks meet in the order in which both have posted them. On a GPU all
+    ranks compute on one stream, and messages are copies on another: what is sent must not be overwritten.
+    """
 
     def __init__(self, post: _Post, rank: int):
         self.post, self.rank, self.size, self.sent = post, rank, post.size, 0
+        self.posted: dict[int, deque[tuple[Tensor, Any]]] = {peer: deque() for peer in range(post.size)}
 
     def put(self, peer: int, value: Any) -> None:
-        if isinstance(value, Tensor) and peer != self.rank:
-            self.sent += value.nbytes
-        self.post.boxes[self.rank, peer].put(value.clone() if isinstance(value, Tensor) else value)
+        if isinstance(value, Tensor):
+            self.sent += value.nbytes if peer != self.rank else 0
+            value = (value if value.is_cuda else value.clone(), _now(value))
+        self.post.boxes[self.rank, peer].put(value)
 
     def get(self, peer: int) -> Any:
         try:
@@ -114,18 +127,36 @@ class VirtualComm:
         except queue.Empty:
             raise RuntimeError(f"rank {self.rank}: nothing from rank {peer} in {self.post.patience} s") from None
 
+    def deliver(self, peer: int) -> None:
+        """What comes next from a rank, to the tensor that was posted for it."""
+        (room, free), (value, ready) = self.posted[peer].popleft(), self.get(peer)
+        if free is None:
+            room.copy_(value.view(room.shape))
+            return
+        with torch.cuda.stream(self.post.stream):
+            for event in (free, ready):
+                self.post.stream.wait_event(event)
+            room.copy_(value.view(room.shape))
+        for tensor in (room, value):
+            tensor.record_stream(self.post.stream)
+
     def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        for peer, part in enumerate(parts):
-            self.put(peer, part.contiguous())
-        return [self.get(peer).view(torch.Size(shape)) for peer, shape in enumerate(shapes)]
+        rooms = [parts[0].new_empty(torch.Size(shape)) for shape in shapes]
+        self.exchange(dict(enumerate(parts)), dict(enumerate(rooms)))()
+        return rooms
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
         for peer, tensor in sends.items():
-            self.put(peer, tensor)
+            self.put(peer, tensor.contiguous())
+        for peer, tensor in receives.items():
+            self.posted[peer].append((tensor, _now(tensor)))
 
         def wait() -> None:
             for peer, tensor in receives.items():
-                tensor.copy_(self.get(peer))
+                while any(tensor is room for room, _ in self.posted[peer]):
+                    self.deliver(peer)
+            if any(tensor.is_cuda for tensor in receives.values()):
+                torch.cuda.current_stream().wait_stream(self.post.stream)
 
         return wait
 
@@ -133,6 +164,11 @@ class VirtualComm:
         for peer in range(self.size):
             self.put(peer, value)
         return [self.get(peer) for peer in range(self.size)]
+
+
+def _now(tensor: Tensor) -> Any:
+    """An event where the current stream is now; None on a CPU."""
+    return torch.cuda.current_stream().record_event() if tensor.is_cuda else None
 
 
 def virtual_group(size: int, patience: float = 60.0) -> list[VirtualComm]:

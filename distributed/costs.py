@@ -232,10 +232,11 @@ class Load:
         r = np.arange(self.case.ring)
         return np.repeat(self.ring.keys[(r + t) % len(r), r], self.case.ulysses) * self.kv * 4 * MODEL.head_dim
 
-    def turn(self, t: int) -> np.ndarray:
-        """Seconds that they take, each way alike."""
-        a, sent = self.a, self.key_bytes(t)
-        near = self.node == np.roll(self.node, -t * self.case.ulysses)
+    def turn(self, t: int, back: bool = False) -> np.ndarray:
+        """Seconds that they take, or the float32 gradients of those from t ranks back, which return there."""
+        a, to = self.a, (-t if back else t) * self.case.ulysses
+        sent = 2 * np.roll(self.key_bytes(t), -to) if back else self.key_bytes(t)
+        near = self.node == np.roll(self.node, -to)
         taken = sent / np.where(near, a.nvlink, a.ib) + a.message + np.where(near, a.nvlink_hop, a.ib_hop)
         return np.where(sent > 0, taken, 0.0)
 
@@ -243,10 +244,6 @@ class Load:
         """[ulysses, from, to] bytes of float32 gradients to where keys and values came from."""
         away = self.ring.keys * (1 - np.eye(self.case.ring))
         return away * (8 * MODEL.head_dim * self.kv[: self.case.ulysses, None, None])
-
-    def gradients_of_keys(self) -> np.ndarray:
-        """Seconds that they take, all at once."""
-        return self.messages(self.gradient_bytes(), self.node.reshape(self.case.ring, -1).T).T.reshape(-1)
 
     def packing(self) -> np.ndarray:
         """Seconds to copy the rows of keys and values that others want."""

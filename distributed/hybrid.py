@@ -82,7 +82,7 @@ def sp_attention(
     ranks: SequenceParallel,
     *,
     scale: float | None = None,
-    transport: str = "ring",
+    transport: str = "auto",
     impl: str = "auto",
 ) -> Tensor:
     """Causal attention within each document of a batch that several ranks share.
@@ -93,7 +93,7 @@ def sp_attention(
         plan: of the batch.
         ranks: this rank among them.
         scale: of the scores; default D^(−1/2).
-        transport: how keys travel: "ring" or "gather".
+        transport: how keys travel: "ring", "gather", or the one of both that suits the batch.
         impl: of ``afn_kernels.attention``.
 
     Returns:

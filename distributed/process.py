@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ class Process:
         local_rank: number of this rank on its machine.
         device: where its tensors live.
         group: whether there is a process group; a run of one rank needs none.
+        store: what the ranks of a process group share besides it; None for a rank alone.
     """
 
     rank: int
@@ -32,6 +33,7 @@ class Process:
     local_rank: int
     device: torch.device
     group: bool
+    store: dist.Store | None = field(default=None, compare=False, repr=False)
 
 
 def start(device: str | torch.device = "auto", *, group: bool = False, minutes: float = 10.0) -> Process:
@@ -55,12 +57,15 @@ def start(device: str | torch.device = "auto", *, group: bool = False, minutes: 
         if device.index >= torch.cuda.device_count():
             raise ValueError(f"rank {rank} wants {device}, but this machine has {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)
+    store = None
     if world > 1 or group:
         # The CPU group carries objects and checkpoints, beside the GPU's collectives.
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
-        dist.init_process_group(backend, timeout=timedelta(minutes=minutes), **alone)
-    return Process(rank, world, local_rank, device, world > 1 or group)
+        backend, patience = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(minutes=minutes)
+        if world > 1:
+            store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+        shared = store or dist.HashStore()
+        dist.init_process_group(backend, timeout=patience, store=shared, rank=rank, world_size=world)
+    return Process(rank, world, local_rank, device, world > 1 or group, store)
 
 
 def stop() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from afn_distributed.comm import Comm
@@ -12,7 +11,8 @@ from torch import Tensor
 
 import afn_kernels as ak
 
-TRANSPORTS = ("ring", "gather")
+TRANSPORTS = ("auto", "ring", "gather")
+GATHERED = 64 << 20  # bytes of keys and values that "auto" has a rank hold at once. Not measured.
 # Source: Liu et al., 2023, arXiv:2310.01889. Here a rank sends its keys straight to those that read them, and only the
 # rows that they read: nothing is passed on, and a step without work moves nothing.
 
@@ -26,7 +26,7 @@ def ring_attention(
     heads: Heads,
     *,
     scale: float | None = None,
-    transport: str = "ring",
+    transport: str = "auto",
     impl: str = "auto",
 ) -> Tensor:
     """Causal attention within each document, over all shards.
@@ -38,7 +38,9 @@ def ring_attention(
         comm: the ring group.
         heads: of this rank.
         scale: of the scores; default D^(−1/2).
-        transport: "ring" has the next keys under way while it computes; "gather" fetches all of them first.
+        transport: both compute with the rank's own keys while others come. "ring" holds two steps' keys, and ranks wait
+            for each other at every step; "gather" holds all, and they wait once. "auto" gathers where the keys of the
+            whole batch are few.
         impl: of ``afn_kernels.attention``.
 
     Returns:
@@ -51,6 +53,10 @@ def ring_attention(
         own = plan.exchange(0, 0, q.device)
         keys, values = (spread(x, heads) for x in (k, v))
         return q if own is None else ak.attention(q, keys, values, **options_of(own, comm, scale, impl))
+    if transport == "auto":
+        # Of the batch, not of this rank: all ranks must send in the same order.
+        most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * k.element_size()
+        transport = "gather" if most <= GATHERED else "ring"
     return _Ring.apply(q, k, v, plan, comm, heads, float(scale), transport, impl)
 
 
@@ -59,9 +65,10 @@ class _Ring(torch.autograd.Function):
     def forward(ctx, q, k, v, plan, comm, heads, scale, transport, impl):
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         out, lse = q.new_zeros(q.shape, dtype=wide), q.new_full(q.shape[:2], float("-inf"), dtype=wide)
-        for exchange, keys, values in fetched(k, v, plan, comm, transport):
-            keys, values = (spread(x, heads) for x in (keys, values))
-            out, lse = ak.attention(q, keys, values, carry=(out, lse), **options_of(exchange, comm, scale, impl))
+        for _, parts in fetched(k, v, plan, comm, transport):
+            for exchange, keys, values in parts:
+                keys, values = (spread(x, heads) for x in (keys, values))
+                out, lse = ak.attention(q, keys, values, carry=(out, lse), **options_of(exchange, comm, scale, impl))
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.facts = plan, comm, heads, scale, transport, impl
         return out.to(q.dtype)
@@ -73,19 +80,22 @@ class _Ring(torch.autograd.Function):
         wide = lse.dtype
         dq = torch.zeros(q.shape, dtype=wide, device=q.device)
         dkv = torch.zeros((2, *k.shape), dtype=wide, device=k.device)
-        away: dict[int, Tensor] = {}
-        for exchange, keys, values in fetched(k, v, plan, comm, transport):
-            options = options_of(exchange, comm, scale, impl)
-            spread_keys, spread_values = (spread(x, heads) for x in (keys, values))
-            grads = ak.attention_backward(dout, q, spread_keys, spread_values, out, lse, **options)
-            dq += grads[0]
-            here = torch.stack([gathered_heads(x.to(wide), heads) for x in grads[1:]])
-            if exchange.source == comm.rank:
-                dkv.index_add_(1, exchange.rows, here)
-            else:
-                away[exchange.source] = here
-        for rows, theirs in sent_back(away, dkv, plan, comm):
-            dkv.index_add_(1, rows, theirs)
+        arrived = _nothing
+        for offsets, parts in fetched(k, v, plan, comm, transport):
+            away: dict[int, Tensor] = {}
+            for exchange, keys, values in parts:
+                options = options_of(exchange, comm, scale, impl)
+                spread_keys, spread_values = (spread(x, heads) for x in (keys, values))
+                grads = ak.attention_backward(dout, q, spread_keys, spread_values, out, lse, **options)
+                dq += grads[0]
+                here = torch.stack([gathered_heads(x.to(wide), heads) for x in grads[1:]])
+                if exchange.source == comm.rank:
+                    dkv.index_add_(1, exchange.rows, here)
+                else:
+                    away[exchange.source] = here
+            arrived()  # what the step before sent, under way while this one was computed
+            arrived = sent_back(away, dkv, plan, comm, offsets)
+        arrived()
         return dq.to(q.dtype), dkv[0].to(k.dtype), dkv[1].to(v.dtype), *[None] * 6
 
 
@@ -94,60 +104,63 @@ def options_of(exchange: Exchange, comm: Comm, scale: float, impl: str) -> dict:
     return {**boundaries, "causal": exchange.source == comm.rank, "scale": scale, "impl": impl}
 
 
-def fetched(k: Tensor, v: Tensor, plan: Plan, comm: Comm, transport: str) -> Iterator[tuple[Exchange, Tensor, Tensor]]:
-    """What there is to attend to: this rank's own keys first, then those of the others as they come in.
+Part = tuple[Exchange, Tensor, Tensor]
 
-    Step t brings keys from t ranks back while others get theirs from t ranks on. With "gather" all steps are one, which
-    ends before anything is computed.
+
+def fetched(k: Tensor, v: Tensor, plan: Plan, comm: Comm, transport: str) -> Iterator[tuple[list[int], list[Part]]]:
+    """What there is to attend to, step by step: this rank's own keys first, then those of the others as they come in.
+
+    A step is a list of offsets t: keys come from t ranks back while others get theirs from t ranks on. With "ring" each
+    has one, and the next step's keys are under way meanwhile; with "gather" one step has all of them.
     """
-    steps = [partial(step, k, v, plan, comm, t) for t in range(1, comm.size)]
-    if transport == "gather":
-        steps = [partial(together, steps)]
-    sends, receives = steps[0]()
-    wait = comm.exchange(sends, receives)
-    if transport == "gather":
-        wait()
+    others = range(1, comm.size)
+    steps = [[t] for t in others] if transport == "ring" else [list(others)]
+    wait, coming = fetch(k, v, plan, comm, steps[0])
     own = plan.exchange(comm.rank, comm.rank, k.device)
-    if own is not None:
-        yield own, k, v
-    for following in [*steps[1:], None]:
-        if transport == "ring":
-            wait()
-        here = receives
+    yield [], [] if own is None else [(own, k, v)]
+    for offsets, following in zip(steps, [*steps[1:], None], strict=True):
+        wait()
+        here = coming
         if following is not None:
-            sends, receives = following()
-            wait = comm.exchange(sends, receives)
-        for source, kv in here.items():
-            yield plan.exchange(comm.rank, source, k.device), kv[0], kv[1]
+            wait, coming = fetch(k, v, plan, comm, following)
+        yield offsets, [(plan.exchange(comm.rank, source, k.device), kv[0], kv[1]) for source, kv in here.items()]
 
 
-def together(steps: list[Callable]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Several steps as one."""
-    sends, receives = zip(*(one() for one in steps), strict=True)
-    return tuple({peer: x for part in parts for peer, x in part.items()} for parts in (sends, receives))
-
-
-def step(k: Tensor, v: Tensor, plan: Plan, comm: Comm, t: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Keys and values to send t ranks on, and room for those from t ranks back: [2, rows, KV heads, D] each."""
-    to, source = (comm.rank + t) % comm.size, (comm.rank - t) % comm.size
+def fetch(k: Tensor, v: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> tuple[Callable, dict[int, Tensor]]:
+    """Starts a step's keys and values on their way; returns what waits for them, and [2, rows, Hk, D] by source."""
     sends, receives = {}, {}
-    wanted = plan.exchange(to, comm.rank, k.device)
-    if wanted is not None:
-        sends[to] = torch.stack((k[wanted.rows], v[wanted.rows]))
-    coming = plan.exchange(comm.rank, source, k.device)
-    if coming is not None:
-        receives[source] = k.new_empty((2, len(coming.rows), *k.shape[1:]))
-    return sends, receives
+    for t in offsets:
+        to, source = (comm.rank + t) % comm.size, (comm.rank - t) % comm.size
+        wanted = plan.exchange(to, comm.rank, k.device)
+        if wanted is not None:
+            sends[to] = torch.stack((k[wanted.rows], v[wanted.rows]))
+        coming = plan.exchange(comm.rank, source, k.device)
+        if coming is not None:
+            receives[source] = k.new_empty((2, len(coming.rows), *k.shape[1:]))
+    return comm.exchange(sends, receives), receives
 
 
-def sent_back(away: dict[int, Tensor], dkv: Tensor, plan: Plan, comm: Comm) -> list[tuple[Tensor, Tensor]]:
-    """Gradients of others' keys and values to them; returns what came for this rank's, and for which of its rows."""
-    peers = [peer for peer in range(comm.size) if peer != comm.rank]
+def sent_back(away: dict[int, Tensor], dkv: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> Callable[[], None]:
+    """Starts a step's gradients on their way to the ranks whose keys they are of.
+
+    Returns what waits for those of this rank's keys and adds them to dkv [2, shard, Hk, D].
+    """
+    peers = [(comm.rank + t) % comm.size for t in offsets]
     readers = {peer: plan.exchange(peer, comm.rank, dkv.device) for peer in peers}
     rows = {peer: reader.rows for peer, reader in readers.items() if reader is not None}
     room = {peer: dkv.new_empty((2, len(some), *dkv.shape[2:])) for peer, some in rows.items()}
-    comm.exchange(away, room)()
-    return [(rows[peer], room[peer]) for peer in rows]
+    wait = comm.exchange(away, room)
+
+    def arrived() -> None:
+        wait()
+        for peer, some in rows.items():
+            dkv.index_add_(1, some, room[peer])
+
+    return arrived
+
+
+def _nothing() -> None:
+    pass
 
 
 def spread(x: Tensor, heads: Heads) -> Tensor:

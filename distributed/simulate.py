@@ -144,7 +144,7 @@ class _Step:
         self.sent = {t: load.turn(t) for t in self.turns}
         self.attend = [{t: load.attend(t, backward) for t in (0, *self.turns)} for backward in (False, True)]
         self.heads = [load.heads(every) if case.ulysses > 1 else self.nothing for every in (True, False)]
-        self.packing, self.returned = load.packing(), load.gradients_of_keys()
+        self.returned, self.packing = {t: load.turn(t, back=True) for t in self.turns}, load.packing()
         piece = m.encoder_layers // PIECES
         linear, block = 2 * m.encoder / m.encoder_layers, [(0, 2 * m.encoder_width * n) for n in (4, 6, 4, 8)]
         self.encode = piece * (load.kernels(load.frames, [(linear, 0), *block])
@@ -206,7 +206,7 @@ class _Step:
 
     def ring(self, name: str, backward: bool, *after: Event) -> Event:
         """Attention to this rank's keys, then to the others', which come while it computes."""
-        line, done = self.line, []
+        line, done, returned = self.line, [], []
         if self.turns:
             after = (line.run(f"{name} pack", self.packing, *after),)
         came = [line.send(f"{name} keys {t}", t * self.case.ulysses, self.sent[t], *after) for t in self.turns[:1]]
@@ -217,7 +217,12 @@ class _Step:
                 shift = self.turns[i + 1] * self.case.ulysses
                 came.append(line.send(f"{name} keys {t}+", shift, self.sent[self.turns[i + 1]], came[i], done[-1]))
             done.append(line.run(f"{name} attend {t}", self.attend[backward][t], came[i]))
-        return done[-1]
+            if backward:
+                shift = -t * self.case.ulysses
+                returned.append(line.send(f"{name} gradients {t}", shift, self.returned[t], done[-1]))
+                # Added once the next step's keys have been attended to.
+                done[-1] = line.run(f"{name} add {t}", self.nothing, *returned[-2:-1], done[-1])
+        return line.run(f"{name} added", self.nothing, *returned[-1:], done[-1])
 
     def attention(self, name: str, last: Event) -> Event:
         """q, k and v to their heads, attention, and its output back."""
@@ -237,7 +242,6 @@ class _Step:
         again = {"none": self.nothing, "selective": self.opening, "full": self.copies[1] + self.closing + self.opening}
         last = line.run(f"{name} mlp", again[mode] + self.back[1] + self.copies[1], last)
         last = self.ring(name, True, self.group(f"{name} rows", self.heads[1], self.shape, 1, last))
-        last = self.group(f"{name} keys", self.returned, self.shape, 0, last)
         last = self.group(f"{name} heads", self.heads[0], self.shape, 1, last)
         return line.run(f"{name} project", self.back[0] + self.copies[0], last)
 

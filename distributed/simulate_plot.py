@@ -163,8 +163,8 @@ What to run on {gpus:,} GPUs then, and how much of its rate the layout named abo
   order and start when those who exchange them are there; gathered weights and summed gradients take the gaps between
   them. Both share one link: what goes by NVLink and what goes by InfiniBand never overlap.
 - Weights are gathered one layer ahead, again in the backward; a layer's gradients are summed in float32 while the next
-  is computed, and one sum at a time is under way. The ring has the next keys under way while it computes; float32
-  gradients of keys return after the last step, in the open. Full recomputation repeats a layer's messages.
+  is computed, and one sum at a time is under way. The ring has the next keys under way while it computes, and the
+  float32 gradients of the step before on their way back. Full recomputation repeats a layer's messages.
 - Other groups do alike: a real step also waits for the group with the dearest batch. No loader, no checkpoints.
 - Attention runs at one rate whatever its lengths, down to the shortest kernel and the bytes it must move. Short pieces
   are slower in truth, which favours layouts that cut more: many ring steps, many heads' owners.

@@ -131,6 +131,7 @@ class Layout:
         shard: ranks that share one copy of the weights (FSDP2), 0 for all of them; the rest replicate it.
         ulysses, ring: ranks that share one packed sequence, by heads inside a node and by blocks of keys across nodes,
             in SFT stages; GRPO stages are data parallel over all ranks.
+        contexts: other fields for SFT stages of at least so many tokens of context; the largest that fits counts.
         recompute: activations that are made again in the backward: none, selective or full.
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
@@ -144,6 +145,7 @@ class Layout:
     shard: int = 0
     ulysses: int = 1
     ring: int = 1
+    contexts: dict[int, dict[str, Any]] = field(default_factory=dict)
     recompute: str = "none"
     compile: bool = False
     workers: int = 1
@@ -161,6 +163,13 @@ class Layout:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
             raise ValueError("layout: keep, checkpoint_every and log_every are at least 1")
+        for context, changes in self.contexts.items():
+            if not isinstance(context, int) or not isinstance(changes, dict):
+                raise ValueError(
+                    f"layout: contexts: {context!r}: {changes!r:.60} is no number of tokens with its fields"
+                )
+            known(changes, (f.name for f in fields(Layout) if f.name != "contexts"), f"layout: contexts: {context}")
+            replace(self, contexts={}, **changes)
 
 
 @dataclass(frozen=True)
@@ -277,20 +286,28 @@ def _start(raw: Any, stage: str, earlier: list[Stage]) -> Start:
 def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> Layout:
     """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, 8gpu, 128gpu."""
     path = find(file, "layouts")
-    raw = _read_yaml(path) | dict(changes or {})
+    changes = dict(changes or {})
+    raw = _read_yaml(path) | changes
     try:
         known(raw, (f.name for f in fields(Layout)), "the layout")
         whole = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
         raw |= {key: _whole(raw[key], f"layout: {key}") for key in whole if key in raw}
-        return Layout(**raw)
+        layout = Layout(**raw)
+        # What is asked for by name holds for every context; ulysses and ring are one decision.
+        asked = {*changes, *(("ulysses", "ring") if {"ulysses", "ring"} & changes.keys() else ())}
+        if "contexts" not in asked:
+            kept = {n: {k: v for k, v in some.items() if k not in asked} for n, some in layout.contexts.items()}
+            layout = replace(layout, contexts=kept)
+        return layout
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def for_stage(layout: Layout, stage: Stage) -> Layout:
-    """The layout with the stage's own changes."""
+    """The layout with the changes for the stage's context, and then the stage's own."""
     known(stage.layout, (f.name for f in fields(Layout)), f"stage {stage.name}: layout")
-    return replace(layout, **stage.layout)
+    reached = [context for context in layout.contexts if context <= stage.context and stage.method == "sft"]
+    return replace(layout, **{**(layout.contexts[max(reached)] if reached else {}), **stage.layout})
 
 
 def find(file: str | Path, folder: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import torch
 from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
+from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
 
 from afn_model.audio import SAMPLE_RATE
@@ -49,8 +49,6 @@ from afn_model.train.state import Checkpoints, restore, training_state
 from afn_model.train.watch import profile_window, snapshot_on_oom
 
 DONE = "done.json"
-# How gloo, NCCL and the store say that a peer is no longer there.
-GONE = re.compile(r"Connection (closed|reset|refused)|closed by peer|remote process exited|Broken pipe|store", re.I)
 
 
 class Stopped(Exception):
@@ -107,29 +105,30 @@ def train(
     sharded = any(for_stage(layout, stage).dtype != "float32" for stage in stages)
     process = process or processes.start(group=sharded)
     try:
-        for stage in stages:
-            check(curriculum, stage, process.world, sharing(for_stage(layout, stage), stage))
-        for stage in stages:
-            if (out / stage.name / DONE).is_file():
-                if process.rank == 0 and options.show:
-                    print(f"{stage.name}: done before{changed_since(stage, out / stage.name / DONE)}", flush=True)
-            else:
-                run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
-                try:
-                    run.run()
-                finally:
-                    run.close()
+        with roll_call(process):
+            for stage in stages:
+                check(curriculum, stage, process.world, sharing(for_stage(layout, stage), stage))
+            for stage in stages:
+                if not _done_before(stage, out, options.show and process.rank == 0):
+                    run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
+                    with contextlib.closing(run):
+                        run.run()
+                    processes.barrier()
+                if on_stage and process.rank == 0:
+                    on_stage(stage, out / stage.name / MODEL)
                 processes.barrier()
-            if on_stage and process.rank == 0:
-                on_stage(stage, out / stage.name / MODEL)
-            processes.barrier()
-    except RuntimeError as error:
-        if process.world > 1 and GONE.search(str(error)):
-            raise ValueError(f"rank {process.rank}: another rank ended first, and says why") from None
-        raise
+    except RankEnded as error:
+        raise ValueError(str(error)) from None
     finally:
         if own:
             processes.stop()
+
+
+def _done_before(stage: Stage, out: Path, show: bool) -> bool:
+    done = out / stage.name / DONE
+    if done.is_file() and show:
+        print(f"{stage.name}: done before{changed_since(stage, done)}", flush=True)
+    return done.is_file()
 
 
 class _Stage:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+import signal
 import time
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from afn_distributed.comm import in_threads, virtual_group
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import SCHEMES, make_plan
+from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.route import Routes, deal, route
+from afn_distributed.simulate import attention_bytes
 
+from afn_model.train.recompute import checkpoint_blocks
 from bench.sequence_parallel import boundaries, one_process, one_rank, over_threads, worst
 from tests.distributed.ranks import run
 from tests.model.tiny_model import noise, tiny
@@ -128,6 +132,29 @@ def test_the_model_with_audio(split):
     assert torch.allclose(torch.cat([rows for _, rows, _ in parts])[order], rows)
 
 
+def test_what_recomputation_sends_again():
+    """Selective recomputation keeps attention and sends nothing twice; full recomputation repeats its forward."""
+    sent = {}
+    for mode in ("none", "selective", "full"):
+        model, batch = a_batch()
+        copies, ranks = [copy.deepcopy(model) for _ in range(4)], SequenceParallel.virtual(2, 2)
+        for one in copies:
+            checkpoint_blocks(one, mode)
+
+        def work(p, copies=copies, ranks=ranks, batch=batch):
+            copies[p].loss(batch, ranks=ranks[p]).backward()
+            return ranks[p].ulysses.sent + ranks[p].ring.sent
+
+        sent[mode] = sum(in_threads(work, 4))
+    text = model.config.text
+    sizes = {"heads": text.heads, "kv_heads": text.kv_heads, "head_dim": text.head_dim}
+    plan = make_plan(batch.cu_seqlens, ulysses=2, ring=2, **sizes)
+    promised = [attention_bytes(plan, rank, 8) for rank in range(4)]
+    forward = sum(one[what]["forward"] for one in promised for what in ("ulysses", "ring"))
+    assert sent["selective"] == sent["none"]
+    assert sent["full"] == sent["none"] + text.layers * forward
+
+
 def test_a_frozen_encoder_gets_nothing_back():
     """Each window is encoded once, and without gradients to it nothing but the adaptor's part travels back."""
     model, batch = a_batch()
@@ -196,21 +223,45 @@ def test_a_rank_that_never_comes_is_named():
         comms[0].all_to_all([torch.zeros(1)] * 2, [(1,)] * 2)
 
 
-def dies(process):
-    ranks = SequenceParallel.of(process, 1, 2)
-    plan = make_plan([0, 64], ring=2, heads=4, kv_heads=2, head_dim=8)
+def one_dies(process, folder, how):
+    """Rank 2 of four ends inside attention; what the others say goes to files."""
+    ranks = SequenceParallel.of(process, 1, 4)
+    plan = make_plan([0, 64], ring=4, heads=4, kv_heads=2, head_dim=8)
     parts = inputs(64, 4, 2)
-    one_rank(ranks, plan, *parts)
-    if process.rank == 1:
-        os._exit(3)
-    one_rank(ranks, plan, *parts)
+    try:
+        with roll_call(process):
+            one_rank(ranks, plan, *parts)
+            if process.rank == 2:
+                how()
+            one_rank(ranks, plan, *parts)
+    except RankEnded as error:
+        (folder / str(process.rank)).write_text(str(error))
 
 
-def test_a_rank_that_dies_ends_the_others():
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_fault():
+    raise ValueError("this is no recording")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (killed, "rank 2 of 4 has ended without a word"),
+        (at_fault, "rank 2 failed first: ValueError: this is no recording"),
+    ],
+)
+def test_a_rank_that_ends_is_named_by_all_others(how, said, tmp_path):
+    """They stop by themselves: nobody ends them from outside."""
     began = time.perf_counter()
-    with pytest.raises(Exception, match=r"exit code 3|Connection closed"):
-        run(2, dies)
+    for process in run(4, one_dies, tmp_path, how, join=False).processes:
+        process.join(30)
+        assert process.exitcode is not None
     assert time.perf_counter() - began < 30
+    found = {int(file.name): file.read_text() for file in tmp_path.iterdir()}
+    assert found == {rank: f"rank {rank}: {said}" for rank in (0, 1, 3)}
 
 
 def test_tensors_that_are_not_the_plans():

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench import compare, measure, report, run, timing
+from bench import compare, measure, report, run, timing, virtual_ranks
 from bench.ops import Absent, Workload
 from bench.record import COLUMNS, Bench, fitted, measured
 
@@ -235,3 +235,26 @@ def test_report_of_a_cpu_says_that_it_is_no_gpu(written):
     text = report.markdown(written)
     assert "this says nothing about a GPU" in text
     assert "tiny, cut to length 1024" in text
+
+
+def test_virtual_ranks_small_on_a_cpu():
+    record = virtual_ranks.measure(1, "cpu", contexts=(96,), ranks=(2,))
+    assert [(row["clips"], row["ranks"], row["backward"]) for row in record["rows"]] == [
+        (clips, ranks, backward) for clips in ("one", "mix") for backward in (False, True) for ranks in (1, 2)
+    ]
+    assert all(row["ms"] > 0 for row in record["rows"])
+
+
+def test_copies_under_kernels_are_not_exposed():
+    def event(cat, stream, ts, dur):
+        return {"ph": "X", "cat": cat, "ts": ts, "dur": dur, "args": {"stream": stream}}
+
+    trace = [
+        event("kernel", 7, 0, 1000),
+        event("kernel", 7, 1500, 1000),
+        event("gpu_memcpy", 20, 800, 400),  # half of it after the first kernel
+        event("gpu_memcpy", 20, 1600, 300),
+        event("kernel", 20, 2400, 300),  # a copy by a kernel, mostly after the end
+        {"cat": "cpu_op", "ts": 0, "dur": 5000},
+    ]
+    assert virtual_ranks.exposed(trace) == {"kernel_ms": 2.0, "copy_ms": 1.0, "exposed_ms": 0.4}

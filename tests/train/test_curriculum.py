@@ -92,6 +92,28 @@ def test_a_curriculum_is_written_and_read_back(tmp_path, name):
     assert read_curriculum(tmp_path / f"{name}.yaml") == curriculum
 
 
+def test_a_layout_for_long_sequences():
+    layout, curriculum = read_layout("128gpu"), read_curriculum("afnext")
+    found = {stage.name: for_stage(layout, stage) for stage in curriculum.stages}
+    shared = {name: (one.ulysses, one.ring) for name, one in found.items()}
+    assert shared == {
+        "pre-1": (1, 1), "pre-2": (1, 1), "mid-1": (1, 4), "mid-2": (4, 4), "post": (1, 1), "cot-sft": (1, 4),
+        "cot-rl": (1, 1),
+    }  # fmt: skip
+    for stage in curriculum.stages:
+        ranks = found[stage.name].ulysses * found[stage.name].ring
+        if stage.method == "sft":
+            assert stage.bins % (128 // ranks) == 0
+    asked = for_stage(read_layout("128gpu", {"ring": 2, "workers": 1}), curriculum["mid-2"])
+    assert (asked.ulysses, asked.ring, asked.workers) == (1, 2, 1)
+    with pytest.raises(ValueError, match="layout: contexts: 8192 has no gpus"):
+        Layout(contexts={8192: {"gpus": 1}})
+    with pytest.raises(ValueError, match="recompute 'all'"):
+        Layout(contexts={8192: {"recompute": "all"}})
+    with pytest.raises(ValueError, match="is no number of tokens"):
+        Layout(contexts={"long": {"ring": 2}})
+
+
 def test_layouts():
     assert read_layout("cpu", {"workers": 3}) == Layout(workers=3)
     with pytest.raises(ValueError, match="dtype 'fp8'"):
