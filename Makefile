@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
 .PHONY: demo curriculum test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
-        gpu-bench-ranks gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
+        gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 demo: $(VENV)/.demo
 	$(BIN)/afn demo --out $(RUN)
@@ -30,6 +30,7 @@ fmt: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.log_mel --out bench/results/cpu/log_mel.jsonl
+	$(BIN)/python -m bench.features --out bench/results/cpu/features.jsonl
 	$(BIN)/python -m bench.encoder --out bench/results/cpu/encoder.jsonl
 	$(BIN)/python -m bench.cpu_attention --out bench/results/cpu/attention.jsonl
 	$(BIN)/python -m bench.packing --out bench/results/cpu/packing.jsonl
@@ -68,6 +69,13 @@ gpu-verify-3: gpu-build
 gpu-verify-4: gpu-build
 	$(GPU_TESTS) tests/kernels/test_binaries.py
 
+# Every CUDA kernel's tests under NVIDIA's checkers of memory and of races; slow.
+gpu-sanitise: gpu-build
+	for tool in memcheck racecheck; do \
+	  timeout --foreground 470 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(PYTHON) -m pytest --device cuda tests/kernels/test_every_op.py -k "cuda and within_budget" || exit 1; \
+	done
+
 gpu-bench:
 	$(MAKE) -k $(PARTS:%=gpu-bench-%) gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-report
 $(PARTS:%=gpu-bench-%): gpu-bench-%: gpu-build
@@ -93,7 +101,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-NATIVE := setup.py CMakeLists.txt pyproject.toml constraints.txt $(wildcard csrc/*/*.cpp csrc/*/*/*.h csrc/*/*.h)
+NATIVE := setup.py CMakeLists.txt pyproject.toml constraints.txt $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*/*.h csrc/*/*/*.cuh)
 
 $(VENV)/.demo: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 cmake ninja

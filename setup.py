@@ -2,8 +2,9 @@
 
     pip install -e . --no-build-isolation --no-deps
 
-The extension afn_kernels._cpu is built by CMake with pybind11 (and ninja where it is found). Without a C++ compiler,
-CMake or pybind11 the install succeeds all the same, with one warning: every op then has its other implementations.
+The extension afn_kernels._cpu is built by CMake with pybind11 (and ninja where it is found), and the CUDA kernels where
+nvcc is; their sources are shipped too, for NVRTC. Without a compiler, CMake or pybind11 the install succeeds all the
+same, with one warning: every op then has its other implementations. AFN_NVCC= (empty) builds as if there were no nvcc.
 """
 
 import os
@@ -23,6 +24,7 @@ OPS = (
 PACKAGES = [
     "afn_kernels",
     *(f"afn_kernels.{op}" for op in OPS),
+    "afn_kernels.patch",
     "afn_distributed",
     "afn_model",
     "afn_model.cli",
@@ -53,15 +55,32 @@ def run_cmake(command: list[str]) -> None:
         raise CMakeFailed(f"cmake failed: {' '.join(lines[start : start + 3])}")
 
 
-class BuildCpu(build_ext):
-    """Builds the extension with CMake; a machine that cannot build it gets a warning instead of a failure."""
+class BuildNative(build_ext):
+    """Builds what is compiled, with CMake; a machine that cannot build it gets a warning instead of a failure."""
 
     def run(self):
-        try:
-            for extension in self.extensions:
-                self.build_with_cmake(Path(self.get_ext_fullpath(extension.name)).resolve())
-        except (CMakeFailed, OSError) as reason:
-            print(f"warning: afn_kernels is installed without its compiled CPU kernels: {reason}", file=sys.stderr)
+        (extension,) = self.extensions
+        target = Path(self.get_ext_fullpath(extension.name)).resolve()
+        binaries = target.parent / "_binaries"
+        shutil.rmtree(binaries, ignore_errors=True)
+        shutil.copytree(ROOT / "csrc" / "cuda", binaries / "cuda")
+        shutil.copytree(ROOT / "csrc" / "include", binaries / "include", ignore=shutil.ignore_patterns("*.h"))
+        for what, build in (("CPU", self.build_with_cmake), ("CUDA", self.build_cuda)):
+            try:
+                build(target)
+            except (CMakeFailed, OSError) as reason:
+                print(f"warning: afn_kernels is installed without compiled {what} kernels: {reason}", file=sys.stderr)
+
+    def build_cuda(self, target: Path) -> None:
+        """Machine code of csrc/cuda, where nvcc is; without it NVRTC makes it at first use."""
+        if not (os.environ.get("AFN_NVCC", "nvcc") and (find_tool("nvcc") or os.environ.get("CUDA_HOME"))):
+            print("no nvcc: CUDA kernels will be compiled at their first use")
+            return
+        build = Path(self.build_temp).resolve() / "cpu"
+        run_cmake([find_tool("cmake") or "cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1),
+                   "--target", "cuda_kernels"])  # fmt: skip
+        for file in (build / "cuda").glob("*.fatbin"):
+            shutil.copy2(file, target.parent / "_binaries")
 
     def build_with_cmake(self, target: Path) -> None:
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
@@ -94,5 +113,5 @@ setup(
     package_dir={"afn_distributed": "distributed"},
     package_data={"afn_model": ["*.jinja", "*.json"], "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"]},
     ext_modules=[Extension("afn_kernels._cpu", sources=[], optional=True)],
-    cmdclass={"build_ext": BuildCpu},
+    cmdclass={"build_ext": BuildNative},
 )

@@ -4,7 +4,8 @@ Every op takes ``impl="auto"``, which picks the fastest implementation that can 
 which one that is and why. Importing this package imports torch and nothing heavier.
 """
 
-from afn_kernels._registry import OPS, Explanation, prefer
+from afn_kernels import nn as nn
+from afn_kernels._registry import ASKED, OPS, Answer, Explanation, prefer
 from afn_kernels.attention import attention
 from afn_kernels.attention.gradients import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
@@ -12,6 +13,7 @@ from afn_kernels.decode_attention import decode_attention
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
 from afn_kernels.log_mel import LogMelStream, log_mel
+from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
 from afn_kernels.quantize_fp8 import quantize_fp8
 from afn_kernels.rms_norm import rms_norm
@@ -33,6 +35,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprob",
     "log_mel",
+    "patch",
     "pool_norm",
     "prefer",
     "quantize_fp8",
@@ -55,8 +58,22 @@ def explain(op: str, *args, **kwargs) -> Explanation:
         An ``Explanation`` with ``chosen`` and ``rows``; ``print`` shows it as a table.
 
     Raises:
-        ValueError: there is no op of that name.
+        ValueError: there is no op of that name; arguments that the op refuses.
     """
     if op not in OPS:
         raise ValueError(f"no op {op!r}; there are {', '.join(sorted(OPS))}")
-    return OPS[op].explain(*args, **kwargs)
+    if not args and not kwargs:
+        return OPS[op].explain()
+    try:
+        globals()[op](*args, **{**kwargs, "impl": ASKED})
+    except Answer as answer:
+        return answer.args[0]
+    raise AssertionError(f"{op} returned without a choice")
+
+
+def __getattr__(name: str):
+    if name == "FeatureExtractor":  # imports transformers
+        from afn_kernels.features import FeatureExtractor
+
+        return FeatureExtractor
+    raise AttributeError(f"module 'afn_kernels' has no attribute {name!r}")

@@ -99,6 +99,8 @@ class Op:
 
     def choose(self, impl: str, *args, **kwargs) -> Callable:
         """The function to call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
+        if impl is ASKED:
+            raise Answer(self.explain(*args, **kwargs))
         if impl == "auto":
             preferred = self._by_name.get(_preferred)
             if preferred and not preferred.available() and not preferred.supports(*args, **kwargs):
@@ -134,6 +136,13 @@ class Op:
             else:
                 rows.append(Row(impl.name, "possible", impl.why))
         return Explanation(self.name, chosen, tuple(rows))
+
+
+ASKED: object = object()  # as ``impl``: a call comes as far as the choice, and answers with it
+
+
+class Answer(Exception):
+    """The explanation of a call that was made to ask."""
 
 
 OPS: dict[str, Op] = {}

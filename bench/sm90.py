@@ -1,9 +1,10 @@
-"""What the compiler makes of every Triton kernel for an H100, with no GPU: registers, spills, matrix instructions.
+"""What compilers make of every Triton and CUDA kernel for an H100, with no GPU: registers, spills, matrix instructions.
 
     python -m bench.sm90 [--out bench/results/sm90] [--only rms_norm] [--lengths]
 
 Each workload of bench/ops is called on tensors without memory; every launch on the way is compiled for sm_90a instead
-of run. Bytes are those of a launch's tensors, each counted once; the floor is what the op must move or compute.
+of run. Bytes are those of a launch's tensors, each counted once; the floor is what the op must move or compute. Ops
+that have a kernel in csrc/cuda list it as *.cu, compiled by NVRTC.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from afn_kernels import _triton
+import afn_kernels as ak
+from afn_kernels import _cuda, _triton
 from bench.ops import Workload, workloads
 
 REGISTERS, THREADS, SHARED, BLOCKS = 65536, 2048, 227 * 1024, 32  # of one multiprocessor of an H100
@@ -41,13 +44,14 @@ class Launch:
 
 @dataclass(frozen=True)
 class Binary:
-    """What a compiled kernel needs of a multiprocessor. ``hgmma`` counts its matrix instructions."""
+    """What a compiled kernel needs of a multiprocessor; matrix instructions of a warpgroup and of a warp."""
 
     registers: int
     spills: int
     shared: int
     threads: int
     hgmma: int
+    hmma: int
     blocks: int
 
 
@@ -128,21 +132,52 @@ def compile_each_gradient_alone(op: str) -> None:
 
 def binary(compiled) -> Binary:
     """Reads a compiled kernel's machine code back with the tools that Triton brings."""
+    use, code = (_dumped(compiled.asm["cubin"], option) for option in ("--dump-resource-usage", "-sass"))
+    return _binary(use, code, 32 * compiled.metadata.num_warps, compiled.metadata.shared)
+
+
+@lru_cache
+def _dumped(cubin: bytes, option: str) -> str:
     from triton import knobs
 
-    tool = str(Path(knobs.nvidia.cuobjdump.path))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(cubin)
         file.flush()
-        use = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-        code = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-    registers, stack = (int(re.search(rf"{key}:(\d+)", use.stdout)[1]) for key in ("REG", "STACK"))
-    threads, shared = 32 * compiled.metadata.num_warps, compiled.metadata.shared
+        command = [str(Path(knobs.nvidia.cuobjdump.path)), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _binary(use: str, code: str, threads: int, shared: int) -> Binary:
+    registers, stack = (int(re.search(rf"{key}:(\d+)", use)[1]) for key in ("REG", "STACK"))
     blocks = min(REGISTERS // (-(-registers // 8) * 8 * threads), THREADS // threads, BLOCKS)
     if shared:
         blocks = min(blocks, SHARED // shared)
-    spills = len(re.findall(r"\b(?:STL|LDL)\b", code))
-    return Binary(registers, max(spills, stack), shared, threads, len(re.findall(r"\bHGMMA\b", code)), blocks)
+    spills, hgmma, hmma = (len(re.findall(rf"\b(?:{name})\b", code)) for name in ("STL|LDL", "HGMMA", "HMMA"))
+    return Binary(registers, max(spills, stack), shared, threads, hgmma, hmma, blocks)
+
+
+def cuda_rows(work: Workload) -> list[dict]:
+    """A line per kernel of csrc/cuda that a workload's forward launches."""
+    launches: dict[str, tuple[_cuda.Kernel, int]] = {}
+    _cuda.emulator = lambda kernel, grid, shared, parameters: launches.setdefault(kernel.name, (kernel, shared))
+    try:
+        with torch.no_grad():
+            work.call(work.make("meta", work.dtype), "cuda")
+    finally:
+        _cuda.emulator = None
+    found = []
+    for name, (kernel, shared) in launches.items():
+        cubin = compiled_cuda(kernel.source)
+        (use,) = re.findall(rf"Function {name}:\s*\n(.*)", _dumped(cubin, "--dump-resource-usage"))
+        code = _dumped(cubin, "-sass").partition(f"Function : {name}\n")[2].partition("Function : ")[0]
+        line = {"op": work.op, "workload": work.name, "kernel": f"{kernel.source}.cu: {name}"}
+        found.append(line | asdict(_binary(use, code, kernel.threads, shared)))
+    return found
+
+
+@lru_cache
+def compiled_cuda(source: str) -> bytes:
+    return _cuda.compiled(source, _cuda.HOPPER)
 
 
 def rows(work: Workload) -> list[dict]:
@@ -155,6 +190,8 @@ def rows(work: Workload) -> list[dict]:
         {"op": work.op, "workload": work.name, "kernel": name, **asdict(binary(launch.compiled))}
         for (name, _), launch in kernels.items()
     ]
+    if any(impl.name == "cuda" for impl in ak.OPS[work.op].impls):
+        found += cuda_rows(work)
     least, flops = sum(work.bytes[: 2 if work.wrt else 1]), sum(work.flops[: 2 if work.wrt else 1])
     floors = {f"floor_us_{gpu}": round(1e6 * max(least / rate, flops / FLOPS), 2) for gpu, rate in HBM.items()}
     moved = sum(launch.bytes for launch in launches)
@@ -176,13 +213,13 @@ def table(lines: list[dict]) -> str:
     """Markdown: kernels first, then traffic and floors."""
     kernels, floors = ([x for x in lines if ("kernel" in x) == kind] for kind in (True, False))
     out = [
-        "| op | workload | kernel | registers | spills | shared KB | threads | blocks/SM | HGMMA |",
-        "|---" * 9 + "|",
+        "| op | workload | kernel | registers | spills | shared KB | threads | blocks/SM | HGMMA | HMMA |",
+        "|---" * 10 + "|",
     ]
     for x in kernels:
         out.append(
             f"| {x['op']} | {x['workload']} | `{x['kernel']}` | {x['registers']} | {x['spills']} "
-            f"| {x['shared'] / 1024:.0f} | {x['threads']} | {x['blocks']} | {x['hgmma']} |"
+            f"| {x['shared'] / 1024:.0f} | {x['threads']} | {x['blocks']} | {x['hgmma']} | {x['hmma']} |"
         )
     out += ["", "| op | workload | MB moved | of the least | GFLOP | floor µs H100 | floor µs H200 |", "|---" * 7 + "|"]
     for x in floors:

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from afn_kernels import _triton
 from afn_kernels.decode_attention.config import HOPS, choose
-from afn_kernels.decode_attention.counters import counters
+from afn_kernels._counters import counters
 
 LOG2E = 1.4426950408889634
 FP8 = torch.float8_e4m3fn

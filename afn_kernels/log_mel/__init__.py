@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _triton
+from afn_kernels import _cuda, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.log_mel import boundary
 from afn_kernels.log_mel.stream import LogMelStream, LogMelWindow
@@ -42,6 +42,10 @@ def _triton_supports(pcm: torch.Tensor, **_) -> str:
     return _triton.supports(pcm, dtypes=(torch.float32,)) or _gradient(pcm)
 
 
+def _cuda_supports(pcm: torch.Tensor, **_) -> str:
+    return _cuda.supports(pcm, dtypes=(torch.float32,)) or _gradient(pcm)
+
+
 OP = Op(
     "log_mel",
     (
@@ -50,6 +54,11 @@ OP = Op(
             _triton_supports,
             avoid=lambda pcm, **_: _triton.avoid(pcm),
             why="one launch; the spectrum never leaves the chip",
+        ),
+        _cuda.implementation(
+            "afn_kernels.log_mel.boundary:log_mel_cuda",
+            _cuda_supports,
+            why="a Fourier transform in registers, one launch",
         ),
         Impl(
             "cpu",

@@ -40,18 +40,32 @@ WRITE = Boundary(
     "afn_kernels.log_mel.triton:write",
     lambda pcm, out: None,
 )
+WRITE_CUDA = Boundary(
+    "log_mel_write_cuda(Tensor pcm, Tensor(a!) out) -> ()",
+    "afn_kernels.log_mel.cuda:write",
+    lambda pcm, out: None,
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def log_mel(pcm, *, n_mels, out_dtype, out):
     """The "triton" row of the op's table."""
+    return _written(WRITE, pcm, n_mels, out_dtype, out)
+
+
+def log_mel_cuda(pcm, *, n_mels, out_dtype, out):
+    """The "cuda" row of the op's table."""
+    return _written(WRITE_CUDA, pcm, n_mels, out_dtype, out)
+
+
+def _written(write: Boundary, pcm, n_mels, out_dtype, out):
     if pcm.stride(1) != 1:
         pcm = pcm.contiguous()
     direct = out is not None and out.is_contiguous() and out_dtype in DTYPES
     dtype = out_dtype if out_dtype in DTYPES else torch.float32
     shape = (pcm.shape[0], n_mels, pcm.shape[1] // HOP)
     features = out if direct else torch.empty(shape, dtype=dtype, device=pcm.device)
-    WRITE(pcm.detach(), features)
+    write(pcm.detach(), features)
     if direct:
         return out
     return features.to(out_dtype) if out is None else out.copy_(features)

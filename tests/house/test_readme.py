@@ -12,8 +12,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
+def test_patch_block_runs(capsys):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Qwen2Config(vocab_size=64, num_key_value_heads=1, **sizes)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {"model": transformers.Qwen2ForCausalLM(config)})
+    assert "linear_cross_entropy" in capsys.readouterr().out
+
+
 def test_kernels_block_runs(capsys):
-    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    exec(compile(BLOCKS[1], "README.md", "exec"), {})
     assert "log_mel" in capsys.readouterr().out
 
 
@@ -21,7 +29,7 @@ def test_released_weights_block_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     record(Path("first.wav"), 2)
     record(Path("second.wav"), 91)
-    block = BLOCKS[1].replace("max_new_tokens=256", "max_new_tokens=2")
+    block = BLOCKS[2].replace("max_new_tokens=256", "max_new_tokens=2")
     exec(compile(block, "README.md", "exec"), {"folder": save_tiny(tmp_path / "model")})
     assert capsys.readouterr().out.endswith("\n")
 

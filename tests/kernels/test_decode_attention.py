@@ -70,7 +70,7 @@ def test_many_sequences_of_unequal_lengths_share_the_splits(device, monkeypatch)
 
 
 def test_the_counters_are_left_at_zero(device):
-    from afn_kernels.decode_attention.counters import counters
+    from afn_kernels._counters import counters
 
     i = made(device, capacity=1000, batch=2)
     once = ak.decode_attention(**i, impl="triton")

@@ -46,6 +46,13 @@ def test_non_contiguous_inputs_and_determinism(case, impl, device):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("case", {case.op: case for case in reversed(CASES)}.values(), ids=str)
+def test_explain_takes_any_call(case, device):
+    """With the arguments of a call it names what would run; nothing runs."""
+    inputs = case.make(case.dtypes[0], device)
+    assert ak.explain(case.op, **inputs, **case.options).chosen in {impl.name for impl in ak.OPS[case.op].impls}
+
+
 @pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
 def test_a_gradient_nobody_asked_for_is_not_computed(case, impl, device):
     runs(case, impl, device)

@@ -10,11 +10,13 @@ import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels.log_mel import _cpu_available, reference
 from afn_kernels.log_mel.tables import mel_filters
+from tests.cuda import compiler
 
 built = pytest.mark.skipif(bool(_cpu_available()), reason=_cpu_available() or "built")
 LEVELS = [] if _cpu_available() else __import__("afn_kernels._cpu")._cpu.simd_levels()
 TRITON = ["triton"] if _triton.interpreted() and not _triton.available() else []
-IMPLS = [pytest.param("cpu", marks=built), "reference", *TRITON]
+CUDA = ["cuda"] if TRITON and compiler() else []  # compiled for the host
+IMPLS = [pytest.param("cpu", marks=built), "reference", *TRITON, *CUDA]
 RATE, WINDOW = 16_000, 480_000
 
 
@@ -75,8 +77,8 @@ def amplitude(features: torch.Tensor) -> torch.Tensor:
 def run(level: str, pcm: torch.Tensor, **options) -> torch.Tensor:
     if level == "reference":
         return reference.log_mel(pcm, **options)
-    if level == "triton":
-        return ak.log_mel(pcm, impl="triton", **options)
+    if level in ("triton", "cuda"):
+        return ak.log_mel(pcm, impl=level, **options)
     from afn_kernels.log_mel import cpu
 
     return cpu.log_mel(pcm, level=level, **options)
@@ -90,7 +92,7 @@ def test_filters_are_transformers_filters(n_mels):
     torch.testing.assert_close(mel_filters(n_mels), theirs, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("level", [*LEVELS, *TRITON, "reference"])
+@pytest.mark.parametrize("level", [*LEVELS, *TRITON, *CUDA, "reference"])
 @pytest.mark.parametrize("name", signals())
 def test_no_further_from_float64_than_transformers(level, name):
     ours, theirs, exact = run(level, signals()[name]), transformers_features(name), oracle(name)
@@ -113,7 +115,7 @@ def test_pooled_error_is_below_that_of_transformers(level):
     assert ours.mean() < 1e-6
 
 
-@pytest.mark.parametrize("level", [*LEVELS, *TRITON])
+@pytest.mark.parametrize("level", [*LEVELS, *TRITON, *CUDA])
 @pytest.mark.parametrize("frames", [2, 3, 7, 15, 16, 17, 63, 255, 257, 999, 1000])
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_lengths(level, frames, n_mels):

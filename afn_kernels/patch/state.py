@@ -1,0 +1,95 @@
+"""What a patched module carries, and what every replacement asks before it calls an op."""
+
+import operator
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from afn_kernels.patch.report import STATE
+
+
+@dataclass
+class State:
+    """Lives in a patched module's ``__dict__``, outside parameters, buffers and submodules.
+
+    It is found through the module and not through a closure, so that a deep copy of the model has its own.
+    """
+
+    impl: str
+    ops: frozenset[str]
+    fallbacks: Counter
+    options: dict = field(default_factory=dict)
+    method: str = "forward"
+    partner: nn.Module | None = field(default=None, repr=False)
+    waiting: bool = False
+
+
+def state(module: nn.Module) -> State:
+    return getattr(module, STATE)
+
+
+def written(module: nn.Module) -> type:
+    """The module's class as its author wrote it: FSDP2 puts a class of its own in front, and FSDPModule."""
+    first, *rest = type(module).__mro__
+    return rest[1] if rest[0].__name__ == "FSDPModule" else first
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of that class."""
+    return written(module).__name__
+
+
+def namespace(module: nn.Module) -> ModuleType:
+    """The file of that class: what stands beside it there belongs to it."""
+    return sys.modules[written(module).__module__]
+
+
+def sharded(module: nn.Module) -> bool:
+    """Whether FSDP2's fully_shard took this module as one of its roots."""
+    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+
+
+def original(module: nn.Module, *args, **kwargs):
+    """The method that was replaced, found on the class: nothing else was there."""
+    return getattr(type(module), state(module).method)(module, *args, **kwargs)
+
+
+def count(module: nn.Module, reason) -> None:
+    """Notes in the report that an op could not run a call."""
+    if not torch.compiler.is_compiling():
+        state(module).fallbacks[class_name(module), str(reason)] += 1
+
+
+def bare(*modules: nn.Module) -> bool:
+    """No hook would notice that these modules are passed by."""
+    return not any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+def plain(*tensors: torch.Tensor) -> bool:
+    """Tensors with values and memory of their own: no DTensor of tensor parallelism, no quantised weight, no meta."""
+    return all(type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_meta for tensor in tensors)
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """What autocast would multiply matrices in; None without autocast."""
+    device = x.device.type
+    if x.is_meta or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def linear(module: nn.Module) -> bool:
+    """A Linear whose weight may be used without calling it: of the class itself (peft and quantisers have others)."""
+    return type(module) is nn.Linear and bare(module) and plain(module.weight)
+
+
+def find(module: nn.Module, path: str):
+    """An attribute by dotted path; AttributeError where it is missing."""
+    return operator.attrgetter(path)(module)

@@ -1,0 +1,78 @@
+"""Runs csrc/cuda on a CPU: a source compiled by the host's compiler with host.h, its blocks as threads."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from afn_kernels import _cuda
+
+HERE = Path(__file__).parent
+FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-DAFN_HOST",
+    "-x",
+    "c++",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+)
+SANITISER = ("-fsanitize=address", "-g")
+
+
+def compiler() -> str | None:
+    """The host's compiler, where there is one."""
+    return shutil.which("g++")
+
+
+@lru_cache
+def library(source: str) -> ctypes.CDLL:
+    """The source as a library; $AFN_SANITISE builds it with AddressSanitizer, which then has to be preloaded."""
+    root = _cuda.sources()
+    flags = (*FLAGS, *(SANITISER if os.environ.get("AFN_SANITISE") else ()))
+    files = [root / "cuda" / f"{source}.cu", HERE / "host.h", *sorted((root / "include" / "afn").glob("*.cuh"))]
+    content = b"\0".join([repr(flags).encode(), *(file.read_bytes() for file in files)])
+    built = (
+        Path(tempfile.gettempdir()) / f"afn-host-{os.getuid()}-{source}-{hashlib.sha256(content).hexdigest()[:24]}.so"
+    )
+    if not built.is_file():
+        fresh = built.with_suffix(f".{os.getpid()}.so")
+        command = ["g++", *flags, f"-I{HERE}", f"-I{root / 'include'}", str(files[0]), "-o", str(fresh)]
+        subprocess.run(command, check=True)
+        os.replace(fresh, built)
+    return ctypes.CDLL(str(built))
+
+
+def run(
+    kernel: _cuda.Kernel, grid: tuple[int, int], shared: int, parameters: bytes, *, backwards: bool = False
+) -> None:
+    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first."""
+    found = library(kernel.source)
+    size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
+    size.restype = ctypes.c_uint64
+    assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
+    assert threads() == kernel.threads, f"{kernel.name} has blocks of {threads()}, not {kernel.threads}"
+    launch = getattr(found, f"afn_host_{kernel.name}")
+    launch.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_int)
+    launch(*grid, shared, parameters, backwards)
+
+
+@contextmanager
+def emulated(*, backwards: bool = False):
+    """Within it ``impl="cuda"`` runs on CPU tensors."""
+    before = _cuda.emulator
+    _cuda.emulator = lambda *args: run(*args, backwards=backwards)
+    try:
+        yield
+    finally:
+        _cuda.emulator = before

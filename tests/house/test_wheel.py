@@ -1,0 +1,66 @@
+"""A wheel built with nvcc and one built without it, each installed where nothing else is, and used."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+USE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import afn_kernels as ak
+from afn_kernels import _cuda
+assert ak.__file__.startswith(sys.argv[1]), ak.__file__
+assert _cuda.sources() == _cuda.PACKAGE, "a wheel reads no checkout"
+names = sorted(file.stem for file in (_cuda.PACKAGE / "cuda").glob("*.cu"))
+assert "log_mel" in names
+binaries = sorted(file.stem for file in _cuda.PACKAGE.glob("*.fatbin"))
+assert binaries == (names if sys.argv[2] == "nvcc" else []), binaries
+if sys.argv[2] != "nvcc":
+    for name in names:
+        assert _cuda.compiled(name, (9, 0))[:4] == b"\\x7fELF"
+assert ak.explain("log_mel", torch.zeros(1, 320)).chosen == sys.argv[3]
+assert ak.log_mel(torch.zeros(1, 320)).shape == (1, 128, 2)
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """What is committed or will be: no build of the checkout can leak into the wheel."""
+    folder = tmp_path_factory.mktemp("checkout")
+    parts = ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "csrc")
+    parts += ("afn_kernels", "afn_model", "distributed")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *parts]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("compiler", ["nvcc", "none"])
+def test_a_wheel(checkout, compiler, tmp_path):
+    if compiler == "nvcc" and shutil.which("nvcc") is None:
+        pytest.skip("no nvcc")
+    pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
+    environment = {**os.environ, "AFN_CACHE": str(tmp_path / "cache")} | (
+        {"AFN_NVCC": ""} if compiler == "none" else {}
+    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = [*pip, "wheel", str(checkout), "--no-build-isolation", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run(build, check=True, env=environment)
+    (wheel,) = tmp_path.glob("*.whl")
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(tmp_path / "here"), str(wheel)]
+    subprocess.run(install, check=True, env=environment)
+    chosen = "cpu" if any((tmp_path / "here" / "afn_kernels").glob("_cpu.*")) else "reference"
+    environment.pop("TRITON_INTERPRET", None)
+    use = [sys.executable, "-I", "-c", USE, str(tmp_path / "here"), compiler, chosen]
+    done = subprocess.run(use, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,155 @@
+"""``patch``: the same numbers, the same text, the same loss curve, the same model afterwards, in every architecture."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch.func import functional_call
+
+pytest.importorskip("transformers", reason="patching is tested on transformers models")
+
+import afn_kernels as ak
+from afn_kernels.patch.table import OPS
+from tests.kernels.oracle import assert_within_budget
+from tests.kernels.patch_models import ARCHITECTURES, DECODERS, batch, build, cast, precise
+
+EXPECTED = {
+    "musicflamingo": {*OPS},
+    "audioflamingo3": {*OPS} - {"rote"},
+    "qwen2_audio": {*OPS} - {"rote"},
+    "voxtral": {*OPS} - {"rote", "pool_norm"},
+    "whisper": {"layer_norm", "bias_gelu", "attention", "linear_cross_entropy"},
+    **{name: {"rms_norm", "swiglu", "rotary", "attention", "linear_cross_entropy"} for name in DECODERS},
+}
+
+
+def run(model, inputs, labels) -> dict[str, torch.Tensor]:
+    """Loss, logits and every gradient by name."""
+    model.zero_grad()
+    out = model(**inputs, labels=labels)
+    out.loss.backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": out.loss.detach(), "logits": out.logits.detach(), **grads}
+
+
+def swapped(tensors: dict) -> dict:
+    return {key: value.flip(0) for key, value in tensors.items()}
+
+
+def plain_pytorch(model, data, dtype) -> list[dict[str, torch.Tensor]]:
+    """The model as it is, in three orders of summation: fused attention, written out, the rows in reverse."""
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    inputs = data.call(dtype)
+    backwards = run(model, swapped(inputs), data.labels.flip(0))
+    backwards["logits"] = backwards["logits"].flip(0)
+    return [run(model, inputs, data.labels), run(eager, inputs, data.labels), backwards]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
+    model, data = cast(build(name), dtype), batch(name)
+    same = plain_pytorch(model, data, dtype)
+    oracle = run(precise(copy.deepcopy(model)), data.call(torch.float64), data.labels)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    signatures = [inspect.signature(module.forward) for module in model.modules()]
+    report = ak.patch(model, impl="reference")
+    assert {entry.op for entry in report.replaced} == EXPECTED[name]
+    assert [inspect.signature(module.forward) for module in model.modules()] == signatures
+    found = run(model, data.call(dtype), data.labels)
+    assert not report.fallbacks, report.fallbacks
+    assert found.keys() == oracle.keys()
+    for key, value in found.items():
+        assert value.dtype == same[0][key].dtype, key
+        # A float32 loss of 16-bit logits is one number, known no better than these: their eps is its eps.
+        assert_within_budget(value.to(dtype), [other[key] for other in same], oracle[key].double())
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_revert_brings_back_the_very_same_model(name):
+    model, data = build(name), batch(name)
+    attributes = {path: set(vars(module)) for path, module in model.named_modules()}
+    before = run(model, data.inputs, data.labels)
+    report = ak.patch(model, impl="reference")
+    assert any("forward" in vars(module) for module in model.modules())
+    report.revert()
+    report.revert()
+    assert {path: set(vars(module)) for path, module in model.named_modules()} == attributes
+    after = run(model, data.inputs, data.labels)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_greedy_generation_is_the_same(name):
+    model, data = build(name).eval(), batch(name, side="left")
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    if name == "whisper":
+        options["decoder_input_ids"] = data.prompt.pop("decoder_input_ids")
+    for row in ("use_cache", "no cache"):
+        options["use_cache"] = row == "use_cache"
+        before = model.generate(**data.prompt, **options)
+        report = ak.patch(model, impl="reference")
+        after = model.generate(**data.prompt, **options)
+        report.revert()
+        assert torch.equal(after, before), row
+        assert not report.fallbacks, report.fallbacks
+
+
+def train(model, inputs: dict, labels: torch.Tensor, steps: int = 30) -> torch.Tensor:
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(steps):
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("name", ["musicflamingo", "qwen3", "whisper"])
+def test_thirty_steps_of_training_give_the_same_curve(name):
+    data = batch(name)
+    eager = build(name)
+    eager.set_attn_implementation("eager")
+    same = [
+        train(build(name), data.inputs, data.labels),
+        train(eager, data.inputs, data.labels),
+        train(build(name), swapped(data.inputs), data.labels.flip(0)),
+    ]
+    oracle = train(precise(build(name)), data.call(torch.float64), data.labels).double()
+    assert oracle[-1] < 0.9 * oracle[0]
+    model = build(name)
+    report = ak.patch(model, impl="reference")
+    found = train(model, data.inputs, data.labels)
+    assert not report.fallbacks
+    # An error of one step moves all later ones: the budget of the curve is that of its worst step so far.
+    for step in range(1, len(found) + 1):
+        assert_within_budget(found[:step], [other[:step] for other in same], oracle[:step])
+
+
+@pytest.mark.parametrize("name", ["musicflamingo", "qwen3", "whisper"])
+def test_kernels_under_the_interpreter_give_the_same_numbers(name):
+    model, data = build(name, layers=1), batch(name, lengths=(9, 6) if name == "qwen3" else (15, 14))
+    same = plain_pytorch(model, data, torch.float32)
+    oracle = run(precise(copy.deepcopy(model)), data.call(torch.float64), data.labels)
+    report = ak.patch(model, impl="triton")
+    assert {entry.op for entry in report.replaced} == EXPECTED[name]
+    found = run(model, data.inputs, data.labels)
+    assert not report.fallbacks, report.fallbacks
+    for key, value in found.items():
+        assert_within_budget(value, [other[key] for other in same], oracle[key].double(), ulps=2)
+
+
+def test_a_patched_model_runs_functionally():
+    model, data = build("qwen2").eval(), batch("qwen2")
+    before = model(**data.inputs).logits
+    ak.patch(model, impl="reference")
+    scaled = {name: 0 * p if name.endswith("lm_head.weight") else p for name, p in model.named_parameters()}
+    torch.testing.assert_close(functional_call(model, dict(model.named_parameters()), (), data.inputs).logits, before)
+    assert not functional_call(model, scaled, (), data.inputs).logits.any()

@@ -1,0 +1,418 @@
+"""``patch`` among the other things people do to a model: compile, shard, adapt, checkpoint, copy, rename."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+pytest.importorskip("transformers", reason="patching is tested on transformers models")
+
+import transformers
+
+import afn_kernels as ak
+from afn_kernels.patch import replacements
+from afn_kernels.patch.table import LEFT_ALONE
+from tests.kernels.patch_models import batch, build
+
+
+@pytest.fixture
+def model():
+    return build("qwen2")
+
+
+@pytest.fixture
+def data():
+    return batch("qwen2")
+
+
+def grads(model) -> list[torch.Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_a_second_patch_finds_nothing_to_do_and_reverts_nothing(model, data):
+    before = model(**data.inputs).logits
+    first, second = ak.patch(model, impl="reference"), ak.patch(model, impl="reference")
+    assert first.replaced
+    assert not second.replaced
+    assert {entry.reason for entry in second.skipped} == {"already patched"}
+    patched = model(**data.inputs).logits
+    second.revert()
+    assert torch.equal(model(**data.inputs).logits, patched)
+    first.revert()
+    assert torch.equal(model(**data.inputs).logits, before)
+    assert ak.patch(model, impl="reference").replaced == first.replaced
+
+
+def test_ops_can_be_added_one_after_the_other():
+    model = build("audioflamingo3")
+    norms = ak.patch(model, only=("rms_norm", "layer_norm"), impl="reference")
+    assert {entry.op for entry in norms.replaced} == {"rms_norm", "layer_norm"}
+    rest = ak.patch(model, skip=("attention", "rotary"), impl="reference")
+    assert {entry.op for entry in rest.replaced} == {"swiglu", "bias_gelu", "linear_cross_entropy"}
+    assert "already patched" in {entry.reason for entry in rest.skipped if entry.op == "pool_norm"}
+    norms.revert()
+    data = batch("audioflamingo3")
+    model(**data.inputs, labels=data.labels).loss.backward()
+    rest.revert()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_forward_that_somebody_else_replaced_is_left_alone(model):
+    norm, own = model.model.norm, lambda x: x
+    norm.forward = own
+    report = ak.patch(model, impl="reference")
+    (entry,) = [entry for entry in report.skipped if entry.path == "model.norm"]
+    assert entry.reason == "somebody else has replaced its forward"
+    layer = model.model.layers[0].input_layernorm
+    wrapped = layer.forward
+    layer.forward = lambda x: wrapped(x)
+    with pytest.warns(UserWarning, match="replaced after the patch"):
+        report.revert()
+    assert norm.forward is own
+    assert layer.forward is not wrapped
+
+
+@pytest.mark.parametrize("way", ["torch.compile", "model.compile", "patched first"])
+def test_a_compiled_model_calls_the_ops(data, way):
+    """A graph made before is not used again: the next one has the ops in it, and none after revert."""
+    model, seen = build("qwen2", layers=1), []
+
+    def backend(graph, example_inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    model.eval()
+    inputs = {"input_ids": data.inputs["input_ids"]}
+    whole, before = model, model(**inputs).logits
+    report = ak.patch(model, impl="triton") if way == "patched first" else None
+    if way == "model.compile":
+        model.compile(backend=backend)
+    else:
+        whole = torch.compile(model, backend=backend)
+    with torch.no_grad():
+        if report is None:
+            whole(**inputs)
+            assert seen
+            assert not any("afn." in name for name in seen)
+            report = ak.patch(whole, impl="triton")
+            seen.clear()
+        torch.testing.assert_close(whole(**inputs).logits, before)
+        for op in ("rms_norm", "swiglu", "rotary"):
+            assert f"afn.{op}.default" in seen, op
+        assert bool(report.notes) == (way != "patched first")
+        report.revert()
+        assert torch.equal(whole(**inputs).logits, before)
+    torch.compiler.reset()
+
+
+def test_a_training_step_compiles_to_one_graph(data):
+    """As it does without the patch: no replacement breaks the graph."""
+
+    def step(compiled: bool):
+        model = build("qwen3", layers=1)
+        ak.patch(model, impl="reference")
+        call = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        loss = call(**data.inputs, labels=data.labels, use_cache=False).loss
+        loss.backward()
+        return loss.detach(), [g.clone() for g in grads(model)]
+
+    (loss, expected), (found_loss, found) = step(False), step(True)
+    torch.testing.assert_close(found_loss, loss)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.compiler.reset()
+
+
+def test_a_compiled_encoder_calls_attention_too():
+    """Without a mask to look into, all of it is one graph."""
+    encoder = build("whisper", layers=1).model.encoder.eval()
+    data, seen = batch("whisper"), []
+
+    def backend(graph, example_inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    with torch.no_grad():
+        before = encoder(**data.inputs).last_hidden_state
+        ak.patch(encoder, impl="triton")
+        after = torch.compile(encoder, backend=backend, fullgraph=True)(**data.inputs).last_hidden_state
+    torch.testing.assert_close(after, before)
+    assert {"afn.attention.default", "afn.layer_norm.default", "afn.bias_gelu.default"} <= set(seen)
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("patch_first", [True, False])
+def test_under_fsdp2(model, data, one_rank, patch_first):
+    """fully_shard puts classes and hooks of its own in front; before or after the patch, a step is the same."""
+    model(**data.inputs, labels=data.labels).loss.backward()
+    sharded = build("qwen2")
+    if patch_first:
+        report = ak.patch(sharded, impl="reference")
+    for layer in sharded.model.layers:
+        fully_shard(layer.mlp, mesh=one_rank)
+        fully_shard(layer, mesh=one_rank)
+    fully_shard(sharded, mesh=one_rank)
+    if not patch_first:
+        report = ak.patch(sharded, impl="reference")
+    ops = {entry.op for entry in report.replaced}
+    assert ops == {"rms_norm", "swiglu", "rotary", "attention", "linear_cross_entropy"}
+    sharded(**data.inputs, labels=data.labels).loss.backward()
+    for found, wanted in zip(grads(sharded), grads(model), strict=True):
+        torch.testing.assert_close(found.full_tensor(), wanted)
+    # The head's weight is whole only within the head's own call: the loss stays what it was, and says so.
+    assert all("FSDP2" in reason for _, reason in report.fallbacks)
+    report.revert()
+    sharded(**data.inputs)
+
+
+@pytest.mark.parametrize("find_unused_parameters", [True, False])
+def test_under_ddp(model, data, one_rank, find_unused_parameters):
+    model(**data.inputs, labels=data.labels).loss.backward()
+    replica = DistributedDataParallel(build("qwen2"), find_unused_parameters=find_unused_parameters)
+    report = ak.patch(replica, impl="reference")
+    replica(**data.inputs, labels=data.labels).loss.backward()
+    for found, wanted in zip(grads(replica), grads(model), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert not report.fallbacks
+
+
+@pytest.mark.parametrize("patch_first", [True, False])
+def test_under_peft(data, patch_first):
+    peft = pytest.importorskip("peft", reason="LoRA layers come from peft")
+    targets = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+    lora = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+
+    def step(patched: bool):
+        torch.manual_seed(3)
+        model = build("qwen2")
+        report = ak.patch(model, impl="reference") if patched and patch_first else None
+        model = peft.get_peft_model(model, lora)
+        if patched and not patch_first:
+            report = ak.patch(model, impl="reference")
+        for i, (name, p) in enumerate(model.named_parameters()):
+            if "lora_" in name:
+                nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(i))
+        out = model(**data.inputs, labels=data.labels)
+        out.loss.backward()
+        trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        return out, trained, list(peft.get_peft_model_state_dict(model)), report
+
+    out, trained, keys, _ = step(False)
+    found, found_trained, found_keys, report = step(True)
+    assert not report.fallbacks
+    assert found_keys == keys
+    torch.testing.assert_close(found.loss, out.loss)
+    torch.testing.assert_close(found.logits, out.logits)
+    assert found_trained.keys() == trained.keys()
+    for name, grad in trained.items():
+        torch.testing.assert_close(found_trained[name], grad, msg=name)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_gives_the_same_gradients(model, data, reentrant):
+    report = ak.patch(model, impl="reference")
+    model(**data.inputs, labels=data.labels).loss.backward()
+    expected = [g.clone() for g in grads(model)]
+    model.zero_grad()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model(**data.inputs, labels=data.labels, use_cache=False).loss.backward()
+    assert all(torch.equal(a, b) for a, b in zip(grads(model), expected, strict=True))
+    assert not report.fallbacks
+
+
+def test_half_of_the_modules_unknown(model, data):
+    before = model(**data.inputs).logits
+    layer = model.model.layers[0]
+    renamed = (layer.input_layernorm, layer.mlp, layer.self_attn)
+    for name, module in zip(("HouseNorm", "Gated", "Attends"), renamed, strict=True):
+        module.__class__ = type(name, (type(module),), {})
+    report = ak.patch(model, impl="reference")
+    unknown = {entry.type: entry.reason for entry in report.skipped}
+    assert unknown.keys() == {"HouseNorm", "Gated", "Attends"}
+    assert all(reason.startswith("unknown: it looks like") for reason in unknown.values())
+    assert not any("forward" in vars(module) for module in renamed)
+    assert "forward" in vars(layer.post_attention_layernorm)
+    torch.testing.assert_close(model(**data.inputs).logits, before)
+
+
+def test_a_version_with_another_forward_is_left_alone(model, monkeypatch):
+    cls = type(model.model.norm)
+    monkeypatch.setattr(cls, "forward", lambda self, x, gate=None: x)
+    for layer in model.model.layers:
+        del layer.mlp.act_fn
+    report = ak.patch(model, impl="reference")
+    reasons = {entry.type: entry.reason for entry in report.skipped}
+    assert reasons["Qwen2RMSNorm"] == "this version's forward takes (x, gate)"
+    assert reasons["Qwen2MLP"] == "this version has no act_fn"
+    assert {entry.type for entry in report.replaced} == {"Qwen2ForCausalLM", "Qwen2Attention"}
+
+
+def test_other_activations_and_norms_are_left_alone():
+    config = transformers.Qwen2Config(hidden_size=32, intermediate_size=32, num_hidden_layers=1, vocab_size=8)
+    config.hidden_act = "gelu"
+    report = ak.patch(transformers.Qwen2ForCausalLM(config), impl="reference")
+    assert "its activation is GELUActivation, not SiLU" in {entry.reason for entry in report.skipped}
+
+
+def test_what_is_not_from_transformers_is_left_alone_and_said():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.MultiheadAttention(4, 1), nn.ModuleList())
+    report = ak.patch(model, impl="reference")
+    assert not report.replaced
+    assert {entry.type for entry in report.skipped} == {"LayerNorm", "MultiheadAttention"}
+    assert all(entry.reason.startswith("unknown") for entry in report.skipped)
+    assert str(ak.patch(nn.Linear(2, 2))) == "nothing in this model is known to afn_kernels"
+
+
+def test_what_can_be_got_wrong(model):
+    with pytest.raises(TypeError, match="the class Qwen2ForCausalLM"):
+        ak.patch(type(model))
+    with pytest.raises(TypeError, match="got a str"):
+        ak.patch("Qwen/Qwen2")
+    with pytest.raises(ValueError, match="no op 'rmsnorm'"):
+        ak.patch(model, only=["rmsnorm"])
+    with pytest.raises(ValueError, match="impl is 'cuda'"):
+        ak.patch(model, impl="cuda")
+
+
+def test_the_report_of_a_deep_model_is_short():
+    text = str(ak.patch(build("musicflamingo", layers=36), impl="reference"))
+    assert "36 x Qwen2MLP" in text
+    assert "73 x Qwen2RMSNorm" in text
+    assert len(text.splitlines()) < 20
+
+
+def test_auto_leaves_alone_what_is_no_faster_on_a_cpu(model, data):
+    before = model(**data.inputs, labels=data.labels)
+    report = ak.patch(model)
+    assert {(entry.op, entry.reason) for entry in report.skipped} <= set(LEFT_ALONE["cpu"].items())
+    assert {entry.op for entry in report.replaced}.isdisjoint(LEFT_ALONE["cpu"])
+    after = model(**data.inputs, labels=data.labels)
+    torch.testing.assert_close(after.loss, before.loss)
+    torch.testing.assert_close(after.logits, before.logits)
+
+
+def test_auto_goes_by_the_device(model):
+    model.to("meta")
+    report = ak.patch(model)
+    assert not report.replaced
+    assert {entry.reason for entry in report.skipped} == {"nobody timed it on meta"}
+    assert {entry.op for entry in ak.patch(model, impl="triton").replaced} == {entry.op for entry in report.skipped}
+    assert LEFT_ALONE["cuda"] == {}
+    ids = torch.zeros(2, 8, dtype=torch.long, device="meta")
+    assert model(ids, labels=ids).logits.shape == (2, 8, 80)
+
+
+def test_a_deep_copy_is_patched_by_itself(model, data):
+    report = ak.patch(model, impl="reference")
+    twin = copy.deepcopy(model)
+    before = model(**data.inputs).logits
+    for p in twin.parameters():
+        p.data.zero_()
+    assert torch.equal(model(**data.inputs).logits, before)
+    assert not twin(**data.inputs).logits.any()
+    norm = twin.model.norm
+    assert norm.forward.__self__ is norm
+    report.revert()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_pickled_model_comes_back_unpatched(model, data):
+    before = model(**data.inputs).logits
+    ak.patch(model, impl="reference")
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert torch.equal(loaded(**data.inputs).logits, before)
+    assert ak.patch(loaded, impl="reference").replaced
+
+
+def test_hooks_still_see_what_they_saw():
+    """Norm, projections and activations called one by one: hooks on any of them fire, with the same tensors."""
+    model, data = build("audioflamingo3").eval(), batch("audioflamingo3")
+    names = ["act_fn", "activation_fn", "avg_pooler", "layer_norm", "fc1", "linear_1", "norm", "q_proj", "rotary_emb"]
+    seen = []
+
+    def record(module, args, output):
+        seen.append((module, output[0] if isinstance(output, tuple) else output))
+
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] in names:
+            module.register_forward_hook(record)
+    with torch.no_grad():
+        model(**data.inputs)
+        before = list(seen)
+        seen.clear()
+        report = ak.patch(model, impl="reference")
+        model(**data.inputs)
+    assert report.fallbacks
+    assert len(seen) == len(before)
+    for (module, found), (other, wanted) in zip(seen, before, strict=True):
+        assert module is other
+        torch.testing.assert_close(found, wanted)
+
+
+def test_autocast_gives_what_it_gave(model, data):
+    def run():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(**data.inputs, labels=data.labels)
+        out.loss.backward()
+        return out.loss.detach(), out.logits.detach(), [g.clone() for g in grads(model)]
+
+    loss, logits, expected = run()
+    ak.patch(model, impl="reference")
+    found_loss, found_logits, found = run()
+    assert found_logits.dtype == logits.dtype
+    torch.testing.assert_close(found_loss, loss, rtol=2**-7, atol=0)
+    torch.testing.assert_close(found_logits, logits, rtol=0, atol=float(4 * 2**-8 * logits.abs().max()))
+    assert all(g.dtype == w.dtype for g, w in zip(found, expected, strict=True))
+
+
+def test_a_call_that_an_op_refuses_runs_the_original(model, data):
+    """Norm weights kept in float32 under a bfloat16 stream, as some recipes have them."""
+    model.model.norm.float()
+    model.model.layers.bfloat16()
+    model.model.embed_tokens.bfloat16()
+    model.lm_head.float()
+    before = model(**data.inputs).logits
+    report = ak.patch(model, only=["rms_norm"], impl="reference")
+    assert torch.equal(model(**data.inputs).logits, before)
+    ((key, calls),) = report.fallbacks.items()
+    assert key[0] == "Qwen2RMSNorm"
+    assert "bfloat16" in key[1]
+    assert calls == 1
+    assert "fell back  1 calls of Qwen2RMSNorm" in str(report)
+
+
+def test_the_pooling_waits_for_its_norm_only_where_it_may(monkeypatch):
+    """A pooling put off is done by the norm; where the op refuses, both run as they were."""
+    model, data = build("audioflamingo3").eval(), batch("audioflamingo3")
+    with torch.no_grad():
+        before = model(**data.inputs).logits
+        report = ak.patch(model, only=["pool_norm"], impl="reference")
+        torch.testing.assert_close(model(**data.inputs).logits, before)
+        assert not report.fallbacks
+
+        def refuse(*args, **kwargs):
+            raise ValueError("not today")
+
+        monkeypatch.setattr(replacements, "pool_norm_op", refuse)
+        assert torch.equal(model(**data.inputs).logits, before)
+        assert report.fallbacks.pop(("LayerNorm", "not today")) == 1
+        model.model.audio_tower.avg_pooler.register_forward_hook(lambda *_: None)
+        assert torch.equal(model(**data.inputs).logits, before)
+    assert [type_name for type_name, _ in report.fallbacks] == ["AvgPool1d"]

@@ -1,0 +1,143 @@
+"""Attention of a patched model: masks as packed sequences, caches, and what goes to the original function."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("transformers", reason="patching is tested on transformers models")
+
+import transformers
+
+import afn_kernels as ak
+from afn_kernels.patch import attention as attention_file
+from tests.kernels.patch_models import batch, build
+
+
+@pytest.fixture
+def model():
+    return build("qwen2")
+
+
+@pytest.fixture
+def data():
+    return batch("qwen2")
+
+
+class TestMasks:
+    """What transformers' boolean masks say, as packed sequences."""
+
+    LENGTH = 12
+
+    def causal(self, *segments: tuple[int, ...]) -> torch.Tensor:
+        """Rows of segment numbers; 0 is padding, which sees nothing."""
+        ids = torch.tensor(segments)
+        below = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        return (below & (ids[:, :, None] == ids[:, None]) & (ids[:, :, None] > 0))[:, None]
+
+    def check(self, mask, causal, known=True):
+        q, k, v = torch.randn(3, len(mask), 4, self.LENGTH, 16, dtype=torch.float64).unbind()
+        layout = attention_file.Layout.of(mask, len(mask), causal)
+        assert (layout is not None) == known
+        if known:
+            expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            expected = expected.masked_fill(~mask.any(-1, keepdim=True), 0).transpose(1, 2)
+            torch.testing.assert_close(layout.run(q, k, v, 0.25, "reference"), expected)
+
+    def test_packed_left_and_right(self):
+        self.check(self.causal([1] * 5 + [2] * 3 + [3] * 4, [1] * 11 + [2], [0] * 4 + [1] * 8, [1] * 12), True)
+        padded = self.causal([1] * 7 + [0] * 5, [1] * 12)
+        padded[0, 0, 7:, :7] = True  # padding after a sequence sees it, as transformers has it
+        self.check(padded, True)
+        self.check(self.causal([1] * 7 + [0] * 5, [0] * 11 + [1]), True)
+
+    def test_keys_of_an_encoder(self):
+        valid = torch.arange(self.LENGTH) < torch.tensor([12, 5, 1])[:, None]
+        self.check(valid[:, None, None].expand(-1, 1, self.LENGTH, -1), False)
+
+    def test_what_is_neither_goes_elsewhere(self):
+        holes = self.causal([1] * 12)
+        holes[0, 0, 9, 3] = False
+        self.check(holes, True, known=False)
+        window = self.causal([1] * 12) & ~torch.ones(12, 12, dtype=torch.bool).tril(-4)
+        self.check(window, True, known=False)
+        self.check(self.causal([1] * 12), False, known=False)
+        scattered = self.causal([1] * 12)
+        scattered[..., 4] = False
+        self.check(scattered, True, known=False)
+
+    def test_a_mask_is_looked_at_once_and_again_when_it_changes(self, monkeypatch):
+        looks, look = [], attention_file._causal_layout
+        monkeypatch.setattr(attention_file, "_causal_layout", lambda seen: (looks.append(1), look(seen))[1])
+        mask = self.causal([1] * 12)
+        first = attention_file.Layout.of(mask, 1, True)
+        assert attention_file.Layout.of(mask, 1, True) is first
+        mask[0, 0, 6:, :6] = False
+        self.check(mask, True)
+        assert len(looks) == 2
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_rows_of_a_padded_batch_match_the_original(self, model, side):
+        data = batch("qwen2", side=side)
+        before = model(**data.inputs).logits
+        report = ak.patch(model, impl="reference")
+        after = model(**data.inputs).logits
+        kept = data.inputs["attention_mask"].bool() if side == "left" else slice(None)
+        torch.testing.assert_close(after[kept], before[kept])
+        assert not report.fallbacks
+
+    def test_packed_by_positions(self, model):
+        """Two documents in a row, told apart by their positions, as transformers' packing has it."""
+        ids = torch.randint(3, 60, (1, 20))
+        positions = torch.cat((torch.arange(12), torch.arange(8)))[None]
+        before = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        report = ak.patch(model, impl="reference")
+        after = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        torch.testing.assert_close(after, before)
+        assert not report.fallbacks
+
+
+def test_attention_weights_are_there_when_asked_for(model, data):
+    model.set_attn_implementation("eager")
+    model.eval()
+    report = ak.patch(model, impl="reference")
+    assert "attention" not in {entry.op for entry in report.replaced}
+    assert len(model(**data.inputs, output_attentions=True).attentions) == 2
+    model.set_attn_implementation("sdpa")
+    report.revert()
+    report = ak.patch(model, impl="reference")
+    model.set_attn_implementation("eager")
+    out = model(**data.inputs, output_attentions=True, output_hidden_states=True)
+    assert out.attentions[0].shape == (2, 4, 25, 25)
+    assert len(out.hidden_states) == 3
+    assert ("Qwen2Attention", "attention: the model is set to 'eager'") in report.fallbacks
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_prompt_in_parts_and_then_step_by_step(model, data, static):
+    """Keys of earlier parts are in the cache: more keys than queries is for the original function."""
+    model.eval()
+    ids = data.inputs["input_ids"][:1]
+
+    def parts():
+        kept = transformers.DynamicCache(config=model.config)
+        if static:
+            kept = transformers.StaticCache(config=model.config, max_cache_len=32)
+        cuts = ((0, 10), (10, 18), (18, 19), (19, 20))
+        return torch.cat([model(ids[:, a:b], past_key_values=kept, use_cache=True).logits for a, b in cuts], dim=1)
+
+    with torch.no_grad():
+        before = parts()
+        report = ak.patch(model, impl="reference")
+        torch.testing.assert_close(parts(), before)
+    (key,) = report.fallbacks
+    assert key[0] == "Qwen2Attention"
+
+
+def test_dropout_in_training_runs_the_original_attention():
+    model = build("qwen2", attention_dropout=0.5)
+    report = ak.patch(model, impl="reference")
+    data = batch("qwen2")
+    model(**data.inputs)
+    assert report.fallbacks == {("Qwen2Attention", "attention: dropout"): 2}
+    model.eval()(**data.inputs)
+    assert report.fallbacks == {("Qwen2Attention", "attention: dropout"): 2}

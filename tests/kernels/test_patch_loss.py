@@ -1,0 +1,136 @@
+"""The loss of a patched model: with labels the logits are made when somebody looks."""
+
+import copy
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("transformers", reason="patching is tested on transformers models")
+
+import transformers
+
+import afn_kernels as ak
+from tests.kernels.patch_models import batch, build
+
+
+@pytest.fixture
+def model():
+    return build("qwen2")
+
+
+@pytest.fixture
+def data():
+    return batch("qwen2")
+
+
+@pytest.fixture
+def calls(model, monkeypatch):
+    """How often the whole head ran."""
+    ak.patch(model, impl="reference")
+    calls, forward = [], type(model.lm_head).forward
+    monkeypatch.setattr(
+        type(model.lm_head),
+        "forward",
+        lambda self, x: (self is model.lm_head and calls.append(1), forward(self, x))[1],
+    )
+    return calls
+
+
+def test_the_loss_alone_costs_no_logits(model, data, calls):
+    out = model(**data.inputs, labels=data.labels)
+    assert out["loss"] is out.loss is out[0]
+    assert isinstance(out, transformers.modeling_outputs.CausalLMOutputWithPast)
+    assert "logits" in out
+    assert list(out) == ["loss", "logits", "past_key_values"]
+    out.loss.backward()
+    assert not calls
+    assert out.logits.shape == (2, 25, 80)
+    assert out.logits is out["logits"]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        operator.attrgetter("logits"),
+        operator.itemgetter("logits"),
+        operator.itemgetter(1),
+        lambda out: out.to_tuple()[1],
+        lambda out: out[1:][0],
+        lambda out: list(out.values())[1],
+        lambda out: dict(out)["logits"],
+        lambda out: dict(**out)["logits"],
+        lambda out: dict(out.items())["logits"],
+        lambda out: out.get("logits"),
+        lambda out: copy.copy(out).logits,
+        lambda out: type(out)(**out).logits,
+        lambda out: torch.utils._pytree.tree_map(lambda x: x, out).logits,
+    ],
+)
+def test_every_way_to_look_finds_them(model, data, look):
+    model.config.use_cache = False
+    expected = model(**data.inputs, labels=data.labels)
+    ak.patch(model, impl="reference")
+    out = model(**data.inputs, labels=data.labels)
+    torch.testing.assert_close(look(out), expected.logits)
+    assert type(out) is type(expected)
+    assert repr(out)[:30] == repr(expected)[:30]
+
+
+def test_writing_them_costs_nothing(model, data, calls):
+    out = model(**data.inputs, labels=data.labels)
+    out.logits = torch.zeros(1)
+    assert out["logits"].shape == (1,)
+    assert not calls
+
+
+def test_after_the_weights_changed_it_warns(model, data, calls):
+    out = model(**data.inputs, labels=data.labels)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    with pytest.warns(UserWarning, match="weights changed"):
+        out.logits  # noqa: B018
+
+
+def test_options_of_the_loss(model, data):
+    shifted = F.pad(data.labels, (0, 1), value=-100)[:, 1:].contiguous()
+    options = [
+        {"labels": data.labels, "num_items_in_batch": 7},
+        {"labels": data.labels, "num_items_in_batch": torch.tensor(9)},
+        {"labels": data.labels, "shift_labels": shifted},
+        {"labels": data.labels, "logits_to_keep": 0},
+        {"labels": data.labels, "return_dict": False},
+        {"labels": torch.full_like(data.labels, -100)},
+    ]
+    expected = [model(**data.inputs, **option)[0] for option in options]
+    ak.patch(model, impl="reference")
+    for option, loss in zip(options, expected, strict=True):
+        torch.testing.assert_close(model(**data.inputs, **option)[0], loss, equal_nan=True)
+
+
+def test_arguments_by_position(model, data):
+    inputs = (data.inputs["input_ids"], data.inputs["attention_mask"], None, None, None, data.labels, False, 0)
+    expected = model(*inputs)
+    ak.patch(model, impl="reference")
+    out = model(*inputs)
+    torch.testing.assert_close(out.loss, expected.loss)
+    torch.testing.assert_close(out.logits, expected.logits)
+
+
+def test_a_loss_function_of_its_own_is_called(model, data):
+    model.loss_function = lambda logits, labels, **_: logits.sum()
+    report = ak.patch(model, impl="reference")
+    out = model(**data.inputs, labels=data.labels)
+    torch.testing.assert_close(out.loss, out.logits.sum())
+    assert report.fallbacks == {("Qwen2ForCausalLM", "loss: the model has a loss function of its own"): 1}
+
+
+def test_bad_labels_raise_what_they_raised(model, data):
+    data.labels[0, 3] = 80
+    with pytest.raises(IndexError) as before:
+        model(**data.inputs, labels=data.labels)
+    ak.patch(model, impl="reference")
+    with pytest.raises(IndexError, match=str(before.value)):
+        model(**data.inputs, labels=data.labels)
