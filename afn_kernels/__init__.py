@@ -13,6 +13,7 @@ from afn_kernels.decode_attention import decode_attention
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
 from afn_kernels.log_mel import LogMelStream, log_mel
+from afn_kernels.pack_heads import pack_heads, unpack_heads
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
 from afn_kernels.quantize_fp8 import quantize_fp8
@@ -35,6 +36,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprob",
     "log_mel",
+    "pack_heads",
     "patch",
     "pool_norm",
     "prefer",
@@ -44,6 +46,7 @@ __all__ = [
     "rote",
     "splice",
     "swiglu",
+    "unpack_heads",
 ]
 
 

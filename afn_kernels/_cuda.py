@@ -47,8 +47,14 @@ def _missing() -> str:
         from cuda.bindings import driver  # noqa: F401
     except ImportError as error:
         return f"CUDA's bindings for Python are missing ({error}): pip install cuda-bindings"
-    if not sources().is_dir() and not any(PACKAGE.glob("*.fatbin")):
-        return "this installation has neither the kernels nor their sources"
+    if any(PACKAGE.glob("*.fatbin")):
+        return ""
+    try:
+        from cuda.bindings import nvrtc
+
+        _nvrtc(nvrtc.nvrtcVersion())
+    except (ImportError, RuntimeError) as error:
+        return f"they were built without nvcc, and NVRTC is missing ({error}): pip install cuda-python"
     return ""
 
 

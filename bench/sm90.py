@@ -99,15 +99,27 @@ def compiling():
         driver._active = before
 
 
+def has(op: str, impl: str) -> bool:
+    """Whether an op's table has an implementation of this name."""
+    return any(row.name == impl for row in ak.OPS[op].impls)
+
+
 def launched(work: Workload) -> list[Launch]:
-    """The launches of a workload's forward and, where it has gradients, its backward."""
+    """Triton's launches in a workload's forward and, where it has gradients, its backward."""
+    if not has(work.op, "triton"):
+        return []
     with compiling() as launches:
-        inputs = {name: x.requires_grad_(name in work.wrt) for name, x in work.make("meta", work.dtype).items()}
-        outs = work.call(inputs, "triton")
-        if work.wrt:
-            outs = [out for out in outs if out.requires_grad]
-            torch.autograd.grad(outs, [inputs[name] for name in work.wrt], [torch.empty_like(out) for out in outs])
+        gradients_of(work, "triton")
     return launches
+
+
+def gradients_of(work: Workload, impl: str) -> None:
+    """Calls a workload on tensors without memory, and its backward where it has gradients."""
+    inputs = {name: x.requires_grad_(name in work.wrt) for name, x in work.make("meta", work.dtype).items()}
+    outs = work.call(inputs, impl)
+    if work.wrt:
+        outs = [out for out in outs if out.requires_grad]
+        torch.autograd.grad(outs, [inputs[name] for name in work.wrt], [torch.empty_like(out) for out in outs])
 
 
 LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 48, 63, 64, 100, 128, 250, 255, 256, 1000, 1024)
@@ -157,12 +169,11 @@ def _binary(use: str, code: str, threads: int, shared: int) -> Binary:
 
 
 def cuda_rows(work: Workload) -> list[dict]:
-    """A line per kernel of csrc/cuda that a workload's forward launches."""
+    """A line per kernel of csrc/cuda that a workload launches, forward and backward."""
     launches: dict[str, tuple[_cuda.Kernel, int]] = {}
     _cuda.emulator = lambda kernel, grid, shared, parameters: launches.setdefault(kernel.name, (kernel, shared))
     try:
-        with torch.no_grad():
-            work.call(work.make("meta", work.dtype), "cuda")
+        gradients_of(work, "cuda")
     finally:
         _cuda.emulator = None
     found = []
@@ -190,7 +201,7 @@ def rows(work: Workload) -> list[dict]:
         {"op": work.op, "workload": work.name, "kernel": name, **asdict(binary(launch.compiled))}
         for (name, _), launch in kernels.items()
     ]
-    if any(impl.name == "cuda" for impl in ak.OPS[work.op].impls):
+    if has(work.op, "cuda"):
         found += cuda_rows(work)
     least, flops = sum(work.bytes[: 2 if work.wrt else 1]), sum(work.flops[: 2 if work.wrt else 1])
     floors = {f"floor_us_{gpu}": round(1e6 * max(least / rate, flops / FLOPS), 2) for gpu, rate in HBM.items()}
@@ -199,9 +210,9 @@ def rows(work: Workload) -> list[dict]:
         {
             "op": work.op,
             "workload": work.name,
-            "bytes": moved,
+            "bytes": moved or None,
             "least_bytes": int(least),
-            "traffic": round(moved / least, 3),
+            "traffic": round(moved / least, 3) if launches else None,
             "flops": int(flops),
             **floors,
         }
@@ -223,8 +234,9 @@ def table(lines: list[dict]) -> str:
         )
     out += ["", "| op | workload | MB moved | of the least | GFLOP | floor µs H100 | floor µs H200 |", "|---" * 7 + "|"]
     for x in floors:
+        moved = f"{x['bytes'] / 1e6:.1f} | {x['traffic']:.2f} x" if x["bytes"] else f"{x['least_bytes'] / 1e6:.1f} | "
         out.append(
-            f"| {x['op']} | {x['workload']} | {x['bytes'] / 1e6:.1f} | {x['traffic']:.2f} x "
+            f"| {x['op']} | {x['workload']} | {moved} "
             f"| {x['flops'] / 1e9:.1f} | {x['floor_us_h100']} | {x['floor_us_h200']} |"
         )
     return "\n".join(out) + "\n"
@@ -256,7 +268,7 @@ def main() -> None:
         if args.out.resolve() == DOCUMENT.parent / "results" / "sm90":
             into_document(table(lines))
     if args.lengths:
-        ops = list(dict.fromkeys(line["op"] for line in lines))
+        ops = [op for op in dict.fromkeys(line["op"] for line in lines) if has(op, "triton")]
         for op in ops:
             compile_each_gradient_alone(op)
         counts = {op: distinct_kernels(op) for op in ops}

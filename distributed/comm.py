@@ -30,8 +30,11 @@ class Comm(Protocol):
     size: int
     sent: int
 
-    def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """parts[i] goes to rank i; returns what rank i sent here, of shapes[i] and the parts' dtype."""
+    def all_to_all(self, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
+        """The first sizes[0] elements go to rank 0, the next to rank 1, …; returns what came, wanted[i] from rank i.
+
+        Both are flat, and nothing is copied but the messages.
+        """
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
         """Starts sending to some ranks and filling tensors from others; the call it returns waits for both."""
@@ -47,17 +50,13 @@ class GroupComm:
         self.group, self.sent = group, 0
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
-    def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        dtype, device = parts[0].dtype, parts[0].device
+    def all_to_all(self, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
+        received = send.new_empty(sum(wanted))
         # As bytes: gloo does not know every dtype.
-        send = torch.cat([part.reshape(-1) for part in parts]).view(torch.uint8)
-        sizes = [part.numel() * part.element_size() for part in parts]
-        wanted = [torch.Size(shape).numel() * dtype.itemsize for shape in shapes]
-        received = torch.empty(sum(wanted), dtype=torch.uint8, device=device)
-        dist.all_to_all_single(received, send, wanted, sizes, group=self.group)
-        self.sent += sum(sizes) - sizes[self.rank]
-        found = received.split(wanted)
-        return [bytes_.view(dtype).view(torch.Size(shape)) for bytes_, shape in zip(found, shapes, strict=True)]
+        sent, came = ([count * send.element_size() for count in counts] for counts in (sizes, wanted))
+        dist.all_to_all_single(received.view(torch.uint8), send.view(torch.uint8), came, sent, group=self.group)
+        self.sent += sum(sent) - sent[self.rank]
+        return received
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
         held = [tensor.contiguous() for tensor in sends.values()]  # until they are sent
@@ -140,10 +139,10 @@ class VirtualComm:
         for tensor in (room, value):
             tensor.record_stream(self.post.stream)
 
-    def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        rooms = [parts[0].new_empty(torch.Size(shape)) for shape in shapes]
-        self.exchange(dict(enumerate(parts)), dict(enumerate(rooms)))()
-        return rooms
+    def all_to_all(self, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
+        received = send.new_empty(sum(wanted))
+        self.exchange(dict(enumerate(send.split(sizes))), dict(enumerate(received.split(wanted))))()
+        return received
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
         for peer, tensor in sends.items():

@@ -81,6 +81,8 @@ def sp_attention(
     plan: Plan,
     ranks: SequenceParallel,
     *,
+    positions: Tensor | None = None,
+    inv_freq: Tensor | None = None,
     scale: float | None = None,
     transport: str = "auto",
     impl: str = "auto",
@@ -92,6 +94,8 @@ def sp_attention(
         k, v: [rows, Hk, D] of the same tokens.
         plan: of the batch.
         ranks: this rank among them.
+        positions: [rows] float32, to rotate q and k by as ``afn_kernels.rotary`` does, on their way to the other ranks.
+        inv_freq: [D / 2] float32.
         scale: of the scores; default D^(−1/2).
         transport: how keys travel: "ring", "gather", or the one of both that suits the batch.
         impl: of ``afn_kernels.attention``.
@@ -100,14 +104,17 @@ def sp_attention(
         [rows, Hq, D] for the same tokens.
 
     Raises:
-        ValueError: tensors that are not what the plan says.
+        ValueError: tensors that are not what the plan says; positions without frequencies.
     """
     rows, heads = plan.part_rows(ranks.rank), plan.heads
     wanted = (rows, heads[-1].q.stop, plan.head_dim), (rows, heads[-1].kv.stop, plan.head_dim)
     if q.shape != wanted[0] or k.shape != wanted[1] or v.shape != wanted[1]:
         found = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"rank {ranks.rank}: q, k, v are {found}, the plan says {wanted[0]}, {wanted[1]}")
-    q, k, v = scatter_heads(q, k, v, plan, ranks.ulysses, ranks.rank)
+    if (positions is None) != (inv_freq is None):
+        raise ValueError(f"rank {ranks.rank}: positions and inv_freq go together, one of them is missing")
+    angles = {"positions": positions, "inv_freq": inv_freq}
+    q, k, v = scatter_heads(q, k, v, plan, ranks.ulysses, ranks.rank, **angles)
     own = heads[ranks.ulysses.rank]
     out = ring_attention(q, k, v, plan, ranks.ring, own, scale=scale, transport=transport, impl=impl)
     return gather_heads(out, plan, ranks.ulysses, ranks.rank)

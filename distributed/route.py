@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,7 @@ class Routes:
 
 def route(x: Tensor, routes: Routes, comm: Comm) -> Tensor:
     """Rows made here [made, ...] to the rows wanted here [wanted, ...]; gradients return the same way."""
-    parts = [x[rows.to(x.device)] for rows in routes.sends]
-    shapes = [(count, *x.shape[1:]) for count in routes.receives]
-    return torch.cat(all_to_all(comm, parts, shapes))[routes.order.to(x.device)]
+    each = math.prod(x.shape[1:])
+    sizes, wanted = [len(rows) * each for rows in routes.sends], [count * each for count in routes.receives]
+    came = all_to_all(comm, x[torch.cat(routes.sends).to(x.device)].reshape(-1), sizes, wanted)
+    return came.view(len(routes.order), *x.shape[1:])[routes.order.to(x.device)]

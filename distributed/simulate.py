@@ -135,8 +135,8 @@ class _Step:
         project = [norm, (2 * m.width * qkv, 0), (0, 4 * (qkv - m.kv_heads * m.head_dim))]
         opening, closing = [(4 * m.width * m.ffn, 0), (0, 6 * m.ffn)], [(2 * m.width * q, 0), norm]
         mlp = [*opening, (2 * m.width * m.ffn, 0)]
-        # Three copies for each all-to-all: into its parts, into one buffer, out of another.
-        self.copies = [load.kernels(rows, [(0, 12 * n)]) if case.ulysses > 1 else self.nothing for n in (qkv, q)]
+        # One copy before or after each all-to-all; the gradients of q, k and v are put together first.
+        self.copies = [load.kernels(rows, [(0, 4 * n)]) if case.ulysses > 1 else self.nothing for n in (qkv, q)]
         self.project, self.closing = load.kernels(rows, project), load.kernels(rows, closing)
         self.mlp, self.opening = load.kernels(rows, mlp), load.kernels(rows, opening)
         self.back = load.kernels(rows, project, 2), load.kernels(rows, [*closing, *mlp], 2)
@@ -243,7 +243,7 @@ class _Step:
         last = line.run(f"{name} mlp", again[mode] + self.back[1] + self.copies[1], last)
         last = self.ring(name, True, self.group(f"{name} rows", self.heads[1], self.shape, 1, last))
         last = self.group(f"{name} heads", self.heads[0], self.shape, 1, last)
-        return line.run(f"{name} project", self.back[0] + self.copies[0], last)
+        return line.run(f"{name} project", self.back[0] + 2 * self.copies[0], last)
 
 
 def cases(gpus: int, tokens: int) -> Iterator[Case]:

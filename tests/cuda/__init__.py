@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -35,8 +36,17 @@ def compiler() -> str | None:
     return shutil.which("g++")
 
 
-@lru_cache
 def library(source: str) -> ctypes.CDLL:
+    """The source as a library, compiled once, whichever thread asks first."""
+    with _LOCK:
+        return _library(source)
+
+
+_LOCK = threading.Lock()
+
+
+@lru_cache
+def _library(source: str) -> ctypes.CDLL:
     """The source as a library; $AFN_SANITISE builds it with AddressSanitizer, which then has to be preloaded."""
     root = _cuda.sources()
     flags = (*FLAGS, *(SANITISER if os.environ.get("AFN_SANITISE") else ()))

@@ -220,7 +220,7 @@ def test_ranks_with_another_batch_or_plan_say_so_at_once():
 def test_a_rank_that_never_comes_is_named():
     comms = virtual_group(2, patience=0.2)
     with pytest.raises(RuntimeError, match=r"rank 0: nothing from rank 1 in 0\.2 s"):
-        comms[0].all_to_all([torch.zeros(1)] * 2, [(1,)] * 2)
+        comms[0].all_to_all(torch.zeros(2), [1, 1], [1, 1])
 
 
 def one_dies(process, folder, how):
