@@ -16,6 +16,7 @@ from afn_kernels.log_mel import LogMelStream, log_mel
 from afn_kernels.pack_heads import pack_heads, unpack_heads
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
+from afn_kernels.qkv_rotary import qkv_rotary
 from afn_kernels.quantize_fp8 import quantize_fp8
 from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import rotary
@@ -40,6 +41,7 @@ __all__ = [
     "patch",
     "pool_norm",
     "prefer",
+    "qkv_rotary",
     "quantize_fp8",
     "rms_norm",
     "rotary",

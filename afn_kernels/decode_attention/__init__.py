@@ -2,17 +2,46 @@
 
 import torch
 
-from afn_kernels import _check, _triton
-from afn_kernels._registry import Impl, Op
+from afn_kernels import _check, _cuda, _triton
+from afn_kernels._registry import Impl, Op, constant
 
 FP8 = torch.float8_e4m3fn
+HALVES = (torch.bfloat16, torch.float16)
+CUDA_SHARED = 216 << 10  # bytes of shared memory that the CUDA kernel's ring asks for
+
+
+def _wants_gradient(*tensors: torch.Tensor | None) -> str:
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return "it has no gradient; the reference has"
+    return ""
+
+
+@constant
+def _too_small() -> str:
+    if _cuda.emulated():
+        return ""
+    room = torch.cuda.get_device_properties().shared_memory_per_block_optin
+    return "" if room >= CUDA_SHARED else f"the GPU has {room >> 10} KB of shared memory, it needs {CUDA_SHARED >> 10}"
+
+
+def _supports_cuda(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, scale) -> str:
+    rows = q.shape[1] * q.shape[2] // k_cache.shape[2]
+    if q.shape[-1] != 128:
+        return f"heads of {q.shape[-1]} elements; it has a kernel for 128"
+    if rows > 64:
+        return f"{q.shape[1]} tokens times {q.shape[2] // k_cache.shape[2]} query heads of a KV head are more than 64"
+    for name, x in (("k_cache", k_cache), ("v_cache", v_cache)):
+        begin = 0 if torch.compiler.is_compiling() else x.storage_offset()  # the launch looks again
+        if x.stride(-1) == 1 and any(n * x.element_size() % 16 for n in (*x.stride()[:3], begin)):
+            return f"{name} has strides {x.stride()}: its rows do not begin at multiples of 16 bytes"
+    tensors = q, k_cache, v_cache, k_scale, v_scale
+    elsewhere = _cuda.supports(*tensors, lengths, block_table, dtypes=(*HALVES, FP8, torch.float32))
+    return _wants_gradient(*tensors) or _cuda.supports(q, dtypes=HALVES) or elsewhere or _too_small()
 
 
 def _supports(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, scale) -> str:
-    if torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (q, k_cache, v_cache, k_scale, v_scale)
-    ):
-        return "it has no gradient; the reference has"
+    if reason := _wants_gradient(q, k_cache, v_cache, k_scale, v_scale):
+        return reason
     if q.shape[-1] > 256:
         return f"a head of {q.shape[-1]} elements does not fit one program"
     tensors = q, k_cache, v_cache, lengths, block_table, k_scale, v_scale
@@ -26,6 +55,11 @@ OP = Op(
             "afn_kernels.decode_attention.boundary:decode_attention",
             _supports,
             why="one read of the cache, split over the whole machine, one launch",
+        ),
+        _cuda.implementation(
+            "afn_kernels.decode_attention.boundary:decode_attention_cuda",
+            _supports_cuda,
+            why="as triton, with two tiles of 64 KB in flight on every multiprocessor and equal shares of all keys",
         ),
         Impl("reference", "afn_kernels.decode_attention.reference:decode_attention", why="plain PyTorch"),
     ),
@@ -49,8 +83,8 @@ def decode_attention(
     The cache already holds the new tokens' keys and values: new token i of a sequence sees the first
     lengths[b] − n + 1 + i entries. What lies behind lengths[b] is never used, whatever it holds.
 
-    The triton implementation needs no host synchronisation and can be captured into a CUDA graph that serves every
-    length up to the capacity; there a sequence of length 0 gives zeros. Equal inputs give equal bits, but how the
+    The triton and cuda implementations need no host synchronisation and can be captured into a CUDA graph that serves
+    every length up to the capacity; there a sequence of length 0 gives zeros. Equal inputs give equal bits, but how the
     context is split depends on all the lengths of the batch. It is fast for one to eight new tokens.
 
     Args:

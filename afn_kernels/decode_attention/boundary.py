@@ -1,4 +1,4 @@
-"""decode_attention as torch.compile sees its Triton kernel; it has no backward."""
+"""decode_attention as torch.compile sees its kernels; they have no backward."""
 
 import torch
 
@@ -9,21 +9,33 @@ def _fake(q, k_cache, v_cache, lengths, block_table, k_scale, v_scale, scale):
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-FORWARD = Boundary(
-    "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? block_table, "
-    "Tensor? k_scale, Tensor? v_scale, float scale) -> Tensor",
-    "afn_kernels.decode_attention.triton:forward",
-    _fake,
+_ARGUMENTS = (
+    "(Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? block_table, Tensor? k_scale, "
+    "Tensor? v_scale, float scale) -> Tensor"
 )
+FORWARD = Boundary(f"decode_attention{_ARGUMENTS}", "afn_kernels.decode_attention.triton:forward", _fake)
+FORWARD_CUDA = Boundary(f"decode_attention_cuda{_ARGUMENTS}", "afn_kernels.decode_attention.cuda:forward", _fake)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def decode_attention(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, scale):
+def decode_attention(q, k_cache, v_cache, lengths, **options):
     """The "triton" row of the op's table."""
+    return _called(FORWARD, q, k_cache, v_cache, lengths, **options)
+
+
+def decode_attention_cuda(q, k_cache, v_cache, lengths, *, block_table, **options):
+    """The "cuda" row of the op's table."""
+    lengths, table = (
+        x if x is None or x.dtype in (torch.int32, torch.int64) else x.int() for x in (lengths, block_table)
+    )
+    return _called(FORWARD_CUDA, q, k_cache, v_cache, lengths, block_table=table, **options)
+
+
+def _called(forward: Boundary, q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, scale):
     k_scale, v_scale = (None if x is None else x.detach().reshape(-1).contiguous() for x in (k_scale, v_scale))
     table = None if block_table is None else _rows(block_table)
     lengths = lengths.contiguous()
-    return FORWARD(_rows(q), _rows(k_cache), _rows(v_cache), lengths, table, k_scale, v_scale, scale)
+    return forward(_rows(q), _rows(k_cache), _rows(v_cache), lengths, table, k_scale, v_scale, scale)

@@ -51,3 +51,11 @@ ROWS = (
     (1 << 30, 64, Config(16, 8, 3, 1, 256, 32, "wide float32 keys: what fits shared memory; not timed")),
 )
 # fmt: on
+
+
+def least_tiles(rows: int) -> int:
+    """Tiles of 32 KB of keys below which a share of csrc/cuda's kernel is not worth its merge.
+
+    A part of 16 rows is an eighth of the bytes of a tile's keys and values, one of 64 rows a half. Not timed.
+    """
+    return 1 if rows <= 16 else 2

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from afn_kernels import _triton
-from afn_kernels.decode_attention.config import HOPS, choose
 from afn_kernels._counters import counters
+from afn_kernels.decode_attention.config import HOPS, choose
 
 LOG2E = 1.4426950408889634
 FP8 = torch.float8_e4m3fn

@@ -1,4 +1,4 @@
-"""Every Triton and CUDA kernel compiled for sm_90a, with no GPU: budgets on what compilers made of it (bench/sm90.py)."""
+"""Every Triton and CUDA kernel compiled for sm_90a, with no GPU: budgets on what comes out (bench/sm90.py)."""
 
 import json
 import os

@@ -23,16 +23,23 @@ def inputs(g, capacity, batch=3, new=1, heads=6, kv_heads=2, width=16, page=0, *
     return made
 
 
-def case(name, size=63, far=(), dtypes=(torch.float32, HALF), **shape):
+def case(name, size=63, far=(), dtypes=(torch.float32, HALF), impls=("triton",), **shape):
     return Case(
         "decode_attention",
         name,
         lambda g, n: inputs(g, n, **shape),
         size=size,
         dtypes=dtypes,
-        gpu_dtypes=(torch.bfloat16,),
+        gpu_dtypes=(torch.bfloat16,) if impls == ("triton",) else (),
         far=far,
+        impls=impls,
     )
+
+
+def cuda(name, heads=14, far=(), **shape):
+    """For csrc/cuda: heads of 128, 16-bit."""
+    options = {"dtypes": (HALF, torch.bfloat16), "impls": ("cuda",), "width": 128}
+    return case(f"heads of 128, {name}", heads=heads, far=far, **options, **shape)
 
 
 CASES = [
@@ -43,4 +50,8 @@ CASES = [
     case("4 tokens x 7 heads, odd width", batch=2, new=4, heads=14, width=24, size=300),
     case("more rows than a tile", batch=1, new=8, heads=20, size=200, dtypes=(torch.float32,)),
     case("pages of 5", batch=2, page=5, size=150, dtypes=(torch.float32,)),
+    cuda("one token", far=("q", "k_cache", "v_cache")),
+    cuda("4 tokens x 7 heads", new=4, size=150),
+    cuda("pages of 16", page=16, size=150, batch=2),
+    cuda("one sequence of 1000", size=1000, batch=1, heads=4, kv_heads=1),
 ]
