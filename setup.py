@@ -73,7 +73,9 @@ class BuildNative(build_ext):
 
     def build_cuda(self, target: Path) -> None:
         """Machine code of csrc/cuda, where nvcc is; without it NVRTC makes it at first use."""
-        if not (os.environ.get("AFN_NVCC", "nvcc") and (find_tool("nvcc") or os.environ.get("CUDA_HOME"))):
+        folders = (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda")
+        here = find_tool("nvcc") or any(Path(folder, "bin", "nvcc").is_file() for folder in folders)
+        if not here or not os.environ.get("AFN_NVCC", "nvcc"):
             print("no nvcc: CUDA kernels will be compiled at their first use")
             return
         build = Path(self.build_temp).resolve() / "cpu"

@@ -99,7 +99,7 @@ class Kernel:
         self._local = threading.local()
 
     def launch(self, grid: tuple[int, int], shared: int, device: torch.device, *values: int | float) -> None:
-        """Queues the kernel on the device's current stream; safe while the stream is captured into a graph.
+        """Queues the kernel on the device's current stream; into a graph once it has run outside of a capture.
 
         Args:
             grid: blocks, at most 2³¹ − 1 by 65,535.
@@ -112,11 +112,12 @@ class Kernel:
         if emulator is not None:
             emulator(self, grid, shared, self.layout.pack(*values))
             return
-        function = self._functions.get((device.index, shared)) or self._load(device, shared)
         try:
             buffer, pointers = self._local.room
         except AttributeError:
             buffer, pointers = self._local.room = self._room()
+            _bind(device)
+        function = self._functions.get((device.index, shared)) or self._load(device, shared)
         self.layout.pack_into(buffer, 0, *values)
         stream = torch._C._cuda_getCurrentRawStream(device.index)
         code = _driver().cuLaunchKernel(
@@ -134,14 +135,14 @@ class Kernel:
     def _load(self, device: torch.device, shared: int) -> int:
         driver = _driver()
         with torch.cuda.device(device), _LOCK:
-            torch.cuda.current_stream()  # torch's context exists and is current
             if (self.source, device.index) not in _LIBRARIES:
                 _LIBRARIES[self.source, device.index] = _library(self.source, torch.cuda.get_device_capability(device))
             library = _LIBRARIES[self.source, device.index]
             function = _done(driver.cuLibraryGetKernel(library, self.name.encode()), self.name)
             function = _done(driver.cuKernelGetFunction(function), self.name)
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _done(driver.cuFuncSetAttribute(function, attribute, shared), self.name)
+            most = max([shared, *(size for index, size in self._functions if index == device.index)])
+            _done(driver.cuFuncSetAttribute(function, attribute, most), self.name)
         self._functions[device.index, shared] = function
         return function
 
@@ -154,6 +155,13 @@ def sources() -> Path:
 
 _LIBRARIES: dict[tuple[str, int], object] = {}
 _LOCK = threading.RLock()
+
+
+def _bind(device: torch.device) -> None:
+    """A thread that has not used CUDA's runtime has no context, and torch gives it none on the current device."""
+    driver = _driver()
+    if not int(_done(driver.cuCtxGetCurrent(), "context")):
+        _done(driver.cuCtxSetCurrent(_done(driver.cuDevicePrimaryCtxRetain(device.index), "context")), "context")
 
 
 @lru_cache

@@ -10,7 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -96,11 +95,8 @@ class _Post:
 
     def __post_init__(self):
         self.boxes = {(a, b): queue.Queue() for a in range(self.size) for b in range(self.size)}
-
-    @cached_property
-    def stream(self) -> torch.cuda.Stream:
-        """Where messages are copied on a GPU, beside the stream that computes."""
-        return torch.cuda.Stream()
+        # Where messages are copied on a GPU, beside the stream that computes.
+        self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
 
 class VirtualComm:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+import torch.distributed as dist
 from afn_distributed.comm import Comm, GroupComm, virtual_group
 from afn_distributed.layout import Layout
 from afn_distributed.plan import Plan
@@ -47,6 +49,9 @@ class SequenceParallel:
         mesh = init_device_mesh(kind, (groups, ring, ulysses), mesh_dim_names=("data", "ring", "ulysses"))
         flat = init_device_mesh(kind, (groups, layout.sequence), mesh_dim_names=("data", "sequence"))
         comms = (mesh.get_group("ulysses"), mesh.get_group("ring"), flat.get_group("sequence"))
+        for group in comms:
+            # Makes NCCL's communicators, in which all must take part; a ring's first step may be of some ranks only.
+            dist.all_reduce(torch.zeros(1, device=process.device), group=group)
         return SequenceParallel(*map(GroupComm, comms))
 
     @staticmethod

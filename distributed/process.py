@@ -42,8 +42,8 @@ def start(device: str | torch.device = "auto", *, group: bool = False, minutes: 
     Args:
         device: "auto" takes the GPU of the local rank where there is one, and else the CPU.
         group: make a process group of one rank too, as sharded weights need.
-        minutes: how long a collective waits for the others. A peer that dies is noticed at once; this is for one that
-            hangs.
+        minutes: how long a collective waits for the others. Over gloo a peer that dies is noticed at once; this is
+            for one that hangs.
 
     Raises:
         ValueError: a device that is not there.
@@ -63,6 +63,8 @@ def start(device: str | torch.device = "auto", *, group: bool = False, minutes: 
         backend, patience = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(minutes=minutes)
         if world > 1:
             store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+            # Where torchrun keeps the store, it outlives the ranks: those it starts again must not read old words.
+            store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         shared = store or dist.HashStore()
         dist.init_process_group(backend, timeout=patience, store=shared, rank=rank, world_size=world)
     return Process(rank, world, local_rank, device, world > 1 or group, store)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from afn_distributed.process import Process
 
 # How gloo, NCCL and the store say that a peer is no longer there.
-GONE = re.compile(r"Connection (closed|reset|refused)|closed by peer|remote process exited|Broken pipe|store", re.I)
+GONE = re.compile(r"Connection (closed|reset|refused)|closed by peer|remote process exited|Broken pipe|TCPStore", re.I)
 
 
 class RankEnded(RuntimeError):
@@ -24,7 +24,8 @@ def roll_call(process: Process, patience: float = 3.0) -> Iterator[None]:
     """Work that all ranks do together: where one of them ends, every other one says which.
 
     A connection that breaks does not say whose end it was. The rank that sees it calls the roll: a thread of every
-    living rank answers over the store, and who does not answer in time has ended.
+    living rank answers over the store, and who does not answer in time has ended. gloo sees a broken connection at
+    once; under NCCL a rank may wait until torchrun or the group's time-out ends it.
 
     Args:
         process: this rank.
@@ -48,10 +49,10 @@ def roll_call(process: Process, patience: float = 3.0) -> Iterator[None]:
             with suppress(RuntimeError):  # a store that is gone is no reason to hide what happened
                 store.set(f"fault/{process.rank}", f"{type(error).__name__}: {error}".splitlines()[0][:500])
             raise
-        raise RankEnded(f"rank {process.rank}: {_who(store, process, patience)}") from None
+        raise RankEnded(f"rank {process.rank}: {_who(store, process, patience, str(error))}") from error
     finally:
         done.set()
-        listener.join()
+        listener.join(patience)
 
 
 def _answer(store: dist.Store, rank: int, done: threading.Event) -> None:
@@ -62,7 +63,7 @@ def _answer(store: dist.Store, rank: int, done: threading.Event) -> None:
                 return
 
 
-def _who(store: dist.Store, process: Process, patience: float) -> str:
+def _who(store: dist.Store, process: Process, patience: float, seen: str) -> str:
     try:
         store.set("call", "")
         others = [rank for rank in range(process.world) if rank != process.rank]
@@ -80,7 +81,7 @@ def _who(store: dist.Store, process: Process, patience: float) -> str:
         elif silent:
             found = f"rank {', '.join(map(str, silent))} of {process.world} has ended without a word"
         else:
-            found = "a connection broke, though every rank still answers"
+            found = f"a connection broke, though every rank still answers: {seen.splitlines()[0]}"
         # Those who notice only when this rank ends shall not take it for the cause.
         store.set("ended", found)
         return found

@@ -234,9 +234,9 @@ AFN_DEVICE void log_mel(const LogMel& p) {
         fence();
         shared.last = atomic_add(state + 1, 1) == p.tiles - 1;
         if (shared.last) {
+            fence();
             shared.top = atomic_exchange(state, 0);
             atomic_exchange(state + 1, 0);
-            fence();
         }
     }
     sync_block();

@@ -28,7 +28,7 @@ FLAGS = (
     "-Wall",
     "-Wno-unknown-pragmas",
 )
-SANITISER = ("-fsanitize=address", "-g")
+SANITISERS = {"": (), "address": ("-fsanitize=address", "-g"), "thread": ("-fsanitize=thread", "-g", "-Wno-tsan")}
 
 
 def compiler() -> str | None:
@@ -47,9 +47,9 @@ _LOCK = threading.Lock()
 
 @lru_cache
 def _library(source: str) -> ctypes.CDLL:
-    """The source as a library; $AFN_SANITISE builds it with AddressSanitizer, which then has to be preloaded."""
+    """$AFN_SANITISE (address or thread) builds it with a sanitiser, whose library then has to be preloaded."""
     root = _cuda.sources()
-    flags = (*FLAGS, *(SANITISER if os.environ.get("AFN_SANITISE") else ()))
+    flags = (*FLAGS, *SANITISERS[os.environ.get("AFN_SANITISE", "")])
     files = [root / "cuda" / f"{source}.cu", HERE / "host.h", *sorted((root / "include" / "afn").glob("*.cuh"))]
     content = b"\0".join([repr(flags).encode(), *(file.read_bytes() for file in files)])
     built = (

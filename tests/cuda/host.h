@@ -1,6 +1,8 @@
 // What csrc/include/afn/device.cuh offers, for a host compiler: the CUDA sources run as they are, a block as a group of
-// real threads, blocks one after another. Slow, and strict where a GPU is lenient: shared memory begins as NaN, an
-// asynchronous copy happens no earlier than the wait for it, a copy that is not aligned aborts.
+// real threads, blocks one after another. Slow, and strict where a GPU may be lenient: shared memory begins as NaN, an
+// asynchronous copy of a thread happens no earlier than its wait, a copy that is not aligned aborts. Barriers that are
+// missing are found by the thread sanitiser (test_cuda.py). What it cannot show: the order of memory between blocks
+// that run at the same time, and a bulk copy that has not come yet.
 //
 // A kernel must not let single threads return before the others' last barrier. Blocks are a multiple of 32 threads.
 #pragma once

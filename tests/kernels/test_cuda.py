@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ class Driver:
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 
     def __init__(self, size: int, code: int = 0):
-        self.size, self.code, self.calls = size, code, []
+        self.size, self.code, self.calls, self.most, self.context = size, code, [], 0, 0
 
     def __getattr__(self, name):
         def call(*args):
@@ -138,9 +139,22 @@ class Driver:
 
         return call
 
+    def cuFuncSetAttribute(self, function, attribute, value):
+        self.most = value
+        return (0,)
+
+    def cuCtxGetCurrent(self):
+        return 0, self.context
+
+    def cuCtxSetCurrent(self, context):
+        self.context = context
+        return (0,)
+
     def cuLaunchKernel(self, function, x, y, z, threads, one, two, shared, stream, parameters, extra):
         address = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))[0]
         read = ctypes.string_at(address, self.size)
+        assert shared <= self.most, "more shared memory than the function was given"
+        assert self.context, "the thread has no context"
         self.calls.append(("launch", function, (x, y, z), (threads, one, two), shared, stream, read))
         return (self.code,)
 
@@ -157,17 +171,17 @@ def test_a_launch(a_gpu):
     a_gpu.setattr(torch.cuda, "current_stream", lambda: None)
     a_gpu.setattr(torch.cuda, "device", lambda device: nullcontext())
     a_gpu.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 77, raising=False)
-    for _ in range(2):
-        kernel.launch((94, 1), 85_000, torch.device("cuda", 0), *values)
-    names = [call[0] for call in driver.calls]
-    assert names == ["cuLibraryGetKernel", "cuKernelGetFunction", "cuFuncSetAttribute", "launch", "launch"]
-    assert driver.calls[0][2] == b"log_mel_float32_float32"
-    assert driver.calls[2][1:] == ("cuKernelGetFunction's", 8, 85_000)
+    for shared in (85_000, 40_000, 85_000):  # a limit set for the smaller size would refuse the larger one
+        kernel.launch((94, 1), shared, torch.device("cuda", 0), *values)
+    asked = [call[0] for call in driver.calls]
+    once = ["cuLibraryGetKernel", "cuKernelGetFunction", "launch"]
+    assert asked == ["cuDevicePrimaryCtxRetain", *once, *once, "launch"]
+    assert driver.calls[1][2] == b"log_mel_float32_float32"
     *launch, read = driver.calls[-1]
     assert launch == ["launch", "cuKernelGetFunction's", (94, 1, 1), (320, 1, 1), 85_000, 77]
     assert kernel.layout.unpack(read) == values
     kernel.launch((0, 1), 0, torch.device("cuda", 0), *values)
-    assert len(driver.calls) == 5, "a launch of no blocks is none"
+    assert len(driver.calls) == len(asked), "a launch of no blocks is none"
     driver.code = 1
     with pytest.raises(RuntimeError, match="log_mel_float32_float32: the driver's words"):
         kernel.launch((94, 1), 85_000, torch.device("cuda", 0), *values)
@@ -200,34 +214,74 @@ def test_the_bytes_of_the_parameters_are_the_kernels():
         kernel.launch((1, 1), 1024, torch.device("cpu"), *[0] * 8)
 
 
-def sanitised(*command: str) -> subprocess.CompletedProcess:
-    """Runs Python with kernels compiled under AddressSanitizer."""
+def sanitised(kind: str, *command: str) -> subprocess.CompletedProcess:
+    """Runs Python with kernels compiled under a sanitiser: address, or thread, which sees a barrier that is missing."""
     if not cuda.compiler():
         pytest.skip("no C++ compiler")
     found = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
+        for name in ({"address": "libasan.so", "thread": "libtsan.so"}[kind], "libstdc++.so")
     ]
     if not all(Path(file).is_absolute() for file in found):
-        pytest.skip("no libasan")
-    env = {**os.environ, "AFN_SANITISE": "1", "LD_PRELOAD": " ".join(found), "OMP_NUM_THREADS": "1"}
-    env["ASAN_OPTIONS"] = "detect_leaks=0"
+        pytest.skip(f"no library of the {kind} sanitiser")
+    env = {**os.environ, "AFN_SANITISE": kind, "LD_PRELOAD": " ".join(found), "OMP_NUM_THREADS": "1"}
+    env |= {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+    env["TSAN_OPTIONS"] = "ignore_noninstrumented_modules=1 halt_on_error=1"
     return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-def test_under_the_address_sanitiser():
-    """Kernels' own tests once more, with accesses beyond any buffer ending the process."""
-    done = sanitised("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kernels/test_log_mel_cuda.py")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+CALLS = """
+import sys, torch
+from pathlib import Path
+import afn_kernels as ak
+from afn_kernels import _cuda
+from tests import cuda
+if len(sys.argv) > 1:
+    _cuda.sources = lambda: Path(sys.argv[1])
+with cuda.emulated():
+    ak.log_mel(torch.randn(2, 9600), impl="cuda")
+    if len(sys.argv) > 1:
+        sys.exit()
+    ak.log_mel(torch.ones(1, 9600, dtype=torch.int16)[:, :9600], impl="cuda", out_dtype=torch.bfloat16)
+    q, cache = torch.randn(2, 1, 14, 128).half(), torch.randn(2, 2, 150, 2, 128).half()
+    ak.decode_attention(q, *cache, torch.tensor([150, 33]), impl="cuda")
+    inv_freq, qkv = torch.rand(64), torch.randn(3, 18 * 128).half()
+    slots, positions = torch.tensor([0, 299, 7]), torch.arange(3.0)
+    q = ak.qkv_rotary(qkv, positions, inv_freq, *cache, slots, impl="cuda")
+    k, v = torch.randn(2, 3, 2, 128).half()
+    heads = ((0, 5, 0, 1), (5, 14, 0, 2))
+    flat = ak.pack_heads(q, k, v, heads, positions=positions, inv_freq=inv_freq, impl="cuda")
+    ak.unpack_heads(flat[: 3 * 14 * 128], heads, 128, impl="cuda")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("kind", ["address", "thread"])
+def test_kernels_under_a_sanitiser(kind):
+    """No access beyond a buffer, and no two threads of a block at one place without a barrier between."""
+    done = sanitised(kind, "-c", CALLS)
+    assert done.stdout.endswith("done\n"), done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_a_missing_barrier_is_seen(tmp_path):
+    """Between the warps' maxima and the thread that reads them: a run without sanitiser is right by luck."""
+    folder = tmp_path / "csrc"
+    shutil.copytree(_cuda.sources(), folder)
+    text = (folder / "cuda" / "log_mel.cu").read_text()
+    barrier = "    fence();\n    sync_block();\n    int* state"
+    assert barrier in text
+    (folder / "cuda" / "log_mel.cu").write_text(text.replace(barrier, "    fence();\n    int* state"))
+    done = sanitised("thread", "-c", CALLS, str(folder))
+    assert done.returncode != 0
+    assert "data race" in done.stderr
 
 
 def test_the_sanitiser_sees_what_lies_beyond():
     """Shared memory is exactly as large as the launch asked for."""
-    code = (
-        "import torch\nfrom tests.cuda import emulated\nfrom afn_kernels.log_mel import cuda\n"
-        "cuda.SHARED -= 64\nwith emulated():\n"
-        "    cuda.write(torch.zeros(1, 320), torch.empty(1, 128, 2))\n"
+    done = sanitised(
+        "address",
+        "-c",
+        CALLS.replace("with cuda", "from afn_kernels.log_mel import cuda as own\nown.SHARED -= 64\nwith cuda", 1),
     )
-    done = sanitised("-c", code)
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr
