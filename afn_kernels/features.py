@@ -9,6 +9,7 @@ from afn_kernels.log_mel import SHORTEST, _cpu_available, log_mel, reference
 from afn_kernels.log_mel.tables import HOP, N_FFT
 
 RATE = 16_000
+FORMULAS = ("_np_extract_fbank_features", "_torch_extract_fbank_features")  # a subclass may have its own
 REFLECTED = N_FFT // 2  # samples that a row must exceed, as torch.stft demands
 
 logger = logging.get_logger("transformers.models.whisper.feature_extraction_whisper")  # heeds transformers' verbosity
@@ -70,10 +71,10 @@ class FeatureExtractor(WhisperFeatureExtractor):
         }
         clips = _clips(raw_speech) if self._kernel_fits() and sampling_rate in (None, self.sampling_rate) else None
         if not clips:
-            return super().__call__(raw_speech, **options, **kwargs)
+            return super().__call__(_arrays(raw_speech), **options, **kwargs)
         clips, samples = self._cut(clips, truncation, padding, max_length, pad_to_multiple_of)
         if samples is None or samples <= REFLECTED:
-            return super().__call__(raw_speech, **options, **kwargs)
+            return super().__call__(_arrays(raw_speech), **options, **kwargs)
         if sampling_rate is None:
             logger.warning(
                 f"{type(self).__name__} was not told the sampling rate of its audio and takes it for "
@@ -106,6 +107,7 @@ class FeatureExtractor(WhisperFeatureExtractor):
             and not self.dither
             and self.padding_side == "right"
             and self.padding_value is not None
+            and all(getattr(type(self), name) is getattr(WhisperFeatureExtractor, name) for name in FORMULAS)
         )
 
     def _cut(self, clips, truncation, padding, max_length, multiple) -> tuple[list[torch.Tensor], int | None]:
@@ -155,6 +157,15 @@ def _clips(speech) -> list[torch.Tensor] | None:
         return None
     clips = [clip.detach() if isinstance(clip, torch.Tensor) else _tensor(clip) for clip in clips]
     return clips if all(clip.dim() == 1 and not clip.is_complex() for clip in clips) else None
+
+
+def _arrays(speech):
+    """Tensors as arrays, for the parent."""
+    if isinstance(speech, torch.Tensor):
+        return speech.detach().float().cpu().numpy()
+    if isinstance(speech, (list, tuple)) and any(isinstance(clip, torch.Tensor) for clip in speech):
+        return [_arrays(clip) for clip in speech]
+    return speech
 
 
 def _tensor(clip) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 
 from afn_kernels._registry import OPS as REGISTRY
 from afn_kernels.patch.report import STATE, Entry, Report, is_ours
-from afn_kernels.patch.state import State, class_name, find
+from afn_kernels.patch.state import State, class_name, find, written
 from afn_kernels.patch.table import LEFT_ALONE, LOOKS, OPS, ROWS, UNMEASURED, Row
 
 COMPILED = (
@@ -29,10 +29,15 @@ def patch(
     Each instance gets a forward of its own; classes, parameters, buffers, hooks and state dict stay what they are, as
     do FSDP2, peft and gradient checkpointing around them. A call that an op cannot run (dtypes that differ, dropout,
     attention weights wanted, a mask that is neither padding nor packing) runs the module's own forward, and is counted
-    in ``report.fallbacks``. With labels the loss comes from ``linear_cross_entropy``, and ``outputs.logits`` are
-    computed when somebody reads them: read them before the optimiser's step. Under torch.compile the loss stays that
-    of transformers, and so does attention with a mask, which a decoder always has there. A model that is compiled
-    already may be passed too: its graphs are made anew at the next call.
+    in ``report.fallbacks``.
+
+    With labels the loss comes from ``linear_cross_entropy``, and ``outputs.logits`` are computed when somebody reads
+    them: read them before the optimiser's step. accelerate's mixed precision (``Trainer(bf16=True)``) reads all
+    outputs; a model that was loaded in bfloat16 is spared its logits.
+
+    Under torch.compile the loss stays that of transformers, and so does attention with a mask, which a decoder always
+    has there. A model that is compiled already may be passed too: its graphs are made anew at the next call. A deep
+    copy stays patched for good; ``nn.DataParallel`` is not for patched models.
 
     Args:
         model: an instance of MusicFlamingo, AudioFlamingo3, Qwen2-Audio, Whisper, Voxtral, Llama, Mistral, Qwen2 or
@@ -40,8 +45,8 @@ def patch(
             report says what it may have been.
         only: names of ops to use; None means all.
         skip: names of ops not to use.
-        impl: "auto" replaces what is faster on the model's device and lets each op choose; "reference" or "triton"
-            replaces everything it can, with that implementation.
+        impl: "auto" replaces what is faster on the device where the model is now (move it first) and lets each op
+            choose; "reference" or "triton" replaces everything it can, with that implementation.
 
     Returns:
         A ``Report``: ``print`` it; ``report.replaced``, ``report.skipped`` with reasons, ``report.fallbacks``, and
@@ -62,7 +67,8 @@ def patch(
     wanted = {op for op in OPS if (only is None or op in only) and op not in skip}
     report = Report()
     for path, module, above in _walk(model):
-        row = ROWS.get(class_name(module))
+        theirs = written(module).__module__.partition(".")[0] in ("transformers", "torch")
+        row = ROWS.get(class_name(module)) if theirs else None
         if row is None or (row.under and not any(name.startswith(row.under) for name in map(class_name, above))):
             _look(report, path, module)
             continue
@@ -151,7 +157,7 @@ def _standing_in(function, original):
     def method(self, *args, **kwargs):
         return function(self, *args, **kwargs)
 
-    setattr(method, STATE, function)
+    setattr(method, STATE, method)
     return method
 
 
@@ -177,6 +183,10 @@ def _unfit(module: nn.Module, row: Row, targets: list[nn.Module]) -> str:
         found = _parameters(module, row.method)
         if found[: len(row.parameters)] != row.parameters:
             return f"this version's {row.method} takes ({', '.join(found)})"
+    for target in targets:
+        function = getattr(type(target), row.method)
+        if getattr(function, "__module__", None) not in {cls.__module__ for cls in type(target).__mro__}:
+            return f"somebody else has replaced its class's {row.method}"
     return ""
 
 

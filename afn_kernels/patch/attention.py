@@ -213,7 +213,7 @@ class Layout:
         The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
         """
         version = None if mask.is_inference() else mask._version
-        known = _LAYOUTS.get(mask)
+        known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
         if known is None or known[:3] != (version, batch, causal):
             seen = mask[:, 0].expand(batch, -1, -1)
             known = (version, batch, causal, _causal_layout(seen) if causal else _full_layout(seen))

@@ -113,8 +113,10 @@ def _loss(rows, targets, weight, impl: str, kwargs: dict) -> torch.Tensor:
     total = linear_cross_entropy(rows, weight, targets, ignore_index=ignore, reduction="sum", impl=impl)
     divisor = kwargs.get("num_items_in_batch")
     if divisor is None:
-        divisor = (targets != ignore).sum()  # 0 / 0 is NaN, as without the patch
-    return total / (divisor.to(total.device) if torch.is_tensor(divisor) else divisor)
+        divisor = (targets != ignore).sum()
+    divisor = torch.as_tensor(divisor, device=total.device)
+    # 0 / 0 is NaN with gradients of zero, as without the patch: a division would make these NaN too.
+    return torch.where(divisor == 0, torch.nan, total / torch.where(divisor == 0, 1, divisor))
 
 
 def _output_class(self, name: str) -> type:

@@ -4,6 +4,7 @@ Each has the signature of what it replaces, and runs the original where an op ca
 """
 
 import math
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,8 @@ def check_layer_norm(module: nn.Module, row, above) -> str:
 def layer_norm(self, input):
     """torch.nn.LayerNorm; after a pooling that was put off, both at once."""
     here = state(self)
-    pooled = not here.waiting
-    here.waiting = False
+    pooled = _thread() not in here.waiting
+    here.waiting.discard(_thread())
     op = layer_norm_op if pooled else pool_norm_op
     try:
         if plain(input, self.weight, self.bias):
@@ -55,6 +56,10 @@ def layer_norm(self, input):
     if not pooled:
         input = original(here.partner, input.transpose(1, 2)).transpose(1, 2)
     return original(self, input)
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 def check_pool_norm(module: nn.Module, row, above) -> str:
@@ -71,7 +76,7 @@ def put_off_pooling(self, input):
     if not (bare(self, norm) and plain(norm.weight, norm.bias) and input.dtype == norm.weight.dtype):
         count(self, "hooks see what is between pooling and norm, or their dtypes differ")
         return original(self, input)
-    state(norm).waiting = True
+    state(norm).waiting.add(_thread())
     return input
 
 

@@ -43,14 +43,17 @@ class Report:
 
         A second ``revert`` does nothing. A forward that somebody else has wrapped since then stays, with a warning.
         """
+        kept = []
         for module, method in self._installed:
             if not is_ours(module.__dict__.get(method)):
                 what = f"{type(module).__name__}.{method}"
-                warnings.warn(f"{what} was replaced after the patch: left as it is", stacklevel=2)
+                if method in module.__dict__:
+                    warnings.warn(f"{what} was replaced after the patch: left as it is", stacklevel=2)
+                    kept.append((module, method))
                 continue
             delattr(module, method)
             module.__dict__.pop(STATE, None)
-        self._installed.clear()
+        self._installed[:] = kept
 
     def __str__(self) -> str:
         rows = [("replaced", f"{n} x {t}", op, why) for (t, op, why), n in _grouped(self.replaced)]
@@ -68,7 +71,8 @@ class Report:
 
 def is_ours(function) -> bool:
     """Whether ``patch`` made this method."""
-    return hasattr(getattr(function, "__func__", None), STATE)
+    function = getattr(function, "__func__", None)
+    return function is not None and getattr(function, STATE, None) is function  # functools.wraps copies the mark
 
 
 def _grouped(entries: Iterable[Entry]) -> list[tuple[tuple[str, str, str], int]]:

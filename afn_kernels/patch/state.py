@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from afn_kernels.patch.report import STATE
+from afn_kernels.patch.report import STATE, is_ours
 
 
 @dataclass
@@ -25,7 +25,7 @@ class State:
     options: dict = field(default_factory=dict)
     method: str = "forward"
     partner: nn.Module | None = field(default=None, repr=False)
-    waiting: bool = False
+    waiting: set[int] = field(default_factory=set)  # threads whose pooling was put off
 
 
 def state(module: nn.Module) -> State:
@@ -65,8 +65,10 @@ def count(module: nn.Module, reason) -> None:
 
 
 def bare(*modules: nn.Module) -> bool:
-    """No hook would notice that these modules are passed by."""
+    """No hook, and no forward of its own, would notice that these modules are passed by."""
     return not any(
+        "forward" in module.__dict__ and not is_ours(module.__dict__["forward"]) for module in modules
+    ) and not any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
         for module in modules
     )

@@ -363,3 +363,27 @@ def test_on_a_gpu(device):
         found = ours(batch, sampling_rate=RATE, device="cuda")["input_features"]
         assert isinstance(found, np.ndarray)
         assert_as_close(found, expected, rows)
+
+
+@pytest.mark.parametrize("settings", [{"dither": 1e-5}, {"padding_side": "left"}])
+@pytest.mark.parametrize("kind", ["one", "list", "rows", "bfloat16"])
+def test_tensors_go_the_parents_way_too(settings, kind):
+    ours, theirs = pair(**settings)
+    pcm = torch.from_numpy(np.stack(clips(9000, 9000))).bfloat16().float()
+    given = {"one": pcm[0], "list": list(pcm), "rows": pcm, "bfloat16": pcm[0].bfloat16()}[kind]
+    arrays = [row.numpy() for row in pcm] if kind in ("list", "rows") else pcm[0].numpy()
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  dither draws from the global state
+    found = ours(given, sampling_rate=16_000).input_features
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    wanted = theirs(arrays, sampling_rate=16_000).input_features
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_subclass_with_a_formula_of_its_own_is_the_parents_business():
+    class Own(ak.FeatureExtractor):
+        def _torch_extract_fbank_features(self, waveform, device="cpu"):
+            return np.zeros((len(waveform), 80, 100), np.float32)
+
+    assert not Own()(clips(16_000), sampling_rate=16_000, max_length=16_000).input_features.any()

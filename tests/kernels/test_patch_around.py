@@ -1,7 +1,11 @@
 """``patch`` among the other things people do to a model: compile, shard, adapt, checkpoint, copy, rename."""
 
 import copy
+import functools
+import importlib
 import io
+import threading
+import types
 
 import pytest
 import torch
@@ -416,3 +420,88 @@ def test_the_pooling_waits_for_its_norm_only_where_it_may(monkeypatch):
         model.model.audio_tower.avg_pooler.register_forward_hook(lambda *_: None)
         assert torch.equal(model(**data.inputs).logits, before)
     assert [type_name for type_name, _ in report.fallbacks] == ["AvgPool1d"]
+
+
+def test_a_class_that_somebody_else_changed_is_left_alone(model, data, monkeypatch):
+    """As Liger and others do it: not instance by instance."""
+    module = importlib.import_module("transformers.models.qwen2.modeling_qwen2")
+    theirs = module.Qwen2RMSNorm.forward
+    monkeypatch.setattr(module.Qwen2RMSNorm, "forward", lambda self, hidden_states: 2 * theirs(self, hidden_states))
+    before = model(**data.inputs).logits
+    report = ak.patch(model, only=["rms_norm"], impl="reference")
+    assert not report.replaced
+    assert "somebody else has replaced its class's forward" in str(report)
+    assert torch.equal(model(**data.inputs).logits, before)
+
+
+def test_a_class_of_the_same_name_from_elsewhere_is_left_alone():
+    class LlamaRMSNorm(nn.Module):
+        """Gemma's: 1 + weight."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.variance_epsilon = nn.Parameter(torch.zeros(8)), 1e-6
+
+        def forward(self, hidden_states):
+            return (1 + self.weight) * nn.functional.rms_norm(hidden_states, (8,))
+
+    norm, x = LlamaRMSNorm(), torch.randn(3, 8)
+    before = norm(x)
+    report = ak.patch(norm, impl="reference")
+    assert "unknown: it looks like a norm" in str(report)
+    assert torch.equal(norm(x), before)
+
+
+def test_a_wrapper_around_ours_is_kept_and_can_be_taken_out_later(model, data):
+    """A wrapper made with functools.wraps carries the marks of what it wraps, and is not ours."""
+    before = model(**data.inputs).logits
+    report = ak.patch(model, impl="reference")
+    inner = model.forward.__func__
+
+    @functools.wraps(inner)
+    def wrapper(self, *args, **kwargs):
+        return inner(self, *args, **kwargs)
+
+    ours, model.forward = model.forward, types.MethodType(wrapper, model)
+    with pytest.warns(UserWarning, match=r"forward was replaced after the patch"):
+        report.revert()
+    assert model.forward.__func__ is wrapper
+    model.forward = ours
+    report.revert()
+    assert "forward" not in vars(model)
+    assert torch.equal(model(**data.inputs).logits, before)
+
+
+def test_two_threads_pool_for_themselves():
+    """One puts its pooling off while the other is between pooling and norm."""
+    model = build("qwen2_audio", layers=1)
+    tower = next(m for m in model.modules() if hasattr(m, "avg_pooler"))
+    x = torch.randn(2, 64, 10)
+    wanted = tower.layer_norm(tower.avg_pooler(x).mT)
+    ak.patch(model, only=["pool_norm"], impl="reference")
+    both, found = threading.Barrier(2), {}
+
+    def work(name):
+        pooled = tower.avg_pooler(x)
+        both.wait()
+        found[name] = tower.layer_norm(pooled.mT)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in "ab":
+        torch.testing.assert_close(found[name], wanted)
+
+
+def test_a_mask_changed_in_place_under_inference_mode(model):
+    report = ak.patch(model, only=["attention"], impl="reference")
+    ids = torch.randint(3, 60, (1, 12))
+    with torch.inference_mode():
+        mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
+        model(ids, attention_mask=mask)
+        mask[..., 6:, :6] = False
+        after = model(ids, attention_mask=mask).logits
+        report.revert()
+        torch.testing.assert_close(after, model(ids, attention_mask=mask).logits, atol=1e-4, rtol=1e-4)

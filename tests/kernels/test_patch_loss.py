@@ -134,3 +134,25 @@ def test_bad_labels_raise_what_they_raised(model, data):
     ak.patch(model, impl="reference")
     with pytest.raises(IndexError, match=str(before.value)):
         model(**data.inputs, labels=data.labels)
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+def test_a_batch_without_a_label_has_gradients_of_zero(impl):
+    """The loss is NaN, as without the patch, and no gradient is: a masked batch must not destroy the weights."""
+    model, ids = build("llama", layers=1), torch.randint(3, 60, (1, 6))
+    ak.patch(model, only=["linear_cross_entropy"], impl=impl)
+    for options in ({}, {"num_items_in_batch": 0}):
+        loss = model(ids, labels=torch.full_like(ids, -100), **options).loss
+        loss.backward()
+        assert loss.isnan()
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_a_head_with_a_forward_of_its_own_is_called(model, data):
+    """As accelerate's hooks and soft caps are put in: what the head computes is what the loss is of."""
+    head = model.lm_head
+    head.forward = lambda x: 3 * torch.tanh(F.linear(x, head.weight) / 3)
+    before = model(**data.inputs, labels=data.labels).loss
+    report = ak.patch(model, impl="reference")
+    assert torch.allclose(model(**data.inputs, labels=data.labels).loss, before, atol=1e-5)
+    assert any("the head" in reason for _, reason in report.fallbacks)
