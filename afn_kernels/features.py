@@ -133,14 +133,15 @@ class FeatureExtractor(WhisperFeatureExtractor):
                 row[: len(clip)].copy_(clip)
             return _log_mel(rows, self.feature_size)
         features = torch.empty(len(clips), self.feature_size, samples // HOP)
-        padded = torch.empty(0)
+        padded = None
         for clip, out in zip(clips, features, strict=True):
             row = clip.to("cpu", torch.float32)
             if len(row) < samples:
-                padded = padded if len(padded) else torch.empty(samples)
-                padded[: len(row)] = row
+                # NumPy copies: PyTorch's threads would spin on the cores that the kernel is about to use.
+                padded = np.empty(samples, np.float32) if padded is None else padded
+                padded[: len(row)] = row.numpy()
                 padded[len(row) :] = self.padding_value
-                row = padded
+                row = torch.from_numpy(padded)
             _log_mel(row[None], self.feature_size, out[None])
         return features
 
