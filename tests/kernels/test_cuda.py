@@ -187,6 +187,27 @@ def test_a_launch(a_gpu):
         kernel.launch((94, 1), 85_000, torch.device("cuda", 0), *values)
 
 
+def test_a_driver_that_cannot_read_the_wheels_code(a_gpu, cache, tmp_path, capsys):
+    """An old driver, or none of the architectures in it: the sources are compiled for this GPU instead."""
+    (tmp_path / "log_mel.fatbin").write_bytes(b"too new")
+    a_gpu.setattr(_cuda, "PACKAGE", tmp_path)
+    driver = Driver(0)
+    loaded = []
+
+    def load(code, *_):
+        loaded.append(bytes(code))
+        return (222, None) if code == b"too new" else (0, "library")
+
+    driver.cuLibraryLoadData = load
+    a_gpu.setattr(_cuda, "_driver", lambda: driver)
+    assert _cuda._library("log_mel", (9, 0)) == "library"
+    assert [code[:4] for code in loaded] == [b"too ", b"\x7fELF"]
+    assert "log_mel.fatbin does not load here (the driver's words); compiling it" in capsys.readouterr().err
+    driver.cuLibraryLoadData = lambda *_: (222, None)
+    with pytest.raises(RuntimeError, match="log_mel: the driver's words"):
+        _cuda._library("log_mel", (9, 0))
+
+
 def test_without_nvrtc(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
