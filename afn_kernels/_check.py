@@ -17,6 +17,19 @@ def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
             )
 
 
+def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.dtype, ...], *, cpu: bool) -> str:
+    """Why a kernel does not take these tensors: where they are, or their dtype. Empty when it does; None is skipped."""
+    here = [tensor for tensor in tensors if tensor is not None]
+    for tensor in here:
+        if tensor.device != here[0].device:
+            return f"the tensors are on {here[0].device} and {tensor.device}"
+        if tensor.device.type == "cpu" and not cpu:
+            return "the tensors are on the CPU"
+        if tensor.is_floating_point() and tensor.dtype not in dtypes:
+            return f"{str(tensor.dtype).removeprefix('torch.')} is computed by the reference"
+    return ""
+
+
 def readable(x: torch.Tensor) -> bool:
     """Whether values can be looked at for nothing: on the CPU, and not while torch.compile traces."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()

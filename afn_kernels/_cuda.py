@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from afn_kernels import _check
 from afn_kernels._registry import Impl, constant
 
 PACKAGE = Path(__file__).with_name("_binaries")  # what the build leaves: sources and machine code
@@ -65,16 +66,8 @@ def available() -> str:
 
 
 def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...]) -> str:
-    """Why kernels do not take these tensors: where they are, or their dtype. Empty when they do; None is skipped."""
-    here = [tensor for tensor in tensors if tensor is not None]
-    for tensor in here:
-        if tensor.device != here[0].device:
-            return f"the tensors are on {here[0].device} and {tensor.device}"
-        if tensor.device.type == "cpu" and not emulated():
-            return "the tensors are on the CPU"
-        if tensor.is_floating_point() and tensor.dtype not in dtypes:
-            return f"{str(tensor.dtype).removeprefix('torch.')} is not among its dtypes"
-    return ""
+    """Why kernels do not take these tensors; empty when they do."""
+    return _check.kernel_takes(tensors, dtypes, cpu=emulated())
 
 
 def implementation(target: str, supports: Callable, avoid: Callable | None = None, why: str = "") -> Impl:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from afn_kernels import _check
 from afn_kernels._registry import Impl, constant
 
 Made = TypeVar("Made")
@@ -43,16 +44,8 @@ def available() -> str:
 
 
 def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str:
-    """Why kernels do not take these tensors: where they are, or their dtype. Empty when they do; None is skipped."""
-    here = [tensor for tensor in tensors if tensor is not None]
-    for tensor in here:
-        if tensor.device != here[0].device:
-            return f"the tensors are on {here[0].device} and {tensor.device}"
-        if tensor.device.type == "cpu" and not interpreted():
-            return "the tensors are on the CPU"
-        if tensor.is_floating_point() and tensor.dtype not in dtypes:
-            return f"{str(tensor.dtype).removeprefix('torch.')} is computed by the reference"
-    return ""
+    """Why kernels do not take these tensors; empty when they do."""
+    return _check.kernel_takes(tensors, dtypes, cpu=interpreted())
 
 
 def avoid(x: torch.Tensor, *_, **__) -> str:

@@ -239,7 +239,7 @@ def test_dispatch(device):
             "inv_freq": torch.ones(8, device=device, dtype=f),
         }
         refused = OPS["pack_heads"].explain(*given.values(), heads, **turned).rows[0]
-        assert refused.reason == f"float{'64' if p == torch.float64 else '16'} is not among its dtypes"
+        assert refused.reason == f"float{'64' if p == torch.float64 else '16'} is computed by the reference"
     turned = {"positions": torch.zeros(2, device=device), "inv_freq": torch.ones(8, device=device).requires_grad_()}
     assert "gradients of positions" in OPS["pack_heads"].explain(*given.values(), heads, **turned).rows[0].reason
 
