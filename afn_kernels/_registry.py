@@ -7,9 +7,11 @@ and is imported when it is first chosen, so Triton, the compiled extension or a 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 
 
 def _always(*args, **kwargs) -> str:
@@ -25,15 +27,18 @@ def constant(function: Callable) -> Callable:
     return function
 
 
-_LOADED: dict[str, Callable] = {}
+# Attributes of a module and not a dictionary: torch.compile keeps a dictionary as it was at its first look in a graph.
+_LOADED = ModuleType("afn_kernels._loaded")
 
 
 @constant  # torch.compile does not trace an import: it happens while tracing
-def _load(target: str) -> bool:
-    if target not in _LOADED:
+def _load(target: str) -> str:
+    """Imports a "module:attribute", and returns the name by which ``_LOADED`` has it."""
+    name = re.sub(r"\W", "_", target)
+    if not hasattr(_LOADED, name):
         module, attribute = target.split(":")
-        _LOADED[target] = getattr(importlib.import_module(module), attribute)
-    return True
+        setattr(_LOADED, name, getattr(importlib.import_module(module), attribute))
+    return name
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,7 @@ class Impl:
 
     @property
     def function(self) -> Callable:
-        _load(self.target)
-        return _LOADED[self.target]
+        return getattr(_LOADED, _load(self.target))
 
 
 @dataclass(frozen=True)

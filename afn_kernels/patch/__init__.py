@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator
 
 from torch import nn
 
-from afn_kernels._registry import OPS as REGISTRY
 from afn_kernels.patch.report import STATE, Entry, Report, is_ours
 from afn_kernels.patch.state import State, class_name, find, written
 from afn_kernels.patch.table import LEFT_ALONE, LOOKS, OPS, ROWS, UNMEASURED, Row
@@ -73,10 +72,6 @@ def patch(
             _look(report, path, module)
             continue
         _replace(report, path, module, above, row, wanted, impl)
-    for op in {entry.op for entry in report.replaced}:
-        for implementation in REGISTRY[op].impls:
-            if not implementation.available():
-                implementation.function  # noqa: B018  torch.compile cannot import it in the middle of a graph
     if report.replaced and _compiled(model):
         report.notes.append(COMPILED)
     return report

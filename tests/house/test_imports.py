@@ -50,3 +50,14 @@ def test_command_line_answers_help_without_torch():
         print("torch" in sys.modules)
     """)
     assert loaded == "False"
+
+
+def test_ops_that_were_never_called_compile_into_one_graph():
+    """Implementations are imported while torch.compile traces, one after another."""
+    run("""
+        import torch, afn_kernels as ak
+        calls = lambda x, w: ak.swiglu(ak.rms_norm(x, w), ak.layer_norm(x, w, w))
+        x, w = torch.randn(4, 8), torch.ones(8)
+        found = torch.compile(calls, fullgraph=True, backend="eager")(x, w)
+        assert torch.equal(found, calls(x, w))
+    """)
