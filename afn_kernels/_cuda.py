@@ -70,6 +70,11 @@ def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...]) -> 
     return _check.kernel_takes(tensors, dtypes, cpu=emulated())
 
 
+def pointer(x: torch.Tensor | None) -> int:
+    """The address of a parameter that may be absent."""
+    return 0 if x is None else x.data_ptr()
+
+
 def implementation(target: str, supports: Callable, avoid: Callable | None = None, why: str = "") -> Impl:
     """The row of a CUDA implementation in an op's table; ``auto`` takes none that nobody has timed."""
     return Impl("cuda", target, available, supports, avoid or (lambda *_, **__: "not yet timed on a GPU"), why)

@@ -3,9 +3,9 @@
 import torch
 
 from afn_kernels import _check, _cuda, _triton
+from afn_kernels._kv_cache import FP8, check_scales
 from afn_kernels._registry import Impl, Op, constant
 
-FP8 = torch.float8_e4m3fn
 HALVES = (torch.bfloat16, torch.float16)
 CUDA_SHARED = 216 << 10  # bytes of shared memory that the CUDA kernel's ring asks for
 
@@ -123,11 +123,7 @@ def decode_attention(
         sequences, capacity = len(block_table), block_table.shape[1] * k_cache.shape[1]
     if not len(q) == sequences == len(lengths):
         raise ValueError(f"decode_attention: {len(q)} queries, {sequences} caches, {len(lengths)} lengths")
-    for name, x in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if x is not None and (x.shape not in ((), (1,), (k_cache.shape[2],)) or x.dtype != torch.float32):
-            raise ValueError(
-                f"decode_attention: {name} is {x.dtype} {tuple(x.shape)}, expected float32 of 1 or {k_cache.shape[2]}"
-            )
+    check_scales("decode_attention", k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
     known = _check.readable(lengths) and len(lengths)
     if known and not q.shape[1] <= int(lengths.min()):
         raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")

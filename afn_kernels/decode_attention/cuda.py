@@ -4,10 +4,10 @@ import torch
 
 from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
+from afn_kernels._kv_cache import FP8, count
 from afn_kernels.decode_attention.config import least_tiles
 
 LOG2E = 1.4426950408889634
-FP8 = torch.float8_e4m3fn
 RUN, SIDE = 16, 32768  # keys that are not divided; bytes of a tile's keys
 # Three tiles of keys and values, the queries, a factor for each, maxima and sums of each warp's rows, an int.
 SHARED = 3 * 2 * SIDE + 64 * 256 + 64 * 4 + 128 * 8 + 8
@@ -44,18 +44,14 @@ def forward(
     parts = torch.empty(blocks * 2 * rows * (width + 2), dtype=torch.float32, device=q.device)
     KERNELS[str(q.dtype).removeprefix("torch."), fp8].launch(
         (blocks, 1), SHARED, q.device,
-        q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), lengths.data_ptr(), _pointer(block_table),
-        _pointer(k_scale), _pointer(v_scale), out.data_ptr(), parts.data_ptr(),
+        q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), lengths.data_ptr(), _cuda.pointer(block_table),
+        _cuda.pointer(k_scale), _cuda.pointer(v_scale), out.data_ptr(), parts.data_ptr(),
         counters(batch * kv_heads, q.device).data_ptr(), *_strides(q), *_strides(k_cache), *_strides(v_cache),
         0 if block_table is None else block_table.stride(0), batch, capacity, kv_heads, heads // kv_heads, new, page,
         least_tiles(rows) * tile // RUN, lengths.dtype == torch.int64,
-        block_table is not None and block_table.dtype == torch.int64, _scales(k_scale), _scales(v_scale), scale * LOG2E,
+        block_table is not None and block_table.dtype == torch.int64, count(k_scale), count(v_scale), scale * LOG2E,
     )  # fmt: skip
     return out
-
-
-def _pointer(x: torch.Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
 
 
 def _strides(x: torch.Tensor) -> tuple[int, int, int]:
@@ -63,8 +59,3 @@ def _strides(x: torch.Tensor) -> tuple[int, int, int]:
     a, b, c, _ = x.stride()
     size = x.element_size()
     return a * size, b * size, c * size
-
-
-def _scales(scale: torch.Tensor | None) -> int:
-    """0 without a scale, 1 for one of the whole tensor, 2 for one per KV head."""
-    return 0 if scale is None else min(2, scale.numel())

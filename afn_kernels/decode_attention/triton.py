@@ -10,10 +10,10 @@ import triton.language as tl
 
 from afn_kernels import _triton
 from afn_kernels._counters import counters
+from afn_kernels._kv_cache import FP8, count
 from afn_kernels.decode_attention.config import HOPS, choose
 
 LOG2E = 1.4426950408889634
-FP8 = torch.float8_e4m3fn
 LANES = 256  # lengths looked at together
 MOST_ROWS = 64  # query rows of one program: new tokens x query heads of a KV head
 
@@ -218,17 +218,12 @@ def forward(
         counters(batch * columns, q.device), *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3],
         0 if block_table is None else block_table.stride(0), batch, capacity, slots, new, scale * LOG2E,
         HEADS=kv_heads, GROUP=group, D=width, WIDE=wide, PAGE=page,
-        K_SCALES=_scales(k_scale), V_SCALES=_scales(v_scale), NARROW=narrow, DOT=_dot_type(k_cache.dtype),
+        K_SCALES=count(k_scale), V_SCALES=count(v_scale), NARROW=narrow, DOT=_dot_type(k_cache.dtype),
         TILE=max(16, rows), ROWS=rows, BLOCK=config.block, LANES=1 if batch == 1 else LANES, LEAST=config.least,
         MERGED=max(1, min(16, config.merged * 32 * config.warps // (rows * wide))),
         num_warps=config.warps, num_stages=config.stages + (HOPS if page else 0),
     )  # fmt: skip
     return out
-
-
-def _scales(scale: torch.Tensor | None) -> int:
-    """0 without a scale, 1 for one of the whole tensor, 2 for one per KV head."""
-    return 0 if scale is None else min(2, scale.numel())
 
 
 def _dot_type(cache: torch.dtype) -> tl.dtype:

@@ -130,7 +130,7 @@ def launch(
         rows, slots = rows // 2, slots * 2
     numbers, copies = table
     strides = [0 if x is None else x.stride(axis) // each for axis in (0, 1) for x in tensors]
-    pointers = [0 if x is None else x.data_ptr() for x in (*tensors, flat)]
+    pointers = [_cuda.pointer(x) for x in (*tensors, flat)]
     angles = (0, 0) if positions is None else (positions.data_ptr(), inv_freq.data_ptr())
     shared = 0 if positions is None else rows * dim // 2 * 8
     KERNELS[name].launch(

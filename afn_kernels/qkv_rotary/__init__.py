@@ -3,9 +3,9 @@
 import torch
 
 from afn_kernels import _check, _cuda
+from afn_kernels._kv_cache import FP8, check_scales
 from afn_kernels._registry import Impl, Op
 
-FP8 = torch.float8_e4m3fn
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -102,9 +102,7 @@ def qkv_rotary(
     if bias is not None:
         _check.same_dtype_and_device("qkv_rotary", qkv=qkv, bias=bias)
         _check.last_dim("qkv_rotary", "bias", bias, qkv.shape[1])
-    for name, x in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if x is not None and (x.shape not in ((), (1,), (kv_heads,)) or x.dtype != torch.float32):
-            raise ValueError(f"qkv_rotary: {name} is {x.dtype} {tuple(x.shape)}, expected float32 of 1 or {kv_heads}")
+    check_scales("qkv_rotary", kv_heads, k_scale=k_scale, v_scale=v_scale)
     if slots.shape != qkv.shape[:1] or slots.dtype != torch.int64 or slots.device != qkv.device:
         raise ValueError(f"qkv_rotary: slots are {slots.dtype} {tuple(slots.shape)} for {len(qkv)} tokens")
     k_cache, v_cache = _rows("k_cache", k_cache), _rows("v_cache", v_cache)

@@ -3,8 +3,8 @@
 import torch
 
 from afn_kernels import _cuda, _triton
+from afn_kernels._kv_cache import FP8, count
 
-FP8 = torch.float8_e4m3fn
 WARPS = 4
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KERNELS = {
@@ -41,18 +41,10 @@ def write(
     shares = max(1, min(most, 8 * _triton.programs(qkv.device) // max(1, tokens)))
     KERNELS[qkv.dtype, k_cache.dtype == FP8].launch(
         (tokens * shares, 1), 0, qkv.device,
-        qkv.data_ptr(), _pointer(bias), positions.data_ptr(), inv_freq.data_ptr(), slots.data_ptr(), _pointer(k_scale),
-        _pointer(v_scale), q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), qkv.stride(0), len(k_cache),
+        qkv.data_ptr(), _cuda.pointer(bias), positions.data_ptr(), inv_freq.data_ptr(), slots.data_ptr(),
+        _cuda.pointer(k_scale), _cuda.pointer(v_scale), q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(),
+        qkv.stride(0), len(k_cache),
         *k_cache.stride()[:2], *v_cache.stride()[:2], heads, kv_heads, width // 2, shares,
-        positions.dtype == torch.float64, inv_freq.dtype == torch.float64, _scales(k_scale), _scales(v_scale),
+        positions.dtype == torch.float64, inv_freq.dtype == torch.float64, count(k_scale), count(v_scale),
     )  # fmt: skip
     return q
-
-
-def _pointer(x: torch.Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _scales(scale: torch.Tensor | None) -> int:
-    """0 without a scale, 1 for one of the whole tensor, 2 for one per KV head."""
-    return 0 if scale is None else min(2, scale.numel())

@@ -1,8 +1,7 @@
 import torch
 
+from afn_kernels._kv_cache import FP8
 from afn_kernels.rotary.reference import rotate
-
-FP8 = torch.float8_e4m3fn
 
 
 def entries(x: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
