@@ -20,7 +20,7 @@ from afn_model.cli.messages import show_error
 from afn_model.cli.train import add_train, train
 
 if TYPE_CHECKING:
-    from afn_model.cli.engine import Engine
+    from afn_model.cli.session import Engine
 
 TRANSCRIBE = "Transcribe the input speech."
 CAPTION = "Generate a caption for the input audio."
@@ -50,7 +50,7 @@ def print_piece(text: str) -> None:
 
 
 def ask(args: Namespace) -> None:
-    from afn_model.cli.engine import Engine
+    from afn_model.cli.session import Engine
 
     if not args.audio and os.path.isfile(args.question):
         raise ValueError(f"{args.question}: a recording without a question")
@@ -65,7 +65,7 @@ def ask(args: Namespace) -> None:
 
 def about_each(args: Namespace, question: str) -> None:
     """The same question about every recording, in batches; with several recordings, each answer after its file."""
-    from afn_model.cli.engine import Engine
+    from afn_model.cli.session import Engine
 
     engine = Engine(args)
     for start in range(0, len(args.audio), args.batch):
@@ -87,7 +87,7 @@ def caption(args: Namespace) -> None:
 
 
 def chat(args: Namespace) -> None:
-    from afn_model.cli.engine import Engine
+    from afn_model.cli.session import Engine
 
     engine, interactive = Engine(args), sys.stdin.isatty()
     if interactive:
@@ -120,16 +120,17 @@ def chat(args: Namespace) -> None:
 
 def attach(file: str, engine: Engine) -> dict[str, Any]:
     """A part of a message with the samples of a recording, which later turns then need not read again."""
-    from afn_model.audio import SAMPLE_RATE, load_audio
+    from afn_model.audio.decode import load_audio
+    from afn_model.audio.frames import SAMPLE_RATE
 
     pcm = load_audio(file, strict=engine.args.strict, max_seconds=engine.processor.max_seconds)
     return {"type": "audio", "audio": pcm, "sampling_rate": SAMPLE_RATE}
 
 
 def convert(args: Namespace) -> None:
-    from afn_model.cli.engine import dtype_of
-    from afn_model.model import AFNext
-    from afn_model.processor import AFNextProcessor
+    from afn_model.afnext import AFNext
+    from afn_model.cli.session import dtype_of
+    from afn_model.prompt.processor import AFNextProcessor
 
     processor = AFNextProcessor.from_pretrained(args.source)
     model = AFNext.from_pretrained(args.source, dtype=dtype_of(args.dtype))
@@ -156,8 +157,8 @@ def demo(args: Namespace) -> None:
 
 def show_heldout(run_folder: Path, count: int) -> None:
     """Asks a run's model about held-out recordings of its corpus, kind after kind, as ``afn ask`` would."""
-    from afn_model.cli.engine import Engine
-    from afn_model.data.corpus import read_records
+    from afn_model.cli.session import Engine
+    from afn_model.world.corpus import read_records
 
     by_kind: dict[str, list[dict]] = {}
     for item in read_records(run_folder / "corpus" / "heldout.jsonl"):
@@ -175,7 +176,7 @@ def show_heldout(run_folder: Path, count: int) -> None:
 
 
 def doctor(args: Namespace) -> None:
-    from afn_model.doctor import examine, text
+    from afn_model.cli.doctor import examine, text
 
     report = examine()
     print(json.dumps(report, indent=2) if args.json else text(report))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from afn_model.afnext import AFNext
 from afn_model.data.plan import question
 from afn_model.data.records import sample
-from afn_model.model import AFNext
-from afn_model.processor import AFNextProcessor
+from afn_model.prompt.processor import AFNextProcessor
 
 
 def answer(

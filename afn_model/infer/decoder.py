@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from afn_model.language_model import KVCache
+from afn_model.network.kv_cache import KVCache
 
 if TYPE_CHECKING:
-    from afn_model.model import AFNext
-    from afn_model.processor import Batch
+    from afn_model.network.network import Network
+    from afn_model.prompt.batch import Batch
 
 
-def prompt_lengths(model: AFNext, batch: Batch) -> list[int]:
+def prompt_lengths(model: Network, batch: Batch) -> list[int]:
     """Tokens of each prompt.
 
     Raises:
@@ -41,7 +41,7 @@ class Decoder:
 
     def __init__(
         self,
-        model: AFNext,
+        model: Network,
         batch: Batch,
         room: int,
         *,

@@ -12,8 +12,8 @@ from torch import Tensor
 from afn_model.infer.decoder import Decoder, prompt_lengths
 
 if TYPE_CHECKING:
-    from afn_model.model import AFNext
-    from afn_model.processor import Batch
+    from afn_model.network.network import Network
+    from afn_model.prompt.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sampling:
 
 @torch.inference_mode()
 def generate(
-    model: AFNext,
+    model: Network,
     batch: Batch,
     max_new_tokens: int,
     sampling: Sampling,

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from afn_model.data.order import key
+from afn_model.hashing import key
 from afn_model.infer.decoder import Decoder, prompt_lengths
 from afn_model.infer.generate import probabilities
-from afn_model.shared_prefix import Rollout
+from afn_model.infer.rollout import Rollout
 
 if TYPE_CHECKING:
-    from afn_model.model import AFNext
-    from afn_model.processor import Batch
+    from afn_model.network.network import Network
+    from afn_model.prompt.batch import Batch
 
 
 @torch.no_grad()
 def sample(
-    model: AFNext,
+    model: Network,
     batch: Batch,
     max_new_tokens: int,
     *,

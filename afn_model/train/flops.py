@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from afn_model.audio import SAMPLE_RATE, conv_frames, token_frames
+from afn_model.audio.frames import SAMPLE_RATE, conv_frames, token_frames
 from afn_model.config import AudioConfig, Config, TextConfig
-from afn_model.model import next_labels
+from afn_model.prompt.batch import next_labels
 
 if TYPE_CHECKING:
-    from afn_model.processor import Batch
+    from afn_model.prompt.batch import Batch
 
 TRAINS = ("encoder", "adaptor", "language_model", "lm_head", "lora")
 

@@ -10,9 +10,10 @@ import torch
 from afn_distributed import SequenceParallel
 from torch import Tensor, nn
 
+from afn_model.afnext import AFNext
 from afn_model.data.loader import MicroBatch, Step
-from afn_model.model import AFNext, next_labels
-from afn_model.train.features import FeatureCache
+from afn_model.prompt.batch import next_labels
+from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.log import by_axis
 
 

@@ -19,34 +19,27 @@ from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
 
-from afn_model.audio import SAMPLE_RATE
-from afn_model.chat import Audio, Turn
-from afn_model.config import to_json
+from afn_model.afnext import AFNext
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.recording import Audio
 from afn_model.data.loader import BadTally, Loader, Position, Step
-from afn_model.model import AFNext
-from afn_model.processor import IGNORED, AFNextProcessor, join
+from afn_model.prompt.batch import IGNORED, join
+from afn_model.prompt.conversation import Turn
+from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import lora
+from afn_model.train.activation_checkpoint import checkpoint_blocks
+from afn_model.train.checkpoint import Checkpoints, restore, training_state
 from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage, write_curriculum
-from afn_model.train.features import FeatureCache
+from afn_model.train.feature_cache import FeatureCache
+from afn_model.train.fingerprint import as_json, changed_since, code_fingerprint, difference, weights_fingerprint
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.log import Meter, RunLog
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
-from afn_model.train.preflight import (
-    MODEL,
-    as_json,
-    changed_since,
-    check,
-    code_fingerprint,
-    difference,
-    feed_of,
-    start_folder,
-    weights_fingerprint,
-)
-from afn_model.train.recompute import checkpoint_blocks
+from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.sft import SFT, select
-from afn_model.train.state import Checkpoints, restore, training_state
-from afn_model.train.watch import profile_window, snapshot_on_oom
+from afn_model.train.validate import MODEL, check, feed_of, start_folder
+from afn_model.weights.config_json import to_json
 
 DONE = "done.json"
 

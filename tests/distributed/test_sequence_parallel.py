@@ -16,7 +16,7 @@ from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.route import Routes, deal, route
 from afn_distributed.simulate import attention_bytes
 
-from afn_model.train.recompute import checkpoint_blocks
+from afn_model.train.activation_checkpoint import checkpoint_blocks
 from bench.sequence_parallel import boundaries, one_process, one_rank, over_threads, worst
 from tests.distributed.ranks import run
 from tests.model.tiny_model import noise, tiny

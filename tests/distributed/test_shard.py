@@ -9,7 +9,7 @@ from afn_distributed.shard import clip_grad_norm, export_model, full_state_dict,
 
 from afn_model import AFNext
 from afn_model.train import lora
-from afn_model.train.recompute import checkpoint_blocks
+from afn_model.train.activation_checkpoint import checkpoint_blocks
 from tests.distributed.ranks import run
 from tests.model.tiny_model import noise, tiny
 
