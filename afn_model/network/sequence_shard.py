@@ -12,7 +12,7 @@ from afn_distributed.plan import Plan, make_plan
 from afn_distributed.route import Routes, deal, route
 from torch import Tensor
 
-from afn_model.audio.frames import HOP, conv_frames, token_frames
+from afn_model.audio.frames import HOP, conv_frames
 from afn_model.config import Config
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Share:
+class SequenceShard:
     """What a rank computes of a batch that all ranks of its group have.
 
     Args:
@@ -38,8 +38,8 @@ class Share:
     routes: Routes
 
     @staticmethod
-    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> Share:
-        """This rank's share.
+    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> SequenceShard:
+        """This rank's shard.
 
         Raises:
             ValueError: another rank of the group has another batch or plan.
@@ -48,17 +48,17 @@ class Share:
         heads = {"heads": text.heads, "kv_heads": text.kv_heads, "head_dim": text.head_dim}
         sizes = {"ulysses": ranks.ulysses.size, "ring": ranks.ring.size}
         plan = make_plan(batch.cu_seqlens, **sizes, **heads, scheme=scheme)
-        frames = [conv_frames(length) for length in batch.mel_lengths.tolist()] if batch.pcm is not None else []
+        frames = conv_frames(batch.mel_lengths).tolist() if batch.pcm is not None else []
         encoder = torch.from_numpy(deal([cost(count) for count in frames], ranks.size))
         places = (batch.input_ids == config.audio_token_id).nonzero().squeeze(1).cpu()
-        counts = torch.tensor([token_frames(count) for count in frames], dtype=torch.int64)
+        counts = batch.window_tokens
         if int(counts.sum()) != len(places):
             raise ValueError(f"{len(places)} audio placeholders in the batch for {int(counts.sum())} audio embeddings")
         maker = torch.repeat_interleave(encoder, counts).numpy()
         content = hashlib.sha256(batch.input_ids.cpu().numpy().tobytes()).hexdigest()
         agree(ranks.all, {"the plan": plan.digest(), "the tokens": content})
         routes = Routes.of(maker, plan.holder()[places.numpy()], ranks.rank, ranks.size)
-        return Share(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
+        return SequenceShard(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""

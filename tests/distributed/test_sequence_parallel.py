@@ -117,7 +117,7 @@ def test_the_model_with_audio(split):
 
     def work(p):
         copies[p].zero_grad()
-        part, rows, tokens = copies[p].loss(batch, ranks=ranks[p], with_rows=True)
+        part, rows, tokens = copies[p].loss(batch, sp_group=ranks[p], with_rows=True)
         part.backward()
         return part.detach(), rows, tokens
 
@@ -142,7 +142,7 @@ def test_what_recomputation_sends_again():
             checkpoint_blocks(one, mode)
 
         def work(p, copies=copies, ranks=ranks, batch=batch):
-            copies[p].loss(batch, ranks=ranks[p]).backward()
+            copies[p].loss(batch, sp_group=ranks[p]).backward()
             return ranks[p].ulysses.sent + ranks[p].ring.sent
 
         sent[mode] = sum(in_threads(work, 4))
@@ -169,7 +169,7 @@ def test_a_frozen_encoder_gets_nothing_back():
         one.encode_batch = lambda own, encode=encode: encoded.append(len(own.pcm)) or encode(own)
 
     def work(p):
-        loss = copies[p].loss(batch, ranks=ranks[p])
+        loss = copies[p].loss(batch, sp_group=ranks[p])
         before = ranks[p].all.sent
         loss.backward()
         return ranks[p].all.sent - before
@@ -203,7 +203,7 @@ def test_ranks_with_another_batch_or_plan_say_so_at_once():
 
     def work(p):
         with pytest.raises(ValueError, match="the tokens of rank 1 of the group differ from those of rank 0"):
-            model.loss(other if p == 1 else batch, ranks=ranks[p])
+            model.loss(other if p == 1 else batch, sp_group=ranks[p])
         return True
 
     assert all(in_threads(work, 3))
