@@ -49,6 +49,8 @@ from afn_model.train.state import Checkpoints, restore, training_state
 from afn_model.train.watch import profile_window, snapshot_on_oom
 
 DONE = "done.json"
+# Methods of the model besides forward that compute with its weights.
+FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
 
 
 class Stopped(Exception):
@@ -107,7 +109,7 @@ def train(
     try:
         with roll_call(process):
             for stage in stages:
-                check(curriculum, stage, process.world, sharing(for_stage(layout, stage), stage))
+                check(curriculum, stage, process.world_size, sharing(for_stage(layout, stage), stage))
             for stage in stages:
                 if not _done_before(stage, out, options.show and process.rank == 0):
                     run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
@@ -172,7 +174,7 @@ class _Stage:
         self.log: RunLog | None = None
 
     def make_loader(self, position: Position) -> Loader:
-        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world // self.sharing}
+        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world_size // self.sharing}
         feed = feed_of(self.curriculum, self.stage)
         return Loader(feed, self.processor, **groups, workers=self.layout.workers, position=position)
 
@@ -197,9 +199,16 @@ class _Stage:
         if layout.compile:
             for block in blocks:
                 block.compile(dynamic=True)
-        self.sharded = self.process.world > 1 or compute != torch.float32
+        self.sharded = self.process.world_size > 1 or compute != torch.float32
         if self.sharded:
-            shard(model, self.process, blocks=blocks, compute_dtype=compute, shard_size=layout.shard or None)
+            shard(
+                model,
+                self.process,
+                blocks=blocks,
+                compute_dtype=compute,
+                shard_size=layout.shard or None,
+                forwards=FORWARDS,
+            )
 
     def make_method(self) -> Any:
         gather = processes.sum_over
@@ -231,7 +240,7 @@ class _Stage:
             "seconds": self.seconds,
             "position": [self.position.chunk, self.position.step],
             "exported": self.exported,
-            "world": self.process.world,
+            "world": self.process.world_size,
         }
 
     def resume(self) -> None:

@@ -48,7 +48,7 @@ def test_every_query_meets_each_of_its_keys_once(scheme):
         assert np.array_equal(pairs_of(plan), wanted), (lengths, plan)
         held = torch.cat([plan.tokens(rank) for rank in range(plan.ranks)])
         assert sorted(held.tolist()) == token.tolist()
-        assert np.array_equal(plan.holder()[held.numpy()], np.repeat(np.arange(plan.ranks), parts(plan)))
+        assert np.array_equal(plan.rank_of_token()[held.numpy()], np.repeat(np.arange(plan.ranks), parts(plan)))
         assert plan.work.sum() == 28 * wanted.sum()
 
 

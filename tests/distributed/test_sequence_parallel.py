@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from afn_distributed.comm import in_threads, virtual_group
+from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import SCHEMES, make_plan
 from afn_distributed.roll_call import RankEnded, roll_call
-from afn_distributed.route import Routes, deal, route
 from afn_distributed.simulate import attention_bytes
 
 from afn_model.train.recompute import checkpoint_blocks
@@ -179,16 +179,16 @@ def test_a_frozen_encoder_gets_nothing_back():
 
 
 def test_dealing_and_routing():
-    assert sorted(np.bincount(deal([5, 1, 1, 1, 1, 1], 2), weights=[5, 1, 1, 1, 1, 1])) == [5, 5]
-    assert deal([], 3).tolist() == []
+    assert sorted(np.bincount(assign_balanced([5, 1, 1, 1, 1, 1], 2), weights=[5, 1, 1, 1, 1, 1])) == [5, 5]
+    assert assign_balanced([], 3).tolist() == []
     random = np.random.default_rng(0)
     maker, holder = random.integers(0, 3, 50), random.integers(0, 3, 50)
     x = torch.arange(50.0)[:, None].requires_grad_()
     comms = virtual_group(3)
 
     def work(rank):
-        routes = Routes.of(maker, holder, rank, 3)
-        return route(x[torch.from_numpy(maker == rank)], routes, comms[rank])
+        plan = DispatchPlan.of(maker, holder, rank, 3)
+        return dispatch(x[torch.from_numpy(maker == rank)], plan, comms[rank])
 
     for rank, rows in enumerate(in_threads(work, 3)):
         assert rows.squeeze(1).tolist() == np.flatnonzero(holder == rank).tolist()

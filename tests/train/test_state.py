@@ -255,11 +255,11 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
         assert checkpoints.load(checkpoints.latest(), tensors) == {"step": steps.start}
         restore(model, optimiser, tensors)
     for number in steps:
-        step(model, optimiser, number, here.rank, here.world)
+        step(model, optimiser, number, here.rank, here.world_size)
     if save:
         checkpoints.save(steps.stop, training_state(model, optimiser), {"step": steps.stop})
         # Collectives of the run go on meanwhile.
-        step(model, optimiser, 99, here.rank, here.world)
+        step(model, optimiser, 99, here.rank, here.world_size)
         checkpoints.wait()
 
 
