@@ -43,11 +43,11 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, step: Step, layer: int) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if step.shared is not None:
+            return self.o_proj(step.shared.attention(q, k, v, step.positions, step.inv_freq).flatten(1))
         cache = {} if step.cache is None else {"v": v, **step.cache.places(layer)}
         q, k = ak.rotary(q, k, step.positions, step.inv_freq, **cache)
-        if step.shared is not None:
-            out = step.shared.attention(q, k, v)
-        elif step.cu_seqlens is not None:
+        if step.cu_seqlens is not None:
             out = ak.attention(q, k, v, cu_seqlens_q=step.cu_seqlens, causal=True)
         else:
             out = ak.decode_attention(q[:, None], *step.cache.layer(layer), step.cache.lengths)[:, 0]
@@ -111,7 +111,7 @@ class LanguageModel(nn.Module):
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
             cache: filled by a prefill, extended by each decoding step.
             shared: given instead of both for prompts followed by several answers to each, or tokens that other ranks
-                share documents with: whose ``attention(q, k, v)`` it is.
+                share documents with: whose ``attention`` it is, rotary included.
 
         Returns:
             [T, width].

@@ -60,9 +60,9 @@ class Share:
         routes = DispatchPlan.of(src_rank, plan.rank_of_token()[places.numpy()], ranks.rank, ranks.size)
         return Share(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
-        return sp_attention(q, k, v, self.plan, self.ranks)
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+        """Rotary and attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
+        return sp_attention(q, k, v, self.plan, self.ranks, positions=positions, inv_freq=inv_freq)
 
     def own_windows(self, batch: Batch) -> Batch | None:
         """The batch with the windows that this rank encodes alone, a window of silence where it has none.
