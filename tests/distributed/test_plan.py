@@ -106,6 +106,13 @@ def test_balanced_documents_move_less_than_all_of_them_cut():
         assert moved[0] < 0.8 * moved[1]
 
 
+@pytest.mark.parametrize("ring", [2, 4, 7])
+def test_tokens_that_do_not_divide_are_spread(ring):
+    """Documents with a token more than their 2 · ring pieces: each rank gets that of its share of them."""
+    plan = make_plan(boundaries([2 * ring + 1] * 700), ring=ring, scheme="documents")
+    assert abs(plan.rows - (2 + 1 / ring) * 700).max() <= 2
+
+
 def test_a_plan_of_a_thousand_documents_is_quick():
     """Deal and one rank's exchanges at 128 ranks, in processor time: below 2 ms, with room for a slow machine."""
     cu = boundaries(np.random.default_rng(0).integers(10, 250, 1000))
