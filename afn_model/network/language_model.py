@@ -44,11 +44,11 @@ class CausalAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if context.shared is not None:
+            return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
         cache = {} if context.cache is None else {"v": v, **context.cache.places(layer)}
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
-        if context.shared is not None:
-            out = context.shared.attention(q, k, v)
-        elif context.cu_seqlens is not None:
+        if context.cu_seqlens is not None:
             out = ak.attention(q, k, v, cu_seqlens_q=context.cu_seqlens, causal=True)
         else:
             out = ak.decode_attention(q[:, None], *context.cache.layer(layer), context.cache.lengths)[:, 0]
@@ -114,7 +114,7 @@ class LanguageModel(nn.Module):
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
             cache: filled by a prefill, extended by each decoding step.
             shared: given instead of both for prompts followed by several answers to each, or tokens that other ranks
-                share documents with: whose ``attention(q, k, v)`` it is.
+                share documents with: whose ``attention`` it is, rotary included.
 
         Returns:
             [T, width].
