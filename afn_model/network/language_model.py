@@ -44,7 +44,7 @@ class CausalAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        cache = {} if context.cache is None else {"v": v, **context.cache.places(layer)}
+        cache = {} if context.cache is None else {"v": v, **context.cache.slot_mapping(layer)}
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
         if context.shared is not None:
             out = context.shared.attention(q, k, v)
