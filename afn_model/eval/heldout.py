@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from afn_model.afnext import AFNext
 from afn_model.data.plan import question
 from afn_model.data.records import sample
+from afn_model.infer.answer import answer as answer_conversations
+from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.processor import AFNextProcessor
 
 
@@ -31,13 +34,14 @@ def answer(
         together: records answered in a batch, of like length.
         on_step: called with the number of records answered.
     """
-    found = [sample(record, folder) for record in records]
-    answers = [""] * len(found)
-    order = sorted(range(len(found)), key=lambda i: found[i].seconds)
-    for first in range(0, len(order), together):
-        rows = order[first : first + together]
-        batch = processor.pack([processor.prepare(question(found[i].turns), add_generation_prompt=True) for i in rows])
-        for i, tokens in zip(rows, model.generate(batch, max_new_tokens), strict=True):
-            answers[i] = processor.decode(tokens)
-        on_step(first + len(rows))
-    return answers
+    conversations = [question(sample(record, folder).turns) for record in records]
+    done = itertools.count(1)
+    answers = answer_conversations(
+        model,
+        processor,
+        conversations,
+        SamplingParams(max_new_tokens=max_new_tokens),
+        batch_size=together,
+        on_answer=lambda place, answered: on_step(next(done)),
+    )
+    return [answered.text for answered in answers]
