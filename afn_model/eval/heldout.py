@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from afn_model.afnext import AFNext
@@ -21,8 +20,7 @@ def answer(
     folder: Path,
     *,
     max_new_tokens: int = 96,
-    together: int = 32,
-    on_step: Callable[[int], None] = lambda done: None,
+    batch_size: int = 32,
 ) -> list[str]:
     """The greedy answer to each record's last question; earlier turns are given.
 
@@ -31,17 +29,9 @@ def answer(
         records: of a corpus.
         folder: that the records' paths are relative to.
         max_new_tokens: longest answer.
-        together: records answered in a batch, of like length.
-        on_step: called with the number of records answered.
+        batch_size: records answered together, of like length.
     """
     conversations = [question(sample(record, folder).turns) for record in records]
-    done = itertools.count(1)
-    answers = answer_conversations(
-        model,
-        processor,
-        conversations,
-        SamplingParams(max_new_tokens=max_new_tokens),
-        batch_size=together,
-        on_answer=lambda place, answered: on_step(next(done)),
-    )
+    params = SamplingParams(max_new_tokens=max_new_tokens)
+    answers = answer_conversations(model, processor, conversations, params, batch_size=batch_size)
     return [answered.text for answered in answers]
