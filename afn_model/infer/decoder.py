@@ -75,9 +75,9 @@ def decode(
                 growing.remove(row)
             if token not in stop and on_token is not None:
                 on_token(row, token)
-        if not (any_running or bool)(bool(growing)):
+        if not (bool(growing) if any_running is None else any_running(bool(growing))):
             break
-        # Selecting copies the cache, so it waits until that halves it.
+        # Selecting copies keys and values, so it waits until half of the sequences can go.
         if growing and 2 * len(growing) <= len(sampler.rows):
             kept = [i for i, row in enumerate(sampler.rows) if row in growing]
             decoder.select(kept)
@@ -89,7 +89,7 @@ def decode(
             prompt=row // params.n,
             sample=row % params.n,
             tokens=ids,
-            logprobs=None if said is None else torch.tensor(logprobs[row]),
+            logprobs=None if sampler.keys is None else torch.tensor(logprobs[row]),
             finished=ids[-1] in stop,
         )
         for row, ids in enumerate(tokens)
@@ -151,6 +151,6 @@ class Decoder:
         self.hidden = language_model(language_model.embed_tokens(token_B), self.positions, cache=self.cache)
 
     def select(self, sequences: list[int]) -> None:
-        """Goes on with some sequences only, given by their numbers."""
+        """Goes on with some sequences only, given by their numbers in ascending order."""
         self.cache.select(sequences)
         self.hidden, self.positions = self.hidden[sequences], self.positions[sequences]

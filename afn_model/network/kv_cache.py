@@ -50,5 +50,8 @@ class KVCache:
         return repeated
 
     def select(self, sequences: list[int]) -> None:
-        """Drops all but some sequences."""
-        self.kv, self.lengths = self.kv[:, :, sequences], self.lengths[sequences]
+        """Drops all but some sequences, given in ascending order; theirs move up in place, without a second cache."""
+        for slot, sequence in enumerate(sequences):
+            if slot != sequence:
+                self.kv[:, :, slot] = self.kv[:, :, sequence]
+        self.kv, self.lengths = self.kv[:, :, : len(sequences)], self.lengths[sequences]
