@@ -46,7 +46,7 @@ class CausalAttention(nn.Module):
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if context.shared is not None:
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
-        cache = {} if context.cache is None else {"v": v, **context.cache.places(layer)}
+        cache = {} if context.cache is None else {"v": v, **context.cache.slot_mapping(layer)}
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
         if context.cu_seqlens is not None:
             out = ak.attention(q, k, v, cu_seqlens_q=context.cu_seqlens, causal=True)
