@@ -203,7 +203,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     note("base", "", home)
 
     def on_stage(stage: Stage, folder: Path) -> None:
-        note(stage.name, stage.becomes, folder)
+        note(stage.name, stage.release_name, folder)
 
     curriculum = scaled(read_curriculum("tiny", data / "train"), scale, seed)
     train(

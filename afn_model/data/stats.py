@@ -14,7 +14,7 @@ from afn_model.data.index import Corpus
 from afn_model.data.order import permute
 from afn_model.data.packing import pack
 from afn_model.data.plan import most_tokens
-from afn_model.data.records import Sample, sample
+from afn_model.data.records import Sample, parse_sample
 from afn_model.hashing import key
 from afn_model.prompt.processor import AFNextProcessor
 
@@ -71,7 +71,7 @@ def collect(files: Sequence[str | Path], processor: AFNextProcessor | None = Non
             record = i if total <= most else permute(i, total, key(0))
             looked_at += 1
             try:
-                found = sample(corpus[record], corpus.path.parent)
+                found = parse_sample(corpus[record], corpus.path.parent)
                 length = _text_tokens(found, processor)
             except (ValueError, OSError) as error:
                 bad.append((f"{corpus.path.name}[{record}]", str(error)))

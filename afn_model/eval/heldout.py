@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afn_model.afnext import AFNext
 from afn_model.data.plan import question
-from afn_model.data.records import sample
+from afn_model.data.records import parse_sample
 from afn_model.prompt.processor import AFNextProcessor
 
 
@@ -31,7 +31,7 @@ def answer(
         together: records answered in a batch, of like length.
         on_step: called with the number of records answered.
     """
-    found = [sample(record, folder) for record in records]
+    found = [parse_sample(record, folder) for record in records]
     answers = [""] * len(found)
     order = sorted(range(len(found)), key=lambda i: found[i].seconds)
     for first in range(0, len(order), together):

@@ -13,7 +13,7 @@ from afn_distributed.route import Routes, deal, route
 from torch import Tensor
 
 from afn_model.audio.frames import HOP, conv_frames, token_frames
-from afn_model.config import Config
+from afn_model.config import ModelConfig
 
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
@@ -38,7 +38,7 @@ class Share:
     routes: Routes
 
     @staticmethod
-    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> Share:
+    def of(batch: Batch, ranks: SequenceParallel, config: ModelConfig, scheme: str = "balanced") -> Share:
         """This rank's share.
 
         Raises:

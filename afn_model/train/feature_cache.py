@@ -1,13 +1,12 @@
-"""The features of a frozen encoder, kept: a recording that comes again is not encoded again.
+"""A cache of a frozen encoder's features: a recording that comes again is not encoded again.
 
 features = FeatureCache(model, limit_bytes=8 << 30)
 loss = model.loss(batch, encoded=features(batch))
 
 Every recording is encoded by itself, never together with others: the shape of a matrix product decides how its sums
-are rounded, and what a recording is worth must not depend on what was cached before, or a run that was stopped would
-not go on bit for bit. For the same reason features differ from those of ``encode_batch`` in the last bits. The price is
-smaller products: one call of the encoder for each new recording, which a device feels that needs thousands of frames
-to be busy.
+are rounded, and features must not depend on what was cached before, or a resumed run would not repeat bit for bit. For
+the same reason they differ from those of ``encode_batch`` in the last bits. The price is one encoder call for each new
+recording, which leaves a GPU idle where recordings are short.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from afn_model.train.flops import forward_flops
 class FeatureCache:
     """Stands in for ``model.encode_batch`` while the encoder is frozen.
 
-    A recording is known by its samples and their number, and all of them are forgotten when the encoder's weights are
-    changed in place or replaced: what is returned is never stale.
+    The key of a recording is a hash of its samples. The cache is cleared when the encoder's weights are changed in
+    place or replaced, so a result is never stale.
 
     Args:
         model: on its device, in the precision of the computation, on one rank.
@@ -55,7 +54,7 @@ class FeatureCache:
         self.folder = None if folder is None else Path(folder)
         self.kept: OrderedDict[str, Tensor] = OrderedDict()
         self.bytes = self.hits = self.misses = 0
-        self.spared_lengths: list[int] = []
+        self.saved_lengths: list[int] = []
         self.weights: list[tuple[int, int]] | None = None
 
     @torch.no_grad()
@@ -108,12 +107,12 @@ class FeatureCache:
 
     def count_hit(self, audio: Batch) -> None:
         self.hits += 1
-        self.spared_lengths += audio.mel_lengths.tolist()
+        self.saved_lengths += audio.mel_lengths.tolist()
 
-    def spared(self) -> float:
-        """Forward FLOPs that the encoder was spared since this was last asked."""
-        forward = forward_flops(self.model.config, [], 0, self.spared_lengths)
-        self.spared_lengths = []
+    def saved_flops(self) -> float:
+        """Encoder forward FLOPs saved since the last call."""
+        forward = forward_flops(self.model.config, [], 0, self.saved_lengths)
+        self.saved_lengths = []
         return sum(value for part, value in forward.items() if part.startswith("encoder_"))
 
     def check_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""Fingerprints of what a run depends on: code, weights, settings; and what differs between two of them."""
+"""Fingerprints of what a run depends on (code, weights, settings), and what differs between two of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from afn_model.train.curriculum import Stage
 
 
 def changed_since(stage: Stage, done: Path) -> str:
-    found, now = json.loads(done.read_text())["stage"], as_json(stage)
-    return "" if found == now else f", with other settings: {difference(found, now)}"
+    """A note for the screen where a finished stage had other settings than now; "" where it had the same."""
+    then, now = json.loads(done.read_text())["stage"], as_json(stage)
+    return "" if then == now else f", with other settings: {difference(then, now)}"
 
 
 def as_json(stage: Stage) -> dict[str, Any]:
-    """A stage's fields as JSON gives them back; its layout aside, which changes no result."""
+    """A stage's fields as JSON gives them back, without its layout, which changes no result."""
     epochs = "inf" if math.isinf(stage.epochs) else stage.epochs
     return json.loads(json.dumps({**asdict(stage), "layout": {}, "epochs": epochs}))
 
@@ -43,9 +44,9 @@ def weights_fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(f"{f.relative_to(folder)} {fingerprint(f)} " for f in files).encode()).hexdigest()
 
 
-def difference(found: Any, now: Any) -> str:
-    """The first few keys that two descriptions do not share."""
-    if not isinstance(found, dict) or not isinstance(now, dict):
-        return f"{found!r} then, {now!r} now"
-    keys = [key for key in [*found, *(key for key in now if key not in found)] if found.get(key) != now.get(key)]
-    return "; ".join(f"{key} was {found.get(key)!r:.60}, is {now.get(key)!r:.60}" for key in keys[:3])
+def difference(then: Any, now: Any) -> str:
+    """The first three keys whose values differ between two descriptions."""
+    if not isinstance(then, dict) or not isinstance(now, dict):
+        return f"{then!r} then, {now!r} now"
+    keys = [key for key in [*then, *(key for key in now if key not in then)] if then.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {then.get(key)!r:.60}, is {now.get(key)!r:.60}" for key in keys[:3])

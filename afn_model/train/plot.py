@@ -1,4 +1,4 @@
-"""A run in pictures: losses by data axis, rewards by kind, throughput, learning rate and gradient norm."""
+"""Plots of a run: losses by data axis, rewards by kind, throughput, learning rate and gradient norm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Run:
-    """The rows of all stages one after another; ``at`` is each row's step counted through the stages."""
+    """Log rows of all stages in order; ``at`` is each row's step, counted on from stage to stage."""
 
     rows: list[dict[str, Any]]
     at: list[float]
@@ -153,7 +153,7 @@ def losses(run: Run, plt: Any) -> Any:
 
 
 def rewards(run: Run, plt: Any) -> Any:
-    """Mean reward by kind in the stages that have one; below it what tells whether the policy drifts."""
+    """Mean reward by kind in the stages that have one; below it what shows whether the policy drifts."""
     stages = {name: [row for row in run.rows if row["stage"] == name] for name in run.starts}
     run = through({n: rows for n, rows in stages.items() if any(row.get("reward") is not None for row in rows)})
     if not run.rows:
