@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afn_model.files import write_text
 from afn_model.train.log import read_rows
 from bench.curriculum import AUDIO, REWARDED
 from bench.curriculum_picture import draw
@@ -379,7 +380,7 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, Path]:
     text, picture = Path(f"{out}.md"), Path(f"{out}.png")
     steps = {name: did.steps for name, did in report.trained.items()}
     draw(report.stages, report.logs, steps, picture)
-    text.write_text(markdown(report, picture.name), "utf-8")
+    write_text(text, markdown(report, picture.name))
     return text, picture
 
 

@@ -28,6 +28,7 @@ from afn_model.data import plan
 from afn_model.data.index import VERSION, Corpus, Facts, build, folder_of
 from afn_model.data.loader import DataConfig, Loader
 from afn_model.data.records import check
+from afn_model.files import write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.tokenizer import make_tokenizer
 from bench.measure import main
@@ -69,7 +70,7 @@ def repeat_index(path: Path, entries: int) -> None:
         out.write(lines[: 12 * rest])
     seconds = facts.seconds * entries / facts.records
     many = Facts(VERSION, entries, facts.bytes, seconds, facts.fingerprint)
-    (folder_of(path) / "facts.json").write_text(json.dumps(asdict(many)))
+    write_json(folder_of(path) / "facts.json", asdict(many))
 
 
 def memory(pid: int) -> dict[str, float]:

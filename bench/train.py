@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afn_model.files import write_json, write_rows
 from afn_model.prompt.batch import Batch
 from afn_model.train.flops import batch_flops, language_model_linear, peak, step_work
 from afn_model.train.log import memory
@@ -203,7 +203,7 @@ def in_own_process(words: list[str]) -> None:
         record = measured(case, variant, name, int(layers) or None, "cuda", float(seconds))
     except Exception as error:
         record = {"absent": why(error)}
-    Path(out).write_text(json.dumps(record))
+    write_json(out, record)
 
 
 def compared(case: TrainCase, variants: list[str], name: str, device: str, limit: float) -> Iterator[dict]:
@@ -247,9 +247,7 @@ def save(path: Path, records: list[dict]) -> None:
     kept = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
     kept = [record for record in kept if tuple(record.get(k) for k in KEY) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(record) + "\n" for record in kept + records))
-    os.replace(part, path)
+    write_rows(path, kept + records)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from afn_model.data.records import duration, measured_duration
-from afn_model.files import fingerprint, fingerprint_as_of
+from afn_model.files import fingerprint, fingerprint_as_of, write_json
 
 VERSION = 1
 FLUSH = 1 << 16  # entries buffered while building
@@ -67,7 +67,7 @@ def build(
     temporary = Path(tempfile.mkdtemp(prefix=".index-", dir=corpus.parent))
     try:
         facts = _write(corpus, temporary, check, progress, measure)
-        (temporary / "facts.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
+        write_json(temporary / "facts.json", asdict(facts))
         shutil.rmtree(folder_of(corpus), ignore_errors=True)
         temporary.rename(folder_of(corpus))
     finally:

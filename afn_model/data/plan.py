@@ -7,7 +7,6 @@ chunks are small, each twice the one before, so that the first batch does not wa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -21,6 +20,7 @@ from afn_model.data.index import Corpus
 from afn_model.data.order import Order, Source
 from afn_model.data.packing import pack
 from afn_model.data.records import Sample, audios_of, parse_sample
+from afn_model.files import fingerprint_of
 from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
@@ -103,7 +103,7 @@ class Blend:
     def fingerprint(self) -> dict[str, str]:
         """Name of each dataset → SHA-256 of what its index says about it."""
         facts = [json.dumps(asdict(corpus.facts), sort_keys=True) for corpus in self.corpora]
-        return {name: hashlib.sha256(said.encode()).hexdigest() for name, said in zip(self.names, facts, strict=True)}
+        return {name: fingerprint_of([text]) for name, text in zip(self.names, facts, strict=True)}
 
     def name(self, source: int, record: int) -> str:
         """The name of a sample in messages."""

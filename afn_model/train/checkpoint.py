@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from afn_model.files import fingerprint, sync, write_json
+from afn_model.hashing import text_key
 
 FACTS = "facts.json"
 # DCP warns where there is no process group; a run of one process needs none.
@@ -160,7 +162,7 @@ class Checkpoints:
             written.result()
             own = [f for f in partial.glob(f"__{self.rank}_*")]
             own += [partial / ".metadata"] if self.rank == 0 else []
-            sums = {file.name: checksum(file) for file in own}
+            sums = {file.name: fingerprint(file) for file in own}
         except (Exception, dcp.api.CheckpointException) as error:  # CheckpointException derives from BaseException
             failure = reason(error)
         everyone: list[Any] = [(sums, failure)]
@@ -189,10 +191,7 @@ class Checkpoints:
 
 def publish(partial: Path, path: Path, facts: dict[str, Any]) -> None:
     """Writes the facts and renames the finished folder; everything is on the disk when this returns."""
-    with (partial / FACTS).open("w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(partial / FACTS, facts)
     sync(partial)
     if path.exists():
         remove(path)
@@ -200,27 +199,11 @@ def publish(partial: Path, path: Path, facts: dict[str, Any]) -> None:
     sync(path.parent)
 
 
-def sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def remove(path: Path) -> None:
     """Hides a checkpoint before deleting it, so that a partly deleted one is never taken for a checkpoint."""
     hidden = path.with_name(f".{path.name}-old")
     os.replace(path, hidden)
     shutil.rmtree(hidden)
-
-
-def checksum(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 24):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -237,7 +220,7 @@ def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint folder in a few words; None where nothing is."""
     try:
         for name, wanted in read_facts(path)["files"].items():
-            if checksum(path / name) != wanted:
+            if fingerprint(path / name) != wanted:
                 return f"{name} is damaged: its checksum differs"
     except (OSError, ValueError) as error:
         return str(error)
@@ -350,5 +333,5 @@ def random_states() -> dict[str, tuple[Tensor, Any]]:
 
 def derived_random_state(name: str, step: str) -> Tensor:
     """A random state for a rank that the checkpoint lacks."""
-    seed = int.from_bytes(hashlib.blake2b(f"{name} {step}".encode(), digest_size=7).digest(), "big")
+    seed = text_key(f"{name} {step}") >> 1  # manual_seed takes 63 bits
     return torch.Generator("cuda" if ".cuda." in name else "cpu").manual_seed(seed).get_state()

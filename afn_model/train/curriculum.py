@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from afn_model.files import write_text
+
 HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
 METHODS = ("sft", "grpo")
@@ -229,7 +231,7 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
         stages[stage.name] = values
     datasets = {name: str(path.absolute()) for name, path in curriculum.datasets.items()}
     whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
-    path.write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), "utf-8")
+    write_text(path, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
 
 
 def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:

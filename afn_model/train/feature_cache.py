@@ -11,9 +11,6 @@ recording, which leaves a GPU idle where recordings are short.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -27,6 +24,7 @@ from torch import Tensor
 
 from afn_model.afnext import AFNext
 from afn_model.audio.frames import conv_frames, padded_width, token_frames
+from afn_model.files import atomic_path, fingerprint_of
 from afn_model.prompt.batch import Batch
 from afn_model.train.flops import forward_flops
 
@@ -126,7 +124,7 @@ class FeatureCache:
         self.weights, self.bytes = weights, 0
         self.kept.clear()
         if self.folder is not None:
-            self.home = self.folder / fingerprint(self.model)
+            self.home = self.folder / encoder_fingerprint(self.model)
 
     def read(self, key: str) -> Tensor | None:
         """Features from their file; None where there is none, or it is broken."""
@@ -138,18 +136,15 @@ class FeatureCache:
             return None
 
     def write(self, key: str, features: Tensor) -> None:
-        """Writes a file that is whole or not there."""
+        """Writes features to their file, atomically."""
         if self.folder is None:
             return
         file = self.home / key[:2] / key
-        partial = file.with_name(f".{key}-{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features.cpu().contiguous()}, partial)
-            os.replace(partial, file)
+            with atomic_path(file) as temporary:
+                save_file({"features": features.cpu().contiguous()}, temporary)
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             warnings.warn(f"{file}: {error}; no more features are written", stacklevel=2)
             self.folder = None
 
@@ -165,17 +160,17 @@ def audios(batch: Batch) -> Iterator[Batch]:
 def content(pcm: Tensor, samples: Tensor) -> str:
     """A hash of a recording: its samples [W, T_pcm], how many of them [W] are valid, and their dtype."""
     counts = samples.tolist()
-    digest = hashlib.blake2b(f"{pcm.dtype} {counts}".encode(), digest_size=16)
-    for window, count in zip(pcm, counts, strict=True):
-        digest.update(window[:count].contiguous().cpu().numpy())
-    return digest.hexdigest()
+    windows = [window[:count].contiguous().cpu().numpy() for window, count in zip(pcm, counts, strict=True)]
+    return fingerprint_of([f"{pcm.dtype} {counts}", *windows])
 
 
-def fingerprint(model: AFNext) -> str:
+def encoder_fingerprint(model: AFNext) -> str:
     """A hash of what features are a function of besides the recording."""
-    facts = f"{model.config.audio} {model.device.type} {torch.__version__}"
-    digest = hashlib.blake2b(facts.encode(), digest_size=16)
-    for name, tensor in model.encoder.state_dict().items():
-        digest.update(f"{name} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+
+    def parts() -> Iterator[str | memoryview]:
+        yield f"{model.config.audio} {model.device.type} {torch.__version__}"
+        for name, tensor in model.encoder.state_dict().items():
+            yield f"{name} {tensor.dtype}"
+            yield memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+    return fingerprint_of(parts())

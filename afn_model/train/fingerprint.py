@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from afn_model.files import fingerprint
+from afn_model.files import fingerprint, fingerprint_of
 from afn_model.train.curriculum import Stage
 
 
@@ -31,17 +30,15 @@ def code_fingerprint() -> str:
     """SHA-256 over the source of the model, its data and its kernels."""
     import afn_kernels
 
-    digest = hashlib.sha256()
-    for root in (Path(__file__).parents[1], Path(afn_kernels.__file__).parent):
-        for file in sorted(root.rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
+    roots = Path(__file__).parents[1], Path(afn_kernels.__file__).parent
+    files = [(root, file) for root in roots for file in sorted(root.rglob("*.py"))]
+    return fingerprint_of(file.relative_to(root).as_posix().encode() + file.read_bytes() for root, file in files)
 
 
 def weights_fingerprint(folder: Path) -> str:
     """SHA-256 over the names and bytes of a folder's weights."""
     files = sorted(folder.rglob("*.safetensors"))
-    return hashlib.sha256("".join(f"{f.relative_to(folder)} {fingerprint(f)} " for f in files).encode()).hexdigest()
+    return fingerprint_of(f"{file.relative_to(folder)} {fingerprint(file)} " for file in files)
 
 
 def difference(then: Any, now: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 from afn_model.data.loader import GlobalBatch
 from afn_model.data.records import Sample
-from afn_model.hashing import key
+from afn_model.hashing import key, text_key
 from afn_model.infer.rollout import Rollout
 from afn_model.prompt.batch import Batch, Prepared
 from afn_model.prompt.conversation import Turn
@@ -384,8 +383,7 @@ def advantages(found: Tensor, epsilon: float) -> Tensor:
 
 def number_of(sample: Sample) -> int:
     """A 64-bit number for a sample's id and its turns' text, the same in every process."""
-    text = "\n".join((sample.id, *(turn.text for turn in sample.turns)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return text_key("\n".join((sample.id, *(turn.text for turn in sample.turns))))
 
 
 def frozen_reference(model: AFNext, dtype: torch.dtype | None = None) -> AFNext:

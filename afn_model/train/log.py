@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from afn_model.files import write_text
 from afn_model.train.flops import peak
 
 BAR = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
@@ -285,9 +285,7 @@ def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     if path.is_file():
         kept = "".join(json.dumps(row) + "\n" for row in read_rows(path) if wanted(row))
         if kept.encode() != path.read_bytes():
-            part = path.with_name(path.name + ".part")
-            part.write_text(kept, "utf-8")
-            os.replace(part, path)
+            write_text(path, kept)
 
 
 def scalars(folder: Path, from_step: int, show: bool) -> Any:

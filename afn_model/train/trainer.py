@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from afn_model.afnext import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
+from afn_model.files import write_json
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
@@ -417,9 +417,7 @@ class _StageRun:
         if self.stage.lora:
             lora.save(self.model, self.folder / "adapter")
         if self.process.rank == 0:
-            partial = self.folder / f".{DONE}"
-            partial.write_text(json.dumps({**self.facts(), "release_name": self.stage.release_name}, indent=1) + "\n")
-            os.replace(partial, self.folder / DONE)
+            write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
 
 
 def sp_size(layout: RunLayout, stage: Stage) -> int:
