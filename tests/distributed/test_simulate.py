@@ -10,9 +10,10 @@ from afn_distributed.comm import in_threads
 from afn_distributed.costs import ASSUMED, Case, Load, Packed
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
-from afn_distributed.simulate import attention_bytes, cases, choose, evaluate, main, mix, packed, simulate
+from afn_distributed.simulate import attention_bytes, cases, choose, evaluate, mix, packed, simulate
 
 from bench import packing
+from bench.simulate import main
 
 LINKS = ("nvlink", "ib", "across")
 MIXES = ([64], [5, 0, 40, 9, 1, 30], [3] * 11)
@@ -199,7 +200,7 @@ def test_the_choice():
 
 
 def test_the_files(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("afn_distributed.simulate.SIZES", (8, 16))
+    monkeypatch.setattr("bench.simulate.SIZES", (8, 16))
     pytest.importorskip("matplotlib")
     main(["--gpus", "16", "--tokens", "8192", "--limit", "65536", "--out", str(tmp_path / "step")])
     given, *lines = map(json.loads, (tmp_path / "step.jsonl").read_text().splitlines())
