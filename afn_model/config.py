@@ -74,7 +74,7 @@ class RoteConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class ModelConfig:
     """A whole model. Token ids are those of its tokenizer, resolved by string when a checkpoint is read."""
 
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -101,7 +101,10 @@ class Config:
             )
 
 
-def preset(name: str, **changes: Any) -> Config:
+Config = ModelConfig  # the former name, until the next version
+
+
+def preset(name: str, **changes: Any) -> ModelConfig:
     """A named configuration. ``changes`` replace top-level fields, for example ``rote=RoteConfig("paper")``.
 
     Raises:
@@ -113,16 +116,16 @@ def preset(name: str, **changes: Any) -> Config:
 
 
 PRESETS = {
-    "tiny": Config(
+    "tiny": ModelConfig(
         audio=AudioConfig(width=128, layers=3, heads=2, ffn=512),
         text=TextConfig(vocab_size=1024, width=128, layers=3, heads=2, kv_heads=1, ffn=384, max_positions=4096),
     ),
-    "small": Config(
+    "small": ModelConfig(
         audio=AudioConfig(width=512, layers=8, heads=8, ffn=2048),
         text=TextConfig(vocab_size=4096, width=512, layers=8, heads=8, kv_heads=2, ffn=1408, max_positions=32_768),
     ),
-    "af-next": Config(),
-    "af3": Config(
+    "af-next": ModelConfig(),
+    "af3": ModelConfig(
         text=TextConfig(vocab_size=151_672, rope_theta=1_000_000.0, max_positions=32_768),
         rote=RoteConfig("none"),
         audio_bos_token_id=None,

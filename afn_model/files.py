@@ -1,12 +1,62 @@
-"""Files that are whole or not there: JSON, and fingerprints of what a file holds."""
+"""Files that are complete or not there, JSON, and fingerprints of what a file holds.
+
+``afn_kernels`` and ``afn_distributed`` cannot import this package: the binary cache of the one and the plan digest of
+the other have their own few lines.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes ``path`` when the block ends and disappears when it raises.
+
+    It lies in the same folder, with the same suffix, and its bytes are on the disk before it gets its name: a reader,
+    or a run killed at any moment, finds the old file or the new one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a JSON file, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: str | Path, rows: Iterable[Any]) -> None:
+    """Writes a JSON Lines file, atomically."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -20,24 +70,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def fingerprint(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        return fingerprint_of(iter(lambda: file.read(1 << 20), b""))
 
 
 @cache
 def fingerprint_as_of(path: Path, size: int, written: int) -> str:
-    """The fingerprint of a file that has not been touched since: every stage of a run opens the same corpora."""
+    """The fingerprint of a file that has not changed since: every stage of a run opens the same corpora."""
     return fingerprint(path)
 
 
-def _digest(file) -> str:
+def fingerprint_of(parts: Iterable[str | bytes | memoryview]) -> str:
+    """SHA-256 of parts one after another, text as UTF-8, in hexadecimal."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()

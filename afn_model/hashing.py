@@ -1,6 +1,8 @@
-"""64-bit hashes of whole numbers: what order, sampling and initialisation draw their numbers from."""
+"""64-bit hashes of numbers and text: the seeds of order, sampling and initialisation."""
 
 from __future__ import annotations
+
+import hashlib
 
 MASK = 2**64 - 1
 
@@ -15,7 +17,13 @@ def mix(x: int) -> int:
 
 def key(*parts: int) -> int:
     """One 64-bit key from several numbers, whose order matters."""
-    found = 0
+    hashed = 0
     for part in parts:
-        found = mix(found ^ (part & MASK))
-    return found
+        hashed = mix(hashed ^ (part & MASK))
+    return hashed
+
+
+def text_key(text: str | bytes) -> int:
+    """A 64-bit key from text, the same in every process (``hash`` is not)."""
+    data = text.encode() if isinstance(text, str) else text
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

@@ -22,6 +22,7 @@ from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.world_lessons import WorldLessons, tokenizer_texts
 from afn_model.demo import SYSTEM, untrained
 from afn_model.eval.heldout import answer
+from afn_model.files import write_json
 from afn_model.scoring import rewards
 from afn_model.scoring.metrics import by_axis, timestamps
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
@@ -179,7 +180,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     if file.exists():
         results = json.loads(file.read_text())
     results["starts"] += "cot-rl" not in results["stages"]  # a run that was stopped does not know all of its time
-    file.write_text(json.dumps(results))
+    write_json(file, results)
     tick = time.perf_counter()
 
     def clock(name: str) -> None:
@@ -187,7 +188,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         tick, spent = time.perf_counter(), time.perf_counter() - tick
         results["seconds"][name] = round(spent, 1)
         results["total_seconds"] = round(sum(results["seconds"].values()), 1)
-        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        write_json(file, results)
 
     def note(name: str, becomes: str, folder: Path) -> None:
         if name not in results["stages"]:
@@ -203,7 +204,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     note("base", "", home)
 
     def on_stage(stage: Stage, folder: Path) -> None:
-        note(stage.name, stage.becomes, folder)
+        note(stage.name, stage.release_name, folder)
 
     curriculum = scaled(read_curriculum("tiny", data / "train"), scale, seed)
     train(

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from afn_model.train.plot import STYLE, TOTAL, Run, curve
+from afn_model.plot_style import COLOURS, GREY, INK, MARKERS, RULE, plotting, save
+from afn_model.train.plot import Run, curve
 
-# Paul Tol's muted scheme, told apart with every kind of colour vision; black is the tenth.
-COLOURS = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000")
-MARKERS = "osD^vP*Xhd"
 PARTS = 8
 
 
@@ -24,15 +22,10 @@ def draw(stages: dict[str, dict], logs: dict[str, list[dict]], steps: dict[str, 
         steps: of each of them.
         path: the .png.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     names = {axis for stage in stages.values() for axis in stage["axes"]}
     names |= {axis for rows in logs.values() for row in rows for axis in row.get("losses") or {}}
     looks = {axis: (COLOURS[i % 10], MARKERS[i % 10]) for i, axis in enumerate(sorted(names))}
-    with plt.rc_context(STYLE | {"savefig.dpi": 100, "figure.dpi": 100, "savefig.bbox": None, "font.size": 10}):
+    with plotting(axes_grid=True, savefig_dpi=100, figure_dpi=100, savefig_bbox=None, font_size=10) as plt:
         figure = plt.figure(figsize=(16, 6.8))
         grid = figure.add_gridspec(
             3, 3, width_ratios=(1.15, 1.3, 1), left=0.04, right=0.995, top=0.97, bottom=0.16, wspace=0.19, hspace=0.3
@@ -40,8 +33,7 @@ def draw(stages: dict[str, dict], logs: dict[str, list[dict]], steps: dict[str, 
         scores(figure.add_subplot(grid[:, 0]), stages, looks)
         losses(figure.add_subplot(grid[:, 1]), logs, steps, looks)
         rewards(figure.add_subplot(grid[:2, 2]), figure.add_subplot(grid[2, 2]), logs, steps)
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path)
 
 
 def scores(axes: Any, stages: dict[str, dict], looks: dict[str, tuple[str, str]]) -> None:
@@ -87,10 +79,10 @@ def rewards(axes: Any, below: Any, logs: dict, steps: dict) -> None:
     run, places = side_by_side(logs, 1.75)
     palette = {kind: COLOURS[i % 9] for i, kind in enumerate(run.names("rewards"))}
     ends = lines(axes, run, "rewards", palette)
-    curve(axes, run, lambda row: row.get("reward"), TOTAL, None, width=2.4)
-    ends += [("all", *end, TOTAL) for end in ending(run, lambda row: row.get("reward"))]
+    curve(axes, run, lambda row: row.get("reward"), INK, None, width=2.4)
+    ends += [("all", *end, INK) for end in ending(run, lambda row: row.get("reward"))]
     axes.set(ylim=(-0.05, 1.02), ylabel="mean reward in GRPO, by kind")
-    curve(below, run, lambda row: row.get("kl"), TOTAL, None)
+    curve(below, run, lambda row: row.get("kl"), INK, None)
     below.set(ylabel="KL, nats")
     below.set_ylim(bottom=0)
     stage_axis(axes, steps, places, 1.75)
@@ -154,12 +146,12 @@ def stage_axis(axes: Any, steps: dict, places: dict[str, float], width: float) -
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.grid(visible=False, axis="x")
     for at in list(places.values())[1:]:
-        axes.axvline(at, color="#9aa5b1", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axvline(at, color=RULE, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
 def empty(axes: Any, text: str) -> None:
     axes.axis("off")
-    axes.text(0.5, 0.5, text, ha="center", va="center", color="#5b6770", transform=axes.transAxes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)
 
 
 def label_ends(axes: Any, ends: list[tuple[str, float, float, str]]) -> None:
@@ -178,7 +170,7 @@ def label_ends(axes: Any, ends: list[tuple[str, float, float, str]]) -> None:
                 textcoords="axes fraction",
                 va="center",
                 fontsize=9,
-                color=TOTAL,
+                color=INK,
                 arrowprops=leader,
                 annotation_clip=False,
             )

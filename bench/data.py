@@ -26,8 +26,9 @@ from tokenizers import Tokenizer
 
 from afn_model.data import plan
 from afn_model.data.index import VERSION, Corpus, Facts, build, folder_of
-from afn_model.data.loader import Feed, Loader
+from afn_model.data.loader import DataConfig, Loader
 from afn_model.data.records import check
+from afn_model.files import write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.tokenizer import make_tokenizer
 from bench.measure import main
@@ -69,7 +70,7 @@ def repeat_index(path: Path, entries: int) -> None:
         out.write(lines[: 12 * rest])
     seconds = facts.seconds * entries / facts.records
     many = Facts(VERSION, entries, facts.bytes, seconds, facts.fingerprint)
-    (folder_of(path) / "facts.json").write_text(json.dumps(asdict(many)))
+    write_json(folder_of(path) / "facts.json", asdict(many))
 
 
 def memory(pid: int) -> dict[str, float]:
@@ -96,12 +97,12 @@ def look_up(path: Path) -> dict:
     return {"open_ms": round(1e3 * opened, 2), "record_us": times[0], "seconds_us": times[1]}
 
 
-def first_batch(feed: Feed, tokenizer: Tokenizer, workers: int) -> dict:
-    """Seconds to the first bin of one of 16 groups, and the memory of all processes after eight of them."""
+def first_batch(config: DataConfig, tokenizer: Tokenizer, workers: int) -> dict:
+    """Seconds to the first bin of one of 16 ranks, and the memory of all processes after eight bins."""
     bare = memory(os.getpid())
     processor = AFNextProcessor(tokenizer)
     start = time.perf_counter()
-    stream = iter(Loader(feed, processor, groups=BINS, workers=workers))
+    stream = iter(Loader(config, processor, dp_size=BINS, workers=workers))
     first = next(stream)
     seconds = time.perf_counter() - start
     for _ in islice(stream, 7):
@@ -110,7 +111,7 @@ def first_batch(feed: Feed, tokenizer: Tokenizer, workers: int) -> dict:
     here = memory(os.getpid())
     stream.close()
     return {
-        "chunk": feed.chunk,
+        "chunk": config.chunk,
         "workers": workers,
         "first_bin_s": round(seconds, 3),
         "clips_of_first_bin": len(first.micro[0].samples),
@@ -128,15 +129,15 @@ def in_a_fresh_process(call: Callable[..., dict], *args) -> dict:
 
 def planned(path: Path, context: int, processor: AFNextProcessor) -> dict:
     """Share of the bins' room that the samples of the first chunks fill, by chunk and in all, and the time it takes."""
-    feed = Feed({"mix": path}, {"mix": 1}, seed=0, context=context, bins=BINS, max_seconds=1800, chunk=CHUNK)
-    blend, tokens, bins, slots, used = plan.Blend(feed), 0, 0, 0, []
+    config = DataConfig({"mix": path}, {"mix": 1}, seed=0, context=context, bins=BINS, max_seconds=1800, chunk=CHUNK)
+    blend, tokens, bins, slots, used = plan.Blend(config), 0, 0, 0, []
     start = time.perf_counter()
     for chunk in range(CHUNKS):
-        made = plan.make_plan(blend, feed, processor, chunk)
+        made = plan.plan_chunk(blend, config, processor, chunk)
         here, of_chunk = len(made.cu) - 1, int(made.tokens.sum())
         used.append(round(of_chunk / (here * context), 5))
         tokens, bins, slots = tokens + of_chunk, bins + here, slots + made.steps * BINS
-    seconds, samples = time.perf_counter() - start, feed.first(CHUNKS)
+    seconds, samples = time.perf_counter() - start, config.first(CHUNKS)
     return {
         "context": context,
         "samples": samples,
@@ -166,10 +167,10 @@ def measure(rounds: int, device: str) -> dict:
         repeat_index(path, ENTRIES)
         looked = look_up(path)
         print(looked, flush=True)
-        feed = Feed({"mix": path}, {"mix": 1}, 0, CONTEXTS[0], BINS, 1800, CHUNK)
+        config = DataConfig({"mix": path}, {"mix": 1}, 0, CONTEXTS[0], BINS, 1800, CHUNK)
         firsts = []
         for workers in (0, 2):
-            runs = [in_a_fresh_process(first_batch, feed, tokenizer, workers) for _ in range(rounds)]
+            runs = [in_a_fresh_process(first_batch, config, tokenizer, workers) for _ in range(rounds)]
             firsts.append(min(runs, key=lambda run: run["first_bin_s"]))
             print(firsts[-1], flush=True)
     return {"benchmark": "data", "entries": ENTRIES, "look_up": looked, "first_bin": firsts, "planned": rows}

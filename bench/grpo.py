@@ -14,7 +14,7 @@ import torch
 import afn_kernels as ak
 from afn_model import AFNext
 from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
-from afn_model.config import AudioConfig, Config, TextConfig
+from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.prompt.batch import Batch
 from bench.measure import main
 
@@ -41,7 +41,7 @@ def measure(rounds: int, device: str) -> dict:
     prompt_tokens = audio_tokens(60 * MINUTES * SAMPLE_RATE)
     text = TextConfig(vocab_size=512, width=64, layers=2, heads=2, kv_heads=1, ffn=192, max_positions=16_384)
     audio = AudioConfig(width=64, layers=1, heads=1, ffn=64)
-    model = AFNext(Config(audio=audio, text=text, audio_token_id=511, stop_token_ids=(0,))).to(device)
+    model = AFNext(ModelConfig(audio=audio, text=text, audio_token_id=511, stop_token_ids=(0,))).to(device)
     prompt = torch.randint(1, 500, (prompt_tokens,))
     answers = torch.randint(1, 500, (GROUP, ANSWER)).tolist()
     alone = packed([prompt])

@@ -25,14 +25,14 @@ DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
 
 @dataclass
-class Workload:
+class PatchCase:
     """A model of one layer, and a call of it that ends in a scalar."""
 
     model: nn.Module
     call: Callable[[nn.Module], Tensor]
 
 
-def decoder(device: str, *, classes: int = 64, padded: bool = False, loss: bool = False) -> Workload:
+def decoder(device: str, *, classes: int = 64, padded: bool = False, loss: bool = False) -> PatchCase:
     """A Qwen2 layer of AF-Next (7B) at 4,096 tokens in two rows; an eighth of its width and 512 tokens on a CPU."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -59,10 +59,10 @@ def decoder(device: str, *, classes: int = 64, padded: bool = False, loss: bool 
             return model(inputs_embeds=hidden, labels=labels).loss
         return model.model(inputs_embeds=hidden, attention_mask=mask).last_hidden_state.float().square().mean()
 
-    return Workload(ready(Qwen2ForCausalLM(config), device), call)
+    return PatchCase(ready(Qwen2ForCausalLM(config), device), call)
 
 
-def whisper(device: str) -> Workload:
+def whisper(device: str) -> PatchCase:
     """An encoder layer of Whisper-large-v3 on windows of 30 seconds: 1,280 wide; a quarter of that on a CPU."""
     from transformers import WhisperConfig, WhisperModel
 
@@ -78,10 +78,10 @@ def whisper(device: str) -> Workload:
     )
     mel = windows(device)
     model = ready(WhisperModel(config).encoder, device)
-    return Workload(model, lambda model: model(mel).last_hidden_state.float().square().mean())
+    return PatchCase(model, lambda model: model(mel).last_hidden_state.float().square().mean())
 
 
-def af_next_ears(device: str) -> Workload:
+def af_next_ears(device: str) -> PatchCase:
     """An encoder layer of AF-Next with what follows it: pooling, time embedding, projector."""
     from transformers import MusicFlamingoConfig, MusicFlamingoModel
 
@@ -109,7 +109,7 @@ def af_next_ears(device: str) -> Workload:
     ready(model, device)
     for name, buffer in frequencies.items():  # float32, as from_pretrained leaves them
         setattr(model.pos_emb, name, buffer.to(device))
-    return Workload(model, call)
+    return PatchCase(model, call)
 
 
 def windows(device: str) -> Tensor:
@@ -121,7 +121,7 @@ def ready(model: nn.Module, device: str) -> nn.Module:
     return model.to(device, DTYPES[device]).train()
 
 
-def workloads(device: str) -> dict[str, Callable[[], Workload]]:
+def workloads(device: str) -> dict[str, Callable[[], PatchCase]]:
     classes = 151_672 if device == "cuda" else 16_384
     return {
         "AF-Next decoder layer": lambda: decoder(device),
@@ -132,7 +132,7 @@ def workloads(device: str) -> dict[str, Callable[[], Workload]]:
     }
 
 
-def variants(work: Workload, device: str) -> dict[str, nn.Module]:
+def variants(work: PatchCase, device: str) -> dict[str, nn.Module]:
     """The model as it is, as ``patch`` leaves it, on a CPU with one op at a time, and with Liger's kernels."""
     found = {"original": work.model, "patched": copy.deepcopy(work.model)}
     ak.patch(found["patched"])
@@ -150,7 +150,7 @@ def variants(work: Workload, device: str) -> dict[str, nn.Module]:
     return found
 
 
-def step(work: Workload, model: nn.Module, backward: bool) -> Callable[[], None]:
+def step(work: PatchCase, model: nn.Module, backward: bool) -> Callable[[], None]:
     def forward():
         with torch.no_grad():
             work.call(model)

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.ticker import LogFormatter
 
+from afn_model.plot_style import COLOURS, GRID, INK, LOSES, MARKERS, OURS, RULE, plotting, pyplot, save
 from bench.measure import folder_name
 from bench.record import verdict
 from bench.sm90 import FLOPS, HBM
 
-OURS, LOSES = "#0b6e4f", "#b3261e"
-KNOWN = {"ours": OURS, "torch": "#9aa5b1", "torch.compile": "#3d6db5", "liger": "#e08e0b"}
-PEERS = ("#8e5bb5", "#c2577a", "#4aa3a2", "#8a6d3b", "#5b6770", "#b8b336", "#2f2f2f")
-OPS = ("#3d6db5", "#e08e0b", "#8e5bb5", "#c2577a", "#4aa3a2", "#8a6d3b", OURS, "#5b6770")
-MARKERS = "osD^vP*Xhd<>p"
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
-}
+plt = pyplot()
+KNOWN = {"ours": OURS, "torch": RULE, "torch.compile": COLOURS[2], "liger": COLOURS[3]}
+PEERS = (COLOURS[1], *COLOURS[4:], INK)
 
 
 def draw(grouped: dict, folder: Path) -> list[Path]:
@@ -37,15 +21,14 @@ def draw(grouped: dict, folder: Path) -> list[Path]:
     ours = {key: x for key, x in grouped.items() if "ours" in x}
     if not ours:
         return []
-    with plt.rc_context(STYLE):
+    with plotting():
         palette = colours(ours)
         drawn = {"peers.png": peers(ours, palette), "roofline.png": roofline(ours)}
         for op in dict.fromkeys(key[0] for key in ours):
             drawn[f"bars-{op}.png"] = bars(op, {key[1:]: x for key, x in ours.items() if key[0] == op}, palette)
         for name, figure in drawn.items():
             if figure is not None:
-                figure.savefig(folder / name)
-                plt.close(figure)
+                save(figure, folder / name)
     return [folder / name for name, figure in drawn.items() if figure is not None]
 
 
@@ -75,7 +58,7 @@ def peers(grouped: dict, palette: dict[str, str]):
     for number, ((op, name, which), by_variant) in enumerate(rows):
         ours = by_variant["ours"]["median_us"]
         ratios = {v: x["median_us"] / ours for v, x in by_variant.items() if x["role"] == "peer"}
-        axes.plot([min(1, *ratios.values()), max(1, *ratios.values())], [number] * 2, color="#d7dbe0", zorder=1)
+        axes.plot([min(1, *ratios.values()), max(1, *ratios.values())], [number] * 2, color=GRID, zorder=1)
         for variant, ratio in ratios.items():
             axes.scatter(ratio, number, s=34, color=palette[variant], zorder=3, linewidths=0)
         worst.append(min(ratios.values()))
@@ -110,7 +93,7 @@ def roofline(grouped: dict):
     sheet = HBM.get(folder_name(first.get("gpu") or ""), None)
     copy, matmul = first["copy_gb_s"], first["matmul_tflops"]
     ops = list(dict.fromkeys(key[0] for key in known))
-    look = {op: (OPS[i % len(OPS)], MARKERS[i % len(MARKERS)]) for i, op in enumerate(ops)}
+    look = {op: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, op in enumerate(ops)}
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
     figure.suptitle(f"Against the floor · {place(grouped)}", x=0.06, ha="left", fontweight="bold")
 
@@ -170,12 +153,12 @@ def bars(op: str, by_call: dict, palette: dict[str, str]):
             low, middle, high = (best / x[column] for column in ("p80_us", "median_us", "p20_us"))
             high = max(middle, min(high, 1.12))  # a busy machine's luckiest rounds run out of the plot
             spread = [[middle - low], [high - middle]]
-            axes.barh(at, middle, color=palette[variant], height=0.86, xerr=spread, ecolor="#444444")
+            axes.barh(at, middle, color=palette[variant], height=0.86, xerr=spread, ecolor=INK)
             axes.text(high, at, f"  {x['median_us']:,.1f}", va="center", fontsize=7.5, zorder=5)
             at += 1
         if floors:
             reachable = by_variant["ours"]["of_floor"] / by_variant["ours"]["of_reachable"]
-            axes.plot([reachable] * 2, [start - 0.5, at - 0.5], color="#444444", linestyle=":", zorder=4)
+            axes.plot([reachable] * 2, [start - 0.5, at - 0.5], color=INK, linestyle=":", zorder=4)
         ticks.append((start + at - 1) / 2)
         labels.append(f"{name}\n{short(which)}")
         at += 0.7
@@ -188,6 +171,6 @@ def bars(op: str, by_call: dict, palette: dict[str, str]):
     handles = [plt.Rectangle((0, 0), 1, 1, color=palette[name], label=name) for name in used]
     handles.append(plt.Line2D([], [], color=LOSES, label="floor (data sheet)" if floors else "fastest"))
     if floors:
-        handles.append(plt.Line2D([], [], color="#444444", linestyle=":", label="reachable here"))
+        handles.append(plt.Line2D([], [], color=INK, linestyle=":", label="reachable here"))
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure

@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from afn_model.files import write_text
 from bench.record import verdict
 from bench.run import read
 
@@ -152,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = records(args.folder)
     if not found:
         raise SystemExit(f"{args.folder} has no ops*.jsonl with records")
-    (args.folder / "ops.md").write_text(markdown(found))
+    write_text(args.folder / "ops.md", markdown(found))
     print(args.folder / "ops.md")
     if importlib.util.find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed", file=sys.stderr)

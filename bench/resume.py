@@ -28,6 +28,7 @@ import torch
 from afn_model import AFNext, AFNextProcessor
 from afn_model.config import AudioConfig, TextConfig, preset
 from afn_model.data import index
+from afn_model.files import write_rows
 from afn_model.prompt.tokenizer import make_tokenizer
 
 STEPS, EVERY, BINS = 24, 3, 4
@@ -262,7 +263,7 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     if args.out:
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from afn_model.files import write_rows
 from bench import measure
 from bench.ops import Absent, Workload, workloads
 from bench.record import COLUMNS, PASSES, Bench, fitted, measured, why
@@ -40,9 +41,7 @@ def save(path: Path, records: list[dict]) -> None:
     new = {key(record)[:3] for record in records}
     kept = [record for record in read(path) if key(record)[:3] not in new] if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(record) + "\n" for record in kept + records))
-    os.replace(part, path)
+    write_rows(path, kept + records)
 
 
 def line(record: dict) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import afn_kernels as ak
 from afn_kernels import _cuda, _triton
+from afn_model.files import write_json, write_rows, write_text
 from bench.ops import Workload, workloads
 
 REGISTERS, THREADS, SHARED, BLOCKS = 65536, 2048, 227 * 1024, 32  # of one multiprocessor of an H100
@@ -246,7 +247,7 @@ def into_document(text: str) -> None:
     """Puts the tables between the marks of RESULTS.md."""
     before, _, rest = DOCUMENT.read_text().partition(MARK)
     mark, _, rest = rest.partition("-->")
-    DOCUMENT.write_text(f"{before}{MARK}{mark}-->\n{text}<!-- end -->{rest.partition('<!-- end -->')[2]}")
+    write_text(DOCUMENT, f"{before}{MARK}{mark}-->\n{text}<!-- end -->{rest.partition('<!-- end -->')[2]}")
 
 
 def main() -> None:
@@ -263,8 +264,8 @@ def main() -> None:
     print(table(lines))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "kernels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (args.out / "kernels.md").write_text(table(lines))
+        write_rows(args.out / "kernels.jsonl", lines)
+        write_text(args.out / "kernels.md", table(lines))
         if args.out.resolve() == DOCUMENT.parent / "results" / "sm90":
             into_document(table(lines))
     if args.lengths:
@@ -274,7 +275,7 @@ def main() -> None:
         counts = {op: distinct_kernels(op) for op in ops}
         print(json.dumps(counts, indent=1))
         if args.out:
-            (args.out / "lengths.json").write_text(json.dumps(counts))
+            write_json(args.out / "lengths.json", counts)
 
 
 if __name__ == "__main__":

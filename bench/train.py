@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afn_model.files import write_json, write_rows
 from afn_model.prompt.batch import Batch
 from afn_model.train.flops import batch_flops, language_model_linear, peak, step_work
 from afn_model.train.log import memory
@@ -37,7 +37,7 @@ from afn_model.train.profiler import kernels
 from bench import measure
 from bench.record import why
 from bench.timing import quantile
-from bench.train_models import CASES, VARIANTS, Batches, Case, configuration
+from bench.train_models import CASES, VARIANTS, Batches, TrainCase, configuration
 
 WARM, STEPS, PROFILED, WORKERS = 2, 10, 2, 2
 KEY = ("case", "variant", "preset", "text_layers")
@@ -51,7 +51,7 @@ GROUPS = {  # of kernels, by their names; the first that matches counts
 }
 
 
-def measured(case: Case, variant: str, name: str, layers: int | None, device: str, seconds: float = 90.0) -> dict:
+def measured(case: TrainCase, variant: str, name: str, layers: int | None, device: str, seconds: float = 90.0) -> dict:
     """One record: a case, a variant, and a number of language-model layers.
 
     Raises:
@@ -152,7 +152,7 @@ def breakdown(step: Callable[[Any], object], given: list) -> dict[str, Any]:
     return {"kernel_ms": {group: round(ms, 3) for group, ms in groups.items()}, "kernels": top}
 
 
-def deepest(case: Case, name: str, memory: float) -> int:
+def deepest(case: TrainCase, name: str, memory: float) -> int:
     """Language-model layers that should fit a GPU of so many bytes when everything trains in bf16.
 
     8 bytes per parameter (weight, gradient, two moments). Activations by hand: about 180 KB per token and layer of the
@@ -169,7 +169,7 @@ def deepest(case: Case, name: str, memory: float) -> int:
     return max(1, min(text.layers, int((0.92 * memory - fixed) / layer)))
 
 
-def alone(case: Case, variant: str, name: str, layers: int | None, device: str, until: float) -> dict:
+def alone(case: TrainCase, variant: str, name: str, layers: int | None, device: str, until: float) -> dict:
     """``measured``, or a record that says why not. On a GPU in a process of its own: Liger patches modules for good."""
     absent = {"case": case.name, "variant": variant, "preset": name}
     absent |= {"text_layers": configuration(name, layers).text.layers, "context": case.context}
@@ -203,10 +203,10 @@ def in_own_process(words: list[str]) -> None:
         record = measured(case, variant, name, int(layers) or None, "cuda", float(seconds))
     except Exception as error:
         record = {"absent": why(error)}
-    Path(out).write_text(json.dumps(record))
+    write_json(out, record)
 
 
-def compared(case: Case, variants: list[str], name: str, device: str, limit: float) -> Iterator[dict]:
+def compared(case: TrainCase, variants: list[str], name: str, device: str, limit: float) -> Iterator[dict]:
     """Records of a case: ours as deep as it fits, every peer there or as deep as it fits, and ours at that depth."""
     end, layers = time.monotonic() + limit, configuration(name, None).text.layers
     if device == "cuda" and "language_model" in case.trains:
@@ -247,9 +247,7 @@ def save(path: Path, records: list[dict]) -> None:
     kept = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
     kept = [record for record in kept if tuple(record.get(k) for k in KEY) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(record) + "\n" for record in kept + records))
-    os.replace(part, path)
+    write_rows(path, kept + records)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model import AFNext, preset
 from afn_model.audio.frames import SAMPLE_RATE, WINDOW, audio_tokens, padded_width, window_samples
-from afn_model.config import Config
+from afn_model.config import ModelConfig
 from afn_model.prompt.batch import Batch
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.sft import select
@@ -26,7 +26,7 @@ EVERYTHING = ("encoder", "adaptor", "language_model", "lm_head")
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainCase:
     """What trains, on how many packed tokens with clips of at most how many seconds, and the goal in words."""
 
     name: str
@@ -38,15 +38,15 @@ class Case:
 
 
 CASES = (
-    Case("pre-1", ("adaptor",), 8192, 30, goal="18,000 tokens/s on an H100"),
-    Case("pre-2", ("encoder", "adaptor"), 8192, 60, goal="15,000 tokens/s on an H100"),
-    Case("full-8k", EVERYTHING, 8192, 60),
-    Case("full-24k", EVERYTHING, 24_576, 600, "full", "MFU 52 %"),
-    Case("full-128k", EVERYTHING, 131_072, 1800, "full", "MFU 42 %"),
+    TrainCase("pre-1", ("adaptor",), 8192, 30, goal="18,000 tokens/s on an H100"),
+    TrainCase("pre-2", ("encoder", "adaptor"), 8192, 60, goal="15,000 tokens/s on an H100"),
+    TrainCase("full-8k", EVERYTHING, 8192, 60),
+    TrainCase("full-24k", EVERYTHING, 24_576, 600, "full", "MFU 52 %"),
+    TrainCase("full-128k", EVERYTHING, 131_072, 1800, "full", "MFU 42 %"),
 )
 
 
-def configuration(name: str, layers: int | None) -> Config:
+def configuration(name: str, layers: int | None) -> ModelConfig:
     """A preset with so many language-model layers, its audio tokens inside its vocabulary."""
     config = preset(name)
     last = config.text.vocab_size - 1
@@ -56,7 +56,7 @@ def configuration(name: str, layers: int | None) -> Config:
     return config if layers is None else replace(config, text=replace(config.text, layers=layers))
 
 
-def lengths(case: Case, random: np.random.Generator) -> Iterator[tuple[float, int, int]]:
+def lengths(case: TrainCase, random: np.random.Generator) -> Iterator[tuple[float, int, int]]:
     """Seconds of audio, tokens of the question and of the answer, until the context is full; the last is text alone.
 
     The kinds of clips are those of bench/packing.py: speech, 10 s sounds, music and talk, long recordings.
@@ -76,7 +76,7 @@ def lengths(case: Case, random: np.random.Generator) -> Iterator[tuple[float, in
     yield 0.0, room // 2, room - room // 2
 
 
-def make_batch(config: Config, case: Case, seed: int) -> Batch:
+def make_batch(config: ModelConfig, case: TrainCase, seed: int) -> Batch:
     """A packed sequence of exactly the context, int16 noise with a changing loudness for audio."""
     random = np.random.default_rng(seed)
     ids, labels, starts, samples, per_audio = [], [], [0], [], []
@@ -107,7 +107,7 @@ def make_batch(config: Config, case: Case, seed: int) -> Batch:
 class Batches(torch.utils.data.Dataset):
     """Batches by their number, each another one."""
 
-    def __init__(self, config: Config, case: Case):
+    def __init__(self, config: ModelConfig, case: TrainCase):
         self.config, self.case = config, case
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class Batches(torch.utils.data.Dataset):
 
 
 @dataclass(frozen=True)
-class Variant:
+class Contender:
     """A model on the device: how it takes a batch, and its forward and backward, which returns the loss."""
 
     model: nn.Module
@@ -140,7 +140,7 @@ def weights_on(device: str) -> Iterator[torch.dtype]:
         torch.set_default_dtype(before)
 
 
-def ours(config: Config, case: Case, device: str) -> Variant:
+def ours(config: ModelConfig, case: TrainCase, device: str) -> Contender:
     with weights_on(device):
         model = AFNext(config).train()
     select(model, case.trains)
@@ -151,10 +151,10 @@ def ours(config: Config, case: Case, device: str) -> Variant:
         loss.backward()
         return loss.detach()
 
-    return Variant(model, lambda batch: batch, step)
+    return Contender(model, lambda batch: batch, step)
 
 
-def transformers(config: Config, case: Case, device: str, liger: bool = False) -> Variant:
+def transformers(config: ModelConfig, case: TrainCase, device: str, liger: bool = False) -> Contender:
     """The same model in transformers, run as well as it can be.
 
     Its SDPA has no packed causal attention that takes the flash kernel (a mask of blocks rules that out), so sequences
@@ -203,11 +203,11 @@ def transformers(config: Config, case: Case, device: str, liger: bool = False) -
             total += share * loss.detach()
         return total
 
-    return Variant(model, lambda batch: grouped(batch, config, case, device, dtype), step, "padded groups")
+    return Contender(model, lambda batch: grouped(batch, config, case, device, dtype), step, "padded groups")
 
 
 def grouped(
-    batch: Batch, config: Config, case: Case, device: str, dtype: torch.dtype
+    batch: Batch, config: ModelConfig, case: TrainCase, device: str, dtype: torch.dtype
 ) -> list[tuple[dict, Tensor, float]]:
     """What transformers takes for a packed batch: (inputs, shifted labels, share of the supervised tokens) by group."""
     bounds = batch.cu_seqlens.tolist()
@@ -249,7 +249,7 @@ def fits(bounds: list[int], first: int, number: int) -> bool:
     return 4 * (bounds[number + 1] - bounds[number]) >= 3 * (bounds[first + 1] - bounds[first])
 
 
-VARIANTS: dict[str, Callable[[Config, Case, str], Variant]] = {
+VARIANTS: dict[str, Callable[[ModelConfig, TrainCase, str], Contender]] = {
     "ours": ours,
     "transformers": transformers,
     "liger": lambda config, case, device: transformers(config, case, device, liger=True),

@@ -1,19 +1,14 @@
 """An event simulation of one training step of the full model; nothing is measured.
 
-    python -m afn_distributed.simulate [--gpus 128] [--tokens 8192 24576 131072] [--out PREFIX]
-
 It simulates the P = ulysses · ring ranks of one data-parallel group, each with a stream of kernels and a stream of
 messages, and adds the cost of gathering weights and summing gradients over all GPUs. It assumes that all groups take
-the same time.
+the same time. ``python -m bench.simulate`` makes tables, document and picture of it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 from afn_distributed.costs import ASSUMED, MODEL, PIECES, RECOMPUTE, Assumptions, Load, Packed, ParallelConfig
@@ -21,15 +16,6 @@ from afn_distributed.plan import Plan
 from afn_distributed.timeline import BackgroundCollective, Timeline, TimelineEvent
 
 ULYSSES, RINGS = (1, 2, 4, 7, 8, 14, 28), (1, 2, 4, 8, 16, 32)
-SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
-# Other values that assumptions may have in truth; the last table has the best layout for each.
-DOUBTS = (
-    {"attention": 400e12, "attention_backward": 300e12},
-    {"matmul": 550e12},
-    {"nvlink": 200e9},
-    {"ib": 23e9, "across": 125e9},
-    {"memory": 72e9},
-)
 FEWEST = 1024  # tokens of a rank; with fewer, kernels take about as long as their launches
 
 
@@ -315,50 +301,3 @@ def choose(rows: Sequence[dict], limit: float = float("inf")) -> dict | None:
         least = min(row["step_tokens"] for row in fitting)
         small = [row for row in fitting if row["step_tokens"] == least]
     return max(small, key=lambda row: row["tokens_s_gpu"], default=None)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="An event simulation of one training step: nothing is measured.")
-    parser.add_argument("--gpus", type=int, default=128, help="whose table is printed; default 128")
-    parser.add_argument(
-        "--tokens", type=int, nargs="+", default=[8192, 24576, 131072], help="of a group's packed batch"
-    )
-    parser.add_argument("--limit", type=int, default=1 << 22, help="most tokens of a step over all groups; default 4M")
-    parser.add_argument("--seed", type=int, default=0, help="of the clips")
-    parser.add_argument("--out", type=Path, help="write PREFIX.jsonl, PREFIX.md and PREFIX.png, for 8 to 1,024 GPUs")
-    args = parser.parse_args(arguments)
-    from afn_distributed.simulate_plot import draw, markdown, section
-
-    sizes = sorted({args.gpus, *SIZES}) if args.out else [args.gpus]
-    rows, texts = {}, []
-    for tokens in args.tokens:
-        batch = packed(tokens, args.seed)
-        rows |= {(tokens, gpus): evaluated(gpus, tokens, batch) for gpus in sizes}
-        if found := rows[tokens, args.gpus]:
-            texts.append(section(f"{args.gpus:,} GPUs, {tokens:,} tokens a group", batch, found, args.limit))
-    most, lines = max(args.tokens), [line for found in rows.values() for line in found]
-    if most > RECORDING.total:
-        batch = recordings(most)
-        found = evaluated(args.gpus, most, batch, "recordings")
-        title = f"{args.gpus:,} GPUs, {most:,} tokens a group, of recordings of half an hour"
-        texts.append(section(title, batch, found, args.limit))
-        lines += found
-    print("\n\n".join(texts))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        given = {"kind": "assumptions", "measured": False, **asdict(ASSUMED), "seed": args.seed}
-        doubts = []
-        for doubt in DOUBTS:
-            other, tried = replace(ASSUMED, **doubt), {}
-            for tokens in args.tokens:
-                tried[tokens] = evaluated(args.gpus, tokens, packed(tokens, args.seed), assumptions=other)
-                if best := choose(tried[tokens], args.limit):
-                    lines.append({**best, "doubt": doubt})
-            doubts.append((doubt, tried))
-        args.out.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in [given, *lines]))
-        args.out.with_suffix(".md").write_text(markdown("\n\n".join(texts), rows, doubts, args.gpus, args.limit))
-        draw(rows, args.gpus, args.limit, args.out.with_suffix(".png"))
-
-
-if __name__ == "__main__":
-    main()

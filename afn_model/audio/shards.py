@@ -5,16 +5,18 @@ Beside every tar lies ``000.tar.index``: its size and, by the hash of a member's
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import os
 import struct
 import tarfile
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from afn_model.files import atomic_path
+from afn_model.hashing import text_key
 
 MARK = ".tar#"
 MAGIC = b"afntar1\n"
@@ -79,7 +81,7 @@ def _open_shard(tar: str, size: int, changed: int) -> _Shard:
 
 
 def _hash(member: str) -> int:
-    return int.from_bytes(hashlib.blake2b(member.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+    return text_key(member.encode("utf-8", "surrogateescape"))
 
 
 def index_path(tar: str | Path) -> str:
@@ -126,17 +128,8 @@ def _members(found: dict[int, tuple[int, int]]) -> np.ndarray:
 
 def _write_index(tar: str, size: int, members: np.ndarray) -> None:
     """Keeps the index for others; where the folder cannot be written, every process makes its own."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".index-", dir=os.path.dirname(tar) or ".")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_HEADER.pack(MAGIC, size) + members.tobytes())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, index_path(tar))
-    except OSError:
-        os.unlink(temporary)
+    with contextlib.suppress(OSError), atomic_path(index_path(tar)) as temporary:
+        temporary.write_bytes(_HEADER.pack(MAGIC, size) + members.tobytes())
 
 
 class ShardWriter:

@@ -67,11 +67,11 @@ def index(args: Namespace) -> None:
 
 
 def inspect(args: Namespace) -> None:
-    from afn_model.data.records import sample
+    from afn_model.data.records import parse_sample
 
     at, record = find(Path(args.file), args.which)
     try:
-        found = sample(record, Path(args.file).parent)
+        found = parse_sample(record, Path(args.file).parent)
     except ValueError as error:
         raise ValueError(f"{args.file}[{at}]: {error}") from None
     print("\n".join(described(found, f"{args.file}[{at}]", _processor(args.model))))

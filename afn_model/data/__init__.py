@@ -1,1 +1,1 @@
-"""Data: synthesised speech and sounds, scenes with exact truth, and the folders they are written to."""
+"""Training data: records, their index, the order they come in, packing into bins, and the loader."""

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from afn_model.data.records import duration, measured_duration
-from afn_model.files import fingerprint, fingerprint_as_of
+from afn_model.files import fingerprint, fingerprint_as_of, write_json
 
 VERSION = 1
-FLUSH = 1 << 16  # entries held back while building
-ENTRY = struct.Struct("<qf")  # where the line begins, seconds of audio
+FLUSH = 1 << 16  # entries buffered while building
+ENTRY = struct.Struct("<qf")  # byte at which the line begins, seconds of audio
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Facts:
 
 
 def folder_of(corpus: Path) -> Path:
-    """Where a corpus' index lies: ``talks.jsonl`` has ``talks.jsonl.index``."""
+    """The folder of a corpus' index: ``talks.jsonl.index`` for ``talks.jsonl``."""
     return corpus.with_name(corpus.name + ".index")
 
 
@@ -49,7 +49,7 @@ def build(
     progress: Callable[[int], None] | None = None,
     measure: bool | Literal["all"] = False,
 ) -> Facts:
-    """Reads a corpus once and writes its index beside it, all of it or nothing.
+    """Reads a corpus once and writes its index beside it, complete or not at all.
 
     Args:
         corpus: JSON Lines, one record a line; blank lines are passed over.
@@ -67,7 +67,7 @@ def build(
     temporary = Path(tempfile.mkdtemp(prefix=".index-", dir=corpus.parent))
     try:
         facts = _write(corpus, temporary, check, progress, measure)
-        (temporary / "facts.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
+        write_json(temporary / "facts.json", asdict(facts))
         shutil.rmtree(folder_of(corpus), ignore_errors=True)
         temporary.rename(folder_of(corpus))
     finally:
@@ -125,7 +125,7 @@ class Corpus:
 
     Args:
         path: the JSON Lines file; ``build`` has made its index.
-        verify: read the whole corpus and compare its fingerprint; done anyway where it was written after its index.
+        verify: read the whole corpus and compare its fingerprint; always done where it is newer than its index.
 
     Raises:
         ValueError: no index, one of another version, or a corpus that is not what was indexed.
@@ -146,14 +146,14 @@ class Corpus:
             raise ValueError(f"{self.path}: {size} bytes, but {self.facts.bytes} were indexed: it has changed")
         written = self.path.stat().st_mtime_ns
         if verify:
-            found = fingerprint(self.path)
+            content = fingerprint(self.path)
         elif written > facts.stat().st_mtime_ns:
-            found = fingerprint_as_of(self.path, size, written)
+            content = fingerprint_as_of(self.path, size, written)
         else:
-            found = self.facts.fingerprint
-        if found != self.facts.fingerprint:
+            content = self.facts.fingerprint
+        if content != self.facts.fingerprint:
             raise ValueError(
-                f"{self.path}: fingerprint {found[:12]}, indexed {self.facts.fingerprint[:12]}: it has changed"
+                f"{self.path}: fingerprint {content[:12]}, indexed {self.facts.fingerprint[:12]}: it has changed"
             )
         self._lines = os.open(self.path, os.O_RDONLY)
         self._entries = os.open(folder_of(self.path) / "entries", os.O_RDONLY)

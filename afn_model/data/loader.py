@@ -1,9 +1,9 @@
-"""The trainer's batches: planned by one process, decoded by several, the same whatever their number.
+"""The trainer's batches: one process plans them, several decode them, and they are the same whatever their number.
 
-loader = Loader(feed, processor, group=rank // sp, groups=world // sp, workers=4, position=saved)
-for step in loader:
-    for micro in step.micro: ...                        # one bin each: packed ids, labels, int16 windows
-    saved = step.position                               # where the next step begins
+loader = Loader(config, processor, dp_rank=rank // sp_size, dp_size=world_size // sp_size, workers=4, position=saved)
+for global_batch in loader:
+    for micro in global_batch.micro: ...                # one bin each: packed ids, labels, int16 windows
+    saved = global_batch.position                       # where the next step begins
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.data.plan import SLACK, Blend, Feed, Job, Plan, Position, make_plan
+from afn_model.data.plan import SLACK, Blend, ChunkPlan, DataConfig, DecodeJob, Position, plan_chunk
 from afn_model.data.records import Sample, audios_of
 from afn_model.prompt.batch import IGNORED, Batch, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 
-__all__ = ["Feed", "Loader", "MicroBatch", "Position", "Step"]
+__all__ = ["DataConfig", "Loader", "MicroBatch", "Position", "GlobalBatch"]
 
 _BAD_AT_LEAST = 10  # bad samples before their share counts
 _NAMED = 3  # bad samples named when the loader stops
@@ -37,15 +37,15 @@ _NAMED = 3  # bad samples named when the loader stops
 
 @dataclass
 class MicroBatch:
-    """One bin of a step; with ``Feed.prompts``, all of the group's samples of the step.
+    """One bin of a global batch; with ``DataConfig.prompts_only``, all samples of this data-parallel rank.
 
     Args:
-        batch: packed ids, labels and int16 windows; None with ``Feed.prompts``. An empty bin has two tokens without
+        batch: packed ids, labels and int16 windows; None with ``prompts_only``. An empty bin has two tokens without
             labels.
         samples: one for each sequence; none in an empty bin.
         axes: of each sequence; ``[""]`` in an empty bin.
         bad: (name, reason) of samples that could not be used.
-        cut: recordings cut to the most that they may have.
+        cut: recordings cut to the longest they may be.
     """
 
     batch: Batch | None
@@ -56,13 +56,13 @@ class MicroBatch:
 
 
 @dataclass
-class Step:
-    """A group's share of a global optimiser step.
+class GlobalBatch:
+    """This data-parallel rank's part of the batch of one optimiser step.
 
     Args:
         micro: its micro-batches.
         position: of the next step.
-        seen: samples behind after this step, all groups together, bad ones included.
+        seen: samples consumed after this step, over all data-parallel ranks, bad ones included.
     """
 
     micro: list[MicroBatch]
@@ -71,40 +71,41 @@ class Step:
 
 
 class Loader:
-    """The endless stream of a group's steps from a position on.
+    """The endless stream of a data-parallel rank's global batches from a position on.
 
-    What a global step holds depends on feed and processor alone, not on groups, workers or restarts.
+    What a global batch holds depends on config and processor alone, not on ranks, workers or restarts.
 
     Args:
-        feed: what to read.
+        config: what to read.
         processor: of the model; windows are int16 whatever its ``pcm_dtype``.
-        group, groups: which share of every step; ranks that work on the same sequences are one group.
-        workers: processes that decode, beside one that plans; 0 does all in this one.
+        dp_rank, dp_size: which part of every global batch; ranks that share sequences have the same ``dp_rank``.
+        workers: processes that decode, beside one that plans; 0 does everything in this process.
         position: where to begin.
 
     Raises:
-        ValueError: a blend or dataset that cannot be used, bins that do not divide by groups, and while iterating:
+        ValueError: a blend or dataset that cannot be used, bins that ``dp_size`` does not divide, and while iterating:
             too many bad samples, a position past the end of its chunk.
     """
 
     def __init__(
         self,
-        feed: Feed,
+        config: DataConfig,
         processor: AFNextProcessor,
         *,
-        group: int = 0,
-        groups: int = 1,
+        dp_rank: int = 0,
+        dp_size: int = 1,
         workers: int = 0,
         position: Position = Position(),  # noqa: B008
     ):
-        if not 0 <= group < groups:
-            raise ValueError(f"group {group} of {groups}")
-        if feed.bins % groups:
-            raise ValueError(f"{feed.bins} bins of a step cannot be shared by {groups} groups")
+        if not 0 <= dp_rank < dp_size:
+            raise ValueError(f"dp_rank {dp_rank} of dp_size {dp_size}")
+        if config.bins % dp_size:
+            raise ValueError(f"{config.bins} bins of a step cannot be shared by {dp_size} data-parallel ranks")
         if min(position.chunk, position.step) < 0:
             raise ValueError(f"position {position}")
-        self.feed, self.group, self.groups, self.workers, self.position = feed, group, groups, workers, position
-        self.blend = Blend(feed)
+        self.config, self.dp_rank, self.dp_size = config, dp_rank, dp_size
+        self.workers, self.position = workers, position
+        self.blend = Blend(config)
         self.processor = copy.copy(processor)
         self.processor.pcm_dtype, self.processor.strict = torch.int16, False
 
@@ -118,27 +119,29 @@ class Loader:
         """Samples of one pass through the blend."""
         return len(self.blend.order)
 
-    def __iter__(self) -> Iterator[Step]:
-        heads: deque[_Head | ValueError] = deque()  # of the steps whose jobs have been given out
+    def __iter__(self) -> Iterator[GlobalBatch]:
+        heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
         jobs = self._jobs(heads)
-        decoded = _stream(_Decoder(self.blend, self.feed, self.processor), jobs, self.workers)
-        tally = BadTally(self.feed.bad_share)
+        decoded = _stream(_Decoder(self.blend, self.config, self.processor), jobs, self.workers)
+        tally = BadTally(self.config.bad_share)
         for first in decoded:
             head = heads.popleft()
             if isinstance(head, ValueError):
                 raise head
             micro = [first, *itertools.islice(decoded, head.jobs - 1)]
             tally.add(micro, head.ends_chunk)
-            yield Step(micro, head.position, head.seen)
+            yield GlobalBatch(micro, head.position, head.seen)
 
-    def _jobs(self, heads: deque) -> Iterator[Job]:
-        """The group's jobs in order; ``heads`` gets what belongs to each step before its first job.
+    def _jobs(self, heads: deque) -> Iterator[DecodeJob]:
+        """This rank's jobs in order; ``heads`` gets what belongs to each step before its first job.
 
-        Jobs are given out ahead of time: what is wrong with a plan has to wait for its turn in ``heads``.
+        Jobs are handed out ahead of time, so an error in a plan waits for its turn in ``heads``.
         """
-        share = self.feed.bins // self.groups
+        share = self.config.bins // self.dp_size
         plans = _stream(
-            _Planner(self.blend, self.feed, self.processor), itertools.count(self.position.chunk), min(self.workers, 1)
+            _Planner(self.blend, self.config, self.processor),
+            itertools.count(self.position.chunk),
+            min(self.workers, 1),
         )
         begin = self.position.step
         for plan in plans:
@@ -147,12 +150,12 @@ class Loader:
                 yield plan.job(0, 0)
                 return
             for step in range(begin, plan.steps):
-                first = step * self.feed.bins + self.group * share
+                first = step * self.config.bins + self.dp_rank * share
                 last = step + 1 == plan.steps
                 position = Position(plan.chunk + 1) if last else Position(plan.chunk, step + 1)
-                width = share if self.feed.prompts else 1
+                width = share if self.config.prompts_only else 1
                 bounds = range(first, first + share, width)
-                heads.append(_Head(len(bounds), position, self.feed.first(plan.chunk) + plan.done(step), last))
+                heads.append(_Head(len(bounds), position, self.config.first(plan.chunk) + plan.done(step), last))
                 yield from (plan.job(b, b + width) for b in bounds)
             begin = 0
 
@@ -165,7 +168,7 @@ class _Head:
     ends_chunk: bool
 
 
-def _wrong(plan: Plan, begin: int) -> str | None:
+def _wrong(plan: ChunkPlan, begin: int) -> str | None:
     if not plan.steps:
         return f"all {len(plan.bad)} samples of chunk {plan.chunk} are bad: {_listed(plan.bad)}"
     if begin >= plan.steps:
@@ -232,50 +235,53 @@ def _kill_started() -> None:
             process.kill()
 
 
-# Before multiprocessing waits for its children, whom it only asks to end.
+# At exit multiprocessing sends its children SIGTERM and joins them; ours ignore it, so they are killed before that.
 multiprocessing.util.Finalize(None, _kill_started, exitpriority=100)
 
 
 class _Planner(Dataset):
-    def __init__(self, blend: Blend, feed: Feed, processor: AFNextProcessor):
-        self.blend, self.feed, self.processor = blend, feed, processor
+    """Plans chunks. Records are parsed and tokenised here and once more by the decoder: packing needs every length
+    before a bin can be decoded, and the decoders keep no state, so that any worker can take any job."""
 
-    def __getitem__(self, chunk: int) -> Plan:
-        return make_plan(self.blend, self.feed, self.processor, chunk)
+    def __init__(self, blend: Blend, config: DataConfig, processor: AFNextProcessor):
+        self.blend, self.config, self.processor = blend, config, processor
+
+    def __getitem__(self, chunk: int) -> ChunkPlan:
+        return plan_chunk(self.blend, self.config, self.processor, chunk)
 
 
 class _Decoder(Dataset):
-    def __init__(self, blend: Blend, feed: Feed, processor: AFNextProcessor):
-        self.blend, self.feed, self.processor = blend, feed, copy.copy(processor)
-        self.processor.max_positions = None  # the plan keeps each sample within it
+    def __init__(self, blend: Blend, config: DataConfig, processor: AFNextProcessor):
+        self.blend, self.config, self.processor = blend, config, copy.copy(processor)
+        self.processor.max_positions = None  # the plan has already kept each sample within the context
 
-    def __getitem__(self, job: Job) -> MicroBatch:
+    def __getitem__(self, job: DecodeJob) -> MicroBatch:
         samples, prepared, bad, cut = [], [], list(job.bad), 0
-        rows = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
+        draws = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
         with _one_thread(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of recordings cut short, which are counted
-            for source, record, tokens, longest in rows:
+            warnings.simplefilter("ignore", UserWarning)  # cut recordings warn; they are counted instead
+            for source, record, tokens, longest in draws:
                 try:
                     sample = self.blend.sample(source, record)
-                    if not self.feed.prompts:
+                    if not self.config.prompts_only:
                         prepared.append(self._prepare(sample, tokens, longest))
                         cut += _count_cut(sample, prepared[-1], longest)
                     samples.append(sample)
                 except (ValueError, OSError, RuntimeError) as error:
                     bad.append((self.blend.name(source, record), str(error)))
-            if self.feed.prompts:
+            if self.config.prompts_only:
                 return MicroBatch(None, samples, [sample.axis for sample in samples], bad)
             if not samples:
                 return MicroBatch(self._empty(), [], [""], bad)
             return MicroBatch(self.processor.pack(prepared), samples, [sample.axis for sample in samples], bad, cut)
 
     def _prepare(self, sample: Sample, tokens: int, longest: float) -> Prepared:
-        found = self.processor.prepare(sample.turns, training=True, max_seconds=longest)
-        each = dict(zip(audios_of(sample), found.clips, strict=True))
+        prepared = self.processor.prepare(sample.turns, training=True, max_seconds=longest)
+        each = dict(zip(audios_of(sample), prepared.clips, strict=True))
         seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE
-        if seconds > sample.seconds + SLACK * len(each) or len(found.ids) > tokens:
+        if seconds > sample.seconds + SLACK * len(each) or len(prepared.ids) > tokens:
             raise ValueError(f"{seconds:.2f} s of audio, but the index says {sample.seconds:.2f} s")
-        return found
+        return prepared
 
     def _empty(self) -> Batch:
         ids = torch.tensor([self.processor.stop_ids[0]] * 2)
@@ -290,7 +296,7 @@ def _count_cut(sample: Sample, prepared: Prepared, longest: float) -> int:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums as worker processes make them, which have one thread each."""
+    """One thread, as worker processes have: sums are then rounded alike with and without workers."""
     threads = torch.get_num_threads()
     if threads != 1:
         torch.set_num_threads(1)

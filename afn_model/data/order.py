@@ -1,4 +1,4 @@
-"""Which record comes when: a function of (seed, epoch, global index) alone, in constant time and memory.
+"""The order of samples: a function of (seed, epoch, global index) alone, in constant time and memory.
 
 Any number of ranks, workers and restarts sees the same stream: whoever asks for sample i gets the same record.
 """
@@ -17,9 +17,10 @@ ROUNDS = 6
 
 
 def permute(index: int, count: int, key: int) -> int:
-    """Where a key's permutation of 0 .. count − 1 sends ``index``.
+    """The image of ``index`` under the permutation of 0 .. count − 1 that a key selects.
 
-    A Feistel network on pairs (a, b) with a < ⌈√count⌉, b < ⌈count / ⌈√count⌉⌉; a pair past the end goes round again.
+    A Feistel network on pairs (a, b) with a < ⌈√count⌉, b < ⌈count / ⌈√count⌉⌉, applied again
+    while the result is ≥ count.
 
     Raises:
         ValueError: an index outside 0 .. count − 1.
@@ -96,7 +97,7 @@ class Order:
 
     @cached_property
     def ends(self) -> list[int]:
-        """Where each dataset's samples end, before they are shuffled together."""
+        """Cumulated samples of an epoch by dataset, before shuffling."""
         return list(accumulate(source.draws for source in self.sources))
 
     def __len__(self) -> int:
@@ -104,7 +105,7 @@ class Order:
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, index: int) -> Draw:
-        """The sample at a global index, which runs on through the epochs.
+        """The sample at a global index, which counts on across epochs.
 
         Raises:
             IndexError: a negative index.
@@ -115,7 +116,7 @@ class Order:
         place = permute(place, len(self), key(self.seed, epoch))
         number = bisect_right(self.ends, place)
         source = self.sources[number]
-        # Draws of one dataset are numbered through the epochs, so that a fraction of it goes on where it stopped.
+        # Draws of a dataset are numbered across epochs, so that half a visit is completed in the next epoch.
         draw = epoch * source.draws + place - (self.ends[number] - source.draws)
         visit, at = divmod(draw, source.records)
         record = permute(at, source.records, key(self.seed, number + 1, visit))

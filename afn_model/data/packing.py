@@ -1,4 +1,4 @@
-"""Packing: clips of many lengths into bins of one context length, full and of balanced attention cost.
+"""Packing clips of many lengths into bins of one context length: nearly full, and of balanced attention cost.
 
 The rules, which csrc/cpu/pack.cpp and `_pack_python` below follow to the same answer (integers only, SplitMix64 draws):
 
@@ -27,7 +27,7 @@ _ALL64 = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Packing:
-    """Which clips share a bin, in the order to train on them.
+    """The bins, in the order to train on them.
 
     Attributes:
         clips: [clips] int64, indices into the lengths given to `pack`, bin after bin; every index once.

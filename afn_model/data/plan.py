@@ -1,13 +1,12 @@
 """What a run trains on and when: the samples of a chunk, how long they are, and which of them share a bin.
 
-A plan is a function of the feed, the processor and the chunk's number alone. A chunk is a run of samples of ``Order``;
-their bins are cut into global steps, and group g of G takes the g-th G-th of each. The first chunks are small, each
-twice the one before, so that the first batch does not wait for the planning of a long one.
+A plan is a function of the config, the processor and the chunk's number alone. A chunk is a run of samples of
+``Order``; its bins are cut into global batches, and data-parallel rank r of n takes the r-th n-th of each. The first
+chunks are small, each twice the one before, so that the first batch does not wait for the planning of a long one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -20,7 +19,8 @@ from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
 from afn_model.data.index import Corpus
 from afn_model.data.order import Order, Source
 from afn_model.data.packing import pack
-from afn_model.data.records import Sample, audios_of, sample
+from afn_model.data.records import Sample, audios_of, parse_sample
+from afn_model.files import fingerprint_of
 from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
@@ -32,7 +32,7 @@ _SHORTEST = 0.1  # seconds of audio below which a sample is left out rather than
 
 
 @dataclass(frozen=True)
-class Feed:
+class DataConfig:
     """What a stage of training reads.
 
     Args:
@@ -40,12 +40,12 @@ class Feed:
         blend: name → how often each of the dataset's records is seen in an epoch.
         seed: of the order and the packing.
         context: most tokens of a bin.
-        bins: bins of a global optimiser step, all groups together; with ``prompts``, samples of one.
+        bins: bins of a global batch, over all data-parallel ranks; with ``prompts_only``, its samples.
         max_seconds: longest recording; longer ones are cut.
         chunk: samples planned and packed together; chunk c has min(1024 · 2^c, chunk) of them. Its last step may be
             short and its last bin is hardly ever full: some 30 steps' worth of samples or more keep that below 2 %.
             Planning takes about 0.3 ms a sample.
-        prompts: samples alone, in the order of the stream, without packing and labels.
+        prompts_only: samples in the order of the stream, neither decoded nor packed, for methods that generate answers.
         bad_share: the loader stops where more of the samples than this cannot be used.
     """
 
@@ -56,7 +56,7 @@ class Feed:
     bins: int
     max_seconds: float
     chunk: int
-    prompts: bool = False
+    prompts_only: bool = False
     bad_share: float = 0.01
 
     def __post_init__(self):
@@ -74,37 +74,39 @@ class Feed:
 
 @dataclass(frozen=True)
 class Position:
-    """Where in the stream: a step of a chunk."""
+    """A place in the stream: a step of a chunk."""
 
     chunk: int = 0
     step: int = 0
 
 
 class Blend:
-    """The datasets of a feed's blend and the order of their samples.
+    """The datasets that a config blends and the order of their samples.
 
     Raises:
         ValueError: a dataset that is not there or has no index, a blend that names nothing or gives no samples.
     """
 
-    def __init__(self, feed: Feed):
-        unknown = sorted(set(feed.blend) - set(feed.datasets))
+    def __init__(self, config: DataConfig):
+        unknown = sorted(set(config.blend) - set(config.datasets))
         if unknown:
-            raise ValueError(f"the blend names {', '.join(unknown)}; the datasets are {', '.join(feed.datasets)}")
-        if not feed.blend:
-            raise ValueError(f"the blend names none of the datasets {', '.join(feed.datasets)}")
-        self.names = sorted(feed.blend)
-        self.corpora = [Corpus(feed.datasets[name]) for name in self.names]
+            raise ValueError(f"the blend names {', '.join(unknown)}; the datasets are {', '.join(config.datasets)}")
+        if not config.blend:
+            raise ValueError(f"the blend names none of the datasets {', '.join(config.datasets)}")
+        self.names = sorted(config.blend)
+        self.corpora = [Corpus(config.datasets[name]) for name in self.names]
         sources = zip(self.names, self.corpora, strict=True)
-        self.order = Order(tuple(Source(name, len(corpus), feed.blend[name]) for name, corpus in sources), feed.seed)
+        self.order = Order(
+            tuple(Source(name, len(corpus), config.blend[name]) for name, corpus in sources), config.seed
+        )
 
     def fingerprint(self) -> dict[str, str]:
         """Name of each dataset → SHA-256 of what its index says about it."""
         facts = [json.dumps(asdict(corpus.facts), sort_keys=True) for corpus in self.corpora]
-        return {name: hashlib.sha256(said.encode()).hexdigest() for name, said in zip(self.names, facts, strict=True)}
+        return {name: fingerprint_of([text]) for name, text in zip(self.names, facts, strict=True)}
 
     def name(self, source: int, record: int) -> str:
-        """How a sample is called in messages."""
+        """The name of a sample in messages."""
         return f"{self.names[source]}[{record}]"
 
     def sample(self, source: int, record: int) -> Sample:
@@ -114,13 +116,12 @@ class Blend:
             ValueError: a record that cannot be read or is not one.
         """
         corpus = self.corpora[source]
-        found = sample(corpus[record], corpus.path.parent)
-        return replace(found, seconds=corpus.seconds(record))
+        return replace(parse_sample(corpus[record], corpus.path.parent), seconds=corpus.seconds(record))
 
 
 @dataclass(frozen=True)
-class Job:
-    """Samples to decode together: which, their tokens at most, the seconds that an audio of theirs may have."""
+class DecodeJob:
+    """Samples for a worker to decode: [samples] dataset, record, most tokens, most seconds of an audio; bad ones."""
 
     sources: np.ndarray
     records: np.ndarray
@@ -130,7 +131,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChunkPlan:
     """The bins of a chunk, in the order to train on them.
 
     Args:
@@ -139,7 +140,7 @@ class Plan:
         tokens: [samples] tokens of each at most.
         longest: [samples] seconds that an audio of it may have.
         cu: [bins + 1] bin b holds samples cu[b] to cu[b + 1] − 1.
-        step: bins of a global step.
+        step: bins of a global batch.
         bad: names of samples left out, and why.
     """
 
@@ -157,81 +158,80 @@ class Plan:
         """Global steps of the chunk, the last of which may be short."""
         return -(-(len(self.cu) - 1) // self.step)
 
-    def job(self, first: int, end: int) -> Job:
+    def job(self, first: int, end: int) -> DecodeJob:
         """Bins ``first`` to ``end`` − 1 together; those past the last are empty.
 
-        Samples left out are dealt to the bins one by one, so that every group hears of its share of them.
+        Samples left out are dealt to the bins one by one, so that every data-parallel rank reports its share of them.
         """
         bad = [bad for b in range(first, end) for bad in self.bad[b :: self.steps * self.step]]
         first, end = (int(self.cu[min(b, len(self.cu) - 1)]) for b in (first, end))
-        rows = slice(first, end)
-        return Job(self.sources[rows], self.records[rows], self.tokens[rows], self.longest[rows], bad)
+        part = slice(first, end)
+        return DecodeJob(self.sources[part], self.records[part], self.tokens[part], self.longest[part], bad)
 
     def done(self, step: int) -> int:
-        """Samples of the chunk, left out ones included, that are behind after this step; all of them after the last."""
+        """Samples of the chunk consumed after this step, left out ones included; all of them after the last step."""
         end = (step + 1) * self.step
         turns, rest = divmod(len(self.bad), self.steps * self.step)
         return int(self.cu[min(end, len(self.cu) - 1)]) + turns * end + min(rest, end)
 
 
-def make_plan(blend: Blend, feed: Feed, processor: AFNextProcessor, chunk: int) -> Plan:
+def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chunk: int) -> ChunkPlan:
     """Reads and tokenises the records of a chunk, and packs them by their lengths.
 
     Args:
-        blend: of the feed.
-        feed: what to read.
+        blend: ``Blend(config)``.
+        config: what to read.
         processor: counts tokens; nothing is decoded.
         chunk: number of the chunk, from 0.
     """
-    rows, bad = [], []
-    for index in range(feed.first(chunk), feed.first(chunk + 1)):
+    kept, bad = [], []
+    for index in range(config.first(chunk), config.first(chunk + 1)):
         draw = blend.order[index]
         try:
-            found = blend.sample(draw.source, draw.record)
-            tokens, longest = measure(found, feed, processor)
-            rows.append((draw.source, draw.record, tokens, longest))
+            tokens, longest = measure(blend.sample(draw.source, draw.record), config, processor)
+            kept.append((draw.source, draw.record, tokens, longest))
         except (ValueError, OSError) as error:
             bad.append((blend.name(draw.source, draw.record), str(error)))
-    sources, records, tokens = (np.array([row[i] for row in rows], np.int64) for i in range(3))
-    longest = np.array([row[3] for row in rows], np.float64)
-    if feed.prompts:
-        cu = np.arange(len(rows) + 1)
+    sources, records, tokens = (np.array([row[i] for row in kept], np.int64) for i in range(3))
+    longest = np.array([row[3] for row in kept], np.float64)
+    if config.prompts_only:
+        cu = np.arange(len(kept) + 1)
     else:
-        packing = pack(tokens, feed.context, seed=key(feed.seed, chunk), step=feed.bins)
+        packing = pack(tokens, config.context, seed=key(config.seed, chunk), step=config.bins)
         sources, records, tokens, longest = (x[packing.clips] for x in (sources, records, tokens, longest))
         cu = packing.cu
-    return Plan(chunk, sources, records, tokens, longest, cu, feed.bins, bad)
+    return ChunkPlan(chunk, sources, records, tokens, longest, cu, config.bins, bad)
 
 
-def measure(sample: Sample, feed: Feed, processor: AFNextProcessor) -> tuple[int, float]:
+def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> tuple[int, float]:
     """(tokens at most, seconds that each of its audios may have) of a sample.
 
-    Audio is cut to ``feed.max_seconds``, and further where it would not fit beside the text.
+    Audio is cut to ``config.max_seconds``, and further where it would not fit beside the text.
 
     Raises:
         ValueError: nothing to learn from, audio of unknown length, text that leaves no room.
     """
-    room = min(feed.context, processor.max_positions or feed.context)
-    turns = question(sample.turns) if feed.prompts else sample.turns
-    text = processor.text_tokens(turns, training=not feed.prompts, add_generation_prompt=feed.prompts)
+    room = min(config.context, processor.max_positions or config.context)
+    turns = question(sample.turns) if config.prompts_only else sample.turns
+    text = processor.text_tokens(turns, training=not config.prompts_only, add_generation_prompt=config.prompts_only)
     if text > room:
         raise ValueError(f"{text} tokens of text, but the context is {room}")
-    if feed.prompts:
-        return text, feed.max_seconds
+    if config.prompts_only:
+        return text, config.max_seconds
     if not any(turn.role == "assistant" for turn in turns):
         raise ValueError("nothing to learn: no assistant message")
     audios = len(audios_of(sample))
     if not audios:
-        return text, feed.max_seconds
+        return text, config.max_seconds
     if not sample.seconds > 0:
         raise ValueError("the index has no duration of its audio; `afn data index --measure` finds it")
-    longest, heard = feed.max_seconds, most_tokens(sample, feed.max_seconds)
-    if text + heard > room:
+    longest, audio = config.max_seconds, most_tokens(sample, config.max_seconds)
+    if text + audio > room:
         longest = min(longest, (room - text - audios) / (_TOKENS_PER_SECOND * audios))
         if longest < _SHORTEST:
             raise ValueError(f"{text} tokens of text leave no room for audio in a context of {room}")
-        heard = most_tokens(sample, longest)
-    return text + heard, longest
+        audio = most_tokens(sample, longest)
+    return text + audio, longest
 
 
 def question(turns: list[Turn]) -> list[Turn]:

@@ -1,4 +1,4 @@
-"""Records of a corpus: what is wrong with one in a line, and the sample it becomes.
+"""Records of a corpus: checking one, and parsing it into a Sample.
 
 Two formats are read: the public ``{"id", "sound": path or paths, "duration", "conversations": [{"from", "value"}]}``,
 and our own ``{"id", "axis", "task", "source", "audios": [{"path", "start", "end"}], "duration", "messages": [{"role",
@@ -39,8 +39,8 @@ class Sample:
         turns: the conversation, with full paths to the recordings.
         seconds: of audio, all recordings together, as the record says; 0 where it does not.
         axis, task, source: what kind of data it is; "" where the record does not say.
-        rewards: how answers are judged.
-        truth: what is known about the recordings.
+        rewards: specifications of the rewards for sampled answers.
+        truth: facts about the recordings, for evaluation.
     """
 
     id: str
@@ -62,8 +62,8 @@ def check(record: dict) -> None:
     _checked(record)
 
 
-def sample(record: dict, folder: str | Path) -> Sample:
-    """The sample of a record. Nothing is read from its recordings.
+def parse_sample(record: dict, folder: str | Path) -> Sample:
+    """Parses a record into a sample. Its recordings are not opened.
 
     Args:
         record: in either format.
@@ -73,11 +73,11 @@ def sample(record: dict, folder: str | Path) -> Sample:
         ValueError: what ``check`` complains about.
     """
     turns, seconds = _checked(record), duration(record)
-    found = {
+    located = {
         audio: replace(audio, source=os.path.join(folder, audio.source)) for turn in turns for audio in turn.audios
     }
     turns = [
-        replace(turn, parts=tuple(found[part] if isinstance(part, Audio) else part for part in turn.parts))
+        replace(turn, parts=tuple(located[part] if isinstance(part, Audio) else part for part in turn.parts))
         for turn in turns
     ]
     axis, task, source = (record.get(key) or "" for key in _TEXTS)
@@ -124,7 +124,7 @@ def measured_duration(record: dict, folder: str | Path) -> float:
     Raises:
         ValueError: what ``check`` complains about, or a recording that is not there or whose header cannot be read.
     """
-    return sum(measured_seconds(audio) for audio in dict.fromkeys(audios_of(sample(record, folder))))
+    return sum(measured_seconds(audio) for audio in dict.fromkeys(audios_of(parse_sample(record, folder))))
 
 
 def _checked(record: dict) -> list[Turn]:

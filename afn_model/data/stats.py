@@ -1,10 +1,10 @@
-"""What a corpus holds, and what packing saves on it: counts, hours, lengths, padding, as text and pictures."""
+"""Statistics of a corpus: counts, hours, lengths, and what packing saves over padding, as text and pictures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from afn_model.data.index import Corpus
 from afn_model.data.order import permute
 from afn_model.data.packing import pack
 from afn_model.data.plan import most_tokens
-from afn_model.data.records import Sample, sample
+from afn_model.data.records import Sample, parse_sample
 from afn_model.hashing import key
+from afn_model.plot_style import COLOURS, RULE, plotting, save
 from afn_model.prompt.processor import AFNextProcessor
 
 NONE = "(none)"
@@ -71,16 +72,16 @@ def collect(files: Sequence[str | Path], processor: AFNextProcessor | None = Non
             record = i if total <= most else permute(i, total, key(0))
             looked_at += 1
             try:
-                found = sample(corpus[record], corpus.path.parent)
-                length = _text_tokens(found, processor)
+                parsed = parse_sample(corpus[record], corpus.path.parent)
+                length = _text_tokens(parsed, processor)
             except (ValueError, OSError) as error:
                 bad.append((f"{corpus.path.name}[{record}]", str(error)))
                 continue
-            found = Sample(found.id, found.turns, corpus.seconds(record), found.axis, found.task, found.source)
-            for counter, name in zip(counts, (found.axis, found.task, found.source), strict=True):
+            parsed = replace(parsed, seconds=corpus.seconds(record))
+            for counter, name in zip(counts, (parsed.axis, parsed.task, parsed.source), strict=True):
                 counter[name or NONE] += 1
-            seconds.append(found.seconds)
-            tokens.append(length + (most_tokens(found, np.inf) if found.seconds else 0))
+            seconds.append(parsed.seconds)
+            tokens.append(length + (most_tokens(parsed, np.inf) if parsed.seconds else 0))
     facts = [corpus.facts for corpus in corpora]
     records, hours = sum(f.records for f in facts), sum(f.seconds for f in facts) / 3600
     lengths = np.array(seconds, np.float64), np.array(tokens, np.int64)
@@ -88,11 +89,11 @@ def collect(files: Sequence[str | Path], processor: AFNextProcessor | None = Non
     return Stats(names, records, hours, looked_at, *counts, *lengths, processor is not None, bad)
 
 
-def _text_tokens(found: Sample, processor: AFNextProcessor | None) -> int:
+def _text_tokens(sample: Sample, processor: AFNextProcessor | None) -> int:
     if processor is not None:
-        return processor.text_tokens(found.turns, training=True)
-    characters = sum(len(part) for turn in found.turns for part in turn.parts if isinstance(part, str))
-    return -(-characters // CHARACTERS) + _TURN * len(found.turns)
+        return processor.text_tokens(sample.turns, training=True)
+    characters = sum(len(part) for turn in sample.turns for part in turn.parts if isinstance(part, str))
+    return -(-characters // CHARACTERS) + _TURN * len(sample.turns)
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,12 @@ def padding(tokens: np.ndarray, context: int, batch: int = 16, seed: int = 0) ->
 
 def histogram(seconds: np.ndarray) -> list[tuple[str, int]]:
     """Records by seconds of audio: (label, count) of every bar, without empty ones at the ends."""
-    rows = [("no audio", int((seconds == 0).sum()))]
-    heard = seconds[seconds > 0]
+    bars = [("no audio", int((seconds == 0).sum()))]
     for low, high in pairwise(_EDGES):
         label = f"over {_time(low)}" if high == np.inf else f"{_time(low)} to {_time(high)}"
-        rows.append((label, int(((heard > low) & (heard <= high)).sum())))
-    full = [i for i, (_, count) in enumerate(rows) if count]
-    return rows[full[0] : full[-1] + 1] if full else []
+        bars.append((label, int(((seconds > low) & (seconds <= high)).sum())))
+    full = [i for i, (_, count) in enumerate(bars) if count]
+    return bars[full[0] : full[-1] + 1] if full else []
 
 
 def _time(seconds: float) -> str:
@@ -204,42 +204,25 @@ def draw(stats: Stats, rows: Sequence[Padding], folder: str | Path) -> list[Path
     Raises:
         ValueError: matplotlib is not installed, or there is nothing to draw.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError("the pictures need matplotlib: pip install matplotlib") from None
     if not len(stats.tokens):
         raise ValueError("no valid record to draw")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), dpi=120)
-    heard = stats.seconds[stats.seconds > 0]
-    for place, values, label in ((axes[0], heard, "seconds of audio"), (axes[1], stats.tokens, "tokens")):
-        if len(values):
-            low, high = max(values.min(), 0.1), max(values.max(), 0.2)
-            place.hist(values, bins=np.geomspace(low * 0.99, high * 1.01, 40), color="C0")
-        place.set(xscale="log", xlabel=label, ylabel="records")
-        place.spines[["top", "right"]].set_visible(False)
-    _save(figure, folder / "lengths.png")
-    figure, place = plt.subplots(figsize=(1.5 + 1.6 * max(len(rows), 1), 4), dpi=120)
-    at = np.arange(len(rows))
-    for offset, name in ((-0.2, "padded"), (0.2, "packed")):
-        bars = place.bar(at + offset, [100 * getattr(row, name) for row in rows], 0.38, label=name)
-        place.bar_label(bars, fmt="%.1f", fontsize=8)
-    place.set_xticks(at, [f"{row.context:,}" for row in rows])
-    place.set(xlabel="context (tokens)", ylabel="useful tokens (%)", ylim=(0, 118))
-    place.legend(frameon=False, ncols=2, loc="upper left")
-    place.spines[["top", "right"]].set_visible(False)
-    _save(figure, folder / "padding.png")
-    return [folder / "lengths.png", folder / "padding.png"]
-
-
-def _save(figure, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
+    with plotting() as plt:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="tight")
+        with_audio = stats.seconds[stats.seconds > 0]
+        for panel, values, label in ((axes[0], with_audio, "seconds of audio"), (axes[1], stats.tokens, "tokens")):
+            if len(values):
+                low, high = max(values.min(), 0.1), max(values.max(), 0.2)
+                panel.hist(values, bins=np.geomspace(low * 0.99, high * 1.01, 40), color=COLOURS[0])
+            panel.set(xscale="log", xlabel=label, ylabel="records")
+        lengths = save(figure, folder / "lengths.png")
+        figure, panel = plt.subplots(figsize=(1.5 + 1.6 * max(len(rows), 1), 4), layout="tight")
+        at = np.arange(len(rows))
+        for offset, name, colour in ((-0.2, "padded", RULE), (0.2, "packed", COLOURS[0])):
+            bars = panel.bar(at + offset, [100 * getattr(row, name) for row in rows], 0.38, label=name, color=colour)
+            panel.bar_label(bars, fmt="%.1f", fontsize=8)
+        panel.set_xticks(at, [f"{row.context:,}" for row in rows])
+        panel.set(xlabel="context (tokens)", ylabel="useful tokens (%)", ylim=(0, 118))
+        panel.legend(ncols=2, loc="upper left")
+        return [lengths, save(figure, folder / "padding.png")]

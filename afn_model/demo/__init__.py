@@ -30,7 +30,7 @@ from afn_model.demo.report import answer, score, table
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.template import DEFAULT_TEMPLATE
 from afn_model.prompt.tokenizer import make_tokenizer
-from afn_model.train.curriculum import Curriculum, Layout, Stage, Start
+from afn_model.train.curriculum import Curriculum, RunLayout, Stage, Start
 from afn_model.train.trainer import DONE, MODEL, Options
 from afn_model.train.trainer import train as train_curriculum
 from afn_model.world.corpus import Corpus, majority_answer, texts, write_corpus
@@ -113,7 +113,7 @@ def train(
                 curriculum(out, seed, seconds, steps),
                 out / "base",
                 out / "run",
-                layout=Layout(log_every=5, checkpoint_every=1000),
+                layout=RunLayout(log_every=5, checkpoint_every=1000),
                 only=stage[0],
                 options=Options(show=False, tensorboard=False, on_row=on_row),
             )

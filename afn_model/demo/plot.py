@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from afn_model.plot_style import COLOURS, GREY, RULE, plotting, save
 
 
 def loss_curves(path: Path, series: dict[str, list[tuple[float, float]]], boundaries: dict[str, float]) -> None:
@@ -14,34 +17,31 @@ def loss_curves(path: Path, series: dict[str, list[tuple[float, float]]], bounda
         series: loss name → (seconds, value) points in order.
         boundaries: stage name → second it began.
     """
-    import matplotlib
+    with plotting() as plt:
+        figure, axes = plt.subplots(figsize=(9, 4.5), layout="tight")
+        _draw(axes, series, boundaries)
+        save(figure, path)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 4.5), dpi=120)
+def _draw(axes: Any, series: dict[str, list[tuple[float, float]]], boundaries: dict[str, float]) -> None:
     ends = [*list(boundaries.values())[1:], float("inf")]
     for number, (name, points) in enumerate(series.items()):
-        label = name
+        label, colour = name, COLOURS[number % len(COLOURS)]
         # One line per stage: a loss that a stage does not have leaves a gap.
         for start, end in zip(boundaries.values(), ends, strict=True):
             seconds, values = zip(
                 *[point for point in points if start <= point[0] < end] or [(None, None)], strict=True
             )
             if seconds[0] is not None:
-                axes.plot(seconds, values, color=f"C{number}", alpha=0.25, linewidth=0.8)
-                axes.plot(seconds, moving_average(values), color=f"C{number}", label=label)
+                axes.plot(seconds, values, color=colour, alpha=0.25, linewidth=0.8)
+                axes.plot(seconds, moving_average(values), color=colour, label=label)
                 label = None
     for number, (name, second) in enumerate(boundaries.items()):
-        axes.axvline(second, color="0.6", linewidth=0.8)
+        axes.axvline(second, color=RULE, linewidth=0.8)
         height = 1.01 + 0.04 * (number % 3)
-        axes.text(second, height, f" {name}", transform=axes.get_xaxis_transform(), fontsize=8, color="0.3")
+        axes.text(second, height, f" {name}", transform=axes.get_xaxis_transform(), fontsize=8, color=GREY)
     axes.set(xlabel="training time (s)", ylabel="loss (nats)", yscale="log")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
+    axes.legend()
 
 
 def moving_average(values: Sequence[float], decay: float = 0.95) -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afn_model.afnext import AFNext
 from afn_model.data.plan import question
-from afn_model.data.records import sample
+from afn_model.data.records import parse_sample
 from afn_model.infer.answer import answer as answer_conversations
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.processor import AFNextProcessor
@@ -31,7 +31,7 @@ def answer(
         max_new_tokens: longest answer.
         batch_size: records answered together, of like length.
     """
-    conversations = [question(sample(record, folder).turns) for record in records]
+    conversations = [question(parse_sample(record, folder).turns) for record in records]
     params = SamplingParams(max_new_tokens=max_new_tokens)
     answers = answer_conversations(model, processor, conversations, params, batch_size=batch_size)
     return [answered.text for answered in answers]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import afn_kernels as ak
 from afn_model.audio.frames import conv_frames, token_frames
-from afn_model.config import Config
+from afn_model.config import ModelConfig
 from afn_model.network.adaptor import Adaptor
 from afn_model.network.encoder import AudioEncoder, Windows
 from afn_model.network.kv_cache import KVCache
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Network(nn.Module):
     """The equations of the whole model; ``afn_model.AFNext`` adds checkpoints and generation."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.encoder = AudioEncoder(config.audio)

@@ -13,7 +13,7 @@ from afn_distributed.plan import Plan, make_plan
 from torch import Tensor
 
 from afn_model.audio.frames import HOP, conv_frames
-from afn_model.config import Config
+from afn_model.config import ModelConfig
 
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
@@ -38,7 +38,7 @@ class SequenceShard:
     routes: DispatchPlan
 
     @staticmethod
-    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> SequenceShard:
+    def of(batch: Batch, ranks: SequenceParallel, config: ModelConfig, scheme: str = "balanced") -> SequenceShard:
         """This rank's shard.
 
         Raises:

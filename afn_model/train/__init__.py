@@ -1,1 +1,1 @@
-"""Training: supervised fine-tuning in stages."""
+"""Training in stages: a curriculum, supervised fine-tuning and GRPO, checkpoints and the log."""

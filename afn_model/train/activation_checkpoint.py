@@ -1,4 +1,4 @@
-"""Activations that are made again in the backward instead of being kept."""
+"""Activation checkpointing: activations recomputed in the backward instead of being kept."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MODES = ("none", "selective", "full")
 def checkpoint_blocks(model: AFNext, mode: str) -> None:
     """Makes blocks keep only their inputs between forward and backward, in place.
 
-    "full" does so with every block of the encoder and of the language model. "selective" does so with every MLP of the
-    language model, which holds three quarters of a block's activations, and with the encoder's blocks, which are
-    cheap: the decoder's attention, whose cost grows with the context, is not computed twice. Cutting by modules and
-    not by a policy over ops is deliberate: kernels launched directly are unseen by such a policy, which would run
-    attention again and keep the large products. Call it before the model is sharded or compiled.
+    "full" applies to every block of the encoder and of the language model. "selective" applies to every MLP of the
+    language model, which holds three quarters of a block's activations, and to the encoder's blocks, which are cheap:
+    the decoder's attention, whose cost grows with the context, is not computed twice. A policy over ops
+    (``create_selective_checkpoint_contexts``) would not see kernels that are launched directly: it would recompute
+    attention and keep the large products. Call this before the model is sharded or compiled.
 
     Args:
         model: the model.

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: written while it goes on, whole or not at all, read by any number of ranks."""
+"""Checkpoints of a run: written while it trains, complete or not at all, read by any number of ranks."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,20 +18,23 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from afn_model.files import fingerprint, sync, write_json
+from afn_model.hashing import text_key
+
 FACTS = "facts.json"
-# A run of one process is meant, not an accident.
+# DCP warns where there is no process group; a run of one process needs none.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 class Checkpoints:
     """Folders ``step-00000100`` with the tensors, and ``facts.json`` with the facts and a checksum of every file.
 
-    All ranks make it, and call its methods, together. A folder of that name is whole: what is being written is hidden
-    until every rank is done. At most one save is under way.
+    A collective object: all ranks construct it and call its methods together. A folder of that name is complete: a save
+    writes to a hidden folder, which gets its name when every rank is done. At most one save is pending.
 
     Args:
-        folder: made if need be; what an interrupted save left in it is removed.
-        keep: how many checkpoints stay.
+        folder: created if need be; what an interrupted save left in it is removed.
+        keep: number of checkpoints to keep.
 
     Raises:
         ValueError: ``keep`` below 1.
@@ -42,7 +44,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"keep {keep} would leave no checkpoint")
         self.folder, self.keep = Path(folder), keep
-        # A group of its own: a save must not come between the collectives of the training.
+        # A process group of its own, so that a save's collectives cannot interleave with those of the training.
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.rank = dist.get_rank() if self.group else 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,16 +52,16 @@ class Checkpoints:
             for left in self.folder.glob(".step-*"):
                 shutil.rmtree(left)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self.under_way: Future | None = None
+        self.pending: Future | None = None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, wait: bool = False) -> None:
-        """Copies the tensors to memory and writes them beside the run, which may go on and change them.
+        """Copies the tensors to memory and writes them in the background; training may go on and change them.
 
         Args:
             step: names the checkpoint; one of the same step is replaced.
-            tensors: by name, plain ones the same on all ranks; DTensors are written by the ranks that hold them.
-            facts: anything that JSON can say.
-            wait: until it is written.
+            tensors: by name; plain ones are equal on all ranks, DTensors are written by the ranks that hold them.
+            facts: anything that JSON can hold.
+            wait: return only when it is written.
 
         Raises:
             OSError: the save before, or with ``wait`` this one, could not be written; earlier checkpoints are intact.
@@ -75,24 +77,24 @@ class Checkpoints:
         writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
         where = {"process_group": self.group} if self.group else {"no_dist": True}
         written = dcp.async_save(dict(tensors), storage_writer=writer, **where)
-        self.under_way = self.thread.submit(self._finish, step, partial, json.loads(text), written)
+        self.pending = self.thread.submit(self._finish, step, partial, json.loads(text), written)
         if wait:
             self.wait()
 
     def wait(self) -> None:
-        """Until the save under way, if any, is written.
+        """Waits until the pending save, if any, is written.
 
         Raises:
             OSError: it could not be written; earlier checkpoints are intact.
         """
-        if self.under_way is not None:
+        if self.pending is not None:
             try:
-                self.under_way.result()
+                self.pending.result()
             finally:
-                self.under_way = None
+                self.pending = None
 
     def latest(self) -> Path | None:
-        """The newest checkpoint whose checksums hold; a damaged one is passed over with a warning.
+        """The newest checkpoint whose checksums match; a damaged one is passed over with a warning.
 
         Raises:
             ValueError: there are checkpoints, and all of them are damaged.
@@ -121,11 +123,11 @@ class Checkpoints:
         return read_facts(path)["facts"]
 
     def load(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Reads a checkpoint into tensors, in place; it may come from another number of ranks.
+        """Reads a checkpoint into tensors, in place; another number of ranks may have written it.
 
         Args:
             path: as ``latest`` returns it.
-            tensors: what to fill, as ``training_state`` returns it. A random state that the checkpoint lacks is made
+            tensors: what to fill, as ``training_state`` returns it. A random state that the checkpoint lacks is derived
                 from its name and the step.
 
         Returns:
@@ -154,14 +156,14 @@ class Checkpoints:
         return box[0]
 
     def _finish(self, step: int, partial: Path, facts: dict[str, Any], written: Future) -> None:
-        """What follows the writing: checksums, facts, the real name, and fewer old checkpoints."""
+        """After the tensors are written: checksums, facts, the rename, and removal of old checkpoints."""
         sums, failure = {}, None
         try:
             written.result()
             own = [f for f in partial.glob(f"__{self.rank}_*")]
             own += [partial / ".metadata"] if self.rank == 0 else []
-            sums = {file.name: checksum(file) for file in own}
-        except (Exception, dcp.api.CheckpointException) as error:  # which is no Exception
+            sums = {file.name: fingerprint(file) for file in own}
+        except (Exception, dcp.api.CheckpointException) as error:  # CheckpointException derives from BaseException
             failure = reason(error)
         everyone: list[Any] = [(sums, failure)]
         if self.group:
@@ -172,7 +174,7 @@ class Checkpoints:
             try:
                 files = {name: value for part, _ in everyone for name, value in part.items()}
                 publish(partial, self.folder / f"step-{step:08d}", {"step": step, "facts": facts, "files": files})
-                # Later ones are damaged, or the run would have gone on from them.
+                # A checkpoint of a later step is damaged, or the run would have resumed from it.
                 until = [path for path in self._finished() if path.name <= f"step-{step:08d}"]
                 for other in set(self._finished()).difference(until[-self.keep :]):
                     remove(other)
@@ -188,11 +190,8 @@ class Checkpoints:
 
 
 def publish(partial: Path, path: Path, facts: dict[str, Any]) -> None:
-    """Writes the facts and gives a finished folder its name, all of it on the disk when this returns."""
-    with (partial / FACTS).open("w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes the facts and renames the finished folder; everything is on the disk when this returns."""
+    write_json(partial / FACTS, facts)
     sync(partial)
     if path.exists():
         remove(path)
@@ -200,27 +199,11 @@ def publish(partial: Path, path: Path, facts: dict[str, Any]) -> None:
     sync(path.parent)
 
 
-def sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def remove(path: Path) -> None:
-    """Hides a checkpoint before it is taken apart, so that no half of one is ever seen."""
+    """Hides a checkpoint before deleting it, so that a partly deleted one is never taken for a checkpoint."""
     hidden = path.with_name(f".{path.name}-old")
     os.replace(path, hidden)
     shutil.rmtree(hidden)
-
-
-def checksum(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 24):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -234,10 +217,10 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, in a few words."""
+    """What is wrong with a checkpoint folder in a few words; None where nothing is."""
     try:
         for name, wanted in read_facts(path)["files"].items():
-            if checksum(path / name) != wanted:
+            if fingerprint(path / name) != wanted:
                 return f"{name} is damaged: its checksum differs"
     except (OSError, ValueError) as error:
         return str(error)
@@ -245,7 +228,7 @@ def damage_of(path: Path) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """One line on why a save failed; that of the operating system where it gave one."""
+    """One line on why a save failed: the operating system's reason where there is one."""
     seen, waiting = set(), [error]
     while waiting:
         found = waiting.pop(0)
@@ -254,7 +237,7 @@ def reason(error: BaseException) -> str:
         seen.add(id(found))
         if isinstance(found, OSError) and found.strerror:
             return found.strerror
-        # What ranks raised, in an error that gathers them.
+        # CheckpointException.failures holds what each rank raised.
         waiting += [failed[0] for failed in getattr(found, "failures", {}).values()]
         waiting += [found.__cause__, found.__context__]
     return (str(error).strip() or repr(error)).splitlines()[0]
@@ -280,13 +263,13 @@ def compare(path: Path, stored: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What a run needs to go on, by name: trained weights, their optimiser state, this rank's random state.
+    """What a run needs to resume, by name: trained weights, their optimiser state, this rank's random state.
 
-    The tensors are the run's own: loading into them restores it, but for what ``restore`` does.
+    Weights and optimiser state are the run's own tensors: loading into them restores most of it, ``restore`` the rest.
 
     Args:
         model: sharded or not; frozen weights are left out.
-        optimiser: over the model's trained parameters, in any order; gets its (zero) state if it has not stepped yet.
+        optimiser: over the model's trained parameters, in any order; its state is created if it has not stepped yet.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     ready(optimiser)
@@ -295,13 +278,13 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
         for parameter in group["params"]:
             for key, value in optimiser.state[parameter].items():
                 tensors[f"optimiser.{names[id(parameter)]}.{key}"] = value
-            if "step" in group:  # where apex counts
+            if "step" in group:  # apex keeps the step in the group
                 tensors[f"optimiser.{names[id(parameter)]}.step"] = torch.tensor(group["step"])
     return tensors | {name: state for name, (state, _) in random_states().items()}
 
 
 def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts what ``Checkpoints.load`` read into place.
+    """Applies what ``Checkpoints.load`` read to the model, the optimiser and the random states.
 
     Raises:
         KeyError: tensors of another model.
@@ -319,7 +302,7 @@ def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping
 
 
 def ready(optimiser: torch.optim.Optimizer) -> None:
-    """Makes the state that an optimiser otherwise makes at its first step, and leaves everything else as it is."""
+    """Creates the state that an optimiser otherwise creates at its first step, and changes nothing else."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     if optimiser.state:
         return
@@ -340,7 +323,7 @@ def ready(optimiser: torch.optim.Optimizer) -> None:
 
 
 def random_states() -> dict[str, tuple[Tensor, Any]]:
-    """This rank's global random states and what sets them."""
+    """This rank's global random states by name, and the function that sets each."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     states = {f"rng.{rank}": (torch.get_rng_state(), torch.set_rng_state)}
     if torch.cuda.is_available():
@@ -349,6 +332,6 @@ def random_states() -> dict[str, tuple[Tensor, Any]]:
 
 
 def derived_random_state(name: str, step: str) -> Tensor:
-    """A random state for a rank that the checkpoint does not know."""
-    seed = int.from_bytes(hashlib.blake2b(f"{name} {step}".encode(), digest_size=7).digest(), "big")
+    """A random state for a rank that the checkpoint lacks."""
+    seed = text_key(f"{name} {step}") >> 1  # manual_seed takes 63 bits
     return torch.Generator("cuda" if ".cuda." in name else "cpu").manual_seed(seed).get_state()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from afn_model.files import write_text
+
 HERE = Path(__file__).parent
+FORMER_NAMES = {"becomes": "release_name"}
 METHODS = ("sft", "grpo")
 SCHEDULES = ("cosine", "linear", "constant")
 PARTS = {
@@ -21,7 +25,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage starts from: the base model, or an earlier stage once it had done ``at`` of its way."""
+    """What a stage starts from: the base model, or an earlier stage after the share ``at`` of its steps."""
 
     stage: str = "base"
     at: float = 1.0
@@ -40,7 +44,7 @@ class Stage:
         trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all.
         max_audio: seconds of audio a sample may have; the rest is cut off.
         context: tokens of a packed sequence.
-        start: "base", a stage, or {stage: name, at: share of its way}.
+        start: "base", a stage, or {stage: name, at: share of that stage, above 0 to 1}.
         blend: how often each dataset is seen per epoch (β).
         batch_tokens: tokens of an optimiser step, all ranks together; a multiple of ``context``.
         batch_prompts: prompts of an optimiser step (GRPO).
@@ -49,10 +53,10 @@ class Stage:
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
             gradient norm.
         lora: {rank, alpha, targets} instead of training the language model's own weights.
-        cache_encoder: keep what a frozen encoder makes of a recording; for one rank, and recordings that come again.
-        becomes: the name the model has from here on, for reports (Captioner, Instruct, Think).
+        cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
+        release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
-        layout: fields of ``Layout`` that this stage changes.
+        layout: fields of ``RunLayout`` that this stage changes.
     """
 
     name: str
@@ -76,7 +80,7 @@ class Stage:
     chunk: int = 65_536
     lora: dict[str, Any] | None = None
     cache_encoder: bool = False
-    becomes: str = ""
+    release_name: str = ""
     grpo: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
 
@@ -123,16 +127,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a run lies on the machines: what changes speed and memory, not what is learnt.
+class RunLayout:
+    """The parallelism layout of a run, and what else changes speed and memory but not what is learnt.
 
     Args:
         dtype: of the computation, float32 or bfloat16; trained weights are float32 either way.
-        shard: ranks that share one copy of the weights (FSDP2), 0 for all of them; the rest replicate it.
+        shard: ranks that share one copy of the weights (FSDP2), 0 for all of them; the other ranks replicate it.
         ulysses, ring: ranks that share one packed sequence, by heads inside a node and by blocks of keys across nodes,
             in SFT stages; GRPO stages are data parallel over all ranks.
-        contexts: other fields for SFT stages of at least so many tokens of context; the largest that fits counts.
-        recompute: activations that are made again in the backward: none, selective or full.
+        contexts: {tokens: fields} that replace these in SFT stages of at least so many tokens of context; of several
+            the largest counts.
+        recompute: activations recomputed in the backward: none, selective or full.
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
         keep: checkpoints kept per stage.
@@ -168,7 +173,7 @@ class Layout:
                 raise ValueError(
                     f"layout: contexts: {context!r}: {changes!r:.60} is no number of tokens with its fields"
                 )
-            known(changes, (f.name for f in fields(Layout) if f.name != "contexts"), f"layout: contexts: {context}")
+            known(changes, (f.name for f in fields(RunLayout) if f.name != "contexts"), f"layout: contexts: {context}")
             replace(self, contexts={}, **changes)
 
 
@@ -188,7 +193,7 @@ class Curriculum:
         raise ValueError(f"no stage {name!r}; there are {', '.join(stage.name for stage in self.stages)}")
 
     def milestones(self, name: str) -> list[float]:
-        """Shares of a stage's way at which a later stage starts from it, its end aside."""
+        """Shares of a stage, below 1, after which a later stage starts from it."""
         return sorted({s.start.at for s in self.stages if s.start.stage == name and s.start.at < 1})
 
 
@@ -220,13 +225,13 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
 
     stages = {}
     for stage in curriculum.stages:
-        found = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "name"}
-        found |= {"trains": list(stage.trains), "betas": list(stage.betas)}
-        found["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
-        stages[stage.name] = found
+        values = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "name"}
+        values |= {"trains": list(stage.trains), "betas": list(stage.betas)}
+        values["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
+        stages[stage.name] = values
     datasets = {name: str(path.absolute()) for name, path in curriculum.datasets.items()}
     whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
-    path.write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), "utf-8")
+    write_text(path, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
 
 
 def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
@@ -238,7 +243,7 @@ def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
     blends: dict[str, dict[str, float]] = {}
     stages: list[Stage] = []
     for key, value in (raw.get("stages") or {}).items():
-        text = {**(raw.get("defaults") or {}), **(value or {})}
+        text = renamed({**(raw.get("defaults") or {}), **(value or {})}, f"stage {key}")
         known(text, (f.name for f in fields(Stage) if f.name != "name"), f"stage {key}")
         blends[key] = _blend(text.get("blend") or {}, blends, key)
         missing = [dataset for dataset in blends[key] if dataset not in datasets]
@@ -283,16 +288,16 @@ def _start(raw: Any, stage: str, earlier: list[Stage]) -> Start:
     return start
 
 
-def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> Layout:
+def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> RunLayout:
     """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, 8gpu, 128gpu."""
     path = find(file, "layouts")
     changes = dict(changes or {})
     raw = _read_yaml(path) | changes
     try:
-        known(raw, (f.name for f in fields(Layout)), "the layout")
+        known(raw, (f.name for f in fields(RunLayout)), "the layout")
         whole = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
         raw |= {key: _whole(raw[key], f"layout: {key}") for key in whole if key in raw}
-        layout = Layout(**raw)
+        layout = RunLayout(**raw)
         # What is asked for by name holds for every context; ulysses and ring are one decision.
         asked = {*changes, *(("ulysses", "ring") if {"ulysses", "ring"} & changes.keys() else ())}
         if "contexts" not in asked:
@@ -303,9 +308,9 @@ def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> L
         raise ValueError(f"{path}: {error}") from None
 
 
-def for_stage(layout: Layout, stage: Stage) -> Layout:
+def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
     """The layout with the changes for the stage's context, and then the stage's own."""
-    known(stage.layout, (f.name for f in fields(Layout)), f"stage {stage.name}: layout")
+    known(stage.layout, (f.name for f in fields(RunLayout)), f"stage {stage.name}: layout")
     reached = [context for context in layout.contexts if context <= stage.context and stage.method == "sft"]
     return replace(layout, **{**(layout.contexts[max(reached)] if reached else {}), **stage.layout})
 
@@ -320,6 +325,15 @@ def find(file: str | Path, folder: str) -> Path:
         return own
     names = ", ".join(sorted(p.stem for p in (HERE / folder).glob("*.yaml")))
     raise ValueError(f"{file}: no such file, and {folder} that come with the package are {names}")
+
+
+def renamed(fields: dict[str, Any], what: str) -> dict[str, Any]:
+    """The fields under their present names, with a warning for each former name."""
+    for old, new in FORMER_NAMES.items():
+        if old in fields:
+            warnings.warn(f"{what}: {old} is now called {new}; the old name will go in the next version", stacklevel=2)
+            fields.setdefault(new, fields.pop(old))
+    return fields
 
 
 def known(given: Iterable[str], names: Iterable[str], what: str) -> None:

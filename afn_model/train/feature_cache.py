@@ -1,20 +1,16 @@
-"""The features of a frozen encoder, kept: a recording that comes again is not encoded again.
+"""A cache of a frozen encoder's features: a recording that comes again is not encoded again.
 
 features = FeatureCache(model, limit_bytes=8 << 30)
 loss = model.loss(batch, encoded=features(batch))
 
 Every recording is encoded by itself, never together with others: the shape of a matrix product decides how its sums
-are rounded, and what a recording is worth must not depend on what was cached before, or a run that was stopped would
-not go on bit for bit. For the same reason features differ from those of ``encode_batch`` in the last bits. The price is
-smaller products: one call of the encoder for each new recording, which a device feels that needs thousands of frames
-to be busy.
+are rounded, and features must not depend on what was cached before, or a resumed run would not repeat bit for bit. For
+the same reason they differ from those of ``encode_batch`` in the last bits. The price is one encoder call for each new
+recording, which leaves a GPU idle where recordings are short.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -28,6 +24,7 @@ from torch import Tensor
 
 from afn_model.afnext import AFNext
 from afn_model.audio.frames import padded_width
+from afn_model.files import atomic_path, fingerprint_of
 from afn_model.prompt.batch import Batch
 from afn_model.train.flops import forward_flops
 
@@ -35,8 +32,8 @@ from afn_model.train.flops import forward_flops
 class FeatureCache:
     """Stands in for ``model.encode_batch`` while the encoder is frozen.
 
-    A recording is known by its samples and their number, and all of them are forgotten when the encoder's weights are
-    changed in place or replaced: what is returned is never stale.
+    The key of a recording is a hash of its samples. The cache is cleared when the encoder's weights are changed in
+    place or replaced, so a result is never stale.
 
     Args:
         model: on its device, in the precision of the computation, on one rank.
@@ -55,7 +52,7 @@ class FeatureCache:
         self.folder = None if folder is None else Path(folder)
         self.kept: OrderedDict[str, Tensor] = OrderedDict()
         self.bytes = self.hits = self.misses = 0
-        self.spared_lengths: list[int] = []
+        self.saved_lengths: list[int] = []
         self.weights: list[tuple[int, int]] | None = None
 
     @torch.no_grad()
@@ -108,12 +105,12 @@ class FeatureCache:
 
     def count_hit(self, audio: Batch) -> None:
         self.hits += 1
-        self.spared_lengths += audio.mel_lengths.tolist()
+        self.saved_lengths += audio.mel_lengths.tolist()
 
-    def spared(self) -> float:
-        """Forward FLOPs that the encoder was spared since this was last asked."""
-        forward = forward_flops(self.model.config, [], 0, self.spared_lengths)
-        self.spared_lengths = []
+    def saved_flops(self) -> float:
+        """Encoder forward FLOPs saved since the last call."""
+        forward = forward_flops(self.model.config, [], 0, self.saved_lengths)
+        self.saved_lengths = []
         return sum(value for part, value in forward.items() if part.startswith("encoder_"))
 
     def check_weights(self) -> None:
@@ -127,7 +124,7 @@ class FeatureCache:
         self.weights, self.bytes = weights, 0
         self.kept.clear()
         if self.folder is not None:
-            self.home = self.folder / fingerprint(self.model)
+            self.home = self.folder / encoder_fingerprint(self.model)
 
     def read(self, key: str) -> Tensor | None:
         """Features from their file; None where there is none, or it is broken."""
@@ -139,18 +136,15 @@ class FeatureCache:
             return None
 
     def write(self, key: str, features: Tensor) -> None:
-        """Writes a file that is whole or not there."""
+        """Writes features to their file, atomically."""
         if self.folder is None:
             return
         file = self.home / key[:2] / key
-        partial = file.with_name(f".{key}-{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features.cpu().contiguous()}, partial)
-            os.replace(partial, file)
+            with atomic_path(file) as temporary:
+                save_file({"features": features.cpu().contiguous()}, temporary)
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             warnings.warn(f"{file}: {error}; no more features are written", stacklevel=2)
             self.folder = None
 
@@ -166,17 +160,17 @@ def audios(batch: Batch) -> Iterator[Batch]:
 def content(pcm: Tensor, samples: Tensor) -> str:
     """A hash of a recording: its samples [W, T_pcm], how many of them [W] are valid, and their dtype."""
     counts = samples.tolist()
-    digest = hashlib.blake2b(f"{pcm.dtype} {counts}".encode(), digest_size=16)
-    for window, count in zip(pcm, counts, strict=True):
-        digest.update(window[:count].contiguous().cpu().numpy())
-    return digest.hexdigest()
+    windows = [window[:count].contiguous().cpu().numpy() for window, count in zip(pcm, counts, strict=True)]
+    return fingerprint_of([f"{pcm.dtype} {counts}", *windows])
 
 
-def fingerprint(model: AFNext) -> str:
+def encoder_fingerprint(model: AFNext) -> str:
     """A hash of what features are a function of besides the recording."""
-    facts = f"{model.config.audio} {model.device.type} {torch.__version__}"
-    digest = hashlib.blake2b(facts.encode(), digest_size=16)
-    for name, tensor in model.encoder.state_dict().items():
-        digest.update(f"{name} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+
+    def parts() -> Iterator[str | memoryview]:
+        yield f"{model.config.audio} {model.device.type} {torch.__version__}"
+        for name, tensor in model.encoder.state_dict().items():
+            yield f"{name} {tensor.dtype}"
+            yield memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+    return fingerprint_of(parts())

@@ -1,7 +1,7 @@
-"""What a training step must compute: model FLOPs from the real lengths of a batch, and what the device could do.
+"""Model FLOPs of a training step from the real lengths of a batch, and the peak rate of the device.
 
-Causal attention counts half its square, the head counts supervised tokens, the encoder counts frames that a clip has;
-activations computed again in the backward count once. MFU = FLOPs / (seconds · peak).
+Causal attention counts half its square, the head counts supervised tokens only, the encoder counts valid frames only;
+activations recomputed in the backward count once. MFU = FLOPs / (seconds · peak).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from afn_model.audio.frames import SAMPLE_RATE, conv_frames, token_frames
-from afn_model.config import AudioConfig, Config, TextConfig
+from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.prompt.batch import IGNORED
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRAINS = ("encoder", "adaptor", "language_model", "lm_head", "lora")
 
-# Dense bf16 FLOP/s with float32 sums, by what the device calls itself; the first that matches counts.
+# Dense bf16 FLOP/s with float32 accumulation by device name; the first pattern that matches counts.
 PEAKS = {
     r"GB300|B300": 2.5e15,
     r"GB200": 2.5e15,
@@ -46,7 +46,7 @@ PEAKS = {
 
 
 def peak(device: torch.device | str) -> float | None:
-    """FLOP/s that the device's data sheet promises in bf16; None for a CPU or a GPU that is not in the table."""
+    """Peak bf16 FLOP/s by the device's data sheet; None for a CPU or a GPU that is not in the table."""
     device = torch.device(device)
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
@@ -91,7 +91,7 @@ def encoder_window(audio: AudioConfig, frames: int) -> dict[str, float]:
 
 
 def forward_flops(
-    config: Config, lengths: Iterable[int], supervised: int, mel_lengths: Iterable[int]
+    config: ModelConfig, lengths: Iterable[int], supervised: int, mel_lengths: Iterable[int]
 ) -> dict[str, float]:
     """Forward FLOPs of a batch by part.
 
@@ -107,8 +107,8 @@ def forward_flops(
     lengths, frames = list(lengths), [conv_frames(length) for length in mel_lengths]
     windows = [encoder_window(config.audio, c) for c in frames]
     audio_tokens = sum(token_frames(c) for c in frames)
-    found = {f"encoder_{key}": sum(x[key] for x in windows) for key in ("first", "linear", "attention")}
-    return found | {
+    encoder = {f"encoder_{key}": sum(x[key] for x in windows) for key in ("first", "linear", "attention")}
+    return encoder | {
         "adaptor_first": 2.0 * audio_tokens * config.audio.width * config.text.width,
         "adaptor_second": 2.0 * audio_tokens * config.text.width**2,
         "linear": sum(lengths) * language_model_linear(config.text),
@@ -118,7 +118,7 @@ def forward_flops(
 
 
 def costs(trains: Iterable[str], cached: bool = False) -> dict[str, float]:
-    """How many times its forward each part of ``forward_flops`` costs in a step.
+    """The cost of each part of ``forward_flops`` in a step, in multiples of its forward.
 
     The forward is 1. Linear layers: 1 more where gradients flow through them, 1 more where their weights train.
     Attention: 2 more where gradients flow through it. They flow from the loss back to the first part that trains.
@@ -148,7 +148,7 @@ def costs(trains: Iterable[str], cached: bool = False) -> dict[str, float]:
 
 
 def batch_flops(
-    config: Config, batch: Batch, trains: Iterable[str], *, all_tokens: bool = False, cached: bool = False
+    config: ModelConfig, batch: Batch, trains: Iterable[str], *, all_tokens: bool = False, cached: bool = False
 ) -> dict[str, float]:
     """FLOPs of one forward and backward of a packed batch by part: encoder, adaptor, linear, attention, head.
 
@@ -161,10 +161,10 @@ def batch_flops(
     lengths = batch.cu_seqlens.diff().tolist()
     wanted = sum(lengths) if all_tokens else supervised_tokens(batch)
     forward = forward_flops(config, lengths, wanted, [] if batch.pcm is None else batch.mel_lengths.tolist())
-    factors, found = costs(trains, cached), dict.fromkeys(("encoder", "adaptor", "linear", "attention", "head"), 0.0)
+    factors, flops = costs(trains, cached), dict.fromkeys(("encoder", "adaptor", "linear", "attention", "head"), 0.0)
     for part, value in forward.items():
-        found[part.partition("_")[0]] += value * factors[part]
-    return found
+        flops[part.partition("_")[0]] += value * factors[part]
+    return flops
 
 
 def supervised_tokens(batch: Batch) -> int:
@@ -173,18 +173,18 @@ def supervised_tokens(batch: Batch) -> int:
 
 
 def step_work(
-    config: Config, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False
+    config: ModelConfig, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False
 ) -> dict[str, float]:
     """What ``Meter.step`` counts, for the batches of one rank: tokens, supervised, audio_seconds and flops."""
-    trains, found = tuple(trains), {"tokens": 0.0, "supervised": 0.0, "audio_seconds": 0.0, "flops": 0.0}
+    trains, work = tuple(trains), {"tokens": 0.0, "supervised": 0.0, "audio_seconds": 0.0, "flops": 0.0}
     for batch in batches:
-        found["tokens"] += len(batch.input_ids)
-        found["supervised"] += supervised_tokens(batch)
-        found["audio_seconds"] += float(batch.samples.sum()) / SAMPLE_RATE
-        found["flops"] += sum(batch_flops(config, batch, trains, cached=cached).values())
-    return found
+        work["tokens"] += len(batch.input_ids)
+        work["supervised"] += supervised_tokens(batch)
+        work["audio_seconds"] += float(batch.samples.sum()) / SAMPLE_RATE
+        work["flops"] += sum(batch_flops(config, batch, trains, cached=cached).values())
+    return work
 
 
-def step_flops(config: Config, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False) -> float:
+def step_flops(config: ModelConfig, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False) -> float:
     """FLOPs of a step over several batches."""
     return step_work(config, batches, trains, cached=cached)["flops"]

@@ -1,9 +1,8 @@
-"""GRPO: groups of sampled answers, rewards compared within the group, a clipped ratio, and a leash to a reference."""
+"""GRPO: groups of sampled answers, advantages in each group, a clipped ratio, a KL penalty to a reference policy."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from torch import Tensor
 from afn_model.afnext import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
-from afn_model.data.loader import Step
+from afn_model.data.loader import GlobalBatch
 from afn_model.data.records import Sample
-from afn_model.hashing import key
+from afn_model.hashing import key, text_key
 from afn_model.infer.rollout import Rollout
 from afn_model.prompt.batch import Batch, Prepared
 from afn_model.prompt.conversation import Turn
@@ -34,12 +33,12 @@ class GRPOSettings:
     Args:
         group: answers to each prompt.
         clip: how far the ratio of new to old probability counts, 1 ± clip.
-        kl: weight β of the divergence from the reference; 0 needs no reference.
+        kl: weight β of the KL penalty to the reference policy; 0 needs no reference.
         temperature, top_p: of the sampling. Training compares log-probabilities at the same temperature.
         max_new_tokens: longest answer, its stop token included.
         updates: optimiser steps on the answers of one step.
         epsilon: added to the standard deviation of a group's rewards.
-        prompts: prompts that are sampled together, and whose answers share a forward and backward.
+        prompts: number of prompts that are sampled together, and whose answers share a forward and backward.
         max_seconds: longest audio of a prompt; the processor's limit if None.
         judge: fields of ``afn_model.scoring.judge.Endpoint``; without it, rewards of kind judge are left out.
     """
@@ -128,11 +127,11 @@ class GRPO:
         reference: from ``frozen_reference``; None where ``settings.kl`` is 0.
         seed: of the sampling.
         gather: sums a tensor over the ranks.
-        gathered: where weights are sharded, a context in which they are whole; every pass then has audio, as all ranks
-            must use all parts of the model.
+        gathered: where weights are sharded, a context in which they are whole; every pass then has audio, because all
+            ranks must run all parts of the model.
 
     Raises:
-        ValueError: a divergence to be weighed without a reference; a judge that is not an endpoint.
+        ValueError: a KL weight without a reference; a judge that is not an endpoint.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class GRPO:
         self.judge = Judge(Endpoint(**settings.judge)) if settings.judge else None
         self.tally = Tally()
 
-    def updates(self, step: Step, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
+    def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """Samples and judges, then ``settings.updates`` optimiser steps, each a loss per ``settings.prompts`` prompts.
 
         A prompt that cannot be read or has no reward is added to its micro batch's ``bad``. All ranks make equally many
@@ -164,23 +163,23 @@ class GRPO:
             ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all.
         """
         self.tally = Tally()
-        visit = key(self.seed, step.position.chunk, step.position.step)
-        passes = [self.roll_out(prompts, visit) for prompts in self.prompts(step)]
-        self.heard()
+        visit = key(self.seed, global_batch.position.chunk, global_batch.position.step)
+        passes = [self.roll_out(prompts, visit) for prompts in self.prompt_groups(global_batch)]
+        self.require_judge()
         answers = float(self.gather(torch.tensor(sum(float(one.counted.sum()) for one in passes))))
         for update in range(self.settings.updates):
             yield [partial(self.loss, one, max(answers, 1.0), update) for one in passes]
         self.collect()
 
-    def prompts(self, step: Step) -> Iterator[list[tuple[Sample | None, Prepared]]]:
-        """The step's usable prompts, ``settings.prompts`` at a time, on all ranks equally often."""
-        found: list[tuple[Sample | None, Prepared]] = []
-        for micro in step.micro:
+    def prompt_groups(self, global_batch: GlobalBatch) -> Iterator[list[tuple[Sample | None, Prepared]]]:
+        """The batch's usable prompts, ``settings.prompts`` at a time, equally many times on all ranks."""
+        usable: list[tuple[Sample | None, Prepared]] = []
+        for micro in global_batch.micro:
             good = []
             for sample in micro.samples:
                 self.check(sample)
                 try:
-                    found.append((sample, self.prepare(sample)))
+                    usable.append((sample, self.prepare(sample)))
                     good.append(sample)
                 except ValueError as error:
                     micro.bad.append((sample.id, str(error)))
@@ -188,10 +187,10 @@ class GRPO:
         size = self.settings.prompts
         stand_in = (None, self.processor.prepare(STAND_IN))
         first = 0
-        while float(self.gather(torch.tensor(float(first < len(found))))) > 0:
-            some = found[first : first + size]
-            deaf = self.sharded and not any(prepared.clips for _, prepared in some)
-            yield some + [stand_in] * (deaf or not some)
+        while float(self.gather(torch.tensor(float(first < len(usable))))) > 0:
+            group = usable[first : first + size]
+            no_audio = self.sharded and not any(prepared.clips for _, prepared in group)
+            yield group + [stand_in] * (no_audio or not group)
             first += size
 
     def check(self, sample: Sample) -> None:
@@ -273,7 +272,8 @@ class GRPO:
         return found
 
     def grades(self, samples: list[Sample | None], rollouts: list[Rollout], texts: list[str]) -> list[list[float]]:
-        """The judge's grades of every answer; none for a prompt of which one answer got no grade: a group is fair."""
+        """The judge's grades of every answer; none where one answer of the group got no grade, since advantages are
+        relative within the group."""
         cases, places = [], []
         for index, rollout in enumerate(rollouts):
             sample = samples[rollout.prompt]
@@ -290,8 +290,8 @@ class GRPO:
         failed = {rollouts[index].prompt for index, grades in enumerate(given) if None in grades}
         return [[] if rollouts[i].prompt in failed else grades for i, grades in enumerate(given)]
 
-    def heard(self) -> None:
-        """Stops before weights move where a judge gave no grade to any rank."""
+    def require_judge(self) -> None:
+        """Raises before weights change where the judge graded no answer on any rank."""
         if self.judge is None:
             return
         asked, failed = self.gather(torch.tensor([self.tally.sums.get(name, 0.0) for name in JUDGED])).tolist()
@@ -383,14 +383,13 @@ def advantages(found: Tensor, epsilon: float) -> Tensor:
 
 def number_of(sample: Sample) -> int:
     """A 64-bit number for a sample's id and its turns' text, the same in every process."""
-    text = "\n".join((sample.id, *(turn.text for turn in sample.turns)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return text_key("\n".join((sample.id, *(turn.text for turn in sample.turns))))
 
 
 def frozen_reference(model: AFNext, dtype: torch.dtype | None = None) -> AFNext:
     """The model as it is now, without gradients: what trains is copied, what is frozen is shared.
 
-    To be made before the model is sharded: what is cut over the ranks cannot be copied.
+    Call it before the model is sharded: parameters cut over the ranks cannot be copied.
 
     Args:
         model: with the parameters that will train marked by ``requires_grad``.
@@ -403,6 +402,6 @@ def frozen_reference(model: AFNext, dtype: torch.dtype | None = None) -> AFNext:
             parameter.requires_grad_(False)
             parameter.data = parameter.data.to(dtype or parameter.dtype)
     for module in reference.modules():
-        # A forward that recomputes is bound to the block it was made for, whose weights change.
+        # checkpoint_blocks binds a forward to the policy's own blocks; the copy must use its own.
         vars(module).pop("forward", None)
     return reference.eval()

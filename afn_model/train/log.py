@@ -1,11 +1,10 @@
-"""What a run says while it runs: JSON lines, one line of text, a progress bar, TensorBoard."""
+"""The log of a run: JSON lines, a line of text on the screen, a progress bar, TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import torch
 
+from afn_model.files import write_text
 from afn_model.train.flops import peak
 
 BAR = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
-HIDDEN = ("stage", "step", "progress", "seconds", "left_s")  # of a row, not scalars to draw
+HIDDEN = ("stage", "step", "progress", "seconds", "left_s")  # columns that are no TensorBoard scalars
 
 
 class RunLog:
@@ -27,7 +27,7 @@ class RunLog:
         stage: its name.
         show: print a line for a row, and a progress bar where stderr is a terminal.
         tensorboard: also write scalars to RUN/tensorboard/<stage>, where the package is installed.
-        from_step: first step that is still to be done; rows of an interrupted run from there on are dropped.
+        from_step: first step that is still to come; rows that an interrupted run wrote from there on are dropped.
         every: steps between printed lines.
     """
 
@@ -79,18 +79,18 @@ class RunLog:
         self(columns)
 
     def bad(self, samples: Iterable[tuple[str, str]]) -> None:
-        """Notes samples that were passed over, (name, reason), each once, in RUN/<stage>/bad.jsonl."""
+        """Writes samples that could not be used, (name, reason), each once, to RUN/<stage>/bad.jsonl."""
         self.count_bad()
         fresh = [x for x in dict(samples).items() if x[0] not in self.bad_names]
         if fresh:
             with self.bad_path.open("a", encoding="utf-8") as file:
-                # What was torn off when a run was killed stays a line of its own.
+                # A killed run may have left half a line: end it, so that the next one is whole.
                 file.write("\n" if file.tell() > self.bad_read else "")
                 for name, reason in fresh:
                     file.write(json.dumps({"name": name, "reason": reason}) + "\n")
 
     def count_bad(self) -> int:
-        """Different samples that bad.jsonl names by now; other ranks may write to it too."""
+        """Number of distinct samples named in bad.jsonl so far, by this rank and the others."""
         if self.bad_path.is_file():
             with self.bad_path.open("rb") as file:
                 file.seek(self.bad_read)
@@ -164,12 +164,12 @@ class Meter:
             self.sums[name] += float(value)
 
     def row(self) -> dict[str, Any]:
-        """Columns of a row, and starts anew.
+        """Columns of a row; the sums start again from zero.
 
         Returns:
             tokens and supervised (since the last row), tokens_per_s, audio_hours_per_s, mfu (0 to 1, None where the
             peak is not known), data_wait (share of the time, 0 to 1), memory_gb (most that was allocated since the last
-            row; on a CPU most that the process ever had).
+            row; on a CPU the process's largest resident set ever).
         """
         s = self.sums
         seconds = max(s["step_s"], 1e-9)
@@ -186,11 +186,11 @@ class Meter:
 
 
 def memory(device: torch.device) -> float:
-    """Bytes allocated on a GPU at the worst moment since the last call; of a CPU the process's largest resident set."""
+    """Peak bytes allocated on a GPU since the last call; on a CPU the process's largest resident set ever."""
     if device.type == "cuda":
-        found = torch.cuda.max_memory_allocated(device)
+        most = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        return found
+        return most
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -203,7 +203,7 @@ def by_axis(totals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def time_left(progress: float, seconds: float) -> float | None:
-    """Seconds to go at the pace so far; None before the first progress."""
+    """Seconds left at the pace so far; None before the first progress."""
     return seconds * (1 - progress) / progress if progress > 0 else None
 
 
@@ -281,17 +281,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Leaves the rows that are wanted and whole; the file is replaced at once or not at all."""
+    """Keeps the complete rows that are wanted; the file is replaced atomically."""
     if path.is_file():
         kept = "".join(json.dumps(row) + "\n" for row in read_rows(path) if wanted(row))
         if kept.encode() != path.read_bytes():
-            part = path.with_name(path.name + ".part")
-            part.write_text(kept, "utf-8")
-            os.replace(part, path)
+            write_text(path, kept)
 
 
 def scalars(folder: Path, from_step: int, show: bool) -> Any:
-    """TensorBoard's writer, or None and a word about it where the package is not installed."""
+    """TensorBoard's writer, or None with a warning where the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

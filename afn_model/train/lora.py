@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from afn_model.files import atomic_path, write_json
 from afn_model.hashing import key
 from afn_model.weights.checkpoint import LAYOUTS, our_name
 
@@ -179,10 +180,11 @@ def save(model: nn.Module, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        with atomic_path(folder / WEIGHTS) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS}: {error}") from None
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, config)
 
 
 def load(model: AFNext, folder: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, and a check of every step for numbers that are not finite."""
+"""AdamW, its learning-rate schedule, and a check that loss and gradient norm are finite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_optimiser(
 ) -> torch.optim.Optimizer:
     """Fused AdamW; matrices decay, vectors do not.
 
-    apex's where it is installed and the weights are whole on a GPU, and else PyTorch's.
+    apex's FusedAdam where it is installed and unsharded weights are on a GPU, and else PyTorch's fused AdamW.
 
     Args:
         named_parameters: what trains; parameters without ``requires_grad`` are passed over.
@@ -76,8 +76,8 @@ def learning_rate(lr: float, warmup: float, schedule: str, progress: float) -> f
 class FiniteCheck:
     """Stops a run whose loss or gradient is no longer finite, before the weights change.
 
-    On a GPU nothing waits: fused AdamW reads ``optimiser.found_inf`` on the device and leaves weights and moments alone
-    where it is 1, and the values are looked at one step later.
+    On a GPU there is no host sync: fused AdamW reads ``optimiser.found_inf`` on the device and skips the update where
+    it is 1, and the values are checked one step later.
 
     Args:
         stage: named in the error.
@@ -92,7 +92,7 @@ class FiniteCheck:
 
         Args:
             optimiser: the one that is about to step.
-            loss: scalar, this rank's; it does not decide whether the step is made, since ranks must agree on that.
+            loss: scalar of this rank; it does not decide whether the step is applied, since ranks must agree on that.
             norm: scalar, of the gradients on all ranks.
             step: named in the error.
 
@@ -111,12 +111,12 @@ class FiniteCheck:
             self.pending = (step, kept, arrived)
         else:
             self.pending = (step, values, None)
-        # An optimiser that does not read found_inf would step all the same.
+        # An optimiser that does not read found_inf would apply the step.
         if not values.is_cuda or not isinstance(optimiser, torch.optim.AdamW):
             self.flush()
 
     def flush(self) -> None:
-        """Looks at the last step now; call it before a checkpoint.
+        """Checks the last step now; call it before a checkpoint.
 
         Raises:
             ValueError: its loss or norm is not finite.

@@ -1,4 +1,4 @@
-"""A run in pictures: losses by data axis, rewards by kind, throughput, learning rate and gradient norm."""
+"""Plots of a run: losses by data axis, rewards by kind, throughput, learning rate and gradient norm."""
 
 from __future__ import annotations
 
@@ -8,30 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afn_model.plot_style import COLOURS, GREY, INK, RULE, plotting, save
 from afn_model.train.log import read_rows
-
-TOTAL = "#1f2933"
-COLOURS = ("#0b6e4f", "#e08e0b", "#3d6db5", "#c2577a", "#8e5bb5", "#4aa3a2", "#8a6d3b", "#b8b336", "#b3261e", "#5b6770")
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebee",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "lines.linewidth": 1.4,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
-}
 
 
 @dataclass(frozen=True)
 class Run:
-    """The rows of all stages one after another; ``at`` is each row's step counted through the stages."""
+    """Log rows of all stages in order; ``at`` is each row's step, counted on from stage to stage."""
 
     rows: list[dict[str, Any]]
     at: list[float]
@@ -112,17 +95,10 @@ def plot(run: str | Path, out: str | Path | None = None) -> list[Path]:
         ValueError: no such folder, no logs in it, or no matplotlib.
     """
     found = read_run(Path(run))
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError("plots need matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     folder = Path(run) / "plots" if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
-    with plt.rc_context(STYLE):
+    with plotting(axes_grid=True) as plt:
+        folder.mkdir(parents=True, exist_ok=True)
         for name, draw in (
             ("losses", losses),
             ("rewards", rewards),
@@ -131,9 +107,7 @@ def plot(run: str | Path, out: str | Path | None = None) -> list[Path]:
         ):
             figure = draw(found, plt)
             if figure is not None:
-                files.append(folder / f"{name}.png")
-                figure.savefig(files[-1])
-                plt.close(figure)
+                files.append(save(figure, folder / f"{name}.png"))
     return files
 
 
@@ -146,14 +120,14 @@ def losses(run: Run, plt: Any) -> Any:
     for number, name in enumerate(axes_names):
         colour = COLOURS[number % len(COLOURS)]
         curve(axes, run, lambda row, name=name: (row.get("losses") or {}).get(name), colour, name.replace("_", " "))
-    curve(axes, run, lambda row: None if row.get("reward") is not None else row.get("loss"), TOTAL, "all", width=2.0)
+    curve(axes, run, lambda row: None if row.get("reward") is not None else row.get("loss"), INK, "all", width=2.0)
     axes.set(title="Loss by data axis", ylabel="cross-entropy per supervised token, nats")
     axes.set_ylim(bottom=0)
     return finish(figure, [axes], run)
 
 
 def rewards(run: Run, plt: Any) -> Any:
-    """Mean reward by kind in the stages that have one; below it what tells whether the policy drifts."""
+    """Mean reward by kind in the stages that have one; below it what shows whether the policy drifts."""
     stages = {name: [row for row in run.rows if row["stage"] == name] for name in run.starts}
     run = through({n: rows for n, rows in stages.items() if any(row.get("reward") is not None for row in rows)})
     if not run.rows:
@@ -164,7 +138,7 @@ def rewards(run: Run, plt: Any) -> Any:
     for number, name in enumerate(run.names("rewards")):
         colour = COLOURS[number % len(COLOURS)]
         curve(axes[0], run, lambda row, name=name: (row.get("rewards") or {}).get(name), colour, name.replace("_", " "))
-    curve(axes[0], run, lambda row: row.get("reward"), TOTAL, "all", width=2.0)
+    curve(axes[0], run, lambda row: row.get("reward"), INK, "all", width=2.0)
     axes[0].set(title="Reward by kind", ylabel="mean reward, 0 to 1", ylim=(-0.02, 1.02))
     for panel, (name, text), colour in zip(axes[1:], drift, COLOURS, strict=False):
         curve(panel, run, lambda row, name=name: row.get(name), colour, None)
@@ -233,7 +207,7 @@ def finish(figure: Any, axes: list[Any], run: Run) -> Any:
 
     for panel in axes:
         for start in list(run.starts.values())[1:]:
-            panel.axvline(start - 0.5, color="#9aa5b1", linewidth=0.8, linestyle=(0, (4, 3)))
+            panel.axvline(start - 0.5, color=RULE, linewidth=0.8, linestyle=(0, (4, 3)))
     for name, start in run.starts.items():
         axes[0].annotate(
             name,
@@ -243,7 +217,7 @@ def finish(figure: Any, axes: list[Any], run: Run) -> Any:
             textcoords="offset points",
             rotation=30 if len(run.starts) > 3 else 0,
             fontsize=8,
-            color="#5b6770",
+            color=GREY,
         )
     axes[0].set_title(axes[0].get_title(loc="left"), pad=34 if len(run.starts) > 3 else 18)
     if axes[0].get_legend_handles_labels()[1]:

@@ -1,4 +1,4 @@
-"""Looking inside a run: a profiler over a few steps, and the GPU's memory at the moment there was too little of it."""
+"""A profiler over a few steps of a run, and a memory snapshot when the GPU runs out of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 HISTORY = 100_000  # allocations kept for the snapshot
-STEP = "ProfilerStep"  # how the profiler calls its own mark of a step
+STEP = "ProfilerStep"  # the name of the profiler's own event for a step
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def profile_window(folder: str | Path, first: int, last: int) -> Iterator[profil
 
 
 def kernels(found: profile) -> list[dict[str, Any]]:
-    """Time by kernel, most first: name, calls, ms, share. A GPU's kernels; a CPU's operators without what they call."""
+    """Time by kernel, longest first: name, calls, ms, share. Kernels of a GPU; on a CPU operators by their own time."""
     rows: dict[str, list[float]] = {}
     events = found.events() or []
     on_gpu = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
@@ -71,7 +71,7 @@ def table(rows: list[dict[str, Any]], steps: int) -> str:
 
 @contextmanager
 def snapshot_on_oom(folder: str | Path, stacks: bool = False) -> Iterator[None]:
-    """Where the GPU runs out of memory inside it, writes FOLDER/out-of-memory.pickle and says what to lower.
+    """Writes FOLDER/out-of-memory.pickle where the GPU runs out of memory inside the block, and says what to lower.
 
     Args:
         folder: of the stage.

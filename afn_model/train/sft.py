@@ -11,21 +11,21 @@ from afn_distributed import SequenceParallel
 from torch import Tensor, nn
 
 from afn_model.afnext import AFNext
-from afn_model.data.loader import MicroBatch, Step
+from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.flops import supervised_tokens
 from afn_model.train.log import by_axis
 
 
 class SFT:
-    """The loss of a global step: the mean over all supervised tokens of all ranks.
+    """The loss of a global batch: the mean over all supervised tokens of all ranks.
 
     Args:
         model: the model.
         gather: sums a tensor over the ranks.
         collect: lists what each rank has.
-        features: what the encoder makes of a batch's audio, where that is kept; None to encode it.
-        ranks: the ranks that share every sequence with this one.
+        features: cached encoder features; None to run the encoder on every batch.
+        sp_group: the ranks that share every sequence with this one; None where sequences are not shared.
     """
 
     def __init__(
@@ -35,22 +35,23 @@ class SFT:
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         collect: Callable[[Any], list[Any]] = lambda value: [value],
         features: FeatureCache | None = None,
-        ranks: SequenceParallel | None = None,
+        sp_group: SequenceParallel | None = None,
     ):
-        self.model, self.gather, self.collect, self.features, self.ranks = model, gather, collect, features, ranks
+        self.model, self.gather, self.collect, self.features = model, gather, collect, features
+        self.sp_group = sp_group
         self.by_axis: dict[str, list[float]] = {}
 
-    def updates(self, step: Step, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
+    def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
-        supervised = torch.tensor(float(sum(supervised_tokens(micro.batch) for micro in step.micro)))
-        sharing = self.ranks.size if self.ranks is not None else 1
-        total = max(float(self.gather(supervised)) / sharing, 1.0)
+        supervised = torch.tensor(float(sum(supervised_tokens(micro.batch) for micro in global_batch.micro)))
+        sp_size = self.sp_group.size if self.sp_group is not None else 1
+        total = max(float(self.gather(supervised)) / sp_size, 1.0)
         self.by_axis = {}
-        yield [partial(self.loss, micro, total, detailed) for micro in step.micro]
+        yield [partial(self.loss, micro, total, detailed) for micro in global_batch.micro]
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
         encoded = self.features(micro.batch) if self.features is not None else None
-        options = {"encoded": encoded, "total": total, "sp_group": self.ranks}
+        options = {"encoded": encoded, "total": total, "sp_group": self.sp_group}
         if not detailed:
             return self.model.loss(micro.batch, **options)
         loss, rows, tokens = self.model.loss(micro.batch, **options, with_rows=True)
@@ -74,12 +75,12 @@ class SFT:
         return {"losses": by_axis(totals)}
 
     def work(self) -> dict[str, float]:
-        """What a step computed besides its batches: less than nothing, where features were kept."""
-        return {"flops": -self.features.spared()} if self.features is not None else {}
+        """A correction to the FLOPs counted from the batches: those the feature cache saved, below zero."""
+        return {"flops": -self.features.saved_flops()} if self.features is not None else {}
 
 
 def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:
-    """Freezes everything, then frees the named submodules; returns the parameters that will be trained.
+    """Freezes everything, then unfreezes the named submodules; returns the parameters that train.
 
     A parameter that its module froze when it was made (the encoder's sinusoidal positions) stays frozen.
     """

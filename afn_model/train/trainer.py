@@ -1,10 +1,9 @@
-"""The trainer: a curriculum stage by stage, each of which goes on where it was stopped."""
+"""The trainer: runs a curriculum stage by stage, and resumes a stage from its last checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,14 +21,15 @@ from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sy
 from afn_model.afnext import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
-from afn_model.data.loader import BadTally, Loader, Position, Step
+from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
+from afn_model.files import write_json
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.checkpoint import Checkpoints, restore, training_state
-from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage, write_curriculum
+from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage, write_curriculum
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.fingerprint import as_json, changed_since, code_fingerprint, difference, weights_fingerprint
 from afn_model.train.flops import step_work
@@ -38,7 +38,7 @@ from afn_model.train.log import Meter, RunLog
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.sft import SFT, select
-from afn_model.train.validate import MODEL, check, feed_of, start_folder
+from afn_model.train.validate import MODEL, check, data_config, start_folder
 from afn_model.weights.config_json import to_json
 
 DONE = "done.json"
@@ -52,7 +52,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What does not change the result.
+    """Settings that do not change the result.
 
     Args:
         show: log lines and a progress bar on the screen.
@@ -72,19 +72,19 @@ def train(
     base: str | Path,
     out: str | Path,
     *,
-    layout: Layout | None = None,
+    layout: RunLayout | None = None,
     process: Process | None = None,
     only: str | None = None,
     options: Options | None = None,
     on_stage: Callable[[Stage, Path], None] | None = None,
 ) -> None:
-    """Runs a curriculum, or one stage of it, from where it stands.
+    """Runs a curriculum, or one stage of it, from where the run folder stands.
 
     Args:
         curriculum: what to learn, in which order.
         base: model folder with its tokenizer, any layout.
-        out: run folder; finished stages in it are passed over, an unfinished one goes on from its last checkpoint.
-        layout: how to lie on the machine.
+        out: run folder; finished stages in it are skipped, an unfinished one resumes from its last checkpoint.
+        layout: the parallelism layout, with precision and checkpoint intervals; the default is one CPU process.
         process: this rank; found from torchrun's environment if None.
         only: a stage to run alone; what it starts from must be there.
         options: what is shown and measured.
@@ -94,7 +94,7 @@ def train(
         ValueError: one line: what is missing, has changed since the checkpoint, or went wrong, and where.
         Stopped: a signal ended the run, after its checkpoint.
     """
-    out, layout, options = Path(out), layout or Layout(), options or Options()
+    out, layout, options = Path(out), layout or RunLayout(), options or Options()
     stages = curriculum.stages if only is None else (curriculum[only],)
     own = process is None
     sharded = any(for_stage(layout, stage).dtype != "float32" for stage in stages)
@@ -102,10 +102,10 @@ def train(
     try:
         with roll_call(process):
             for stage in stages:
-                check(curriculum, stage, process.world_size, sharing(for_stage(layout, stage), stage))
+                check(curriculum, stage, process.world_size, sp_size(for_stage(layout, stage), stage))
             for stage in stages:
                 if not _done_before(stage, out, options.show and process.rank == 0):
-                    run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
+                    run = _StageRun(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
                     with contextlib.closing(run):
                         run.run()
                     processes.barrier()
@@ -126,7 +126,7 @@ def _done_before(stage: Stage, out: Path, show: bool) -> bool:
     return done.is_file()
 
 
-class _Stage:
+class _StageRun:
     """One stage on one rank."""
 
     def __init__(
@@ -135,14 +135,14 @@ class _Stage:
         stage: Stage,
         base: Path,
         out: Path,
-        layout: Layout,
+        layout: RunLayout,
         process: Process,
         options: Options,
     ):
         self.curriculum, self.stage, self.options = curriculum, stage, options
         self.layout, self.process = layout, process
-        self.sharing = sharing(layout, stage)
-        self.ranks = SequenceParallel.of(process, layout.ulysses, layout.ring) if self.sharing > 1 else None
+        self.sp_size = sp_size(layout, stage)
+        self.sp_group = SequenceParallel.of(process, layout.ulysses, layout.ring) if self.sp_size > 1 else None
         self.folder = out / stage.name
         self.folder.mkdir(parents=True, exist_ok=True)
         start = start_folder(stage, base, out)
@@ -167,9 +167,14 @@ class _Stage:
         self.log: RunLog | None = None
 
     def make_loader(self, position: Position) -> Loader:
-        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world_size // self.sharing}
-        feed = feed_of(self.curriculum, self.stage)
-        return Loader(feed, self.processor, **groups, workers=self.layout.workers, position=position)
+        return Loader(
+            data_config(self.curriculum, self.stage),
+            self.processor,
+            dp_rank=self.process.rank // self.sp_size,
+            dp_size=self.process.world_size // self.sp_size,
+            workers=self.layout.workers,
+            position=position,
+        )
 
     def prepare_model(self) -> None:
         """Freezes, casts, adapts and shards."""
@@ -208,7 +213,7 @@ class _Stage:
         if self.stage.method == "sft":
             features = FeatureCache(self.model) if self.stage.cache_encoder else None
             collect = processes.gather_objects
-            return SFT(self.model, gather=gather, collect=collect, features=features, ranks=self.ranks)
+            return SFT(self.model, gather=gather, collect=collect, features=features, sp_group=self.sp_group)
         return GRPO(
             self.model,
             self.processor,
@@ -220,7 +225,7 @@ class _Stage:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says besides tensors; the first five must be the same when it is read again."""
+        """What a checkpoint holds besides tensors; a run resumes only if the first five are unchanged."""
         return {
             "stage": as_json(self.stage),
             "model": to_json(self.model.config, self.layout.dtype),
@@ -237,23 +242,23 @@ class _Stage:
         }
 
     def resume(self) -> None:
-        """Goes on from the newest whole checkpoint, where there is one."""
+        """Resumes from the newest complete checkpoint, where there is one."""
         latest = self.checkpoints.latest()
         if latest is None:
             return
-        found, now = self.checkpoints.facts(latest), self.facts()
+        saved, now = self.checkpoints.facts(latest), self.facts()
         names = {"stage": "settings", "model": "config", "start": "model it started from", "data": "datasets"}
         for key, what in (names | {"seed": "seed"}).items():
-            if found.get(key) != now[key]:
-                raise ValueError(f"{latest}: the {what} changed since: {difference(found.get(key), now[key])}")
+            if saved.get(key) != now[key]:
+                raise ValueError(f"{latest}: the {what} changed since: {difference(saved.get(key), now[key])}")
         tensors = training_state(self.model, self.optimiser)
         self.checkpoints.load(latest, tensors)
         restore(self.model, self.optimiser, tensors)
-        self.step, self.seen, self.seconds = found["step"], found["seen"], found["seconds"]
-        self.position, self.exported = Position(*found["position"]), found["exported"]
+        self.step, self.seen, self.seconds = saved["step"], saved["seen"], saved["seconds"]
+        self.position, self.exported = Position(*saved["position"]), saved["exported"]
         self.loader = self.make_loader(self.position)
         if self.process.rank == 0 and self.options.show:
-            changed = "" if found["code"] == now["code"] else "; the code has changed since"
+            changed = "" if saved["code"] == now["code"] else "; the code has changed since"
             print(f"{self.stage.name}: goes on from step {self.step} ({latest.name}){changed}", flush=True)
 
     def progress(self) -> float:
@@ -279,30 +284,30 @@ class _Stage:
             )
         meter, finite = Meter(device=process.device), FiniteCheck(stage.name)
         began, saved = time.perf_counter() - self.seconds, time.perf_counter()
-        bad = BadTally(self.loader.feed.bad_share)
+        bad = BadTally(self.loader.config.bad_share)
         profiler = contextlib.nullcontext()
         if self.options.profile and process.rank == 0:
             profiler = profile_window(self.folder / "profile", *self.options.profile)
         with stop_signals() as asked, snapshot_on_oom(self.folder), profiler as window:
-            steps = iter(self.loader)
+            global_batches = iter(self.loader)
             while self.progress() < 1:
                 self.export_milestones()
                 rate = learning_rate(stage.lr, stage.warmup, stage.schedule, self.progress())
                 detailed = self.step % self.layout.log_every == 0 or self.step + 1 == stage.steps
                 tick = time.perf_counter()
-                step = next(steps)
+                global_batch = next(global_batches)
                 wait = time.perf_counter() - tick
-                work = self.work_of(step)
-                losses = self.one_step(self.with_audio(step), rate, finite, detailed)
+                work = self.work_of(global_batch)
+                losses = self.one_step(self.with_audio(global_batch), rate, finite, detailed)
                 minutes = (time.perf_counter() - saved) / 60
                 due = (self.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
                 totals = self.totals(work, bool(asked), due, time.perf_counter() - began)
-                self.step, self.seen, self.position = self.step + 1, step.seen, step.position
+                self.step, self.seen, self.position = self.step + 1, global_batch.seen, global_batch.position
                 self.seconds = totals["seconds"]
                 meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
-                self.note_bad(step)
-                if stage.method == "grpo":  # which reads its audio itself, after the loader has counted
-                    bad.add(step.micro, self.position.step == 0)
+                self.note_bad(global_batch)
+                if stage.method == "grpo":  # GRPO reads audio itself, after the loader has counted bad samples
+                    bad.add(global_batch.micro, self.position.step == 0)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
                 if window:
@@ -321,14 +326,14 @@ class _Stage:
                 raise Stopped(f"{stage.name}: stopped after its last step")
 
     def close(self) -> None:
-        """Ends what runs beside the training; what a checkpoint under way says must not hide why the run ends."""
+        """Ends what runs beside the training; an error of the pending checkpoint must not hide why the run ends."""
         with contextlib.suppress(OSError):
             self.checkpoints.wait()
         if self.log:
             self.log.close()
 
     def export_milestones(self) -> None:
-        """The model as later stages want to start from it."""
+        """Writes the model at the points of this stage from which later stages start."""
         for at in self.curriculum.milestones(self.stage.name):
             if self.progress() >= at and at not in self.exported:
                 self.export(f"{MODEL}-at-{at:g}")
@@ -345,41 +350,41 @@ class _Stage:
         if self.options.on_row:
             self.options.on_row(row)
 
-    def note_bad(self, step: Step) -> None:
-        """One rank of each group that has the same samples names those it could not use."""
-        bad = [sample for micro in step.micro for sample in micro.bad]
-        if bad and self.process.rank % self.sharing == 0:
+    def note_bad(self, global_batch: GlobalBatch) -> None:
+        """Of the ranks that share the same samples, the first writes down those it could not use."""
+        bad = [sample for micro in global_batch.micro for sample in micro.bad]
+        if bad and self.process.rank % self.sp_size == 0:
             with (self.folder / "bad.jsonl").open("a", encoding="utf-8") as file:
                 for name, reason in bad:
                     file.write(json.dumps({"step": self.step - 1, "name": name, "reason": reason}) + "\n")
 
-    def with_audio(self, step: Step) -> Step:
-        """The step with a second of silence in every batch that has no audio, where weights are sharded.
+    def with_audio(self, global_batch: GlobalBatch) -> GlobalBatch:
+        """The batch with a second of silence added to every micro-batch without audio, where weights are sharded.
 
-        Ranks gather weights and sum gradients layer by layer: all must use all of the model, whatever their data.
+        FSDP2 gathers weights and sums gradients layer by layer, so every rank must run every layer, the encoder's too.
         """
         if not self.sharded:
-            return step
+            return global_batch
         silence = self.processor.prepare([Turn("user", (Audio(torch.zeros(SAMPLE_RATE)), "-"))])
         silence.labels = torch.full_like(silence.ids, IGNORED)
-        for micro in step.micro:
+        for micro in global_batch.micro:
             if micro.batch is not None and micro.batch.pcm is None:
                 micro.batch = join(micro.batch, self.processor.pack([silence]))
                 micro.axes = [*micro.axes, ""]
-        return step
+        return global_batch
 
-    def one_step(self, step: Step, rate: float, finite: FiniteCheck, detailed: bool) -> dict[str, Any]:
-        """One optimiser step, or as many as the method makes of it; what was lost, for the log."""
+    def one_step(self, global_batch: GlobalBatch, rate: float, finite: FiniteCheck, detailed: bool) -> dict[str, Any]:
+        """One optimiser step, or as many as the method makes of a batch; returns loss and gradient norm for the log."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         norm = total = torch.zeros((), device=self.process.device)
-        for losses in self.method.updates(step, detailed=detailed):
+        for losses in self.method.updates(global_batch, detailed=detailed):
             total = torch.zeros((), device=self.process.device)
             for number, loss in enumerate(losses, 1):
                 set_sync(self.model, number == len(losses))
                 value = loss()
-                if value.requires_grad:  # text alone, where the language model is frozen, has none
+                if value.requires_grad:  # a batch of text has no gradient where the language model is frozen
                     value.backward()
                 total += value.detach()
             if not losses:
@@ -393,14 +398,14 @@ class _Stage:
         losses = {"loss": float(processes.sum_over(total)), "grad_norm": float(norm)}
         return losses | self.method.metrics()
 
-    def work_of(self, step: Step) -> dict[str, float]:
-        """Tokens, seconds and operations of a step's own data, before anything is added for the ranks' sake."""
-        batches = [micro.batch for micro in step.micro if micro.batch is not None]
+    def work_of(self, global_batch: GlobalBatch) -> dict[str, float]:
+        """Tokens, audio seconds and FLOPs of a batch before silence is added; a rank's share where ranks share it."""
+        batches = [micro.batch for micro in global_batch.micro if micro.batch is not None]
         work = step_work(self.model.config, batches, self.trains)
-        return {name: amount / self.sharing for name, amount in work.items()}
+        return {name: amount / self.sp_size for name, amount in work.items()}
 
     def totals(self, work: dict[str, float], stop: bool, due: bool, seconds: float) -> dict[str, Any]:
-        """What all ranks must agree on after a step: their work together, rank 0's clock, who wants to stop or save."""
+        """What all ranks must agree on after a step: summed work, rank 0's clock, whether to stop or save."""
         for name, amount in self.method.work().items():
             work[name] += amount
         clock = seconds if self.process.rank == 0 else 0.0
@@ -416,24 +421,22 @@ class _Stage:
         processes.barrier()
 
     def finish(self) -> None:
-        """The finished model, and then the mark that says so."""
+        """Writes the finished model, and then done.json, which marks the stage as finished."""
         self.export(MODEL)
         if self.stage.lora:
             lora.save(self.model, self.folder / "adapter")
         if self.process.rank == 0:
-            partial = self.folder / f".{DONE}"
-            partial.write_text(json.dumps({**self.facts(), "becomes": self.stage.becomes}, indent=1) + "\n")
-            os.replace(partial, self.folder / DONE)
+            write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
 
 
-def sharing(layout: Layout, stage: Stage) -> int:
-    """Ranks that share a sequence in a stage."""
+def sp_size(layout: RunLayout, stage: Stage) -> int:
+    """Ranks that share each sequence in a stage."""
     return layout.ulysses * layout.ring if stage.method == "sft" else 1
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[bool]]:
-    """A list that is no longer empty once SIGTERM or SIGINT has come; a second SIGINT ends the run at once."""
+    """Yields a list that SIGTERM or SIGINT appends to; a second SIGINT ends the run at once."""
     asked: list[bool] = []
 
     def note(number: int, frame: Any) -> None:

@@ -1,11 +1,11 @@
-"""What is looked at before a stage trains: its settings, what it starts from, and whether all is as it was."""
+"""Checks before a stage trains: its settings, its datasets and the model it starts from."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
 
-from afn_model.data.plan import Blend, Feed
+from afn_model.data.plan import Blend, DataConfig
 from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import Curriculum, Stage, known
 from afn_model.train.grpo import GRPOSettings
@@ -13,21 +13,23 @@ from afn_model.train.grpo import GRPOSettings
 MODEL = "model"
 
 
-def check(curriculum: Curriculum, stage: Stage, world: int, sharing: int = 1) -> None:
+def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 1) -> None:
     """Finds before the first stage what a later one would stumble over.
 
     Raises:
         ValueError: datasets that are not there or not indexed, steps that the ranks cannot share, settings of GRPO that
             do not exist or are out of range.
     """
-    Blend(feed_of(curriculum, stage))
-    if world % sharing:
-        raise ValueError(f"stage {stage.name}: {world} ranks cannot be cut into groups of {sharing} for a sequence")
-    if stage.bins % (world // sharing):
-        many = f"{world} ranks" if sharing == 1 else f"{world // sharing} groups of {sharing} ranks"
+    Blend(data_config(curriculum, stage))
+    if world_size % sp_size:
+        raise ValueError(
+            f"stage {stage.name}: {world_size} ranks cannot be cut into groups of {sp_size} for a sequence"
+        )
+    if stage.bins % (world_size // sp_size):
+        many = f"{world_size} ranks" if sp_size == 1 else f"{world_size // sp_size} groups of {sp_size} ranks"
         raise ValueError(f"stage {stage.name}: {stage.bins} sequences or prompts of a step for {many}")
-    if stage.cache_encoder and world > 1:
-        raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world}")
+    if stage.cache_encoder and world_size > 1:
+        raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
     known(stage.grpo, (f.name for f in fields(GRPOSettings)), f"stage {stage.name}: grpo")
     judge = stage.grpo.get("judge") or {}
     known(judge, (f.name for f in fields(Endpoint)), f"stage {stage.name}: judge")
@@ -39,8 +41,8 @@ def check(curriculum: Curriculum, stage: Stage, world: int, sharing: int = 1) ->
         raise ValueError(f"stage {stage.name}: {error}") from None
 
 
-def feed_of(curriculum: Curriculum, stage: Stage) -> Feed:
-    return Feed(
+def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
+    return DataConfig(
         datasets=curriculum.datasets,
         blend=stage.blend,
         seed=curriculum.seed,
@@ -48,7 +50,7 @@ def feed_of(curriculum: Curriculum, stage: Stage) -> Feed:
         bins=stage.bins,
         max_seconds=stage.max_audio,
         chunk=stage.chunk,
-        prompts=stage.method == "grpo",
+        prompts_only=stage.method == "grpo",
     )
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from afn_model.config import Config
+from afn_model.config import ModelConfig
 from afn_model.files import read_json, write_json
 from afn_model.weights.config_json import read_config, to_json
 
@@ -248,7 +248,7 @@ def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool)
     setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=requires_grad))
 
 
-def resolve_tokens(config: Config, folder: Path) -> Config:
+def resolve_tokens(config: ModelConfig, folder: Path) -> ModelConfig:
     """The configuration with token ids looked up by string in the folder's tokenizer, where it has one.
 
     Raises:

@@ -1,15 +1,15 @@
-"""config.json of a model folder, read into ``Config`` and written from it."""
+"""config.json of a model folder, read into ``ModelConfig`` and written from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from afn_model.config import AudioConfig, Config, RoteConfig, TextConfig
+from afn_model.config import AudioConfig, ModelConfig, RoteConfig, TextConfig
 from afn_model.files import read_json
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path) -> ModelConfig:
     """The configuration of a checkpoint folder, any layout of ``afn_model.weights.checkpoint``.
 
     Raises:
@@ -32,8 +32,8 @@ def read_config(folder: Path) -> Config:
         raise ValueError(f"{folder / 'config.json'}: {what}") from error
 
 
-def from_json(raw: dict[str, Any]) -> Config:
-    """A Config from config.json's contents; KeyError or ValueError when something is missing or unsupported."""
+def from_json(raw: dict[str, Any]) -> ModelConfig:
+    """A ModelConfig from config.json's contents; KeyError or ValueError when something is missing or unsupported."""
     audio, text = raw["audio_config"], raw["text_config"]
     model_type = raw.get("model_type", "musicflamingo")
     scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
@@ -46,7 +46,7 @@ def from_json(raw: dict[str, Any]) -> Config:
 
     stop = raw.get("eos_token_id", text.get("eos_token_id"))
     stop = (stop,) if isinstance(stop, int) else tuple(stop or ())
-    return Config(
+    return ModelConfig(
         audio=AudioConfig(
             n_mels=audio.get("num_mel_bins", 128),
             width=either(audio, "hidden_size", "d_model"),
@@ -85,7 +85,7 @@ def rote_from_json(raw: dict[str, Any], model_type: str) -> RoteConfig:
     return RoteConfig(**{"theta": theta, "period": theta, "fraction": fraction, **(raw.get("rote") or {})})
 
 
-def to_json(config: Config, dtype: str) -> dict[str, Any]:
+def to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """config.json's contents: the released integration's keys, plus ``rote`` for what it has no key for."""
     has_rote = config.rote.reading != "none"
     stop = list(config.stop_token_ids)

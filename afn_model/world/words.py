@@ -1,10 +1,7 @@
 """The word bank: every word of the demo vocabulary said by every speaker of a split, synthesised once and kept."""
 
 import functools
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -14,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from afn_model.files import atomic_path, fingerprint_of
 from afn_model.world.espeak import SAMPLE_RATE, Espeak
 
 WORDS = {
@@ -169,7 +167,7 @@ def load_bank(
 @functools.cache
 def _key(split: str, words: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
     content = [dict(words), [[astuple(speaker) for speaker in speakers(split, language)] for language, _ in words]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    return fingerprint_of([json.dumps(content)])[:12]
 
 
 def _read(path: Path, split: str, words: dict) -> WordBank:
@@ -182,7 +180,5 @@ def _read(path: Path, split: str, words: dict) -> WordBank:
 
 def _write(path: Path, bank: WordBank) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
-    save_file({"pcm": bank.pcm, "offsets": bank.offsets}, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        save_file({"pcm": bank.pcm, "offsets": bank.offsets}, temporary)

@@ -54,7 +54,7 @@ def least(frames: int, tokens: int) -> tuple[float, float]:
     return (3 * tokens * row, 3 * tokens * row + frames * row)
 
 
-class Turned(Workload):
+class RotatedPool(Workload):
     """Its inputs ``window`` and ``frame`` go into ``rote``."""
 
     def call(self, inputs, impl: str = "auto"):
@@ -107,7 +107,7 @@ def workload(windows: int) -> Workload:
 WORKLOADS = [
     workload(60),
     workload(1),
-    Turned(
+    RotatedPool(
         "pool_norm",
         f"60 x {WINDOW} x {WIDTH}, turned",
         turned_inputs(60),

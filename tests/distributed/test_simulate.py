@@ -9,9 +9,10 @@ from afn_distributed.comm import in_threads
 from afn_distributed.costs import ASSUMED, Packed, ParallelConfig
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
-from afn_distributed.simulate import attention_bytes, choose, configs, evaluate, main, mix, packed, simulate
+from afn_distributed.simulate import attention_bytes, choose, configs, evaluate, mix, packed, simulate
 
 from bench import packing
+from bench.simulate import main
 
 LINKS = ("nvlink", "ib", "across")
 MIXES = ([64], [5, 0, 40, 9, 1, 30], [3] * 11)

@@ -32,7 +32,7 @@ def test_a_batch_fills_the_context(case):
     assert not torch.equal(batch.input_ids, train_models.make_batch(CONFIG, case, 4).input_ids)
 
 
-def gradients(variant: train_models.Variant, batch, where: str) -> tuple[float, dict]:
+def gradients(variant: train_models.Contender, batch, where: str) -> tuple[float, dict]:
     loss = variant.step(variant.prepare(batch))
     part = dict(variant.model.named_modules())[where]
     return float(loss), {name: p.grad for name, p in part.named_parameters()}

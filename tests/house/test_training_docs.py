@@ -20,7 +20,7 @@ from afn_model.cli.options import Parser
 from afn_model.data import index, records
 from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint
-from afn_model.train.curriculum import Layout, Stage, find, read_curriculum, read_layout
+from afn_model.train.curriculum import RunLayout, Stage, find, read_curriculum, read_layout
 from afn_model.train.grpo import GRPOSettings
 from bench.resume import prepare
 from tests.model.tiny_model import record
@@ -192,7 +192,7 @@ def plain(value):
 
 @pytest.mark.parametrize(
     ("first", "kind"),
-    [("stage field", Stage), ("layout field", Layout), ("GRPO setting", GRPOSettings), ("judge field", Endpoint)],
+    [("stage field", Stage), ("layout field", RunLayout), ("GRPO setting", GRPOSettings), ("judge field", Endpoint)],
 )
 def test_tables_have_every_field_and_its_default(first, kind):
     rows = table(first)
@@ -228,7 +228,7 @@ def test_the_seven_stages_are_those_of_afnext():
         assert audio == f"{stage.max_audio:,.0f} s"
         assert context == f"{stage.context:,}"
         assert method == stage.method
-        assert becomes.strip("| ") == stage.becomes
+        assert becomes.strip("| ") == stage.release_name
 
 
 def test_layouts_that_are_named_come_with_the_package():

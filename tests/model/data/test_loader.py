@@ -1,4 +1,4 @@
-"""The stream of training steps: the same for any groups, workers and restarts, and honest about what it left out."""
+"""The stream of global batches: the same for any ranks, workers and restarts, and it reports what it left out."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ import torch
 
 from afn_model.audio.shards import ShardWriter
 from afn_model.data.index import build
-from afn_model.data.loader import Feed, Loader, Position
-from afn_model.data.plan import Blend, make_plan
+from afn_model.data.loader import DataConfig, Loader, Position
+from afn_model.data.plan import Blend, plan_chunk
 from afn_model.prompt.batch import IGNORED
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.tokenizer import make_tokenizer
@@ -77,9 +77,9 @@ def datasets(tmp_path_factory):
     return {"talks": write(folder / "talks.jsonl", talks), "mixed": write(folder / "mixed.jsonl", mixed)}
 
 
-def feed_of(datasets, **changes):
+def data_config(datasets, **changes):
     blend = {"talks": 1.0, "mixed": 1.5}
-    return replace(Feed(datasets, blend, seed=5, context=512, bins=4, max_seconds=30.0, chunk=32), **changes)
+    return replace(DataConfig(datasets, blend, seed=5, context=512, bins=4, max_seconds=30.0, chunk=32), **changes)
 
 
 def take(loader, count):
@@ -98,19 +98,19 @@ def facts(step):
 
 
 def test_steps_are_the_same_for_any_number_of_workers(datasets, processor, monkeypatch):
-    inline = [facts(step) for step in take(Loader(feed_of(datasets), processor), 6)]
+    inline = [facts(step) for step in take(Loader(data_config(datasets), processor), 6)]
     assert inline[-1][0].chunk >= 1, "more than a chunk"
     torch.manual_seed(0)
     before = torch.get_rng_state()
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))  # or it warns of more workers than cores
     for workers in (1, 3):
-        assert [facts(step) for step in take(Loader(feed_of(datasets), processor, workers=workers), 6)] == inline
+        assert [facts(step) for step in take(Loader(data_config(datasets), processor, workers=workers), 6)] == inline
     assert torch.equal(torch.get_rng_state(), before), "nobody else's random numbers are used up"
 
 
 def test_workers_leave_signals_to_the_trainer(datasets, processor):
-    inline = [facts(step) for step in take(Loader(feed_of(datasets), processor), 8)]
-    steps = iter(Loader(feed_of(datasets), processor, workers=1))
+    inline = [facts(step) for step in take(Loader(data_config(datasets), processor), 8)]
+    steps = iter(Loader(data_config(datasets), processor, workers=1))
     found = [facts(next(steps))]
     workers = multiprocessing.active_children()
     for worker in workers:
@@ -123,11 +123,11 @@ def test_workers_leave_signals_to_the_trainer(datasets, processor):
 
 
 @pytest.mark.parametrize("prompts", [False, True])
-@pytest.mark.parametrize("groups", [2, 4])
-def test_groups_share_every_step(datasets, processor, groups, prompts):
-    feed = feed_of(datasets, prompts=prompts)
-    whole = take(Loader(feed, processor), 7)
-    parts = [take(Loader(feed, processor, group=g, groups=groups), 7) for g in range(groups)]
+@pytest.mark.parametrize("dp_size", [2, 4])
+def test_ranks_share_every_global_batch(datasets, processor, dp_size, prompts):
+    config = data_config(datasets, prompts_only=prompts)
+    whole = take(Loader(config, processor), 7)
+    parts = [take(Loader(config, processor, dp_rank=r, dp_size=dp_size), 7) for r in range(dp_size)]
     for number, step in enumerate(whole):
         shares = [part[number] for part in parts]
         assert {(share.position, share.seen) for share in shares} == {(step.position, step.seen)}
@@ -140,16 +140,16 @@ def test_groups_share_every_step(datasets, processor, groups, prompts):
 
 @pytest.mark.parametrize("prompts", [False, True])
 def test_a_restart_at_any_step_goes_on_as_if_nothing_happened(datasets, processor, prompts):
-    feed = feed_of(datasets, prompts=prompts, bins=3)
-    whole = [facts(step) for step in take(Loader(feed, processor), 12)]
+    config = data_config(datasets, prompts_only=prompts, bins=3)
+    whole = [facts(step) for step in take(Loader(config, processor), 12)]
     for number in range(10):
-        again = take(Loader(feed, processor, position=whole[number][0]), 2)
+        again = take(Loader(config, processor, position=whole[number][0]), 2)
         assert [facts(step) for step in again] == whole[number + 1 : number + 3]
 
 
 def test_every_sample_of_an_epoch_comes_once(datasets, processor):
-    feed = feed_of(datasets, blend={"talks": 1, "mixed": 1}, chunk=28)
-    loader = Loader(feed, processor)
+    config = data_config(datasets, blend={"talks": 1, "mixed": 1}, chunk=28)
+    loader = Loader(config, processor)
     assert loader.samples_per_epoch == 56
     seen = []
     for step in loader:
@@ -164,7 +164,7 @@ def test_every_sample_of_an_epoch_comes_once(datasets, processor):
 
 
 def test_labels_lie_on_what_the_assistant_says(datasets, processor):
-    (step,) = take(Loader(feed_of(datasets), processor), 1)
+    (step,) = take(Loader(data_config(datasets), processor), 1)
     (micro, *_) = step.micro
     assert micro.batch.pcm.dtype == torch.int16
     bounds = micro.batch.cu_seqlens.tolist()
@@ -177,7 +177,7 @@ def test_labels_lie_on_what_the_assistant_says(datasets, processor):
 
 
 def test_a_short_last_step_has_empty_bins(datasets, processor):
-    steps = take(Loader(feed_of(datasets, bins=64), processor), 2)
+    steps = take(Loader(data_config(datasets, bins=64), processor), 2)
     assert [step.position for step in steps] == [Position(1), Position(2)]
     assert [step.seen for step in steps] == [32, 64]
     empty = steps[0].micro[-1]
@@ -186,8 +186,8 @@ def test_a_short_last_step_has_empty_bins(datasets, processor):
 
 
 def test_prompts_come_in_the_order_of_the_stream(datasets, processor):
-    feed = feed_of(datasets, prompts=True, bins=4)
-    loader = Loader(feed, processor)
+    config = data_config(datasets, prompts_only=True, bins=4)
+    loader = Loader(config, processor)
     draws = [loader.blend.order[i] for i in range(32)]
     ids = [loader.blend.sample(draw.source, draw.record).id for draw in draws]
     steps = take(loader, 8)
@@ -201,13 +201,13 @@ def test_long_recordings_are_cut_and_counted(tmp_path, processor):
     wav(tmp_path / "clips/long.wav", 3.0)
     wav(tmp_path / "clips/short.wav", 0.5)
     path = write(tmp_path / "c.jsonl", [talk("long", 3.0), talk("short", 0.5)])
-    feed = Feed({"c": path}, {"c": 1}, seed=0, context=1024, bins=1, max_seconds=1.0, chunk=2)
-    loader = Loader(feed, processor)
+    config = DataConfig({"c": path}, {"c": 1}, seed=0, context=1024, bins=1, max_seconds=1.0, chunk=2)
+    loader = Loader(config, processor)
     (step,) = take(loader, 1)
     assert step.micro[0].cut == 1
     assert sorted(step.micro[0].batch.samples.tolist()) == [8_000, 16_000]
     context = processor.text_tokens(loader.blend.sample(0, 0).turns, training=True) + 50
-    (step,) = take(Loader(replace(feed, max_seconds=30.0, context=context, bins=2), processor), 1)
+    (step,) = take(Loader(replace(config, max_seconds=30.0, context=context, bins=2), processor), 1)
     assert sum(micro.cut for micro in step.micro) == 1, "what does not fit the context is cut too"
     assert context - 2 <= max(len(micro.batch.input_ids) for micro in step.micro) <= context
 
@@ -243,11 +243,11 @@ def broken(folder):
 
 def test_bad_samples_are_skipped_and_named(tmp_path, processor):
     path, reasons = broken(tmp_path)
-    feed = Feed({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.5)
-    for workers, groups in ((0, 1), (1, 1), (0, 2)):
+    config = DataConfig({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.5)
+    for workers, dp_size in ((0, 1), (1, 1), (0, 2)):
         steps = []
-        for group in range(groups):
-            for step in Loader(feed, processor, workers=workers, group=group, groups=groups):
+        for dp_rank in range(dp_size):
+            for step in Loader(config, processor, workers=workers, dp_rank=dp_rank, dp_size=dp_size):
                 steps.append(step)
                 if step.position.chunk:
                     break
@@ -262,21 +262,21 @@ def test_bad_samples_are_skipped_and_named(tmp_path, processor):
 
 def test_too_many_bad_samples_stop_the_run(tmp_path, processor):
     path, _ = broken(tmp_path)
-    feed = Feed({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.4)
+    config = DataConfig({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.4)
     with pytest.raises(
         ValueError, match=r"^1\d of \d+ samples are bad, more than 40.00%: b\[\d+\]: .*; b\[.*; b\["
     ) as e:
-        take(Loader(feed, processor, workers=1), 100)
+        take(Loader(config, processor, workers=1), 100)
     assert "\n" not in str(e.value)
-    take(Loader(replace(feed, bad_share=0.9), processor), 20)
+    take(Loader(replace(config, bad_share=0.9), processor), 20)
     worse = write(tmp_path / "worse.jsonl", [talk("gone", 1.0), talk("gone", 2.0)])
-    feed = replace(feed, datasets={"w": worse}, blend={"w": 1}, chunk=2)
+    config = replace(config, datasets={"w": worse}, blend={"w": 1}, chunk=2)
     with pytest.raises(ValueError, match="2 of 2 samples are bad"):
-        take(Loader(feed, processor), 1)
+        take(Loader(config, processor), 1)
     mute = write(tmp_path / "mute.jsonl", [{"id": "a"}, {"id": "b"}])
     for workers in (0, 1):
         with pytest.raises(ValueError, match=r"^all 2 samples of chunk 0 are bad: m\[\d\]: a record needs"):
-            take(Loader(replace(feed, datasets={"m": mute}, blend={"m": 1}), processor, workers=workers), 1)
+            take(Loader(replace(config, datasets={"m": mute}, blend={"m": 1}), processor, workers=workers), 1)
 
 
 @pytest.mark.parametrize(
@@ -286,35 +286,35 @@ def test_too_many_bad_samples_stop_the_run(tmp_path, processor):
         ({"blend": {}}, "the blend names none of the datasets talks, mixed"),
         ({"blend": {"talks": 0.0}}, "the blend has no samples"),
         ({"blend": {"talks": -1.0}}, "blend weight -1.0"),
-        ({"bins": 3}, "3 bins of a step cannot be shared by 2 groups"),
+        ({"bins": 3}, "3 bins of a step cannot be shared by 2 data-parallel ranks"),
     ],
 )
-def test_a_feed_that_cannot_be_read(datasets, processor, changes, message):
+def test_a_config_that_cannot_be_read(datasets, processor, changes, message):
     with pytest.raises(ValueError, match=message):
-        Loader(feed_of(datasets, **changes), processor, groups=2)
+        Loader(data_config(datasets, **changes), processor, dp_size=2)
 
 
 def test_a_dataset_without_index_and_a_position_that_is_not_there(datasets, processor, tmp_path):
     bare = tmp_path / "bare.jsonl"
     bare.write_text("{}\n")
     with pytest.raises(ValueError, match=r"bare\.jsonl: no index; make one with `afn data index"):
-        Loader(feed_of({"bare": bare}, blend={"bare": 1}), processor)
+        Loader(data_config({"bare": bare}, blend={"bare": 1}), processor)
     with pytest.raises(ValueError, match="step 99 is past the"):
-        take(Loader(feed_of(datasets), processor, position=Position(0, 99)), 1)
+        take(Loader(data_config(datasets), processor, position=Position(0, 99)), 1)
 
 
 def test_fingerprint_follows_the_data(datasets, processor, tmp_path):
     path = write(tmp_path / "c.jsonl", [talk("a", 1.0)])
-    first = Loader(feed_of({"c": path}, blend={"c": 1}), processor).fingerprint
-    assert first == Loader(feed_of({"c": path}, blend={"c": 2}), processor).fingerprint
+    first = Loader(data_config({"c": path}, blend={"c": 1}), processor).fingerprint
+    assert first == Loader(data_config({"c": path}, blend={"c": 2}), processor).fingerprint
     write(path, [talk("a", 1.5)])
-    assert first != Loader(feed_of({"c": path}, blend={"c": 1}), processor).fingerprint
+    assert first != Loader(data_config({"c": path}, blend={"c": 1}), processor).fingerprint
 
 
 def test_planned_lengths_bound_the_real_ones_closely(datasets, processor):
-    feed = feed_of(datasets, chunk=64)
-    loader = Loader(feed, processor)
-    plan = make_plan(Blend(feed), feed, processor, 0)
+    config = data_config(datasets, chunk=64)
+    loader = Loader(config, processor)
+    plan = plan_chunk(Blend(config), config, processor, 0)
     real = {}
     for step in itertools.takewhile(lambda step: step.position.chunk < 1 or not step.position.step, loader):
         for micro in step.micro:
@@ -328,7 +328,7 @@ def test_planned_lengths_bound_the_real_ones_closely(datasets, processor):
 
 @pytest.mark.parametrize("chunk", [5, 1024, 3000, 65_536])
 def test_chunks_grow_and_leave_nothing_out(chunk):
-    feed = Feed({}, {}, seed=0, context=16, bins=1, max_seconds=1.0, chunk=chunk)
-    bounds = [feed.first(number) for number in range(12)]
+    config = DataConfig({}, {}, seed=0, context=16, bins=1, max_seconds=1.0, chunk=chunk)
+    bounds = [config.first(number) for number in range(12)]
     assert bounds[0] == 0
     assert [end - start for start, end in itertools.pairwise(bounds)] == [min(1024 * 2**c, chunk) for c in range(11)]

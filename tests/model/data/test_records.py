@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from afn_model.audio.recording import Audio
-from afn_model.data.records import audios_of, check, duration, measured_duration, sample
+from afn_model.data.records import audios_of, check, duration, measured_duration, parse_sample
 
 ASK = {"role": "user", "content": "<sound>\nWhat is said?"}
 TELL = {"role": "assistant", "content": "One."}
@@ -24,7 +24,7 @@ PUBLIC = {
 def test_a_record_of_ours(tmp_path):
     record = OURS | {"task": "asr", "rewards": [{"kind": "format"}], "truth": {"words": 1}, "anything": object()}
     record["audios"] = [{"path": "shards/0.tar#a.wav", "start": 1, "end": 3.5}]
-    found = sample(record, tmp_path)
+    found = parse_sample(record, tmp_path)
     (audio,) = audios_of(found)
     assert (audio.source, audio.start, audio.end) == (f"{tmp_path}/shards/0.tar#a.wav", 1, 3.5)
     assert [turn.role for turn in found.turns] == ["user", "assistant"]
@@ -34,7 +34,7 @@ def test_a_record_of_ours(tmp_path):
 
 
 def test_a_public_record(tmp_path):
-    found = sample(PUBLIC, tmp_path)
+    found = parse_sample(PUBLIC, tmp_path)
     audios = audios_of(found)
     assert [audio.source for audio in audios] == [f"{tmp_path}/{name}.wav" for name in "aba"]
     assert audios[0] is audios[2], "mentioned twice, decoded once"
@@ -42,10 +42,10 @@ def test_a_public_record(tmp_path):
 
 
 def test_text_only_and_parts(tmp_path):
-    found = sample({"messages": [{"role": "user", "content": "Hi"}, TELL]}, tmp_path)
+    found = parse_sample({"messages": [{"role": "user", "content": "Hi"}, TELL]}, tmp_path)
     assert (audios_of(found), found.seconds, found.id) == ([], 0.0, "")
     parts = [{"type": "audio", "path": "/else/a.wav"}, {"type": "text", "text": "?"}]
-    found = sample({"messages": [{"role": "user", "content": parts}, TELL]}, tmp_path)
+    found = parse_sample({"messages": [{"role": "user", "content": parts}, TELL]}, tmp_path)
     assert [audio.source for audio in audios_of(found)] == ["/else/a.wav"], "a full path stays"
     check({"messages": [ASK], "audios": [{"path": "a.wav"}], "rewards": [{"kind": "exact", "answer": "One."}]})
 
@@ -120,4 +120,4 @@ def test_durations(tmp_path):
         measured_duration(PUBLIC, tmp_path)
     with pytest.raises(ValueError, match=r"start 3 s is outside the recording of 0\.500 s"):
         measured_duration(OURS | {"audios": [{"path": "a.wav", "start": 3}]}, tmp_path)
-    assert isinstance(audios_of(sample(part, tmp_path))[0], Audio)
+    assert isinstance(audios_of(parse_sample(part, tmp_path))[0], Audio)

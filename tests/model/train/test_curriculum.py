@@ -2,7 +2,7 @@
 
 import pytest
 
-from afn_model.train.curriculum import HERE, Layout, Start, for_stage, read_curriculum, read_layout, write_curriculum
+from afn_model.train.curriculum import HERE, RunLayout, Start, for_stage, read_curriculum, read_layout, write_curriculum
 
 GOOD = """
 datasets: {a: a.jsonl, b: b.jsonl}
@@ -10,7 +10,7 @@ defaults: {context: 64, batch_tokens: 128, warmup: 0.1}
 stages:
   one: {trains: adaptor, blend: {a: 1}, lr: 1e-3}
   two: {trains: [encoder, adaptor], blend: {like: one, times: 0.5, b: 2}, start: {stage: one, at: 0.5}}
-  three: {trains: all, blend: {b: 1}, start: two, method: grpo, batch_prompts: 4, becomes: Instruct}
+  three: {trains: all, blend: {b: 1}, start: two, method: grpo, batch_prompts: 4, release_name: Instruct}
 """
 
 
@@ -75,7 +75,12 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
 def test_curricula_of_the_package_are_whole(name):
     curriculum = read_curriculum(name)
     assert len(curriculum.stages) == 7
-    assert [stage.becomes for stage in curriculum.stages if stage.becomes] == ["Captioner", "Instruct", "Think"]
+    releases = [stage.release_name for stage in curriculum.stages]
+    assert list(filter(None, releases)) == [
+        "Captioner",
+        "Instruct",
+        "Think",
+    ]
     assert curriculum["mid-2"].start == Start("mid-1", 0.5)
     for name, weight in curriculum["mid-1"].blend.items():
         assert curriculum["mid-2"].blend[name] == pytest.approx(0.5 * weight)
@@ -107,18 +112,27 @@ def test_a_layout_for_long_sequences():
     asked = for_stage(read_layout("128gpu", {"ring": 2, "workers": 1}), curriculum["mid-2"])
     assert (asked.ulysses, asked.ring, asked.workers) == (1, 2, 1)
     with pytest.raises(ValueError, match="layout: contexts: 8192 has no gpus"):
-        Layout(contexts={8192: {"gpus": 1}})
+        RunLayout(contexts={8192: {"gpus": 1}})
     with pytest.raises(ValueError, match="recompute 'all'"):
-        Layout(contexts={8192: {"recompute": "all"}})
+        RunLayout(contexts={8192: {"recompute": "all"}})
     with pytest.raises(ValueError, match="is no number of tokens"):
-        Layout(contexts={"long": {"ring": 2}})
+        RunLayout(contexts={"long": {"ring": 2}})
 
 
 def test_layouts():
-    assert read_layout("cpu", {"workers": 3}) == Layout(workers=3)
+    assert read_layout("cpu", {"workers": 3}) == RunLayout(workers=3)
     with pytest.raises(ValueError, match="dtype 'fp8'"):
         read_layout("gpu", {"dtype": "fp8"})
     with pytest.raises(ValueError, match="the layout has no gpus"):
         read_layout("gpu", {"gpus": 8})
     with pytest.raises(ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu"):
         read_layout("tpu")
+
+
+def test_a_former_name_is_read_with_a_warning(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "datasets: {a: a.jsonl}\nstages:\n  one: {trains: all, blend: {a: 1}, batch_tokens: 8192, becomes: Instruct}\n"
+    )
+    with pytest.warns(UserWarning, match="stage one: becomes is now called release_name"):
+        assert read_curriculum(file)["one"].release_name == "Instruct"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from afn_model.data.loader import MicroBatch, Position, Step
+from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.prompt.batch import Batch
 from afn_model.train.feature_cache import FeatureCache, audios
 from afn_model.train.flops import forward_flops
@@ -69,8 +69,8 @@ def test_nothing_is_encoded_twice_within_the_limit(parts, monkeypatch):
     assert torch.equal(again, torch.cat((first[rows["a"] : rows["a"] + rows["b"]], first[: rows["a"]])))
     lengths = [length for one in audios(packed(processor, "a", "b", "a")) for length in one.mel_lengths.tolist()]
     expected = forward_flops(model.config, [], 0, lengths)
-    assert cache.spared() == pytest.approx(sum(v for k, v in expected.items() if k.startswith("encoder_")))
-    assert cache.spared() == 0
+    assert cache.saved_flops() == pytest.approx(sum(v for k, v in expected.items() if k.startswith("encoder_")))
+    assert cache.saved_flops() == 0
 
 
 def test_the_least_recently_used_leave_first(parts):
@@ -152,11 +152,11 @@ def test_sft_with_kept_features(parts):
     plain, kept = SFT(model), SFT(model, features=FeatureCache(model))
     text = processor([[{"role": "user", "content": "two?"}, {"role": "assistant", "content": "yes"}]], training=True)
     for batch, axes in ((packed(processor, "a", "b"), ["x", "y"]), (text, ["x"])):
-        step = Step([MicroBatch(batch, [], axes)], Position(), 0)
+        step = GlobalBatch([MicroBatch(batch, [], axes)], Position(), 0)
         for detailed in (False, True):
             ((one,),), ((other,),) = plain.updates(step, detailed=detailed), kept.updates(step, detailed=detailed)
             torch.testing.assert_close(one(), other(), rtol=1e-5, atol=1e-6)
-    loss = next(kept.updates(Step([MicroBatch(packed(processor, "a"), [], ["x"])], Position(), 0)))[0]()
+    loss = next(kept.updates(GlobalBatch([MicroBatch(packed(processor, "a"), [], ["x"])], Position(), 0)))[0]()
     loss.backward()
     assert kept.features.misses == 2
     assert all(p.grad is not None for p in model.adaptor.parameters())

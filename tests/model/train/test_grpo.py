@@ -11,7 +11,7 @@ import torch
 from afn_model.afnext import AFNext
 from afn_model.audio.recording import Audio
 from afn_model.config import AudioConfig, TextConfig, preset
-from afn_model.data.loader import MicroBatch, Position, Step
+from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.data.records import Sample
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
@@ -81,9 +81,9 @@ def colours() -> list[Sample]:
     return [asks(question, {"kind": "exact", "answer": answer}) for question, answer in QUESTIONS.items()]
 
 
-def step_of(samples: list[Sample], number: int = 0) -> Step:
+def step_of(samples: list[Sample], number: int = 0) -> GlobalBatch:
     micro = MicroBatch(None, samples, [sample.axis for sample in samples], [])
-    return Step([micro], Position(0, number), len(samples))
+    return GlobalBatch([micro], Position(0, number), len(samples))
 
 
 def method(pair, reference=None, seed: int = 1, **settings) -> GRPO:
@@ -93,7 +93,7 @@ def method(pair, reference=None, seed: int = 1, **settings) -> GRPO:
     return GRPO(model, processor, found, reference, seed=seed)
 
 
-def gradients(one: GRPO, step: Step) -> dict[str, torch.Tensor]:
+def gradients(one: GRPO, step: GlobalBatch) -> dict[str, torch.Tensor]:
     """Gradients of the first update."""
     one.model.zero_grad()
     losses = next(one.updates(step))
@@ -249,8 +249,8 @@ def test_a_rank_without_prompts_works_along(pair):
     one = method(pair, kl=0.1)
     others = [1.0, 1.0, 0.0]  # another rank has prompts for two passes
     one.gather = lambda tensor: tensor + others.pop(0)
-    prompts = list(one.prompts(step_of([])))
-    one.gather, one.prompts = (lambda tensor: tensor), (lambda step: prompts)
+    prompts = list(one.prompt_groups(step_of([])))
+    one.gather, one.prompt_groups = (lambda tensor: tensor), (lambda step: prompts)
     (losses,) = one.updates(step_of([]))
     assert len(losses) == 2
     for loss in losses:

@@ -1,6 +1,7 @@
 """The log of a run: rows that survive being killed, what is shown, and what is counted between rows."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -48,7 +49,7 @@ def test_killed_while_the_log_is_cut(tmp_path, monkeypatch):
     def killed(*paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(log.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, [], from_step=2)
     assert run.path.read_text() == whole

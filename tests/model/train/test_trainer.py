@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from afn_model import AFNext
 from afn_model.cli import main
 from afn_model.data import index
-from afn_model.train.curriculum import Layout, Start, read_curriculum
+from afn_model.train.curriculum import RunLayout, Start, read_curriculum
 from afn_model.train.trainer import DONE, MODEL, Options, Stopped, train
 from bench.resume import prepare
 
-LAYOUT = Layout(workers=0, log_every=1, checkpoint_every=4)
+LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=4)
 STEPS = 10
 
 

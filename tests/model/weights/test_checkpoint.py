@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
-from afn_model.config import AudioConfig, Config, RoteConfig, TextConfig
+from afn_model.config import AudioConfig, ModelConfig, RoteConfig, TextConfig
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.weights import checkpoint
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
 
-CONFIG = Config(
+CONFIG = ModelConfig(
     audio=AudioConfig(width=32, layers=1, heads=2, ffn=64),
     text=TextConfig(vocab_size=300, width=32, layers=1, heads=2, kv_heads=1, ffn=64, max_positions=512),
     audio_token_id=299,
@@ -31,7 +31,7 @@ HEAD = {
 }
 
 
-def make(seed: int = 0, config: Config = CONFIG) -> AFNext:
+def make(seed: int = 0, config: ModelConfig = CONFIG) -> AFNext:
     torch.manual_seed(seed)
     return AFNext(config)
 
@@ -253,7 +253,7 @@ def test_a_loaded_model_can_be_trained_and_saved_over_itself(folder):
 
 
 def test_configuration_survives(tmp_path):
-    config = Config(
+    config = ModelConfig(
         audio=CONFIG.audio,
         text=CONFIG.text,
         rote=RoteConfig("paper", theta=900.0, period=1200.0, text_step=0.5, clock="restart"),
@@ -360,7 +360,7 @@ def test_a_save_that_fails_changes_nothing(tmp_path, monkeypatch, layout, fails_
 LARGE = """
     import sys, torch
     from afn_model import AFNext
-    from afn_model.config import AudioConfig, Config, TextConfig
+    from afn_model.config import AudioConfig, ModelConfig, TextConfig
 
     def peak():
         # Not ru_maxrss: a child inherits that from the process that starts it.
@@ -372,7 +372,7 @@ LARGE = """
         audio = AudioConfig(width=512, layers=8, heads=8, ffn=2048)
         text = TextConfig(vocab_size=25_000, width=768, layers=6, heads=8, kv_heads=2, ffn=2048, max_positions=512)
         with torch.device("meta"):
-            model = AFNext(Config(audio=audio, text=text))
+            model = AFNext(ModelConfig(audio=audio, text=text))
         torch.manual_seed(0)
         model = model.to_empty(device="cpu")
         for parameter in model.parameters():

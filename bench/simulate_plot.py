@@ -1,4 +1,4 @@
-"""Tables, document and plot of ``python -m afn_distributed.simulate``."""
+"""The tables, the document and the picture of ``python -m bench.simulate``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from afn_distributed.costs import ASSUMED, Packed
 from afn_distributed.simulate import FEWEST, RINGS, ULYSSES, choose
+
+from afn_model.plot_style import COLOURS, OURS, RULE, plotting, save
 
 Rows = dict[tuple[int, int], list[dict]]
 HEAD = (
@@ -25,7 +27,6 @@ HEAD = (
     "step tok",
 )
 CLOSE = 0.97  # of the best, where a difference is below what the assumptions can tell
-COLOURS = ("#0b6e4f", "#3d6db5", "#e08e0b", "#8e5bb5", "#c2577a")
 
 
 def name(row: dict) -> str:
@@ -126,7 +127,7 @@ def markdown(text: str, rows: Rows, doubts: list[tuple[dict, dict]], gpus: int, 
     fitting = sum(row["fits"] for found in rows.values() for row in found)
     return f"""# One training step, simulated
 
-**Nothing here was measured.** Every number comes from `python -m afn_distributed.simulate` and stands or falls with the
+**Nothing here was measured.** Every number comes from `python -m bench.simulate` and stands or falls with the
 assumptions below. {cases:,} layouts of {sizes[0]:,} to {sizes[-1]:,} GPUs were weighed on the mix; {fitting:,} fit.
 
 Step: forward, backward and AdamW of the full model, all of it trained, on packed clips of the mix of `bench.packing`
@@ -190,14 +191,8 @@ def pick_text(row: dict | None) -> str:
 
 def draw(rows: Rows, gpus: int, limit: int, path: Path) -> None:
     """Left: the rate at every size. Right: exposed communication of the layouts at the longest length."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-    with plt.rc_context(style):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5))
+    with plotting(savefig_dpi=130) as plt:
+        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="tight")
         lengths = sorted({tokens for tokens, _ in rows})
         for tokens, colour in zip(lengths, COLOURS, strict=False):
             sizes = sorted(size for length, size in rows if length == tokens)
@@ -218,7 +213,7 @@ def draw(rows: Rows, gpus: int, limit: int, path: Path) -> None:
         labels = [f"{name(row)}, shard {row['shard']}, {row['recompute']}" for row in found]
         shares = [100 * row["exposed_share"] for row in found]
         best = choose(rows[lengths[-1], gpus], limit)
-        colours = [COLOURS[0] if row is best else "#9aa5b1" for row in found]
+        colours = [OURS if row is best else RULE for row in found]
         right.barh(range(len(found)), shares, color=colours)
         for place, row in enumerate(found):
             right.text(shares[place] + 0.5, place, f"{row['tokens_s_gpu']:,.0f} tok/s/GPU", va="center", fontsize=8)
@@ -227,6 +222,4 @@ def draw(rows: Rows, gpus: int, limit: int, path: Path) -> None:
         right.set(xlabel="exposed communication, % of the step", xlim=(0, 1.25 * max(shares, default=1)))
         right.set_title(f"{lengths[-1]:,} tokens a group on {gpus} GPUs; green: to run", loc="left")
         figure.suptitle("One training step of the full model, simulated: nothing was measured", x=0.01, ha="left")
-        figure.tight_layout()
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+        save(figure, path)

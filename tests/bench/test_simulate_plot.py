@@ -5,8 +5,10 @@ from dataclasses import fields
 
 import pytest
 from afn_distributed.costs import ASSUMED
-from afn_distributed.simulate import choose, main
-from afn_distributed.simulate_plot import best_by_ranks, cells, doubted, million, pick_text, table, verdict
+from afn_distributed.simulate import choose
+
+from bench.simulate import main
+from bench.simulate_plot import best_by_ranks, cells, doubted, million, pick_text, table, verdict
 
 
 def row(ulysses, ring, speed, *, fits=True, gigabytes=50.0, step_tokens=2_000_000, shard=8):
@@ -59,7 +61,7 @@ def test_a_choice_under_doubt():
 
 
 def test_the_files(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("afn_distributed.simulate.SIZES", (8, 16))
+    monkeypatch.setattr("bench.simulate.SIZES", (8, 16))
     pytest.importorskip("matplotlib")
     main(["--gpus", "16", "--tokens", "8192", "--limit", "65536", "--out", str(tmp_path / "step")])
     given, *lines = map(json.loads, (tmp_path / "step.jsonl").read_text().splitlines())

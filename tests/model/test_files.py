@@ -1,0 +1,64 @@
+"""Atomic writes and fingerprints."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from afn_model.files import atomic_path, fingerprint, fingerprint_of, write_json, write_rows, write_text
+from afn_model.hashing import text_key
+
+
+def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = tmp_path / "a.json"
+    write_text(file, "old")
+
+    def stopped():
+        with atomic_path(file) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "b"):
+        pass  # wrote nothing
+
+
+def test_the_temporary_file_is_hidden_beside_its_target_with_its_suffix(tmp_path):
+    with atomic_path(tmp_path / "a.png") as one, atomic_path(tmp_path / "a.png") as two:
+        assert one != two
+        assert (one.parent, one.suffix, one.name[0]) == (tmp_path, ".png", ".")
+        one.write_bytes(b"1")
+        two.write_bytes(b"2")
+    assert (tmp_path / "a.png").read_bytes() == b"1"
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    code = f"""
+import os, signal
+from afn_model.files import atomic_path
+with atomic_path({str(file)!r}) as temporary:
+    temporary.write_text("new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert file.read_text() == "old"
+
+
+def test_json_rows_and_fingerprints(tmp_path):
+    write_json(tmp_path / "a.json", {"ä": [1]})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"ä": [1]}
+    write_rows(tmp_path / "a.jsonl", [{"a": 1}, {"b": 2}])
+    assert (tmp_path / "a.jsonl").read_text() == '{"a": 1}\n{"b": 2}\n'
+    data = b"x" * ((1 << 20) + 5)
+    (tmp_path / "b").write_bytes(data)
+    assert fingerprint(tmp_path / "b") == fingerprint_of([data[:7], data[7:]]) == hashlib.sha256(data).hexdigest()
+    assert fingerprint_of(["ä", b"b"]) == hashlib.sha256("äb".encode()).hexdigest()
+    assert text_key("a") == text_key(b"a") != text_key("b")
+    assert 0 <= text_key("a") < 2**64
