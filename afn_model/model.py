@@ -22,7 +22,6 @@ from afn_model.shared_prefix import Rollout, SharedPrefix
 
 if TYPE_CHECKING:
     from afn_distributed.hybrid import SequenceParallel
-
     from afn_model.processor import Batch
     from afn_model.share import Share
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import Plan, make_plan
 from afn_distributed.route import Routes, deal, route
-from torch import Tensor
-
 from afn_model.audio import HOP, conv_frames, token_frames
 from afn_model.config import Config
 

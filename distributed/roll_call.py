@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
+
 from afn_distributed.process import Process
 
 # How gloo, NCCL and the store say that a peer is no longer there.

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+
 from afn_distributed.costs import ASSUMED, MODEL, PIECES, RECOMPUTE, Assumptions, Case, Load, Packed
 from afn_distributed.plan import Plan
 from afn_distributed.timeline import Event, Job, Timeline

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from afn_distributed import SequenceParallel
 from torch import Tensor, nn
 
+from afn_distributed import SequenceParallel
 from afn_model.data.loader import MicroBatch, Step
 from afn_model.model import AFNext, next_labels
 from afn_model.train.features import FeatureCache

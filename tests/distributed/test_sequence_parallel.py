@@ -9,13 +9,13 @@ import time
 import numpy as np
 import pytest
 import torch
+
 from afn_distributed.comm import in_threads, virtual_group
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import SCHEMES, make_plan
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.route import Routes, deal, route
 from afn_distributed.simulate import attention_bytes
-
 from afn_model.train.recompute import checkpoint_blocks
 from bench.sequence_parallel import boundaries, one_process, one_rank, over_threads, worst
 from tests.distributed.ranks import run
