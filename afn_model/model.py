@@ -162,8 +162,9 @@ class AFNext(nn.Module):
     def embed_share(self, batch: Batch, share: Share) -> tuple[Tensor, Tensor]:
         """The same of one rank's tokens; the group encodes every window once."""
         own, audio = share.own_windows(batch), None
-        if own is not None:
-            features, tokens = self.encode_batch(own)
+        encoded = None if own is None else self.encode_batch(own)
+        if encoded is not None:
+            features, tokens = encoded
             windows = share.windows if len(share.windows) else torch.zeros(1, dtype=torch.int64)
             audio = share.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
         tokens = share.tokens.to(self.device)
@@ -274,6 +275,8 @@ class AFNext(nn.Module):
         cu_seqlens = F.pad(kept.sum(1).cumsum(0), (1, 0)).to(self.device, torch.int32)
         audio, tokens_per_audio = None, []
         if mel is not None:
+            if mel_lengths is None:
+                raise ValueError("mel comes without mel_lengths")
             lengths = mel_lengths.tolist()
             runs = placeholder_runs(input_ids.masked_fill(~kept, -1), self.config.audio_token_id)
             windows_per_audio = windows_per_audio or windows_of_runs(runs, lengths)

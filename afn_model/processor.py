@@ -74,7 +74,7 @@ class Batch:
         lengths = self.cu_seqlens.diff().tolist()
         rows = self.input_ids.split(lengths)
         mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        return torch.nn.utils.rnn.pad_sequence(rows, True, pad_id), mask.long().to(self.input_ids.device)
+        return torch.nn.utils.rnn.pad_sequence(list(rows), True, pad_id), mask.long().to(self.input_ids.device)
 
 
 def join(first: Batch, second: Batch) -> Batch:
@@ -82,7 +82,7 @@ def join(first: Batch, second: Batch) -> Batch:
     parts = [first, second]
     windows = [batch.pcm for batch in parts if batch.pcm is not None]
     width = max((pcm.shape[1] for pcm in windows), default=0)
-    labelled = first.labels is not None and second.labels is not None
+    labels = [batch.labels for batch in parts if batch.labels is not None]
     return Batch(
         input_ids=torch.cat([batch.input_ids for batch in parts]),
         cu_seqlens=torch.cat((first.cu_seqlens, second.cu_seqlens[1:] + first.cu_seqlens[-1])),
@@ -91,7 +91,7 @@ def join(first: Batch, second: Batch) -> Batch:
         else None,
         samples=torch.cat([batch.samples for batch in parts]),
         windows_per_audio=torch.cat([batch.windows_per_audio for batch in parts]),
-        labels=torch.cat([batch.labels for batch in parts]) if labelled else None,
+        labels=torch.cat(labels) if len(labels) == len(parts) else None,
     )
 
 
@@ -320,13 +320,13 @@ class AFNextProcessor:
         tokenizer_config = _read_json(home / "tokenizer_config.json")
         tokenizer = _read_tokenizer(home, tokenizer_config)
         kind = config.get("model_type") or {"AudioFlamingo3Processor": "audioflamingo3"}.get(
-            settings.get("processor_class")
+            settings.get("processor_class", "")
         )
         found = {
             "chat_template": _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config),
             "template_variables": _special_names(tokenizer_config),
             "boundaries": {"musicflamingo": True, "audioflamingo3": False}.get(
-                kind, tokenizer.token_to_id("<|sound_bos|>") is not None
+                kind or "", tokenizer.token_to_id("<|sound_bos|>") is not None
             ),
             "max_seconds": settings.get("max_audio_len", 1800),
             "max_positions": config.get("text_config", config).get("max_position_embeddings"),

@@ -34,12 +34,15 @@ class Comm(Protocol):
 
         Both are flat, and nothing is copied but the messages.
         """
+        ...
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
         """Starts sending to some ranks and filling tensors from others; the call it returns waits for both."""
+        ...
 
     def gather_objects(self, value: Any) -> list[Any]:
         """What every rank has, on every rank."""
+        ...
 
 
 class GroupComm:
@@ -96,7 +99,7 @@ class _Post:
     def __post_init__(self):
         self.boxes = {(a, b): queue.Queue() for a in range(self.size) for b in range(self.size)}
         # Where messages are copied on a GPU, beside the stream that computes.
-        self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        self.stream: Any = torch.cuda.Stream() if torch.cuda.is_available() else None
 
 
 class VirtualComm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,16 +49,17 @@ def ring_attention(
     """
     if transport not in TRANSPORTS:
         raise ValueError(f"transport {transport!r} is none of {', '.join(TRANSPORTS)}")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
     if comm.size == 1:
         own = plan.exchange(0, 0, q.device)
         keys, values = (spread(x, heads) for x in (k, v))
-        return q if own is None else ak.attention(q, keys, values, **options_of(own, comm, scale, impl))
+        out: Any = q if own is None else ak.attention(q, keys, values, **options_of(own, comm, scale, impl))
+        return out
     if transport == "auto":
         # Of the batch, not of this rank: all ranks must send in the same order.
         most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * k.element_size()
         transport = "gather" if most <= GATHERED else "ring"
-    return _Ring.apply(q, k, v, plan, comm, heads, float(scale), transport, impl)
+    return _Ring.apply(q, k, v, plan, comm, heads, scale, transport, impl)
 
 
 class _Ring(torch.autograd.Function):
@@ -123,7 +125,8 @@ def fetched(k: Tensor, v: Tensor, plan: Plan, comm: Comm, transport: str) -> Ite
         here = coming
         if following is not None:
             wait, coming = fetch(k, v, plan, comm, following)
-        yield offsets, [(plan.exchange(comm.rank, source, k.device), kv[0], kv[1]) for source, kv in here.items()]
+        parts: Any = [(plan.exchange(comm.rank, source, k.device), kv[0], kv[1]) for source, kv in here.items()]
+        yield offsets, parts
 
 
 def fetch(k: Tensor, v: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> tuple[Callable, dict[int, Tensor]]:

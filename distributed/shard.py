@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -90,7 +90,7 @@ def shard(
         if hasattr(model, name):
             plain = getattr(model, name)
             register_fsdp_forward_method(model, name)
-            setattr(model, name, _outermost(model, plain, getattr(model, name), inside))
+            setattr(model, name, _outermost(cast(FSDPModule, model), plain, getattr(model, name), inside))
     return model
 
 
@@ -110,7 +110,7 @@ def _outermost(model: FSDPModule, plain: Callable, hooked: Callable, inside: lis
                 # No backward will come to do it.
                 model.reshard()
 
-    method.sharded = True
+    method.sharded = True  # pyright: ignore[reportAttributeAccessIssue]
     return method
 
 
@@ -180,9 +180,10 @@ def export_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None
     if not state:
         return
     for name, module in model.named_modules():
-        if hasattr(module, "fold"):
-            module.fold(state, name)
+        fold: Any = getattr(module, "fold", None)
+        if fold is not None:
+            fold(state, name)
     with torch.device("meta"):
-        whole = type(model)(model.config)
+        whole: Any = type(model)(model.config)
     whole.load_state_dict({name: tensor.to(dtype or tensor.dtype) for name, tensor in state.items()}, assign=True)
     whole.save_pretrained(folder)
