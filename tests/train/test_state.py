@@ -203,6 +203,7 @@ print(checkpoints.latest().name)
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(tmp_path):
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -263,6 +264,7 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
         checkpoints.wait()
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_the_same(tmp_path):
     model, optimiser = small()
     for number in range(3):
