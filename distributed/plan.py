@@ -160,7 +160,7 @@ class Plan:
         found = np.empty(self.total, np.int64)
         for r in range(self.ring):
             ranks = np.arange(r * self.ulysses, (r + 1) * self.ulysses)
-            found[self.shard(r)] = np.repeat(ranks, [self.part_rows(rank) for rank in ranks])
+            found[self.shard(r)] = np.repeat(ranks, [self.part_rows(rank) for rank in ranks.tolist()])
         return found
 
     def exchange(self, ring_rank: int, source: int, device: torch.device | str = "cpu") -> Exchange | None:
@@ -358,7 +358,8 @@ def _balance(cu: np.ndarray, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     whole = order[cut:]
     a = _zigzag(cu[:-1][order[:cut]], cu[1:][order[:cut]], ring)
     b = (np.asarray(owner, np.int64), cu[:-1][whole], cu[1:][whole])
-    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
+    owner, starts, ends = (np.concatenate(pair) for pair in zip(a, b, strict=True))
+    return owner, starts, ends
 
 
 def _longest_first(tokens: np.ndarray, pairs: np.ndarray, ring: int) -> tuple[list[int], tuple[list, list]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+
 from afn_distributed.costs import ASSUMED, MODEL, PIECES, RECOMPUTE, Assumptions, Load, Packed, ParallelConfig
 from afn_distributed.plan import Plan
 from afn_distributed.timeline import BackgroundCollective, Timeline, TimelineEvent

@@ -111,7 +111,7 @@ def attention(
         cu_seqlens_k = cu_seqlens_q
     if (cu_seqlens_q is None) != (cu_seqlens_k is None):
         raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
-    if cu_seqlens_q is not None:
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
         _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0])
         _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0])
         if cu_seqlens_q.shape != cu_seqlens_k.shape:

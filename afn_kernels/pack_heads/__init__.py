@@ -99,7 +99,7 @@ def pack_heads(
         raise ValueError(f"pack_heads: the peers have {heads[-1][1]} query heads, q has {q.shape[1]}")
     if (positions is None) != (inv_freq is None):
         raise ValueError("pack_heads: positions and inv_freq go together, one of them is missing")
-    if positions is not None:
+    if positions is not None and inv_freq is not None:
         if positions.shape != q.shape[:1] or positions.dtype not in (torch.float32, torch.float64) or q.shape[2] % 2:
             found = f"{positions.dtype} {list(positions.shape)}"
             raise ValueError(f"pack_heads: positions are {found} for {len(q)} tokens with heads of {q.shape[2]}")

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import types
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -127,7 +128,7 @@ def _replace(
         _install(report, norm, "replacements:layer_norm", make(partner=pool))
         return
     options = {**row.options, "parameters": _parameters(module, row.method)}
-    rotary = next((parent.rotary_emb for parent in reversed(above) if hasattr(parent, "rotary_emb")), None)
+    rotary: Any = next((parent.rotary_emb for parent in reversed(above) if hasattr(parent, "rotary_emb")), None)
     _install(report, module, row.target, make(options=options, partner=rotary if "rotary" in ops else None))
 
 

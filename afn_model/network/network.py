@@ -162,8 +162,9 @@ class Network(nn.Module):
     def embed_shard(self, batch: Batch, shard: SequenceShard) -> tuple[Tensor, Tensor]:
         """The same of one rank's tokens; the group encodes every window once."""
         own, audio = shard.own_windows(batch), None
-        if own is not None:
-            features, tokens = self.encode_batch(own)
+        encoded = None if own is None else self.encode_batch(own)
+        if encoded is not None:
+            features, tokens = encoded
             windows = shard.windows if len(shard.windows) else torch.zeros(1, dtype=torch.int64)
             audio = shard.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
         tokens = shard.tokens.to(self.device)

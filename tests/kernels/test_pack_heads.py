@@ -5,8 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from afn_distributed.plan import split_heads
 
+from afn_distributed.plan import split_heads
 from afn_kernels import OPS, _cuda
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.pack_heads import cuda, pack_heads, unpack_heads
