@@ -7,12 +7,13 @@ which one that is and why. Importing this package imports torch and nothing heav
 from afn_kernels import nn as nn
 from afn_kernels._registry import ASKED, OPS, Answer, Explanation, prefer
 from afn_kernels.attention import attention
-from afn_kernels.attention.gradients import attention_backward
+from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
-from afn_kernels.log_mel import LogMelStream, log_mel
+from afn_kernels.log_mel import log_mel
+from afn_kernels.log_mel_stream import LogMelStream
 from afn_kernels.pack_heads import pack_heads, unpack_heads
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm

@@ -4,6 +4,8 @@ import itertools
 
 import torch
 
+from afn_kernels._library import plain
+
 
 def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
@@ -31,8 +33,8 @@ def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.d
 
 
 def readable(x: torch.Tensor) -> bool:
-    """Whether values can be looked at for nothing: on the CPU, and not while torch.compile traces."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether values can be looked at for nothing: on the CPU, not fake, and not while torch.compile traces."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and plain(x)
 
 
 def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:

@@ -70,14 +70,15 @@ class Boundary:
             return self._launch(*args)
 
     def __call__(self, *args):
-        if torch.compiler.is_compiling() or not _plain(args):
+        if torch.compiler.is_compiling() or not plain(*args):
             return self.op(*args)
         if self._function and torch.is_grad_enabled() and _wants_gradient(args):
             return self._function.apply(*args)
         return self.launch(*args)
 
 
-def _plain(args: Sequence) -> bool:
+def plain(*args) -> bool:
+    """Whether every tensor is an ordinary one: not fake, functional or another subclass."""
     return all(type(x) in _PLAIN for x in args if isinstance(x, torch.Tensor))
 
 

@@ -5,12 +5,10 @@ from functools import lru_cache
 import torch
 
 from afn_kernels import _cuda, _triton
+from afn_kernels._library import plain
 from afn_kernels._registry import Impl, Op
 from afn_kernels.log_mel import boundary
-from afn_kernels.log_mel.stream import LogMelStream, LogMelWindow
 from afn_kernels.log_mel.tables import HOP
-
-__all__ = ["OP", "LogMelStream", "LogMelWindow", "log_mel"]
 
 SHORTEST = 320  # the shortest whole number of hops that reflect padding by 200 samples allows
 
@@ -112,7 +110,7 @@ def log_mel(
         raise ValueError(f"log_mel: out_dtype={out_dtype} is not a floating dtype")
     if out is not None:
         _check_out(pcm, n_mels, out_dtype, out)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not plain(pcm):
         found = boundary.FORWARD(pcm, n_mels, out_dtype, impl)
         return found if out is None else out.copy_(found)
     options = {"n_mels": n_mels, "out_dtype": out_dtype, "out": out}

@@ -5,13 +5,13 @@ op as packed sequences; decoding steps and any other mask go to the attention fu
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import attention as attention_op
 from afn_kernels import rotary as rotary_op
+from afn_kernels._kept import kept
 from afn_kernels.patch.state import autocast_dtype, bare, count, find, namespace, plain, state
 
 STEP = "a decoding step"  # belongs to the original function: not a fallback
@@ -215,8 +215,11 @@ class Layout:
         version = None if mask.is_inference() else mask._version
         known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
         if known is None or known[:3] != (version, batch, causal):
-            seen = mask[:, 0].expand(batch, -1, -1)
-            known = (version, batch, causal, _causal_layout(seen) if causal else _full_layout(seen))
+            with torch.inference_mode(False):  # the next forward may want gradients
+                seen = mask[:, 0].expand(batch, -1, -1)
+                known = (version, batch, causal, _causal_layout(seen) if causal else _full_layout(seen))
+            if mask.is_cuda:
+                torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
             _LAYOUTS[mask] = known
         return known[3]
 
@@ -243,19 +246,10 @@ class Layout:
 _LAYOUTS = WeakTensorKeyDictionary()
 
 
+@kept(most=64)
 def _even_bounds(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    return _multiples(batch, length, device) if torch.compiler.is_compiling() else _kept(batch, length, device)
-
-
-def _multiples(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length
-
-
-@lru_cache(maxsize=64)
-def _kept(batch: int, length: int, device: torch.device) -> torch.Tensor:
     """One tensor for all layers, whose longest sequence is then asked of the GPU once."""
-    with torch.inference_mode(False):  # it is there for calls outside of it too
-        return _multiples(batch, length, device)
+    return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length
 
 
 def _bounds(lengths: torch.Tensor) -> torch.Tensor:
@@ -269,7 +263,7 @@ def _full_layout(seen: torch.Tensor) -> Layout | None:
     if not bool((seen == valid[:, None]).all()):
         return None
     lengths = valid.sum(1)
-    cu_q = _multiples(batch, queries, seen.device)
+    cu_q = _even_bounds(batch, queries, seen.device)
     return Layout(False, k_rows=valid.flatten().nonzero().squeeze(1), cu_q=cu_q, cu_k=_bounds(lengths))
 
 
