@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 OPS = (
-    "attention", "bias_gelu", "decode_attention", "layer_norm", "linear_cross_entropy", "log_mel", "pack_heads",
-    "pool_norm", "qkv_rotary", "quantize_fp8", "rms_norm", "rotary", "rote", "splice", "swiglu",
+    "attention", "bias_gelu", "decode_attention", "layer_norm", "linear_cross_entropy", "log_mel", "merge_embeddings",
+    "pack_heads", "pool_norm", "qkv_rotary", "quantize_fp8", "rms_norm", "rotary", "rote", "swiglu",
 )  # fmt: skip
 PACKAGES = [
     "afn_kernels",

@@ -4,6 +4,8 @@ Every op takes ``impl="auto"``, which picks the fastest implementation that can 
 which one that is and why. Importing this package imports torch and nothing heavier.
 """
 
+import warnings
+
 from afn_kernels import nn as nn
 from afn_kernels._registry import ASKED, OPS, Answer, Explanation, prefer
 from afn_kernels.attention import attention
@@ -14,6 +16,7 @@ from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
 from afn_kernels.log_mel import log_mel
 from afn_kernels.log_mel_stream import LogMelStream
+from afn_kernels.merge_embeddings import merge_embeddings
 from afn_kernels.pack_heads import pack_heads, unpack_heads
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
@@ -22,7 +25,6 @@ from afn_kernels.quantize_fp8 import quantize_fp8
 from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import rotary
 from afn_kernels.rote import rote
-from afn_kernels.splice import splice
 from afn_kernels.swiglu import swiglu
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprob",
     "log_mel",
+    "merge_embeddings",
     "pack_heads",
     "patch",
     "pool_norm",
@@ -47,10 +50,11 @@ __all__ = [
     "rms_norm",
     "rotary",
     "rote",
-    "splice",
     "swiglu",
     "unpack_heads",
 ]
+
+RENAMED = {"splice": "merge_embeddings"}  # old names, which work until 0.2
 
 
 def explain(op: str, *args, **kwargs) -> Explanation:
@@ -66,6 +70,7 @@ def explain(op: str, *args, **kwargs) -> Explanation:
     Raises:
         ValueError: there is no op of that name; arguments that the op refuses.
     """
+    op = RENAMED.get(op, op)
     if op not in OPS:
         raise ValueError(f"no op {op!r}; there are {', '.join(sorted(OPS))}")
     if not args and not kwargs:
@@ -78,6 +83,9 @@ def explain(op: str, *args, **kwargs) -> Explanation:
 
 
 def __getattr__(name: str):
+    if name in RENAMED:
+        warnings.warn(f"afn_kernels.{name} is now {RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        return globals()[RENAMED[name]]
     if name == "FeatureExtractor":  # imports transformers
         from afn_kernels.features import FeatureExtractor
 

@@ -3,7 +3,7 @@
 import torch
 
 from afn_kernels import _check, _cuda, _triton
-from afn_kernels._kv_cache import FP8, check_scales
+from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op, constant
 
 HALVES = (torch.bfloat16, torch.float16)

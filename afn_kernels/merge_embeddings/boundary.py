@@ -1,4 +1,4 @@
-"""splice as torch.compile and autograd see its Triton kernels."""
+"""merge_embeddings as torch.compile and autograd see its Triton kernels."""
 
 import torch
 
@@ -30,19 +30,20 @@ def _backward_fake(dy, rows, source, need_tokens, need_audio):
 
 
 FORWARD = Boundary(
-    "splice(Tensor tokens, Tensor audio, Tensor rows) -> (Tensor, Tensor)",
-    "afn_kernels.splice.triton:forward",
+    "merge_embeddings(Tensor tokens, Tensor audio, Tensor rows) -> (Tensor, Tensor)",
+    "afn_kernels.merge_embeddings.triton:forward",
     _forward_fake,
     setup_context=_setup_context,
     backward=_backward,
 )
 BACKWARD = Boundary(
-    "splice_backward(Tensor dy, Tensor rows, Tensor source, bool need_tokens, bool need_audio) -> (Tensor, Tensor)",
-    "afn_kernels.splice.triton:backward",
+    "merge_embeddings_backward(Tensor dy, Tensor rows, Tensor source, bool need_tokens, bool need_audio)"
+    " -> (Tensor, Tensor)",
+    "afn_kernels.merge_embeddings.triton:backward",
     _backward_fake,
 )
 
 
-def splice(tokens, audio, rows):
+def merge_embeddings(tokens, audio, rows):
     """The "triton" row of the op's table."""
     return FORWARD(as_rows(tokens), as_rows(audio), rows.contiguous())[0]

@@ -1,4 +1,4 @@
-"""Launch configuration of splice, one for every width."""
+"""Launch configuration of merge_embeddings, one for every width."""
 
 from dataclasses import dataclass
 
