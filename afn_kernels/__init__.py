@@ -7,7 +7,7 @@ which one that is and why. Importing this package imports torch and nothing heav
 import warnings
 
 from afn_kernels import nn as nn
-from afn_kernels._registry import ASKED, OPS, Answer, Explanation, prefer
+from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer
 from afn_kernels.attention import attention
 from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
@@ -77,7 +77,7 @@ def explain(op: str, *args, **kwargs) -> Explanation:
         return OPS[op].explain()
     try:
         globals()[op](*args, **{**kwargs, "impl": ASKED})
-    except Answer as answer:
+    except Explained as answer:
         return answer.args[0]
     raise AssertionError(f"{op} returned without a choice")
 

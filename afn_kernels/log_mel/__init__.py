@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _cuda, _triton
+from afn_kernels import _cuda, _triton, cpu
 from afn_kernels._library import plain
 from afn_kernels._registry import Impl, Op
 from afn_kernels.log_mel import boundary
@@ -13,13 +13,7 @@ from afn_kernels.log_mel.tables import HOP
 SHORTEST = 320  # the shortest whole number of hops that reflect padding by 200 samples allows
 
 
-@lru_cache
-def _cpu_available() -> str:
-    try:
-        import afn_kernels._cpu  # noqa: F401
-    except ImportError as error:
-        return f"the compiled extension is missing: {error}"
-    return ""
+_cpu_available = lru_cache(cpu.available)
 
 
 def _cpu_supports(pcm: torch.Tensor, **_) -> str:

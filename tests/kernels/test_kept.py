@@ -161,13 +161,13 @@ def test_a_stream_may_outlive_the_mode_it_was_made_in(mode):
 def test_how_a_mask_is_packed_in_a_patched_model(mode):
     """The bounds of an even batch and the packing of a mask are kept for all layers, and for the next step."""
     pytest.importorskip("transformers")
-    from afn_kernels.patch.attention import Layout
+    from afn_kernels.patch.attention import PackedBatch
 
     mask = torch.ones(2, 1, 8, 8, dtype=torch.bool).tril()
     mask[1, :, :, :3] = False
 
     def out(q, k, v) -> torch.Tensor:
-        whole, packed = Layout.even(q, k, True), Layout.of(mask, len(mask), True)
+        whole, packed = PackedBatch.even(q, k, True), PackedBatch.of(mask, len(mask), True)
         return torch.stack([layout.run(q, k, v, 0.25, "reference") for layout in (whole, packed)])
 
     qkv = torch.randn(3, 2, 2, 8, 16)
