@@ -1,12 +1,13 @@
 """merge_embeddings as torch.compile and autograd see its Triton kernels."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels._rows import as_rows
 
 
-def _forward_fake(tokens, audio, rows):
+def _forward_fake(tokens: Tensor, audio: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return tokens.new_empty(tokens.shape), tokens.new_empty(tokens.shape[0], dtype=torch.int32)
 
 
@@ -16,13 +17,12 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dy, _):
-    rows, source = ctx.saved_tensors
-    need_tokens, need_audio, _ = ctx.needs_input_grad
-    d_tokens, d_audio = BACKWARD(as_rows(dy), rows, source, need_tokens, need_audio)
-    return d_tokens if need_tokens else None, d_audio if need_audio else None, None
+    return BACKWARD(as_rows(dy), *ctx.saved_tensors, *ctx.needs_input_grad[:2])
 
 
-def _backward_fake(dy, rows, source, need_tokens, need_audio):
+def _backward_fake(
+    dy: Tensor, rows: Tensor, source: Tensor, need_tokens: bool, need_audio: bool
+) -> tuple[Tensor, Tensor]:
     return (
         dy.new_empty(dy.shape if need_tokens else 0),
         dy.new_empty((rows.shape[0], dy.shape[1]) if need_audio else 0),
@@ -30,18 +30,13 @@ def _backward_fake(dy, rows, source, need_tokens, need_audio):
 
 
 FORWARD = Boundary(
-    "merge_embeddings(Tensor tokens, Tensor audio, Tensor rows) -> (Tensor, Tensor)",
+    "merge_embeddings",
     "afn_kernels.merge_embeddings.triton:forward",
     _forward_fake,
     setup_context=_setup_context,
     backward=_backward,
 )
-BACKWARD = Boundary(
-    "merge_embeddings_backward(Tensor dy, Tensor rows, Tensor source, bool need_tokens, bool need_audio)"
-    " -> (Tensor, Tensor)",
-    "afn_kernels.merge_embeddings.triton:backward",
-    _backward_fake,
-)
+BACKWARD = Boundary("merge_embeddings_backward", "afn_kernels.merge_embeddings.triton:backward", _backward_fake)
 
 
 def merge_embeddings(tokens, audio, rows):
