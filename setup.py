@@ -13,28 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OPS = (
-    "attention", "bias_gelu", "decode_attention", "layer_norm", "linear_cross_entropy", "log_mel", "merge_embeddings",
-    "pack_heads", "pool_norm", "qkv_rotary", "quantize_fp8", "rms_norm", "rotary", "rote", "swiglu",
-)  # fmt: skip
-PACKAGES = [
-    "afn_kernels",
-    *(f"afn_kernels.{op}" for op in OPS),
-    "afn_kernels.patch",
-    "afn_distributed",
-    "afn_model",
-    "afn_model.cli",
-    "afn_model.data",
-    "afn_model.data.world",
-    "afn_model.demo",
-    "afn_model.train",
-    "afn_model.infer",
-    "afn_model.eval",
-]
+PACKAGES = [*find_packages(include=["afn_kernels*", "afn_model*"]), "afn_distributed"]
 
 
 class CMakeFailed(Exception):
@@ -113,7 +96,7 @@ class BuildNative(build_ext):
 setup(
     packages=PACKAGES,
     package_dir={"afn_distributed": "distributed"},
-    package_data={"afn_model": ["*.jinja", "*.json"], "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"]},
+    package_data={"afn_model.prompt": ["*.jinja"], "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"]},
     ext_modules=[Extension("afn_kernels._cpu", sources=[], optional=True)],
     cmdclass={"build_ext": BuildNative},
 )

@@ -18,16 +18,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from afn_model import AFNext, AFNextProcessor
-from afn_model.data.world.build import DETAILS, LABELS, MAKERS, write_world
-from afn_model.data.world.think import direct
+from afn_model.bootstrap.fit import Part, Trainee, fit
+from afn_model.bootstrap.world_lessons import WorldLessons, tokenizer_texts
 from afn_model.demo import SYSTEM, untrained
-from afn_model.demo.base import Part, Trainee, fit
-from afn_model.demo.world import WorldLessons, tokenizer_texts
-from afn_model.eval.axes import by_axis, timestamps
 from afn_model.eval.heldout import answer
-from afn_model.train import rewards
+from afn_model.scoring import rewards
+from afn_model.scoring.metrics import by_axis, timestamps
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
 from afn_model.train.trainer import MODEL, Options, train
+from afn_model.world.build import DETAILS, LABELS, MAKERS, write_world
+from afn_model.world.tasks.think import direct
 from bench.measure import machine
 
 TRAIN = {

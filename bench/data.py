@@ -28,7 +28,8 @@ from afn_model.data import plan
 from afn_model.data.index import VERSION, Corpus, Facts, build, folder_of
 from afn_model.data.loader import Feed, Loader
 from afn_model.data.records import check
-from afn_model.processor import AFNextProcessor, make_tokenizer
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.tokenizer import make_tokenizer
 from bench.measure import main
 from bench.packing import CONTEXTS, mix
 

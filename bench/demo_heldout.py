@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from afn_model import AFNext, AFNextProcessor
-from afn_model.data.corpus import Corpus, majority_answer
 from afn_model.demo.report import answer, score, table
+from afn_model.world.corpus import Corpus, majority_answer
 from bench.measure import machine
 
 SEED = 1000

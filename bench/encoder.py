@@ -8,7 +8,7 @@ The reference implementation in transformers computes all 1,500 positions of eve
 import torch
 
 from afn_model import AFNext, preset
-from afn_model.encoder import Windows
+from afn_model.network.encoder import Windows
 from bench.measure import main, milliseconds
 
 SECONDS = (1, 3, 10, 30)

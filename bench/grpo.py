@@ -13,9 +13,9 @@ import torch
 
 import afn_kernels as ak
 from afn_model import AFNext
-from afn_model.audio import SAMPLE_RATE, audio_tokens
+from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
 from afn_model.config import AudioConfig, Config, TextConfig
-from afn_model.processor import Batch
+from afn_model.prompt.batch import Batch
 from bench.measure import main
 
 MINUTES, GROUP, ANSWER = 10, 8, 64

@@ -28,7 +28,7 @@ import torch
 from afn_model import AFNext, AFNextProcessor
 from afn_model.config import AudioConfig, TextConfig, preset
 from afn_model.data import index
-from afn_model.processor import make_tokenizer
+from afn_model.prompt.tokenizer import make_tokenizer
 
 STEPS, EVERY, BINS = 24, 3, 4
 PLAN = ((1, 8), (2, 16), (4, 24))

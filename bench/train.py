@@ -30,10 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afn_model.processor import Batch
+from afn_model.prompt.batch import Batch
 from afn_model.train.flops import batch_flops, language_model_linear, peak, step_work
 from afn_model.train.log import memory
-from afn_model.train.watch import kernels
+from afn_model.train.profiler import kernels
 from bench import measure
 from bench.record import why
 from bench.timing import quantile

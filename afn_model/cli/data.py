@@ -13,7 +13,7 @@ from afn_model.cli.options import positive
 
 if TYPE_CHECKING:
     from afn_model.data.records import Sample
-    from afn_model.processor import AFNextProcessor
+    from afn_model.prompt.processor import AFNextProcessor
 
 CONTEXTS = (8_192, 24_576, 131_072)
 
@@ -131,7 +131,7 @@ def described(found: Sample, name: str, processor: AFNextProcessor | None) -> It
 
 
 def _described_audio(audio) -> str:
-    from afn_model.data.shards import is_member, split_path
+    from afn_model.audio.shards import is_member, split_path
 
     file = split_path(audio.source)[0] if is_member(audio.source) else audio.source
     part = "" if audio.start is None and audio.end is None else f" {audio.start or 0:g} s to {_end(audio.end)}"
@@ -143,7 +143,7 @@ def _end(end: float | None) -> str:
 
 
 def _counted(found: Sample, processor: AFNextProcessor) -> str:
-    from afn_model.processor import IGNORED
+    from afn_model.prompt.batch import IGNORED
 
     training = any(turn.role == "assistant" for turn in found.turns)
     try:
@@ -171,6 +171,6 @@ def stats(args: Namespace) -> None:
 def _processor(folder: str | None) -> AFNextProcessor | None:
     if folder is None:
         return None
-    from afn_model.processor import AFNextProcessor
+    from afn_model.prompt.processor import AFNextProcessor
 
     return AFNextProcessor.from_pretrained(folder)

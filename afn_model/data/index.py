@@ -15,11 +15,11 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from afn_model.data.records import duration, measured_duration
+from afn_model.files import fingerprint, fingerprint_as_of
 
 VERSION = 1
 FLUSH = 1 << 16  # entries held back while building
@@ -148,7 +148,7 @@ class Corpus:
         if verify:
             found = fingerprint(self.path)
         elif written > facts.stat().st_mtime_ns:
-            found = _fingerprint_as_of(self.path, size, written)
+            found = fingerprint_as_of(self.path, size, written)
         else:
             found = self.facts.fingerprint
         if found != self.facts.fingerprint:
@@ -187,22 +187,3 @@ class Corpus:
         for name in ("_lines", "_entries"):
             if name in self.__dict__:
                 os.close(self.__dict__.pop(name))
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-@cache
-def _fingerprint_as_of(path: Path, size: int, written: int) -> str:
-    """The fingerprint of a file that has not been touched since: every stage of a run opens the same corpora."""
-    return fingerprint(path)
-
-
-def _digest(file) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from afn_model.audio import SAMPLE_RATE
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.data.plan import SLACK, Blend, Feed, Job, Plan, Position, make_plan
 from afn_model.data.records import Sample, audios_of
-from afn_model.processor import IGNORED, AFNextProcessor, Batch, Prepared
+from afn_model.prompt.batch import IGNORED, Batch, Prepared
+from afn_model.prompt.processor import AFNextProcessor
 
 __all__ = ["Feed", "Loader", "MicroBatch", "Position", "Step"]
 

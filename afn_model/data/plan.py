@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from afn_model.audio import SAMPLE_RATE, audio_tokens
-from afn_model.chat import Turn
+from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
 from afn_model.data.index import Corpus
-from afn_model.data.order import Order, Source, key
+from afn_model.data.order import Order, Source
 from afn_model.data.packing import pack
 from afn_model.data.records import Sample, audios_of, sample
-from afn_model.processor import AFNextProcessor
+from afn_model.hashing import key
+from afn_model.prompt.conversation import Turn
+from afn_model.prompt.processor import AFNextProcessor
 
 SLACK = 0.05  # seconds that a recording may be longer than the index says
 _TOKENS_PER_SECOND = 25

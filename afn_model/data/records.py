@@ -7,14 +7,13 @@ and our own ``{"id", "axis", "task", "source", "audios": [{"path", "start", "end
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from afn_model.chat import Audio, Turn, read_conversation
-from afn_model.data.shards import is_member, read_member
+from afn_model.audio.recording import Audio, measured_seconds
+from afn_model.prompt.conversation import Turn, read_conversation
 
 AXES = (
     "music",
@@ -125,32 +124,7 @@ def measured_duration(record: dict, folder: str | Path) -> float:
     Raises:
         ValueError: what ``check`` complains about, or a recording that is not there or whose header cannot be read.
     """
-    return sum(_measured(audio) for audio in dict.fromkeys(audios_of(sample(record, folder))))
-
-
-def _measured(audio: Audio) -> float:
-    import soundfile
-
-    from afn_model.audio_container import is_mp3, walk_mp3, with_frame_count
-
-    try:
-        data = read_member(audio.source) if is_member(audio.source) else None
-        if audio.source.lower().endswith(".mp3"):
-            data = Path(audio.source).read_bytes() if data is None else data
-            # libsndfile guesses the length of an mp3 that does not count its frames.
-            if is_mp3(data) and not (walk := walk_mp3(data)).counted:
-                data = with_frame_count(data, walk)
-        header = soundfile.info(audio.source if data is None else io.BytesIO(data))
-    except (OSError, ValueError, soundfile.SoundFileError) as error:
-        missing = not is_member(audio.source) and not os.path.isfile(audio.source)
-        reason = "no such file" if missing else str(error).removeprefix(f"{audio.source}: ")
-        raise ValueError(f"{audio.source}: {reason}") from None
-    if header.frames >= 1 << 62:
-        raise ValueError(f"{audio.source}: its header does not say how long it is")
-    seconds, start = header.frames / header.samplerate, audio.start or 0.0
-    if start >= seconds:
-        raise ValueError(f"{audio.source}: start {start} s is outside the recording of {seconds:.3f} s")
-    return min(seconds, math.inf if audio.end is None else audio.end) - start
+    return sum(measured_seconds(audio) for audio in dict.fromkeys(audios_of(sample(record, folder))))
 
 
 def _checked(record: dict) -> list[Turn]:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from afn_model.data.index import Corpus
-from afn_model.data.order import key, permute
+from afn_model.data.order import permute
 from afn_model.data.packing import pack
 from afn_model.data.plan import most_tokens
 from afn_model.data.records import Sample, sample
-from afn_model.processor import AFNextProcessor
+from afn_model.hashing import key
+from afn_model.prompt.processor import AFNextProcessor
 
 NONE = "(none)"
 CHARACTERS = 4  # of a text token, where no model counts them

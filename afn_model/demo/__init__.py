@@ -20,21 +20,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from afn_model.chat import DEFAULT_TEMPLATE
+from afn_model.afnext import AFNext
+from afn_model.bootstrap.fit import Part, Trainee, fit
+from afn_model.bootstrap.lessons import Lessons
 from afn_model.config import preset
-from afn_model.data.corpus import Corpus, majority_answer, texts, write_corpus
 from afn_model.data.index import build as build_index
-from afn_model.data.scenes import LABELS
-from afn_model.data.words import load_bank
-from afn_model.demo.base import Part, Trainee, fit
-from afn_model.demo.lessons import Lessons
+from afn_model.demo.plot import loss_curves
 from afn_model.demo.report import answer, score, table
-from afn_model.eval.plot import loss_curves
-from afn_model.model import AFNext
-from afn_model.processor import AFNextProcessor, make_tokenizer
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.template import DEFAULT_TEMPLATE
+from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.train.curriculum import Curriculum, Layout, Stage, Start
 from afn_model.train.trainer import DONE, MODEL, Options
 from afn_model.train.trainer import train as train_curriculum
+from afn_model.world.corpus import Corpus, majority_answer, texts, write_corpus
+from afn_model.world.mixer import LABELS
+from afn_model.world.words import load_bank
 
 # The released models' system prompt would be half of every prompt here.
 SYSTEM = "Listen and answer."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from afn_model.data.scenes import DEMO, KINDS, Example
-from afn_model.demo.lessons import conversation
-from afn_model.eval.answers import accuracy, onset_errors, onset_summary
-from afn_model.model import AFNext
-from afn_model.processor import AFNextProcessor
+from afn_model.afnext import AFNext
+from afn_model.bootstrap.lessons import conversation
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.scoring.answers import accuracy, onset_errors, onset_summary
+from afn_model.world.mixer import DEMO, KINDS, Example
 
 Scores = dict[str, dict[str, float]]
 

@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afn_model.audio import SAMPLE_RATE
-from afn_model.chat import Audio, Turn
+from afn_model.afnext import AFNext
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.recording import Audio
 from afn_model.data.loader import Step
-from afn_model.data.order import key
 from afn_model.data.records import Sample
-from afn_model.model import AFNext
-from afn_model.processor import AFNextProcessor, Batch, Prepared
-from afn_model.shared_prefix import Rollout
-from afn_model.train import rewards
-from afn_model.train.judge import Case, Endpoint, Judge
+from afn_model.hashing import key
+from afn_model.infer.rollout import Rollout
+from afn_model.prompt.batch import Batch, Prepared
+from afn_model.prompt.conversation import Turn
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.scoring import rewards
+from afn_model.scoring.judge import Case, Endpoint, Judge
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class GRPOSettings:
         epsilon: added to the standard deviation of a group's rewards.
         prompts: prompts that are sampled together, and whose answers share a forward and backward.
         max_seconds: longest audio of a prompt; the processor's limit if None.
-        judge: fields of ``afn_model.train.judge.Endpoint``; without it, rewards of kind judge are left out.
+        judge: fields of ``afn_model.scoring.judge.Endpoint``; without it, rewards of kind judge are left out.
     """
 
     group: int = 5

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from afn_model.checkpoint import LAYOUTS, our_name
-from afn_model.data.order import key
+from afn_model.hashing import key
+from afn_model.weights.checkpoint import LAYOUTS, our_name
 
 if TYPE_CHECKING:
-    from afn_model.model import AFNext
+    from afn_model.afnext import AFNext
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Layers whose weight goes into a fused kernel, past the layer's own forward.

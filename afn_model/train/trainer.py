@@ -19,36 +19,31 @@ from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
 
-from afn_model.audio import SAMPLE_RATE
-from afn_model.chat import Audio, Turn
-from afn_model.config import to_json
+from afn_model.afnext import AFNext
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.recording import Audio
 from afn_model.data.loader import BadTally, Loader, Position, Step
-from afn_model.model import AFNext
-from afn_model.processor import IGNORED, AFNextProcessor, join
+from afn_model.prompt.batch import IGNORED, join
+from afn_model.prompt.conversation import Turn
+from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import lora
+from afn_model.train.activation_checkpoint import checkpoint_blocks
+from afn_model.train.checkpoint import Checkpoints, restore, training_state
 from afn_model.train.curriculum import Curriculum, Layout, Stage, for_stage, write_curriculum
-from afn_model.train.features import FeatureCache
+from afn_model.train.feature_cache import FeatureCache
+from afn_model.train.fingerprint import as_json, changed_since, code_fingerprint, difference, weights_fingerprint
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.log import Meter, RunLog
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
-from afn_model.train.preflight import (
-    MODEL,
-    as_json,
-    changed_since,
-    check,
-    code_fingerprint,
-    difference,
-    feed_of,
-    start_folder,
-    weights_fingerprint,
-)
-from afn_model.train.recompute import checkpoint_blocks
+from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.sft import SFT, select
-from afn_model.train.state import Checkpoints, restore, training_state
-from afn_model.train.watch import profile_window, snapshot_on_oom
+from afn_model.train.validate import MODEL, check, feed_of, start_folder
+from afn_model.weights.config_json import to_json
 
 DONE = "done.json"
+# Methods of the model besides forward that compute with its weights.
+FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
 
 
 class Stopped(Exception):
@@ -107,7 +102,7 @@ def train(
     try:
         with roll_call(process):
             for stage in stages:
-                check(curriculum, stage, process.world, sharing(for_stage(layout, stage), stage))
+                check(curriculum, stage, process.world_size, sharing(for_stage(layout, stage), stage))
             for stage in stages:
                 if not _done_before(stage, out, options.show and process.rank == 0):
                     run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
@@ -172,7 +167,7 @@ class _Stage:
         self.log: RunLog | None = None
 
     def make_loader(self, position: Position) -> Loader:
-        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world // self.sharing}
+        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world_size // self.sharing}
         feed = feed_of(self.curriculum, self.stage)
         return Loader(feed, self.processor, **groups, workers=self.layout.workers, position=position)
 
@@ -197,9 +192,16 @@ class _Stage:
         if layout.compile:
             for block in blocks:
                 block.compile(dynamic=True)
-        self.sharded = self.process.world > 1 or compute != torch.float32
+        self.sharded = self.process.world_size > 1 or compute != torch.float32
         if self.sharded:
-            shard(model, self.process, blocks=blocks, compute_dtype=compute, shard_size=layout.shard or None)
+            shard(
+                model,
+                self.process,
+                blocks=blocks,
+                compute_dtype=compute,
+                shard_size=layout.shard or None,
+                forwards=FORWARDS,
+            )
 
     def make_method(self) -> Any:
         gather = processes.sum_over
@@ -231,7 +233,7 @@ class _Stage:
             "seconds": self.seconds,
             "position": [self.position.chunk, self.position.step],
             "exported": self.exported,
-            "world": self.process.world,
+            "world": self.process.world_size,
         }
 
     def resume(self) -> None:

@@ -13,7 +13,7 @@ from afn_distributed import process
 
 FORK = multiprocessing.get_context("forkserver")
 # Imported once, by the process that all others are forked from.
-FORK.set_forkserver_preload(["torch.distributed.fsdp", "afn_model.train.state", "afn_model.demo"])
+FORK.set_forkserver_preload(["torch.distributed.fsdp", "afn_model.train.checkpoint", "afn_model.demo"])
 
 
 def run(world: int, work: Callable, *args, join: bool = True):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from afn_model import AFNext
-from afn_model.audio import audio_tokens
+from afn_model.audio.frames import audio_tokens
 from bench import train, train_models
 
 CONFIG = train.configuration("tiny", None)

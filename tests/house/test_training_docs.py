@@ -18,10 +18,10 @@ from afn_model.cli import main
 from afn_model.cli.commands import COMMANDS
 from afn_model.cli.options import Parser
 from afn_model.data import index, records
-from afn_model.train import rewards
+from afn_model.scoring import rewards
+from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import Layout, Stage, find, read_curriculum, read_layout
 from afn_model.train.grpo import GRPOSettings
-from afn_model.train.judge import Endpoint
 from bench.resume import prepare
 from tests.model.tiny_model import record
 

@@ -187,7 +187,7 @@ def test_how_a_mask_is_packed_in_a_patched_model(mode):
 @pytest.mark.parametrize("mode", ["inference_mode", "default device", "default dtype"])
 @pytest.mark.parametrize(("rate", "to"), [(44_100, 16_000), (16_001, 16_000)])
 def test_resampling(rate, to, mode):
-    from afn_model.resample import resample
+    from afn_model.audio.resample import resample
 
     def converted() -> torch.Tensor:
         return torch.cat(list(resample([PCM[0]], rate, to)))

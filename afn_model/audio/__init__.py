@@ -1,0 +1,1 @@
+"""Recordings: decoding, resampling, windows, and how many frames and tokens they give."""

@@ -1,0 +1,1 @@
+"""The equations: encoder, rotary time embedding, adaptor, language model."""

@@ -1,0 +1,165 @@
+"""AF-Whisper: mel windows to packed audio features, computing only the frames that a clip has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import afn_kernels as ak
+from afn_model.audio.frames import conv_frames, token_frames
+from afn_model.config import AudioConfig
+
+WINDOW_FRAMES = 3000
+
+
+class ResidualLayerNorm(nn.Module):
+    """h = x + residual and LayerNorm(h), in one pass through ``afn_kernels``."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            return ak.layer_norm(x, self.weight, self.bias), x
+        return ak.layer_norm(x, self.weight, self.bias, residual=residual)
+
+
+class SelfAttention(nn.Module):
+    """Bidirectional attention inside each window; k has no bias."""
+
+    def __init__(self, config: AudioConfig):
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.k_proj = nn.Linear(config.width, config.width, bias=False)
+        self.v_proj = nn.Linear(config.width, config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+        q, k, v = (p(x_TD).unflatten(-1, (self.heads, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(ak.attention(q, k, v, cu_seqlens_q=cu_seqlens).flatten(1))
+
+
+class EncoderBlock(nn.Module):
+    """x + Attention(LN x), then x + W₂ GELU(W₁ LN x); each sum is left to the norm that follows it."""
+
+    def __init__(self, config: AudioConfig):
+        super().__init__()
+        self.self_attn = SelfAttention(config)
+        self.self_attn_layer_norm = ResidualLayerNorm(config.width)
+        self.fc1 = nn.Linear(config.width, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, config.width)
+        self.final_layer_norm = ResidualLayerNorm(config.width)
+
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
+        x_TD, residual_TD = self.self_attn_layer_norm(x_TD, residual_TD)
+        x_TD, residual_TD = self.final_layer_norm(self.self_attn(x_TD, cu_seqlens), residual_TD)
+        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), residual_TD
+
+
+class AudioEncoder(nn.Module):
+    """Conv stem, positions, transformer blocks, stride-2 mean, final LayerNorm; packed across windows."""
+
+    def __init__(self, config: AudioConfig):
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.n_mels, config.width, 3, padding=1)
+        self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(config.max_positions, config.width)
+        self.embed_positions.weight.requires_grad_(False)
+        self.layers = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
+        self.layer_norm = ResidualLayerNorm(config.width)
+
+    def forward(self, mel: Tensor, windows: Windows) -> Tensor:
+        """Features of every valid 40 ms frame.
+
+        Args:
+            mel: [W, n_mels, F], log-mel of the zero-padded windows; F is 3000, or at least ``windows.mel_frames``.
+            windows: the layout made from the windows' lengths.
+
+        Returns:
+            [Σ tokens, width], window after window.
+        """
+        x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
+        residual_TD = None
+        for layer in self.layers:
+            x_TD, residual_TD = layer(x_TD, residual_TD, windows.cu_conv)
+        x_TD = x_TD if residual_TD is None else residual_TD + x_TD
+        weight, bias = self.layer_norm.weight, self.layer_norm.bias
+        return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
+
+    def stem(self, mel: Tensor, windows: Windows) -> Tensor:
+        """Both convolutions over all windows laid end to end, [Σ conv frames, width]."""
+        rows_WFC = mel.transpose(1, 2)
+        rows = torch.cat((rows_WFC.flatten(0, 1), rows_WFC.new_zeros(1, rows_WFC.shape[2])))
+        x_CR = rows[windows.mel_rows(mel.shape[2])].T[None]
+        # Row 0 of each window stands for the zero that pads conv2 on the left.
+        x_CR = F.gelu(self.conv1(x_CR)) * windows.inside
+        x_CR = F.gelu(F.conv1d(x_CR, self.conv2.weight, self.conv2.bias, stride=2))
+        return x_CR[0].T[windows.conv_rows]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where each window's frames stand in the packed tensors.
+
+    A window with L mel frames has c = (L − 1) // 2 + 1 frames after the stem and t = c // 2 audio tokens. The stem
+    reads mel frames 0 .. 2c: the last one may be a frame of the zero padding, which the convolutions see.
+    """
+
+    conv_frames: list[int]
+    tokens: list[int]
+    cu_conv: Tensor
+    position: Tensor
+    inside: Tensor
+    conv_rows: Tensor
+
+    @staticmethod
+    def of(mel_lengths: list[int], device: torch.device, dtype: torch.dtype) -> Windows:
+        """The layout of windows with these many valid mel frames each.
+
+        Raises:
+            ValueError: a window with no frame or more than 3000.
+        """
+        for w, length in enumerate(mel_lengths):
+            if not 1 <= length <= WINDOW_FRAMES:
+                raise ValueError(f"audio window {w} has {length} mel frames, expected 1 to {WINDOW_FRAMES}")
+        conv = [conv_frames(length) for length in mel_lengths]
+        count = torch.tensor(conv)
+        cu = F.pad(count.cumsum(0), (1, 0)).to(torch.int32)
+        window = torch.repeat_interleave(torch.arange(len(conv)), count)
+        position = torch.arange(int(count.sum())) - cu[window]
+        inside = torch.ones(int((2 * count + 2).sum()))
+        inside[F.pad((2 * count + 2).cumsum(0), (1, -1))] = 0.0
+        # conv2 also makes one output across each seam between windows; these rows leave it out.
+        conv_rows = torch.arange(int(count.sum())) + window
+        return Windows(
+            conv_frames=conv,
+            tokens=[token_frames(c) for c in conv],
+            cu_conv=cu.to(device),
+            position=position.to(device),
+            inside=inside.to(device, dtype),
+            conv_rows=conv_rows.to(device),
+        )
+
+    @property
+    def mel_frames(self) -> int:
+        """How many mel frames the longest window needs."""
+        return min(WINDOW_FRAMES, max((2 * c + 1 for c in self.conv_frames), default=0))
+
+    def mel_rows(self, frames: int) -> Tensor:
+        """Rows of the flattened mel [W · frames + 1] that the stem reads; the last row is zeros."""
+        if frames != WINDOW_FRAMES and frames < self.mel_frames:
+            raise ValueError(f"mel has {frames} frames per window, the longest window needs {self.mel_frames}")
+        zero = len(self.conv_frames) * frames
+        rows = []
+        for w, c in enumerate(self.conv_frames):
+            read = torch.arange(2 * c + 1)
+            rows.append(torch.cat((torch.tensor([zero]), torch.where(read < frames, w * frames + read, zero))))
+        return torch.cat(rows).to(self.position.device)

@@ -1,0 +1,85 @@
+"""A rank's part of a packed batch that several ranks share: its tokens, its audio windows, and how they attend."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
+from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
+from afn_distributed.plan import Plan, make_plan
+from torch import Tensor
+
+from afn_model.audio.frames import HOP, conv_frames
+from afn_model.config import Config
+
+if TYPE_CHECKING:
+    from afn_model.prompt.batch import Batch
+
+
+@dataclass(frozen=True)
+class SequenceShard:
+    """What a rank computes of a batch that all ranks of its group have.
+
+    Args:
+        plan: who holds which tokens and heads.
+        ranks: this rank among those that share the batch.
+        tokens: [rows] int64, its tokens of the batch, ascending.
+        windows: [own] int64, the audio windows that it encodes; each window is encoded by one rank.
+        routes: the dispatch of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
+    """
+
+    plan: Plan
+    ranks: SequenceParallel
+    tokens: Tensor
+    windows: Tensor
+    routes: DispatchPlan
+
+    @staticmethod
+    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> SequenceShard:
+        """This rank's shard.
+
+        Raises:
+            ValueError: another rank of the group has another batch or plan.
+        """
+        text = config.text
+        heads = {"heads": text.heads, "kv_heads": text.kv_heads, "head_dim": text.head_dim}
+        sizes = {"ulysses": ranks.ulysses.size, "ring": ranks.ring.size}
+        plan = make_plan(batch.cu_seqlens, **sizes, **heads, scheme=scheme)
+        frames = conv_frames(batch.mel_lengths).tolist() if batch.pcm is not None else []
+        encoder = torch.from_numpy(assign_balanced([cost(count) for count in frames], ranks.size))
+        places = (batch.input_ids == config.audio_token_id).nonzero().squeeze(1).cpu()
+        counts = batch.window_tokens
+        if int(counts.sum()) != len(places):
+            raise ValueError(f"{len(places)} audio placeholders in the batch for {int(counts.sum())} audio embeddings")
+        src_rank = torch.repeat_interleave(encoder, counts).numpy()
+        content = hashlib.sha256(batch.input_ids.cpu().numpy().tobytes()).hexdigest()
+        agree(ranks.all, {"the plan": plan.digest(), "the tokens": content})
+        routes = DispatchPlan.of(src_rank, plan.rank_of_token()[places.numpy()], ranks.rank, ranks.size)
+        return SequenceShard(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+        """Rotary and attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
+        return sp_attention(q, k, v, self.plan, self.ranks, positions=positions, inv_freq=inv_freq)
+
+    def own_windows(self, batch: Batch) -> Batch | None:
+        """The batch with the windows that this rank encodes alone, a window of silence where it has none.
+
+        Ranks gather weights layer by layer and sum gradients: all of them must use the encoder if one does.
+        """
+        if batch.pcm is None or not len(batch.pcm):
+            return None
+        if not len(self.windows):
+            return replace(batch, pcm=batch.pcm[:1] * 0, samples=batch.samples[:1].clamp(max=100 * HOP))
+        return replace(batch, pcm=batch.pcm[self.windows], samples=batch.samples[self.windows])
+
+    def routed(self, audio: Tensor) -> Tensor:
+        """Embeddings of this rank's windows [made, width] to those of its tokens [audio tokens held, width]."""
+        return dispatch(audio if len(self.windows) else audio[:0], self.routes, self.ranks.all)
+
+
+def cost(frames: int) -> float:
+    """What encoding a window costs: linear layers and, at 1,500 frames, about a fifth of that for attention."""
+    return frames * (1 + 0.2 * frames / 1500)

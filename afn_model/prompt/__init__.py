@@ -1,0 +1,1 @@
+"""From conversations to packed token ids and audio windows."""

@@ -1,0 +1,119 @@
+"""Conversations packed one after another, as the model reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afn_model.audio.frames import conv_frames, mel_frames, padded_width, split_windows, token_frames
+
+IGNORED = -100
+
+
+@dataclass
+class Batch:
+    """Conversations packed one after another.
+
+    Args:
+        input_ids: [T] int64, all conversations.
+        cu_seqlens: [B + 1] int32, where each conversation starts, and T.
+        pcm: [W, T_pcm] float32 or int16, 16 kHz windows padded with zeros, or None without audio.
+        samples: [W] int64, valid samples of each window.
+        windows_per_audio: [A] int64, audios in order of appearance.
+        labels: [T] int64, -100 where not supervised, or None.
+    """
+
+    input_ids: Tensor
+    cu_seqlens: Tensor
+    pcm: Tensor | None
+    samples: Tensor
+    windows_per_audio: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def mel_lengths(self) -> Tensor:
+        """[W] int64, valid mel frames of each window: ceil(samples / 160)."""
+        return mel_frames(self.samples)
+
+    @property
+    def window_tokens(self) -> Tensor:
+        """[W] int64, audio tokens of each window."""
+        return token_frames(conv_frames(self.mel_lengths))
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """[T] int64, the label of the token after each one; -100 where nothing is supervised. Made once per batch."""
+        if self.labels is None:
+            raise ValueError("the batch has no labels: make it with processor(..., training=True)")
+        shifted = F.pad(self.labels[1:], (0, 1), value=IGNORED)
+        last = self.cu_seqlens[1:].long()[self.cu_seqlens.diff() > 0] - 1
+        return shifted.index_fill(0, last, IGNORED)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with every tensor on ``device``."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: x.to(device) for name, x in tensors.items() if x is not None})
+
+    def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
+        """(input_ids [B, S], attention_mask [B, S]), padded on the right with ``pad_id`` and 0."""
+        lengths = self.cu_seqlens.diff().tolist()
+        rows = self.input_ids.split(lengths)
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return torch.nn.utils.rnn.pad_sequence(rows, True, pad_id), mask.long().to(self.input_ids.device)
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """Two batches as one; labels where both have them."""
+    parts = [first, second]
+    windows = [batch.pcm for batch in parts if batch.pcm is not None]
+    width = max((pcm.shape[1] for pcm in windows), default=0)
+    labelled = first.labels is not None and second.labels is not None
+    return Batch(
+        input_ids=torch.cat([batch.input_ids for batch in parts]),
+        cu_seqlens=torch.cat((first.cu_seqlens, second.cu_seqlens[1:] + first.cu_seqlens[-1])),
+        pcm=torch.cat([torch.nn.functional.pad(pcm, (0, width - pcm.shape[1])) for pcm in windows])
+        if windows
+        else None,
+        samples=torch.cat([batch.samples for batch in parts]),
+        windows_per_audio=torch.cat([batch.windows_per_audio for batch in parts]),
+        labels=torch.cat([batch.labels for batch in parts]) if labelled else None,
+    )
+
+
+@dataclass
+class Prepared:
+    """One conversation: token ids [n], labels [n] or None, and its clips [samples] at 16 kHz in order of appearance."""
+
+    ids: Tensor
+    labels: Tensor | None
+    clips: list[Tensor]
+
+
+def _pack(prepared: Sequence[Prepared], dtype: torch.dtype) -> Batch:
+    ids, clips = [one.ids for one in prepared], [clip for one in prepared for clip in one.clips]
+    labels = [one.labels for one in prepared if one.labels is not None]
+    windows, samples = [], []
+    for clip in clips:
+        its_windows, its_samples = split_windows(clip)
+        windows.append(its_windows)
+        samples.append(its_samples)
+    counts = torch.cat(samples) if samples else torch.empty(0, dtype=torch.int64)
+    pcm = None
+    if clips:
+        pcm = torch.zeros(len(counts), padded_width(int(counts.max())), dtype=dtype)
+        for rows, its_windows in zip(pcm.split([len(w) for w in windows]), windows, strict=True):
+            rows[:, : its_windows.shape[1]] = its_windows
+    lengths = torch.tensor([0] + [len(row) for row in ids])
+    return Batch(
+        input_ids=torch.cat(ids),
+        cu_seqlens=lengths.cumsum(0).to(torch.int32),
+        pcm=pcm,
+        samples=counts,
+        windows_per_audio=torch.tensor([len(w) for w in windows], dtype=torch.int64),
+        labels=torch.cat(labels) if len(labels) == len(ids) else None,
+    )

@@ -1,0 +1,166 @@
+"""Conversations: the forms they may be written in, and the prompt they become.
+
+Every form is read into turns of text and audio; a Jinja template renders the turns with one ``<sound>`` per audio.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from afn_model.audio.recording import Audio
+
+SOUND = "<sound>"
+_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+_CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|sound_bos|>", "<|sound_eos|>")
+_PLACEHOLDER = re.compile(r"<sound(?:-(\d+))?>")
+_ALONE = re.compile(r"<sound(?:-1)?>\n|\n<sound(?:-1)?>|<sound(?:-1)?>")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. ``role`` is system, user or assistant; ``parts`` are text and audio in the order they are read."""
+
+    role: str
+    parts: tuple[str | Audio, ...]
+
+    @property
+    def audios(self) -> list[Audio]:
+        return [part for part in self.parts if isinstance(part, Audio)]
+
+    @property
+    def text(self) -> str:
+        """The turn with ``<sound>`` for each audio."""
+        return "".join(SOUND if isinstance(part, Audio) else part for part in self.parts)
+
+
+def is_conversation(value) -> bool:
+    """Whether ``value`` is one conversation, rather than a list of them."""
+    return isinstance(value, dict) or (len(value) > 0 and isinstance(value[0], dict) and "role" in value[0])
+
+
+def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[Turn]:
+    """Reads any of the accepted forms of a conversation.
+
+    - messages: ``{"role": system|user|assistant, "content": text or parts}``, parts being
+      ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio"|"path"|"url": source}`` with optional
+      ``sampling_rate``, ``start`` and ``end``;
+    - messages whose text has ``<sound>``, or ``<sound-1>``, ``<sound-2>``, ... (which may repeat), and ``audios``;
+    - the public record ``{"id", "sound": path or paths, "conversations": [{"from": human|gpt, "value": text}]}``.
+
+    A conversation's only audio is put before the text of its turn, as the released models were trained; the line
+    break that set its placeholder apart goes. Several audios stay where they are written.
+
+    Args:
+        conversation: messages or a record.
+        audios: the recordings that placeholders stand for, in order; a record brings its own.
+
+    Returns:
+        turns.
+
+    Raises:
+        ValueError: another shape of conversation, placeholders and audios that do not match, or a control token of
+            the prompt inside a text.
+    """
+    if isinstance(conversation, dict):
+        if audios is not None or "conversations" not in conversation:
+            raise ValueError("a record needs a 'conversations' list and brings its own audio under 'sound'")
+        messages = [(m.get("from"), m.get("value")) for m in conversation["conversations"]]
+        audios = conversation.get("sound")
+    else:
+        messages = [(m.get("role"), m.get("content")) for m in conversation]
+    if not messages:
+        raise ValueError("the conversation has no messages")
+    given = [_as_audio(audio) for audio in _as_list(audios)]
+    places = [_PLACEHOLDER.findall(text) for _, content in messages for text in _texts(content)]
+    written = sum(_count_parts(content) for _, content in messages)
+    order = _resolve([number for found in places for number in found], given)
+    alone = len(order) + written == 1
+    rest = iter(order)
+    return [Turn(_role(role), tuple(_parts(content, rest, alone))) for role, content in messages]
+
+
+def _as_list(audios) -> list:
+    if audios is None or (isinstance(audios, str) and not audios):
+        return []
+    return list(audios) if isinstance(audios, (list, tuple)) else [audios]
+
+
+def _as_audio(audio) -> Audio:
+    if isinstance(audio, Audio):
+        return audio
+    return _part_audio(audio) if isinstance(audio, dict) else Audio(audio)
+
+
+def _part_audio(part: dict) -> Audio:
+    source = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
+    if source is None:
+        raise ValueError(f"an audio part needs 'audio', 'path' or 'url', got {sorted(part)}")
+    if isinstance(source, str):
+        source = source.removeprefix("file://")
+    return Audio(source, part.get("sampling_rate"), part.get("start"), part.get("end"))
+
+
+def _texts(content) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, (list, tuple)) or not all(isinstance(part, dict) for part in content):
+        raise ValueError(f"a message's content must be text or a list of parts, got {content!r:.80}")
+    return [_part_text(part) for part in content if part.get("type") == "text"]
+
+
+def _part_text(part: dict) -> str:
+    if not isinstance(part.get("text"), str):
+        raise ValueError(f"a text part needs 'text', got {part!r:.80}")
+    return part["text"]
+
+
+def _count_parts(content) -> int:
+    return 0 if isinstance(content, str) else sum(part.get("type") == "audio" for part in content)
+
+
+def _resolve(numbers: list[str], given: list[Audio]) -> list[Audio]:
+    """The audio of each placeholder, from their numbers ('' for a plain ``<sound>``)."""
+    numbered = [int(number) for number in numbers if number]
+    if not numbered and len(numbers) == len(given):
+        return given
+    if numbered and len(numbered) == len(numbers) and set(numbered) == set(range(1, len(given) + 1)):
+        return [given[number - 1] for number in numbered]
+    if numbered:
+        found = ", ".join(dict.fromkeys(f"<sound-{number}>" if number else SOUND for number in numbers))
+        raise ValueError(f"{len(set(numbers))} different placeholders ({found}), but {len(given)} audios")
+    raise ValueError(f"{len(numbers)} {SOUND} placeholders, but {len(given)} audios")
+
+
+def _role(role) -> str:
+    if role not in _ROLES:
+        raise ValueError(f"role {role!r} is none of {', '.join(_ROLES)}")
+    return _ROLES[role]
+
+
+def _parts(content, audios, alone: bool) -> list[str | Audio]:
+    """A message's parts, taking one of ``audios`` for every placeholder."""
+    pieces: list[str | Audio] = []
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        if part.get("type") == "audio":
+            pieces.append(_part_audio(part))
+        elif part.get("type") == "text":
+            pieces += _split(part["text"], audios, alone)
+        else:
+            raise ValueError(f"a part's type must be 'text' or 'audio', got {part.get('type')!r}")
+    if alone:
+        pieces.sort(key=lambda piece: isinstance(piece, str))
+    return pieces
+
+
+def _split(text: str, audios, alone: bool) -> list[str | Audio]:
+    for token in _CONTROL:
+        if token in text:
+            raise ValueError(f"a message contains {token}, which only the prompt itself may")
+    if alone and _PLACEHOLDER.search(text):
+        return [next(audios), _ALONE.sub("", text, count=1)]
+    pieces: list[str | Audio] = []
+    for index, piece in enumerate(re.split(r"<sound(?:-\d+)?>", text)):
+        pieces += [next(audios), piece] if index else [piece]
+    return pieces

@@ -1,0 +1,266 @@
+"""From conversations to a packed batch of token ids and audio windows, and from token ids back to text.
+
+processor = AFNextProcessor.from_pretrained(folder)
+batch = processor([{"role": "user", "content": [{"type": "audio", "path": "a.wav"}, {"type": "text", "text": "?"}]}])
+processor.decode(model.generate(batch)[0])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from afn_model.audio.frames import audio_tokens
+from afn_model.audio.recording import load
+from afn_model.files import write_json
+from afn_model.prompt.batch import IGNORED, Batch, Prepared, _pack
+from afn_model.prompt.conversation import SOUND, Turn, is_conversation, read_conversation
+from afn_model.prompt.template import DEFAULT_TEMPLATE, ChatTemplate, answer_spans
+from afn_model.prompt.tokenizer import (
+    _has_tokenizer,
+    _read_json,
+    _read_template,
+    _read_tokenizer,
+    _special_names,
+)
+
+
+class AFNextProcessor:
+    """Tokenizer, chat template and audio loading of one model.
+
+    Args:
+        tokenizer: with ``<sound>`` and, unless ``boundaries`` is False, ``<|sound_bos|>`` and ``<|sound_eos|>``.
+        chat_template: Jinja source; the project's own if None.
+        template_variables: names the template may use, such as ``eos_token``.
+        boundaries: whether an audio is ``<|sound_bos|>`` ``<sound>``×N ``<|sound_eos|>`` (Music Flamingo, AF-Next)
+            or ``<sound>``×N alone (AF3).
+        max_seconds: longest audio; the rest is left out with a warning.
+        max_positions: the model's context in tokens, or None for no limit.
+        strict: an error where an audio is longer than ``max_seconds``.
+        pcm_dtype: ``torch.float32`` or ``torch.int16``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        chat_template: str | None = None,
+        template_variables: dict[str, str] | None = None,
+        boundaries: bool = True,
+        max_seconds: float = 1800,
+        max_positions: int | None = None,
+        strict: bool = False,
+        pcm_dtype: torch.dtype = torch.float32,
+    ):
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(chat_template or DEFAULT_TEMPLATE.read_text("utf-8"), template_variables)
+        self.boundaries = boundaries
+        self.max_seconds, self.max_positions = max_seconds, max_positions
+        self.strict, self.pcm_dtype = strict, pcm_dtype
+        self.sound_id = self.token_id(SOUND)
+        self._before = [self.token_id("<|sound_bos|>")] if boundaries else []
+        self._after = [self.token_id("<|sound_eos|>")] if boundaries else []
+        self._counts: dict[str, int] = {}
+
+    def token_id(self, token: str) -> int:
+        """The id of a token, by its string: ids differ between releases.
+
+        Raises:
+            ValueError: the tokenizer has no such token.
+        """
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no token {token} among its {self.tokenizer.get_vocab_size()}")
+        return found
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Ids that end an answer: ``<|im_end|>``, and ``<|endoftext|>`` where the tokenizer has it."""
+        end = self.tokenizer.token_to_id("<|endoftext|>")
+        return [self.token_id("<|im_end|>")] + ([] if end is None else [end])
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
+
+    def __call__(
+        self,
+        conversations: dict | Sequence,
+        *,
+        audios=None,
+        training: bool = False,
+        add_generation_prompt: bool | None = None,
+    ) -> Batch:
+        """Prepares one conversation or several.
+
+        Args:
+            conversations: a conversation or a list of them, in any form that ``read_conversation`` reads.
+            audios: what ``<sound>`` in the messages' text stands for: a list, or one list for each conversation.
+            training: also make labels: what the assistant says and its closing ``<|im_end|>``.
+            add_generation_prompt: end with the assistant's turn opened; None does so when not training and the
+                last message is not the assistant's.
+
+        Returns:
+            ``Batch``.
+
+        Raises:
+            ValueError: audio that cannot be used, placeholders that do not match the audios, a conversation past the
+                context, or one with nothing to learn from when training.
+        """
+        single = is_conversation(conversations)
+        several = [conversations] if single else list(conversations)
+        if not several:
+            raise ValueError("no conversations")
+        given = [audios] if single or audios is None else list(audios)
+        if audios is None:
+            given = given * len(several)
+        if len(given) != len(several):
+            raise ValueError(f"{len(given)} lists of audios for {len(several)} conversations")
+        prepared = []
+        for index, (conversation, its_audios) in enumerate(zip(several, given, strict=True)):
+            try:
+                turns = read_conversation(conversation, its_audios)
+                prepared.append(self.prepare(turns, training=training, add_generation_prompt=add_generation_prompt))
+            except ValueError as error:
+                raise error if single else ValueError(f"conversation {index}: {error}") from None
+        return self.pack(prepared)
+
+    def prepare(
+        self,
+        turns: list[Turn],
+        *,
+        training: bool = False,
+        add_generation_prompt: bool | None = None,
+        max_seconds: float | None = None,
+    ) -> Prepared:
+        """Loads and tokenises one conversation.
+
+        Args:
+            turns: from ``read_conversation``.
+            training, add_generation_prompt: as for calling the processor.
+            max_seconds: longest audio; that of the processor if None.
+
+        Raises:
+            ValueError: as for calling the processor.
+        """
+        text = self._render(turns, training, add_generation_prompt)
+        spans = answer_spans(text, turns) if training else []
+        audios = [audio for turn in turns for audio in turn.audios]
+        longest = self.max_seconds if max_seconds is None else max_seconds
+        options = {"strict": self.strict, "max_seconds": longest, "dtype": self.pcm_dtype}
+        loaded = {audio: load(audio, **options) for audio in dict.fromkeys(audios)}
+        clips = [loaded[audio] for audio in audios]
+        ids, labels = self._encode(text, [audio_tokens(clip.numel()) for clip in clips], spans)
+        if self.max_positions is not None and len(ids) > self.max_positions:
+            raise ValueError(f"{len(ids)} tokens, but the model's context is {self.max_positions}")
+        return Prepared(ids, labels if training else None, clips)
+
+    def pack(self, prepared: Sequence[Prepared]) -> Batch:
+        """One batch of conversations, one after another; labels where all of them have some."""
+        return _pack(prepared, self.pcm_dtype)
+
+    def text_tokens(
+        self, turns: list[Turn], *, training: bool = False, add_generation_prompt: bool | None = None
+    ) -> int:
+        """Tokens of a conversation without those of its audio: the text, and what stands around each audio."""
+        text = self._render(turns, training, add_generation_prompt)
+        pieces = text.split(SOUND)
+        around = len(self._before) + len(self._after)
+        return sum(map(self._count, pieces)) + around * (len(pieces) - 1)
+
+    def _count(self, piece: str) -> int:
+        """Tokens of a piece of a prompt; what stands before the first audio is nearly always the same."""
+        found = self._counts.get(piece)
+        if found is None:
+            found = len(self.tokenizer.encode(piece, add_special_tokens=False))
+            if len(piece) < 512 and len(self._counts) < 256:
+                self._counts[piece] = found
+        return found
+
+    def _render(self, turns: list[Turn], training: bool, prompt: bool | None) -> str:
+        return self.template.render(
+            turns, prompt if prompt is not None else not training and turns[-1].role != "assistant"
+        )
+
+    def _encode(self, text: str, counts: list[int], spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Ids and labels of a prompt whose i-th ``<sound>`` stands for ``counts[i]`` tokens."""
+        ids, labels, offset = [], [], 0
+        for index, piece in enumerate(text.split(SOUND)):
+            if index:
+                audio = self._before + [self.sound_id] * counts[index - 1] + self._after
+                ids.append(torch.tensor(audio))
+                labels.append(torch.full((len(audio),), IGNORED))
+            encoding = self.tokenizer.encode(piece, add_special_tokens=False)
+            # A token that begins before the answer belongs to the prompt.
+            learnt = [
+                any(first <= offset + start and offset + end <= last for first, last in spans)
+                for start, end in encoding.offsets
+            ]
+            found = torch.tensor(encoding.ids, dtype=torch.int64)
+            ids.append(found)
+            labels.append(found.masked_fill(~torch.tensor(learnt, dtype=torch.bool), IGNORED))
+            offset += len(piece) + len(SOUND)
+        return torch.cat(ids), torch.cat(labels)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options) -> AFNextProcessor:
+        """Reads a model folder: transformers, hub or native layout.
+
+        Args:
+            folder: holds ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, itself or under ``llm/``.
+            options: replace what the folder says (see the class).
+
+        Raises:
+            ValueError: no such folder, no tokenizer in it, or a file in it that cannot be read.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+        home = next((home for home in (folder, folder / "llm") if _has_tokenizer(home)), None)
+        if home is None:
+            raise ValueError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt, nor under llm/")
+        config = _read_json(folder / "config.json") or _read_json(home / "config.json")
+        settings = _read_json(folder / "processor_config.json")
+        tokenizer_config = _read_json(home / "tokenizer_config.json")
+        tokenizer = _read_tokenizer(home, tokenizer_config)
+        kind = config.get("model_type") or {"AudioFlamingo3Processor": "audioflamingo3"}.get(
+            settings.get("processor_class")
+        )
+        found = {
+            "chat_template": _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config),
+            "template_variables": _special_names(tokenizer_config),
+            "boundaries": {"musicflamingo": True, "audioflamingo3": False}.get(
+                kind, tokenizer.token_to_id("<|sound_bos|>") is not None
+            ),
+            "max_seconds": settings.get("max_audio_len", 1800),
+            "max_positions": config.get("text_config", config).get("max_position_embeddings"),
+        }
+        try:
+            return cls(tokenizer, **found | options)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes tokenizer, chat template and settings, as transformers' processors of this family read them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "chat_template.jinja").write_text(self.template.source, "utf-8")
+        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"} | self.template.variables
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"} | names)
+        extractor = {
+            "feature_extractor_type": "WhisperFeatureExtractor",
+            "feature_size": 128,
+            "return_attention_mask": True,
+        }
+        settings = {
+            "processor_class": "MusicFlamingoProcessor" if self.boundaries else "AudioFlamingo3Processor",
+            "audio_token": SOUND,
+            "max_audio_len": self.max_seconds,
+            "feature_extractor": extractor,
+        }
+        write_json(folder / "processor_config.json", settings)

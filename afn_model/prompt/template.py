@@ -1,0 +1,102 @@
+"""Chat templates, and where the rendered prompt holds what the assistant says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from afn_model.prompt.conversation import (
+    SOUND,
+    Turn,
+)
+
+DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+_ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
+
+
+class ChatTemplate:
+    """A Jinja chat template, as model folders carry them.
+
+    Args:
+        source: the template's text.
+        variables: further names it may use, such as ``eos_token``.
+    """
+
+    def __init__(self, source: str, variables: dict[str, str] | None = None):
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self.source, self.variables, self._error = source, variables or {}, TemplateError
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals.update(raise_exception=self._raise, strftime_now=datetime.now().strftime)
+        try:
+            # transformers' own tag around what the assistant says; it renders as its content.
+            plain = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", source)
+            plain = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", plain)
+            self._template = environment.from_string(plain)
+        except TemplateError as error:
+            raise ValueError(f"the chat template cannot be read: {error}") from None
+
+    def _raise(self, message: str):
+        raise self._error(message)
+
+    def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
+        return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self.variables)
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether a message's content may be a string; some templates know only lists of parts."""
+        try:
+            return "probe" in self._render([{"role": "user", "content": "probe"}], False)
+        except (self._error, TypeError):
+            return False
+
+    def render(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+        """The prompt, with ``<sound>`` for each audio.
+
+        Raises:
+            ValueError: the template refuses the conversation or loses an audio.
+        """
+        contents = [turn.text if self._takes_text else [{"type": "text", "text": turn.text}] for turn in turns]
+        messages = [{"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)]
+        try:
+            text = self._render(messages, add_generation_prompt)
+        except (self._error, TypeError) as error:
+            raise ValueError(f"the chat template fails: {error}") from None
+        audios = sum(len(turn.audios) for turn in turns)
+        if text.count(SOUND) != audios:
+            raise ValueError(f"the chat template renders {text.count(SOUND)} {SOUND} placeholders for {audios} audios")
+        return text
+
+
+def answer_spans(text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Where a rendered conversation holds what the assistant says, closing ``<|im_end|>`` included.
+
+    Args:
+        text: from ``ChatTemplate.render``.
+        turns: what it was rendered from.
+
+    Returns:
+        (first, end) character offsets, one for each assistant turn.
+
+    Raises:
+        ValueError: no assistant turn, or the template does not mark them as ``<|im_start|>assistant``.
+    """
+    spans = [match.span(1) for match in _ANSWER.finditer(text)]
+    answers = sum(turn.role == "assistant" for turn in turns)
+    if not answers:
+        raise ValueError("nothing to learn: the conversation has no assistant message")
+    if len(spans) != answers:
+        raise ValueError(f"the chat template marks {len(spans)} of {answers} assistant messages")
+    return spans
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    # Jinja's own filter escapes HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,0 +1,1 @@
+"""What an answer is worth: metrics of evaluation, rewards of reinforcement, a judge."""

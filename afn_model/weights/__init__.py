@@ -1,0 +1,1 @@
+"""Checkpoints in three layouts, and config.json."""

@@ -1,0 +1,359 @@
+"""Checkpoint folders: safetensors in three layouts, read memory-mapped and written atomically.
+
+transformers   model.language_model.*, lm_head.weight, model.audio_tower.*, model.multi_modal_projector.*
+hub            language_model.model.*, language_model.lm_head.weight, audio_tower.*, multi_modal_projector.*
+native         folders llm/ (Qwen2 names), sound_tower/, sound_mm_projector/ (layers.0, layers.2)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from afn_model.config import Config
+from afn_model.files import read_json, write_json
+from afn_model.weights.config_json import read_config, to_json
+
+if TYPE_CHECKING:
+    from afn_model.network.network import Network
+
+SHARD_BYTES = 5 * 10**9
+# While converting, a shard's mapping is closed and reopened after this much, so its pages do not pile up.
+REOPEN_BYTES = 64 * 2**20
+
+# layout → our module → (folder, stored prefix)
+LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
+    "transformers": {
+        "encoder.": ("", "model.audio_tower."),
+        "adaptor.": ("", "model.multi_modal_projector."),
+        "language_model.": ("", "model.language_model."),
+        "lm_head.": ("", "lm_head."),
+    },
+    "hub": {
+        "encoder.": ("", "audio_tower."),
+        "adaptor.": ("", "multi_modal_projector."),
+        "language_model.": ("", "language_model.model."),
+        "lm_head.": ("", "language_model.lm_head."),
+    },
+    "native": {
+        "encoder.": ("sound_tower", ""),
+        "adaptor.linear_1.": ("sound_mm_projector", "layers.0."),
+        "adaptor.linear_2.": ("sound_mm_projector", "layers.2."),
+        "language_model.": ("llm", "model."),
+        "lm_head.": ("llm", "lm_head."),
+    },
+}
+PARTS = ("", "llm", "sound_tower", "sound_mm_projector")
+# Weights that a save replaces, in the order of their removal; any other file in the folder is left alone.
+OWN_WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
+# Tables that some releases store and every reader computes.
+IGNORED_ENDINGS = ("pos_emb.freqs", "pos_emb.inv_freq", "pos_emb.position_angles", "rotary_emb.inv_freq")
+DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies."""
+
+    file: Path
+    key: str
+
+
+def load(
+    cls: type[Network],
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    rote: str | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Network:
+    """A model from a checkpoint folder of any layout.
+
+    Weights stay memory-mapped where neither dtype nor device changes; otherwise they are converted tensor by tensor,
+    so that the peak is the model itself plus one piece of a shard.
+
+    Args:
+        cls: the model class.
+        folder: a folder with config.json and safetensors.
+        dtype: of the weights; default that of the stored head.
+        device: where the weights go.
+        rote: "checkpoint", "paper" or "none" in place of what the configuration says.
+        on_step: called as on_step(done, total) after each tensor.
+
+    Raises:
+        ValueError: no such folder, pickle weights, a damaged shard, or a missing, unexpected or mis-shaped tensor,
+            each named.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such checkpoint folder")
+    config = resolve_tokens(read_config(folder), folder)
+    if rote is not None:
+        config = replace(config, rote=replace(config.rote, reading=rote))
+    layout = find_layout(folder)
+    stored = stored_tensors(folder, layout)
+    with torch.device("meta"), SkipInit():
+        model = cls(config)
+    wanted = model.state_dict()
+    compare_names(folder, set(wanted), set(stored))
+    if dtype is None:
+        dtype = stored_dtype(stored["lm_head.weight"])
+    fill(model, {name: stored[name] for name in wanted}, dtype, torch.device(device), on_step)
+    return model.eval()
+
+
+class SkipInit(TorchFunctionMode):
+    """Skips ``torch.nn.init``: on the meta device it sets nothing, but its first use takes PyTorch a second."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
+
+
+def find_layout(folder: Path) -> str:
+    """The layout of a checkpoint folder, from the files and names in it."""
+    if any(shard_files(folder / part) for part in PARTS[1:]):
+        return "native"
+    if not shard_files(folder):
+        pickles = [p for part in PARTS for ending in ("*.bin", "*.pt", "*.pth") for p in (folder / part).glob(ending)]
+        if pickles:
+            raise ValueError(f"{min(pickles)}: weights in pickle files are refused; use safetensors")
+        raise ValueError(f"{folder}: no safetensors weights")
+    names = set(keys_of(folder))
+    return "hub" if any(name.startswith("language_model.model.") for name in names) else "transformers"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, following its index where there is one."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        for name in names:
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name}: the index names this shard but it is missing")
+        return [folder / name for name in names]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def keys_of(folder: Path) -> dict[str, Path]:
+    """Every tensor name in a folder and the shard that holds it."""
+    keys: dict[str, Path] = {}
+    for file in shard_files(folder):
+        with open_shard(file) as shard:
+            for key in shard.keys():  # noqa: SIM118 (a shard is not a dict)
+                keys[key] = file
+    return keys
+
+
+def open_shard(file: Path):
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: damaged or not a safetensors file: {error}") from error
+
+
+def stored_tensors(folder: Path, layout: str) -> dict[str, Stored]:
+    """Our name of every stored tensor, and where it lies; names that fit nothing keep their stored form."""
+    tensors: dict[str, Stored] = {}
+    table = LAYOUTS[layout]
+    for part in sorted({part for part, _ in table.values()}):
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder / part}: the {layout} layout needs this folder")
+        keys = keys_of(folder / part)
+        if not keys:
+            raise ValueError(f"{folder / part}: no safetensors weights")
+        for key, file in keys.items():
+            if not key.endswith(IGNORED_ENDINGS):
+                tensors[our_name(key, part, table)] = Stored(file, key)
+    return tensors
+
+
+def our_name(key: str, part: str, table: dict[str, tuple[str, str]]) -> str:
+    for ours, (folder, prefix) in table.items():
+        if folder == part and key.startswith(prefix):
+            return ours + key.removeprefix(prefix)
+    return f"{part}/{key}" if part else key
+
+
+def compare_names(folder: Path, wanted: set[str], found: set[str]) -> None:
+    for what, names in (("missing", wanted - found), ("unexpected", found - wanted)):
+        if names:
+            first = ", ".join(sorted(names)[:3])
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"{folder}: {len(names)} tensors {what}: {first}{more}")
+
+
+def stored_dtype(stored: Stored) -> torch.dtype:
+    with open_shard(stored.file) as shard:
+        return shard.get_tensor(stored.key).dtype
+
+
+def fill(
+    model: Network,
+    stored: dict[str, Stored],
+    dtype: torch.dtype,
+    device: torch.device,
+    on_step: Callable[[int, int], None] | None,
+) -> None:
+    """Gives every parameter its stored values, shard by shard."""
+    done = 0
+    by_file: dict[Path, list[str]] = {}
+    for name, place in stored.items():
+        by_file.setdefault(place.file, []).append(name)
+    for file, names in by_file.items():
+        shard, taken = open_shard(file), 0
+        for name in names:
+            if taken > REOPEN_BYTES:
+                shard, taken = open_shard(file), 0
+            tensor = read_tensor(shard, file, stored[name].key)
+            parameter = model.get_parameter(name)
+            if tensor.shape != parameter.shape:
+                shapes = f"{tuple(tensor.shape)}, expected {tuple(parameter.shape)}"
+                raise ValueError(f"{file}: {stored[name].key} has shape {shapes}")
+            converted = tensor.to(device, dtype)
+            taken += 0 if converted is tensor else tensor.nbytes
+            set_parameter(model, name, converted, parameter.requires_grad)
+            del tensor, converted
+            done += 1
+            if on_step is not None:
+                on_step(done, len(stored))
+
+
+def read_tensor(shard, file: Path, key: str) -> Tensor:
+    try:
+        tensor = shard.get_tensor(key)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(f"{file}: {key} cannot be read: {error}") from error
+    if not tensor.is_floating_point():
+        raise ValueError(f"{file}: {key} is {tensor.dtype}, expected floating-point weights")
+    return tensor
+
+
+def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=requires_grad))
+
+
+def resolve_tokens(config: Config, folder: Path) -> Config:
+    """The configuration with token ids looked up by string in the folder's tokenizer, where it has one.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the model, or lacks the audio placeholder.
+    """
+    path = next((p for p in (folder / "tokenizer.json", folder / "llm" / "tokenizer.json") if p.exists()), None)
+    if path is None:
+        return config
+    raw = read_json(path)
+    ids = dict((raw.get("model") or {}).get("vocab") or {})
+    ids |= {token["content"]: token["id"] for token in raw.get("added_tokens") or []}
+    if "<sound>" not in ids:
+        raise ValueError(f"{path}: the tokenizer has no <sound> token")
+    if max(ids.values()) >= config.text.vocab_size:
+        text = f"{max(ids.values()) + 1} tokens but the model's vocabulary is {config.text.vocab_size}"
+        raise ValueError(f"{path}: wrong vocabulary: the tokenizer has {text}")
+    stop = tuple(ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in ids)
+    return replace(
+        config,
+        audio_token_id=ids["<sound>"],
+        audio_bos_token_id=ids.get("<|sound_bos|>"),
+        audio_eos_token_id=ids.get("<|sound_eos|>"),
+        stop_token_ids=stop or config.stop_token_ids,
+    )
+
+
+def save(model: Network, folder: str | Path, layout: str = "transformers") -> None:
+    """Writes config.json and sharded safetensors, in the place of any checkpoint the folder holds.
+
+    Everything is written to a temporary folder inside ``folder`` and then renamed into place, so that a save that
+    fails leaves the earlier checkpoint as it was.
+
+    Args:
+        model: the model.
+        folder: created if need be.
+        layout: "transformers", "hub" or "native".
+
+    Raises:
+        ValueError: another layout name, or a folder that is a file.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"no checkpoint layout {layout!r}; there are {', '.join(LAYOUTS)}")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, not a folder to save a checkpoint in")
+    table = LAYOUTS[layout]
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        ours = next(prefix for prefix in table if name.startswith(prefix))
+        part, prefix = table[ours]
+        parts.setdefault(part, {})[prefix + name.removeprefix(ours)] = tensor
+    config = to_json(model.config, DTYPE_NAMES[model.dtype])
+    generation = {"eos_token_id": config["eos_token_id"], "repetition_penalty": model.config.repetition_penalty}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
+        staged = Path(temporary)
+        for part, tensors in parts.items():
+            save_shards(staged / part, tensors)
+        write_json(staged / "config.json", config)
+        write_json(staged / "generation_config.json", generation)
+        if layout == "native":
+            write_json(staged / "llm" / "config.json", config["text_config"])
+            write_json(staged / "sound_tower" / "config.json", config["audio_config"])
+        publish(staged, folder)
+
+
+def publish(staged: Path, folder: Path) -> None:
+    """Moves a finished checkpoint into place, then removes what an earlier one in the same folder leaves behind."""
+    new = sorted(p.relative_to(staged) for p in staged.rglob("*") if p.is_file())
+    # An index after its shards and config.json last: what names a file comes after it.
+    for path in sorted(new, key=lambda p: (p.suffix == ".json", p.name == "config.json")):
+        (folder / path).parent.mkdir(exist_ok=True)
+        os.replace(staged / path, folder / path)
+    for part in PARTS:
+        home = folder / part
+        stale = [p for pattern in OWN_WEIGHTS for p in home.glob(pattern) if p.relative_to(folder) not in new]
+        if part and stale and Path(part, "config.json") not in new:
+            stale += home.glob("config.json")
+        for file in stale:
+            file.unlink()
+        if part and home.is_dir() and not any(home.iterdir()):
+            home.rmdir()
+
+
+def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """One model.safetensors, or numbered shards with an index when it would pass ``SHARD_BYTES``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][key] = tensor
+        size += tensor.nbytes
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = ["model.safetensors"] if len(shards) == 1 else names
+    for name, shard in zip(names, shards, strict=True):
+        whole = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
+        try:
+            save_file(whole, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / name}: {error}") from None
+    if len(shards) > 1:
+        weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)

@@ -1,0 +1,1 @@
+"""Kinds of questions about synthetic recordings, one module per data axis."""

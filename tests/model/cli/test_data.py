@@ -1,0 +1,137 @@
+"""``afn data``: an index from the command line, records to read, and statistics with pictures."""
+
+import json
+from argparse import ArgumentParser
+
+import numpy as np
+import pytest
+import soundfile
+
+from afn_model.cli import data
+from afn_model.data.index import Corpus
+from afn_model.data.stats import collect, padding
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.tokenizer import make_tokenizer
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three recordings of 1, 2 and 3 s without durations, and a text."""
+    records = []
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(16_000 * (i + 1), 0.1), 16_000)
+        messages = [
+            {"role": "system", "content": "Listen."},
+            {"role": "user", "content": "<sound>\nWhat is said?"},
+            {"role": "assistant", "content": "First line.\nSecond line."},
+        ]
+        audios = [{"path": f"{i}.wav", "start": 0.5}]
+        records.append({"id": f"clip-{i}", "axis": "skills", "task": "asr", "audios": audios, "messages": messages})
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    records.append({"id": "7", "messages": talk, "rewards": [{"kind": "format"}]})
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def run(add, command, *words):
+    parser = ArgumentParser()
+    add(parser)
+    command(parser.parse_args([str(word) for word in words]))
+
+
+def test_index(corpus, capsys):
+    run(data.add_index, data.index, corpus)
+    assert "4 records, 0.00 hours" in capsys.readouterr().out
+    assert Corpus(corpus).seconds(2) == 0
+    run(data.add_index, data.index, corpus, "--json", "--measure")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["records"], found["seconds"]) == (4, 4.5)
+    assert [Corpus(corpus).seconds(i) for i in range(4)] == [0.5, 1.5, 2.5, 0.0]
+    with corpus.open("a") as file:
+        file.write(json.dumps({"messages": []}) + "\n")
+    with pytest.raises(ValueError, match=r"c\.jsonl, line 5: the conversation has no messages"):
+        run(data.add_index, data.index, corpus)
+    run(data.add_index, data.index, corpus, "--no-check")
+    assert len(Corpus(corpus)) == 5
+
+
+def test_measure_all_overrules_what_records_say(corpus, capsys):
+    record = json.loads(corpus.read_text().splitlines()[1]) | {"duration": 99}
+    corpus.write_text(json.dumps(record) + "\n")
+    run(data.add_index, data.index, corpus, "--measure")
+    assert Corpus(corpus).seconds(0) == 99
+    run(data.add_index, data.index, corpus, "--measure", "all")
+    assert Corpus(corpus).seconds(0) == 1.5
+    (corpus.parent / "1.wav").unlink()
+    with pytest.raises(ValueError, match=r"line 1: .*1\.wav: no such file"):
+        run(data.add_index, data.index, corpus, "--measure", "all")
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_inspect(corpus, capsys, indexed):
+    if indexed:
+        run(data.add_index, data.index, corpus)
+        capsys.readouterr()
+    run(data.add_inspect, data.inspect, corpus, "clip-1")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{corpus}[1]  clip-1\naxis skills, task asr")
+    assert f"[audio 1] {corpus.parent}/1.wav 0.5 s to its end\n  What is said?" in out
+    assert "assistant (learnt)\n» First line.\n» Second line." in out
+    run(data.add_inspect, data.inspect, corpus, "2")
+    assert f"{corpus}[2]  clip-2" in capsys.readouterr().out
+    run(data.add_inspect, data.inspect, corpus, "7")
+    assert f"{corpus}[3]  7" in (out := capsys.readouterr().out)
+    assert 'reward {"kind": "format"}' in out
+    with pytest.raises(ValueError, match="no record with number or id 'clip-9' among its 4"):
+        run(data.add_inspect, data.inspect, corpus, "clip-9")
+
+
+def test_inspect_with_a_model_counts_tokens(corpus, tmp_path, capsys):
+    processor = AFNextProcessor(make_tokenizer(["What is said? First line."] * 4, 300))
+    processor.save_pretrained(tmp_path / "model")
+    run(data.add_inspect, data.inspect, corpus, "0", "--model", tmp_path / "model")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert ", 12 of them audio, " in last, "half a second"
+    (tmp_path / "0.wav").unlink()
+    run(data.add_inspect, data.inspect, corpus, "0", "--model", tmp_path / "model")
+    out = capsys.readouterr().out
+    assert "0.wav 0.5 s to its end (no such file)" in out
+    assert "its audio cannot be used" in out.splitlines()[-1]
+
+
+def test_stats(corpus, tmp_path, capsys):
+    with pytest.raises(ValueError, match="no index; make one"):
+        run(data.add_stats, data.stats, corpus)
+    run(data.add_index, data.index, corpus, "--measure")
+    capsys.readouterr()
+    run(data.add_stats, data.stats, corpus, "--context", "64", "128", "--out", tmp_path / "out", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["records"], found["hours"], found["bad"]) == (4, 4.5 / 3600, [])
+    assert found["axes"] == {"skills": 3, "(none)": 1}
+    assert found["seconds"] == {"no audio": 1, "0 s to 1 s": 1, "1 s to 2 s": 1, "2 s to 5 s": 1}
+    assert [row["context"] for row in found["padding"]] == [64, 128]
+    for picture in found["pictures"]:
+        with open(picture, "rb") as file:
+            assert file.read(4) == b"\x89PNG"
+    run(data.add_stats, data.stats, corpus)
+    assert "4 records, 0.00 hours of audio" in capsys.readouterr().out
+
+
+def test_stats_of_a_part_and_of_bad_records(corpus):
+    with corpus.open("a") as file:
+        file.write("{}\n" * 20)
+    run(data.add_index, data.index, corpus, "--no-check")
+    part = collect([corpus], most=10)
+    assert (part.records, part.looked_at) == (24, 10)
+    assert len(part.bad) + len(part.tokens) == 10
+    assert len(collect([corpus]).bad) == 20
+
+
+def test_padding_by_hand():
+    found = padding(np.array([10, 10, 10, 10, 50, 50, 999]), context=50, batch=1)
+    assert (found.cut, found.padded, found.clips) == (1, 1.0, 7)
+    assert found.packed == pytest.approx(190 / 200)
+    one = padding(np.array([10, 40]), context=50, batch=16)
+    assert (one.padded, one.packed) == (50 / 80, 1.0)
+    assert one.saved == pytest.approx(1 - 50 / 80)

@@ -1,0 +1,334 @@
+"""The stream of training steps: the same for any groups, workers and restarts, and honest about what it left out."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from afn_model.audio.shards import ShardWriter
+from afn_model.data.index import build
+from afn_model.data.loader import Feed, Loader, Position
+from afn_model.data.plan import Blend, make_plan
+from afn_model.prompt.batch import IGNORED
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.tokenizer import make_tokenizer
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AFNextProcessor(make_tokenizer(["What is said? A dog barks. One two three. Which is louder?"] * 4, 400))
+
+
+def wav(path, seconds, seed=0, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate)), rate)
+    return path
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    build(path)
+    return path
+
+
+def talk(name, seconds, answer="A dog barks."):
+    """A record of the public format."""
+    messages = [{"from": "human", "value": "<sound>\nWhat is said?"}, {"from": "gpt", "value": answer}]
+    return {"id": name, "sound": f"clips/{name}.wav", "duration": seconds, "conversations": messages}
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Two datasets: speech in the public format, and texts, pairs of recordings and tar members in ours."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    talks = []
+    for i in range(40):
+        seconds = round(float(rng.uniform(0.5, 4.0)), 2)
+        wav(folder / f"clips/t{i}.wav", seconds, i, rate=RATE if i % 3 else 22_050)
+        talks.append(talk(f"t{i}", seconds, "A dog barks. " * (1 + i % 4)))
+    mixed = []
+    with ShardWriter(folder / "shards", "m", 200_000) as shards:
+        for i in range(8):
+            member = shards.add(f"{i}.wav", (folder / f"clips/t{i}.wav").read_bytes())
+            mixed.append(
+                {
+                    "id": f"m{i}",
+                    "axis": "multi_audio",
+                    "audios": [{"path": member}, {"path": f"clips/t{i + 1}.wav", "start": 0.1, "end": 0.4}],
+                    "duration": [talks[i]["duration"], 0.3],
+                    "messages": [
+                        {"role": "user", "content": "<sound-1> or <sound-2>: which is louder?"},
+                        {"role": "assistant", "content": "The first."},
+                    ],
+                }
+            )
+            ask = [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "One two three."}]
+            mixed.append({"id": f"x{i}", "axis": "text", "messages": ask})
+    return {"talks": write(folder / "talks.jsonl", talks), "mixed": write(folder / "mixed.jsonl", mixed)}
+
+
+def feed_of(datasets, **changes):
+    blend = {"talks": 1.0, "mixed": 1.5}
+    return replace(Feed(datasets, blend, seed=5, context=512, bins=4, max_seconds=30.0, chunk=32), **changes)
+
+
+def take(loader, count):
+    return list(itertools.islice(loader, count))
+
+
+def facts(step):
+    """What a step holds, in numbers."""
+    found = [step.position, step.seen]
+    for micro in step.micro:
+        found += [[sample.id for sample in micro.samples], micro.axes, micro.bad, micro.cut]
+        if micro.batch is not None:
+            tensors = {name: value for name, value in vars(micro.batch).items() if value is not None}
+            found.append({name: (value.dtype, value.tolist()) for name, value in tensors.items()})
+    return found
+
+
+def test_steps_are_the_same_for_any_number_of_workers(datasets, processor, monkeypatch):
+    inline = [facts(step) for step in take(Loader(feed_of(datasets), processor), 6)]
+    assert inline[-1][0].chunk >= 1, "more than a chunk"
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))  # or it warns of more workers than cores
+    for workers in (1, 3):
+        assert [facts(step) for step in take(Loader(feed_of(datasets), processor, workers=workers), 6)] == inline
+    assert torch.equal(torch.get_rng_state(), before), "nobody else's random numbers are used up"
+
+
+def test_workers_leave_signals_to_the_trainer(datasets, processor):
+    inline = [facts(step) for step in take(Loader(feed_of(datasets), processor), 8)]
+    steps = iter(Loader(feed_of(datasets), processor, workers=1))
+    found = [facts(next(steps))]
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert found + [facts(next(steps)) for _ in range(7)] == inline
+    steps.close()
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_share_every_step(datasets, processor, groups, prompts):
+    feed = feed_of(datasets, prompts=prompts)
+    whole = take(Loader(feed, processor), 7)
+    parts = [take(Loader(feed, processor, group=g, groups=groups), 7) for g in range(groups)]
+    for number, step in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert {(share.position, share.seen) for share in shares} == {(step.position, step.seen)}
+        micro = [one for share in shares for one in share.micro]
+        ids = [sample.id for one in step.micro for sample in one.samples]
+        assert [sample.id for one in micro for sample in one.samples] == ids
+        if not prompts:
+            assert [facts(replace(step, micro=micro))] == [facts(step)]
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+def test_a_restart_at_any_step_goes_on_as_if_nothing_happened(datasets, processor, prompts):
+    feed = feed_of(datasets, prompts=prompts, bins=3)
+    whole = [facts(step) for step in take(Loader(feed, processor), 12)]
+    for number in range(10):
+        again = take(Loader(feed, processor, position=whole[number][0]), 2)
+        assert [facts(step) for step in again] == whole[number + 1 : number + 3]
+
+
+def test_every_sample_of_an_epoch_comes_once(datasets, processor):
+    feed = feed_of(datasets, blend={"talks": 1, "mixed": 1}, chunk=28)
+    loader = Loader(feed, processor)
+    assert loader.samples_per_epoch == 56
+    seen = []
+    for step in loader:
+        seen += [sample.id for micro in step.micro for sample in micro.samples]
+        for micro in step.micro:
+            assert micro.batch.cu_seqlens[-1] == len(micro.batch.input_ids) <= 512
+            assert len(micro.batch.cu_seqlens) - 1 == len(micro.axes)
+        if step.position.chunk == 2:
+            break
+    assert step.seen == 56
+    assert sorted(seen) == sorted([f"t{i}" for i in range(40)] + [f"{k}{i}" for i in range(8) for k in "mx"])
+
+
+def test_labels_lie_on_what_the_assistant_says(datasets, processor):
+    (step,) = take(Loader(feed_of(datasets), processor), 1)
+    (micro, *_) = step.micro
+    assert micro.batch.pcm.dtype == torch.int16
+    bounds = micro.batch.cu_seqlens.tolist()
+    for sample, first, end in zip(micro.samples, bounds, bounds[1:], strict=False):
+        labels = micro.batch.labels[first:end]
+        said = "".join(turn.text for turn in sample.turns if turn.role == "assistant")
+        assert processor.decode(labels[labels != IGNORED]) == said
+        assert torch.equal(labels[labels != IGNORED], micro.batch.input_ids[first:end][labels != IGNORED])
+        assert labels[labels != IGNORED][-1] == processor.token_id("<|im_end|>")
+
+
+def test_a_short_last_step_has_empty_bins(datasets, processor):
+    steps = take(Loader(feed_of(datasets, bins=64), processor), 2)
+    assert [step.position for step in steps] == [Position(1), Position(2)]
+    assert [step.seen for step in steps] == [32, 64]
+    empty = steps[0].micro[-1]
+    assert (empty.samples, empty.axes, empty.bad) == ([], [""], [])
+    assert (len(empty.batch.input_ids), empty.batch.labels.tolist(), empty.batch.pcm) == (2, [IGNORED] * 2, None)
+
+
+def test_prompts_come_in_the_order_of_the_stream(datasets, processor):
+    feed = feed_of(datasets, prompts=True, bins=4)
+    loader = Loader(feed, processor)
+    draws = [loader.blend.order[i] for i in range(32)]
+    ids = [loader.blend.sample(draw.source, draw.record).id for draw in draws]
+    steps = take(loader, 8)
+    assert [[sample.id for micro in step.micro for sample in micro.samples] for step in steps] == [
+        ids[i : i + 4] for i in range(0, 32, 4)
+    ]
+    assert all(micro.batch is None for step in steps for micro in step.micro)
+
+
+def test_long_recordings_are_cut_and_counted(tmp_path, processor):
+    wav(tmp_path / "clips/long.wav", 3.0)
+    wav(tmp_path / "clips/short.wav", 0.5)
+    path = write(tmp_path / "c.jsonl", [talk("long", 3.0), talk("short", 0.5)])
+    feed = Feed({"c": path}, {"c": 1}, seed=0, context=1024, bins=1, max_seconds=1.0, chunk=2)
+    loader = Loader(feed, processor)
+    (step,) = take(loader, 1)
+    assert step.micro[0].cut == 1
+    assert sorted(step.micro[0].batch.samples.tolist()) == [8_000, 16_000]
+    context = processor.text_tokens(loader.blend.sample(0, 0).turns, training=True) + 50
+    (step,) = take(Loader(replace(feed, max_seconds=30.0, context=context, bins=2), processor), 1)
+    assert sum(micro.cut for micro in step.micro) == 1, "what does not fit the context is cut too"
+    assert context - 2 <= max(len(micro.batch.input_ids) for micro in step.micro) <= context
+
+
+def broken(folder):
+    """(dataset of 8 good and 8 bad records, what is wrong with the bad ones)."""
+    for i in range(8):
+        wav(folder / f"clips/g{i}.wav", 1.0, i)
+    wav(folder / "clips/longer.wav", 1.2)
+    nan = np.zeros(RATE, np.float32)
+    nan[100] = np.nan
+    soundfile.write(folder / "clips/nan.wav", nan, RATE, subtype="FLOAT")
+    (folder / "clips/torn.flac").write_bytes(b"fLaC" + bytes(50))
+    reasons = {
+        "longer": "1.20 s of audio, but the index says 1.00 s",
+        "nan": "NaN or Inf sample at",
+        "gone": "no such file",
+        "torn": "not audio",
+        "places": "1 <sound> placeholders, but 2 audios",
+        "wordy": "tokens of text, but the context is",
+        "unmeasured": "no duration",
+        "mute": "nothing to learn",
+    }
+    records = [talk(f"g{i}", 1.0) for i in range(8)] + [talk(name, 1.0) for name in reasons]
+    by_id = {record["id"]: record for record in records}
+    by_id["torn"]["sound"] = "clips/torn.flac"
+    by_id["places"]["sound"] = ["clips/g0.wav", "clips/g1.wav"]
+    by_id["wordy"] |= {"sound": "clips/g0.wav"} | {"conversations": talk("", 1, "A dog barks. " * 200)["conversations"]}
+    by_id["unmeasured"]["duration"] = None
+    del by_id["mute"]["conversations"][1]
+    return write(folder / "broken.jsonl", records), reasons
+
+
+def test_bad_samples_are_skipped_and_named(tmp_path, processor):
+    path, reasons = broken(tmp_path)
+    feed = Feed({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.5)
+    for workers, groups in ((0, 1), (1, 1), (0, 2)):
+        steps = []
+        for group in range(groups):
+            for step in Loader(feed, processor, workers=workers, group=group, groups=groups):
+                steps.append(step)
+                if step.position.chunk:
+                    break
+            assert step.seen == 16
+        micro = [one for step in steps for one in step.micro]
+        assert sorted(sample.id for one in micro for sample in one.samples) == [f"g{i}" for i in range(8)]
+        bad = dict(pair for one in micro for pair in one.bad)
+        assert len(bad) == sum(len(one.bad) for one in micro) == 8, "each is named once"
+        for number, reason in enumerate(reasons.values()):
+            assert reason in bad[f"b[{8 + number}]"]
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path, processor):
+    path, _ = broken(tmp_path)
+    feed = Feed({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.4)
+    with pytest.raises(
+        ValueError, match=r"^1\d of \d+ samples are bad, more than 40.00%: b\[\d+\]: .*; b\[.*; b\["
+    ) as e:
+        take(Loader(feed, processor, workers=1), 100)
+    assert "\n" not in str(e.value)
+    take(Loader(replace(feed, bad_share=0.9), processor), 20)
+    worse = write(tmp_path / "worse.jsonl", [talk("gone", 1.0), talk("gone", 2.0)])
+    feed = replace(feed, datasets={"w": worse}, blend={"w": 1}, chunk=2)
+    with pytest.raises(ValueError, match="2 of 2 samples are bad"):
+        take(Loader(feed, processor), 1)
+    mute = write(tmp_path / "mute.jsonl", [{"id": "a"}, {"id": "b"}])
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^all 2 samples of chunk 0 are bad: m\[\d\]: a record needs"):
+            take(Loader(replace(feed, datasets={"m": mute}, blend={"m": 1}), processor, workers=workers), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blend": {"songs": 1}}, "the blend names songs; the datasets are talks, mixed"),
+        ({"blend": {}}, "the blend names none of the datasets talks, mixed"),
+        ({"blend": {"talks": 0.0}}, "the blend has no samples"),
+        ({"blend": {"talks": -1.0}}, "blend weight -1.0"),
+        ({"bins": 3}, "3 bins of a step cannot be shared by 2 groups"),
+    ],
+)
+def test_a_feed_that_cannot_be_read(datasets, processor, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Loader(feed_of(datasets, **changes), processor, groups=2)
+
+
+def test_a_dataset_without_index_and_a_position_that_is_not_there(datasets, processor, tmp_path):
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("{}\n")
+    with pytest.raises(ValueError, match=r"bare\.jsonl: no index; make one with `afn data index"):
+        Loader(feed_of({"bare": bare}, blend={"bare": 1}), processor)
+    with pytest.raises(ValueError, match="step 99 is past the"):
+        take(Loader(feed_of(datasets), processor, position=Position(0, 99)), 1)
+
+
+def test_fingerprint_follows_the_data(datasets, processor, tmp_path):
+    path = write(tmp_path / "c.jsonl", [talk("a", 1.0)])
+    first = Loader(feed_of({"c": path}, blend={"c": 1}), processor).fingerprint
+    assert first == Loader(feed_of({"c": path}, blend={"c": 2}), processor).fingerprint
+    write(path, [talk("a", 1.5)])
+    assert first != Loader(feed_of({"c": path}, blend={"c": 1}), processor).fingerprint
+
+
+def test_planned_lengths_bound_the_real_ones_closely(datasets, processor):
+    feed = feed_of(datasets, chunk=64)
+    loader = Loader(feed, processor)
+    plan = make_plan(Blend(feed), feed, processor, 0)
+    real = {}
+    for step in itertools.takewhile(lambda step: step.position.chunk < 1 or not step.position.step, loader):
+        for micro in step.micro:
+            real |= dict(zip([s.id for s in micro.samples], micro.batch.cu_seqlens.diff().tolist(), strict=False))
+        if step.position.chunk:
+            break
+    for source, record, tokens in zip(plan.sources, plan.records, plan.tokens, strict=True):
+        name = loader.blend.sample(int(source), int(record)).id
+        assert real[name] <= tokens <= real[name] + 8
+
+
+@pytest.mark.parametrize("chunk", [5, 1024, 3000, 65_536])
+def test_chunks_grow_and_leave_nothing_out(chunk):
+    feed = Feed({}, {}, seed=0, context=16, bins=1, max_seconds=1.0, chunk=chunk)
+    bounds = [feed.first(number) for number in range(12)]
+    assert bounds[0] == 0
+    assert [end - start for start, end in itertools.pairwise(bounds)] == [min(1024 * 2**c, chunk) for c in range(11)]

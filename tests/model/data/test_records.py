@@ -1,0 +1,123 @@
+"""Records: both formats become samples, and each thing wrong with one is said in a line."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from afn_model.audio.recording import Audio
+from afn_model.data.records import audios_of, check, duration, measured_duration, sample
+
+ASK = {"role": "user", "content": "<sound>\nWhat is said?"}
+TELL = {"role": "assistant", "content": "One."}
+OURS = {"id": "a", "axis": "music", "audios": [{"path": "a.wav"}], "duration": 2.0, "messages": [ASK, TELL]}
+PUBLIC = {
+    "id": "p",
+    "sound": ["a.wav", "b.wav"],
+    "duration": [1, 0.5],
+    "conversations": [
+        {"from": "human", "value": "<sound-1> and <sound-2>, then <sound-1>"},
+        {"from": "gpt", "value": "Two."},
+    ],
+}
+
+
+def test_a_record_of_ours(tmp_path):
+    record = OURS | {"task": "asr", "rewards": [{"kind": "format"}], "truth": {"words": 1}, "anything": object()}
+    record["audios"] = [{"path": "shards/0.tar#a.wav", "start": 1, "end": 3.5}]
+    found = sample(record, tmp_path)
+    (audio,) = audios_of(found)
+    assert (audio.source, audio.start, audio.end) == (f"{tmp_path}/shards/0.tar#a.wav", 1, 3.5)
+    assert [turn.role for turn in found.turns] == ["user", "assistant"]
+    assert found.turns[0].parts == (audio, "What is said?")
+    assert (found.id, found.axis, found.task, found.source, found.seconds) == ("a", "music", "asr", "", 2.0)
+    assert (found.rewards, found.truth) == (({"kind": "format"},), {"words": 1})
+
+
+def test_a_public_record(tmp_path):
+    found = sample(PUBLIC, tmp_path)
+    audios = audios_of(found)
+    assert [audio.source for audio in audios] == [f"{tmp_path}/{name}.wav" for name in "aba"]
+    assert audios[0] is audios[2], "mentioned twice, decoded once"
+    assert (found.seconds, found.axis, found.rewards) == (1.5, "", ())
+
+
+def test_text_only_and_parts(tmp_path):
+    found = sample({"messages": [{"role": "user", "content": "Hi"}, TELL]}, tmp_path)
+    assert (audios_of(found), found.seconds, found.id) == ([], 0.0, "")
+    parts = [{"type": "audio", "path": "/else/a.wav"}, {"type": "text", "text": "?"}]
+    found = sample({"messages": [{"role": "user", "content": parts}, TELL]}, tmp_path)
+    assert [audio.source for audio in audios_of(found)] == ["/else/a.wav"], "a full path stays"
+    check({"messages": [ASK], "audios": [{"path": "a.wav"}], "rewards": [{"kind": "exact", "answer": "One."}]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audios": None}, "1 <sound> placeholders, but 0 audios"),
+        ({"audios": [{"path": "a.wav"}, {"path": "b.wav"}]}, "1 <sound> placeholders, but 2 audios"),
+        ({"audios": {"path": "a.wav"}}, "audios must be a list"),
+        ({"audios": [{"start": 1}]}, "an audio part needs"),
+        ({"audios": [3]}, "an audio's path must be text, got 3"),
+        ({"audios": [{"path": "a.wav", "start": -1}]}, r"a\.wav: start is -1"),
+        ({"audios": [{"path": "a.wav", "end": float("nan")}]}, r"a\.wav: end is nan"),
+        ({"audios": [{"path": "a.wav", "start": 2, "end": 1}]}, r"end 1 s is not after start 2 s"),
+        ({"messages": []}, "no messages"),
+        ({"messages": None}, "messages must be a list"),
+        ({"messages": ["hello"]}, "messages must be a list of objects"),
+        ({"messages": [ASK]}, "neither an assistant message nor rewards"),
+        ({"messages": [ASK, {"role": "robot", "content": "x"}]}, "role 'robot' is none of"),
+        ({"messages": [ASK, {"role": "assistant"}]}, "content must be text or a list of parts"),
+        ({"messages": [ASK, {"role": "assistant", "content": "<|im_end|>"}]}, "only the prompt itself may"),
+        ({"conversations": []}, "either 'messages' or 'conversations', not both"),
+        ({"duration": -2}, "duration is -2"),
+        ({"duration": float("inf")}, "duration is inf"),
+        ({"duration": True}, "duration is True"),
+        ({"duration": [1.0, 2.0]}, "2 durations for 1 audios"),
+        ({"rewards": {"kind": "format"}}, "rewards must be a list of objects with a 'kind'"),
+        ({"rewards": [{"name": "format"}]}, "rewards must be a list of objects with a 'kind'"),
+        ({"truth": []}, None),
+        ({"truth": "x"}, "truth must be an object"),
+        ({"events": "x"}, "events must be a list"),
+        ({"axis": 3}, "axis is 3, not text"),
+        ({"id": 1.5}, "id is 1.5"),
+    ],
+)
+def test_what_is_wrong_is_said(changes, message):
+    if message is None:
+        check(OURS | changes)
+        return
+    with pytest.raises(ValueError, match=message) as error:
+        check(OURS | changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"sound": "a.wav"}, "needs either 'messages' or 'conversations'"),
+        (PUBLIC | {"sound": ["a.wav"]}, r"3 different|2 different placeholders \(<sound-1>, <sound-2>\), but 1 audios"),
+        (PUBLIC | {"conversations": [{"from": "human", "value": None}]}, "value must be text, got None"),
+        (PUBLIC | {"conversations": [{"from": "alien", "value": "<sound-1> <sound-2>"}]}, "role 'alien'"),
+    ],
+)
+def test_what_is_wrong_with_a_public_record(record, message):
+    with pytest.raises(ValueError, match=message):
+        check(record)
+
+
+def test_durations(tmp_path):
+    assert duration({}) == 0
+    assert duration({"duration": [1, 2.5]}) == 3.5
+    assert duration({"audios": [{"path": "a", "start": 1, "end": 3}, {"path": "b", "start": 0, "end": 0.5}]}) == 2.5
+    assert duration({"audios": [{"path": "a", "start": 1, "end": 3}, {"path": "b", "end": 2}]}) == 0
+    soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 16_000)
+    soundfile.write(tmp_path / "b.mp3", np.zeros(44_100), 44_100)
+    assert measured_duration(PUBLIC | {"sound": ["a.wav", "a.wav"]}, tmp_path) == 1.0
+    assert measured_duration(PUBLIC | {"sound": ["a.wav", "b.mp3"]}, tmp_path) == pytest.approx(1.5, abs=0.05)
+    part = OURS | {"audios": [{"path": "a.wav", "start": 0.1}]}
+    assert measured_duration(part, tmp_path) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match=r"b\.wav: no such file"):
+        measured_duration(PUBLIC, tmp_path)
+    with pytest.raises(ValueError, match=r"start 3 s is outside the recording of 0\.500 s"):
+        measured_duration(OURS | {"audios": [{"path": "a.wav", "start": 3}]}, tmp_path)
+    assert isinstance(audios_of(sample(part, tmp_path))[0], Audio)

@@ -1,0 +1,107 @@
+"""AdamW's groups, the learning rate, and steps that must not be made."""
+
+import copy
+import math
+
+import pytest
+import torch
+from afn_distributed.shard import clip_grad_norm, shard
+from torch import nn
+
+from afn_model.train.checkpoint import training_state
+from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
+from tests.distributed.ranks import run
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+
+
+def bytes_of(model, optimiser) -> dict[str, bytes]:
+    whole = {n: t.to_local() if hasattr(t, "to_local") else t for n, t in training_state(model, optimiser).items()}
+    return {name: tensor.numpy().tobytes() for name, tensor in whole.items()}
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = layers()
+    model[0].bias.requires_grad_(False)
+    optimiser = make_optimiser(model.named_parameters(), lr=0.5, weight_decay=0.1)
+    ready = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    for name, parameter in model.named_parameters():
+        wanted = ready[name] * (0.95 if name.endswith("weight") else 1)
+        torch.testing.assert_close(parameter.detach(), wanted)
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == 3
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter to train"):
+        make_optimiser(model.named_parameters(), lr=0.5)
+
+
+def test_learning_rates():
+    for schedule, half in (("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)):
+        rates = [learning_rate(2.0, 0.1, schedule, number / 100) for number in range(101)]
+        assert rates[0] == pytest.approx(0.02)
+        assert rates[5] == pytest.approx(1.0)
+        assert rates[10] == max(rates) == 2.0
+        assert rates[55] == pytest.approx(2 * half)
+        assert rates[100] == pytest.approx(2.0 if schedule == "constant" else 0.0)
+    assert learning_rate(2.0, 0.0, "cosine", 0.0) == 2.0
+    with pytest.raises(ValueError, match="no schedule 'cosinus'"):
+        learning_rate(1.0, 0.0, "cosinus", 0.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_stops_the_run_before_it_is_made(bad, where):
+    model = layers()
+    optimiser, check = make_optimiser(model.named_parameters(), lr=0.1), FiniteCheck("mid-1")
+    loss = model(torch.ones(1, 4)).sum()
+    loss.backward()
+    if where == "gradient":
+        model[0].weight.grad[0, 0] = bad
+    before = bytes_of(model, optimiser)
+    norm = clip_grad_norm(model.parameters(), 1.0)
+    observed = loss * bad if where == "loss" else loss
+    with pytest.raises(ValueError, match=r"stage mid-1, step 7: loss .*(nan|inf)"):
+        check.observe(optimiser, observed, norm, 7)
+    assert bytes_of(model, optimiser) == before
+
+
+def neutralised(model):
+    """A GPU notices one step later: the step itself must then have changed nothing."""
+    optimiser, check = make_optimiser(model.named_parameters(), lr=0.1, weight_decay=0.1), FiniteCheck("s")
+    # A step that is made, as it would be without the check.
+    twin = copy.deepcopy(model) if type(model) is nn.Sequential else None
+    model(torch.ones(1, 4)).sum().backward()
+    check.observe(optimiser, torch.tensor(1.0), clip_grad_norm(model.parameters(), 1.0), 0)
+    optimiser.step()
+    if twin is not None:
+        plain = make_optimiser(twin.named_parameters(), lr=0.1, weight_decay=0.1)
+        twin(torch.ones(1, 4)).sum().backward()
+        clip_grad_norm(twin.parameters(), 1.0)
+        plain.step()
+        assert bytes_of(model, optimiser) == bytes_of(twin, plain)
+    before = bytes_of(model, optimiser)
+    optimiser.zero_grad()
+    (model(torch.ones(1, 4)).sum() * math.nan).backward()
+    norm = clip_grad_norm(model.parameters(), 1.0)
+    with pytest.raises(ValueError, match=r"stage s, step 1: loss 1.0, gradient norm nan"):
+        check.observe(optimiser, torch.tensor(1.0), norm, 1)
+    optimiser.step()
+    assert bytes_of(model, optimiser) == before
+
+
+def test_weights_and_moments_survive_the_step_of_a_bad_gradient():
+    neutralised(layers())
+
+
+def neutralised_shards(here):
+    model = layers()
+    neutralised(shard(model, here, blocks=list(model), compute_dtype=torch.float32))
+
+
+def test_so_do_those_of_two_ranks():
+    run(2, neutralised_shards)
