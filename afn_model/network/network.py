@@ -126,7 +126,7 @@ class Network(nn.Module):
         if len(rows) != embeddings:
             raise ValueError(f"{len(rows)} audio placeholders in the prompt for {embeddings} audio embeddings")
         x_TD = self.language_model.embed_tokens(input_ids)
-        return x_TD if audio is None else ak.splice(x_TD, audio.to(x_TD.dtype), rows)
+        return x_TD if audio is None else ak.merge_embeddings(x_TD, audio.to(x_TD.dtype), rows)
 
     def hidden(
         self,

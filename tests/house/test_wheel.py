@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
+import afn_kernels as ak
+
 ROOT = Path(__file__).parents[2]
 USE = """
 import sys
@@ -58,6 +60,7 @@ def test_a_wheel(checkout, compiler, tmp_path):
     build = [*pip, "wheel", str(checkout), "--no-build-isolation", "--no-deps", "-w", str(tmp_path)]
     subprocess.run(build, check=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"afn_kernels-{ak.__version__}-")
     install = [*pip, "install", "--no-deps", "--no-index", "--target", str(tmp_path / "here"), str(wheel)]
     subprocess.run(install, check=True, env=environment)
     chosen = "cpu" if any((tmp_path / "here" / "afn_kernels").glob("_cpu.*")) else "reference"

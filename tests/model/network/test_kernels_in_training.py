@@ -17,7 +17,16 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("triton")
 pytest.importorskip("espeakng_loader", reason="the demo's tokenizer needs its voices")
 STEPS = 4
-WITH_GRADIENT = ["attention", "bias_gelu", "layer_norm", "pool_norm", "rms_norm", "rotary", "splice", "swiglu"]
+WITH_GRADIENT = [
+    "attention",
+    "bias_gelu",
+    "layer_norm",
+    "pool_norm",
+    "rms_norm",
+    "rotary",
+    "merge_embeddings",
+    "swiglu",
+]
 OPS = {*WITH_GRADIENT, *(f"{name}_backward" for name in WITH_GRADIENT), "linear_cross_entropy", "rote"}
 
 
