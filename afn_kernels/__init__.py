@@ -6,7 +6,7 @@ which one that is and why. Importing this package imports torch and nothing heav
 
 from afn_kernels import nn as nn
 from afn_kernels._registry import ASKED, OPS, Answer, Explanation, prefer
-from afn_kernels.attention import attention
+from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention.gradients import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
@@ -30,6 +30,7 @@ __all__ = [
     "LogMelStream",
     "attention",
     "attention_backward",
+    "attention_schedule",
     "bias_gelu",
     "decode_attention",
     "explain",

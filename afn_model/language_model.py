@@ -13,6 +13,7 @@ from afn_model.config import TextConfig
 from afn_model.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
+    from afn_kernels.attention.schedule import AttentionSchedule
     from afn_model.share import Share
 
 
@@ -47,8 +48,8 @@ class Attention(nn.Module):
         q, k = ak.rotary(q, k, step.positions, step.inv_freq, **cache)
         if step.shared is not None:
             out = step.shared.attention(q, k, v)
-        elif step.cu_seqlens is not None:
-            out = ak.attention(q, k, v, cu_seqlens_q=step.cu_seqlens, causal=True)
+        elif step.schedule is not None:
+            out = ak.attention(q, k, v, causal=True, schedule=step.schedule)
         else:
             out = ak.decode_attention(q[:, None], *step.cache.layer(layer), step.cache.lengths)[:, 0]
         return self.o_proj(out.flatten(1))
@@ -120,7 +121,12 @@ class LanguageModel(nn.Module):
         inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
         if cache is not None:
             cache.advance(cu_seqlens)
-        step = Step(positions, inv_freq, cu_seqlens, cache, shared)
+        schedule, calls = None, {"head_dim": self.config.head_dim, "dtype": x_TD.dtype}
+        if cu_seqlens is not None:
+            schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **calls)
+        elif isinstance(shared, SharedPrefix):
+            shared = shared.scheduled(**calls)
+        step = Step(positions, inv_freq, schedule, cache, shared)
         stream_TD = None
         for index, layer in enumerate(self.layers):
             x_TD, stream_TD = layer(x_TD, stream_TD, step, index)
@@ -129,11 +135,11 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """What every layer of one forward pass shares. Without boundaries it is one new token per sequence."""
+    """What every layer of one forward pass shares. Without a schedule it is one new token per sequence."""
 
     positions: Tensor
     inv_freq: Tensor
-    cu_seqlens: Tensor | None
+    schedule: AttentionSchedule | None
     cache: KVCache | None
     shared: SharedPrefix | Share | None = None
 

@@ -12,10 +12,14 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from afn_kernels.attention.schedule import AttentionSchedule
 
 SCHEMES = ("balanced", "documents", "zigzag", "contiguous")
 EVEN = 1.02  # largest load ÷ mean at which the balanced scheme stops cutting documents
@@ -67,6 +71,7 @@ class Exchange:
         rows: [keys] rows of the source's shard.
         cu_q, cu_k: [N + 1] int32 boundaries: every query row is in one of N sequences, some of which have no keys.
         pairs: of a query and a key, which is the work.
+        schedules: of attention's calls, by head dimension, dtype and implementation; all layers use the same.
     """
 
     source: int
@@ -74,6 +79,7 @@ class Exchange:
     cu_q: Tensor
     cu_k: Tensor
     pairs: int
+    schedules: dict[tuple, AttentionSchedule] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,9 @@ class Plan:
                 found = self._own(ring_rank) if ring_rank == source else self._other(ring_rank, source)
             else:
                 found = self.exchange(ring_rank, source)
-                found = found and replace(found, **{n: getattr(found, n).to(device) for n in ("rows", "cu_q", "cu_k")})
+                if found is not None:
+                    moved = {name: getattr(found, name).to(device) for name in ("rows", "cu_q", "cu_k")}
+                    found = replace(found, **moved, schedules={})
             self._exchanges[key] = found
         return self._exchanges[key]
 

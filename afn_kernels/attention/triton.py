@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 
 from afn_kernels.attention.config import choose
-from afn_kernels.attention.schedule import locate, schedule
-from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, precision
+from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, locate, precision
 
 
 @triton.jit
@@ -88,14 +87,18 @@ def forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
     out_c: torch.Tensor | None,
     lse_c: torch.Tensor | None,
+    table: torch.Tensor | None,
+    dq_table: torch.Tensor | None,
+    dkv_table: torch.Tensor | None,
     causal: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out [Tq, Hq, D], float32 with a carry, and lse [Tq, Hq], in memory [Hq, Tq]."""
+    """out [Tq, Hq, D], float32 with a carry, and lse [Tq, Hq], in memory [Hq, Tq].
+
+    ``table`` has the tiles of a packed batch (``tile_table``); the other two are for the backward.
+    """
     (tokens, heads, dim), carry = q.shape, out_c is not None
     out = torch.empty(q.shape, dtype=torch.float32 if carry else q.dtype, device=q.device)
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
@@ -103,7 +106,7 @@ def forward(
         return out, lse.t()
     config = choose("carry" if carry else "forward", dim, q.dtype == torch.float32)
     q, k, v = adjacent(q), adjacent(k), adjacent(v)
-    table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, len(k), config.queries, causal, keys=False)
+    tiles = triton.cdiv(tokens, config.queries) if table is None else len(table)
     forward_kernel[(tiles * heads,)](
         q, k, v, out, lse, out_c.contiguous() if carry else None, lse_c.t().contiguous() if carry else None, table,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),

@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 
 from afn_kernels.attention.config import choose
-from afn_kernels.attention.schedule import locate, schedule
-from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, precision
+from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, locate, precision
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -167,10 +166,10 @@ def backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
     out_c: torch.Tensor | None,
     lse_c: torch.Tensor | None,
+    dq_table: torch.Tensor | None,
+    dkv_table: torch.Tensor | None,
     causal: bool,
     scale: float,
     need_dq: bool,
@@ -200,18 +199,18 @@ def backward(
     shape["FAR"] = far(q, k, v, dout)
     if need_dq and tokens:
         config = choose("dq", dim, wide)
-        table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, keys, config.queries, causal, keys=False)
+        tiles = triton.cdiv(tokens, config.queries) if dq_table is None else len(dq_table)
         dq_kernel[(tiles * heads,)](
-            q, k, v, dout, lse, delta, dq, table, *strides, tokens, keys, tiles, scale, scale * LOG2E, HEADS=heads,
-            PACKED=table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys, STAGES=config.stages,
+            q, k, v, dout, lse, delta, dq, dq_table, *strides, tokens, keys, tiles, scale, scale * LOG2E, HEADS=heads,
+            PACKED=dq_table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys, STAGES=config.stages,
             num_warps=config.warps, **shape,
         )  # fmt: skip
     if need_dkv and keys:
         config = choose("dkv", dim, wide)
-        table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, keys, config.keys, causal, keys=True)
+        tiles = triton.cdiv(keys, config.keys) if dkv_table is None else len(dkv_table)
         dkv_kernel[(tiles * kv_heads,)](
-            q, k, v, dout, lse, delta, dk, dv, table, *strides, tokens, keys, tiles, scale, scale * LOG2E,
-            KV_HEADS=kv_heads, PACKED=table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys,
+            q, k, v, dout, lse, delta, dk, dv, dkv_table, *strides, tokens, keys, tiles, scale, scale * LOG2E,
+            KV_HEADS=kv_heads, PACKED=dkv_table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys,
             STAGES=config.stages, num_warps=config.warps, **shape,
         )  # fmt: skip
     return dq, dk, dv, dout_c, dlse_c.t() if need_carry else dlse_c
