@@ -23,10 +23,10 @@ def locate(table, tile, tiles, total_q, total_k, PACKED: tl.constexpr, REVERSED:
 @triton.jit
 def load_rows(
     p, start, stride, rows,
-    ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr, FAR: tl.constexpr,
+    BLOCK_T: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, BLOCK_D] from row ``start`` of a matrix; zeros past ``rows`` (with MASKED) and past column D."""
-    row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    """[BLOCK_T, BLOCK_D] from row ``start`` of a matrix; zeros past ``rows`` (with MASKED) and past column D."""
+    row, column = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_D)
     near = row.to(tl.int64) if FAR else row  # offsets within a block in 32 bits save registers
     pointers = p + tl.cast(start, tl.int64) * stride + (near[:, None] * stride + column[None, :])
     if MASKED:
