@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
 import afn_kernels as ak
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 USE = """
