@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from afn_model.afnext import AFNext
 from afn_model.data.loader import GlobalBatch, MicroBatch
-from afn_model.prompt.batch import next_labels
 from afn_model.train.feature_cache import FeatureCache
+from afn_model.train.flops import supervised_tokens
 from afn_model.train.log import by_axis
 
 
@@ -43,8 +43,7 @@ class SFT:
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
-        labels = [next_labels(micro.batch.labels, micro.batch.cu_seqlens) for micro in global_batch.micro]
-        supervised = torch.tensor(float(sum(int((rows != -100).sum()) for rows in labels)))
+        supervised = torch.tensor(float(sum(supervised_tokens(micro.batch) for micro in global_batch.micro)))
         sp_size = self.sp_group.size if self.sp_group is not None else 1
         total = max(float(self.gather(supervised)) / sp_size, 1.0)
         self.by_axis = {}
@@ -52,7 +51,7 @@ class SFT:
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
         encoded = self.features(micro.batch) if self.features is not None else None
-        options = {"encoded": encoded, "total": total, "ranks": self.sp_group}
+        options = {"encoded": encoded, "total": total, "sp_group": self.sp_group}
         if not detailed:
             return self.model.loss(micro.batch, **options)
         loss, rows, tokens = self.model.loss(micro.batch, **options, with_rows=True)

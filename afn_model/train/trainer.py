@@ -42,6 +42,8 @@ from afn_model.train.validate import MODEL, check, data_config, start_folder
 from afn_model.weights.config_json import to_json
 
 DONE = "done.json"
+# Methods of the model besides forward that compute with its weights.
+FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
 
 
 class Stopped(Exception):
@@ -100,7 +102,7 @@ def train(
     try:
         with roll_call(process):
             for stage in stages:
-                check(curriculum, stage, process.world, sp_size(for_stage(layout, stage), stage))
+                check(curriculum, stage, process.world_size, sp_size(for_stage(layout, stage), stage))
             for stage in stages:
                 if not _done_before(stage, out, options.show and process.rank == 0):
                     run = _StageRun(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
@@ -169,7 +171,7 @@ class _StageRun:
             data_config(self.curriculum, self.stage),
             self.processor,
             dp_rank=self.process.rank // self.sp_size,
-            dp_size=self.process.world // self.sp_size,
+            dp_size=self.process.world_size // self.sp_size,
             workers=self.layout.workers,
             position=position,
         )
@@ -195,9 +197,16 @@ class _StageRun:
         if layout.compile:
             for block in blocks:
                 block.compile(dynamic=True)
-        self.sharded = self.process.world > 1 or compute != torch.float32
+        self.sharded = self.process.world_size > 1 or compute != torch.float32
         if self.sharded:
-            shard(model, self.process, blocks=blocks, compute_dtype=compute, shard_size=layout.shard or None)
+            shard(
+                model,
+                self.process,
+                blocks=blocks,
+                compute_dtype=compute,
+                shard_size=layout.shard or None,
+                forwards=FORWARDS,
+            )
 
     def make_method(self) -> Any:
         gather = processes.sum_over
@@ -229,7 +238,7 @@ class _StageRun:
             "seconds": self.seconds,
             "position": [self.position.chunk, self.position.step],
             "exported": self.exported,
-            "world": self.process.world,
+            "world": self.process.world_size,
         }
 
     def resume(self) -> None:

@@ -12,7 +12,6 @@ from afn_model import AFNext, AFNextProcessor
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons, heard
 from afn_model.demo import BASE, STAGES, build, run
-from afn_model.prompt.batch import next_labels
 from afn_model.scoring.answers import accuracy, normalise, onset_errors, onset_summary, seconds_in
 from afn_model.train.optimiser import learning_rate
 from afn_model.train.sft import select
@@ -100,12 +99,6 @@ def test_learning_rate_warms_up_and_decays():
 def test_a_name_that_is_no_part():
     with pytest.raises(ValueError, match="no submodule encoder"):
         select(nn.Linear(1, 1), ("encoder",))
-
-
-def test_labels_are_shifted_within_each_conversation():
-    labels = torch.tensor([-100, 5, 6, 7, -100, 8])
-    cu = torch.tensor([0, 3, 3, 6], dtype=torch.int32)
-    assert next_labels(labels, cu).tolist() == [5, 6, -100, -100, 8, -100]
 
 
 def test_scores_of_answers():
