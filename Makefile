@@ -4,31 +4,45 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: demo curriculum test lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest gpu-bench-encoder \
-        gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
+.PHONY: help demo curriculum test test-fast lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest \
+        gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
-demo: $(VENV)/.demo
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo ## trains a small model on a synthetic world and lets it answer
 	$(BIN)/afn demo --out $(RUN)
 
-curriculum: $(VENV)/.demo
+curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
 	$(BIN)/python -m bench.curriculum --out runs/curriculum
 	$(BIN)/python -m bench.curriculum_report runs/curriculum --out runs/curriculum/report
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest
+# Tests run in an order of their own each time; `make test SEED=7` runs in the order that the command line shows as 7.
+WORKERS ?= 2
+SEED    := $(or $(SEED),$(shell date +%s))
+PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --shuffle $(SEED)
 
-lint: $(VENV)/.test
+test: $(VENV)/.test ## every test, on a CPU: WORKERS=2, SEED= of the order
+	$(PYTEST)
+
+test-fast: $(VENV)/.test ## all but the slow tests, for daily work
+	$(PYTEST) -m "not slow"
+
+lint: $(VENV)/.test ## formatting, layers, types, spelling: what else continuous integration runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	mkdir -p build/typing && ln -sfn ../../distributed build/typing/afn_distributed
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/codespell $$(git ls-files '*.py' '*.md' '*.cpp' '*.h' '*.cu' '*.cuh' '*.toml' Makefile)
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h')
 
-fmt: $(VENV)/.test
+fmt: $(VENV)/.test ## formats Python and C++
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h')
 
-bench: $(VENV)/.test
+bench: $(VENV)/.test ## times what can be compared on a CPU, into runs/bench
 	$(BIN)/python -m bench all
 
 # On a machine with a GPU, its own PyTorch, Triton, pytest, pytest-benchmark and a compiler: no network, nothing installed
@@ -44,14 +58,14 @@ PRODUCTS  := attention or linear or log_mel
 PARTS     := 1 2 3
 TRAIN     ?= pre-1 pre-2 full-8k full-24k full-128k
 
-gpu:
+gpu: ## on a GPU: tests, then timings of every op
 	$(MAKE) gpu-verify
 	$(MAKE) gpu-bench
 
-gpu-build:
+gpu-build: ## installs this checkout, without its dependencies
 	$(PYTHON) -m pip install -q -e . --no-build-isolation --no-deps
 
-gpu-verify:
+gpu-verify: ## the kernel tests on a GPU
 	$(MAKE) -k gpu-verify-1 gpu-verify-2 gpu-verify-3 gpu-verify-4
 gpu-verify-1: gpu-build
 	$(GPU_TESTS) $(PARALLEL) tests/kernels/test_every_op.py -k "not ($(PRODUCTS))"
@@ -63,13 +77,13 @@ gpu-verify-4: gpu-build
 	$(GPU_TESTS) tests/kernels/test_binaries.py
 
 # Every CUDA kernel's tests under NVIDIA's checkers of memory and of races; slow.
-gpu-sanitise: gpu-build
+gpu-sanitise: gpu-build ## CUDA kernels under NVIDIA's checkers
 	for tool in memcheck racecheck; do \
 	  timeout --foreground 470 compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(PYTHON) -m pytest --device cuda tests/kernels/test_every_op.py -k "cuda and within_budget" || exit 1; \
 	done
 
-gpu-bench:
+gpu-bench: ## every op against its peers
 	$(MAKE) -k $(PARTS:%=gpu-bench-%) gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-report
 $(PARTS:%=gpu-bench-%): gpu-bench-%: gpu-build
 	$(PYTHON) -m bench.run --device cuda --part $*/$(words $(PARTS)) --limit 380 --out $(RESULTS)/ops.jsonl
@@ -79,15 +93,15 @@ gpu-bench-encoder: gpu-build
 	$(PYTHON) -m bench.encoder --device cuda --rounds 20 --out $(RESULTS)/encoder.jsonl
 gpu-bench-ranks: gpu-build
 	timeout --foreground 470 $(PYTHON) -m bench.virtual_ranks --device cuda --out $(RESULTS)/virtual_ranks.jsonl
-gpu-train: gpu-build
+gpu-train: gpu-build ## training, timed
 	$(PYTHON) -m bench.train --device cuda --cases $(TRAIN) --out $(RESULTS)/train.jsonl
-gpu-report:
+gpu-report: ## tables and plots of what was measured
 	$(PYTHON) -m bench.report $(RESULTS)
 
-doctor: $(VENV)/.demo
+doctor: $(VENV)/.demo ## what this machine has and lacks
 	$(BIN)/afn doctor
 
-clean:
+clean: ## removes what was built, runs and caches
 	rm -rf build dist *.egg-info runs .pytest_cache .ruff_cache afn_kernels/*.so
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

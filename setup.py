@@ -96,7 +96,13 @@ class BuildNative(build_ext):
 setup(
     packages=PACKAGES,
     package_dir={"afn_distributed": "distributed"},
-    package_data={"afn_model.prompt": ["*.jinja"], "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"]},
+    package_data={
+        "afn_kernels": ["py.typed"],
+        "afn_distributed": ["py.typed"],
+        "afn_model": ["py.typed"],
+        "afn_model.prompt": ["*.jinja"],
+        "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"],
+    },
     ext_modules=[Extension("afn_kernels._cpu", sources=[], optional=True)],
     cmdclass={"build_ext": BuildNative},
 )

@@ -4,15 +4,19 @@ Every op takes ``impl="auto"``, which picks the fastest implementation that can 
 which one that is and why. Importing this package imports torch and nothing heavier.
 """
 
+import warnings
+
 from afn_kernels import nn as nn
-from afn_kernels._registry import ASKED, OPS, Answer, Explanation, prefer
+from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer
 from afn_kernels.attention import attention
-from afn_kernels.attention.gradients import attention_backward
+from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
-from afn_kernels.log_mel import LogMelStream, log_mel
+from afn_kernels.log_mel import log_mel
+from afn_kernels.log_mel_stream import LogMelStream
+from afn_kernels.merge_embeddings import merge_embeddings
 from afn_kernels.pack_heads import pack_heads, unpack_heads
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
@@ -21,7 +25,6 @@ from afn_kernels.quantize_fp8 import quantize_fp8
 from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import rotary
 from afn_kernels.rote import rote
-from afn_kernels.splice import splice
 from afn_kernels.swiglu import swiglu
 
 __version__ = "0.1.0"
@@ -37,6 +40,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprob",
     "log_mel",
+    "merge_embeddings",
     "pack_heads",
     "patch",
     "pool_norm",
@@ -46,10 +50,11 @@ __all__ = [
     "rms_norm",
     "rotary",
     "rote",
-    "splice",
     "swiglu",
     "unpack_heads",
 ]
+
+RENAMED = {"splice": "merge_embeddings"}  # old names, which work until 0.2
 
 
 def explain(op: str, *args, **kwargs) -> Explanation:
@@ -65,18 +70,22 @@ def explain(op: str, *args, **kwargs) -> Explanation:
     Raises:
         ValueError: there is no op of that name; arguments that the op refuses.
     """
+    op = RENAMED.get(op, op)
     if op not in OPS:
         raise ValueError(f"no op {op!r}; there are {', '.join(sorted(OPS))}")
     if not args and not kwargs:
         return OPS[op].explain()
     try:
         globals()[op](*args, **{**kwargs, "impl": ASKED})
-    except Answer as answer:
+    except Explained as answer:
         return answer.args[0]
     raise AssertionError(f"{op} returned without a choice")
 
 
 def __getattr__(name: str):
+    if name in RENAMED:
+        warnings.warn(f"afn_kernels.{name} is now {RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        return globals()[RENAMED[name]]
     if name == "FeatureExtractor":  # imports transformers
         from afn_kernels.features import FeatureExtractor
 

@@ -4,6 +4,8 @@ import itertools
 
 import torch
 
+from afn_kernels._library import plain
+
 
 def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
@@ -15,6 +17,40 @@ def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
             raise ValueError(
                 f"{op}: {name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
             )
+
+
+def misfit(op: str, **tensors: tuple[torch.Tensor, str]) -> ValueError:
+    """The error of shapes that are not those named beside them, ``q=(q, "T H D")``. The op compares: that is faster."""
+    found = ", ".join(f"{name} {tuple(x.shape)}" for name, (x, _) in tensors.items())
+    wanted = ", ".join(f"[{axes.replace(' ', ', ')}]" for _, axes in tensors.values())
+    return ValueError(f"{op}: the shapes {found} do not fit {wanted}")
+
+
+def positions(op: str, x: torch.Tensor, tokens: int) -> None:
+    """A position, float32 or float64, for every token."""
+    if x.shape != (tokens,) or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{op}: positions are {x.dtype} {tuple(x.shape)} for {tokens} tokens")
+
+
+def slots(op: str, x: torch.Tensor, tokens: torch.Tensor) -> None:
+    """The row of a cache, int64, that takes each of the tokens."""
+    if x.shape != tokens.shape[:1] or x.dtype != torch.int64 or x.device != tokens.device:
+        raise ValueError(f"{op}: slots are {x.dtype} {tuple(x.shape)} for {len(tokens)} tokens on {tokens.device}")
+
+
+def slots_within(op: str, x: torch.Tensor, rows: int) -> None:
+    """No slot is past the rows of the cache; looked at only where that is free."""
+    if readable(x) and x.numel() and int(x.max()) >= rows:
+        raise ValueError(f"{op}: slot {int(x.max())} is past the {rows} rows of the cache")
+
+
+def cache_rows(op: str, name: str, cache: torch.Tensor) -> torch.Tensor:
+    """A cache [..., Hk, D] as rows [R, Hk, D] in the same memory."""
+    if cache.stride(-1) != 1 or (
+        cache.dim() == 4 and cache.shape[0] > 1 and cache.stride(0) != cache.shape[1] * cache.stride(1)
+    ):
+        raise ValueError(f"{op}: {name} of strides {cache.stride()} is not one run of rows")
+    return cache if cache.dim() == 3 else cache.view(-1, *cache.shape[2:])
 
 
 def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.dtype, ...], *, cpu: bool) -> str:
@@ -31,8 +67,8 @@ def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.d
 
 
 def readable(x: torch.Tensor) -> bool:
-    """Whether values can be looked at for nothing: on the CPU, and not while torch.compile traces."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether values can be looked at for nothing: on the CPU, not fake, and not while torch.compile traces."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and plain(x)
 
 
 def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:

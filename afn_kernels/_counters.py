@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from afn_kernels._triton import lasting
+from afn_kernels._kept import TABLES, made_alone
 
 SIZE = 1 << 18  # 1 MB per device: 2,340 captured graphs of 28 layers at batch 1 and 4 KV heads
 
@@ -47,7 +47,7 @@ def _captured(count: int, device: torch.device) -> torch.Tensor | None:
 def _of_stream(count: int, device: torch.device) -> torch.Tensor | None:
     if device not in _BLOCKS:
         zeros = lambda: torch.zeros(SIZE, dtype=torch.int32, device=device)  # noqa: E731
-        _BLOCKS[device] = _Block(lasting(zeros, device))
+        _BLOCKS[device] = _Block(made_alone(zeros, device))
     block = _BLOCKS[device]
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     found = block.of_stream.get(stream)
@@ -59,4 +59,5 @@ def _of_stream(count: int, device: torch.device) -> torch.Tensor | None:
 
 
 _BLOCKS: dict[torch.device, _Block] = {}
+TABLES.append(_BLOCKS)
 _LOCK = threading.Lock()

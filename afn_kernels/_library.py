@@ -11,6 +11,24 @@ import torch
 from torch.autograd.function import once_differentiable
 
 
+def _keep_inputs(ctx, inputs: tuple, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _as_asked(backward: Callable) -> Callable:
+    """``backward`` with one gradient for every input: None where it has none or nobody asks."""
+
+    def run(ctx, *grads):
+        found = backward(ctx, *grads)
+        found = found if isinstance(found, tuple) else (found,)
+        wanted = ctx.needs_input_grad
+        assert len(found) <= len(wanted)
+        found = tuple(x if want else None for x, want in zip(found, wanted, strict=False))
+        return found + (None,) * (len(wanted) - len(found))
+
+    return run
+
+
 class Boundary:
     """An op ``afn::<name>`` whose launch is imported on first use.
 
@@ -18,12 +36,15 @@ class Boundary:
     wanted. Under torch.compile, fake tensors or tensor subclasses it goes through the registered op.
 
     Args:
-        schema: ``"rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)"``; calls are positional. An
-            output the call does not need is an empty tensor: a schema has no optional outputs.
+        schema: the name; the schema is then that of ``fake``'s annotations. Or name and schema, where ``fake`` does
+            not spell its arguments out: ``"rote(Tensor x, bool inverse) -> Tensor"``. Calls are positional. An output
+            the call does not need is an empty tensor: a schema has no optional outputs.
         target: ``"module:attribute"`` of the launch; it must not return a tensor that aliases an argument.
         fake: the launch on shapes alone.
-        setup_context: ``(ctx, inputs, output)``, as of ``torch.autograd.Function``.
-        backward: ``(ctx, *grads)``; calls other boundaries, never a kernel itself, so that it too can be traced.
+        writes: the arguments that the launch writes into, where the schema is ``fake``'s.
+        setup_context: ``(ctx, inputs, output)``, as of ``torch.autograd.Function``; default: keeps all inputs.
+        backward: ``(ctx, *grads)``, returns gradients of the first inputs; None is filled in for the others and put
+            where nobody asks for one. It calls other boundaries, never a kernel itself, so that it too can be traced.
         eager_backward: that of eager calls, where it differs: it may reuse outputs that nobody else can have.
     """
 
@@ -33,10 +54,13 @@ class Boundary:
         target: str,
         fake: Callable,
         *,
-        setup_context: Callable | None = None,
+        writes: tuple[str, ...] = (),
+        setup_context: Callable = _keep_inputs,
         backward: Callable | None = None,
         eager_backward: Callable | None = None,
     ):
+        if "(" not in schema:
+            schema += torch.library.infer_schema(fake, mutates_args=writes)
         self.name, self._target = schema.partition("(")[0], target
         qualified = f"afn::{self.name}"
         torch.library.define(qualified, schema[len(self.name) :])
@@ -44,11 +68,11 @@ class Boundary:
         torch.library.register_fake(qualified, fake)
         self._function = None
         if backward:
-            torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+            torch.library.register_autograd(qualified, _as_asked(backward), setup_context=setup_context)
             body = {
                 "forward": staticmethod(self.launch),
                 "setup_context": staticmethod(setup_context),
-                "backward": staticmethod(once_differentiable(eager_backward or backward)),
+                "backward": staticmethod(once_differentiable(_as_asked(eager_backward or backward))),
             }
             self._function = type(self.name, (torch.autograd.Function,), body)
         BOUNDARIES[self.name] = self
@@ -70,14 +94,15 @@ class Boundary:
             return self._launch(*args)
 
     def __call__(self, *args):
-        if torch.compiler.is_compiling() or not _plain(args):
+        if torch.compiler.is_compiling() or not plain(*args):
             return self.op(*args)
         if self._function and torch.is_grad_enabled() and _wants_gradient(args):
             return self._function.apply(*args)
         return self.launch(*args)
 
 
-def _plain(args: Sequence) -> bool:
+def plain(*args) -> bool:
+    """Whether every tensor is an ordinary one: not fake, functional or another subclass."""
     return all(type(x) in _PLAIN for x in args if isinstance(x, torch.Tensor))
 
 

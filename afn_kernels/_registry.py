@@ -67,7 +67,7 @@ class Impl:
 
 
 @dataclass(frozen=True)
-class Row:
+class ExplanationRow:
     """One line of an explanation: an implementation, whether it was chosen, and why or why not."""
 
     impl: str
@@ -81,7 +81,7 @@ class Explanation:
 
     op: str
     chosen: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[ExplanationRow, ...]
 
     def __str__(self) -> str:
         lines = [f"{self.op}: {self.chosen or 'nothing can run this call'}"]
@@ -104,7 +104,7 @@ class Op:
     def choose(self, impl: str, *args, **kwargs) -> Callable:
         """The function to call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
         if impl is ASKED:
-            raise Answer(self.explain(*args, **kwargs))
+            raise Explained(self.explain(*args, **kwargs))
         if impl == "auto":
             preferred = self._by_name.get(_preferred)
             if preferred and not preferred.available() and not preferred.supports(*args, **kwargs):
@@ -133,19 +133,19 @@ class Op:
                 if not reason:
                     reason, status = impl.avoid(*args, **kwargs), "avoided"
             if reason:
-                rows.append(Row(impl.name, status, reason))
+                rows.append(ExplanationRow(impl.name, status, reason))
             elif chosen is None:
                 chosen = impl.name
-                rows.append(Row(impl.name, "chosen", impl.why))
+                rows.append(ExplanationRow(impl.name, "chosen", impl.why))
             else:
-                rows.append(Row(impl.name, "possible", impl.why))
+                rows.append(ExplanationRow(impl.name, "possible", impl.why))
         return Explanation(self.name, chosen, tuple(rows))
 
 
 ASKED: object = object()  # as ``impl``: a call comes as far as the choice, and answers with it
 
 
-class Answer(Exception):
+class Explained(Exception):
     """The explanation of a call that was made to ask."""
 
 

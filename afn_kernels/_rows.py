@@ -1,4 +1,4 @@
-"""[..., D] as the rows [T, D] that a kernel walks, and how a program spreads one row."""
+"""[..., D] as the rows [T, D] that a kernel walks, and how its launch is chosen by their width."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Config:
+class RowLaunch:
     """How one row is spread: ``warps`` per program; ``waves`` persistent programs per multiprocessor (backward)."""
 
     warps: int
@@ -14,9 +14,9 @@ class Config:
     reason: str
 
 
-def choose(rows: tuple[tuple[int, Config], ...], width: int) -> Config:
-    """The configuration for rows of ``width`` elements, of a table by largest width."""
-    return next(config for limit, config in rows if width <= limit)
+def choose(rows: tuple[tuple, ...], *sizes: int):
+    """The configuration of the first row (limit, …, configuration) whose limits hold the sizes."""
+    return next(found for *limits, found in rows if all(size <= most for size, most in zip(sizes, limits, strict=True)))
 
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:

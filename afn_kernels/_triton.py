@@ -2,17 +2,13 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 
 from afn_kernels import _check
 from afn_kernels._registry import Impl, constant
 
-Made = TypeVar("Made")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 compile_only = False  # python -m bench.sm90 sets it: launches compile for a GPU that is not here
 
@@ -51,25 +47,6 @@ def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...] = DT
 def avoid(x: torch.Tensor, *_, **__) -> str:
     """Why ``impl="auto"`` leaves a kernel aside: on the CPU it would run in the interpreter."""
     return "Triton's interpreter is for tests" if x.device.type == "cpu" else ""
-
-
-def lasting(make: Callable[[], Made], device: torch.device) -> Made:
-    """Tensors to keep for as long as the process lives, ready for every stream.
-
-    They are made in a thread of their own: torch.compile's CUDA graphs give whatever a thread allocates while they
-    warm up to the graph, which takes the memory back. Not to be called while a stream is being captured.
-    """
-
-    def alone() -> Made:
-        with torch.cuda.device(device):
-            made = make()
-            torch.cuda.current_stream().synchronize()
-        return made
-
-    if device.type != "cuda":
-        return make()
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(alone).result()
 
 
 def implementation(target: str, supports=supports, avoid=avoid, why: str = "") -> Impl:

@@ -128,11 +128,11 @@ class FeatureExtractor(WhisperFeatureExtractor):
 
     def _features(self, clips: list[torch.Tensor], samples: int, device: torch.device) -> torch.Tensor:
         if device.type != "cpu":
-            rows = torch.full((len(clips), samples), float(self.padding_value), device=device)
+            rows = torch.full((len(clips), samples), float(self.padding_value), dtype=torch.float32, device=device)
             for row, clip in zip(rows, clips, strict=True):
                 row[: len(clip)].copy_(clip)
             return _log_mel(rows, self.feature_size)
-        features = torch.empty(len(clips), self.feature_size, samples // HOP)
+        features = torch.empty(len(clips), self.feature_size, samples // HOP, dtype=torch.float32, device="cpu")
         padded = None
         for clip, out in zip(clips, features, strict=True):
             row = clip.to("cpu", torch.float32)

@@ -8,8 +8,8 @@ million of those that fit it, so that no clip is cut to exactly the context.
 """
 
 import numpy as np
-from afn_distributed import simulate
 
+from afn_distributed import simulate
 from afn_model.data.packing import pack
 from bench.measure import main, milliseconds
 

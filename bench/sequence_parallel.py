@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import torch
+
+import afn_kernels as ak
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
-
-import afn_kernels as ak
 from bench.measure import main
 from bench.packing import mix
 

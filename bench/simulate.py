@@ -12,7 +12,6 @@ from pathlib import Path
 
 from afn_distributed.costs import ASSUMED
 from afn_distributed.simulate import RECORDING, choose, evaluated, packed, recordings
-
 from afn_model.files import write_rows, write_text
 from bench.simulate_plot import draw, markdown, section
 

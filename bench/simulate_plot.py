@@ -7,7 +7,6 @@ from pathlib import Path
 
 from afn_distributed.costs import ASSUMED, Packed
 from afn_distributed.simulate import FEWEST, RINGS, ULYSSES, choose
-
 from afn_model.plot_style import COLOURS, OURS, RULE, plotting, save
 
 Rows = dict[tuple[int, int], list[dict]]

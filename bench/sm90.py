@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -165,8 +166,9 @@ def _binary(use: str, code: str, threads: int, shared: int) -> Binary:
     blocks = min(REGISTERS // (-(-registers // 8) * 8 * threads), THREADS // threads, BLOCKS)
     if shared:
         blocks = min(blocks, SHARED // shared)
-    spills, hgmma, hmma = (len(re.findall(rf"\b(?:{name})\b", code)) for name in ("STL|LDL", "HGMMA", "HMMA"))
-    return Binary(registers, max(spills, stack), shared, threads, hgmma, hmma, blocks)
+    found = Counter(re.findall(r"\b(?:STL|LDL|HGMMA|HMMA)\b", code))
+    spills = found["STL"] + found["LDL"]
+    return Binary(registers, max(spills, stack), shared, threads, found["HGMMA"], found["HMMA"], blocks)
 
 
 def cuda_rows(work: Workload) -> list[dict]:

@@ -46,7 +46,7 @@ GROUPS = {  # of kernels, by their names; the first that matches counts
     "cross-entropy": r"cross_entropy|nll|log_softmax|linear_ce",
     "matrix products": r"gemm|nvjet|cutlass|cublas|xmma|wgmma|splitk|(^|::)(mm|bmm|addmm|linear|matmul)\b|conv",
     "optimiser": r"adam|multi_tensor|lpnorm|foreach",
-    "norms, activations, rotary": r"norm|silu|swiglu|gelu|rotary|rope|rote|splice|embedding|index",
+    "norms, activations, rotary": r"norm|silu|swiglu|gelu|rotary|rope|rote|merge_embeddings|splice|embedding|index",
     "copies": r"memcpy|memset|copy|fill|cat",
 }
 

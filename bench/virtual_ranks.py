@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+
+import afn_kernels as ak
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
-
-import afn_kernels as ak
 from bench.measure import main
 from bench.sequence_parallel import batches, boundaries
 from bench.timing import clock, interleaved, quantile

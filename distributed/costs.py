@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
+
 from afn_distributed.plan import make_plan, split_heads
 
 

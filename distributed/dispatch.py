@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from afn_distributed.comm import Comm
 from afn_distributed.ulysses import all_to_all
-from torch import Tensor
 
 
 def assign_balanced(costs: Sequence[float], ranks: int) -> np.ndarray:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
 from afn_distributed.comm import Comm, GroupComm, virtual_group
 from afn_distributed.layout import RankLayout
 from afn_distributed.plan import Plan
 from afn_distributed.process import Process
 from afn_distributed.ring import ring_attention
 from afn_distributed.ulysses import gather_heads, scatter_heads
-from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import hashlib
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from afn_kernels._kept import made_alone
 
 SCHEMES = ("balanced", "documents", "zigzag", "contiguous")
 EVEN = 1.02  # largest load ÷ mean at which the balanced scheme stops cutting documents
@@ -83,6 +85,9 @@ class Exchange:
     cu_q: Tensor
     cu_k: Tensor
     pairs: int
+
+    def to(self, device: torch.device | str) -> Exchange:
+        return replace(self, rows=self.rows.to(device), cu_q=self.cu_q.to(device), cu_k=self.cu_k.to(device))
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class Plan:
         found = np.empty(self.total, np.int64)
         for r in range(self.ring):
             ranks = np.arange(r * self.ulysses, (r + 1) * self.ulysses)
-            found[self.shard(r)] = np.repeat(ranks, [self.part_rows(rank) for rank in ranks])
+            found[self.shard(r)] = np.repeat(ranks, [self.part_rows(rank) for rank in ranks.tolist()])
         return found
 
     def exchange(self, ring_rank: int, source: int, device: torch.device | str = "cpu") -> Exchange | None:
@@ -174,10 +179,11 @@ class Plan:
         key = (ring_rank, source, str(device))
         if key not in self._exchanges:
             if str(device) == "cpu":
-                found = self._own(ring_rank) if ring_rank == source else self._other(ring_rank, source)
+                with torch.inference_mode(False):  # a later step of the same plan may be trained
+                    found = self._own(ring_rank) if ring_rank == source else self._other(ring_rank, source)
             else:
                 found = self.exchange(ring_rank, source)
-                found = found and replace(found, **{n: getattr(found, n).to(device) for n in ("rows", "cu_q", "cu_k")})
+                found = found and made_alone(partial(found.to, device), torch.device(device))
             self._exchanges[key] = found
         return self._exchanges[key]
 
@@ -194,7 +200,7 @@ class Plan:
         lengths = np.bincount(np.unique(document, return_inverse=True)[1], weights=end - start)
         cu = torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
         pairs = int((lengths * (lengths + 1) / 2).sum())
-        return Exchange(ring_rank, torch.arange(int(cu[-1])), cu, cu, pairs)
+        return Exchange(ring_rank, torch.arange(int(cu[-1]), device="cpu"), cu, cu, pairs)
 
     def _other(self, ring_rank: int, source: int) -> Exchange | None:
         documents, starts, ends, rows = self._local(ring_rank)
@@ -358,7 +364,8 @@ def _balance(cu: np.ndarray, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     whole = order[cut:]
     a = _zigzag(cu[:-1][order[:cut]], cu[1:][order[:cut]], ring)
     b = (np.asarray(owner, np.int64), cu[:-1][whole], cu[1:][whole])
-    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
+    owner, starts, ends = (np.concatenate(pair) for pair in zip(a, b, strict=True))
+    return owner, starts, ends
 
 
 def _longest_first(tokens: np.ndarray, pairs: np.ndarray, ring: int) -> tuple[list[int], tuple[list, list]]:

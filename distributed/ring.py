@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from afn_distributed.comm import Comm
-from afn_distributed.plan import Exchange, Heads, Plan
 from torch import Tensor
 
 import afn_kernels as ak
+from afn_distributed.comm import Comm
+from afn_distributed.plan import Exchange, Heads, Plan
 
 TRANSPORTS = ("auto", "ring", "gather")
 GATHERED = 64 << 20  # bytes of keys and values up to which "auto" gathers; a guess, not measured

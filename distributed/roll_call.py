@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch.distributed as dist
+
 from afn_distributed.process import Process
 
 # Error texts of gloo, NCCL and the store when a peer has ended.
@@ -38,7 +40,8 @@ def roll_call(process: Process, patience: float = 3.0) -> Iterator[None]:
     if process.store is None:
         yield
         return
-    store, done = dist.PrefixStore("roll_call", process.store), threading.Event()
+    store: Any = dist.PrefixStore("roll_call", process.store)  # torch declares no clone()
+    done = threading.Event()
     listener = threading.Thread(target=_answer, args=(store.clone(), process.rank, done), daemon=True)
     listener.start()
     try:

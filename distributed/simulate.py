@@ -2,7 +2,7 @@
 
 It simulates the P = ulysses · ring ranks of one data-parallel group, each with a stream of kernels and a stream of
 messages, and adds the cost of gathering weights and summing gradients over all GPUs. It assumes that all groups take
-the same time. ``python -m bench.simulate`` makes tables, a document and a picture of it.
+the same time. ``python -m bench.simulate`` makes tables, document and picture of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+
 from afn_distributed.costs import ASSUMED, MODEL, PIECES, RECOMPUTE, Assumptions, Load, Packed, ParallelConfig
 from afn_distributed.plan import Plan
 from afn_distributed.timeline import BackgroundCollective, Timeline, TimelineEvent

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from afn_distributed.comm import Comm
-from afn_distributed.plan import Plan
 from torch import Tensor
 
 import afn_kernels as ak
+from afn_distributed.comm import Comm
+from afn_distributed.plan import Plan
 
 # Source: Jacobs et al., 2023, arXiv:2309.14509; extended to uneven heads and to KV heads that several ranks read.
 

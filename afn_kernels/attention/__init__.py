@@ -104,22 +104,21 @@ def attention(
     """
     _check.same_dtype_and_device("attention", q=q, k=k, v=v)
     if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} do not fit")
+        raise _check.misfit("attention", q=(q, "Tq Hq D"), k=(k, "Tk Hk D"), v=(v, "Tk Hk D"))
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
     if cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
     if (cu_seqlens_q is None) != (cu_seqlens_k is None):
         raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
-    if cu_seqlens_q is not None:
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
         _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0])
         _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0])
         if cu_seqlens_q.shape != cu_seqlens_k.shape:
             raise ValueError(f"attention: {len(cu_seqlens_q) - 1} query and {len(cu_seqlens_k) - 1} key sequences")
-    if carry is not None and (carry[0].shape != q.shape or carry[1].shape != q.shape[:2]):
-        shapes = tuple(carry[0].shape), tuple(carry[1].shape)
-        raise ValueError(f"attention: carry shapes {shapes} do not fit q {tuple(q.shape)}")
     if carry is not None:
+        if carry[0].shape != q.shape or carry[1].shape != q.shape[:2]:
+            raise _check.misfit("attention", q=(q, "T H D"), carried=(carry[0], "T H D"), lse=(carry[1], "T H"))
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         if any(x.dtype != wide or x.device != q.device for x in carry):
             found = ", ".join(f"{x.dtype} on {x.device}" for x in carry)

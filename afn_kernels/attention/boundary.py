@@ -1,11 +1,15 @@
 """attention as torch.compile and autograd see its Triton kernels."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 
 
-def _forward_fake(q, k, v, cu_seqlens_q, cu_seqlens_k, out_c, lse_c, causal, scale):
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
+    out_c: Tensor | None, lse_c: Tensor | None, causal: bool, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     return q.new_empty(q.shape, dtype=q.dtype if out_c is None else torch.float32), lse.t()
 
@@ -24,28 +28,14 @@ def _backward(ctx, dout, dlse):
         dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, out_c, lse_c, ctx.causal, ctx.scale,
         need[0], need[1] or need[2], need[5] or need[6],
     )  # fmt: skip
-    grads = (dq, dk, dv, None, None, dout_c, dlse_c, None, None)
-    return tuple(grad if wanted else None for grad, wanted in zip(grads, need, strict=True))
+    return dq, dk, dv, None, None, dout_c, dlse_c
 
 
 def _backward_fake(
-    dout,
-    dlse,
-    q,
-    k,
-    v,
-    out,
-    lse,
-    cu_seqlens_q,
-    cu_seqlens_k,
-    out_c,
-    lse_c,
-    causal,
-    scale,
-    need_dq,
-    need_dkv,
-    need_carry,
-):
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, out_c: Tensor | None, lse_c: Tensor | None,
+    causal: bool, scale: float, need_dq: bool, need_dkv: bool, need_carry: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dlse_c = q.new_empty((q.shape[1], q.shape[0]) if need_carry else 0, dtype=torch.float32)
     return (
         q.new_empty(q.shape if need_dq else 0),
@@ -57,20 +47,13 @@ def _backward_fake(
 
 
 FORWARD = Boundary(
-    "attention(Tensor q, Tensor k, Tensor v, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? out_c, Tensor? lse_c,"
-    " bool causal, float scale) -> (Tensor, Tensor)",
+    "attention",
     "afn_kernels.attention.triton:forward",
     _forward_fake,
     setup_context=_setup_context,
     backward=_backward,
 )
-BACKWARD = Boundary(
-    "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
-    " Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? out_c, Tensor? lse_c, bool causal, float scale,"
-    " bool need_dq, bool need_dkv, bool need_carry) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "afn_kernels.attention.triton_backward:backward",
-    _backward_fake,
-)
+BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
 
 
 def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):

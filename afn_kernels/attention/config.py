@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from afn_kernels import _triton
+from afn_kernels import _rows, _triton
 
 
 @dataclass(frozen=True)
-class Config:
+class AttnTile:
     """``queries`` x ``keys`` of one step, ``warps`` of a program, ``stages`` of loads in flight."""
 
     queries: int
@@ -16,22 +16,22 @@ class Config:
     reason: str
 
 
-def choose(kernel: str, head_dim: int, wide: bool) -> Config:
+def choose(kernel: str, head_dim: int, wide: bool) -> AttnTile:
     """The row of a kernel ("forward", "carry", a forward that continues, "dq" or "dkv") for a head dimension.
 
     ``wide`` is float32.
     """
     if _triton.interpreted():
         return INTERPRETED[kernel]
-    return next(config for limit, config in (WIDE if wide else HALF)[kernel] if head_dim <= limit)
+    return _rows.choose((WIDE if wide else HALF)[kernel], head_dim)
 
 
 SMALL = "short tests cross the borders of blocks"
 INTERPRETED = {
-    "forward": Config(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
-    "carry": Config(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
-    "dq": Config(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
-    "dkv": Config(queries=16, keys=32, warps=4, stages=1, reason=SMALL),
+    "forward": AttnTile(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
+    "carry": AttnTile(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
+    "dq": AttnTile(queries=32, keys=16, warps=4, stages=1, reason=SMALL),
+    "dkv": AttnTile(queries=16, keys=32, warps=4, stages=1, reason=SMALL),
 }
 # None of these is timed: they are what bench.sm90 shows without spills. A block of 128 rows keeps the traffic to L2
 # below 4 TB/s at 500 TFLOP/s.
@@ -39,31 +39,41 @@ HALF = {
     "forward": (
         (
             64,
-            Config(128, 64, 8, 3, "123 registers: two programs on a multiprocessor, one computes as one exponentiates"),
+            AttnTile(
+                128, 64, 8, 3, "123 registers: two programs on a multiprocessor, one computes as one exponentiates"
+            ),
         ),
-        (128, Config(128, 128, 8, 2, "the largest step that fits 255 registers; a third stage fits too")),
-        (256, Config(128, 32, 8, 2, "64 keys spill")),
+        (128, AttnTile(128, 128, 8, 2, "the largest step that fits 255 registers; a third stage fits too")),
+        (256, AttnTile(128, 32, 8, 2, "64 keys spill")),
     ),
     "carry": (
-        (64, Config(128, 64, 8, 3, "as the forward")),
-        (128, Config(128, 64, 8, 3, "128 keys spill where the output is float32 and packed")),
-        (256, Config(128, 32, 8, 2, "as the forward")),
+        (64, AttnTile(128, 64, 8, 3, "as the forward")),
+        (128, AttnTile(128, 64, 8, 3, "128 keys spill where the output is float32 and packed")),
+        (256, AttnTile(128, 32, 8, 2, "as the forward")),
     ),
     "dq": (
-        (64, Config(128, 128, 8, 2, "223 registers")),
-        (128, Config(128, 64, 8, 3, "189 registers")),
-        (256, Config(128, 32, 8, 2, "64 queries or 64 keys spill")),
+        (64, AttnTile(128, 128, 8, 2, "223 registers")),
+        (128, AttnTile(128, 64, 8, 3, "189 registers")),
+        (256, AttnTile(128, 32, 8, 2, "64 queries or 64 keys spill")),
     ),
     "dkv": (
-        (64, Config(64, 128, 8, 2, "214 registers")),
-        (128, Config(64, 128, 8, 2, "255 registers, most of them dk and dv; a third stage has not been tried")),
-        (256, Config(32, 64, 8, 1, "248 registers")),
+        (64, AttnTile(64, 128, 8, 2, "214 registers")),
+        (128, AttnTile(64, 128, 8, 2, "255 registers, most of them dk and dv; a third stage has not been tried")),
+        (256, AttnTile(32, 64, 8, 1, "248 registers")),
     ),
 }
 FMA = "float32 without tensor cores, for its accuracy; the largest step found without spills"
 WIDE = {
-    "forward": ((64, Config(32, 32, 4, 1, FMA)), (128, Config(32, 32, 8, 1, FMA)), (256, Config(32, 16, 8, 1, FMA))),
-    "carry": ((64, Config(32, 16, 4, 1, FMA)), (128, Config(32, 16, 8, 1, FMA)), (256, Config(16, 16, 8, 1, FMA))),
-    "dq": ((64, Config(32, 32, 4, 1, FMA)), (128, Config(32, 16, 8, 1, FMA)), (256, Config(16, 16, 8, 1, FMA))),
-    "dkv": ((64, Config(32, 32, 8, 1, FMA)), (128, Config(32, 32, 8, 1, FMA)), (256, Config(16, 16, 8, 1, FMA))),
+    "forward": (
+        (64, AttnTile(32, 32, 4, 1, FMA)),
+        (128, AttnTile(32, 32, 8, 1, FMA)),
+        (256, AttnTile(32, 16, 8, 1, FMA)),
+    ),
+    "carry": (
+        (64, AttnTile(32, 16, 4, 1, FMA)),
+        (128, AttnTile(32, 16, 8, 1, FMA)),
+        (256, AttnTile(16, 16, 8, 1, FMA)),
+    ),
+    "dq": ((64, AttnTile(32, 32, 4, 1, FMA)), (128, AttnTile(32, 16, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
+    "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }

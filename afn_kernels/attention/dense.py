@@ -56,7 +56,8 @@ def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carr
     lengths = cu_seqlens_q.diff().long()
     order = torch.argsort(lengths, stable=True)
     cu = F.pad(lengths[order].cumsum(0), (1, 0))
-    rows = torch.repeat_interleave(cu_seqlens_q[:-1][order] - cu[:-1], lengths[order]) + torch.arange(len(q))
+    rows = torch.repeat_interleave(cu_seqlens_q[:-1][order] - cu[:-1], lengths[order])
+    rows = rows + torch.arange(len(q), device=q.device)
     parts = []
     for first, end in itertools.pairwise(groups):
         cu_group = cu[first : end + 1]

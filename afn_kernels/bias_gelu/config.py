@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from afn_kernels import _rows
+
 
 @dataclass(frozen=True)
-class Config:
+class GeluTile:
     """The tile of one program, ``rows`` x ``columns`` elements on ``warps`` warps.
 
     ``waves``: persistent programs per multiprocessor in the backward, where the bias gradient stays in registers.
@@ -17,12 +19,12 @@ class Config:
     reason: str
 
 
-def choose(width: int) -> Config:
+def choose(width: int) -> GeluTile:
     """The tile for rows of ``width`` elements."""
-    return next(config for limit, config in ROWS if width <= limit)
+    return _rows.choose(ROWS, width)
 
 
 ROWS = (
-    (64, Config(64, 64, 8, 3, "the same 16 elements a thread on narrow rows; not timed")),
-    (2**62, Config(8, 512, 8, 3, "16 elements a thread; 512 divides 3584 and 5120; 3 programs fit; not timed")),
+    (64, GeluTile(64, 64, 8, 3, "the same 16 elements a thread on narrow rows; not timed")),
+    (2**62, GeluTile(8, 512, 8, 3, "16 elements a thread; 512 divides 3584 and 5120; 3 programs fit; not timed")),
 )

@@ -3,7 +3,7 @@
 import torch
 
 from afn_kernels import _check, _cuda, _triton
-from afn_kernels._kv_cache import FP8, check_scales
+from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op, constant
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -113,8 +113,8 @@ def decode_attention(
     else:
         _check.same_dtype_and_device("decode_attention", q=q, k_cache=k_cache, v_cache=v_cache)
     if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
-        shapes = tuple(q.shape), tuple(k_cache.shape), tuple(v_cache.shape)
-        raise ValueError(f"decode_attention: q, k_cache, v_cache have shapes {shapes}")
+        caches = {"k_cache": (k_cache, "P S Hk D"), "v_cache": (v_cache, "P S Hk D")}
+        raise _check.misfit("decode_attention", q=(q, "B n Hq D"), **caches)
     if q.shape[2] % k_cache.shape[2]:
         raise ValueError(f"decode_attention: {q.shape[2]} query heads over {k_cache.shape[2]} KV heads")
     if block_table is None:

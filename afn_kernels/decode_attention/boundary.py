@@ -1,23 +1,23 @@
 """decode_attention as torch.compile sees its kernels; they have no backward."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 
 
-def _fake(q, k_cache, v_cache, lengths, block_table, k_scale, v_scale, scale):
+def _fake(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, block_table: Tensor | None,
+    k_scale: Tensor | None, v_scale: Tensor | None, scale: float,
+) -> Tensor:  # fmt: skip
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-_ARGUMENTS = (
-    "(Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? block_table, Tensor? k_scale, "
-    "Tensor? v_scale, float scale) -> Tensor"
-)
-FORWARD = Boundary(f"decode_attention{_ARGUMENTS}", "afn_kernels.decode_attention.triton:forward", _fake)
-FORWARD_CUDA = Boundary(f"decode_attention_cuda{_ARGUMENTS}", "afn_kernels.decode_attention.cuda:forward", _fake)
+FORWARD = Boundary("decode_attention", "afn_kernels.decode_attention.triton:forward", _fake)
+FORWARD_CUDA = Boundary("decode_attention_cuda", "afn_kernels.decode_attention.cuda:forward", _fake)
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
+def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from afn_kernels import _rows
+
 
 @dataclass(frozen=True)
-class Config:
+class DecodeSplit:
     """How the context is cut.
 
     Args:
@@ -30,9 +32,9 @@ class Config:
 HOPS = 2
 
 
-def choose(key_bytes: int, rows: int) -> Config:
+def choose(key_bytes: int, rows: int) -> DecodeSplit:
     """The row for keys of ``key_bytes`` (padded width x element size) that ``rows`` query rows read."""
-    return next(config for bytes_, count, config in ROWS if key_bytes <= bytes_ and rows <= count)
+    return _rows.choose(ROWS, key_bytes, rows)
 
 
 _ONE = (
@@ -42,13 +44,13 @@ _ONE += "the 25 KB that bandwidth x latency asks for; by shared memory and regis
 
 # fmt: off
 ROWS = (
-    (128, 16, Config(128, 8, 4, 1, 128, 64, _ONE.format("64 to 96"))),
-    (128, 64, Config(128, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
-    (256, 16, Config(128, 8, 3, 1, 128, 64, _ONE.format("64 to 128"))),
-    (256, 64, Config(64, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
-    (512, 16, Config(64, 8, 3, 1, 128, 64, _ONE.format("64 to 128"))),
-    (512, 64, Config(32, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
-    (1 << 30, 64, Config(16, 8, 3, 1, 256, 32, "wide float32 keys: what fits shared memory; not timed")),
+    (128, 16, DecodeSplit(128, 8, 4, 1, 128, 64, _ONE.format("64 to 96"))),
+    (128, 64, DecodeSplit(128, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
+    (256, 16, DecodeSplit(128, 8, 3, 1, 128, 64, _ONE.format("64 to 128"))),
+    (256, 64, DecodeSplit(64, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
+    (512, 16, DecodeSplit(64, 8, 3, 1, 128, 64, _ONE.format("64 to 128"))),
+    (512, 64, DecodeSplit(32, 8, 4, 1, 256, 32, _ONE.format("64 to 96"))),
+    (1 << 30, 64, DecodeSplit(16, 8, 3, 1, 256, 32, "wide float32 keys: what fits shared memory; not timed")),
 )
 # fmt: on
 

@@ -4,7 +4,7 @@ import torch
 
 from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
-from afn_kernels._kv_cache import FP8, count
+from afn_kernels._fp8_scales import FP8, count
 from afn_kernels.decode_attention.config import least_tiles
 
 LOG2E = 1.4426950408889634

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from afn_kernels import _triton
 from afn_kernels._counters import counters
-from afn_kernels._kv_cache import FP8, count
+from afn_kernels._fp8_scales import FP8, count
 from afn_kernels.decode_attention.config import HOPS, choose
 
 LOG2E = 1.4426950408889634

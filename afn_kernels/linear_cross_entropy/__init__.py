@@ -36,12 +36,11 @@ OP_LOGPROB = Op(
 
 def _check_arguments(op: str, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, ignore: int | None):
     _check.same_dtype_and_device(op, hidden=hidden, weight=weight)
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"{op}: hidden is {tuple(hidden.shape)}, weight is {tuple(weight.shape)}")
-    if labels.shape != hidden.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"{op}: labels are {labels.dtype} {tuple(labels.shape)} for {hidden.shape[0]} rows")
-    if labels.device != hidden.device:
-        raise ValueError(f"{op}: labels are on {labels.device}, hidden is on {hidden.device}")
+    fits = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
+    if not fits or labels.shape != hidden.shape[:1]:
+        raise _check.misfit(op, hidden=(hidden, "T D"), weight=(weight, "V D"), labels=(labels, "T"))
+    if labels.dtype != torch.int64 or labels.device != hidden.device:
+        raise ValueError(f"{op}: labels are {labels.dtype} on {labels.device}, expected int64 on {hidden.device}")
     if _check.readable(labels):
         bad = (labels < 0) | (labels >= weight.shape[0])
         if ignore is not None:
@@ -74,9 +73,10 @@ def linear_cross_entropy(
     """loss = mean over supervised rows of lse − (W h)[label] + z_loss · lse² with lse = logsumexp(W h), float32.
 
     Rows whose label is ``ignore_index`` are never multiplied with the weight. Where a gradient is wanted, the "triton"
-    implementation makes it in the forward, with logits for a chunk of rows in memory and below 0.5 GB in all besides
-    the gradients (at 131,072 rows of 3,584 in 16 bits and 151,672 classes); call it under ``torch.no_grad()`` for the
-    loss alone. It adds up the weight's gradient in float32 within a chunk (1,152 rows there) and rounds once per chunk.
+    implementation computes it in the forward, one chunk of rows at a time, so that only the logits of a chunk are in
+    memory: below 0.5 GB besides the gradients for 131,072 rows of 3,584 in 16 bits and 151,672 classes. The weight's
+    gradient is summed in float32 within a chunk (1,152 rows there) and rounded once per chunk. For the loss alone call
+    it under ``torch.no_grad()``.
 
     Args:
         hidden: [T, D], any floating dtype; the caller has already shifted it against the labels.
@@ -117,8 +117,8 @@ def linear_logprob(
 ) -> torch.Tensor:
     """log p(target) = (W h)[target] − logsumexp(W h) for every row, float32.
 
-    The backward of the "triton" implementation computes the logits again, for a chunk of rows at a time, because the
-    gradient of each row is known only then. Memory and rounding are those of ``linear_cross_entropy``.
+    The backward of the "triton" implementation computes the logits again, one chunk of rows at a time, because the
+    upstream gradient of a row is known only then. Memory and rounding are those of ``linear_cross_entropy``.
 
     Args:
         hidden: [T, D], any floating dtype.

@@ -1,11 +1,12 @@
 """linear_cross_entropy and linear_logprob as torch.compile and autograd see their kernels.
 
-The gradients of the loss are made in its forward, while the logits are there: one product fewer than recomputing them.
-They are those of an upstream gradient of 1, and the backward only multiplies them by what it was instead: in place in
-eager calls, where nobody else has them; torch.compile decides for itself.
+The forward computes the gradients of the loss too, while it has the logits: one matrix product fewer than recomputing
+them. They are for an upstream gradient of 1; the backward multiplies them by the actual one: in place in eager calls,
+where nobody else holds them, while torch.compile decides for itself.
 """
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels._rows import as_rows
@@ -18,7 +19,10 @@ def _empty_like(x, needed):
     return x.new_empty(x.shape if needed else 0)
 
 
-def _loss_fake(hidden, weight, labels, ignore_index, mean, z_loss, supervised, need_dh, need_dw):
+def _loss_fake(
+    hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, mean: bool, z_loss: float,
+    supervised: int | None, need_dh: bool, need_dw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     loss, factor = hidden.new_empty((), dtype=torch.float32), hidden.new_empty((), dtype=torch.float32)
     return loss, _empty_like(hidden, need_dh), _empty_like(weight, need_dw), factor
 
@@ -33,47 +37,41 @@ def _loss_context(ctx, inputs, output):
 def _loss_backward(ctx, dloss, *_):
     dh, dw, factor = ctx.saved_tensors
     if dloss is None:
-        return (None,) * 9
+        return None
     factor = factor * dloss
-    return _loss_grads(ctx, *((x.float() * factor).to(x.dtype) for x in (dh, dw)))
+    return tuple((x.float() * factor).to(x.dtype) for x in (dh, dw))
 
 
 def _loss_backward_in_place(ctx, dloss, *_):
     dh, dw, factor = ctx.saved_tensors
     if dloss is None:
-        return (None,) * 9
+        return None
     if _keep_graph():  # another backward may come
         dh, dw = dh.clone(), dw.clone()
     SCALE(dh, dw, factor * dloss)
-    return _loss_grads(ctx, dh, dw)
+    return dh, dw
 
 
-def _loss_grads(ctx, dh, dw):
-    need_dh, need_dw = ctx.needs_input_grad[:2]
-    return dh if need_dh else None, dw if need_dw else None, *(None,) * 7
+def _scale_fake(dh: Tensor, dw: Tensor, factor: Tensor) -> None:
+    pass
 
 
-def _logprob_fake(hidden, weight, targets):
+def _logprob_fake(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
 
 
-def _logprob_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
 def _logprob_backward(ctx, dlogprob):
-    need_dh, need_dw = ctx.needs_input_grad[:2]
-    dh, dw = LOGPROB_BACKWARD(dlogprob.contiguous(), *ctx.saved_tensors, need_dh, need_dw)
-    return dh if need_dh else None, dw if need_dw else None, None
+    return LOGPROB_BACKWARD(dlogprob.contiguous(), *ctx.saved_tensors, *ctx.needs_input_grad[:2])
 
 
-def _logprob_backward_fake(dlogprob, hidden, weight, targets, need_dh, need_dw):
+def _logprob_backward_fake(
+    dlogprob: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, need_dh: bool, need_dw: bool
+) -> tuple[Tensor, Tensor]:
     return _empty_like(hidden, need_dh), _empty_like(weight, need_dw)
 
 
 LOSS = Boundary(
-    "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor labels, int ignore_index, bool mean, float z_loss, "
-    "SymInt? supervised, bool need_dh, bool need_dw) -> (Tensor, Tensor, Tensor, Tensor)",
+    "linear_cross_entropy",
     "afn_kernels.linear_cross_entropy.triton:loss",
     _loss_fake,
     setup_context=_loss_context,
@@ -81,22 +79,16 @@ LOSS = Boundary(
     eager_backward=_loss_backward_in_place,
 )
 SCALE = Boundary(
-    "linear_cross_entropy_scale(Tensor(a!) dh, Tensor(b!) dw, Tensor factor) -> ()",
+    "linear_cross_entropy_scale",
     "afn_kernels.linear_cross_entropy.triton:scale",
-    lambda dh, dw, factor: None,
+    _scale_fake,
+    writes=("dh", "dw"),
 )
 LOGPROB = Boundary(
-    "linear_logprob(Tensor hidden, Tensor weight, Tensor targets) -> Tensor",
-    "afn_kernels.linear_cross_entropy.triton:logprob",
-    _logprob_fake,
-    setup_context=_logprob_context,
-    backward=_logprob_backward,
+    "linear_logprob", "afn_kernels.linear_cross_entropy.triton:logprob", _logprob_fake, backward=_logprob_backward
 )
 LOGPROB_BACKWARD = Boundary(
-    "linear_logprob_backward(Tensor dlogprob, Tensor hidden, Tensor weight, Tensor targets, bool need_dh, bool need_dw)"
-    " -> (Tensor, Tensor)",
-    "afn_kernels.linear_cross_entropy.triton:logprob_backward",
-    _logprob_backward_fake,
+    "linear_logprob_backward", "afn_kernels.linear_cross_entropy.triton:logprob_backward", _logprob_backward_fake
 )
 
 

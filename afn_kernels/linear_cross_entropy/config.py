@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
+from afn_kernels import _rows
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -66,7 +68,7 @@ SEGMENT = 16384  # rows that the forward without gradient gathers at a time: 117
 
 def walk(classes: int) -> Walk:
     """How to walk over rows of ``classes`` logits."""
-    return next(config for limit, config in WALKS if classes <= limit)
+    return _rows.choose(WALKS, classes)
 
 
 def chunk_rows(rows: int, row_bytes: int) -> int:

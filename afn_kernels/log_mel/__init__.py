@@ -4,24 +4,16 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _cuda, _triton
+from afn_kernels import _cuda, _triton, cpu
+from afn_kernels._library import plain
 from afn_kernels._registry import Impl, Op
 from afn_kernels.log_mel import boundary
-from afn_kernels.log_mel.stream import LogMelStream, LogMelWindow
 from afn_kernels.log_mel.tables import HOP
-
-__all__ = ["OP", "LogMelStream", "LogMelWindow", "log_mel"]
 
 SHORTEST = 320  # the shortest whole number of hops that reflect padding by 200 samples allows
 
 
-@lru_cache
-def _cpu_available() -> str:
-    try:
-        import afn_kernels._cpu  # noqa: F401
-    except ImportError as error:
-        return f"the compiled extension is missing: {error}"
-    return ""
+_cpu_available = lru_cache(cpu.available)
 
 
 def _cpu_supports(pcm: torch.Tensor, **_) -> str:
@@ -112,7 +104,7 @@ def log_mel(
         raise ValueError(f"log_mel: out_dtype={out_dtype} is not a floating dtype")
     if out is not None:
         _check_out(pcm, n_mels, out_dtype, out)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not plain(pcm):
         found = boundary.FORWARD(pcm, n_mels, out_dtype, impl)
         return found if out is None else out.copy_(found)
     options = {"n_mels": n_mels, "out_dtype": out_dtype, "out": out}

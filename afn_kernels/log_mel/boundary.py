@@ -1,12 +1,13 @@
 """log_mel as torch.compile and autograd see it, and its Triton kernel."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels.log_mel.tables import HOP
 
 
-def _features_fake(pcm, n_mels, out_dtype, impl):
+def _features_fake(pcm: Tensor, n_mels: int, out_dtype: torch.dtype, impl: str) -> Tensor:
     return pcm.new_empty(pcm.shape[0], n_mels, pcm.shape[1] // HOP, dtype=out_dtype)
 
 
@@ -16,35 +17,23 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    return BACKWARD(grad, ctx.saved_tensors[0], ctx.n_mels), None, None, None
+    return BACKWARD(grad, *ctx.saved_tensors, ctx.n_mels)
 
 
-def _backward_fake(grad, pcm, n_mels):
+def _backward_fake(grad: Tensor, pcm: Tensor, n_mels: int) -> Tensor:
     return torch.empty_like(pcm)
 
 
+def _write_fake(pcm: Tensor, out: Tensor) -> None:
+    pass
+
+
 FORWARD = Boundary(
-    "log_mel(Tensor pcm, int n_mels, ScalarType out_dtype, str impl) -> Tensor",
-    "afn_kernels.log_mel:features",
-    _features_fake,
-    setup_context=_setup_context,
-    backward=_backward,
+    "log_mel", "afn_kernels.log_mel:features", _features_fake, setup_context=_setup_context, backward=_backward
 )
-BACKWARD = Boundary(
-    "log_mel_backward(Tensor grad, Tensor pcm, int n_mels) -> Tensor",
-    "afn_kernels.log_mel.gradient:backward",
-    _backward_fake,
-)
-WRITE = Boundary(
-    "log_mel_write(Tensor pcm, Tensor(a!) out) -> ()",
-    "afn_kernels.log_mel.triton:write",
-    lambda pcm, out: None,
-)
-WRITE_CUDA = Boundary(
-    "log_mel_write_cuda(Tensor pcm, Tensor(a!) out) -> ()",
-    "afn_kernels.log_mel.cuda:write",
-    lambda pcm, out: None,
-)
+BACKWARD = Boundary("log_mel_backward", "afn_kernels.log_mel.gradient:backward", _backward_fake)
+WRITE = Boundary("log_mel_write", "afn_kernels.log_mel.triton:write", _write_fake, writes=("out",))
+WRITE_CUDA = Boundary("log_mel_write_cuda", "afn_kernels.log_mel.cuda:write", _write_fake, writes=("out",))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Config:
+class LogMelTile:
     """``frames`` and ``warps`` of a program; ``piece`` columns of a folded operand and ``chunk`` elements at a time."""
 
     frames: int
@@ -14,15 +14,15 @@ class Config:
     reason: str
 
 
-def choose(interpreted: bool) -> Config:
+def choose(interpreted: bool) -> LogMelTile:
     return INTERPRETED if interpreted else GPU
 
 
-GPU = Config(
+GPU = LogMelTile(
     frames=128,
     warps=8,
     piece=32,
     chunk=4096,
     reason="no spills; 64 frames read the matrices twice as often, pieces of 16 wait twice as often; not timed",
 )
-INTERPRETED = Config(256, 8, piece=64, chunk=65536, reason="a program costs milliseconds whatever its size")
+INTERPRETED = LogMelTile(256, 8, piece=64, chunk=65536, reason="a program costs milliseconds whatever its size")

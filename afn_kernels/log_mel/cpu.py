@@ -1,14 +1,13 @@
 """The compiled kernel of csrc/cpu: frames as SIMD lanes, a 16 x 25 prime-factor FFT, sparse mel bands."""
 
-from functools import lru_cache
-
 import torch
 
 from afn_kernels import _cpu
+from afn_kernels._kept import kept
 from afn_kernels.log_mel.tables import HOP, hann_window, mel_filters
 
 
-@lru_cache
+@kept
 def mel_plan(n_mels: int) -> _cpu.MelPlan:
     """The window and the non-zero part of each mel filter, as the extension takes them."""
     first, count, weights = [], [], []
@@ -34,7 +33,7 @@ def log_mel(
         pcm = pcm.contiguous()
     rows, samples = pcm.shape
     direct = out is not None and out.dtype == torch.float32 and out.is_contiguous()
-    features = out if direct else torch.empty(rows, n_mels, samples // HOP)
+    features = out if direct else torch.empty(rows, n_mels, samples // HOP, dtype=torch.float32, device="cpu")
     _cpu.log_mel(
         pcm.data_ptr(),
         pcm.dtype == torch.int16,

@@ -1,12 +1,12 @@
 """One launch from samples to features: csrc/cuda/log_mel.cu, whose tables are made here."""
 
 import math
-from functools import lru_cache
 
 import torch
 
-from afn_kernels import _cuda, _triton
+from afn_kernels import _cuda
 from afn_kernels._counters import counters
+from afn_kernels._kept import kept
 from afn_kernels.log_mel.tables import BINS, N_FFT, hann_window, mel_filters
 
 FRAMES, THREADS = 32, 320
@@ -22,7 +22,7 @@ KERNELS = {
 }
 
 
-@lru_cache
+@kept
 def tables(n_mels: int, whole: bool, device: torch.device) -> torch.Tensor:
     """The kernel's constants as float32 words on the device, the weights of the mel filters last."""
 
@@ -47,7 +47,7 @@ def tables(n_mels: int, whole: bool, device: torch.device) -> torch.Tensor:
     flat = torch.cat(weights)
     assert len(flat) <= WEIGHTS
     parts = (window.float(), middle.float(), last.float(), filters.view(torch.float32), flat.float())
-    return _triton.lasting(lambda: torch.cat(parts).to(device), device)
+    return torch.cat(parts).to(device)
 
 
 def write(pcm: torch.Tensor, out: torch.Tensor) -> None:

@@ -12,11 +12,9 @@ A float32 operand is the sum of two float16 numbers, high and low, of 11 bits ea
 the whole, is left out. Float16's short exponent is made up by powers of two, which round nothing.
 """
 
-from functools import lru_cache
-
 import torch
 
-from afn_kernels import _triton
+from afn_kernels._kept import kept
 from afn_kernels.log_mel.tables import N_FFT, hann_window, mel_filters
 
 WIDTH = 64  # of a folded operand: 51 or 50, padded
@@ -65,8 +63,8 @@ def filters(n_mels: int) -> torch.Tensor:
     return out
 
 
-@lru_cache
+@kept
 def constants(n_mels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Windows float32, matrices · 2^14 and filters · 2^16 (their low part · 2^27) split in float16, on ``device``."""
     made = windows().float(), _split(matrices() * 2**14), _split(filters(n_mels) * 2**16, 2**11)
-    return _triton.lasting(lambda: tuple(x.contiguous().to(device) for x in made), device)
+    return tuple(x.contiguous().to(device) for x in made)

@@ -92,17 +92,16 @@ def pack_heads(
     """
     _check.same_dtype_and_device("pack_heads", q=q, k=k, v=v)
     if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[::2] != k.shape[::2]:
-        shapes = ", ".join(str(list(x.shape)) for x in (q, k, v))
-        raise ValueError(f"pack_heads: q, k, v are {shapes}; expected [T, Hq, D] and [T, Hk, D] twice")
+        raise _check.misfit("pack_heads", q=(q, "T Hq D"), k=(k, "T Hk D"), v=(v, "T Hk D"))
     heads = _ranges("pack_heads", tuple(heads), k.shape[1])
     if heads[-1][1] != q.shape[1]:
         raise ValueError(f"pack_heads: the peers have {heads[-1][1]} query heads, q has {q.shape[1]}")
     if (positions is None) != (inv_freq is None):
         raise ValueError("pack_heads: positions and inv_freq go together, one of them is missing")
     if positions is not None:
-        if positions.shape != q.shape[:1] or positions.dtype not in (torch.float32, torch.float64) or q.shape[2] % 2:
-            found = f"{positions.dtype} {list(positions.shape)}"
-            raise ValueError(f"pack_heads: positions are {found} for {len(q)} tokens with heads of {q.shape[2]}")
+        _check.positions("pack_heads", positions, q.shape[0])
+        if q.shape[2] % 2:
+            raise ValueError(f"pack_heads: heads of {q.shape[2]} elements have no pairs to rotate")
         _check.last_dim("pack_heads", "inv_freq", inv_freq, q.shape[2] // 2)
     options = {"positions": positions, "inv_freq": inv_freq}
     return PACK.choose(impl, q, k, v, heads, **options)(q, k, v, heads, **options)

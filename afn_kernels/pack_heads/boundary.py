@@ -20,9 +20,7 @@ def _setup_pack(ctx, inputs, output):
 
 
 def _pack_backward(ctx, grad):
-    wanted = list(ctx.needs_input_grad[:3])
-    found = SUM(grad.contiguous(), ctx.heads, *ctx.sizes, wanted, *ctx.saved_tensors)
-    return *(x if want else None for x, want in zip(found, wanted, strict=True)), None, None, None
+    return SUM(grad.contiguous(), ctx.heads, *ctx.sizes, list(ctx.needs_input_grad[:3]), *ctx.saved_tensors)
 
 
 def _unpack_fake(flat, heads, dim):
@@ -34,7 +32,7 @@ def _setup_unpack(ctx, inputs, output):
 
 
 def _unpack_backward(ctx, grad):
-    return PACK(grad, None, None, ctx.heads, None, None), None, None
+    return PACK(grad, None, None, ctx.heads, None, None)
 
 
 def _sum_fake(flat, heads, tokens, q_heads, kv_heads, dim, wanted, positions, inv_freq):

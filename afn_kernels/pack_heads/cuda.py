@@ -1,10 +1,9 @@
 """One launch each way: csrc/cuda/ulysses_permute.cu, whose table of places is made here."""
 
-from functools import cache
-
 import torch
 
-from afn_kernels import _cuda, _triton
+from afn_kernels import _cuda
+from afn_kernels._kept import kept
 
 THREADS = 256
 SLOTS = 4  # heads of a row under way in a block: 36 of them are nine rounds
@@ -23,7 +22,7 @@ KERNELS = {
 }
 
 
-@cache
+@kept
 def places(heads: tuple[int, ...], q_heads: int, kv_heads: int, device: torch.device) -> tuple[torch.Tensor, int]:
     """Where the copies of each head of q, k and v are in the parts, for the kernel.
 
@@ -48,8 +47,7 @@ def places(heads: tuple[int, ...], q_heads: int, kv_heads: int, device: torch.de
     for found in copies:
         first.append(first[-1] + len(found) // 4)
     table = [number for found in copies for number in found] + first
-    made = _triton.lasting(lambda: torch.tensor(table, dtype=torch.int32).to(device), device)
-    return made, before
+    return torch.tensor(table, dtype=torch.int32, device=device), before
 
 
 def aligned(x: torch.Tensor) -> torch.Tensor:

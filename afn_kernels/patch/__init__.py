@@ -7,12 +7,13 @@ import importlib
 import inspect
 import types
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from torch import nn
 
-from afn_kernels.patch.report import STATE, Entry, Report, is_ours
+from afn_kernels.patch.report import STATE, Entry, PatchReport, is_ours
 from afn_kernels.patch.state import State, class_name, find, written
-from afn_kernels.patch.table import LEFT_ALONE, LOOKS, OPS, ROWS, UNMEASURED, Row
+from afn_kernels.patch.table import LEFT_ALONE, LOOKS, OPS, ROWS, UNMEASURED, Replacement
 
 COMPILED = (
     "compiled before: graphs are made anew at the next call; in them the loss and masked attention stay as they were"
@@ -22,7 +23,7 @@ IMPLS = ("auto", "reference", "triton")
 
 def patch(
     model: nn.Module, *, only: Collection[str] | None = None, skip: Collection[str] = (), impl: str = "auto"
-) -> Report:
+) -> PatchReport:
     """Makes the modules of a transformers model call the ops: Qwen2RMSNorm → rms_norm, Qwen2MLP → swiglu, and so on.
 
     Each instance gets a forward of its own; classes, parameters, buffers, hooks and state dict stay what they are, as
@@ -48,7 +49,7 @@ def patch(
             choose; "reference" or "triton" replaces everything it can, with that implementation.
 
     Returns:
-        A ``Report``: ``print`` it; ``report.replaced``, ``report.skipped`` with reasons, ``report.fallbacks``, and
+        A ``PatchReport``: ``print`` it; ``report.replaced``, ``report.skipped`` with reasons, ``report.fallbacks``, and
         ``report.revert()``.
 
     Raises:
@@ -64,7 +65,7 @@ def patch(
     if impl not in IMPLS:
         raise ValueError(f"patch: impl is {impl!r}, expected one of {', '.join(IMPLS)}")
     wanted = {op for op in OPS if (only is None or op in only) and op not in skip}
-    report = Report()
+    report = PatchReport()
     for path, module, above in _walk(model):
         theirs = written(module).__module__.partition(".")[0] in ("transformers", "torch")
         row = ROWS.get(class_name(module)) if theirs else None
@@ -90,7 +91,7 @@ def _walk(
         yield from _walk(child, f"{path}.{name}" if path else name, (*above, module), seen)
 
 
-def _look(report: Report, path: str, module: nn.Module) -> None:
+def _look(report: PatchReport, path: str, module: nn.Module) -> None:
     """Reports a module of no row that looks like something an op could do."""
     name = class_name(module)
     for what, (ends, attributes) in LOOKS.items():
@@ -100,7 +101,13 @@ def _look(report: Report, path: str, module: nn.Module) -> None:
 
 
 def _replace(
-    report: Report, path: str, module: nn.Module, above: tuple[nn.Module, ...], row: Row, wanted: set[str], impl: str
+    report: PatchReport,
+    path: str,
+    module: nn.Module,
+    above: tuple[nn.Module, ...],
+    row: Replacement,
+    wanted: set[str],
+    impl: str,
 ) -> None:
     """Enters every op of one module in the report, and installs the replacement if it is to call any."""
     targets = _targets(module, row)
@@ -127,17 +134,17 @@ def _replace(
         _install(report, norm, "replacements:layer_norm", make(partner=pool))
         return
     options = {**row.options, "parameters": _parameters(module, row.method)}
-    rotary = next((parent.rotary_emb for parent in reversed(above) if hasattr(parent, "rotary_emb")), None)
+    rotary: Any = next((parent.rotary_emb for parent in reversed(above) if hasattr(parent, "rotary_emb")), None)
     _install(report, module, row.target, make(options=options, partner=rotary if "rotary" in ops else None))
 
 
-def _targets(module: nn.Module, row: Row) -> list[nn.Module]:
+def _targets(module: nn.Module, row: Replacement) -> list[nn.Module]:
     """The modules whose method is replaced: the one of the row, or its pooling and norm."""
     names = [row.options[name] for name in ("pool", "norm") if name in row.options]
     return [find(module, name) for name in names if hasattr(module, name)] if names else [module]
 
 
-def _install(report: Report, module: nn.Module, target: str, here: State) -> None:
+def _install(report: PatchReport, module: nn.Module, target: str, here: State) -> None:
     function, original = _load(target), getattr(type(module), here.method)
     module.__dict__[STATE] = here
     module.__dict__[here.method] = types.MethodType(_standing_in(function, original), module)
@@ -161,7 +168,7 @@ def _load(target: str):
     return getattr(importlib.import_module(f"afn_kernels.patch.{module}"), attribute, None)
 
 
-def _unfit(module: nn.Module, row: Row, targets: list[nn.Module]) -> str:
+def _unfit(module: nn.Module, row: Replacement, targets: list[nn.Module]) -> str:
     """Why this instance cannot be replaced; empty when it can."""
     for target in targets:
         there = target.__dict__.get(row.method)
@@ -185,7 +192,7 @@ def _unfit(module: nn.Module, row: Row, targets: list[nn.Module]) -> str:
     return ""
 
 
-def _check(op: str, module: nn.Module, row: Row, above: tuple[nn.Module, ...]) -> str:
+def _check(op: str, module: nn.Module, row: Replacement, above: tuple[nn.Module, ...]) -> str:
     """What the op's own check in the replacement's file says against this instance."""
     check = _load(f"{row.target.partition(':')[0]}:check_{op}")
     return check(module, row, above) if check else ""

@@ -5,13 +5,13 @@ op as packed sequences; decoding steps and any other mask go to the attention fu
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import attention as attention_op
 from afn_kernels import rotary as rotary_op
+from afn_kernels._kept import kept
 from afn_kernels.patch.state import autocast_dtype, bare, count, find, namespace, plain, state
 
 STEP = "a decoding step"  # belongs to the original function: not a fallback
@@ -132,7 +132,7 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
         if dtype := autocast_dtype(q):
             q, k, v = (x.to(dtype) for x in (q, k, v))
         causal = self.is_causal if kwargs.get("is_causal") is None else kwargs["is_causal"]
-        layout = Layout.even(q, k, causal) if mask is None else Layout.of(mask, len(q), causal)
+        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal)
         if layout is None:
             reason = "attention: the mask is neither padding nor packing"
         else:
@@ -180,7 +180,7 @@ def _refused(self, q, k, v, mask, dropout, kwargs) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedBatch:
     """A batch as packed sequences. ``None`` in place of rows means all of them, in order.
 
     Args:
@@ -195,10 +195,10 @@ class Layout:
     k_rows: torch.Tensor | None = None
     cu_q: torch.Tensor | None = None
     cu_k: torch.Tensor | None = None
-    pads: "Layout | None" = None
+    pads: "PackedBatch | None" = None
 
     @classmethod
-    def even(cls, q, k, causal: bool) -> "Layout":
+    def even(cls, q, k, causal: bool) -> "PackedBatch":
         """Every sequence of the batch has the same length."""
         if len(q) == 1:
             return cls(causal)
@@ -207,7 +207,7 @@ class Layout:
         return cls(causal, cu_q=cu_q, cu_k=cu_q if same else _even_bounds(len(q), k.shape[2], q.device))
 
     @classmethod
-    def of(cls, mask: torch.Tensor, batch: int, causal: bool) -> "Layout | None":
+    def of(cls, mask: torch.Tensor, batch: int, causal: bool) -> "PackedBatch | None":
         """What a mask [B, 1, queries, keys] of transformers says; None where it is neither padding nor packing.
 
         The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
@@ -215,8 +215,11 @@ class Layout:
         version = None if mask.is_inference() else mask._version
         known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
         if known is None or known[:3] != (version, batch, causal):
-            seen = mask[:, 0].expand(batch, -1, -1)
-            known = (version, batch, causal, _causal_layout(seen) if causal else _full_layout(seen))
+            with torch.inference_mode(False):  # the next forward may want gradients
+                seen = mask[:, 0].expand(batch, -1, -1)
+                known = (version, batch, causal, _causal_layout(seen) if causal else _full_layout(seen))
+            if mask.is_cuda:
+                torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
             _LAYOUTS[mask] = known
         return known[3]
 
@@ -243,37 +246,28 @@ class Layout:
 _LAYOUTS = WeakTensorKeyDictionary()
 
 
+@kept(most=64)
 def _even_bounds(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    return _multiples(batch, length, device) if torch.compiler.is_compiling() else _kept(batch, length, device)
-
-
-def _multiples(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length
-
-
-@lru_cache(maxsize=64)
-def _kept(batch: int, length: int, device: torch.device) -> torch.Tensor:
     """One tensor for all layers, whose longest sequence is then asked of the GPU once."""
-    with torch.inference_mode(False):  # it is there for calls outside of it too
-        return _multiples(batch, length, device)
+    return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length
 
 
 def _bounds(lengths: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
 
 
-def _full_layout(seen: torch.Tensor) -> Layout | None:
+def _full_layout(seen: torch.Tensor) -> PackedBatch | None:
     """seen [B, queries, keys] where all queries of a sequence see the same keys."""
     batch, queries, _ = seen.shape
     valid = seen[:, 0]
     if not bool((seen == valid[:, None]).all()):
         return None
     lengths = valid.sum(1)
-    cu_q = _multiples(batch, queries, seen.device)
-    return Layout(False, k_rows=valid.flatten().nonzero().squeeze(1), cu_q=cu_q, cu_k=_bounds(lengths))
+    cu_q = _even_bounds(batch, queries, seen.device)
+    return PackedBatch(False, k_rows=valid.flatten().nonzero().squeeze(1), cu_q=cu_q, cu_k=_bounds(lengths))
 
 
-def _causal_layout(seen: torch.Tensor) -> Layout | None:
+def _causal_layout(seen: torch.Tensor) -> PackedBatch | None:
     """seen [B, S, S] of causal sequences, several to a row (packed) or padded on either side.
 
     A token that sees itself is in a sequence, which begins as many tokens back as it sees. One that does not is
@@ -295,11 +289,11 @@ def _causal_layout(seen: torch.Tensor) -> Layout | None:
     looking = ~valid & seen.any(-1)
     pads = None
     if bool(looking.any()):
-        pads = Layout(
+        pads = PackedBatch(
             False,
             q_rows=looking.flatten().nonzero().squeeze(1),
             k_rows=rows,
             cu_q=_bounds(looking.sum(1)),
             cu_k=_bounds(valid.sum(1)),
         )
-    return Layout(True, q_rows=rows, k_rows=rows, cu_q=cu, cu_k=cu, pads=pads)
+    return PackedBatch(True, q_rows=rows, k_rows=rows, cu_q=cu, cu_k=cu, pads=pads)

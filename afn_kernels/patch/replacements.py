@@ -186,7 +186,7 @@ def check_rote(module: nn.Module, row, above) -> str:
     inv_freq = module.pos_emb.inv_freq.detach().float().cpu()
     options = rote_options(module)
     dim, theta = options["rotary_dim"], options["theta"]
-    expected = theta ** -(torch.arange(0, dim, 2).float() / dim)
+    expected = theta ** -(torch.arange(0, dim, 2, device="cpu").float() / dim)
     if inv_freq.shape != expected.shape or not torch.allclose(inv_freq, expected, rtol=1e-2):
         return "the frequencies of its time embedding are not theta^(−2k / rotary_dim)"
     return ""

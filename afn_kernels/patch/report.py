@@ -21,7 +21,7 @@ class Entry:
 
 
 @dataclass
-class Report:
+class PatchReport:
     """The outcome of ``afn_kernels.patch``; ``print`` shows it as a table.
 
     Args:

@@ -17,7 +17,7 @@ OPS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Replacement:
     """One type of module and what its forward becomes.
 
     Args:
@@ -42,10 +42,10 @@ class Row:
     options: Mapping = field(default_factory=dict)
 
 
-def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Row, ...]:
+def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Replacement, ...]:
     """Norms, MLP, attention and loss of a decoder of the Llama family."""
     return (
-        Row(
+        Replacement(
             f"{name}RMSNorm",
             ("rms_norm",),
             "replacements:rms_norm",
@@ -53,7 +53,7 @@ def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Row,
             parameters=("hidden_states",),
             options={"eps": "variance_epsilon"},
         ),
-        Row(
+        Replacement(
             f"{name}MLP",
             ("swiglu",),
             "replacements:swiglu",
@@ -61,7 +61,7 @@ def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Row,
             parameters=("x",),
             options={"gate": "gate_proj", "up": "up_proj", "down": "down_proj", "activation": "act_fn"},
         ),
-        Row(
+        Replacement(
             f"{name}Attention",
             ("rotary", "attention"),
             "attention:decoder_attention",
@@ -72,7 +72,7 @@ def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Row,
             parameters=("hidden_states", "position_embeddings", "attention_mask", "past_key_values"),
             options={"qk_norm": qk_norm, "window": window},
         ),
-        Row(
+        Replacement(
             f"{name}ForCausalLM",
             ("linear_cross_entropy",),
             "loss:causal_lm",
@@ -82,7 +82,9 @@ def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Row,
     )
 
 
-def encoder(name: str, *, cross: bool = False, pools: bool = False, loss: Row | None = None) -> tuple[Row, ...]:
+def encoder(
+    name: str, *, cross: bool = False, pools: bool = False, loss: Replacement | None = None
+) -> tuple[Replacement, ...]:
     """Norms, feed-forward block, attention and pooling of an encoder of the Whisper family, and its model's loss.
 
     Args:
@@ -101,20 +103,20 @@ def encoder(name: str, *, cross: bool = False, pools: bool = False, loss: Row | 
         "options": {"linear": "fc1", "activation": "activation_fn"},
     }
     rows = (
-        Row(
+        Replacement(
             f"{name}Attention",
             ("attention",),
             "attention:encoder_attention" if cross else "attention:self_attention",
             needs=("q_proj", "k_proj", "v_proj", "out_proj", "head_dim", "num_heads", "scaling", "is_causal"),
             parameters=of_decoder if cross else ("hidden_states", "attention_mask", "output_attentions"),
         ),
-        Row(
+        Replacement(
             f"{name}EncoderLayer",
             target="replacements:encoder_layer",
             parameters=("hidden_states", "attention_mask"),
             **feed_forward,
         ),
-        Row(
+        Replacement(
             f"{name}DecoderLayer",
             target="replacements:decoder_layer",
             parameters=(
@@ -126,7 +128,7 @@ def encoder(name: str, *, cross: bool = False, pools: bool = False, loss: Row | 
     )
     if pools:
         rows += (
-            Row(
+            Replacement(
                 f"{name}Encoder",
                 ("pool_norm",),
                 "replacements:pool_norm",
@@ -137,9 +139,9 @@ def encoder(name: str, *, cross: bool = False, pools: bool = False, loss: Row | 
     return rows if loss is None else (*rows, loss)
 
 
-def projector(name: str) -> Row:
+def projector(name: str) -> Replacement:
     """The adaptor between an encoder and a decoder: Linear, GELU, Linear."""
-    return Row(
+    return Replacement(
         f"{name}MultiModalProjector",
         ("bias_gelu",),
         "replacements:projector",
@@ -149,9 +151,9 @@ def projector(name: str) -> Row:
     )
 
 
-def loss(name: str, output: str, **options) -> Row:
+def loss(name: str, output: str, **options) -> Replacement:
     """The head of an audio-language model."""
-    return Row(
+    return Replacement(
         f"{name}ForConditionalGeneration",
         ("linear_cross_entropy",),
         "loss:causal_lm",
@@ -162,7 +164,7 @@ def loss(name: str, output: str, **options) -> Row:
 
 AUDIO = ("Whisper", "Voxtral", "Qwen2Audio", "AudioFlamingo3", "MusicFlamingo")
 
-ARCHITECTURES: dict[str, tuple[Row, ...]] = {
+ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
     "Llama": decoder("Llama"),
     "Mistral": decoder("Mistral", window="config.sliding_window"),
     "Qwen2": decoder("Qwen2", window="sliding_window"),
@@ -182,7 +184,7 @@ ARCHITECTURES: dict[str, tuple[Row, ...]] = {
     "MusicFlamingo": (
         projector("MusicFlamingo"),
         loss("MusicFlamingo", "MusicFlamingoCausalLMOutputWithPast"),
-        Row(
+        Replacement(
             "MusicFlamingoModel",
             ("rote",),
             "replacements:audio_features_with_rote",
@@ -195,7 +197,7 @@ ARCHITECTURES: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "every encoder": (
-        Row(
+        Replacement(
             "LayerNorm",
             ("layer_norm",),
             "replacements:layer_norm",
@@ -206,7 +208,7 @@ ARCHITECTURES: dict[str, tuple[Row, ...]] = {
     ),
 }
 
-ROWS: dict[str, Row] = {row.type: row for rows in ARCHITECTURES.values() for row in rows}
+ROWS: dict[str, Replacement] = {row.type: row for rows in ARCHITECTURES.values() for row in rows}
 
 # What looks like something an op could do, when its class is in no row: by the end of its name, or by what it has.
 LOOKS = {

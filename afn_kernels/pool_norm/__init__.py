@@ -1,6 +1,7 @@
 """Stride-2 mean over time, then layer normalisation: how the audio encoder ends."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -82,7 +83,7 @@ def pool_norm(
     elif total is not None:
         raise ValueError(f"pool_norm: total is {total}, but there are no cu_seqlens")
     if rote is not None:
-        rows = (*x.shape[:-2], x.shape[-2] // 2) if cu_seqlens is None else (total,)
+        rows: Any = (*x.shape[:-2], x.shape[-2] // 2) if cu_seqlens is None else (total,)
         rote = _check_rote(rote, rows, x.shape[-1])
     options = {"cu_seqlens": cu_seqlens, "total": total, "eps": eps, "rote": rote}
     return OP.choose(impl, x, weight, bias, **options)(x, weight, bias, **options)

@@ -26,8 +26,7 @@ def _backward(ctx, dy, *_):
     need_dx, need_dw, need_db = ctx.needs_input_grad[:3]
     *saved, window, frame = ctx.saved_tensors
     dx, sums = BACKWARD(as_rows(dy), *saved, ctx.length, need_dx, need_dw, need_db, window, frame, *ctx.constants)
-    grads = dx if need_dx else None, sums[0] if need_dw else None, sums[-1] if need_db else None
-    return *grads, *[None] * 14
+    return dx, sums[0] if need_dw else None, sums[-1] if need_db else None
 
 
 def _backward_fake(dy, x, weight, cu_seqlens, source, mean, rstd, length, need_dx, need_dw, need_db, *_):

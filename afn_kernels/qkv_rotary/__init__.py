@@ -3,7 +3,7 @@
 import torch
 
 from afn_kernels import _check, _cuda
-from afn_kernels._kv_cache import FP8, check_scales
+from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -96,18 +96,15 @@ def qkv_rotary(
         raise ValueError(
             f"qkv_rotary: {qkv.shape[1]} columns are no (Hq + 2 · {kv_heads}) · {width} with an even width"
         )
-    if positions.shape != qkv.shape[:1] or positions.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"qkv_rotary: positions are {positions.dtype} {tuple(positions.shape)} for {len(qkv)} tokens")
+    _check.positions("qkv_rotary", positions, qkv.shape[0])
     _check.last_dim("qkv_rotary", "inv_freq", inv_freq, width // 2)
     if bias is not None:
         _check.same_dtype_and_device("qkv_rotary", qkv=qkv, bias=bias)
         _check.last_dim("qkv_rotary", "bias", bias, qkv.shape[1])
     check_scales("qkv_rotary", kv_heads, k_scale=k_scale, v_scale=v_scale)
-    if slots.shape != qkv.shape[:1] or slots.dtype != torch.int64 or slots.device != qkv.device:
-        raise ValueError(f"qkv_rotary: slots are {slots.dtype} {tuple(slots.shape)} for {len(qkv)} tokens")
+    _check.slots("qkv_rotary", slots, qkv)
     k_cache, v_cache = _rows("k_cache", k_cache), _rows("v_cache", v_cache)
-    if _check.readable(slots) and slots.numel() and int(slots.max()) >= len(k_cache):
-        raise ValueError(f"qkv_rotary: slot {int(slots.max())} is past the {len(k_cache)} rows of the cache")
+    _check.slots_within("qkv_rotary", slots, len(k_cache))
     args = qkv, positions, inv_freq, k_cache, v_cache, slots
     options = {"bias": bias, "k_scale": k_scale, "v_scale": v_scale}
     return OP.choose(impl, *args, **options)(*args, **options)
@@ -117,6 +114,4 @@ def _rows(name: str, x: torch.Tensor) -> torch.Tensor:
     """The cache as [rows, Hk, D], which shares its memory."""
     if x.requires_grad:
         raise ValueError(f"qkv_rotary: {name} is written and can have no gradient")
-    if x.stride(-1) != 1 or (x.dim() == 4 and x.shape[0] > 1 and x.stride(0) != x.shape[1] * x.stride(1)):
-        raise ValueError(f"qkv_rotary: {name} of strides {x.stride()} is not one run of rows")
-    return x if x.dim() == 3 else x.view(-1, *x.shape[2:])
+    return _check.cache_rows("qkv_rotary", name, x)

@@ -1,21 +1,20 @@
 """qkv_rotary as torch.compile sees its kernel; it has no backward."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 
 
-def _fake(qkv, bias, positions, inv_freq, slots, k_scale, v_scale, k_cache, v_cache):
+def _fake(
+    qkv: Tensor, bias: Tensor | None, positions: Tensor, inv_freq: Tensor, slots: Tensor,
+    k_scale: Tensor | None, v_scale: Tensor | None, k_cache: Tensor, v_cache: Tensor,
+) -> Tensor:  # fmt: skip
     kv_heads, width = k_cache.shape[1:]
     return qkv.new_empty(qkv.shape[0], qkv.shape[1] // width - 2 * kv_heads, width)
 
 
-WRITE = Boundary(
-    "qkv_rotary(Tensor qkv, Tensor? bias, Tensor positions, Tensor inv_freq, Tensor slots, Tensor? k_scale, "
-    "Tensor? v_scale, Tensor(a!) k_cache, Tensor(b!) v_cache) -> Tensor",
-    "afn_kernels.qkv_rotary.cuda:write",
-    _fake,
-)
+WRITE = Boundary("qkv_rotary", "afn_kernels.qkv_rotary.cuda:write", _fake, writes=("k_cache", "v_cache"))
 
 
 def qkv_rotary(qkv, positions, inv_freq, k_cache, v_cache, slots, *, bias, k_scale, v_scale):

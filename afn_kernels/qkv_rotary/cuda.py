@@ -3,7 +3,7 @@
 import torch
 
 from afn_kernels import _cuda, _triton
-from afn_kernels._kv_cache import FP8, count
+from afn_kernels._fp8_scales import FP8, count
 
 WARPS = 4
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -1,6 +1,6 @@
 import torch
 
-from afn_kernels._kv_cache import FP8
+from afn_kernels._fp8_scales import FP8
 from afn_kernels.rotary.reference import rotate
 
 

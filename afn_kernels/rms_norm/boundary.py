@@ -1,12 +1,13 @@
 """rms_norm as torch.compile and autograd see its Triton kernels."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels._rows import as_rows
 
 
-def _forward_fake(x, weight, residual, eps):
+def _forward_fake(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     rstd = x.new_empty(x.shape[0], dtype=torch.float32)
     return x.new_empty(x.shape), x.new_empty(x.shape if residual is not None else 0), rstd
 
@@ -25,25 +26,23 @@ def _backward(ctx, dy, dh, _):
     dy = torch.zeros_like(h) if dy is None else dy
     dh = dh if ctx.added else None
     dx, dw = BACKWARD(as_rows(dy), None if dh is None else as_rows(dh), h, weight, rstd, ctx.needs_input_grad[1])
-    return dx, dw if ctx.needs_input_grad[1] else None, dx if ctx.added else None, None
+    return dx, dw, dx if ctx.added else None
 
 
-def _backward_fake(dy, dh, h, weight, rstd, need_dw):
+def _backward_fake(
+    dy: Tensor, dh: Tensor | None, h: Tensor, weight: Tensor, rstd: Tensor, need_dw: bool
+) -> tuple[Tensor, Tensor]:
     return h.new_empty(h.shape), weight.new_empty(weight.shape if need_dw else 0)
 
 
 FORWARD = Boundary(
-    "rms_norm(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor)",
+    "rms_norm",
     "afn_kernels.rms_norm.triton:forward",
     _forward_fake,
     setup_context=_setup_context,
     backward=_backward,
 )
-BACKWARD = Boundary(
-    "rms_norm_backward(Tensor dy, Tensor? dh, Tensor h, Tensor weight, Tensor rstd, bool need_dw) -> (Tensor, Tensor)",
-    "afn_kernels.rms_norm.triton:backward",
-    _backward_fake,
-)
+BACKWARD = Boundary("rms_norm_backward", "afn_kernels.rms_norm.triton:backward", _backward_fake)
 
 
 def rms_norm(x, weight, *, residual, eps):

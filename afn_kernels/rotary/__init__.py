@@ -72,10 +72,11 @@ def rotary(
     Source: Su et al., 2021, arXiv:2104.09864; Goel et al., 2024, arXiv:2410.12109.
     """
     _check.same_dtype_and_device("rotary", q=q, k=k)
-    if q.dim() != 3 or k.dim() != 3 or q.shape[::2] != k.shape[::2] or q.shape[-1] % 2:
-        raise ValueError(f"rotary: q is {tuple(q.shape)}, k is {tuple(k.shape)}; expected [T, H, D] with D even")
-    if positions.shape != q.shape[:1] or positions.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"rotary: positions are {positions.dtype} {tuple(positions.shape)} for {q.shape[0]} tokens")
+    if q.dim() != 3 or k.dim() != 3 or q.shape[::2] != k.shape[::2]:
+        raise _check.misfit("rotary", q=(q, "T Hq D"), k=(k, "T Hk D"))
+    if q.shape[-1] % 2:
+        raise ValueError(f"rotary: heads of {q.shape[-1]} elements have no pairs to rotate")
+    _check.positions("rotary", positions, q.shape[0])
     _check.last_dim("rotary", "inv_freq", inv_freq, q.shape[-1] // 2)
     given = [name for name, x in zip(_CACHE, (v, k_cache, v_cache, slots), strict=True) if x is not None]
     if given:
@@ -95,15 +96,10 @@ def _rows(q, k, v, k_cache, v_cache, slots) -> tuple[torch.Tensor, torch.Tensor]
     _check.same_as("rotary", "v_cache", v_cache, "k_cache", k_cache)
     _check.same_dtype_and_device("rotary", q=q, k_cache=k_cache)
     if k_cache.dim() not in (3, 4) or k_cache.shape[-2:] != k.shape[1:]:
-        raise ValueError(f"rotary: caches are {tuple(k_cache.shape)}, expected [..., {k.shape[1]}, {k.shape[2]}]")
-    if slots.shape != k.shape[:1] or slots.dtype != torch.int64 or slots.device != k.device:
-        raise ValueError(f"rotary: slots are {slots.dtype} {tuple(slots.shape)} for {len(k)} tokens")
-    for name, x in (("k_cache", k_cache), ("v_cache", v_cache)):
-        if x.stride(-1) != 1 or (x.dim() == 4 and x.shape[0] > 1 and x.stride(0) != x.shape[1] * x.stride(1)):
-            raise ValueError(f"rotary: {name} of strides {x.stride()} is not one run of rows")
+        raise _check.misfit("rotary", k=(k, "T Hk D"), k_cache=(k_cache, "... Hk D"))
+    _check.slots("rotary", slots, k)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, k_cache, v_cache)):
         raise ValueError("rotary: writing a cache has no gradient; call it under torch.no_grad()")
-    k_cache, v_cache = (x if x.dim() == 3 else x.view(-1, *x.shape[2:]) for x in (k_cache, v_cache))
-    if _check.readable(slots) and slots.numel() and int(slots.max()) >= len(k_cache):
-        raise ValueError(f"rotary: slot {int(slots.max())} is past the {len(k_cache)} rows of the cache")
+    k_cache, v_cache = (_check.cache_rows("rotary", n, x) for n, x in (("k_cache", k_cache), ("v_cache", v_cache)))
+    _check.slots_within("rotary", slots, len(k_cache))
     return k_cache, v_cache

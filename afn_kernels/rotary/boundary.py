@@ -1,16 +1,17 @@
 """rotary as torch.compile and autograd see its Triton kernel."""
 
 import torch
+from torch import Tensor
 
 from afn_kernels._library import Boundary
 
 
-def _adjacent(x: torch.Tensor) -> torch.Tensor:
+def _adjacent(x: Tensor) -> Tensor:
     """Tokens and heads may be any distance apart, the elements of a head may not."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _forward_fake(q, k, positions, inv_freq):
+def _forward_fake(q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
@@ -25,38 +26,38 @@ def _backward(ctx, dq, dk):
         for x, need in zip((dq, dk), ctx.needs_input_grad[:2], strict=True)
     ]
     if grads[0] is None and grads[1] is None:
-        return None, None, None, None
+        return None
     turned = BACKWARD(*grads, *ctx.saved_tensors)
-    return *(None if x is None else y for x, y in zip(grads, turned, strict=True)), None, None
+    return tuple(None if x is None else y for x, y in zip(grads, turned, strict=True))
 
 
-def _backward_fake(dq, dk, positions, inv_freq):
+def _backward_fake(dq: Tensor | None, dk: Tensor | None, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
     like = dk if dq is None else dq
     return tuple(like.new_empty(0 if x is None else x.shape) for x in (dq, dk))
 
 
-def _write_fake(q, k, v, positions, inv_freq, slots, k_cache, v_cache):
+def _write_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    inv_freq: Tensor,
+    slots: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
 FORWARD = Boundary(
-    "rotary(Tensor q, Tensor k, Tensor positions, Tensor inv_freq) -> (Tensor, Tensor)",
+    "rotary",
     "afn_kernels.rotary.triton:forward",
     _forward_fake,
     setup_context=_setup_context,
     backward=_backward,
 )
-BACKWARD = Boundary(
-    "rotary_backward(Tensor? dq, Tensor? dk, Tensor positions, Tensor inv_freq) -> (Tensor, Tensor)",
-    "afn_kernels.rotary.triton:backward",
-    _backward_fake,
-)
-WRITE = Boundary(
-    "rotary_write(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor inv_freq, Tensor slots, Tensor(a!) k_cache,"
-    " Tensor(b!) v_cache) -> (Tensor, Tensor)",
-    "afn_kernels.rotary.triton:write",
-    _write_fake,
-)
+BACKWARD = Boundary("rotary_backward", "afn_kernels.rotary.triton:backward", _backward_fake)
+WRITE = Boundary("rotary_write", "afn_kernels.rotary.triton:write", _write_fake, writes=("k_cache", "v_cache"))
 
 
 def rotary(q, k, positions, inv_freq, *, v, k_cache, v_cache, slots):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Config:
+class RotaryLaunch:
     """``heads`` a program turns at a time with ``warps``; below ``few`` tokens per multiprocessor heads are spread."""
 
     heads: int
@@ -13,7 +13,7 @@ class Config:
     reason: str
 
 
-CONFIG = Config(
+CONFIG = RotaryLaunch(
     heads=8,
     warps=1,
     few=8,

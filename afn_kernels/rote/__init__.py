@@ -89,10 +89,10 @@ def rote(
     return OP.choose(impl, x, window, frame, **options)(x, window, frame, **options)
 
 
-DEFAULTS = {name: value for name, value in rote.__kwdefaults__.items() if name != "impl"}
+DEFAULTS = {name: value for name, value in (rote.__kwdefaults__ or {}).items() if name != "impl"}
 
 
-def checked(rows: torch.Size, width: int, window: torch.Tensor, frame: torch.Tensor, options: dict) -> dict:
+def checked(rows: tuple[int, ...], width: int, window: torch.Tensor, frame: torch.Tensor, options: dict) -> dict:
     """``options`` with their default filled in, for rows [*rows, width]; ValueError where they do not fit."""
     for name, index in (("window", window), ("frame", frame)):
         if index.shape != rows or index.is_floating_point():

@@ -17,7 +17,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, dy):
     *options, inverse = ctx.options
-    return ROTATE(as_rows(dy), *ctx.saved_tensors, *options, not inverse), *[None] * 11
+    return ROTATE(as_rows(dy), *ctx.saved_tensors, *options, not inverse)
 
 
 CONSTANTS = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Config:
+class RoteLaunch:
     """``rows`` a program turns with ``warps``."""
 
     rows: int
@@ -12,4 +12,4 @@ class Config:
     reason: str
 
 
-CONFIG = Config(rows=4, warps=4, reason="16 elements a thread at 512 rotated dims; by register count, not timed")
+CONFIG = RoteLaunch(rows=4, warps=4, reason="16 elements a thread at 512 rotated dims; by register count, not timed")

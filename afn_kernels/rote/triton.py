@@ -4,10 +4,12 @@ import torch
 import triton
 import triton.language as tl
 
-from afn_kernels import _triton
+from afn_kernels._kept import kept
 from afn_kernels._triton_math import sincos
 from afn_kernels.rote.config import CONFIG
 from afn_kernels.rote.reference import frequencies
+
+kept_frequencies = kept(frequencies)
 
 
 @triton.jit
@@ -69,19 +71,6 @@ def rote_kernel(
         tl.store(p_y + first + column, tl.load(p_x + first + column, mask=rest, other=0.0), mask=rest)
 
 
-_FREQUENCIES: dict[tuple, torch.Tensor] = {}
-
-
-def _frequencies(device: torch.device, rotary_dim: int, theta: float, dtype: torch.dtype) -> torch.Tensor:
-    """f_k, made once."""
-    key = device, rotary_dim, theta, dtype
-    if key not in _FREQUENCIES:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return frequencies(*key)  # in the graph's own memory
-        _FREQUENCIES[key] = _triton.lasting(lambda: frequencies(*key), device)
-    return _FREQUENCIES[key]
-
-
 def setting(
     device: torch.device,
     rotary_dim: int,
@@ -94,7 +83,7 @@ def setting(
     accurate: bool,
 ) -> tuple[torch.Tensor, dict[str, float | int | bool]]:
     """The frequencies, and what ``phases`` is compiled for: K pairs of each axis, PAIRS in all with the padding."""
-    freq = _frequencies(device, rotary_dim, theta, torch.float64 if accurate else torch.float32)
+    freq = kept_frequencies(device, rotary_dim, theta, torch.float64 if accurate else torch.float32)
     return freq, {
         "K": len(freq),
         "PAIRS": triton.next_power_of_2(2 * len(freq)),

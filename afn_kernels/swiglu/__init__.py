@@ -32,7 +32,5 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, *, impl: str = "auto") -> torch
 
     Source: Shazeer, 2020, arXiv:2002.05202.
     """
-    _check.same_dtype_and_device("swiglu", gate=gate, up=up)
-    if gate.shape != up.shape:
-        raise ValueError(f"swiglu: gate is {tuple(gate.shape)}, up is {tuple(up.shape)}")
+    _check.same_as("swiglu", "up", up, "gate", gate)
     return OP.choose(impl, gate, up)(gate, up)

@@ -250,7 +250,7 @@ def _decode_torchcodec(handle: str | io.BytesIO, clip: _Clip, reason: str) -> _D
     if importlib.util.find_spec("torchcodec") is None:
         raise ValueError(f"not audio that libsndfile reads ({reason}); torchcodec, for other formats, is not installed")
     try:
-        from torchcodec.decoders import AudioDecoder
+        from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportMissingImports]
 
         decoded = AudioDecoder(handle).get_all_samples()
     except (ImportError, OSError, RuntimeError, ValueError) as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from functools import lru_cache
 from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from afn_kernels._kept import kept
 
 # A Kaiser window of about 100 dB stop band with a narrow transition below the new Nyquist frequency.
 KAISER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "beta": 14.769656}
@@ -51,7 +52,7 @@ def _by_matrix(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[T
     bank, step, width = _matrix_bank(source, target)
     taps = bank.shape[1]
     count = written = 0
-    pending, silence = torch.zeros(width), torch.zeros(width + step)
+    pending, silence = bank.new_zeros(width), bank.new_zeros(width + step)
     for block, following in pairwise(chain(blocks, [silence, None])):
         count += 0 if following is None else block.numel()
         pending = torch.cat([pending, block])
@@ -64,7 +65,7 @@ def _by_matrix(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[T
         yield out
 
 
-@lru_cache(maxsize=8)
+@kept(most=8)
 def _matrix_bank(source: int, target: int) -> tuple[Tensor, int, int]:
     """(filters [outputs, taps], input samples from one group of outputs to the next, taps before the first sample)."""
     from torchaudio.transforms import Resample
@@ -82,7 +83,7 @@ def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
     bank, width = _phase_bank(rate, to)
     taps = bank.shape[1]
     count = written = 0
-    pending, silence = torch.zeros(width), torch.zeros(taps)
+    pending, silence = bank.new_zeros(width), bank.new_zeros(taps)
     origin = -width  # index in the recording of pending[0]
     small = (piece for block in blocks for piece in block.split(1 << 15))
     for block, following in pairwise(chain(small, [silence, None])):
@@ -103,7 +104,7 @@ def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
         pending, origin = pending[used:], origin + used
 
 
-@lru_cache(maxsize=8)
+@kept(most=8)
 def _phase_bank(rate: int, to: int) -> tuple[Tensor, int]:
     """(filters [phases + 1, taps] for outputs 0, 1/512, ... 1 input sample late, taps before the sample)."""
     from torchaudio.transforms import Resample

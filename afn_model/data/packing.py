@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from afn_kernels import cpu
+
 MAX_CONTEXT = 1 << 20
 _ALL64 = (1 << 64) - 1
 
@@ -175,23 +177,7 @@ def _checked(lengths, context: int) -> np.ndarray:
 def _implementation(impl: str):
     if impl not in ("auto", "cpu", "python"):
         raise ValueError(f"impl must be 'auto', 'cpu' or 'python', got {impl!r}")
-    if impl == "python":
-        return _pack_python
-    try:
-        from afn_kernels._cpu import pack as compiled
-    except ImportError:
-        if impl == "cpu":
-            raise
-        return _pack_python
-
-    def run(lengths, context, seed, max_cost, buffer, step):
-        clips, cu = np.empty(len(lengths), np.int64), np.empty(len(lengths) + 1, np.int64)
-        bins = compiled(
-            lengths.ctypes.data, len(lengths), context, seed, max_cost, buffer, step, clips.ctypes.data, cu.ctypes.data
-        )
-        return clips, cu[: bins + 1].copy()
-
-    return run
+    return _pack_python if impl == "python" or (impl == "auto" and cpu.available()) else cpu.pack_bins
 
 
 def _draws(seed: int):

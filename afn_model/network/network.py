@@ -126,7 +126,7 @@ class Network(nn.Module):
         if len(rows) != embeddings:
             raise ValueError(f"{len(rows)} audio placeholders in the prompt for {embeddings} audio embeddings")
         x_TD = self.language_model.embed_tokens(input_ids)
-        return x_TD if audio is None else ak.splice(x_TD, audio.to(x_TD.dtype), rows)
+        return x_TD if audio is None else ak.merge_embeddings(x_TD, audio.to(x_TD.dtype), rows)
 
     def hidden(
         self,
@@ -162,8 +162,9 @@ class Network(nn.Module):
     def embed_shard(self, batch: Batch, shard: SequenceShard) -> tuple[Tensor, Tensor]:
         """The same of one rank's tokens; the group encodes every window once."""
         own, audio = shard.own_windows(batch), None
-        if own is not None:
-            features, tokens = self.encode_batch(own)
+        encoded = None if own is None else self.encode_batch(own)
+        if encoded is not None:
+            features, tokens = encoded
             windows = shard.windows if len(shard.windows) else torch.zeros(1, dtype=torch.int64)
             audio = shard.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
         tokens = shard.tokens.to(self.device)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
 from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import Plan, make_plan
-from torch import Tensor
-
 from afn_model.audio.frames import HOP, conv_frames
 from afn_model.config import ModelConfig
 

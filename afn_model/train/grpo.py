@@ -103,7 +103,7 @@ class Tally:
 COUNTED = ("answers", "tokens", "kl", "clipped", "trained", "entropy", "length", "mismatch", "reward")
 JUDGED = ("judge_asked", "judge_failed")
 NAMES = (*COUNTED, *JUDGED, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
-STAND_IN = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE)), "-"))]
+STAND_IN = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE, dtype=torch.float32, device="cpu")), "-"))]
 
 
 class GRPO:

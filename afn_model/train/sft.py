@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from afn_distributed import SequenceParallel
 from torch import Tensor, nn
 
+from afn_distributed import SequenceParallel
 from afn_model.afnext import AFNext
 from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.train.feature_cache import FeatureCache

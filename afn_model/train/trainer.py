@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
-
 from afn_model.afnext import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio

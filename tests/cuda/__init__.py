@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from afn_kernels import _cuda
+from tests.built import built
 
 HERE = Path(__file__).parent
 FLAGS = (
@@ -51,16 +50,18 @@ def _library(source: str) -> ctypes.CDLL:
     root = _cuda.sources()
     flags = (*FLAGS, *SANITISERS[os.environ.get("AFN_SANITISE", "")])
     files = [root / "cuda" / f"{source}.cu", HERE / "host.h", *sorted((root / "include" / "afn").glob("*.cuh"))]
-    content = b"\0".join([repr(flags).encode(), *(file.read_bytes() for file in files)])
-    built = (
-        Path(tempfile.gettempdir()) / f"afn-host-{os.getuid()}-{source}-{hashlib.sha256(content).hexdigest()[:24]}.so"
-    )
-    if not built.is_file():
-        fresh = built.with_suffix(f".{os.getpid()}.so")
-        command = ["g++", *flags, f"-I{HERE}", f"-I{root / 'include'}", str(files[0]), "-o", str(fresh)]
+
+    def compile_to(out: Path) -> None:
+        command = ["g++", *flags, f"-I{HERE}", f"-I{root / 'include'}", str(files[0]), "-o", str(out)]
         subprocess.run(command, check=True)
-        os.replace(fresh, built)
-    return ctypes.CDLL(str(built))
+
+    made_of = (_version().encode(), repr(flags).encode(), *(file.read_bytes() for file in files))
+    return ctypes.CDLL(str(built(f"host-{source}", made_of, compile_to)))
+
+
+@lru_cache
+def _version() -> str:
+    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def run(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.multiprocessing
+
 from afn_distributed import process
 
 FORK = multiprocessing.get_context("forkserver")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from afn_distributed.comm import GroupComm, in_threads, virtual_group
 
+from afn_distributed.comm import GroupComm, in_threads, virtual_group
 from tests.distributed.ranks import run
 
 COUNTS = [[0, 3, 1], [2, 0, 0], [5, 1, 2]]  # elements from each of three ranks to each

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from afn_distributed.costs import ASSUMED, MODEL, Load, Packed, ParallelConfig
 from afn_distributed.plan import make_plan
 from afn_distributed.simulate import attention_bytes, packed

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+
 from afn_distributed.comm import GroupComm, in_threads, virtual_group
 from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
-
 from tests.distributed.ranks import run
 
 

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+
 from afn_distributed import RankLayout
 from afn_distributed.comm import in_threads, virtual_group
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import SCHEMES, make_plan
-
 from bench.sequence_parallel import boundaries, one_process, one_rank, over_threads, worst
 from tests.distributed.inputs import qkv
 from tests.distributed.ranks import run

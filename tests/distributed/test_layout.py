@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+
 from afn_distributed import RankLayout
 
 

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from afn_distributed.plan import SCHEMES, make_plan, split_heads
 
+from afn_distributed.plan import SCHEMES, make_plan, split_heads
 from bench.packing import mix
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
-from afn_distributed import process
 
+from afn_distributed import process
 from tests.distributed.ranks import run
 
 

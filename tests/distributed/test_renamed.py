@@ -1,9 +1,10 @@
 """Names of version 0.1.0: the same things under their new names, with a warning."""
 
-import afn_distributed
 import numpy as np
 import pytest
 import torch
+
+import afn_distributed
 from afn_distributed import RankLayout, dispatch, make_plan, renamed
 from afn_distributed.process import Process
 

@@ -5,11 +5,11 @@ from unittest import mock
 
 import pytest
 import torch
+
+import afn_kernels as ak
 from afn_distributed import ring
 from afn_distributed.comm import in_threads, virtual_group
 from afn_distributed.plan import make_plan, split_heads
-
-import afn_kernels as ak
 from bench.sequence_parallel import boundaries, one_process, over_threads, worst
 from tests.distributed.inputs import qkv
 

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
+
 from afn_distributed.hybrid import SequenceParallel
 from afn_distributed.plan import make_plan
 from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
-
 from bench.sequence_parallel import one_rank
 from tests.distributed.inputs import qkv
 from tests.distributed.ranks import run

@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
+
 from afn_distributed import process
 from afn_distributed.shard import clip_grad_norm, export_model, full_state_dict, gathered, set_sync, shard
-
 from afn_model import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks

@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+
 from afn_distributed.comm import in_threads
 from afn_distributed.costs import ASSUMED, Packed, ParallelConfig
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
 from afn_distributed.simulate import attention_bytes, choose, configs, evaluate, mix, packed, simulate
-
 from bench import packing
 from bench.simulate import main
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from afn_distributed.timeline import Timeline
 
 

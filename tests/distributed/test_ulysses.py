@@ -4,13 +4,13 @@ from unittest import mock
 
 import pytest
 import torch
+
+import afn_kernels as ak
 from afn_distributed import ulysses
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
 from afn_distributed.simulate import attention_bytes
-
-import afn_kernels as ak
 from afn_kernels.pack_heads import cuda
 from bench.sequence_parallel import boundaries, worst
 from tests.cuda import emulated, library

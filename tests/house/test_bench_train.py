@@ -46,6 +46,7 @@ def stand_in_for_liger() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "other"), [("pre-2", "transformers"), ("full-24k", "transformers"), ("pre-2", "liger")]
 )
@@ -70,6 +71,7 @@ def test_ours_and_the_peer_compute_the_same(name, other, tmp_path, monkeypatch):
     assert all(grad is None for grad in frozen) == (name == "pre-2")
 
 
+@pytest.mark.slow
 def test_a_case_end_to_end_on_a_cpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "STEPS", 3)
     out = tmp_path / "train.jsonl"

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 
 def run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
@@ -37,6 +39,7 @@ def test_works_without_extension_triton_and_gpu():
     assert chosen == "reference"
 
 
+@pytest.mark.slow
 def test_import_takes_less_than_one_and_a_half_times_torch():
     code = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
     torch_s, ours_s = (min(float(run(code.format(name))) for _ in range(3)) for name in ("torch", "afn_kernels"))

@@ -67,6 +67,13 @@ def test_explain_names_every_implementation():
         ak.explain("fft")
 
 
+def test_no_two_classes_of_the_kernels_share_a_name():
+    names = [
+        name for f in (ROOT / "afn_kernels").rglob("*.py") for name in re.findall(r"^class (\w+)", f.read_text(), re.M)
+    ]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
 def test_csrc_includes_no_torch_header():
     for file in (ROOT / "csrc").rglob("*"):
         if file.is_file():

@@ -105,6 +105,7 @@ def said(folder):
     return printed
 
 
+@pytest.mark.slow
 def test_every_command_runs(folder, said):
     assert "talks.jsonl: 2 records" in said[next(line for line in OURS if "data index" in line)]
     assert "»" in said[next(line for line in OURS if "data inspect" in line)]

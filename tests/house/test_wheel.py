@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import afn_kernels as ak
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 USE = """
 import sys
@@ -57,6 +61,7 @@ def test_a_wheel(checkout, compiler, tmp_path):
     build = [*pip, "wheel", str(checkout), "--no-build-isolation", "--no-deps", "-w", str(tmp_path)]
     subprocess.run(build, check=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"afn_kernels-{ak.__version__}-")
     install = [*pip, "install", "--no-deps", "--no-index", "--target", str(tmp_path / "here"), str(wheel)]
     subprocess.run(install, check=True, env=environment)
     chosen = "cpu" if any((tmp_path / "here" / "afn_kernels").glob("_cpu.*")) else "reference"

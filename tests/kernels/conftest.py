@@ -1,11 +1,11 @@
-"""CUDA kernels run on the CPU too, compiled for the host, unless the tests run on a GPU."""
+"""In these files CUDA kernels run on the CPU too, compiled for the host, unless the tests run on a GPU."""
 
 import pytest
 
 from tests.cuda import compiler, emulated
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def host_kernels(device):
     if device.type == "cuda" or compiler() is None:
         yield

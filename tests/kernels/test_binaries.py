@@ -4,26 +4,47 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.ops import workloads
 from bench.sm90 import has
+from tests.built import built
 
-pytest.importorskip("triton")
-pytestmark = pytest.mark.timeout(1200)  # a cold cache compiles every kernel
+triton = pytest.importorskip("triton")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a cold cache compiles every kernel
 ROOT = Path(__file__).parents[2]
 OPS = sorted({work.op for work in workloads()})
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
+def made_of() -> Iterator[bytes]:
+    """All that decides what bench.sm90 finds: compilers, kernels and the shapes they are called with."""
+    yield f"{torch.__version__} {triton.__version__}".encode()
+    with suppress(ImportError):
+        from cuda.bindings import nvrtc
+
+        yield repr(nvrtc.nvrtcVersion()).encode()
+    for folder in ("afn_kernels", "csrc", "bench/ops"):
+        files = (file for kind in ("*.py", "*.cu", "*.cuh") for file in (ROOT / folder).rglob(kind))
+        yield from (
+            part for file in sorted(files) for part in (str(file.relative_to(ROOT)).encode(), file.read_bytes())
+        )
+    yield (ROOT / "bench/sm90.py").read_bytes()
+
+
+def compile_all(out: Path) -> None:
     """In a process of its own: kernels imported for the interpreter cannot be compiled."""
-    out = tmp_path_factory.mktemp("sm90")
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     subprocess.run([sys.executable, "-m", "bench.sm90", "--out", out, "--lengths"], cwd=ROOT, env=env, check=True)
-    return out
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    return built("sm90", made_of(), compile_all)
 
 
 @pytest.fixture(scope="session")

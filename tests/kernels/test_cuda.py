@@ -280,6 +280,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["address", "thread"])
 def test_kernels_under_a_sanitiser(kind):
     """No access beyond a buffer, and no two threads of a block at one place without a barrier between."""
@@ -287,6 +288,7 @@ def test_kernels_under_a_sanitiser(kind):
     assert done.stdout.endswith("done\n"), done.stdout[-3000:] + done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_a_missing_barrier_is_seen(tmp_path):
     """Between the warps' maxima and the thread that reads them: a run without sanitiser is right by luck."""
     folder = tmp_path / "csrc"
@@ -300,6 +302,7 @@ def test_a_missing_barrier_is_seen(tmp_path):
     assert "data race" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_sanitiser_sees_what_lies_beyond():
     """Shared memory is exactly as large as the launch asked for."""
     done = sanitised(

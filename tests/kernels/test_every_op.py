@@ -33,6 +33,7 @@ def test_within_budget(case, impl, device):
         check_budget(case, dtype, device, impl)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "impl"), BY_IMPL)
 def test_non_contiguous_inputs_and_determinism(case, impl, device):
     runs(case, impl, device)
@@ -40,7 +41,8 @@ def test_non_contiguous_inputs_and_determinism(case, impl, device):
     torch.use_deterministic_algorithms(True)
     try:
         found = case.evaluate(inputs, impl)
-        assert_same_bits(found, case.evaluate(inputs, impl))
+        if impl != "triton" or not _triton.interpreted():  # the interpreter has one order, block after block
+            assert_same_bits(found, case.evaluate(inputs, impl))
         assert_same_bits(found, case.evaluate({name: strided(x) for name, x in inputs.items()}, impl))
     finally:
         torch.use_deterministic_algorithms(False)
@@ -69,6 +71,7 @@ def test_a_gradient_nobody_asked_for_is_not_computed(case, impl, device):
     assert not any(out.requires_grad for out in frozen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
 def test_opcheck(case, impl, device, monkeypatch):
     """Schemas, fakes and autograd of every registered op that the case goes through, forward and backward."""
@@ -92,6 +95,7 @@ def _leaf(x):
     return x.detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
 def test_torch_compile_sees_one_graph_for_every_length(case, impl, device):
     runs(case, impl, device)

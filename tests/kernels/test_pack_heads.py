@@ -5,8 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from afn_distributed.plan import split_heads
 
+from afn_distributed.plan import split_heads
 from afn_kernels import OPS, _cuda
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.pack_heads import cuda, pack_heads, unpack_heads
@@ -252,9 +252,9 @@ def test_dispatch(device):
         ({"heads": [(0, 4, 1, 3)]}, "KV heads 1 to 3 of peer 0, there are 2"),
         ({"heads": []}, "no peer has a head"),
         ({"positions": torch.zeros(3)}, "one of them is missing"),
-        ({"positions": torch.zeros(2), "inv_freq": torch.ones(8)}, r"float32 \[2\] for 3 tokens"),
+        ({"positions": torch.zeros(2), "inv_freq": torch.ones(8)}, r"float32 \(2,\) for 3 tokens"),
         ({"positions": torch.zeros(3), "inv_freq": torch.ones(4)}, r"inv_freq has shape \(4,\)"),
-        ({"k": torch.zeros(3, 2, 8)}, r"k, v are \[3, 4, 16\], \[3, 2, 8\], \[3, 2, 16\]"),
+        ({"k": torch.zeros(3, 2, 8)}, r"q \(3, 4, 16\), k \(3, 2, 8\), v \(3, 2, 16\)"),
         ({"v": torch.zeros(3, 2, 16, dtype=torch.float64)}, "v is torch.float64"),
     ],
 )

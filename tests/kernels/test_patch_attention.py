@@ -36,7 +36,7 @@ class TestMasks:
 
     def check(self, mask, causal, known=True):
         q, k, v = torch.randn(3, len(mask), 4, self.LENGTH, 16, dtype=torch.float64).unbind()
-        layout = attention_file.Layout.of(mask, len(mask), causal)
+        layout = attention_file.PackedBatch.of(mask, len(mask), causal)
         assert (layout is not None) == known
         if known:
             expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -69,8 +69,8 @@ class TestMasks:
         looks, look = [], attention_file._causal_layout
         monkeypatch.setattr(attention_file, "_causal_layout", lambda seen: (looks.append(1), look(seen))[1])
         mask = self.causal([1] * 12)
-        first = attention_file.Layout.of(mask, 1, True)
-        assert attention_file.Layout.of(mask, 1, True) is first
+        first = attention_file.PackedBatch.of(mask, 1, True)
+        assert attention_file.PackedBatch.of(mask, 1, True) is first
         mask[0, 0, 6:, :6] = False
         self.check(mask, True)
         assert len(looks) == 2

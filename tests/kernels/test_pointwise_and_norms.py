@@ -147,16 +147,24 @@ def test_halves_of_one_projection_are_not_copied(device, monkeypatch):
     assert [x.data_ptr() for x in seen] == [gate.data_ptr(), up.data_ptr()]
 
 
-def test_splice_is_out_of_place_and_differentiable():
+def test_the_old_name_of_merge_embeddings_still_works():
+    tokens, audio, rows = torch.zeros(3, 2), torch.ones(1, 2), torch.tensor([1])
+    with pytest.warns(DeprecationWarning, match="merge_embeddings"):
+        old = ak.splice(tokens, audio, rows)
+    assert torch.equal(old, ak.merge_embeddings(tokens, audio, rows))
+    assert ak.explain("splice", tokens, audio, rows) == ak.explain("merge_embeddings", tokens, audio, rows)
+
+
+def test_merge_embeddings_is_out_of_place_and_differentiable():
     tokens = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     audio = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     rows = torch.tensor([4, 1])
     before = tokens.detach().clone()
-    out = ak.splice(tokens, audio, rows)
+    out = ak.merge_embeddings(tokens, audio, rows)
     assert torch.equal(tokens, before)
     assert torch.equal(out[rows], audio)
     assert torch.equal(out[[0, 2, 3, 5]], tokens[[0, 2, 3, 5]])
-    assert torch.autograd.gradcheck(lambda t, a: ak.splice(t, a, rows), (tokens, audio))
+    assert torch.autograd.gradcheck(lambda t, a: ak.merge_embeddings(t, a, rows), (tokens, audio))
 
 
 @pytest.mark.parametrize(
@@ -176,8 +184,11 @@ def test_splice_is_out_of_place_and_differentiable():
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), rote={"thata": 1}), r"\['window', 'frame'\]"),
         (lambda: turned_pool_norm(cu(0, 2, 5), window=torch.zeros(3, dtype=torch.int32)), "3, but 5 frames"),
         (lambda: ak.layer_norm(torch.zeros(2, 4), *torch.zeros(2, 4), residual=torch.zeros(4)), r"residual is \(4,\)"),
-        (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(1, 2), torch.tensor([3])), "rows span 3..3"),
-        (lambda: ak.splice(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([0])), "2 audio rows"),
+        (lambda: ak.merge_embeddings(torch.zeros(3, 2), torch.zeros(1, 2), torch.tensor([3])), "rows span 3..3"),
+        (
+            lambda: ak.merge_embeddings(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([0])),
+            "rows \\(1,\\) do not fit",
+        ),
     ],
 )
 def test_bad_input(call, message):

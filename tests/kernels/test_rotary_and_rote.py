@@ -125,7 +125,7 @@ def test_rote_gradients():
         (lambda: ak.rote(torch.zeros(6, 8), WINDOW, FRAME, phase_dtype=torch.float16), "float16"),
         (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.arange(2), torch.ones(4)), "int64"),
         (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.zeros(2), torch.ones(8)), "inv_freq"),
-        (lambda: ak.rotary(torch.zeros(2, 1, 7), torch.zeros(2, 1, 7), torch.zeros(2), torch.ones(3)), "D even"),
+        (lambda: ak.rotary(torch.zeros(2, 1, 7), torch.zeros(2, 1, 7), torch.zeros(2), torch.ones(3)), "heads of 7"),
     ],
 )
 def test_bad_input(call, message):

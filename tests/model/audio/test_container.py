@@ -82,6 +82,7 @@ def work(worker):
     print(json.dumps(counts), flush=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_damaged_files_never_crash_and_never_give_non_finite_samples():
     root = Path(__file__).parents[3]

@@ -304,6 +304,7 @@ def test_fingerprint_follows_the_data(datasets, processor, tmp_path):
     assert first != Loader(data_config({"c": path}, blend={"c": 1}), processor).fingerprint
 
 
+@pytest.mark.slow
 def test_planned_lengths_bound_the_real_ones_closely(datasets, processor):
     config = data_config(datasets, chunk=64)
     loader = Loader(config, processor)

@@ -93,6 +93,7 @@ def test_the_answer_is_pinned():
     assert [made[b].tolist() for b in range(len(made))] == [[8, 3, 9], [6, 7], [2], [5, 4], [0, 1]]
 
 
+@pytest.mark.slow
 def test_processes_and_threads_agree():
     code = (
         "from tests.model.data.test_packing import *\n"
@@ -181,6 +182,7 @@ def test_a_bound_is_held_and_costs_room():
     assert made.used <= free.used
 
 
+@pytest.mark.slow
 @built
 @pytest.mark.parametrize("context", [8_192, 24_576, 131_072])
 def test_a_million_clips(context):

@@ -33,6 +33,7 @@ def fitted(kind: str, trains: tuple[str, ...], seed: int = 0) -> tuple[Trainee, 
     return trainee, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "kind"), [*zip(BASE, ("medley", "written"), strict=True)], ids=("encoder", "text"))
 def test_a_part_of_the_base_trains_what_it_names_and_nothing_else(part, kind):
     _, trains, _, _ = part
@@ -111,6 +112,7 @@ def test_scores_of_answers():
     assert onset_summary(errors) == {"median_error_s": pytest.approx(2.1), "within_0.3_s": 0.5}
 
 
+@pytest.mark.slow
 def test_the_whole_demo_in_short(tmp_path):
     report = run(tmp_path, seconds=math.inf, steps=3, heldout=12, clips=60, say=lambda line: None)
     assert report["steps"] == dict.fromkeys([name for name, *_ in (*BASE, *STAGES)], 3)

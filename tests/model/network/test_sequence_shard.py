@@ -5,12 +5,12 @@ from unittest import mock
 
 import pytest
 import torch
+
+import afn_kernels as ak
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel
 from afn_distributed.plan import make_plan
 from afn_distributed.simulate import attention_bytes
-
-import afn_kernels as ak
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from tests.model.tiny_model import noise, tiny
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from afn_distributed.shard import shard
 from torch import nn
 
+from afn_distributed.shard import shard
 from afn_model.train import checkpoint as state
 from afn_model.train.checkpoint import Checkpoints, restore, training_state
 from afn_model.train.optimiser import make_optimiser

@@ -8,6 +8,8 @@ pytest.importorskip("espeakng_loader", reason="the world speaks with espeakng-lo
 
 from bench import curriculum, curriculum_report
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 
 def test_all_stages_from_nothing_to_a_report(tmp_path):
     results = curriculum.run(tmp_path, scale=0.004, show=False)

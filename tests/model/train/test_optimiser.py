@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from afn_distributed.shard import clip_grad_norm, shard
 from torch import nn
 
+from afn_distributed.shard import clip_grad_norm, shard
 from afn_model.train.checkpoint import training_state
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
 from tests.distributed.ranks import run

@@ -7,6 +7,8 @@ import pytest
 from afn_model.data import index
 from bench.resume import STEPS, command, finish, killed, other_ranks, prepare, rank_killed, shared, start, undisturbed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

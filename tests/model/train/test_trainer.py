@@ -268,6 +268,7 @@ def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
     assert printed.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_trains(folder, tmp_path, capsys):
     arguments = ["train", "--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out"]
     arguments += [str(tmp_path / "run"), "--layout", "cpu", "--set", "workers=0", "--profile", "1:1"]

@@ -405,6 +405,7 @@ def large(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "dtype", "least"),
     [("load", "as stored", 0.0), ("read", "as stored", 0.9), ("load", "bfloat16", 0.5), ("read", "bfloat16", 0.5)],

@@ -2,6 +2,9 @@
 
 import torch
 
+from afn_kernels.attention import OP, attention
+from afn_kernels.attention.boundary import BACKWARD
+
 
 def attention_backward(
     dout: torch.Tensor,
@@ -39,15 +42,11 @@ def attention_backward(
 
     Source: Dao, 2023, arXiv:2307.08691, section 3.1.
     """
-    from afn_kernels.attention import OP, attention
-
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
     chosen = OP.explain(q, k, v, **options, return_lse=True, carry=None).chosen if impl == "auto" else impl
     if chosen == "triton":
-        from afn_kernels.attention.boundary import BACKWARD
-
         grads = BACKWARD(
             dout, None, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, None, None, causal, float(scale),
             True, True, False,

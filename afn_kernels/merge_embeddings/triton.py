@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from afn_kernels.splice.config import CONFIG
+from afn_kernels.merge_embeddings.config import CONFIG
 
 
 @triton.jit(do_not_specialize=["count", "tokens"])

@@ -17,10 +17,10 @@ def inputs(share: float, width: int = 48):
 
 WRT = ("tokens", "audio")
 CASES = [
-    Case("splice", "a third", inputs(1 / 3), WRT, far=("tokens", "audio")),
-    Case("splice", "odd width, every row", inputs(1.0, 37), WRT, size=9),
-    Case("splice", "no audio", inputs(0.0), WRT, size=5),
-    Case("splice", "one row", inputs(1.0), WRT, size=1),
-    Case("splice", "nothing", inputs(1.0), WRT, size=0),
-    Case("splice", "wider than a block", inputs(0.5, 5000), WRT, size=3),
+    Case("merge_embeddings", "a third", inputs(1 / 3), WRT, far=("tokens", "audio")),
+    Case("merge_embeddings", "odd width, every row", inputs(1.0, 37), WRT, size=9),
+    Case("merge_embeddings", "no audio", inputs(0.0), WRT, size=5),
+    Case("merge_embeddings", "one row", inputs(1.0), WRT, size=1),
+    Case("merge_embeddings", "nothing", inputs(1.0), WRT, size=0),
+    Case("merge_embeddings", "wider than a block", inputs(0.5, 5000), WRT, size=3),
 ]

@@ -4,9 +4,9 @@ import json
 from dataclasses import fields
 
 import pytest
+
 from afn_distributed.costs import ASSUMED
 from afn_distributed.simulate import choose
-
 from bench.simulate import main
 from bench.simulate_plot import best_by_ranks, cells, doubted, million, pick_text, table, verdict
 

@@ -1,4 +1,4 @@
-"""splice at the language model's width: a 45K prompt that is nearly all audio, and an 8K batch with a third of it."""
+"""merge_embeddings at the language model's width: a 45K prompt, mostly audio, and an 8K batch with a third of it."""
 
 import torch
 
@@ -32,7 +32,7 @@ def workload(count: int, audio: int) -> Workload:
     row = WIDTH * 2
     # Forward: every row is read from where it comes and written. Backward: dy is read, both gradients are written.
     return Workload(
-        "splice",
+        "merge_embeddings",
         f"{audio} of {count} x {WIDTH}",
         inputs(count, audio),
         ("tokens", "audio"),

@@ -1,10 +1,10 @@
-"""Launch configuration of splice, one for every width."""
+"""Launch configuration of merge_embeddings, one for every width."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Config:
+class MergeLaunch:
     """``block`` elements of a row at a time by ``warps``; ``places`` rows per program when places are looked up."""
 
     block: int
@@ -13,4 +13,6 @@ class Config:
     reason: str
 
 
-CONFIG = Config(block=4096, warps=4, places=1024, reason="four 16-byte loads a thread in flight at 3584; not timed")
+CONFIG = MergeLaunch(
+    block=4096, warps=4, places=1024, reason="four 16-byte loads a thread in flight at 3584; not timed"
+)

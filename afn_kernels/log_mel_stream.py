@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from afn_kernels.log_mel import reference, tables
+from afn_kernels._kept import made_alone
+from afn_kernels.log_mel import OP, log_mel, reference, tables
 
 STEP = 16  # frames the compiled kernel computes together
 
@@ -48,16 +49,16 @@ class LogMelStream:
         window_samples: int = 480_000,
         impl: str = "auto",
     ):
-        from afn_kernels.log_mel import OP, log_mel
-
-        log_mel(torch.empty(0, window_samples), n_mels=n_mels, out_dtype=out_dtype, impl=impl)
-        self._log_mel, self._options = log_mel, {"n_mels": n_mels, "out_dtype": out_dtype, "impl": impl}
+        self._options = {"n_mels": n_mels, "out_dtype": out_dtype, "impl": impl}
+        log_mel(torch.empty(0, window_samples, dtype=torch.float32, device="cpu"), **self._options)
         self._n_mels, self._out_dtype = n_mels, out_dtype
-        self._pcm = torch.zeros(window_samples)
         self._frames = window_samples // tables.HOP
-        self._compiled = impl == "cpu" or (impl == "auto" and OP.explain(self._pcm[None]).chosen == "cpu")
-        if self._compiled:
-            self._energies = torch.empty(n_mels, self._frames)
+        # The stream may outlive the inference mode or default device under which it was made.
+        self._row, self._energies = made_alone(
+            lambda: (torch.zeros(1, window_samples), torch.zeros(n_mels, self._frames))
+        )
+        self._pcm = self._row[0]
+        self._compiled = impl == "cpu" or (impl == "auto" and OP.explain(self._row).chosen == "cpu")
         self._reset()
 
     def _reset(self) -> None:
@@ -106,7 +107,7 @@ class LogMelStream:
             self._compute(ready)
             energies = self._energies[:, :ready]
         else:
-            energies = reference.mel_energies(self._pcm[None], self._n_mels)[0, :, :ready]
+            energies = reference.mel_energies(self._row, self._n_mels)[0, :, :ready]
         return energies.clamp(min=1e-10).log10()
 
     def _ready(self) -> int:
@@ -128,7 +129,7 @@ class LogMelStream:
             self._compute(self._frames)
             features = cpu.log_scale(self._energies, self._largest).to(self._out_dtype)
         else:
-            features = self._log_mel(self._pcm[None], **self._options)[0]
+            features = log_mel(self._row, **self._options)[0]
         window = LogMelWindow(features, self._samples)
         self._reset()
         return window

@@ -1,4 +1,4 @@
-"""What the ops on a KV cache share: its 8-bit dtype and the scales of its entries."""
+"""FP8 entries of a KV cache: their dtype and the scales they are multiplied with."""
 
 import torch
 

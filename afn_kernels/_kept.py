@@ -1,0 +1,104 @@
+"""Tensors made once and kept: the same ones whatever call happens to be the first to need them.
+
+A tensor carries the mode in which it was made: one of ``torch.inference_mode`` cannot be saved for a backward, one
+of a fake mode has no values, one allocated while a CUDA graph is captured belongs to the graph. ``lru_cache`` would
+hand such a tensor to every later call.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
+from typing import TypeVar
+
+import torch
+
+Made = TypeVar("Made")
+CPU = torch.device("cpu")
+
+
+def kept(make: Callable[..., Made] | None = None, *, most: int | None = None):
+    """Calls ``make(*args)`` once for each set of arguments and keeps what it returns, as ``functools.lru_cache`` does.
+
+    What is kept depends on the arguments alone: see ``made_alone``. While torch.compile traces, under fake tensors,
+    and on a stream that is being captured before the table is there, ``make`` is called in place and nothing is kept.
+
+    Args:
+        make: a function of hashable arguments, a ``torch.device`` among them where it makes tensors on one. Nobody
+            may write into what it returns.
+        most: how many results to keep; the oldest goes. None keeps all.
+    """
+    if make is None:
+        return partial(kept, most=most)
+    table: dict[tuple, Made] = {}
+    TABLES.append(table)
+
+    @wraps(make)
+    def get(*args) -> Made:
+        if torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor:
+            return make(*args)
+        args = tuple(_indexed(x) if isinstance(x, torch.device) else x for x in args)
+        device = next((x for x in args if isinstance(x, torch.device)), CPU)
+        found = table.get(args)
+        # A graph keeps an address for good, so it does not get one that may be given back.
+        if (found is None or most) and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return make(*args)
+        if found is None:
+            if most and len(table) >= most:
+                if device.type == "cuda":  # kernels of other streams may still read what is given back
+                    torch.cuda.synchronize(device)
+                table.pop(next(iter(table)), None)
+            found = table.setdefault(args, made_alone(partial(make, *args), device))
+        return found
+
+    return get
+
+
+def made_alone(make: Callable[[], Made], device: torch.device = CPU) -> Made:
+    """``make()`` as if the program had done nothing else, ready for every stream.
+
+    Modes of autograd, autocast and dispatch, the default device, the stream and the private memory of CUDA graphs
+    belong to a thread, so a new thread has none of them. The default dtype belongs to the process and is float32
+    meanwhile. Not to be called while a stream of ``device`` is being captured.
+    """
+
+    def alone() -> Made:
+        with _float32_by_default(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            made = make()
+            if device.type == "cuda":
+                torch.cuda.current_stream().synchronize()
+        return made
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(alone).result()
+
+
+def forget() -> None:
+    """Empties every table, for tests."""
+    for table in TABLES:
+        table.clear()
+
+
+@contextmanager
+def _float32_by_default():
+    with _LOCK:
+        _DEFAULTS.append(torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        with _LOCK:  # the last to leave of several threads finds what the first one found
+            torch.set_default_dtype(_DEFAULTS.pop())
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """The device that a bare "cuda" stands for now."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+TABLES: list[dict] = []
+_DEFAULTS: list[torch.dtype] = []
+_LOCK = threading.Lock()

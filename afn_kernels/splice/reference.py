@@ -1,5 +1,0 @@
-import torch
-
-
-def splice(tokens: torch.Tensor, audio: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return tokens.index_copy(0, rows, audio)
