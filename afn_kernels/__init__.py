@@ -8,7 +8,7 @@ import warnings
 
 from afn_kernels import nn as nn
 from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer
-from afn_kernels.attention import attention
+from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
@@ -33,6 +33,7 @@ __all__ = [
     "LogMelStream",
     "attention",
     "attention_backward",
+    "attention_schedule",
     "bias_gelu",
     "decode_attention",
     "explain",

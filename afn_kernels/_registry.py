@@ -102,17 +102,21 @@ class Op:
         OPS[self.name] = self
 
     def choose(self, impl: str, *args, **kwargs) -> Callable:
-        """The function to call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
+        """The function to call."""
+        return self.pick(impl, *args, **kwargs).function
+
+    def pick(self, impl: str, *args, **kwargs) -> Impl:
+        """The implementation of a call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
         if impl is ASKED:
             raise Explained(self.explain(*args, **kwargs))
         if impl == "auto":
             preferred = self._by_name.get(_preferred)
             if preferred and not preferred.available() and not preferred.supports(*args, **kwargs):
-                return preferred.function
+                return preferred
             for candidate in self.impls:
                 if candidate.available() or candidate.supports(*args, **kwargs) or candidate.avoid(*args, **kwargs):
                     continue
-                return candidate.function
+                return candidate
             raise ValueError(str(self.explain(*args, **kwargs)))
         if impl not in self._by_name:
             raise ValueError(f"{self.name}: no implementation {impl!r}; there are {', '.join(self._by_name)} and auto")
@@ -120,7 +124,7 @@ class Op:
         reason = candidate.available() or candidate.supports(*args, **kwargs)
         if reason:
             raise ValueError(f"{self.name}: impl={impl!r} cannot run this call: {reason}")
-        return candidate.function
+        return candidate
 
     def explain(self, *args, **kwargs) -> Explanation:
         """Which implementation would run and why. Without arguments, what this machine could run at all."""

@@ -29,11 +29,26 @@ def exp2(x):
 
 
 @triton.jit
-def row_statistics(b_x, inside, D: tl.constexpr, eps):
+def row_statistics(b_x, m_col, D: tl.constexpr, eps):
     """mean and 1 / sqrt(variance + eps) of a row of D elements; two passes over registers, so nothing cancels."""
     b_mean = tl.sum(b_x) / D
-    b_centred = tl.where(inside, b_x - b_mean, 0.0)
+    b_centred = tl.where(m_col, b_x - b_mean, 0.0)
     return b_mean, 1 / tl.sqrt(tl.sum(b_centred * b_centred) / D + eps)
+
+
+@triton.jit
+def softmax_step(b_s, b_max, b_sum, scale2, LN: tl.constexpr, MASKED: tl.constexpr):
+    """Adds a block of scores b_s [M, N] to a running softmax of exp2(scale2 · s), whose maximum and sum are [M].
+
+    LN is ln 2 where maxima are natural logarithms and 1 where they are logarithms to base 2. With MASKED, scores may be
+    −inf. Returns p [M, N] relative to the new maximum, what earlier sums are worth relative to it, maximum and sum.
+    """
+    b_new = tl.maximum(b_max, tl.max(b_s, 1) * (scale2 * LN))
+    # A row that has seen no key yet has a maximum of -inf, from which nothing may be subtracted.
+    b_safe = tl.where(b_new == float("-inf"), 0.0, b_new) if MASKED else b_new
+    b_p = tl.exp2(b_s * scale2 - (b_safe * (1 / LN))[:, None])
+    b_keep = tl.exp2((b_max - b_safe) * (1 / LN))
+    return b_p, b_keep, b_new, b_sum * b_keep + tl.sum(b_p, 1)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ import torch
 
 from afn_kernels.attention import OP, attention
 from afn_kernels.attention.boundary import BACKWARD
+from afn_kernels.attention.schedule import AttentionSchedule
 
 
 def attention_backward(
@@ -18,6 +19,7 @@ def attention_backward(
     cu_seqlens_k: torch.Tensor | None = None,
     causal: bool = False,
     scale: float | None = None,
+    schedule: AttentionSchedule | None = None,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(dq, dk, dv) of out = softmax(scale · q kᵀ) v where q reads other keys too.
@@ -31,7 +33,7 @@ def attention_backward(
         k, v: [Tk, Hk, D], the part of the keys.
         out: [Tq, Hq, D] float32 over all keys.
         lse: [Tq, Hq] float32 over all keys.
-        cu_seqlens_q, cu_seqlens_k, causal, scale: as in the forward over this part.
+        cu_seqlens_q, cu_seqlens_k, causal, scale, schedule: as in the forward over this part.
         impl: as ``attention`` takes it; what has no backward of its own here computes the part's forward again.
 
     Returns:
@@ -44,14 +46,17 @@ def attention_backward(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    if schedule is not None:
+        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
     chosen = OP.explain(q, k, v, **options, return_lse=True, carry=None).chosen if impl == "auto" else impl
     if chosen == "triton":
-        grads = BACKWARD(
-            dout, None, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, None, None, causal, float(scale),
-            True, True, False,
-        )  # fmt: skip
-        return grads[:3]
+        if schedule is None and cu_seqlens_q is not None:
+            schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal)
+        sizes = len(q), len(k), q.shape[-1], q.dtype
+        tables = [None, None] if schedule is None else schedule.of(("dq", "dkv"), *sizes)
+        needs = True, True, False
+        return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, float(scale), *needs)[:3]
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         part, part_lse = attention(*leaves, **options, return_lse=True, impl=impl)

@@ -12,12 +12,16 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from afn_kernels._kept import made_alone
+
+if TYPE_CHECKING:
+    from afn_kernels.attention.schedule import AttentionSchedule
 
 SCHEMES = ("balanced", "documents", "zigzag", "contiguous")
 EVEN = 1.02  # largest load ÷ mean at which the balanced scheme stops cutting documents
@@ -78,6 +82,7 @@ class Exchange:
         rows: [keys] int64 rows of the source's shard.
         cu_q, cu_k: [N + 1] int32 boundaries: every query row is in one of N sequences, some of which have no keys.
         pairs: of a query and a key that it attends to, which is the work.
+        schedules: of attention's calls, by head dimension, dtype and implementation; all layers use the same.
     """
 
     source: int
@@ -85,9 +90,11 @@ class Exchange:
     cu_q: Tensor
     cu_k: Tensor
     pairs: int
+    schedules: dict[tuple, AttentionSchedule] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: torch.device | str) -> Exchange:
-        return replace(self, rows=self.rows.to(device), cu_q=self.cu_q.to(device), cu_k=self.cu_k.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("rows", "cu_q", "cu_k")}
+        return replace(self, **moved, schedules={})
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def ring_attention(
     if comm.size == 1:
         own = plan.exchange(0, 0, q.device)
         keys, values = (spread(x, heads) for x in (k, v))
-        return q if own is None else ak.attention(q, keys, values, **options_of(own, comm, scale, impl))
+        return q if own is None else ak.attention(q, keys, values, **options_of(own, q, comm, scale, impl))
     if transport == "auto":
         # By the size of the whole batch, so that all ranks choose the same transport.
         most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * k.element_size()
@@ -73,7 +73,8 @@ class _RingAttention(torch.autograd.Function):
         for _, parts in fetched(k, v, plan, comm, transport):
             for exchange, keys, values in parts:
                 keys, values = (spread(x, heads) for x in (keys, values))
-                out, lse = ak.attention(q, keys, values, carry=(out, lse), **options_of(exchange, comm, scale, impl))
+                options = options_of(exchange, q, comm, scale, impl)
+                out, lse = ak.attention(q, keys, values, carry=(out, lse), **options)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.facts = plan, comm, heads, scale, transport, impl
         return out.to(q.dtype)
@@ -89,7 +90,7 @@ class _RingAttention(torch.autograd.Function):
         for offsets, parts in fetched(k, v, plan, comm, transport):
             away: dict[int, Tensor] = {}
             for exchange, keys, values in parts:
-                options = options_of(exchange, comm, scale, impl)
+                options = options_of(exchange, q, comm, scale, impl)
                 spread_keys, spread_values = (spread(x, heads) for x in (keys, values))
                 grads = ak.attention_backward(dout, q, spread_keys, spread_values, out, lse, **options)
                 dq += grads[0]
@@ -104,10 +105,17 @@ class _RingAttention(torch.autograd.Function):
         return dq.to(q.dtype), dkv[0].to(k.dtype), dkv[1].to(v.dtype), *[None] * 6
 
 
-def options_of(exchange: Exchange, comm: Comm, scale: float, impl: str) -> dict:
+def options_of(exchange: Exchange, q: Tensor, comm: Comm, scale: float, impl: str) -> dict:
     """Arguments of ``afn_kernels.attention`` for an exchange; only a rank's own keys need a causal mask."""
-    boundaries = {"cu_seqlens_q": exchange.cu_q, "cu_seqlens_k": exchange.cu_k}
-    return {**boundaries, "causal": exchange.source == comm.rank, "scale": scale, "impl": impl}
+    causal, key = exchange.source == comm.rank, (q.shape[-1], q.dtype, impl)
+    if key not in exchange.schedules:
+        sizes = {"total_q": len(q), "total_k": len(exchange.rows), "head_dim": q.shape[-1], "dtype": q.dtype}
+        # Kept for later steps, which may be trained: with what a backward needs, and no inference tensors.
+        with torch.inference_mode(False), torch.enable_grad():
+            exchange.schedules[key] = ak.attention_schedule(
+                exchange.cu_q, exchange.cu_k, **sizes, causal=causal, return_lse=True, impl=impl
+            )
+    return {"causal": causal, "scale": scale, "schedule": exchange.schedules[key], "impl": impl}
 
 
 Part = tuple[Exchange, Tensor, Tensor]

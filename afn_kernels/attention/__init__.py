@@ -5,6 +5,7 @@ import torch
 from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import providers
+from afn_kernels.attention.schedule import AttentionSchedule, tile_of
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
@@ -74,6 +75,7 @@ def attention(
     scale: float | None = None,
     return_lse: bool = False,
     carry: tuple[torch.Tensor, torch.Tensor] | None = None,
+    schedule: AttentionSchedule | None = None,
     impl: str = "auto",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """out = softmax(scale · q kᵀ + mask) v within each packed sequence; query head h reads KV head h // (Hq / Hk).
@@ -92,13 +94,15 @@ def attention(
         return_lse: also return the log-sum-exp of the scaled scores.
         carry: (out [Tq, Hq, D] float32, lse [Tq, Hq] float32) over other keys, which this call continues from:
             the result is attention over both sets of keys. Implies ``return_lse`` and a float32 output.
+        schedule: of ``attention_schedule``, for calls that share boundaries; ``cu_seqlens`` may then be left out.
         impl: "auto" or the name of an implementation.
 
     Returns:
         out [Tq, Hq, D] in the dtype of q; with ``return_lse`` also lse [Tq, Hq] float32 (natural logarithm).
 
     Raises:
-        ValueError: shapes, dtypes or head counts that do not fit; boundaries that do not cover the tensors.
+        ValueError: shapes, dtypes or head counts that do not fit; boundaries that do not cover the tensors; a schedule
+            of another batch.
 
     Source: Vaswani et al., 2017, arXiv:1706.03762; merging by log-sum-exp: Liu et al., 2023, arXiv:2310.01889.
     """
@@ -107,6 +111,8 @@ def attention(
         raise _check.misfit("attention", q=(q, "Tq Hq D"), k=(k, "Tk Hk D"), v=(v, "Tk Hk D"))
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
+    if schedule is not None:
+        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal)
     if cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
     if (cu_seqlens_q is None) != (cu_seqlens_k is None):
@@ -130,5 +136,58 @@ def attention(
         "scale": q.shape[-1] ** -0.5 if scale is None else scale,
         "return_lse": return_lse,
         "carry": carry,
+        "schedule": schedule,
     }
     return OP.choose(impl, q, k, v, **options)(q, k, v, **options)
+
+
+def attention_schedule(
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor | None = None,
+    *,
+    total_q: int,
+    total_k: int | None = None,
+    head_dim: int,
+    dtype: torch.dtype,
+    causal: bool = False,
+    return_lse: bool = False,
+    impl: str = "auto",
+) -> AttentionSchedule:
+    """What the layers of a model would each work out again from the same boundaries, made once per forward pass.
+
+    table[i] = (first query, queries, first key, keys, block) of the tile with the i-th most query-key pairs: what the
+    "triton" implementation reads. Tables are made on the device, without waiting for it, those of the backward only
+    where gradients are enabled. For another implementation the schedule holds boundaries alone. Inside a captured CUDA
+    graph it follows boundaries that change between replays if it is made inside too.
+
+    Args:
+        cu_seqlens_q: [N + 1] int32, as ``attention`` takes it.
+        cu_seqlens_k: [N + 1] int32; None means those of the queries.
+        total_q: queries in all, len(q) of the calls.
+        total_k: keys in all; None means ``total_q``.
+        head_dim: D of the calls.
+        dtype: of the calls' q, k and v. Calls of another dtype or D are right too, and make their own tables.
+        causal: as in the calls.
+        return_lse: whether the calls return the log-sum-exp or have a carry.
+        impl: as in the calls.
+
+    Returns:
+        What ``attention`` and ``attention_backward`` take as ``schedule``.
+
+    Raises:
+        ValueError: boundaries that do not cover the totals, or an ``impl`` that cannot run such calls.
+    """
+    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    total_k = total_q if total_k is None else total_k
+    _check.cu_seqlens("attention_schedule", "cu_seqlens_q", cu_seqlens_q, total_q)
+    _check.cu_seqlens("attention_schedule", "cu_seqlens_k", cu_seqlens_k, total_k)
+    schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal)
+    like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
+    options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
+    options |= {"return_lse": return_lse, "carry": None, "schedule": None}
+    if OP.pick(impl, like, like, like, **options).name != "triton":
+        return schedule
+    kernels = ("forward", *(("carry",) if return_lse else ()), *(("dq", "dkv") if torch.is_grad_enabled() else ()))
+    tables = schedule.of(kernels, total_q, total_k, head_dim, dtype)
+    tiles = [tile_of(kernel, head_dim, dtype) for kernel in kernels]
+    return AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, dict(zip(tiles, tables, strict=True)))

@@ -4,36 +4,35 @@ import torch
 from torch import Tensor
 
 from afn_kernels._library import Boundary
+from afn_kernels.attention.schedule import AttentionSchedule
 
 
 def _forward_fake(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    out_c: Tensor | None, lse_c: Tensor | None, causal: bool, scale: float,
+    q: Tensor, k: Tensor, v: Tensor, out_c: Tensor | None, lse_c: Tensor | None,
+    table: Tensor | None, dq_table: Tensor | None, dkv_table: Tensor | None, causal: bool, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     return q.new_empty(q.shape, dtype=q.dtype if out_c is None else torch.float32), lse.t()
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.causal, ctx.scale = inputs
+    q, k, v, out_c, lse_c, table, dq_table, dkv_table, ctx.causal, ctx.scale = inputs
+    ctx.packed = table is not None
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(q, k, v, *output, out_c, lse_c, dq_table, dkv_table)
 
 
 def _backward(ctx, dout, dlse):
-    q, k, v, cu_seqlens_q, cu_seqlens_k, out_c, lse_c, out, lse = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    dout = torch.zeros_like(out) if dout is None else dout
-    dq, dk, dv, dout_c, dlse_c = BACKWARD(
-        dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, out_c, lse_c, ctx.causal, ctx.scale,
-        need[0], need[1] or need[2], need[5] or need[6],
-    )  # fmt: skip
-    return dq, dk, dv, None, None, dout_c, dlse_c
+    need, tensors = ctx.needs_input_grad, ctx.saved_tensors
+    assert not ctx.packed or all(x is not None for x in tensors[-2:]), "packed gradients need their tables"
+    dout = torch.zeros_like(tensors[3]) if dout is None else dout
+    needs = need[0], need[1] or need[2], need[3] or need[4]
+    return BACKWARD(dout, dlse, *tensors, ctx.causal, ctx.scale, *needs)
 
 
 def _backward_fake(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-    cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, out_c: Tensor | None, lse_c: Tensor | None,
+    out_c: Tensor | None, lse_c: Tensor | None, dq_table: Tensor | None, dkv_table: Tensor | None,
     causal: bool, scale: float, need_dq: bool, need_dkv: bool, need_carry: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dlse_c = q.new_empty((q.shape[1], q.shape[0]) if need_carry else 0, dtype=torch.float32)
@@ -56,8 +55,14 @@ FORWARD = Boundary(
 BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
 
 
-def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry, schedule):
     """The "triton" row of the op's table."""
     out_c, lse_c = carry or (None, None)
-    out, lse = FORWARD(q, k, v, cu_seqlens_q, cu_seqlens_k, out_c, lse_c, causal, float(scale))
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))
+    kernels = ("forward" if carry is None else "carry", *(("dq", "dkv") if wanted else ()))
+    if schedule is None and cu_seqlens_q is not None:
+        schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal)
+    tables = [] if schedule is None else schedule.of(kernels, len(q), len(k), q.shape[-1], q.dtype)
+    table, dq_table, dkv_table = (*tables, *[None] * (3 - len(tables)))
+    out, lse = FORWARD(q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, float(scale))
     return (out, lse) if return_lse or carry is not None else out

@@ -32,7 +32,7 @@ def visible_NQK(rq: Ragged, rk: Ragged, causal: bool) -> torch.Tensor | None:
     return mask
 
 
-def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
     heads, kv_heads = q.shape[1], k.shape[1]
     # The query heads of one KV head become rows of one product, so K and V are never repeated.
@@ -48,7 +48,7 @@ def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, ca
     return rq.unpad(without_keys_zero(out, rq, rk, mask))
 
 
-def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     groups = alike(cu_seqlens_q) if cu_seqlens_k is cu_seqlens_q and len(k) == len(q) else None
     if groups is None:
         return padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)

@@ -91,11 +91,11 @@ def first(out) -> Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def flash3(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def flash3(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     return _flash("flash_attn_interface", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
 
 
-def flash4(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def flash4(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     return _flash("flash_attn.cute", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
 
 
@@ -111,7 +111,7 @@ def _deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     from torch.nn.attention.varlen import varlen_attn
 
     (cu_q, max_q), (cu_k, max_k) = bounds(q, cu_seqlens_q), bounds(k, cu_seqlens_k)
@@ -130,7 +130,7 @@ def flash(q, k, v, **options):
     return _one_sequence(SDPBackend.FLASH_ATTENTION, q, k, v, **options)
 
 
-def _one_sequence(backend, q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry):
+def _one_sequence(backend, q, k, v, *, causal, scale, **_):
     q_1HTD, k_1HTD, v_1HTD = (x.transpose(0, 1)[None] for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     with sdpa_kernel(backend):

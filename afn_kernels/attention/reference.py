@@ -12,6 +12,7 @@ def attention(
     scale: float,
     return_lse: bool,
     carry: tuple[torch.Tensor, torch.Tensor] | None,
+    **_,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     bounds_q = [0, len(q)] if cu_seqlens_q is None else cu_seqlens_q.tolist()
     bounds_k = [0, len(k)] if cu_seqlens_k is None else cu_seqlens_k.tolist()

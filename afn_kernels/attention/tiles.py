@@ -9,12 +9,24 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def locate(table, tile, tiles, total_q, total_k, PACKED: tl.constexpr, REVERSED: tl.constexpr):
+    """First query, queries, first key, keys and block of a tile; a tile nobody needs has no queries and no keys."""
+    q0, k0 = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
+    nq, nk, block = total_q, total_k, tiles - 1 - tile if REVERSED else tile
+    if PACKED:
+        p_tile = table + tile * 5
+        q0, k0 = tl.load(p_tile).to(tl.int64), tl.load(p_tile + 2).to(tl.int64)
+        nq, nk, block = tl.load(p_tile + 1), tl.load(p_tile + 3), tl.load(p_tile + 4)
+    return q0, nq, k0, nk, block
+
+
+@triton.jit
 def load_rows(
     p, start, stride, rows,
-    ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr, FAR: tl.constexpr,
+    BLOCK_T: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, BLOCK_D] from row ``start`` of a matrix; zeros past ``rows`` (with MASKED) and past column D."""
-    row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    """[BLOCK_T, BLOCK_D] from row ``start`` of a matrix; zeros past ``rows`` (with MASKED) and past column D."""
+    row, column = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_D)
     near = row.to(tl.int64) if FAR else row  # offsets within a block in 32 bits save registers
     pointers = p + tl.cast(start, tl.int64) * stride + (near[:, None] * stride + column[None, :])
     if MASKED:

@@ -4,9 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from afn_kernels._triton_math import softmax_step
 from afn_kernels.attention.config import choose
-from afn_kernels.attention.schedule import locate, schedule
-from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, precision
+from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, locate, precision
 
 
 @triton.jit
@@ -21,46 +21,43 @@ def _attend(
         b_k = load_rows(k, n, k_stride, nk, BLOCK_N, D, BLOCK_D, MASKED, FAR)
         b_s = tl.dot(b_q, b_k.T, input_precision=PRECISION)
         if MASKED:
-            seen = (o_n < nk)[None, :]
+            m_key = (o_n < nk)[None, :]
             if CAUSAL:
-                seen = seen & (o_n[None, :] <= o_m[:, None] + shift)
-            b_s = tl.where(seen, b_s, float("-inf"))
-        b_new = tl.maximum(b_m, tl.max(b_s, 1) * (scale2 * LN2))
-        # A row that has seen no key yet has a maximum of -inf, from which nothing may be subtracted.
-        b_safe = tl.where(b_new == float("-inf"), 0.0, b_new) if MASKED else b_new
-        b_p = tl.exp2(b_s * scale2 - (b_safe * (1 / LN2))[:, None])
-        b_keep = tl.exp2((b_m - b_safe) * (1 / LN2))
-        b_l = b_l * b_keep + tl.sum(b_p, 1)
+                m_key = m_key & (o_n[None, :] <= o_m[:, None] + shift)
+            b_s = tl.where(m_key, b_s, float("-inf"))
+        b_p, b_keep, b_m, b_l = softmax_step(b_s, b_m, b_l, scale2, LN2, MASKED)
         b_v = load_rows(v, n, v_stride, nk, BLOCK_N, D, BLOCK_D, MASKED, FAR)
         b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_keep[:, None], input_precision=PRECISION)
-        b_m = b_new
     return b_acc, b_m, b_l
 
 
 @triton.jit(do_not_specialize=["total_q", "total_k", "tiles"])
 def forward_kernel(
-    q, k, v, out, lse, out_c, lse_c, table, q_token, q_head, k_token, k_head, v_token, v_head,
+    q, k, v, out, lse, out_c, lse_c, table, q_strides, k_strides, v_strides,
     total_q, total_k, tiles, scale2,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PACKED: tl.constexpr, CARRY: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0) // HEADS, (tl.program_id(0) % HEADS).to(tl.int64)
+    q_token, q_head = q_strides
+    k_token, k_head = k_strides
+    v_token, v_head = v_strides
     q0, nq, k0, nk, block = locate(table, tile, tiles, total_q, total_k, PACKED, True)
     m = block * BLOCK_M
     if m >= nq:
         return
     o_m = m + tl.arange(0, BLOCK_M)
-    inside = o_m < nq
+    m_row = o_m < nq
     column = tl.arange(0, BLOCK_D)
     b_q = load_rows(q + q0 * q_token + head * q_head, m, q_token, nq, BLOCK_M, D, BLOCK_D, True, FAR)
     p_out = (q0 + o_m).to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
     p_lse = head * total_q + q0 + o_m
-    wanted = inside[:, None] & (column < D)[None, :]
+    m_out = m_row[:, None] & (column < D)[None, :]
     if CARRY:
-        b_m = tl.load(lse_c + p_lse, mask=inside, other=float("-inf"))
+        b_m = tl.load(lse_c + p_lse, mask=m_row, other=float("-inf"))
         b_l = tl.where(b_m == float("-inf"), 0.0, 1.0)
-        b_acc = tl.load(out_c + p_out, mask=wanted, other=0.0)
+        b_acc = tl.load(out_c + p_out, mask=m_out, other=0.0)
         b_acc = tl.where((b_l > 0)[:, None], b_acc, 0.0)
     else:
         b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -80,22 +77,26 @@ def forward_kernel(
     )  # fmt: skip
     empty = b_l == 0
     b_l = tl.where(empty, 1.0, b_l)
-    tl.store(out + p_out, (b_acc / b_l[:, None]).to(out.dtype.element_ty), mask=wanted)
-    tl.store(lse + p_lse, tl.where(empty, float("-inf"), b_m + tl.log(b_l)), mask=inside)
+    tl.store(out + p_out, (b_acc / b_l[:, None]).to(out.dtype.element_ty), mask=m_out)
+    tl.store(lse + p_lse, tl.where(empty, float("-inf"), b_m + tl.log(b_l)), mask=m_row)
 
 
 def forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
     out_c: torch.Tensor | None,
     lse_c: torch.Tensor | None,
+    table: torch.Tensor | None,
+    dq_table: torch.Tensor | None,
+    dkv_table: torch.Tensor | None,
     causal: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """out [Tq, Hq, D], float32 with a carry, and lse [Tq, Hq], in memory [Hq, Tq]."""
+    """out [Tq, Hq, D], float32 with a carry, and lse [Tq, Hq], in memory [Hq, Tq].
+
+    ``table`` has the tiles of a packed batch (``tile_table``); the other two are for the backward.
+    """
     (tokens, heads, dim), carry = q.shape, out_c is not None
     out = torch.empty(q.shape, dtype=torch.float32 if carry else q.dtype, device=q.device)
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
@@ -103,10 +104,10 @@ def forward(
         return out, lse.t()
     config = choose("carry" if carry else "forward", dim, q.dtype == torch.float32)
     q, k, v = adjacent(q), adjacent(k), adjacent(v)
-    table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, len(k), config.queries, causal, keys=False)
+    tiles = triton.cdiv(tokens, config.queries) if table is None else len(table)
     forward_kernel[(tiles * heads,)](
         q, k, v, out, lse, out_c.contiguous() if carry else None, lse_c.t().contiguous() if carry else None, table,
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        q.stride()[:2], k.stride()[:2], v.stride()[:2],
         tokens, len(k), tiles, scale * LOG2E,
         HEADS=heads, GROUP=heads // k.shape[1], D=dim, BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.queries, BLOCK_N=config.keys, CAUSAL=causal, PACKED=table is not None, CARRY=carry,

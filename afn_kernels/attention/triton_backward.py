@@ -5,46 +5,45 @@ import triton
 import triton.language as tl
 
 from afn_kernels.attention.config import choose
-from afn_kernels.attention.schedule import locate, schedule
-from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, precision
+from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, locate, precision
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def delta_kernel(
     dout, out, dlse, delta, lse, out_c, lse_c, dout_c, dlse_c, d_token, d_head, tokens,
-    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
     DLSE: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
     """delta = rowsum(dout · out) − dlse, for one head: what every dp is compared with; and the carry's gradients."""
     head = tl.program_id(1).to(tl.int64)
-    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    token = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     column = tl.arange(0, BLOCK_D)
-    inside = token < tokens
-    wanted = inside[:, None] & (column < D)[None, :]
+    m_row = token < tokens
+    m_out = m_row[:, None] & (column < D)[None, :]
     p_out = token[:, None] * (HEADS * D) + head * D + column[None, :]
     p_lse = head * tokens + token
     p_dout = dout + token[:, None] * d_token + head * d_head + column[None, :]
-    b_dout = tl.load(p_dout, mask=wanted, other=0.0).to(tl.float32)
-    b_out = tl.load(out + p_out, mask=wanted, other=0.0).to(tl.float32)
-    b_dlse = tl.load(dlse + p_lse, mask=inside, other=0.0) if DLSE else tl.zeros([ROWS], tl.float32)
+    b_dout = tl.load(p_dout, mask=m_out, other=0.0).to(tl.float32)
+    b_out = tl.load(out + p_out, mask=m_out, other=0.0).to(tl.float32)
+    b_dlse = tl.load(dlse + p_lse, mask=m_row, other=0.0) if DLSE else tl.zeros([BLOCK_T], tl.float32)
     b_delta = tl.sum(b_dout * b_out, 1) - b_dlse
-    b_lse = tl.load(lse + p_lse, mask=inside, other=0.0)
+    b_lse = tl.load(lse + p_lse, mask=m_row, other=0.0)
     # A query that sees no key has no share in any gradient, whatever arrives for it: NaN from a logaddexp, say.
-    tl.store(delta + p_lse, tl.where(b_lse == float("-inf"), 0.0, b_delta), mask=inside)
+    tl.store(delta + p_lse, tl.where(b_lse == float("-inf"), 0.0, b_delta), mask=m_row)
     if CARRY:
-        b_lse_c = tl.load(lse_c + p_lse, mask=inside, other=float("-inf"))
+        b_lse_c = tl.load(lse_c + p_lse, mask=m_row, other=float("-inf"))
         # A carry over no keys has no share, nor has one beside no keys at all.
         b_p = tl.where(b_lse_c == float("-inf"), 0.0, tl.exp(b_lse_c - b_lse))
-        b_out_c = tl.load(out_c + p_out, mask=wanted, other=0.0)
+        b_out_c = tl.load(out_c + p_out, mask=m_out, other=0.0)
         b_dlse_c = tl.where(b_p > 0, b_p * (tl.sum(b_dout * (b_out_c - b_out), 1) + b_dlse), 0.0)
-        tl.store(dout_c + p_out, b_p[:, None] * b_dout, mask=wanted)
-        tl.store(dlse_c + p_lse, b_dlse_c, mask=inside)
+        tl.store(dout_c + p_out, b_p[:, None] * b_dout, mask=m_out)
+        tl.store(dlse_c + p_lse, b_dlse_c, mask=m_row)
 
 
 @triton.jit
-def load_lse(p, inside):
+def load_lse(p, m_row):
     """The log-sum-exp in base 2; +inf, which makes every p zero, where there is no query or it sees no key."""
-    b_lse = tl.load(p, mask=inside, other=float("inf")) * (1 / LN2)
+    b_lse = tl.load(p, mask=m_row, other=float("inf")) * (1 / LN2)
     return tl.where(b_lse == float("-inf"), float("inf"), b_lse)
 
 
@@ -62,10 +61,10 @@ def _dq(
         b_dp = tl.dot(b_dout, b_v.T, input_precision=PRECISION)
         b_p = tl.exp2(b_s * scale2 - b_lse[:, None])
         if MASKED:
-            seen = (o_n < nk)[None, :]
+            m_key = (o_n < nk)[None, :]
             if CAUSAL:
-                seen = seen & (o_n[None, :] <= o_m[:, None] + shift)
-            b_p = tl.where(seen, b_p, 0.0)
+                m_key = m_key & (o_n[None, :] <= o_m[:, None] + shift)
+            b_p = tl.where(m_key, b_p, 0.0)
         b_ds = (b_p * (b_dp - b_delta[:, None])).to(b_k.dtype)
         b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
     return b_dq
@@ -73,25 +72,29 @@ def _dq(
 
 @triton.jit(do_not_specialize=["total_q", "total_k", "tiles"])
 def dq_kernel(
-    q, k, v, dout, lse, delta, dq, table, q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head,
+    q, k, v, dout, lse, delta, dq, table, q_strides, k_strides, v_strides, d_strides,
     total_q, total_k, tiles, scale, scale2,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PACKED: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0) // HEADS, (tl.program_id(0) % HEADS).to(tl.int64)
+    q_token, q_head = q_strides
+    k_token, k_head = k_strides
+    v_token, v_head = v_strides
+    d_token, d_head = d_strides
     q0, nq, k0, nk, block = locate(table, tile, tiles, total_q, total_k, PACKED, True)
     m = block * BLOCK_M
     if m >= nq:
         return
     o_m = m + tl.arange(0, BLOCK_M)
-    inside = o_m < nq
+    m_row = o_m < nq
     column = tl.arange(0, BLOCK_D)
     b_q = load_rows(q + q0 * q_token + head * q_head, m, q_token, nq, BLOCK_M, D, BLOCK_D, True, FAR)
     b_dout = load_rows(dout + q0 * d_token + head * d_head, m, d_token, nq, BLOCK_M, D, BLOCK_D, True, FAR)
     p_lse = head * total_q + q0 + o_m
-    b_lse = load_lse(lse + p_lse, inside)
-    b_delta = tl.load(delta + p_lse, mask=inside, other=0.0)
+    b_lse = load_lse(lse + p_lse, m_row)
+    b_delta = tl.load(delta + p_lse, mask=m_row, other=0.0)
     b_dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     shift = nk - nq
     every, some = key_range(m, nq, shift, nk, BLOCK_M, BLOCK_N, CAUSAL)
@@ -106,18 +109,22 @@ def dq_kernel(
         D, BLOCK_D, BLOCK_N, True, CAUSAL, PRECISION, 1, FAR,
     )  # fmt: skip
     p_dq = dq + (q0 + o_m).to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
-    tl.store(p_dq, (b_dq * scale).to(dq.dtype.element_ty), mask=inside[:, None] & (column < D)[None, :])
+    tl.store(p_dq, (b_dq * scale).to(dq.dtype.element_ty), mask=m_row[:, None] & (column < D)[None, :])
 
 
 @triton.jit(do_not_specialize=["total_q", "total_k", "tiles"])
 def dkv_kernel(
-    q, k, v, dout, lse, delta, dk, dv, table, q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head,
+    q, k, v, dout, lse, delta, dk, dv, table, q_strides, k_strides, v_strides, d_strides,
     total_q, total_k, tiles, scale, scale2,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PACKED: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     tile, kv_head = tl.program_id(0) // KV_HEADS, (tl.program_id(0) % KV_HEADS).to(tl.int64)
+    q_token, q_head = q_strides
+    k_token, k_head = k_strides
+    v_token, v_head = v_strides
+    d_token, d_head = d_strides
     q0, nq, k0, nk, block = locate(table, tile, tiles, total_q, total_k, PACKED, False)
     n = block * BLOCK_N
     if n >= nk:
@@ -131,9 +138,8 @@ def dkv_kernel(
     b_dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     shift = nk - nq
     first = tl.maximum(n - shift, 0) // BLOCK_M * BLOCK_M if CAUSAL else 0
-    every = tl.minimum(
-        tl.cdiv(tl.maximum(n + BLOCK_N - 1 - shift, 0), BLOCK_M) * BLOCK_M, nq
-    )  # from here on all see the block
+    # From here on all queries see the whole block.
+    every = tl.minimum(tl.cdiv(tl.maximum(n + BLOCK_N - 1 - shift, 0), BLOCK_M) * BLOCK_M, nq)
     # One loop over the blocks of queries of every head, so that loads run ahead from one head into the next.
     # Everything is transposed, [keys, queries]: p and ds are then left operands, which stay in registers.
     steps = tl.cdiv(tl.maximum(nq - first, 0), BLOCK_M)
@@ -154,9 +160,9 @@ def dkv_kernel(
         b_ds = (b_p * (b_dp - b_delta[None, :])).to(b_q.dtype)
         b_dk = tl.dot(b_ds, b_q, b_dk, input_precision=PRECISION)
     p_dk = (k0 + o_n).to(tl.int64)[:, None] * (KV_HEADS * D) + kv_head * D + column[None, :]
-    wanted = (o_n < nk)[:, None] & (column < D)[None, :]
-    tl.store(dk + p_dk, (b_dk * scale).to(dk.dtype.element_ty), mask=wanted)
-    tl.store(dv + p_dk, b_dv.to(dv.dtype.element_ty), mask=wanted)
+    m_out = (o_n < nk)[:, None] & (column < D)[None, :]
+    tl.store(dk + p_dk, (b_dk * scale).to(dk.dtype.element_ty), mask=m_out)
+    tl.store(dv + p_dk, b_dv.to(dv.dtype.element_ty), mask=m_out)
 
 
 def backward(
@@ -167,10 +173,10 @@ def backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
     out_c: torch.Tensor | None,
     lse_c: torch.Tensor | None,
+    dq_table: torch.Tensor | None,
+    dkv_table: torch.Tensor | None,
     causal: bool,
     scale: float,
     need_dq: bool,
@@ -191,27 +197,27 @@ def backward(
         delta_kernel[(triton.cdiv(tokens, 32), heads)](
             dout, out, None if dlse is None else _by_head(dlse), delta, lse,
             out_c.contiguous() if need_carry else None, _by_head(lse_c) if need_carry else None, dout_c, dlse_c,
-            dout.stride(0), dout.stride(1), tokens, HEADS=heads, D=dim, BLOCK_D=block, ROWS=32,
+            dout.stride(0), dout.stride(1), tokens, HEADS=heads, D=dim, BLOCK_D=block, BLOCK_T=32,
             DLSE=dlse is not None, CARRY=need_carry, num_warps=4,
         )  # fmt: skip
     dout = dout.to(q.dtype)  # float32 with a carry
-    strides = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *dout.stride()[:2])
+    strides = [x.stride()[:2] for x in (q, k, v, dout)]
     shape = {"GROUP": heads // kv_heads, "D": dim, "BLOCK_D": block, "CAUSAL": causal, "PRECISION": precision(q)}
     shape["FAR"] = far(q, k, v, dout)
     if need_dq and tokens:
         config = choose("dq", dim, wide)
-        table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, keys, config.queries, causal, keys=False)
+        tiles = triton.cdiv(tokens, config.queries) if dq_table is None else len(dq_table)
         dq_kernel[(tiles * heads,)](
-            q, k, v, dout, lse, delta, dq, table, *strides, tokens, keys, tiles, scale, scale * LOG2E, HEADS=heads,
-            PACKED=table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys, STAGES=config.stages,
+            q, k, v, dout, lse, delta, dq, dq_table, *strides, tokens, keys, tiles, scale, scale * LOG2E, HEADS=heads,
+            PACKED=dq_table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys, STAGES=config.stages,
             num_warps=config.warps, **shape,
         )  # fmt: skip
     if need_dkv and keys:
         config = choose("dkv", dim, wide)
-        table, tiles = schedule(cu_seqlens_q, cu_seqlens_k, tokens, keys, config.keys, causal, keys=True)
+        tiles = triton.cdiv(keys, config.keys) if dkv_table is None else len(dkv_table)
         dkv_kernel[(tiles * kv_heads,)](
-            q, k, v, dout, lse, delta, dk, dv, table, *strides, tokens, keys, tiles, scale, scale * LOG2E,
-            KV_HEADS=kv_heads, PACKED=table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys,
+            q, k, v, dout, lse, delta, dk, dv, dkv_table, *strides, tokens, keys, tiles, scale, scale * LOG2E,
+            KV_HEADS=kv_heads, PACKED=dkv_table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys,
             STAGES=config.stages, num_warps=config.warps, **shape,
         )  # fmt: skip
     return dq, dk, dv, dout_c, dlse_c.t() if need_carry else dlse_c

@@ -29,36 +29,36 @@ def normal_distribution(b_u):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def forward_kernel(x, bias, y, x_stride, rows, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def forward_kernel(x, bias, y, x_stride, rows, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):
     program = tl.program_id(0)
     # Neighbouring programs take neighbouring columns of the same rows.
-    row = (program // tl.cdiv(D, COLUMNS)).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = (program % tl.cdiv(D, COLUMNS)) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    inside = (row < rows) & (column < D)
-    b_u = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    row = (program // tl.cdiv(D, BLOCK_D)).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
+    column = (program % tl.cdiv(D, BLOCK_D)) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    m_tile = (row < rows) & (column < D)
+    b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32)
     b_u += tl.load(bias + column, mask=column < D, other=0.0).to(tl.float32)
     b_cdf, _ = normal_distribution(b_u)
-    tl.store(y + row * D + column, (b_u * b_cdf).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + row * D + column, (b_u * b_cdf).to(y.dtype.element_ty), mask=m_tile)
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
 def backward_kernel(
     dy, x, bias, dx, partial, dy_stride, x_stride, rows, steps,
-    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DX: tl.constexpr, DB: tl.constexpr,
+    D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, DX: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) // tl.cdiv(D, COLUMNS)
-    column = (tl.program_id(0) % tl.cdiv(D, COLUMNS)) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    first = tl.program_id(0) // tl.cdiv(D, BLOCK_D)
+    column = (tl.program_id(0) % tl.cdiv(D, BLOCK_D)) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     b_bias = tl.load(bias + column, mask=column < D, other=0.0).to(tl.float32)
-    b_db = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for i in range(first, tl.cdiv(rows, ROWS), steps):
-        row = tl.cast(i, tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-        inside = (row < rows) & (column < D)
-        b_u = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32) + b_bias
-        b_dy = tl.load(dy + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
+    b_db = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+    for i in range(first, tl.cdiv(rows, BLOCK_T), steps):
+        row = tl.cast(i, tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
+        m_tile = (row < rows) & (column < D)
+        b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32) + b_bias
+        b_dy = tl.load(dy + row * dy_stride + column, mask=m_tile, other=0.0).to(tl.float32)
         b_cdf, b_pdf = normal_distribution(b_u)
         b_dx = b_dy * (b_cdf + b_u * b_pdf)
         if DX:
-            tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=inside)
+            tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=m_tile)
         if DB:
             b_db += b_dx
     if DB:
@@ -74,7 +74,7 @@ def forward(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     if y.numel():
         forward_kernel[(triton.cdiv(rows, config.rows) * triton.cdiv(width, config.columns),)](
             x, bias, y, x.stride(0), rows,
-            D=width, ROWS=config.rows, COLUMNS=config.columns, num_warps=config.warps,
+            D=width, BLOCK_T=config.rows, BLOCK_D=config.columns, num_warps=config.warps,
         )  # fmt: skip
     return y
 
@@ -92,6 +92,6 @@ def backward(
     if width:
         backward_kernel[(across * steps,)](
             dy, x, bias, dx, partial, dy.stride(0), x.stride(0), rows, steps,
-            D=width, ROWS=config.rows, COLUMNS=config.columns, DX=need_dx, DB=need_db, num_warps=config.warps,
+            D=width, BLOCK_T=config.rows, BLOCK_D=config.columns, DX=need_dx, DB=need_db, num_warps=config.warps,
         )  # fmt: skip
     return dx, partial.sum(0).to(bias.dtype) if need_db else bias.new_empty(0)

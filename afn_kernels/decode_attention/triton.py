@@ -11,178 +11,221 @@ import triton.language as tl
 from afn_kernels import _triton
 from afn_kernels._counters import counters
 from afn_kernels._fp8_scales import FP8, count
+from afn_kernels._triton_math import softmax_step
 from afn_kernels.decode_attention.config import HOPS, choose
 
 LOG2E = 1.4426950408889634
-LANES = 256  # lengths looked at together
+BLOCK_B = 256  # lengths looked at together
 MOST_ROWS = 64  # query rows of one program: new tokens x query heads of a KV head
 
 
 @triton.jit
-def _lengths(lengths, first, batch, capacity, LANES: tl.constexpr):
-    lane = first + tl.arange(0, LANES)
-    b_length = tl.load(lengths + lane, mask=lane < batch, other=0)
-    return lane < batch, tl.minimum(tl.maximum(b_length, 0), capacity).to(tl.int64)
+def _lengths(lengths, first, batch, capacity, BLOCK_B: tl.constexpr):
+    o_b = first + tl.arange(0, BLOCK_B)
+    b_length = tl.load(lengths + o_b, mask=o_b < batch, other=0)
+    return o_b < batch, tl.minimum(tl.maximum(b_length, 0), capacity).to(tl.int64)
 
 
 @triton.jit
-def find_split(program, lengths, batch, capacity, slots, LANES: tl.constexpr, LEAST: tl.constexpr):
+def find_split(program, lengths, batch, capacity, slots, BLOCK_B: tl.constexpr, MIN_KEYS: tl.constexpr):
     """Which sequence a program works on, how many splits come before that sequence's, its own, and keys per split."""
     total = tl.zeros([], tl.int64)
-    for first in range(0, batch, LANES):
-        _, b_length = _lengths(lengths, first, batch, capacity, LANES)
+    for first in range(0, batch, BLOCK_B):
+        _, b_length = _lengths(lengths, first, batch, capacity, BLOCK_B)
         total += tl.sum(b_length)
-    chunk = tl.maximum((tl.cdiv(total, slots) + 15) // 16 * 16, LEAST)
+    chunk = tl.maximum((tl.cdiv(total, slots) + 15) // 16 * 16, MIN_KEYS)
     sequence = tl.zeros([], tl.int64)
     before = tl.zeros([], tl.int64)
     passed = tl.zeros([], tl.int64)
-    for first in range(0, batch, LANES):
-        inside, b_length = _lengths(lengths, first, batch, capacity, LANES)
-        b_splits = tl.where(inside, tl.maximum(tl.cdiv(b_length, chunk), 1), 0)
-        b_upto = b_splits if LANES == 1 else passed + tl.cumsum(b_splits, 0)
-        b_before = inside & (b_upto <= program)
-        sequence += tl.sum(b_before.to(tl.int64))
-        before += tl.sum(tl.where(b_before, b_splits, 0))
+    for first in range(0, batch, BLOCK_B):
+        m_b, b_length = _lengths(lengths, first, batch, capacity, BLOCK_B)
+        b_splits = tl.where(m_b, tl.maximum(tl.cdiv(b_length, chunk), 1), 0)
+        b_upto = b_splits if BLOCK_B == 1 else passed + tl.cumsum(b_splits, 0)
+        m_before = m_b & (b_upto <= program)
+        sequence += tl.sum(m_before.to(tl.int64))
+        before += tl.sum(tl.where(m_before, b_splits, 0))
         passed += tl.sum(b_splits)
     return sequence, before, chunk
 
 
 @triton.jit
-def merge(
-    out, partial, stats, before, splits, column, columns, stored, first_token, first_row, rows, head, b_v_scale,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    MERGED: tl.constexpr,
+def load_scale(p, head, COUNT: tl.constexpr):
+    """The scale of a cache: one for all KV heads or one for each; 1 where there is none."""
+    b_scale = 1.0
+    if COUNT:
+        b_scale = tl.load(p + (head if COUNT > 1 else 0)).to(tl.float32)
+    return b_scale
+
+
+@triton.jit
+def load_query(
+    q, strides, sequence, token, query_head, m_row, scale,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, IS_FP8: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """The splits of one sequence and KV head, in their order, MERGED at a time."""
-    o_row = tl.arange(0, ROWS)
-    o_d = tl.arange(0, WIDE)
+    """Rows [BLOCK_M, BLOCK_D] of the queries in the type of the products, and the factor of each row's scores."""
+    o_d = tl.arange(0, BLOCK_D)
+    q_batch, q_token, q_head = strides
+    p_q = q + sequence * q_batch + token.to(tl.int64)[:, None] * q_token + query_head[:, None] * q_head + o_d[None, :]
+    b_q = tl.load(p_q, mask=m_row[:, None] & (o_d < D)[None, :], other=0.0)
+    b_factor = tl.zeros([BLOCK_M], tl.float32) + scale
+    if IS_FP8:  # float16 holds every FP8 value but not every query: divide rows by a power of two, which is exact
+        b_q = b_q.to(tl.float32)
+        b_power = (tl.max(tl.abs(b_q), 1).to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        b_power = tl.where(b_power == 0.0, 1.0, b_power)
+        b_q = b_q / b_power[:, None]
+        b_factor *= b_power
+    return b_q.to(DOT), b_factor
+
+
+@triton.jit
+def kv_offset(table, table_stride, sequence, head, key, m_key, k_strides, v_strides, PAGE: tl.constexpr):
+    """Where keys and their values are: in a page of the sequence's table, or in the sequence's own row."""
+    if PAGE:
+        where = tl.load(table + sequence * table_stride + key // PAGE, mask=m_key, other=0).to(tl.int64)
+        slot = (key % PAGE).to(tl.int64)
+    else:
+        where = sequence
+        slot = key.to(tl.int64)
+    k_batch, k_token, k_head = k_strides
+    v_batch, v_token, v_head = v_strides
+    return where * k_batch + slot * k_token + head * k_head, where * v_batch + slot * v_token + head * v_head
+
+
+@triton.jit
+def store_rows(
+    out, b_acc, b_sum, b_v_scale, first_token, first_row, rows, head,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """Divides by the sum, and puts the rows where their tokens and query heads are in the output."""
+    o_row, o_d = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_D)
+    b_out = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None] * b_v_scale
+    token = first_token + (first_row + o_row) // GROUP
+    o_out = (token * (HEADS * GROUP) + head * GROUP + (first_row + o_row) % GROUP) * D
+    m_out = (o_row < rows)[:, None] & (o_d < D)[None, :]
+    tl.store(out + o_out[:, None] + o_d[None, :], b_out.to(out.dtype.element_ty), mask=m_out)
+
+
+@triton.jit
+def merge(
+    partial, stats, before, splits, column, columns, stored, rows,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Output and sum over the splits of one sequence and KV head, in their order, BLOCK_S at a time."""
+    o_row = tl.arange(0, BLOCK_R)
+    o_d = tl.arange(0, BLOCK_D)
     m_row = o_row < rows
     m_d = o_d < D
-    b_max = tl.full([ROWS], float("-inf"), tl.float32)
-    b_sum = tl.zeros([ROWS], tl.float32)
-    b_out = tl.zeros([ROWS, WIDE], tl.float32)
-    for first in tl.range(0, splits, MERGED, num_stages=1):
+    b_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_R], tl.float32)
+    b_out = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    for first in tl.range(0, splits, BLOCK_S, num_stages=1):
         maxima, sums, parts, b_top = (), (), (), b_max
-        for i in tl.static_range(MERGED):  # every load of a round is on its way before the first is used
-            mask = m_row & (first + i < splits)
+        for i in tl.static_range(BLOCK_S):  # every load of a round is on its way before the first is used
+            m_part = m_row & (first + i < splits)
             o_part = ((before + first + i) * columns + column) * stored + o_row
-            maxima += (tl.load(stats + 2 * o_part, mask=mask, other=float("-inf"), cache_modifier=".cg"),)
-            sums += (tl.load(stats + 2 * o_part + 1, mask=mask, other=0.0, cache_modifier=".cg"),)
+            maxima += (tl.load(stats + 2 * o_part, mask=m_part, other=float("-inf"), cache_modifier=".cg"),)
+            sums += (tl.load(stats + 2 * o_part + 1, mask=m_part, other=0.0, cache_modifier=".cg"),)
             p_part = partial + o_part[:, None] * D + o_d[None, :]
-            parts += (tl.load(p_part, mask=mask[:, None] & m_d[None, :], other=0.0, cache_modifier=".cg"),)
-        for i in tl.static_range(MERGED):
+            parts += (tl.load(p_part, mask=m_part[:, None] & m_d[None, :], other=0.0, cache_modifier=".cg"),)
+        for i in tl.static_range(BLOCK_S):
             b_top = tl.maximum(b_top, maxima[i])
         b_safe = tl.where(b_top == float("-inf"), 0.0, b_top)
         b_keep = tl.exp2(b_max - b_safe)
         b_sum *= b_keep
         b_out *= b_keep[:, None]
-        for i in tl.static_range(MERGED):
+        for i in tl.static_range(BLOCK_S):
             b_weight = tl.exp2(maxima[i] - b_safe)
             b_sum += sums[i] * b_weight
             b_out += parts[i] * b_weight[:, None]
         b_max = b_top
-    b_out = b_out / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None] * b_v_scale
-    token = first_token + (first_row + o_row) // GROUP
-    o_out = (token * (HEADS * GROUP) + head * GROUP + (first_row + o_row) % GROUP) * D
-    p_out = out + o_out[:, None] + o_d[None, :]
-    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=m_row[:, None] & m_d[None, :])
+    return b_out, b_sum
+
+
+@triton.jit
+def store_or_merge(
+    out, partial, stats, arrived, b_acc, b_max, b_sum, b_v_scale,
+    sequence, head, column, columns, program, before, splits, new, first_row, rows,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """The only split of a sequence goes to the output; of several each leaves its part, and the last merges them."""
+    if splits == 1:
+        store_rows(
+            out, b_acc, b_sum, b_v_scale, sequence * new, first_row, rows, head, HEADS, GROUP, D, BLOCK_D, BLOCK_M
+        )
+    else:
+        o_row, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+        m_row = o_row < rows
+        stored = tl.minimum(new * GROUP, BLOCK_M)
+        o_part = (program.to(tl.int64) * columns + column) * stored + o_row
+        tl.store(partial + o_part[:, None] * D + o_d[None, :], b_acc, mask=m_row[:, None] & (o_d < D)[None, :])
+        tl.store(stats + 2 * o_part, b_max, mask=m_row)
+        tl.store(stats + 2 * o_part + 1, b_sum, mask=m_row)
+        tl.debug_barrier()  # every thread's stores come before the arrival
+        p_arrived = arrived + sequence * columns + column
+        if tl.atomic_add(p_arrived, 1, sem="acq_rel") == splits - 1:
+            tl.store(p_arrived, 0)  # as the next launch, or the next replay, expects it
+            b_out, b_total = merge(
+                partial, stats, before, splits, column, columns, stored, rows, D, BLOCK_D, BLOCK_R, BLOCK_S
+            )
+            store_rows(
+                out, b_out, b_total, b_v_scale, sequence * new, first_row, rows, head, HEADS, GROUP, D, BLOCK_D, BLOCK_R
+            )
 
 
 @triton.jit(do_not_specialize=["table_stride", "batch", "capacity", "slots", "new"])
 def decode_kernel(
-    q, k, v, lengths, table, k_scale, v_scale, out, partial, stats, arrived,
-    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
+    q, k, v, lengths, table, k_scale, v_scale, out, partial, stats, arrived, q_strides, k_strides, v_strides,
     table_stride, batch, capacity, slots, new, scale,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, PAGE: tl.constexpr,
-    K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, NARROW: tl.constexpr, DOT: tl.constexpr,
-    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, LEAST: tl.constexpr,
-    MERGED: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
+    K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, IS_FP8: tl.constexpr, DOT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_S: tl.constexpr,
+    MIN_KEYS: tl.constexpr,
 ):  # fmt: skip
     column, program = tl.program_id(0), tl.program_id(1)
     columns = tl.num_programs(0)
-    sequence, before, chunk = find_split(program, lengths, batch, capacity, slots, LANES, LEAST)
-    real = (
-        sequence < batch
-    )  # else nothing is left: no keys, no rows (a return would keep the loop from being pipelined)
-    length = tl.minimum(tl.maximum(tl.load(lengths + sequence, mask=real, other=0), 0), capacity).to(tl.int32)
+    sequence, before, chunk = find_split(program, lengths, batch, capacity, slots, BLOCK_B, MIN_KEYS)
+    # Past the last sequence there are no keys and no rows; a return would keep the loop from being pipelined.
+    m_sequence = sequence < batch
+    length = tl.minimum(tl.maximum(tl.load(lengths + sequence, mask=m_sequence, other=0), 0), capacity).to(tl.int32)
     splits = tl.maximum(tl.cdiv(length, chunk), 1)
     begin = ((program - before) * chunk).to(tl.int32)
     end = tl.minimum(begin + chunk, length).to(tl.int32)
 
     tiles = columns // HEADS
     head = (column // tiles).to(tl.int64)
-    first_row = column % tiles * TILE
-    rows = tl.where(real, tl.minimum(new * GROUP - first_row, TILE), 0)
-    o_d = tl.arange(0, WIDE)
-    m_d = o_d < D
-    o_row = tl.arange(0, TILE)
+    first_row = column % tiles * BLOCK_M
+    rows = tl.where(m_sequence, tl.minimum(new * GROUP - first_row, BLOCK_M), 0)
+    o_row = tl.arange(0, BLOCK_M)
     token = (first_row + o_row) // GROUP
     query_head = head * GROUP + (first_row + o_row) % GROUP
-    p_q = q + sequence * q_batch + token.to(tl.int64)[:, None] * q_token + query_head[:, None] * q_head + o_d[None, :]
-    b_q = tl.load(p_q, mask=(o_row < rows)[:, None] & m_d[None, :], other=0.0)
-    factor = tl.zeros([TILE], tl.float32) + scale
-    if K_SCALES:
-        factor *= tl.load(k_scale + (head if K_SCALES > 1 else 0)).to(tl.float32)
-    if NARROW:  # float16 holds every FP8 value but not every query: divide rows by a power of two, which is exact
-        b_q = b_q.to(tl.float32)
-        b_power = (tl.max(tl.abs(b_q), 1).to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-        b_power = tl.where(b_power == 0.0, 1.0, b_power)
-        b_q = b_q / b_power[:, None]
-        factor *= b_power
-    b_q = b_q.to(DOT)
+    b_q, b_factor = load_query(
+        q, q_strides, sequence, token, query_head, o_row < rows, scale * load_scale(k_scale, head, K_SCALES),
+        D, BLOCK_M, BLOCK_D, IS_FP8, DOT,
+    )  # fmt: skip
 
-    seen = length - new + 1 + token  # keys that a row sees: causal among the new tokens
-    b_max = tl.full([TILE], float("-inf"), tl.float32)
-    b_sum = tl.zeros([TILE], tl.float32)
-    b_acc = tl.zeros([TILE, WIDE], tl.float32)
-    for start in range(begin, end, BLOCK):
-        key = start + tl.arange(0, BLOCK)
-        inside = key < end  # what lies beyond may be stale and is never read
-        if PAGE:
-            where = tl.load(table + sequence * table_stride + key // PAGE, mask=inside, other=0).to(tl.int64)
-            slot = (key % PAGE).to(tl.int64)
-        else:
-            where = sequence
-            slot = key.to(tl.int64)
-        mask = inside[:, None] & m_d[None, :]
-        o_k = where * k_batch + slot * k_token + head * k_head
-        b_k = tl.load(k + o_k[:, None] + o_d[None, :], mask=mask, other=0.0).to(DOT)
-        o_v = where * v_batch + slot * v_token + head * v_head
-        b_v = tl.load(v + o_v[:, None] + o_d[None, :], mask=mask, other=0.0).to(DOT)
-        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * factor[:, None]
-        b_s = tl.where(key[None, :] < tl.minimum(seen, end)[:, None], b_s, float("-inf"))
-        b_top = tl.maximum(b_max, tl.max(b_s, 1))
-        b_safe = tl.where(b_top == float("-inf"), 0.0, b_top)
-        b_keep = tl.exp2(b_max - b_safe)
-        b_p = tl.exp2(b_s - b_safe[:, None])
-        b_sum = b_sum * b_keep + tl.sum(b_p, 1)
+    o_d = tl.arange(0, BLOCK_D)
+    b_end = tl.minimum(length - new + 1 + token, end)  # a row sees the keys before: causal among the new tokens
+    b_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+    b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        key = start + tl.arange(0, BLOCK_N)
+        m_key = key < end  # what lies beyond may be stale and is never read
+        o_k, o_v = kv_offset(table, table_stride, sequence, head, key, m_key, k_strides, v_strides, PAGE)
+        m_kv = m_key[:, None] & (o_d < D)[None, :]
+        b_k = tl.load(k + o_k[:, None] + o_d[None, :], mask=m_kv, other=0.0).to(DOT)
+        b_v = tl.load(v + o_v[:, None] + o_d[None, :], mask=m_kv, other=0.0).to(DOT)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * b_factor[:, None]
+        b_s = tl.where(key[None, :] < b_end[:, None], b_s, float("-inf"))
+        b_p, b_keep, b_max, b_sum = softmax_step(b_s, b_max, b_sum, 1.0, 1.0, True)
         b_acc = tl.dot(b_p.to(DOT), b_v, b_acc * b_keep[:, None], input_precision="ieee")
-        b_max = b_top
 
-    b_v_scale = 1.0
-    if V_SCALES:
-        b_v_scale = tl.load(v_scale + (head if V_SCALES > 1 else 0)).to(tl.float32)
-    heads: tl.constexpr = HEADS * GROUP
-    if splits == 1:
-        b_acc = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None] * b_v_scale
-        o_out = ((sequence * new + token) * heads + query_head) * D
-        p_out = out + o_out[:, None] + o_d[None, :]
-        tl.store(p_out, b_acc.to(out.dtype.element_ty), mask=(o_row < rows)[:, None] & m_d[None, :])
-    else:
-        stored = tl.minimum(new * GROUP, TILE)
-        part = (program.to(tl.int64) * columns + column) * stored
-        m_row = o_row < rows
-        tl.store(partial + (part + o_row)[:, None] * D + o_d[None, :], b_acc, mask=m_row[:, None] & m_d[None, :])
-        tl.store(stats + 2 * (part + o_row), b_max, mask=m_row)
-        tl.store(stats + 2 * (part + o_row) + 1, b_sum, mask=m_row)
-        tl.debug_barrier()  # every thread's stores come before the arrival
-        p_arrived = arrived + sequence * columns + column
-        if tl.atomic_add(p_arrived, 1, sem="acq_rel") == splits - 1:
-            tl.store(p_arrived, 0)  # as the next launch, or the next replay, expects it
-            merge(
-                out, partial, stats, before, splits, column, columns, stored, sequence * new, first_row, rows, head,
-                b_v_scale, HEADS, GROUP, D, WIDE, ROWS, MERGED,
-            )  # fmt: skip
+    store_or_merge(
+        out, partial, stats, arrived, b_acc, b_max, b_sum, load_scale(v_scale, head, V_SCALES),
+        sequence, head, column, columns, program, before, splits, new, first_row, rows,
+        HEADS, GROUP, D, BLOCK_D, BLOCK_M, BLOCK_R, BLOCK_S,
+    )  # fmt: skip
 
 
 def forward(
@@ -202,10 +245,10 @@ def forward(
         return out
     kv_heads, page = k_cache.shape[2], 0 if block_table is None else k_cache.shape[1]
     capacity = k_cache.shape[1] if block_table is None else block_table.shape[1] * page
-    group, narrow, wide = heads // kv_heads, k_cache.dtype == FP8, max(16, triton.next_power_of_2(width))
+    group, block_d = heads // kv_heads, max(16, triton.next_power_of_2(width))
     rows = min(triton.next_power_of_2(new * group), MOST_ROWS)
     columns = kv_heads * triton.cdiv(new * group, rows)
-    config = choose(wide * k_cache.element_size(), rows)
+    config = choose(block_d * k_cache.element_size(), rows)
 
     # At most ``slots`` splits if they were all full, and one that is not for every sequence after the first.
     slots = max(1, triton.cdiv(config.waves * _triton.programs(q.device), columns))
@@ -215,12 +258,12 @@ def forward(
     stats = torch.empty(splits, columns, stored, 2, dtype=torch.float32, device=q.device)
     decode_kernel[(columns, splits)](
         q, k_cache, v_cache, lengths, block_table, k_scale, v_scale, out, partial, stats,
-        counters(batch * columns, q.device), *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3],
+        counters(batch * columns, q.device), q.stride()[:3], k_cache.stride()[:3], v_cache.stride()[:3],
         0 if block_table is None else block_table.stride(0), batch, capacity, slots, new, scale * LOG2E,
-        HEADS=kv_heads, GROUP=group, D=width, WIDE=wide, PAGE=page,
-        K_SCALES=count(k_scale), V_SCALES=count(v_scale), NARROW=narrow, DOT=_dot_type(k_cache.dtype),
-        TILE=max(16, rows), ROWS=rows, BLOCK=config.block, LANES=1 if batch == 1 else LANES, LEAST=config.least,
-        MERGED=max(1, min(16, config.merged * 32 * config.warps // (rows * wide))),
+        HEADS=kv_heads, GROUP=group, D=width, BLOCK_D=block_d, PAGE=page,
+        K_SCALES=count(k_scale), V_SCALES=count(v_scale), IS_FP8=k_cache.dtype == FP8, DOT=_dot_type(k_cache.dtype),
+        BLOCK_M=max(16, rows), BLOCK_R=rows, BLOCK_N=config.block, BLOCK_B=1 if batch == 1 else BLOCK_B,
+        BLOCK_S=max(1, min(16, config.merged * 32 * config.warps // (rows * block_d))), MIN_KEYS=config.least,
         num_warps=config.warps, num_stages=config.stages + (HOPS if page else 0),
     )  # fmt: skip
     return out

@@ -13,57 +13,57 @@ from afn_kernels.layer_norm.config import ROWS
 @triton.jit(do_not_specialize=["rows"])
 def forward_kernel(
     x, residual, weight, bias, y, h, mean, rstd, x_stride, residual_stride, rows, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < D
-    b_x = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    column = tl.arange(0, BLOCK_D)
+    m_col = column < D
+    b_x = tl.load(x + row * x_stride + column, mask=m_col, other=0.0).to(tl.float32)
     if ADD:
-        b_x += tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_x += tl.load(residual + row * residual_stride + column, mask=m_col, other=0.0).to(tl.float32)
         b_h = b_x.to(h.dtype.element_ty)
-        tl.store(h + row * D + column, b_h, mask=inside)
+        tl.store(h + row * D + column, b_h, mask=m_col)
         b_x = b_h.to(tl.float32)  # what is normalised is what is stored
-    b_mean, b_rstd = row_statistics(b_x, inside, D, eps)
+    b_mean, b_rstd = row_statistics(b_x, m_col, D, eps)
     tl.store(mean + row, b_mean)
     tl.store(rstd + row, b_rstd)
-    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    b_bias = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
+    b_bias = tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
     b_y = (b_x - b_mean) * b_rstd * b_weight + b_bias
-    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=m_col)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def backward_kernel(
     dy, dh, h, weight, mean, rstd, dx, partial, dy_stride, dh_stride, h_stride, rows,
-    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ADD: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    column = tl.arange(0, BLOCK)
-    inside = column < D
-    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    b_dw = tl.zeros([BLOCK], tl.float32)
-    b_db = tl.zeros([BLOCK], tl.float32)
+    column = tl.arange(0, BLOCK_D)
+    m_col = column < D
+    b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
+    b_dw = tl.zeros([BLOCK_D], tl.float32)
+    b_db = tl.zeros([BLOCK_D], tl.float32)
     for i in range(program, rows, tl.num_programs(0)):
         row = tl.cast(i, tl.int64)
         b_rstd = tl.load(rstd + row)
-        b_h = tl.load(h + row * h_stride + column, mask=inside, other=0.0).to(tl.float32)
-        b_dy = tl.load(dy + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
-        b_n = tl.where(inside, (b_h - tl.load(mean + row)) * b_rstd, 0.0)
+        b_h = tl.load(h + row * h_stride + column, mask=m_col, other=0.0).to(tl.float32)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=m_col, other=0.0).to(tl.float32)
+        b_n = tl.where(m_col, (b_h - tl.load(mean + row)) * b_rstd, 0.0)
         if DW:
             b_dw += b_dy * b_n
         if DB:
             b_db += b_dy
         b_dx = layer_norm_gradient(b_dy, b_weight, b_n, b_rstd, D)
         if ADD:
-            b_dx += tl.load(dh + row * dh_stride + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=inside)
+            b_dx += tl.load(dh + row * dh_stride + column, mask=m_col, other=0.0).to(tl.float32)
+        tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=m_col)
     p_partial = partial + program.to(tl.int64) * D + column
     if DW:
-        tl.store(p_partial, b_dw, mask=inside)
+        tl.store(p_partial, b_dw, mask=m_col)
         p_partial += tl.num_programs(0).to(tl.int64) * D
     if DB:
-        tl.store(p_partial, b_db, mask=inside)
+        tl.store(p_partial, b_db, mask=m_col)
 
 
 def forward(
@@ -80,7 +80,7 @@ def forward(
     forward_kernel[(rows,)](
         x, residual, weight, bias, y, h, mean, rstd,
         x.stride(0), 0 if residual is None else residual.stride(0), rows, eps,
-        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
+        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
     )  # fmt: skip
     return y, h, mean, rstd
 
@@ -104,7 +104,7 @@ def backward(
     backward_kernel[(programs,)](
         dy, dh, h, weight, mean, rstd, dx, partial,
         dy.stride(0), 0 if dh is None else dh.stride(0), h.stride(0), rows,
-        D=width, BLOCK=triton.next_power_of_2(width), ADD=dh is not None, DW=need_dw, DB=need_db,
+        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=dh is not None, DW=need_dw, DB=need_db,
         num_warps=config.warps,
     )  # fmt: skip
     return dx, partial.sum(1).to(weight.dtype)

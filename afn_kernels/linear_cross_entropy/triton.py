@@ -30,7 +30,7 @@ def logsumexp_kernel(
 ):  # fmt: skip
     """Maximum and sum of exponentials below it, for a block of rows over one part of the vocabulary."""
     program = tl.program_id(0)
-    split = program % splits  # neighbours share their rows, and everybody in step with them shares the weight
+    split = program % splits  # adjacent programs read the same rows (L2), concurrent waves read the same weight tile
     o_t = program // splits * BLOCK_T
     TILES: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
     column = tl.arange(0, BLOCK_V)
@@ -65,14 +65,14 @@ def logprob_kernel(
     b_max = tl.max(b_top)
     b_log = tl.log2(tl.sum(b_total * exp(b_top - b_max))) * LN2
     label = tl.load(labels + row)
-    inside = (label >= 0) & (label < V)
+    m_label = (label >= 0) & (label < V)
     column = tl.arange(0, BLOCK_D)
     b_sum = tl.zeros([BLOCK_D], tl.float32)
     for o_d in range(0, D, BLOCK_D):
-        mask = (o_d + column < D) & inside
-        b_h = tl.load(hidden + row * hidden_stride + o_d + column, mask=mask, other=0.0).to(tl.float32)
-        b_sum += b_h * tl.load(weight + label * weight_stride + o_d + column, mask=mask, other=0.0).to(tl.float32)
-    b_target = tl.where(inside, tl.sum(b_sum), float("nan"))
+        m_d = (o_d + column < D) & m_label
+        b_h = tl.load(hidden + row * hidden_stride + o_d + column, mask=m_d, other=0.0).to(tl.float32)
+        b_sum += b_h * tl.load(weight + label * weight_stride + o_d + column, mask=m_d, other=0.0).to(tl.float32)
+    b_target = tl.where(m_label, tl.sum(b_sum), float("nan"))
     tl.store(logprob + row, (b_target - b_max) - b_log)
     tl.store(lse + row, b_max + b_log)
 
@@ -80,7 +80,7 @@ def logprob_kernel(
 @triton.jit
 def softmax_kernel(
     logits, labels, upstream, loss, scale, z_loss,
-    V: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
+    V: tl.constexpr, STRIDE: tl.constexpr, BLOCK_V: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
     """A row of logits to its loss, and in place to its gradient times ``scale`` and, if there is one, ``upstream``.
 
@@ -89,16 +89,16 @@ def softmax_kernel(
     row = tl.program_id(0)
     p_row = logits + tl.cast(row, tl.int64) * STRIDE
     label = tl.load(labels + row)
-    inside = (label >= 0) & (label < V)
-    b_target = tl.load(p_row + label, mask=inside, other=float("nan")).to(tl.float32)
-    column = tl.arange(0, BLOCK)
-    BLOCKS: tl.constexpr = (V + BLOCK - 1) // BLOCK
+    m_label = (label >= 0) & (label < V)
+    b_target = tl.load(p_row + label, mask=m_label, other=float("nan")).to(tl.float32)
+    column = tl.arange(0, BLOCK_V)
+    BLOCKS: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
     b_top = float("-inf")
-    b_totals = tl.zeros([BLOCK], tl.float32)
+    b_totals = tl.zeros([BLOCK_V], tl.float32)
     b_next = tl.load(p_row + column, mask=column < V, other=float("-inf"))
     for i in range(BLOCKS):
         b_x = b_next.to(tl.float32)
-        o = (i + 1) * BLOCK + column  # on its way while this block is reduced
+        o = (i + 1) * BLOCK_V + column  # on its way while this block is reduced
         b_next = tl.load(p_row + o, mask=o < V, other=float("-inf"))
         b_new = tl.maximum(b_top, tl.max(b_x))
         b_totals = b_totals * exp(b_top - b_new) + exp(b_x - b_new)
@@ -109,12 +109,12 @@ def softmax_kernel(
     if loss is not None:
         tl.store(loss + row, b_log - (b_target - b_top) + z_loss * b_lse * b_lse)
     if GRADIENT:
-        b_one = tl.where(inside, scale, float("nan"))
+        b_one = tl.where(m_label, scale, float("nan"))
         if upstream is not None:
             b_one *= tl.load(upstream + row)
         b_all = b_one * (1 + 2 * z_loss * b_lse) / b_total
         for i in range(BLOCKS):
-            o = (BLOCKS - 1 - i) * BLOCK + column  # backwards: what was read last is still in a cache
+            o = (BLOCKS - 1 - i) * BLOCK_V + column  # backwards: what was read last is still in a cache
             b_x = tl.load(p_row + o, mask=o < V, other=0.0).to(tl.float32)
             b_x = exp(b_x - b_top) * b_all - tl.where(o == label, b_one, 0.0)
             tl.store(p_row + o, b_x.to(logits.dtype.element_ty), mask=o < V)
@@ -132,9 +132,9 @@ def scale_kernel(x, factor, blocks, size, BLOCK: tl.constexpr):
             tl.store(p_x, (tl.load(p_x).to(tl.float32) * b_factor).to(x.dtype.element_ty))
         if program == 0:  # whole blocks have no mask, so that they are read 16 bytes at a time
             o = tl.cast(blocks, tl.int64) * BLOCK
-            p_x, inside = x + o + column, column < size - o
-            b_x = tl.load(p_x, mask=inside, other=0.0).to(tl.float32) * b_factor
-            tl.store(p_x, b_x.to(x.dtype.element_ty), mask=inside)
+            p_x, m_tail = x + o + column, column < size - o
+            b_x = tl.load(p_x, mask=m_tail, other=0.0).to(tl.float32) * b_factor
+            tl.store(p_x, b_x.to(x.dtype.element_ty), mask=m_tail)
 
 
 def scale(dh: torch.Tensor, dw: torch.Tensor, factor: torch.Tensor) -> None:
@@ -274,7 +274,7 @@ def chunks(
         torch.mm(h, weight.t(), out=x)
         softmax_kernel[(b - a,)](
             x, labels[a:b], None if upstream is None else upstream[a:b], None if loss is None else loss[a:b], scale,
-            z_loss, V=classes, STRIDE=stride, BLOCK=walk.block, GRADIENT=need_dh or need_dw, num_warps=walk.warps,
+            z_loss, V=classes, STRIDE=stride, BLOCK_V=walk.block, GRADIENT=need_dh or need_dw, num_warps=walk.warps,
         )  # fmt: skip
         if need_dh and rows is None:
             torch.mm(x, weight, out=dh[a:b])

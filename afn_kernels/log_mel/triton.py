@@ -22,29 +22,31 @@ def power_of_two(exponent):
 @triton.jit
 def fold(
     p_up, p_down, windows, scale,
-    K_ODD: tl.constexpr, N_ODD: tl.constexpr, PIECE: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+    K_ODD: tl.constexpr, N_ODD: tl.constexpr, BLOCK_W: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Operands [frames, PIECE] of the cosine and the sine product, from samples p_up + 2j on and p_down - 2j back."""
-    j = tl.arange(0, PIECE)
+    """Operands [frames, BLOCK_W] of the cosine and the sine product, from samples p_up + 2j on and p_down - 2j back."""
+    j = tl.arange(0, BLOCK_W)
     n = 2 * j.to(tl.int64)
     # Not contiguous, but nearly: lanes shall walk along a frame, not from frame to frame. A row may begin at any
     # sample, so that nothing is known of its alignment, and no load takes two samples.
-    p_up += tl.max_contiguous(n, [PIECE])[None, :]
-    p_down += tl.max_contiguous(-n, [PIECE])[None, :]
-    b_near = tl.load(windows + 2 * N_ODD * W + j)[None, :] * scale
-    b_far = tl.load(windows + (2 * N_ODD + 1) * W + j)[None, :] * scale
-    b_1, b_2 = tl.load(p_up + N_ODD).to(tl.float32), tl.load(p_down + (N - N_ODD)).to(tl.float32)
-    b_3, b_4 = tl.load(p_down + (N // 2 - N_ODD)).to(tl.float32), tl.load(p_up + (N // 2 + N_ODD)).to(tl.float32)
-    b_even, b_odd = (b_1 + b_2) * b_near, (b_1 - b_2) * b_near
-    b_sum, b_difference = (b_3 + b_4) * b_far, (b_3 - b_4) * b_far
+    p_up += tl.max_contiguous(n, [BLOCK_W])[None, :]
+    p_down += tl.max_contiguous(-n, [BLOCK_W])[None, :]
+    b_w_near = tl.load(windows + 2 * N_ODD * W + j)[None, :] * scale  # w[n]
+    b_w_far = tl.load(windows + (2 * N_ODD + 1) * W + j)[None, :] * scale  # w[200 - n]
+    b_near_up = tl.load(p_up + N_ODD).to(tl.float32)  # x[n], and so on: fold.py
+    b_near_down = tl.load(p_down + (N - N_ODD)).to(tl.float32)
+    b_far_down = tl.load(p_down + (N // 2 - N_ODD)).to(tl.float32)
+    b_far_up = tl.load(p_up + (N // 2 + N_ODD)).to(tl.float32)
+    b_near_sum, b_near_difference = (b_near_up + b_near_down) * b_w_near, (b_near_up - b_near_down) * b_w_near
+    b_far_sum, b_far_difference = (b_far_down + b_far_up) * b_w_far, (b_far_down - b_far_up) * b_w_far
     if K_ODD:
-        return b_even - b_sum, b_odd + b_difference
-    return b_even + b_sum, b_odd - b_difference
+        return b_near_sum - b_far_sum, b_near_difference + b_far_difference
+    return b_near_sum + b_far_sum, b_near_difference - b_far_difference
 
 
 @triton.jit
 def product(b_x, b_matrix, b_matrix_low):
-    """b_x [frames, PIECE] float32 times a [PIECE, W] matrix that is split in two, in three float16 products."""
+    """b_x [frames, BLOCK_W] float32 times a [BLOCK_W, W] matrix that is split in two, in three float16 products."""
     b_high = b_x.to(tl.float16)
     b_low = (b_x - b_high.to(tl.float32)).to(tl.float16)
     b_y = tl.dot(b_low, b_matrix)
@@ -56,19 +58,19 @@ def product(b_x, b_matrix, b_matrix_low):
 def spectrum(
     p_frames, windows, matrices, scale,
     K_ODD: tl.constexpr, N_ODD: tl.constexpr,
-    FRAMES: tl.constexpr, PIECE: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Real and imaginary part [frames, W] of the even or odd bins k, of the samples of even or odd n."""
-    p_frame = p_frames + (tl.arange(0, FRAMES).to(tl.int64) * HOP)[:, None]
+    p_frame = p_frames + (tl.arange(0, BLOCK_T).to(tl.int64) * HOP)[:, None]
     p_matrix = matrices + (8 * K_ODD + 4 * N_ODD) * W * W
-    p_matrix += tl.arange(0, PIECE)[:, None] * W + tl.arange(0, W)[None, :]
-    b_re = tl.zeros([FRAMES, W], tl.float32)
-    b_im = tl.zeros([FRAMES, W], tl.float32)
-    for j in range(0, W, PIECE):  # all 64 columns at once would spill
+    p_matrix += tl.arange(0, BLOCK_W)[:, None] * W + tl.arange(0, W)[None, :]
+    b_re = tl.zeros([BLOCK_T, W], tl.float32)
+    b_im = tl.zeros([BLOCK_T, W], tl.float32)
+    for j in range(0, W, BLOCK_W):  # all 64 columns at once would spill
         p_piece = p_matrix + j * W
         b_cosine, b_cosine_low = tl.load(p_piece), tl.load(p_piece + W * W)
         b_sine, b_sine_low = tl.load(p_piece + 2 * W * W), tl.load(p_piece + 3 * W * W)
-        b_cos, b_sin = fold(p_frame + 2 * j, p_frame - 2 * j, windows + j, scale, K_ODD, N_ODD, PIECE, W, N)
+        b_cos, b_sin = fold(p_frame + 2 * j, p_frame - 2 * j, windows + j, scale, K_ODD, N_ODD, BLOCK_W, W, N)
         # Added here, which rounds to nearest: tensor cores cut off, and the three products are twelve cuts in a row.
         b_re += product(b_cos, b_cosine, b_cosine_low)
         b_im += product(b_sin, b_sine, b_sine_low)
@@ -78,14 +80,14 @@ def spectrum(
 @triton.jit
 def power(
     p_frames, windows, matrices, scale, K_ODD: tl.constexpr,
-    FRAMES: tl.constexpr, PIECE: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Power [frames, W] of the even or odd bins k up to 100, and of the bins 200 - k."""
-    b_re, b_im = spectrum(p_frames, windows, matrices, scale, K_ODD, 0, FRAMES, PIECE, HOP, W, N)
-    b_re_odd, b_im_odd = spectrum(p_frames, windows, matrices, scale, K_ODD, 1, FRAMES, PIECE, HOP, W, N)
-    b_low, b_high = b_re + b_re_odd, b_re - b_re_odd
-    b_sum, b_difference = b_im + b_im_odd, b_im - b_im_odd
-    return b_low * b_low + b_sum * b_sum, b_high * b_high + b_difference * b_difference
+    b_re, b_im = spectrum(p_frames, windows, matrices, scale, K_ODD, 0, BLOCK_T, BLOCK_W, HOP, W, N)
+    b_re_odd, b_im_odd = spectrum(p_frames, windows, matrices, scale, K_ODD, 1, BLOCK_T, BLOCK_W, HOP, W, N)
+    b_re_k, b_re_mirror = b_re + b_re_odd, b_re - b_re_odd
+    b_im_k, b_im_mirror = b_im + b_im_odd, b_im - b_im_odd
+    return b_re_k * b_re_k + b_im_k * b_im_k, b_re_mirror * b_re_mirror + b_im_mirror * b_im_mirror
 
 
 @triton.jit
@@ -96,25 +98,27 @@ def exponent(b_x):
 
 @triton.jit
 def split_power(b_power, b_shift):
-    """Power · 2 ** b_shift, transposed, as float16 high and low part, the low one · 2 ** 11 so that it stays normal."""
+    """Power · 2 ** b_shift, transposed, in float16 and what that leaves, which is · 2 ** 11 so that it stays normal."""
     b_power *= power_of_two(b_shift)[:, None]
-    b_high = b_power.to(tl.float16)
-    return tl.trans(b_high), tl.trans(((b_power - b_high.to(tl.float32)) * 2048).to(tl.float16))
+    b_main = b_power.to(tl.float16)
+    return tl.trans(b_main), tl.trans(((b_power - b_main.to(tl.float32)) * 2048).to(tl.float16))
 
 
 @triton.jit
-def mel_product(b_mel, filters, b_low_1, b_low_2, b_high_1, b_high_2, W: tl.constexpr, MELS: tl.constexpr):
-    """b_mel plus filters times power, of bins k and of bins 200 - k; first the corrections, which are · 2 ** 11."""
+def mel_product(b_mel, filters, b_k, b_mirror, W: tl.constexpr, MELS: tl.constexpr):
+    """b_mel plus filters times power, both split, of bins k and of bins 200 - k; first what is · 2 ** 11."""
     p_filter = filters + tl.arange(0, MELS)[:, None] * W + tl.arange(0, W)[None, :]
-    b_low_filter, b_high_filter = tl.load(p_filter), tl.load(p_filter + 2 * W * MELS)
+    b_filter_k, b_filter_mirror = tl.load(p_filter), tl.load(p_filter + 2 * W * MELS)
+    b_k_main, b_k_rest = b_k
+    b_mirror_main, b_mirror_rest = b_mirror
     b_mel *= 2048
-    b_mel = tl.dot(b_low_filter, b_low_2, b_mel)
-    b_mel = tl.dot(tl.load(p_filter + W * MELS), b_low_1, b_mel)
-    b_mel = tl.dot(b_high_filter, b_high_2, b_mel)
-    b_mel = tl.dot(tl.load(p_filter + 3 * W * MELS), b_high_1, b_mel)
+    b_mel = tl.dot(b_filter_k, b_k_rest, b_mel)
+    b_mel = tl.dot(tl.load(p_filter + W * MELS), b_k_main, b_mel)
+    b_mel = tl.dot(b_filter_mirror, b_mirror_rest, b_mel)
+    b_mel = tl.dot(tl.load(p_filter + 3 * W * MELS), b_mirror_main, b_mel)
     b_mel *= 0.00048828125
-    b_mel = tl.dot(b_low_filter, b_low_1, b_mel)
-    return tl.dot(b_high_filter, b_high_1, b_mel)
+    b_mel = tl.dot(b_filter_k, b_k_main, b_mel)
+    return tl.dot(b_filter_mirror, b_mirror_main, b_mel)
 
 
 @triton.jit
@@ -128,10 +132,10 @@ def log10(b_x):
 
 
 @triton.jit
-def copy_reflected(p_row, p_edge, begin, last, SPAN: tl.constexpr, CHUNK: tl.constexpr):
+def copy_reflected(p_row, p_edge, begin, last, SPAN: tl.constexpr, BLOCK: tl.constexpr):
     """p_edge [SPAN] = samples from ``begin`` on, reflected at the ends of the row; 0 far beyond it."""
-    for i in range(0, SPAN, CHUNK):
-        to = i + tl.arange(0, CHUNK)
+    for i in range(0, SPAN, BLOCK):
+        to = i + tl.arange(0, BLOCK)
         at = tl.abs(begin + to)
         at = tl.minimum(at, last - at + last)
         tl.store(p_edge + to, tl.load(p_row + at, mask=(at >= 0) & (to < SPAN), other=0), mask=to < SPAN)
@@ -139,10 +143,10 @@ def copy_reflected(p_row, p_edge, begin, last, SPAN: tl.constexpr, CHUNK: tl.con
 
 
 @triton.jit
-def largest_sample(p_frames, SPAN: tl.constexpr, CHUNK: tl.constexpr):
-    b_peak = tl.zeros([CHUNK], tl.float32)
-    for i in range(0, SPAN, CHUNK):
-        at = i + tl.arange(0, CHUNK)
+def largest_sample(p_frames, SPAN: tl.constexpr, BLOCK: tl.constexpr):
+    b_peak = tl.zeros([BLOCK], tl.float32)
+    for i in range(0, SPAN, BLOCK):
+        at = i + tl.arange(0, BLOCK)
         b_peak = tl.maximum(b_peak, tl.abs(tl.load(p_frames + at, mask=at < SPAN, other=0.0)))
     return tl.max(b_peak)
 
@@ -151,18 +155,18 @@ def largest_sample(p_frames, SPAN: tl.constexpr, CHUNK: tl.constexpr):
 def log_mel_kernel(
     pcm, windows, matrices, filters, edges, out, state, pcm_stride, samples, frames, tiles,
     N_MELS: tl.constexpr, MELS: tl.constexpr, N: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr,
-    WHOLE: tl.constexpr, FRAMES: tl.constexpr, SPAN: tl.constexpr, PIECE: tl.constexpr, CHUNK: tl.constexpr,
+    WHOLE: tl.constexpr, BLOCK_T: tl.constexpr, SPAN: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row, tile = (program // tiles).to(tl.int64), program % tiles
-    first = tile * FRAMES
+    first = tile * BLOCK_T
     begin = first.to(tl.int64) * HOP - N // 2
     p_row = pcm + row * pcm_stride
     p_frames = p_row + begin
     # The first and the last program of a row work on a reflected copy: every address is a base and a constant.
     if (tile == 0) | (tile == tiles - 1):
         p_edge = edges + (2 * row + (tile > 0)) * SPAN
-        copy_reflected(p_row, p_edge, begin, samples - 1, SPAN, CHUNK)
+        copy_reflected(p_row, p_edge, begin, samples - 1, SPAN, BLOCK)
         p_frames = p_edge
 
     # Samples are scaled below 2 ** 14, so that folded ones fit float16; those in [-1, 1] always by the same power.
@@ -170,28 +174,26 @@ def log_mel_kernel(
     if WHOLE:
         log_scale = -2
     else:
-        peak = largest_sample(p_frames, SPAN, CHUNK)
+        peak = largest_sample(p_frames, SPAN, BLOCK)
         shift = tl.maximum((peak.to(tl.int32, bitcast=True) >> 23) - 127, 0)
         log_scale = 13 - shift
     scale = power_of_two(log_scale)
 
-    b_low, b_high = power(p_frames, windows, matrices, scale, 0, FRAMES, PIECE, HOP, W, N)
-    b_top = tl.max(tl.maximum(b_low, b_high), 1)
+    b_k, b_mirror = power(p_frames, windows, matrices, scale, 0, BLOCK_T, BLOCK_W, HOP, W, N)
+    b_top = tl.max(tl.maximum(b_k, b_mirror), 1)
     b_log_even = exponent(b_top)
-    b_even_1, b_even_2 = split_power(b_low, 14 - b_log_even)
-    b_even_3, b_even_4 = split_power(b_high, 14 - b_log_even)
-    b_low, b_high = power(p_frames, windows, matrices, scale, 1, FRAMES, PIECE, HOP, W, N)
-    b_top = tl.maximum(b_top, tl.max(tl.maximum(b_low, b_high), 1))
+    b_even_k, b_even_mirror = split_power(b_k, 14 - b_log_even), split_power(b_mirror, 14 - b_log_even)
+    b_k, b_mirror = power(p_frames, windows, matrices, scale, 1, BLOCK_T, BLOCK_W, HOP, W, N)
+    b_top = tl.maximum(b_top, tl.max(tl.maximum(b_k, b_mirror), 1))
     b_log_top = exponent(b_top)
-    b_odd_1, b_odd_2 = split_power(b_low, 14 - b_log_top)
-    b_odd_3, b_odd_4 = split_power(b_high, 14 - b_log_top)
+    b_odd_k, b_odd_mirror = split_power(b_k, 14 - b_log_top), split_power(b_mirror, 14 - b_log_top)
 
-    b_mel = tl.zeros([MELS, FRAMES], tl.float32)
-    b_mel = mel_product(b_mel, filters, b_even_1, b_even_2, b_even_3, b_even_4, W, MELS)
+    b_mel = tl.zeros([MELS, BLOCK_T], tl.float32)
+    b_mel = mel_product(b_mel, filters, b_even_k, b_even_mirror, W, MELS)
     b_mel *= power_of_two(b_log_even - b_log_top)[None, :]
-    b_mel = mel_product(b_mel, filters + 4 * W * MELS, b_odd_1, b_odd_2, b_odd_3, b_odd_4, W, MELS)
+    b_mel = mel_product(b_mel, filters + 4 * W * MELS, b_odd_k, b_odd_mirror, W, MELS)
 
-    b_frame = first + tl.arange(0, FRAMES)
+    b_frame = first + tl.arange(0, BLOCK_T)
     unit = power_of_two(shift - 27)  # of the products' scale 2 ** (14 + 13 - shift)
     b_energy = b_mel * power_of_two(b_log_top - 14)[None, :] * unit * (unit * 0.0000152587890625)
     infinite = float("inf")
@@ -203,8 +205,8 @@ def log_mel_kernel(
 
     p_out = out + tl.multiple_of(row * N_MELS * frames, 16)
     mel = tl.arange(0, MELS)
-    inside = (mel < N_MELS)[:, None] & (b_frame < frames)[None, :]
-    tl.store(p_out + mel[:, None] * frames + b_frame[None, :], b_y.to(out.dtype.element_ty), mask=inside)
+    m_out = (mel < N_MELS)[:, None] & (b_frame < frames)[None, :]
+    tl.store(p_out + mel[:, None] * frames + b_frame[None, :], b_y.to(out.dtype.element_ty), mask=m_out)
 
     # The last program of a row knows the row's maximum and clamps the row, which is still in L2.
     tl.atomic_max(state + 2 * row, tl.max(tl.max(b_key, 1), 0), sem="relaxed")
@@ -213,13 +215,13 @@ def log_mel_kernel(
         key = tl.atomic_max(state + 2 * row, 0, sem="acq_rel")
         top = tl.where(key == BAD, float("nan"), log10(key.to(tl.float32, bitcast=True)))
         floor = (((top - 8) + 4) * 0.25).to(out.dtype.element_ty)
-        b_floor = tl.full([CHUNK], 0, tl.float32) + floor.to(tl.float32)
-        for i in range(0, N_MELS * frames, CHUNK):
-            at = i + tl.arange(0, CHUNK)
+        b_floor = tl.full([BLOCK], 0, tl.float32) + floor.to(tl.float32)
+        for i in range(0, N_MELS * frames, BLOCK):
+            at = i + tl.arange(0, BLOCK)
             m_at = at < N_MELS * frames
             b_done = tl.load(p_out + at, mask=m_at, other=0.0, cache_modifier=".cg").to(tl.float32)
-            below = (b_done >= b_floor) == 0  # true where the floor is NaN
-            tl.store(p_out + at, b_floor.to(out.dtype.element_ty), mask=m_at & below)
+            m_below = (b_done >= b_floor) == 0  # true where the floor is NaN
+            tl.store(p_out + at, b_floor.to(out.dtype.element_ty), mask=m_at & m_below)
 
 
 def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
@@ -237,6 +239,6 @@ def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
     log_mel_kernel[(rows * tiles,)](
         pcm, windows, matrices, filters, edges, out, state, pcm.stride(0), samples, frames, tiles,
         N_MELS=n_mels, MELS=MELS, N=N_FFT, HOP=HOP, W=WIDTH, WHOLE=pcm.dtype == torch.int16,
-        FRAMES=config.frames, SPAN=span, PIECE=config.piece, CHUNK=config.chunk,
+        BLOCK_T=config.frames, SPAN=span, BLOCK_W=config.piece, BLOCK=config.chunk,
         num_warps=config.warps, num_stages=1,
     )  # fmt: skip

@@ -8,53 +8,53 @@ from afn_kernels.merge_embeddings.config import CONFIG
 
 
 @triton.jit(do_not_specialize=["count", "tokens"])
-def place_kernel(rows, source, count, tokens, BLOCK: tl.constexpr):
+def place_kernel(rows, source, count, tokens, BLOCK_N: tl.constexpr):
     """source[rows[i]] = i."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.load(rows + i, mask=i < count, other=-1)
     tl.store(source + row, i.to(tl.int32), mask=(row >= 0) & (row < tokens))
 
 
 @triton.jit
-def copy_kernel(tokens, audio, source, out, token_stride, audio_stride, D: tl.constexpr, BLOCK: tl.constexpr):
+def copy_kernel(tokens, audio, source, out, token_stride, audio_stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     place = tl.load(source + row).to(tl.int64)
-    for first in tl.static_range(0, D, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        inside = column < D
+    for first in tl.static_range(0, D, BLOCK_D):
+        column = first + tl.arange(0, BLOCK_D)
+        m_col = column < D
         if place >= 0:
-            b_x = tl.load(audio + place * audio_stride + column, mask=inside)
+            b_x = tl.load(audio + place * audio_stride + column, mask=m_col)
         else:
-            b_x = tl.load(tokens + row * token_stride + column, mask=inside)
-        tl.store(out + row * D + column, b_x, mask=inside)
+            b_x = tl.load(tokens + row * token_stride + column, mask=m_col)
+        tl.store(out + row * D + column, b_x, mask=m_col)
 
 
 @triton.jit
-def keep_kernel(dy, source, dx, dy_stride, D: tl.constexpr, BLOCK: tl.constexpr):
+def keep_kernel(dy, source, dx, dy_stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """dx[t] = dy[t] where no audio was put, else 0."""
     row = tl.program_id(0).to(tl.int64)
-    kept = tl.load(source + row) < 0
-    for first in tl.static_range(0, D, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & kept, other=0.0)
+    m_text = tl.load(source + row) < 0
+    for first in tl.static_range(0, D, BLOCK_D):
+        column = first + tl.arange(0, BLOCK_D)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & m_text, other=0.0)
         tl.store(dx + row * D + column, b_dy, mask=column < D)
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def gather_kernel(dy, rows, dx, dy_stride, tokens, D: tl.constexpr, BLOCK: tl.constexpr):
+def gather_kernel(dy, rows, dx, dy_stride, tokens, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """dx[i] = dy[rows[i]]."""
     i = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + i)
-    inside = (row >= 0) & (row < tokens)
-    for first in tl.static_range(0, D, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & inside, other=0.0)
+    m_row = (row >= 0) & (row < tokens)
+    for first in tl.static_range(0, D, BLOCK_D):
+        column = first + tl.arange(0, BLOCK_D)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & m_row, other=0.0)
         tl.store(dx + i * D + column, b_dy, mask=column < D)
 
 
 def _shape(width: int) -> dict:
     block = min(CONFIG.block, triton.next_power_of_2(width))
-    return {"D": width, "BLOCK": block, "num_warps": CONFIG.warps}
+    return {"D": width, "BLOCK_D": block, "num_warps": CONFIG.warps}
 
 
 def forward(tokens: torch.Tensor, audio: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +63,7 @@ def forward(tokens: torch.Tensor, audio: torch.Tensor, rows: torch.Tensor) -> tu
     out = torch.empty(tokens.shape, dtype=tokens.dtype, device=tokens.device)
     source = torch.full((count,), -1, dtype=torch.int32, device=tokens.device)
     if len(rows):
-        place_kernel[(triton.cdiv(len(rows), CONFIG.places),)](rows, source, len(rows), count, BLOCK=CONFIG.places)
+        place_kernel[(triton.cdiv(len(rows), CONFIG.places),)](rows, source, len(rows), count, BLOCK_N=CONFIG.places)
     if count:
         copy_kernel[(count,)](tokens, audio, source, out, tokens.stride(0), audio.stride(0), **_shape(width))
     return out, source

@@ -8,7 +8,7 @@ from afn_kernels import _triton
 from afn_kernels.quantize_fp8.config import TILE, choose
 from afn_kernels.quantize_fp8.layout import scale_layout
 
-SIDE = 128
+BLOCK = 128
 
 
 @triton.jit
@@ -39,36 +39,36 @@ def to_e4m3(b_y, HARDWARE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def row_kernel(x, out, scale, x_stride, rows, K: tl.constexpr, BLOCK: tl.constexpr, HARDWARE: tl.constexpr):
+def row_kernel(x, out, scale, x_stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr, HARDWARE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < K
-    b_x = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    column = tl.arange(0, BLOCK_K)
+    m_col = column < K
+    b_x = tl.load(x + row * x_stride + column, mask=m_col, other=0.0).to(tl.float32)
     b_scale = scale_of(tl.max(magnitude(b_x)))
     tl.store(scale + row, b_scale)
-    tl.store(out + row * K + column, to_e4m3(b_x * tl.div_rn(1.0, b_scale), HARDWARE), mask=inside)
+    tl.store(out + row * K + column, to_e4m3(b_x * tl.div_rn(1.0, b_scale), HARDWARE), mask=m_col)
 
 
 @triton.jit
-def tile_of(columns, SIDE: tl.constexpr):
+def tile_of(columns, BLOCK: tl.constexpr):
     """Row and column of this program's tile. One axis of programs: the others end at 65,535."""
-    across = tl.cdiv(columns, SIDE)
+    across = tl.cdiv(columns, BLOCK)
     return (tl.program_id(0) // across).to(tl.int64), (tl.program_id(0) % across).to(tl.int64)
 
 
 @triton.jit
-def load_tile(x, x_stride, rows, columns, SIDE: tl.constexpr):
-    tile_row, tile_column = tile_of(columns, SIDE)
-    row, column = tile_row * SIDE + tl.arange(0, SIDE), tile_column * SIDE + tl.arange(0, SIDE)
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
-    b_x = tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    return row, column, inside, b_x
+def load_tile(x, x_stride, rows, columns, BLOCK: tl.constexpr):
+    tile_row, tile_column = tile_of(columns, BLOCK)
+    row, column = tile_row * BLOCK + tl.arange(0, BLOCK), tile_column * BLOCK + tl.arange(0, BLOCK)
+    m_tile = (row < rows)[:, None] & (column < columns)[None, :]
+    b_x = tl.load(x + row[:, None] * x_stride + column[None, :], mask=m_tile, other=0.0).to(tl.float32)
+    return row, column, m_tile, b_x
 
 
 @triton.jit(do_not_specialize=["rows", "columns"])
-def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, SIDE: tl.constexpr):
+def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
     """Largest magnitude of every column, or of everything; a maximum does not depend on the order of arrival."""
-    _, column, _, b_x = load_tile(x, x_stride, rows, columns, SIDE)
+    _, column, _, b_x = load_tile(x, x_stride, rows, columns, BLOCK)
     b_largest = tl.max(magnitude(b_x), 0)
     if WHOLE:
         tl.atomic_max(largest, tl.max(b_largest), sem="relaxed")
@@ -79,13 +79,13 @@ def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, SID
 @triton.jit(do_not_specialize=["rows", "columns", "scale_row", "scale_column"])
 def tile_kernel(
     x, out, scale, largest, x_stride, rows, columns, scale_row, scale_column,
-    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, SIDE: tl.constexpr, HARDWARE: tl.constexpr,
+    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, BLOCK: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """MODE: what shares a scale: "tile", "row" or "column" of a tile, or "known": of the matrix, of which ``largest``
     has the maximum, of everything ("whole") or of every column ("columns"). ``scale_row`` is the scales' stride along
     the rows of x."""
-    row, column, inside, b_x = load_tile(x, x_stride, rows, columns, SIDE)
-    tile_row, tile_column = tile_of(columns, SIDE)
+    row, column, m_tile, b_x = load_tile(x, x_stride, rows, columns, BLOCK)
+    tile_row, tile_column = tile_of(columns, BLOCK)
     if MODE == "tile":
         b_scale = scale_of(tl.max(tl.max(magnitude(b_x), 1), 0))
         tl.store(scale + tile_row * scale_row + tile_column * scale_column, b_scale)
@@ -107,13 +107,13 @@ def tile_kernel(
         tl.store(scale, b_scale, mask=(tile_row == 0) & (tile_column == 0))
         b_y = b_x * tl.div_rn(1.0, b_scale)
     b_out = to_e4m3(b_y, HARDWARE)
-    side = tl.arange(0, SIDE)  # within a tile offsets are below 2**31: half the registers of 64-bit ones
+    side = tl.arange(0, BLOCK)  # within a tile offsets are below 2**31: half the registers of 64-bit ones
     if TRANSPOSE:
-        p_out = out + tile_column * SIDE * rows + tile_row * SIDE
-        tl.store(p_out + side[:, None] * rows + side[None, :], tl.trans(b_out), mask=tl.trans(inside))
+        p_out = out + tile_column * BLOCK * rows + tile_row * BLOCK
+        tl.store(p_out + side[:, None] * rows + side[None, :], tl.trans(b_out), mask=tl.trans(m_tile))
     else:
-        p_out = out + tile_row * SIDE * columns + tile_column * SIDE
-        tl.store(p_out + side[:, None] * columns + side[None, :], b_out, mask=inside)
+        p_out = out + tile_row * BLOCK * columns + tile_column * BLOCK
+        tl.store(p_out + side[:, None] * columns + side[None, :], b_out, mask=m_tile)
 
 
 def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,16 +129,16 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
     if (height, width, transpose) == (1, 0, False):
         block = triton.next_power_of_2(columns)
         row_kernel[(rows,)](
-            x, out, scale, x.stride(0), rows, K=columns, BLOCK=block, HARDWARE=hardware,
+            x, out, scale, x.stride(0), rows, K=columns, BLOCK_K=block, HARDWARE=hardware,
             num_warps=choose(columns).warps,
         )  # fmt: skip
         return out, scale
-    grid = (triton.cdiv(columns, SIDE) * triton.cdiv(rows, SIDE),)
+    grid = (triton.cdiv(columns, BLOCK) * triton.cdiv(rows, BLOCK),)
     largest = None
     if not width:
         largest = torch.zeros(columns if height else 1, dtype=torch.int32, device=x.device)
         maximum_kernel[grid](
-            x, largest, x.stride(0), rows, columns, WHOLE=not height, SIDE=SIDE, num_warps=TILE.warps
+            x, largest, x.stride(0), rows, columns, WHOLE=not height, BLOCK=BLOCK, num_warps=TILE.warps
         )  # fmt: skip
         mode, (down, across) = "columns" if height else "whole", (0, 0)
     else:
@@ -146,6 +146,6 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
         down, across = reversed(strides) if transpose else strides
     tile_kernel[grid](
         x, out, scale, largest, x.stride(0), rows, columns, down, across,
-        MODE=mode, TRANSPOSE=transpose, SIDE=SIDE, HARDWARE=hardware, num_warps=TILE.warps,
+        MODE=mode, TRANSPOSE=transpose, BLOCK=BLOCK, HARDWARE=hardware, num_warps=TILE.warps,
     )  # fmt: skip
     return out, scale

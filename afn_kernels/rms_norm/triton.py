@@ -12,48 +12,48 @@ from afn_kernels.rms_norm.config import ROWS
 @triton.jit(do_not_specialize=["rows"])
 def forward_kernel(
     x, residual, weight, y, h, rstd, x_stride, residual_stride, rows, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < D
-    b_x = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    column = tl.arange(0, BLOCK_D)
+    m_col = column < D
+    b_x = tl.load(x + row * x_stride + column, mask=m_col, other=0.0).to(tl.float32)
     if ADD:
-        b_x += tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_x += tl.load(residual + row * residual_stride + column, mask=m_col, other=0.0).to(tl.float32)
         b_h = b_x.to(h.dtype.element_ty)
-        tl.store(h + row * D + column, b_h, mask=inside)
+        tl.store(h + row * D + column, b_h, mask=m_col)
         b_x = b_h.to(tl.float32)  # what is normalised is what is stored
     b_rstd = 1 / tl.sqrt(tl.sum(b_x * b_x) / D + eps)
     tl.store(rstd + row, b_rstd)
-    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
     b_y = (b_x * b_rstd).to(y.dtype.element_ty).to(tl.float32) * b_weight
-    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=m_col)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def backward_kernel(
     dy, dh, h, weight, rstd, dx, partial, dy_stride, dh_stride, h_stride, rows,
-    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, DW: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ADD: tl.constexpr, DW: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    column = tl.arange(0, BLOCK)
-    inside = column < D
-    b_weight = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    b_dw = tl.zeros([BLOCK], tl.float32)
+    column = tl.arange(0, BLOCK_D)
+    m_col = column < D
+    b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
+    b_dw = tl.zeros([BLOCK_D], tl.float32)
     for i in range(program, rows, tl.num_programs(0)):
         row = tl.cast(i, tl.int64)
         b_rstd = tl.load(rstd + row)
-        b_n = tl.load(h + row * h_stride + column, mask=inside, other=0.0).to(tl.float32) * b_rstd
-        b_dy = tl.load(dy + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
+        b_n = tl.load(h + row * h_stride + column, mask=m_col, other=0.0).to(tl.float32) * b_rstd
+        b_dy = tl.load(dy + row * dy_stride + column, mask=m_col, other=0.0).to(tl.float32)
         if DW:
             b_dw += b_dy * b_n.to(h.dtype.element_ty).to(tl.float32)
         b_dn = b_dy * b_weight
         b_dx = (b_dn - b_n * (tl.sum(b_dn * b_n) / D)) * b_rstd
         if ADD:
-            b_dx += tl.load(dh + row * dh_stride + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=inside)
+            b_dx += tl.load(dh + row * dh_stride + column, mask=m_col, other=0.0).to(tl.float32)
+        tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=m_col)
     if DW:
-        tl.store(partial + program.to(tl.int64) * D + column, b_dw, mask=inside)
+        tl.store(partial + program.to(tl.int64) * D + column, b_dw, mask=m_col)
 
 
 def forward(
@@ -68,7 +68,7 @@ def forward(
         return y, h, rstd
     forward_kernel[(rows,)](
         x, residual, weight, y, h, rstd, x.stride(0), 0 if residual is None else residual.stride(0), rows, eps,
-        D=width, BLOCK=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
+        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
     )  # fmt: skip
     return y, h, rstd
 
@@ -84,6 +84,6 @@ def backward(
     partial = torch.empty(programs if need_dw else 0, width, dtype=torch.float32, device=h.device)
     backward_kernel[(programs,)](
         dy, dh, h, weight, rstd, dx, partial, dy.stride(0), 0 if dh is None else dh.stride(0), h.stride(0), rows,
-        D=width, BLOCK=triton.next_power_of_2(width), ADD=dh is not None, DW=need_dw, num_warps=config.warps,
+        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=dh is not None, DW=need_dw, num_warps=config.warps,
     )  # fmt: skip
     return dx, partial.sum(0).to(weight.dtype) if need_dw else weight.new_empty(0)

@@ -10,14 +10,14 @@ from afn_kernels.rotary.config import CONFIG
 
 
 @triton.jit
-def load_halves(p, inside, HALF: tl.constexpr):
-    return tl.load(p, mask=inside, other=0.0).to(tl.float32), tl.load(p + HALF, mask=inside, other=0.0).to(tl.float32)
+def load_halves(p, m_half, HALF: tl.constexpr):
+    return tl.load(p, mask=m_half, other=0.0).to(tl.float32), tl.load(p + HALF, mask=m_half, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def store_halves(p, b_low, b_high, inside, HALF: tl.constexpr):
-    tl.store(p, b_low.to(p.dtype.element_ty), mask=inside)
-    tl.store(p + HALF, b_high.to(p.dtype.element_ty), mask=inside)
+def store_halves(p, b_low, b_high, m_half, HALF: tl.constexpr):
+    tl.store(p, b_low.to(p.dtype.element_ty), mask=m_half)
+    tl.store(p + HALF, b_high.to(p.dtype.element_ty), mask=m_half)
 
 
 @triton.jit(do_not_specialize=["cache_rows"])
@@ -25,37 +25,37 @@ def rotary_kernel(
     q, k, v, positions, inv_freq, slots, q_out, k_out, k_cache, v_cache,
     q_stride, q_head, k_stride, k_head, v_stride, v_head, k_row, k_row_head, v_row, v_row_head,
     direction, cache_rows,
-    HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_HALF: tl.constexpr,
     WRITE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     HALF: tl.constexpr = D // 2
-    o_head = tl.arange(0, HEADS)[:, None]
-    column = tl.arange(0, BLOCK)
+    o_head = tl.arange(0, BLOCK_H)[:, None]
+    column = tl.arange(0, BLOCK_HALF)
     b_position = tl.load(positions + token).to(tl.float64)
     b_freq = tl.load(inv_freq + column, mask=column < HALF, other=0.0).to(tl.float64)
     b_sin, b_cos = sincos(b_position * b_freq)  # the exact angle of float32 operands: 48 bits fit
     b_sin, b_cos, column = b_sin[None] * direction, b_cos[None], column[None]
     if HQ > 0:
-        for first in range(tl.program_id(1) * HEADS, HQ, tl.num_programs(1) * HEADS):
+        for first in range(tl.program_id(1) * BLOCK_H, HQ, tl.num_programs(1) * BLOCK_H):
             head = (first + o_head).to(tl.int64)
-            inside = (head < HQ) & (column < HALF)
-            b_a, b_b = load_halves(q + token * q_stride + head * q_head + column, inside, HALF)
+            m_half = (head < HQ) & (column < HALF)
+            b_a, b_b = load_halves(q + token * q_stride + head * q_head + column, m_half, HALF)
             p_out = q_out + (token * HQ + head) * D + column
-            store_halves(p_out, b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin, inside, HALF)
+            store_halves(p_out, b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin, m_half, HALF)
     if HK > 0:
-        for first in range(tl.program_id(1) * HEADS, HK, tl.num_programs(1) * HEADS):
+        for first in range(tl.program_id(1) * BLOCK_H, HK, tl.num_programs(1) * BLOCK_H):
             head = (first + o_head).to(tl.int64)
-            inside = (head < HK) & (column < HALF)
-            b_a, b_b = load_halves(k + token * k_stride + head * k_head + column, inside, HALF)
+            m_half = (head < HK) & (column < HALF)
+            b_a, b_b = load_halves(k + token * k_stride + head * k_head + column, m_half, HALF)
             b_low, b_high = b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin
-            store_halves(k_out + (token * HK + head) * D + column, b_low, b_high, inside, HALF)
+            store_halves(k_out + (token * HK + head) * D + column, b_low, b_high, m_half, HALF)
             if WRITE:
                 slot = tl.load(slots + token).to(tl.int64)
-                kept = inside & (slot >= 0) & (slot < cache_rows)
-                store_halves(k_cache + slot * k_row + head * k_row_head + column, b_low, b_high, kept, HALF)
-                b_a, b_b = load_halves(v + token * v_stride + head * v_head + column, inside, HALF)
-                store_halves(v_cache + slot * v_row + head * v_row_head + column, b_a, b_b, kept, HALF)
+                m_slot = m_half & (slot >= 0) & (slot < cache_rows)
+                store_halves(k_cache + slot * k_row + head * k_row_head + column, b_low, b_high, m_slot, HALF)
+                b_a, b_b = load_halves(v + token * v_stride + head * v_head + column, m_half, HALF)
+                store_halves(v_cache + slot * v_row + head * v_row_head + column, b_a, b_b, m_slot, HALF)
 
 
 def launch(q, k, positions, inv_freq, direction, v=None, slots=None, k_cache=None, v_cache=None):
@@ -71,7 +71,7 @@ def launch(q, k, positions, inv_freq, direction, v=None, slots=None, k_cache=Non
     rotary_kernel[(tokens, triton.cdiv(max(heads), CONFIG.heads) if few else 1)](
         q, k, v, positions, inv_freq, slots, *out, k_cache, v_cache, *strides, direction,
         0 if k_cache is None else len(k_cache),
-        HQ=heads[0], HK=heads[1], D=width, HEADS=CONFIG.heads, BLOCK=triton.next_power_of_2(width // 2),
+        HQ=heads[0], HK=heads[1], D=width, BLOCK_H=CONFIG.heads, BLOCK_HALF=triton.next_power_of_2(width // 2),
         WRITE=slots is not None, num_warps=CONFIG.warps,
     )  # fmt: skip
     return tuple(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import AudioConfig
+
+if TYPE_CHECKING:
+    from afn_kernels.attention.schedule import AttentionSchedule
 
 WINDOW_FRAMES = 3000
 
@@ -40,9 +44,9 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.width)
         self.out_proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, schedule: AttentionSchedule) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (self.heads, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(ak.attention(q, k, v, cu_seqlens_q=cu_seqlens).flatten(1))
+        return self.out_proj(ak.attention(q, k, v, schedule=schedule).flatten(1))
 
 
 class EncoderBlock(nn.Module):
@@ -56,10 +60,10 @@ class EncoderBlock(nn.Module):
         self.fc2 = nn.Linear(config.ffn, config.width)
         self.final_layer_norm = ResidualLayerNorm(config.width)
 
-    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, schedule: AttentionSchedule) -> tuple[Tensor, Tensor]:
         """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
         x_TD, residual_TD = self.self_attn_layer_norm(x_TD, residual_TD)
-        x_TD, residual_TD = self.final_layer_norm(self.self_attn(x_TD, cu_seqlens), residual_TD)
+        x_TD, residual_TD = self.final_layer_norm(self.self_attn(x_TD, schedule), residual_TD)
         return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), residual_TD
 
 
@@ -87,9 +91,12 @@ class AudioEncoder(nn.Module):
             [Σ tokens, width], window after window.
         """
         x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
+        schedule = ak.attention_schedule(
+            windows.cu_conv, total_q=len(x_TD), head_dim=self.config.head_dim, dtype=x_TD.dtype
+        )
         residual_TD = None
         for layer in self.layers:
-            x_TD, residual_TD = layer(x_TD, residual_TD, windows.cu_conv)
+            x_TD, residual_TD = layer(x_TD, residual_TD, schedule)
         x_TD = x_TD if residual_TD is None else residual_TD + x_TD
         weight, bias = self.layer_norm.weight, self.layer_norm.bias
         return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))

@@ -14,6 +14,7 @@ from afn_model.network.kv_cache import KVCache
 from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
+    from afn_kernels.attention.schedule import AttentionSchedule
     from afn_model.network.sequence_shard import SequenceShard
 
 
@@ -48,8 +49,8 @@ class CausalAttention(nn.Module):
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
         cache = {} if context.cache is None else {"v": v, **context.cache.slot_mapping(layer)}
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
-        if context.cu_seqlens is not None:
-            out = ak.attention(q, k, v, cu_seqlens_q=context.cu_seqlens, causal=True)
+        if context.schedule is not None:
+            out = ak.attention(q, k, v, causal=True, schedule=context.schedule)
         else:
             out = ak.decode_attention(q[:, None], *context.cache.layer(layer), context.cache.lengths)[:, 0]
         return self.o_proj(out.flatten(1))
@@ -123,7 +124,12 @@ class LanguageModel(nn.Module):
         inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
         if cache is not None:
             cache.advance(cu_seqlens)
-        context = ForwardContext(positions, inv_freq, cu_seqlens, cache, shared)
+        schedule, calls = None, {"head_dim": self.config.head_dim, "dtype": x_TD.dtype}
+        if cu_seqlens is not None:
+            schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **calls)
+        elif isinstance(shared, SharedPrefix):
+            shared = shared.scheduled(**calls)
+        context = ForwardContext(positions, inv_freq, schedule, cache, shared)
         residual_TD = None
         for index, layer in enumerate(self.layers):
             x_TD, residual_TD = layer(x_TD, residual_TD, context, index)
@@ -132,10 +138,10 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """What every layer of one forward pass shares. Without boundaries it is one new token per sequence."""
+    """What every layer of one forward pass shares. Without a schedule it is one new token per sequence."""
 
     positions: Tensor
     inv_freq: Tensor
-    cu_seqlens: Tensor | None
+    schedule: AttentionSchedule | None
     cache: KVCache | None
     shared: SharedPrefix | SequenceShard | None = None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 import afn_kernels as ak
+
+if TYPE_CHECKING:
+    from afn_kernels.attention.schedule import AttentionSchedule
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class SharedPrefix:
         rows: [Σ answer lengths] int64, the row of the stream that predicts each target.
         steps: [tokens of the answers] int64, how many text tokens after its prompt each token comes, from 1 on.
         last: [tokens of the answers] int64, the last row of each token's prompt.
+        schedules: of the three calls of ``attention``, from ``scheduled``.
     """
 
     prompts: Tensor
@@ -38,6 +43,7 @@ class SharedPrefix:
     rows: Tensor
     steps: Tensor
     last: Tensor
+    schedules: tuple[AttentionSchedule | None, ...] = (None, None, None)
 
     @classmethod
     def of(cls, prompts: Tensor, answers: Sequence[Sequence[Sequence[int]]], device: torch.device) -> SharedPrefix:
@@ -84,6 +90,18 @@ class SharedPrefix:
         """Tokens that pass through the model; each answer with a copy of its prompt would take Σ (prompt + answer)."""
         return self.split + len(self.input_ids)
 
+    def scheduled(self, head_dim: int, dtype: torch.dtype) -> SharedPrefix:
+        """The same with its attention schedules, which all layers of a forward pass share."""
+        calls, tokens = {"head_dim": head_dim, "dtype": dtype}, len(self.input_ids)
+        schedules = (
+            ak.attention_schedule(self.prompts, total_q=self.split, causal=True, **calls),
+            ak.attention_schedule(self.answers, total_q=tokens, causal=True, return_lse=True, **calls),
+            ak.attention_schedule(
+                self.groups, self.prompts, total_q=tokens, total_k=self.split, return_lse=True, **calls
+            ),
+        )
+        return replace(self, schedules=schedules)
+
     def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
         """Prompts see themselves; answers see themselves, and then all of their prompt; all but the last causally.
 
@@ -100,10 +118,11 @@ class SharedPrefix:
         """
         q, k = ak.rotary(q, k, positions, inv_freq)
         (qp, qa), (kp, ka), (vp, va) = (x.tensor_split([self.split]) for x in (q, k, v))
-        prompt = ak.attention(qp, kp, vp, cu_seqlens_q=self.prompts, causal=True)
-        out, lse = ak.attention(qa, ka, va, cu_seqlens_q=self.answers, causal=True, return_lse=True)
-        carry = out.to(lse.dtype), lse
-        answer, _ = ak.attention(qa, kp, vp, cu_seqlens_q=self.groups, cu_seqlens_k=self.prompts, carry=carry)
+        first, second, third = self.schedules
+        prompt = ak.attention(qp, kp, vp, cu_seqlens_q=self.prompts, causal=True, schedule=first)
+        out, lse = ak.attention(qa, ka, va, cu_seqlens_q=self.answers, causal=True, return_lse=True, schedule=second)
+        boundaries = {"cu_seqlens_q": self.groups, "cu_seqlens_k": self.prompts, "schedule": third}
+        answer, _ = ak.attention(qa, kp, vp, **boundaries, carry=(out.to(lse.dtype), lse))
         return torch.cat((prompt, answer.to(q.dtype)))
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import afn_kernels as ak
 from afn_kernels.attention import dense
+from afn_kernels.attention.schedule import tile_table
 from tests.kernels.oracle import assert_within_budget, gradients
 
 LENGTHS = {
@@ -20,6 +21,12 @@ IMPLS = ("matmul", "sdpa", "reference")
 
 def cu(lengths):
     return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def needs_triton():
+    row = next(row for row in ak.explain("attention").rows if row.impl == "triton")
+    if row.status == "unavailable":
+        pytest.skip(row.reason)
 
 
 def make(lengths_q, lengths_k, heads, kv_heads, dim, dtype, seed=0):
@@ -142,8 +149,7 @@ def test_carry_continues_from_other_keys():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_ring_of_three_steps_is_one_call(dtype, device):
     """Forward and gradients through the carry, in the kernels; the oracle is one call of the reference."""
-    if ak.explain("attention").rows[0].status == "unavailable":
-        pytest.skip(ak.explain("attention").rows[0].reason)
+    needs_triton()
     queries, keys = [5, 40], [[0, 33], [17, 3], [20, 40]]
     q, k, v = (x.to(device) for x in make(queries, [sum(x) for x in zip(*keys, strict=True)], 4, 2, 16, dtype))
     columns = list(zip(*keys, strict=True))
@@ -180,8 +186,7 @@ def test_a_ring_of_three_steps_is_one_call(dtype, device):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_kernels_on_packed_sequences_are_a_loop(causal, device):
-    if ak.explain("attention").rows[0].status == "unavailable":
-        pytest.skip(ak.explain("attention").rows[0].reason)
+    needs_triton()
     lengths = [40, 0, 1, 65]
     q, k, v = (x.to(device) for x in make(lengths, lengths, 6, 3, 16, torch.float32))
     packed = run(q, k, v, "triton", cu_seqlens_q=cu(lengths).to(device), causal=causal)[0]
@@ -191,8 +196,7 @@ def test_kernels_on_packed_sequences_are_a_loop(causal, device):
 
 
 def test_queries_without_keys_have_no_gradient(device):
-    if ak.explain("attention").rows[0].status == "unavailable":
-        pytest.skip(ak.explain("attention").rows[0].reason)
+    needs_triton()
     q, k, v = (x.to(device).requires_grad_() for x in make([40], [6], 2, 1, 16, torch.float32))
     carry = torch.zeros_like(q), torch.full(q.shape[:2], float("-inf"), device=device)
     carry = [x.detach().requires_grad_() for x in carry]
@@ -209,13 +213,9 @@ def test_queries_without_keys_have_no_gradient(device):
 @pytest.mark.parametrize("keys", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_schedule_has_every_block_once_longest_first(causal, keys, device):
-    """Against a sort in Python: the kernel finds each block's rank without sorting."""
-    if ak.explain("attention").rows[0].status == "unavailable":
-        pytest.skip(ak.explain("attention").rows[0].reason)
-    from afn_kernels.attention.schedule import schedule
-
+    """Against loops and a sort in Python."""
     queries, others = [5, 0, 100, 33, 16, 1] * 12, [100, 7, 0, 33, 60, 40] * 12
-    table, tiles = schedule(cu(queries).to(device), cu(others).to(device), sum(queries), sum(others), 16, causal, keys)
+    table = tile_table(cu(queries).to(device), cu(others).to(device), sum(queries), sum(others), 16, causal, keys)
     expected, q0, k0 = [], 0, 0
     for nq, nk in zip(queries, others, strict=True):
         for block in range(-(-(nk if keys else nq) // 16)):
@@ -226,7 +226,7 @@ def test_the_schedule_has_every_block_once_longest_first(causal, keys, device):
             expected.append((work, [q0, nq, k0, nk, block]))
         q0, k0 = q0 + nq, k0 + nk
     expected = [row for _, row in sorted(expected, key=lambda item: -item[0])]
-    assert table.tolist() == expected + [[0] * 5] * (tiles - len(expected))
+    assert table.tolist() == expected + [[0] * 5] * (len(table) - len(expected))
 
 
 def test_carry_over_no_keys_changes_nothing():

@@ -56,7 +56,7 @@ def test_many_sequences_of_unequal_lengths_share_the_splits(device, monkeypatch)
     """More sequences than one vector of lengths holds, one of them far longer than the rest."""
     from afn_kernels.decode_attention import triton
 
-    monkeypatch.setattr(triton, "LANES", 4)
+    monkeypatch.setattr(triton, "BLOCK_B", 4)
     g = torch.Generator().manual_seed(1)
     lengths = torch.tensor([1, 1, 1, 700, 1, 2, 3, 1, 300, 1], dtype=torch.int32)
     q, cache = torch.randn(10, 1, 2, 16, generator=g), torch.randn(10, 700, 1, 16, generator=g)

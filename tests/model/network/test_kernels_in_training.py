@@ -8,9 +8,11 @@ import torch
 import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._library import Boundary
+from afn_kernels.attention import schedule
 from afn_model import AFNext
 from afn_model.config import AudioConfig, TextConfig
 from afn_model.demo import build
+from afn_model.train.recompute import checkpoint_blocks
 from tests.model.tiny_model import noise
 
 pytestmark = pytest.mark.slow
@@ -89,3 +91,23 @@ def test_the_loss_curve_is_the_references(setting, device, monkeypatch):
     assert oracle[-1] < 0.9 * oracle[0]
     budget = 2 * (same - oracle).abs().amax(0).cummax(0).values + torch.finfo(torch.float32).eps * oracle.abs()
     assert ((found - oracle).abs() <= budget).all(), (found - oracle, budget)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_attention_tables_are_made_once_per_pass(setting, recompute, device, monkeypatch):
+    """Not in every layer, nor again in the backward or where a block is computed a second time."""
+    if device.type != "cpu" or not _triton.interpreted():
+        pytest.skip("for the interpreter")
+    config, weights, batch = setting
+    made, tile_table = [], schedule.tile_table
+    monkeypatch.setattr(schedule, "tile_table", lambda *args: (made.append(args[4:]), tile_table(*args))[1])
+    model = AFNext(config)
+    model.load_state_dict(weights)
+    checkpoint_blocks(model, recompute)
+    with ak.prefer("triton"):
+        model.loss(batch).backward()
+        # block, causal, keys: the forward's and the backward's blocks of queries are of one size in the interpreter.
+        assert sorted(made) == [(32, False, False), (32, False, True), (32, True, False), (32, True, True)]
+        with torch.no_grad():
+            model.loss(batch)
+    assert len(made) == 6

@@ -1,0 +1,152 @@
+"""One schedule for the attention of every layer: the same bits as without it, one graph, errors for another batch's."""
+
+import itertools
+
+import pytest
+import torch
+import torch._dynamo.testing
+
+import afn_kernels as ak
+from afn_kernels.attention import schedule as module
+from tests.kernels.test_attention import cu, make, needs_triton
+
+QUERIES, KEYS = [40, 0, 1, 65], [70, 9, 0, 65]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Block and kind of every table that is made."""
+    found, tile_table = [], module.tile_table
+
+    def counted(*args):
+        found.append((args[4], args[6]))
+        return tile_table(*args)
+
+    monkeypatch.setattr(module, "tile_table", counted)
+    return found
+
+
+def schedule_of(lengths_q, lengths_k, device, dtype=torch.float32, **options):
+    boundaries = cu(lengths_q).to(device), cu(lengths_k).to(device)
+    sizes = {"total_q": sum(lengths_q), "total_k": sum(lengths_k), "head_dim": 16, "dtype": dtype}
+    return ak.attention_schedule(*boundaries, **sizes, impl="triton", **options)
+
+
+def layers(q, k, v, count, **options):
+    """The output of ``count`` calls, each with the queries that the one before made, and the gradients."""
+    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    out = leaves[0]
+    for _ in range(count):
+        out = ak.attention(out, *leaves[1:], impl="triton", **options)
+    return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_same_bits_and_fewer_tables(causal, made, device):
+    needs_triton()
+    tensors = [x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32)]
+    boundaries = {"cu_seqlens_q": cu(QUERIES).to(device), "cu_seqlens_k": cu(KEYS).to(device)}
+    alone = layers(*tensors, 3, causal=causal, **boundaries)
+    assert len(made) == 3 * len(set(made)), "each of three layers made its own"
+    made.clear()
+    schedule = schedule_of(QUERIES, KEYS, device, causal=causal)
+    shared = layers(*tensors, 3, causal=causal, schedule=schedule)
+    assert len(made) == len(set(made)), made
+    for a, b in zip(alone, shared, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_gradients_only_the_forward_has_a_table(made, device):
+    needs_triton()
+    tensors = [x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32)]
+    with torch.no_grad():
+        schedule = schedule_of(QUERIES, KEYS, device)
+        assert len(made) == 1
+        ak.attention(*tensors, schedule=schedule, impl="triton")
+    assert len(made) == 1
+    layers(*tensors, 1, schedule=schedule)  # makes what is missing, for this call
+    assert len(made) == 2
+    assert len(schedule.tables) == 1
+
+
+def test_continuing_and_parts_of_the_keys_take_a_schedule(made, device):
+    needs_triton()
+    q, k, v = (x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32))
+    boundaries = {"cu_seqlens_q": cu(QUERIES).to(device), "cu_seqlens_k": cu(KEYS).to(device)}
+    carry = torch.randn_like(q), torch.randn(q.shape[:2], device=device)
+    schedule = schedule_of(QUERIES, KEYS, device, return_lse=True)
+    count = len(made)
+    found = ak.attention(q, k, v, carry=carry, schedule=schedule, impl="triton")
+    found += ak.attention_backward(q, q, k, v, *found, schedule=schedule, impl="triton")
+    assert len(made) == count
+    expected = ak.attention(q, k, v, carry=carry, **boundaries, impl="triton")
+    expected += ak.attention_backward(q, q, k, v, *expected, **boundaries, impl="triton")
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["schedule from outside", "schedule made in the graph"])
+def test_torch_compile_sees_one_graph_for_every_batch(inside, device):
+    """As a block of a model is compiled: the schedule comes in from outside, or is made in the same graph."""
+    needs_triton()
+    torch._dynamo.reset()
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    def block(q, k, v, cu_seqlens, schedule):
+        if schedule is None:
+            sizes = {"total_q": len(q), "head_dim": 16, "dtype": q.dtype}
+            schedule = ak.attention_schedule(cu_seqlens, **sizes, causal=True, impl="triton")
+        q = ak.attention(q, k, v, causal=True, schedule=schedule, impl="triton")
+        return ak.attention(q, k, v, causal=True, schedule=schedule, impl="triton")
+
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=graphs)
+    for lengths in ([40, 33, 60, 12, 9], [100, 37, 1, 1, 1, 1], [65, 38, 3, 2, 70]):  # no two sizes alike at first
+        q, k, v = (x.to(device).requires_grad_() for x in make(lengths, lengths, 4, 2, 16, torch.float32))
+        cu_seqlens = cu(lengths).to(device)
+        sizes = {"total_q": len(q), "head_dim": 16, "dtype": q.dtype}
+        schedule = None if inside else ak.attention_schedule(cu_seqlens, **sizes, causal=True, impl="triton")
+        found, expected = (f(q, k, v, cu_seqlens, schedule) for f in (compiled, block))
+        assert torch.equal(found, expected)
+        grads = (torch.autograd.grad(out.sum(), (q, k, v)) for out in (found, expected))
+        assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert graphs.frame_count == 1
+
+
+def test_other_implementations_take_its_boundaries(made):
+    q, k, v = make(QUERIES, KEYS, 4, 2, 16, torch.float32)
+    boundaries = {"cu_seqlens_q": cu(QUERIES), "cu_seqlens_k": cu(KEYS)}
+    sizes = {"total_q": len(q), "total_k": len(k), "head_dim": 16, "dtype": q.dtype}
+    for impl, causal in itertools.product(("auto", "matmul", "sdpa", "reference"), (False, True)):
+        schedule = ak.attention_schedule(*boundaries.values(), **sizes, causal=causal, impl=impl)
+        options = {"causal": causal, "impl": impl}
+        found = ak.attention(q, k, v, schedule=schedule, **options)
+        assert torch.equal(found, ak.attention(q, k, v, **boundaries, **options))
+    assert not made, "no table where no kernel reads one"
+
+
+def test_a_schedule_of_another_batch_is_refused(device):
+    needs_triton()
+    q, k, v = (x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32))
+    schedule = schedule_of(QUERIES, KEYS, device, causal=True)
+    with pytest.raises(ValueError, match="other boundaries than the call's"):
+        ak.attention(q, k, v, causal=True, cu_seqlens_q=cu([106]).to(device), schedule=schedule)
+    with pytest.raises(ValueError, match="causal=False, the schedule was made for causal=True"):
+        ak.attention(q, k, v, schedule=schedule)
+    with pytest.raises(ValueError, match="cu_seqlens_q runs from 0 to 106, expected 0 to 66"):
+        ak.attention_schedule(cu(QUERIES), total_q=66, head_dim=16, dtype=torch.float32)
+    sizes = {"total_q": len(q), "total_k": 10, "head_dim": 16, "dtype": q.dtype}
+    if device.type != "cpu":  # where boundaries are not read, the number of tiles tells
+        other = ak.attention_schedule(schedule.cu_seqlens_q, schedule.cu_seqlens_k, **sizes, causal=True, impl="triton")
+        with pytest.raises(ValueError, match="not made for 106 queries and 144 keys"):
+            layers(q, k, v, 1, causal=True, schedule=other)
+
+
+def test_boundaries_outside_the_tensors_are_not_followed():
+    """On a GPU nobody reads them first; a table must not send a program beyond the tensors."""
+    for bounds, keys in itertools.product(([-5, 20, 300], [0, 50, 20], [0, 2**31 - 1, 7]), (False, True)):
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+        table = module.tile_table(cu_seqlens, cu_seqlens, 64, 64, 16, True, keys)
+        first, rows = table[:, [0, 2]], table[:, [1, 3]]
+        assert (first >= 0).all()
+        assert (rows >= 0).all()
+        assert (first + rows <= 64).all()
