@@ -42,15 +42,8 @@ fmt: $(VENV)/.test ## formats Python and C++
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h')
 
-bench: $(VENV)/.test ## times what can be compared on a CPU, into bench/results/cpu
-	$(BIN)/python -m bench.log_mel --out bench/results/cpu/log_mel.jsonl
-	$(BIN)/python -m bench.features --out bench/results/cpu/features.jsonl
-	$(BIN)/python -m bench.encoder --out bench/results/cpu/encoder.jsonl
-	$(BIN)/python -m bench.cpu_attention --out bench/results/cpu/attention.jsonl
-	$(BIN)/python -m bench.packing --out bench/results/cpu/packing.jsonl
-	$(BIN)/python -m bench.boundary --out bench/results/cpu/boundary.jsonl
-	$(BIN)/python -m bench.run --device cpu --first --out bench/results/cpu/ops.jsonl
-	$(BIN)/python -m bench.report bench/results/cpu
+bench: $(VENV)/.test ## times what can be compared on a CPU, into runs/bench
+	$(BIN)/python -m bench all
 
 # On a machine with a GPU, its own PyTorch, Triton, pytest, pytest-benchmark and a compiler: no network, nothing installed
 # but this checkout. `make gpu` does everything in order; a red test ends it before anything is timed. Each part by itself

@@ -18,10 +18,10 @@ _HOME = {
     "AFNext": "afn_model.afnext",
     "AFNextProcessor": "afn_model.prompt.processor",
     "Batch": "afn_model.prompt.batch",
-    "SamplingParams": "afn_model.infer.sampling_params",
-    "Session": "afn_model.session",
     "Config": "afn_model.config",  # the former name of ModelConfig, until the next version
     "ModelConfig": "afn_model.config",
+    "SamplingParams": "afn_model.infer.sampling_params",
+    "Session": "afn_model.session",
     "load_audio": "afn_model.audio.decode",
     "preset": "afn_model.config",
 }

@@ -34,7 +34,7 @@ def theirs(pcm: torch.Tensor) -> Callable[[], torch.Tensor]:
     return lambda: extract(windows, sampling_rate=16_000, return_tensors="pt").input_features
 
 
-def ratio(rounds: int = 7, device: str = "cpu") -> dict:
+def measure(rounds: int = 7, device: str = "cpu") -> dict:
     """Measure and print; returns the record that ``main`` writes."""
     from afn_kernels import _cpu
 
@@ -59,4 +59,4 @@ def ratio(rounds: int = 7, device: str = "cpu") -> dict:
 
 
 if __name__ == "__main__":
-    main(__doc__, ratio, rounds=7)
+    main(__doc__, measure, rounds=7)

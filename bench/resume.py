@@ -246,7 +246,7 @@ def alive(pid: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     args = parser.parse_args()

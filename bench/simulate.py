@@ -16,7 +16,7 @@ from afn_model.files import write_rows, write_text
 from bench.simulate_plot import draw, markdown, section
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
-# What else may be true of the GPUs and links: the last table says what to run then.
+# Other values that assumptions may have in truth; the last table has the best layout for each.
 DOUBTS = (
     {"attention": 400e12, "attention_backward": 300e12},
     {"matmul": 550e12},

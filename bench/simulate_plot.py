@@ -1,4 +1,4 @@
-"""The tables, the document and the picture of ``python -m bench.simulate``."""
+"""Tables, document and plot of ``python -m bench.simulate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``afn data``: indexes a corpus, shows its records, says what it holds. Nothing heavy is imported until it runs."""
+"""``afn data``: indexes a corpus, shows its records, prints its statistics. Heavy imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def inspect(args: Namespace) -> None:
 
     at, record = find(Path(args.file), args.which)
     try:
-        found = parse_sample(record, Path(args.file).parent)
+        sample = parse_sample(record, Path(args.file).parent)
     except ValueError as error:
         raise ValueError(f"{args.file}[{at}]: {error}") from None
-    print("\n".join(described(found, f"{args.file}[{at}]", _processor(args.model))))
+    print("\n".join(described(sample, f"{args.file}[{at}]", _processor(args.model))))
 
 
 def find(file: Path, which: str) -> tuple[int, dict]:
@@ -105,15 +105,15 @@ def find(file: Path, which: str) -> tuple[int, dict]:
     raise ValueError(f"{file}: no record with number or id {which!r} among its {count}")
 
 
-def described(found: Sample, name: str, processor: AFNextProcessor | None) -> Iterator[str]:
-    """The lines that show a sample; what is learnt stands behind a »."""
+def described(sample: Sample, name: str, processor: AFNextProcessor | None) -> Iterator[str]:
+    """The lines that show a sample; supervised text is marked with »."""
     from afn_model.data.records import audios_of
 
-    yield f"{name}  {found.id}"
-    kinds = [f"{key} {getattr(found, key)}" for key in ("axis", "task", "source") if getattr(found, key)]
-    yield ", ".join([*kinds, f"{found.seconds:.2f} s of audio"])
-    numbers = {audio: number for number, audio in enumerate(dict.fromkeys(audios_of(found)), 1)}
-    for turn in found.turns:
+    yield f"{name}  {sample.id}"
+    kinds = [f"{key} {getattr(sample, key)}" for key in ("axis", "task", "source") if getattr(sample, key)]
+    yield ", ".join([*kinds, f"{sample.seconds:.2f} s of audio"])
+    numbers = {audio: number for number, audio in enumerate(dict.fromkeys(audios_of(sample)), 1)}
+    for turn in sample.turns:
         learnt = turn.role == "assistant"
         yield f"\n{turn.role}{' (learnt)' if learnt else ''}"
         for part in turn.parts:
@@ -122,12 +122,12 @@ def described(found: Sample, name: str, processor: AFNextProcessor | None) -> It
             else:
                 for line in part.strip("\n").split("\n") if part.strip() else []:
                     yield f"{'»' if learnt else ' '} {line}"
-    for reward in found.rewards:
+    for reward in sample.rewards:
         yield f"\nreward {json.dumps(reward, ensure_ascii=False)}"
-    if found.truth:
-        yield f"\ntruth {json.dumps(found.truth, ensure_ascii=False)}"
+    if sample.truth:
+        yield f"\ntruth {json.dumps(sample.truth, ensure_ascii=False)}"
     if processor is not None:
-        yield f"\n{_counted(found, processor)}"
+        yield f"\n{_counted(sample, processor)}"
 
 
 def _described_audio(audio) -> str:
@@ -142,14 +142,14 @@ def _end(end: float | None) -> str:
     return "its end" if end is None else f"{end:g} s"
 
 
-def _counted(found: Sample, processor: AFNextProcessor) -> str:
+def _counted(sample: Sample, processor: AFNextProcessor) -> str:
     from afn_model.prompt.batch import IGNORED
 
-    training = any(turn.role == "assistant" for turn in found.turns)
+    training = any(turn.role == "assistant" for turn in sample.turns)
     try:
-        prepared = processor.prepare(found.turns, training=training)
+        prepared = processor.prepare(sample.turns, training=training)
     except ValueError as error:
-        text = processor.text_tokens(found.turns, training=training)
+        text = processor.text_tokens(sample.turns, training=training)
         return f"{text} tokens of text; its audio cannot be used: {error}"
     heard = int((prepared.ids == processor.sound_id).sum())
     learnt = int((prepared.labels != IGNORED).sum()) if training else 0
@@ -159,13 +159,14 @@ def _counted(found: Sample, processor: AFNextProcessor) -> str:
 def stats(args: Namespace) -> None:
     from afn_model.data.stats import as_json, collect, draw, padding, text
 
-    found = collect(args.files, _processor(args.model), args.sample)
-    rows = [padding(found.tokens, context, args.batch) for context in args.context if len(found.tokens)]
-    pictures = draw(found, rows, args.out) if args.out else []
+    statistics = collect(args.files, _processor(args.model), args.sample)
+    paddings = [padding(statistics.tokens, context, args.batch) for context in args.context if len(statistics.tokens)]
+    pictures = draw(statistics, paddings, args.out) if args.out else []
     if args.json:
-        print(json.dumps(as_json(found, rows) | {"pictures": [str(path) for path in pictures]}, ensure_ascii=False))
+        facts = as_json(statistics, paddings) | {"pictures": [str(path) for path in pictures]}
+        print(json.dumps(facts, ensure_ascii=False))
     else:
-        print("\n".join([text(found, rows), *(f"wrote {path}" for path in pictures)]))
+        print("\n".join([text(statistics, paddings), *(f"wrote {path}" for path in pictures)]))
 
 
 def _processor(folder: str | None) -> AFNextProcessor | None:

@@ -158,20 +158,20 @@ def _checked(lengths, context: int) -> np.ndarray:
     """Lengths as a contiguous row of int64, each from 1 to context."""
     if not (_is_int(context) and 1 <= context <= MAX_CONTEXT):
         raise ValueError(f"context must be an integer from 1 to {MAX_CONTEXT}, got {context!r}")
-    found = lengths.detach().cpu().numpy() if isinstance(lengths, torch.Tensor) else np.asarray(lengths)
-    if found.ndim != 1:
-        raise ValueError(f"lengths must be one row of integers, got shape {found.shape}")
-    if len(found) == 0:
+    row = lengths.detach().cpu().numpy() if isinstance(lengths, torch.Tensor) else np.asarray(lengths)
+    if row.ndim != 1:
+        raise ValueError(f"lengths must be one row of integers, got shape {row.shape}")
+    if len(row) == 0:
         return np.zeros(0, np.int64)
-    if found.dtype.kind not in "iu":
-        raise ValueError(f"lengths must be integers, got {found.dtype}")
-    if len(found) >= 1 << 31:
-        raise ValueError(f"at most 2^31 - 1 lengths in one call, got {len(found)}")
-    for bad, why in ((found < 1, "below 1"), (found > context, f"longer than the context of {context}")):
+    if row.dtype.kind not in "iu":
+        raise ValueError(f"lengths must be integers, got {row.dtype}")
+    if len(row) >= 1 << 31:
+        raise ValueError(f"at most 2^31 - 1 lengths in one call, got {len(row)}")
+    for bad, why in ((row < 1, "below 1"), (row > context, f"longer than the context of {context}")):
         if bad.any():
             at, count = int(bad.argmax()), int(bad.sum())
-            raise ValueError(f"lengths[{at}] = {found[at]} is {why}; so are {count} of {len(found)} lengths in all")
-    return np.ascontiguousarray(found, dtype=np.int64)
+            raise ValueError(f"lengths[{at}] = {row[at]} is {why}; so are {count} of {len(row)} lengths in all")
+    return np.ascontiguousarray(row, dtype=np.int64)
 
 
 def _implementation(impl: str):
@@ -225,12 +225,12 @@ class _OpenBins:
     def least(self, room: int) -> int:
         """The least cost of a bin with at least that room."""
         tree, i = self.least_below, self.leaves + room
-        found = tree[i]
+        least = tree[i]
         while i > 1:
             if not i & 1:
-                found = min(found, tree[i + 1])
+                least = min(least, tree[i + 1])
             i >>= 1
-        return found
+        return least
 
     def pop(self, room: int, cost: int) -> int:
         """Takes out the bin with the least room of at least `room` and a cost of at most `cost`; -1 for none."""

@@ -100,16 +100,16 @@ class Checkpoints:
             ValueError: there are checkpoints, and all of them are damaged.
         """
         self.wait()
-        found = damaged = None
+        newest = damaged = None
         if self.rank == 0:
             for path in reversed(self._finished()):
                 damage = damage_of(path)
                 if damage is None:
-                    found = path.name
+                    newest = path.name
                     break
                 warnings.warn(f"{path}: passed over, {damage}", stacklevel=2)
                 damaged = f"{path.parent}: every checkpoint is damaged; remove the folder to begin the stage anew"
-        name, damaged = self._from_first((found, damaged))
+        name, damaged = self._from_first((newest, damaged))
         if name is None and damaged:
             raise ValueError(damaged)
         return None if name is None else self.folder / name
@@ -169,7 +169,7 @@ class Checkpoints:
         if self.group:
             everyone = [None] * dist.get_world_size(self.group)
             dist.all_gather_object(everyone, (sums, failure), self.group)
-        failure = next((found for _, found in everyone if found), None)
+        failure = next((each for _, each in everyone if each), None)
         if self.rank == 0 and failure is None:
             try:
                 files = {name: value for part, _ in everyone for name, value in part.items()}
@@ -208,12 +208,12 @@ def remove(path: Path) -> None:
 
 def read_facts(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((path / FACTS).read_text(encoding="utf-8"))
+        content = json.loads((path / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no checkpoint: {error}") from None
-    if not isinstance(found, dict) or not {"facts", "files"} <= found.keys():
+    if not isinstance(content, dict) or not {"facts", "files"} <= content.keys():
         raise ValueError(f"{path}: no checkpoint: {FACTS} lacks its facts or files")
-    return found
+    return content
 
 
 def damage_of(path: Path) -> str | None:
@@ -231,15 +231,15 @@ def reason(error: BaseException) -> str:
     """One line on why a save failed: the operating system's reason where there is one."""
     seen, waiting = set(), [error]
     while waiting:
-        found = waiting.pop(0)
-        if found is None or id(found) in seen:
+        cause = waiting.pop(0)
+        if cause is None or id(cause) in seen:
             continue
-        seen.add(id(found))
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
         # CheckpointException.failures holds what each rank raised.
-        waiting += [failed[0] for failed in getattr(found, "failures", {}).values()]
-        waiting += [found.__cause__, found.__context__]
+        waiting += [failed[0] for failed in getattr(cause, "failures", {}).values()]
+        waiting += [cause.__cause__, cause.__context__]
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
@@ -254,9 +254,9 @@ def compare(path: Path, stored: Mapping[str, Any], tensors: Mapping[str, Tensor]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(f"{path}: of another model: the checkpoint {what} {', '.join(names[:3])}{more}")
     for name, tensor in tensors.items():
-        found = stored.get(name)
-        if isinstance(found, TensorStorageMetadata):
-            old, new = (found.size, found.properties.dtype), (tensor.shape, tensor.dtype)
+        saved = stored.get(name)
+        if isinstance(saved, TensorStorageMetadata):
+            old, new = (saved.size, saved.properties.dtype), (tensor.shape, tensor.dtype)
             if old != new:
                 now = f"{tuple(new[0])} {new[1]} is wanted"
                 raise ValueError(f"{path}: of another model: {name} is {tuple(old[0])} {old[1]}, {now}")

@@ -280,11 +280,12 @@ def _blend(raw: Any, earlier: Mapping[str, dict[str, float]], stage: str) -> dic
 
 def _start(raw: Any, stage: str, earlier: list[Stage]) -> Start:
     start = Start(**raw) if isinstance(raw, dict) else Start(str(raw))
-    names = ["base", *(found.name for found in earlier)]
+    names = ["base", *(before.name for before in earlier)]
     if start.stage not in names:
         raise ValueError(f"stage {stage}: starts from {start.stage!r}, but before it there are {', '.join(names)}")
     if not 0 < start.at <= 1 or (start.stage == "base" and start.at < 1):
-        raise ValueError(f"stage {stage}: starts from {start.stage} at {start.at}, which is no share of its way")
+        expected = "a share above 0 and up to 1 is expected, and 1 for base"
+        raise ValueError(f"stage {stage}: starts from {start.stage} at {start.at}: {expected}")
     return start
 
 

@@ -67,25 +67,25 @@ class FeatureCache:
             return None
         self.check_weights()
         here: dict[str, Tensor] = {}
-        rows = []
+        features = []
         for audio in audios(batch):
             key = content(audio.pcm, audio.samples)
             if key in here:
                 self.count_hit(audio)
             else:
                 here[key] = self.find(key, audio)
-            rows.append(here[key])
-        return torch.cat(rows), batch.window_tokens.tolist()
+            features.append(here[key])
+        return torch.cat(features), batch.window_tokens.tolist()
 
     def find(self, key: str, audio: Batch) -> Tensor:
         """Features of one recording on the model's device, from memory, from its file, or from the encoder."""
-        found = self.kept.get(key)
-        if found is None:
-            found = self.read(key)
-        if found is not None:
+        cached = self.kept.get(key)
+        if cached is None:
+            cached = self.read(key)
+        if cached is not None:
             self.count_hit(audio)
-            self.keep(key, found)
-            return found.to(self.model.device)
+            self.keep(key, cached)
+            return cached.to(self.model.device)
         self.misses += 1
         features, _ = self.model.encode_batch(audio)
         self.keep(key, features.cpu())

@@ -243,33 +243,33 @@ class GRPO:
         read = sum(len(prepared.ids) for sample, prepared in prompts if sample is not None)
         said = sum(len(rollout.tokens) for rollout in rollouts if samples[rollout.prompt] is not None)
         self.tally.add(stream=read + said)
-        found = torch.tensor(self.judged(samples, rollouts)).view(len(samples), settings.group)
+        totals = torch.tensor(self.judged(samples, rollouts)).view(len(samples), settings.group)
         counted = torch.tensor([float(sample is not None) for sample in samples]).repeat_interleave(settings.group)
-        return Pass(batch, encoded if frozen else None, rollouts, advantages(found, settings.epsilon), counted)
+        return Pass(batch, encoded if frozen else None, rollouts, advantages(totals, settings.epsilon), counted)
 
     def judged(self, samples: list[Sample | None], rollouts: list[Rollout]) -> list[float]:
         """The total reward of every answer; the kinds go to the tally."""
         texts = [self.processor.decode(rollout.answer) for rollout in rollouts]
         grades = self.grades(samples, rollouts, texts)
-        found = []
+        totals = []
         for rollout, text, judged in zip(rollouts, texts, grades, strict=True):
             sample = samples[rollout.prompt]
             if sample is None:
-                found.append(0.0)
+                totals.append(0.0)
                 continue
             specs = self.specs(sample)
             by_kind = rewards.reward(text, specs, judged)
-            found.append(rewards.total(by_kind, specs))
+            totals.append(rewards.total(by_kind, specs))
             for kind, value in by_kind.items():
                 self.tally.add(**{f"sum {kind}": value, f"count {kind}": 1})
             self.tally.add(
                 answers=1,
-                reward=found[-1],
+                reward=totals[-1],
                 length=len(rollout.tokens),
                 tokens=len(rollout.tokens),
                 entropy=-float(rollout.logprobs.sum()),
             )
-        return found
+        return totals
 
     def grades(self, samples: list[Sample | None], rollouts: list[Rollout], texts: list[str]) -> list[list[float]]:
         """The judge's grades of every answer; none where one answer of the group got no grade, since advantages are
@@ -363,21 +363,21 @@ class GRPO:
             "length": ("length", "answers"),
             "mismatch": ("mismatch", "tokens"),
         }
-        found: dict[str, Any] = {name: sums[a] / sums[n] for name, (a, n) in means.items() if sums[n]}
+        metrics: dict[str, Any] = {name: sums[a] / sums[n] for name, (a, n) in means.items() if sums[n]}
         kinds = [kind for kind in rewards.KINDS if sums[f"count {kind}"]]
-        found["rewards"] = {kind: sums[f"sum {kind}"] / sums[f"count {kind}"] for kind in kinds}
-        found["mismatch_max"] = self.tally.worst
-        return found | ({name: int(sums[name]) for name in JUDGED} if self.judge else {})
+        metrics["rewards"] = {kind: sums[f"sum {kind}"] / sums[f"count {kind}"] for kind in kinds}
+        metrics["mismatch_max"] = self.tally.worst
+        return metrics | ({name: int(sums[name]) for name in JUDGED} if self.judge else {})
 
 
-def advantages(found: Tensor, epsilon: float) -> Tensor:
+def advantages(totals: Tensor, epsilon: float) -> Tensor:
     """(r − mean) / (std + ε) within each group: rewards [prompts, group] to [prompts · group].
 
     Groups whose rewards are all equal get zeros, not the rounding of their mean.
     """
-    deviation = found - found.mean(1, keepdim=True)
-    scaled = deviation / (found.std(1, correction=0, keepdim=True) + epsilon)
-    equal = (found == found[:, :1]).all(1, keepdim=True)
+    deviation = totals - totals.mean(1, keepdim=True)
+    scaled = deviation / (totals.std(1, correction=0, keepdim=True) + epsilon)
+    equal = (totals == totals[:, :1]).all(1, keepdim=True)
     return torch.where(equal, 0.0, scaled).flatten()
 
 

@@ -140,7 +140,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 def peft_name(name: str) -> str:
     """The layer's name in peft's file for the transformers model."""
-    ours, (_, theirs) = next(found for found in LAYOUTS["transformers"].items() if f"{name}.".startswith(found[0]))
+    ours, (_, theirs) = next(entry for entry in LAYOUTS["transformers"].items() if f"{name}.".startswith(entry[0]))
     return PREFIX + theirs + name.removeprefix(ours)
 
 
@@ -209,14 +209,14 @@ def load(model: AFNext, folder: str | Path) -> None:
         what = ", ".join(unread) or f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
         raise ValueError(f"{folder / CONFIG}: not a plain LoRA adapter: {what}")
     tensors = load_file(folder / WEIGHTS)
-    found: dict[str, dict[str, Tensor]] = {}
+    adapters_by_layer: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, _, part = name.removesuffix(".weight").rpartition(".")
         ours = our_name(layer.removeprefix(PREFIX) + ".", "", LAYOUTS["transformers"]).removesuffix(".")
-        found.setdefault(ours, {})[part] = tensor
-    for name, parts in found.items():
+        adapters_by_layer.setdefault(ours, {})[part] = tensor
+    for name, parts in adapters_by_layer.items():
         check(model, folder, name, parts)
-    for name, parts in found.items():
+    for name, parts in adapters_by_layer.items():
         rank = len(parts["lora_A"])
         root = math.sqrt(rank) if config.get("use_rslora") else rank
         layer = replace(model, name, rank, config["lora_alpha"] / root)

@@ -51,20 +51,20 @@ def read_run(run: Path) -> Run:
         raise ValueError(f"{run}: no such folder")
     files = {file.parent.name: file for file in sorted(run.glob("*/log.jsonl"), key=lambda f: f.stat().st_mtime)}
     order = [name for name in stage_order(run) if name in files]
-    found = through({name: read_rows(files[name]) for name in order + [x for x in files if x not in order]})
-    if not found.rows:
+    logged = through({name: read_rows(files[name]) for name in order + [x for x in files if x not in order]})
+    if not logged.rows:
         raise ValueError(f"{run}: no stage in it has a log.jsonl with rows")
-    return found
+    return logged
 
 
 def through(stages: dict[str, list[dict[str, Any]]]) -> Run:
     """Rows of several stages one after another; a stage without rows is left out."""
     rows, at, starts, offset = [], [], {}, 0.0
-    for name, found in stages.items():
-        if found:
+    for name, logged in stages.items():
+        if logged:
             starts[name] = offset
-            rows += [{**row, "stage": name} for row in found]
-            at += [offset + row["step"] for row in found]
+            rows += [{**row, "stage": name} for row in logged]
+            at += [offset + row["step"] for row in logged]
             offset = at[-1] + 1
     return Run(rows, at, starts)
 
@@ -94,7 +94,7 @@ def plot(run: str | Path, out: str | Path | None = None) -> list[Path]:
     Raises:
         ValueError: no such folder, no logs in it, or no matplotlib.
     """
-    found = read_run(Path(run))
+    logged = read_run(Path(run))
     folder = Path(run) / "plots" if out is None else Path(out)
     files = []
     with plotting(axes_grid=True) as plt:
@@ -105,7 +105,7 @@ def plot(run: str | Path, out: str | Path | None = None) -> list[Path]:
             ("throughput", throughput),
             ("optimiser", optimiser),
         ):
-            figure = draw(found, plt)
+            figure = draw(logged, plt)
             if figure is not None:
                 files.append(save(figure, folder / f"{name}.png"))
     return files
@@ -148,27 +148,27 @@ def rewards(run: Run, plt: Any) -> Any:
 
 def throughput(run: Run, plt: Any) -> Any:
     """Tokens and audio per second, use of the device, and the share of time spent waiting for data."""
-    rows = [
+    columns = [
         ("tokens_per_s", "tokens / s", 1),
         ("audio_hours_per_s", "audio seconds / s", 3600),
         ("mfu", "MFU, %", 100),
         ("data_wait", "waiting for data, %", 100),
         ("memory_gb", "memory, GB", 1),
     ]
-    rows = [row for row in rows if run.has(row[0])]
-    return stacked(run, plt, "Throughput", rows) if rows else None
+    columns = [row for row in columns if run.has(row[0])]
+    return stacked(run, plt, "Throughput", columns) if columns else None
 
 
 def optimiser(run: Run, plt: Any) -> Any:
     """Learning rate, and the norm of the gradient before it is clipped."""
-    rows = [row for row in (("lr", "learning rate", 1), ("grad_norm", "gradient norm", 1)) if run.has(row[0])]
-    return stacked(run, plt, "Optimiser", rows, log=True) if rows else None
+    columns = [row for row in (("lr", "learning rate", 1), ("grad_norm", "gradient norm", 1)) if run.has(row[0])]
+    return stacked(run, plt, "Optimiser", columns, log=True) if columns else None
 
 
-def stacked(run: Run, plt: Any, title: str, rows: list[tuple[str, str, float]], log: bool = False) -> Any:
+def stacked(run: Run, plt: Any, title: str, columns: list[tuple[str, str, float]], log: bool = False) -> Any:
     """A panel for each column: its name, its label, and a factor. A log scale ends four decades below the largest."""
-    figure, axes = panels(plt, run, len(rows), height=2.0, others=2.0)
-    for panel, (name, text, factor), colour in zip(axes, rows, COLOURS, strict=False):
+    figure, axes = panels(plt, run, len(columns), height=2.0, others=2.0)
+    for panel, (name, text, factor), colour in zip(axes, columns, COLOURS, strict=False):
         curve(panel, run, lambda row, n=name, f=factor: None if row.get(n) is None else f * row[n], colour, None)
         panel.set_ylabel(text)
         values = [factor * row[name] for row in run.rows if (row.get(name) or 0) > 0]

@@ -30,11 +30,11 @@ def profile_window(folder: str | Path, first: int, last: int) -> Iterator[profil
         raise ValueError(f"profiler window from step {first} to {last}: expected 0 <= first <= last")
     folder = Path(folder)
 
-    def write(found: profile) -> None:
+    def write(profiled: profile) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        found.export_chrome_trace(str(folder / f"trace-{first}-{last}.json.gz"))
-        steps = len({e.name for e in found.events() if e.name.startswith(STEP)}) or 1
-        (folder / f"kernels-{first}-{last}.txt").write_text(table(kernels(found), steps), "utf-8")
+        profiled.export_chrome_trace(str(folder / f"trace-{first}-{last}.json.gz"))
+        steps = len({e.name for e in profiled.events() if e.name.startswith(STEP)}) or 1
+        (folder / f"kernels-{first}-{last}.txt").write_text(table(kernels(profiled), steps), "utf-8")
         print(f"profile of steps {first} to {last}: {folder}", flush=True)
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
@@ -46,19 +46,19 @@ def profile_window(folder: str | Path, first: int, last: int) -> Iterator[profil
         yield window
 
 
-def kernels(found: profile) -> list[dict[str, Any]]:
+def kernels(profiled: profile) -> list[dict[str, Any]]:
     """Time by kernel, longest first: name, calls, ms, share. Kernels of a GPU; on a CPU operators by their own time."""
-    rows: dict[str, list[float]] = {}
-    events = found.events() or []
+    by_name: dict[str, list[float]] = {}
+    events = profiled.events() or []
     on_gpu = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
     for event in on_gpu or events:
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         if not event.name.startswith(STEP) and not getattr(event, "is_user_annotation", False):
-            row = rows.setdefault(event.name, [0, 0.0])
+            row = by_name.setdefault(event.name, [0, 0.0])
             row[0] += 1
             row[1] += spent / 1e3
-    total = sum(ms for _, ms in rows.values()) or 1.0
-    ordered = sorted(rows.items(), key=lambda x: -x[1][1])
+    total = sum(ms for _, ms in by_name.values()) or 1.0
+    ordered = sorted(by_name.items(), key=lambda x: -x[1][1])
     return [{"name": n, "calls": calls, "ms": ms, "share": ms / total} for n, (calls, ms) in ordered if ms > 0]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.tiny_model import record, save_tiny
+from tests.tiny import record, save_tiny
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

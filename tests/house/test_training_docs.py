@@ -23,7 +23,7 @@ from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import RunLayout, Stage, find, read_curriculum, read_layout
 from afn_model.train.grpo import GRPOSettings
 from bench.resume import prepare
-from tests.model.tiny_model import record
+from tests.tiny import record
 
 ROOT = Path(__file__).parents[2]
 DOC = ROOT / "docs" / "training.md"

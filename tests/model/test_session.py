@@ -6,7 +6,7 @@ import torch
 from afn_model import AFNext, AFNextProcessor, SamplingParams, Session
 from afn_model.infer.answer import answer
 from tests.model.infer.test_generate import asked, conversations
-from tests.model.tiny_model import noise, record, save_tiny
+from tests.tiny import noise, record, save_tiny
 
 SHORT = SamplingParams(max_new_tokens=12)
 

@@ -12,8 +12,8 @@ import torch
 
 from afn_model.audio import shards
 from afn_model.audio.shards import ShardWriter, index_path, is_member, read_member
-from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.tokenizer import make_tokenizer
+from tests import tiny
+from tests.tiny import conversation
 
 DATA = {f"a/{i}.bin": os.urandom(700 * i) for i in range(20)} | {"é" * 150: b"long name", "empty": b""}
 
@@ -112,12 +112,8 @@ def test_the_processor_reads_members(tmp_path):
     (tmp_path / "a.flac").write_bytes(file.getvalue())
     with ShardWriter(tmp_path / "shards", "x", 10**6) as writer:
         path = str(tmp_path / writer.add("a.flac", file.getvalue()))
-    processor = AFNextProcessor(make_tokenizer(["What is said?"] * 4, 300))
-
-    def ask(source):
-        parts = [{"type": "audio", "path": source}, {"type": "text", "text": "What?"}]
-        return processor([{"role": "user", "content": parts}])
-
-    assert torch.equal(ask(path).pcm, ask(str(tmp_path / "a.flac")).pcm)
+    processor = tiny.processor()
+    batch, other = (processor(conversation("What?", source)) for source in (path, str(tmp_path / "a.flac")))
+    assert torch.equal(batch.pcm, other.pcm)
     with pytest.raises(ValueError, match=r"x-00000\.tar: no member 'b\.flac'"):
-        ask(path.replace("a.flac", "b.flac"))
+        processor(conversation("What?", path.replace("a.flac", "b.flac")))

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from afn_model.cli import main
-from tests.model.tiny_model import noise, record, save_tiny, tiny
+from tests.tiny import noise, record, save_tiny, tiny
 
 QUESTION = "What is said?"
 

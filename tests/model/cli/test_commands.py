@@ -17,7 +17,7 @@ from afn_model.cli.commands import CAPTION, DETAILED_CAPTION, TRANSCRIBE
 from afn_model.infer.text_stream import TextStream
 from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
-from tests.model.tiny_model import STEPS, noise, record, save_tiny
+from tests.tiny import STEPS, noise, record, save_tiny
 
 QUESTION = "What is said?"
 

@@ -10,8 +10,7 @@ import soundfile
 from afn_model.cli import data
 from afn_model.data.index import Corpus
 from afn_model.data.stats import collect, padding
-from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.tokenizer import make_tokenizer
+from tests import tiny
 
 
 @pytest.fixture
@@ -88,8 +87,7 @@ def test_inspect(corpus, capsys, indexed):
 
 
 def test_inspect_with_a_model_counts_tokens(corpus, tmp_path, capsys):
-    processor = AFNextProcessor(make_tokenizer(["What is said? First line."] * 4, 300))
-    processor.save_pretrained(tmp_path / "model")
+    tiny.processor().save_pretrained(tmp_path / "model")
     run(data.add_inspect, data.inspect, corpus, "0", "--model", tmp_path / "model")
     last = capsys.readouterr().out.splitlines()[-1]
     assert ", 12 of them audio, " in last, "half a second"

@@ -17,21 +17,14 @@ from afn_model.data.index import build
 from afn_model.data.loader import DataConfig, Loader, Position
 from afn_model.data.plan import Blend, plan_chunk
 from afn_model.prompt.batch import IGNORED
-from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.tokenizer import make_tokenizer
+from tests import tiny
 
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return AFNextProcessor(make_tokenizer(["What is said? A dog barks. One two three. Which is louder?"] * 4, 400))
-
-
-def wav(path, seconds, seed=0, rate=RATE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate)), rate)
-    return path
+    return tiny.processor()
 
 
 def write(path, records):
@@ -54,7 +47,7 @@ def datasets(tmp_path_factory):
     talks = []
     for i in range(40):
         seconds = round(float(rng.uniform(0.5, 4.0)), 2)
-        wav(folder / f"clips/t{i}.wav", seconds, i, rate=RATE if i % 3 else 22_050)
+        tiny.record(folder / f"clips/t{i}.wav", seconds, i, rate=RATE if i % 3 else 22_050)
         talks.append(talk(f"t{i}", seconds, "A dog barks. " * (1 + i % 4)))
     mixed = []
     with ShardWriter(folder / "shards", "m", 200_000) as shards:
@@ -198,8 +191,8 @@ def test_prompts_come_in_the_order_of_the_stream(datasets, processor):
 
 
 def test_long_recordings_are_cut_and_counted(tmp_path, processor):
-    wav(tmp_path / "clips/long.wav", 3.0)
-    wav(tmp_path / "clips/short.wav", 0.5)
+    tiny.record(tmp_path / "clips/long.wav", 3.0)
+    tiny.record(tmp_path / "clips/short.wav", 0.5)
     path = write(tmp_path / "c.jsonl", [talk("long", 3.0), talk("short", 0.5)])
     config = DataConfig({"c": path}, {"c": 1}, seed=0, context=1024, bins=1, max_seconds=1.0, chunk=2)
     loader = Loader(config, processor)
@@ -215,8 +208,8 @@ def test_long_recordings_are_cut_and_counted(tmp_path, processor):
 def broken(folder):
     """(dataset of 8 good and 8 bad records, what is wrong with the bad ones)."""
     for i in range(8):
-        wav(folder / f"clips/g{i}.wav", 1.0, i)
-    wav(folder / "clips/longer.wav", 1.2)
+        tiny.record(folder / f"clips/g{i}.wav", 1.0, i)
+    tiny.record(folder / "clips/longer.wav", 1.2)
     nan = np.zeros(RATE, np.float32)
     nan[100] = np.nan
     soundfile.write(folder / "clips/nan.wav", nan, RATE, subtype="FLOAT")

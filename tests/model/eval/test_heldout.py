@@ -2,7 +2,7 @@
 
 from afn_model.eval.heldout import answer
 from tests.model.infer.test_generate import asked
-from tests.model.tiny_model import noise, record, tiny
+from tests.tiny import noise, record, tiny
 
 
 def test_the_last_question_of_each_record_is_answered_greedily(tmp_path):

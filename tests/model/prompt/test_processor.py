@@ -12,14 +12,9 @@ from afn_model.prompt.batch import IGNORED, Batch
 from afn_model.prompt.conversation import read_conversation
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.template import DEFAULT_TEMPLATE, ChatTemplate
-from afn_model.prompt.tokenizer import SPECIAL_TOKENS, make_tokenizer
+from afn_model.prompt.tokenizer import SPECIAL_TOKENS
+from tests import tiny
 
-CORPUS = [
-    "Transcribe the input speech.",
-    "What is said, and when does the dog bark?",
-    "A dog barks at 3.2 s.",
-    "déjà vu 你好",
-]
 # Written for this test in the released models' manner: one <sound> before the turn's text, however many audios it has.
 PUBLIC_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou listen.<|im_end|>\n{% endif %}"
@@ -42,7 +37,7 @@ def ask(text, *audios):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer(CORPUS * 4, 400)
+    return tiny.tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +149,7 @@ def test_vocab_and_merges_are_a_qwen2_tokenizer(tokenizer, tmp_path):
     assert ours.max_positions == 300
     assert ours.template.variables == {"eos_token": "<|im_end|>"}
     theirs = transformers.Qwen2Tokenizer(vocab=str(home / "vocab.json"), merges=str(home / "merges.txt"))
-    for text in [*CORPUS, "it's  12345\n\n  e\u0301t\u00e9\t!?\r\n x", " ünïcode 🐕 <b>"]:
+    for text in [*tiny.TEXTS, "it's  12345\n\n  e\u0301t\u00e9\t!?\r\n x", " ünïcode 🐕 <b>"]:
         assert ours(ask(text)).input_ids.tolist() == theirs.encode(text, add_special_tokens=False)
         assert ours.decode(ours(ask(text)).input_ids) == theirs.decode(theirs.encode(text, add_special_tokens=False))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afn_model.train.activation_checkpoint import MODES, checkpoint_blocks
-from tests.model.tiny_model import noise, tiny
+from tests.tiny import noise, tiny
 
 pytest.importorskip("espeakng_loader", reason="the tiny model's tokenizer needs its voices")
 

@@ -11,7 +11,7 @@ from afn_model.prompt.batch import Batch
 from afn_model.train.feature_cache import FeatureCache, audios
 from afn_model.train.flops import forward_flops
 from afn_model.train.sft import SFT, select
-from tests.model.tiny_model import noise, tiny
+from tests.tiny import noise, tiny
 
 CLIPS = {"a": noise(1.3, 1), "b": noise(2.1, 2), "c": noise(0.4, 3), "long": noise(31.0, 4)}
 

@@ -3,23 +3,22 @@
 import copy
 import math
 import random
-from dataclasses import replace
 
 import pytest
 import torch
 
 from afn_model.afnext import AFNext
 from afn_model.audio.recording import Audio
-from afn_model.config import AudioConfig, TextConfig, preset
+from afn_model.config import AudioConfig
 from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.data.records import Sample
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.train import grpo
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference
-from tests.model.tiny_model import noise, record
+from tests import tiny
+from tests.tiny import noise, record
 
 WORDS = ("red", "green", "blue", "white", "black", "grey", "brown", "pink")
 TEMPLATE = (
@@ -30,18 +29,10 @@ QUESTIONS = {"sky?": "blue", "grass?": "green", "snow?": "white", "coal?": "blac
 
 
 def build() -> tuple[AFNext, AFNextProcessor]:
+    processor = tiny.processor([*WORDS, *QUESTIONS, "user", "assistant"], 320, chat_template=TEMPLATE)
     torch.manual_seed(0)
-    tokenizer = make_tokenizer([*WORDS, *QUESTIONS, "user", "assistant"] * 4, 320)
-    processor = AFNextProcessor(tokenizer, chat_template=TEMPLATE)
-    size = tokenizer.get_vocab_size()
-    config = replace(
-        preset("tiny"),
-        audio=AudioConfig(width=64, layers=1, heads=1, ffn=64),
-        text=TextConfig(size, width=64, layers=2, heads=2, kv_heads=1, ffn=128, max_positions=512),
-        audio_token_id=processor.token_id("<sound>"),
-        stop_token_ids=tuple(processor.stop_ids),
-    )
-    return AFNext(config), processor
+    audio = AudioConfig(width=64, layers=1, heads=1, ffn=64)
+    return AFNext(tiny.config(processor, width=64, layers=2, audio=audio)), processor
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
-from afn_model.config import AudioConfig, ModelConfig, RoteConfig, TextConfig
+from afn_model.config import ModelConfig, RoteConfig
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.weights import checkpoint
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
+from tests import tiny
 
-CONFIG = ModelConfig(
-    audio=AudioConfig(width=32, layers=1, heads=2, ffn=64),
-    text=TextConfig(vocab_size=300, width=32, layers=1, heads=2, kv_heads=1, ffn=64, max_positions=512),
-    audio_token_id=299,
-)
+CONFIG = tiny.config()
 # Where each layout keeps the head, and the names of that tensor.
 HEAD = {
     "transformers": ("model.safetensors", "lm_head.weight"),

@@ -1,0 +1,112 @@
+"""Every benchmark that a CPU can run, or some of them by name: results to look at first, and to accept then.
+
+    python -m bench all                       # measures; writes to runs/bench
+    python -m bench log_mel ops
+    python -m bench all --accept              # copies what is in runs/bench to bench/results
+
+A benchmark is a module of its own with its own command (``python -m bench.log_mel --help``), which runs in a process of
+its own here. It begins with the committed file, and appends to it or replaces records as its command does. Where a
+picture belongs to the figures it is drawn beside them. ``bench.sm90`` is not in the list: it rewrites RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+RUNS, RESULTS = Path("runs/bench"), Path(__file__).with_name("results")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module's command, the files it writes, and what draws them.
+
+    Args:
+        command: module and arguments; ``--out FOLDER/NAME`` is added.
+        files: patterns of all files it leaves, in bench/results/<folder>; the first is what ``--out`` names.
+        folder: in bench/results.
+        draw: module that is called with the folder afterwards, to write its document and pictures.
+    """
+
+    command: str
+    files: tuple[str, ...]
+    folder: str = "cpu"
+    draw: str = ""
+
+
+BENCHMARKS = {
+    "log_mel": Benchmark("log_mel", ("log_mel.jsonl",)),
+    "features": Benchmark("features", ("features.jsonl",)),
+    "encoder": Benchmark("encoder", ("encoder.jsonl",)),
+    "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
+    "packing": Benchmark("packing", ("packing.jsonl",)),
+    "boundary": Benchmark("boundary", ("boundary.jsonl",)),
+    "patch": Benchmark("patch", ("patch.jsonl",)),
+    "grpo": Benchmark("grpo", ("grpo.jsonl",)),
+    "data": Benchmark("data", ("data.jsonl",)),
+    "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
+    "resume": Benchmark("resume", ("resume.jsonl",)),
+    "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
+    "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
+}
+
+
+def run(benchmark: Benchmark, runs: Path, results: Path) -> bool:
+    """Measures and draws into the folder of runs; whether it succeeded."""
+    folder = runs / benchmark.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / benchmark.files[0]
+    committed = results / benchmark.folder / benchmark.files[0]
+    if committed.is_file():
+        shutil.copyfile(committed, out)
+    module, *arguments = benchmark.command.split()
+    commands = [[f"bench.{module}", *arguments, "--out", str(out)]]
+    commands += [[f"bench.{benchmark.draw}", str(folder)]] if benchmark.draw else []
+    return all(subprocess.run([sys.executable, "-m", *words], check=False).returncode == 0 for words in commands)
+
+
+def accept(benchmark: Benchmark, runs: Path, results: Path) -> list[Path]:
+    """Copies what was measured to the committed results; returns the files there.
+
+    Raises:
+        ValueError: it has not been measured.
+    """
+    folder = runs / benchmark.folder
+    if not (folder / benchmark.files[0]).is_file():
+        raise ValueError(f"nothing to accept: {folder / benchmark.files[0]} is not there")
+    found = [file for pattern in benchmark.files for file in sorted(folder.glob(pattern))]
+    (results / benchmark.folder).mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(file, results / benchmark.folder / file.name)) for file in found]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", choices=["all", *BENCHMARKS], metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--accept", action="store_true", help="measure nothing: copy runs/bench to bench/results")
+    args = parser.parse_args(arguments)
+    names = list(BENCHMARKS) if "all" in args.names else args.names
+    failed = []
+    for name in names:
+        if args.accept:
+            try:
+                print(*accept(BENCHMARKS[name], RUNS, RESULTS), sep="\n")
+            except ValueError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                failed.append(name)
+            continue
+        print(f"== {name}", flush=True)
+        if not run(BENCHMARKS[name], RUNS, RESULTS):
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
