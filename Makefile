@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/afn demo --out $(RUN)
 
 curriculum: $(VENV)/.demo
-	$(BIN)/python -m bench.curriculum --out runs/curriculum
+	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum
 	$(BIN)/python -m bench.curriculum_report runs/curriculum --out runs/curriculum/report
 
 test: $(VENV)/.test

@@ -1,4 +1,4 @@
-"""What a run of bench.curriculum came to: scores after every stage, claims that hold or do not, and a picture.
+"""What a run of the tiny curriculum came to: scores after every stage, claims that hold or do not, and a picture.
 
     python -m bench.curriculum_report RUN [--out RUN/report]
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afn_model.bootstrap.tiny_curriculum import AUDIO, REWARDED
 from afn_model.train.log import read_rows
-from bench.curriculum import AUDIO, REWARDED
 from bench.curriculum_picture import draw
 
 STAGES = ("pre-1", "pre-2", "mid-1", "mid-2", "post", "cot-sft", "cot-rl")
@@ -62,7 +62,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Report:
+class CurriculumReport:
     """A run as read: ``results.json``, and of every stage its log and what it did."""
 
     results: dict[str, Any]
@@ -82,7 +82,7 @@ class Report:
         return [name for name in ("base", *STAGES) if name not in self.stages]
 
 
-def read(run: Path) -> Report:
+def read(run: Path) -> CurriculumReport:
     """Reads a run folder.
 
     Raises:
@@ -90,7 +90,9 @@ def read(run: Path) -> Report:
     """
     file = run / "results.json"
     if not file.is_file():
-        raise ValueError(f"{file}: no such file; python -m bench.curriculum --out {run} writes it after its bootstrap")
+        raise ValueError(
+            f"{file}: no such file; afn_model.bootstrap.tiny_curriculum --out {run} writes it after its bootstrap"
+        )
     try:
         results = json.loads(file.read_text("utf-8"))
     except json.JSONDecodeError as error:
@@ -99,7 +101,7 @@ def read(run: Path) -> Report:
         raise ValueError(f"{file}: no stage has been evaluated yet")
     logs = {name: read_rows(run / name / "log.jsonl") for name in STAGES}
     logs = {name: rows for name, rows in logs.items() if rows}
-    return Report(results, logs, {name: trained(run / name, logs.get(name, [])) for name in STAGES})
+    return CurriculumReport(results, logs, {name: trained(run / name, logs.get(name, [])) for name in STAGES})
 
 
 def trained(folder: Path, rows: list[dict]) -> Trained:
@@ -149,12 +151,12 @@ def show(value: tuple[float, int]) -> str:
     return f"{value[0]:.2f} ± {error(*value):.2f}"
 
 
-def claims(report: Report) -> list[Claim]:
+def claims(report: CurriculumReport) -> list[Claim]:
     """Every claim of the curriculum, weighed."""
     return [captioner(report), instruct(report), timestamps(report), think(report), helping(report), in_time(report)]
 
 
-def captioner(report: Report) -> Claim:
+def captioner(report: CurriculumReport) -> Claim:
     name = f"Captioner beats the bootstrap on every audio axis ({', '.join(AUDIO)})"
     base, model = report.stages.get("base"), report.model("Captioner")
     if base is None or model is None:
@@ -171,7 +173,7 @@ def captioner(report: Report) -> Claim:
     return Claim(name, False if behind else None if absent else True, text)
 
 
-def instruct(report: Report) -> Claim:
+def instruct(report: CurriculumReport) -> Claim:
     name = "Instruct's reward on held-out prompts exceeds Captioner's by more than the spread of three seeds"
     seeds = list({row["seed"]: row for row in report.results.get("post_seeds") or []}.values())
     if len(seeds) < 3:
@@ -197,7 +199,7 @@ def same(rows: list[dict], key: str) -> bool:
     return len({row[key] for row in rows}) == 1
 
 
-def timestamps(report: Report) -> Claim:
+def timestamps(report: CurriculumReport) -> Claim:
     name = "Think's timestamps lie within 1 s of the truth in most answers"
     model = report.model("Think")
     if model is None:
@@ -208,7 +210,7 @@ def timestamps(report: Report) -> Claim:
     return Claim(name, share[0] > 0.5, text + near_tie(abs(share[0] - 0.5) / error(*share)))
 
 
-def think(report: Report) -> Claim:
+def think(report: CurriculumReport) -> Claim:
     name = "Think beats Instruct on the temporal questions"
     model, other = report.model("Think"), report.model("Instruct")
     if model is None or other is None:
@@ -226,7 +228,7 @@ def near_tie(errors: float) -> str:
     return "" if errors >= 2 else f" That is {errors:.1f} standard errors away: chance may have decided it."
 
 
-def changes(report: Report) -> dict[str, tuple[list[str], list[str]]]:
+def changes(report: CurriculumReport) -> dict[str, tuple[list[str], list[str]]]:
     """Of every stage what rose and what fell by more than two standard errors since the stage it started from."""
     found = {}
     for name in [name for name in report.stages if name in STAGES]:
@@ -241,7 +243,7 @@ def changes(report: Report) -> dict[str, tuple[list[str], list[str]]]:
     return found
 
 
-def helping(report: Report) -> Claim:
+def helping(report: CurriculumReport) -> Claim:
     name = "Every stage helps: something rises by more than two standard errors, and nothing falls by as much"
     moved = changes(report)
     idle = [stage for stage, (rose, fell) in moved.items() if not rose and not fell]
@@ -253,7 +255,7 @@ def helping(report: Report) -> Claim:
     return Claim(name, False if idle or harmful else None if report.missing else True, text)
 
 
-def in_time(report: Report) -> Claim:
+def in_time(report: CurriculumReport) -> Claim:
     name = "The whole takes less than 60 minutes"
     clock = report.results["seconds"]
     seconds, whole = sum(clock.get(part, 0.0) for part in ("base", *STAGES)), report.results["starts"] == 1
@@ -269,7 +271,7 @@ def in_time(report: Report) -> Claim:
     )
 
 
-def markdown(report: Report, picture: str) -> str:
+def markdown(report: CurriculumReport, picture: str) -> str:
     """The report as text, with the picture in it."""
     out = ["# The curriculum at tiny scale", "", paragraph(report), ""]
     out += [f"![held-out scores, losses and rewards over the stages]({picture})", ""]
@@ -302,7 +304,7 @@ def markdown(report: Report, picture: str) -> str:
     return "\n".join(out + examples(report)).rstrip() + "\n"
 
 
-def paragraph(report: Report) -> str:
+def paragraph(report: CurriculumReport) -> str:
     """What was run, where, and how long."""
     results, machine = report.results, report.results.get("machine")
     where = "a machine that is noted when the run ends"
@@ -335,7 +337,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
-def examples(report: Report) -> list[str]:
+def examples(report: CurriculumReport) -> list[str]:
     """The first kept example of every axis, as the three models answer it: not chosen by how well it went."""
     models = {name: report.model(name) for name in ("Captioner", "Instruct", "Think")}
     found = {n: {e["id"]: e for e in model.get("examples", [])} for n, model in models.items() if model is not None}
@@ -385,7 +387,7 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run folder of bench.curriculum")
+    parser.add_argument("run", type=Path, help="the run folder of afn_model.bootstrap.tiny_curriculum")
     parser.add_argument("--out", type=Path, help="the report without .md and .png (RUN/report)")
     args = parser.parse_args()
     try:

@@ -150,29 +150,8 @@ def demo(args: Namespace) -> None:
     from afn_model.demo import run
 
     out = Path(args.out)
-    run(out, seed=args.seed, seconds=args.seconds)
-    show_heldout(out, args.questions)
+    run(out, seed=args.seed, seconds=args.seconds, questions=args.questions)
     print(f'\nAsk more: afn ask RECORDING "QUESTION" --model {out}')
-
-
-def show_heldout(run_folder: Path, count: int) -> None:
-    """Asks a run's model about held-out recordings of its corpus, kind after kind, as ``afn ask`` would."""
-    from afn_model.cli.session import Engine
-    from afn_model.world.corpus import read_records
-
-    by_kind: dict[str, list[dict]] = {}
-    for item in read_records(run_folder / "corpus" / "heldout.jsonl"):
-        by_kind.setdefault(item["kind"], []).append(item)
-    turns = [item for group in zip(*by_kind.values(), strict=False) for item in group][:count]
-    parser = options.Parser()
-    for add in COMMANDS["ask"].options:
-        add(parser)
-    engine = Engine(parser.parse_args(["--model", str(run_folder), "--max-new-tokens", "32", ""]))
-    for item in turns:
-        question = item["conversations"][0]["value"].removeprefix("<sound>\n")
-        conversation = question_about([item["sound"]], question, engine.args)
-        (answer,) = engine.answer([conversation], [item["sound"]])
-        print(f"{item['sound']}\n  {question}\n  answer {answer.text!r}, truth {item['conversations'][1]['value']!r}")
 
 
 def doctor(args: Namespace) -> None:

@@ -109,7 +109,7 @@ def weigh(run, change=lambda found: None) -> dict[str, report.Claim]:
     read = report.read(run)
     found = copy.deepcopy(read.results)
     change(found)
-    return dict(zip("abcdef", report.claims(report.Report(found, read.logs, read.trained)), strict=True))
+    return dict(zip("abcdef", report.claims(report.CurriculumReport(found, read.logs, read.trained)), strict=True))
 
 
 def put(path: str, value):
