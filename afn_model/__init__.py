@@ -7,16 +7,20 @@ if TYPE_CHECKING:
     from afn_model.afnext import AFNext
     from afn_model.audio.decode import load_audio
     from afn_model.config import Config, preset
+    from afn_model.infer.sampling_params import SamplingParams
     from afn_model.prompt.batch import Batch
     from afn_model.prompt.processor import AFNextProcessor
+    from afn_model.session import Session
 
-__all__ = ["AFNext", "AFNextProcessor", "Batch", "Config", "load_audio", "preset"]
+__all__ = ["AFNext", "AFNextProcessor", "Batch", "Config", "SamplingParams", "Session", "load_audio", "preset"]
 
 _HOME = {
     "AFNext": "afn_model.afnext",
     "AFNextProcessor": "afn_model.prompt.processor",
     "Batch": "afn_model.prompt.batch",
     "Config": "afn_model.config",
+    "SamplingParams": "afn_model.infer.sampling_params",
+    "Session": "afn_model.session",
     "load_audio": "afn_model.audio.decode",
     "preset": "afn_model.config",
 }

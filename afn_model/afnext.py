@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from afn_model.infer.generate import Sampling, generate
+from afn_model.infer.generate import generate
 from afn_model.infer.rollout import Rollout
 from afn_model.infer.sample import sample
+from afn_model.infer.sampling_params import SamplingParams
 from afn_model.network.network import Network
 from afn_model.prompt.batch import Batch
 from afn_model.weights.checkpoint import load, save
@@ -32,9 +33,15 @@ class AFNext(Network):
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[list[int]]:
         """New tokens for each conversation of a batch; see ``afn_model.infer.generate``."""
-        penalty = self.config.repetition_penalty if repetition_penalty is None else repetition_penalty
-        sampling = Sampling(penalty, temperature, top_p, seed)
-        return generate(self, batch, max_new_tokens, sampling, stop_token_ids=stop_token_ids, on_token=on_token)
+        params = SamplingParams(
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop_token_ids=stop_token_ids,
+        )
+        return generate(self, batch, params, on_token=on_token)
 
     def sample(
         self,
@@ -51,19 +58,16 @@ class AFNext(Network):
         any_running: Callable[[bool], bool] = bool,
     ) -> list[Rollout]:
         """``samples`` random answers to each prompt of a batch; see ``afn_model.infer.sample``."""
-        return sample(
-            self,
-            batch,
-            max_new_tokens,
-            seed=seed,
-            samples=samples,
+        params = SamplingParams(
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=1.0,
             temperature=temperature,
             top_p=top_p,
-            keys=keys,
+            seed=seed,
+            n=samples,
             stop_token_ids=stop_token_ids,
-            encoded=encoded,
-            any_running=any_running,
         )
+        return sample(self, batch, params, keys=keys, encoded=encoded, any_running=any_running)
 
     @classmethod
     def from_pretrained(

@@ -16,7 +16,7 @@ import afn_kernels as ak
 from afn_model import AFNext, preset
 from afn_model.audio.frames import SAMPLE_RATE, WINDOW, audio_tokens, padded_width, window_samples
 from afn_model.config import Config
-from afn_model.prompt.batch import Batch, next_labels
+from afn_model.prompt.batch import Batch
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.sft import select
 from afn_model.weights.config_json import to_json
@@ -211,7 +211,7 @@ def grouped(
 ) -> list[tuple[dict, Tensor, float]]:
     """What transformers takes for a packed batch: (inputs, shifted labels, share of the supervised tokens) by group."""
     bounds = batch.cu_seqlens.tolist()
-    labels = next_labels(batch.labels, batch.cu_seqlens)
+    labels = batch.targets
     windows = torch.zeros(len(batch.samples), WINDOW, dtype=batch.pcm.dtype)
     windows[:, : batch.pcm.shape[1]] = batch.pcm
     mel = ak.log_mel(windows.to(device), n_mels=config.audio.n_mels).to(dtype)

@@ -1,7 +1,8 @@
-"""Ranks that work together: processes, sharded weights, sequence parallelism (imported as ``afn_distributed``)."""
+"""Processes, sharded weights and sequence parallelism over several ranks (imported as ``afn_distributed``)."""
 
 from afn_distributed.hybrid import SequenceParallel, sp_attention
-from afn_distributed.layout import Layout
+from afn_distributed.layout import RankLayout
 from afn_distributed.plan import Plan, make_plan
+from afn_distributed.renamed import __getattr__ as __getattr__
 
-__all__ = ["Layout", "Plan", "SequenceParallel", "make_plan", "sp_attention"]
+__all__ = ["Plan", "RankLayout", "SequenceParallel", "make_plan", "sp_attention"]

@@ -1,6 +1,6 @@
 """Messages between the ranks of a group: over a process group, or between threads of one process.
 
-Both count the bytes that a rank sends to others, which a plan has promised.
+Both count the bytes that a rank sends to other ranks; tests compare them with the bytes that a plan predicts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor
 
 
 class Comm(Protocol):
-    """One rank of a group.
+    """A rank's end of a group.
 
     Attributes:
-        rank, size: its number in the group, and how many there are.
+        rank: number of this rank in the group.
+        size: number of ranks in the group.
         sent: bytes sent to other ranks so far.
     """
 
@@ -30,20 +31,34 @@ class Comm(Protocol):
     sent: int
 
     def all_to_all(self, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
-        """The first sizes[0] elements go to rank 0, the next to rank 1, …; returns what came, wanted[i] from rank i.
+        """Sends a part of a flat tensor to each rank and receives one from each.
 
-        Both are flat, and nothing is copied but the messages.
+        Args:
+            send: [Σ sizes] elements, the first sizes[0] for rank 0, the next sizes[1] for rank 1, …
+            sizes: elements to each rank.
+            wanted: elements from each rank.
+
+        Returns:
+            [Σ wanted], by source rank, same dtype.
         """
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
-        """Starts sending to some ranks and filling tensors from others; the call it returns waits for both."""
+        """Starts sending tensors to ranks and receiving into tensors from ranks.
+
+        Args:
+            sends: tensor for each destination rank; it must not be overwritten before the wait.
+            receives: contiguous tensor to fill for each source rank.
+
+        Returns:
+            A function that waits until all of them are sent and received.
+        """
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """What every rank has, on every rank."""
+        """The values of all ranks, by rank, on every rank; anything that can be pickled."""
 
 
 class GroupComm:
-    """The ranks of a ``torch.distributed`` process group (NCCL or gloo)."""
+    """A ``Comm`` over a ``torch.distributed`` process group (NCCL or gloo)."""
 
     def __init__(self, group: dist.ProcessGroup):
         self.group, self.sent = group, 0
@@ -51,14 +66,14 @@ class GroupComm:
 
     def all_to_all(self, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
         received = send.new_empty(sum(wanted))
-        # As bytes: gloo does not know every dtype.
-        sent, came = ([count * send.element_size() for count in counts] for counts in (sizes, wanted))
-        dist.all_to_all_single(received.view(torch.uint8), send.view(torch.uint8), came, sent, group=self.group)
+        # As bytes, because gloo does not support every dtype.
+        sent, due = ([count * send.element_size() for count in counts] for counts in (sizes, wanted))
+        dist.all_to_all_single(received.view(torch.uint8), send.view(torch.uint8), due, sent, group=self.group)
         self.sent += sum(sent) - sent[self.rank]
         return received
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
-        held = [tensor.contiguous() for tensor in sends.values()]  # until they are sent
+        held = [tensor.contiguous() for tensor in sends.values()]  # keeps the copies alive until they are sent
         moves = [
             dist.P2POp(dist.isend, tensor.view(-1).view(torch.uint8), group=self.group, group_peer=peer)
             for peer, tensor in zip(sends, held, strict=True)
@@ -86,8 +101,8 @@ class GroupComm:
 
 
 @dataclass
-class _Post:
-    """Where threads leave messages for each other: a queue from every rank to every rank."""
+class _Mailboxes:
+    """Mailboxes of a group of threads: a queue from every rank to every rank."""
 
     size: int
     patience: float = 60.0
@@ -95,45 +110,45 @@ class _Post:
 
     def __post_init__(self):
         self.boxes = {(a, b): queue.Queue() for a in range(self.size) for b in range(self.size)}
-        # Where messages are copied on a GPU, beside the stream that computes.
+        # On a GPU, messages are copied on a stream of their own.
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
 
 class VirtualComm:
-    """A rank that is a thread of this process: the same messages as between processes, without any.
+    """A ``Comm`` between threads of one process, each of which is a rank.
 
-    As with a process group, messages between two ranks meet in the order in which both have posted them. On a GPU all
-    ranks compute on one stream, and messages are copies on another: what is sent must not be overwritten.
+    As in a process group, the n-th send from rank a to rank b fills the n-th receive that b posted for a. On a GPU all
+    ranks compute on one stream and messages are copied on another, so a sent tensor must not be overwritten.
     """
 
-    def __init__(self, post: _Post, rank: int):
-        self.post, self.rank, self.size, self.sent = post, rank, post.size, 0
-        self.posted: dict[int, deque[tuple[Tensor, Any]]] = {peer: deque() for peer in range(post.size)}
+    def __init__(self, mail: _Mailboxes, rank: int):
+        self.mail, self.rank, self.size, self.sent = mail, rank, mail.size, 0
+        self.posted: dict[int, deque[tuple[Tensor, Any]]] = {peer: deque() for peer in range(mail.size)}
 
     def put(self, peer: int, value: Any) -> None:
         if isinstance(value, Tensor):
             self.sent += value.nbytes if peer != self.rank else 0
             value = (value if value.is_cuda else value.clone(), _now(value))
-        self.post.boxes[self.rank, peer].put(value)
+        self.mail.boxes[self.rank, peer].put(value)
 
     def get(self, peer: int) -> Any:
         try:
-            return self.post.boxes[peer, self.rank].get(timeout=self.post.patience)
+            return self.mail.boxes[peer, self.rank].get(timeout=self.mail.patience)
         except queue.Empty:
-            raise RuntimeError(f"rank {self.rank}: nothing from rank {peer} in {self.post.patience} s") from None
+            raise RuntimeError(f"rank {self.rank}: nothing from rank {peer} in {self.mail.patience} s") from None
 
     def deliver(self, peer: int) -> None:
-        """What comes next from a rank, to the tensor that was posted for it."""
-        (room, free), (value, ready) = self.posted[peer].popleft(), self.get(peer)
+        """Copies the next message from a rank into the tensor that was posted for it."""
+        (target, free), (value, ready) = self.posted[peer].popleft(), self.get(peer)
         if free is None:
-            room.copy_(value.view(room.shape))
+            target.copy_(value.view(target.shape))
             return
-        with torch.cuda.stream(self.post.stream):
+        with torch.cuda.stream(self.mail.stream):
             for event in (free, ready):
-                self.post.stream.wait_event(event)
-            room.copy_(value.view(room.shape))
-        for tensor in (room, value):
-            tensor.record_stream(self.post.stream)
+                self.mail.stream.wait_event(event)
+            target.copy_(value.view(target.shape))
+        for tensor in (target, value):
+            tensor.record_stream(self.mail.stream)
 
     def all_to_all(self, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
         received = send.new_empty(sum(wanted))
@@ -148,10 +163,10 @@ class VirtualComm:
 
         def wait() -> None:
             for peer, tensor in receives.items():
-                while any(tensor is room for room, _ in self.posted[peer]):
+                while any(tensor is target for target, _ in self.posted[peer]):
                     self.deliver(peer)
             if any(tensor.is_cuda for tensor in receives.values()):
-                torch.cuda.current_stream().wait_stream(self.post.stream)
+                torch.cuda.current_stream().wait_stream(self.mail.stream)
 
         return wait
 
@@ -162,21 +177,21 @@ class VirtualComm:
 
 
 def _now(tensor: Tensor) -> Any:
-    """An event where the current stream is now; None on a CPU."""
+    """An event recorded on the current CUDA stream; None for a CPU tensor."""
     return torch.cuda.current_stream().record_event() if tensor.is_cuda else None
 
 
 def virtual_group(size: int, patience: float = 60.0) -> list[VirtualComm]:
-    """The ranks of a group of threads."""
-    post = _Post(size, patience)
-    return [VirtualComm(post, rank) for rank in range(size)]
+    """The ends of a group of ``size`` threads; a receive raises RuntimeError after ``patience`` seconds."""
+    mail = _Mailboxes(size, patience)
+    return [VirtualComm(mail, rank) for rank in range(size)]
 
 
 def in_threads(work: Callable[[int], Any], ranks: int) -> list[Any]:
-    """``work(rank)`` in a thread for each rank; the results in order.
+    """Runs ``work(rank)`` in a thread for each rank and returns the results by rank.
 
     Raises:
-        Exception: what the first of the ranks that failed raised.
+        Exception: that of the first rank that failed.
     """
     found: list[Any] = [None] * ranks
     failed: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""Attention over the ranks that share a batch: Ulysses inside a ring rank, the ring across them."""
+"""Hybrid sequence parallelism: attention with Ulysses inside a ring rank and ring attention across ring ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from afn_distributed.comm import Comm, GroupComm, virtual_group
-from afn_distributed.layout import Layout
+from afn_distributed.layout import RankLayout
 from afn_distributed.plan import Plan
 from afn_distributed.process import Process
 from afn_distributed.ring import ring_attention
@@ -18,11 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 
 @dataclass(frozen=True)
 class SequenceParallel:
-    """A rank among the P = ulysses · ring ranks that share a batch.
+    """A rank's end of a sequence-parallel group: P = ulysses · ring ranks that share a packed batch.
 
     Attributes:
-        ulysses, ring, all: the groups of ranks that exchange heads, that pass keys, and of all P together.
-        rank: r · ulysses + u.
+        ulysses: group of the ranks that exchange heads for rows.
+        ring: group of the ranks that exchange keys and values.
+        all: group of all P ranks.
     """
 
     ulysses: Comm
@@ -31,32 +32,41 @@ class SequenceParallel:
 
     @property
     def rank(self) -> int:
+        """r · ulysses + u, this rank's number in the group."""
         return self.ring.rank * self.ulysses.size + self.ulysses.rank
 
     @property
     def size(self) -> int:
+        """P, the number of ranks in the group."""
         return self.ring.size * self.ulysses.size
 
     @staticmethod
     def of(process: Process, ulysses: int, ring: int) -> SequenceParallel:
-        """This rank's groups among all ranks: rank = d · P + r · ulysses + u; d counts the groups, data parallel.
+        """Cuts all ranks into groups of P: rank = d · P + r · ulysses + u, with d the data-parallel rank.
+
+        Args:
+            process: this rank, with a process group.
+            ulysses: ranks that exchange heads.
+            ring: ranks that exchange keys and values.
+
+        Returns:
+            This rank's end of its group.
 
         Raises:
-            ValueError: ranks that do not divide into groups of ulysses · ring.
+            ValueError: a number of ranks that P does not divide.
         """
-        layout = Layout(process.world, ulysses, ring)
-        kind, groups = process.device.type, process.world // layout.sequence
-        mesh = init_device_mesh(kind, (groups, ring, ulysses), mesh_dim_names=("data", "ring", "ulysses"))
-        flat = init_device_mesh(kind, (groups, layout.sequence), mesh_dim_names=("data", "sequence"))
-        comms = (mesh.get_group("ulysses"), mesh.get_group("ring"), flat.get_group("sequence"))
-        for group in comms:
-            # Makes NCCL's communicators, in which all must take part; a ring's first step may be of some ranks only.
+        layout, kind = RankLayout(process.world_size, ulysses, ring), process.device.type
+        mesh = init_device_mesh(kind, (layout.dp_size, ring, ulysses), mesh_dim_names=("data", "ring", "ulysses"))
+        flat = init_device_mesh(kind, (layout.dp_size, layout.sp_size), mesh_dim_names=("data", "sequence"))
+        groups = (mesh.get_group("ulysses"), mesh.get_group("ring"), flat.get_group("sequence"))
+        for group in groups:
+            # NCCL creates a communicator at its first use, by all ranks; the first ring step may involve only some.
             dist.all_reduce(torch.zeros(1, device=process.device), group=group)
-        return SequenceParallel(*map(GroupComm, comms))
+        return SequenceParallel(*map(GroupComm, groups))
 
     @staticmethod
     def virtual(ulysses: int, ring: int, patience: float = 60.0) -> list[SequenceParallel]:
-        """The ranks as threads of one process, for tests and for measuring on one device."""
+        """The ends of one group whose ranks are threads of this process, for tests and measurements on one device."""
         everyone = virtual_group(ulysses * ring, patience)
         rows = [virtual_group(ulysses, patience) for _ in range(ring)]
         columns = [virtual_group(ring, patience) for _ in range(ulysses)]
@@ -67,10 +77,14 @@ class SequenceParallel:
 
 
 def agree(comm: Comm, facts: dict[str, str]) -> None:
-    """Whether all ranks of a group have the same facts.
+    """Checks that all ranks of a group have the same values.
+
+    Args:
+        comm: the group.
+        facts: values by name; the names are those of the error message.
 
     Raises:
-        ValueError: on every rank, which ones differ from rank 0, and in what.
+        ValueError: on every rank, naming the first value that differs from rank 0's and the ranks that have it.
     """
     everyone = comm.gather_objects(facts)
     for what, first in everyone[0].items():
@@ -84,7 +98,7 @@ def sp_attention(
     k: Tensor,
     v: Tensor,
     plan: Plan,
-    ranks: SequenceParallel,
+    sp_group: SequenceParallel,
     *,
     positions: Tensor | None = None,
     inv_freq: Tensor | None = None,
@@ -92,34 +106,38 @@ def sp_attention(
     transport: str = "auto",
     impl: str = "auto",
 ) -> Tensor:
-    """Causal attention within each document of a batch that several ranks share.
+    """Causal attention within each document of a packed batch whose tokens are spread over several ranks.
+
+    out_i = Σ_j softmax_j(scale · q_i · k_j) v_j over the keys j ≤ i of the same document, on whichever rank they are.
 
     Args:
-        q: [rows, Hq, D] of the tokens ``plan.tokens(rank)``.
-        k, v: [rows, Hk, D] of the same tokens.
+        q: [rows, Hq, D] queries of the tokens ``plan.tokens(sp_group.rank)``.
+        k, v: [rows, Hk, D] keys and values of the same tokens.
         plan: of the batch.
-        ranks: this rank among them.
-        positions: [rows] float32, to rotate q and k by as ``afn_kernels.rotary`` does, on their way to the other ranks.
-        inv_freq: [D / 2] float32.
+        sp_group: this rank's sequence-parallel group.
+        positions: [rows] float32; rotates q and k as ``afn_kernels.rotary`` does, in the copy before the all-to-all.
+        inv_freq: [D / 2] float32, with ``positions``.
         scale: of the scores; default D^(−1/2).
-        transport: how keys travel: "ring", "gather", or the one of both that suits the batch.
+        transport: of keys and values: "ring", "gather", or "auto" (see ``ring_attention``).
         impl: of ``afn_kernels.attention``.
 
     Returns:
-        [rows, Hq, D] for the same tokens.
+        [rows, Hq, D] of the same tokens.
 
     Raises:
-        ValueError: tensors that are not what the plan says; positions without frequencies.
+        ValueError: shapes that differ from the plan's; positions without frequencies; an unknown transport.
+
+    Source: USP, Fang and Zhao, 2024, arXiv:2405.07719.
     """
-    rows, heads = plan.part_rows(ranks.rank), plan.heads
+    rows, heads = plan.part_rows(sp_group.rank), plan.heads
     wanted = (rows, heads[-1].q.stop, plan.head_dim), (rows, heads[-1].kv.stop, plan.head_dim)
     if q.shape != wanted[0] or k.shape != wanted[1] or v.shape != wanted[1]:
         found = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"rank {ranks.rank}: q, k, v are {found}, the plan says {wanted[0]}, {wanted[1]}")
+        raise ValueError(f"rank {sp_group.rank}: q, k, v are {found}, the plan says {wanted[0]}, {wanted[1]}")
     if (positions is None) != (inv_freq is None):
-        raise ValueError(f"rank {ranks.rank}: positions and inv_freq go together, one of them is missing")
+        raise ValueError(f"rank {sp_group.rank}: positions and inv_freq go together, one of them is missing")
     angles = {"positions": positions, "inv_freq": inv_freq}
-    q, k, v = scatter_heads(q, k, v, plan, ranks.ulysses, ranks.rank, **angles)
-    own = heads[ranks.ulysses.rank]
-    out = ring_attention(q, k, v, plan, ranks.ring, own, scale=scale, transport=transport, impl=impl)
-    return gather_heads(out, plan, ranks.ulysses, ranks.rank)
+    q, k, v = scatter_heads(q, k, v, plan, sp_group.ulysses, sp_group.rank, **angles)
+    own = heads[sp_group.ulysses.rank]
+    out = ring_attention(q, k, v, plan, sp_group.ring, own, scale=scale, transport=transport, impl=impl)
+    return gather_heads(out, plan, sp_group.ulysses, sp_group.rank)

@@ -1,4 +1,4 @@
-"""Which ranks work together on one sequence: Ulysses groups, ring groups and data-parallel groups."""
+"""Which ranks form Ulysses, ring and data-parallel groups."""
 
 from __future__ import annotations
 
@@ -6,43 +6,52 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Hybrid sequence parallelism over P = ``ulysses`` · ``ring`` ranks, data parallel over the rest.
+class RankLayout:
+    """Hybrid sequence parallelism over P = ``ulysses`` · ``ring`` ranks, data parallelism over the rest.
 
-    Ulysses groups are ``ulysses`` consecutive ranks (one node), ring groups have stride ``ulysses`` (across nodes),
-    data-parallel groups have stride P.
+    rank = d · P + r · ulysses + u. A Ulysses group is ``ulysses`` consecutive ranks (one node), a ring group has stride
+    ``ulysses`` (across nodes), a data-parallel group has stride P.
 
     Args:
-        world: number of ranks.
+        world_size: number of ranks.
         ulysses: ranks that exchange heads for sequence by all-to-all.
-        ring: ranks that pass K/V blocks around.
+        ring: ranks that exchange keys and values.
 
     Raises:
-        ValueError: a size below 1, or a world that P does not divide.
+        ValueError: a size below 1, or a world size that P does not divide.
     """
 
-    world: int
+    world_size: int
     ulysses: int = 1
     ring: int = 1
 
     def __post_init__(self):
-        if min(self.world, self.ulysses, self.ring) < 1 or self.world % self.sequence:
-            raise ValueError(f"{self.world} ranks cannot be cut into ulysses {self.ulysses} x ring {self.ring} groups")
+        if min(self.world_size, self.ulysses, self.ring) < 1 or self.world_size % self.sp_size:
+            sizes = f"ulysses {self.ulysses} x ring {self.ring}"
+            raise ValueError(f"{self.world_size} ranks cannot be cut into {sizes} groups")
 
     @property
-    def sequence(self) -> int:
+    def sp_size(self) -> int:
         """P, the ranks that share one sequence."""
         return self.ulysses * self.ring
 
+    @property
+    def dp_size(self) -> int:
+        """Number of sequence-parallel groups, which are data parallel."""
+        return self.world_size // self.sp_size
+
     def ulysses_groups(self) -> list[list[int]]:
-        return [list(range(first, first + self.ulysses)) for first in range(0, self.world, self.ulysses)]
+        """Ranks of each Ulysses group."""
+        return [list(range(first, first + self.ulysses)) for first in range(0, self.world_size, self.ulysses)]
 
     def ring_groups(self) -> list[list[int]]:
+        """Ranks of each ring group."""
         return [
-            list(range(first + u, first + self.sequence, self.ulysses))
-            for first in range(0, self.world, self.sequence)
+            list(range(first + u, first + self.sp_size, self.ulysses))
+            for first in range(0, self.world_size, self.sp_size)
             for u in range(self.ulysses)
         ]
 
     def data_groups(self) -> list[list[int]]:
-        return [list(range(first, self.world, self.sequence)) for first in range(self.sequence)]
+        """Ranks of each data-parallel group."""
+        return [list(range(first, self.world_size, self.sp_size)) for first in range(self.sp_size)]

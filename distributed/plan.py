@@ -1,8 +1,8 @@
-"""Who holds which tokens and heads of a packed batch, and what the ranks send each other: a function of lengths alone.
+"""Which tokens and heads of a packed batch each rank has, and what ranks exchange: a function of lengths alone.
 
-P = ulysses · ring ranks share a batch. Ring rank r holds a shard of its tokens: whole documents and pieces of them, in
-the order of the batch. Ulysses rank u of it computes with the u-th part of the shard's rows, and attends with the u-th
-part of the heads over all of them. There is no padding: parts differ by the rows that do not divide.
+P = ulysses · ring ranks share a batch. Ring rank r has a shard of its tokens: whole documents and pieces of documents,
+in the order of the batch. Ulysses rank u of ring rank r computes with the u-th part of the shard's rows, and attends
+over the whole shard with the u-th part of the heads. There is no padding: parts differ by one row if need be.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from torch import Tensor
 
 SCHEMES = ("balanced", "documents", "zigzag", "contiguous")
 EVEN = 1.02  # largest load ÷ mean at which the balanced scheme stops cutting documents
+SHIFT = 7919  # a prime larger than any 2 · ring, so that multiples of it take every remainder modulo 2 · ring
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Query heads first .. end − 1 of a Ulysses rank, and the KV heads that they read.
+    """Query heads of a Ulysses rank, and the KV heads that they read.
 
     Args:
         q: query heads.
         kv: KV heads.
-        reads: for every query head the place of its KV head in ``kv``.
+        reads: for each query head the index of its KV head in ``kv``.
     """
 
     q: range
@@ -37,13 +38,21 @@ class Heads:
 
     @property
     def even(self) -> bool:
-        """Whether every KV head is read by the same number of neighbouring query heads, as grouped attention wants."""
+        """Whether each KV head has the same number of consecutive query heads, as grouped-query attention needs."""
         each = len(self.q) // len(self.kv)
         return self.reads == tuple(i // each for i in range(each * len(self.kv))) and each * len(self.kv) == len(self.q)
 
 
 def split_heads(heads: int, kv_heads: int, ranks: int) -> tuple[Heads, ...]:
-    """Query heads as evenly as they go over the ranks, and with each the KV heads it needs.
+    """Splits query heads over ranks as evenly as possible; a KV head goes to every rank that reads it.
+
+    Args:
+        heads: query heads.
+        kv_heads: KV heads.
+        ranks: Ulysses ranks.
+
+    Returns:
+        The heads of each rank.
 
     Raises:
         ValueError: more ranks than heads; query heads that are no multiple of the KV heads.
@@ -60,13 +69,13 @@ def split_heads(heads: int, kv_heads: int, ranks: int) -> tuple[Heads, ...]:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Attention of one shard's queries over what one other shard's keys can show them.
+    """A block of attention: one shard's queries over those keys of one shard that any of them attends to.
 
     Args:
-        source: the ring rank whose keys they are.
-        rows: [keys] rows of the source's shard.
+        source: the ring rank that has the keys.
+        rows: [keys] int64 rows of the source's shard.
         cu_q, cu_k: [N + 1] int32 boundaries: every query row is in one of N sequences, some of which have no keys.
-        pairs: of a query and a key, which is the work.
+        pairs: of a query and a key that it attends to, which is the work.
     """
 
     source: int
@@ -78,17 +87,19 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layout of one packed batch over the ranks that share it.
+    """How one packed batch is spread over the ranks that share it.
 
-    Rank p = r · ulysses + u is Ulysses rank u of ring rank r.
+    Rank p = r · ulysses + u is Ulysses rank u of ring rank r. A piece is a run of tokens of one document.
 
     Args:
         cu_seqlens: [N + 1] boundaries of the documents.
-        ulysses, ring: ranks that exchange heads, ranks that pass keys.
-        heads: what each Ulysses rank attends with.
+        ulysses: ranks that exchange heads.
+        ring: ranks that exchange keys and values.
+        heads: of each Ulysses rank.
         head_dim: D.
-        scheme: how tokens were dealt to the ring.
-        owner, document, start, end: [pieces] ring rank, document, and tokens of the batch, by ring rank and in order.
+        scheme: how tokens were assigned to ring ranks.
+        owner, document, start, end: [pieces] ring rank, document, first token and end in the batch; by ring rank,
+            then by token.
     """
 
     cu_seqlens: np.ndarray
@@ -105,6 +116,7 @@ class Plan:
 
     @property
     def ranks(self) -> int:
+        """P, the number of ranks that share the batch."""
         return self.ulysses * self.ring
 
     @property
@@ -114,7 +126,7 @@ class Plan:
 
     @cached_property
     def pieces(self) -> np.ndarray:
-        """[ring + 1] pieces of each ring rank begin here."""
+        """[ring + 1] index of each ring rank's first piece."""
         return np.searchsorted(self.owner, np.arange(self.ring + 1))
 
     @cached_property
@@ -123,28 +135,28 @@ class Plan:
         return np.bincount(self.owner, weights=self.end - self.start, minlength=self.ring).astype(np.int64)
 
     def part(self, rank: int) -> tuple[int, int]:
-        """Rows of its ring rank's shard that a rank computes with: first, end."""
+        """First and end of the rows of its ring rank's shard that a rank computes with."""
         r, u = divmod(rank, self.ulysses)
         rows = int(self.rows[r])
         return rows * u // self.ulysses, rows * (u + 1) // self.ulysses
 
     def part_rows(self, rank: int) -> int:
-        """Tokens that a rank computes with."""
+        """Number of tokens that a rank computes with."""
         first, end = self.part(rank)
         return end - first
 
     def shard(self, ring_rank: int) -> np.ndarray:
-        """Tokens of the batch that a ring rank holds, in order."""
+        """Tokens of the batch in a ring rank's shard, ascending."""
         here = slice(self.pieces[ring_rank], self.pieces[ring_rank + 1])
         return ranges(self.start[here], self.end[here])
 
     def tokens(self, rank: int) -> Tensor:
-        """Tokens of the batch that a rank computes with, int64."""
+        """Tokens of the batch that a rank computes with, int64, ascending."""
         first, end = self.part(rank)
         return torch.from_numpy(self.shard(rank // self.ulysses)[first:end])
 
-    def holder(self) -> np.ndarray:
-        """[total] the rank that computes with each token."""
+    def rank_of_token(self) -> np.ndarray:
+        """[total] int64, the rank that computes with each token; the inverse of ``tokens``."""
         found = np.empty(self.total, np.int64)
         for r in range(self.ring):
             ranks = np.arange(r * self.ulysses, (r + 1) * self.ulysses)
@@ -152,9 +164,12 @@ class Plan:
         return found
 
     def exchange(self, ring_rank: int, source: int, device: torch.device | str = "cpu") -> Exchange | None:
-        """What a ring rank attends to in the shard of another, or its own; None where nothing is to be seen.
+        """What a ring rank's queries attend to in a source rank's shard; None if nothing. Cached by device.
 
-        Found once and kept, on every device that asks: all layers use the same.
+        Args:
+            ring_rank: with the queries.
+            source: ring rank with the keys, which may be the same.
+            device: of the tensors.
         """
         key = (ring_rank, source, str(device))
         if key not in self._exchanges:
@@ -167,7 +182,7 @@ class Plan:
         return self._exchanges[key]
 
     def _local(self, ring_rank: int) -> tuple[np.ndarray, ...]:
-        """Documents of a ring rank's pieces, their tokens, and their first rows in its shard."""
+        """Document, first token and end of each piece of a ring rank, and the first row of each in its shard."""
         here = slice(self.pieces[ring_rank], self.pieces[ring_rank + 1])
         start, end = self.start[here], self.end[here]
         return self.document[here], start, end, np.concatenate(([0], np.cumsum(end - start)))[:-1]
@@ -184,13 +199,13 @@ class Plan:
     def _other(self, ring_rank: int, source: int) -> Exchange | None:
         documents, starts, ends, rows = self._local(ring_rank)
         k_documents, k_starts, k_ends, k_rows = self._local(source)
-        # Pairs of a query piece and a key piece of one document, the key piece before it: all of it is seen.
+        # Pairs of a query piece and an earlier key piece of the same document: every query attends to every key.
         q, k = pairs_of(documents, k_documents)
         seen = k_ends[k] <= starts[q]
         q, k = q[seen], k[seen]
         if not len(q):
             return None
-        # The query pieces of a document that see anything see the same keys, and lie side by side.
+        # All query pieces of a document that have keys here have the same keys, and they are consecutive rows.
         keys = np.bincount(q, weights=k_ends[k] - k_starts[k], minlength=len(documents)).astype(np.int64)
         first = np.unique(documents[keys > 0], return_index=True)[1]
         where = np.flatnonzero(keys > 0)
@@ -215,25 +230,25 @@ class Plan:
 
     @cached_property
     def work(self) -> np.ndarray:
-        """[ranks] pairs of a query head's query and key that each rank computes."""
+        """[ranks] query-key pairs that each rank computes, over its query heads."""
         pairs = self._pairs()
         heads = np.array([len(part.q) for part in self.heads])
         return (pairs[:, None] * heads).reshape(-1)
 
     def _pairs(self) -> np.ndarray:
-        """[ring] pairs of a query and a key on each ring rank: a query at position p of its document has p + 1 keys."""
+        """[ring] query-key pairs of each ring rank: the query at position p of its document has p + 1 keys."""
         first = self.start - self.cu_seqlens[self.document]
         last = self.end - self.cu_seqlens[self.document]
         pairs = (last * (last + 1) - first * (first + 1)) / 2
         return np.bincount(self.owner, weights=pairs, minlength=self.ring)
 
     def imbalance(self) -> tuple[float, float]:
-        """Largest ÷ mean over the ranks, of work and of tokens."""
+        """Largest ÷ mean over the ranks, of work and of tokens; 1 is perfect balance."""
         tokens = np.array([end - first for first, end in map(self.part, range(self.ranks))])
         return float(self.work.max() / max(self.work.mean(), 1)), float(tokens.max() / max(tokens.mean(), 1))
 
     def digest(self) -> str:
-        """A hash of everything the ranks must agree on."""
+        """SHA-256 of everything that ranks must agree on."""
         parts = (self.cu_seqlens, self.owner, self.document, self.start, self.end)
         text = f"{self.ulysses} {self.ring} {self.heads} {self.head_dim} {self.scheme} "
         return hashlib.sha256(text.encode() + b"".join(np.asarray(x, np.int64).tobytes() for x in parts)).hexdigest()
@@ -264,15 +279,20 @@ def make_plan(
     head_dim: int = 128,
     scheme: str = "balanced",
 ) -> Plan:
-    """The plan of a packed batch.
+    """Plans how a packed batch is spread over ulysses · ring ranks; the same inputs give the same plan on every rank.
 
     Args:
-        cu_seqlens: [N + 1] boundaries of the documents, from 0 on; documents may be empty.
-        ulysses, ring: ranks that exchange heads, ranks that pass keys.
+        cu_seqlens: [N + 1] boundaries of the documents, starting at 0; documents may be empty.
+        ulysses: ranks that exchange heads.
+        ring: ranks that exchange keys and values.
         heads, kv_heads, head_dim: of the attention.
-        scheme: how the ring shares tokens. "balanced": documents whole where that leaves work and tokens even, and the
-            longest cut into 2 · ring pieces, the i-th and the i-th from the end to ring rank i; "documents": all of
-            them cut so; "zigzag": the batch as a whole cut so; "contiguous": ring rank i has the i-th part.
+        scheme: how tokens are assigned to ring ranks. A zigzag cut is into 2 · ring pieces, of which ring rank i gets
+            the i-th and the i-th from the end. "balanced": zigzag cuts of the longest documents, as few as make work
+            and tokens even, the other documents whole; "documents": a zigzag cut of every document; "zigzag": one of
+            the whole batch; "contiguous": ring rank i gets the i-th of ring parts of the batch.
+
+    Returns:
+        The plan.
 
     Raises:
         ValueError: boundaries that fall, an unknown scheme, heads that cannot be split.
@@ -285,7 +305,7 @@ def make_plan(
     if ring < 1:
         raise ValueError(f"ring {ring}")
     parts = split_heads(heads, kv_heads, ulysses)
-    owner, start, end = _deal(cu, ring, scheme)
+    owner, start, end = _assign(cu, ring, scheme)
     keep = end > start
     owner, start, end = owner[keep], start[keep], end[keep]
     order = np.lexsort((start, owner))
@@ -294,8 +314,8 @@ def make_plan(
     return Plan(cu, ulysses, ring, parts, head_dim, scheme, owner, document, start, end)
 
 
-def _deal(cu: np.ndarray, ring: int, scheme: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ring rank, first token and end of every piece."""
+def _assign(cu: np.ndarray, ring: int, scheme: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ring rank, first token and end of every piece, unsorted; pieces may be empty."""
     if ring == 1:
         return np.zeros(len(cu) - 1, np.int64), cu[:-1], cu[1:]
     if scheme in ("contiguous", "zigzag"):
@@ -309,11 +329,11 @@ def _deal(cu: np.ndarray, ring: int, scheme: str) -> tuple[np.ndarray, np.ndarra
 
 
 def _zigzag(start: np.ndarray, end: np.ndarray, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every document in 2 · ring pieces; ring rank i has the i-th and the i-th from the end."""
+    """Cuts every document into 2 · ring pieces; ring rank i gets the i-th and the i-th from the end."""
     parts = 2 * ring
-    # What does not divide goes to other ranks from one document to the next.
-    turn = np.arange(len(start))[:, None] * 7919
-    edges = start[:, None] + ((end - start)[:, None] * np.arange(parts + 1) + turn % parts) // parts
+    # Pieces with a token more than others are at other places in each document, so that no rank collects them.
+    shift = np.arange(len(start))[:, None] * SHIFT % parts
+    edges = start[:, None] + ((end - start)[:, None] * np.arange(parts + 1) + shift) // parts
     edges[:, 0], edges[:, -1] = start, end
     part = np.arange(parts)
     owner = np.broadcast_to(np.minimum(part, parts - 1 - part), (len(start), parts))
@@ -321,12 +341,12 @@ def _zigzag(start: np.ndarray, end: np.ndarray, ring: int) -> tuple[np.ndarray, 
 
 
 def _balance(cu: np.ndarray, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts the longest documents, first none, then ever more of them, until the rest can be dealt evenly."""
+    """Zigzag cuts of the longest documents: more and more of them, until whole documents balance the rest."""
     lengths = np.diff(cu)
     order = np.argsort(-lengths, kind="stable")
     tokens, pairs = lengths[order] / max(cu[-1], 1), lengths[order].astype(float) ** 2
     pairs /= max(pairs.sum(), 1)
-    # A document that alone is more than a rank's share must be cut.
+    # A document that exceeds a rank's mean load by itself must be cut.
     cut = int(((tokens > 1 / ring) | (pairs > 1 / ring)).sum())
     while True:
         owner, load = _longest_first(tokens[cut:], pairs[cut:], ring)
@@ -342,7 +362,7 @@ def _balance(cu: np.ndarray, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _longest_first(tokens: np.ndarray, pairs: np.ndarray, ring: int) -> tuple[list[int], tuple[list, list]]:
-    """Deals documents, longest first, to the rank that has least; returns owners and each rank's tokens and pairs."""
+    """Assigns whole documents, longest first, to the least loaded rank; returns owners, and each rank's load."""
     heap, owner = [(0.0, rank) for rank in range(ring)], []
     load = [0.0] * ring, [0.0] * ring
     for token, pair in zip(tokens.tolist(), pairs.tolist(), strict=True):
@@ -355,13 +375,13 @@ def _longest_first(tokens: np.ndarray, pairs: np.ndarray, ring: int) -> tuple[li
 
 
 def ranges(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """start[0] .. end[0] − 1, start[1] .. end[1] − 1, ..., int64."""
+    """Concatenates start[0] .. end[0] − 1, start[1] .. end[1] − 1, …; int64."""
     lengths = end - start
     shift = np.concatenate(([0], np.cumsum(lengths)))[:-1]
     return np.repeat(start - shift, lengths) + np.arange(int(lengths.sum()))
 
 
 def pairs_of(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices i, j of all pairs with a[i] = b[j]; both ascending."""
+    """Indices i, j of all pairs with a[i] = b[j], for ascending a and b."""
     first, end = np.searchsorted(b, a, side="left"), np.searchsorted(b, a, side="right")
     return np.repeat(np.arange(len(a)), end - first), ranges(first, end)

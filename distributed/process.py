@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# What torchrun sets, and what holds without it.
+# Environment variables of torchrun, and their values without it.
 ENVIRONMENT = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 
 
@@ -20,16 +20,16 @@ class Process:
     """One rank.
 
     Attributes:
-        rank: 0 .. world − 1.
-        world: number of ranks.
+        rank: 0 .. world_size − 1.
+        world_size: number of ranks.
         local_rank: number of this rank on its machine.
-        device: where its tensors live.
-        group: whether there is a process group; a run of one rank needs none.
-        store: what the ranks of a process group share besides it; None for a rank alone.
+        device: where its tensors are.
+        group: whether there is a process group; a single rank does not need one.
+        store: the key-value store of the ranks; None for a single rank.
     """
 
     rank: int
-    world: int
+    world_size: int
     local_rank: int
     device: torch.device
     group: bool
@@ -37,18 +37,20 @@ class Process:
 
 
 def start(device: str | torch.device = "auto", *, group: bool = False, minutes: float = 10.0) -> Process:
-    """Joins the ranks that torchrun started; without torchrun this is the only rank.
+    """Joins the ranks that torchrun started, or runs as the only rank if torchrun did not start this process.
 
     Args:
-        device: "auto" takes the GPU of the local rank where there is one, and else the CPU.
-        group: make a process group of one rank too, as sharded weights need.
-        minutes: how long a collective waits for the others. Over gloo a peer that dies is noticed at once; this is
-            for one that hangs.
+        device: "auto" is the GPU with the local rank's number if this machine has GPUs, otherwise the CPU.
+        group: create a process group for a single rank too, which sharded weights need.
+        minutes: time-out of collectives. gloo reports a peer that dies at once; the time-out is for a peer that hangs.
+
+    Returns:
+        This rank.
 
     Raises:
-        ValueError: a device that is not there.
+        ValueError: a GPU that this machine does not have.
     """
-    rank, world, local_rank = (int(os.environ.get(name, n)) for name, n in ENVIRONMENT.items())
+    rank, world_size, local_rank = (int(os.environ.get(name, n)) for name, n in ENVIRONMENT.items())
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
@@ -58,26 +60,26 @@ def start(device: str | torch.device = "auto", *, group: bool = False, minutes: 
             raise ValueError(f"rank {rank} wants {device}, but this machine has {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)
     store = None
-    if world > 1 or group:
-        # The CPU group carries objects and checkpoints, beside the GPU's collectives.
+    if world_size > 1 or group:
+        # Objects and checkpoints go through the CPU back end, also in a GPU run.
         backend, patience = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(minutes=minutes)
-        if world > 1:
+        if world_size > 1:
             store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-            # Where torchrun keeps the store, it outlives the ranks: those it starts again must not read old words.
+            # torchrun's store survives a restart of the ranks, which must not read keys of the attempt before.
             store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         shared = store or dist.HashStore()
-        dist.init_process_group(backend, timeout=patience, store=shared, rank=rank, world_size=world)
-    return Process(rank, world, local_rank, device, world > 1 or group, store)
+        dist.init_process_group(backend, timeout=patience, store=shared, rank=rank, world_size=world_size)
+    return Process(rank, world_size, local_rank, device, world_size > 1 or group, store)
 
 
 def stop() -> None:
-    """Leaves the process group, where there is one."""
+    """Destroys the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def sum_over(tensor: Tensor) -> Tensor:
-    """Σ over the ranks of a tensor that all of them have; the tensor itself stays as it is."""
+    """Σ over the ranks of a tensor of the same shape on each; not in place, without gradient."""
     total = tensor.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(total)
@@ -85,13 +87,13 @@ def sum_over(tensor: Tensor) -> Tensor:
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Waits until every rank has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def broadcast_object(value: Any, source: int = 0) -> Any:
-    """What rank ``source`` has, on every rank; anything that pickles."""
+    """Rank ``source``'s value on every rank; anything that can be pickled."""
     box = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(box, source, device=torch.device("cpu"))
@@ -99,7 +101,7 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What every rank has, on every rank; anything that pickles."""
+    """The values of all ranks, by rank, on every rank; anything that can be pickled."""
     if not dist.is_initialized():
         return [value]
     found = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Attention of a shard's queries over the keys of all shards, which come from the ranks that hold them (ring)."""
+"""Ring attention: a shard's queries attend to the keys of all shards, which other ranks send."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 import afn_kernels as ak
 
 TRANSPORTS = ("auto", "ring", "gather")
-GATHERED = 64 << 20  # bytes of keys and values that "auto" has a rank hold at once. Not measured.
-# Source: Liu et al., 2023, arXiv:2310.01889. Here a rank sends its keys straight to those that read them, and only the
-# rows that they read: nothing is passed on, and a step without work moves nothing.
+GATHERED = 64 << 20  # bytes of keys and values up to which "auto" gathers; a guess, not measured
+# Source: Liu et al., 2023, arXiv:2310.01889. Unlike there, a rank sends its keys directly to the ranks that read them,
+# and only the rows they read: no rank forwards keys, and a step without work sends nothing.
 
 
 def ring_attention(
@@ -31,20 +31,25 @@ def ring_attention(
 ) -> Tensor:
     """Causal attention within each document, over all shards.
 
+    Partial outputs of the shards are merged by their log-sum-exp, in float32 (float64 for float64 inputs).
+
     Args:
-        q: [shard, own query heads, D].
+        q: [shard, own query heads, D] queries of this rank's shard.
         k, v: [shard, own KV heads, D].
         plan: of the batch.
         comm: the ring group.
         heads: of this rank.
         scale: of the scores; default D^(−1/2).
-        transport: both compute with the rank's own keys while others come. "ring" holds two steps' keys, and ranks wait
-            for each other at every step; "gather" holds all, and they wait once. "auto" gathers where the keys of the
-            whole batch are few.
+        transport: "ring" holds the keys of two steps and synchronises at every step; "gather" holds all keys and
+            synchronises once; "auto" gathers if the keys of the whole batch are few. Both receive while they attend to
+            the rank's own keys.
         impl: of ``afn_kernels.attention``.
 
     Returns:
         [shard, own query heads, D] in the dtype of q.
+
+    Raises:
+        ValueError: an unknown transport.
     """
     if transport not in TRANSPORTS:
         raise ValueError(f"transport {transport!r} is none of {', '.join(TRANSPORTS)}")
@@ -54,13 +59,13 @@ def ring_attention(
         keys, values = (spread(x, heads) for x in (k, v))
         return q if own is None else ak.attention(q, keys, values, **options_of(own, comm, scale, impl))
     if transport == "auto":
-        # Of the batch, not of this rank: all ranks must send in the same order.
+        # By the size of the whole batch, so that all ranks choose the same transport.
         most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * k.element_size()
         transport = "gather" if most <= GATHERED else "ring"
-    return _Ring.apply(q, k, v, plan, comm, heads, float(scale), transport, impl)
+    return _RingAttention.apply(q, k, v, plan, comm, heads, float(scale), transport, impl)
 
 
-class _Ring(torch.autograd.Function):
+class _RingAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, plan, comm, heads, scale, transport, impl):
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -93,13 +98,14 @@ class _Ring(torch.autograd.Function):
                     dkv.index_add_(1, exchange.rows, here)
                 else:
                     away[exchange.source] = here
-            arrived()  # what the step before sent, under way while this one was computed
+            arrived()  # gradients of the previous step, which were sent while this step was computed
             arrived = sent_back(away, dkv, plan, comm, offsets)
         arrived()
         return dq.to(q.dtype), dkv[0].to(k.dtype), dkv[1].to(v.dtype), *[None] * 6
 
 
 def options_of(exchange: Exchange, comm: Comm, scale: float, impl: str) -> dict:
+    """Arguments of ``afn_kernels.attention`` for an exchange; only a rank's own keys need a causal mask."""
     boundaries = {"cu_seqlens_q": exchange.cu_q, "cu_seqlens_k": exchange.cu_k}
     return {**boundaries, "causal": exchange.source == comm.rank, "scale": scale, "impl": impl}
 
@@ -108,10 +114,13 @@ Part = tuple[Exchange, Tensor, Tensor]
 
 
 def fetched(k: Tensor, v: Tensor, plan: Plan, comm: Comm, transport: str) -> Iterator[tuple[list[int], list[Part]]]:
-    """What there is to attend to, step by step: this rank's own keys first, then those of the others as they come in.
+    """Keys and values to attend to, step by step: this rank's own first, then those of other ranks.
 
-    A step is a list of offsets t: keys come from t ranks back while others get theirs from t ranks on. With "ring" each
-    has one, and the next step's keys are under way meanwhile; with "gather" one step has all of them.
+    A step is a list of offsets t: this rank receives from rank − t and sends to rank + t. "ring" has a step for each
+    offset, and a step's keys are received while the step before is computed; "gather" has all offsets in one step.
+
+    Yields:
+        The step's offsets, and (exchange, keys, values) for each source rank with keys that this rank reads.
     """
     others = range(1, comm.size)
     steps = [[t] for t in others] if transport == "ring" else [list(others)]
@@ -120,14 +129,14 @@ def fetched(k: Tensor, v: Tensor, plan: Plan, comm: Comm, transport: str) -> Ite
     yield [], [] if own is None else [(own, k, v)]
     for offsets, following in zip(steps, [*steps[1:], None], strict=True):
         wait()
-        here = coming
+        received = coming
         if following is not None:
             wait, coming = fetch(k, v, plan, comm, following)
-        yield offsets, [(plan.exchange(comm.rank, source, k.device), kv[0], kv[1]) for source, kv in here.items()]
+        yield offsets, [(plan.exchange(comm.rank, source, k.device), kv[0], kv[1]) for source, kv in received.items()]
 
 
 def fetch(k: Tensor, v: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> tuple[Callable, dict[int, Tensor]]:
-    """Starts a step's keys and values on their way; returns what waits for them, and [2, rows, Hk, D] by source."""
+    """Starts the messages of a step's keys and values; returns their wait, and [2, rows, Hk, D] by source rank."""
     sends, receives = {}, {}
     for t in offsets:
         to, source = (comm.rank + t) % comm.size, (comm.rank - t) % comm.size
@@ -141,20 +150,28 @@ def fetch(k: Tensor, v: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> t
 
 
 def sent_back(away: dict[int, Tensor], dkv: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> Callable[[], None]:
-    """Starts a step's gradients on their way to the ranks whose keys they are of.
+    """Starts sending a step's gradients of keys and values to the ranks that own the keys.
 
-    Returns what waits for those of this rank's keys and adds them to dkv [2, shard, Hk, D].
+    Args:
+        away: [2, rows, Hk, D] gradients by the rank that owns the keys.
+        dkv: [2, shard, Hk, D] gradients of this rank's own keys, added to in place.
+        plan: of the batch.
+        comm: the ring group.
+        offsets: of the step.
+
+    Returns:
+        A function that waits for the gradients of this rank's keys from their readers and adds them to ``dkv``.
     """
     peers = [(comm.rank + t) % comm.size for t in offsets]
     readers = {peer: plan.exchange(peer, comm.rank, dkv.device) for peer in peers}
     rows = {peer: reader.rows for peer, reader in readers.items() if reader is not None}
-    room = {peer: dkv.new_empty((2, len(some), *dkv.shape[2:])) for peer, some in rows.items()}
-    wait = comm.exchange(away, room)
+    received = {peer: dkv.new_empty((2, len(some), *dkv.shape[2:])) for peer, some in rows.items()}
+    wait = comm.exchange(away, received)
 
     def arrived() -> None:
         wait()
         for peer, some in rows.items():
-            dkv.index_add_(1, some, room[peer])
+            dkv.index_add_(1, some, received[peer])
 
     return arrived
 
@@ -164,12 +181,12 @@ def _nothing() -> None:
 
 
 def spread(x: Tensor, heads: Heads) -> Tensor:
-    """KV heads as grouped attention wants them: one for each query head where they are not read evenly."""
+    """KV heads for grouped-query attention: repeated once per query head if they are not read evenly."""
     return x if heads.even else x[:, list(heads.reads)]
 
 
 def gathered_heads(x: Tensor, heads: Heads) -> Tensor:
-    """Gradients of what ``spread`` made, to those of the KV heads."""
+    """The adjoint of ``spread``: gradients of the KV heads from gradients of the repeated ones."""
     if heads.even:
         return x
     found = x.new_zeros((len(x), len(heads.kv), x.shape[-1]))

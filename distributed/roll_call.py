@@ -1,4 +1,4 @@
-"""Which rank has ended, when the others notice that one has."""
+"""Names the rank that ended when a collective of the other ranks fails."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from contextlib import contextmanager, suppress
 import torch.distributed as dist
 from afn_distributed.process import Process
 
-# How gloo, NCCL and the store say that a peer is no longer there.
+# Error texts of gloo, NCCL and the store when a peer has ended.
 GONE = re.compile(r"Connection (closed|reset|refused)|closed by peer|remote process exited|Broken pipe|TCPStore", re.I)
 
 
 class RankEnded(RuntimeError):
-    """Another rank ended while this one worked with it."""
+    """Another rank ended during work of all ranks."""
 
 
 @contextmanager
 def roll_call(process: Process, patience: float = 3.0) -> Iterator[None]:
-    """Work that all ranks do together: where one of them ends, every other one says which.
+    """A context for work of all ranks: if a rank ends inside, every other rank raises an error that names it.
 
-    A connection that breaks does not say whose end it was. The rank that sees it calls the roll: a thread of every
-    living rank answers over the store, and who does not answer in time has ended. gloo sees a broken connection at
-    once; under NCCL a rank may wait until torchrun or the group's time-out ends it.
+    A broken connection does not say which rank ended. The rank that notices it sets a key in the store; a thread of
+    each living rank answers by setting another key, and a rank that does not answer in time has ended. gloo notices a
+    broken connection at once; under NCCL a rank may wait until torchrun or the group's time-out ends it.
 
     Args:
-        process: this rank.
+        process: this rank; without a store the context does nothing.
         patience: seconds to wait for answers.
 
     Raises:
-        RankEnded: another rank ended, with its number where that could be found out. What this rank itself raises goes
-            its way, and the others are told.
+        RankEnded: another rank ended; the message has its number if that could be found out. An exception of this rank
+            itself passes unchanged, and its text is written to the store for the other ranks.
     """
     if process.store is None:
         yield
@@ -46,7 +46,7 @@ def roll_call(process: Process, patience: float = 3.0) -> Iterator[None]:
     except Exception as error:
         lost = isinstance(error, RuntimeError) and GONE.search(str(error))
         if not lost:
-            with suppress(RuntimeError):  # a store that is gone is no reason to hide what happened
+            with suppress(RuntimeError):  # the store may be gone; the exception itself matters more
                 store.set(f"fault/{process.rank}", f"{type(error).__name__}: {error}".splitlines()[0][:500])
             raise
         raise RankEnded(f"rank {process.rank}: {_who(store, process, patience, str(error))}") from error
@@ -56,6 +56,7 @@ def roll_call(process: Process, patience: float = 3.0) -> Iterator[None]:
 
 
 def _answer(store: dist.Store, rank: int, done: threading.Event) -> None:
+    """Answers a roll call of another rank, until ``done``."""
     with suppress(RuntimeError):
         while not done.wait(0.25):
             if store.check(["call"]):
@@ -64,9 +65,10 @@ def _answer(store: dist.Store, rank: int, done: threading.Event) -> None:
 
 
 def _who(store: dist.Store, process: Process, patience: float, seen: str) -> str:
+    """Calls the roll and describes which ranks ended; ``seen`` is the error that this rank has."""
     try:
         store.set("call", "")
-        others = [rank for rank in range(process.world) if rank != process.rank]
+        others = [rank for rank in range(process.world_size) if rank != process.rank]
         until = time.monotonic() + patience
         while True:
             faults = [rank for rank in others if store.check([f"fault/{rank}"])]
@@ -79,10 +81,10 @@ def _who(store: dist.Store, process: Process, patience: float, seen: str) -> str
         if faults:
             found = "; ".join(f"rank {rank} failed first: {store.get(f'fault/{rank}').decode()}" for rank in faults)
         elif silent:
-            found = f"rank {', '.join(map(str, silent))} of {process.world} has ended without a word"
+            found = f"rank {', '.join(map(str, silent))} of {process.world_size} has ended without a word"
         else:
             found = f"a connection broke, though every rank still answers: {seen.splitlines()[0]}"
-        # Those who notice only when this rank ends shall not take it for the cause.
+        # This rank ends next. Ranks that notice only then must report the first cause, not this rank.
         store.set("ended", found)
         return found
     except RuntimeError:

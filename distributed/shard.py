@@ -1,4 +1,4 @@
-"""Weights cut over the ranks (FSDP2): float32 masters, computation in a lower precision, gradients summed."""
+"""Weights sharded over ranks (FSDP2): float32 master weights, computation in lower precision, summed gradients."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
-
 
 def mesh_of(process: Process, shard_size: int | None = None) -> DeviceMesh:
-    """The ranks as one row that shares the weights, or as rows of ``shard_size`` that each hold a whole copy.
+    """The device mesh of sharded weights: (shard), or (replicate, shard) if ``shard_size`` is less than all ranks.
+
+    Args:
+        process: this rank, with a process group.
+        shard_size: ranks that share one copy of the weights; all if None.
+
+    Returns:
+        The mesh.
 
     Raises:
         ValueError: no process group; a shard size that does not divide the ranks.
     """
     if not process.group:
         raise ValueError("sharded weights need a process group: start(group=True)")
-    size = shard_size or process.world
-    if process.world % size:
-        raise ValueError(f"{process.world} ranks cannot be cut into groups of {size} that share the weights")
+    size = shard_size or process.world_size
+    if process.world_size % size:
+        raise ValueError(f"{process.world_size} ranks cannot be cut into groups of {size} that share the weights")
     kind = process.device.type
-    if size == process.world:
+    if size == process.world_size:
         return init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
-    return init_device_mesh(kind, (process.world // size, size), mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh(kind, (process.world_size // size, size), mesh_dim_names=("replicate", "shard"))
 
 
 def shard(
@@ -46,34 +51,37 @@ def shard(
     reduce_dtype: torch.dtype = torch.float32,
     shard_size: int | None = None,
     reshard: bool = True,
-    forwards: Sequence[str] = FORWARDS,
+    forwards: Sequence[str] = (),
 ) -> nn.Module:
-    """Cuts a model's weights over the ranks, in place; gradients are the SUM of the ranks' gradients.
+    """Shards a model's weights over ranks, in place; a gradient is the SUM of the ranks' gradients, not their mean.
 
-    Trained weights are kept in float32 and gathered in ``compute_dtype``; frozen ones are stored in it, and have
-    neither gradients nor any part in the reduction. A single rank wraps only what it trains.
+    Trained weights are stored in float32 and gathered in ``compute_dtype``. Frozen weights are stored in
+    ``compute_dtype`` and take no part in the reduction. A single rank wraps only modules that train.
 
     Args:
-        model: the model, on its device; what trains has ``requires_grad``.
-        mesh: the ranks, one-dimensional or (replicate, shard); made from a process if one is given.
-        blocks: modules that are gathered and freed one by one; what lies outside of them belongs to the model.
+        model: the model, on its device; trained weights have ``requires_grad``.
+        mesh: (shard) or (replicate, shard); created from a process if one is given.
+        blocks: modules whose weights are gathered and freed as a unit; all other weights are gathered with the model.
         compute_dtype: of the forward and the backward.
         reduce_dtype: of the gradients' sum.
-        shard_size: ranks that share one copy of the weights, if not all.
+        shard_size: ranks that share one copy of the weights; all if None.
         reshard: free a block's weights after its forward and gather them again for its backward.
-        forwards: methods besides ``forward`` that compute with the weights; those that the model lacks are passed over.
+        forwards: names of the model's methods besides ``forward`` that need gathered weights.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: no process group; a shard size that does not divide the ranks.
+        ValueError: no process group; a shard size that does not divide the ranks; a method that the model lacks.
     """
+    missing = [name for name in forwards if not hasattr(model, name)]
+    if missing:
+        raise ValueError(f"{type(model).__name__} has no method {', '.join(missing)} to gather weights for")
     mesh = mesh_of(mesh, shard_size) if isinstance(mesh, Process) else mesh
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute_dtype)
     alone = mesh.size() == 1
-    # Positions and samples come as float32 in dataclasses and must stay so; activations follow the weights anyway.
+    # Positions and PCM samples must stay float32; activations take the dtype of the weights anyway.
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
     frozen = {p for p in model.parameters() if not p.requires_grad} if alone else set()
     for block in blocks:
@@ -81,20 +89,19 @@ def shard(
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=frozen)
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=frozen)
     for module in _parts(model):
-        # Losses come already divided by what all ranks have together.
+        # Losses are already divided by the token count of all ranks.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     inside = [False]
     for name in forwards:
-        if hasattr(model, name):
-            plain = getattr(model, name)
-            register_fsdp_forward_method(model, name)
-            setattr(model, name, _outermost(model, plain, getattr(model, name), inside))
+        plain = getattr(model, name)
+        register_fsdp_forward_method(model, name)
+        setattr(model, name, _outermost(model, plain, getattr(model, name), inside))
     return model
 
 
 def _outermost(model: FSDPModule, plain: Callable, hooked: Callable, inside: list[bool]) -> Callable:
-    """A method that gathers the model's own weights, unless it is called from another one that has done so."""
+    """A method that gathers the model's own weights, unless another such method, which has done so, calls it."""
 
     @wraps(plain)
     def method(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +113,7 @@ def _outermost(model: FSDPModule, plain: Callable, hooked: Callable, inside: lis
         finally:
             inside[0] = False
             if not torch.is_grad_enabled():
-                # No backward will come to do it.
+                # FSDP reshards in the backward, which will not happen.
                 model.reshard()
 
     method.sharded = True
@@ -119,10 +126,10 @@ def _parts(model: nn.Module) -> list[FSDPModule]:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[nn.Module]:
-    """All weights whole on every rank, in the precision of the computation: for generation.
+    """A context in which every rank has all weights, in the compute dtype: for generation.
 
-    Inside, ranks may do different things: nothing communicates. No gradients. A model that is not sharded stays as it
-    is.
+    Inside, the model communicates nothing, so ranks may make different calls, without gradients. A model that is not
+    sharded is left alone.
     """
     parts = _parts(model)
     with ExitStack() as stack:
@@ -139,23 +146,26 @@ def gathered(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def set_sync(model: nn.Module, sync: bool) -> None:
-    """Whether the next backward sums gradients over the ranks; off for all but the last one that is accumulated."""
+    """Whether the next backward sums gradients over ranks; False for all but the last accumulated backward."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(sync)
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scales the gradients so that their norm over all ranks is at most ``largest``; returns what it was, scalar."""
+    """Scales gradients by min(1, largest / norm), with the norm over all ranks; returns that norm, scalar."""
     norm = nn.utils.clip_grad_norm_(list(parameters), largest)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def full_state_dict(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Whole weights on the CPU of rank 0, and nothing on the others. All ranks take part.
+    """The full weights on the CPU of rank 0; all ranks must call it.
 
     Args:
         model: sharded or not.
         dtype: of the result; that of the weights if None.
+
+    Returns:
+        Weights by name on rank 0, an empty dictionary on other ranks.
     """
     for module in _parts(model):
         module.reshard()
@@ -170,10 +180,15 @@ def full_state_dict(model: nn.Module, dtype: torch.dtype | None = None) -> dict[
 
 
 def export_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Writes the whole model from rank 0, by its ``save_pretrained``, with its adapters added to the weights.
+    """Writes the full model from rank 0 with its ``save_pretrained``, adapters merged; all ranks must call it.
 
-    Modules that have ``fold(state, name)`` take their own adapters out of the weights and into the layer.
-    All ranks take part; the others may go on before the folder is written.
+    A module with a method ``fold(state, name)`` merges its adapter into its weights in ``state``. Other ranks do not
+    wait until the folder is written.
+
+    Args:
+        model: sharded or not; ``type(model)(model.config)`` makes one like it.
+        folder: to write.
+        dtype: of the written weights; that of the model's weights if None.
     """
     state = full_state_dict(model)
     if not state:

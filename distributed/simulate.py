@@ -1,9 +1,10 @@
-"""An event simulation of one training step of the full model: nothing of it is measured.
+"""An event simulation of one training step of the full model; nothing is measured.
 
     python -m afn_distributed.simulate [--gpus 128] [--tokens 8192 24576 131072] [--out PREFIX]
 
-The P = ulysses · ring ranks of one data-parallel group are simulated, with a stream for kernels and one for messages
-each; weights are gathered and gradients summed over all GPUs at a cost. Other groups are taken to do alike.
+It simulates the P = ulysses · ring ranks of one data-parallel group, each with a stream of kernels and a stream of
+messages, and adds the cost of gathering weights and summing gradients over all GPUs. It assumes that all groups take
+the same time.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from afn_distributed.costs import ASSUMED, MODEL, PIECES, RECOMPUTE, Assumptions, Case, Load, Packed
+from afn_distributed.costs import ASSUMED, MODEL, PIECES, RECOMPUTE, Assumptions, Load, Packed, ParallelConfig
 from afn_distributed.plan import Plan
-from afn_distributed.timeline import Event, Job, Timeline
+from afn_distributed.timeline import BackgroundCollective, Timeline, TimelineEvent
 
 ULYSSES, RINGS = (1, 2, 4, 7, 8, 14, 28), (1, 2, 4, 8, 16, 32)
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
-# What else may be true of the GPUs and links: the last table says what to run then.
+# Other values that assumptions may have in truth; the last table has the best layout for each.
 DOUBTS = (
     {"attention": 400e12, "attention_backward": 300e12},
     {"matmul": 550e12},
@@ -29,11 +30,11 @@ DOUBTS = (
     {"ib": 23e9, "across": 125e9},
     {"memory": 72e9},
 )
-FEWEST = 1024  # tokens of a rank: below, kernels are mostly launches
+FEWEST = 1024  # tokens of a rank; with fewer, kernels take about as long as their launches
 
 
 def mix(clips: int, context: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """[clips] audio and text tokens of clips that fit the context, the realistic mix that benchmarks draw.
+    """[clips] audio and text tokens of clips that fit the context, drawn from the mix that the benchmarks use.
 
     55 % of clips are 1 to 30 s, 25 % 10 s, 15 % 30 s to 5 min and 5 % 5 to 30 min, the last two log-uniform; 25 tokens
     a second and log-normal text.
@@ -51,7 +52,7 @@ def mix(clips: int, context: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def packed(context: int, seed: int = 0, bins: int = 15) -> Packed:
-    """Of several packed batches of the mix the one whose attention costs the median, Σ length²."""
+    """Packs several batches of the mix and returns the one of median attention cost Σ length²."""
     audio, text = mix(max(4000, bins * context // 400), context, seed)
     found, clip = [], 0
     for _ in range(bins):
@@ -67,11 +68,11 @@ def packed(context: int, seed: int = 0, bins: int = 15) -> Packed:
     return sorted(found, key=lambda batch: (batch.lengths**2).sum())[bins // 2]
 
 
-RECORDING = Packed(np.array([45_000]), np.array([500]))  # half an hour, and what is said of it
+RECORDING = Packed(np.array([45_000]), np.array([500]))  # half an hour of audio, and text about it
 
 
 def recordings(context: int) -> Packed:
-    """A packed batch of recordings of half an hour; the last is cut to what room is left."""
+    """A packed batch of recordings of half an hour; the last is cut to fill the context."""
     whole, rest = divmod(context, RECORDING.total)
     audio = np.repeat(RECORDING.audio, whole + 1)
     audio[-1] = max(rest - RECORDING.text[0], 0)
@@ -81,7 +82,7 @@ def recordings(context: int) -> Packed:
 
 
 def attention_bytes(plan: Plan, rank: int, element_size: int) -> dict[str, dict[str, int]]:
-    """Bytes that a rank sends to others for one call of ``sp_attention``: {"ulysses" or "ring": {pass: bytes}}.
+    """Bytes that a rank sends to other ranks in one call of ``sp_attention``.
 
     Args:
         plan: of the batch.
@@ -89,7 +90,7 @@ def attention_bytes(plan: Plan, rank: int, element_size: int) -> dict[str, dict[
         element_size: bytes of an element of q, k and v.
 
     Returns:
-        For each transport the bytes of "forward" and of "backward".
+        {"ulysses" or "ring": {"forward" or "backward": bytes}}.
     """
     r, u = divmod(rank, plan.ulysses)
     own, dim = plan.heads[u], plan.head_dim * element_size
@@ -108,42 +109,53 @@ def attention_bytes(plan: Plan, rank: int, element_size: int) -> dict[str, dict[
             for name in ("forward", "backward"):
                 found["ring"][name] += each * element_size * len(reader.rows)
         if peer != r and source is not None:
-            # Gradients travel in float32, or in float64.
+            # Gradients of keys are sent in float32, or in float64 for float64 inputs.
             found["ring"]["backward"] += each * max(4, element_size) * len(source.rows)
     return found
 
 
 def simulate(
-    case: Case, batch: Packed, assumptions: Assumptions = ASSUMED, layers: int = MODEL.layers
+    config: ParallelConfig, batch: Packed, assumptions: Assumptions = ASSUMED, layers: int = MODEL.layers
 ) -> tuple[Timeline, Load]:
-    """One step: encoder, embeddings to their tokens, language model, loss, all of it backwards, optimiser."""
-    load = Load(case, batch, assumptions)
-    line = Timeline(load.ranks, load.node if case.shard <= assumptions.node else np.zeros_like(load.node))
-    _Step(load, line, layers).all()
+    """Simulates one step: encoder, embeddings to their tokens, language model, loss, their backward, optimiser.
+
+    Args:
+        config: how the step is parallelised.
+        batch: of each group.
+        assumptions: about GPUs and links.
+        layers: of the language model.
+
+    Returns:
+        The timeline, and the load of each rank.
+    """
+    load = Load(config, batch, assumptions)
+    line = Timeline(load.ranks, load.node if config.shard <= assumptions.node else np.zeros_like(load.node))
+    _StepEvents(load, line, layers).all()
     return line, load
 
 
-class _Step:
+class _StepEvents:
     """The events of a step, in the order in which a rank issues them."""
 
     def __init__(self, load: Load, line: Timeline, layers: int):
-        self.load, self.line, self.layers, case = load, line, layers, load.case
+        self.load, self.line, self.layers, config = load, line, layers, load.config
         m, rows, a = MODEL, load.rows, load.a
-        self.shape, self.case, self.nothing = (case.ring, case.ulysses), case, np.zeros(load.ranks)
+        self.shape, self.config, self.nothing = (config.ring, config.ulysses), config, np.zeros(load.ranks)
         qkv, q = (m.heads + 2 * m.kv_heads) * m.head_dim, m.heads * m.head_dim
         norm = (0, 8 * m.width)
+        # Rotary counts as a kernel, though with Ulysses it is part of the copy before the all-to-all.
         project = [norm, (2 * m.width * qkv, 0), (0, 4 * (qkv - m.kv_heads * m.head_dim))]
         opening, closing = [(4 * m.width * m.ffn, 0), (0, 6 * m.ffn)], [(2 * m.width * q, 0), norm]
         mlp = [*opening, (2 * m.width * m.ffn, 0)]
-        # One copy before or after each all-to-all; the gradients of q, k and v are put together first.
-        self.copies = [load.kernels(rows, [(0, 4 * n)]) if case.ulysses > 1 else self.nothing for n in (qkv, q)]
+        # One copy before or after each all-to-all; in the backward one more joins the gradients of q, k and v.
+        self.copies = [load.kernels(rows, [(0, 4 * n)]) if config.ulysses > 1 else self.nothing for n in (qkv, q)]
         self.project, self.closing = load.kernels(rows, project), load.kernels(rows, closing)
         self.mlp, self.opening = load.kernels(rows, mlp), load.kernels(rows, opening)
         self.back = load.kernels(rows, project, 2), load.kernels(rows, [*closing, *mlp], 2)
-        self.turns = [t for t in range(1, case.ring) if load.turn(t).any()]
+        self.turns = [t for t in range(1, config.ring) if load.turn(t).any()]
         self.sent = {t: load.turn(t) for t in self.turns}
         self.attend = [{t: load.attend(t, backward) for t in (0, *self.turns)} for backward in (False, True)]
-        self.heads = [load.heads(every) if case.ulysses > 1 else self.nothing for every in (True, False)]
+        self.heads = [load.heads(every) if config.ulysses > 1 else self.nothing for every in (True, False)]
         self.returned, self.packing = {t: load.turn(t, back=True) for t in self.turns}, load.packing()
         piece = m.encoder_layers // PIECES
         linear, block = 2 * m.encoder / m.encoder_layers, [(0, 2 * m.encoder_width * n) for n in (4, 6, 4, 8)]
@@ -157,7 +169,7 @@ class _Step:
     def all(self) -> None:
         m, load, line = MODEL, self.load, self.line
         outside = 2 * m.embedding + m.adaptor
-        root = line.later("gather root", load.gather(2 * outside))
+        root = line.background("gather root", load.gather(2 * outside))
         ahead = self.gather_piece(0)
         last = line.run("start", self.nothing, line.wait(root))
         for i in range(PIECES):
@@ -183,61 +195,65 @@ class _Step:
         for i in reversed(range(PIECES)):
             before = line.run(f"encode {i} again", self.nothing, line.wait(ahead))
             ahead = self.gather_piece(i - 1, before) if i else None
-            last = line.run(f"encode {i} back", self.encode * (2 if self.case.recompute == "none" else 3), before)
+            last = line.run(f"encode {i} back", self.encode * (2 if self.config.recompute == "none" else 3), before)
             reduced = self.reduced(f"reduce piece {i}", load.reduce(4 * m.encoder / PIECES), reduced, last)
-        sums = [line.wait(reduced), line.wait(line.later("reduce root", load.reduce(4 * outside), last))]
+        sums = [line.wait(reduced), line.wait(line.background("reduce root", load.reduce(4 * outside), last))]
         # Master weights, two moments and gradients are read and all but the last written; the norm reads them before.
-        line.run("optimiser", self.nothing + 32 * m.parameters / self.case.shard / load.a.hbm, *sums)
+        line.run("optimiser", self.nothing + 32 * m.parameters / self.config.shard / load.a.hbm, *sums)
 
-    def gather_piece(self, i: int, *after: Event) -> Job:
-        return self.line.later(f"gather piece {i}", self.load.gather(2 * MODEL.encoder / PIECES), *after)
+    def gather_piece(self, i: int, *after: TimelineEvent) -> BackgroundCollective:
+        return self.line.background(f"gather piece {i}", self.load.gather(2 * MODEL.encoder / PIECES), *after)
 
-    def gather_layer(self, i: int, *after: Event) -> Job:
-        return self.line.later(f"gather {i}", self.gather, *after)
+    def gather_layer(self, i: int, *after: TimelineEvent) -> BackgroundCollective:
+        return self.line.background(f"gather {i}", self.gather, *after)
 
-    def reduced(self, name: str, seconds: float, before: Job | None, *after: Event) -> Job:
-        """Sums gradients; the sum before this one must have ended, for its room."""
+    def reduced(
+        self, name: str, seconds: float, before: BackgroundCollective | None, *after: TimelineEvent
+    ) -> BackgroundCollective:
+        """Sums gradients, once the previous sum has ended, whose memory this one takes."""
         if before is not None:
             after = (*after, self.line.run(f"room to {name}", self.nothing, self.line.wait(before)))
-        return self.line.later(name, seconds, *after)
+        return self.line.background(name, seconds, *after)
 
-    def group(self, name: str, seconds: np.ndarray, shape: tuple[int, int], axis: int, *after: Event) -> Event:
+    def group(
+        self, name: str, seconds: np.ndarray, shape: tuple[int, int], axis: int, *after: TimelineEvent
+    ) -> TimelineEvent:
         return self.line.collect(name, seconds, shape, axis, *after) if seconds.any() else after[-1]
 
-    def ring(self, name: str, backward: bool, *after: Event) -> Event:
-        """Attention to this rank's keys, then to the others', which come while it computes."""
+    def ring(self, name: str, backward: bool, *after: TimelineEvent) -> TimelineEvent:
+        """Attention to this rank's keys, then to those of other ranks, which are received meanwhile."""
         line, done, returned = self.line, [], []
         if self.turns:
             after = (line.run(f"{name} pack", self.packing, *after),)
-        came = [line.send(f"{name} keys {t}", t * self.case.ulysses, self.sent[t], *after) for t in self.turns[:1]]
+        came = [line.send(f"{name} keys {t}", t * self.config.ulysses, self.sent[t], *after) for t in self.turns[:1]]
         done.append(line.run(f"{name} own", self.attend[backward][0], *after))
         for i, t in enumerate(self.turns):
             if i + 1 < len(self.turns):
-                # Issued once the keys before have come, behind what computes until then.
-                shift = self.turns[i + 1] * self.case.ulysses
+                # Issued when the previous keys have been received and the kernel before has ended.
+                shift = self.turns[i + 1] * self.config.ulysses
                 came.append(line.send(f"{name} keys {t}+", shift, self.sent[self.turns[i + 1]], came[i], done[-1]))
             done.append(line.run(f"{name} attend {t}", self.attend[backward][t], came[i]))
             if backward:
-                shift = -t * self.case.ulysses
+                shift = -t * self.config.ulysses
                 returned.append(line.send(f"{name} gradients {t}", shift, self.returned[t], done[-1]))
-                # Added once the next step's keys have been attended to.
+                # Added after the attention to the next step's keys.
                 done[-1] = line.run(f"{name} add {t}", self.nothing, *returned[-2:-1], done[-1])
         return line.run(f"{name} added", self.nothing, *returned[-1:], done[-1])
 
-    def attention(self, name: str, last: Event) -> Event:
-        """q, k and v to their heads, attention, and its output back."""
+    def attention(self, name: str, last: TimelineEvent) -> TimelineEvent:
+        """Projections, all-to-all of q, k and v, attention, all-to-all of its output."""
         last = self.line.run(f"{name} project", self.project + self.copies[0], last)
         last = self.ring(name, False, self.group(f"{name} heads", self.heads[0], self.shape, 1, last))
         return self.group(f"{name} rows", self.heads[1], self.shape, 1, last)
 
-    def forward(self, i: int, last: Event) -> Event:
+    def forward(self, i: int, last: TimelineEvent) -> TimelineEvent:
         last = self.attention(f"forward {i}", last)
         return self.line.run(f"forward {i} mlp", self.copies[1] + self.closing + self.mlp, last)
 
-    def backward(self, i: int, last: Event) -> Event:
-        line, name, mode = self.line, f"backward {i}", self.case.recompute
+    def backward(self, i: int, last: TimelineEvent) -> TimelineEvent:
+        line, name, mode = self.line, f"backward {i}", self.config.recompute
         if mode == "full":
-            # A block that is made again sends everything again.
+            # A recomputed block repeats its messages.
             last = self.attention(f"again {i}", last)
         again = {"none": self.nothing, "selective": self.opening, "full": self.copies[1] + self.closing + self.opening}
         last = line.run(f"{name} mlp", again[mode] + self.back[1] + self.copies[1], last)
@@ -246,53 +262,53 @@ class _Step:
         return line.run(f"{name} project", self.back[0] + 2 * self.copies[0], last)
 
 
-def cases(gpus: int, tokens: int) -> Iterator[Case]:
-    """Every layout of so many GPUs, weights cut over a node or over all of them."""
+def configs(gpus: int, tokens: int) -> Iterator[ParallelConfig]:
+    """All layouts of a number of GPUs, with weights sharded over a node or over all GPUs."""
     node = int(np.gcd(gpus, ASSUMED.node))
     for ulysses in ULYSSES:
         for ring in RINGS:
             if gpus % (ulysses * ring) == 0 and tokens >= FEWEST * ulysses * ring:
-                yield from (Case(gpus, ulysses, ring, shard) for shard in sorted({node, gpus}))
+                yield from (ParallelConfig(gpus, ulysses, ring, shard) for shard in sorted({node, gpus}))
 
 
-def evaluate(case: Case, batch: Packed, assumptions: Assumptions = ASSUMED) -> dict:
-    """A row of the results: the case with the least recomputation that fits, and its step if any does.
+def evaluate(config: ParallelConfig, batch: Packed, assumptions: Assumptions = ASSUMED) -> dict:
+    """A row of the results: a layout with the least recomputation that fits, and its step if one fits.
 
-    Layers do alike from the third on: four are simulated, and the fourth counts for all that are missing.
+    All layers from the third on take the same time: four are simulated, and the fourth stands for the others.
     """
     for mode in RECOMPUTE:
-        case = replace(case, recompute=mode)
-        load = Load(case, batch, assumptions)
+        config = replace(config, recompute=mode)
+        load = Load(config, batch, assumptions)
         memory = load.memory()
         if memory["total"] <= assumptions.memory:
             break
-    row = {"kind": "case", "tokens": batch.total, **asdict(case), "data": case.gpus // case.sequence}
+    row = {"kind": "case", "tokens": batch.total, **asdict(config), "data": config.gpus // config.sp_size}
     row |= {"step_tokens": batch.total * row["data"], "fits": memory["total"] <= assumptions.memory}
     row |= {"memory_gb": {name: round(size / 1e9, 3) for name, size in memory.items()}}
     row |= dict(zip(("work_imbalance", "token_imbalance"), (round(x, 4) for x in load.imbalance), strict=True))
     if not row["fits"]:
         return row
-    few, more = (simulate(case, batch, assumptions, layers)[0].shares() for layers in (3, 4))
+    few, more = (simulate(config, batch, assumptions, layers)[0].shares() for layers in (3, 4))
     whole = {name: more[name] + (MODEL.layers - 4) * (more[name] - few[name]) for name in more}
     step = whole["step_s"]
     row |= {name: round(value, 6) for name, value in whole.items()}
-    row |= {"tokens_s_gpu": round(batch.total / case.sequence / step, 1), "attention_gb": round(load.sent / 1e9, 4)}
+    row |= {"tokens_s_gpu": round(batch.total / config.sp_size / step, 1), "attention_gb": round(load.sent / 1e9, 4)}
     return row | {
         "exposed_share": round(whole["exposed_s"] / step, 5),
-        "mfu": round(load.flops / case.sequence / step / assumptions.peak, 4),
+        "mfu": round(load.flops / config.sp_size / step / assumptions.peak, 4),
     }
 
 
 def evaluated(
     gpus: int, context: int, batch: Packed, clips: str = "mix", assumptions: Assumptions = ASSUMED
 ) -> list[dict]:
-    """Rows of all layouts of so many GPUs."""
-    found = (evaluate(case, batch, assumptions) for case in cases(gpus, context))
+    """Rows of all layouts of a number of GPUs."""
+    found = (evaluate(config, batch, assumptions) for config in configs(gpus, context))
     return [{**row, "context": context, "clips": clips} for row in found]
 
 
 def choose(rows: Sequence[dict], limit: float = float("inf")) -> dict | None:
-    """The fastest row that fits; of those with at most ``limit`` tokens in a step, where there are any."""
+    """The fastest row that fits and has at most ``limit`` tokens in a step, or the fewest if none has so few."""
     fitting = [row for row in rows if row["fits"]]
     small = [row for row in fitting if row["step_tokens"] <= limit]
     if not small and fitting:

@@ -1,4 +1,4 @@
-"""The tables, the document and the picture of ``python -m afn_distributed.simulate``."""
+"""Tables, document and plot of ``python -m afn_distributed.simulate``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def million(tokens: int) -> str:
 
 
 def best_by_ranks(rows: list[dict]) -> list[dict]:
-    """Of every number of ranks that share a batch the fastest row, or the smallest if none fits."""
+    """For each size of a sequence-parallel group the fastest row, or the one of least memory if none fits."""
     found = []
     for ranks in sorted({row["ulysses"] * row["ring"] for row in rows}):
         same = [row for row in rows if row["ulysses"] * row["ring"] == ranks]
@@ -66,7 +66,7 @@ def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def verdict(rows: list[dict], limit: int) -> str:
-    """Which layout to run, what is as good, and what would be faster without the limit."""
+    """The recommended layout, those nearly as fast, and the fastest without the limit."""
     best, fastest = choose(rows, limit), choose(rows)
     if best is None:
         return "Nothing fits."
@@ -93,7 +93,7 @@ def verdict(rows: list[dict], limit: int) -> str:
 
 
 def section(title: str, batch: Packed, rows: list[dict], limit: int) -> str:
-    """The best layout of every P for one packed batch, and which to run."""
+    """The best layout of each P for one packed batch, and the recommended one."""
     facts = (
         f"{batch.total:,} tokens in {len(batch.lengths)} clips, the longest {batch.lengths.max():,}; "
         f"{len(batch.windows)} windows of audio; the loss counts {batch.counted:.1%} of the tokens."
@@ -104,7 +104,7 @@ def section(title: str, batch: Packed, rows: list[dict], limit: int) -> str:
 
 
 def markdown(text: str, rows: Rows, doubts: list[tuple[dict, dict]], gpus: int, limit: int) -> str:
-    """The document: what is assumed, the tables, what to run at every size, and what is left out."""
+    """The document: tables, recommended layouts by number of GPUs, assumptions, and what is not simulated."""
     lengths = sorted({tokens for tokens, _ in rows})
     assumed = [
         [item.name, f"{getattr(ASSUMED, item.name):.4g} {item.metadata['unit']}", item.metadata["source"]]
@@ -173,7 +173,7 @@ What to run on {gpus:,} GPUs then, and how much of its rate the layout named abo
 
 
 def doubted(before: dict | None, rows: list[dict], limit: int) -> str:
-    """What to run after all, and the rate of what was chosen before against it."""
+    """The recommended layout under other assumptions, and the rate of the one recommended before relative to it."""
     best, keys = choose(rows, limit), ("ulysses", "ring", "shard")
     if best is None or before is None:
         return pick_text(best)

@@ -1,4 +1,4 @@
-"""Heads for tokens and back: one all-to-all each way (Ulysses)."""
+"""Ulysses attention: one all-to-all from rows with all heads to all rows with some heads, and one back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 import afn_kernels as ak
 
-# Source: Jacobs et al., 2023, arXiv:2309.14509; uneven heads and shared KV heads are handled here.
+# Source: Jacobs et al., 2023, arXiv:2309.14509; extended to uneven heads and to KV heads that several ranks read.
 
 
 class _AllToAll(torch.autograd.Function):
-    """Messages to all ranks; gradients go back the way they came."""
+    """``Comm.all_to_all``; its backward is the reverse all-to-all."""
 
     @staticmethod
     def forward(ctx, comm: Comm, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
@@ -28,7 +28,7 @@ class _AllToAll(torch.autograd.Function):
 
 
 def all_to_all(comm: Comm, send: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
-    """``Comm.all_to_all`` with gradients: sizes[i] elements of a flat tensor go to rank i; returns what came, flat."""
+    """``Comm.all_to_all`` with a gradient: sizes[i] elements of a flat tensor to rank i, wanted[i] from rank i."""
     return _AllToAll.apply(comm, send, sizes, wanted)
 
 
@@ -43,22 +43,22 @@ def scatter_heads(
     positions: Tensor | None = None,
     inv_freq: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A rank's rows with all heads to all rows of its shard with its heads, in one all-to-all and one copy before it.
+    """Exchanges rows for heads: from a rank's rows with all heads to all rows of its shard with the rank's heads.
 
-    A KV head that several ranks read goes to all of them, and its gradients come back as one sum.
+    One copy, then one all-to-all. A KV head that several ranks read is sent to each; its gradient is the sum of theirs.
 
     Args:
-        q: [rows, Hq, D] of the rank's rows.
+        q: [rows, Hq, D] queries of the rank's rows.
         k, v: [rows, Hk, D].
         plan: of the batch.
         comm: the Ulysses group.
-        rank: this rank among all that share the batch.
-        positions: [rows] float32, to rotate q and k by on the way, as ``afn_kernels.rotary`` does.
-        inv_freq: [D / 2] float32.
+        rank: of this rank in the sequence-parallel group.
+        positions: [rows] float32; rotates q and k in the same copy, as ``afn_kernels.rotary`` does.
+        inv_freq: [D / 2] float32, with ``positions``.
 
     Returns:
-        q [shard, own query heads, D], k and v [shard, own KV heads, D]: views of what came, rows of all three heads
-        after one another.
+        q [shard, own query heads, D], k and v [shard, own KV heads, D]: views of one buffer, in which each row has its
+        q, k and v heads side by side.
     """
     if comm.size == 1:
         return (q, k, v) if positions is None else (*ak.rotary(q, k, positions, inv_freq), v)
@@ -67,29 +67,37 @@ def scatter_heads(
     own = plan.heads[comm.rank]
     send = ak.pack_heads(q, k, v, _ranges(plan), positions=positions, inv_freq=inv_freq)
     sizes = [rows[comm.rank] * heads * dim for heads in each]
-    came = all_to_all(comm, send, sizes, [count * each[comm.rank] * dim for count in rows])
-    came = came.view(sum(rows), each[comm.rank], dim)
-    return came.split((len(own.q), len(own.kv), len(own.kv)), 1)
+    received = all_to_all(comm, send, sizes, [count * each[comm.rank] * dim for count in rows])
+    received = received.view(sum(rows), each[comm.rank], dim)
+    return received.split((len(own.q), len(own.kv), len(own.kv)), 1)
 
 
 def gather_heads(out: Tensor, plan: Plan, comm: Comm, rank: int) -> Tensor:
-    """All rows of a shard with a rank's heads [shard, own query heads, D] to its rows with all heads [rows, Hq, D].
+    """Exchanges heads for rows, the reverse of ``scatter_heads``: one all-to-all, then one copy.
 
-    One all-to-all and one copy after it.
+    Args:
+        out: [shard, own query heads, D] attention of all rows of the shard with the rank's heads.
+        plan: of the batch.
+        comm: the Ulysses group.
+        rank: of this rank in the sequence-parallel group.
+
+    Returns:
+        [rows, Hq, D] of the rank's rows with all heads.
     """
     if comm.size == 1:
         return out
     dim, rows = out.shape[2], _rows(plan, comm, rank)
     own = len(plan.heads[comm.rank].q)
     wanted = [rows[comm.rank] * len(heads.q) * dim for heads in plan.heads]
-    came = all_to_all(comm, out.reshape(-1), [count * own * dim for count in rows], wanted)
-    return ak.unpack_heads(came, _ranges(plan), dim)
+    received = all_to_all(comm, out.reshape(-1), [count * own * dim for count in rows], wanted)
+    return ak.unpack_heads(received, _ranges(plan), dim)
 
 
 def _rows(plan: Plan, comm: Comm, rank: int) -> list[int]:
-    """Tokens that each rank of a Ulysses group computes with."""
+    """Rows of each rank of the Ulysses group."""
     return [plan.part_rows(rank - comm.rank + peer) for peer in range(comm.size)]
 
 
 def _ranges(plan: Plan) -> tuple[tuple[int, int, int, int], ...]:
+    """Query and KV heads of each Ulysses rank as ``afn_kernels.pack_heads`` takes them."""
     return tuple((heads.q.start, heads.q.stop, heads.kv.start, heads.kv.stop) for heads in plan.heads)

@@ -42,6 +42,7 @@ def load_audio(
     strict: bool = False,
     max_seconds: float = 1800,
     dtype: torch.dtype = torch.float32,
+    name: str | None = None,
 ) -> Tensor:
     """Decodes a recording to 16 kHz mono: channels averaged, any rate from 8 to 192 kHz resampled.
 
@@ -55,6 +56,7 @@ def load_audio(
             otherwise what is there is used, with a warning.
         max_seconds: the longest clip returned.
         dtype: ``torch.float32``, samples in [-1, 1] (or beyond, if the file is), or ``torch.int16``.
+        name: what errors and warnings call the recording; its path if None.
 
     Returns:
         [n] samples, at least 321 (one audio token).
@@ -63,7 +65,7 @@ def load_audio(
         ValueError: one line with the file's name and the problem: no such file, not audio, truncated or damaged,
             no samples, NaN or Inf samples, too short, a rate out of range, ``start`` or ``end`` outside.
     """
-    name, handle, data = _open(source)
+    name, handle, data = _open(source, name)
     clip = _Clip(name, start, end, strict, max_seconds)
     try:
         return _finish(_decode(handle, data, clip), clip, dtype)
@@ -158,22 +160,23 @@ class _Decoded:
     first: int
 
 
-def _open(source) -> tuple[str, str | io.BytesIO, memoryview | mmap.mmap | bytes]:
+def _open(source, name: str | None) -> tuple[str, str | io.BytesIO, memoryview | mmap.mmap | bytes]:
     """(name for messages, what the decoder opens, all bytes)."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name, data = "<bytes>", bytes(source)
+        name, data = name or "<bytes>", bytes(source)
     elif hasattr(source, "read"):
-        name, data = str(getattr(source, "name", "<file>")), source.read()
+        name, data = name or str(getattr(source, "name", "<file>")), source.read()
         if not isinstance(data, bytes):
             raise ValueError(f"{name}: the file must be open in binary mode")
     else:
-        name = os.fspath(source)
-        if name.startswith(("http://", "https://")):
+        path = os.fspath(source)
+        name = name or path
+        if path.startswith(("http://", "https://")):
             raise ValueError(f"{name}: only local files are read; download it first")
-        if os.path.isdir(name):
+        if os.path.isdir(path):
             raise ValueError(f"{name}: is a directory, not an audio file")
         try:
-            with open(name, "rb") as file:
+            with open(path, "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
         except FileNotFoundError:
             raise ValueError(f"{name}: no such file") from None
@@ -181,7 +184,7 @@ def _open(source) -> tuple[str, str | io.BytesIO, memoryview | mmap.mmap | bytes
             raise ValueError(f"{name}: cannot be read ({error})") from None
     if not len(data):
         raise ValueError(f"{name}: the file is empty")
-    return name, name if isinstance(data, mmap.mmap) else io.BytesIO(data), data
+    return name, path if isinstance(data, mmap.mmap) else io.BytesIO(data), data
 
 
 def _decode(handle: str | io.BytesIO, data, clip: _Clip) -> _Decoded:

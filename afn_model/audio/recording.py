@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from afn_model.audio.container import is_mp3, walk_mp3, with_frame_count
+from afn_model.audio.decode import array_to_pcm, load_audio
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import is_member, read_member
 
 
@@ -28,10 +35,25 @@ class Audio:
     end: float | None = None
 
 
-def measured_seconds(audio: Audio) -> float:
-    import soundfile
+def load(
+    audio: Audio, *, strict: bool = False, max_seconds: float = 1800, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Samples [n] at 16 kHz of a recording, whatever it comes from; options and errors as of ``load_audio``."""
+    options = {"start": audio.start, "end": audio.end, "strict": strict, "max_seconds": max_seconds, "dtype": dtype}
+    if isinstance(audio.source, (np.ndarray, Tensor)):
+        return array_to_pcm(audio.source, audio.sampling_rate or SAMPLE_RATE, **options)
+    if is_member(audio.source):
+        return load_audio(read_member(audio.source), name=audio.source, **options)
+    return load_audio(audio.source, **options)
 
-    from afn_model.audio.container import is_mp3, walk_mp3, with_frame_count
+
+def measured_seconds(audio: Audio) -> float:
+    """Seconds of a recording in a file or a tar shard, by its header.
+
+    Raises:
+        ValueError: one line with its name: no such file, not audio, no length, or a start outside of it.
+    """
+    import soundfile
 
     try:
         data = read_member(audio.source) if is_member(audio.source) else None

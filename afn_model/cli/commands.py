@@ -20,7 +20,9 @@ from afn_model.cli.messages import show_error
 from afn_model.cli.train import add_train, train
 
 if TYPE_CHECKING:
-    from afn_model.cli.session import Engine
+    from afn_model.infer.answer import Answer
+    from afn_model.infer.sampling_params import SamplingParams
+    from afn_model.session import Session
 
 TRANSCRIBE = "Transcribe the input speech."
 CAPTION = "Generate a caption for the input audio."
@@ -35,14 +37,10 @@ def opening(args: Namespace) -> list[dict]:
     return [] if args.system is None else [{"role": "system", "content": args.system}]
 
 
-def recording(file: str, args: Namespace) -> dict[str, Any]:
-    return {"type": "audio", "path": file, "start": args.start, "end": args.end}
-
-
-def question_about(files: Iterable[str], question: str, args: Namespace) -> list[dict]:
-    """A conversation of one question, after its recordings."""
-    parts = [*(recording(file, args) for file in files), {"type": "text", "text": question}]
-    return [*opening(args), {"role": "user", "content": parts}]
+def question_about(files: Iterable[str], question: str, **part: float | None) -> dict:
+    """The message that asks about recordings, or about the part of each from ``start`` to ``end`` seconds."""
+    recordings = [{"type": "audio", "path": file, **part} for file in files]
+    return {"role": "user", "content": [*recordings, {"type": "text", "text": question}]}
 
 
 def print_piece(text: str) -> None:
@@ -50,32 +48,55 @@ def print_piece(text: str) -> None:
 
 
 def ask(args: Namespace) -> None:
-    from afn_model.cli.session import Engine
+    from afn_model.cli.session import ProgressBar, as_json, open_session, sampling_params
 
     if not args.audio and os.path.isfile(args.question):
         raise ValueError(f"{args.question}: a recording without a question")
     stream = sys.stdout.isatty() and not (args.json or args.no_stream)
-    conversation = question_about(args.audio, args.question, args)
-    (answer,) = Engine(args).answer([conversation], args.audio, print_piece if stream else None)
+    params = sampling_params(args)
+    conversation = [*opening(args), question_about(args.audio, args.question, start=args.start, end=args.end)]
+    with open_session(args) as session, ProgressBar("Answering", " pieces", params.max_new_tokens) as bar:
+
+        def on_text(_: int, piece: str) -> None:
+            if stream:
+                print_piece(piece)
+            else:
+                bar.advance()
+
+        (answer,) = session.answer([conversation], params, on_text=on_text)
     if args.json:
-        print(json.dumps(answer.record(args.model, args.audio, args.question), ensure_ascii=False))
+        print(json.dumps(as_json(answer, args.model, args.audio, args.question), ensure_ascii=False))
     else:
         print("" if stream else answer.text)
 
 
 def about_each(args: Namespace, question: str) -> None:
     """The same question about every recording, in batches; with several recordings, each answer after its file."""
-    from afn_model.cli.session import Engine
+    from afn_model.cli.session import ProgressBar, as_json, open_session, sampling_params
 
-    engine = Engine(args)
-    for start in range(0, len(args.audio), args.batch):
-        files = args.audio[start : start + args.batch]
-        answers = engine.answer([question_about([file], question, args) for file in files], files)
-        for file, answer in zip(files, answers, strict=True):
-            if args.json:
-                print(json.dumps(answer.record(args.model, [file], question), ensure_ascii=False), flush=True)
-            else:
-                print(answer.text if len(args.audio) == 1 else f"{file}: {answer.text}", flush=True)
+    params = sampling_params(args)
+    conversations = [
+        [*opening(args), question_about([file], question, start=args.start, end=args.end)] for file in args.audio
+    ]
+
+    def show(place: int, answer: Answer) -> None:
+        file = args.audio[place]
+        bar.clear()
+        if args.json:
+            print(json.dumps(as_json(answer, args.model, [file], question), ensure_ascii=False), flush=True)
+        else:
+            print(answer.text if len(args.audio) == 1 else f"{file}: {answer.text}", flush=True)
+
+    total = params.max_new_tokens * len(conversations)
+    with open_session(args) as session, ProgressBar("Answering", " pieces", total) as bar:
+        session.answer(
+            conversations,
+            params,
+            batch_size=args.batch,
+            in_order=True,
+            on_text=lambda *_: bar.advance(),
+            on_answer=show,
+        )
 
 
 def transcribe(args: Namespace) -> None:
@@ -87,12 +108,19 @@ def caption(args: Namespace) -> None:
 
 
 def chat(args: Namespace) -> None:
-    from afn_model.cli.session import Engine
+    from afn_model.cli.session import open_session, sampling_params
 
-    engine, interactive = Engine(args), sys.stdin.isatty()
+    params = sampling_params(args)
+    with open_session(args) as session:
+        talk(session, params, opening(args))
+
+
+def talk(session: Session, params: SamplingParams, start: list[dict]) -> None:
+    """Turn after turn, from the messages that a conversation starts with."""
+    interactive = sys.stdin.isatty()
     if interactive:
         print(CHAT_HELP, file=sys.stderr)
-    messages, attached = opening(args), []
+    messages, attached = start, []
     while True:
         try:
             line = input("> " if interactive else "").strip()
@@ -102,14 +130,14 @@ def chat(args: Namespace) -> None:
             return
         try:
             if line == "/reset":
-                messages, attached = opening(args), []
+                messages, attached = start, []
             elif line.startswith("/audio "):
-                attached.append(attach(line.removeprefix("/audio ").strip(), engine))
+                attached.append(attach(line.removeprefix("/audio ").strip(), session))
             elif line.startswith("/"):
                 raise ValueError(f"{line}: no such command; {CHAT_HELP}")
             elif line:
                 asked = [*messages, {"role": "user", "content": [*attached, {"type": "text", "text": line}]}]
-                (answer,) = engine.answer([asked], [], print_piece)
+                (answer,) = session.answer([asked], params, on_text=lambda _, piece: print_piece(piece))
                 print()
                 messages, attached = [*asked, {"role": "assistant", "content": answer.text}], []
         except (ValueError, OSError) as error:
@@ -118,12 +146,13 @@ def chat(args: Namespace) -> None:
             show_error(error)
 
 
-def attach(file: str, engine: Engine) -> dict[str, Any]:
+def attach(file: str, session: Session) -> dict[str, Any]:
     """A part of a message with the samples of a recording, which later turns then need not read again."""
     from afn_model.audio.decode import load_audio
     from afn_model.audio.frames import SAMPLE_RATE
 
-    pcm = load_audio(file, strict=engine.args.strict, max_seconds=engine.processor.max_seconds)
+    processor = session.processor
+    pcm = load_audio(file, strict=processor.strict, max_seconds=processor.max_seconds)
     return {"type": "audio", "audio": pcm, "sampling_rate": SAMPLE_RATE}
 
 

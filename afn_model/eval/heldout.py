@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from afn_model.afnext import AFNext
 from afn_model.data.plan import question
 from afn_model.data.records import sample
+from afn_model.infer.answer import answer as answer_conversations
+from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.processor import AFNextProcessor
 
 
@@ -18,8 +20,7 @@ def answer(
     folder: Path,
     *,
     max_new_tokens: int = 96,
-    together: int = 32,
-    on_step: Callable[[int], None] = lambda done: None,
+    batch_size: int = 32,
 ) -> list[str]:
     """The greedy answer to each record's last question; earlier turns are given.
 
@@ -28,16 +29,9 @@ def answer(
         records: of a corpus.
         folder: that the records' paths are relative to.
         max_new_tokens: longest answer.
-        together: records answered in a batch, of like length.
-        on_step: called with the number of records answered.
+        batch_size: records answered together, of like length.
     """
-    found = [sample(record, folder) for record in records]
-    answers = [""] * len(found)
-    order = sorted(range(len(found)), key=lambda i: found[i].seconds)
-    for first in range(0, len(order), together):
-        rows = order[first : first + together]
-        batch = processor.pack([processor.prepare(question(found[i].turns), add_generation_prompt=True) for i in rows])
-        for i, tokens in zip(rows, model.generate(batch, max_new_tokens), strict=True):
-            answers[i] = processor.decode(tokens)
-        on_step(first + len(rows))
-    return answers
+    conversations = [question(sample(record, folder).turns) for record in records]
+    params = SamplingParams(max_new_tokens=max_new_tokens)
+    answers = answer_conversations(model, processor, conversations, params, batch_size=batch_size)
+    return [answered.text for answered in answers]

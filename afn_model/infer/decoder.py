@@ -1,17 +1,99 @@
-"""Prompts computed once, then one token per sequence and step: what greedy decoding and sampling share."""
+"""Prompts computed once, then one token per sequence and step until every answer has ended."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from afn_model.infer.rollout import Rollout
+from afn_model.infer.sampler import Sampler
+from afn_model.infer.sampling_params import SamplingParams
 from afn_model.network.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
     from afn_model.prompt.batch import Batch
+
+
+def decode(
+    model: Network,
+    batch: Batch,
+    params: SamplingParams,
+    *,
+    keys: Sequence[int] | None = None,
+    encoded: tuple[Tensor, list[int]] | None = None,
+    any_running: Callable[[bool], bool] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Rollout]:
+    """``params.n`` answers to each prompt of a batch: one packed prefill, then one token per sequence and step.
+
+    Args:
+        model: the model.
+        batch: packed prompts, each ending where the answer begins.
+        params: how tokens are picked and when an answer ends.
+        keys: a whole number for each prompt, which with ``params.seed`` decides its random tokens; their
+            log-probabilities are returned too. None draws from a torch generator.
+        encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
+        any_running: called at every step with whether an answer of this batch still grows; decoding goes on as long as
+            it returns True, for at most ``params.max_new_tokens`` steps.
+        on_token: called with (answer, token) as soon as each token is known; stop tokens are left out.
+
+    Returns:
+        An answer per prompt and sample, in this order.
+
+    Raises:
+        ValueError: a prompt that is empty or leaves no room in the context, another number of keys than of prompts.
+    """
+    stop = set(model.config.stop_token_ids if params.stop_token_ids is None else params.stop_token_ids)
+    context, lengths = model.config.text.max_positions, prompt_lengths(model, batch)
+    if keys is not None and len(keys) != len(lengths):
+        raise ValueError(f"{len(keys)} keys for {len(lengths)} prompts")
+    limits = [min(params.max_new_tokens, context - length) for length in lengths for _ in range(params.n)]
+    tokens: list[list[int]] = [[] for _ in limits]
+    logprobs: list[list[float]] = [[] for _ in limits]
+    growing = set(range(len(limits)))
+    if not growing or params.max_new_tokens == 0:
+        return [Rollout(row // params.n, row % params.n, [], None, False) for row in range(len(limits))]
+
+    # Another rank may have shorter prompts, and then goes on for longer.
+    longest = max(limits) if any_running is None else params.max_new_tokens
+    decoder = Decoder(model, batch, longest, samples=params.n, encoded=encoded)
+    sampler = Sampler(model, batch, params, keys)
+    while True:
+        token_B, logprob_B = sampler.next(decoder.logits())
+        said = None if logprob_B is None else logprob_B.tolist()
+        for i, (row, token) in enumerate(zip(sampler.rows, token_B.tolist(), strict=True)):
+            if row not in growing:
+                continue
+            tokens[row].append(token)
+            if said is not None:
+                logprobs[row].append(said[i])
+            if token in stop or len(tokens[row]) == limits[row]:
+                growing.remove(row)
+            if token not in stop and on_token is not None:
+                on_token(row, token)
+        if not (bool(growing) if any_running is None else any_running(bool(growing))):
+            break
+        # Selecting copies keys and values, so it waits until half of the sequences can go.
+        if growing and 2 * len(growing) <= len(sampler.rows):
+            kept = [i for i, row in enumerate(sampler.rows) if row in growing]
+            decoder.select(kept)
+            sampler.select(kept)
+            token_B = token_B[kept]
+        decoder.decode_step(token_B)
+    return [
+        Rollout(
+            prompt=row // params.n,
+            sample=row % params.n,
+            tokens=ids,
+            logprobs=None if sampler.keys is None else torch.tensor(logprobs[row]),
+            finished=ids[-1] in stop,
+        )
+        for row, ids in enumerate(tokens)
+    ]
 
 
 def prompt_lengths(model: Network, batch: Batch) -> list[int]:
@@ -34,7 +116,7 @@ class Decoder:
     Args:
         model: the model.
         batch: packed prompts, each ending where the answer begins.
-        room: tokens that may be fed to each sequence.
+        max_new_tokens: tokens that each sequence may grow by.
         samples: sequences per prompt; the prompt's keys and values are computed once and copied.
         encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
     """
@@ -43,32 +125,32 @@ class Decoder:
         self,
         model: Network,
         batch: Batch,
-        room: int,
+        max_new_tokens: int,
         *,
         samples: int = 1,
         encoded: tuple[Tensor, list[int]] | None = None,
     ):
         self.model = model
         lengths = batch.cu_seqlens.diff()
-        capacity = int(lengths.max()) + (room if samples == 1 else 0)
+        capacity = int(lengths.max()) + (max_new_tokens if samples == 1 else 0)
         self.cache = KVCache(model.config.text, len(lengths), capacity, model.dtype, model.device)
         hidden, positions = model.hidden(batch, encoded=encoded, cache=self.cache)
         last = torch.repeat_interleave(batch.cu_seqlens[1:].long().to(model.device) - 1, samples)
         if samples > 1:
-            self.cache = self.cache.repeat(samples, room)
+            self.cache = self.cache.repeat(samples, max_new_tokens)
         self.hidden, self.positions = hidden[last], positions[last]
 
-    def scores(self) -> Tensor:
-        """Float32 scores of the next token of each sequence, [sequences, vocabulary]."""
+    def logits(self) -> Tensor:
+        """Float32 logits of the next token of each sequence, [sequences, vocabulary]."""
         return self.model.lm_head(self.hidden).float()
 
-    def feed(self, token_B: Tensor) -> None:
+    def decode_step(self, token_B: Tensor) -> None:
         """Takes the next token of each sequence, [sequences] int64."""
         language_model = self.model.language_model
         self.positions = self.positions + self.model.text_advance
         self.hidden = language_model(language_model.embed_tokens(token_B), self.positions, cache=self.cache)
 
-    def keep(self, sequences: Tensor) -> None:
-        """Goes on with some sequences only, given by their numbers."""
-        self.cache.keep(sequences)
+    def select(self, sequences: list[int]) -> None:
+        """Goes on with some sequences only, given by their numbers in ascending order."""
+        self.cache.select(sequences)
         self.hidden, self.positions = self.hidden[sequences], self.positions[sequences]

@@ -1,4 +1,4 @@
-"""A sampled answer and its log-probabilities."""
+"""A generated answer and its log-probabilities."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer.
+    """One generated answer.
 
     Args:
         prompt: which prompt of the batch it answers.
         sample: which of the prompt's answers it is.
-        tokens: with the stop token where it was reached.
-        logprobs: [len(tokens)] float32 on the CPU: log softmax(scores / temperature) of each, before ``top_p`` cuts.
+        tokens: the token ids, with the stop token where it was reached.
+        logprobs: [len(tokens)] float32 on the CPU: log softmax(logits / temperature) of each, before ``top_p`` cuts;
+            None where the answer is greedy or its prompt has no key.
         finished: whether it ends with a stop token.
     """
 
     prompt: int
     sample: int
     tokens: list[int]
-    logprobs: Tensor
+    logprobs: Tensor | None
     finished: bool
 
     @property

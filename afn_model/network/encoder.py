@@ -15,18 +15,18 @@ from afn_model.config import AudioConfig
 WINDOW_FRAMES = 3000
 
 
-class LayerNorm(nn.Module):
-    """h = x + stream and LayerNorm(h), in one pass through ``afn_kernels``."""
+class ResidualLayerNorm(nn.Module):
+    """h = x + residual and LayerNorm(h), in one pass through ``afn_kernels``."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
-        if stream is None:
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
             return ak.layer_norm(x, self.weight, self.bias), x
-        return ak.layer_norm(x, self.weight, self.bias, residual=stream)
+        return ak.layer_norm(x, self.weight, self.bias, residual=residual)
 
 
 class SelfAttention(nn.Module):
@@ -45,22 +45,22 @@ class SelfAttention(nn.Module):
         return self.out_proj(ak.attention(q, k, v, cu_seqlens_q=cu_seqlens).flatten(1))
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """x + Attention(LN x), then x + W₂ GELU(W₁ LN x); each sum is left to the norm that follows it."""
 
     def __init__(self, config: AudioConfig):
         super().__init__()
         self.self_attn = SelfAttention(config)
-        self.self_attn_layer_norm = LayerNorm(config.width)
+        self.self_attn_layer_norm = ResidualLayerNorm(config.width)
         self.fc1 = nn.Linear(config.width, config.ffn)
         self.fc2 = nn.Linear(config.ffn, config.width)
-        self.final_layer_norm = LayerNorm(config.width)
+        self.final_layer_norm = ResidualLayerNorm(config.width)
 
-    def forward(self, x_TD: Tensor, stream_TD: Tensor | None, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-        """What the previous block adds to the residual stream, and the stream; returns the same of this block."""
-        x_TD, stream_TD = self.self_attn_layer_norm(x_TD, stream_TD)
-        x_TD, stream_TD = self.final_layer_norm(self.self_attn(x_TD, cu_seqlens), stream_TD)
-        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), stream_TD
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
+        x_TD, residual_TD = self.self_attn_layer_norm(x_TD, residual_TD)
+        x_TD, residual_TD = self.final_layer_norm(self.self_attn(x_TD, cu_seqlens), residual_TD)
+        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), residual_TD
 
 
 class AudioEncoder(nn.Module):
@@ -73,8 +73,8 @@ class AudioEncoder(nn.Module):
         self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(config.max_positions, config.width)
         self.embed_positions.weight.requires_grad_(False)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.layer_norm = LayerNorm(config.width)
+        self.layers = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
+        self.layer_norm = ResidualLayerNorm(config.width)
 
     def forward(self, mel: Tensor, windows: Windows) -> Tensor:
         """Features of every valid 40 ms frame.
@@ -87,10 +87,10 @@ class AudioEncoder(nn.Module):
             [Σ tokens, width], window after window.
         """
         x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
-        stream_TD = None
+        residual_TD = None
         for layer in self.layers:
-            x_TD, stream_TD = layer(x_TD, stream_TD, windows.cu_conv)
-        x_TD = x_TD if stream_TD is None else stream_TD + x_TD
+            x_TD, residual_TD = layer(x_TD, residual_TD, windows.cu_conv)
+        x_TD = x_TD if residual_TD is None else residual_TD + x_TD
         weight, bias = self.layer_norm.weight, self.layer_norm.bias
         return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
 

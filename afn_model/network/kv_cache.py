@@ -33,22 +33,25 @@ class KVCache:
             self.slots = sequence * capacity + torch.arange(len(sequence), device=sequence.device)
             self.slots -= cu_seqlens[sequence]
 
-    def places(self, index: int) -> dict[str, Tensor]:
+    def slot_mapping(self, index: int) -> dict[str, Tensor]:
         """Where ``ak.rotary`` writes the coming tokens' keys and values."""
         k_cache, v_cache = self.layer(index)
         return {"k_cache": k_cache, "v_cache": v_cache, "slots": self.slots}
 
-    def repeat(self, samples: int, room: int) -> KVCache:
-        """``samples`` copies of every sequence, one after another, with room for more tokens; nothing is recomputed."""
+    def repeat(self, samples: int, max_new_tokens: int) -> KVCache:
+        """``samples`` copies of every sequence, one after another, each with room to grow; nothing is recomputed."""
         held = self.kv.shape[3]
         repeated = KVCache.__new__(KVCache)
-        shape = (*self.kv.shape[:2], samples * self.kv.shape[2], held + room, *self.kv.shape[4:])
+        shape = (*self.kv.shape[:2], samples * self.kv.shape[2], held + max_new_tokens, *self.kv.shape[4:])
         repeated.kv = self.kv.new_empty(shape)
         repeated.kv.unflatten(2, (-1, samples))[:, :, :, :, :held] = self.kv[:, :, :, None]
         repeated.lengths = self.lengths.repeat_interleave(samples)
         repeated.slots = self.slots.new_empty(0)
         return repeated
 
-    def keep(self, sequences: Tensor) -> None:
-        """Drops all but some sequences."""
-        self.kv, self.lengths = self.kv[:, :, sequences], self.lengths[sequences]
+    def select(self, sequences: list[int]) -> None:
+        """Drops all but some sequences, given in ascending order; theirs move up in place, without a second cache."""
+        for slot, sequence in enumerate(sequences):
+            if slot != sequence:
+                self.kv[:, :, slot] = self.kv[:, :, sequence]
+        self.kv, self.lengths = self.kv[:, :, : len(sequences)], self.lengths[sequences]

@@ -14,24 +14,24 @@ from afn_model.network.kv_cache import KVCache
 from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
-    from afn_model.network.sequence_shard import Share
+    from afn_model.network.sequence_shard import SequenceShard
 
 
-class RMSNorm(nn.Module):
-    """h = x + stream and h / rms(h) · weight, in one pass through ``afn_kernels``."""
+class ResidualRMSNorm(nn.Module):
+    """h = x + residual and h / rms(h) · weight, in one pass through ``afn_kernels``."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
-        if stream is None:
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
             return ak.rms_norm(x, self.weight, eps=self.eps), x
-        return ak.rms_norm(x, self.weight, residual=stream, eps=self.eps)
+        return ak.rms_norm(x, self.weight, residual=residual, eps=self.eps)
 
 
-class Attention(nn.Module):
+class CausalAttention(nn.Module):
     """Grouped-query causal attention with rotary positions."""
 
     def __init__(self, config: TextConfig):
@@ -42,20 +42,20 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
 
-    def forward(self, x_TD: Tensor, step: Step, layer: int) -> Tensor:
+    def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        cache = {} if step.cache is None else {"v": v, **step.cache.places(layer)}
-        q, k = ak.rotary(q, k, step.positions, step.inv_freq, **cache)
-        if step.shared is not None:
-            out = step.shared.attention(q, k, v)
-        elif step.cu_seqlens is not None:
-            out = ak.attention(q, k, v, cu_seqlens_q=step.cu_seqlens, causal=True)
+        if context.shared is not None:
+            return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
+        cache = {} if context.cache is None else {"v": v, **context.cache.slot_mapping(layer)}
+        q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
+        if context.cu_seqlens is not None:
+            out = ak.attention(q, k, v, cu_seqlens_q=context.cu_seqlens, causal=True)
         else:
-            out = ak.decode_attention(q[:, None], *step.cache.layer(layer), step.cache.lengths)[:, 0]
+            out = ak.decode_attention(q[:, None], *context.cache.layer(layer), context.cache.lengths)[:, 0]
         return self.o_proj(out.flatten(1))
 
 
-class MLP(nn.Module):
+class FeedForward(nn.Module):
     """W_down (silu(W_gate x) · W_up x)."""
 
     def __init__(self, config: TextConfig):
@@ -68,21 +68,23 @@ class MLP(nn.Module):
         return self.down_proj(ak.swiglu(self.gate_proj(x_TD), self.up_proj(x_TD)))
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """x + Attention(norm x), then x + MLP(norm x); each sum is left to the norm that follows it."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.self_attn = Attention(config)
-        self.mlp = MLP(config)
-        self.input_layernorm = RMSNorm(config.width, config.rms_eps)
-        self.post_attention_layernorm = RMSNorm(config.width, config.rms_eps)
+        self.self_attn = CausalAttention(config)
+        self.mlp = FeedForward(config)
+        self.input_layernorm = ResidualRMSNorm(config.width, config.rms_eps)
+        self.post_attention_layernorm = ResidualRMSNorm(config.width, config.rms_eps)
 
-    def forward(self, x_TD: Tensor, stream_TD: Tensor | None, step: Step, layer: int) -> tuple[Tensor, Tensor]:
-        """What the previous block adds to the residual stream, and the stream; returns the same of this block."""
-        x_TD, stream_TD = self.input_layernorm(x_TD, stream_TD)
-        x_TD, stream_TD = self.post_attention_layernorm(self.self_attn(x_TD, step, layer), stream_TD)
-        return self.mlp(x_TD), stream_TD
+    def forward(
+        self, x_TD: Tensor, residual_TD: Tensor | None, context: ForwardContext, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
+        x_TD, residual_TD = self.input_layernorm(x_TD, residual_TD)
+        x_TD, residual_TD = self.post_attention_layernorm(self.self_attn(x_TD, context, layer), residual_TD)
+        return self.mlp(x_TD), residual_TD
 
 
 class LanguageModel(nn.Module):
@@ -92,8 +94,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.rms_eps)
+        self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
+        self.norm = ResidualRMSNorm(config.width, config.rms_eps)
 
     def forward(
         self,
@@ -102,7 +104,7 @@ class LanguageModel(nn.Module):
         *,
         cu_seqlens: Tensor | None = None,
         cache: KVCache | None = None,
-        shared: SharedPrefix | Share | None = None,
+        shared: SharedPrefix | SequenceShard | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
@@ -112,7 +114,7 @@ class LanguageModel(nn.Module):
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
             cache: filled by a prefill, extended by each decoding step.
             shared: given instead of both for prompts followed by several answers to each, or tokens that other ranks
-                share documents with: whose ``attention(q, k, v)`` it is.
+                share documents with: whose ``attention`` it is, rotary included.
 
         Returns:
             [T, width].
@@ -121,19 +123,19 @@ class LanguageModel(nn.Module):
         inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
         if cache is not None:
             cache.advance(cu_seqlens)
-        step = Step(positions, inv_freq, cu_seqlens, cache, shared)
-        stream_TD = None
+        context = ForwardContext(positions, inv_freq, cu_seqlens, cache, shared)
+        residual_TD = None
         for index, layer in enumerate(self.layers):
-            x_TD, stream_TD = layer(x_TD, stream_TD, step, index)
-        return self.norm(x_TD, stream_TD)[0]
+            x_TD, residual_TD = layer(x_TD, residual_TD, context, index)
+        return self.norm(x_TD, residual_TD)[0]
 
 
 @dataclass(frozen=True)
-class Step:
+class ForwardContext:
     """What every layer of one forward pass shares. Without boundaries it is one new token per sequence."""
 
     positions: Tensor
     inv_freq: Tensor
     cu_seqlens: Tensor | None
     cache: KVCache | None
-    shared: SharedPrefix | Share | None = None
+    shared: SharedPrefix | SequenceShard | None = None

@@ -18,14 +18,12 @@ from afn_model.network.encoder import AudioEncoder, Windows
 from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.positions import rotary_positions
+from afn_model.network.sequence_shard import SequenceShard
 from afn_model.network.shared_prefix import SharedPrefix
-from afn_model.prompt.batch import next_labels
+from afn_model.prompt.batch import IGNORED, Batch
 
 if TYPE_CHECKING:
     from afn_distributed.hybrid import SequenceParallel
-
-    from afn_model.network.sequence_shard import Share
-    from afn_model.prompt.batch import Batch
 
 
 class Network(nn.Module):
@@ -136,7 +134,7 @@ class Network(nn.Module):
         *,
         encoded: tuple[Tensor, list[int]] | None = None,
         cache: KVCache | None = None,
-        share: Share | None = None,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states [T, width] of a packed batch, and the positions [T] they were computed at.
 
@@ -144,11 +142,11 @@ class Network(nn.Module):
             batch: packed conversations.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             cache: an empty KV cache to fill.
-            share: this rank's part of the batch; T then counts its tokens.
+            shard: this rank's part of the batch; T then counts its tokens.
         """
-        if share is not None:
-            x_TD, positions = self.embed_share(batch, share)
-            return self.language_model(x_TD, positions, shared=share), positions
+        if shard is not None:
+            x_TD, positions = self.embed_shard(batch, shard)
+            return self.language_model(x_TD, positions, shared=shard), positions
         x_TD, positions = self.embed_batch(batch, encoded)
         cu_seqlens = batch.cu_seqlens.to(self.device)
         return self.language_model(x_TD, positions, cu_seqlens=cu_seqlens, cache=cache), positions
@@ -161,22 +159,22 @@ class Network(nn.Module):
             audio = self.project(*encoded, batch.windows_per_audio.tolist())
         return self.embed(batch.input_ids.to(self.device), audio), self.positions(batch)
 
-    def embed_share(self, batch: Batch, share: Share) -> tuple[Tensor, Tensor]:
+    def embed_shard(self, batch: Batch, shard: SequenceShard) -> tuple[Tensor, Tensor]:
         """The same of one rank's tokens; the group encodes every window once."""
-        own, audio = share.own_windows(batch), None
+        own, audio = shard.own_windows(batch), None
         if own is not None:
             features, tokens = self.encode_batch(own)
-            windows = share.windows if len(share.windows) else torch.zeros(1, dtype=torch.int64)
-            audio = share.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
-        tokens = share.tokens.to(self.device)
+            windows = shard.windows if len(shard.windows) else torch.zeros(1, dtype=torch.int64)
+            audio = shard.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
+        tokens = shard.tokens.to(self.device)
         return self.embed(batch.input_ids.to(self.device)[tokens], audio), self.positions(batch)[tokens]
 
     def positions(self, batch: Batch) -> Tensor:
         """Rotary positions [T] of a packed batch."""
         tokens_per_audio = []
         if batch.pcm is not None:
-            windows = torch.tensor([token_frames(conv_frames(length)) for length in batch.mel_lengths.tolist()])
-            tokens_per_audio = [int(part.sum()) for part in windows.split(batch.windows_per_audio.tolist())]
+            audios = batch.window_tokens.split(batch.windows_per_audio.tolist())
+            tokens_per_audio = [int(windows.sum()) for windows in audios]
         input_ids, cu_seqlens = batch.input_ids.to(self.device), batch.cu_seqlens.to(self.device)
         return rotary_positions(input_ids, cu_seqlens, self.config.audio_token_id, tokens_per_audio, self.config.rote)
 
@@ -216,7 +214,7 @@ class Network(nn.Module):
         encoded: tuple[Tensor, list[int]] | None = None,
         total: float | None = None,
         with_rows: bool = False,
-        ranks: SequenceParallel | None = None,
+        sp_group: SequenceParallel | None = None,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Next-token cross-entropy over the batch's supervised tokens, float32.
 
@@ -226,24 +224,23 @@ class Network(nn.Module):
             total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
             with_rows: also return the loss of every supervised token, in order and without gradient, and which tokens
                 of the batch predict them.
-            ranks: the ranks that share the batch, which all of them have: the loss is then this rank's part of the sum.
+            sp_group: the ranks that share the batch, which all of them have: the loss is then this rank's part of it.
         """
-        if batch.labels is None:
-            raise ValueError("the batch has no labels: make it with processor(..., training=True)")
-        labels, share = next_labels(batch.labels, batch.cu_seqlens), None
-        total = max(int((labels != -100).sum()), 1) if total is None else total
-        if ranks is not None:
-            share = Share.of(batch, ranks, self.config)
-            labels = labels[share.tokens]
-        hidden, _ = self.hidden(batch, encoded=encoded, share=share)
-        kept = (labels != -100).nonzero().squeeze(1)
-        labels, weight = labels.to(self.device), self.lm_head.weight
-        loss = ak.linear_cross_entropy(hidden, weight, labels, reduction="sum", supervised=len(kept)) / total
+        targets, shard = batch.targets, None
+        total = max(int((targets != IGNORED).sum()), 1) if total is None else total
+        if sp_group is not None:
+            shard = SequenceShard.of(batch, sp_group, self.config)
+            targets = targets[shard.tokens]
+        hidden, _ = self.hidden(batch, encoded=encoded, shard=shard)
+        supervised = (targets != IGNORED).nonzero().squeeze(1)
+        targets, weight = targets.to(self.device), self.lm_head.weight
+        loss = ak.linear_cross_entropy(hidden, weight, targets, reduction="sum", supervised=len(supervised)) / total
         if not with_rows:
             return loss
         with torch.no_grad():
-            rows = -ak.linear_logprob(hidden[kept.to(self.device)], weight, labels[kept.to(self.device)])
-            return loss, rows, kept if share is None else share.tokens[kept]
+            rows = supervised.to(self.device)
+            losses = -ak.linear_logprob(hidden[rows], weight, targets[rows])
+            return loss, losses, supervised if shard is None else shard.tokens[supervised]
 
     def logits(
         self,

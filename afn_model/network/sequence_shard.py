@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
 from afn_distributed.plan import Plan, make_plan
-from afn_distributed.route import Routes, deal, route
 from torch import Tensor
 
-from afn_model.audio.frames import HOP, conv_frames, token_frames
+from afn_model.audio.frames import HOP, conv_frames
 from afn_model.config import Config
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Share:
+class SequenceShard:
     """What a rank computes of a batch that all ranks of its group have.
 
     Args:
@@ -28,18 +28,18 @@ class Share:
         ranks: this rank among those that share the batch.
         tokens: [rows] int64, its tokens of the batch, ascending.
         windows: [own] int64, the audio windows that it encodes; each window is encoded by one rank.
-        routes: of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
+        routes: the dispatch of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
     """
 
     plan: Plan
     ranks: SequenceParallel
     tokens: Tensor
     windows: Tensor
-    routes: Routes
+    routes: DispatchPlan
 
     @staticmethod
-    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> Share:
-        """This rank's share.
+    def of(batch: Batch, ranks: SequenceParallel, config: Config, scheme: str = "balanced") -> SequenceShard:
+        """This rank's shard.
 
         Raises:
             ValueError: another rank of the group has another batch or plan.
@@ -48,21 +48,21 @@ class Share:
         heads = {"heads": text.heads, "kv_heads": text.kv_heads, "head_dim": text.head_dim}
         sizes = {"ulysses": ranks.ulysses.size, "ring": ranks.ring.size}
         plan = make_plan(batch.cu_seqlens, **sizes, **heads, scheme=scheme)
-        frames = [conv_frames(length) for length in batch.mel_lengths.tolist()] if batch.pcm is not None else []
-        encoder = torch.from_numpy(deal([cost(count) for count in frames], ranks.size))
+        frames = conv_frames(batch.mel_lengths).tolist() if batch.pcm is not None else []
+        encoder = torch.from_numpy(assign_balanced([cost(count) for count in frames], ranks.size))
         places = (batch.input_ids == config.audio_token_id).nonzero().squeeze(1).cpu()
-        counts = torch.tensor([token_frames(count) for count in frames], dtype=torch.int64)
+        counts = batch.window_tokens
         if int(counts.sum()) != len(places):
             raise ValueError(f"{len(places)} audio placeholders in the batch for {int(counts.sum())} audio embeddings")
-        maker = torch.repeat_interleave(encoder, counts).numpy()
+        src_rank = torch.repeat_interleave(encoder, counts).numpy()
         content = hashlib.sha256(batch.input_ids.cpu().numpy().tobytes()).hexdigest()
         agree(ranks.all, {"the plan": plan.digest(), "the tokens": content})
-        routes = Routes.of(maker, plan.holder()[places.numpy()], ranks.rank, ranks.size)
-        return Share(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
+        routes = DispatchPlan.of(src_rank, plan.rank_of_token()[places.numpy()], ranks.rank, ranks.size)
+        return SequenceShard(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
-        return sp_attention(q, k, v, self.plan, self.ranks)
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+        """Rotary and attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
+        return sp_attention(q, k, v, self.plan, self.ranks, positions=positions, inv_freq=inv_freq)
 
     def own_windows(self, batch: Batch) -> Batch | None:
         """The batch with the windows that this rank encodes alone, a window of silence where it has none.
@@ -77,7 +77,7 @@ class Share:
 
     def routed(self, audio: Tensor) -> Tensor:
         """Embeddings of this rank's windows [made, width] to those of its tokens [audio tokens held, width]."""
-        return route(audio if len(self.windows) else audio[:0], self.routes, self.ranks.all)
+        return dispatch(audio if len(self.windows) else audio[:0], self.routes, self.ranks.all)
 
 
 def cost(frames: int) -> float:

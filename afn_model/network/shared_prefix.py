@@ -84,18 +84,21 @@ class SharedPrefix:
         """Tokens that pass through the model; each answer with a copy of its prompt would take Σ (prompt + answer)."""
         return self.split + len(self.input_ids)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
         """Prompts see themselves; answers see themselves, and then all of their prompt; all but the last causally.
 
         The prompts, which are nearly all of the work, need no log-sum-exp and take the fastest kernel there is.
 
         Args:
-            q: [T, Hq, D], rotated.
+            q: [T, Hq, D].
             k, v: [T, Hk, D].
+            positions: [T] float32, by which q and k are rotated.
+            inv_freq: [D / 2] float32.
 
         Returns:
             [T, Hq, D], dtype of q.
         """
+        q, k = ak.rotary(q, k, positions, inv_freq)
         (qp, qa), (kp, ka), (vp, va) = (x.tensor_split([self.split]) for x in (q, k, v))
         prompt = ak.attention(qp, kp, vp, cu_seqlens_q=self.prompts, causal=True)
         out, lse = ak.attention(qa, ka, va, cu_seqlens_q=self.answers, causal=True, return_lse=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afn_model.audio.frames import HOP, padded_width, split_windows
+from afn_model.audio.frames import conv_frames, mel_frames, padded_width, split_windows, token_frames
 
 IGNORED = -100
 
@@ -37,12 +38,26 @@ class Batch:
     @property
     def mel_lengths(self) -> Tensor:
         """[W] int64, valid mel frames of each window: ceil(samples / 160)."""
-        return (self.samples + HOP - 1) // HOP
+        return mel_frames(self.samples)
+
+    @property
+    def window_tokens(self) -> Tensor:
+        """[W] int64, audio tokens of each window."""
+        return token_frames(conv_frames(self.mel_lengths))
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """[T] int64, the label of the token after each one; -100 where nothing is supervised. Made once per batch."""
+        if self.labels is None:
+            raise ValueError("the batch has no labels: make it with processor(..., training=True)")
+        shifted = F.pad(self.labels[1:], (0, 1), value=IGNORED)
+        last = self.cu_seqlens[1:].long()[self.cu_seqlens.diff() > 0] - 1
+        return shifted.index_fill(0, last, IGNORED)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on ``device``."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if value is not None}
-        return replace(self, **tensors)
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: x.to(device) for name, x in tensors.items() if x is not None})
 
     def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
         """(input_ids [B, S], attention_mask [B, S]), padded on the right with ``pad_id`` and 0."""
@@ -102,10 +117,3 @@ def _pack(prepared: Sequence[Prepared], dtype: torch.dtype) -> Batch:
         windows_per_audio=torch.tensor([len(w) for w in windows], dtype=torch.int64),
         labels=torch.cat(labels) if len(labels) == len(ids) else None,
     )
-
-
-def next_labels(labels: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Labels shifted so that row t holds the label of token t + 1; the last row of each sequence has none."""
-    shifted = F.pad(labels[1:], (0, 1), value=-100)
-    last = cu_seqlens[1:].long()[cu_seqlens.diff() > 0] - 1
-    return shifted.index_fill(0, last, -100)

@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from afn_model.audio.decode import array_to_pcm, load_audio
-from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
-from afn_model.audio.recording import Audio
-from afn_model.audio.shards import is_member, read_member
+from afn_model.audio.frames import audio_tokens
+from afn_model.audio.recording import load
 from afn_model.files import write_json
 from afn_model.prompt.batch import IGNORED, Batch, Prepared, _pack
 from afn_model.prompt.conversation import SOUND, Turn, is_conversation, read_conversation
@@ -154,7 +151,8 @@ class AFNextProcessor:
         spans = answer_spans(text, turns) if training else []
         audios = [audio for turn in turns for audio in turn.audios]
         longest = self.max_seconds if max_seconds is None else max_seconds
-        loaded = {audio: self._load(audio, longest) for audio in dict.fromkeys(audios)}
+        options = {"strict": self.strict, "max_seconds": longest, "dtype": self.pcm_dtype}
+        loaded = {audio: load(audio, **options) for audio in dict.fromkeys(audios)}
         clips = [loaded[audio] for audio in audios]
         ids, labels = self._encode(text, [audio_tokens(clip.numel()) for clip in clips], spans)
         if self.max_positions is not None and len(ids) > self.max_positions:
@@ -187,24 +185,6 @@ class AFNextProcessor:
         return self.template.render(
             turns, prompt if prompt is not None else not training and turns[-1].role != "assistant"
         )
-
-    def _load(self, audio: Audio, max_seconds: float) -> Tensor:
-        options = {
-            "start": audio.start,
-            "end": audio.end,
-            "strict": self.strict,
-            "max_seconds": max_seconds,
-            "dtype": self.pcm_dtype,
-        }
-        if isinstance(audio.source, (np.ndarray, Tensor)):
-            return array_to_pcm(audio.source, audio.sampling_rate or SAMPLE_RATE, **options)
-        if is_member(audio.source):
-            data = read_member(audio.source)
-            try:
-                return load_audio(data, **options)
-            except ValueError as error:
-                raise ValueError(f"{audio.source}: {str(error).removeprefix('<bytes>: ')}") from None
-        return load_audio(audio.source, **options)
 
     def _encode(self, text: str, counts: list[int], spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Ids and labels of a prompt whose i-th ``<sound>`` stands for ``counts[i]`` tokens."""

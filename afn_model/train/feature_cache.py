@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from afn_model.afnext import AFNext
-from afn_model.audio.frames import conv_frames, padded_width, token_frames
+from afn_model.audio.frames import padded_width
 from afn_model.prompt.batch import Batch
 from afn_model.train.flops import forward_flops
 
@@ -78,7 +78,7 @@ class FeatureCache:
             else:
                 here[key] = self.find(key, audio)
             rows.append(here[key])
-        return torch.cat(rows), [token_frames(conv_frames(length)) for length in batch.mel_lengths.tolist()]
+        return torch.cat(rows), batch.window_tokens.tolist()
 
     def find(self, key: str, audio: Batch) -> Tensor:
         """Features of one recording on the model's device, from memory, from its file, or from the encoder."""

@@ -14,7 +14,7 @@ import torch
 
 from afn_model.audio.frames import SAMPLE_RATE, conv_frames, token_frames
 from afn_model.config import AudioConfig, Config, TextConfig
-from afn_model.prompt.batch import next_labels
+from afn_model.prompt.batch import IGNORED
 
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
@@ -169,7 +169,7 @@ def batch_flops(
 
 def supervised_tokens(batch: Batch) -> int:
     """Tokens of a batch that a loss is computed for."""
-    return 0 if batch.labels is None else int((next_labels(batch.labels, batch.cu_seqlens) != -100).sum())
+    return 0 if batch.labels is None else int((batch.targets != IGNORED).sum())
 
 
 def step_work(

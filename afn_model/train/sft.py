@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from afn_model.afnext import AFNext
 from afn_model.data.loader import MicroBatch, Step
-from afn_model.prompt.batch import next_labels
 from afn_model.train.feature_cache import FeatureCache
+from afn_model.train.flops import supervised_tokens
 from afn_model.train.log import by_axis
 
 
@@ -42,8 +42,7 @@ class SFT:
 
     def updates(self, step: Step, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
-        labels = [next_labels(micro.batch.labels, micro.batch.cu_seqlens) for micro in step.micro]
-        supervised = torch.tensor(float(sum(int((rows != -100).sum()) for rows in labels)))
+        supervised = torch.tensor(float(sum(supervised_tokens(micro.batch) for micro in step.micro)))
         sharing = self.ranks.size if self.ranks is not None else 1
         total = max(float(self.gather(supervised)) / sharing, 1.0)
         self.by_axis = {}
@@ -51,7 +50,7 @@ class SFT:
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
         encoded = self.features(micro.batch) if self.features is not None else None
-        options = {"encoded": encoded, "total": total, "ranks": self.ranks}
+        options = {"encoded": encoded, "total": total, "sp_group": self.ranks}
         if not detailed:
             return self.model.loss(micro.batch, **options)
         loss, rows, tokens = self.model.loss(micro.batch, **options, with_rows=True)

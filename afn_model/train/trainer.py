@@ -42,6 +42,8 @@ from afn_model.train.validate import MODEL, check, feed_of, start_folder
 from afn_model.weights.config_json import to_json
 
 DONE = "done.json"
+# Methods of the model besides forward that compute with its weights.
+FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
 
 
 class Stopped(Exception):
@@ -100,7 +102,7 @@ def train(
     try:
         with roll_call(process):
             for stage in stages:
-                check(curriculum, stage, process.world, sharing(for_stage(layout, stage), stage))
+                check(curriculum, stage, process.world_size, sharing(for_stage(layout, stage), stage))
             for stage in stages:
                 if not _done_before(stage, out, options.show and process.rank == 0):
                     run = _Stage(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
@@ -165,7 +167,7 @@ class _Stage:
         self.log: RunLog | None = None
 
     def make_loader(self, position: Position) -> Loader:
-        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world // self.sharing}
+        groups = {"group": self.process.rank // self.sharing, "groups": self.process.world_size // self.sharing}
         feed = feed_of(self.curriculum, self.stage)
         return Loader(feed, self.processor, **groups, workers=self.layout.workers, position=position)
 
@@ -190,9 +192,16 @@ class _Stage:
         if layout.compile:
             for block in blocks:
                 block.compile(dynamic=True)
-        self.sharded = self.process.world > 1 or compute != torch.float32
+        self.sharded = self.process.world_size > 1 or compute != torch.float32
         if self.sharded:
-            shard(model, self.process, blocks=blocks, compute_dtype=compute, shard_size=layout.shard or None)
+            shard(
+                model,
+                self.process,
+                blocks=blocks,
+                compute_dtype=compute,
+                shard_size=layout.shard or None,
+                forwards=FORWARDS,
+            )
 
     def make_method(self) -> Any:
         gather = processes.sum_over
@@ -224,7 +233,7 @@ class _Stage:
             "seconds": self.seconds,
             "position": [self.position.chunk, self.position.step],
             "exported": self.exported,
-            "world": self.process.world,
+            "world": self.process.world_size,
         }
 
     def resume(self) -> None:

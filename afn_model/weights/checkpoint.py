@@ -103,7 +103,7 @@ def load(
         config = replace(config, rote=replace(config.rote, reading=rote))
     layout = find_layout(folder)
     stored = stored_tensors(folder, layout)
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), SkipInit():
         model = cls(config)
     wanted = model.state_dict()
     compare_names(folder, set(wanted), set(stored))
@@ -113,7 +113,7 @@ def load(
     return model.eval()
 
 
-class Unfilled(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Skips ``torch.nn.init``: on the meta device it sets nothing, but its first use takes PyTorch a second."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):

@@ -48,7 +48,7 @@ def test_every_query_meets_each_of_its_keys_once(scheme):
         assert np.array_equal(pairs_of(plan), wanted), (lengths, plan)
         held = torch.cat([plan.tokens(rank) for rank in range(plan.ranks)])
         assert sorted(held.tolist()) == token.tolist()
-        assert np.array_equal(plan.holder()[held.numpy()], np.repeat(np.arange(plan.ranks), parts(plan)))
+        assert np.array_equal(plan.rank_of_token()[held.numpy()], np.repeat(np.arange(plan.ranks), parts(plan)))
         assert plan.work.sum() == 28 * wanted.sum()
 
 
@@ -104,6 +104,13 @@ def test_balanced_documents_move_less_than_all_of_them_cut():
             for plan in (make_plan(cu, ring=8, scheme=scheme) for scheme in ("balanced", "documents"))
         ]
         assert moved[0] < 0.8 * moved[1]
+
+
+@pytest.mark.parametrize("ring", [2, 4, 7])
+def test_tokens_that_do_not_divide_are_spread(ring):
+    """Documents with a token more than their 2 · ring pieces: each rank gets that of its share of them."""
+    plan = make_plan(boundaries([2 * ring + 1] * 700), ring=ring, scheme="documents")
+    assert abs(plan.rows - (2 + 1 / ring) * 700).max() <= 2
 
 
 def test_a_plan_of_a_thousand_documents_is_quick():

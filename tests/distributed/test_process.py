@@ -44,7 +44,7 @@ def test_a_dead_peer_is_noticed_at_once(tmp_path):
 
 def test_a_rank_alone_needs_no_group():
     here = process.start("cpu")
-    assert (here.rank, here.world, here.group) == (0, 1, False)
+    assert (here.rank, here.world_size, here.group) == (0, 1, False)
     assert not torch.distributed.is_initialized()
     assert process.sum_over(torch.tensor(3.0)) == 3
     assert process.broadcast_object("x") == "x"

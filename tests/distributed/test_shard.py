@@ -10,6 +10,7 @@ from afn_distributed.shard import clip_grad_norm, export_model, full_state_dict,
 from afn_model import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
+from afn_model.train.trainer import FORWARDS
 from tests.distributed.ranks import run
 from tests.model.tiny_model import noise, tiny
 
@@ -67,9 +68,10 @@ def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompu
         blocks=[*model.language_model.layers, *model.encoder.layers],
         compute_dtype=torch.float32,
         shard_size=shard_size,
+        forwards=FORWARDS,
     )
     wanted_loss, wanted_norm = one_step(alone, batches)
-    loss, norm = one_step(model, batches[here.rank :: here.world])
+    loss, norm = one_step(model, batches[here.rank :: here.world_size])
     torch.testing.assert_close(process.sum_over(loss), wanted_loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(norm, wanted_norm, rtol=2e-6, atol=0)
     wanted, found = gradients(alone), gradients(model)
@@ -84,7 +86,7 @@ def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompu
     assert answers == alone.generate(batches[here.rank], max_new_tokens=6)
     # Generation leaves training as it was.
     model.zero_grad()
-    again, _ = one_step(model, batches[here.rank :: here.world])
+    again, _ = one_step(model, batches[here.rank :: here.world_size])
     assert torch.equal(again, loss)
     with torch.no_grad():
         assert torch.isfinite(model.loss(batches[0]))
@@ -110,7 +112,7 @@ def test_gradients_are_those_of_one_process(world, frozen, shard_size, recompute
 def low_precision(here):
     model = fresh(("encoder", "language_model"))
     blocks = [*model.language_model.layers, *model.encoder.layers]
-    shard(model, here, blocks=blocks, compute_dtype=torch.bfloat16)
+    shard(model, here, blocks=blocks, compute_dtype=torch.bfloat16, forwards=FORWARDS)
     loss, _ = one_step(model, setting()[2][:1])
     alone, _ = one_step(fresh(()), setting()[2][:1])
     torch.testing.assert_close(loss, alone, rtol=0.05, atol=0)
@@ -120,7 +122,7 @@ def low_precision(here):
         assert parameter.dtype == (torch.float32 if trained else torch.bfloat16), name
         assert (parameter.grad is not None) == trained, name
         assert not trained or parameter.grad.dtype == torch.float32
-        assert (here.world > 1 or trained) == hasattr(parameter, "full_tensor"), name
+        assert (here.world_size > 1 or trained) == hasattr(parameter, "full_tensor"), name
     with gathered(model):
         assert model.dtype == torch.bfloat16
         assert all(type(p) is torch.nn.Parameter for p in model.parameters())
@@ -138,8 +140,8 @@ def with_adapters(here, folder: str):
         lora.add(each, 2, 4)
     checkpoint_blocks(model, "full")
     blocks = [*model.language_model.layers, *model.encoder.layers]
-    shard(model, here, blocks=blocks, compute_dtype=torch.float32)
-    for each, batches in ((alone, setting()[2]), (model, setting()[2][here.rank :: here.world])):
+    shard(model, here, blocks=blocks, compute_dtype=torch.float32, forwards=FORWARDS)
+    for each, batches in ((alone, setting()[2]), (model, setting()[2][here.rank :: here.world_size])):
         optimiser = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=10.0)
         one_step(each, batches)
         optimiser.step()
@@ -172,3 +174,10 @@ def test_shards_that_do_not_divide_the_ranks():
     here = process.Process(0, 4, 0, torch.device("cpu"), True)
     with pytest.raises(ValueError, match="4 ranks cannot be cut into groups of 3"):
         shard(torch.nn.Linear(1, 1), here, blocks=[], compute_dtype=torch.float32, shard_size=3)
+
+
+def test_a_method_that_the_model_lacks():
+    here = process.Process(0, 1, 0, torch.device("cpu"), False)
+    options = {"blocks": [], "compute_dtype": torch.float32, "forwards": ("forward", "lossy")}
+    with pytest.raises(ValueError, match="Linear has no method lossy to gather weights for"):
+        shard(torch.nn.Linear(1, 1), here, **options)

@@ -1,16 +1,15 @@
 """The simulated training step: bytes that real calls send, and what must hold of any step."""
 
-import json
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from afn_distributed.comm import in_threads
-from afn_distributed.costs import ASSUMED, Case, Load, Packed
+from afn_distributed.costs import ASSUMED, Packed, ParallelConfig
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
-from afn_distributed.simulate import attention_bytes, cases, choose, evaluate, main, mix, packed, simulate
+from afn_distributed.simulate import attention_bytes, choose, configs, evaluate, main, mix, packed, simulate
 
 from bench import packing
 
@@ -59,24 +58,6 @@ def test_bytes_in_other_precisions_and_gathered(dtype):
     assert sum(x["ring"]["backward"] for x in sent) > 0
 
 
-@pytest.mark.parametrize(("ulysses", "ring"), [(1, 8), (8, 2), (7, 4), (4, 4)])
-def test_the_simulated_messages_are_those_of_the_plan(batch, ulysses, ring):
-    load = Load(Case(ulysses * ring, ulysses, ring, 1), batch, ASSUMED)
-    plan = make_plan(batch.cu_seqlens, ulysses=ulysses, ring=ring)
-    keys = sum(load.key_bytes(t) for t in range(1, ring)) + np.zeros(plan.ranks)
-    back = load.gradient_bytes().sum(2).T.reshape(-1)
-    out, home = (load.head_bytes(every).sum(2).reshape(-1) for every in (True, False))
-    returned = [load.head_bytes(every).sum(1).reshape(-1) for every in (True, False)]
-    for rank in range(plan.ranks):
-        promised = attention_bytes(plan, rank, 2)
-        assert promised["ring"] == {"forward": keys[rank], "backward": keys[rank] + back[rank]}
-        assert promised["ulysses"]["forward"] == out[rank] + home[rank]
-        # What came in the forward goes out in the backward.
-        assert promised["ulysses"]["backward"] == returned[0][rank] + returned[1][rank]
-    assert load.imbalance == pytest.approx(plan.imbalance())
-    assert load.rows.tolist() == [plan.part_rows(rank) for rank in range(plan.ranks)]
-
-
 def test_the_clips_are_those_of_the_packing_benchmark():
     audio, text = mix(3000, 8192, seed=4)
     assert np.array_equal(audio + text, packing.mix(3000, 8192, seed=4))
@@ -86,7 +67,7 @@ def test_the_clips_are_those_of_the_packing_benchmark():
 
 
 def test_one_gpu_sends_nothing(batch):
-    shares = simulate(Case(1, 1, 1, 1, "none"), batch)[0].shares()
+    shares = simulate(ParallelConfig(1, 1, 1, 1, "none"), batch)[0].shares()
     assert shares["communication_s"] == shares["exposed_s"] == 0
     assert shares["step_s"] == pytest.approx(shares["compute_s"])
 
@@ -95,20 +76,22 @@ def test_one_gpu_sends_nothing(batch):
 @pytest.mark.parametrize(("ulysses", "ring"), [(1, 1), (8, 1), (4, 4), (1, 8)])
 def test_exposed_and_hidden_are_all_there_is(batch, ulysses, ring, mode):
     for shard in (8, 32):
-        found = simulate(Case(32, ulysses, ring, shard, mode), batch, layers=4)[0].shares()
+        found = simulate(ParallelConfig(32, ulysses, ring, shard, mode), batch, layers=4)[0].shares()
         assert found["exposed_s"] + found["hidden_s"] == pytest.approx(found["communication_s"])
         assert min(found["exposed_s"], found["hidden_s"]) > 0
         assert found["compute_s"] + found["exposed_s"] + found["waiting_s"] == pytest.approx(found["step_s"])
         assert found["waiting_s"] >= -1e-9
 
 
-@pytest.mark.parametrize("case", [Case(64, 8, 2, 8), Case(64, 2, 8, 64, "full"), Case(64, 1, 1, 8, "none")])
-def test_slower_links_never_make_a_step_faster(batch, case):
+@pytest.mark.parametrize(
+    "config", [ParallelConfig(64, 8, 2, 8), ParallelConfig(64, 2, 8, 64, "full"), ParallelConfig(64, 1, 1, 8, "none")]
+)
+def test_slower_links_never_make_a_step_faster(batch, config):
     times, names = [], [*LINKS, "all"]
-    whole = simulate(case, batch, layers=6)[0].shares()["step_s"]
+    whole = simulate(config, batch, layers=6)[0].shares()["step_s"]
     for name in names:
         slower = {link: getattr(ASSUMED, link) / 2 for link in LINKS if name in (link, "all")}
-        times.append(simulate(case, batch, replace(ASSUMED, **slower), layers=6)[0].shares()["step_s"])
+        times.append(simulate(config, batch, replace(ASSUMED, **slower), layers=6)[0].shares()["step_s"])
     assert min(times) >= whole * (1 - 1e-9)
     assert times[-1] > whole
 
@@ -117,7 +100,7 @@ def test_with_perfect_links_more_groups_cost_nothing(batch):
     perfect = {name: 1e21 for name in LINKS} | {name: 0.0 for name in ("message", "nvlink_hop", "ib_hop")}
     for layout in ((1, 1), (4, 2)):
         steps = [
-            simulate(Case(gpus, *layout, 8), batch, replace(ASSUMED, **perfect), layers=4)[0].shares()
+            simulate(ParallelConfig(gpus, *layout, 8), batch, replace(ASSUMED, **perfect), layers=4)[0].shares()
             for gpus in (16, 32, 1024)
         ]
         assert steps[1]["step_s"] == pytest.approx(steps[0]["step_s"], rel=0.03)
@@ -125,9 +108,11 @@ def test_with_perfect_links_more_groups_cost_nothing(batch):
         assert steps[0]["exposed_s"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("case", [Case(128, 4, 4, 8, "full"), Case(56, 14, 2, 56), Case(8, 1, 8, 8, "none")])
-def test_nothing_happens_before_what_it_needs(batch, case):
-    line, load = simulate(case, batch, layers=5)
+@pytest.mark.parametrize(
+    "config", [ParallelConfig(128, 4, 4, 8, "full"), ParallelConfig(56, 14, 2, 56), ParallelConfig(8, 1, 8, 8, "none")]
+)
+def test_nothing_happens_before_what_it_needs(batch, config):
+    line, load = simulate(config, batch, layers=5)
     for event in line.events:
         assert (event.end >= event.start).all(), event.name
         for before in event.after:
@@ -142,7 +127,7 @@ def test_nothing_happens_before_what_it_needs(batch, case):
 
 
 def test_a_collective_waits_for_the_last_of_its_group(batch):
-    line, _ = simulate(Case(16, 4, 4, 8), batch, layers=2)
+    line, _ = simulate(ParallelConfig(16, 4, 4, 8), batch, layers=2)
     heads = [event for event in line.events if event.name == "forward 1 heads"]
     assert len(heads) == 1
     start = heads[0].start.reshape(4, 4)
@@ -151,36 +136,23 @@ def test_a_collective_waits_for_the_last_of_its_group(batch):
     assert (start >= ready.max(1, keepdims=True)).all()
 
 
-@pytest.mark.parametrize("case", [Case(128, 1, 1, 128, "none"), Case(128, 8, 2, 8), Case(128, 1, 8, 128, "full")])
-def test_four_layers_stand_for_all(batch, case):
-    few, more, whole = (simulate(case, batch, layers=n)[0].shares() for n in (3, 4, 28))
+@pytest.mark.parametrize(
+    "config",
+    [ParallelConfig(128, 1, 1, 128, "none"), ParallelConfig(128, 8, 2, 8), ParallelConfig(128, 1, 8, 128, "full")],
+)
+def test_four_layers_stand_for_all(batch, config):
+    few, more, whole = (simulate(config, batch, layers=n)[0].shares() for n in (3, 4, 28))
     for name, rel in (("step_s", 2e-3), ("compute_s", 1e-6), ("exposed_s", 2e-2), ("communication_s", 1e-2)):
         assert more[name] + 24 * (more[name] - few[name]) == pytest.approx(whole[name], rel=rel), name
 
 
-def test_memory():
-    batches = [packed(tokens) for tokens in (8192, 24_576, 131_072)]
-    for mode in ("none", "selective", "full"):
-        found = [Load(Case(64, 4, 2, 8, mode), batch, ASSUMED).memory() for batch in batches]
-        assert found[0]["total"] < found[1]["total"] < found[2]["total"]
-        assert found[0]["activations"] < found[1]["activations"] < found[2]["activations"]
-    none, selective, full = (
-        Load(Case(64, 4, 2, 8, mode), batches[2], ASSUMED).memory()["activations"]
-        for mode in ("none", "selective", "full")
-    )
-    assert none > selective > full
-    one, all_ = (Load(Case(64, 4, 2, shard), batches[0], ASSUMED).memory() for shard in (8, 64))
-    assert one["optimiser"] == 8 * all_["optimiser"] == 8_267_215_360
-    assert Load(Case(64), batches[0], ASSUMED).memory()["keys in flight"] == 0
-
-
 def test_every_size_of_group_can_be_simulated(batch):
-    for case in [Case(56, 7, 1, 8), Case(28, 28, 1, 4), Case(56, 14, 4, 56)]:
-        row = evaluate(case, batch)
+    for config in [ParallelConfig(56, 7, 1, 8), ParallelConfig(28, 28, 1, 4), ParallelConfig(56, 14, 4, 56)]:
+        row = evaluate(config, batch)
         assert row["fits"]
         assert 0 < row["tokens_s_gpu"] < ASSUMED.peak / 2 / 6.5e9
         assert 0 < row["mfu"] < 1
-    ways = {(case.ulysses, case.ring) for case in cases(56, 65_536)}
+    ways = {(config.ulysses, config.ring) for config in configs(56, 65_536)}
     assert {(7, 8), (28, 2), (14, 4), (1, 1), (8, 1)} <= ways
     assert all(56 % (u * r) == 0 for u, r in ways)
 
@@ -196,22 +168,6 @@ def test_the_choice():
     assert choose(rows, 1) is rows[1], "the smallest, where none is small enough"
     assert choose(rows[2:]) is None
     assert all(item.metadata["source"] and item.metadata["unit"] for item in fields(ASSUMED))
-
-
-def test_the_files(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("afn_distributed.simulate.SIZES", (8, 16))
-    pytest.importorskip("matplotlib")
-    main(["--gpus", "16", "--tokens", "8192", "--limit", "65536", "--out", str(tmp_path / "step")])
-    given, *lines = map(json.loads, (tmp_path / "step.jsonl").read_text().splitlines())
-    assert given["measured"] is False
-    assert given["nvlink"] == ASSUMED.nvlink
-    best = choose([row for row in lines if row["gpus"] == 16 and "doubt" not in row], 65_536)
-    text = (tmp_path / "step.md").read_text()
-    assert "**Nothing here was measured.**" in text
-    assert f"ulysses {best['ulysses']} x ring {best['ring']} x data {best['data']}" in text
-    assert f"{best['tokens_s_gpu']:,.0f} tokens/s/GPU" in text
-    assert all(item.metadata["source"] in text for item in fields(ASSUMED))
-    assert (tmp_path / "step.png").stat().st_size > 10_000
 
 
 def test_the_command(capsys):

@@ -290,7 +290,7 @@ def test_a_recording_without_a_question(refused, model, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu(refused, model):
-    refused(["ask", QUESTION, "--model", model, "--device", "cuda"], "--device cuda", "no GPU")
+    refused(["ask", QUESTION, "--model", model, "--device", "cuda"], "device cuda", "no GPU")
 
 
 def test_debug_shows_the_traceback(run, monkeypatch, tmp_path):
@@ -300,21 +300,21 @@ def test_debug_shows_the_traceback(run, monkeypatch, tmp_path):
 
 
 def test_bugs_keep_their_traceback(run, monkeypatch, model):
-    from afn_model.afnext import AFNext
+    from afn_model.session import Session
 
     def broken(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(AFNext, "generate", broken)
+    monkeypatch.setattr(Session, "answer", broken)
     with pytest.raises(TypeError, match="a bug"):
         run("ask", QUESTION, "--model", model)
 
 
 def test_interrupted(run, monkeypatch, model):
-    from afn_model.afnext import AFNext
+    from afn_model.session import Session
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AFNext, "generate", interrupted)
+    monkeypatch.setattr(Session, "answer", interrupted)
     assert run("ask", QUESTION, "--model", model) == (130, "", [])

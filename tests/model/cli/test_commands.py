@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 import afn_kernels as ak
-from afn_model import AFNext
+from afn_model import AFNext, SamplingParams, Session
 from afn_model.cli import main
 from afn_model.cli.commands import CAPTION, DETAILED_CAPTION, TRANSCRIBE
 from afn_model.infer.text_stream import TextStream
@@ -48,13 +48,10 @@ def afn(capsys):
 
 def from_python(folder, question, *files, **options):
     """The answer and its tokens, without the command line."""
-    from afn_model import AFNextProcessor
-
-    processor = AFNextProcessor.from_pretrained(folder)
     content = [{"type": "audio", "path": file} for file in files] + [{"type": "text", "text": question}]
-    batch = processor([{"role": "user", "content": content}])
-    (tokens,) = AFNext.from_pretrained(folder).generate(batch, **({"max_new_tokens": STEPS} | options))
-    return processor.decode(tokens), len(batch.input_ids), len(tokens)
+    params = SamplingParams(**{"max_new_tokens": STEPS} | options)
+    (answer,) = Session(folder).answer([[{"role": "user", "content": content}]], params)
+    return answer.text, answer.prompt_tokens, answer.answer_tokens
 
 
 def with_steps(*arguments):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from afn_model.config import RoteConfig
-from afn_model.infer.generate import Sampling, pick
-from afn_model.infer.sample import draw
+from afn_model.infer.sampler import draw, penalise, race
+from afn_model.infer.sampling_params import SamplingParams
 from tests.model.tiny_model import noise, tiny
 
 LENGTHS = (0.3, 1.0, 2.2, 0.7)
@@ -47,6 +47,24 @@ def test_a_batch_whose_answers_end_at_different_steps(pair):
     cut = model.generate(batch, 24, stop_token_ids=stops)
     assert cut == [tokens[: next(i for i, t in enumerate(tokens) if t in stops)] for tokens in free]
     assert len({len(tokens) for tokens in cut}) > 2
+
+
+def test_finished_answers_are_dropped(pair):
+    model, processor = pair
+    batch = processor(conversations())
+    for options in ({}, {"temperature": 1.0, "seed": 0}):
+        free = model.generate(batch, 24, stop_token_ids=(), **options)
+        stops = tuple(tokens[3 + 2 * i] for i, tokens in enumerate(free))
+        seen = []
+        hook = model.language_model.layers[0].register_forward_hook(
+            lambda m, given, out, s=seen: s.append(len(given[0]))
+        )
+        cut = model.generate(batch, 24, stop_token_ids=stops, **options)
+        hook.remove()
+        assert cut == [tokens[: next(i for i, t in enumerate(tokens) if t in stops)] for tokens in free]
+        assert seen[1] == 6
+        assert seen[-1] == 1
+        assert seen[1:] == sorted(seen[1:], reverse=True)
 
 
 def test_stop_tokens_end_an_answer_and_are_not_returned(pair):
@@ -112,26 +130,33 @@ def test_sampling_follows_the_distribution():
     # Four tokens of 50, 30, 15 and 5 %: top_p = 0.6 keeps the first two, in proportion 5 to 3.
     share = torch.tensor([0.15, 0.5, 0.05, 0.3])
     logits = (share.log() + 3.0).expand(20_000, -1)
-    seen = torch.zeros(20_000, 4, dtype=torch.bool)
-    for sampling, expected in (
-        (Sampling(1.0, 1.0), share),
-        (Sampling(1.0, 1.0, 0.6), torch.tensor([0.0, 0.625, 0.0, 0.375])),
-        (Sampling(1.0, 1.0, 0.5), torch.tensor([0.0, 1.0, 0.0, 0.0])),
-        (Sampling(1.0, 0.5), share.square() / share.square().sum()),
+    for temperature, top_p, expected in (
+        (1.0, 1.0, share),
+        (1.0, 0.6, torch.tensor([0.0, 0.625, 0.0, 0.375])),
+        (1.0, 0.5, torch.tensor([0.0, 1.0, 0.0, 0.0])),
+        (0.5, 1.0, share.square() / share.square().sum()),
     ):
-        token = pick(logits, seen, sampling, torch.Generator().manual_seed(0))
+        noise = torch.empty(20_000, 4).exponential_(generator=torch.Generator().manual_seed(0))
+        token = race(logits, noise, temperature, top_p)
         found = torch.bincount(token, minlength=4) / len(token)
         # Five standard deviations of a share estimated from 20,000 draws; a token that is cut never comes.
         assert (found - expected).abs().max() <= 5 * 0.5 / 20_000**0.5
         assert not found[expected == 0].any()
 
 
-def test_repetition_penalty_divides_positive_and_multiplies_negative_scores():
+def test_an_exponential_race_is_pytorchs_multinomial():
+    logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(1))
+    noise = torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(2))
+    expected = torch.multinomial((logits / 0.7).softmax(-1), 1, generator=torch.Generator().manual_seed(2))
+    assert race(logits, noise, 0.7, 1.0).tolist() == expected[:, 0].tolist()
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     logits = torch.tensor([[2.0, 1.9, -1.0], [-1.0, -1.1, -3.0]])
     seen = torch.tensor([[True, False, False], [True, False, True]])
-    assert pick(logits, seen, Sampling(1.0), None).tolist() == [0, 0]
-    assert pick(logits, seen, Sampling(1.2), None).tolist() == [1, 1]
-    assert pick(logits, seen, Sampling(1.04), None).tolist() == [0, 0]
+    assert penalise(logits, seen, 1.0).argmax(-1).tolist() == [0, 0]
+    assert penalise(logits, seen, 1.2).argmax(-1).tolist() == [1, 1]
+    assert penalise(logits, seen, 1.04).argmax(-1).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2, 2.0])
@@ -149,7 +174,7 @@ def test_cached_decoding_is_the_whole_sequence_over_again(pair, penalty):
                 scores = model.lm_head(hidden[-1:]).float()
             before = torch.zeros(1, scores.shape[1], dtype=torch.bool)
             before[0, ids] = True
-            again.append(int(pick(scores, before, Sampling(penalty), None)))
+            again.append(int(penalise(scores, before, penalty).argmax(-1)))
         assert tokens == again
 
 
@@ -182,6 +207,38 @@ def test_sampling_out_of_range(pair, options):
     model, processor = pair
     with pytest.raises(ValueError, match="out of range"):
         model.generate(processor(conversations()[0]), 1, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": -1},
+        {"repetition_penalty": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_p": float("nan")},
+        {"n": 0, "temperature": 1.0},
+    ],
+)
+def test_sampling_params_out_of_range(options):
+    with pytest.raises(ValueError, match=r"out of range.*are expected"):
+        SamplingParams(**options)
+    with pytest.raises(ValueError, match="2 answers to a prompt would be the same at temperature 0"):
+        SamplingParams(n=2)
+
+
+def test_the_context_bounds_each_answer_by_its_own_prompt(pair):
+    model, processor = pair
+    batch, whole = processor(conversations()), model.config
+    lengths = batch.cu_seqlens.diff().tolist()
+    model.config = replace(whole, text=replace(whole.text, max_positions=max(lengths) + 3))
+    try:
+        together = model.generate(batch, 12, stop_token_ids=())
+        alone = [model.generate(processor(one), 12, stop_token_ids=())[0] for one in conversations()]
+    finally:
+        model.config = whole
+    assert together == alone
+    assert [len(tokens) for tokens in together] == [min(12, max(lengths) + 3 - length) for length in lengths]
 
 
 def test_generation_leaves_no_gradient(pair):

@@ -7,7 +7,9 @@ import torch
 
 import afn_kernels as ak
 from afn_model import AFNext
+from afn_model.audio.frames import HOP
 from afn_model.network.encoder import Windows
+from afn_model.prompt.batch import Batch
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
 from tests.model.reference import STOP, prompts, tiny_reference
 
@@ -124,20 +126,13 @@ def packed(monkeypatch):
 
     def make(p, windows_per_audio):
         kept = p.attention_mask.bool()
-        batch = PackedPrompts()
-        batch.input_ids = p.input_ids[kept]
-        batch.cu_seqlens = torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).int()
-        batch.pcm = p.mel
-        batch.mel_lengths = p.mel_lengths
-        batch.windows_per_audio = torch.tensor(windows_per_audio)
+        cu_seqlens = torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).int()
+        samples = torch.as_tensor(p.mel_lengths) * HOP
+        batch = Batch(p.input_ids[kept], cu_seqlens, p.mel, samples, torch.tensor(windows_per_audio))
         monkeypatch.setattr(ak, "log_mel", lambda mel, n_mels: mel)
         return batch
 
     return make
-
-
-class PackedPrompts:
-    """The fields of a batch that generation reads."""
 
 
 @torch.inference_mode()

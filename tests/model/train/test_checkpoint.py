@@ -247,7 +247,7 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
     model, optimiser = small(seed=5 if load else 0)
     if load:
         model.blocks[0].load_state_dict(small()[0].blocks[0].state_dict())
-    shard(model, here, blocks=model.blocks, compute_dtype=torch.float32)
+    shard(model, here, blocks=model.blocks, compute_dtype=torch.float32, forwards=("loss",))
     optimiser = make_optimiser(list(model.named_parameters()), lr=1e-2, weight_decay=0.1)
     checkpoints = Checkpoints(folder)
     if load:
@@ -255,11 +255,11 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
         assert checkpoints.load(checkpoints.latest(), tensors) == {"step": steps.start}
         restore(model, optimiser, tensors)
     for number in steps:
-        step(model, optimiser, number, here.rank, here.world)
+        step(model, optimiser, number, here.rank, here.world_size)
     if save:
         checkpoints.save(steps.stop, training_state(model, optimiser), {"step": steps.stop})
         # Collectives of the run go on meanwhile.
-        step(model, optimiser, 99, here.rank, here.world)
+        step(model, optimiser, 99, here.rank, here.world_size)
         checkpoints.wait()
 
 

@@ -1,0 +1,82 @@
+"""A model folder opened for questions.
+
+session = Session("runs/demo")
+[answer] = session.answer([{"role": "user", "content": [{"type": "audio", "path": "a.wav"}, ...]}])
+print(answer.text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afn_model.afnext import AFNext
+from afn_model.infer.answer import Answer, answer
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.weights.checkpoint import load
+
+
+class Session:
+    """A model and its processor. Weights are read when first needed, after the recordings have been.
+
+    Args:
+        folder: a model folder in any layout.
+        dtype: of the weights; as stored if None.
+        device: "auto" takes a GPU where there is one.
+        rote: reading of the rotary time embedding; what the folder says if None.
+        strict: an error where a recording is longer than the model takes or its last mp3 frame is torn.
+        on_step: called with (tensors read, all tensors) while weights are read.
+
+    Raises:
+        ValueError: no such folder, no tokenizer in it, or no GPU where one is asked for.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "auto",
+        rote: str | None = None,
+        strict: bool = False,
+        on_step: Callable[[int, int], Any] | None = None,
+    ):
+        self.folder, self.dtype, self.rote, self.on_step = folder, dtype, rote, on_step
+        self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {device}: PyTorch finds no GPU (afn doctor says what there is)")
+
+    @cached_property
+    def model(self) -> AFNext:
+        """The model, read when first asked for."""
+        return load(AFNext, self.folder, dtype=self.dtype, device=self.device, rote=self.rote, on_step=self.on_step)
+
+    def answer(
+        self,
+        conversations: Sequence,
+        params: SamplingParams | None = None,
+        *,
+        batch_size: int = 8,
+        in_order: bool = False,
+        on_text: Callable[[int, str], Any] | None = None,
+        on_answer: Callable[[int, Answer], Any] | None = None,
+    ) -> list[Answer]:
+        """The model's answers to conversations; see ``afn_model.infer.answer``."""
+        return answer(
+            lambda: self.model,
+            self.processor,
+            conversations,
+            params,
+            batch_size=batch_size,
+            in_order=in_order,
+            on_text=on_text,
+            on_answer=on_answer,
+        )

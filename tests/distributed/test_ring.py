@@ -1,0 +1,111 @@
+"""Ring attention alone: both transports, when which is chosen, and what is never sent."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from afn_distributed import ring
+from afn_distributed.comm import in_threads, virtual_group
+from afn_distributed.plan import make_plan, split_heads
+
+import afn_kernels as ak
+from bench.sequence_parallel import boundaries, one_process, over_threads, worst
+from tests.distributed.inputs import qkv
+
+LENGTHS = [33, 4, 0, 21, 1]
+SIZES = {"heads": 4, "kv_heads": 2, "head_dim": 8}
+
+
+def attend(plan, parts, transport="ring"):
+    """Output of every rank's shard put together, bytes sent by each, and exchanges that each took part in."""
+    comms = virtual_group(plan.ring)
+
+    def work(rank):
+        shard = torch.from_numpy(plan.shard(rank))
+        with mock.patch.object(comms[rank], "exchange", wraps=comms[rank].exchange) as exchange:
+            q, k, v = (x[shard] for x in parts[:3])
+            out = ring.ring_attention(q, k, v, plan, comms[rank], plan.heads[0], transport=transport)
+        return shard, out, comms[rank].sent, exchange.call_count
+
+    shards, outs, sent, exchanges = zip(*in_threads(work, plan.ring), strict=True)
+    return torch.cat(outs)[torch.argsort(torch.cat(shards))], list(sent), list(exchanges)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_transports_give_the_same_and_differ_in_messages(ranks):
+    parts = qkv(sum(LENGTHS), 4, 2)
+    wanted = one_process(boundaries(LENGTHS), *parts)[0]
+    plan = make_plan(boundaries(LENGTHS), ring=ranks, scheme="documents", **SIZES)
+    stepwise, sent, steps = attend(plan, parts, "ring")
+    together, sent_together, once = attend(plan, parts, "gather")
+    assert worst([stepwise], [wanted]) < 1e-10
+    assert worst([together], [wanted]) < 1e-10
+    assert sent == sent_together
+    assert (steps, once) == ([ranks - 1] * ranks, [1] * ranks)
+
+
+@pytest.mark.parametrize(("limit", "exchanges"), [(1 << 30, 1), (0, 3)])
+def test_auto_gathers_where_the_batch_has_few_keys(limit, exchanges):
+    plan = make_plan(boundaries(LENGTHS), ring=4, **SIZES)
+    with mock.patch.object(ring, "GATHERED", limit):
+        assert attend(plan, qkv(sum(LENGTHS), 4, 2), "auto")[2] == [exchanges] * 4
+
+
+def test_auto_weighs_the_keys_of_the_whole_batch():
+    """59 tokens of 2 KV heads of 8 in float64, keys and values: 15,104 bytes."""
+    plan, parts = make_plan(boundaries(LENGTHS), ring=4, **SIZES), qkv(sum(LENGTHS), 4, 2)
+    for limit, exchanges in ((15_104, 1), (15_103, 3)):
+        with mock.patch.object(ring, "GATHERED", limit):
+            assert attend(plan, parts, "auto")[2] == [exchanges] * 4
+
+
+def test_documents_that_are_whole_send_nothing():
+    lengths = [10, 10, 10, 10]
+    plan = make_plan(boundaries(lengths), ring=4, **SIZES)
+    out, sent, _ = attend(plan, qkv(40, 4, 2))
+    assert sent == [0] * 4
+    assert worst([out], [one_process(boundaries(lengths), *qkv(40, 4, 2))[0]]) < 1e-10
+
+
+def test_one_rank_calls_attention_once():
+    plan, (q, k, v, _) = make_plan(boundaries(LENGTHS), **SIZES), qkv(sum(LENGTHS), 4, 2)
+    with mock.patch.object(ak, "attention", wraps=ak.attention) as attention:
+        out = ring.ring_attention(q, k, v, plan, virtual_group(1)[0], plan.heads[0])
+    assert attention.call_count == 1
+    assert attention.call_args.kwargs["causal"] is True
+    assert worst([out], one_process(boundaries(LENGTHS), *qkv(sum(LENGTHS), 4, 2))[:1]) < 1e-10
+
+
+def test_half_precision_does_not_worsen_with_ranks():
+    """bfloat16: the error over 16 ring ranks stays at that of 2; partial results travel in float32."""
+    cu = boundaries([300, 41, 171])
+    exact = qkv(512, 4, 2, dim=16)
+    rounded = [x.bfloat16() for x in exact]
+    wanted = one_process(cu, *(x.double() for x in rounded))
+    errors = {ranks: worst(over_threads(cu, rounded, 1, ranks, "documents"), wanted) for ranks in (1, 2, 4, 8, 16)}
+    assert max(errors.values()) < 1.3 * errors[1], errors
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "ranks"), [(28, 4, 8), (28, 4, 4), (6, 2, 4)])
+def test_gradients_of_repeated_heads_are_the_adjoint(heads, kv_heads, ranks):
+    """⟨spread(x), y⟩ = ⟨x, gathered_heads(y)⟩ for the heads of every rank."""
+    for part in split_heads(heads, kv_heads, ranks):
+        x = torch.randn(5, len(part.kv), 3, dtype=torch.float64)
+        repeated = ring.spread(x, part)
+        assert repeated.shape[1] in ((len(part.kv),) if part.even else (len(part.q),))
+        y = torch.randn_like(repeated)
+        assert torch.allclose((repeated * y).sum(), (x * ring.gathered_heads(y, part)).sum())
+
+
+def test_heads_that_are_read_unevenly_are_repeated():
+    part = replace(split_heads(28, 4, 8)[1], q=range(4, 7), kv=range(0, 2), reads=(0, 0, 1))
+    x = torch.tensor([[[1.0], [2.0]]])
+    assert ring.spread(x, part).flatten().tolist() == [1, 1, 2]
+    assert ring.gathered_heads(torch.tensor([[[1.0], [10.0], [100.0]]]), part).flatten().tolist() == [11, 100]
+
+
+def test_an_unknown_transport():
+    plan, (q, k, v, _) = make_plan([0, 8], **SIZES), qkv(8, 4, 2)
+    with pytest.raises(ValueError, match="transport 'pigeon' is none of auto, ring, gather"):
+        ring.ring_attention(q, k, v, plan, virtual_group(1)[0], plan.heads[0], transport="pigeon")

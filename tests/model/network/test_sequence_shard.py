@@ -1,0 +1,135 @@
+"""The model over ranks that share a batch, against one rank in float64: losses, gradients, messages."""
+
+import copy
+from unittest import mock
+
+import pytest
+import torch
+from afn_distributed.comm import in_threads
+from afn_distributed.hybrid import SequenceParallel
+from afn_distributed.plan import make_plan
+from afn_distributed.simulate import attention_bytes
+
+import afn_kernels as ak
+from afn_model.train.activation_checkpoint import checkpoint_blocks
+from tests.model.tiny_model import noise, tiny
+
+
+def talk(seconds, number, said):
+    audio = [{"type": "audio", "audio": noise(seconds, number)}] if seconds else []
+    asked = {"role": "user", "content": [*audio, {"type": "text", "text": "What?"}]}
+    return [asked, {"role": "assistant", "content": said}]
+
+
+def a_batch():
+    """A model in float64, and a batch with a recording of two windows, short ones, and text alone."""
+    model, processor = tiny()
+    processor.pcm_dtype = torch.int16
+    talks = [talk(1.3, 1, "yes it is"), talk(31.0, 2, "no"), talk(0, 0, "yes no"), talk(0.4, 3, "it is")]
+    return model.double(), processor(talks, training=True)
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {
+        n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters() if p.requires_grad
+    }
+
+
+def worst_gradient(found, wanted) -> float:
+    return max(float((found[n] - x).abs().max() / x.abs().max().clamp(min=1e-12)) for n, x in wanted.items())
+
+
+@pytest.mark.parametrize("split", [(1, 2), (2, 1), (2, 2), (1, 5)], ids=str)
+def test_loss_and_gradients_are_those_of_one_rank(split):
+    model, batch = a_batch()
+    loss = model.loss(batch)
+    loss.backward()
+    copies = [copy.deepcopy(model) for _ in range(split[0] * split[1])]
+    ranks = SequenceParallel.virtual(*split)
+
+    def work(p):
+        copies[p].zero_grad()
+        part, rows, tokens = copies[p].loss(batch, sp_group=ranks[p], with_rows=True)
+        part.backward()
+        return part.detach(), rows, tokens
+
+    parts = in_threads(work, len(copies))
+    assert float(sum(part for part, _, _ in parts)) == pytest.approx(float(loss.detach()), rel=1e-12)
+    summed = {n: sum(gradients(one)[n] for one in copies) for n in gradients(model)}
+    assert worst_gradient(summed, gradients(model)) < 1e-10
+    with torch.no_grad():
+        _, rows, tokens = model.loss(batch, with_rows=True)
+    order = torch.argsort(torch.cat([tokens for _, _, tokens in parts]))
+    assert torch.cat([tokens for _, _, tokens in parts])[order].tolist() == tokens.tolist()
+    assert torch.allclose(torch.cat([rows for _, rows, _ in parts])[order], rows)
+
+
+@pytest.mark.parametrize(("split", "rotated"), [((2, 1), 0), ((1, 2), 2 * 2)], ids=["ulysses", "ring"])
+def test_rotary_is_part_of_the_copy_before_the_all_to_all(split, rotated):
+    """With Ulysses no rank launches rotary; without, there is no copy, and each of two layers of two ranks does."""
+    model, batch = a_batch()
+    ranks = SequenceParallel.virtual(*split)
+    with mock.patch.object(ak, "rotary", wraps=ak.rotary) as rotary, torch.no_grad():
+        in_threads(lambda p: model.loss(batch, sp_group=ranks[p]), 2)
+    assert rotary.call_count == rotated
+
+
+def test_what_recomputation_sends_again():
+    """Selective recomputation keeps attention and sends nothing twice; full recomputation repeats its forward."""
+    sent = {}
+    for mode in ("none", "selective", "full"):
+        model, batch = a_batch()
+        copies, ranks = [copy.deepcopy(model) for _ in range(4)], SequenceParallel.virtual(2, 2)
+        for one in copies:
+            checkpoint_blocks(one, mode)
+
+        def work(p, copies=copies, ranks=ranks, batch=batch):
+            copies[p].loss(batch, sp_group=ranks[p]).backward()
+            return ranks[p].ulysses.sent + ranks[p].ring.sent
+
+        sent[mode] = sum(in_threads(work, 4))
+    text = model.config.text
+    sizes = {"heads": text.heads, "kv_heads": text.kv_heads, "head_dim": text.head_dim}
+    plan = make_plan(batch.cu_seqlens, ulysses=2, ring=2, **sizes)
+    promised = [attention_bytes(plan, rank, 8) for rank in range(4)]
+    forward = sum(one[what]["forward"] for one in promised for what in ("ulysses", "ring"))
+    assert sent["selective"] == sent["none"]
+    assert sent["full"] == sent["none"] + text.layers * forward
+
+
+def test_a_frozen_encoder_gets_nothing_back():
+    """Each window is encoded once, and without gradients to it nothing but the adaptor's part travels back."""
+    model, batch = a_batch()
+    ranks = SequenceParallel.virtual(1, 2)
+    copies = [copy.deepcopy(model) for _ in range(2)]
+    encoded = []
+    for one in copies:
+        one.encoder.requires_grad_(False)
+        one.adaptor.requires_grad_(False)
+        one.language_model.embed_tokens.requires_grad_(False)
+        encode = one.encode_batch
+        one.encode_batch = lambda own, encode=encode: encoded.append(len(own.pcm)) or encode(own)
+
+    def work(p):
+        loss = copies[p].loss(batch, sp_group=ranks[p])
+        before = ranks[p].all.sent
+        loss.backward()
+        return ranks[p].all.sent - before
+
+    assert in_threads(work, 2) == [0, 0]
+    assert sum(encoded) == len(batch.pcm)
+
+
+def test_ranks_with_another_batch_say_so_at_once():
+    model, batch = a_batch()
+    other = copy.copy(batch)
+    other.input_ids = batch.input_ids.clone()
+    other.input_ids[-1] = 5
+    ranks = SequenceParallel.virtual(1, 3)
+
+    def work(p):
+        with pytest.raises(ValueError, match="the tokens of rank 1 of the group differ from those of rank 0"):
+            model.loss(other if p == 1 else batch, sp_group=ranks[p])
+        return True
+
+    assert all(in_threads(work, 3))

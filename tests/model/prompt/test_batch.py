@@ -1,0 +1,29 @@
+"""What a packed batch says of itself."""
+
+import pytest
+import torch
+
+from afn_model.prompt.batch import Batch
+
+NOTHING = torch.empty(0, dtype=torch.int64)
+
+
+def test_targets_are_labels_shifted_within_each_conversation():
+    labels = torch.tensor([-100, 5, 6, 7, -100, 8])
+    batch = Batch(torch.arange(6), torch.tensor([0, 3, 3, 6], dtype=torch.int32), None, NOTHING, NOTHING, labels)
+    assert batch.targets.tolist() == [5, 6, -100, -100, 8, -100]
+    assert batch.targets is batch.targets
+    assert batch.to("cpu").targets.tolist() == batch.targets.tolist()
+
+
+def test_a_batch_without_labels_has_no_targets():
+    batch = Batch(torch.arange(2), torch.tensor([0, 2], dtype=torch.int32), None, NOTHING, NOTHING)
+    with pytest.raises(ValueError, match="no labels"):
+        _ = batch.targets
+
+
+def test_windows_count_their_frames_and_tokens():
+    samples = torch.tensor([480_000, 1, 321, 47_999])
+    batch = Batch(torch.arange(2), torch.tensor([0, 2], dtype=torch.int32), None, samples, torch.tensor([4]))
+    assert batch.mel_lengths.tolist() == [3000, 1, 3, 300]
+    assert batch.window_tokens.tolist() == [750, 0, 1, 75]

@@ -1,0 +1,68 @@
+"""A model folder opened for questions."""
+
+import pytest
+import torch
+
+from afn_model import AFNext, AFNextProcessor, SamplingParams, Session
+from afn_model.infer.answer import answer
+from tests.model.infer.test_generate import asked, conversations
+from tests.model.tiny_model import noise, record, save_tiny
+
+SHORT = SamplingParams(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def test_a_session_answers_as_its_model_and_processor_do(folder):
+    model, processor = AFNext.from_pretrained(folder), AFNextProcessor.from_pretrained(folder)
+    pieces = []
+    options = {"batch_size": 4, "on_text": lambda i, text: pieces.append((i, text))}
+    found = Session(folder).answer(conversations(), SHORT, **options)
+    assert [one.text for one in found] == [one.text for one in answer(model, processor, conversations(), SHORT)]
+    assert ["".join(text for i, text in pieces if i == k) for k in range(6)] == [one.text for one in found]
+
+
+def test_weights_are_read_once_and_after_the_recordings(folder):
+    steps = []
+    session = Session(str(folder), on_step=lambda *step: steps.append(step))
+    with pytest.raises(ValueError, match=r"nowhere\.wav: no such file"):
+        session.answer([asked_about("nowhere.wav")], SHORT)
+    assert not steps
+    (first,) = session.answer([asked("What is said?")], SHORT)
+    assert steps == [(i + 1, len(steps)) for i in range(len(steps))]
+    assert 0 < first.seconds["load"] < first.seconds["total"]
+    read = len(steps)
+    (again,) = session.answer([asked("What is said?")], SHORT)
+    assert len(steps) == read
+    assert again.text == first.text
+    assert again.seconds["load"] < first.seconds["load"]
+    assert not session.model.lm_head.weight.is_inference()
+
+
+def asked_about(file: str) -> list[dict]:
+    return [{"role": "user", "content": [{"type": "audio", "path": file}, {"type": "text", "text": "?"}]}]
+
+
+def test_what_a_session_is_opened_with(folder, tmp_path):
+    session = Session(folder, dtype=torch.bfloat16, device="cpu", rote="paper", strict=True)
+    assert session.model.dtype == torch.bfloat16
+    assert session.model.config.rote.reading == "paper"
+    assert session.processor.strict
+    assert len(session.answer([asked("What is said?", noise(0.5))], SHORT)) == 1
+    session.processor.max_seconds = 1
+    with pytest.raises(ValueError, match="longer than 1 s"):
+        session.answer([asked_about(record(tmp_path / "long.wav", 1.5))], SHORT)
+
+
+def test_a_session_that_cannot_be_opened(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        Session(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_session_without_the_gpu_it_asks_for(folder):
+    with pytest.raises(ValueError, match="device cuda: PyTorch finds no GPU"):
+        Session(folder, device="cuda")
