@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## trains a small model on a synthetic world and lets it ans
 	$(BIN)/afn demo --out $(RUN)
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
-	$(BIN)/python -m bench.curriculum --out runs/curriculum
+	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum
 	$(BIN)/python -m bench.curriculum_report runs/curriculum --out runs/curriculum/report
 
 # Tests run in an order of their own each time; `make test SEED=7` runs in the order that the command line shows as 7.

@@ -1,4 +1,4 @@
-"""The picture of a run of bench.curriculum: held-out scores, losses and rewards over the stages."""
+"""The picture of a run of the tiny curriculum: held-out scores, losses and rewards over the stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of bench.curriculum came to: scores after every stage, claims that hold or do not, and a picture.
+"""What a run of the tiny curriculum came to: scores after every stage, claims that hold or do not, and a picture.
 
     python -m bench.curriculum_report RUN [--out RUN/report]
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afn_model.bootstrap.tiny_curriculum import AUDIO, REWARDED
 from afn_model.files import write_text
 from afn_model.train.log import read_rows
-from bench.curriculum import AUDIO, REWARDED
 from bench.curriculum_picture import draw
 
 STAGES = ("pre-1", "pre-2", "mid-1", "mid-2", "post", "cot-sft", "cot-rl")
@@ -91,7 +91,9 @@ def read(run: Path) -> CurriculumReport:
     """
     file = run / "results.json"
     if not file.is_file():
-        raise ValueError(f"{file}: no such file; python -m bench.curriculum --out {run} writes it after its bootstrap")
+        raise ValueError(
+            f"{file}: no such file; afn_model.bootstrap.tiny_curriculum --out {run} writes it after its bootstrap"
+        )
     try:
         results = json.loads(file.read_text("utf-8"))
     except json.JSONDecodeError as error:
@@ -386,7 +388,7 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run folder of bench.curriculum")
+    parser.add_argument("run", type=Path, help="the run folder of afn_model.bootstrap.tiny_curriculum")
     parser.add_argument("--out", type=Path, help="the report without .md and .png (RUN/report)")
     args = parser.parse_args()
     try:

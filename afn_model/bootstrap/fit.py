@@ -1,6 +1,6 @@
-"""The base model of the demo: a short start for encoder and language model.
+"""A short start for encoder and language model, where there are no weights to start from.
 
-The paper's curriculum starts from a pretrained encoder and a pretrained language model, which a demo has not got. Here
+The paper's curriculum starts from a pretrained encoder and a pretrained language model. Here
 the encoder learns to label what it hears in every audio token, and the language model to answer questions about written
 timelines, in which the audio tokens are replaced by the names of what is heard.
 """

@@ -1,43 +1,55 @@
-"""What the demo's base model learns from: medleys of events, and written timelines."""
+"""What a base model learns from: medleys of events, and records with written timelines in the place of their audio."""
 
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from afn_model.audio.frames import audio_tokens, padded_width
+from afn_model.audio.frames import SAMPLE_RATE, audio_tokens, padded_width
 from afn_model.bootstrap.fit import Lesson
+from afn_model.data.index import Corpus
+from afn_model.data.order import Order, Source
 from afn_model.prompt.batch import Batch
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.world.corpus import dialogue
-from afn_model.world.mixer import LABELS, Example, example, frame_labels, medley, outline
-from afn_model.world.words import load_bank
+from afn_model.world.medley import frame_labels, medley, timeline
+from afn_model.world.scene import WORLD, Style
 
-CLIPS = 16  # clips in a batch
-BUCKET = 8  # batches drawn together and sorted by length, so that a batch holds clips of about one length
+MEDLEYS = 16  # in a batch
 MISHEARD = 0.1  # share of audio tokens written wrong in a timeline
 
 
 class Lessons(IterableDataset):
-    """Endless lessons from the training split, a function of kind and seed alone.
+    """Endless lessons from the synthetic world's training split, a function of the arguments alone.
 
     Args:
-        kind: "medley" (audio full of events, no text) or "written" (dialogues whose audio tokens are replaced by the
+        kind: "medley" (audio full of events, no text) or "written" (records whose audio tokens are replaced by the
             names of what is heard, now and then wrong).
         processor: makes the batches.
-        seed: of clips, dialogues and mistakes.
+        seed: of everything.
+        corpora: indexed corpora for the written lessons.
+        style: of the medleys; its labels and details are what is heard.
+        records: in a batch of written lessons.
     """
 
-    def __init__(self, kind: str, processor: AFNextProcessor, seed: int):
+    def __init__(
+        self,
+        kind: str,
+        processor: AFNextProcessor,
+        seed: int,
+        corpora: Sequence[Path] = (),
+        *,
+        style: Style = WORLD,
+        records: int = 10,
+    ):
         super().__init__()
         self.make = {"medley": self.medleys, "written": self.written}[kind]
-        self.processor, self.seed, self.bank = processor, seed, load_bank("train")
+        self.processor, self.seed, self.corpora, self.style, self.records = processor, seed, corpora, style, records
 
     def __iter__(self) -> Iterator[Lesson]:
         return self.make()
@@ -47,21 +59,32 @@ class Lessons(IterableDataset):
         return iter(DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=8))
 
     def medleys(self) -> Iterator[Lesson]:
-        for first in itertools.count(0, CLIPS):
-            clips = [medley(self.seed, "train", i, bank=self.bank) for i in range(first, first + CLIPS)]
-            yield Lesson(audio_batch([clip.pcm for clip in clips]), heard(clips)[:, None])
+        sets = 2 if self.style.details else 1
+        for first in itertools.count(0, MEDLEYS):
+            clips = [medley(self.seed, "train", i, style=self.style) for i in range(first, first + MEDLEYS)]
+            heard = [
+                torch.stack(frame_labels(clip.events, audio_tokens(len(clip.pcm)), labels=self.style.labels), dim=1)
+                for clip in clips
+            ]
+            pcm = [torch.from_numpy(clip.pcm).float() / 32768 for clip in clips]
+            yield Lesson(audio_batch(pcm), torch.cat(heard)[:, :sets])
 
     def written(self) -> Iterator[Lesson]:
-        rng, generator = random.Random(self.seed), torch.Generator().manual_seed(self.seed)
-        # A label that the tokenizer cuts up is written by its first piece.
-        names = torch.tensor([self.processor.tokenizer.encode(label).ids[0] for label in (".", *LABELS)])
-        for first in itertools.count(0, CLIPS * BUCKET):
-            order = sorted(range(first, first + CLIPS * BUCKET), key=lambda i: outline(self.seed, "train", i)[1])
-            for bucket in rng.sample(range(BUCKET), BUCKET):
-                rows = order[bucket * CLIPS : (bucket + 1) * CLIPS]
-                clips = [example(self.seed, "train", i, bank=self.bank) for i in rows]
-                batch = self.processor([conversation(clip, dialogue(clip, rng)) for clip in clips], training=True)
-                yield written(batch, heard(clips), names, self.processor.sound_id, generator)
+        corpora = [Corpus(path) for path in self.corpora]
+        order = Order(tuple(Source(str(c.path), c.facts.records) for c in corpora), self.seed)
+        numbers = {name: i for i, name in enumerate((".", *self.style.labels, *self.style.details))}
+        # A name that the tokenizer cuts up is written by its first piece.
+        ids = torch.tensor([self.processor.tokenizer.encode(name).ids[0] for name in numbers])
+        generator = torch.Generator().manual_seed(self.seed)
+        for first in itertools.count(0, self.records):
+            talks, heard = [], []
+            for index in range(first, first + self.records):
+                draw = order[index]
+                talk, names = silent(corpora[draw.source][draw.record], details=bool(self.style.details))
+                talks.append(talk)
+                heard += [numbers[name] for name in names]
+            batch = self.processor(talks, training=True)
+            yield written(batch, torch.tensor(heard, dtype=torch.int64), ids, self.processor.sound_id, generator)
 
 
 def audio_batch(clips: list[Tensor]) -> Batch:
@@ -91,17 +114,27 @@ def written(batch: Batch, heard: Tensor, names: Tensor, sound_id: int, generator
     return Lesson(replace(batch, input_ids=input_ids, pcm=None), heard[:, None])
 
 
-def heard(clips: list[Example]) -> Tensor:
-    """The label of every audio token of the clips, one after another: 0 for nothing, else 1 + index in ``LABELS``."""
-    return torch.cat([frame_labels(clip, audio_tokens(len(clip.pcm))) for clip in clips])
+def silent(record: dict, *, details: bool = True) -> tuple[list[dict], list[str]]:
+    """The record's messages with silence for its recordings, and what should be heard in every audio token."""
+    lengths = record.get("duration") or []
+    clips = [torch.zeros(round(s * SAMPLE_RATE)) for s in (lengths if isinstance(lengths, list) else [lengths])]
+    names = [
+        name
+        for number, clip in enumerate(clips)
+        for name in timeline(record, audio=number, frames=audio_tokens(len(clip)), details=details)
+    ]
+    rest, messages = iter(clips), []
+    for message in record["messages"]:
+        parts = []
+        for number, piece in enumerate(split_sounds(message["content"])):
+            parts += [{"type": "audio", "audio": next(rest), "sampling_rate": SAMPLE_RATE}] if number else []
+            parts += [{"type": "text", "text": piece}] if piece else []
+        messages.append({"role": message["role"], "content": parts})
+    return messages, names
 
 
-def conversation(clip: Example, turns: list[tuple[str, str]]) -> list[dict]:
-    """The messages of a clip: its recording, then questions and answers; an empty answer is left to the model."""
-    messages = []
-    for number, (question, answer) in enumerate(turns):
-        sound = [{"type": "audio", "audio": clip.pcm, "sampling_rate": 16_000}] if number == 0 else []
-        messages.append({"role": "user", "content": [*sound, {"type": "text", "text": question}]})
-        if answer:
-            messages.append({"role": "assistant", "content": answer})
-    return messages
+def split_sounds(text: str) -> list[str]:
+    """The text around each placeholder; the line break after a recording that stands alone goes, as in a prompt."""
+    for number in range(1, 10):
+        text = text.replace(f"<sound-{number}>", "<sound>")
+    return text.replace("<sound>\n", "<sound>").split("<sound>")

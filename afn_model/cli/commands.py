@@ -179,26 +179,8 @@ def demo(args: Namespace) -> None:
     from afn_model.demo import run
 
     out = Path(args.out)
-    run(out, seed=args.seed, seconds=args.seconds)
-    show_heldout(out, args.questions)
+    run(out, seed=args.seed, seconds=args.seconds, questions=args.questions)
     print(f'\nAsk more: afn ask RECORDING "QUESTION" --model {out}')
-
-
-def show_heldout(run_folder: Path, count: int) -> None:
-    """Asks a run's model about held-out recordings of its corpus, kind after kind, as ``afn ask`` would."""
-    from afn_model.infer.sampling_params import SamplingParams
-    from afn_model.session import Session
-    from afn_model.world.corpus import read_records
-
-    by_kind: dict[str, list[dict]] = {}
-    for item in read_records(run_folder / "corpus" / "heldout.jsonl"):
-        by_kind.setdefault(item["kind"], []).append(item)
-    asked = [item for group in zip(*by_kind.values(), strict=False) for item in group][:count]
-    questions = [item["conversations"][0]["value"].removeprefix("<sound>\n") for item in asked]
-    conversations = [[question_about([item["sound"]], text)] for item, text in zip(asked, questions, strict=True)]
-    answers = Session(run_folder).answer(conversations, SamplingParams(max_new_tokens=32))
-    for item, text, answer in zip(asked, questions, answers, strict=True):
-        print(f"{item['sound']}\n  {text}\n  answer {answer.text!r}, truth {item['conversations'][1]['value']!r}")
 
 
 def doctor(args: Namespace) -> None:

@@ -1,46 +1,44 @@
 """``afn demo``: from nothing to a small model that answers questions about recordings, in minutes on a CPU.
 
-The base model gets a short start (``demo.base``); then the trainer takes over, as ``afn train`` would with a curriculum
-of two stages on a corpus on disk: the adaptor alone learns to connect encoder and language model, then everything
-trains together. The result is tried on speakers and sounds that training never held.
+Three basic tasks of the synthetic world: which word is said, which sound is heard, when does it start.
+The base model gets a short start (``bootstrap``); then the trainer takes over, as ``afn train`` would with a curriculum
+of two stages on corpora on disk: the adaptor alone learns to connect encoder and language model, then everything trains
+together. The result is tried on speakers and sounds that training never held.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import platform
-import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from afn_model.afnext import AFNext
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons
-from afn_model.config import preset
-from afn_model.data.index import build as build_index
+from afn_model.bootstrap.tiny import SYSTEM, machine, untrained
+from afn_model.data.index import Corpus
 from afn_model.demo.plot import loss_curves
-from afn_model.demo.report import answer, score, table
+from afn_model.demo.report import constant_answers, examples, table
+from afn_model.eval.heldout import answer
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.template import DEFAULT_TEMPLATE
-from afn_model.prompt.tokenizer import make_tokenizer
+from afn_model.scoring.metrics import by_axis
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, Start
 from afn_model.train.trainer import DONE, MODEL, Options
 from afn_model.train.trainer import train as train_curriculum
-from afn_model.world.corpus import Corpus, majority_answer, texts, write_corpus
-from afn_model.world.mixer import LABELS
+from afn_model.world.build import write_world
+from afn_model.world.record import BASICS
+from afn_model.world.scene import BASIC
+from afn_model.world.texts import basic_texts
 from afn_model.world.words import load_bank
 
-# The released models' system prompt would be half of every prompt here.
-SYSTEM = "Listen and answer."
 BAR = "{desc:<38}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left"
-CLIPS = 6000  # in the training corpus
+CLIPS = 6000  # to train on
+RECORDS = 16  # in a batch of written lessons
 
 # Shares of the time.
 BASE = (
@@ -51,14 +49,14 @@ STAGES = (("adaptor", ("adaptor",), 0.04, 2e-3), ("everything", ("all",), 0.39, 
 
 
 def curriculum(out: Path, seed: int, seconds: float, steps: float) -> Curriculum:
-    """The two stages on the corpus in ``out``."""
+    """The two stages on the corpora in ``out``."""
     stages = []
     for name, trains, share, lr in STAGES:
         stages.append(
             Stage(
                 name,
                 trains,
-                {"clips": 1.0},
+                dict.fromkeys(BASICS, 1.0),
                 start=Start(stages[-1].name) if stages else Start(),
                 context=2048,
                 batch_tokens=2048,
@@ -71,7 +69,12 @@ def curriculum(out: Path, seed: int, seconds: float, steps: float) -> Curriculum
                 weight_decay=0.01,
             )
         )
-    return Curriculum("demo", tuple(stages), {"clips": out / "corpus" / "train.jsonl"}, seed)
+    return Curriculum("demo", tuple(stages), corpora(out, "train"), seed)
+
+
+def corpora(out: Path, split: str) -> dict[str, Path]:
+    """The records of each task."""
+    return {task: out / "corpus" / split / f"{task}.jsonl" for task in BASICS}
 
 
 def train(
@@ -92,12 +95,12 @@ def train(
             bar.set_description_str(f"{name}: {series} {loss:.2f}", refresh=False)
             bar.update(max(100 * (done + share * progress) - bar.n, 0))
 
-        trainee = Trainee(model, (len(LABELS),))
+        trainee = Trainee(model, (len(BASIC.labels),))
         for (name, trains, share, lr), kind, series in zip(BASE, ("medley", "written"), losses, strict=True):
             starts[name] = time.perf_counter() - began
             part = Part(name, trains, lr, share * seconds, steps)
-            lessons = Lessons(kind, processor, seed).feed()
-            counts[name] = fit(trainee, part, lessons, partial(show, name, series, share))
+            lessons = Lessons(kind, processor, seed, [*corpora(out, "train").values()], style=BASIC, records=RECORDS)
+            counts[name] = fit(trainee, part, lessons.feed(), partial(show, name, series, share))
             done += share
         model.save_pretrained(out / "base")
         processor.save_pretrained(out / "base")
@@ -125,34 +128,7 @@ def train(
 
 def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
     """A tiny model with random weights, and a processor whose tokenizer covers the demo's texts."""
-    words = [*texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2
-    return untrained(seed, words, preset("tiny").text.vocab_size)
-
-
-def untrained(seed: int, words: list[str], vocabulary: int, **text: int) -> tuple[AFNext, AFNextProcessor]:
-    """A tiny model with random weights, other sizes of its language model given by name, and its processor.
-
-    Args:
-        seed: of the weights.
-        words: texts that the tokenizer learns from.
-        vocabulary: its size at most.
-        text: fields of the language model's configuration.
-    """
-    torch.manual_seed(seed)
-    tiny = preset("tiny")
-    tokenizer = make_tokenizer(words, vocabulary)
-    template = re.sub(r"You are Audio Flamingo-Next[^<]*", SYSTEM, DEFAULT_TEMPLATE.read_text("utf-8"))
-    processor = AFNextProcessor(tokenizer, chat_template=template, max_positions=tiny.text.max_positions)
-    config = replace(
-        tiny,
-        text=replace(tiny.text, vocab_size=tokenizer.get_vocab_size(), **text),
-        audio_token_id=processor.token_id("<sound>"),
-        audio_bos_token_id=processor.token_id("<|sound_bos|>"),
-        audio_eos_token_id=processor.token_id("<|sound_eos|>"),
-        stop_token_ids=(processor.token_id("<|im_end|>"), processor.token_id("<|endoftext|>")),
-        repetition_penalty=1.0,
-    )
-    return AFNext(config), processor
+    return untrained(seed, [*basic_texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2)
 
 
 def run(
@@ -163,6 +139,7 @@ def run(
     steps: float = math.inf,
     heldout: int = 1200,
     clips: int = CLIPS,
+    questions: int = 6,
     say: Callable[[str], None] = print,
 ) -> dict:
     """The whole demo; writes the run folder and returns what its results.json holds.
@@ -172,51 +149,62 @@ def run(
         seed: of weights and corpus.
         seconds: how long to train.
         steps: bound on the steps of each part.
-        heldout: clips to evaluate on, of all kinds together.
-        clips: recordings to train on.
+        heldout: recordings to evaluate on, of all tasks together.
+        clips: recordings to train on, of all tasks together.
+        questions: held-out questions to show with their answers.
         say: where lines of text go.
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    say("Speaking words in two languages and many voices")
+    say("Speaking words in many voices")
     with tqdm(total=1, bar_format=BAR) as bar:
         for split in ("train", "heldout"):
             bar.set_description_str(f"{split} voices")
             load_bank(split, on_step=lambda done, total: (setattr(bar, "total", total), bar.update(done - bar.n)))
-    with tqdm(total=clips, bar_format=BAR) as bar:
+    sizes = {name: dict.fromkeys(BASICS, -(-count // 3)) for name, count in (("train", clips), ("heldout", heldout))}
+    with tqdm(total=1, bar_format=BAR) as bar:
         bar.set_description_str("recordings")
-        write_corpus(out / "corpus", clips, 12, seed, on_step=lambda done, total: bar.update(min(done, clips) - bar.n))
-    build_index(out / "corpus" / "train.jsonl")
-    asked = list(Corpus(seed, "heldout", heldout))
+        write_world(
+            out / "corpus",
+            **sizes,
+            seed=seed,
+            on_step=lambda done, total: (setattr(bar, "total", total), bar.update(done - bar.n)),
+            shards=False,
+        )
+    folder = out / "corpus" / "heldout"
+    records = [record for path in corpora(out, "heldout").values() for record in Corpus(path)]
+
+    def ask(model: AFNext) -> list[str]:
+        return answer(model.eval(), processor, records, folder, max_new_tokens=12)
 
     model, processor = build(seed)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     say(f"Training {size:.1f} M parameters for about {seconds:.0f} s")
-    untrained = score(asked, answer(model.eval(), processor, asked))
+    untrained_scores = by_axis(records, ask(model))
     trained_from = time.perf_counter()
     starts, losses, steps_done = train(model, processor, out, seed, seconds, steps)
     training_seconds = time.perf_counter() - trained_from
     loss_curves(out / "losses.png", losses, starts)
-    last = out / "run" / STAGES[-1][0] / MODEL
-    model = AFNext.from_pretrained(last)
+    model = AFNext.from_pretrained(out / "run" / STAGES[-1][0] / MODEL)
     model.save_pretrained(out)
     processor.save_pretrained(out)
 
-    say(f"Answering {len(asked)} held-out questions")
-    common = majority_answer(asked)
+    say(f"Answering {len(records)} held-out questions")
+    answers = ask(model)
     results = {
-        "trained": score(asked, answer(model, processor, asked)),
-        "untrained": untrained,
-        "majority answer": score(asked, [common[clip.kind] for clip in asked]),
+        "trained": by_axis(records, answers),
+        "untrained": untrained_scores,
+        "majority answer": by_axis(records, constant_answers(records)),
     }
     say("\n" + table(results) + "\n")
+    say(examples(records, answers, folder, questions))
     report = {
         "results": results,
         "seed": seed,
         "steps": steps_done,
         "training_seconds": round(training_seconds, 1),
         "total_seconds": round(time.perf_counter() - began, 1),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(),
     }
     (out / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report

@@ -1,1 +1,1 @@
-"""What an answer is worth: metrics of evaluation, rewards of reinforcement, a judge."""
+"""How right an answer is: metrics of evaluation, rewards of reinforcement, and the definitions that both share."""

@@ -23,7 +23,7 @@ _AGAIN = (408, 409, 429)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the judge is and how patient we are with it.
+    """URL, timeouts and retries of the judge.
 
     Args:
         url: up to and without ``/chat/completions``, such as ``http://localhost:8000/v1``.
@@ -53,7 +53,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Case:
+class GradeRequest:
     """What is graded: an answer to a question, against a rubric."""
 
     question: str
@@ -77,7 +77,7 @@ class Judge:
     def __post_init__(self):
         self._pool = ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="judge")
 
-    def grades(self, cases: Sequence[Case]) -> list[float | None]:
+    def grades(self, cases: Sequence[GradeRequest]) -> list[float | None]:
         """Grades in [0, 1], in order; None where the endpoint gave none in time."""
         found = list(self._pool.map(self._patiently, cases))
         failed = [reason for grade, reason in found if grade is None]
@@ -85,7 +85,7 @@ class Judge:
             self.failures, self.last_failure = self.failures + len(failed), failed[-1]
         return [grade for grade, _ in found]
 
-    def _patiently(self, case: Case) -> tuple[float | None, str]:
+    def _patiently(self, case: GradeRequest) -> tuple[float | None, str]:
         reason = ""
         for attempt in range(self.endpoint.retries + 1):
             if attempt:
@@ -99,7 +99,7 @@ class Judge:
         return None, reason
 
 
-def ask(endpoint: Endpoint, case: Case) -> float:
+def ask(endpoint: Endpoint, case: GradeRequest) -> float:
     """One request for one grade.
 
     Raises:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from statistics import fmean, median
 
-from afn_model.scoring.text import answer_in, normalise, seconds_in
+from afn_model.scoring.constraints import obeys
+from afn_model.scoring.text import answer_in, normalise, refuses, seconds_in, words_in
+from afn_model.scoring.timestamps import match_times, stated_times
 
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
-_STATED = re.compile(r"(\d+(?:\.\d+)?)\s*s\b\s*([^\W\d]+)")
 _SEGMENT = re.compile(r"(\d+ to \d+ seconds):([^.:]*)\.")
-_REFUSAL = re.compile(r"\b(cannot|can't|can not|unable|must not|will not|won't)\b")
 
 
 def score(record: dict, answer: str) -> float:
@@ -37,42 +38,50 @@ def score(record: dict, answer: str) -> float:
 
 
 def timestamps(record: dict, answer: str) -> float:
-    """Share of the events stated in the reasoning ("0.4 s bell") that lie within 1 s of such an event; 0 for none.
+    """Share of the times stated in the reasoning ("0.4 s bell") that lie within 1 s of such an event; 0 for none.
 
-    An event of the record answers for one statement only.
+    Unlike the reward of this name it asks only whether what is said is right: an event left out costs nothing.
     """
     reasoning = _THINK.search(answer)
-    stated = [(label.lower(), float(time)) for time, label in _STATED.findall(reasoning.group(1) if reasoning else "")]
-    left = [(event["label"].lower(), event["start"]) for event in record.get("events") or []]
-    right = 0
-    for label, time in stated:
-        near = [(abs(start - time), place) for place, (other, start) in enumerate(left) if other == label]
-        if near and min(near)[0] <= 1.0:
-            left.pop(min(near)[1])
-            right += 1
-    return right / len(stated) if stated else 0.0
+    if reasoning is None:
+        return 0.0
+    right, named = match_times(reasoning[1], [(event["label"], event["start"]) for event in record.get("events") or []])
+    stated = max(named, len(stated_times(reasoning[1])))  # times of what is not heard are wrong, too
+    return right / stated if stated else 0.0
+
+
+def seconds_off(record: dict, answer: str) -> float:
+    """|time answered − true time| in seconds; an answer without a time is as wrong as the recording is long."""
+    found, length = seconds_in(answer_in(answer)), record.get("duration") or 0.0
+    if found is None:
+        return float(sum(length) if isinstance(length, list) else length)
+    return abs(found - record["truth"]["seconds"])
 
 
 def by_axis(records: Iterable[dict], answers: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Mean score and number of records of every axis; axis cot also has the mean of ``timestamps``.
+    """Mean score and number of records of every axis.
+
+    Axis cot also has the mean of ``timestamps``, an axis of times alone the median of ``seconds_off``.
 
     Raises:
         ValueError: not as many answers as records.
     """
-    scores, times = defaultdict(list), []
+    axes: dict[str, list[tuple[dict, str]]] = defaultdict(list)
     for record, answer in zip(records, answers, strict=True):
-        scores[record.get("axis", "")].append(score(record, answer))
-        if record.get("axis") == "cot":
-            times.append(timestamps(record, answer))
-    found = {axis: {"score": sum(values) / len(values), "n": len(values)} for axis, values in sorted(scores.items())}
-    if times:
-        found["cot"]["timestamps"] = sum(times) / len(times)
+        axes[record.get("axis", "")].append((record, answer))
+    found = {}
+    for axis, pairs in sorted(axes.items()):
+        found[axis] = {"score": fmean(score(*pair) for pair in pairs), "n": len(pairs)}
+        if axis == "cot":
+            found[axis]["timestamps"] = fmean(timestamps(*pair) for pair in pairs)
+        if all(record["truth"].get("metric") == "seconds" for record, _ in pairs):
+            found[axis]["median_error_s"] = median(seconds_off(*pair) for pair in pairs)
     return found
 
 
 def word_f1(said: str, true: str) -> float:
     """2 · common / (words said + words true), where common is the longest sequence of words that both hold in order."""
-    a, b = _words(said), _words(true)
+    a, b = words_in(said), words_in(true)
     if not a or not b:
         return float(a == b)
     row = [0] * (len(b) + 1)
@@ -81,37 +90,6 @@ def word_f1(said: str, true: str) -> float:
         for place, other in enumerate(b, 1):
             corner, row[place] = row[place], corner + 1 if word == other else max(row[place], row[place - 1])
     return 2 * row[-1] / (len(a) + len(b))
-
-
-def obeys(constraint: dict, answer: str) -> bool:
-    """Whether an answer has the form it should have, whatever it says.
-
-    Args:
-        constraint: "name" is "upper", "repeat" (with "times"), "starts" (with "text") or "words" (with "exact").
-        answer: without the reasoning.
-    Raises:
-        ValueError: another name.
-    """
-    name, words = constraint.get("name"), _words(answer)
-    if name == "upper":
-        return answer.isupper()
-    if name == "repeat":
-        once = words[: len(words) // constraint["times"]]
-        return bool(once) and words == once * constraint["times"]
-    if name == "starts":
-        return answer.lower().startswith(constraint["text"].lower())
-    if name == "words":
-        return len(answer.split()) == constraint["exact"]
-    raise ValueError(f"unknown constraint {name!r}")
-
-
-def refuses(answer: str) -> bool:
-    """Whether an answer declines to answer."""
-    return bool(_REFUSAL.search(answer.lower()))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+|\[|\]", text.lower())
 
 
 def _exact(truth: dict, answer: str) -> float:
@@ -132,7 +110,7 @@ def _values(truth: dict, answer: str) -> float:
     sections, right = answer.lower().split("then:"), 0
     for key, value in truth["values"].items():
         category, _, place = key.partition("_")
-        words = _words(sections[int(place or 1) - 1]) if int(place or 1) <= len(sections) else []
+        words = words_in(sections[int(place or 1) - 1]) if int(place or 1) <= len(sections) else []
         right += {word for word in words if word in truth["choices"][category]} == {value}
     return right / len(truth["values"])
 
@@ -147,8 +125,8 @@ def _segments(truth: dict, answer: str) -> float:
 
 def _constraint(truth: dict, answer: str) -> float:
     # Half for the form; the other half for what the answer says, which is worth nothing without the form.
-    content = truth["label"].lower() in _words(answer)
-    return obeys(truth["constraint"], answer) * (0.5 + 0.5 * content)
+    content = truth["label"].lower() in words_in(answer)
+    return obeys(answer, truth["constraint"]) * (0.5 + 0.5 * content)
 
 
 def _refusal(truth: dict, answer: str) -> float:

@@ -6,20 +6,13 @@ A record has ``"rewards": [{"kind": "exact", "answer": "two", "weight": 1.0}, ..
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from afn_model.scoring.text import answer_in, clauses, normalise, says, thought_and_answer, times_in
+from afn_model.scoring.constraints import CONSTRAINTS, Spec, obeys
+from afn_model.scoring.text import answer_in, normalise, refuses, says, thought_and_answer
+from afn_model.scoring.timestamps import WITHIN, match_times
 
-Spec = Mapping[str, Any]
 JUDGE = "judge"
-_REFUSAL = re.compile(
-    r"\b(i (can(no|')t|can not|won't|will not|am unable|am not able|must decline|have to decline|refuse)"
-    r"|i'm (unable|not able|sorry,? (but )?i (can|won))|sorry,? (but )?i (can(no|')t|won't)"
-    r"|(can(no|')t|unable to) (help|assist|comply|answer))\b"
-)
 
 
 def formatted(text: str, spec: Spec) -> float:
@@ -43,36 +36,21 @@ def caption(text: str, spec: Spec) -> float:
 
 def constraint(text: str, spec: Spec) -> float:
     """1 where the answer keeps the constraint ``name``; see ``CONSTRAINTS``."""
-    return float(CONSTRAINTS[spec["name"]][0](answer_in(text), spec))
+    return float(obeys(answer_in(text), spec))
 
 
 def refusal(text: str, spec: Spec) -> float:
     """1 where the answer declines exactly when that is ``due``."""
-    declines = _REFUSAL.search(answer_in(text).lower().replace("\u2019", "'")) is not None
-    return float(declines == spec["due"])
+    return float(refuses(answer_in(text)) == spec["due"])
 
 
 def timestamps(text: str, spec: Spec) -> float:
-    """Times named right, divided by the events or the times named for them, whichever are more.
+    """Times stated right, divided by the events or the times stated for them, whichever are more.
 
-    An event [label, seconds] is named right by a clause that holds its label and, first of its times, one within
-    ``within`` seconds (1 by default). The reasoning counts. Every clause serves one event.
+    An event is [label, seconds]; a time may be off by ``within`` seconds (1 by default). The reasoning counts.
     """
-    labels = {normalise(label) for label, _ in spec["events"]}
-    named = [
-        (label, times[0])
-        for clause in clauses(text)
-        if (times := times_in(clause))
-        for label in labels
-        if says(clause, label)
-    ]
-    left, right = list(named), 0
-    for label, seconds in sorted(spec["events"], key=lambda event: event[1]):
-        near = [one for one in left if one[0] == normalise(label) and abs(one[1] - seconds) <= spec.get("within", 1.0)]
-        if near:
-            left.remove(min(near, key=lambda one: abs(one[1] - seconds)))
-            right += 1
-    return right / max(len(spec["events"]), len(named))
+    right, stated = match_times(text, spec["events"], spec.get("within", WITHIN))
+    return right / max(len(spec["events"]), stated)
 
 
 REWARDS: dict[str, Callable[[str, Spec], float]] = {
@@ -86,37 +64,6 @@ REWARDS: dict[str, Callable[[str, Spec], float]] = {
 KINDS = (*REWARDS, JUDGE)
 
 
-def _words(answer: str, spec: Spec) -> bool:
-    count = len(answer.split())
-    return spec.get("min", 0) <= count <= spec.get("max", count) and count == spec.get("exact", count)
-
-
-def _repeats(answer: str, spec: Spec) -> bool:
-    found = re.findall(rf"(?<!\w){re.escape(normalise(spec['text']))}(?!\w)", answer.lower())
-    return len(found) == spec["times"]
-
-
-def _is_json(answer: str, spec: Spec) -> bool:
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", answer, re.DOTALL)
-    try:
-        found = json.loads(fenced[1] if fenced else answer)
-    except ValueError:
-        return False
-    keys = spec.get("keys", [])
-    return isinstance(found, dict | list) and (not keys or (isinstance(found, dict) and set(keys) <= set(found)))
-
-
-# Whether an answer keeps a constraint, and the fields that its specification must have, with their types.
-CONSTRAINTS: dict[str, tuple[Callable[[str, Spec], bool], dict[str, type | tuple[type, ...]]]] = {
-    "upper": (lambda answer, spec: answer.isupper(), {}),
-    "lower": (lambda answer, spec: answer.islower(), {}),
-    "starts": (lambda answer, spec: answer.lower().startswith(spec["text"].lower()), {"text": str}),
-    "ends": (lambda answer, spec: normalise(answer).endswith(normalise(spec["text"])), {"text": str}),
-    "contains": (lambda answer, spec: says(answer, spec["text"]), {"text": str}),
-    "repeat": (_repeats, {"text": str, "times": int}),
-    "words": (_words, {}),
-    "json": (_is_json, {}),
-}
 _FIELDS = {
     "format": {},
     "exact": {"answer": (str, list, int, float)},

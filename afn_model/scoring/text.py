@@ -9,6 +9,11 @@ _TIME = re.compile(r"(?:(\d+):)?(\d+):(\d\d(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:s\b|
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _TAGGED = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
+_REFUSAL = re.compile(
+    r"\b(i (can(no|')t|can not|won't|will not|am unable|am not able|must decline|have to decline|refuse)"
+    r"|i'm (unable|not able|sorry,? (but )?i (can|won))|sorry,? (but )?i (can(no|')t|won't)"
+    r"|(can(no|')t|unable to) (help|assist|comply|answer))\b"
+)
 _CLAUSE = re.compile(r"[,;\n]|[.!?](?!\d)")
 
 
@@ -53,3 +58,13 @@ def clauses(text: str) -> list[str]:
 def says(text: str, phrase: str) -> bool:
     """Whether a text holds a phrase as whole words, in any case."""
     return re.search(rf"(?<!\w){re.escape(normalise(phrase))}(?!\w)", text.lower()) is not None
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a text in lower case; square brackets count as words."""
+    return re.findall(r"[^\W_]+|\[|\]", text.lower())
+
+
+def refuses(answer: str) -> bool:
+    """Whether an answer declines to answer: somebody who "cannot come" in a transcript does not."""
+    return _REFUSAL.search(answer.lower().replace("\u2019", "'")) is not None

@@ -23,7 +23,7 @@ from afn_model.prompt.batch import Batch, Prepared
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring import rewards
-from afn_model.scoring.judge import Case, Endpoint, Judge
+from afn_model.scoring.judge import Endpoint, GradeRequest, Judge
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class GRPO:
             for spec in sample.rewards if self.judge and sample else ():
                 if spec["kind"] == rewards.JUDGE:
                     asked = next(turn.text for turn in reversed(sample.turns) if turn.role == "user")
-                    cases.append(Case(asked, texts[index], spec["rubric"]))
+                    cases.append(GradeRequest(asked, texts[index], spec["rubric"]))
                     places.append(index)
         given: list[list[float | None]] = [[] for _ in rollouts]
         for index, grade in zip(places, self.judge.grades(cases) if cases else [], strict=True):

@@ -1,1 +1,5 @@
-"""A world to learn from: conversations about synthesised scenes with exact truth, along the ten data axes."""
+"""The synthetic world: conversations about synthesised recordings with exact truth.
+
+Its records follow the ten data axes of the curriculum, and three basic tasks (word, sound, onset) that ``afn demo``
+learns: ``build.make`` makes one record, ``build.write_world`` a corpus.
+"""

@@ -1,7 +1,9 @@
-"""Speech synthesis: the eSpeak NG library shipped inside the `espeakng-loader` wheel (extra: `demo`).
+"""Speech synthesis: the eSpeak NG library shipped inside the ``espeakng-loader`` wheel (extra: ``demo``).
 
-`with Espeak() as engine: pcm = engine.say("seven", voice="en-us", variant="f2", rate=170, pitch=50)`
+``with Espeak() as engine: pcm = engine.say("seven", voice="en-us", variant="f2", rate=170, pitch=50)``
 """
+
+from __future__ import annotations
 
 import ctypes
 import math
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-SAMPLE_RATE = 16_000
+from afn_model.audio.frames import SAMPLE_RATE
 
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _VOLUME, _PITCH = 1, 2, 3
@@ -40,7 +42,7 @@ class _VoiceStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Voice:
-    """One voice of the library: `language` is what `say(voice=...)` takes."""
+    """One voice of the library: ``language`` is what ``say(voice=...)`` takes."""
 
     language: str
     name: str
@@ -54,7 +56,7 @@ class Espeak:
     the n-th utterance of a fresh instance is the same in every process. Threads take turns (a lock).
 
     Raises:
-        ImportError: the `espeakng-loader` package is absent.
+        ImportError: the ``espeakng-loader`` package is absent.
     """
 
     def __init__(self):
@@ -72,7 +74,7 @@ class Espeak:
         self._languages = {voice.language for voice in self.voices()}
         self._variants = {""} | {path.name for path in (Path(data) / "voices" / "!v").iterdir()}
 
-    def __enter__(self) -> "Espeak":
+    def __enter__(self) -> Espeak:
         return self
 
     def __exit__(self, *_) -> None:
@@ -90,11 +92,11 @@ class Espeak:
     def say(
         self, text: str, *, voice: str = "en-us", variant: str = "", rate: int = 170, pitch: int = 50, volume: int = 60
     ) -> torch.Tensor:
-        """Synthesise `text` at 16 kHz, trimmed so that speech starts at sample 0 and ends at the last one.
+        """Synthesise ``text`` at 16 kHz, trimmed so that speech starts at sample 0 and ends at the last one.
 
         Args:
             text: what to say, non-empty.
-            voice: language or accent, such as "en-us" or "es" (`voices()`).
+            voice: language or accent, such as "en-us" or "es" (``voices()``).
             variant: speaker, such as "m3" or "f2"; "" is the plain voice.
             rate: words per minute, 80 to 450.
             pitch: 0 to 99.

@@ -142,17 +142,34 @@ PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onset": (("When does {} start?", "At what time does {} start?"), ("At what time do you hear {}?",)),
 }
 
+# The same in both splits: what a model learns in minutes is tried on new voices, not on new phrasings.
+BASIC_PHRASES = {
+    "word": (
+        "What is said?",
+        "What word do you hear?",
+        "Which word is spoken?",
+        "What does the speaker say?",
+        "Transcribe the input speech.",
+    ),
+    "sound": (
+        "What sound is this?",
+        "Which sound do you hear?",
+        "What makes this sound?",
+        "Name the sound in this recording.",
+    ),
+    "onset": (
+        "When does the {} start?",
+        "At what time does the {} begin?",
+        "When do you first hear the {}?",
+        "After how many seconds does the {} start?",
+    ),
+}
+
 _NUMEROS = ("cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve")
 TRANSLATIONS = {
     "en": {
         "es": {
-            **dict(
-                zip(
-                    NUMBERS,
-                    _NUMEROS,
-                    strict=True,
-                )
-            ),
+            **dict(zip(NUMBERS, _NUMEROS, strict=True)),
             "stop": "alto",
             "open": "abre",
         }

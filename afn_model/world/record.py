@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from afn_model.data.records import AXES
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.world.phrases import PHRASES
-from afn_model.world.scene import Clip, Heard, Stage
-from afn_model.world.sounds import SAMPLE_RATE
-from afn_model.world.words import SPLITS, WordBank
+from afn_model.world.scene import BASIC, WORLD, Clip, Heard, Scene
+from afn_model.world.words import SPLITS
 
+BASICS = ("word", "sound", "onset")  # what ``afn demo`` asks
+# Shortest and longest recording of an axis; the place of an axis here numbers its random streams.
 SECONDS = {
     "music": (2.0, 8.0),
     "talkers": (2.0, 8.0),
@@ -24,6 +25,9 @@ SECONDS = {
     "multilingual": (2.0, 4.0),
     "text": (0.0, 0.0),
     "cot": (2.0, 10.0),
+    "word": (1.0, 2.2),
+    "sound": (1.0, 3.1),
+    "onset": (3.55, 4.0),
 }
 
 
@@ -43,14 +47,14 @@ class Draft:
     seed: int
     split: str
     index: int
-    bank: WordBank | None
     seconds: tuple[float, float]
     compliance: float = 0.5
     any_length: bool = False  # nobody asked for these seconds: a task may choose others
     new: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        self.rng = np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, 10 + AXES.index(self.axis)])
+        stream = 10 + list(SECONDS).index(self.axis)
+        self.rng = np.random.default_rng([self.seed, SPLITS.index(self.split), self.index, stream])
 
     def pick(self, items: Sequence):
         return items[int(self.rng.integers(len(items)))]
@@ -59,8 +63,9 @@ class Draft:
         """Seconds of a scene."""
         return float(self.rng.uniform(*self.seconds))
 
-    def stage(self, seconds: float | None = None) -> Stage:
-        return Stage(self.rng, self.length() if seconds is None else seconds, self.split, self.bank)
+    def scene(self, seconds: float | None = None) -> Scene:
+        style = BASIC if self.axis in BASICS else WORLD
+        return Scene(self.rng, self.length() if seconds is None else seconds, self.split, style)
 
     def ask(self, phrase: str, *fields: str) -> str:
         """A question, in a phrasing of the split."""

@@ -6,33 +6,94 @@ Every scene is drawn from a generator of its own; an event's start is exact to t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
-from afn_model.world.mixer import Event, Scene
-from afn_model.world.sounds import SAMPLE_RATE, SOUNDS, coloured_noise
-from afn_model.world.words import MORE_WORDS, SPLITS, WordBank, load_bank, speakers, voice_of
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.world.instruments import INSTRUMENTS
+from afn_model.world.sounds import SOUNDS, sound
+from afn_model.world.synthesis import coloured_noise
+from afn_model.world.words import MORE_WORDS, SPLITS, WORDS, load_bank, speakers, voice_of
 
 VOICES = ("man", "woman")
 DETAILS = (*VOICES, "up", "down")  # the second thing to tell of an event: who says a word, where a note goes
-SPEED = (0.93, 1.1)  # keeps men below 120 Hz and women above 140 Hz
-SNR_DB = (12.0, 30.0)
-GAIN_DB = (-4.0, 3.0)
 LANGUAGES = {"en": "English", "es": "Spanish", "de": "German", "fr": "French"}
 COMMON = tuple((language, word) for language in ("en", "es") for word in MORE_WORDS[language])
-_MEDLEY = 1_000  # keeps the random streams of medleys apart from those of the axes
+# Every word of the training split passes through a microphone of its own: gains in dB at these frequencies in Hz.
+EQUALISER_HZ = (0, 500, 1000, 2000, 4000, 8000)
+EQUALISER_DB = (-12.0, 4.0)
+PEAK_DB = (-20.0, -1.0)
+_NOISE_SAMPLES = 1 << 18
 
 
 @dataclass(frozen=True)
-class Heard(Event):
-    """An event; ``voice`` says who says a word ("man" or "woman"), ``turn`` where a note goes ("up" or "down")."""
+class Style:
+    """What the scenes of a kind have in common.
 
-    voice: str = ""
-    turn: str = ""
-    language: str = ""
+    Args:
+        words: vocabulary by language.
+        clear: only voices that are plainly a man's or a woman's, and the details to tell of them.
+        speed: playback speed of a word: pitch and duration that no speaker of the bank has exactly.
+        gain_db: level of an event.
+        snr_db: events, at root mean square 1, to background; None leaves the background out.
+        spoken: share of words among the events of a medley.
+        played: share of melodies among its other events.
+        overlap: share of its events that begin before the last one ended.
+    """
+
+    words: dict[str, tuple[str, ...]] = field(default_factory=lambda: MORE_WORDS)
+    clear: bool = True
+    speed: tuple[float, float] = (0.93, 1.1)  # keeps men below 120 Hz and women above 140 Hz
+    gain_db: tuple[float, float] = (-4.0, 3.0)
+    snr_db: tuple[float, float] | None = (12.0, 30.0)
+    spoken: float = 0.75
+    played: float = 1 / 3
+    overlap: float = 0.15
+
+    @property
+    def vocabulary(self) -> list[tuple[str, str]]:
+        """(language, word) of every word."""
+        return [(language, word) for language, words in self.words.items() for word in words]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Everything that is heard in medleys."""
+        played = [name for name in INSTRUMENTS if self.played and name not in SOUNDS]
+        return (*(word for _, word in self.vocabulary), *SOUNDS, *played)
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        return DETAILS if self.clear else ()
+
+
+WORLD = Style()
+BASIC = Style(
+    WORDS,
+    clear=False,
+    speed=(0.87, 1.22),
+    gain_db=(-6.0, 6.0),
+    snr_db=(10.0, 30.0),
+    spoken=0.92,
+    played=0.0,
+    overlap=0.0,
+)
+LABELS = WORLD.labels
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Something heard from ``start`` to ``end`` seconds: a word, a sound or a note."""
+
+    kind: str  # "word", "sound" or "note"
+    label: str
+    start: float
+    end: float
+    speaker: str = ""  # of a word
+    voice: str = ""  # of a word: "man" or "woman", "" where that is not plain to hear
+    turn: str = ""  # of a note after another: "up" or "down"
+    language: str = ""  # of a word
 
     @property
     def detail(self) -> str:
@@ -56,35 +117,72 @@ class Clip:
         return len(self.pcm) / SAMPLE_RATE
 
 
-class Stage(Scene):
+class Scene:
     """A scene of so many seconds being mixed; everything random comes from ``rng``."""
 
-    def __init__(self, rng: np.random.Generator, seconds: float, split: str, bank: WordBank):
-        super().__init__(rng, int(seconds * SAMPLE_RATE), split, bank)
+    def __init__(self, rng: np.random.Generator, seconds: float, split: str, style: Style = WORLD):
+        self.rng, self.split, self.style = rng, split, style
+        self.pcm = np.zeros(int(seconds * SAMPLE_RATE), np.float32)
+        self.events: list[Heard] = []
+
+    @property
+    def seconds(self) -> float:
+        return len(self.pcm) / SAMPLE_RATE
 
     def pick(self, items: Sequence):
         """One of the items, with equal chance."""
         return items[int(self.rng.integers(len(items)))]
 
+    def speaker(self, language: str, voice: str = "") -> int:
+        """The number of a speaker: a man or a woman where the style has clear voices only."""
+        if self.style.clear:
+            return self.pick(clear_speakers(self.split, language, voice or self.pick(VOICES)))
+        return int(self.rng.integers(len(speakers(self.split, language))))
+
+    def spoken(self, language: str, word: str, number: int) -> tuple[np.ndarray, Heard]:
+        """``word`` by the speaker of that number, at root mean square 1; its event starts at 0."""
+        pcm = load_bank(self.split)[language, word][number].astype(np.float32)
+        positions = np.arange(0, len(pcm) - 1, self.rng.uniform(*self.style.speed))
+        wave = np.interp(positions, np.arange(len(pcm)), pcm).astype(np.float32)
+        if self.split == "train":
+            wave = _equalise(wave, self.rng.uniform(*EQUALISER_DB, len(EQUALISER_HZ)))
+        speaker = speakers(self.split, language)[number]
+        name = f"{speaker.accent}+{speaker.variant} rate {speaker.rate} pitch {speaker.pitch}"
+        heard = Heard("word", word, 0.0, len(wave) / SAMPLE_RATE, name, voice_of(speaker), language=language)
+        return _unit(wave), heard
+
+    def sounding(self, label: str, seconds: tuple[float, float]) -> tuple[np.ndarray, Heard]:
+        """The sound ``label`` of a length drawn from ``seconds``, at root mean square 1; its event starts at 0."""
+        wave = sound(label, self.rng, int(self.rng.uniform(*seconds) * SAMPLE_RATE))
+        return _unit(wave), Heard("sound", label, 0.0, len(wave) / SAMPLE_RATE)
+
     def say(self, language: str, word: str, *, voice: str = "", speaker: int | None = None) -> tuple[np.ndarray, Heard]:
-        """A word by a man or a woman, or by the speaker of that number; its event starts at 0."""
-        if speaker is None:
-            speaker = self.pick(clear_speakers(self.split, language, voice or self.pick(VOICES)))
-        wave, event = self.spoken(language, word, speaker, SPEED)
-        heard = voice_of(speakers(self.split, language)[speaker])
-        return self.gain() * wave, Heard(**vars(event), voice=heard, language=language)
+        """A word by a man or a woman, or by the speaker of that number, at the style's level."""
+        wave, event = self.spoken(language, word, self.speaker(language, voice) if speaker is None else speaker)
+        return self.gain() * wave, event
 
     def ring(self, label: str, seconds: tuple[float, float]) -> tuple[np.ndarray, Heard]:
-        """The sound ``label``, of a length drawn from ``seconds``; its event starts at 0."""
+        """The sound ``label`` of a length drawn from ``seconds``, at the style's level."""
         wave, event = self.sounding(label, seconds)
-        return self.gain() * wave, Heard(**vars(event))
+        return self.gain() * wave, event
 
     def gain(self) -> np.float32:
-        return np.float32(10 ** (self.rng.uniform(*GAIN_DB) / 20))
+        return np.float32(10 ** (self.rng.uniform(*self.style.gain_db) / 20))
 
     def make(self, label: str, language: str, sound_seconds: tuple[float, float]) -> tuple[np.ndarray, Heard]:
         """A word of ``language``, or a sound where that is ""."""
         return self.say(language, label) if language else self.ring(label, sound_seconds)
+
+    def place(self, wave: np.ndarray, event: Heard, start: float) -> None:
+        """Add ``wave`` so that its first sample lands on the sample nearest to ``start`` seconds."""
+        at = round(start * SAMPLE_RATE)
+        end = min(at + len(wave), len(self.pcm))
+        self.pcm[at:end] += wave[: end - at]
+        self.events.append(replace(event, start=at / SAMPLE_RATE, end=end / SAMPLE_RATE))
+
+    def somewhere(self, wave: np.ndarray) -> float:
+        """A start in seconds, uniform over those at which the whole of ``wave`` fits."""
+        return self.rng.integers(len(self.pcm) - len(wave) + 1) / SAMPLE_RATE
 
     def row(self, blocks: list[Block], *, gap: float = 0.12) -> list[Heard]:
         """Place blocks one after another, the free time spread at random; those past the end are left out."""
@@ -100,12 +198,41 @@ class Stage(Scene):
                 self.place(wave, event, start + at)
         return self.events[first:]
 
+    def background(self) -> None:
+        """Add coloured noise at a ratio drawn from the style's."""
+        noise = _noises(self.split)
+        row = noise[self.rng.integers(len(noise))]
+        level = 10 ** (-self.rng.uniform(*self.style.snr_db) / 20)
+        at, n = int(self.rng.integers(len(row))), len(self.pcm)
+        if at + n <= len(row):
+            self.pcm += np.float32(level) * row[at : at + n]
+        else:
+            self.pcm += np.float32(level) * np.take(row, np.arange(at, at + n), mode="wrap")
+
     def clip(self) -> Clip:
-        """The scene with a background, at a random level."""
-        self.background(SNR_DB)
-        self.finish()
+        """The scene with its background, at a random level."""
+        if self.style.snr_db is not None:
+            self.background()
+        self.pcm *= np.float32(10 ** (self.rng.uniform(*PEAK_DB) / 20)) / np.abs(self.pcm).max()
         pcm = np.rint(self.pcm * np.float32(32767)).astype(np.int16)
         return Clip(pcm, tuple(sorted(self.events, key=lambda event: event.start)))
+
+
+def _equalise(wave: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
+    spectrum = np.fft.rfft(wave, 1 << (len(wave) - 1).bit_length())
+    hertz = np.linspace(0, SAMPLE_RATE / 2, len(spectrum))
+    spectrum *= 10 ** (np.interp(hertz, EQUALISER_HZ, gains_db) / 20)
+    return np.fft.irfft(spectrum)[: len(wave)].astype(np.float32)
+
+
+def _unit(wave: np.ndarray) -> np.ndarray:
+    return wave / np.sqrt(np.mean(wave**2))
+
+
+@functools.cache
+def _noises(split: str) -> np.ndarray:
+    rng = np.random.default_rng([1, SPLITS.index(split)])
+    return np.stack([coloured_noise(rng, _NOISE_SAMPLES, slope=slope) for slope in (0, -0.5, -1, -1.5, -2)])
 
 
 @functools.cache
@@ -137,150 +264,27 @@ def things(rng: np.random.Generator, count: int, *, words: float = 0.5, once: in
     return found
 
 
-def scatter(stage: Stage, count: int, *, words: float = 0.5) -> list[Heard]:
-    """Fill a stage with so many different words and sounds, one after another."""
-    longest = float(np.clip(stage.seconds / (1.6 * max(count, 1)), 0.55, 1.3))
-    chosen = things(stage.rng, count, words=words)
-    return stage.row([[(*stage.make(label, language, (0.5, longest)), 0.0)] for label, language in chosen])
+def scatter(scene: Scene, count: int, *, words: float = 0.5) -> list[Heard]:
+    """Fill a scene with so many different words and sounds, one after another."""
+    longest = float(np.clip(scene.seconds / (1.6 * max(count, 1)), 0.55, 1.3))
+    chosen = things(scene.rng, count, words=words)
+    return scene.row([[(*scene.make(label, language, (0.5, longest)), 0.0)] for label, language in chosen])
 
 
-# Notes: an instrument draws its timbre once and then plays (frequency in Hz, samples) -> [samples].
-Play = Callable[[float, int], np.ndarray]
-
-
-def _partials(frequency: np.ndarray | float, n: int, amplitudes, decay: float = 0.0) -> np.ndarray:
-    """sum_k a_k exp(-k decay t) sin(k phase), by Horner's rule on z = exp(-decay t + i phase)."""
-    phase = np.cumsum(np.broadcast_to(frequency, n) * (2 * np.pi / SAMPLE_RATE))
-    z = np.exp(-decay * np.arange(n) / SAMPLE_RATE + 1j * phase)
-    total = np.zeros(n, complex)
-    for amplitude in reversed(amplitudes):
-        total = (total + amplitude) * z
-    return total.imag
-
-
-def _flute(rng: np.random.Generator) -> Play:
-    amplitudes, breath, rate = [1, rng.uniform(0.15, 0.4), rng.uniform(0.02, 0.1)], rng.uniform(0.03, 0.08), 5.5
-
-    def play(frequency, n):
-        vibrato = 1 + 0.006 * np.sin(2 * np.pi * rate / SAMPLE_RATE * np.arange(n))
-        return _partials(frequency * vibrato, n, amplitudes) + breath * coloured_noise(rng, n, slope=0, low=1000)
-
-    return play
-
-
-def _guitar(rng: np.random.Generator) -> Play:
-    k, pluck = np.arange(1, 13), rng.uniform(0.12, 0.3)
-    amplitudes, decay = np.abs(np.sin(np.pi * k * pluck)) / k**0.8, rng.uniform(1.5, 3)
-    return lambda frequency, n: _partials(frequency, n, amplitudes, decay)
-
-
-def _organ(rng: np.random.Generator) -> Play:
-    amplitudes = np.zeros(8)
-    amplitudes[[0, 1, 2, 3, 7]] = [1, *rng.uniform(0.6, 1, 1), *rng.uniform(0, 0.2, 1), *rng.uniform(0.4, 0.8, 2)]
-    return lambda frequency, n: _partials(frequency, n, amplitudes)
-
-
-def _trumpet(rng: np.random.Generator) -> Play:
-    k = np.arange(1, 13)
-    amplitudes = np.exp(-0.5 * ((k - rng.uniform(3, 4)) / rng.uniform(2.5, 3.5)) ** 2)
-
-    def play(frequency, n):
-        swell = np.minimum(1, np.arange(n) / (0.05 * SAMPLE_RATE))
-        return swell * _partials(frequency * (1 - 0.01 * (1 - swell)), n, amplitudes)
-
-    return play
-
-
-# What plays, and the lowest and the highest first note of a rising melody in Hz.
-INSTRUMENTS: dict[str, tuple[Callable[[np.random.Generator], Play], float, float]] = {
-    "flute": (_flute, 520, 700),
-    "guitar": (_guitar, 110, 160),
-    "organ": (_organ, 180, 260),
-    "trumpet": (_trumpet, 300, 400),
-}
-LABELS = (*(word for words in MORE_WORDS.values() for word in words), *SOUNDS, "organ", "trumpet")
-
-
-def melody(stage: Stage, instrument: str, notes: int, *, up: bool, period: float) -> Block:
+def melody(scene: Scene, instrument: str, notes: int, *, up: bool, period: float) -> Block:
     """Rising or falling notes of one instrument, ``period`` seconds apart."""
     timbre, low, high = INSTRUMENTS[instrument]
-    play, size = timbre(stage.rng), int(0.86 * period * SAMPLE_RATE)
-    semitones = np.concatenate([[0], np.cumsum(stage.rng.integers(2, 5, notes - 1))])
-    frequencies = stage.rng.uniform(low, high) * 2 ** (semitones / 12)
+    play, size = timbre(scene.rng), int(0.86 * period * SAMPLE_RATE)
+    semitones = np.concatenate([[0], np.cumsum(scene.rng.integers(2, 5, notes - 1))])
+    frequencies = scene.rng.uniform(low, high) * 2 ** (semitones / 12)
     edge = np.minimum(1, np.minimum(np.arange(size) / 32, np.arange(size)[::-1] / 320))
-    gain, found = stage.gain(), []
+    gain, found = scene.gain(), []
     for number, frequency in enumerate(frequencies if up else frequencies[::-1]):
         wave = (play(frequency, size) * edge).astype(np.float32)
         wave *= gain / np.sqrt(np.mean(wave**2))
         turn = ("up" if up else "down") if number else ""
-        event = Heard("note", instrument, 0.0, size / SAMPLE_RATE, turn=turn)
-        found.append((wave, event, number * period))
+        found.append((wave, Heard("note", instrument, 0.0, size / SAMPLE_RATE, turn=turn), number * period))
     return found
-
-
-def frame_labels(
-    events: Sequence[Event], frames: int, *, step: float = 0.04, first: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is heard in the middle of each frame; of two events at once, the one that began later.
-
-    Args:
-        events: of a clip.
-        frames: how many.
-        step: seconds per frame.
-        first: number of the first frame.
-    Returns:
-        ([frames] int64: 0 for background, else 1 + index in ``LABELS``;
-        [frames] int64: 0 for none, else 1 + index in ``DETAILS``: 1 man, 2 woman, 3 up, 4 down).
-    """
-    middle = (np.arange(first, first + frames) + 0.5) * step
-    labels, details = np.zeros(frames, np.int64), np.zeros(frames, np.int64)
-    for event in sorted(events, key=lambda event: event.start):
-        heard = slice(*np.searchsorted(middle, (event.start, event.end)))
-        labels[heard] = 1 + LABELS.index(event.label)
-        detail = getattr(event, "detail", "")
-        details[heard] = 1 + DETAILS.index(detail) if detail else 0
-    return torch.from_numpy(labels), torch.from_numpy(details)
-
-
-def medley(
-    seed: int, split: str, index: int, *, seconds: float = 3.0, words: float = 0.75, bank: WordBank | None = None
-) -> Clip:
-    """A clip full of words, sounds and notes one after another, some talking into each other, for ``frame_labels``.
-
-    Args:
-        seed, index: non-negative.
-        split: "train" or "heldout".
-        seconds: length of the clip, at least 2.
-        words: share of words; of the others, a third are melodies.
-        bank: the words of ``split``; by default ``world_bank(split)``.
-    Raises:
-        ValueError: a clip that is too short.
-    """
-    if seconds < 2:
-        raise ValueError(f"a medley needs at least 2 seconds, got {seconds}")
-    rng = np.random.default_rng([seed, SPLITS.index(split), index, _MEDLEY])
-    stage, start = Stage(rng, seconds, split, bank or world_bank(split)), rng.uniform(0, 0.3)
-    vocabulary = [(language, word) for language in MORE_WORDS for word in MORE_WORDS[language]]
-    while True:
-        if rng.random() < words:
-            block = [(*stage.say(*stage.pick(vocabulary)), 0.0)]
-        elif rng.random() < 2 / 3:
-            block = [(*stage.ring(stage.pick(tuple(SOUNDS)), (0.4, 1.0)), 0.0)]
-        else:
-            name, count = stage.pick(tuple(INSTRUMENTS)), int(rng.integers(2, 5))
-            block = melody(stage, name, count, up=rng.random() < 0.5, period=rng.uniform(0.18, 0.45))
-        end = start + block[-1][2] + block[-1][1].end
-        if end > seconds:
-            return stage.clip()
-        for wave, event, at in block:
-            stage.place(wave, event, start + at)
-        start = end
-        start += rng.uniform(-0.12, 0.0) if rng.random() < 0.15 else rng.uniform(0.02, 0.3)
-
-
-def world_bank(split: str, folder=None, *, on_step: Callable[[int, int], None] | None = None) -> WordBank:
-    """The word bank of a split in all four languages; arguments as in ``load_bank``."""
-    return load_bank(split, folder, words=MORE_WORDS, on_step=on_step)
 
 
 def shifted(events: Sequence[Heard], start: float, end: float) -> tuple[Heard, ...]:

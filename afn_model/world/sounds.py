@@ -1,21 +1,25 @@
 """Synthesised sounds: each is drawn with continuous random parameters, so that no two instances are alike.
 
-A sound is a function (rng, n) -> [n] samples at 16 kHz that is audible from its first 20 ms on; `sound` scales it.
+A sound is a function (rng, n) -> [n] samples at 16 kHz that is audible from its first 20 ms on; ``sound`` scales it.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
+from afn_model.world.instruments import flute_tune, guitar_tune
+from afn_model.world.synthesis import SAMPLE_RATE, around, coloured_noise, harmonics, phase, repeat, times
+
 _ATTACK, _RELEASE = 32, 320  # samples: no click at the edges, and still an onset exact to 2 ms
 
 
 def sound(name: str, rng: np.random.Generator, n: int) -> np.ndarray:
-    """One fresh instance of the sound `name`.
+    """One fresh instance of the sound ``name``.
 
     Args:
-        name: a key of `SOUNDS`.
+        name: a key of ``SOUNDS``.
         rng: the only source of randomness.
         n: samples at 16 kHz, at least 800.
     Returns:
@@ -33,85 +37,22 @@ def sound(name: str, rng: np.random.Generator, n: int) -> np.ndarray:
     return wave / np.abs(wave).max()
 
 
-def coloured_noise(
-    rng: np.random.Generator, n: int, *, slope: float, low: float = 20, high: float = 8000
-) -> np.ndarray:
-    """Gaussian noise with power ~ f^slope between `low` and `high` Hz: 0 is white, -1 pink, -2 brown.
-
-    Args:
-        rng: the only source of randomness.
-        n: samples at 16 kHz.
-        slope: exponent of the power spectrum.
-        low, high: band edges in Hz.
-    Returns:
-        [n] float32, root mean square 1; circular when n is a power of two.
-    """
-    size = 1 << (n - 1).bit_length()
-    frequency = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
-    band = (frequency >= low) & (frequency <= high)
-    spectrum = np.zeros(len(frequency), np.complex64)
-    spectrum[band] = rng.standard_normal(2 * band.sum(), np.float32).view(np.complex64)
-    spectrum[band] *= (frequency[band] ** (slope / 2)).astype(np.float32)
-    noise = np.fft.irfft(spectrum, size)[:n].astype(np.float32)
-    return noise / np.sqrt(np.mean(noise**2))
-
-
-def _time(n: int) -> np.ndarray:
-    return np.arange(n, dtype=np.float32) / SAMPLE_RATE
-
-
-def _phase(frequency: np.ndarray) -> np.ndarray:
-    # Wrapped in float64: a float32 running sum drifts within seconds.
-    return np.remainder(2 * np.pi / SAMPLE_RATE * np.cumsum(frequency, dtype=np.float64), 2 * np.pi).astype(np.float32)
-
-
-def _harmonics(frequency: np.ndarray, amplitudes, decay: float = 0) -> np.ndarray:
-    """sum_k a_k exp(-k decay t) sin(k phase), by Horner's rule on z = exp(-decay t + i phase)."""
-    phase = _phase(frequency)
-    z = np.empty(len(phase), np.complex64)
-    z.real, z.imag = np.cos(phase), np.sin(phase)
-    z *= np.exp(-decay * _time(len(phase)))
-    total = np.zeros_like(z)
-    for amplitude in reversed(amplitudes):
-        total += np.complex64(amplitude)
-        total *= z
-    return total.imag
-
-
-def _repeat(
-    rng: np.random.Generator, n: int, gap: tuple[float, float], event: Callable[[int], np.ndarray]
-) -> np.ndarray:
-    """Events from sample 0 on, `gap` seconds from start to start; `event(i)` makes the i-th."""
-    wave, at, i = np.zeros(n, np.float32), 0, 0
-    while at < n:
-        piece = event(i)[: n - at]
-        wave[at : at + len(piece)] += piece
-        at += int(rng.uniform(*gap) * SAMPLE_RATE)
-        i += 1
-    return wave
-
-
-def _around(rng: np.random.Generator, centre: float, spread: float) -> tuple[float, float]:
-    value = centre * rng.uniform(1 - spread, 1 + spread)
-    return 0.93 * value, 1.07 * value
-
-
 def alarm(rng, n):
     """Beeps of constant pitch, on and off."""
     frequency, period = rng.uniform(800, 2200), rng.uniform(0.16, 0.4)
     size = int(period * rng.uniform(0.45, 0.6) * SAMPLE_RATE)
-    beep = _harmonics(np.full(size, frequency), [1, 0, rng.uniform(0.2, 0.5), 0, rng.uniform(0, 0.3)])
-    return _repeat(rng, n, (period, period), lambda i: beep)
+    beep = harmonics(np.full(size, frequency), [1, 0, rng.uniform(0.2, 0.5), 0, rng.uniform(0, 0.3)])
+    return repeat(rng, n, (period, period), lambda i: beep)
 
 
 def bell(rng, n):
     """Inharmonic partials, struck once or again, the high ones fading first."""
-    t, f0, decay = _time(n), rng.uniform(350, 900), rng.uniform(1.5, 4)
+    t, f0, decay = times(n), rng.uniform(350, 900), rng.uniform(1.5, 4)
     wave = np.zeros(n, np.float32)
     for ratio in (0.5, 1, 1.19, 1.56, 2, 2.66, 3.01, 4.1):
         ratio *= rng.uniform(0.99, 1.01)
         wave += rng.uniform(0.3, 1) * np.exp(-decay * ratio * t) * np.sin(np.float32(2 * np.pi * f0 * ratio) * t)
-    return _repeat(rng, n, _around(rng, 0.7, 0.3), lambda i: wave)
+    return repeat(rng, n, around(rng, 0.7, 0.3), lambda i: wave)
 
 
 def bird(rng, n):
@@ -121,20 +62,18 @@ def bird(rng, n):
     rise = np.linspace(0, 1, size) ** bend
     sweep = low + (high - low) * (rise if rng.random() < 0.5 else 1 - rise)
     envelope = np.sin(np.linspace(0.15, np.pi, size)).astype(np.float32)
-    return _repeat(
-        rng, n, _around(rng, 0.16, 0.35), lambda i: envelope * np.sin(_phase(sweep * rng.uniform(0.93, 1.07)))
-    )
+    return repeat(rng, n, around(rng, 0.16, 0.35), lambda i: envelope * np.sin(phase(sweep * rng.uniform(0.93, 1.07))))
 
 
 def clapping(rng, n):
     """Hand claps: short bursts of noise around 1.2 kHz."""
     centre, size = rng.uniform(900, 1600), int(0.06 * SAMPLE_RATE)
-    envelope = np.exp(-_time(size) / rng.uniform(0.006, 0.014))
+    envelope = np.exp(-times(size) / rng.uniform(0.006, 0.014))
 
     def clap(i):
         return rng.uniform(0.6, 1) * envelope * coloured_noise(rng, size, slope=0, low=0.5 * centre, high=1.8 * centre)
 
-    return _repeat(rng, n, (0.07, rng.uniform(0.14, 0.24)), clap)
+    return repeat(rng, n, (0.07, rng.uniform(0.14, 0.24)), clap)
 
 
 def clock(rng, n):
@@ -142,11 +81,11 @@ def clock(rng, n):
     size, damping = int(0.03 * SAMPLE_RATE), rng.uniform(0.002, 0.005)
     pitch = rng.uniform(2000, 3200)
     ticks = [
-        np.exp(-_time(size) / damping) * np.sin(2 * np.pi * frequency * _time(size))
+        np.exp(-times(size) / damping) * np.sin(2 * np.pi * frequency * times(size))
         for frequency in (pitch, pitch * rng.uniform(0.7, 0.85))
     ]
     period = rng.uniform(0.2, 0.45)
-    return _repeat(rng, n, (period, period), lambda i: ticks[i % 2])
+    return repeat(rng, n, (period, period), lambda i: ticks[i % 2])
 
 
 def dog(rng, n):
@@ -159,9 +98,9 @@ def dog(rng, n):
     def bark(i):
         glide = pitch * rng.uniform(0.92, 1.08) * (1.15 - 0.5 * ramp)
         rasp = coloured_noise(rng, size, slope=-0.5, low=600, high=4000)
-        return envelope * (_harmonics(glide, amplitudes) + 0.25 * rasp)
+        return envelope * (harmonics(glide, amplitudes) + 0.25 * rasp)
 
-    return _repeat(rng, n, _around(rng, 0.36, 0.3), bark)
+    return repeat(rng, n, around(rng, 0.36, 0.3), bark)
 
 
 def engine(rng, n):
@@ -169,32 +108,8 @@ def engine(rng, n):
     f0, drift = rng.uniform(35, 70), rng.uniform(-0.15, 0.25)
     frequency = f0 * (1 + drift * np.linspace(0, 1, n))
     amplitudes = rng.uniform(0.3, 1, 14) * np.arange(1, 15) ** -0.5
-    throb = 1 + rng.uniform(0.3, 0.6) * np.cos(_phase(frequency / 2))
-    return throb * _harmonics(frequency, amplitudes) + 0.3 * coloured_noise(rng, n, slope=-1, low=50, high=1500)
-
-
-def flute(rng, n):
-    """Sustained notes with vibrato and breath."""
-    note, breath = rng.uniform(440, 800), rng.uniform(0.03, 0.1)
-    length = int(rng.uniform(0.3, 0.6) * SAMPLE_RATE)
-    steps = 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 12], n // length + 1) / 12)
-    vibrato = 1 + 0.008 * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * _time(n))
-    wave = _harmonics(note * np.repeat(steps, length)[:n] * vibrato, [1, rng.uniform(0.2, 0.5), rng.uniform(0.05, 0.2)])
-    return wave + breath * coloured_noise(rng, n, slope=0, low=1000, high=6000)
-
-
-def guitar(rng, n):
-    """Plucked notes of a scale, the high harmonics fading first."""
-    note, decay = rng.uniform(110, 220), rng.uniform(0.8, 2)
-    pluck_point = rng.uniform(0.12, 0.3)
-    k = np.arange(1, 13)
-    amplitudes = np.abs(np.sin(np.pi * k * pluck_point)) / k**0.8
-    size = int(0.6 * SAMPLE_RATE)
-
-    def pluck(i):
-        return _harmonics(np.full(size, note * 2 ** (rng.choice([0, 2, 4, 7, 9, 12]) / 12)), amplitudes, decay)
-
-    return _repeat(rng, n, _around(rng, 0.28, 0.3), pluck)
+    throb = 1 + rng.uniform(0.3, 0.6) * np.cos(phase(frequency / 2))
+    return throb * harmonics(frequency, amplitudes) + 0.3 * coloured_noise(rng, n, slope=-1, low=50, high=1500)
 
 
 def rain(rng, n):
@@ -207,13 +122,13 @@ def rain(rng, n):
 def siren(rng, n):
     """A tone sweeping up and down."""
     low, high, rate = rng.uniform(450, 650), rng.uniform(1000, 1500), rng.uniform(1, 2.5)
-    turn = 0.5 - 0.5 * np.cos(2 * np.pi * (rate * _time(n) + rng.random()))
-    return _harmonics(low * (high / low) ** turn, [1, rng.uniform(0.2, 0.6), rng.uniform(0.1, 0.4)])
+    turn = 0.5 - 0.5 * np.cos(2 * np.pi * (rate * times(n) + rng.random()))
+    return harmonics(low * (high / low) ** turn, [1, rng.uniform(0.2, 0.6), rng.uniform(0.1, 0.4)])
 
 
 def thunder(rng, n):
     """A crack, then a rolling rumble."""
-    t = _time(n)
+    t = times(n)
     roll = 0.6 + 0.4 * np.sin(2 * np.pi * (rng.uniform(1.5, 4) * t + rng.random()))
     rumble = coloured_noise(rng, n, slope=-2, low=30, high=300) * np.exp(-rng.uniform(0.3, 1.2) * t) * roll
     return rumble + rng.uniform(1, 2) * np.exp(-t / 0.05) * coloured_noise(rng, n, slope=-1, low=50, high=3000)
@@ -227,8 +142,8 @@ SOUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "clock": clock,
     "dog": dog,
     "engine": engine,
-    "flute": flute,
-    "guitar": guitar,
+    "flute": flute_tune,
+    "guitar": guitar_tune,
     "rain": rain,
     "siren": siren,
     "thunder": thunder,

@@ -1,12 +1,25 @@
-"""Every word that records of the world are made of, for training a tokenizer."""
+"""Every word that records are made of, for training a tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import cycle
 
-from afn_model.world.phrases import CATEGORIES, NAMES, NUMBERS, ORDINALS, PHRASES, REFUSALS, THINK, TRANSLATIONS, named
-from afn_model.world.scene import DETAILS, LABELS, LANGUAGES, VOICES
+from afn_model.world.phrases import (
+    BASIC_PHRASES,
+    CATEGORIES,
+    NAMES,
+    NUMBERS,
+    ORDINALS,
+    PHRASES,
+    REFUSALS,
+    THINK,
+    TRANSLATIONS,
+    named,
+    seconds,
+)
+from afn_model.world.scene import BASIC, DETAILS, LABELS, LANGUAGES, VOICES
+from afn_model.world.sounds import SOUNDS
 from afn_model.world.words import MORE_WORDS
 
 _OFTEN = 40  # so often that labels stay whole in a vocabulary of about a thousand tokens
@@ -19,6 +32,13 @@ def texts() -> list[str]:
     """
     labels = [*LABELS, *DETAILS, "."] * _OFTEN
     return [*labels, *(f"{a} {b}" for a, b in zip(labels, labels[7:], strict=False)), *_questions(), *_answers()]
+
+
+def basic_texts() -> list[str]:
+    """Every question and every answer (onsets up to 9.9 s) of the basic tasks."""
+    names = ["word", *SOUNDS]
+    asked = [form.format(name) for forms in BASIC_PHRASES.values() for form in forms for name in names]
+    return [*dict.fromkeys(asked), *BASIC.labels, *(seconds(tenths / 10) for tenths in range(100))]
 
 
 def _questions() -> Iterator[str]:

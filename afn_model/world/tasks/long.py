@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.world.phrases import number
 from afn_model.world.record import Draft, Made, samples
-from afn_model.world.scene import COMMON, SAMPLE_RATE, Clip, Heard, Stage, scatter, shifted
+from afn_model.world.scene import COMMON, Clip, Heard, Scene, scatter, shifted
 from afn_model.world.tasks.think import TASKS, event_count, temporal
 
 PART = 10  # seconds of a part of a caption
@@ -23,25 +24,25 @@ def long(draft: Draft) -> Made:
         length, task = float(draft.rng.uniform(*SHORT)), "temporal"
     else:
         length, task = draft.length(), draft.pick(("caption", "needle", "temporal", "subscene"))
-    stage = draft.stage(length)
+    scene = draft.scene(length)
     if task == "needle":
-        return _needle(draft, stage)
-    scatter(stage, event_count(draft.rng, length))
-    clip = stage.clip()
+        return _needle(draft, scene)
+    scatter(scene, event_count(draft.rng, length))
+    clip = scene.clip()
     return {"caption": _caption, "temporal": _temporal, "subscene": _subscene}[task](draft, clip)
 
 
-def _needle(draft: Draft, stage: Stage) -> Made:
-    count = max(0, event_count(draft.rng, stage.seconds) - 1)
-    word, event = stage.say(*draft.pick(COMMON))
-    scatter(stage, count, words=0.0)
-    spans = [(0.0, 0.0), *((e.start, e.end) for e in stage.events), (stage.seconds, stage.seconds)]
+def _needle(draft: Draft, scene: Scene) -> Made:
+    count = max(0, event_count(draft.rng, scene.seconds) - 1)
+    word, event = scene.say(*draft.pick(COMMON))
+    scatter(scene, count, words=0.0)
+    spans = [(0.0, 0.0), *((e.start, e.end) for e in scene.events), (scene.seconds, scene.seconds)]
     need = event.end + 0.1
     gaps = [(a[1] + 0.05, b[0] - need) for a, b in pairwise(spans) if b[0] - need > a[1] + 0.05]
     # Where the sounds leave no room, the word is heard over them.
-    start = draft.rng.uniform(*draft.pick(gaps)) if gaps else draft.rng.uniform(0, stage.seconds - event.end)
-    stage.place(word, event, start)
-    return draft.made("needle", [(draft.ask("needle"), event.label)], [stage.clip()])
+    start = draft.rng.uniform(*draft.pick(gaps)) if gaps else draft.rng.uniform(0, scene.seconds - event.end)
+    scene.place(word, event, start)
+    return draft.made("needle", [(draft.ask("needle"), event.label)], [scene.clip()])
 
 
 def _temporal(draft: Draft, clip: Clip) -> Made:
@@ -86,14 +87,14 @@ def skills(draft: Draft) -> Made:
     """Questions about the most eventful segment of a longer recording; the record's audio is that part of it."""
     segment = None
     while segment is None:
-        stage = draft.stage()
+        scene = draft.scene()
         # Uneven on purpose: half of the events crowd into a third of the recording.
-        third = draft.stage(stage.seconds / 3)
-        count = max(3, int(stage.seconds / draft.rng.uniform(2.5, 4)))
+        third = draft.scene(scene.seconds / 3)
+        count = max(3, int(scene.seconds / draft.rng.uniform(2.5, 4)))
         scatter(third, (count + 1) // 2)
-        scatter(stage, count // 2, words=0.5)
-        _insert(stage, third, draft.rng.uniform(0, stage.seconds - third.seconds))
-        clip = stage.clip()
+        scatter(scene, count // 2, words=0.5)
+        _insert(scene, third, draft.rng.uniform(0, scene.seconds - third.seconds))
+        clip = scene.clip()
         shortest, longest = segment_range(clip.seconds)
         segment = informative(clip.events, draft.rng.uniform(shortest, (shortest + longest) / 2), longest)
     start, end = (samples(time) / SAMPLE_RATE for time in segment)
@@ -103,17 +104,17 @@ def skills(draft: Draft) -> Made:
     return draft.made(task, [(question, answer)], [clip], truth=truth, part=(start, end), events=events)
 
 
-def _insert(stage: Stage, other: Stage, offset: float) -> None:
-    """Puts the events of another stage in the place of those that were there."""
+def _insert(scene: Scene, other: Scene, offset: float) -> None:
+    """Puts the events of another scene in the place of those that were there."""
     low, high = offset - 0.2, offset + other.seconds + 0.2
-    for event in stage.events:
+    for event in scene.events:
         if event.start < high and event.end > low:
-            stage.pcm[samples(event.start) : samples(event.end)] = 0
-    stage.events = [event for event in stage.events if event.start >= high or event.end <= low]
+            scene.pcm[samples(event.start) : samples(event.end)] = 0
+    scene.events = [event for event in scene.events if event.start >= high or event.end <= low]
     at = samples(offset)
-    room = len(stage.pcm[at : at + len(other.pcm)])
-    stage.pcm[at : at + room] += other.pcm[:room]
-    stage.events += shifted(other.events, -at / SAMPLE_RATE, stage.seconds)
+    room = len(scene.pcm[at : at + len(other.pcm)])
+    scene.pcm[at : at + room] += other.pcm[:room]
+    scene.events += shifted(other.events, -at / SAMPLE_RATE, scene.seconds)
 
 
 def segment_range(seconds: float) -> tuple[float, float]:

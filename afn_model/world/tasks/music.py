@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from afn_model.world.instruments import INSTRUMENTS
 from afn_model.world.phrases import CATEGORIES, number
 from afn_model.world.record import Draft, Made
-from afn_model.world.scene import INSTRUMENTS, Stage, melody
+from afn_model.world.scene import Scene, melody
 
 FAST, SLOW = (0.17, 0.26), (0.48, 0.7)  # seconds from note to note
 
@@ -15,11 +16,11 @@ def music(draft: Draft) -> Made:
     most = min(len(INSTRUMENTS), int(seconds / 3))
     several = most >= 2 and (seconds > 12 or draft.rng.random() < 0.3)
     count = int(draft.rng.integers(2, most + 1)) if several else 1
-    stage = draft.stage(seconds)
+    scene = draft.scene(seconds)
     instruments = [tuple(INSTRUMENTS)[i] for i in draft.rng.permutation(len(INSTRUMENTS))[:count]]
-    parts = [_part(stage, instrument, seconds / count) for instrument in instruments]
-    stage.row([block for _, block in parts], gap=0.1)
-    clip, facts = stage.clip(), [fact for fact, _ in parts]
+    parts = [_part(scene, instrument, seconds / count) for instrument in instruments]
+    scene.row([block for _, block in parts], gap=0.1)
+    clip, facts = scene.clip(), [fact for fact, _ in parts]
     if several:
         return _several(draft, clip, facts)
     (fact,) = facts
@@ -29,17 +30,17 @@ def music(draft: Draft) -> Made:
     return draft.made(task, [(draft.ask(task), fact[task])], [clip])
 
 
-def _part(stage: Stage, instrument: str, seconds: float) -> tuple[dict[str, str], list]:
-    fast, up = stage.rng.random() < 0.5, stage.rng.random() < 0.5
-    period = stage.rng.uniform(*(FAST if fast else SLOW))
-    notes = int(stage.rng.integers(2, min(6, int((seconds - 0.3) / period)) + 1))
+def _part(scene: Scene, instrument: str, seconds: float) -> tuple[dict[str, str], list]:
+    fast, up = scene.rng.random() < 0.5, scene.rng.random() < 0.5
+    period = scene.rng.uniform(*(FAST if fast else SLOW))
+    notes = int(scene.rng.integers(2, min(6, int((seconds - 0.3) / period)) + 1))
     facts = {
         "instrument": instrument,
         "notes": number(notes),
         "tempo": "fast" if fast else "slow",
         "direction": "up" if up else "down",
     }
-    return facts, melody(stage, instrument, notes, up=up, period=period)
+    return facts, melody(scene, instrument, notes, up=up, period=period)
 
 
 def describe(fact: dict[str, str]) -> str:

@@ -36,7 +36,7 @@ def talkers(draft: Draft) -> Made:
 
 
 def _talk(draft: Draft, task: str, seconds: float) -> Clip | None:
-    stage = draft.stage(seconds)
+    scene = draft.scene(seconds)
     most = int(np.clip(seconds / 0.9, 2, 6)) if seconds <= 12 else int(seconds / 3)
     count = int(draft.rng.integers(2 if seconds <= 12 else most // 2, most + 1))
     cast = [draft.pick(clear_speakers(draft.split, "en", voice)) for voice in VOICES]
@@ -51,14 +51,14 @@ def _talk(draft: Draft, task: str, seconds: float) -> Clip | None:
     blocks = []
     for place, (word, language) in enumerate(things(draft.rng, count, words=1.0)):
         # Speakers have the same numbers in every language.
-        wave, event = stage.say(language, word, speaker=cast[roles[place]])
+        wave, event = scene.say(language, word, speaker=cast[roles[place]])
         if cut and place == cut:
             blocks[-1].append((wave, event, blocks[-1][0][1].end * draft.rng.uniform(0.45, 0.65)))
         else:
             blocks.append([(wave, event, 0.0)])
-    placed = stage.row(blocks)
+    placed = scene.row(blocks)
     fits = len(placed) == count and {event.voice for event in placed} == set(VOICES)
-    return stage.clip() if fits else None
+    return scene.clip() if fits else None
 
 
 def interruptions(words: tuple[Heard, ...]) -> list[Heard]:
@@ -82,15 +82,15 @@ def diarised(words: tuple[Heard, ...]) -> str:
 def multilingual(draft: Draft) -> Made:
     """One to three words of a language, to write down or to translate."""
     language = draft.pick(tuple(LANGUAGES))
-    seconds, stage = draft.length(), None
+    seconds, scene = draft.length(), None
     words = [MORE_WORDS[language][i] for i in draft.rng.permutation(len(MORE_WORDS[language]))]
     count = int(np.clip(draft.rng.integers(1, 4), 1, max(1, seconds)))
     placed: list[Heard] = []
     while not placed:
-        stage = draft.stage(seconds)
+        scene = draft.scene(seconds)
         speaker = draft.pick(clear_speakers(draft.split, language, draft.pick(VOICES)))
-        placed = stage.row([[(*stage.say(language, word, speaker=speaker), 0.0)] for word in words[:count]])
-    clip = stage.clip()
+        placed = scene.row([[(*scene.say(language, word, speaker=speaker), 0.0)] for word in words[:count]])
+    clip = scene.clip()
     said = [event.label for event in clip.events]
     if draft.rng.random() < 0.5:
         return draft.made("asr", [(draft.ask("asr"), " ".join(said))], [clip], truth={"metric": "f1"})

@@ -42,18 +42,18 @@ def _which(draft: Draft, count: int) -> Made:
 def _clip(draft: Draft, contents: list[tuple[str, str]]):
     length, placed = draft.length(), []
     while len(placed) < len(contents):
-        stage = draft.stage(length)
+        scene = draft.scene(length)
         order = [contents[i] for i in draft.rng.permutation(len(contents))]
-        placed = stage.row([[(*stage.make(*thing, (0.5, 0.9)), 0.0)] for thing in order], gap=0.08)
-    return stage.clip()
+        placed = scene.row([[(*scene.make(*thing, (0.5, 0.9)), 0.0)] for thing in order], gap=0.08)
+    return scene.clip()
 
 
 def multi_turn(draft: Draft) -> Made:
     """Two to four turns, each about what the answer before was about."""
     length = draft.length()
-    stage = draft.stage(length)
-    scatter(stage, max(3, event_count(draft.rng, length)))
-    clip = stage.clip()
+    scene = draft.scene(length)
+    scatter(scene, max(3, event_count(draft.rng, length)))
+    clip = scene.clip()
     place, turns, truth = 0, [(draft.ask("begin"), clip.events[0].label)], {}
     tasks = ["begin"]
     while len(turns) < 2 or (len(turns) < 4 and draft.rng.random() < 0.6):

@@ -76,9 +76,9 @@ def written_timeline(events: Sequence[Heard]) -> str:
 def cot(draft: Draft) -> Made:
     """A temporal question answered by way of a timeline."""
     length = draft.length()
-    stage = draft.stage(length)
-    scatter(stage, event_count(draft.rng, length))
-    clip = stage.clip()
+    scene = draft.scene(length)
+    scatter(scene, event_count(draft.rng, length))
+    clip = scene.clip()
     task, question, answer = temporal(draft, clip.events)
     reply = f"<think>{written_timeline(clip.events)}</think><answer>{answer}</answer>"
     times = [[event.label, event.start] for event in clip.events]

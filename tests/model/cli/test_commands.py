@@ -247,34 +247,15 @@ def test_doctor_without_extension_and_tools(afn, monkeypatch):
     assert "espeakng_loader" not in fixes or real("espeakng_loader") is None
 
 
-def test_demo_asks_held_out_questions(afn, model, recordings, tmp_path, monkeypatch):
+def test_demo_runs_with_its_options(afn, tmp_path, monkeypatch):
     from afn_model import demo
 
     called = {}
-
-    def run(out, *, seed, seconds):
-        called.update(out=out, seed=seed, seconds=seconds)
-        save_tiny(out)
-        (out / "corpus").mkdir()
-        kinds = ["speech", "speech", "sound", "sound", "onset"]
-        questions = [f"Question {number}?" for number in range(5)]
-        with open(out / "corpus" / "heldout.jsonl", "w", encoding="utf-8") as file:
-            for kind, question in zip(kinds, questions, strict=True):
-                talk = [{"from": "human", "value": f"<sound>\n{question}"}, {"from": "gpt", "value": kind}]
-                file.write(json.dumps({"kind": kind, "sound": recordings[0], "conversations": talk}) + "\n")
-
-    monkeypatch.setattr(demo, "run", run)
+    monkeypatch.setattr(demo, "run", lambda out, **options: called.update(out=out, **options))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    folder = tmp_path / "run"
-    lines = afn("demo", "--out", folder, "--seed", 3, "--seconds", 7, "--questions", 3).splitlines()
-    assert called == {"out": folder, "seed": 3, "seconds": 7.0}
-    expected = []
-    for number, kind in ((0, "speech"), (2, "sound"), (4, "onset")):
-        question = f"Question {number}?"
-        answer = from_python(folder, question, recordings[0], max_new_tokens=32)[0]
-        expected += [recordings[0], f"  {question}", *f"  answer {answer!r}, truth {kind!r}".splitlines()]
-    assert lines[: len(expected)] == expected
-    assert f"--model {folder}" in lines[-1]
+    lines = afn("demo", "--out", tmp_path, "--seed", 3, "--seconds", 7, "--questions", 3).splitlines()
+    assert called == {"out": tmp_path, "seed": 3, "seconds": 7.0, "questions": 3}
+    assert f"--model {tmp_path}" in lines[-1]
 
 
 def test_text_stream_waits_for_whole_characters():

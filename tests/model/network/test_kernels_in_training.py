@@ -12,7 +12,7 @@ from afn_kernels.attention import schedule
 from afn_model import AFNext
 from afn_model.config import AudioConfig, TextConfig
 from afn_model.demo import build
-from afn_model.train.recompute import checkpoint_blocks
+from afn_model.train.activation_checkpoint import checkpoint_blocks
 from tests.model.tiny_model import noise
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from afn_model.scoring.judge import Again, Case, Endpoint, Judge, grade_in
+from afn_model.scoring.judge import Again, Endpoint, GradeRequest, Judge, grade_in
 
 GARBAGE = b"<html>"
 
@@ -60,7 +60,7 @@ def judge(server, **changes) -> Judge:
     return Judge(Endpoint(**{"url": server.url, "model": "grader", "timeout": 5.0, "backoff": 0.01, **changes}))
 
 
-CASE = Case("What is heard?", "A dog.", "It must name the dog.")
+CASE = GradeRequest("What is heard?", "A dog.", "It must name the dog.")
 
 
 def test_a_grade(server):
@@ -129,7 +129,7 @@ def test_waiting_doubles(server, monkeypatch):
 
 def test_many_at_a_time_in_order(server):
     server.plan = lambda body: body["messages"][1]["content"][-1]
-    cases = [Case("q", str(i % 10), "r") for i in range(30)]
+    cases = [GradeRequest("q", str(i % 10), "r") for i in range(30)]
     assert judge(server, concurrency=4).grades(cases) == [i % 10 / 10 for i in range(30)]
     assert server.most <= 4
 

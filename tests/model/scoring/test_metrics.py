@@ -2,7 +2,9 @@
 
 import pytest
 
-from afn_model.scoring.metrics import by_axis, obeys, refuses, score, timestamps, word_f1
+from afn_model.scoring.constraints import obeys
+from afn_model.scoring.metrics import by_axis, score, seconds_off, timestamps, word_f1
+from afn_model.scoring.text import refuses, seconds_in
 
 
 def record(answer="dog", axis="long", events=(), **truth):
@@ -73,22 +75,22 @@ def test_captions_by_parts_are_compared_part_by_part():
         ({"name": "upper"}, ["SEVEN", "SEVEN."], ["seven", "Seven", "7", ""]),
         (
             {"name": "repeat", "text": "seven", "times": 2},
-            ["seven seven", "Dog, dog."],
-            ["seven", "seven dog", "a a a", ""],
+            ["seven seven", "Seven, seven."],
+            ["seven", "seven dog", "Dog, dog.", "seven seven seven", ""],
         ),
         ({"name": "starts", "text": "Answer:"}, ["Answer: seven", "answer: seven"], ["seven", "The Answer:"]),
         ({"name": "words", "exact": 1}, ["seven", "seven."], ["The word is seven.", ""]),
     ],
 )
 def test_instructions_are_followed_or_not(constraint, good, bad):
-    assert [obeys(constraint, answer) for answer in good + bad] == [True] * len(good) + [False] * len(bad)
+    assert [obeys(answer, constraint) for answer in good + bad] == [True] * len(good) + [False] * len(bad)
 
 
 def test_following_an_instruction_is_half_and_the_right_word_the_other_half():
     truth = record("SEVEN", "safety", metric="constraint", label="seven", constraint={"name": "upper"})
     assert [score(truth, answer) for answer in ("SEVEN", "DOG", "seven")] == [1, 0.5, 0]
     with pytest.raises(ValueError, match="'rhyme'"):
-        obeys({"name": "rhyme"}, "seven")
+        obeys("seven", {"name": "rhyme"})
 
 
 def test_refusals():
@@ -99,6 +101,7 @@ def test_refusals():
     assert score(record("a woman", "safety", due=False), "I cannot identify people.") == 0
     assert refuses("I can't say.")
     assert not refuses("a can opener")
+    assert not refuses("Then she says that they cannot come.")
 
 
 def test_stated_times_are_compared_with_the_events():
@@ -122,6 +125,18 @@ def test_means_by_axis():
     assert found == {"cot": {"score": 1, "n": 1, "timestamps": 1}, "long": {"score": 0.5, "n": 2}}
     with pytest.raises(ValueError, match="zip"):
         by_axis(several, ["dog"])
+
+
+def test_an_axis_of_times_has_their_median_error():
+    times = [
+        record("1.0 s", "onset", metric="seconds", seconds=at, within=0.3) | {"duration": 4.0} for at in (1.2, 0.5)
+    ]
+    assert [seconds_off(*pair) for pair in zip(times, ["1.0 s", "no idea"], strict=True)] == pytest.approx([0.2, 4.0])
+    assert by_axis(times, ["1.0 s", "no idea"]) == {
+        "onset": {"score": 0.5, "n": 2, "median_error_s": pytest.approx(2.1)}
+    }
+    assert seconds_in("It starts at 1.3 s.") == 1.3
+    assert seconds_in("never") is None
 
 
 def test_records_without_a_truth_are_refused():

@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("espeakng_loader", reason="the world speaks with espeakng-loader")
 
-from bench import curriculum, curriculum_report
+from afn_model.bootstrap import tiny_curriculum as curriculum
+from bench import curriculum_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

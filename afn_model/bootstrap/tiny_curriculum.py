@@ -1,15 +1,17 @@
 """All seven stages at tiny scale on a CPU, from nothing to Captioner, Instruct and Think, evaluated after every stage.
 
-    python -m bench.curriculum --out runs/curriculum [--seed 0] [--scale 1.0]
+    python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum [--seed 0] [--scale 1.0]
 
-Makes a world to learn from, gives encoder and language model a short start, runs the trainer on ``curricula/tiny.yaml``
-and asks the model of every stage about held-out voices, scenes and phrasings. A run that was stopped goes on.
+Writes corpora of the synthetic world, gives encoder and language model a short start, runs the trainer on
+``curricula/tiny.yaml`` and asks the model of every stage about held-out voices, scenes and phrasings. A run that was
+stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,17 +21,18 @@ from tqdm import tqdm
 
 from afn_model import AFNext, AFNextProcessor
 from afn_model.bootstrap.fit import Part, Trainee, fit
-from afn_model.bootstrap.world_lessons import WorldLessons, tokenizer_texts
-from afn_model.demo import SYSTEM, untrained
+from afn_model.bootstrap.lessons import Lessons
+from afn_model.bootstrap.tiny import SYSTEM, machine, untrained
 from afn_model.eval.heldout import answer
 from afn_model.files import write_json
 from afn_model.scoring import rewards
 from afn_model.scoring.metrics import by_axis, timestamps
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
 from afn_model.train.trainer import MODEL, Options, train
-from afn_model.world.build import DETAILS, LABELS, MAKERS, write_world
+from afn_model.world.build import write_world
+from afn_model.world.scene import DETAILS, LABELS
 from afn_model.world.tasks.think import direct
-from bench.measure import machine
+from afn_model.world.texts import texts
 
 TRAIN = {
     "music": 875,
@@ -45,7 +48,7 @@ TRAIN = {
 }
 HELDOUT = 80
 ENCODER_STEPS, TEXT_STEPS = 1400, 3500
-AUDIO = [axis for axis in MAKERS if axis not in ("text", "safety", "cot")]
+AUDIO = [axis for axis in TRAIN if axis not in ("text", "safety", "cot")]
 WRITTEN = ("music", "talkers", "skills", "multi_audio", "multi_turn", "multilingual", "text")
 REWARDED = read_curriculum("tiny")["post"].blend  # what the post stage is rewarded on
 
@@ -72,7 +75,9 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
     home = out / "base"
     if (home / "config.json").exists():
         return home
-    words = [*tokenizer_texts(seed), *[SYSTEM, "system", "user", "assistant"] * 8]
+    words = texts()
+    random.Random(seed).shuffle(words)
+    words = [*words, *[SYSTEM, "system", "user", "assistant"] * 8]
     model, processor = untrained(seed, words, 1024, layers=4, heads=4, kv_heads=2)
     trainee = Trainee(model, (len(LABELS), len(DETAILS)))
     corpora = [folder / "train" / f"{axis}.jsonl" for axis in WRITTEN]
@@ -84,7 +89,7 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
         ),
     )
     for part, kind in parts:
-        lessons = WorldLessons(kind, processor, seed, corpora).feed()
+        lessons = Lessons(kind, processor, seed, corpora).feed()
         with tqdm(total=100, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left") as bar:
 
             def on_step(progress: float, loss: float, bar: tqdm = bar, name: str = part.name) -> None:
@@ -104,7 +109,7 @@ def read(folder: Path, axes: Sequence[str]) -> list[dict]:
 def evaluate(model_folder: Path, heldout: Path) -> dict:
     """Held-out scores of a model by axis, its rewards, and how it does on questions of when."""
     model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
-    records = read(heldout, list(MAKERS))
+    records = read(heldout, list(TRAIN))
     answers = answer(model, processor, records, heldout)
     scores = by_axis(records, answers)
     reasoned = [(record, said) for record, said in zip(records, answers, strict=True) if record["axis"] == "cot"]
@@ -193,7 +198,7 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
     def note(name: str, becomes: str, folder: Path) -> None:
         if name not in results["stages"]:
             results["stages"][name] = {"becomes": becomes} | evaluate(folder, data / "heldout")
-            results["machine"] = machine("cpu")
+            results["machine"] = machine()
             clock(name)
             if show:
                 shown = {k: v for k, v in results["stages"][name].items() if k not in ("examples", "n")}
