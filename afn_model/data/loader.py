@@ -201,23 +201,33 @@ class BadTally:
 
 def _stream(dataset: Dataset, keys: Iterator, workers: int) -> Iterator:
     """``dataset[key]`` for each key in order, made ahead of time by worker processes."""
-    if workers:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns of every fork
     others = set(multiprocessing.active_children())
-    stream = iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=keys,
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            multiprocessing_context="fork" if workers else None,
-            generator=torch.Generator(),  # or every loader draws from the global one
-            worker_init_fn=_outlive_signals,
-        )
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # or every loader draws from the global one
+        worker_init_fn=_outlive_signals,
     )
+    with _quiet_tokenizers():
+        stream = iter(loader)  # forks the workers
     _started.update(set(multiprocessing.active_children()) - others)
     return stream
+
+
+@contextmanager
+def _quiet_tokenizers() -> Iterator[None]:
+    """Within it, tokenizers does not warn of a fork; the variable that says so is unset again afterwards."""
+    unset = "TOKENIZERS_PARALLELISM" not in os.environ
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        yield
+    finally:
+        if unset:
+            del os.environ["TOKENIZERS_PARALLELISM"]
 
 
 def _outlive_signals(_: int) -> None:
