@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import afn_kernels as ak
 from afn_kernels.attention import dense
-from tests.kernels.oracle import assert_within_budget, gradients
+from tests.budget import assert_within_budget, gradients
 
 LENGTHS = {
     "one": [7],

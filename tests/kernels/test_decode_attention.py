@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from tests.budget import assert_within_budget
 from tests.kernels.cases.decode_attention import inputs
-from tests.kernels.oracle import assert_within_budget
 
 FP8 = torch.float8_e4m3fn
 

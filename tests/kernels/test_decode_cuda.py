@@ -12,10 +12,10 @@ from afn_kernels._counters import counters
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.decode_attention import cuda
 from afn_kernels.decode_attention.boundary import decode_attention_cuda
+from tests.budget import assert_within_budget
 from tests.cuda import emulated
 from tests.kernels.cases.decode_attention import inputs
 from tests.kernels.harness import poisoned
-from tests.kernels.oracle import assert_within_budget
 
 FP8 = torch.float8_e4m3fn
 HALVES = (torch.bfloat16, torch.float16)

@@ -12,7 +12,7 @@ from torch import nn
 
 import afn_kernels as ak
 from afn_kernels import _triton
-from tests.kernels.oracle import assert_within_budget, gradients
+from tests.budget import assert_within_budget, gradients
 
 D = 48
 IMPLS = ["auto", "reference", *(["triton"] if _triton.interpreted() and not _triton.available() else [])]

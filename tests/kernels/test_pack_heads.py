@@ -11,9 +11,9 @@ from afn_kernels import OPS, _cuda
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.pack_heads import cuda, pack_heads, unpack_heads
 from afn_kernels.rotary import rotary
+from tests.budget import assert_within_budget
 from tests.cuda import emulated
 from tests.kernels.harness import assert_same_bits, poisoned, strided
-from tests.kernels.oracle import assert_within_budget
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 PEERS = (2, 3, 7, 8, 28)

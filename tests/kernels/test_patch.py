@@ -11,7 +11,7 @@ pytest.importorskip("transformers", reason="patching is tested on transformers m
 
 import afn_kernels as ak
 from afn_kernels.patch.table import OPS
-from tests.kernels.oracle import assert_within_budget
+from tests.budget import assert_within_budget
 from tests.kernels.patch_models import ARCHITECTURES, DECODERS, batch, build, cast, precise
 
 EXPECTED = {

@@ -7,7 +7,7 @@ import torch
 
 import afn_kernels as ak
 from afn_kernels.swiglu.boundary import FORWARD as SWIGLU
-from tests.kernels.oracle import assert_within_budget, gradients
+from tests.budget import assert_within_budget, gradients
 
 
 def layer_norm(x, w, b):

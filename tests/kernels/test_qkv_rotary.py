@@ -9,9 +9,9 @@ import afn_kernels as ak
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.qkv_rotary import qkv_rotary
 from afn_kernels.qkv_rotary.boundary import qkv_rotary as launch
+from tests.budget import assert_within_budget
 from tests.cuda import emulated
 from tests.kernels.harness import poisoned
-from tests.kernels.oracle import assert_within_budget
 
 FP8 = torch.float8_e4m3fn
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

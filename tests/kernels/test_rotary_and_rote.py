@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
-from tests.kernels.oracle import assert_within_budget
+from tests.budget import assert_within_budget
 
 
 def complex_rotation(x, angle):
