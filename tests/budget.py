@@ -6,12 +6,9 @@ dice. ``tests.orders`` has PyTorch's other orders; ``python -m tests.margins`` s
 
 import json
 import os
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-from tests.orders import in_orders
 
 NOTES = "AFN_MARGINS"  # environment variable: the file that error ÷ budget of every check is appended to
 
@@ -79,24 +76,23 @@ def assert_within_budget(
     assert_within(found, oracle, float((2 * floor + ulps * torch.finfo(found.dtype).eps) * size + walk), name=name)
 
 
-def assert_same_but_rounding(found, call: Callable, count: int = 8, *, name: str = "") -> None:
-    """``found`` is what ``call`` gives, but for what other orders of summation change in that.
+def assert_same_but_rounding(found, expected: list, *, name: str = "") -> None:
+    """``found`` is the first of ``expected``, but for what other orders of summation change in it.
 
-    Two roundings lie between them: the budget is twice the largest distance of ``call`` in another order from
-    ``call`` as it is, and two units in the last place.
+    Two roundings lie between them: the budget is twice the largest distance of the others from the first, and two
+    units in the last place.
 
     Args:
         found: a tensor, or a list or dictionary of tensors.
-        call: returns the like, in plain PyTorch in the dtype of ``found``.
-        count: other orders that are tried.
+        expected: the like from plain PyTorch in the dtype of ``found``, of every order (``tests.orders.in_orders``).
         name: what ``found`` is, for the message.
     """
-    expected, *others = (parts(one, name) for one in in_orders(call, count))
+    first, *others = (parts(one, name) for one in expected)
     found = parts(found, name)
-    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    assert found.keys() == first.keys(), found.keys() ^ first.keys()
     for key, tensor in found.items():
-        assert tensor.dtype == expected[key].dtype, key
-        assert_within_budget(tensor, [other[key] for other in others], expected[key], ulps=2, name=key)
+        assert tensor.dtype == first[key].dtype, key
+        assert_within_budget(tensor, [other[key] for other in others], first[key], ulps=2, name=key)
 
 
 def parts(found, name: str = "") -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ import os
 import random
 import types
 import zlib
-from functools import cache
 
 import numpy as np
 import pytest
@@ -42,32 +41,20 @@ def pytest_runtest_setup(item):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if isinstance(item, pytest.Function) and held_to_a_budget(inspect.unwrap(item.function)):
+        if isinstance(item, pytest.Function) and notes_its_margin(inspect.unwrap(item.function), set()):
             item.add_marker("numeric")
 
 
-@cache
-def held_to_a_budget(function: types.FunctionType) -> bool:
-    """Whether it, or a function of the tests that it names, calls one of tests/budget.py's checks."""
-    return any(map(checks, named(function, set())))
-
-
-def checks(function: types.FunctionType) -> bool:
-    return function.__module__ == budget.__name__ and function.__name__.startswith("assert_within")
-
-
-def named(function: types.FunctionType, seen: set) -> set[types.FunctionType]:
-    """The functions of the tests that its code names, and theirs."""
+def notes_its_margin(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
+    """Whether it, or a function of the tests that it names, calls what notes the use of a budget."""
+    seen.add(function)
     codes = [function.__code__]
-    while codes:
-        code = codes.pop()
+    for code in codes:
         codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]
-        for name in code.co_names:
-            other = inspect.unwrap(x) if callable(x := function.__globals__.get(name)) else None
-            if isinstance(other, types.FunctionType) and other not in seen and other.__module__.startswith("tests."):
-                seen.add(other)
-                named(other, seen)
-    return seen
+    named = [function.__globals__.get(name) for code in codes for name in code.co_names]
+    others = [inspect.unwrap(x) for x in named if isinstance(x, types.FunctionType)]
+    others = [x for x in others if x.__module__.startswith("tests.") and x not in seen]
+    return function is budget.note or any(notes_its_margin(other, seen) for other in others)
 
 
 @pytest.fixture(scope="session")
