@@ -5,6 +5,7 @@ dice. ``tests.orders`` has PyTorch's other orders; ``python -m tests.margins`` s
 """
 
 import json
+import math
 import os
 
 import torch
@@ -110,7 +111,7 @@ def assert_within(found: Tensor, expected: Tensor, bound: float | Tensor, *, nam
         return
     error = (found.detach().double() - expected.detach().double()).abs()
     bound = torch.as_tensor(bound, dtype=torch.float64).expand(error.shape)
-    used = torch.where(error > 0, error / bound, 0.0)
+    used = torch.where(error == 0, 0.0, error / bound)  # NaN stays
     at = int(used.nan_to_num(torch.inf).argmax())
     error, bound, used = (float(x.reshape(-1)[at]) for x in (error, bound, used))
     note(used, name)
@@ -122,4 +123,4 @@ def note(used: float, name: str = "") -> None:
     if file := os.environ.get(NOTES):
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         with open(file, "a") as lines:
-            lines.write(json.dumps({"test": test, "of": name, "used": used}) + "\n")
+            lines.write(json.dumps({"test": test, "of": name, "used": used if used == used else math.inf}) + "\n")

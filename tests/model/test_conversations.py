@@ -38,13 +38,20 @@ def embeddings(pair, *conversations) -> list[torch.Tensor]:
 CLIPS = {"short": noise(0.8, 1), "longer": noise(3.3, 2), "two windows": noise(31.0, 3)}
 
 
+@pytest.fixture(scope="module")
+def each_alone(pair) -> list[dict[str, torch.Tensor]]:
+    """The embeddings of every clip in a conversation of its own, in several orders of summation."""
+    conversations = {name: [{"role": "user", "content": [audio(clip)]}] for name, clip in CLIPS.items()}
+    return in_orders(lambda: {name: embeddings(pair, one)[0] for name, one in conversations.items()}, 4)
+
+
 @pytest.mark.parametrize("second", CLIPS)
 @pytest.mark.parametrize("first", CLIPS)
-def test_two_audios_in_one_conversation_are_each_alone(pair, first, second):
+def test_two_audios_in_one_conversation_are_each_alone(pair, each_alone, first, second):
     a, b = CLIPS[first], CLIPS[second]
     together = [{"role": "user", "content": [audio(a), text("Before that:"), audio(b), text("Which is louder?")]}]
     alone = [[{"role": "user", "content": [audio(clip), text("What is said?")]}] for clip in (a, b)]
-    expected = in_orders(lambda: [embeddings(pair, one)[0] for one in alone], 4)
+    expected = [[one[first], one[second]] for one in each_alone]
     apart = (expected[0][0][:20] - expected[0][1][:20]).abs().max()
     assert apart > 0.05 * expected[0][1].abs().max() or first == second
     for found in (embeddings(pair, *together[:1]), embeddings(pair, *alone)):
@@ -53,7 +60,7 @@ def test_two_audios_in_one_conversation_are_each_alone(pair, first, second):
         assert_same_but_rounding(found, expected)
 
 
-def test_audios_spread_over_turns_and_conversations(pair):
+def test_audios_spread_over_turns_and_conversations(pair, each_alone):
     a, b, c = CLIPS.values()
     talk = [
         {"role": "user", "content": [audio(a), text("What is said?")]},
@@ -61,8 +68,7 @@ def test_audios_spread_over_turns_and_conversations(pair):
         {"role": "user", "content": [text("And here:"), audio(c), audio(a), text("?")]},
     ]
     other = [{"role": "user", "content": [audio(b), text("What is said?")]}]
-    each = [[{"role": "user", "content": [audio(clip)]}] for clip in (a, c, a, b)]
-    expected = in_orders(lambda: [embeddings(pair, one)[0] for one in each], 4)
+    expected = [[one[name] for name in ("short", "two windows", "short", "longer")] for one in each_alone]
     found = embeddings(pair, talk, other)
     assert len(found) == 4
     assert_same_but_rounding(found, expected)
