@@ -15,6 +15,7 @@ from tests import budget
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "numeric: what is computed is held to a budget (tests/budget.py)")
+    config.addinivalue_line("markers", "slow: processes or whole runs; tests.margins leaves it out")
     if config.getoption("--device") == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is first imported
     if config.option.seed is None:

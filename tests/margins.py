@@ -2,9 +2,9 @@
 
     python -m tests.margins [--quick] [--seeds 5] [--out bench/results/cpu/margins.jsonl] [--tests tests/kernels ...]
 
-A run is the tests marked ``numeric`` (tests/conftest.py) for one ``ATEN_CPU_CAPABILITY``, one ``OMP_NUM_THREADS`` and
-one ``--seed``. Writes a line per test, and a table beside them. Ends with 1 where a test used more than 0.7 of a
-budget, failed, or did not come to an end.
+A run is the tests marked ``numeric`` and not ``slow`` (tests/conftest.py) for one ``ATEN_CPU_CAPABILITY``, one
+``OMP_NUM_THREADS`` and one ``--seed``. Writes a line per test, and a table beside them. Ends with 1 where a test used
+more than 0.7 of a budget, failed, or did not come to an end.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def measured(run: Run, tests: list[str]) -> Run:
         file = Path(folder) / "notes.jsonl"
         file.touch()
         env = os.environ | {"ATEN_CPU_CAPABILITY": run.capability, "OMP_NUM_THREADS": str(run.threads)}
-        options = ["-m", "numeric", "--seed", str(run.seed), "-q", "-rfE", "--tb=no", "--durations=0", "--no-header"]
-        command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", *tests]
+        chosen = ["-m", "numeric and not slow", "--seed", str(run.seed), *tests]
+        quiet = ["-o", "addopts=", "-p", "no:cacheprovider", "-q", "-rfE", "--tb=no", "--no-header"]
+        command = [sys.executable, "-m", "pytest", *quiet, *chosen]
         start = time.perf_counter()
         try:
             done = subprocess.run(
