@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import margins
-from tests.budget import NOTES, assert_same_but_rounding, assert_within, assert_within_budget, lost
+from tests.budget import NOTES, assert_same_but_rounding, assert_within, assert_within_budget, largest, lost
 from tests.orders import SHUFFLED, OtherOrder, aten, in_orders
 
 
@@ -50,10 +50,10 @@ def test_other_orders_have_the_same_sums_and_other_roundings(masked, monkeypatch
     wide = copy.deepcopy(model).double()
     first, *others = in_orders(lambda: evaluate(wide, ids, labels, **options), 4)
     for tensor, *more in zip(first, *others, strict=True):
-        assert lost(more, tensor) < 1e-13
+        assert max(lost(more, tensor)) < 1e-13
     narrow = in_orders(lambda: evaluate(model, ids, labels, **options), 4)
     for number, tensor in enumerate(first):
-        assert 1e-9 < lost([one[number] for one in narrow], tensor) < 1e-5
+        assert 1e-9 < largest(lost([one[number] for one in narrow], tensor)) < 1e-5
     assert any(not torch.equal(a, b) for one in narrow[1:] for a, b in zip(one, narrow[0], strict=True))
     rare = {aten.addmv, aten.addmm_, aten.baddbmm, aten.baddbmm_, aten.bmm, aten.sum}
     assert seen >= set(SHUFFLED) - rare
@@ -75,7 +75,7 @@ def test_what_is_wrong_fails_and_what_is_used_is_noted(tmp_path, monkeypatch):
     monkeypatch.setenv(NOTES, str(tmp_path / "notes"))
     x, w = torch.randn(50, 64), torch.randn(64)
     exact, same = x.double() @ w.double(), in_orders(lambda: x @ w)
-    floor = lost(same, exact)
+    floor = largest(lost(same, exact))
     assert_within_budget(same[0], same, exact, name="right")
     assert_same_but_rounding({"a": same[0]}, [{"a": one} for one in same])
     for wrong, said in (
@@ -92,6 +92,12 @@ def test_what_is_wrong_fails_and_what_is_used_is_noted(tmp_path, monkeypatch):
     assert [one["of"] for one in used[:2]] == ["right", "a"]
     assert used[0]["used"] <= 0.5
     assert used[0]["test"].endswith("test_what_is_wrong_fails_and_what_is_used_is_noted")
+
+
+def test_the_largest_of_a_few():
+    assert largest([2.0]) == 2.0
+    assert largest([1.0, 1.01, 1.02, 1.02]) == pytest.approx(1.041, abs=1e-3), "independent errors: hardly more"
+    assert largest([0.1, 0.9, 0.5]) > 1.5, "one rounding that decides"
 
 
 def test_the_table_of_margins():

@@ -1,6 +1,7 @@
 """Generation: batches, sampling, stop tokens, streaming, the context, and the clock of the paper's reading."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -241,7 +242,9 @@ def test_samples_of_a_prompt_do_not_depend_on_the_batch(pair):
             if s < 2:
                 assert alone[0, s].tokens == together[index, s].tokens
     groups = [[together[index, s].tokens for s in range(3)] for index in range(6)]
-    expected = in_orders(lambda: model.answer_logprobs(processor(conversations()), groups).split(lengths(groups)))
+    batch = processor(conversations())
+    with torch.no_grad():
+        expected = in_orders(lambda: model.answer_logprobs(batch, groups).split(lengths(groups)), 4)
     found = [mixed[place, s].logprobs for place in range(4) for s in range(3)]
     places = [3 * index + s for index in order for s in range(3)]
     assert_same_but_rounding(found, [[one[i] for i in places] for one in expected])
@@ -264,7 +267,8 @@ def test_logprobs_of_samples_are_those_of_training(pair):
         found = list(sampled(model, batch, **options).values())
         groups = [[one.tokens for one in found if one.prompt == p] for p in range(6)]
         temperature = options.get("temperature", 1.0)
-        again = in_orders(lambda groups=groups, t=temperature: model.answer_logprobs(batch, groups, temperature=t))
+        with torch.no_grad():
+            again = in_orders(partial(model.answer_logprobs, batch, groups, temperature=temperature), 4)
         assert_same_but_rounding(torch.cat([one.logprobs for one in found]), again)
 
 

@@ -18,7 +18,7 @@ from tests.orders import in_orders
 
 pytest.importorskip("triton")
 pytest.importorskip("espeakng_loader", reason="the demo's tokenizer needs its voices")
-STEPS = 3
+STEPS = 2
 WITH_GRADIENT = ["attention", "bias_gelu", "layer_norm", "pool_norm", "rms_norm", "rotary", "splice", "swiglu"]
 OPS = {*WITH_GRADIENT, *(f"{name}_backward" for name in WITH_GRADIENT), "linear_cross_entropy", "rote"}
 
@@ -61,7 +61,7 @@ def test_every_step_is_the_references(setting, device, monkeypatch):
     losses = []
     for _ in range(STEPS):
         oracle = one_step(copy.deepcopy(model).double(), batch, "reference")
-        same = in_orders(lambda: one_step(model, batch, "reference"))
+        same = in_orders(lambda: one_step(model, batch, "reference"), 6)
         assert bool(called) == bool(losses)
         found = one_step(model, batch, "triton")
         for name, value in found.items():
