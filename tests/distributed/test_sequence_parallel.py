@@ -90,6 +90,7 @@ def attention_on(process, ulysses, ring, lengths, seed):
         check(found, cu, parts, tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [(2, 1), (1, 2), (2, 2), (7, 1), (4, 2)], ids=str)
 def test_processes(split):
     run(split[0] * split[1], attention_on, *split, [60, 3, 0, 41, 1], torch.initial_seed())

@@ -17,6 +17,7 @@ from tests.model.tiny_model import noise, tiny
 from tests.orders import in_orders
 
 pytest.importorskip("espeakng_loader", reason="the tiny model's tokenizer needs its voices")
+pytestmark = pytest.mark.slow
 TOTAL = 20.0  # what every loss is divided by
 
 

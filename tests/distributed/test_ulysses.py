@@ -86,6 +86,7 @@ def rotary_on(process, ulysses, ring):
     assert ranks.ulysses.sent == sum(attention_bytes(plan, ranks.rank, 8)["ulysses"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [(3, 1), (2, 2)], ids=str)
 def test_rotary_between_processes(split):
     run(split[0] * split[1], rotary_on, *split)

@@ -265,6 +265,7 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
         checkpoints.wait()
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_the_same(tmp_path):
     model, optimiser = small()
     for number in range(3):

@@ -314,6 +314,7 @@ def test_bfloat16_keeps_float32_masters(folder, tmp_path, reference):
     assert found[-1]["loss"] < found[0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kept_features_change_no_loss(folder, tmp_path, dtype, monkeypatch):
     """The recordings come again and again; the encoder computes each once."""
