@@ -122,7 +122,7 @@ def assert_within(found: Tensor, expected: Tensor, bound: float | Tensor, *, nam
     if not found.numel():
         return
     error = (found.detach().double() - expected.detach().double()).abs()
-    bound = torch.as_tensor(bound, dtype=torch.float64).expand(error.shape)
+    bound = torch.as_tensor(bound, dtype=torch.float64, device=error.device).expand(error.shape)
     used = torch.where(error == 0, 0.0, error / bound)  # NaN stays
     at = int(used.nan_to_num(torch.inf).argmax())
     error, bound, used = (float(x.reshape(-1)[at]) for x in (error, bound, used))

@@ -40,7 +40,9 @@ def pytest_runtest_setup(item):
     seed((item.config.option.seed + zlib.crc32(item.nodeid.encode())) % 2**31)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    part, parts = map(int, config.getoption("--part").split("/"))
+    items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts == part]
     for item in items:
         if isinstance(item, pytest.Function) and notes_its_margin(inspect.unwrap(item.function), set()):
             item.add_marker("numeric")
