@@ -61,7 +61,7 @@ def test_every_step_is_the_references(setting, device, monkeypatch):
     losses = []
     for _ in range(STEPS):
         oracle = one_step(copy.deepcopy(model).double(), batch, "reference")
-        same = in_orders(lambda: one_step(model, batch, "reference"), 6)
+        same = in_orders(lambda: one_step(model, batch, "reference"), 4)
         assert bool(called) == bool(losses)
         found = one_step(model, batch, "triton")
         for name, value in found.items():
