@@ -16,6 +16,7 @@ from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.route import Routes, deal, route
 from afn_distributed.simulate import attention_bytes
 
+import afn_kernels as ak
 from afn_model.train.recompute import checkpoint_blocks
 from bench.sequence_parallel import boundaries, one_process, one_rank, over_threads
 from tests.budget import assert_same_but_rounding, assert_within_budget, fresh
@@ -63,13 +64,20 @@ def test_few_tokens_many_ranks(lengths):
         check(over_threads(cu, parts, 2, 4, scheme), cu, parts)
 
 
+def fused(cu, q, k, v, dout):
+    """PyTorch's fused attention in one process; like a ring's steps it goes back from the rounded output."""
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = ak.attention(*leaves, cu_seqlens_q=cu, causal=True, impl="sdpa")
+    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+
+
 def test_half_precision_does_not_worsen_with_ranks():
     """bfloat16: the budget of one process holds over 16 ring ranks; partial results travel in float32."""
     cu = boundaries([300, 41, 171])
     exact = inputs(512, 4, 2, dim=16)
     rounded = [x.bfloat16() for x in exact]
     oracle = one_process(cu, *(x.double() for x in rounded))
-    same = in_orders(lambda: one_process(cu, *rounded))
+    same = in_orders(lambda: one_process(cu, *rounded)) + in_orders(lambda: fused(cu, *rounded))
     for ring in (1, 2, 4, 8, 16):
         found = over_threads(cu, rounded, 1, ring, "documents")
         for name, value, exact, *others in zip(("out", "dq", "dk", "dv"), found, oracle, *same, strict=True):

@@ -22,8 +22,8 @@ import transformers
 import afn_kernels as ak
 from afn_kernels.patch import replacements
 from afn_kernels.patch.table import LEFT_ALONE
-from tests.budget import assert_same_but_rounding
-from tests.kernels.patch_models import batch, build
+from tests.budget import assert_same_but_rounding, assert_within_budget
+from tests.kernels.patch_models import batch, build, precise
 from tests.orders import in_orders
 
 
@@ -376,17 +376,19 @@ def test_hooks_still_see_what_they_saw():
 
 
 def test_autocast_gives_what_it_gave(model, data):
-    def run():
+    def run(model, autocast=True):
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             out = model(**data.inputs, labels=data.labels)
         out.loss.backward()
-        # What autocast makes of the loss is one number, known no better than bfloat16's logits.
-        return [out.loss.detach().to(out.logits.dtype), out.logits.detach(), *(g.clone() for g in grads(model))]
+        return [out.loss.detach(), out.logits.detach(), *(g.clone() for g in grads(model))]
 
-    expected = in_orders(run)
+    oracle = run(precise(copy.deepcopy(model)), autocast=False)
+    same = in_orders(lambda: run(model))
     ak.patch(model, impl="reference")
-    assert_same_but_rounding(run(), expected)
+    for found, exact, *others in zip(run(model), oracle, *same, strict=True):
+        assert found.dtype == others[0].dtype
+        assert_within_budget(found.bfloat16(), others, exact)  # what comes of bfloat16 is known no better
 
 
 def test_a_call_that_an_op_refuses_runs_the_original(model, data):
