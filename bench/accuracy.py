@@ -12,7 +12,7 @@ from torch import Tensor
 
 from afn_kernels._registry import OPS
 from bench.ops import Workload
-from tests.kernels.oracle import assert_within_budget
+from tests.budget import assert_within_budget
 
 TIMED = "the timed shape"
 LENGTHS = (8192, 1024, 256, 64)  # what a shape is cut to where float64 does not fit

@@ -1,5 +1,6 @@
 """Sharded weights on gloo: the gradients, norms and answers of one process."""
 
+import copy
 from functools import cache
 
 import pytest
@@ -11,10 +12,13 @@ from afn_model import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.trainer import FORWARDS
+from tests.budget import assert_same_but_rounding, assert_within_budget
 from tests.distributed.ranks import run
 from tests.model.tiny_model import noise, tiny
+from tests.orders import in_orders
 
 pytest.importorskip("espeakng_loader", reason="the tiny model's tokenizer needs its voices")
+pytestmark = pytest.mark.slow
 TOTAL = 20.0  # what every loss is divided by
 
 
@@ -58,6 +62,10 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in found.items()}
 
 
+def facts(model, loss, norm) -> dict[str, torch.Tensor]:
+    return {"loss": loss, "norm": norm, **{name: gradient.clone() for name, gradient in gradients(model).items()}}
+
+
 def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompute: str, folder: str):
     alone, model = fresh(frozen), fresh(frozen)
     batches = setting()[2]
@@ -70,15 +78,14 @@ def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompu
         shard_size=shard_size,
         forwards=FORWARDS,
     )
-    wanted_loss, wanted_norm = one_step(alone, batches)
+
+    def wanted():
+        alone.zero_grad()
+        return facts(alone, *one_step(alone, batches))
+
+    expected = in_orders(wanted)
     loss, norm = one_step(model, batches[here.rank :: here.world_size])
-    torch.testing.assert_close(process.sum_over(loss), wanted_loss, rtol=1e-6, atol=0)
-    torch.testing.assert_close(norm, wanted_norm, rtol=2e-6, atol=0)
-    wanted, found = gradients(alone), gradients(model)
-    assert wanted.keys() == found.keys()
-    for name, gradient in wanted.items():
-        difference = float((found[name] - gradient).norm() / gradient.norm().clamp_min(1e-12))
-        assert difference < 1e-6 or float(gradient.norm()) < 1e-6 * float(wanted_norm), f"{name}: {difference}"
+    assert_same_but_rounding(facts(model, process.sum_over(loss), norm), expected)
     answers = None
     for _ in range(2):
         with gathered(model):
@@ -114,8 +121,10 @@ def low_precision(here):
     blocks = [*model.language_model.layers, *model.encoder.layers]
     shard(model, here, blocks=blocks, compute_dtype=torch.bfloat16, forwards=FORWARDS)
     loss, _ = one_step(model, setting()[2][:1])
-    alone, _ = one_step(fresh(()), setting()[2][:1])
-    torch.testing.assert_close(loss, alone, rtol=0.05, atol=0)
+    batches = setting()[2][:1]
+    same = in_orders(lambda: one_step(fresh(()).bfloat16(), batches)[0])
+    # What comes of bfloat16's logits is known no better than these, whatever the dtype of the loss.
+    assert_within_budget(loss.bfloat16(), same, one_step(fresh(()).double(), batches)[0])
     for name, parameter in model.named_parameters():
         trained = name.startswith(("adaptor", "lm_head"))
         assert parameter.requires_grad == trained, name
@@ -141,10 +150,13 @@ def with_adapters(here, folder: str):
     checkpoint_blocks(model, "full")
     blocks = [*model.language_model.layers, *model.encoder.layers]
     shard(model, here, blocks=blocks, compute_dtype=torch.float32, forwards=FORWARDS)
-    for each, batches in ((alone, setting()[2]), (model, setting()[2][here.rank :: here.world_size])):
+
+    def train(each, batches):
         optimiser = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=10.0)
         one_step(each, batches)
         optimiser.step()
+
+    train(model, setting()[2][here.rank :: here.world_size])
     lora.save(model, f"{folder}/adapter")
     export_model(model, f"{folder}/model")
     with lora.disabled(model), gathered(model):
@@ -153,10 +165,16 @@ def with_adapters(here, folder: str):
         again, exported = fresh(()), AFNext.from_pretrained(f"{folder}/model")
         lora.load(again, f"{folder}/adapter")
         lora.merge(again)
-        lora.merge(alone)
-        for name, tensor in alone.state_dict().items():
-            torch.testing.assert_close(exported.state_dict()[name], tensor, rtol=1e-5, atol=1e-5)
-            assert torch.equal(again.state_dict()[name], exported.state_dict()[name]), name
+
+        def wanted():
+            each = copy.deepcopy(alone)
+            train(each, setting()[2])
+            lora.merge(each)
+            return each.state_dict()
+
+        assert_same_but_rounding(exported.state_dict(), in_orders(wanted))
+        for name, tensor in exported.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor), name
         first = "language_model.layers.0.mlp.up_proj.weight"
         assert not torch.equal(exported.state_dict()[first], fresh(()).state_dict()[first])
 

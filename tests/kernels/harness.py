@@ -13,10 +13,12 @@ from torch import Tensor
 
 import afn_kernels as ak
 from afn_kernels import _triton
-from tests.kernels.oracle import assert_within_budget, gradients
+from tests.budget import assert_within_budget, fresh, gradients, lost
+from tests.orders import in_orders
 
 HALF = torch.float16
 LOW = (torch.float32, torch.float16, torch.bfloat16)
+DRAWS = 3  # further draws of the inputs whose errors in PyTorch count
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Case:
         far: inputs that may have rows far apart, checked with offsets beyond 2**31 elements.
         summed: how many rows are added up in the gradient of ``weights``; default ``size``.
         impls: the implementations under test.
-        orders: what is called, in the dtype under test, for PyTorch's own error: a case whose ``call`` knows further
-            orders of summation names them here, so that one order's luck does not become the budget.
+        orders: implementations in plain PyTorch; each is called in several orders of summation, in the dtype under
+            test, for PyTorch's own error.
     """
 
     op: str
@@ -66,9 +68,7 @@ class Case:
 
     def make(self, dtype: torch.dtype, device: torch.device | str, seed: int | None = None) -> dict[str, Tensor]:
         """The inputs in ``dtype`` on ``device``; fresh values in every run unless there is a seed."""
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
-        made = self.inputs(generator, self.size)
+        made = self.inputs(fresh() if seed is None else torch.Generator().manual_seed(seed), self.size)
         return {name: self._cast(name, x, dtype).to(device) for name, x in made.items()}
 
     def _cast(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -97,18 +97,29 @@ class Case:
 def check_budget(case: Case, dtype: torch.dtype, device: torch.device, impl: str) -> None:
     """Outputs and gradients within twice PyTorch's own error in the same precision, from poisoned memory."""
     inputs = case.make(dtype, device)
-    wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
-    oracle = case.evaluate(wide, "reference")
-    same = [case.evaluate(inputs, order) for order in case.orders]
+    oracle, same = pytorch(case, inputs)
+    others = [pytorch(case, case.make(dtype, device)) for _ in range(DRAWS)]
     with poisoned():
         found = case.evaluate(inputs, impl)
     for name, value in found.items():
         assert value.dtype == same[0][name].dtype, name
         rms = case.weights.get(name.removeprefix("d"), 0.0)
         summed = {"summed": case.summed or case.size, "rms": rms} if rms else {}
-        # The interpreter truncates where a GPU rounds to nearest: half an ulp more.
-        truncated = _triton.interpreted() and value.dtype == torch.bfloat16
-        assert_within_budget(value, [x[name] for x in same], oracle[name], ulps=2 if truncated else 1, **summed)
+        elsewhere = [one for exact, mine in others for one in lost([x[name] for x in mine], exact[name])]
+        what = {"ulps": ulps(value.dtype), "elsewhere": elsewhere, "name": f"{dtype} {name}", **summed}
+        assert_within_budget(value, [x[name] for x in same], oracle[name], **what)
+
+
+def ulps(dtype: torch.dtype) -> int:
+    """What a result of a Triton kernel may lose: the interpreter truncates to bfloat16, where a GPU rounds."""
+    return 2 if _triton.interpreted() and dtype == torch.bfloat16 else 1
+
+
+def pytorch(case: Case, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """The reference in float64, and in the inputs' own precision in several orders of summation."""
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    same = [one for impl in case.orders for one in in_orders(lambda impl=impl: case.evaluate(inputs, impl), 6)]
+    return case.evaluate(wide, "reference"), same
 
 
 def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ import torch.nn.functional as F
 import afn_kernels as ak
 from afn_kernels.attention import dense
 from afn_kernels.attention.schedule import tile_table
-from tests.kernels.oracle import assert_within_budget, gradients
+from tests.budget import assert_same_but_rounding, assert_within_budget, fresh, gradients
+from tests.orders import in_orders
 
 LENGTHS = {
     "one": [7],
@@ -29,8 +31,8 @@ def needs_triton():
         pytest.skip(row.reason)
 
 
-def make(lengths_q, lengths_k, heads, kv_heads, dim, dtype, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+def make(lengths_q, lengths_k, heads, kv_heads, dim, dtype):
+    generator = fresh()
     tq, tk = sum(lengths_q), sum(lengths_k)
     shapes = (tq, heads, dim), (tk, kv_heads, dim), (tk, kv_heads, dim)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
@@ -43,35 +45,31 @@ def run(q, k, v, impl, **options):
     return [out.detach(), *gradients(out, (q, k, v))]
 
 
-@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (6, 2, 64), (7, 1, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_forward_and_backward(impl, lengths, causal, heads, kv_heads, dim, dtype):
+def test_forward_and_backward(lengths, causal, heads, kv_heads, dim, dtype):
     inputs = make(lengths, lengths, heads, kv_heads, dim, dtype)
     options = {"cu_seqlens_q": cu(lengths), "causal": causal}
-    found = run(*inputs, impl, **options)
     oracle = run(*(x.double() for x in inputs), "reference", **options)
-    orders = [naive_run(inputs, lengths, causal, seed) for seed in range(3)]
-    orders.append(fused_run(inputs, lengths, causal))
-    for f, o, *same in zip(found, oracle, *orders, strict=True):
-        assert f.dtype == dtype
-        assert_within_budget(f, same, o)
+    orders = in_orders(lambda: naive_run(inputs, lengths, causal), 4)
+    orders += in_orders(lambda: fused_run(inputs, lengths, causal), 2)
+    for impl in IMPLS:
+        for f, o, *same in zip(run(*inputs, impl, **options), oracle, *orders, strict=True):
+            assert f.dtype == dtype
+            assert_within_budget(f, same, o, name=impl)
 
 
-def naive_run(inputs, lengths, causal, seed):
-    """Attention by matrix products in the inputs' own precision, the keys of each sequence in a random order."""
-    generator = torch.Generator().manual_seed(seed)
+def naive_run(inputs, lengths, causal):
+    """Attention by matrix products in the inputs' own precision."""
     q, k, v = (x.detach().clone().requires_grad_() for x in inputs)
     group = q.shape[1] // k.shape[1]
     outs = []
     for qs, ks, vs in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
-        order = torch.randperm(len(ks), generator=generator)
-        ks, vs = ks[order], vs[order]
         score = torch.einsum("qhd,khd->hqk", qs, ks.repeat_interleave(group, 1)) * q.shape[-1] ** -0.5
         if causal:
-            score = score + torch.full_like(score, float("-inf")).triu(1)[..., order]
+            score = score + torch.full_like(score, float("-inf")).triu(1)
         outs.append(torch.einsum("hqk,khd->qhd", score.softmax(-1), vs.repeat_interleave(group, 1)))
     out = torch.cat(outs) if outs else q * 1.0
     return [out.detach(), *gradients(out, (q, k, v))]
@@ -97,9 +95,9 @@ def test_other_keys_than_queries(impl):
     inputs = make(lengths_q, lengths_k, 4, 2, 16, torch.float64)
     options = {"cu_seqlens_q": cu(lengths_q), "cu_seqlens_k": cu(lengths_k)}
     for causal in (False, True):
-        found = ak.attention(*inputs, impl=impl, causal=causal, **options)
-        expected = ak.attention(*inputs, impl="reference", causal=causal, **options)
-        assert torch.allclose(found, expected, atol=1e-12, rtol=0)
+        call = partial(ak.attention, *inputs, causal=causal, **options)
+        found = call(impl=impl)
+        assert_same_but_rounding(found, in_orders(partial(call, impl="reference")))
         assert not found[8:].any(), "queries without keys give zeros"
     # The first queries of the second sequence come before its two keys.
     assert not ak.attention(*inputs, impl=impl, causal=True, **options)[3:6].any()
@@ -110,40 +108,40 @@ def test_varlen_is_a_loop_over_sequences(impl):
     lengths = [5, 1, 64]
     q, k, v = make(lengths, lengths, 6, 3, 16, torch.float32)
     packed = ak.attention(q, k, v, cu_seqlens_q=cu(lengths), causal=True, impl=impl)
-    singles = [
-        ak.attention(a, b, c, causal=True, impl=impl)
-        for a, b, c in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-    ]
-    assert torch.allclose(packed, torch.cat(singles), atol=1e-6, rtol=0)
+
+    def singly():
+        parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+        return torch.cat([ak.attention(*part, causal=True, impl=impl) for part in parts])
+
+    assert_same_but_rounding(packed, in_orders(singly))
 
 
 def test_one_sequence_without_boundaries_and_a_custom_scale():
     q, k, v = make([9], [9], 2, 2, 8, torch.float64)
-    a = ak.attention(q, k, v, scale=0.3)
-    b = ak.attention(q * 0.3, k, v, cu_seqlens_q=cu([9]), scale=1.0)
-    assert torch.allclose(a, b, atol=1e-12)
+    found = ak.attention(q, k, v, scale=0.3)
+    assert_same_but_rounding(found, in_orders(lambda: ak.attention(q * 0.3, k, v, cu_seqlens_q=cu([9]), scale=1.0)))
 
 
 def test_non_contiguous_inputs():
     q, k, v = make([20], [20], 4, 4, 16, torch.float64)
     strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)]
     for impl in IMPLS:
-        assert torch.allclose(ak.attention(*strided, impl=impl), ak.attention(q, k, v, impl=impl), atol=1e-12)
+        assert_same_but_rounding(
+            ak.attention(*strided, impl=impl), in_orders(partial(ak.attention, q, k, v, impl=impl))
+        )
 
 
 def test_carry_continues_from_other_keys():
     lengths = [4, 7]
     q, k, v = make(lengths, lengths, 4, 2, 16, torch.float64)
     options = {"cu_seqlens_q": cu(lengths)}
-    whole, whole_lse = ak.attention(q, k, v, return_lse=True, **options)
     halves = [[2, 3], [2, 4]]
     pick = torch.cat([torch.arange(0, 2), torch.arange(4, 7)]), torch.cat([torch.arange(2, 4), torch.arange(7, 11)])
     carry = None
     for rows, half in zip(pick, halves, strict=True):
         arguments = {"cu_seqlens_q": cu(lengths), "cu_seqlens_k": cu(half), "carry": carry}
         carry = ak.attention(q, k[rows], v[rows], return_lse=True, **arguments)
-    assert torch.allclose(carry[0], whole, atol=1e-12)
-    assert torch.allclose(carry[1], whole_lse, atol=1e-12)
+    assert_same_but_rounding(carry, in_orders(lambda: ak.attention(q, k, v, return_lse=True, **options)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -169,17 +167,15 @@ def test_a_ring_of_three_steps_is_one_call(dtype, device):
     dq, *dkv = gradients(out, leaves)
     found = [out.detach().to(dtype), dq, torch.cat(dkv[:6]), torch.cat(dkv[6:])]
 
-    def whole(q, k, v, order):
-        """One call of the reference, the keys of each sequence in another order."""
+    def whole(q, k, v):
         q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
         bounds = {"cu_seqlens_q": cu(queries).to(device), "cu_seqlens_k": cu([37, 76]).to(device)}
-        out, lse = ak.attention(q, k[order], v[order], return_lse=True, impl="reference", **bounds)
+        out, lse = ak.attention(q, k, v, return_lse=True, impl="reference", **bounds)
         out = torch.cat([out.flatten().to(lse.dtype), lse.flatten()])
         return [out.detach(), *gradients(out, (q, k, v))]
 
-    orders = [torch.cat([torch.randperm(37), 37 + torch.randperm(76)]).to(device) for _ in range(4)]
-    oracle = whole(q.double(), k.double(), v.double(), orders[0])
-    same = [whole(q, k, v, order) for order in orders]
+    oracle = whole(q.double(), k.double(), v.double())
+    same = in_orders(lambda: whole(q, k, v))
     for f, o, *s in zip(found, oracle, *same, strict=True):
         assert_within_budget(f, s, o)
 
@@ -244,7 +240,7 @@ def test_gradients_of_parts_of_the_keys_add_up(impl, causal, device):
     dtype = torch.float32 if impl == "triton" else torch.float64
     device = device if impl == "triton" else "cpu"
     q, k, v = (x.to(device) for x in make([5, 9], [8, 11], 4, 2, 16, dtype))
-    dout = torch.randn(q.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(device, dtype)
+    dout = torch.randn(q.shape, dtype=torch.float64).to(device, dtype)
     q_cu, first, second = (cu(lengths).to(device) for lengths in ([5, 9], [3, 2], [5, 9]))
     rows = torch.arange(19, device=device)
     early = (rows < 3) | ((rows >= 8) & (rows < 10))
@@ -260,18 +256,18 @@ def test_gradients_of_parts_of_the_keys_add_up(impl, causal, device):
         )
         for part in parts
     ]
-    leaves = [x.double().cpu().requires_grad_() for x in (q, k, v)]
-    options = {"cu_seqlens_q": cu([5, 9]), "cu_seqlens_k": cu([8, 11]), "causal": causal}
-    ak.attention(*leaves, **options, impl="reference").backward(dout.double().cpu())
-    tolerance = {"atol": 1e-12, "rtol": 1e-10} if dtype == torch.float64 else {"atol": 2e-5, "rtol": 1e-4}
 
-    def close(a, b):
-        torch.testing.assert_close(a.double().cpu(), b, **tolerance)
+    def whole(*given):
+        leaves = [x.detach().clone().requires_grad_() for x in given]
+        options = {"cu_seqlens_q": q_cu, "cu_seqlens_k": cu([8, 11]).to(device), "causal": causal}
+        out = ak.attention(*leaves, **options, impl="reference")
+        dq, dk, dv = torch.autograd.grad(out, leaves, dout.to(out))
+        return dq, dk[early], dv[early], dk[~early], dv[~early]
 
-    close(found[0][0] + found[1][0], leaves[0].grad)
-    for i in (1, 2):
-        close(found[0][i], leaves[i].grad[early.cpu()])
-        close(found[1][i], leaves[i].grad[~early.cpu()])
+    sums = (found[0][0] + found[1][0], *found[0][1:], *found[1][1:])
+    oracle = whole(q.double(), k.double(), v.double())
+    for f, o, *same in zip(sums, oracle, *in_orders(lambda: whole(q, k, v)), strict=True):
+        assert_within_budget(f, same, o)
 
 
 def test_large_scores_do_not_overflow():
@@ -365,10 +361,9 @@ def test_decode_equals_causal_attention_over_the_cache(new, paged):
     else:
         found = ak.decode_attention(q, k, v, torch.tensor(lengths))
     for row, length in enumerate(lengths):
-        expected = ak.attention(
-            q[row], k[row, :length], v[row, :length], cu_seqlens_q=cu([new]), cu_seqlens_k=cu([length]), causal=True
-        )
-        assert torch.allclose(found[row], expected, atol=1e-12)
+        boundaries = {"cu_seqlens_q": cu([new]), "cu_seqlens_k": cu([length])}
+        one = partial(ak.attention, q[row], k[row, :length], v[row, :length], **boundaries, causal=True)
+        assert_same_but_rounding(found[row], in_orders(one))
 
 
 def test_decode_bad_input():

@@ -4,14 +4,17 @@ import json
 import pickle
 import time
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
 import afn_kernels as ak
-from afn_kernels.log_mel import _cpu_available
+from afn_kernels.log_mel import _cpu_available, reference
+from tests.budget import largest, note
 from tests.kernels.test_log_mel import RATE, amplitude, oracle, signals, transformers_features
+from tests.orders import in_orders
 
 transformers = pytest.importorskip("transformers")
 Theirs = transformers.WhisperFeatureExtractor
@@ -41,7 +44,7 @@ def pair(**settings):
 
 
 def clips(*lengths: int) -> list[np.ndarray]:
-    g = np.random.default_rng()
+    g = np.random.default_rng(int(torch.randint(2**31, ())))
     return [(0.1 * g.standard_normal(n)).astype(np.float32) for n in lengths]
 
 
@@ -69,11 +72,25 @@ def in_float64(pcm: list[np.ndarray], extractor) -> torch.Tensor:
 
 
 def assert_as_close(ours, theirs, exact):
-    """No further from float64 than 2 × theirs, in mean and worst amplitude: a logarithm magnifies an empty bin's."""
+    """No further from float64 than 2 × theirs, in mean and worst amplitude: a logarithm magnifies an empty bin's.
+
+    Theirs are the worst of their features and of PyTorch's of noise, in several orders: none is the only draw.
+    """
     ours, theirs, exact = (amplitude(torch.as_tensor(x)) for x in (ours, theirs, exact))
     ours, theirs = ((x - exact).abs() for x in (ours, theirs))
     for of in (torch.mean, torch.max):
-        assert of(ours) <= 2 * of(theirs) + 2.0**-23 * of(exact)
+        budget = 2 * max(of(theirs), lost_on_noise(of) * of(exact)) + 2.0**-23 * of(exact)
+        note(float(of(ours) / budget), of.__name__)
+        assert of(ours) <= budget
+
+
+@cache
+def lost_on_noise(of) -> float:
+    """The mean or largest error of PyTorch's amplitudes of noise, in several orders, in that of the amplitudes."""
+    pcm = 0.1 * torch.randn(4, CHUNK * RATE)
+    exact = amplitude(reference.log_mel(pcm.double(), out_dtype=torch.float64))
+    found = in_orders(lambda: amplitude(reference.log_mel(pcm)), 4)
+    return largest([float(of((x - exact).abs()) / of(exact)) for x in found])
 
 
 def assert_same_kind(ours, theirs):
@@ -277,7 +294,7 @@ def test_empty_clips_are_padding():
             found, expected = (e(pcm, sampling_rate=RATE, **options)["input_features"] for e in (ours, theirs))
         assert np.isfinite(found).all()
         assert (found[0] == found[0, 0, 0]).all()
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        assert_as_close(found, expected, in_float64(padded_rows(theirs, pcm, options), theirs))
 
 
 def test_padding_value_is_the_padding():
@@ -335,7 +352,8 @@ def test_a_processor_takes_it(tmp_path):
         assert ours[key].shape == value.shape
         if not value.is_floating_point():
             assert torch.equal(ours[key], value), key
-    torch.testing.assert_close(ours["input_features"], theirs["input_features"], atol=1e-3, rtol=0)
+    windows = [np.pad(audio[at : at + CHUNK * RATE], (0, max(0, at + CHUNK * RATE - len(audio)))) for at in (0, 32_000)]
+    assert_as_close(ours["input_features"], theirs["input_features"], in_float64(windows, pair()[1]))
     transformers.MusicFlamingoProcessor(pair()[0], tokenizer).save_pretrained(tmp_path)
     assert type(transformers.AutoFeatureExtractor.from_pretrained(tmp_path)) is Theirs
 
@@ -378,7 +396,7 @@ def test_tensors_go_the_parents_way_too(settings, kind):
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     wanted = theirs(arrays, sampling_rate=16_000).input_features
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert (found == wanted).all()
 
 
 def test_a_subclass_with_a_formula_of_its_own_is_the_parents_business():

@@ -9,9 +9,9 @@ import afn_kernels as ak
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.qkv_rotary import qkv_rotary
 from afn_kernels.qkv_rotary.boundary import qkv_rotary as launch
+from tests.budget import assert_within, assert_within_budget, lost
 from tests.cuda import emulated
 from tests.kernels.harness import poisoned
-from tests.kernels.oracle import assert_within_budget
 
 FP8 = torch.float8_e4m3fn
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -61,12 +61,19 @@ SHAPES = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_within_budget(name, dtype, device):
-    i = made(device, dtype, **SHAPES[name])
-    if name == "no tokens":
-        i |= {x: i[x][:0] for x in ("qkv", "positions", "slots")}
-    found, same, oracle = run(i), run(i, "reference"), run(wide(i), "reference")
+    def draw():
+        """Inputs, and what they give in their own precision and in float64."""
+        i = made(device, dtype, **SHAPES[name])
+        if name == "no tokens":
+            i |= {x: i[x][:0] for x in ("qkv", "positions", "slots")}
+        return i, run(i, "reference"), run(wide(i), "reference")
+
+    i, same, oracle = draw()
+    others = [draw()[1:] for _ in range(8)]
+    found = run(i)
     for x in found:
-        assert_within_budget(found[x], [same[x]], oracle[x])
+        elsewhere = [lost([one[x]], exact[x])[0] for one, exact in others]
+        assert_within_budget(found[x], [same[x]], oracle[x], elsewhere=elsewhere, name=x)
     untouched = torch.ones(40 if found["k_cache"].dim() == 4 else len(found["k_cache"]), dtype=torch.bool)
     untouched[i["slots"][i["slots"] >= 0].cpu()] = False
     for x in ("k_cache", "v_cache"):
@@ -79,7 +86,7 @@ def test_angles_are_exact_products(device):
     found, oracle = run(i)["q"], run(wide(i), "reference")["q"]
     a, b = i["qkv"].unflatten(1, (-1, 16))[:, :7].double().abs().chunk(2, -1)
     size = (a + b).repeat(1, 1, 2)  # three roundings of at most eps / 2 of it, beside the sine and the cosine
-    assert ((found.double() - oracle).abs() <= (2e-7 + 1.5 * torch.finfo(torch.float32).eps) * size).all()
+    assert_within(found, oracle, (2e-7 + 1.5 * torch.finfo(torch.float32).eps) * size)
 
 
 @pytest.mark.parametrize("pages", [0, 8])

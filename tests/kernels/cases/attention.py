@@ -6,7 +6,6 @@ import torch
 from tests.kernels.harness import HALF, Case
 
 FULL = (torch.float32,)
-ORDERS = ("reference", *(f"order {i}" for i in range(6)))
 
 
 def cu(lengths: Sequence[int]) -> torch.Tensor:
@@ -48,26 +47,20 @@ def carried(heads: tuple[int, int], dim: int, keys: int):
 
 
 class Attention(Case):
-    """Knows the reference with its head dimension in another order, "order 1" and so on, and puts a carry together."""
+    """Puts a carry together."""
 
     def call(self, inputs, impl):
-        order = torch.arange(inputs["q"].shape[-1], device=inputs["q"].device)
-        if impl.startswith("order"):
-            shuffled = torch.randperm(len(order), generator=torch.Generator().manual_seed(int(impl.split()[1])))
-            order, impl = shuffled.to(order.device), "reference"
-            inputs = {name: x[..., order] if name in ("q", "k", "v", "out_c") else x for name, x in inputs.items()}
         if "out_c" in inputs:
             carry = inputs["out_c"], inputs["lse_c"]
             inputs = {name: x for name, x in inputs.items() if not name.endswith("_c")} | {"carry": carry}
-        out, *lse = super().call(inputs, impl)
-        return (out[..., order.argsort()] if impl == "reference" else out, *lse)
+        return super().call(inputs, impl)
 
 
 def case(name: str, inputs, size: int = 63, wrt=("q", "k", "v"), dtypes=(*FULL, HALF), **rest) -> Case:
     options = {"causal": rest.pop("causal", False), "return_lse": rest.pop("return_lse", False)}
     # PyTorch's fused attention takes delta from the output, as the kernels do: where a query sees few keys, its
     # gradient is a difference of near equals. It returns no log-sum-exp.
-    orders = ORDERS if options["return_lse"] else (*ORDERS, "sdpa")
+    orders = ("reference",) if options["return_lse"] else ("reference", "sdpa")
     return Attention("attention", name, inputs, wrt, options, size, dtypes, (torch.bfloat16,), orders=orders, **rest)
 
 
@@ -76,9 +69,9 @@ CASES = [
     case("full packed", packed((4, 1), 64, [5, 0])),
     case("7:1 heads, hd128", one((7, 1), 128), 37, causal=True),
     case("hd64, not a power of two", one((3, 1), 48), 33),
-    # Gradients of one query share one rounding of delta, and float32's budget is one draw of PyTorch's: a lottery.
+    # The only key has all of the weight: gradients of q and k are zero but for rounding.
     case("one query", one((2, 2), 64), 1, wrt=("v",), causal=True),
-    case("one query, many keys", one((2, 1), 64, 40), 1, causal=True, dtypes=(HALF,)),
+    case("one query, many keys", one((2, 1), 64, 40), 1, causal=True),
     case("fewer queries than keys", one((2, 1), 32, 70), 40, causal=True),
     case("more queries than keys", packed((2, 1), 16, [40, 3], [9, 70]), causal=True),
     case("no keys", packed((2, 1), 16, [4, 30], [0, 20])),

@@ -18,7 +18,9 @@ from afn_distributed.shard import shard
 from afn_model.train import checkpoint as state
 from afn_model.train.checkpoint import Checkpoints, restore, training_state
 from afn_model.train.optimiser import make_optimiser
+from tests.budget import assert_same_but_rounding
 from tests.distributed.ranks import FORK, run
+from tests.orders import in_orders
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 ROOT = Path(__file__).parents[3]
@@ -263,6 +265,7 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
         checkpoints.wait()
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_the_same(tmp_path):
     model, optimiser = small()
     for number in range(3):
@@ -272,20 +275,23 @@ def test_another_number_of_ranks_goes_on_the_same(tmp_path):
     run(4, resharded, str(tmp_path), True, True, range(5, 7))
     files = json.loads((tmp_path / "step-00000007" / "facts.json").read_text())["files"]
     assert {name[:3] for name in files} == {"__0", "__1", "__2", "__3", ".me"}
-    for number in range(3, 7):
-        step(model, optimiser, number)
     other, its = small(seed=1)
     other.blocks[0].load_state_dict(model.blocks[0].state_dict())
     checkpoints = Checkpoints(tmp_path)
     tensors = training_state(other, its)
     checkpoints.load(checkpoints.latest(), tensors)
     restore(other, its, tensors)
-    for name, tensor in whole(other).items():
-        torch.testing.assert_close(tensor, whole(model)[name], rtol=1e-5, atol=1e-6)
+
+    def alone(steps: int):
+        """One rank from the start: Adam amplifies what the first steps lose, in every order."""
+        model, optimiser = small()
+        for number in range(steps):
+            step(model, optimiser, number)
+        return whole(model)
+
+    assert_same_but_rounding(whole(other), in_orders(lambda: alone(7)))
     step(other, its, 7)
-    step(model, optimiser, 7)
-    for name, tensor in whole(other).items():
-        torch.testing.assert_close(tensor, whole(model)[name], rtol=1e-5, atol=1e-6)
+    assert_same_but_rounding(whole(other), in_orders(lambda: alone(8)))
 
 
 def failing(here, folder: str):

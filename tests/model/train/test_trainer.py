@@ -16,6 +16,8 @@ from afn_model.data import index
 from afn_model.train.curriculum import RunLayout, Start, read_curriculum
 from afn_model.train.trainer import DONE, MODEL, Options, Stopped, train
 from bench.resume import prepare
+from tests.budget import assert_same_but_rounding, assert_within
+from tests.orders import in_orders
 
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=4)
 STEPS = 10
@@ -118,7 +120,8 @@ def test_a_stage_starts_from_half_of_another(folder, tmp_path):
     half, end = (load_file(tmp_path / "all" / name / "model.safetensors") for name in (f"{MODEL}-at-0.5", MODEL))
     key = "lm_head.weight"
     begun = weights(tmp_path, "next")[key]
-    assert torch.allclose(begun, half[key], atol=1e-7)
+    # The first step of AdamW moves a weight by the learning rate at most, and rounds it.
+    assert_within(begun, half[key], 2e-9 + torch.finfo(torch.float32).eps * half[key].abs())
     assert not torch.allclose(begun, end[key], atol=1e-4)
 
 
@@ -130,7 +133,9 @@ def test_a_step_that_jumps_over_a_milestone_leaves_its_model(folder, tmp_path):
 
 def test_losses_by_axis_add_up(folder, tmp_path):
     for row in go(folder, tmp_path, steps=2):
-        assert row["losses"] == {"all": pytest.approx(row["loss"], rel=1e-5)}
+        assert list(row["losses"]) == ["all"]
+        bound = 4 * torch.finfo(torch.float32).eps * row["loss"]
+        assert_within(torch.tensor(row["losses"]["all"]), torch.tensor(row["loss"]), bound)
 
 
 def test_accumulating_bins_gives_the_whole_batch(folder, tmp_path, reference):
@@ -294,7 +299,7 @@ def test_lora_leaves_an_adapter_and_a_whole_model(folder, tmp_path):
     lora.load(model, tmp_path / "all" / "adapter")
     lora.merge(model)
     merged = dict(model.state_dict())["language_model.layers.0.self_attn.q_proj.weight"]
-    assert torch.allclose(merged, after["model.language_model.layers.0.self_attn.q_proj.weight"], atol=1e-6)
+    assert torch.equal(merged, after["model.language_model.layers.0.self_attn.q_proj.weight"])
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
@@ -310,6 +315,7 @@ def test_bfloat16_keeps_float32_masters(folder, tmp_path, reference):
     assert found[-1]["loss"] < found[0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kept_features_change_no_loss(folder, tmp_path, dtype, monkeypatch):
     """The recordings come again and again; the encoder computes each once."""
@@ -319,12 +325,18 @@ def test_kept_features_change_no_loss(folder, tmp_path, dtype, monkeypatch):
     )
     layout = replace(LAYOUT, dtype=dtype)
     change = {"trains": ("adaptor",), "steps": 6}
-    plain = go(folder, tmp_path / "plain", layout=layout, **change)
-    windows, _ = sum(calls), calls.clear()
-    kept = go(folder, tmp_path / "kept", layout=layout, cache_encoder=True, **change)
-    for row, exact in zip(kept, plain, strict=True):
-        assert row["loss"] == pytest.approx(exact["loss"], rel=1e-5 if dtype == "float32" else 1e-2)
-    assert 0 < sum(calls) < 0.8 * windows
+
+    def losses(name, **more):
+        return torch.tensor([row["loss"] for row in go(folder, tmp_path / name, layout=layout, **change, **more)])
+
+    kept = losses("kept", cache_encoder=True)
+    kept_calls, _ = sum(calls), calls.clear()
+    names = iter(range(99))
+    plain = in_orders(lambda: losses(str(next(names))), 4)
+    windows = sum(calls) / len(plain)
+    for step in range(1, len(kept) + 1):  # an error of one step moves all later ones
+        assert_same_but_rounding(kept[:step], [one[:step] for one in plain])
+    assert 0 < kept_calls < 0.8 * windows
 
 
 def test_features_of_an_encoder_that_trains_are_not_kept(folder, tmp_path):
