@@ -36,7 +36,7 @@ LIMIT = 1200  # seconds that a run may take
 
 
 @dataclass(frozen=True)
-class Run:
+class MarginsRun:
     """One pass over the numeric tests, and what came of it."""
 
     capability: str
@@ -57,7 +57,7 @@ def capabilities() -> tuple[str, ...]:
     return CAPABILITIES[: CAPABILITIES.index(best) + 1] if best in CAPABILITIES else (best,)
 
 
-def measured(run: Run, tests: list[str]) -> Run:
+def measured(run: MarginsRun, tests: list[str]) -> MarginsRun:
     """Runs the tests in a process of their own."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "notes.jsonl"
@@ -82,7 +82,7 @@ def measured(run: Run, tests: list[str]) -> Run:
     return replace(run, seconds=time.perf_counter() - start, failed=failed, notes=notes)
 
 
-def measure(runs: list[Run], tests: list[str]) -> list[Run]:
+def measure(runs: list[MarginsRun], tests: list[str]) -> list[MarginsRun]:
     """All runs; those of one thread as many at a time as there are two cores for."""
     done = []
     for threads, some in itertools.groupby(sorted(runs, key=lambda run: run.threads), lambda run: run.threads):
@@ -95,7 +95,7 @@ def measure(runs: list[Run], tests: list[str]) -> list[Run]:
     return done
 
 
-def by_test(runs: list[Run]) -> list[dict]:
+def by_test(runs: list[MarginsRun]) -> list[dict]:
     """A record for every test, the one that used most of a budget first."""
     found = defaultdict(list)
     for run in runs:
@@ -118,7 +118,7 @@ def by_test(runs: list[Run]) -> list[dict]:
     return sorted(records, key=lambda record: -record["worst"])
 
 
-def table(records: list[dict], runs: list[Run], where: dict) -> str:
+def table(records: list[dict], runs: list[MarginsRun], where: dict) -> str:
     """In Markdown: test functions with all of their cases together, then the tests whose budgets say little."""
     functions = defaultdict(list)
     for record in records:
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", default=["tests"], help="files or folders")
     args = parser.parse_args()
     seeds = range(1 if args.quick else args.seeds)
-    runs = [Run(*each, args.parts) for each in itertools.product(capabilities(), (1, 2), seeds)]
+    runs = [MarginsRun(*each, args.parts) for each in itertools.product(capabilities(), (1, 2), seeds)]
     runs = measure(runs, args.tests)
     records, where = by_test(runs), machine("cpu") | {"commit": commit()}
     args.out.parent.mkdir(parents=True, exist_ok=True)

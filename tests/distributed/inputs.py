@@ -17,7 +17,7 @@ def qkv(total: int, heads: int, kv_heads: int, dtype: torch.dtype = torch.float6
 
 
 def check(found, cu, parts, tokens=slice(None)) -> None:
-    """The first of out, dq, dk, dv, at some tokens, are those of one process but for rounding, budgeted by all tokens."""
+    """The first of out, dq, dk, dv, at some tokens, are those of one process but for rounding, as large as over all."""
     expected = [one[: len(found)] for one in in_orders(lambda: one_process(cu, *parts))]
     whole = [x.clone() for x in expected[0]]
     for x, part in zip(whole, found, strict=True):

@@ -113,7 +113,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 @dataclass
-class Batch:
+class ModelInputs:
     """What a model is called with, and how long each row of it is."""
 
     inputs: dict[str, Tensor]
@@ -127,7 +127,7 @@ class Batch:
         return {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.prompt.items()}
 
 
-def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, ...] = (25, 18)) -> Batch:
+def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, ...] = (25, 18)) -> ModelInputs:
     """Rows of different lengths, padded on one side; audio where the model has ears; labels on a part."""
     generator = torch.Generator().manual_seed(seed)
     draw = functools.partial(torch.randint, generator=generator)
@@ -139,7 +139,7 @@ def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, 
     if name == "whisper":
         labels[1, 9:] = -100
         start = {"decoder_input_ids": torch.tensor([[1, 5, 6]] * len(lengths))}
-        return Batch({**inputs}, labels, {**inputs, **start})
+        return ModelInputs({**inputs}, labels, {**inputs, **start})
     ids, mask = torch.zeros(2, len(lengths), longest, dtype=torch.long)
     for row, length in enumerate(lengths):
         begin = 0 if side == "right" else longest - length
@@ -156,4 +156,4 @@ def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, 
         key = "feature_attention_mask" if name == "qwen2_audio" else "input_features_mask"
         inputs[key] = (torch.arange(FRAMES) < torch.tensor(windows)[:, None]).long()
     prompt = {**inputs, "input_ids": ids, "attention_mask": mask}
-    return Batch(prompt, labels, prompt)
+    return ModelInputs(prompt, labels, prompt)
