@@ -41,6 +41,7 @@ class Comm(Protocol):
         Returns:
             [Σ wanted], by source rank, same dtype.
         """
+        ...
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> Callable[[], None]:
         """Starts sending tensors to ranks and receiving into tensors from ranks.
@@ -52,9 +53,11 @@ class Comm(Protocol):
         Returns:
             A function that waits until all of them are sent and received.
         """
+        ...
 
     def gather_objects(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank, on every rank; anything that can be pickled."""
+        ...
 
 
 class GroupComm:
@@ -111,7 +114,7 @@ class _Mailboxes:
     def __post_init__(self):
         self.boxes = {(a, b): queue.Queue() for a in range(self.size) for b in range(self.size)}
         # On a GPU, messages are copied on a stream of their own.
-        self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        self.stream: Any = torch.cuda.Stream() if torch.cuda.is_available() else None
 
 
 class VirtualComm:

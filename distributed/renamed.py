@@ -35,6 +35,7 @@ def _holder(plan: Plan) -> Any:
     return plan.rank_of_token()
 
 
-Process.world, Plan.holder = property(_world), _holder
+for _owner, _old, _new in ((Process, "world", property(_world)), (Plan, "holder", _holder)):
+    setattr(_owner, _old, _new)
 # ``from afn_distributed.route import deal`` finds this module under its old name.
 sys.modules["afn_distributed.route"] = sys.modules[__name__]

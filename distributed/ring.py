@@ -53,16 +53,20 @@ def ring_attention(
     """
     if transport not in TRANSPORTS:
         raise ValueError(f"transport {transport!r} is none of {', '.join(TRANSPORTS)}")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
     if comm.size == 1:
         own = plan.exchange(0, 0, q.device)
+        if own is None:
+            return q
         keys, values = (spread(x, heads) for x in (k, v))
-        return q if own is None else ak.attention(q, keys, values, **options_of(own, q, comm, scale, impl))
+        out = ak.attention(q, keys, values, **options_of(own, q, comm, scale, impl))
+        assert isinstance(out, Tensor)
+        return out
     if transport == "auto":
         # By the size of the whole batch, so that all ranks choose the same transport.
         most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * k.element_size()
         transport = "gather" if most <= GATHERED else "ring"
-    return _RingAttention.apply(q, k, v, plan, comm, heads, float(scale), transport, impl)
+    return _RingAttention.apply(q, k, v, plan, comm, heads, scale, transport, impl)
 
 
 class _RingAttention(torch.autograd.Function):
@@ -140,7 +144,8 @@ def fetched(k: Tensor, v: Tensor, plan: Plan, comm: Comm, transport: str) -> Ite
         received = coming
         if following is not None:
             wait, coming = fetch(k, v, plan, comm, following)
-        yield offsets, [(plan.exchange(comm.rank, source, k.device), kv[0], kv[1]) for source, kv in received.items()]
+        parts = ((plan.exchange(comm.rank, source, k.device), kv) for source, kv in received.items())
+        yield offsets, [(exchange, kv[0], kv[1]) for exchange, kv in parts if exchange is not None]
 
 
 def fetch(k: Tensor, v: Tensor, plan: Plan, comm: Comm, offsets: list[int]) -> tuple[Callable, dict[int, Tensor]]:

@@ -89,6 +89,7 @@ def shard(
         if not alone or any(p.requires_grad for p in block.parameters()):
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=frozen)
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=frozen)
+    assert isinstance(model, FSDPModule)  # fully_shard changes the class of what it is given
     for module in _parts(model):
         # Losses are already divided by the token count of all ranks.
         module.set_gradient_divide_factor(1.0)
@@ -117,7 +118,7 @@ def _outermost(model: FSDPModule, plain: Callable, hooked: Callable, inside: lis
                 # FSDP reshards in the backward, which will not happen.
                 model.reshard()
 
-    method.sharded = True
+    method.sharded = True  # pyright: ignore[reportAttributeAccessIssue]
     return method
 
 
@@ -195,9 +196,10 @@ def export_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None
     if not state:
         return
     for name, module in model.named_modules():
-        if hasattr(module, "fold"):
-            module.fold(state, name)
+        fold: Any = getattr(module, "fold", None)
+        if fold is not None:
+            fold(state, name)
     with torch.device("meta"):
-        whole = type(model)(model.config)
+        whole: Any = type(model)(model.config)
     whole.load_state_dict({name: tensor.to(dtype or tensor.dtype) for name, tensor in state.items()}, assign=True)
     whole.save_pretrained(folder)

@@ -61,7 +61,10 @@ def scatter_heads(
         q, k and v heads side by side.
     """
     if comm.size == 1:
-        return (q, k, v) if positions is None else (*ak.rotary(q, k, positions, inv_freq), v)
+        if positions is None:
+            return q, k, v
+        assert inv_freq is not None, "positions come with inv_freq"
+        return (*ak.rotary(q, k, positions, inv_freq), v)
     dim, rows = q.shape[2], _rows(plan, comm, rank)
     each = [len(heads.q) + 2 * len(heads.kv) for heads in plan.heads]
     own = plan.heads[comm.rank]
@@ -69,7 +72,8 @@ def scatter_heads(
     sizes = [rows[comm.rank] * heads * dim for heads in each]
     received = all_to_all(comm, send, sizes, [count * each[comm.rank] * dim for count in rows])
     received = received.view(sum(rows), each[comm.rank], dim)
-    return received.split((len(own.q), len(own.kv), len(own.kv)), 1)
+    q, k, v = received.split((len(own.q), len(own.kv), len(own.kv)), 1)
+    return q, k, v
 
 
 def gather_heads(out: Tensor, plan: Plan, comm: Comm, rank: int) -> Tensor:

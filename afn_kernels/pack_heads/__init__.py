@@ -98,7 +98,7 @@ def pack_heads(
         raise ValueError(f"pack_heads: the peers have {heads[-1][1]} query heads, q has {q.shape[1]}")
     if (positions is None) != (inv_freq is None):
         raise ValueError("pack_heads: positions and inv_freq go together, one of them is missing")
-    if positions is not None:
+    if positions is not None and inv_freq is not None:
         _check.positions("pack_heads", positions, q.shape[0])
         if q.shape[2] % 2:
             raise ValueError(f"pack_heads: heads of {q.shape[2]} elements have no pairs to rotate")

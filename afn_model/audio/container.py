@@ -99,7 +99,9 @@ def with_frame_count(data, walk: Mp3Walk) -> bytes:
     header = bytearray(stream[:4])
     header[1] |= 1  # no checksum
     header[2] = header[2] & 0x0F | 8 << 4  # a bit rate that leaves room: 64 or 112 kbit/s
-    header += bytes(_frame(header, 0)[1] - 4)
+    frame = _frame(header, 0)
+    assert frame is not None, "the stream begins with a frame"
+    header += bytes(frame[1] - 4)
     tag = _info_offset(header, 0)
     header[tag : tag + 12] = b"Xing" + (1).to_bytes(4, "big") + walk.frames.to_bytes(4, "big")
     return bytes(header) + stream

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,10 @@ SAMPLE_RATE = 16_000
 HOP = 160
 WINDOW = 30 * SAMPLE_RATE
 MIN_SAMPLES = 2 * HOP + 1  # the shortest clip that gives one token
+Count = TypeVar("Count", int, Tensor)  # of one window, or of each of many
 
 
-def mel_frames(n: int) -> int:
+def mel_frames(n: Count) -> Count:
     """Valid mel frames of a window: L = ceil(n / 160).
 
     Args:
@@ -20,12 +23,12 @@ def mel_frames(n: int) -> int:
     return -(-n // HOP)
 
 
-def conv_frames(mel: int) -> int:
+def conv_frames(mel: Count) -> Count:
     """Valid frames after the stride-2 convolution: c = (L - 1) // 2 + 1, and 0 for L = 0."""
     return (mel + 1) // 2
 
 
-def token_frames(conv: int) -> int:
+def token_frames(conv: Count) -> Count:
     """Frames after pooling by two, one audio token each: t = (c - 2) // 2 + 1 = c // 2."""
     return conv // 2
 

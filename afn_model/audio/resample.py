@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -53,8 +53,9 @@ def _by_matrix(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[T
     taps = bank.shape[1]
     count = written = 0
     pending, silence = bank.new_zeros(width), bank.new_zeros(width + step)
-    for block, following in pairwise(chain(blocks, [silence, None])):
-        count += 0 if following is None else block.numel()
+    counted = ((block, block.numel()) for block in blocks)
+    for block, samples in chain(counted, [(silence, 0)]):
+        count += samples
         pending = torch.cat([pending, block])
         if pending.numel() < taps:
             continue
@@ -71,11 +72,12 @@ def _matrix_bank(source: int, target: int) -> tuple[Tensor, int, int]:
     from torchaudio.transforms import Resample
 
     design = Resample(source, target, rolloff=ROLLOFF, **KAISER)
+    kernel = design.get_buffer("kernel")
     repeats = max(1, 160 // target)  # enough outputs at once for a matrix product to be worth it
     step = source * repeats
     bank = torch.zeros(repeats, target, 2 * design.width + step)
     for repeat in range(repeats):
-        bank[repeat, :, repeat * source : repeat * source + design.kernel.shape[-1]] = design.kernel[:, 0]
+        bank[repeat, :, repeat * source : repeat * source + kernel.shape[-1]] = kernel[:, 0]
     return bank.flatten(0, 1), step, design.width
 
 
@@ -85,9 +87,9 @@ def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
     count = written = 0
     pending, silence = bank.new_zeros(width), bank.new_zeros(taps)
     origin = -width  # index in the recording of pending[0]
-    small = (piece for block in blocks for piece in block.split(1 << 15))
-    for block, following in pairwise(chain(small, [silence, None])):
-        count += 0 if following is None else block.numel()
+    counted = ((piece, piece.numel()) for block in blocks for piece in block.split(1 << 15))
+    for block, samples in chain(counted, [(silence, 0)]):
+        count += samples
         pending = torch.cat([pending, block])
         ready = origin + pending.numel() - taps + width + 1  # outputs before this input position have all their taps
         stop = -(-min(ready, count) * to // rate)
@@ -110,5 +112,5 @@ def _phase_bank(rate: int, to: int) -> tuple[Tensor, int]:
     from torchaudio.transforms import Resample
 
     design = Resample(1, _PHASES, rolloff=ROLLOFF * min(1.0, to / rate), **KAISER)
-    filters = design.kernel[:, 0]
+    filters = design.get_buffer("kernel")[:, 0]
     return torch.cat([pad(filters, (0, 1)), pad(filters[:1], (1, 0))]), design.width

@@ -53,10 +53,11 @@ def read_member(path: str) -> bytes:
 class _Shard:
     def __init__(self, tar: str, size: int):
         self.tar = tar
-        self.members = _read_index(tar, size)
-        if self.members is None:
-            self.members = _scan(tar, size)
-            _write_index(tar, size, self.members)
+        members = _read_index(tar, size)
+        if members is None:
+            members = _scan(tar, size)
+            _write_index(tar, size, members)
+        self.members = members
         self.file = os.open(tar, os.O_RDONLY)
 
     def read(self, member: str) -> bytes:
@@ -157,29 +158,29 @@ class ShardWriter:
     def add(self, name: str, data: bytes) -> str:
         """Appends a recording; returns the path to write into a record."""
         if self.archive is not None and self.archive.offset + len(data) + 1024 > self.max_bytes:
-            self._finish()
-        if self.archive is None:
-            self._begin()
+            self._finish(self.archive)
+        archive = self._begin() if self.archive is None else self.archive
         if _hash(name) in self.found:
             raise ValueError(f"{self.path}: a second recording named {name!r}")
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        self.archive.addfile(member, io.BytesIO(data))
+        archive.addfile(member, io.BytesIO(data))
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self.found[_hash(name)] = (self.archive.offset - padded, len(data))
+        self.found[_hash(name)] = (archive.offset - padded, len(data))
         return os.path.join(self.base, f"{self.path.name}#{name}")
 
-    def _begin(self) -> None:
+    def _begin(self) -> tarfile.TarFile:
         self.path = self.folder / f"{self.prefix}-{self.count:05d}.tar"
         self.archive = tarfile.open(self._unfinished, "w:", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self.found, self.count = {}, self.count + 1
+        return self.archive
 
     @property
     def _unfinished(self) -> str:
         return f"{self.path}.partial"
 
-    def _finish(self) -> None:
-        self.archive.close()
+    def _finish(self, archive: tarfile.TarFile) -> None:
+        archive.close()
         self.archive = None
         size = os.path.getsize(self._unfinished)
         os.replace(self._unfinished, self.path)
@@ -188,7 +189,7 @@ class ShardWriter:
     def close(self) -> None:
         """Finishes the last file."""
         if self.archive is not None:
-            self._finish()
+            self._finish(self.archive)
 
     def __enter__(self) -> ShardWriter:
         return self

@@ -90,7 +90,7 @@ def answer(
         began = time.perf_counter()
         batch = processor.pack([_prepare(processor, turns, index) for index in chosen])
         loading = time.perf_counter()
-        network = model if isinstance(model, nn.Module) else model()
+        network: Any = model if isinstance(model, nn.Module) else model()
         start = time.perf_counter()
         places = [index * params.n + s for index in chosen for s in range(params.n)]
         streams = {} if on_text is None else {p: TextStream(processor.decode, partial(on_text, p)) for p in places}
@@ -116,8 +116,9 @@ def _decode(
     def on_token(row: int, token: int) -> None:
         nonlocal first
         first = first or time.perf_counter()
-        if streams[row] is not None:
-            streams[row](token)
+        stream = streams[row]
+        if stream is not None:
+            stream(token)
 
     with torch.inference_mode():
         rollouts = decode(model, batch, params, keys=keys, on_token=on_token)

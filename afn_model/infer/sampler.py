@@ -40,6 +40,7 @@ class Sampler:
             self.seen = seen_tokens(batch, config.text.vocab_size, model.device).repeat_interleave(params.n, 0)
         self.keys = self.generator = None
         if keys is not None and params.temperature > 0:
+            assert params.seed is not None, "keys need a seed"
             self.keys = [key(params.seed, k, s) for k in keys for s in range(params.n)]
         elif params.seed is not None:
             self.generator = torch.Generator(model.device).manual_seed(params.seed)

@@ -28,9 +28,8 @@ class ResidualLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        if residual is None:
-            return ak.layer_norm(x, self.weight, self.bias), x
-        return ak.layer_norm(x, self.weight, self.bias, residual=residual)
+        found = ak.layer_norm(x, self.weight, self.bias, residual=residual)
+        return found if isinstance(found, tuple) else (found, x)
 
 
 class SelfAttention(nn.Module):
@@ -46,7 +45,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, schedule: AttentionSchedule) -> Tensor:
         q, k, v = (p(x_TD).unflatten(-1, (self.heads, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(ak.attention(q, k, v, schedule=schedule).flatten(1))
+        out = ak.attention(q, k, v, schedule=schedule)
+        assert isinstance(out, Tensor)
+        return self.out_proj(out.flatten(1))
 
 
 class EncoderBlock(nn.Module):
@@ -62,9 +63,9 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None, schedule: AttentionSchedule) -> tuple[Tensor, Tensor]:
         """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
-        x_TD, residual_TD = self.self_attn_layer_norm(x_TD, residual_TD)
-        x_TD, residual_TD = self.final_layer_norm(self.self_attn(x_TD, schedule), residual_TD)
-        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), residual_TD
+        x_TD, h_TD = self.self_attn_layer_norm(x_TD, residual_TD)
+        x_TD, h_TD = self.final_layer_norm(self.self_attn(x_TD, schedule), h_TD)
+        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), h_TD
 
 
 class AudioEncoder(nn.Module):

@@ -27,9 +27,8 @@ class ResidualRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        if residual is None:
-            return ak.rms_norm(x, self.weight, eps=self.eps), x
-        return ak.rms_norm(x, self.weight, residual=residual, eps=self.eps)
+        found = ak.rms_norm(x, self.weight, residual=residual, eps=self.eps)
+        return found if isinstance(found, tuple) else (found, x)
 
 
 class CausalAttention(nn.Module):
@@ -51,7 +50,9 @@ class CausalAttention(nn.Module):
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
         if context.schedule is not None:
             out = ak.attention(q, k, v, causal=True, schedule=context.schedule)
+            assert isinstance(out, Tensor)
         else:
+            assert context.cache is not None, "a step of one token reads a cache"
             out = ak.decode_attention(q[:, None], *context.cache.layer(layer), context.cache.lengths)[:, 0]
         return self.o_proj(out.flatten(1))
 
@@ -83,9 +84,9 @@ class DecoderBlock(nn.Module):
         self, x_TD: Tensor, residual_TD: Tensor | None, context: ForwardContext, layer: int
     ) -> tuple[Tensor, Tensor]:
         """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
-        x_TD, residual_TD = self.input_layernorm(x_TD, residual_TD)
-        x_TD, residual_TD = self.post_attention_layernorm(self.self_attn(x_TD, context, layer), residual_TD)
-        return self.mlp(x_TD), residual_TD
+        x_TD, h_TD = self.input_layernorm(x_TD, residual_TD)
+        x_TD, h_TD = self.post_attention_layernorm(self.self_attn(x_TD, context, layer), h_TD)
+        return self.mlp(x_TD), h_TD
 
 
 class LanguageModel(nn.Module):

@@ -272,6 +272,8 @@ class Network(nn.Module):
         cu_seqlens = F.pad(kept.sum(1).cumsum(0), (1, 0)).to(self.device, torch.int32)
         audio, tokens_per_audio = None, []
         if mel is not None:
+            if mel_lengths is None:
+                raise ValueError("mel comes without mel_lengths")
             lengths = mel_lengths.tolist()
             runs = placeholder_runs(input_ids.masked_fill(~kept, -1), self.config.audio_token_id)
             windows_per_audio = windows_per_audio or windows_of_runs(runs, lengths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class SharedPrefix:
         within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(first, lengths)
         row = split - 1 + torch.repeat_interleave(fed[:-1], lengths) + within
         none = torch.empty(0, dtype=torch.int64)
-        tensors = {
+        tensors: dict[str, Any] = {
             "prompts": prompts.to(torch.int32),
             "answers": fed.to(torch.int32),
             "groups": fed[_boundaries(sizes)].to(torch.int32),
@@ -120,6 +120,7 @@ class SharedPrefix:
         (qp, qa), (kp, ka), (vp, va) = (x.tensor_split([self.split]) for x in (q, k, v))
         first, second, third = self.schedules
         prompt = ak.attention(qp, kp, vp, cu_seqlens_q=self.prompts, causal=True, schedule=first)
+        assert isinstance(prompt, Tensor)
         out, lse = ak.attention(qa, ka, va, cu_seqlens_q=self.answers, causal=True, return_lse=True, schedule=second)
         boundaries = {"cu_seqlens_q": self.groups, "cu_seqlens_k": self.prompts, "schedule": third}
         answer, _ = ak.attention(qa, kp, vp, **boundaries, carry=(out.to(lse.dtype), lse))

@@ -64,7 +64,7 @@ class Batch:
         lengths = self.cu_seqlens.diff().tolist()
         rows = self.input_ids.split(lengths)
         mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        return torch.nn.utils.rnn.pad_sequence(rows, True, pad_id), mask.long().to(self.input_ids.device)
+        return torch.nn.utils.rnn.pad_sequence(list(rows), True, pad_id), mask.long().to(self.input_ids.device)
 
 
 def join(first: Batch, second: Batch) -> Batch:
@@ -72,7 +72,7 @@ def join(first: Batch, second: Batch) -> Batch:
     parts = [first, second]
     windows = [batch.pcm for batch in parts if batch.pcm is not None]
     width = max((pcm.shape[1] for pcm in windows), default=0)
-    labelled = first.labels is not None and second.labels is not None
+    labels = [batch.labels for batch in parts if batch.labels is not None]
     return Batch(
         input_ids=torch.cat([batch.input_ids for batch in parts]),
         cu_seqlens=torch.cat((first.cu_seqlens, second.cu_seqlens[1:] + first.cu_seqlens[-1])),
@@ -81,7 +81,7 @@ def join(first: Batch, second: Batch) -> Batch:
         else None,
         samples=torch.cat([batch.samples for batch in parts]),
         windows_per_audio=torch.cat([batch.windows_per_audio for batch in parts]),
-        labels=torch.cat([batch.labels for batch in parts]) if labelled else None,
+        labels=torch.cat(labels) if len(labels) == len(parts) else None,
     )
 
 

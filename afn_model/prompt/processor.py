@@ -228,13 +228,13 @@ class AFNextProcessor:
         tokenizer_config = _read_json(home / "tokenizer_config.json")
         tokenizer = _read_tokenizer(home, tokenizer_config)
         kind = config.get("model_type") or {"AudioFlamingo3Processor": "audioflamingo3"}.get(
-            settings.get("processor_class")
+            settings.get("processor_class", "")
         )
         found = {
             "chat_template": _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config),
             "template_variables": _special_names(tokenizer_config),
             "boundaries": {"musicflamingo": True, "audioflamingo3": False}.get(
-                kind, tokenizer.token_to_id("<|sound_bos|>") is not None
+                kind or "", tokenizer.token_to_id("<|sound_bos|>") is not None
             ),
             "max_seconds": settings.get("max_audio_len", 1800),
             "max_positions": config.get("text_config", config).get("max_position_embeddings"),

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,7 @@ from afn_model.weights.config_json import read_config, to_json
 if TYPE_CHECKING:
     from afn_model.network.network import Network
 
+Model = TypeVar("Model", bound="Network")
 SHARD_BYTES = 5 * 10**9
 # While converting, a shard's mapping is closed and reopened after this much, so its pages do not pile up.
 REOPEN_BYTES = 64 * 2**20
@@ -70,14 +71,14 @@ class Stored:
 
 
 def load(
-    cls: type[Network],
+    cls: type[Model],
     folder: str | Path,
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     rote: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> Network:
+) -> Model:
     """A model from a checkpoint folder of any layout.
 
     Weights stay memory-mapped where neither dtype nor device changes; otherwise they are converted tensor by tensor,
