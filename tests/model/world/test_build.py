@@ -99,7 +99,7 @@ def test_a_written_world_reads_back_and_does_not_depend_on_processes(tmp_path):
         assert len(corpus) == sizes[axis]
         for i in range(sizes[axis]):
             expected = make(axis, 5, "heldout", i)
-            sample = records.sample(corpus[i], path.parent)
+            sample = records.parse_sample(corpus[i], path.parent)
             assert sample.truth == expected.record["truth"]
             assert sample.seconds == pytest.approx(np.sum(expected.record.get("duration", 0)))
             for audio, pcm in zip(records.audios_of(sample), expected.pcm, strict=True):
