@@ -4,16 +4,17 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _cuda, _triton, cpu
+from afn_kernels import _cuda, _triton
 from afn_kernels._library import plain
 from afn_kernels._registry import Impl, Op
+from afn_kernels.cpu import available as _extension_available
 from afn_kernels.log_mel import boundary
 from afn_kernels.log_mel.tables import HOP
 
 SHORTEST = 320  # the shortest whole number of hops that reflect padding by 200 samples allows
 
 
-_cpu_available = lru_cache(cpu.available)
+_cpu_available = lru_cache(_extension_available)
 
 
 def _cpu_supports(pcm: torch.Tensor, **_) -> str:

@@ -70,3 +70,16 @@ def test_imports_are_absolute():
             node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.level
         ]
         assert not relative, name
+
+
+def test_no_name_of_a_package_hides_one_of_its_modules():
+    """``from package import module`` gives whatever the package calls so: it must be the module."""
+    for name, file in modules().items():
+        if file.name != "__init__.py":
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.module != name:
+                bound = {alias.asname or alias.name for alias in node.names}
+                hidden = {module for module in bound if (file.parent / f"{module}.py").exists()}
+                allowed = {alias for alias in hidden if node.module == f"{name}.{alias}"}
+                assert hidden <= allowed, f"{name}: {hidden} from {node.module}"
