@@ -20,11 +20,13 @@ from tqdm import tqdm
 from afn_model.afnext import AFNext
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons
-from afn_model.bootstrap.tiny import SYSTEM, machine, untrained
+from afn_model.bootstrap.tiny import build
 from afn_model.data.index import Corpus
 from afn_model.demo.plot import loss_curves
 from afn_model.demo.report import constant_answers, examples, table
 from afn_model.eval.heldout import answer
+from afn_model.files import write_json
+from afn_model.host import machine
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import by_axis
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, Start
@@ -33,7 +35,6 @@ from afn_model.train.trainer import train as train_curriculum
 from afn_model.world.build import write_world
 from afn_model.world.record import BASICS
 from afn_model.world.scene import BASIC
-from afn_model.world.texts import basic_texts
 from afn_model.world.words import load_bank
 
 BAR = "{desc:<38}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left"
@@ -126,11 +127,6 @@ def train(
     return starts, losses, counts
 
 
-def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
-    """A tiny model with random weights, and a processor whose tokenizer covers the demo's texts."""
-    return untrained(seed, [*basic_texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2)
-
-
 def run(
     out: Path,
     *,
@@ -206,5 +202,5 @@ def run(
         "total_seconds": round(time.perf_counter() - began, 1),
         "machine": machine(),
     }
-    (out / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "results.json", report)
     return report

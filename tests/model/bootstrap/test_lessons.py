@@ -8,7 +8,8 @@ from torch import nn
 
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons, silent, split_sounds
-from afn_model.demo import BASE, build
+from afn_model.bootstrap.tiny import build
+from afn_model.demo import BASE
 from afn_model.world.build import make, write_world
 from afn_model.world.medley import timeline
 from afn_model.world.record import BASICS
