@@ -90,7 +90,7 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
         ),
     )
     for part, kind in parts:
-        lessons = Lessons(kind, processor, seed, corpora).feed()
+        lessons = Lessons(kind, processor, seed, corpora).batches()
         with tqdm(total=100, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left") as bar:
 
             def on_step(progress: float, loss: float, bar: tqdm = bar, name: str = part.name) -> None:

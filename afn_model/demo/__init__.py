@@ -3,7 +3,7 @@
 Three basic tasks of the synthetic world: which word is said, which sound is heard, when does it start.
 The base model gets a short start (``bootstrap``); then the trainer takes over, as ``afn train`` would with a curriculum
 of two stages on corpora on disk: the adaptor alone learns to connect encoder and language model, then everything trains
-together. The result is tried on speakers and sounds that training never held.
+together. The result is evaluated on held-out speakers and sounds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def train(
             starts[name] = time.perf_counter() - began
             part = Part(name, trains, lr, share * seconds, steps)
             lessons = Lessons(kind, processor, seed, [*corpora(out, "train").values()], style=BASIC, records=RECORDS)
-            counts[name] = fit(trainee, part, lessons.feed(), partial(show, name, series, share))
+            counts[name] = fit(trainee, part, lessons.batches(), partial(show, name, series, share))
             done += share
         model.save_pretrained(out / "base")
         processor.save_pretrained(out / "base")

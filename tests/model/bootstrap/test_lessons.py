@@ -63,7 +63,7 @@ def test_the_base_is_reproducible(corpora):
 @pytest.mark.parametrize("kind", ["medley", "written"])
 def test_lessons_do_not_depend_on_who_makes_them(kind, corpora):
     _, processor = build(0)
-    here, there = iter(lessons(kind, processor, 5, corpora)), lessons(kind, processor, 5, corpora).feed()
+    here, there = iter(lessons(kind, processor, 5, corpora)), lessons(kind, processor, 5, corpora).batches()
     for _ in range(2):
         a, b = next(here), next(there)
         assert torch.equal(a.heard, b.heard)
