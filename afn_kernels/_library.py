@@ -16,7 +16,7 @@ def _keep_inputs(ctx, inputs: tuple, output) -> None:
 
 
 def _as_asked(backward: Callable) -> Callable:
-    """``backward`` with one gradient for every input: None where it has none or nobody asks."""
+    """``backward`` with one gradient for every input: None for inputs that need no gradient."""
 
     def run(ctx, *grads):
         found = backward(ctx, *grads)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 
 MASK = 2**64 - 1
+GAMMA = 0x9E3779B97F4A7C15  # from one state of SplitMix64 to the next
 
 
 def mix(x: int) -> int:
-    """A 64-bit hash whose every output bit depends on every input bit (the finaliser of splitmix64)."""
-    x = (x + 0x9E3779B97F4A7C15) & MASK
+    """A 64-bit hash whose every output bit depends on every input bit (a draw of SplitMix64)."""
+    x = (x + GAMMA) & MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
     return x ^ (x >> 31)

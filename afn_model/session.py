@@ -1,7 +1,8 @@
-"""A model folder opened for questions.
+"""A model folder opened for questions; ``infer.answer.answer`` is the same for a model in memory (demo, evaluation).
 
-session = Session("runs/demo")
-[answer] = session.answer([{"role": "user", "content": [{"type": "audio", "path": "a.wav"}, ...]}])
+session = Session(folder)
+question = [{"type": "audio", "path": "first.wav", "start": 60}, {"type": "text", "text": "What happens, and when?"}]
+(answer,) = session.answer([[{"role": "user", "content": question}]], SamplingParams(max_new_tokens=256))
 print(answer.text)
 """
 
@@ -22,14 +23,14 @@ from afn_model.weights.checkpoint import load
 
 
 class Session:
-    """A model and its processor. Weights are read when first needed, after the recordings have been.
+    """A model and its processor. Weights are loaded on first use, after the recordings have been decoded.
 
     Args:
         folder: a model folder in any layout.
         dtype: of the weights; as stored if None.
         device: "auto" takes a GPU where there is one.
         rote: reading of the rotary time embedding; what the folder says if None.
-        strict: an error where a recording is longer than the model takes or its last mp3 frame is torn.
+        strict: an error where a recording is longer than the model takes or its last mp3 frame is incomplete.
         on_step: called with (tensors read, all tensors) while weights are read.
 
     Raises:

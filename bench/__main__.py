@@ -1,4 +1,4 @@
-"""Every benchmark that a CPU can run, or some of them by name: results to look at first, and to accept then.
+"""Benchmarks of minutes on a CPU, all or some by name: results to look at first, and to accept then.
 
     python -m bench all                       # measures; writes to runs/bench
     python -m bench log_mel ops
@@ -6,7 +6,10 @@
 
 A benchmark is a module of its own with its own command (``python -m bench.log_mel --help``), which runs in a process of
 its own here. It begins with the committed file, and appends to it or replaces records as its command does. Where a
-picture belongs to the figures it is drawn beside them. ``bench.sm90`` is not in the list: it rewrites RESULTS.md.
+picture belongs to the figures it is drawn beside them.
+
+Not in the list: ``bench.demo_heldout`` trains for 20 minutes, ``bench.curriculum_report`` needs a run of the tiny
+curriculum, ``bench.virtual_ranks`` and ``bench.train`` a GPU, and ``bench.sm90`` rewrites RESULTS.md.
 """
 
 from __future__ import annotations

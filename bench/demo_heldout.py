@@ -8,7 +8,6 @@ row for each seed, and with ``--train`` what each run says of itself, ``demo-see
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,10 +17,12 @@ from afn_model.data.index import Corpus
 from afn_model.demo import run
 from afn_model.demo.report import constant_answers, table
 from afn_model.eval.heldout import answer
+from afn_model.files import write_rows
+from afn_model.host import machine
 from afn_model.scoring.metrics import by_axis
 from afn_model.world.build import write_world
 from afn_model.world.record import BASICS
-from bench.measure import machine, results
+from bench.measure import results
 
 QUESTIONS_SEED = 1000
 
@@ -47,14 +48,14 @@ def main() -> None:
         paths = write_world(home, train={}, heldout=sizes, seed=QUESTIONS_SEED)["heldout"]
         records = [record for path in paths.values() for record in Corpus(path)]
         scores = {"majority": by_axis(records, constant_answers(records))}
-        lines = []
+        rows = []
         for seed, folder in folders.items():
             model, processor = AFNext.from_pretrained(folder), AFNextProcessor.from_pretrained(folder)
             answers = answer(model, processor, records, Path(home) / "heldout", max_new_tokens=12)
             scores[f"seed {seed}"] = by_axis(records, answers)
             row = {"benchmark": "demo_heldout", "seed": seed, "scores": scores[f"seed {seed}"], **machine("cpu")}
-            lines.append(json.dumps(row) + "\n")
-    (args.out / "demo_heldout.jsonl").write_text("".join(lines), encoding="utf-8")
+            rows.append(row)
+    write_rows(args.out / "demo_heldout.jsonl", rows)
     print(table(scores))
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from afn_model.host import version
 from bench.log_mel import SAMPLES, WINDOWS, recording
-from bench.measure import main, version
+from bench.measure import main
 
 SHORT = 17 * 16_000
 LONG_FORM = {"truncation": False, "padding": "longest"}

@@ -1,18 +1,15 @@
-"""What every benchmark shares: interleaved best-of-rounds timing, the machine in words, JSON lines."""
+"""What every benchmark shares: interleaved best-of-rounds timing, the folder of a machine, JSON lines."""
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+
+from afn_model.host import machine
 
 
 def milliseconds(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
@@ -29,40 +26,6 @@ def milliseconds(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
             wait()
             best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
     return {name: round(value, 3) for name, value in best.items()}
-
-
-def machine(device: str) -> dict:
-    """Where, when and with what a measurement was made."""
-    gpu = {"gpu": torch.cuda.get_device_name(), "driver": driver()} if device == "cuda" else {}
-    return {
-        **gpu,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": device,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": version("triton"),
-    }
-
-
-def version(package: str) -> str | None:
-    """The installed version, or None where there is none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def driver() -> str | None:
-    """The version of NVIDIA's driver, or None where nvidia-smi does not say."""
-    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return None
 
 
 def folder_name(gpu: str) -> str:

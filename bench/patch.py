@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import afn_kernels as ak
 from afn_kernels.patch.table import LEFT_ALONE
-from bench.measure import main, milliseconds, version
+from afn_model.host import version
+from bench.measure import main, milliseconds
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 

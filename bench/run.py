@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from afn_model.files import write_rows
+from afn_model.host import machine
 from bench import measure
 from bench.ops import Absent, Workload, workloads
 from bench.record import COLUMNS, PASSES, Bench, fitted, measured, why
@@ -111,7 +112,7 @@ def run(todo: list[Workload], bench: Bench, out: Path, limit: float = math.inf) 
     Returns:
         How many of ours have no time though they should, and the ops that are left because the GPU stopped answering.
     """
-    common = measure.machine(bench.device) | bench.reached()
+    common = machine(bench.device) | bench.reached()
     bad, start = 0, time.perf_counter()
     for number, work in enumerate(todo):
         if time.perf_counter() - start > limit:

@@ -29,12 +29,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afn_model import host
 from afn_model.files import write_json, write_rows
 from afn_model.prompt.batch import Batch
 from afn_model.train.flops import batch_flops, language_model_linear, peak, step_work
 from afn_model.train.log import memory
 from afn_model.train.profiler import kernels
-from bench import measure
 from bench.record import why
 from bench.timing import quantile
 from bench.train_models import CASES, VARIANTS, Batches, TrainCase, configuration
@@ -46,7 +46,7 @@ GROUPS = {  # of kernels, by their names; the first that matches counts
     "cross-entropy": r"cross_entropy|nll|log_softmax|linear_ce",
     "matrix products": r"gemm|nvjet|cutlass|cublas|xmma|wgmma|splitk|(^|::)(mm|bmm|addmm|linear|matmul)\b|conv",
     "optimiser": r"adam|multi_tensor|lpnorm|foreach",
-    "norms, activations, rotary": r"norm|silu|swiglu|gelu|rotary|rope|rote|merge_embeddings|splice|embedding|index",
+    "norms, activations, rotary": r"norm|silu|swiglu|gelu|rotary|rope|rote|merge_embeddings|embedding|index",
     "copies": r"memcpy|memset|copy|fill|cat",
 }
 
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         for record in compared(case, args.variants, name, args.device, args.limit):
             print(line(record), flush=True)
             if args.out:
-                save(args.out, [machine | record | measure.machine(args.device)])
+                save(args.out, [machine | record | host.machine(args.device)])
 
 
 if __name__ == "__main__":

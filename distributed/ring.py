@@ -199,7 +199,7 @@ def spread(x: Tensor, heads: Heads) -> Tensor:
 
 
 def gathered_heads(x: Tensor, heads: Heads) -> Tensor:
-    """The adjoint of ``spread``: gradients of the KV heads from gradients of the repeated ones."""
+    """Backward of ``spread``: sums the gradients of repeated heads."""
     if heads.even:
         return x
     found = x.new_zeros((len(x), len(heads.kv), x.shape[-1]))

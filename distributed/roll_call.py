@@ -68,7 +68,7 @@ def _answer(store: dist.Store, rank: int, done: threading.Event) -> None:
 
 
 def _who(store: dist.Store, process: Process, patience: float, seen: str) -> str:
-    """Calls the roll and describes which ranks ended; ``seen`` is the error that this rank has."""
+    """Asks every rank to answer and reports those that do not; ``seen``: this rank's own error."""
     try:
         store.set("call", "")
         others = [rank for rank in range(process.world_size) if rank != process.rank]

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from bench.measure import machine
+from afn_model.host import machine
 from tests.budget import NOTES
 
 ROOT = Path(__file__).parents[1]

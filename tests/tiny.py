@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer
 
 from afn_model import AFNext, AFNextProcessor
+from afn_model.bootstrap.tiny import build
 from afn_model.config import AudioConfig, ModelConfig, RoteConfig, TextConfig
-from afn_model.demo import build
 from afn_model.prompt.tokenizer import make_tokenizer
 
 STEPS = 12  # tokens an answer may have where a test does not need more
@@ -59,7 +59,7 @@ def config(
 
 
 def tiny(seed: int = 0, rote: RoteConfig | None = None) -> tuple[AFNext, AFNextProcessor]:
-    """The demo's model and processor, smaller and with weights that make the output follow the input."""
+    """The bootstrap's model and processor, smaller and with weights that make the output follow the input."""
     like, processor = build(seed)
     text = replace(like.config.text, layers=2)
     config = replace(like.config, audio=AudioConfig(width=64, layers=2, heads=2, ffn=128), text=text)

@@ -34,9 +34,10 @@ def forward_kernel(x, bias, y, x_stride, rows, D: tl.constexpr, BLOCK_T: tl.cons
     # Neighbouring programs take neighbouring columns of the same rows.
     row = (program // tl.cdiv(D, BLOCK_D)).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     column = (program % tl.cdiv(D, BLOCK_D)) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    m_tile = (row < rows) & (column < D)
+    m_col = column < D
+    m_tile = (row < rows) & m_col
     b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32)
-    b_u += tl.load(bias + column, mask=column < D, other=0.0).to(tl.float32)
+    b_u += tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
     b_cdf, _ = normal_distribution(b_u)
     tl.store(y + row * D + column, (b_u * b_cdf).to(y.dtype.element_ty), mask=m_tile)
 
@@ -48,11 +49,12 @@ def backward_kernel(
 ):  # fmt: skip
     first = tl.program_id(0) // tl.cdiv(D, BLOCK_D)
     column = (tl.program_id(0) % tl.cdiv(D, BLOCK_D)) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    b_bias = tl.load(bias + column, mask=column < D, other=0.0).to(tl.float32)
+    m_col = column < D
+    b_bias = tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
     b_db = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for i in range(first, tl.cdiv(rows, BLOCK_T), steps):
         row = tl.cast(i, tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
-        m_tile = (row < rows) & (column < D)
+        m_tile = (row < rows) & m_col
         b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32) + b_bias
         b_dy = tl.load(dy + row * dy_stride + column, mask=m_tile, other=0.0).to(tl.float32)
         b_cdf, b_pdf = normal_distribution(b_u)
@@ -63,7 +65,7 @@ def backward_kernel(
             b_db += b_dx
     if DB:
         p_partial = partial + first.to(tl.int64) * D + column
-        tl.store(p_partial, tl.sum(b_db, 0)[None, :], mask=column < D)
+        tl.store(p_partial, tl.sum(b_db, 0)[None, :], mask=m_col)
 
 
 def forward(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

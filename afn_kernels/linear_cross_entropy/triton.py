@@ -48,8 +48,9 @@ def logsumexp_kernel(
         b_top = b_new
     row = o_t + tl.arange(0, BLOCK_T)
     p = tl.cast(split, tl.int64) * rows + row
-    tl.store(top + p, b_top, mask=row < rows)
-    tl.store(total + p, b_total, mask=row < rows)
+    m_row = row < rows
+    tl.store(top + p, b_top, mask=m_row)
+    tl.store(total + p, b_total, mask=m_row)
 
 
 @triton.jit(do_not_specialize=["rows", "splits"])
@@ -60,8 +61,9 @@ def logprob_kernel(
     """The parts of a row together, and the logit of its label as a product of two vectors."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.arange(0, BLOCK_S)
-    b_top = tl.load(top + part.to(tl.int64) * rows + row, mask=part < splits, other=float("-inf"))
-    b_total = tl.load(total + part.to(tl.int64) * rows + row, mask=part < splits, other=0.0)
+    m_part = part < splits
+    b_top = tl.load(top + part.to(tl.int64) * rows + row, mask=m_part, other=float("-inf"))
+    b_total = tl.load(total + part.to(tl.int64) * rows + row, mask=m_part, other=0.0)
     b_max = tl.max(b_top)
     b_log = tl.log2(tl.sum(b_total * exp(b_top - b_max))) * LN2
     label = tl.load(labels + row)
@@ -115,9 +117,10 @@ def softmax_kernel(
         b_all = b_one * (1 + 2 * z_loss * b_lse) / b_total
         for i in range(BLOCKS):
             o = (BLOCKS - 1 - i) * BLOCK_V + column  # backwards: what was read last is still in a cache
-            b_x = tl.load(p_row + o, mask=o < V, other=0.0).to(tl.float32)
+            m_col = o < V
+            b_x = tl.load(p_row + o, mask=m_col, other=0.0).to(tl.float32)
             b_x = exp(b_x - b_top) * b_all - tl.where(o == label, b_one, 0.0)
-            tl.store(p_row + o, b_x.to(logits.dtype.element_ty), mask=o < V)
+            tl.store(p_row + o, b_x.to(logits.dtype.element_ty), mask=m_col)
 
 
 @triton.jit(do_not_specialize=["blocks", "size"])

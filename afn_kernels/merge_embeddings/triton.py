@@ -36,8 +36,9 @@ def keep_kernel(dy, source, dx, dy_stride, D: tl.constexpr, BLOCK_D: tl.constexp
     m_text = tl.load(source + row) < 0
     for first in tl.static_range(0, D, BLOCK_D):
         column = first + tl.arange(0, BLOCK_D)
-        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & m_text, other=0.0)
-        tl.store(dx + row * D + column, b_dy, mask=column < D)
+        m_col = column < D
+        b_dy = tl.load(dy + row * dy_stride + column, mask=m_col & m_text, other=0.0)
+        tl.store(dx + row * D + column, b_dy, mask=m_col)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -48,8 +49,9 @@ def gather_kernel(dy, rows, dx, dy_stride, tokens, D: tl.constexpr, BLOCK_D: tl.
     m_row = (row >= 0) & (row < tokens)
     for first in tl.static_range(0, D, BLOCK_D):
         column = first + tl.arange(0, BLOCK_D)
-        b_dy = tl.load(dy + row * dy_stride + column, mask=(column < D) & m_row, other=0.0)
-        tl.store(dx + i * D + column, b_dy, mask=column < D)
+        m_col = column < D
+        b_dy = tl.load(dy + row * dy_stride + column, mask=m_col & m_row, other=0.0)
+        tl.store(dx + i * D + column, b_dy, mask=m_col)
 
 
 def _shape(width: int) -> dict:

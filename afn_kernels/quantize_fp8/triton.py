@@ -99,8 +99,9 @@ def tile_kernel(
         tl.store(scale + tile_row * scale_row + column * scale_column, b_scale, mask=column < columns)
         b_y = b_x * tl.div_rn(1.0, b_scale)[None, :]
     elif MODE == "columns":
-        b_scale = scale_of(tl.load(largest + column, mask=column < columns, other=0))
-        tl.store(scale + column, b_scale, mask=(column < columns) & (tile_row == 0))
+        m_col = column < columns
+        b_scale = scale_of(tl.load(largest + column, mask=m_col, other=0))
+        tl.store(scale + column, b_scale, mask=m_col & (tile_row == 0))
         b_y = b_x * tl.div_rn(1.0, b_scale)[None, :]
     else:
         b_scale = scale_of(tl.load(largest))

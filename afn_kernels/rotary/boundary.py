@@ -27,8 +27,8 @@ def _backward(ctx, dq, dk):
     ]
     if grads[0] is None and grads[1] is None:
         return None
-    turned = BACKWARD(*grads, *ctx.saved_tensors)
-    return tuple(None if x is None else y for x, y in zip(grads, turned, strict=True))
+    rotated = BACKWARD(*grads, *ctx.saved_tensors)
+    return tuple(None if x is None else y for x, y in zip(grads, rotated, strict=True))
 
 
 def _backward_fake(dq: Tensor | None, dk: Tensor | None, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def rotary(q, k, positions, inv_freq, *, v, k_cache, v_cache, slots):
     q, k, positions, inv_freq = _adjacent(q), _adjacent(k), positions.contiguous(), inv_freq.contiguous()
     if slots is None:
         return FORWARD(q, k, positions, inv_freq)
-    turned = WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache)
+    rotated = WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version((k_cache, v_cache))  # a direct launch is no write that autograd sees
-    return turned
+    return rotated

@@ -1,4 +1,4 @@
-"""Damage that audio decoders pass over in silence: torn mp3 streams, torn ogg streams, data chunks cut short.
+"""Detects damage that audio decoders ignore: incomplete mp3 and ogg streams, data chunks cut short.
 
 libmpg123 and libogg resynchronise after damage and return less audio, or other audio, with no error. Both formats say
 enough about their own structure to notice: an mp3 frame gives its own length, an ogg page has a checksum.

@@ -52,7 +52,7 @@ def load_audio(
         source: a path, the bytes of a file, or a file open for reading.
         start: seconds into the recording, 0 if None.
         end: seconds into the recording, its end if None; at most 0.01 s beyond it.
-        strict: an error where the recording is longer than ``max_seconds`` or its last mp3 frame is torn;
+        strict: an error where the recording is longer than ``max_seconds`` or its last mp3 frame is incomplete;
             otherwise what is there is used, with a warning.
         max_seconds: the longest clip returned.
         dtype: ``torch.float32``, samples in [-1, 1] (or beyond, if the file is), or ``torch.int16``.
@@ -196,7 +196,7 @@ def _decode(handle: str | io.BytesIO, data, clip: _Clip) -> _Decoded:
     if is_mp3(data):
         walk = walk_mp3(data)
         if walk.cut:
-            clip.complain("truncated mp3, the last frame is torn", "the rest is used")
+            clip.complain("truncated mp3, the last frame is incomplete", "the rest is used")
         if not walk.counted:
             slack = 2 * 1152  # where a stream was cut out of a longer one, the first frames may decode to nothing
             handle = io.BytesIO(with_frame_count(data, walk))

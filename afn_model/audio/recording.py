@@ -21,7 +21,7 @@ from afn_model.audio.shards import is_member, read_member
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """A recording, or a part of it, in a conversation. Mentioned twice, it is the same object twice.
+    """A recording, or a part of it, in a conversation. A recording mentioned twice is the same object.
 
     Args:
         source: path, bytes, open file, or a 1-D array or tensor of samples.

@@ -1,4 +1,4 @@
-"""A short start for encoder and language model, where there are no weights to start from.
+"""A short pretraining of encoder and language model, where there are no weights to start from.
 
 The paper's curriculum starts from a pretrained encoder and a pretrained language model. Here
 the encoder learns to label what it hears in every audio token, and the language model to answer questions about written
@@ -48,7 +48,7 @@ class Part:
 
 
 class Trainee(nn.Module):
-    """The model, and scores over the labels of an audio token that only this start uses.
+    """The model plus a label head used only here: scores over the labels of an audio token.
 
     Args:
         model: the model.

@@ -54,7 +54,7 @@ class Lessons(IterableDataset):
     def __iter__(self) -> Iterator[Lesson]:
         return self.make()
 
-    def feed(self) -> Iterator[Lesson]:
+    def batches(self) -> Iterator[Lesson]:
         """The lessons, made ahead of time by a second process."""
         return iter(DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=8))
 

@@ -1,12 +1,9 @@
-"""A tiny model with random weights, its processor, and the machine that it is trained on."""
+"""A tiny model with random weights, and its processor."""
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from dataclasses import replace
-from datetime import datetime, timezone
 
 import torch
 
@@ -15,6 +12,7 @@ from afn_model.config import preset
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.template import DEFAULT_TEMPLATE
 from afn_model.prompt.tokenizer import make_tokenizer
+from afn_model.world.texts import basic_texts
 
 # The released models' system prompt would be half of every prompt here.
 SYSTEM = "Listen and answer."
@@ -48,14 +46,6 @@ def untrained(
     return AFNext(config), processor
 
 
-def machine() -> dict:
-    """Where, when and with what a run was made."""
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
+    """A tiny model with random weights, and a processor whose tokenizer covers the texts of the three basic tasks."""
+    return untrained(seed, [*basic_texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2)

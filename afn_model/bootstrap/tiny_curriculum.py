@@ -22,9 +22,10 @@ from tqdm import tqdm
 from afn_model import AFNext, AFNextProcessor
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons
-from afn_model.bootstrap.tiny import SYSTEM, machine, untrained
+from afn_model.bootstrap.tiny import SYSTEM, untrained
 from afn_model.eval.heldout import answer
 from afn_model.files import write_json
+from afn_model.host import machine
 from afn_model.scoring import rewards
 from afn_model.scoring.metrics import by_axis, timestamps
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
@@ -66,7 +67,7 @@ def world(out: Path, seed: int, scale: float) -> Path:
                 bar.update(done - bar.n)
 
             write_world(folder, train=train_sizes, heldout=heldout, seed=seed, processes=2, on_step=on_step)
-        (folder / "done").write_text("")
+        (folder / "done").touch()
     return folder
 
 
@@ -89,7 +90,7 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
         ),
     )
     for part, kind in parts:
-        lessons = Lessons(kind, processor, seed, corpora).feed()
+        lessons = Lessons(kind, processor, seed, corpora).batches()
         with tqdm(total=100, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left") as bar:
 
             def on_step(progress: float, loss: float, bar: tqdm = bar, name: str = part.name) -> None:

@@ -37,7 +37,7 @@ class ProgressBar:
         self.bar.update()
 
     def on_step(self, done: int, total: int) -> None:
-        """``done`` of ``total`` steps, of which each is told."""
+        """Called after every step, ``done`` of ``total``."""
         self.total = total
         self.advance()
         if done == total:

@@ -12,7 +12,6 @@ import os
 import shutil
 import struct
 import tempfile
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,11 +176,6 @@ class Corpus:
     def seconds(self, index: int) -> float:
         """Seconds of audio of a record, without reading it."""
         return next(iter(self._entry(index, 1)))[1]
-
-    def all_seconds(self, block: int = 1 << 20) -> Iterator[array]:
-        """Seconds of audio of every record in order, float32, a block at a time."""
-        for first in range(0, len(self), block):
-            yield array("f", (seconds for _, seconds in self._entry(first, min(block, len(self) - first))))
 
     def __del__(self):
         for name in ("_lines", "_entries"):

@@ -133,7 +133,7 @@ class Loader:
             yield GlobalBatch(micro, head.position, head.seen)
 
     def _jobs(self, heads: deque) -> Iterator[DecodeJob]:
-        """This rank's jobs in order; ``heads`` gets what belongs to each step before its first job.
+        """This rank's jobs in order; puts each step's header into ``heads`` before its first job.
 
         Jobs are handed out ahead of time, so an error in a plan waits for its turn in ``heads``.
         """

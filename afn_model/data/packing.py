@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from afn_kernels import cpu
+from afn_model.hashing import GAMMA, MASK, mix
 
 MAX_CONTEXT = 1 << 20
-_ALL64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def pack(
     Source: best-fit-decreasing bin packing (Johnson 1973); least-load-first placement (Graham 1969).
     """
     lengths = _checked(lengths, context)
-    if not (_is_int(seed) and 0 <= seed <= _ALL64):
+    if not (_is_int(seed) and 0 <= seed <= MASK):
         raise ValueError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
     for name, value in (("buffer", buffer), ("step", step)):
         if not (_is_int(value) and value >= 1):
@@ -181,12 +181,10 @@ def _implementation(impl: str):
 
 
 def _draws(seed: int):
-    """SplitMix64: an endless run of 64-bit integers."""
+    """SplitMix64: an endless run of 64-bit integers, which csrc/cpu/pack.cpp draws too."""
     while True:
-        seed = (seed + 0x9E3779B97F4A7C15) & _ALL64
-        z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _ALL64
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _ALL64
-        yield z ^ (z >> 31)
+        yield mix(seed)
+        seed = (seed + GAMMA) & MASK
 
 
 def _shuffle(items: list, draws) -> None:

@@ -161,7 +161,7 @@ class ChunkPlan:
     def job(self, first: int, end: int) -> DecodeJob:
         """Bins ``first`` to ``end`` − 1 together; those past the last are empty.
 
-        Samples left out are dealt to the bins one by one, so that every data-parallel rank reports its share of them.
+        Samples left out are distributed round-robin over the bins: every data-parallel rank reports its share of them.
         """
         bad = [bad for b in range(first, end) for bad in self.bad[b :: self.steps * self.step]]
         first, end = (int(self.cu[min(b, len(self.cu) - 1)]) for b in (first, end))

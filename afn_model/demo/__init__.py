@@ -3,7 +3,7 @@
 Three basic tasks of the synthetic world: which word is said, which sound is heard, when does it start.
 The base model gets a short start (``bootstrap``); then the trainer takes over, as ``afn train`` would with a curriculum
 of two stages on corpora on disk: the adaptor alone learns to connect encoder and language model, then everything trains
-together. The result is tried on speakers and sounds that training never held.
+together. The result is evaluated on held-out speakers and sounds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from tqdm import tqdm
 from afn_model.afnext import AFNext
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons
-from afn_model.bootstrap.tiny import SYSTEM, machine, untrained
+from afn_model.bootstrap.tiny import build
 from afn_model.data.index import Corpus
 from afn_model.demo.plot import loss_curves
 from afn_model.demo.report import constant_answers, examples, table
 from afn_model.eval.heldout import answer
+from afn_model.files import write_json
+from afn_model.host import machine
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import by_axis
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, Start
@@ -33,7 +35,6 @@ from afn_model.train.trainer import train as train_curriculum
 from afn_model.world.build import write_world
 from afn_model.world.record import BASICS
 from afn_model.world.scene import BASIC
-from afn_model.world.texts import basic_texts
 from afn_model.world.words import load_bank
 
 BAR = "{desc:<38}{percentage:3.0f}%|{bar}| {elapsed} < {remaining} left"
@@ -100,7 +101,7 @@ def train(
             starts[name] = time.perf_counter() - began
             part = Part(name, trains, lr, share * seconds, steps)
             lessons = Lessons(kind, processor, seed, [*corpora(out, "train").values()], style=BASIC, records=RECORDS)
-            counts[name] = fit(trainee, part, lessons.feed(), partial(show, name, series, share))
+            counts[name] = fit(trainee, part, lessons.batches(), partial(show, name, series, share))
             done += share
         model.save_pretrained(out / "base")
         processor.save_pretrained(out / "base")
@@ -124,11 +125,6 @@ def train(
             done += stage[2]
         bar.update(100 - bar.n)
     return starts, losses, counts
-
-
-def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
-    """A tiny model with random weights, and a processor whose tokenizer covers the demo's texts."""
-    return untrained(seed, [*basic_texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2)
 
 
 def run(
@@ -206,5 +202,5 @@ def run(
         "total_seconds": round(time.perf_counter() - began, 1),
         "machine": machine(),
     }
-    (out / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "results.json", report)
     return report

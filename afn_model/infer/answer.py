@@ -1,4 +1,4 @@
-"""Conversations in, texts out: what the command line, evaluation and the demo ask a model with."""
+"""Conversations in, texts out: shared by command line, evaluation and demo."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Answer:
     Args:
         text: the answer.
         prompt_tokens, answer_tokens: how many; the stop token is not counted.
-        seconds: of the batch that the answer was part of: "load", spent on reading weights; "first_token", from the
-            recordings and weights being there until a token was; "total".
+        seconds: of the batch that the answer was part of: "load", spent on reading weights; "first_token", from having
+            recordings and weights to the first token; "total".
     """
 
     text: str
@@ -110,7 +110,7 @@ def answer(
 def _decode(
     model: Network, batch: Batch, params: SamplingParams, keys: list[int], streams: list[TextStream | None]
 ) -> tuple[list[Rollout], float | None]:
-    """The answers to a batch, written to their streams meanwhile, and when the first token was known."""
+    """The answers to a batch, streamed as they are decoded, and the time of the first token."""
     first = None
 
     def on_token(row: int, token: int) -> None:
@@ -160,7 +160,7 @@ def _batches(turns: list[list[Turn]], batch_size: int, in_order: bool) -> Iterat
 
 
 def _seconds(audio: Audio) -> float:
-    """How long a recording is as far as its header says; one that cannot be read is an error when its turn comes."""
+    """Seconds of a recording by its header; an unreadable one counts as 0 s: the error is raised when it is decoded."""
     if isinstance(audio.source, str):
         try:
             return measured_seconds(audio)

@@ -151,6 +151,6 @@ class Decoder:
         self.hidden = language_model(language_model.embed_tokens(token_B), self.positions, cache=self.cache)
 
     def select(self, sequences: list[int]) -> None:
-        """Goes on with some sequences only, given by their numbers in ascending order."""
+        """Keeps only the given sequences, numbers in ascending order."""
         self.cache.select(sequences)
         self.hidden, self.positions = self.hidden[sequences], self.positions[sequences]

@@ -73,7 +73,7 @@ class Sampler:
         return token, logprob
 
     def select(self, sequences: list[int]) -> None:
-        """Goes on with some sequences only, given by their numbers."""
+        """Keeps only the given sequences."""
         self.rows = [self.rows[i] for i in sequences]
         if self.seen is not None:
             self.seen = self.seen[sequences]
@@ -105,7 +105,7 @@ def probabilities(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
 
 def race(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Tensor:
-    """argmax p / noise, [B] int64: the token whose exponential clock of rate p rings first comes with probability p.
+    """Exponential-race sampling, [B] int64: argmax(p / e), e ~ Exp(1), picks a token with probability p.
 
     Args:
         logits: [B, vocabulary] float32.

@@ -62,7 +62,7 @@ class EncoderBlock(nn.Module):
         self.final_layer_norm = ResidualLayerNorm(config.width)
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None, schedule: AttentionSchedule) -> tuple[Tensor, Tensor]:
-        """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
+        """(delta, residual) of the previous block to (delta, residual) of this one."""
         x_TD, h_TD = self.self_attn_layer_norm(x_TD, residual_TD)
         x_TD, h_TD = self.final_layer_norm(self.self_attn(x_TD, schedule), h_TD)
         return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), h_TD

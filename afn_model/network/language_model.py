@@ -83,7 +83,7 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x_TD: Tensor, residual_TD: Tensor | None, context: ForwardContext, layer: int
     ) -> tuple[Tensor, Tensor]:
-        """What the previous block adds to the residual stream, and that stream; returns the same of this block."""
+        """(delta, residual) of the previous block to (delta, residual) of this one."""
         x_TD, h_TD = self.input_layernorm(x_TD, residual_TD)
         x_TD, h_TD = self.post_attention_layernorm(self.self_attn(x_TD, context, layer), h_TD)
         return self.mlp(x_TD), h_TD
@@ -115,8 +115,8 @@ class LanguageModel(nn.Module):
             positions: [T] float32 rotary positions.
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
             cache: filled by a prefill, extended by each decoding step.
-            shared: given instead of both for prompts followed by several answers to each, or tokens that other ranks
-                share documents with: whose ``attention`` it is, rotary included.
+            shared: an object whose ``attention`` method, rotary included, replaces the default: ``SharedPrefix`` or
+                ``SequenceShard``; excludes ``cache`` and ``cu_seqlens``.
 
         Returns:
             [T, width].

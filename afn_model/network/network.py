@@ -160,7 +160,7 @@ class Network(nn.Module):
         return self.embed(batch.input_ids.to(self.device), audio), self.positions(batch)
 
     def embed_shard(self, batch: Batch, shard: SequenceShard) -> tuple[Tensor, Tensor]:
-        """The same of one rank's tokens; the group encodes every window once."""
+        """``embed_batch`` for this rank's tokens; the group encodes every window once."""
         own, audio = shard.own_windows(batch), None
         encoded = None if own is None else self.encode_batch(own)
         if encoded is not None:
@@ -225,7 +225,8 @@ class Network(nn.Module):
             total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
             with_rows: also return the loss of every supervised token, in order and without gradient, and which tokens
                 of the batch predict them.
-            sp_group: the ranks that share the batch, which all of them have: the loss is then this rank's part of it.
+            sp_group: ranks that each hold the whole batch and compute a part of it; the result is this rank's part of
+                the loss.
         """
         targets, shard = batch.targets, None
         total = max(int((targets != IGNORED).sum()), 1) if total is None else total

@@ -25,44 +25,46 @@ class SequenceShard:
 
     Args:
         plan: who holds which tokens and heads.
-        ranks: this rank among those that share the batch.
+        sp_group: this rank among those that share the batch.
         tokens: [rows] int64, its tokens of the batch, ascending.
         windows: [own] int64, the audio windows that it encodes; each window is encoded by one rank.
-        routes: the dispatch of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
+        dispatch_plan: of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
     """
 
     plan: Plan
-    ranks: SequenceParallel
+    sp_group: SequenceParallel
     tokens: Tensor
     windows: Tensor
-    routes: DispatchPlan
+    dispatch_plan: DispatchPlan
 
     @staticmethod
-    def of(batch: Batch, ranks: SequenceParallel, config: ModelConfig, scheme: str = "balanced") -> SequenceShard:
+    def of(batch: Batch, sp_group: SequenceParallel, config: ModelConfig, scheme: str = "balanced") -> SequenceShard:
         """This rank's shard.
 
         Raises:
-            ValueError: another rank of the group has another batch or plan.
+            ValueError: the ranks' batches or plans differ.
         """
         text = config.text
         heads = {"heads": text.heads, "kv_heads": text.kv_heads, "head_dim": text.head_dim}
-        sizes = {"ulysses": ranks.ulysses.size, "ring": ranks.ring.size}
+        sizes = {"ulysses": sp_group.ulysses.size, "ring": sp_group.ring.size}
         plan = make_plan(batch.cu_seqlens, **sizes, **heads, scheme=scheme)
         frames = conv_frames(batch.mel_lengths).tolist() if batch.pcm is not None else []
-        encoder = torch.from_numpy(assign_balanced([cost(count) for count in frames], ranks.size))
+        encoder = torch.from_numpy(assign_balanced([cost(count) for count in frames], sp_group.size))
         places = (batch.input_ids == config.audio_token_id).nonzero().squeeze(1).cpu()
         counts = batch.window_tokens
         if int(counts.sum()) != len(places):
             raise ValueError(f"{len(places)} audio placeholders in the batch for {int(counts.sum())} audio embeddings")
         src_rank = torch.repeat_interleave(encoder, counts).numpy()
         content = hashlib.sha256(batch.input_ids.cpu().numpy().tobytes()).hexdigest()
-        agree(ranks.all, {"the plan": plan.digest(), "the tokens": content})
-        routes = DispatchPlan.of(src_rank, plan.rank_of_token()[places.numpy()], ranks.rank, ranks.size)
-        return SequenceShard(plan, ranks, plan.tokens(ranks.rank), (encoder == ranks.rank).nonzero().squeeze(1), routes)
+        agree(sp_group.all, {"the plan": plan.digest(), "the tokens": content})
+        rank, dst_rank = sp_group.rank, plan.rank_of_token()[places.numpy()]
+        dispatch_plan = DispatchPlan.of(src_rank, dst_rank, rank, sp_group.size)
+        windows = (encoder == rank).nonzero().squeeze(1)
+        return SequenceShard(plan, sp_group, plan.tokens(rank), windows, dispatch_plan)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
         """Rotary and attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
-        return sp_attention(q, k, v, self.plan, self.ranks, positions=positions, inv_freq=inv_freq)
+        return sp_attention(q, k, v, self.plan, self.sp_group, positions=positions, inv_freq=inv_freq)
 
     def own_windows(self, batch: Batch) -> Batch | None:
         """The batch with the windows that this rank encodes alone, a window of silence where it has none.
@@ -77,7 +79,7 @@ class SequenceShard:
 
     def routed(self, audio: Tensor) -> Tensor:
         """Embeddings of this rank's windows [made, width] to those of its tokens [audio tokens held, width]."""
-        return dispatch(audio if len(self.windows) else audio[:0], self.routes, self.ranks.all)
+        return dispatch(audio if len(self.windows) else audio[:0], self.dispatch_plan, self.sp_group.all)
 
 
 def cost(frames: int) -> float:

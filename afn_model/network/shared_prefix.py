@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SharedPrefix:
     """Where prompts and their answers lie in one stream: all prompts, then all answers, prompt after prompt.
 
-    The last token of an answer predicts nothing that is wanted, so the stream does not hold it.
+    The last token of each answer is left out: nothing is predicted from it.
 
     Args:
         prompts: [B + 1] int32, boundaries of the prompts.

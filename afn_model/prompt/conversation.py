@@ -9,6 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 
 SOUND = "<sound>"
@@ -33,6 +36,10 @@ class Turn:
     def text(self) -> str:
         """The turn with ``<sound>`` for each audio."""
         return "".join(SOUND if isinstance(part, Audio) else part for part in self.parts)
+
+
+# A second of silence: a prompt of no weight for a rank that must run every part of the model and has no audio.
+SILENCE = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE, dtype=torch.float32, device="cpu")), "-"))]
 
 
 def is_conversation(value) -> bool:

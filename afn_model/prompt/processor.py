@@ -16,7 +16,7 @@ from torch import Tensor
 
 from afn_model.audio.frames import audio_tokens
 from afn_model.audio.recording import load
-from afn_model.files import write_json
+from afn_model.files import write_json, write_text
 from afn_model.prompt.batch import IGNORED, Batch, Prepared, _pack
 from afn_model.prompt.conversation import SOUND, Turn, is_conversation, read_conversation
 from afn_model.prompt.template import DEFAULT_TEMPLATE, ChatTemplate, answer_spans
@@ -249,7 +249,7 @@ class AFNextProcessor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "chat_template.jinja").write_text(self.template.source, "utf-8")
+        write_text(folder / "chat_template.jinja", self.template.source)
         names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"} | self.template.variables
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"} | names)
         extractor = {

@@ -29,7 +29,7 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 class Checkpoints:
     """Folders ``step-00000100`` with the tensors, and ``facts.json`` with the facts and a checksum of every file.
 
-    A collective object: all ranks construct it and call its methods together. A folder of that name is complete: a save
+    All ranks construct it and call its methods together. A folder of that name is complete: a save
     writes to a hidden folder, which gets its name when every rank is done. At most one save is pending.
 
     Args:

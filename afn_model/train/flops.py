@@ -183,8 +183,3 @@ def step_work(
         work["audio_seconds"] += float(batch.samples.sum()) / SAMPLE_RATE
         work["flops"] += sum(batch_flops(config, batch, trains, cached=cached).values())
     return work
-
-
-def step_flops(config: ModelConfig, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False) -> float:
-    """FLOPs of a step over several batches."""
-    return step_work(config, batches, trains, cached=cached)["flops"]

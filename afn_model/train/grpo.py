@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from afn_model.afnext import AFNext
-from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.audio.recording import Audio
 from afn_model.data.loader import GlobalBatch
 from afn_model.data.records import Sample
 from afn_model.hashing import key, text_key
 from afn_model.infer.rollout import Rollout
 from afn_model.prompt.batch import Batch, Prepared
-from afn_model.prompt.conversation import Turn
+from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint, GradeRequest, Judge
@@ -75,7 +73,7 @@ class Pass:
         encoded: features of their audio, where the encoder is frozen.
         rollouts: ``group`` answers to each.
         advantages: [answers] float32.
-        counted: [answers] float32, 0 for answers to a prompt that stands in for a bad one.
+        counted: [answers] float32, 0 for answers to a placeholder prompt.
         old, reference: [tokens] log-probabilities; found in the first update.
     """
 
@@ -103,7 +101,6 @@ class Tally:
 COUNTED = ("answers", "tokens", "kl", "clipped", "trained", "entropy", "length", "mismatch", "reward")
 JUDGED = ("judge_asked", "judge_failed")
 NAMES = (*COUNTED, *JUDGED, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
-STAND_IN = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE, dtype=torch.float32, device="cpu")), "-"))]
 
 
 class GRPO:
@@ -157,7 +154,7 @@ class GRPO:
         """Samples and judges, then ``settings.updates`` optimiser steps, each a loss per ``settings.prompts`` prompts.
 
         A prompt that cannot be read or has no reward is added to its micro batch's ``bad``. All ranks make equally many
-        losses, where need be of a prompt that stands in and has no weight; none where no prompt is left.
+        losses, with zero-weight placeholder prompts where a rank has too few; none where no prompt is left.
 
         Raises:
             ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all.
@@ -185,12 +182,12 @@ class GRPO:
                     micro.bad.append((sample.id, str(error)))
             micro.samples = good
         size = self.settings.prompts
-        stand_in = (None, self.processor.prepare(STAND_IN))
+        placeholder = (None, self.processor.prepare(SILENCE))
         first = 0
         while float(self.gather(torch.tensor(float(first < len(usable))))) > 0:
             group = usable[first : first + size]
             no_audio = self.sharded and not any(prepared.clips for _, prepared in group)
-            yield group + [stand_in] * (no_audio or not group)
+            yield group + [placeholder] * (no_audio or not group)
             first += size
 
     def check(self, sample: Sample) -> None:

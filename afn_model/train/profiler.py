@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from afn_model.files import write_text
+
 HISTORY = 100_000  # allocations kept for the snapshot
 STEP = "ProfilerStep"  # the name of the profiler's own event for a step
 
@@ -34,7 +36,7 @@ def profile_window(folder: str | Path, first: int, last: int) -> Iterator[profil
         folder.mkdir(parents=True, exist_ok=True)
         profiled.export_chrome_trace(str(folder / f"trace-{first}-{last}.json.gz"))
         steps = len({e.name for e in profiled.events() if e.name.startswith(STEP)}) or 1
-        (folder / f"kernels-{first}-{last}.txt").write_text(table(kernels(profiled), steps), "utf-8")
+        write_text(folder / f"kernels-{first}-{last}.txt", table(kernels(profiled), steps))
         print(f"profile of steps {first} to {last}: {folder}", flush=True)
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])

@@ -19,12 +19,10 @@ from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
 from afn_model.afnext import AFNext
-from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.audio.recording import Audio
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
 from afn_model.files import write_json
 from afn_model.prompt.batch import IGNORED, join
-from afn_model.prompt.conversation import Turn
+from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
@@ -365,7 +363,7 @@ class _StageRun:
         """
         if not self.sharded:
             return global_batch
-        silence = self.processor.prepare([Turn("user", (Audio(torch.zeros(SAMPLE_RATE)), "-"))])
+        silence = self.processor.prepare(SILENCE)
         silence.labels = torch.full_like(silence.ids, IGNORED)
         for micro in global_batch.micro:
             if micro.batch is not None and micro.batch.pcm is None:

@@ -76,7 +76,7 @@ def from_json(raw: dict[str, Any]) -> ModelConfig:
 
 
 def rote_from_json(raw: dict[str, Any], model_type: str) -> RoteConfig:
-    """AF3 has no RoTE; every other member of the family does, so it can never go missing silently."""
+    """AF3 has no RoTE; every other member of the family does, so its absence in any other model is an error."""
     if model_type == "audioflamingo3":
         return RoteConfig("none")
     rope = raw.get("rope_parameters") or {}

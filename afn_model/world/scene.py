@@ -242,13 +242,13 @@ def clear_speakers(split: str, language: str, voice: str) -> tuple[int, ...]:
 
 
 def things(rng: np.random.Generator, count: int, *, words: float = 0.5, once: int = 8) -> list[tuple[str, str]]:
-    """Labels with their languages ("" for a sound), all different as far as there are enough of them.
+    """Labels with their languages ("" for a sound); a label comes twice only where the world has fewer than ``count``.
 
     Args:
         rng: the only source of randomness.
         count: how many.
         words: share of words.
-        once: where there are too few, so many still come only once.
+        once: labels that come exactly once even then; the others are drawn again to make up ``count``.
     """
     common = list(rng.permutation(len(COMMON))) if words > 0 else []
     sounds = list(rng.permutation(len(SOUNDS))) if words < 1 else []

@@ -1,4 +1,4 @@
-"""pool_norm where the audio encoder ends: 60 full windows, turned and not, and windows of every length packed."""
+"""pool_norm where the audio encoder ends: 60 full windows, rotated and not, and windows of every length packed."""
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ class RotatedPool(Workload):
         return (ak.pool_norm(inputs["x"], inputs["weight"], inputs["bias"], rote=index, impl=impl),)
 
 
-def turned_inputs(windows: int):
+def rotated_inputs(windows: int):
     def make(device: str, dtype: torch.dtype):
         row = torch.arange(windows * WINDOW // 2, device=device).view(windows, -1)
         return inputs(windows)(device, dtype) | {"window": row // (WINDOW // 2), "frame": row % (WINDOW // 2)}
@@ -75,8 +75,8 @@ def in_a_row(pool_norm, rote):
 
     def peer(i):
         y = pool_norm(i)
-        turned = rote({"x": y.flatten(0, 1), "window": i["window"].flatten(), "frame": i["frame"].flatten()})
-        return turned.view_as(y)
+        rotated = rote({"x": y.flatten(0, 1), "window": i["window"].flatten(), "frame": i["frame"].flatten()})
+        return rotated.view_as(y)
 
     return peer
 
@@ -85,7 +85,7 @@ def ours(i):
     return ak.pool_norm(i["x"], i["weight"], i["bias"])
 
 
-TURNED_PEERS = {
+ROTATED_PEERS = {
     "torch": in_a_row(torchs, rotation.torchs(torch.float32)),
     "torch.compile": torch.compile(in_a_row(torchs, rotation.torchs(torch.float32)), dynamic=True),
     "pool_norm, then rote": in_a_row(ours, lambda i: ak.rote(**i)),
@@ -109,12 +109,12 @@ WORKLOADS = [
     workload(1),
     RotatedPool(
         "pool_norm",
-        f"60 x {WINDOW} x {WIDTH}, turned",
-        turned_inputs(60),
+        f"60 x {WINDOW} x {WIDTH}, rotated",
+        rotated_inputs(60),
         ("x", "weight", "bias"),
         least(60 * WINDOW, 60 * WINDOW // 2),
-        at=turned_inputs,
-        peers=TURNED_PEERS,
+        at=rotated_inputs,
+        peers=ROTATED_PEERS,
     ),
     Workload(
         "pool_norm",

@@ -3,7 +3,7 @@
 import torch
 
 from bench.ops import Absent, Workload, normal
-from bench.ops.rotary import turned
+from bench.ops.rotary import rotated
 
 HEADS, KV_HEADS, DIM = 28, 4, 128
 WIDTH = (HEADS + 2 * KV_HEADS) * DIM
@@ -35,9 +35,9 @@ def torchs(i):
     angle = i["positions"][:, None] * i["inv_freq"]
     angle = torch.cat((angle, angle), -1)[:, None]
     cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
-    i["k_cache"].index_copy_(0, i["slots"], turned(k, cos, sin))
+    i["k_cache"].index_copy_(0, i["slots"], rotated(k, cos, sin))
     i["v_cache"].index_copy_(0, i["slots"], v)
-    return turned(q, cos, sin)
+    return rotated(q, cos, sin)
 
 
 compiled = torch.compile(torchs, dynamic=True)

@@ -29,7 +29,7 @@ def inputs(tokens: int, cache: bool = False):
     return make
 
 
-def turned(x, cos, sin):
+def rotated(x, cos, sin):
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat((-b, a), -1) * sin
 
@@ -39,7 +39,7 @@ def torchs(i):
     angle = i["positions"][:, None] * i["inv_freq"]
     angle = torch.cat((angle, angle), -1)[:, None]
     cos, sin = angle.cos().to(i["q"].dtype), angle.sin().to(i["q"].dtype)
-    q, k = turned(i["q"], cos, sin), turned(i["k"], cos, sin)
+    q, k = rotated(i["q"], cos, sin), rotated(i["k"], cos, sin)
     if "slots" in i:
         i["k_cache"].index_copy_(0, i["slots"], k)
         i["v_cache"].index_copy_(0, i["slots"], i["v"])

@@ -14,8 +14,8 @@ from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.trainer import FORWARDS
 from tests.budget import assert_same_but_rounding, assert_within_budget
 from tests.distributed.ranks import run
-from tests.model.tiny_model import noise, tiny
 from tests.orders import in_orders
+from tests.tiny import noise, tiny
 
 pytest.importorskip("espeakng_loader", reason="the tiny model's tokenizer needs its voices")
 pytestmark = pytest.mark.slow

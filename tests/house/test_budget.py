@@ -102,7 +102,7 @@ def test_the_largest_of_a_few():
 
 def test_the_table_of_margins():
     notes = [{"test": "a.py::one[x]", "of": "dq", "used": 0.8}, {"test": "a.py::one[y]", "of": "dk", "used": 0.2}]
-    runs = [margins.Run("avx2", 2, 0, 2, 9.0, (), (*notes, {"test": "a.py::two", "of": "", "used": 0.001}))]
+    runs = [margins.MarginsRun("avx2", 2, 0, 2, 9.0, (), (*notes, {"test": "a.py::two", "of": "", "used": 0.001}))]
     records = margins.by_test(runs)
     assert (records[0]["test"], records[0]["worst"]) == ("a.py::one[x]", 0.8)
     where = {"machine": "x86_64", "cores": 2, "torch": "2", "date": "2026-11-29T", "commit": "abc"}

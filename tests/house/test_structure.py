@@ -30,6 +30,12 @@ def test_no_floor_calls_the_measurements_or_the_tests():
             assert not re.search(r"^\s*(from|import) (bench|tests)\b", file.read_text(), re.M), file
 
 
+def test_text_files_of_the_model_are_whole_or_not_there():
+    for file in (ROOT / "afn_model").rglob("*.py"):
+        if file.name != "files.py":
+            assert ".write_text(" not in file.read_text(), f"{file}: afn_model.files.write_text writes atomically"
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_an_op_has_a_reference_and_a_public_face(op):
     importlib.import_module(f"afn_kernels.{op}.reference")

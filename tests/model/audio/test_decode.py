@@ -305,10 +305,10 @@ def test_mp3_without_a_frame_count():
         load_audio(b"ID3\x04\x00\x00\x00\x00\x00\x10" + bytes(16) + bare + b"TAG" + bytes(125)).numel() == pcm.numel()
     )
     torn = bare[: len(bare) * 3 // 4 + 1]
-    with pytest.warns(UserWarning, match="last frame is torn"):
+    with pytest.warns(UserWarning, match="last frame is incomplete"):
         shorter = load_audio(torn)
     assert 0 < shorter.numel() < pcm.numel()
-    with pytest.raises(ValueError, match="last frame is torn"):
+    with pytest.raises(ValueError, match="last frame is incomplete"):
         load_audio(torn, strict=True)
 
 

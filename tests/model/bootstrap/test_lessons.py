@@ -8,7 +8,8 @@ from torch import nn
 
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons, silent, split_sounds
-from afn_model.demo import BASE, build
+from afn_model.bootstrap.tiny import build
+from afn_model.demo import BASE
 from afn_model.world.build import make, write_world
 from afn_model.world.medley import timeline
 from afn_model.world.record import BASICS
@@ -62,7 +63,7 @@ def test_the_base_is_reproducible(corpora):
 @pytest.mark.parametrize("kind", ["medley", "written"])
 def test_lessons_do_not_depend_on_who_makes_them(kind, corpora):
     _, processor = build(0)
-    here, there = iter(lessons(kind, processor, 5, corpora)), lessons(kind, processor, 5, corpora).feed()
+    here, there = iter(lessons(kind, processor, 5, corpora)), lessons(kind, processor, 5, corpora).batches()
     for _ in range(2):
         a, b = next(here), next(there)
         assert torch.equal(a.heard, b.heard)

@@ -113,8 +113,8 @@ def test_torn_mp3_is_used_with_a_warning_unless_strict(run, refused, model, tmp_
     assert len(err) == 1
     assert err[0].startswith("afn: warning: ")
     assert file in err[0]
-    assert "last frame is torn" in err[0]
-    refused([*arguments, "--strict"], file, "last frame is torn")
+    assert "last frame is incomplete" in err[0]
+    refused([*arguments, "--strict"], file, "last frame is incomplete")
 
 
 def test_the_bad_recording_among_good_ones_is_named(refused, model, tmp_path):

@@ -7,7 +7,7 @@ from afn_model.infer.answer import answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import read_conversation
 from tests.model.infer.test_generate import asked, conversations
-from tests.model.tiny_model import noise, record, tiny
+from tests.tiny import noise, record, tiny
 
 SHORT = SamplingParams(max_new_tokens=12)
 RANDOM = SamplingParams(max_new_tokens=12, temperature=1.0, seed=3)

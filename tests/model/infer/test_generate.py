@@ -10,8 +10,8 @@ from afn_model.config import RoteConfig
 from afn_model.infer.sampler import draw, penalise, race
 from afn_model.infer.sampling_params import SamplingParams
 from tests.budget import assert_same_but_rounding
-from tests.model.tiny_model import noise, tiny
 from tests.orders import in_orders
+from tests.tiny import noise, tiny
 
 LENGTHS = (0.3, 1.0, 2.2, 0.7)
 

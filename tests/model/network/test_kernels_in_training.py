@@ -10,11 +10,11 @@ import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._library import Boundary
 from afn_model import AFNext
+from afn_model.bootstrap.tiny import build
 from afn_model.config import AudioConfig, TextConfig
-from afn_model.demo import build
 from tests.budget import assert_within_budget
-from tests.model.tiny_model import noise
 from tests.orders import in_orders
+from tests.tiny import noise
 
 pytest.importorskip("triton")
 pytest.importorskip("espeakng_loader", reason="the demo's tokenizer needs its voices")

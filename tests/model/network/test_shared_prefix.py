@@ -10,8 +10,8 @@ from afn_model.config import RoteConfig
 from afn_model.network.shared_prefix import SharedPrefix
 from afn_model.prompt.batch import Batch
 from tests.budget import assert_same_but_rounding
-from tests.model.tiny_model import noise, tiny
 from tests.orders import in_orders
+from tests.tiny import noise, tiny
 
 LENGTHS = ((7, 1, 4), (2,), (), (1, 1), (5, 9, 3, 6))
 

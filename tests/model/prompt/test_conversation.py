@@ -5,8 +5,8 @@ import torch
 
 from afn_model.config import RoteConfig
 from tests.budget import assert_same_but_rounding
-from tests.model.tiny_model import noise, tiny
 from tests.orders import in_orders
+from tests.tiny import noise, tiny
 
 
 @pytest.fixture(scope="module", params=["checkpoint", "paper", "none"])
