@@ -43,12 +43,13 @@ class Audio:
     def __post_init__(self):
         if not isinstance(self.source, _SOURCES) and not hasattr(self.source, "read"):
             raise ValueError(f"a recording must be a path, bytes, an open file or an array, got {self.source!r:.80}")
+        where = f"{self.source}: " if isinstance(self.source, (str, os.PathLike)) else ""
         for name in ("sampling_rate", "start", "end"):
             value = getattr(self, name)
             if value is not None and not is_number(value):
-                raise ValueError(f"{name} of a recording must be a number, got {value!r:.80}")
+                raise ValueError(f"{where}{name} of a recording must be a number, got {value!r:.80}")
         if self.sampling_rate is not None and not self.sampling_rate > 0:
-            raise ValueError(f"sampling_rate of a recording must be above 0, got {self.sampling_rate}")
+            raise ValueError(f"{where}sampling_rate of a recording must be above 0, got {self.sampling_rate}")
 
 
 def load(
