@@ -1,6 +1,7 @@
 """Audio Flamingo Next: model, processor, training, inference and evaluation over ``afn_kernels``."""
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,4 +32,6 @@ def __getattr__(name: str):
     # Imported on first use, so that `afn --help` does not wait for torch.
     if name not in _HOME:
         raise AttributeError(f"module 'afn_model' has no attribute {name!r}")
+    if name == "Config":
+        warnings.warn("afn_model: Config is now called ModelConfig", DeprecationWarning, stacklevel=2)
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,16 +24,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes ``path`` when the block ends and disappears when it raises.
 
     It lies in the same folder, with the same suffix, and its bytes are on the disk before it gets its name: a reader,
-    or a run killed at any moment, finds the old file or the new one.
+    or a run killed at any moment, finds the old file or the new one. A link stays and what it leads to is replaced; the
+    new file has the permissions of the old one.
+
+    Raises:
+        ValueError: something other than a file has this name.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    target = path.resolve() if path.is_symlink() else path
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path}: is there and not a regular file")
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         sync(temporary)
-        os.replace(temporary, path)
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -44,9 +58,13 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8, atomically."""
+    """Writes a text file in UTF-8, atomically; ValueError where the text is not Unicode."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: {error}") from None
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def write_json(path: str | Path, value: Any) -> None:

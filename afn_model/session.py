@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class Session:
         on_step: called with (tensors read, all tensors) while weights are read.
 
     Raises:
-        ValueError: no such folder, no tokenizer in it, or no GPU where one is asked for.
+        ValueError: no such folder, no tokenizer in it, no such device, no GPU where one is asked for, or a dtype that
+            weights cannot have.
     """
 
     def __init__(
@@ -47,18 +49,26 @@ class Session:
         strict: bool = False,
         on_step: Callable[[int, int], Any] | None = None,
     ):
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype {dtype}: weights are floating point")
+        self._model: AFNext | None = None
+        self._loading = Lock()
         self.folder, self.dtype, self.rote, self.on_step = folder, dtype, rote, on_step
         self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = _device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device}: PyTorch finds no GPU (afn doctor says what there is)")
 
     @cached_property
     def model(self) -> AFNext:
-        """The model, read when first asked for."""
-        return load(AFNext, self.folder, dtype=self.dtype, device=self.device, rote=self.rote, on_step=self.on_step)
+        """The model, read when first asked for, once if several threads ask."""
+        with self._loading:
+            if self._model is None:
+                options = {"dtype": self.dtype, "device": self.device, "rote": self.rote, "on_step": self.on_step}
+                self._model = load(AFNext, self.folder, **options)
+            return self._model
 
     def answer(
         self,
@@ -81,3 +91,13 @@ class Session:
             on_text=on_text,
             on_answer=on_answer,
         )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device {device!r}: PyTorch knows none of this name") from None
+    if found.type == "meta":
+        raise ValueError(f"device {device}: weights there have no values")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import ModuleType
 from typing import Any
 
 from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
@@ -11,14 +12,23 @@ from afn_distributed.layout import RankLayout
 from afn_distributed.plan import Plan
 from afn_distributed.process import Process
 
-RENAMED = {"Layout": RankLayout, "Routes": DispatchPlan, "deal": assign_balanced, "route": dispatch}
+# By module: what the package itself and its module ``route`` had.
+RENAMED = {
+    "afn_distributed": {"Layout": RankLayout},
+    "afn_distributed.route": {"Routes": DispatchPlan, "deal": assign_balanced, "route": dispatch},
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in RENAMED:
-        raise AttributeError(f"module 'afn_distributed' has no attribute {name!r}")
-    _warn(name, RENAMED[name].__name__)
-    return RENAMED[name]
+    return _renamed("afn_distributed", name)
+
+
+def _renamed(module: str, name: str) -> Any:
+    if name not in RENAMED[module]:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    new = RENAMED[module][name]
+    warnings.warn(f"{module}: {name} is now called {new.__name__}", DeprecationWarning, stacklevel=3)
+    return new
 
 
 def _warn(old: str, new: str) -> None:
@@ -30,12 +40,31 @@ def _world(process: Process) -> int:
     return process.world_size
 
 
+def _layout_world(layout: RankLayout) -> int:
+    _warn("Layout.world", "RankLayout.world_size")
+    return layout.world_size
+
+
+def _layout_sequence(layout: RankLayout) -> int:
+    _warn("Layout.sequence", "RankLayout.sp_size")
+    return layout.sp_size
+
+
 def _holder(plan: Plan) -> Any:
     _warn("Plan.holder", "Plan.rank_of_token")
     return plan.rank_of_token()
 
 
-for _owner, _old, _new in ((Process, "world", property(_world)), (Plan, "holder", _holder)):
+for _owner, _old, _new in (
+    (Process, "world", property(_world)),
+    (RankLayout, "world", property(_layout_world)),
+    (RankLayout, "sequence", property(_layout_sequence)),
+    (Plan, "holder", _holder),
+):
     setattr(_owner, _old, _new)
-# ``from afn_distributed.route import deal`` finds this module under its old name.
-sys.modules["afn_distributed.route"] = sys.modules[__name__]
+
+_route = ModuleType("afn_distributed.route", "The former name of ``afn_distributed.dispatch``.")
+vars(_route)["__getattr__"] = lambda name: _renamed("afn_distributed.route", name)
+sys.modules["afn_distributed.route"] = _route
+# ``import afn_distributed.route as r`` asks the package for it.
+vars(sys.modules["afn_distributed"])["route"] = _route

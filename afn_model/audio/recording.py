@@ -17,6 +17,9 @@ from afn_model.audio.container import is_mp3, walk_mp3, with_frame_count
 from afn_model.audio.decode import array_to_pcm, load_audio
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import is_member, read_member
+from afn_model.checks import is_number
+
+_SOURCES = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +30,26 @@ class Audio:
         source: path, bytes, open file, or a 1-D array or tensor of samples.
         sampling_rate: Hz, for an array; 16,000 if None.
         start, end: seconds.
+
+    Raises:
+        ValueError: another kind of source, or what should be a number is none.
     """
 
     source: Any
     sampling_rate: int | None = None
     start: float | None = None
     end: float | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.source, _SOURCES) and not hasattr(self.source, "read"):
+            raise ValueError(f"a recording must be a path, bytes, an open file or an array, got {self.source!r:.80}")
+        where = f"{self.source}: " if isinstance(self.source, (str, os.PathLike)) else ""
+        for name in ("sampling_rate", "start", "end"):
+            value = getattr(self, name)
+            if value is not None and not is_number(value):
+                raise ValueError(f"{where}{name} of a recording must be a number, got {value!r:.80}")
+        if self.sampling_rate is not None and not self.sampling_rate > 0:
+            raise ValueError(f"{where}sampling_rate of a recording must be above 0, got {self.sampling_rate}")
 
 
 def load(
@@ -41,7 +58,8 @@ def load(
     """Samples [n] at 16 kHz of a recording, whatever it comes from; options and errors as of ``load_audio``."""
     options = {"start": audio.start, "end": audio.end, "strict": strict, "max_seconds": max_seconds, "dtype": dtype}
     if isinstance(audio.source, (np.ndarray, Tensor)):
-        return array_to_pcm(audio.source, audio.sampling_rate or SAMPLE_RATE, **options)
+        rate = SAMPLE_RATE if audio.sampling_rate is None else audio.sampling_rate
+        return array_to_pcm(audio.source, rate, **options)
     if is_member(audio.source):
         return load_audio(read_member(audio.source), name=audio.source, **options)
     return load_audio(audio.source, **options)

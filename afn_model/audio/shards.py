@@ -128,8 +128,8 @@ def _members(found: dict[int, tuple[int, int]]) -> np.ndarray:
 
 
 def _write_index(tar: str, size: int, members: np.ndarray) -> None:
-    """Keeps the index for others; where the folder cannot be written, every process makes its own."""
-    with contextlib.suppress(OSError), atomic_path(index_path(tar)) as temporary:
+    """Keeps the index for others; where it cannot be written, every process makes its own."""
+    with contextlib.suppress(OSError, ValueError), atomic_path(index_path(tar)) as temporary:
         temporary.write_bytes(_HEADER.pack(MAGIC, size) + members.tobytes())
 
 

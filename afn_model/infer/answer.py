@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio, measured_seconds
+from afn_model.checks import is_whole
 from afn_model.infer.decoder import decode
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.text_stream import TextStream
@@ -78,7 +80,7 @@ def answer(
         ValueError: a recording that cannot be used or a malformed conversation, by file name or number; a prompt that
             leaves no room in the context.
     """
-    if batch_size < 1:
+    if not is_whole(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     params = params or SamplingParams()
     if params.temperature > 0 and params.seed is None:
@@ -130,7 +132,7 @@ def _decode(
 def _read(conversations: list, index: int) -> list[Turn]:
     conversation = conversations[index]
     try:
-        if len(conversation) and isinstance(conversation, Sequence) and isinstance(conversation[0], Turn):
+        if isinstance(conversation, Sequence) and len(conversation) and isinstance(conversation[0], Turn):
             return list(conversation)
         return read_conversation(conversation)
     except ValueError as error:
@@ -143,7 +145,8 @@ def _prepare(processor: AFNextProcessor, turns: list[list[Turn]], index: int) ->
         if len(prepared.ids) == context:
             raise ValueError(f"{context} tokens leave no room for an answer in a context of {context}")
     except ValueError as error:
-        files = [audio.source for turn in turns[index] for audio in turn.audios if isinstance(audio.source, str)]
+        sources = [audio.source for turn in turns[index] for audio in turn.audios]
+        files = [os.fspath(source) for source in sources if isinstance(source, (str, os.PathLike))]
         where = ", ".join(files) or (f"conversation {index}" if len(turns) > 1 else "")
         if not where or any(file in str(error) for file in files):
             raise
@@ -161,11 +164,11 @@ def _batches(turns: list[list[Turn]], batch_size: int, in_order: bool) -> Iterat
 
 def _seconds(audio: Audio) -> float:
     """Seconds of a recording by its header; an unreadable one counts as 0 s: the error is raised when it is decoded."""
-    if isinstance(audio.source, str):
+    if isinstance(audio.source, (str, os.PathLike)):
         try:
-            return measured_seconds(audio)
+            return measured_seconds(replace(audio, source=os.fspath(audio.source)))
         except ValueError:
             return 0.0
     samples = len(audio.source) if isinstance(audio.source, (np.ndarray, Tensor)) else 0
-    end = samples / (audio.sampling_rate or SAMPLE_RATE)
+    end = samples / (SAMPLE_RATE if audio.sampling_rate is None else audio.sampling_rate)
     return min(end, math.inf if audio.end is None else audio.end) - (audio.start or 0.0)

@@ -38,7 +38,8 @@ def decode(
             log-probabilities are returned too. None draws from a torch generator.
         encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
         any_running: called at every step with whether an answer of this batch still grows; decoding goes on as long as
-            it returns True, for at most ``params.max_new_tokens`` steps.
+            it returns True, for at most ``params.max_new_tokens`` steps. Never called where there is nothing to do: no
+            prompts, or no tokens to generate. Ranks that decode together must each have a prompt.
         on_token: called with (answer, token) as soon as each token is known; stop tokens are left out.
 
     Returns:
@@ -62,7 +63,7 @@ def decode(
     longest = max(limits) if any_running is None else params.max_new_tokens
     decoder = Decoder(model, batch, longest, samples=params.n, encoded=encoded)
     sampler = Sampler(model, batch, params, keys)
-    while True:
+    for step in range(1, longest + 1):
         token_B, logprob_B = sampler.next(decoder.logits())
         said = None if logprob_B is None else logprob_B.tolist()
         for i, (row, token) in enumerate(zip(sampler.rows, token_B.tolist(), strict=True)):
@@ -75,7 +76,8 @@ def decode(
                 growing.remove(row)
             if token not in stop and on_token is not None:
                 on_token(row, token)
-        if not (bool(growing) if any_running is None else any_running(bool(growing))):
+        going_on = bool(growing) if any_running is None else any_running(bool(growing))
+        if not going_on or step == longest:
             break
         # Selecting copies keys and values, so it waits until half of the sequences can go.
         if growing and 2 * len(growing) <= len(sampler.rows):

@@ -15,8 +15,9 @@ class Rollout:
         prompt: which prompt of the batch it answers.
         sample: which of the prompt's answers it is.
         tokens: the token ids, with the stop token where it was reached.
-        logprobs: [len(tokens)] float32 on the CPU: log softmax(logits / temperature) of each, before ``top_p`` cuts;
-            None where the answer is greedy or its prompt has no key.
+        logprobs: [len(tokens)] float32 on the CPU: log softmax(logits / temperature) of each, of the logits
+            after the repetition penalty and before ``top_p`` cuts; training, which
+            knows no penalty, needs 1. None where the answer is greedy or its prompt has no key.
         finished: whether it ends with a stop token.
     """
 

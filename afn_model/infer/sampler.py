@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from afn_model.hashing import key
+from afn_model.hashing import MASK, key
 from afn_model.infer.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
     from afn_model.prompt.batch import Batch
+
+COLDEST = 1e-30  # a lower temperature is the same to float32 logits, but not a float32 whose inverse is finite
 
 
 class Sampler:
@@ -42,8 +44,8 @@ class Sampler:
         if keys is not None and params.temperature > 0:
             assert params.seed is not None, "keys need a seed"
             self.keys = [key(params.seed, k, s) for k in keys for s in range(params.n)]
-        elif params.seed is not None:
-            self.generator = torch.Generator(model.device).manual_seed(params.seed)
+        elif params.seed is not None and params.temperature > 0:
+            self.generator = torch.Generator(model.device).manual_seed(params.seed & MASK)
 
     def next(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """The next token of each sequence, and its log-probability where prompts have keys.
@@ -93,14 +95,23 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature, [B, vocabulary], less the largest of a row first where that would be infinite."""
+    temperature = max(temperature, COLDEST)
+    largest = logits.amax(-1, keepdim=True)
+    return (logits - torch.where((largest / temperature).isfinite(), 0.0, largest)) / temperature
+
+
 def probabilities(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     """softmax(logits / temperature), [B, vocabulary], zero outside the smallest set that reaches ``top_p``."""
-    probability = (logits / temperature).softmax(-1)
+    probability = scaled(logits, temperature).softmax(-1)
     if top_p == 1:
         return probability
     ranked, token = probability.sort(dim=-1, descending=True, stable=True)
-    # A token stays while the probability before it is below top_p, so the first always does.
-    ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)
+    # A token stays while the probability before it is below top_p; the first does even if top_p is 0 in float32.
+    cut = ranked.cumsum(-1) - ranked >= top_p
+    cut[:, 0] = False
+    ranked = ranked.masked_fill(cut, 0.0)
     return torch.empty_like(probability).scatter_(1, token, ranked)
 
 
@@ -126,7 +137,7 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[T
     Returns:
         [B] int64 and [B] float32.
     """
-    logprobs = (logits / temperature).log_softmax(-1)
+    logprobs = scaled(logits, temperature).log_softmax(-1)
     reached = probabilities(logits, temperature, top_p).double().cumsum(-1)
     # The largest u may round up to the total: a token before the end must then be taken.
     target = torch.minimum(u[:, None] * reached[:, -1:], reached[:, -1:] * (1 - 2**-52))

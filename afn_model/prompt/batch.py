@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +44,16 @@ class Batch:
         """[W] int64, audio tokens of each window."""
         return token_frames(conv_frames(self.mel_lengths))
 
-    @cached_property
+    @property
     def targets(self) -> Tensor:
-        """[T] int64, the label of the token after each one; -100 where nothing is supervised. Made once per batch."""
+        """[T] int64, the label of the token after each one; -100 where nothing is supervised."""
         if self.labels is None:
             raise ValueError("the batch has no labels: make it with processor(..., training=True)")
+        if not len(self.labels):
+            return self.labels.clone()
         shifted = F.pad(self.labels[1:], (0, 1), value=IGNORED)
-        last = self.cu_seqlens[1:].long()[self.cu_seqlens.diff() > 0] - 1
+        # An empty conversation has the last token of the one before it, and the first one that of the batch.
+        last = (self.cu_seqlens[1:].long() - 1) % len(shifted)
         return shifted.index_fill(0, last, IGNORED)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -68,9 +70,15 @@ class Batch:
 
 
 def join(first: Batch, second: Batch) -> Batch:
-    """Two batches as one; labels where both have them."""
+    """Two batches as one; labels where both have them.
+
+    Raises:
+        ValueError: samples of different dtypes, which have different scales.
+    """
     parts = [first, second]
     windows = [batch.pcm for batch in parts if batch.pcm is not None]
+    if len({pcm.dtype for pcm in windows}) > 1:
+        raise ValueError(f"batches of {windows[0].dtype} and {windows[1].dtype} samples cannot be joined")
     width = max((pcm.shape[1] for pcm in windows), default=0)
     labels = [batch.labels for batch in parts if batch.labels is not None]
     return Batch(

@@ -13,11 +13,13 @@ import torch
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
+from afn_model.checks import is_listed
 
 SOUND = "<sound>"
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|sound_bos|>", "<|sound_eos|>")
 _PLACEHOLDER = re.compile(r"<sound(?:-(\d+))?>")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, or a byte that was not UTF-8
 _ALONE = re.compile(r"<sound(?:-1)?>\n|\n<sound(?:-1)?>|<sound(?:-1)?>")
 
 
@@ -43,7 +45,9 @@ SILENCE = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE, dtype=torch.float32, dev
 
 
 def is_conversation(value) -> bool:
-    """Whether ``value`` is one conversation, rather than a list of them."""
+    """Whether ``value`` is one conversation, rather than a list of them; ValueError if it is neither."""
+    if not isinstance(value, dict) and not is_listed(value):
+        raise ValueError(f"a conversation or a list of them is expected, got {value!r:.80}")
     return isinstance(value, dict) or (len(value) > 0 and isinstance(value[0], dict) and "role" in value[0])
 
 
@@ -73,10 +77,10 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
     if isinstance(conversation, dict):
         if audios is not None or "conversations" not in conversation:
             raise ValueError("a record needs a 'conversations' list and brings its own audio under 'sound'")
-        messages = [(m.get("from"), m.get("value")) for m in conversation["conversations"]]
+        messages = [(m.get("from"), m.get("value")) for m in _messages(conversation["conversations"])]
         audios = conversation.get("sound")
     else:
-        messages = [(m.get("role"), m.get("content")) for m in conversation]
+        messages = [(m.get("role"), m.get("content")) for m in _messages(conversation)]
     if not messages:
         raise ValueError("the conversation has no messages")
     given = [_as_audio(audio) for audio in _as_list(audios)]
@@ -86,6 +90,12 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
     alone = len(order) + written == 1
     rest = iter(order)
     return [Turn(_role(role), tuple(_parts(content, rest, alone))) for role, content in messages]
+
+
+def _messages(value) -> Sequence[dict]:
+    if not is_listed(value) or not all(isinstance(message, dict) for message in value):
+        raise ValueError(f"a conversation must be a record or a list of messages, got {value!r:.80}")
+    return value
 
 
 def _as_list(audios) -> list:
@@ -141,7 +151,7 @@ def _resolve(numbers: list[str], given: list[Audio]) -> list[Audio]:
 
 
 def _role(role) -> str:
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(_ROLES)}")
     return _ROLES[role]
 
@@ -165,6 +175,8 @@ def _split(text: str, audios, alone: bool) -> list[str | Audio]:
     for token in _CONTROL:
         if token in text:
             raise ValueError(f"a message contains {token}, which only the prompt itself may")
+    if _SURROGATE.search(text):
+        raise ValueError(f"a message is not Unicode text: {text!r:.80}")
     if alone and _PLACEHOLDER.search(text):
         return [next(audios), _ALONE.sub("", text, count=1)]
     pieces: list[str | Audio] = []

@@ -144,7 +144,7 @@ class FeatureCache:
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as temporary:
                 save_file({"features": features.cpu().contiguous()}, temporary)
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             warnings.warn(f"{file}: {error}; no more features are written", stacklevel=2)
             self.folder = None
 

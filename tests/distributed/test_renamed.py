@@ -1,5 +1,7 @@
 """Names of version 0.1.0: the same things under their new names, with a warning."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,11 @@ from afn_distributed import RankLayout, dispatch, make_plan, renamed
 from afn_distributed.process import Process
 
 
-@pytest.mark.parametrize("name", renamed.RENAMED)
-def test_an_old_name_is_the_new_one_and_warns(name):
-    new = renamed.RENAMED[name]
-    with pytest.warns(DeprecationWarning, match=f"{name} is now called {new.__name__}"):
-        assert getattr(afn_distributed, name) is new
+@pytest.mark.parametrize("module", renamed.RENAMED)
+def test_an_old_name_is_the_new_one_and_warns(module):
+    for name, new in renamed.RENAMED[module].items():
+        with pytest.warns(DeprecationWarning, match=f"{module}: {name} is now called {new.__name__}"):
+            assert getattr(importlib.import_module(module), name) is new
 
 
 def test_the_old_module():
@@ -25,7 +27,25 @@ def test_the_old_module():
     assert Layout is RankLayout
 
 
+def test_the_old_module_under_another_name():
+    import afn_distributed.route as r
+    from afn_distributed import route
+
+    assert route is r
+    with pytest.warns(DeprecationWarning, match="route is now called dispatch"):
+        assert r.route is dispatch.dispatch
+    with pytest.warns(DeprecationWarning, match="deal is now called assign_balanced"):
+        assert r.deal([1.0], 1).tolist() == [0]
+    assert not hasattr(r, "shuffle")
+    assert not hasattr(afn_distributed, "deal"), "only its module had it"
+
+
 def test_old_attributes():
+    layout = RankLayout(12, ulysses=2, ring=3)
+    with pytest.warns(DeprecationWarning, match=r"Layout\.world is now called RankLayout\.world_size"):
+        assert layout.world == 12
+    with pytest.warns(DeprecationWarning, match=r"Layout\.sequence is now called RankLayout\.sp_size"):
+        assert layout.sequence == 6
     process, plan = Process(0, 4, 0, torch.device("cpu"), False), make_plan([0, 9, 12], ring=2)
     with pytest.warns(DeprecationWarning, match=r"Process\.world is now called Process\.world_size"):
         assert process.world == 4

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,52 @@ def test_the_temporary_file_is_hidden_beside_its_target_with_its_suffix(tmp_path
         one.write_bytes(b"1")
         two.write_bytes(b"2")
     assert (tmp_path / "a.png").read_bytes() == b"1"
+
+
+def test_a_link_stays_and_permissions_too(tmp_path):
+    (tmp_path / "there").mkdir()
+    file, link = tmp_path / "there" / "a.json", tmp_path / "b.txt"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    with atomic_path(link) as temporary:
+        assert (temporary.parent, temporary.suffix) == (file.parent, ".txt")
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"
+    assert file.stat().st_mode & 0o777 == 0o640
+    dangling = tmp_path / "c.txt"
+    dangling.symlink_to(tmp_path / "d.txt")
+    write_text(dangling, "new")
+    assert (tmp_path / "d.txt").read_text() == "new"
+
+
+def test_what_is_not_a_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(ValueError, match=f"{name}: is there and not a regular file"):
+            write_text(tmp_path / name, "new")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "folder").is_dir()
+
+
+def test_a_temporary_folder_goes_too(tmp_path):
+    def stopped():
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.mkdir()
+            (temporary / "b").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_that_is_not_unicode(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.json: .*surrogates not allowed"):
+        write_json(tmp_path / "a.json", {"a": "q\udcff"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):

@@ -1,9 +1,11 @@
 """A model folder opened for questions."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from afn_model import AFNext, AFNextProcessor, SamplingParams, Session
+from afn_model import AFNext, AFNextProcessor, ModelConfig, SamplingParams, Session
 from afn_model.infer.answer import answer
 from tests.model.infer.test_generate import asked, conversations
 from tests.tiny import noise, record, save_tiny
@@ -42,6 +44,15 @@ def test_weights_are_read_once_and_after_the_recordings(folder):
     assert not session.model.lm_head.weight.is_inference()
 
 
+def test_threads_that_ask_at_once_get_one_model(folder):
+    steps = []
+    session = Session(folder, on_step=lambda *step: steps.append(step))
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: session.model, range(4)))
+    assert all(model is session.model for model in models)
+    assert len(steps) == steps[-1][1]
+
+
 def asked_about(file: str) -> list[dict]:
     return [{"role": "user", "content": [{"type": "audio", "path": file}, {"type": "text", "text": "?"}]}]
 
@@ -62,7 +73,28 @@ def test_a_session_that_cannot_be_opened(tmp_path):
         Session(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"device": "foo"}, "device 'foo'"),
+        ({"device": "meta"}, "device meta"),
+        ({"device": None}, "device None"),
+        ({"dtype": torch.int32}, r"dtype torch\.int32: weights are floating point"),
+        ({"dtype": "float32"}, "dtype float32: weights are floating point"),
+    ],
+)
+def test_a_session_of_another_device_or_dtype(folder, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        Session(folder, **options)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_session_without_the_gpu_it_asks_for(folder):
     with pytest.raises(ValueError, match="device cuda: PyTorch finds no GPU"):
         Session(folder, device="cuda")
+
+
+def test_the_former_name_of_the_config():
+    with pytest.warns(DeprecationWarning, match="Config is now called ModelConfig"):
+        from afn_model import Config
+    assert Config is ModelConfig

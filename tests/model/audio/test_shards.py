@@ -57,6 +57,10 @@ def test_a_tar_file_of_others_is_indexed_when_read(tmp_path):
         archive.addfile(member, io.BytesIO(b"new"))
     os.utime(tar, (2e9, 2e9))
     assert read_member(f"{tar}#later") == b"new", "a stale index is made anew"
+    os.remove(index_path(tar))
+    os.mkdir(index_path(tar))
+    shards._open_shard.cache_clear()
+    assert read_member(f"{tar}#later") == b"new", "an index that cannot be kept costs only that"
 
 
 def test_threads_and_forks_read_alike(written):

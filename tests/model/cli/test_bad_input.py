@@ -238,6 +238,10 @@ def test_model_folders(refused, model, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_question_that_is_not_utf8(refused, model, tmp_path):
+    refused(["ask", record(tmp_path / "ok.wav", 1.0), "q\udcff", "--model", model], r"not Unicode text: 'q\udcff'")
+
+
 def test_placeholders_that_do_not_match_the_audios(refused, model, tmp_path):
     _, processor = tiny()
     for text, audios, problem in (

@@ -1,5 +1,7 @@
 """Answers to conversations: batches, order, streams and errors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -88,11 +90,12 @@ def test_answers_come_batch_by_batch(pair):
 def test_files_are_ordered_by_their_headers(pair, tmp_path):
     model, processor = pair
     files = [record(tmp_path / f"{seconds}.wav", seconds) for seconds in (1.5, 0.5, 1.0)]
-    content = [[{"type": "audio", "path": file}, {"type": "text", "text": "?"}] for file in files]
-    given = {}
-    talks = [[{"role": "user", "content": parts}] for parts in content]
-    answer(model, processor, talks, SamplingParams(max_new_tokens=1), batch_size=1, on_answer=given.__setitem__)
-    assert list(given) == [1, 2, 0]
+    for kind in (str, Path):
+        content = [[{"type": "audio", "path": kind(file)}, {"type": "text", "text": "?"}] for file in files]
+        given = {}
+        talks = [[{"role": "user", "content": parts}] for parts in content]
+        answer(model, processor, talks, SamplingParams(max_new_tokens=1), batch_size=1, on_answer=given.__setitem__)
+        assert list(given) == [1, 2, 0]
 
 
 def test_forms_of_a_conversation(pair):
@@ -133,8 +136,33 @@ def test_errors_name_the_recording_or_the_conversation(pair, tmp_path):
     ):
         with pytest.raises(ValueError, match=problem):
             answer(model, processor, talks, SHORT)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        answer(model, processor, [good], SHORT, batch_size=0)
+    for batch_size in (0, 1.5):
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            answer(model, processor, [good], SHORT, batch_size=batch_size)
+
+
+def test_what_is_no_conversation(pair):
+    model, processor = pair
+    text = {"type": "text", "text": "?"}
+
+    def about(source, **part) -> list[dict]:
+        return [{"role": "user", "content": [{"type": "audio", "audio": source, **part}, text]}]
+
+    for talks, problem in (
+        ("hi", "a conversation or a list of them is expected, got 'hi'"),
+        (5, "a conversation or a list of them is expected, got 5"),
+        (["hi"], "must be a record or a list of messages, got 'hi'"),
+        ([None], "must be a record or a list of messages, got None"),
+        ({"conversations": "x"}, "must be a record or a list of messages, got 'x'"),
+        ([{"role": ["user"], "content": "?"}], r"role \['user'\] is none of"),
+        (about(5), "a path, bytes, an open file or an array, got 5"),
+        (about(noise(0.5), sampling_rate="16000"), "sampling_rate of a recording must be a number, got '16000'"),
+        (about(noise(0.5), sampling_rate=0), "sampling_rate of a recording must be above 0, got 0"),
+        (about(noise(0.5), start="0"), "start of a recording must be a number, got '0'"),
+        ([{"role": "user", "content": "q\udcff"}], r"a message is not Unicode text: 'q\\udcff'"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            answer(model, processor, talks, SHORT)
 
 
 def test_a_prompt_as_long_as_the_context(pair):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afn_model.config import RoteConfig
-from afn_model.infer.sampler import draw, penalise, race
+from afn_model.infer.sampler import draw, penalise, race, scaled
 from afn_model.infer.sampling_params import SamplingParams
 from tests.budget import assert_same_but_rounding
 from tests.orders import in_orders
@@ -129,6 +129,29 @@ def test_a_tiny_top_p_or_temperature_is_greedy(pair):
     assert model.generate(batch, 12, temperature=1.0, top_p=0.99, seed=0) != greedy
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(1e-38, 1.0), (1e-46, 1.0), (5e-324, 0.5), (1.0, 1e-46)])
+def test_below_what_float32_holds(temperature, top_p):
+    logits = torch.tensor([[3.0, 20.0, 19.999, -torch.inf], [-9.0, -7.5, -8.0, -7.0], [0.0, 0.0, 0.0, 1e-7]])
+    expected = [1, 3, 3]
+    noise = torch.tensor([1e-3, 1.0, 2.0, 9.0]).expand(3, -1)
+    assert race(logits, noise, temperature, top_p).tolist() == expected
+    for u in (0.0, 0.5, 1 - 2**-53):
+        token, logprob = draw(logits, torch.full((3,), u, dtype=torch.float64), temperature, top_p)
+        assert token.tolist() == expected
+        assert logprob.isfinite().all()
+    # Where nothing overflows, nothing changes.
+    assert torch.equal(scaled(logits, 0.7), logits / 0.7)
+
+
+def test_any_seed(pair):
+    model, processor = pair
+    batch = processor(conversations()[:2])
+    greedy = model.generate(batch, 4)
+    assert model.generate(batch, 4, seed=2**64 + 5) == greedy
+    again = [model.generate(batch, 4, temperature=1.0, seed=seed) for seed in (5, 2**64 + 5, 5 - 2**64)]
+    assert again[0] == again[1] == again[2]
+
+
 def test_sampling_follows_the_distribution():
     # Four tokens of 50, 30, 15 and 5 %: top_p = 0.6 keeps the first two, in proportion 5 to 3.
     share = torch.tensor([0.15, 0.5, 0.05, 0.3])
@@ -228,6 +251,25 @@ def test_sampling_params_out_of_range(options):
         SamplingParams(**options)
     with pytest.raises(ValueError, match="2 answers to a prompt would be the same at temperature 0"):
         SamplingParams(n=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 2.0},
+        {"n": True, "temperature": 1.0},
+        {"n": 2.0, "temperature": 1.0},
+        {"seed": 1.5},
+        {"stop_token_ids": 5},
+        {"stop_token_ids": "5"},
+        {"temperature": "1"},
+        {"top_p": None},
+        {"repetition_penalty": "1"},
+    ],
+)
+def test_sampling_params_of_other_types(options):
+    with pytest.raises(ValueError, match="must be whole numbers"):
+        SamplingParams(**options)
 
 
 def test_the_context_bounds_each_answer_by_its_own_prompt(pair):
@@ -371,6 +413,15 @@ def test_decoding_goes_on_as_long_as_another_rank_does(pair):
     short = sampled(model, batch, 8, samples=1, stop_token_ids=tuple(first), any_running=any_running)
     assert short[0, 0].tokens == first
     assert told == [False] * 8
+
+
+def test_decoding_ends_whatever_another_rank_says(pair):
+    model, processor = pair
+    told = []
+    options = {"samples": 1, "stop_token_ids": (), "any_running": lambda running: told.append(running) or True}
+    found = sampled(model, processor(conversations()[4]), 3, **options)
+    assert len(found[0, 0].tokens) == 3
+    assert told == [True, True, False]
 
 
 def test_samples_follow_the_distribution():

@@ -148,6 +148,16 @@ def test_a_folder_that_cannot_be_written_costs_only_its_use(parts, tmp_path):
     assert torch.equal(found, FeatureCache(model)(packed(processor, "a"))[0])
 
 
+def test_a_folder_in_the_place_of_a_file_costs_only_its_use(parts, tmp_path):
+    model, processor = parts
+    FeatureCache(model, folder=tmp_path)(packed(processor, "a"))
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    file.unlink()
+    file.mkdir()
+    with pytest.warns(UserWarning, match="not a regular file; no more features are written"):
+        FeatureCache(model, folder=tmp_path)(packed(processor, "a"))
+
+
 def test_sft_with_kept_features(parts):
     model, processor = parts
     plain, kept = SFT(model), SFT(model, features=FeatureCache(model))
