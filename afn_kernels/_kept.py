@@ -7,8 +7,7 @@ hand such a tensor to every later call.
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial, wraps
 from typing import TypeVar
 
@@ -25,8 +24,8 @@ def kept(make: Callable[..., Made] | None = None, *, most: int | None = None):
     and on a stream that is being captured before the table is there, ``make`` is called in place and nothing is kept.
 
     Args:
-        make: a function of hashable arguments, a ``torch.device`` among them where it makes tensors on one. Nobody
-            may write into what it returns.
+        make: a function of hashable arguments, a ``torch.device`` among them where it makes tensors on one. It says
+            the dtype of every tensor: the default one is the program's. Nobody may write into what it returns.
         most: how many results to keep; the oldest goes. None keeps all.
     """
     if make is None:
@@ -59,37 +58,43 @@ def made_alone(make: Callable[[], Made], device: torch.device = CPU) -> Made:
     """``make()`` as if the program had done nothing else, ready for every stream.
 
     Modes of autograd, autocast and dispatch, the default device, the stream and the private memory of CUDA graphs
-    belong to a thread, so a new thread has none of them. The default dtype belongs to the process and is float32
-    meanwhile. Not to be called while a stream of ``device`` is being captured.
+    belong to a thread, so a new thread has none of them. The default dtype belongs to the process, so ``make`` says its
+    dtypes. Where no thread can start, as when Python is about to end, ``make`` is called in place. Not to be called
+    while a stream of ``device`` is being captured.
     """
 
     def alone() -> Made:
-        with _float32_by_default(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             made = make()
             if device.type == "cuda":
                 torch.cuda.current_stream().synchronize()
         return made
 
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(alone).result()
+    made: list[Made] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(alone())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="afn_kernels.made_alone")
+    try:
+        thread.start()
+    except RuntimeError:
+        with torch.inference_mode(False):
+            return alone()
+    thread.join()
+    if failed:
+        raise failed.pop()
+    return made.pop()
 
 
 def forget() -> None:
     """Empties every table, for tests."""
     for table in TABLES:
         table.clear()
-
-
-@contextmanager
-def _float32_by_default():
-    with _LOCK:
-        _DEFAULTS.append(torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        with _LOCK:  # the last to leave of several threads finds what the first one found
-            torch.set_default_dtype(_DEFAULTS.pop())
 
 
 def _indexed(device: torch.device) -> torch.device:
@@ -100,5 +105,3 @@ def _indexed(device: torch.device) -> torch.device:
 
 
 TABLES: list[dict] = []
-_DEFAULTS: list[torch.dtype] = []
-_LOCK = threading.Lock()

@@ -47,14 +47,13 @@ def attention_backward(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
     if schedule is not None:
-        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal)
+        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
     chosen = OP.explain(q, k, v, **options, return_lse=True, carry=None).chosen if impl == "auto" else impl
     if chosen == "triton":
         if schedule is None and cu_seqlens_q is not None:
-            schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal)
-        sizes = len(q), len(k), q.shape[-1], q.dtype
-        tables = [None, None] if schedule is None else schedule.of(("dq", "dkv"), *sizes)
+            schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
+        tables = [None, None] if schedule is None else schedule.of(("dq", "dkv"), q.shape[-1], q.dtype)
         needs = True, True, False
         return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, float(scale), *needs)[:3]
     with torch.enable_grad():

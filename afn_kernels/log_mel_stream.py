@@ -55,7 +55,9 @@ class LogMelStream:
         self._frames = window_samples // tables.HOP
         # The stream may outlive the inference mode or default device under which it was made.
         self._row, self._energies = made_alone(
-            lambda: (torch.zeros(1, window_samples), torch.zeros(n_mels, self._frames))
+            lambda: tuple(
+                torch.zeros(shape, dtype=torch.float32) for shape in ((1, window_samples), (n_mels, self._frames))
+            )
         )
         self._pcm = self._row[0]
         self._compiled = impl == "cpu" or (impl == "auto" and OP.explain(self._row).chosen == "cpu")

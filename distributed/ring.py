@@ -114,8 +114,7 @@ def options_of(exchange: Exchange, q: Tensor, comm: Comm, scale: float, impl: st
     causal, key = exchange.source == comm.rank, (q.shape[-1], q.dtype, impl)
     if key not in exchange.schedules:
         sizes = {"total_q": len(q), "total_k": len(exchange.rows), "head_dim": q.shape[-1], "dtype": q.dtype}
-        # Kept for later steps, which may be trained: with what a backward needs, and no inference tensors.
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():  # kept for later steps, which may be trained: with what a backward needs
             exchange.schedules[key] = ak.attention_schedule(
                 exchange.cu_q, exchange.cu_k, **sizes, causal=causal, return_lse=True, impl=impl
             )

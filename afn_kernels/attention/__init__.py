@@ -1,11 +1,13 @@
 """Packed variable-length attention with grouped query heads."""
 
+from contextlib import nullcontext
+
 import torch
 
 from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import providers
-from afn_kernels.attention.schedule import AttentionSchedule, tile_of
+from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
@@ -112,7 +114,7 @@ def attention(
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
     if schedule is not None:
-        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal)
+        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
     if cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
     if (cu_seqlens_q is None) != (cu_seqlens_k is None):
@@ -161,7 +163,8 @@ def attention_schedule(
     graph it follows boundaries that change between replays if it is made inside too.
 
     Args:
-        cu_seqlens_q: [N + 1] int32, as ``attention`` takes it.
+        cu_seqlens_q: [N + 1] int32, as ``attention`` takes it. A call refuses a schedule whose boundaries were written
+            to since, if it can tell: not those of inference mode, and not under torch.compile.
         cu_seqlens_k: [N + 1] int32; None means those of the queries.
         total_q: queries in all, len(q) of the calls.
         total_k: keys in all; None means ``total_q``.
@@ -175,19 +178,32 @@ def attention_schedule(
         What ``attention`` and ``attention_backward`` take as ``schedule``.
 
     Raises:
-        ValueError: boundaries that do not cover the totals, or an ``impl`` that cannot run such calls.
+        ValueError: boundaries that do not cover the totals, a ``head_dim`` below 1, a dtype that is not floating, or an
+            ``impl`` that cannot run such calls.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"attention_schedule: dtype={dtype}, expected a floating dtype")
+    if not isinstance(head_dim, (int, torch.SymInt)) or head_dim < 1:
+        raise ValueError(f"attention_schedule: head_dim={head_dim}, expected a number above zero")
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
     total_k = total_q if total_k is None else total_k
     _check.cu_seqlens("attention_schedule", "cu_seqlens_q", cu_seqlens_q, total_q)
     _check.cu_seqlens("attention_schedule", "cu_seqlens_k", cu_seqlens_k, total_k)
-    schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal)
     like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
     options |= {"return_lse": return_lse, "carry": None, "schedule": None}
-    if OP.pick(impl, like, like, like, **options).name != "triton":
-        return schedule
     kernels = ("forward", *(("carry",) if return_lse else ()), *(("dq", "dkv") if torch.is_grad_enabled() else ()))
-    tables = schedule.of(kernels, total_q, total_k, head_dim, dtype)
+    if OP.pick(impl, like, like, like, **options).name != "triton":
+        kernels = ()
+    made_from, mode = None, nullcontext()
+    if not torch.compiler.is_compiling():  # what is traced has no mode of its own and counts no writes
+        made_from, mode = MadeFrom.now(cu_seqlens_q, cu_seqlens_k), torch.inference_mode(False)
+    with mode:  # a backward can save nothing that is made in inference mode, and calls with gradients may follow
+        if made_from is not None:
+            same = cu_seqlens_k is cu_seqlens_q
+            cu_seqlens_q = savable(cu_seqlens_q)
+            cu_seqlens_k = cu_seqlens_q if same else savable(cu_seqlens_k)
+        boundaries = cu_seqlens_q, cu_seqlens_k, causal, total_q, total_k
+        tables = AttentionSchedule(*boundaries).of(kernels, head_dim, dtype)
     tiles = [tile_of(kernel, head_dim, dtype) for kernel in kernels]
-    return AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, dict(zip(tiles, tables, strict=True)))
+    return AttentionSchedule(*boundaries, dict(zip(tiles, tables, strict=True)), made_from)

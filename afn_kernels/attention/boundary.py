@@ -61,8 +61,8 @@ def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse,
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))
     kernels = ("forward" if carry is None else "carry", *(("dq", "dkv") if wanted else ()))
     if schedule is None and cu_seqlens_q is not None:
-        schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal)
-    tables = [] if schedule is None else schedule.of(kernels, len(q), len(k), q.shape[-1], q.dtype)
+        schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
+    tables = [] if schedule is None else schedule.of(kernels, q.shape[-1], q.dtype)
     table, dq_table, dkv_table = (*tables, *[None] * (3 - len(tables)))
     out, lse = FORWARD(q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, float(scale))
     return (out, lse) if return_lse or carry is not None else out

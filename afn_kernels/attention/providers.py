@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from afn_kernels._registry import constant
+
 HALF = (torch.float16, torch.bfloat16)
 _longest = WeakTensorKeyDictionary()
 
@@ -25,8 +27,13 @@ def longest(cu_seqlens: Tensor) -> int:
     return length
 
 
-@lru_cache
+@constant  # torch.compile does not trace a search for modules
 def installed(module: str) -> bool:
+    return _found(module)
+
+
+@lru_cache
+def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of a parent package

@@ -12,6 +12,27 @@ from afn_kernels.attention.config import choose
 
 
 @dataclass(frozen=True, eq=False)
+class MadeFrom:
+    """The boundaries that a schedule was made from, and how often each had been written to by then."""
+
+    tensors: tuple[torch.Tensor, torch.Tensor]
+    versions: tuple[int, int]
+
+    @staticmethod
+    def now(*tensors: torch.Tensor) -> MadeFrom:
+        q, k = tensors
+        return MadeFrom((q, k), (version(q), version(k)))
+
+    def changed(self) -> bool:
+        return any(version(x) != then for x, then in zip(self.tensors, self.versions, strict=True))
+
+
+def version(x: torch.Tensor) -> int:
+    """How often a tensor was written to; a tensor of inference mode does not count."""
+    return 0 if x.is_inference() else x._version
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionSchedule:
     """Boundaries of a packed batch and the kernels' tables for them; ``attention_schedule`` makes it.
 
@@ -22,31 +43,47 @@ class AttentionSchedule:
     cu_seqlens_q: torch.Tensor
     cu_seqlens_k: torch.Tensor
     causal: bool
+    total_q: int
+    total_k: int
     tables: dict[tuple[int, bool], torch.Tensor] = field(default_factory=dict)
+    made_from: MadeFrom | None = None
 
     def boundaries(
-        self, cu_seqlens_q: torch.Tensor | None, cu_seqlens_k: torch.Tensor | None, causal: bool
+        self,
+        cu_seqlens_q: torch.Tensor | None,
+        cu_seqlens_k: torch.Tensor | None,
+        causal: bool,
+        total_q: int,
+        total_k: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The schedule's boundaries, which are the call's own where it gives any."""
-        given = (cu_seqlens_q, self.cu_seqlens_q), (cu_seqlens_k, self.cu_seqlens_k)
-        if any(mine is not None and mine is not other for mine, other in given):
+        mine = (self.cu_seqlens_q, self.cu_seqlens_k)
+        from_q, from_k = mine if self.made_from is None else self.made_from.tensors
+        given = (cu_seqlens_q, mine[0], from_q), (cu_seqlens_k, mine[1], from_k)
+        if any(x is not None and x is not own and x is not source for x, own, source in given):
             raise ValueError("attention: the schedule was made from other boundaries than the call's cu_seqlens")
         if causal != self.causal:
             raise ValueError(f"attention: causal={causal}, the schedule was made for causal={self.causal}")
-        return self.cu_seqlens_q, self.cu_seqlens_k
+        # A kernel follows its table wherever that points, and on a GPU nobody reads the boundaries first.
+        if total_q != self.total_q or total_k != self.total_k:
+            raise ValueError(f"attention: the schedule was not made for {total_q} queries and {total_k} keys")
+        if not torch.compiler.is_compiling() and self.made_from is not None and self.made_from.changed():
+            raise ValueError("attention: the cu_seqlens of the schedule were changed in place after it was made")
+        return mine
 
-    def of(
-        self, kernels: Sequence[str], total_q: int, total_k: int, head_dim: int, dtype: torch.dtype
-    ) -> list[torch.Tensor]:
+    def of(self, kernels: Sequence[str], head_dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
         """The table of each kernel ("forward", "carry", "dq", "dkv")."""
         made, tiles = dict(self.tables), [tile_of(kernel, head_dim, dtype) for kernel in kernels]
         for block, keys in tiles:
             if (block, keys) not in made:
-                table = tile_table(self.cu_seqlens_q, self.cu_seqlens_k, total_q, total_k, block, self.causal, keys)
-                made[block, keys] = table
-            elif len(made[block, keys]) != most_tiles(total_k if keys else total_q, len(self.cu_seqlens_q) - 1, block):
-                raise ValueError(f"attention: the schedule was not made for {total_q} queries and {total_k} keys")
+                boundaries = self.cu_seqlens_q, self.cu_seqlens_k, self.total_q, self.total_k
+                made[block, keys] = tile_table(*boundaries, block, self.causal, keys)
         return [made[tile] for tile in tiles]
+
+
+def savable(x: torch.Tensor) -> torch.Tensor:
+    """x, or a copy that a backward can save where x is a tensor of inference mode. Call outside of that mode."""
+    return x.clone() if x.is_inference() else x
 
 
 def tile_of(kernel: str, head_dim: int, dtype: torch.dtype) -> tuple[int, bool]:

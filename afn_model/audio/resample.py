@@ -7,6 +7,7 @@ products with that same bank, and rates in no simple ratio interpolate between 5
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -69,16 +70,29 @@ def _by_matrix(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[T
 @kept(most=8)
 def _matrix_bank(source: int, target: int) -> tuple[Tensor, int, int]:
     """(filters [outputs, taps], input samples from one group of outputs to the next, taps before the first sample)."""
-    from torchaudio.transforms import Resample
-
-    design = Resample(source, target, rolloff=ROLLOFF, **KAISER)
-    kernel = design.get_buffer("kernel")
+    kernel, width = _kernel(source, target, ROLLOFF)
     repeats = max(1, 160 // target)  # enough outputs at once for a matrix product to be worth it
     step = source * repeats
-    bank = torch.zeros(repeats, target, 2 * design.width + step)
+    bank = torch.zeros(repeats, target, 2 * width + step, dtype=torch.float32)
     for repeat in range(repeats):
-        bank[repeat, :, repeat * source : repeat * source + kernel.shape[-1]] = kernel[:, 0]
-    return bank.flatten(0, 1), step, design.width
+        bank[repeat, :, repeat * source : repeat * source + kernel.shape[-1]] = kernel
+    return bank.flatten(0, 1), step, width
+
+
+def _kernel(source: int, target: int, rolloff: float) -> tuple[Tensor, int]:
+    """(filters [target, taps] float32, taps before the sample), to the bit those of ``torchaudio.transforms.Resample``.
+
+    For rates without a common divisor. That one makes some of its tensors in the default dtype, which is float32 here.
+    """
+    zeros, beta = KAISER["lowpass_filter_width"], torch.tensor(KAISER["beta"], dtype=torch.float32)
+    cutoff = min(source, target) * rolloff
+    width = math.ceil(zeros * source / cutoff)
+    late = torch.arange(0, -target, -1, dtype=torch.float32)[:, None] / target
+    t = torch.arange(-width, width + source, dtype=torch.float64) / source
+    t = ((late + t) * cutoff).clamp(-zeros, zeros)
+    window = torch.i0(beta * (1 - (t / zeros) ** 2).sqrt()) / torch.i0(beta)
+    t = t * math.pi
+    return (torch.where(t == 0, 1.0, t.sin() / t) * (window * (cutoff / source))).float(), width
 
 
 def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
@@ -109,8 +123,5 @@ def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
 @kept(most=8)
 def _phase_bank(rate: int, to: int) -> tuple[Tensor, int]:
     """(filters [phases + 1, taps] for outputs 0, 1/512, ... 1 input sample late, taps before the sample)."""
-    from torchaudio.transforms import Resample
-
-    design = Resample(1, _PHASES, rolloff=ROLLOFF * min(1.0, to / rate), **KAISER)
-    filters = design.get_buffer("kernel")[:, 0]
-    return torch.cat([pad(filters, (0, 1)), pad(filters[:1], (1, 0))]), design.width
+    filters, width = _kernel(1, _PHASES, ROLLOFF * min(1.0, to / rate))
+    return torch.cat([pad(filters, (0, 1)), pad(filters[:1], (1, 0))]), width

@@ -13,6 +13,7 @@ from afn_distributed.plan import make_plan, split_heads
 from bench.sequence_parallel import boundaries, one_process, over_threads
 from tests.budget import assert_within_budget
 from tests.distributed.inputs import check, qkv
+from tests.kernels.test_attention import needs_triton
 from tests.orders import in_orders
 
 LENGTHS = [33, 4, 0, 21, 1]
@@ -117,6 +118,17 @@ def test_heads_that_are_read_unevenly_are_repeated():
     x = torch.tensor([[[1.0], [2.0]]])
     assert ring.spread(x, part).flatten().tolist() == [1, 1, 2]
     assert ring.gathered_heads(torch.tensor([[[1.0], [10.0], [100.0]]]), part).flatten().tolist() == [11, 100]
+
+
+def test_what_is_kept_from_inference_serves_training():
+    needs_triton()
+    plan = make_plan([0, 9], ring=1, **SIZES)
+    exchange, q = plan.exchange(0, 0), torch.zeros(9, 4, 16)
+    comm = virtual_group(1)[0]
+    with torch.inference_mode():
+        schedule = ring.options_of(exchange, q, comm, 1.0, "triton")["schedule"]
+    assert len(schedule.tables) == 2, "those of the backward too"
+    assert not any(table.is_inference() for table in schedule.tables.values())
 
 
 def test_an_unknown_transport():

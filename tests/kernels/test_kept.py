@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 import afn_kernels as ak
 from afn_kernels import _kept
-from afn_kernels._kept import forget, kept, made_alone
+from afn_kernels._kept import CPU, forget, kept
 from tests.kernels.cases import CASES
 from tests.kernels.harness import assert_same_bits
 from tests.kernels.test_every_op import runs
@@ -203,7 +208,11 @@ def test_resampling(rate, to, mode):
 
 @pytest.mark.parametrize("mode", [*MODES][:5])
 def test_a_table_is_made_as_if_nothing_had_been_done_before(mode):
-    table = kept(lambda n, device: (torch.arange(n, device=device) + torch.rand(1) * 0, torch.ones(n) @ torch.ones(n)))
+    def make(n, device):
+        ones = torch.ones(n, dtype=torch.float32)
+        return torch.arange(n, device=device) * torch.ones((), dtype=torch.float32), ones @ ones
+
+    table = kept(make)
     with MODES[mode]():
         table(3, torch.device("cpu"))
     values, product = table(3, torch.device("cpu"))
@@ -244,14 +253,101 @@ def test_threads_that_ask_at_once_get_one_table():
     assert all(x is found[0] for x in found)
 
 
-def test_a_default_dtype_comes_back_whoever_leaves_last():
+def makes() -> dict[str, tuple]:
+    """Every kept function and what is kept for good, with arguments that reach every tensor it makes."""
+    pytest.importorskip("transformers")
+    from afn_kernels.log_mel import fold, tables
+    from afn_kernels.log_mel.cpu import mel_plan
+    from afn_kernels.log_mel.cuda import tables as cuda_tables
+    from afn_kernels.pack_heads.cuda import places
+    from afn_kernels.patch.attention import _even_bounds
+    from afn_kernels.rote.reference import frequencies
+    from afn_model.audio.resample import _matrix_bank, _phase_bank
+
+    return {
+        "mel_plan": (mel_plan.__wrapped__, 80),
+        "mel_filters": (tables.mel_filters.__wrapped__, 128),
+        "hann_window": (tables.hann_window.__wrapped__,),
+        "constants": (fold.constants.__wrapped__, 80, CPU),
+        "tables": (cuda_tables.__wrapped__, 80, True, CPU),
+        "places": (places.__wrapped__, (0, 2, 0, 1, 2, 4, 0, 1), 4, 1, CPU),
+        "_even_bounds": (_even_bounds.__wrapped__, 3, 7, CPU),
+        "kept_frequencies": (frequencies, CPU, 26, 10_000.0, torch.float32),
+        "_matrix_bank": (_matrix_bank.__wrapped__, 441, 160),
+        "_phase_bank": (_phase_bank.__wrapped__, 16_001, 16_000),
+    }
+
+
+def test_every_kept_function_is_among_the_makes():
+    found = set()
+    for folder in ("afn_kernels", "afn_model", "distributed"):
+        for file in (Path(__file__).parents[2] / folder).rglob("*.py"):
+            for names in re.findall(r"^@kept.*\ndef (\w+)|^(\w+) = kept\(", file.read_text(encoding="utf-8"), re.M):
+                found.update(filter(None, names))
+    assert found == set(makes())
+
+
+def test_a_make_says_its_dtypes(monkeypatch):
+    from afn_kernels import _cpu
+
+    monkeypatch.setattr(_cpu, "MelPlan", lambda *args: args)
+    for name, (make, *args) in makes().items():
+        forget()
+        plain = flat(make(*args))
+        forget()
+        with default_dtype():
+            other = flat(make(*args))
+        for a, b in zip(plain, other, strict=True):
+            assert a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+
+
+def flat(made) -> list:
+    return [x for part in made for x in flat(part)] if isinstance(made, (list, tuple)) else [made]
+
+
+def test_the_default_dtype_is_the_programs(monkeypatch):
     with default_dtype():
-        threads = [threading.Thread(target=made_alone, args=(lambda: torch.ones(2),)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert torch.get_default_dtype() == torch.float64
+        monkeypatch.setattr(torch, "set_default_dtype", lambda dtype: pytest.fail(f"set to {dtype}"))
+        assert kept(torch.get_default_dtype)() == torch.float64
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_a_bank_is_torchaudios_to_the_bit(rate):
+    from torchaudio.transforms import Resample
+
+    from afn_model.audio.resample import KAISER, ROLLOFF, _kernel
+
+    theirs = Resample(rate, 16_000, rolloff=ROLLOFF, **KAISER)
+    common = math.gcd(rate, 16_000)
+    filters, width = _kernel(rate // common, 16_000 // common, ROLLOFF)
+    assert width == theirs.width
+    assert torch.equal(filters, theirs.get_buffer("kernel")[:, 0])
+
+
+AT_EXIT = """
+import atexit
+import torch
+from afn_kernels._kept import kept
+atexit.register(lambda: print(kept(lambda: torch.arange(3))().tolist()))
+"""
+
+
+def test_a_table_is_made_while_python_ends():
+    ended = subprocess.run([sys.executable, "-c", AT_EXIT], check=True, capture_output=True, text=True)
+    assert ended.stdout == "[0, 1, 2]\n", ended.stderr
+
+
+def test_a_table_is_made_in_place_where_no_thread_can_start(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    table = kept(lambda: torch.arange(3))
+    with torch.inference_mode():
+        first = table()
+    assert table() is first
+    assert not first.is_inference()
 
 
 def test_a_failure_keeps_nothing():

@@ -1,5 +1,6 @@
 """Other people's attention kernels: what they are told, when they are refused. They need a GPU to run for real."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -89,3 +90,19 @@ def test_the_longest_sequence_is_asked_for_once(monkeypatch):
     cu[1] = 0
     assert providers.longest(cu) == 5
     assert providers.longest(torch.tensor([0], dtype=torch.int32)) == 0
+
+
+FIRST_AND_LATER = """
+import torch
+import afn_kernels as ak
+q = torch.randn(5, 2, 16)
+first = torch.compile(lambda q: ak.attention(q, q, q, causal=True), fullgraph=True, backend="eager")(q)
+warm = ak.attention(q, q, q, causal=True)
+later = torch.compile(lambda q: ak.attention(q, q, q, causal=True), fullgraph=True, backend="eager")(q)
+assert torch.equal(first, warm) and torch.equal(later, warm)
+"""
+
+
+def test_auto_is_chosen_while_torch_compile_traces():
+    """Before anybody has asked which packages are here, and after."""
+    subprocess.run([sys.executable, "-c", FIRST_AND_LATER], check=True)

@@ -7,6 +7,7 @@ import torch
 import torch._dynamo.testing
 
 import afn_kernels as ak
+from afn_kernels import _check
 from afn_kernels.attention import schedule as module
 from tests.kernels.test_attention import cu, make, needs_triton
 
@@ -32,12 +33,12 @@ def schedule_of(lengths_q, lengths_k, device, dtype=torch.float32, **options):
     return ak.attention_schedule(*boundaries, **sizes, impl="triton", **options)
 
 
-def layers(q, k, v, count, **options):
+def layers(q, k, v, count, impl="triton", **options):
     """The output of ``count`` calls, each with the queries that the one before made, and the gradients."""
     leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
     out = leaves[0]
     for _ in range(count):
-        out = ak.attention(out, *leaves[1:], impl="triton", **options)
+        out = ak.attention(out, *leaves[1:], impl=impl, **options)
     return [out, *torch.autograd.grad(out.square().sum(), leaves)]
 
 
@@ -100,8 +101,8 @@ def test_torch_compile_sees_one_graph_for_every_batch(inside, device):
         return ak.attention(q, k, v, causal=True, schedule=schedule, impl="triton")
 
     compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=graphs)
-    for lengths in ([40, 33, 60, 12, 9], [100, 37, 1, 1, 1, 1], [65, 38, 3, 2, 70]):  # no two sizes alike at first
-        q, k, v = (x.to(device).requires_grad_() for x in make(lengths, lengths, 4, 2, 16, torch.float32))
+    for lengths in ([50, 23], [1, 67, 1, 2]):  # no two sizes alike at first
+        q, k, v = (x.to(device).requires_grad_() for x in make(lengths, lengths, 1, 1, 16, torch.float32))
         cu_seqlens = cu(lengths).to(device)
         sizes = {"total_q": len(q), "head_dim": 16, "dtype": q.dtype}
         schedule = None if inside else ak.attention_schedule(cu_seqlens, **sizes, causal=True, impl="triton")
@@ -134,11 +135,65 @@ def test_a_schedule_of_another_batch_is_refused(device):
         ak.attention(q, k, v, schedule=schedule)
     with pytest.raises(ValueError, match="cu_seqlens_q runs from 0 to 106, expected 0 to 66"):
         ak.attention_schedule(cu(QUERIES), total_q=66, head_dim=16, dtype=torch.float32)
-    sizes = {"total_q": len(q), "total_k": 10, "head_dim": 16, "dtype": q.dtype}
-    if device.type != "cpu":  # where boundaries are not read, the number of tiles tells
-        other = ak.attention_schedule(schedule.cu_seqlens_q, schedule.cu_seqlens_k, **sizes, causal=True, impl="triton")
-        with pytest.raises(ValueError, match="not made for 106 queries and 144 keys"):
-            layers(q, k, v, 1, causal=True, schedule=other)
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize(("rows", "scheduled"), [(11, 12), (12, 11), (99, 100)])  # of as many tiles
+def test_a_schedule_of_another_length_is_refused(rows, scheduled, impl, device, monkeypatch):
+    needs_triton()
+    monkeypatch.setattr(_check, "readable", lambda x: False)
+    lengths = [5, scheduled - 5]
+    other, q = (torch.zeros(n, 1, 16, device=device) for n in (scheduled, rows))
+    sizes = {"total_q": scheduled, "head_dim": 16, "dtype": q.dtype}
+    schedule = ak.attention_schedule(cu(lengths).to(device), **sizes, impl=impl)
+    for mine, keys in ((q, other), (other, q)):
+        message = f"the schedule was not made for {len(mine)} queries and {len(keys)} keys"
+        with pytest.raises(ValueError, match=message):
+            ak.attention(mine, keys, keys, schedule=schedule, impl=impl)
+        lse = mine.new_zeros(len(mine), 1)
+        with pytest.raises(ValueError, match=message):
+            ak.attention_backward(mine, mine, keys, keys, mine, lse, schedule=schedule, impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_schedule_whose_boundaries_changed_is_refused(which, impl, device):
+    needs_triton()
+    boundaries = [cu([3, 5]).to(device), cu([3, 5]).to(device)]
+    q, k, v = (x.to(device) for x in make([8], [8], 1, 1, 16, torch.float32))
+    sizes = {"total_q": 8, "total_k": 8, "head_dim": 16, "dtype": q.dtype}
+    schedule = ak.attention_schedule(*boundaries, **sizes, impl=impl)
+    ak.attention(q, k, v, schedule=schedule, impl=impl)
+    boundaries[which][1] = 4
+    with pytest.raises(ValueError, match="cu_seqlens of the schedule were changed in place after it was made"):
+        ak.attention(q, k, v, schedule=schedule, impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_schedule_of_inference_mode_serves_training(grad, impl, device):
+    needs_triton()
+    q, k, v = (x.to(device) for x in make([3, 5], [3, 5], 1, 1, 16, torch.float32))
+    sizes = {"total_q": 8, "head_dim": 16, "dtype": q.dtype}
+    with torch.inference_mode(), torch.set_grad_enabled(grad):
+        boundaries = cu([3, 5]).to(device)
+        schedule = ak.attention_schedule(boundaries, **sizes, impl=impl)
+        ak.attention(q, k, v, cu_seqlens_q=boundaries, schedule=schedule, impl=impl)
+    assert boundaries.is_inference()
+    assert schedule.cu_seqlens_q is schedule.cu_seqlens_k
+    assert not any(x.is_inference() for x in (schedule.cu_seqlens_q, *schedule.tables.values()))
+    assert len(schedule.tables) == (0 if impl == "reference" else 1 + grad)
+    found = layers(q, k, v, 1, impl, schedule=schedule)
+    expected = layers(q, k, v, 1, impl, cu_seqlens_q=cu([3, 5]).to(device))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": torch.int32}, {"dtype": None}, {"head_dim": 0}, {"head_dim": None}])
+@pytest.mark.parametrize("impl", ["auto", "triton", "reference"])
+def test_a_schedule_of_no_head_or_no_floating_dtype(wrong, impl):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^attention_schedule: {name}="):
+        ak.attention_schedule(cu([3]), **{"total_q": 3, "head_dim": 16, "dtype": torch.float32, **wrong}, impl=impl)
 
 
 def test_boundaries_outside_the_tensors_are_not_followed():
