@@ -1,5 +1,6 @@
 """What all tests share: the device, the seed of their inputs, and a process that none of them may change."""
 
+import contextlib
 import inspect
 import os
 import random
@@ -20,6 +21,12 @@ def pytest_configure(config):
     if config.option.seed is None:
         config.option.seed = random.SystemRandom().randrange(2**31)
     seed(config.option.seed)
+    with contextlib.suppress(ImportError):  # a machine with a GPU may not have it
+        import hypothesis
+
+        # How long an example takes says how busy the machine is.
+        hypothesis.settings.register_profile("suite", deadline=None)
+        hypothesis.settings.load_profile("suite")
 
 
 def pytest_report_header(config):
