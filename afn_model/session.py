@@ -9,7 +9,6 @@ print(answer.text)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -61,7 +60,7 @@ class Session:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device}: PyTorch finds no GPU (afn doctor says what there is)")
 
-    @cached_property
+    @property
     def model(self) -> AFNext:
         """The model, read when first asked for, once if several threads ask."""
         with self._loading:

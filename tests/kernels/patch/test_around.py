@@ -27,16 +27,6 @@ from tests.kernels.patch_models import batch, build, precise
 from tests.orders import in_orders
 
 
-@pytest.fixture
-def model():
-    return build("qwen2")
-
-
-@pytest.fixture
-def data():
-    return batch("qwen2")
-
-
 def grads(model) -> list[torch.Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 

@@ -15,16 +15,6 @@ from tests.kernels.patch_models import batch, build
 from tests.orders import in_orders
 
 
-@pytest.fixture
-def model():
-    return build("qwen2")
-
-
-@pytest.fixture
-def data():
-    return batch("qwen2")
-
-
 class TestMasks:
     """What transformers' boolean masks say, as packed sequences."""
 

@@ -13,18 +13,8 @@ import transformers
 
 import afn_kernels as ak
 from tests.budget import assert_same_but_rounding
-from tests.kernels.patch_models import batch, build
+from tests.kernels.patch_models import build
 from tests.orders import in_orders
-
-
-@pytest.fixture
-def model():
-    return build("qwen2")
-
-
-@pytest.fixture
-def data():
-    return batch("qwen2")
 
 
 @pytest.fixture
