@@ -56,6 +56,15 @@ class Batch:
         last = (self.cu_seqlens[1:].long() - 1) % len(shifted)
         return shifted.index_fill(0, last, IGNORED)
 
+    @property
+    def supervised(self) -> int:
+        """Tokens that a loss is computed for, sum(targets != -100) without making them; 0 without labels."""
+        if self.labels is None:
+            return 0
+        first = self.cu_seqlens[:-1][self.cu_seqlens.diff() > 0]  # no token precedes it in its conversation
+        wanted = self.labels != IGNORED
+        return int(wanted.sum() - wanted[first.long()].sum())
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on ``device``."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}

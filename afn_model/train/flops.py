@@ -14,7 +14,6 @@ import torch
 
 from afn_model.audio.frames import SAMPLE_RATE, conv_frames, token_frames
 from afn_model.config import AudioConfig, ModelConfig, TextConfig
-from afn_model.prompt.batch import IGNORED
 
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
@@ -159,17 +158,12 @@ def batch_flops(
         all_tokens: count the head on every token, as code does that computes all logits.
     """
     lengths = batch.cu_seqlens.diff().tolist()
-    wanted = sum(lengths) if all_tokens else supervised_tokens(batch)
+    wanted = sum(lengths) if all_tokens else batch.supervised
     forward = forward_flops(config, lengths, wanted, [] if batch.pcm is None else batch.mel_lengths.tolist())
     factors, flops = costs(trains, cached), dict.fromkeys(("encoder", "adaptor", "linear", "attention", "head"), 0.0)
     for part, value in forward.items():
         flops[part.partition("_")[0]] += value * factors[part]
     return flops
-
-
-def supervised_tokens(batch: Batch) -> int:
-    """Tokens of a batch that a loss is computed for."""
-    return 0 if batch.labels is None else int((batch.targets != IGNORED).sum())
 
 
 def step_work(
@@ -179,7 +173,7 @@ def step_work(
     trains, work = tuple(trains), {"tokens": 0.0, "supervised": 0.0, "audio_seconds": 0.0, "flops": 0.0}
     for batch in batches:
         work["tokens"] += len(batch.input_ids)
-        work["supervised"] += supervised_tokens(batch)
+        work["supervised"] += batch.supervised
         work["audio_seconds"] += float(batch.samples.sum()) / SAMPLE_RATE
         work["flops"] += sum(batch_flops(config, batch, trains, cached=cached).values())
     return work

@@ -13,7 +13,6 @@ from afn_distributed import SequenceParallel
 from afn_model.afnext import AFNext
 from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.train.feature_cache import FeatureCache
-from afn_model.train.flops import supervised_tokens
 from afn_model.train.log import by_axis
 
 
@@ -43,7 +42,7 @@ class SFT:
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
-        supervised = torch.tensor(float(sum(supervised_tokens(micro.batch) for micro in global_batch.micro)))
+        supervised = torch.tensor(float(sum(micro.batch.supervised for micro in global_batch.micro)))
         sp_size = self.sp_group.size if self.sp_group is not None else 1
         total = max(float(self.gather(supervised)) / sp_size, 1.0)
         self.by_axis = {}

@@ -132,10 +132,23 @@ def test_lengths(level, frames, n_mels):
     assert run(level, pcm, n_mels=n_mels, out=out) is out
     expected = reference.log_mel(pcm.double(), n_mels=n_mels, out_dtype=torch.float64)
     in_float32 = in_orders(lambda: reference.log_mel(pcm, n_mels=n_mels), 4)
-    budget = 2 * max((x - expected).abs().mean() for x in in_float32) + 2.0**-24
-    assert_within((out - expected).abs().mean(), torch.zeros(()), budget, name="mean")
-    exact, *amplitudes = (amplitude(x) for x in (expected, *in_float32))
-    assert_within_budget(amplitude(out).float(), amplitudes, exact, name="amplitude")
+    # Orders of summation change nothing in the transform: other draws of the noise show how far it can go.
+    means, amplitudes = zip(*reference_loses_on_noise(n_mels, min(frames, 63)), strict=True)
+    mean = 2 * largest([*(float((x - expected).abs().mean()) for x in in_float32), *means]) + 2.0**-24
+    assert_within((out - expected).abs().mean(), torch.zeros(()), mean, name="mean")
+    exact, *here = (amplitude(x) for x in (expected, *in_float32))
+    assert_within_budget(amplitude(out).float(), here, exact, elsewhere=amplitudes, name="amplitude")
+
+
+@lru_cache
+def reference_loses_on_noise(n_mels: int, frames: int) -> list[tuple[float, float]]:
+    """The mean error of a feature and the largest of an amplitude, in eight draws."""
+    losses = []
+    for draw in range(8):
+        pcm = noise(3, 160 * frames, seed=SEED + draw)
+        exact, found = (reference.log_mel(x, n_mels=n_mels, out_dtype=x.dtype) for x in (pcm.double(), pcm))
+        losses.append((float((found - exact).abs().mean()), *lost([amplitude(found)], amplitude(exact))))
+    return losses
 
 
 @pytest.mark.parametrize("impl", IMPLS)

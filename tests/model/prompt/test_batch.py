@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from afn_model.prompt.batch import Batch, join
 
@@ -40,6 +42,16 @@ def test_targets_of_empty_conversations(lengths, expected):
     ends = torch.tensor([0, *lengths]).cumsum(0).int()
     batch = Batch(torch.arange(total), ends, None, NOTHING, NOTHING, torch.arange(total))
     assert batch.targets.tolist() == expected
+    assert batch.supervised == len([target for target in expected if target != -100])
+
+
+@given(st.lists(st.lists(st.sampled_from([-100, 0, 7]), max_size=4), max_size=6))
+def test_supervised_counts_the_targets(conversations):
+    labels = torch.tensor([label for one in conversations for label in one], dtype=torch.int64)
+    ends = torch.tensor([0, *map(len, conversations)]).cumsum(0).int()
+    batch = Batch(torch.zeros_like(labels), ends, None, NOTHING, NOTHING, labels)
+    assert batch.supervised == int((batch.targets != -100).sum())
+    assert Batch(batch.input_ids, ends, None, NOTHING, NOTHING).supervised == 0
 
 
 def test_samples_of_different_scales_are_not_joined():
