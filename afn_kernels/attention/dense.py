@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from afn_kernels.attention.ragged import Ragged
+from afn_kernels.attention.traced import one_op_when_traced
 
 WASTE = 1.5
 
@@ -32,6 +33,7 @@ def visible_NQK(rq: Ragged, rk: Ragged, causal: bool) -> torch.Tensor | None:
     return mask
 
 
+@one_op_when_traced("matmul")
 def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
     heads, kv_heads = q.shape[1], k.shape[1]
@@ -48,6 +50,7 @@ def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     return rq.unpad(without_keys_zero(out, rq, rk, mask))
 
 
+@one_op_when_traced("sdpa")
 def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     groups = alike(cu_seqlens_q) if cu_seqlens_k is cu_seqlens_q and len(k) == len(q) else None
     if groups is None:
@@ -89,6 +92,7 @@ def padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale):
     # Queries past their sequence's end are thrown away, so causality alone masks the padding of self-attention.
     plain_causal = causal and rq is rk
     mask = None if plain_causal else visible_NQK(rq, rk, causal)
+    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}  # a branch: with symbolic shapes != is no bool
     out = F.scaled_dot_product_attention(
         q_NHQD,
         k_NHKD,
@@ -96,7 +100,7 @@ def padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale):
         attn_mask=None if mask is None else mask[:, None],
         is_causal=plain_causal,
         scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
+        **grouped,
     )
     return rq.unpad(without_keys_zero(out.transpose(1, 2), rq, rk, mask))
 

@@ -139,7 +139,7 @@ def flash(q, k, v, **options):
 
 def _one_sequence(backend, q, k, v, *, causal, scale, **_):
     q_1HTD, k_1HTD, v_1HTD = (x.transpose(0, 1)[None] for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
+    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}  # a branch: with symbolic shapes != is no bool
     with sdpa_kernel(backend):
-        out = F.scaled_dot_product_attention(q_1HTD, k_1HTD, v_1HTD, is_causal=causal, scale=scale, enable_gqa=grouped)
+        out = F.scaled_dot_product_attention(q_1HTD, k_1HTD, v_1HTD, is_causal=causal, scale=scale, **grouped)
     return out[0].transpose(0, 1)

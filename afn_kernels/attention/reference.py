@@ -1,6 +1,9 @@
 import torch
 
+from afn_kernels.attention.traced import one_op_when_traced
 
+
+@one_op_when_traced("reference")
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

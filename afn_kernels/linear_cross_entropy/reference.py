@@ -17,12 +17,16 @@ def linear_cross_entropy(
     z_loss: float,
     supervised: int | None,
 ) -> torch.Tensor:
-    kept = (labels != ignore_index).nonzero().squeeze(1)
-    logits = wide_logits(hidden[kept], weight)
-    total = F.cross_entropy(logits, labels[kept], reduction="sum")
+    wanted = labels != ignore_index
+    count = wanted.sum().clamp(min=1)
+    if not torch.compiler.is_compiling():  # a graph's shapes cannot depend on the labels: it goes through all rows
+        kept = wanted.nonzero().squeeze(1)
+        hidden, labels, wanted = hidden[kept], labels[kept], wanted[kept]
+    logits = wide_logits(hidden, weight)
+    total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
     if z_loss:
-        total = total + z_loss * logits.logsumexp(-1).square().sum()
-    return total / max(len(kept), 1) if reduction == "mean" else total
+        total = total + z_loss * torch.where(wanted, logits.logsumexp(-1), 0.0).square().sum()
+    return total / count if reduction == "mean" else total
 
 
 def linear_logprob(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ def pool_norm(
     rote: dict | None,
 ) -> torch.Tensor:
     x = x[..., : x.shape[-2] // 2 * 2, :] if cu_seqlens is None else x[rows_kept(cu_seqlens, total)]
-    pairs = x.unflatten(-2, (-1, 2)) if x.shape[-2] else x.new_empty(*x.shape[:-2], 0, 2, x.shape[-1])
+    pairs = x.unflatten(-2, (x.shape[-2] // 2, 2))
     wide = torch.promote_types(x.dtype, torch.float32)
     y = layer_norm(pairs.to(wide).mean(-2), weight.to(wide), bias.to(wide), eps=eps).to(x.dtype)
     if rote is None:

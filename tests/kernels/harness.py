@@ -97,10 +97,15 @@ class Case:
 def check_budget(case: Case, dtype: torch.dtype, device: torch.device, impl: str) -> None:
     """Outputs and gradients within twice PyTorch's own error in the same precision, from poisoned memory."""
     inputs = case.make(dtype, device)
-    oracle, same = pytorch(case, inputs)
-    others = [pytorch(case, case.make(dtype, device)) for _ in range(DRAWS)]
     with poisoned():
         found = case.evaluate(inputs, impl)
+    compare(case, inputs, found, dtype, device)
+
+
+def compare(case: Case, inputs: dict[str, Tensor], found: dict[str, Tensor], dtype: torch.dtype, device) -> None:
+    """What was ``found`` for the inputs within twice PyTorch's own error in the same precision."""
+    oracle, same = pytorch(case, inputs)
+    others = [pytorch(case, case.make(dtype, device)) for _ in range(DRAWS)]
     for name, value in found.items():
         assert value.dtype == same[0][name].dtype, name
         rms = case.weights.get(name.removeprefix("d"), 0.0)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import afn_kernels as ak
-from afn_kernels.attention import dense
+from afn_kernels.attention import dense, traced
+from afn_kernels.attention.packed import forward as packed_forward
 from afn_kernels.attention.schedule import tile_table
 from tests.budget import assert_same_but_rounding, assert_within_budget, fresh, gradients
 from tests.orders import in_orders
@@ -386,3 +387,20 @@ def test_queries_without_keys_spread_no_nan(device):
     assert all(torch.isfinite(x).all() for x in torch.autograd.grad(loss, (q, k, v)))
     with pytest.raises(ValueError, match="not above zero"):
         ak.attention(q, k, v, scale=0.0, impl="triton")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("carried", "impl"), [(False, "sdpa"), (False, "reference"), (True, "reference")])
+def test_opcheck_of_packed_attention_in_a_graph(carried, impl):
+    """Schemas, fakes and autograd of the op that packed calls of plain PyTorch become under torch.compile."""
+    q, k, v = (torch.randn(9, heads, 8, requires_grad=True) for heads in (4, 2, 2))
+    carry = (
+        (torch.randn(9, 4, 8, requires_grad=True), torch.randn(9, 4, requires_grad=True)) if carried else (None,) * 2
+    )
+    bounds = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
+    lse = impl == "reference"
+    torch.library.opcheck(traced.FORWARD.op, (q, k, v, *carry, bounds, bounds, True, 0.3, lse, impl))
+    inputs = [None if x is None else x.detach() for x in (q, k, v, *carry)]
+    out, found_lse = packed_forward(*inputs, bounds, bounds, True, 0.3, lse, impl)
+    given = (torch.randn_like(out), torch.randn_like(found_lse) if lse else None, out, found_lse)
+    torch.library.opcheck(traced.BACKWARD.op, (*given, *inputs, bounds, bounds, True, 0.3, lse))

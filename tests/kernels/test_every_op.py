@@ -1,5 +1,7 @@
 """The questions every kernel answers, on the CPU under Triton's interpreter and on a GPU (--device cuda) alike."""
 
+import copy
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -8,12 +10,30 @@ import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._library import BOUNDARIES, Boundary
 from tests.kernels.cases import CASES
-from tests.kernels.harness import Case, assert_same_bits, check_budget, far_apart, strided, subsets
+from tests.kernels.harness import Case, assert_same_bits, check_budget, compare, far_apart, strided, subsets
 
 BY_IMPL = [pytest.param(case, impl, id=f"{case}-{impl}") for case in CASES for impl in case.impls]
 FIRST = {(case.op, impl): case for case in reversed(CASES) for impl in case.impls}
 FIRST_OF_OP = [pytest.param(case, impl, id=f"{op}-{impl}") for (op, impl), case in sorted(FIRST.items())]
 FAR = [pytest.param(c, i, name, id=f"{c}-{i}-{name}") for c in CASES for i in c.impls for name in c.far]
+COMPILED_TOO = (
+    "attention-full packed",
+    "attention-7:1 heads, hd128",
+    "attention-more queries than keys",
+    "attention-no sequences",
+    "attention-log-sum-exp",
+    "attention-carry",
+    "linear_cross_entropy-sum with z-loss",
+    "linear_cross_entropy-every row supervised",
+    "linear_cross_entropy-no supervision",
+    "pool_norm-packed, total unknown",
+    "decode_attention-five tokens, pages of 16",
+)
+COMPILED = [
+    *{case.op: case for case in reversed(CASES)}.values(),
+    *(case for case in CASES if str(case) in COMPILED_TOO),
+]
+PACKED = [case for case in CASES if str(case) in ("attention-causal packed", "attention-full packed")]
 
 
 def runs(case: Case, impl: str, device: torch.device) -> None:
@@ -115,6 +135,32 @@ def test_torch_compile_sees_one_graph_for_every_length(case, impl, device):
             assert torch.equal(a, b)
         counts.append(graphs.frame_count)
     assert counts[0] == counts[-1]
+
+
+def test_the_cases_to_compile_are_there():
+    assert len(COMPILED) == len({case.op for case in CASES}) + len(COMPILED_TOO)
+    assert len(PACKED) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "impl"),
+    [*((case, "auto") for case in COMPILED), *((case, impl) for case in PACKED for impl in ("matmul", "reference"))],
+    ids=lambda x: str(x),
+)
+def test_auto_is_one_graph_with_the_results_of_eager(case, impl, device):
+    """As nobody names it: packed or not, on a CPU too, where attention loops over sequences."""
+    torch._dynamo.reset()
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda inputs: case.call(inputs, impl), fullgraph=True, dynamic=True, backend=graphs)
+    in_a_graph, counts = copy.copy(case), []
+    object.__setattr__(in_a_graph, "call", lambda inputs, impl: compiled(inputs))
+    for size in (case.size, case.size + 8, case.size + 17):
+        inputs = case.at(size).make(case.dtypes[0], device)
+        found = in_a_graph.evaluate(inputs, impl)
+        counts.append(graphs.frame_count)
+    compare(case.at(size), inputs, found, case.dtypes[0], device)
+    assert counts[-1] == counts[0], counts
 
 
 @pytest.mark.parametrize(("case", "impl", "name"), FAR)

@@ -1,0 +1,77 @@
+"""Packed attention in plain PyTorch as one op of a traced graph: what depends on the boundaries stays inside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from afn_kernels._library import Boundary
+
+
+def one_op_when_traced(name: str) -> Callable:
+    """Of an implementation in plain PyTorch: a packed call that is traced becomes ``afn::attention_packed``."""
+
+    def decorate(attend: Callable) -> Callable:
+        @wraps(attend)
+        def call(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry, **rest):
+            if cu_seqlens_q is None or not torch.compiler.is_compiling():
+                bounds = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+                return attend(q, k, v, **bounds, causal=causal, scale=scale, return_lse=return_lse, carry=carry, **rest)
+            out_c, lse_c = carry or (None, None)
+            wants_lse = return_lse or carry is not None
+            out, lse = FORWARD(q, k, v, out_c, lse_c, cu_seqlens_q, cu_seqlens_k, causal, float(scale), wants_lse, name)
+            return (out, lse) if wants_lse else out
+
+        return call
+
+    return decorate
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """float32, and float64 for float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, out_c: Tensor | None, lse_c: Tensor | None, cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor, causal: bool, scale: float, return_lse: bool, impl: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    out = q.new_empty(q.shape, dtype=q.dtype if out_c is None else wide(q))
+    return out, q.new_empty(q.shape[:2] if return_lse else 0, dtype=wide(q))
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.causal, ctx.scale, ctx.return_lse, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx, dout, dlse):
+    *tensors, out, lse = ctx.saved_tensors
+    dout = torch.zeros_like(out) if dout is None else dout
+    dq, dk, dv, dout_c, dlse_c = BACKWARD(
+        dout, dlse if ctx.return_lse else None, out, lse, *tensors, ctx.causal, ctx.scale, ctx.return_lse
+    )
+    return (dq, dk, dv) if tensors[3] is None else (dq, dk, dv, dout_c, dlse_c)
+
+
+def _backward_fake(
+    dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, out_c: Tensor | None,
+    lse_c: Tensor | None, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float, return_lse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    shapes = (0, 0) if out_c is None else (q.shape, q.shape[:2])
+    carried = [q.new_empty(shape, dtype=q.dtype if out_c is None else wide(q)) for shape in shapes]
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), *carried
+
+
+FORWARD = Boundary(
+    "attention_packed",
+    "afn_kernels.attention.packed:forward",
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+BACKWARD = Boundary("attention_packed_backward", "afn_kernels.attention.packed:backward", _backward_fake)
