@@ -47,18 +47,20 @@ class Sampler:
         elif params.seed is not None and params.temperature > 0:
             self.generator = torch.Generator(model.device).manual_seed(params.seed & MASK)
 
-    def next(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The next token of each sequence, and its log-probability where prompts have keys.
+    def next(self, logits: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The next token of each sequence, its log-probability where prompts have keys, and whether it means anything.
 
         Args:
             logits: [sequences, vocabulary] float32.
 
         Returns:
-            [sequences] int64, and [sequences] float32 or None.
+            [sequences] int64, [sequences] float32 or None, and [sequences] bool: False where the largest score is NaN
+            or infinite, and the token is any.
         """
         temperature, top_p, logprob = self.params.temperature, self.params.top_p, None
         if self.seen is not None:
             logits = penalise(logits, self.seen, self.penalty)
+        largest = logits.amax(-1)  # NaN where any score is
         if temperature == 0:
             token = logits.argmax(-1)
         elif self.keys is None:
@@ -72,7 +74,7 @@ class Sampler:
         if self.seen is not None:
             self.seen.scatter_(1, token[:, None], True)
         self.step += 1
-        return token, logprob
+        return token, logprob, largest.isfinite()
 
     def select(self, sequences: list[int]) -> None:
         """Keeps only the given sequences."""
@@ -141,5 +143,6 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[T
     reached = probabilities(logits, temperature, top_p).double().cumsum(-1)
     # The largest u may round up to the total: a token before the end must then be taken.
     target = torch.minimum(u[:, None] * reached[:, -1:], reached[:, -1:] * (1 - 2**-52))
-    token = torch.searchsorted(reached, target, right=True).squeeze(1)
+    # Among NaN a search finds no place.
+    token = torch.searchsorted(reached, target, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
     return token, logprobs.gather(1, token[:, None]).squeeze(1)
