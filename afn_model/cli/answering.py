@@ -13,6 +13,8 @@ from afn_model.cli.recordings import STDIN, AnswerFile, expand, part_about
 
 if TYPE_CHECKING:
     from afn_model.infer.answer import Answer
+    from afn_model.infer.sampling_params import SamplingParams
+    from afn_model.session import Session
 
 TRANSCRIBE = "Transcribe the input speech."
 CAPTION = "Generate a caption for the input audio."
@@ -36,6 +38,24 @@ def print_piece(text: str) -> None:
     print(text, end="", flush=True)
 
 
+def print_answer(
+    session: Session, conversation: list[dict], params: SamplingParams, *, quiet: bool, **options: Any
+) -> Answer:
+    """Answers a conversation and prints the answer as it comes."""
+    from afn_model.cli.session import AnswerBar
+
+    with AnswerBar(quiet=quiet) as bar:
+
+        def on_text(_: int, piece: str) -> None:
+            bar.close()
+            print_piece(piece)
+
+        options |= {"on_text": on_text, "on_progress": bar.on_progress}
+        (answer,) = session.answer([conversation], params, **options)
+    print(flush=True)
+    return answer
+
+
 def ask(args: Namespace) -> None:
     from afn_model.cli.session import AnswerBar, as_json, open_session, sampling_params
 
@@ -46,18 +66,14 @@ def ask(args: Namespace) -> None:
     stream = sys.stdout.isatty() and not (args.json or args.no_stream)
     params = sampling_params(args)
     conversation = question_about(args.audio, args.question, args)
-    with open_session(args) as session, AnswerBar(quiet=args.quiet) as bar:
-
-        def on_text(_: int, piece: str) -> None:
-            bar.close()
-            print_piece(piece)
-
-        progress = {"on_text": on_text} if stream else {}
-        (answer,) = session.answer([conversation], params, on_progress=bar.on_progress, **progress)
-    if args.json:
-        print(json.dumps(as_json(answer, args.audio, args.question, args), ensure_ascii=False))
-    else:
-        print("" if stream else answer.text)
+    with open_session(args) as session:
+        if stream:
+            print_answer(session, conversation, params, quiet=args.quiet)
+            return
+        with AnswerBar(quiet=args.quiet) as bar:
+            (answer,) = session.answer([conversation], params, on_progress=bar.on_progress)
+    row = as_json(answer, args.audio, args.question, args)
+    print(json.dumps(row, ensure_ascii=False) if args.json else answer.text)
 
 
 def about_each(args: Namespace, question: str) -> int:

@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from afn_model.cli.answering import opening, print_piece
+from afn_model.cli.answering import opening, print_answer
 from afn_model.cli.messages import show_error
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ def chat(args: Namespace) -> None:
 
     params = sampling_params(args)
     with open_session(args) as session:
-        talk(session, params, opening(args))
+        talk(session, params, opening(args), quiet=args.quiet)
 
 
-def talk(session: Session, params: SamplingParams, start: list[dict]) -> None:
+def talk(session: Session, params: SamplingParams, start: list[dict], *, quiet: bool = False) -> None:
     """Turn after turn, from the messages that a conversation starts with; each turn computes what is new in it."""
     from afn_model.infer.history import History
 
@@ -48,10 +48,7 @@ def talk(session: Session, params: SamplingParams, start: list[dict]) -> None:
                 raise ValueError(f"{line}: no such command; {CHAT_HELP}")
             elif line:
                 asked = [*messages, {"role": "user", "content": [*attached, {"type": "text", "text": line}]}]
-                (answer,) = session.answer(
-                    [asked], params, history=history, on_text=lambda _, piece: print_piece(piece)
-                )
-                print(flush=True)
+                answer = print_answer(session, asked, params, history=history, quiet=quiet)
                 messages, attached = [*asked, {"role": "assistant", "content": answer.text}], []
         except (ValueError, OSError) as error:
             if not interactive:
