@@ -18,14 +18,14 @@ BLOCK = 4096  # tokens: room for keys and values comes in multiples of it, so th
 
 
 @dataclass
-class Clip:
+class HeldAudio:
     """The windows [W, samples] of a recording, their valid samples [W], and its embeddings where they were needed."""
 
     windows: Tensor
     samples: Tensor
     embeddings: Tensor | None = None
 
-    def same_as(self, other: Clip) -> bool:
+    def same_as(self, other: HeldAudio) -> bool:
         if not torch.equal(self.samples, other.samples) or self.windows.dtype != other.windows.dtype:
             return False
         width = min(self.windows.shape[1], other.windows.shape[1])  # beyond it there is only padding
@@ -48,7 +48,7 @@ class History:
         self.model: Network | None = None
         self.cache: KVCache | None = None
         self.ids = torch.empty(0, dtype=torch.int64)
-        self.clips: list[Clip] = []
+        self.clips: list[HeldAudio] = []
 
     def prefill(self, model: Network, batch: Batch, max_new_tokens: int) -> tuple[Tensor, Tensor]:
         """Computes what is new in a prompt.
@@ -83,7 +83,7 @@ class History:
         self.ids = ids
         return hidden, positions
 
-    def common(self, ids: Tensor, batch: Batch, clips: list[Clip], audio_token_id: int) -> tuple[int, int]:
+    def common(self, ids: Tensor, batch: Batch, clips: list[HeldAudio], audio_token_id: int) -> tuple[int, int]:
         """How many tokens of a prompt need not be computed, and how many of its recordings are wholly among them."""
         length = min(len(ids), len(self.ids))
         differ = (ids[:length] != self.ids[:length]).nonzero()
@@ -126,12 +126,12 @@ class History:
         self.ids = torch.cat((self.ids, torch.tensor(tokens, dtype=torch.int64)))
 
 
-def clips_of(batch: Batch) -> list[Clip]:
+def clips_of(batch: Batch) -> list[HeldAudio]:
     """The recordings of a batch, in order of appearance."""
     if batch.pcm is None:
         return []
     windows = batch.windows_per_audio.tolist()
-    return [Clip(*pair) for pair in zip(batch.pcm.split(windows), batch.samples.split(windows), strict=True)]
+    return [HeldAudio(*pair) for pair in zip(batch.pcm.split(windows), batch.samples.split(windows), strict=True)]
 
 
 def tokens_of(batch: Batch) -> list[int]:

@@ -60,17 +60,19 @@ class Sampler:
         temperature, top_p, logprob = self.params.temperature, self.params.top_p, None
         if self.seen is not None:
             logits = penalise(logits, self.seen, self.penalty)
-        largest = logits.amax(-1)  # NaN where any score is
+        # The largest score is NaN where any is.
         if temperature == 0:
             token = logits.argmax(-1)
+            largest = logits.gather(1, token[:, None]).squeeze(1)
         elif self.keys is None:
             # Noise for finished sequences too, so that dropping them changes nothing for the others.
             noise = torch.empty(self.shape, device=self.device).exponential_(generator=self.generator)
             noise = noise if len(self.rows) == len(noise) else noise[self.rows]
-            token = race(logits, noise, temperature, top_p)
+            token, largest = race(logits, noise, temperature, top_p), logits.amax(-1)
         else:
             u = torch.tensor([key(self.keys[row], self.step) / 2**64 for row in self.rows], dtype=torch.float64)
             token, logprob = draw(logits, u.to(self.device), temperature, top_p)
+            largest = logits.amax(-1)
         if self.seen is not None:
             self.seen.scatter_(1, token[:, None], True)
         self.step += 1

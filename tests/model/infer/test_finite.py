@@ -8,6 +8,7 @@ import torch
 from afn_model.infer.answer import answer, answers
 from afn_model.infer.finite import NotFiniteError
 from afn_model.infer.history import History
+from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
 from tests.model.infer.test_generate import asked
 from tests.tiny import noise, tiny
@@ -27,6 +28,20 @@ def pair():
 def spoil(weight, value=math.nan):
     with torch.no_grad():
         weight.view(-1)[7] = value
+
+
+@pytest.mark.parametrize("keys", [None, range(4)])
+@pytest.mark.parametrize("options", WAYS)
+def test_one_score_is_enough(pair, options, keys):
+    model, processor = pair
+    sampler = Sampler(model, processor([asked("What?")] * 4), SamplingParams(**options), keys)
+    logits = torch.randn(4, model.config.text.vocab_size)
+    logits[1, 300] = math.nan
+    logits[2, 5] = math.inf
+    logits[3, 7] = -math.inf
+    token, _, finite = sampler.next(logits)
+    assert finite.tolist() == [True, False, False, True]
+    assert ((token >= 0) & (token < model.config.text.vocab_size)).all(), "they may be fed all the same"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
