@@ -8,7 +8,7 @@ print(answer.text)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from afn_model.afnext import AFNext
-from afn_model.infer.answer import Answer, answer
+from afn_model.infer.answer import Answer, answer, answers
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.weights.checkpoint import load
@@ -69,27 +69,17 @@ class Session:
                 self._model = load(AFNext, self.folder, **options)
             return self._model
 
-    def answer(
-        self,
-        conversations: Sequence,
-        params: SamplingParams | None = None,
-        *,
-        batch_size: int = 8,
-        in_order: bool = False,
-        on_text: Callable[[int, str], Any] | None = None,
-        on_answer: Callable[[int, Answer], Any] | None = None,
-    ) -> list[Answer]:
-        """The model's answers to conversations; see ``afn_model.infer.answer``."""
-        return answer(
-            lambda: self.model,
-            self.processor,
-            conversations,
-            params,
-            batch_size=batch_size,
-            in_order=in_order,
-            on_text=on_text,
-            on_answer=on_answer,
-        )
+    def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:
+        """The model's answers to conversations; an error raises. See ``afn_model.infer.answer.answer``."""
+        return answer(lambda: self.model, self.processor, conversations, params, **options)
+
+    def answers(
+        self, conversations: Sequence, params: SamplingParams | None = None, **options: Any
+    ) -> Iterator[tuple[int, Answer | ValueError]]:
+        """Answers as they come, with errors in the places of those that cannot be given, so that one bad recording does
+        not end the work on the others. See ``afn_model.infer.answer.answers``.
+        """
+        return answers(lambda: self.model, self.processor, conversations, params, **options)
 
 
 def _device(device: str | torch.device) -> torch.device:

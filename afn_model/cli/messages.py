@@ -8,8 +8,8 @@ from typing import Any
 
 def show_error(error: Exception) -> None:
     text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     print(f"afn: error: {' '.join(text.split())}", file=sys.stderr)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from argparse import ArgumentParser
 
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp32": "float32"}
@@ -16,12 +17,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="model folder, any layout")
+    default = os.environ.get("AFN_MODEL") or None
+    told = "model folder, any layout; default the environment's AFN_MODEL"
+    parser.add_argument("--model", default=default, required=default is None, metavar="DIR", help=told)
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto keeps them as stored")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--rote", choices=("checkpoint", "paper"), help="reading of rotary time embedding")
     parser.add_argument("--strict", action="store_true", help="an error where a recording is cut short")
     parser.add_argument("--system", metavar="TEXT", help="system prompt; default that of the chat template")
+    parser.add_argument("--quiet", action="store_true", help="errors are all that is said on stderr")
 
 
 def add_sampling(parser: ArgumentParser) -> None:
@@ -42,14 +46,23 @@ def add_json(parser: ArgumentParser) -> None:
 
 
 def add_question(parser: ArgumentParser) -> None:
-    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="recordings the question is about")
+    told = "recordings the question is about; - is standard input"
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help=told)
     parser.add_argument("question")
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
 
 
 def add_recordings(parser: ArgumentParser) -> None:
-    parser.add_argument("audio", nargs="+", metavar="AUDIO")
-    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="recordings answered together")
+    told = "recordings, folders of them, or patterns such as 'talks/**/*.mp3'; - is standard input"
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help=told)
+    told = "a file that names one recording a line"
+    parser.add_argument("--list", action="append", default=[], metavar="FILE", help=told)
+    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="recordings answered together, at most")
+    told = "recordings x tokens of the longest (25 a second) that are answered together; default half an hour's, 46080"
+    parser.add_argument("--batch-tokens", type=positive, metavar="N", help=told)
+    told = "append the answers to FILE as JSON lines; recordings that are in it already are left out"
+    parser.add_argument("--out", metavar="FILE", help=told)
+    parser.add_argument("--fail-fast", action="store_true", help="end at the first recording that cannot be used")
 
 
 def add_detailed(parser: ArgumentParser) -> None:

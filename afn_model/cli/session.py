@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,44 +18,85 @@ from afn_model.infer.answer import Answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
 
+REDRAWN = 0.1  # seconds between two looks of a progress line
 
-class ProgressBar:
-    """A progress bar on stderr that comes with its first step, where that is a terminal, and goes when done."""
 
-    def __init__(self, desc: str, unit: str, total: int | None = None):
-        self.options = {"desc": desc, "unit": unit, "leave": False, "disable": None}
-        self.total, self.bar = total, None
+class LoadingBar:
+    """A progress bar on stderr that comes with the first tensor, where that is a terminal, and goes with the last."""
 
-    def __enter__(self) -> ProgressBar:
+    def __init__(self, desc: str, *, quiet: bool = False):
+        self.options = {"desc": desc, "unit": " tensors", "leave": False, "disable": True if quiet else None}
+        self.bar: tqdm | None = None
+
+    def __enter__(self) -> LoadingBar:
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
 
-    def advance(self) -> None:
-        """One step of ``total``."""
-        if self.bar is None:
-            self.bar = tqdm(total=self.total, **self.options)
-        self.bar.update()
-
     def on_step(self, done: int, total: int) -> None:
-        """Called after every step, ``done`` of ``total``."""
-        self.total = total
-        self.advance()
+        """Called after every tensor, ``done`` of ``total``."""
+        if self.bar is None:
+            self.bar = tqdm(total=total, **self.options)
+        self.bar.update()
         if done == total:
             self.bar.close()
 
-    def clear(self) -> None:
-        """Makes way for a line of output until the next step."""
+
+class AnswerBar:
+    """A line on stderr, where that is a terminal, that says which recordings are worked on and how far that is."""
+
+    def __init__(self, files: int = 1, *, quiet: bool = False):
+        self.files, self.shown = files, not quiet and sys.stderr.isatty()
+        self.bar: tqdm | None = None
+        self.stage, self.drawn = "", 0.0
+
+    def __enter__(self) -> AnswerBar:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The line goes and does not come back."""
+        self.shown = False
         if self.bar is not None:
+            self.bar.close()
+
+    def on_progress(self, stage: str, conversations: list[int], done: int, total: int) -> None:
+        """As ``afn_model.infer.answer.answers`` calls it."""
+        now = time.monotonic()
+        if not self.shown or (stage == self.stage and now - self.drawn < REDRAWN):
+            return
+        self.stage, self.drawn = stage, now
+        if self.bar is None:
+            several = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining} left"
+            form = several if self.files > 1 else "{desc} {elapsed}"
+            self.bar = tqdm(total=self.files, bar_format=form, leave=False)
+        self.bar.set_description_str(said_of(stage, conversations, done, total, self.files))
+
+    def done(self) -> None:
+        """A recording is done: makes way for its line of output until the next step."""
+        if self.bar is not None:
+            self.bar.n += 1
             self.bar.clear()
+
+
+def said_of(stage: str, conversations: list[int], done: int, total: int, files: int) -> str:
+    """Such as "files 9 to 16 of 50: listening, 40 %"."""
+    first, last = min(conversations) + 1, max(conversations) + 1
+    which = f"file {first} of {files}: " if first == last else f"files {first} to {last} of {files}: "
+    what = {"read": "reading", "prefill": f"listening, {done / total:.0%}", "decode": f"answering, {done} tokens"}
+    return (which if files > 1 else "") + what[stage]
 
 
 @contextmanager
 def open_session(args: Namespace) -> Iterator[Session]:
     """The session that the options of ``options.add_model`` ask for, with a progress bar while weights are read."""
-    with ProgressBar(f"Loading {args.model}", " tensors") as bar:
+    if args.quiet:
+        warnings.simplefilter("ignore")
+    with LoadingBar(f"Loading {args.model}", quiet=args.quiet) as bar:
         yield Session(
             args.model,
             dtype=dtype_of(args.dtype),
@@ -74,15 +118,23 @@ def sampling_params(args: Namespace) -> SamplingParams:
     )
 
 
-def as_json(answer: Answer, model: str, audio: list[str], question: str) -> dict[str, Any]:
+def same_in_all(question: str, args: Namespace) -> dict[str, Any]:
+    """What ``as_json`` says alike of all answers of one command."""
+    part = {name: getattr(args, name) for name in ("start", "end") if getattr(args, name) is not None}
+    return {"model": args.model, "question": question} | part
+
+
+def as_json(answer: Answer, audio: list[str], question: str, args: Namespace) -> dict[str, Any]:
     """What ``--json`` prints of an answer."""
     return {
-        "model": model,
+        "model": args.model,
         "audio": audio,
-        "question": question,
+        **same_in_all(question, args),
         "answer": answer.text,
+        "finish": answer.finish,
         "tokens": {"prompt": answer.prompt_tokens, "answer": answer.answer_tokens},
         "seconds": {name: round(value, 4) for name, value in answer.seconds.items()},
+        "together": answer.together,
     }
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from afn_model.infer.finite import NotFiniteError, first_not_finite
+from afn_model.infer.history import History
 from afn_model.infer.rollout import Rollout
 from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
@@ -25,6 +27,7 @@ def decode(
     *,
     keys: Sequence[int] | None = None,
     encoded: tuple[Tensor, list[int]] | None = None,
+    history: History | None = None,
     any_running: Callable[[bool], bool] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Rollout]:
@@ -37,6 +40,8 @@ def decode(
         keys: a whole number for each prompt, which with ``params.seed`` decides its random tokens; their
             log-probabilities are returned too. None draws from a torch generator.
         encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
+        history: of the conversation that the only prompt goes on with; what it holds is not computed again, and this
+            prompt and answer are added to it.
         any_running: called at every step with whether an answer of this batch still grows; decoding goes on as long as
             it returns True, for at most ``params.max_new_tokens`` steps. Never called where there is nothing to do: no
             prompts, or no tokens to generate. Ranks that decode together must each have a prompt.
@@ -46,12 +51,16 @@ def decode(
         An answer per prompt and sample, in this order.
 
     Raises:
-        ValueError: a prompt that is empty or leaves no room in the context, another number of keys than of prompts.
+        ValueError: a prompt that is empty or leaves no room in the context, another number of keys than of prompts, a
+            history for several answers.
+        NotFiniteError: scores that are NaN or infinite, with the tensor that they come from; a ValueError.
     """
     stop = set(model.config.stop_token_ids if params.stop_token_ids is None else params.stop_token_ids)
     context, lengths = model.config.text.max_positions, prompt_lengths(model, batch)
     if keys is not None and len(keys) != len(lengths):
         raise ValueError(f"{len(keys)} keys for {len(lengths)} prompts")
+    if history is not None and len(lengths) * params.n != 1:
+        raise ValueError(f"a history is that of one answer, not of {len(lengths) * params.n}")
     limits = [min(params.max_new_tokens, context - length) for length in lengths for _ in range(params.n)]
     tokens: list[list[int]] = [[] for _ in limits]
     logprobs: list[list[float]] = [[] for _ in limits]
@@ -61,14 +70,20 @@ def decode(
 
     # Another rank may have shorter prompts, and then goes on for longer.
     longest = max(limits) if any_running is None else params.max_new_tokens
-    decoder = Decoder(model, batch, longest, samples=params.n, encoded=encoded)
+    decoder = Decoder(model, batch, longest, samples=params.n, encoded=encoded, history=history)
     sampler = Sampler(model, batch, params, keys)
     for step in range(1, longest + 1):
-        token_B, logprob_B = sampler.next(decoder.logits())
+        token_B, logprob_B, finite_B = sampler.next(decoder.logits())
         said = None if logprob_B is None else logprob_B.tolist()
-        for i, (row, token) in enumerate(zip(sampler.rows, token_B.tolist(), strict=True)):
+        # One transfer for both: -1 is no token.
+        found = torch.where(finite_B, token_B, -1).tolist()
+        for i, (row, token) in enumerate(zip(sampler.rows, found, strict=True)):
             if row not in growing:
                 continue
+            if token < 0:
+                if history is not None:
+                    history.clear()
+                raise not_finite_at(model, batch, row, tokens, params.n)
             tokens[row].append(token)
             if said is not None:
                 logprobs[row].append(said[i])
@@ -86,6 +101,8 @@ def decode(
             sampler.select(kept)
             token_B = token_B[kept]
         decoder.decode_step(token_B)
+    if history is not None:
+        history.append(tokens[0][:-1])  # the last one was not fed
     return [
         Rollout(
             prompt=row // params.n,
@@ -96,6 +113,14 @@ def decode(
         )
         for row, ids in enumerate(tokens)
     ]
+
+
+def not_finite_at(model: Network, batch: Batch, row: int, tokens: list[list[int]], samples: int) -> NotFiniteError:
+    """What is wrong where the scores of an answer's next token are not finite."""
+    prompt = row // samples
+    said = [tokens[row] if index == prompt else [] for index in range(len(tokens) // samples)]
+    where = first_not_finite(model, batch, said)
+    return NotFiniteError(f"the scores of token {len(tokens[row])} are NaN or infinite: {where}", prompt)
 
 
 def prompt_lengths(model: Network, batch: Batch) -> list[int]:
@@ -121,6 +146,7 @@ class Decoder:
         max_new_tokens: tokens that each sequence may grow by.
         samples: sequences per prompt; the prompt's keys and values are computed once and copied.
         encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
+        history: of the conversation that the only prompt goes on with.
     """
 
     def __init__(
@@ -131,8 +157,14 @@ class Decoder:
         *,
         samples: int = 1,
         encoded: tuple[Tensor, list[int]] | None = None,
+        history: History | None = None,
     ):
         self.model = model
+        if history is not None:
+            hidden, positions = history.prefill(model, batch, max_new_tokens)
+            assert history.cache is not None
+            self.cache, self.hidden, self.positions = history.cache, hidden[-1:], positions[-1:]
+            return
         lengths = batch.cu_seqlens.diff()
         capacity = int(lengths.max()) + (max_new_tokens if samples == 1 else 0)
         self.cache = KVCache(model.config.text, len(lengths), capacity, model.dtype, model.device)

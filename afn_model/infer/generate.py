@@ -31,6 +31,6 @@ def generate(
         Token ids without the stop token, ``params.n`` lists for each conversation.
 
     Raises:
-        ValueError: an empty prompt, or a prompt that leaves no room in the context.
+        ValueError: an empty prompt, a prompt that leaves no room in the context, or scores that are NaN or infinite.
     """
     return [rollout.answer for rollout in decode(model, batch, params, on_token=on_token)]

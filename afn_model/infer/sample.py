@@ -46,7 +46,7 @@ def sample(
 
     Raises:
         ValueError: no temperature, no seed or no tokens, another number of keys than of prompts, a prompt that is empty
-            or leaves no room in the context.
+            or leaves no room in the context, or scores that are NaN or infinite.
     """
     if params.temperature == 0 or params.seed is None or params.max_new_tokens < 1:
         raise ValueError(f"{params}: temperature > 0, a seed and max_new_tokens >= 1 are expected")

@@ -47,32 +47,36 @@ class Sampler:
         elif params.seed is not None and params.temperature > 0:
             self.generator = torch.Generator(model.device).manual_seed(params.seed & MASK)
 
-    def next(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The next token of each sequence, and its log-probability where prompts have keys.
+    def next(self, logits: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The next token of each sequence, its log-probability where prompts have keys, and whether it means anything.
 
         Args:
             logits: [sequences, vocabulary] float32.
 
         Returns:
-            [sequences] int64, and [sequences] float32 or None.
+            [sequences] int64, [sequences] float32 or None, and [sequences] bool: False where the largest score is NaN
+            or infinite, and the token is any.
         """
         temperature, top_p, logprob = self.params.temperature, self.params.top_p, None
         if self.seen is not None:
             logits = penalise(logits, self.seen, self.penalty)
+        # The largest score is NaN where any is.
         if temperature == 0:
             token = logits.argmax(-1)
+            largest = logits.gather(1, token[:, None]).squeeze(1)
         elif self.keys is None:
             # Noise for finished sequences too, so that dropping them changes nothing for the others.
             noise = torch.empty(self.shape, device=self.device).exponential_(generator=self.generator)
             noise = noise if len(self.rows) == len(noise) else noise[self.rows]
-            token = race(logits, noise, temperature, top_p)
+            token, largest = race(logits, noise, temperature, top_p), logits.amax(-1)
         else:
             u = torch.tensor([key(self.keys[row], self.step) / 2**64 for row in self.rows], dtype=torch.float64)
             token, logprob = draw(logits, u.to(self.device), temperature, top_p)
+            largest = logits.amax(-1)
         if self.seen is not None:
             self.seen.scatter_(1, token[:, None], True)
         self.step += 1
-        return token, logprob
+        return token, logprob, largest.isfinite()
 
     def select(self, sequences: list[int]) -> None:
         """Keeps only the given sequences."""
@@ -141,5 +145,6 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[T
     reached = probabilities(logits, temperature, top_p).double().cumsum(-1)
     # The largest u may round up to the total: a token before the end must then be taken.
     target = torch.minimum(u[:, None] * reached[:, -1:], reached[:, -1:] * (1 - 2**-52))
-    token = torch.searchsorted(reached, target, right=True).squeeze(1)
+    # Among NaN a search finds no place.
+    token = torch.searchsorted(reached, target, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
     return token, logprobs.gather(1, token[:, None]).squeeze(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class CausalAttention(nn.Module):
         cache = {} if context.cache is None else {"v": v, **context.cache.slot_mapping(layer)}
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
         if context.schedule is not None:
+            if context.cache is not None and context.cache.kept:
+                k, v = (x[0, : context.schedule.total_k] for x in context.cache.layer(layer))
             out = ak.attention(q, k, v, causal=True, schedule=context.schedule)
             assert isinstance(out, Tensor)
         else:
@@ -114,7 +116,8 @@ class LanguageModel(nn.Module):
             x_TD: [T, width] packed embeddings; with a cache and no ``cu_seqlens``, one new token per sequence.
             positions: [T] float32 rotary positions.
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
-            cache: filled by a prefill, extended by each decoding step.
+            cache: filled by a prefill, extended by each decoding step. Where its one sequence keeps tokens, a prefill
+                comes behind them and attends to them too.
             shared: an object whose ``attention`` method, rotary included, replaces the default: ``SharedPrefix`` or
                 ``SequenceShard``; excludes ``cache`` and ``cu_seqlens``.
 
@@ -127,7 +130,11 @@ class LanguageModel(nn.Module):
             cache.advance(cu_seqlens)
         schedule, calls = None, {"head_dim": self.config.head_dim, "dtype": x_TD.dtype}
         if cu_seqlens is not None:
-            schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **calls)
+            keys: dict[str, Any] = {}
+            if cache is not None and cache.kept:
+                earlier = torch.tensor([0, cache.kept], dtype=torch.int32, device=cu_seqlens.device)
+                keys = {"cu_seqlens_k": cu_seqlens + earlier, "total_k": cache.kept + len(x_TD)}
+            schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **keys, **calls)
         elif isinstance(shared, SharedPrefix):
             shared = shared.scheduled(**calls)
         context = ForwardContext(positions, inv_freq, schedule, cache, shared)

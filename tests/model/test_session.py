@@ -44,6 +44,12 @@ def test_weights_are_read_once_and_after_the_recordings(folder):
     assert not session.model.lm_head.weight.is_inference()
 
 
+def test_a_session_gives_errors_in_the_place_of_answers(folder):
+    found = dict(Session(folder).answers([asked("What is said?"), asked_about("nowhere.wav")], SHORT))
+    assert found[0].text == Session(folder).answer(asked("What is said?"), SHORT)[0].text
+    assert str(found[1]) == "nowhere.wav: no such file"
+
+
 def test_threads_that_ask_at_once_get_one_model(folder):
     steps = []
     session = Session(folder, on_step=lambda *step: steps.append(step))

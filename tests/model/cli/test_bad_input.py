@@ -1,7 +1,9 @@
 """Bad input on the command line: exit code 2, one line that names the file and the problem, never a traceback."""
 
+import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -35,9 +37,9 @@ def run(capsys):
 def refused(run):
     """The command fails with one line that holds every part."""
 
-    def refused(arguments, *parts):
+    def refused(arguments, *parts, expected=2):
         code, out, err = run(*arguments)
-        assert code == 2
+        assert code == expected
         assert out == ""
         assert len(err) == 1
         assert err[0].startswith("afn: error: ")
@@ -88,8 +90,10 @@ RECORDINGS = {
 def test_recordings(refused, model, tmp_path, command, case):
     make, problem = RECORDINGS[case]
     file = make(tmp_path / "talk.wav")
-    question = [QUESTION] if command == "ask" else []
-    refused([command, file, *question, "--model", model], file, problem)
+    question, expected = ([QUESTION], 2) if command == "ask" else ([], 1)
+    if case == "a directory" and command != "ask":
+        problem, expected = "no recording in this folder", 2
+    refused([command, file, *question, "--model", model], file, problem, expected=expected)
 
 
 @pytest.mark.parametrize(("damage", "problem"), [("noise", "damaged"), ("hole", "damaged"), ("end", "truncated")])
@@ -119,7 +123,7 @@ def test_torn_mp3_is_used_with_a_warning_unless_strict(run, refused, model, tmp_
 
 def test_the_bad_recording_among_good_ones_is_named(refused, model, tmp_path):
     good, bad = record(tmp_path / "good.wav", 1.0), write(tmp_path / "bad.wav", b"no")
-    refused(["transcribe", good, bad, "--model", model], bad, "not audio")
+    refused(["transcribe", good, bad, "--model", model, "--fail-fast"], bad, "not audio")
     refused(["ask", good, bad, QUESTION, "--model", model], bad, "not audio")
 
 
@@ -240,6 +244,33 @@ def test_model_folders(refused, model, tmp_path, case):
 
 def test_a_question_that_is_not_utf8(refused, model, tmp_path):
     refused(["ask", record(tmp_path / "ok.wav", 1.0), "q\udcff", "--model", model], r"not Unicode text: 'q\udcff'")
+    refused(["ask", "q", "--system", "q\udcff", "--model", model], r"not Unicode text: 'q\udcff'")
+    refused(["ask", "caf\udce9.wav", "q", "--model", model], r"caf\udce9.wav: no such file")
+
+
+def test_standard_input_that_is_not_utf8(refused, run, model, monkeypatch):
+    def given(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+    given("un café\n".encode("latin-1"))
+    refused(["chat", "--model", model], r"not Unicode text: 'un caf\udce9'")
+    given("What is said?\nun café\n".encode("latin-1"))
+    code, out, err = run("chat", "--model", model, "--max-new-tokens", 4)
+    assert (code, len(err)) == (2, 1)
+    assert out == run("ask", "What is said?", "--model", model, "--max-new-tokens", 4)[1]
+
+
+def test_a_file_whose_name_is_not_utf8_is_printed(run, model, tmp_path, monkeypatch):
+    from afn_model.infer.answer import Answer
+    from afn_model.session import Session
+
+    said = Answer("one", 1, 1, "stop", {}, 1)
+    monkeypatch.setattr(Session, "answers", lambda *_, **__: iter([(0, said), (1, said)]))
+    arguments = ["transcribe", "caf\udce9.wav", "tea.wav", "--model", model]
+    assert run(*arguments) == (0, "caf\\udce9.wav: one\ntea.wav: one\n", [])
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, [])
+    assert json.loads(out.splitlines()[0])["audio"] == ["caf\udce9.wav"]
 
 
 def test_placeholders_that_do_not_match_the_audios(refused, model, tmp_path):
@@ -264,7 +295,6 @@ def test_placeholders_that_do_not_match_the_embeddings():
 
 
 OPTIONS = {
-    "no command": ([], "required"),
     "no such command": (["sing"], "sing"),
     "no model": (["ask", QUESTION], "--model"),
     "no question": (["ask", "--model", "m"], "question"),
@@ -283,8 +313,33 @@ def test_options(refused, case):
 
 
 def test_sampling_out_of_range(refused, model):
-    for option in (["--temperature=-1"], ["--top-p", "0"], ["--top-p", "1.5"], ["--repetition-penalty", "0"]):
-        refused(["ask", QUESTION, "--model", model, *option], "out of range", option[-1].split("=")[-1])
+    for option, values in {
+        "temperature": ("-1", "nan", "inf"),
+        "top-p": ("0", "1.5", "nan"),
+        "repetition-penalty": ("0", "-1", "nan", "inf"),
+    }.items():
+        for value in values:
+            refused(["ask", QUESTION, "--model", model, f"--{option}={value}"], "out of range", f"={float(value)}")
+
+
+def test_a_temperature_below_what_float32_holds_is_greedy(run, model):
+    arguments = ["ask", QUESTION, "--model", model, "--max-new-tokens", 8]
+    for temperature in ("1e-40", "5e-324"):
+        assert run(*arguments, "--temperature", temperature) == run(*arguments)
+
+
+def test_scores_that_are_nan(refused, model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(model, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.1.mlp.up_proj.weight"))
+    weights[name].view(-1)[5] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    file = record(tmp_path / "ok.wav", 1.0)
+    for arguments in (["ask", QUESTION], ["transcribe", file], ["transcribe", file, file, "--json"]):
+        problem = "the scores of token 0 are NaN or infinite: language_model.layers.1.mlp.up_proj.weight holds NaN"
+        refused([*arguments, "--model", folder], problem)
 
 
 def test_a_recording_without_a_question(refused, model, tmp_path):

@@ -13,7 +13,7 @@ import torch
 import afn_kernels as ak
 from afn_model import AFNext, SamplingParams, Session
 from afn_model.cli import main
-from afn_model.cli.commands import CAPTION, DETAILED_CAPTION, TRANSCRIBE
+from afn_model.cli.answering import CAPTION, DETAILED_CAPTION, TRANSCRIBE
 from afn_model.infer.text_stream import TextStream
 from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
@@ -89,9 +89,11 @@ def test_ask_json(afn, model, recordings):
         "audio": files,
         "question": QUESTION,
         "answer": answer,
+        "finish": "length",
         "tokens": {"prompt": prompt_tokens, "answer": answer_tokens},
+        "together": 1,
     }
-    assert list(seconds) == ["load", "first_token", "total"]
+    assert list(seconds) == ["read", "load", "first_token", "total"]
     assert 0 < seconds["load"] < seconds["total"]
     assert 0 < seconds["first_token"] < seconds["total"]
 
@@ -279,7 +281,7 @@ def test_streaming_prints_what_printing_at_the_end_does(afn, model, recordings, 
     arguments = with_steps("ask", recordings[0], QUESTION, "--model", model)
     plain = afn(*arguments)
     pieces = []
-    monkeypatch.setattr("afn_model.cli.commands.print_piece", pieces.append)
+    monkeypatch.setattr("afn_model.cli.answering.print_piece", pieces.append)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert afn(*arguments) == "\n"
     assert "".join(pieces) + "\n" == plain
@@ -288,6 +290,62 @@ def test_streaming_prints_what_printing_at_the_end_does(afn, model, recordings, 
     assert afn(*arguments, "--no-stream") == plain
     assert json.loads(afn(*arguments, "--json"))["answer"] + "\n" == plain
     assert not pieces
+
+
+def test_what_is_said_of_commands_without_one(capsys):
+    for words, prog in (([], "afn"), (["data"], "afn data")):
+        assert main(words) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"usage: {prog} ")
+        with pytest.raises(SystemExit) as done:
+            main([*words, "--help"])
+        assert done.value.code == 0
+        assert capsys.readouterr() == (err, "")
+    assert [line.split()[0] for line in err.splitlines() if line.startswith("  in") or line.startswith("  st")] == [
+        "index",
+        "inspect",
+        "stats",
+    ]
+    assert main(["data", "sing"]) == 2
+    assert "'sing' (choose from" in capsys.readouterr().err
+
+
+def test_version(afn):
+    assert afn("--version") == f"afn {ak.__version__}\n"
+
+
+def test_the_model_may_be_named_by_the_environment(afn, model, recordings, monkeypatch, capsys):
+    expected = afn(*with_steps("ask", recordings[0], QUESTION, "--model", model))
+    monkeypatch.setenv("AFN_MODEL", str(model))
+    assert afn(*with_steps("ask", recordings[0], QUESTION)) == expected
+    monkeypatch.setenv("AFN_MODEL", "nowhere")
+    assert afn(*with_steps("ask", recordings[0], QUESTION, "--model", model)) == expected
+    monkeypatch.setenv("AFN_MODEL", "")
+    assert main(["ask", QUESTION]) == 2
+    assert "required: --model" in capsys.readouterr().err
+    monkeypatch.delenv("AFN_MODEL")
+
+
+def test_a_later_turn_of_a_chat_computes_only_itself(afn, model, recordings, monkeypatch):
+    from afn_model.network.language_model import LanguageModel
+
+    passes, forward = [], LanguageModel.forward
+
+    def counted(self, x_TD, *arguments, **options):
+        passes.append(len(x_TD))
+        return forward(self, x_TD, *arguments, **options)
+
+    monkeypatch.setattr(LanguageModel, "forward", counted)
+    lines = f"/audio {recordings[2]}", QUESTION, "And then?", "And then?"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    afn(*with_steps("chat", "--model", model))
+    prefills = [tokens for tokens in passes if tokens > 1]
+    _, prompt, _ = from_python(model, QUESTION, recordings[2])
+    assert len(prefills) == 3
+    assert prefills[0] == prompt
+    # The turn, and at most the answer before it where its text makes other tokens than were sampled.
+    assert max(prefills[1:]) < 20 + STEPS + 10 < prompt
 
 
 def test_help_names_every_command(capsys):

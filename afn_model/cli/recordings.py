@@ -1,0 +1,122 @@
+"""Which recordings a command line means, and the file that keeps what was answered about them."""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+STDIN = "-"
+# What is taken for a recording in a folder; a file that is named is read whatever it is called.
+KINDS = "wav wave flac ogg oga opus mp3 mp2 m4a m4b aac mp4 mov mkv mka webm avi wma aif aiff aifc au caf w64 amr 3gp"
+SUFFIXES = frozenset(f".{kind}" for kind in KINDS.split())
+
+
+def expand(arguments: Iterable[str], lists: Iterable[str] = ()) -> list[str]:
+    """The recordings that arguments name, each once: files, folders (what is in and below them), patterns, and "-".
+
+    Args:
+        arguments: as on the command line.
+        lists: files that name one recording a line.
+
+    Raises:
+        ValueError: no recording in a folder, for a pattern, or at all; a list that cannot be read.
+    """
+    found: list[str] = []
+    for name in [*arguments, *(line for file in lists for line in _lines(file))]:
+        if name != STDIN and os.path.isdir(name):
+            inside = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ValueError(f"{name}: no recording in this folder")
+            found += inside
+        elif name != STDIN and glob.has_magic(name) and not os.path.exists(name):
+            matches = sorted(glob.glob(name, recursive=True))
+            if not matches:
+                raise ValueError(f"{name}: nothing is called like this")
+            found += matches
+        else:
+            found.append(name)
+    if not found:
+        raise ValueError("no recording given")
+    return list(dict.fromkeys(found))
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if file == STDIN else Path(file).read_text("utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def part_about(file: str, start: float | None = None, end: float | None = None) -> dict[str, Any]:
+    """The part of a message that stands for a recording, or for ``start`` to ``end`` seconds of it; "-" is read now.
+
+    Raises:
+        ValueError: "-" where standard input is a terminal.
+    """
+    part: dict[str, Any] = {"type": "audio", "start": start, "end": end}
+    if file != STDIN:
+        return part | {"path": file}
+    if sys.stdin.isatty():
+        raise ValueError("-: standard input is a terminal; send a recording through a pipe")
+    recording = io.BytesIO(sys.stdin.buffer.read())
+    recording.name = "standard input"
+    return part | {"audio": recording}
+
+
+class AnswerFile:
+    """A JSON Lines file of answers that a later run goes on with.
+
+    Args:
+        path: of the file; made when the first answer is written.
+        same: fields that all its answers must share with the coming ones, such as the question.
+
+    Raises:
+        ValueError: a file that holds something else, or answers with other values of ``same``.
+    """
+
+    def __init__(self, path: str | Path, same: dict[str, Any]):
+        self.path, self.done = Path(path), set[str]()
+        if not self.path.exists():
+            return
+        whole, torn = self._read()
+        for number, line in enumerate(whole, 1):
+            row = _answer_of(line)
+            if row is None:
+                raise ValueError(f"{path}, line {number}: not an answer that --out has written; choose another file")
+            for key, value in same.items():
+                if row.get(key) != value:
+                    found = f"{key} {row.get(key)!r:.60} instead of {value!r:.60}"
+                    raise ValueError(f"{path}, line {number}: {found}; choose another file")
+            self.done.update(row["audio"])
+        if torn:  # written when the last run was stopped
+            if not torn.startswith(b'{"model": '):
+                raise ValueError(f"{path}: not a file that --out has written; choose another one")
+            with self.path.open("r+b") as file:
+                file.truncate(self.path.stat().st_size - len(torn))
+
+    def _read(self) -> tuple[list[bytes], bytes]:
+        try:
+            *whole, torn = self.path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise ValueError(f"{self.path}: {error.strerror}") from None
+        return whole, torn
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds an answer, at once."""
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _answer_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("audio"), list) and "answer" in row else None
