@@ -26,6 +26,7 @@ KAISER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 62,
 ROLLOFF = 0.95  # the cut-off, in the middle of the transition
 _LARGEST_BANK = 1 << 18  # coefficients: 1 MB
 _PHASES = 512
+_TOGETHER = 64  # groups of one product of PyTorch's: a fixed number, since its order of summation depends on it
 
 
 def resample(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
@@ -88,7 +89,7 @@ def _by_bank(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[Ten
     filters, first, step, width = _bank(source, target)
     convert, together = cpu.resample_rational, cpu.RESAMPLE_GROUPS
     if cpu.available():
-        convert, together = _rational, _together(filters)
+        convert, together = _rational, _TOGETHER
     reach = int(first[-1]) + filters.shape[1]
     count = written = 0
     pending, silence = filters.new_zeros(width), filters.new_zeros(together * step + reach)
@@ -108,19 +109,13 @@ def _with_end(blocks: Iterable[Tensor], silence: Tensor) -> Iterator[tuple[Tenso
     return chain(((block, block.numel()) for block in blocks), [(silence, 0)])
 
 
-def _together(filters: Tensor) -> int:
-    """Groups of one matrix product: a fixed number, since PyTorch's order of summation depends on it."""
-    return max(8, 1024 // (len(filters) * filters.shape[2]))
-
-
 def _rational(x: Tensor, filters: Tensor, first: Tensor, step: int, groups: int) -> Tensor:
     """The twin of ``afn_kernels.cpu.resample_rational``."""
-    together = _together(filters)
     out = x.new_empty(groups, *filters.shape[::2])
-    for group in range(0, groups, together):
+    for group in range(0, groups, _TOGETHER):
         for block, start in enumerate(first.tolist()):
-            frames = x[group * step + start :].unfold(0, filters.shape[1], step)[:together]
-            out[group : group + together, block] = frames.contiguous() @ filters[block]
+            frames = x[group * step + start :].unfold(0, filters.shape[1], step)[:_TOGETHER]
+            out[group : group + _TOGETHER, block] = frames.contiguous() @ filters[block]
     return out.flatten()
 
 
