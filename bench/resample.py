@@ -268,10 +268,7 @@ def table(record: dict) -> str:
     """The record in Markdown."""
     names = [name for name in record["rows"][0] if name not in ("resampler", "rate")]
     lines = ["# Resampling to 16 kHz, mono, on one core", ""]
-    lines += [
-        f"Errors in dB, as `python -m bench.resample --help` defines them. {record['date'][:10]}, one thread.",
-        "",
-    ]
+    lines += [f"Errors in dB, defined in `bench/resample.py`. {record['date'][:10]}, one thread.", ""]
     for rate in dict.fromkeys(row["rate"] for row in record["rows"]):
         lines += [f"## From {rate:,} Hz", "", f"| resampler | {' | '.join(name.replace('_', ' ') for name in names)} |"]
         lines += ["|---" * (len(names) + 1) + "|"]
