@@ -1,6 +1,13 @@
 """The compiled extension: whether it was built, and what it does that is no op on tensors."""
 
 import numpy as np
+import torch
+from torch import Tensor
+
+# As in csrc/include/afn/resample_simd.h.
+RESAMPLE_OUTPUTS = 16  # outputs of a block
+RESAMPLE_GROUPS = 8  # groups computed together
+RESAMPLE_LANES = 32
 
 
 def available() -> str:
@@ -38,3 +45,82 @@ def pack_bins(
         lengths.ctypes.data, len(lengths), context, seed, max_cost, buffer, step, clips.ctypes.data, cu.ctypes.data
     )
     return clips, cu[: bins + 1].copy()
+
+
+def resample_rational(x: Tensor, filters: Tensor, first: Tensor, step: int, groups: int, *, level: str = "") -> Tensor:
+    """y[g, b, i] = Σ_n x[g · step + first[b] + n] · filters[b, n, i]: sample rates in a simple ratio.
+
+    Every output is summed in the order of n, whatever is computed with it: the bits depend on its own samples and the
+    instruction set.
+
+    Args:
+        x: [samples] float32.
+        filters: [blocks, taps, ``RESAMPLE_OUTPUTS``] float32.
+        first: [blocks] int64.
+        step: samples from one group of outputs to the next.
+        groups: a multiple of ``RESAMPLE_GROUPS``.
+        level: SIMD level; by default $AFN_SIMD or the fastest.
+
+    Returns:
+        [groups · blocks · ``RESAMPLE_OUTPUTS``] float32.
+
+    Raises:
+        ImportError: the extension was not built.
+        ValueError: the filters reach beyond x, or the numbers of outputs or groups are others.
+    """
+    from afn_kernels._cpu import resample_rational as run
+
+    blocks, taps, outputs = filters.shape
+    if outputs != RESAMPLE_OUTPUTS or groups % RESAMPLE_GROUPS:
+        raise ValueError(
+            f"{outputs} outputs in {groups} groups: not {RESAMPLE_OUTPUTS} in a multiple of {RESAMPLE_GROUPS}"
+        )
+    if groups and (groups - 1) * step + int(first.max()) + taps > x.numel():
+        raise ValueError(f"{groups} groups of {step} samples and {taps} taps reach beyond {x.numel()} samples")
+    _check_float32(x, filters)
+    out = torch.empty(groups * blocks * outputs, dtype=torch.float32, device="cpu")
+    run(x.data_ptr(), filters.data_ptr(), first.data_ptr(), blocks, taps, step, groups, out.data_ptr(), level)
+    return out
+
+
+def resample_any_ratio(
+    x: Tensor, filters: Tensor, rate: int, to: int, first: int, count: int, *, level: str = ""
+) -> Tensor:
+    """y[k] = Σ_n x[⌊k · rate / to⌋ - ⌊first · rate / to⌋ + n] · f[n] with the filter f between two phases.
+
+    f is interpolated linearly between rows r and r + 1, r = ⌊(k · rate mod to) · phases / to⌋. The bits of an output
+    depend on its own samples and the instruction set.
+
+    Args:
+        x: [samples] float32.
+        filters: [phases + 1, taps] float32, taps a multiple of ``RESAMPLE_LANES``.
+        rate: of the input, Hz.
+        to: of the output, Hz.
+        first: index of the first output.
+        count: of outputs.
+        level: SIMD level; by default $AFN_SIMD or the fastest.
+
+    Returns:
+        [count] float32.
+
+    Raises:
+        ImportError: the extension was not built.
+        ValueError: the filters reach beyond x, or have another number of taps.
+    """
+    from afn_kernels._cpu import resample_any_ratio as run
+
+    rows, taps = filters.shape
+    if taps % RESAMPLE_LANES:
+        raise ValueError(f"{taps} taps: not a multiple of {RESAMPLE_LANES}")
+    if count and (first + count - 1) * rate // to - first * rate // to + taps > x.numel():
+        raise ValueError(f"{count} outputs and {taps} taps reach beyond {x.numel()} samples")
+    _check_float32(x, filters)
+    out = torch.empty(count, dtype=torch.float32, device="cpu")
+    run(x.data_ptr(), filters.data_ptr(), rows - 1, taps, rate, to, first, count, out.data_ptr(), level)
+    return out
+
+
+def _check_float32(*tensors: Tensor) -> None:
+    for x in tensors:
+        if x.dtype != torch.float32 or x.device.type != "cpu" or not x.is_contiguous():
+            raise ValueError(f"{x.dtype} on {x.device} with strides {x.stride()}: not contiguous float32 on the CPU")

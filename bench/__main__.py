@@ -46,6 +46,7 @@ BENCHMARKS = {
     "features": Benchmark("features", ("features.jsonl",)),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
+    "resample": Benchmark("resample", ("resample.jsonl", "resample.md")),
     "packing": Benchmark("packing", ("packing.jsonl",)),
     "boundary": Benchmark("boundary", ("boundary.jsonl",)),
     "patch": Benchmark("patch", ("patch.jsonl",)),

@@ -41,9 +41,16 @@ def results(device: str) -> Path:
 
 
 def main(
-    description: str, measure: Callable[[int, str], dict], rounds: int, devices: tuple[str, ...] = ("cpu",)
+    description: str,
+    measure: Callable[[int, str], dict],
+    rounds: int,
+    devices: tuple[str, ...] = ("cpu",),
+    table: Callable[[dict], str] | None = None,
 ) -> None:
-    """The command line of a benchmark: runs ``measure(rounds, device)`` and appends its record to ``--out``."""
+    """The command line of a benchmark: runs ``measure(rounds, device)`` and appends its record to ``--out``.
+
+    The text that ``table`` makes of the record goes to the file of the same name in Markdown.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--out", type=Path, help="append the record to this file, one JSON object per line")
     parser.add_argument("--rounds", type=int, default=rounds)
@@ -54,3 +61,5 @@ def main(
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with args.out.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if table:
+            args.out.with_suffix(".md").write_text(table(record), encoding="utf-8")

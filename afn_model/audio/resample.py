@@ -1,14 +1,14 @@
-"""Sample-rate conversion of a stream with torchaudio's filters: the same result however the stream is cut.
+"""Sample-rate conversion of a stream: the same bits however the stream is cut into blocks.
 
-``torchaudio.functional.resample`` needs the whole recording in memory, runs as a slow strided convolution, and builds
-a filter bank of (rate × new rate) / gcd² entries. Here a stream is converted block by block; usual rates are matrix
-products with that same bank, and rates in no simple ratio interpolate between 512 phases of a filter.
+One low-pass filter, flat to 1e-5 up to 0.9 of the lower Nyquist frequency and 100 dB down from that frequency on.
+Usual rates have a bank with one filter for each phase of the outputs; rates in no simple ratio interpolate between 512
+phases. The sums are in csrc/cpu; without the compiled extension PyTorch adds up the same products.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 
@@ -16,112 +16,145 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from afn_kernels import cpu
 from afn_kernels._kept import kept
 
-# A Kaiser window of about 100 dB stop band with a narrow transition below the new Nyquist frequency.
-KAISER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "beta": 14.769656}
-ROLLOFF = 0.9475937
-_LARGEST_BANK = 4_000_000
+# As torchaudio.functional.resample takes them. Kaiser's formulas, which are good to 1 dB, for 101 dB: β = 0.1102 ·
+# (101 - 8.7), and a transition of 0.1 of the lower Nyquist frequency takes (101 - 7.95) / (2.285 · 0.1 π) = 130 samples
+# of the lower rate: 62 zeros of the sinc on either side.
+KAISER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 62, "beta": 10.17}
+ROLLOFF = 0.95  # the cut-off, in the middle of the transition
+_LARGEST_BANK = 1 << 18  # coefficients: 1 MB
 _PHASES = 512
+_TOGETHER = 64  # groups of one product of PyTorch's: a fixed number, since its order of summation depends on it
 
 
 def resample(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
-    """y[k] = Σ_n x[n] h(k · rate / to - n), with a low-pass filter h of cut-off 0.474 · min(rate, to).
+    """y[k] = Σ_n x[n] h(k · rate / to - n), with a low-pass filter h of cut-off 0.475 · min(rate, to).
 
     Args:
-        blocks: [b] float32 samples each.
+        blocks: [b] float32 samples each, on the CPU.
         rate: of the input, Hz.
         to: of the output, Hz.
 
     Returns:
         blocks of ceil(n · to / rate) samples in all; at a rate in no simple ratio there may be one more.
 
-    Source: https://ccrma.stanford.edu/~jos/resample/.
+    Source: Kaiser's window, https://ccrma.stanford.edu/~jos/resample/.
     """
     ratio = Fraction(rate, to)
     if ratio == 1:
         return iter(blocks)
-    if ratio.numerator * ratio.denominator <= _LARGEST_BANK:
-        return _by_matrix(blocks, ratio.numerator, ratio.denominator)
+    source, target = ratio.numerator, ratio.denominator
+    if math.prod(_bank_shape(source, target)) <= _LARGEST_BANK:
+        return _by_bank(blocks, source, target)
     decimation = rate // to
     if decimation > 1:
-        blocks = _by_matrix(blocks, decimation, 1)
+        blocks = _by_bank(blocks, decimation, 1)
     return _by_phase(blocks, rate, to * max(1, decimation))
 
 
-def _by_matrix(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[Tensor]:
-    bank, step, width = _matrix_bank(source, target)
-    taps = bank.shape[1]
+def _low_pass(t: Tensor, cutoff: float) -> Tensor:
+    """h(t) = c sinc(c t) w(c t / zeros) with Kaiser's window w, t in input samples, c in input Nyquist frequencies."""
+    zeros, beta = KAISER["lowpass_filter_width"], torch.tensor(KAISER["beta"], dtype=torch.float64)
+    t = (t * cutoff).clamp(-zeros, zeros)
+    return cutoff * torch.sinc(t) * torch.i0(beta * (1 - (t / zeros) ** 2).sqrt()) / torch.i0(beta)
+
+
+def _width(cutoff: float) -> int:
+    return math.ceil(KAISER["lowpass_filter_width"] / cutoff)
+
+
+def _bank_shape(source: int, target: int) -> tuple[int, int, int]:
+    """(blocks, taps, outputs of a block): filters of a block have as many taps as it takes to begin at one sample."""
+    span = math.ceil((cpu.RESAMPLE_OUTPUTS - 1) * source / target)
+    taps = 2 * _width(ROLLOFF * min(1.0, target / source)) + span + 2
+    return target // math.gcd(target, cpu.RESAMPLE_OUTPUTS), taps, cpu.RESAMPLE_OUTPUTS
+
+
+@kept(most=8)
+def _bank(source: int, target: int) -> tuple[Tensor, Tensor, int, int]:
+    """(filters [blocks, taps, 16] float32, first sample of each block, samples of a group, taps before the first)."""
+    blocks, taps, outputs = _bank_shape(source, target)
+    cutoff = ROLLOFF * min(1.0, target / source)
+    width = _width(cutoff)
+    output = torch.arange(blocks * outputs, dtype=torch.int64).view(blocks, 1, outputs)
+    first = output[:, :, :1] * source // target
+    sample = first - width + torch.arange(taps, dtype=torch.int64)[:, None]
+    late = (output * source - sample * target).double() / target
+    return _low_pass(late, cutoff).float(), first.flatten(), blocks * outputs * source // target, width
+
+
+def _by_bank(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[Tensor]:
+    filters, first, step, width = _bank(source, target)
+    convert, together = cpu.resample_rational, cpu.RESAMPLE_GROUPS
+    if cpu.available():
+        convert, together = _rational, _TOGETHER
+    reach = int(first[-1]) + filters.shape[1]
     count = written = 0
-    pending, silence = bank.new_zeros(width), bank.new_zeros(width + step)
-    counted = ((block, block.numel()) for block in blocks)
-    for block, samples in chain(counted, [(silence, 0)]):
+    pending, silence = filters.new_zeros(width), filters.new_zeros(together * step + reach)
+    for block, samples in _with_end(blocks, silence):
         count += samples
         pending = torch.cat([pending, block])
-        if pending.numel() < taps:
+        groups = max(0, (pending.numel() - reach) // step + 1) // together * together
+        if not groups:
             continue
-        frames = pending.unfold(0, taps, step)
-        out = (frames @ bank.T).flatten()[: -(-count * target // source) - written]
-        pending = pending[len(frames) * step :]
+        out = convert(pending, filters, first, step, groups)[: -(-count * target // source) - written]
+        pending = pending[groups * step :]
         written += out.numel()
         yield out
 
 
-@kept(most=8)
-def _matrix_bank(source: int, target: int) -> tuple[Tensor, int, int]:
-    """(filters [outputs, taps], input samples from one group of outputs to the next, taps before the first sample)."""
-    kernel, width = _kernel(source, target, ROLLOFF)
-    repeats = max(1, 160 // target)  # enough outputs at once for a matrix product to be worth it
-    step = source * repeats
-    bank = torch.zeros(repeats, target, 2 * width + step, dtype=torch.float32)
-    for repeat in range(repeats):
-        bank[repeat, :, repeat * source : repeat * source + kernel.shape[-1]] = kernel
-    return bank.flatten(0, 1), step, width
+def _with_end(blocks: Iterable[Tensor], silence: Tensor) -> Iterator[tuple[Tensor, int]]:
+    return chain(((block, block.numel()) for block in blocks), [(silence, 0)])
 
 
-def _kernel(source: int, target: int, rolloff: float) -> tuple[Tensor, int]:
-    """(filters [target, taps] float32, taps before the sample), to the bit those of ``torchaudio.transforms.Resample``.
-
-    For rates without a common divisor. That one makes some of its tensors in the default dtype, which is float32 here.
-    """
-    zeros, beta = KAISER["lowpass_filter_width"], torch.tensor(KAISER["beta"], dtype=torch.float32)
-    cutoff = min(source, target) * rolloff
-    width = math.ceil(zeros * source / cutoff)
-    late = torch.arange(0, -target, -1, dtype=torch.float32)[:, None] / target
-    t = torch.arange(-width, width + source, dtype=torch.float64) / source
-    t = ((late + t) * cutoff).clamp(-zeros, zeros)
-    window = torch.i0(beta * (1 - (t / zeros) ** 2).sqrt()) / torch.i0(beta)
-    t = t * math.pi
-    return (torch.where(t == 0, 1.0, t.sin() / t) * (window * (cutoff / source))).float(), width
+def _rational(x: Tensor, filters: Tensor, first: Tensor, step: int, groups: int) -> Tensor:
+    """The twin of ``afn_kernels.cpu.resample_rational``."""
+    out = x.new_empty(groups, *filters.shape[::2])
+    for group in range(0, groups, _TOGETHER):
+        for block, start in enumerate(first.tolist()):
+            frames = x[group * step + start :].unfold(0, filters.shape[1], step)[:_TOGETHER]
+            out[group : group + _TOGETHER, block] = frames.contiguous() @ filters[block]
+    return out.flatten()
 
 
 def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
-    bank, width = _phase_bank(rate, to)
-    taps = bank.shape[1]
+    filters, width = _phases(rate, to)
+    convert: Callable[..., Tensor] = _any_ratio if cpu.available() else cpu.resample_any_ratio
+    taps = filters.shape[1]
     count = written = 0
-    pending, silence = bank.new_zeros(width), bank.new_zeros(taps)
+    pending, silence = filters.new_zeros(width), filters.new_zeros(taps)
     origin = -width  # index in the recording of pending[0]
-    counted = ((piece, piece.numel()) for block in blocks for piece in block.split(1 << 15))
-    for block, samples in chain(counted, [(silence, 0)]):
+    pieces = (piece for block in blocks for piece in block.split(1 << 15))
+    for block, samples in _with_end(pieces, silence):
         count += samples
         pending = torch.cat([pending, block])
         ready = origin + pending.numel() - taps + width + 1  # outputs before this input position have all their taps
         stop = -(-min(ready, count) * to // rate)
         if stop <= written:
             continue
-        position = torch.arange(written, stop) * rate
-        sample = position // to
-        phase = (position % to).double() * _PHASES / to
-        row = phase.long()
-        filters = torch.lerp(bank[row], bank[row + 1], (phase - row).float()[:, None])
-        yield (pending.unfold(0, taps, 1)[sample - width - origin] * filters).sum(1)
+        yield convert(pending[written * rate // to - width - origin :], filters, rate, to, written, stop - written)
         written = stop
         used = min(stop * rate // to - width - origin, pending.numel())
         pending, origin = pending[used:], origin + used
 
 
 @kept(most=8)
-def _phase_bank(rate: int, to: int) -> tuple[Tensor, int]:
+def _phases(rate: int, to: int) -> tuple[Tensor, int]:
     """(filters [phases + 1, taps] for outputs 0, 1/512, ... 1 input sample late, taps before the sample)."""
-    filters, width = _kernel(1, _PHASES, ROLLOFF * min(1.0, to / rate))
-    return torch.cat([pad(filters, (0, 1)), pad(filters[:1], (1, 0))]), width
+    cutoff = ROLLOFF * min(1.0, to / rate)
+    width = _width(cutoff)
+    late = torch.arange(_PHASES + 1, dtype=torch.float64)[:, None] / _PHASES
+    filters = _low_pass(late - torch.arange(-width, width + 2, dtype=torch.float64), cutoff).float()
+    return pad(filters, (0, -filters.shape[1] % cpu.RESAMPLE_LANES)), width
+
+
+def _any_ratio(x: Tensor, filters: Tensor, rate: int, to: int, first: int, count: int) -> Tensor:
+    """The twin of ``afn_kernels.cpu.resample_any_ratio``."""
+    position = torch.arange(first, first + count, device="cpu") * rate
+    sample = position // to - first * rate // to
+    phase = (position % to).double() * _PHASES / to
+    row = phase.long()
+    mixed = torch.lerp(filters[row], filters[row + 1], (phase - row).float()[:, None])
+    return (x.unfold(0, filters.shape[1], 1)[sample] * mixed).sum(1)

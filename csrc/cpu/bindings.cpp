@@ -7,6 +7,8 @@
 
 #include "afn/log_mel.h"
 #include "afn/pack.h"
+#include "afn/resample.h"
+#include "afn/simd.h"
 
 namespace py = pybind11;
 using namespace afn::log_mel;
@@ -28,8 +30,8 @@ Pcm make_pcm(uintptr_t address, bool int16, int64_t samples) {
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Compiled CPU kernels of afn_kernels. Arguments are addresses and sizes; the Python side validates.";
 
-    m.def("simd_levels", &levels, "SIMD levels this machine can run, fastest first.");
-    m.def("simd_level", &resolve_level, py::arg("level") = "",
+    m.def("simd_levels", &afn::levels, "SIMD levels this machine can run, fastest first.");
+    m.def("simd_level", &afn::resolve_level, py::arg("level") = "",
           "The level a call would use: the named one, else $AFN_SIMD, else the fastest. ValueError if it cannot run.");
 
     py::class_<Plan>(m, "MelPlan", "Window [400] and filter bank: per mel band its first bin, bin count and weights.")
@@ -90,4 +92,30 @@ PYBIND11_MODULE(_cpu, m) {
         py::arg("lengths"), py::arg("count"), py::arg("context"), py::arg("seed"), py::arg("max_cost"),
         py::arg("buffer"), py::arg("step"), py::arg("clips"), py::arg("cu"),
         "Clips [count] bin by bin into clips, bounds of the bins into cu [count + 1]; returns the number of bins.");
+
+    m.def(
+        "resample_rational",
+        [](uintptr_t x, uintptr_t taps, uintptr_t first, int64_t blocks, int64_t length, int64_t step, int64_t groups,
+           uintptr_t out, const std::string& level) {
+            const afn::resample::Kernel& kernel = afn::resample::kernel_of(level);
+            const afn::resample::Bank bank{pointer<const float>(taps), pointer<const int64_t>(first), blocks, length,
+                                           step};
+            py::gil_scoped_release release;
+            kernel.rational(pointer<const float>(x), bank, groups, pointer<float>(out));
+        },
+        py::arg("x"), py::arg("taps"), py::arg("first"), py::arg("blocks"), py::arg("length"), py::arg("step"),
+        py::arg("groups"), py::arg("out"), py::arg("level") = "", "Groups of outputs by a polyphase filter bank.");
+
+    m.def(
+        "resample_any_ratio",
+        [](uintptr_t x, uintptr_t taps, int64_t phases, int64_t length, int64_t rate, int64_t to, int64_t first,
+           int64_t count, uintptr_t out, const std::string& level) {
+            const afn::resample::Kernel& kernel = afn::resample::kernel_of(level);
+            const afn::resample::Phases filter{pointer<const float>(taps), phases, length};
+            py::gil_scoped_release release;
+            kernel.any_ratio(pointer<const float>(x), filter, rate, to, first, count, pointer<float>(out));
+        },
+        py::arg("x"), py::arg("taps"), py::arg("phases"), py::arg("length"), py::arg("rate"), py::arg("to"),
+        py::arg("first"), py::arg("count"), py::arg("out"), py::arg("level") = "",
+        "Outputs first to first + count by a filter interpolated between its phases.");
 }

@@ -1,73 +1,22 @@
-// Chooses the SIMD level and spreads rows over threads.
+// Spreads rows over threads.
 
 #include "afn/log_mel.h"
 
-#include <cstdlib>
-#include <stdexcept>
-
+#include "afn/simd.h"
 #include "parallel.h"
 
 namespace afn::log_mel {
 
 // clang-format off
 #define AFN_KERNEL(level) namespace level { extern const Kernel kernel; }
-AFN_KERNEL(avx512)
-AFN_KERNEL(avx2)
-AFN_KERNEL(neon)
-AFN_KERNEL(portable)
-AFN_KERNEL(portable16)
+AFN_SIMD_LEVELS(AFN_KERNEL)
 // clang-format on
 
-namespace {
-
-struct Level {
-    const char* name;
-    const Kernel* kernel;
-    bool runs;
-};
-
-const std::vector<Level>& all_levels() {
-    static const std::vector<Level> found = {
-#ifdef AFN_HAVE_AVX512
-        {"avx512", &avx512::kernel,
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")},
-#endif
-#ifdef AFN_HAVE_AVX2
-        {"avx2", &avx2::kernel, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-#endif
-#ifdef AFN_HAVE_NEON
-        {"neon", &neon::kernel, true},
-#endif
-        {"portable", &portable::kernel, true},
-        {"portable16", &portable16::kernel, true},
-    };
-    return found;
+const Kernel& kernel_of(const std::string& level) {
+#define AFN_ADDRESS(level) &level::kernel,
+    static const Kernel* const kernels[] = {AFN_SIMD_LEVELS(AFN_ADDRESS)};
+    return *kernels[find_level(level)];
 }
-
-const Level& find_level(std::string name) {
-    const char* asked = std::getenv("AFN_SIMD");
-    if (name.empty() && asked) name = asked;
-    for (const Level& level : all_levels()) {
-        if (level.runs && (name.empty() || name == level.name)) return level;
-    }
-    std::string message = "SIMD level '" + name + "' does not run on this machine; it runs";
-    for (const std::string& level : levels()) message += " " + level;
-    throw std::invalid_argument(message);
-}
-
-}  // namespace
-
-std::vector<std::string> levels() {
-    std::vector<std::string> names;
-    for (const Level& level : all_levels()) {
-        if (level.runs) names.push_back(level.name);
-    }
-    return names;
-}
-
-const Kernel& kernel_of(const std::string& level) { return *find_level(level).kernel; }
-std::string resolve_level(const std::string& level) { return find_level(level).name; }
 
 void log_mel(const std::vector<Pcm>& rows, const Plan& owner, float* out, int threads, const Kernel& kernel) {
     if (rows.empty()) return;

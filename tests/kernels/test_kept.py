@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import sys
@@ -262,7 +261,7 @@ def makes() -> dict[str, tuple]:
     from afn_kernels.pack_heads.cuda import places
     from afn_kernels.patch.attention import _even_bounds
     from afn_kernels.rote.reference import frequencies
-    from afn_model.audio.resample import _matrix_bank, _phase_bank
+    from afn_model.audio.resample import _bank, _phases
 
     return {
         "mel_plan": (mel_plan.__wrapped__, 80),
@@ -273,8 +272,8 @@ def makes() -> dict[str, tuple]:
         "places": (places.__wrapped__, (0, 2, 0, 1, 2, 4, 0, 1), 4, 1, CPU),
         "_even_bounds": (_even_bounds.__wrapped__, 3, 7, CPU),
         "kept_frequencies": (frequencies, CPU, 26, 10_000.0, torch.float32),
-        "_matrix_bank": (_matrix_bank.__wrapped__, 441, 160),
-        "_phase_bank": (_phase_bank.__wrapped__, 16_001, 16_000),
+        "_bank": (_bank.__wrapped__, 441, 160),
+        "_phases": (_phases.__wrapped__, 16_001, 16_000),
     }
 
 
@@ -310,19 +309,6 @@ def test_the_default_dtype_is_the_programs(monkeypatch):
         monkeypatch.setattr(torch, "set_default_dtype", lambda dtype: pytest.fail(f"set to {dtype}"))
         assert kept(torch.get_default_dtype)() == torch.float64
         monkeypatch.undo()
-
-
-@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
-def test_a_bank_is_torchaudios_to_the_bit(rate):
-    from torchaudio.transforms import Resample
-
-    from afn_model.audio.resample import KAISER, ROLLOFF, _kernel
-
-    theirs = Resample(rate, 16_000, rolloff=ROLLOFF, **KAISER)
-    common = math.gcd(rate, 16_000)
-    filters, width = _kernel(rate // common, 16_000 // common, ROLLOFF)
-    assert width == theirs.width
-    assert torch.equal(filters, theirs.get_buffer("kernel")[:, 0])
 
 
 AT_EXIT = """

@@ -20,11 +20,6 @@ struct Plan {
     }
 };
 
-// Names of the SIMD levels this machine can run, fastest first.
-std::vector<std::string> levels();
-
-// The level a call uses: the named one, else $AFN_SIMD, else the fastest. Throws std::invalid_argument.
-std::string resolve_level(const std::string& level);
 const Kernel& kernel_of(const std::string& level);
 
 // rows[i], all of the same length -> out[i * n_mels * frames ...], frames = samples / 160.
