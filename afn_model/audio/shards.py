@@ -154,7 +154,7 @@ def index_places(path: str | Path) -> list[Path]:
 
 def _edges(file: int, last: int) -> bytes:
     """SHA-256 of the headers of the first and the last member."""
-    return hashlib.sha256(b"".join(os.pread(file, tarfile.BLOCKSIZE, at) for at in (0, max(last, 0)))).digest()
+    return hashlib.sha256(b"".join(os.pread(file, tarfile.BLOCKSIZE, at) for at in (0, last))).digest()
 
 
 def _read_index(tar: str, state: _State, file: int) -> _Table | None:
@@ -182,7 +182,7 @@ def _checked(data: bytes, state: _State, file: int) -> _Table | None:
     members = np.frombuffer(body, MEMBERS)
     begin, length = members["begin"], members["bytes"]
     inside = (begin >= 0) & (length >= 0) & (begin <= size) & (length <= size - begin)
-    if not (inside | (begin == _SPARSE)).all() or edges != _edges(file, last):
+    if not (inside | (begin == _SPARSE)).all() or not 0 <= last <= size or edges != _edges(file, last):
         return None
     return _Table(last, digest, members)
 

@@ -72,9 +72,9 @@ class Forecast:
             [
                 f"{self.records:,} records, {self.records_with_audio:,} with audio, {self.hours:,.2f} hours",
                 f"an epoch: {self.samples_per_epoch:,} samples, about {self.tokens_per_epoch:,} tokens, "
-                f"{self.steps_per_epoch:,} steps of up to {self.step_size:,} {self.step_unit}",
+                f"{_many(self.steps_per_epoch, 'step')} of up to {self.step_size:,} {self.step_unit}",
                 f"the stage: {self.epochs:,.3g} epochs, {self.samples:,} samples, about {self.tokens:,} tokens, "
-                f"{self.optimiser_steps:,} optimiser steps of about {few} samples",
+                f"{_many(self.optimiser_steps, 'optimiser step')} of about {few} samples",
             ]
         )
 
@@ -85,8 +85,8 @@ class Forecast:
         if self.optimiser_steps < FEW_STEPS:
             remedy = "batch_tokens" if self.step_unit == "tokens" else "batch_prompts"
             found.append(
-                f"only {self.optimiser_steps} optimiser steps: a model hardly learns in fewer than {FEW_STEPS}; "
-                f"lower {remedy} ({self.step_size:,}) or raise epochs ({self.epochs:,.3g})"
+                f"only {_many(self.optimiser_steps, 'optimiser step')}: a model hardly learns in fewer than "
+                f"{FEW_STEPS}; lower {remedy} ({self.step_size:,}) or raise epochs ({self.epochs:,.3g})"
             )
         if self.long_records:
             what = {"cut": "are cut to it", "drop": "are left out", "error": "end the run"}[self.on_long]
@@ -161,7 +161,7 @@ def forecast(
     lengths = _pooled(parts)
     kept = sum(part.kept for part in parts)
     tokens = kept * float(lengths.mean()) if len(lengths) else 0.0
-    bins = kept if batch_prompts else kept * len(pack(lengths, context)) / max(len(lengths), 1)
+    bins = kept if batch_prompts else kept * len(pack(lengths, context, seed=0)) / max(len(lengths), 1)
     share = bins / samples / (batch_prompts or max(batch_tokens // context, 1))  # of a step, of one sample
     first, later = (_steps(cuts(samples, least, chunk), share) for least in (FIRST_CHUNK, chunk))
     whole = _whole_steps(epochs, first, later, steps)
@@ -192,6 +192,10 @@ def forecast(
         no_duration=unusable["no duration"],
         invalid=unusable["invalid"],
     )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _opened(corpus: Corpus | str | Path) -> Corpus:
