@@ -114,9 +114,9 @@ def index(args: Namespace) -> None:
             hours = f"{facts.seconds / 3600:,.2f} hours"
             print(f"{file}: {facts.records:,} records, {hours}, {facts.fingerprint[:12]}", flush=True)
         if facts.unmeasured:
-            remedy = f"`afn data index {file} --measure` finds it"
+            remedy = f"`afn data index {file} --measure` reads it from their headers"
             warnings.warn(
-                f"{file}: {facts.unmeasured:,} records with audio give no duration and cannot train; {remedy}",
+                f"{file}: {facts.unmeasured:,} records with audio have no duration and cannot train; {remedy}",
                 stacklevel=2,
             )
         if not args.no_check:
