@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -290,7 +291,9 @@ def forecasts(args: Namespace) -> None:
             **size,
         )
         if args.json:
-            print(json.dumps({"stage": stage.name} | asdict(found) | {"warnings": found.warnings}))
+            epochs = found.epochs if math.isfinite(found.epochs) else None
+            facts = asdict(found) | {"epochs": epochs, "warnings": found.warnings}
+            print(json.dumps({"stage": stage.name} | facts))
         else:
             print("\n  ".join([stage.name, *str(found).split("\n"), *(f"warning: {line}" for line in found.warnings)]))
 
