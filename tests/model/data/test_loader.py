@@ -280,6 +280,11 @@ def test_too_many_bad_records_stop_the_run(tmp_path, processor):
             take(Loader(replace(config, datasets={"m": mute}, blend={"m": 1}), processor, workers=workers), 1)
 
 
+def test_records_that_a_blend_draws_from(datasets):
+    for blend, records in (({"talks": 0.5, "mixed": 3}, 56), ({"talks": 1, "mixed": 0}, 40)):
+        assert Blend(data_config(datasets, blend=blend)).records == records
+
+
 def test_a_bad_record_counts_once_however_often_it_comes(tmp_path, processor):
     tiny.record(tmp_path / "clips/good.wav", 0.5)
     path = write(tmp_path / "c.jsonl", [talk("good", 0.5), talk("gone", 0.5)])
