@@ -9,14 +9,29 @@ from afn_kernels._library import plain
 
 def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
+    (first_name, first), *_ = tensors.items()
+    alike(op, **tensors)
+    if not first.is_floating_point() or first.dtype.itemsize < 2:
+        raise ValueError(f"{op}: {first_name} is {first.dtype}, expected a floating dtype of 16 bits or more")
+
+
+def alike(op: str, **tensors: torch.Tensor) -> None:
+    """The same, of any dtype."""
     (first_name, first), *rest = tensors.items()
-    if not first.is_floating_point():
-        raise ValueError(f"{op}: {first_name} is {first.dtype}, expected a floating dtype")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{op}: {name} is a {type(tensor).__name__}, expected a tensor")
     for name, tensor in rest:
         if tensor.dtype != first.dtype or tensor.device != first.device:
-            raise ValueError(
-                f"{op}: {name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
-            )
+            found = f"{name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
+            raise ValueError(f"{op}: {found}{autocast_hint(first, tensor)}")
+
+
+def autocast_hint(a: torch.Tensor, b: torch.Tensor) -> str:
+    """What to do about two dtypes under ``torch.autocast``, which casts for PyTorch's ops but not for these."""
+    if a.dtype == b.dtype or torch.compiler.is_compiling() or not torch.is_autocast_enabled(a.device.type):
+        return ""
+    return "; torch.autocast does not cast for this op: cast one of them"
 
 
 def misfit(op: str, **tensors: tuple[torch.Tensor, str]) -> ValueError:
@@ -29,13 +44,26 @@ def misfit(op: str, **tensors: tuple[torch.Tensor, str]) -> ValueError:
 def positions(op: str, x: torch.Tensor, tokens: int) -> None:
     """A position, float32 or float64, for every token."""
     if x.shape != (tokens,) or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{op}: positions are {x.dtype} {tuple(x.shape)} for {tokens} tokens")
+        hint = "" if x.dtype.is_floating_point else ", position_ids.flatten().float() for one"
+        found = f"positions are {x.dtype} {tuple(x.shape)} for {tokens} tokens"
+        raise ValueError(f"{op}: {found}, expected float32 or float64 [{tokens}]{hint}")
+
+
+def inv_freq(op: str, x: torch.Tensor, pairs: int, device: torch.device) -> None:
+    """A frequency, float32 or float64, for every pair: bfloat16 turns position 30,000 by another angle altogether."""
+    last_dim(op, "inv_freq", x, pairs)
+    if x.dtype not in (torch.float32, torch.float64):
+        why = "model.bfloat16() and model.half() cast buffers too, and rounded frequencies turn long positions wrongly"
+        raise ValueError(f"{op}: inv_freq is {x.dtype}, expected float32 or float64 ({why})")
+    if x.device != device:
+        raise ValueError(f"{op}: inv_freq is on {x.device}, q on {device}")
 
 
 def slots(op: str, x: torch.Tensor, tokens: torch.Tensor) -> None:
     """The row of a cache, int64, that takes each of the tokens."""
     if x.shape != tokens.shape[:1] or x.dtype != torch.int64 or x.device != tokens.device:
-        raise ValueError(f"{op}: slots are {x.dtype} {tuple(x.shape)} for {len(tokens)} tokens on {tokens.device}")
+        found = f"slots are {x.dtype} {tuple(x.shape)} on {x.device}"
+        raise ValueError(f"{op}: {found}, expected int64 [{len(tokens)}] on {tokens.device}")
 
 
 def slots_within(op: str, x: torch.Tensor, rows: int) -> None:
@@ -91,8 +119,8 @@ def last_dim(op: str, name: str, tensor: torch.Tensor, size: int) -> None:
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected ({size},)")
 
 
-def same_as(op: str, name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    """Same shape, dtype and device."""
-    same_dtype_and_device(op, **{other_name: other, name: tensor})
+def same_as(op: str, name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor, check=None) -> None:
+    """Same shape, dtype and device; ``check=alike`` where the dtype may be a narrow one."""
+    (check or same_dtype_and_device)(op, **{other_name: other, name: tensor})
     if tensor.shape != other.shape:
         raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}, {other_name} is {tuple(other.shape)}")

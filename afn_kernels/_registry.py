@@ -163,8 +163,14 @@ def prefer(impl: str):
 
     Args:
         impl: for example "reference" to look for a kernel's fault, or "triton" to run kernels under the interpreter.
+
+    Raises:
+        ValueError: no op has an implementation of this name.
     """
     global _preferred
+    names = {row.name for op in OPS.values() for row in op.impls}
+    if impl not in names:
+        raise ValueError(f"no implementation {impl!r}; there are {', '.join(sorted(names))}")
     before, _preferred = _preferred, impl
     try:
         yield

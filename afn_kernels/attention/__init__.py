@@ -110,7 +110,9 @@ def attention(
     """
     _check.same_dtype_and_device("attention", q=q, k=k, v=v)
     if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
-        raise _check.misfit("attention", q=(q, "Tq Hq D"), k=(k, "Tk Hk D"), v=(v, "Tk Hk D"))
+        error = _check.misfit("attention", q=(q, "Tq Hq D"), k=(k, "Tk Hk D"), v=(v, "Tk Hk D"))
+        batched = q.dim() == k.dim() == v.dim() == 4
+        raise ValueError(f"{error}; pack a batch: x.flatten(0, 1) and cu_seqlens_q") if batched else error
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
     if schedule is not None:

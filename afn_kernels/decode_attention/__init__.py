@@ -66,6 +66,16 @@ OP = Op(
 )
 
 
+def _check_pages(block_table: torch.Tensor, used: torch.Tensor, pages: int) -> None:
+    """Every page that a length reaches is there; the rest of a row may hold anything."""
+    read = torch.arange(block_table.shape[1]) < used[:, None]
+    bad = ((block_table < 0) | (block_table >= pages)) & read
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        page = int(block_table[row, column])
+        raise ValueError(f"decode_attention: page {column} of sequence {row} is {page}, outside the {pages} pages")
+
+
 def decode_attention(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -108,7 +118,7 @@ def decode_attention(
     Source: Dao, Haziza, Massa and Sizov, Flash-Decoding, 2023; pages as in Kwon et al., 2023, arXiv:2309.06180.
     """
     if k_cache.dtype == FP8:
-        _check.same_dtype_and_device("decode_attention", k_cache=k_cache, v_cache=v_cache)
+        _check.alike("decode_attention", k_cache=k_cache, v_cache=v_cache)
         _check.same_dtype_and_device("decode_attention", q=q, cache=k_cache.new_empty(0, dtype=q.dtype))
     else:
         _check.same_dtype_and_device("decode_attention", q=q, k_cache=k_cache, v_cache=v_cache)
@@ -124,11 +134,16 @@ def decode_attention(
     if not len(q) == sequences == len(lengths):
         raise ValueError(f"decode_attention: {len(q)} queries, {sequences} caches, {len(lengths)} lengths")
     check_scales("decode_attention", k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
+    if lengths.is_floating_point() or (block_table is not None and block_table.is_floating_point()):
+        found = lengths.dtype if block_table is None else f"{lengths.dtype} and {block_table.dtype}"
+        raise ValueError(f"decode_attention: lengths and block_table are {found}, expected integers")
     known = _check.readable(lengths) and len(lengths)
     if known and not q.shape[1] <= int(lengths.min()):
         raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")
     if known and int(lengths.max()) > capacity:
         raise ValueError(f"decode_attention: length {int(lengths.max())} is past the capacity {capacity}")
+    if block_table is not None and known and _check.readable(block_table):
+        _check_pages(block_table, -(-lengths // k_cache.shape[1]), len(k_cache))
     options = {
         "block_table": block_table,
         "k_scale": k_scale,

@@ -13,7 +13,8 @@ def decode_attention(
     scale: float,
 ) -> torch.Tensor:
     if block_table is not None:
-        k_cache, v_cache = (cache[block_table.long()].flatten(1, 2) for cache in (k_cache, v_cache))
+        pages = block_table.long().clamp(0, len(k_cache) - 1)  # past a sequence's length a page may be any number
+        k_cache, v_cache = (cache[pages].flatten(1, 2) for cache in (k_cache, v_cache))
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     new, heads, kv_heads = q.shape[1], q.shape[2], k_cache.shape[2]
     used = int(lengths.max()) if len(lengths) else 0

@@ -34,10 +34,11 @@ def merge_embeddings(
         ValueError: shapes or dtypes that do not fit; a row outside 0..T−1 (on the CPU; a GPU leaves it out).
     """
     _check.same_dtype_and_device("merge_embeddings", tokens=tokens, audio=audio)
+    if rows.dtype != torch.int64:
+        hint = ": indices, mask.nonzero().squeeze(1) of a mask" if rows.dtype == torch.bool else ""
+        raise ValueError(f"merge_embeddings: rows are {rows.dtype}, expected int64{hint}")
     if tokens.dim() != 2 or audio.dim() != 2 or tokens.shape[1] != audio.shape[1] or rows.shape != audio.shape[:1]:
         raise _check.misfit("merge_embeddings", tokens=(tokens, "T D"), audio=(audio, "N D"), rows=(rows, "N"))
-    if rows.dtype != torch.int64:
-        raise ValueError(f"merge_embeddings: rows are {rows.dtype}, expected int64")
     if _check.readable(rows) and rows.numel():
         first, last = int(rows.min()), int(rows.max())
         if not 0 <= first <= last < len(tokens):

@@ -102,7 +102,7 @@ def pack_heads(
         _check.positions("pack_heads", positions, q.shape[0])
         if q.shape[2] % 2:
             raise ValueError(f"pack_heads: heads of {q.shape[2]} elements have no pairs to rotate")
-        _check.last_dim("pack_heads", "inv_freq", inv_freq, q.shape[2] // 2)
+        _check.inv_freq("pack_heads", inv_freq, q.shape[2] // 2, q.device)
     options = {"positions": positions, "inv_freq": inv_freq}
     return PACK.choose(impl, q, k, v, heads, **options)(q, k, v, heads, **options)
 

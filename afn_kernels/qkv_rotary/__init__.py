@@ -86,7 +86,7 @@ def qkv_rotary(
 
     Source: Su et al., 2021, arXiv:2104.09864; pages as in Kwon et al., 2023, arXiv:2309.06180.
     """
-    _check.same_as("qkv_rotary", "v_cache", v_cache, "k_cache", k_cache)
+    _check.same_as("qkv_rotary", "v_cache", v_cache, "k_cache", k_cache, _check.alike)
     cache = k_cache.new_empty(0, dtype=qkv.dtype) if k_cache.dtype == FP8 else k_cache
     _check.same_dtype_and_device("qkv_rotary", qkv=qkv, cache=cache)
     if qkv.dim() != 2 or k_cache.dim() not in (3, 4):
@@ -97,7 +97,7 @@ def qkv_rotary(
             f"qkv_rotary: {qkv.shape[1]} columns are no (Hq + 2 · {kv_heads}) · {width} with an even width"
         )
     _check.positions("qkv_rotary", positions, qkv.shape[0])
-    _check.last_dim("qkv_rotary", "inv_freq", inv_freq, width // 2)
+    _check.inv_freq("qkv_rotary", inv_freq, width // 2, qkv.device)
     if bias is not None:
         _check.same_dtype_and_device("qkv_rotary", qkv=qkv, bias=bias)
         _check.last_dim("qkv_rotary", "bias", bias, qkv.shape[1])

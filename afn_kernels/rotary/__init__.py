@@ -53,7 +53,7 @@ def rotary(
         q: [T, Hq, D], any floating dtype; like k and v it may be a slice of one projection.
         k: [T, Hk, D], same dtype.
         positions: [T] float32 (or float64), in units of one position.
-        inv_freq: [D / 2] float32, usually rope_theta^(−2d / D).
+        inv_freq: [D / 2] float32 (or float64), usually rope_theta^(−2d / D).
         v: like k.
         k_cache: [rows, Hk, D], or [B, capacity, Hk, D] or [pages, page_size, Hk, D], whose first two axes are one
             run of rows; dtype of q.
@@ -77,7 +77,7 @@ def rotary(
     if q.shape[-1] % 2:
         raise ValueError(f"rotary: heads of {q.shape[-1]} elements have no pairs to rotate")
     _check.positions("rotary", positions, q.shape[0])
-    _check.last_dim("rotary", "inv_freq", inv_freq, q.shape[-1] // 2)
+    _check.inv_freq("rotary", inv_freq, q.shape[-1] // 2, q.device)
     given = [name for name, x in zip(_CACHE, (v, k_cache, v_cache, slots), strict=True) if x is not None]
     if given:
         if len(given) < len(_CACHE):

@@ -327,6 +327,14 @@ def test_bad_implementation_and_boundaries():
     q, k, v = make([7], [7], 2, 2, 8, torch.float32)
     with pytest.raises(ValueError, match="no implementation 'flash9'"):
         ak.attention(q, k, v, impl="flash9")
+    with pytest.raises(ValueError, match=r"no implementation 'trition'; there are .*triton"), ak.prefer("trition"):
+        pass
+    with pytest.raises(ValueError, match=r"pack a batch: x.flatten\(0, 1\) and cu_seqlens_q"):
+        ak.attention(*(torch.zeros(2, 7, 2, 8),) * 3)
+    with pytest.raises(ValueError, match="k is a list, expected a tensor"):
+        ak.attention(q, [1.0], v)
+    with pytest.raises(ValueError, match="float8_e4m3fn, expected a floating dtype of 16 bits"):
+        ak.attention(*(x.to(torch.float8_e4m3fn) for x in (q, k, v)))
     with pytest.raises(ValueError, match="impl='sdpa' cannot run this call"):
         ak.attention(q, k, v, impl="sdpa", return_lse=True)
     with pytest.raises(ValueError, match="int32"):

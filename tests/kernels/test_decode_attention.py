@@ -112,6 +112,18 @@ def test_a_graph_serves_every_length(device):
             assert torch.equal(found, expected)
 
 
+def test_lengths_and_pages_that_do_not_fit():
+    i = made(torch.device("cpu"), dtype=torch.float32, batch=2, capacity=40, page=16)
+    with pytest.raises(ValueError, match=r"torch.float32 and torch.int\d+, expected integers"):
+        ak.decode_attention(**{**i, "lengths": i["lengths"].float()})
+    i["lengths"] = torch.tensor([40, 20])
+    i["block_table"][1, 2] = 99  # nobody reads it: 20 entries are two pages
+    ak.decode_attention(**i)
+    i["block_table"][1, 1] = 99
+    with pytest.raises(ValueError, match="page 1 of sequence 1 is 99, outside the"):
+        ak.decode_attention(**i)
+
+
 def test_what_wants_a_gradient_goes_to_the_reference(device):
     i = made(device, dtype=torch.float32)
     i["q"].requires_grad_()

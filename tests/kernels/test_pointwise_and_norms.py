@@ -179,6 +179,8 @@ def test_merge_embeddings_is_out_of_place_and_differentiable():
         (lambda: ak.layer_norm(torch.zeros(2, 4), torch.zeros(3), torch.zeros(4)), r"weight has shape \(3,\)"),
         (lambda: ak.rms_norm(torch.zeros(2, 4), torch.zeros(4).double()), "float64"),
         (lambda: ak.swiglu(torch.zeros(2, 4), torch.zeros(2, 5)), r"\(2, 5\)"),
+        (lambda: ak.merge_embeddings(torch.zeros(2, 4), torch.zeros(1, 4), torch.tensor([True, False])), "nonzero"),
+        (lambda: ak.merge_embeddings(torch.zeros(2, 4), torch.zeros(1, 4), torch.tensor([1]).int()), "int32.*int64"),
         (lambda: ak.bias_gelu(torch.zeros(2, 4, dtype=torch.int32), torch.zeros(4)), "int32"),
         (lambda: ak.pool_norm(torch.zeros(2, 3, 4), *torch.zeros(2, 4), cu_seqlens=torch.tensor([0])), "packed"),
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=1), "make 2 rows"),
@@ -200,3 +202,9 @@ def test_merge_embeddings_is_out_of_place_and_differentiable():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_two_dtypes_under_autocast_say_so():
+    x, weight = torch.zeros(2, 4, dtype=torch.bfloat16), torch.ones(4)
+    with pytest.raises(ValueError, match=r"bfloat16 on cpu; torch\.autocast does not cast"), torch.autocast("cpu"):
+        ak.rms_norm(x, weight)

@@ -199,7 +199,7 @@ def test_the_registered_op(device):
         ({"inv_freq": torch.zeros(9)}, r"inv_freq has shape \(9,\), expected \(8,\)"),
         ({"bias": torch.zeros(16)}, r"bias has shape \(16,\), expected \(176,\)"),
         ({"k_scale": torch.ones(3)}, r"k_scale is torch.float32 \(3,\), expected float32 of 1 or 2"),
-        ({"slots": torch.zeros(5, dtype=torch.int32)}, r"slots are torch.int32 \(5,\) for 5 tokens"),
+        ({"slots": torch.zeros(5, dtype=torch.int32)}, r"slots are torch.int32 \(5,\) on cpu, expected int64"),
         ({"slots": torch.tensor([0, 1, 2, 3, 40])}, "slot 40 is past the 40 rows of the cache"),
         ({"k_cache": torch.zeros(2, 16, 40).permute(2, 0, 1)}, r"k_cache of strides \(1, 640, 40\) is not one run"),
     ],

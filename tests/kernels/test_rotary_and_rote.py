@@ -136,7 +136,15 @@ def test_rote_gradients():
         (lambda: ak.rote(torch.zeros(6, 8), WINDOW.float(), FRAME), "float32"),
         (lambda: ak.rote(torch.zeros(6, 8), WINDOW, FRAME, rotary_dim=5), "rotary_dim 5 do not fit 8"),
         (lambda: ak.rote(torch.zeros(6, 8), WINDOW, FRAME, phase_dtype=torch.float16), "float16"),
-        (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.arange(2), torch.ones(4)), "int64"),
+        (
+            lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.arange(2), torch.ones(4)),
+            r"int64.*position_ids",
+        ),
+        (
+            lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.zeros(2), torch.ones(4).bfloat16()),
+            "cast buffers",
+        ),
+        (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.zeros(2), torch.arange(4)), "inv_freq is"),
         (lambda: ak.rotary(torch.zeros(2, 1, 8), torch.zeros(2, 1, 8), torch.zeros(2), torch.ones(8)), "inv_freq"),
         (lambda: ak.rotary(torch.zeros(2, 1, 7), torch.zeros(2, 1, 7), torch.zeros(2), torch.ones(3)), "heads of 7"),
     ],
