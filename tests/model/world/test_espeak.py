@@ -68,10 +68,10 @@ def test_rate_pitch_and_volume_do_what_they_say(engine):
 
 
 def fundamental(pcm: torch.Tensor) -> float:
-    """By the cepstrum: in the autocorrelation a formant is higher at times than a pitch that flutters."""
-    middle = pcm[len(pcm) // 4 : 3 * len(pcm) // 4]
-    spectrum = torch.fft.rfft(middle * torch.hann_window(len(middle)), 2 * len(middle)).abs()
-    cepstrum = torch.fft.irfft((spectrum + 1e-6).log())[40:320]  # 50 to 400 Hz
+    """By the mean cepstrum of short frames: over the whole vowel a formant stands out at times, as the pitch flutters."""
+    frames = pcm.unfold(0, 2048, 256) * torch.hann_window(2048)
+    spectrum = torch.fft.rfft(frames, 4096).abs()
+    cepstrum = torch.fft.irfft((spectrum + 1e-3).log()).mean(0)[40:320]  # 50 to 400 Hz
     return SAMPLE_RATE / (40 + cepstrum.argmax().item())
 
 
