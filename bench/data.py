@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import soundfile
 from tokenizers import Tokenizer
 
 from afn_model.data import plan
-from afn_model.data.index import VERSION, Corpus, Facts, build, folder_of
+from afn_model.data.index import Corpus, build, folder_of
 from afn_model.data.loader import DataConfig, Loader
 from afn_model.data.records import check
 from afn_model.files import write_json
@@ -69,7 +69,7 @@ def repeat_index(path: Path, entries: int) -> None:
             out.write(lines)
         out.write(lines[: 12 * rest])
     seconds = facts.seconds * entries / facts.records
-    many = Facts(VERSION, entries, facts.bytes, seconds, facts.fingerprint)
+    many = replace(facts, records=entries, seconds=seconds)
     write_json(folder_of(path) / "facts.json", asdict(many))
 
 
@@ -137,7 +137,7 @@ def planned(path: Path, context: int, processor: AFNextProcessor) -> dict:
         here, of_chunk = len(made.cu) - 1, int(made.tokens.sum())
         used.append(round(of_chunk / (here * context), 5))
         tokens, bins, slots = tokens + of_chunk, bins + here, slots + made.steps * BINS
-    seconds, samples = time.perf_counter() - start, config.first(CHUNKS)
+    seconds, samples = time.perf_counter() - start, blend.span(CHUNKS).start
     return {
         "context": context,
         "samples": samples,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli import options
-from afn_model.cli.data import add_index, add_inspect, add_stats
+from afn_model.cli.data import add_import, add_index, add_inspect, add_stats, import_
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
 from afn_model.cli.data import stats as data_stats
@@ -211,6 +211,9 @@ COMMANDS = {
     "transcribe": Command(transcribe, LISTENING, "write down what is said"),
     "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
     "chat": Command(chat, ANSWERING, "talk about recordings, turn after turn"),
+    "data import": Command(
+        import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder"
+    ),
     "data index": Command(data_index, (add_index,), "make the index beside a corpus, which training needs"),
     "data inspect": Command(data_inspect, (add_inspect,), "show a record: who says what, where the audio goes"),
     "data stats": Command(data_stats, (add_stats,), "what a corpus holds, and what packing saves"),

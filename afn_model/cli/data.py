@@ -1,10 +1,12 @@
-"""``afn data``: indexes a corpus, shows its records, prints its statistics. Heavy imports wait until it runs."""
+"""``afn data``: reads other tools' corpora, indexes one, shows its records and statistics. Heavy imports wait."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from argparse import ArgumentParser, Namespace
+import warnings
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +20,42 @@ if TYPE_CHECKING:
 CONTEXTS = (8_192, 24_576, 131_072)
 
 
+MEASURES = {None: False, "missing": True, "all": "all"}
+_NAMED = 100  # missing recordings that are named
+
+
+def add_import(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a JSON array, a NeMo manifest, a table with a header (.csv, .tsv), or a Kaldi folder (wav.scp, text, "
+        "perhaps segments)",
+    )
+    parser.add_argument("out", metavar="OUT.jsonl", help="the corpus to write; it must not be there")
+    parser.add_argument("--audio", metavar="NAME", help="column or key of the recordings; default by its usual names")
+    parser.add_argument("--text", metavar="NAME", help="column or key of the transcripts or answers")
+    parser.add_argument("--question", metavar="NAME", help="column or key of the questions")
+    parser.add_argument(
+        "--instruction",
+        metavar="TEXT",
+        help="what every recording without a question is asked; of transcripts 'Transcribe the input speech.'",
+    )
+
+
 def add_index(parser: ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="JSON Lines corpora; each gets FILE.index")
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = (
+        "Reads JSON Lines; `afn data import` makes them of JSON arrays, tables, NeMo manifests and Kaldi folders.\n"
+        "The index lies beside the corpus; where that folder cannot be written to, in ~/.cache/afn/index;\n"
+        "and in $AFN_INDEX_DIR where that is set, for training too."
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="JSON Lines corpora; each gets FILE.index")
     parser.add_argument(
         "--measure",
         nargs="?",
-        choices=("missing", "all"),
         const="missing",
-        help="read durations from the recordings' headers, where records give none or of all",
+        metavar="all",
+        help="read durations from the recordings' headers where records give none, or of all records",
     )
     parser.add_argument("--no-check", action="store_true", help="index records that are not valid too")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -38,7 +68,9 @@ def add_inspect(parser: ArgumentParser) -> None:
 
 
 def add_stats(parser: ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="indexed JSON Lines corpora")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="indexed JSON Lines corpora")
+    parser.add_argument("--curriculum", metavar="FILE", help="say how long its stages are instead; needs --model")
+    parser.add_argument("--data", metavar="DIR", help="folder of the curriculum's datasets; default its own")
     parser.add_argument("--context", nargs="+", type=positive, default=CONTEXTS, metavar="N", help="bins to pack into")
     parser.add_argument("--batch", type=positive, default=16, metavar="N", help="clips padded together, to compare")
     parser.add_argument("--sample", type=positive, default=100_000, metavar="N", help="records to read of each file")
@@ -47,48 +79,82 @@ def add_stats(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def import_(args: Namespace) -> None:
+    from afn_model.data.foreign import Columns, convert
+
+    columns = Columns(args.audio, args.text, args.question, args.instruction)
+    count = convert(args.source, args.out, columns)
+    print(f"{args.out}: {count:,} records; index it with `afn data index {args.out} --measure`")
+
+
 def index(args: Namespace) -> None:
     from dataclasses import asdict
 
     from tqdm import tqdm
 
+    from afn_model.data.check import missing_recordings
     from afn_model.data.index import build
     from afn_model.data.records import check
 
-    measure = {None: False, "missing": True, "all": "all"}[args.measure]
-    for file in args.files:
+    files = list(args.files)
+    if args.measure not in MEASURES:  # `--measure FILE`
+        files, args.measure = [args.measure, *files], "missing"
+    if not files:
+        raise ValueError("the following arguments are required: FILE (afn data index --help says more)")
+    missing = []
+    for file in files:
         total = os.path.getsize(file) if os.path.isfile(file) else 0
         with tqdm(total=total, unit="B", unit_scale=True, desc=Path(file).name, disable=None) as bar:
-            facts = build(file, check=None if args.no_check else check, progress=bar.update, measure=measure)
+            facts = build(
+                file, check=None if args.no_check else check, progress=bar.update, measure=MEASURES[args.measure]
+            )
         if args.json:
             print(json.dumps({"file": file} | asdict(facts)), flush=True)
         else:
-            print(f"{file}: {facts.records:,} records, {facts.seconds / 3600:,.2f} hours, {facts.fingerprint[:12]}")
+            hours = f"{facts.seconds / 3600:,.2f} hours"
+            print(f"{file}: {facts.records:,} records, {hours}, {facts.fingerprint[:12]}", flush=True)
+        if facts.unmeasured:
+            remedy = f"`afn data index {file} --measure` reads it from their headers"
+            warnings.warn(
+                f"{file}: {facts.unmeasured:,} records with audio have no duration and cannot train; {remedy}",
+                stacklevel=2,
+            )
+        if not args.no_check:
+            with tqdm(total=facts.records, unit="", desc="Recordings", disable=None, leave=False) as bar:
+                missing += missing_recordings({file: file}, progress=bar.update)
+    if missing:
+        more = f"\nand {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+        raise ValueError(f"{len(missing):,} recordings cannot be read:\n" + "\n".join(missing[:_NAMED]) + more)
 
 
 def inspect(args: Namespace) -> None:
+    from dataclasses import replace
+
     from afn_model.data.records import parse_sample
 
-    at, record = find(Path(args.file), args.which)
+    at, record, seconds = find(Path(args.file), args.which)
     try:
         sample = parse_sample(record, Path(args.file).parent)
     except ValueError as error:
         raise ValueError(f"{args.file}[{at}]: {error}") from None
+    sample = replace(sample, seconds=seconds or sample.seconds)
     print("\n".join(described(sample, f"{args.file}[{at}]", _processor(args.model))))
 
 
-def find(file: Path, which: str) -> tuple[int, dict]:
-    """(number, record) of a record by its number or its id.
+def find(file: Path, which: str) -> tuple[int, dict, float]:
+    """(number, record, seconds of audio that the index knows) of a record by its number or its id.
 
     Raises:
         ValueError: no such file or record.
     """
     from afn_model.data.index import Corpus, folder_of, parse
 
-    if which.isdecimal() and folder_of(file).is_dir():
-        corpus = Corpus(file)
-        if int(which) < len(corpus):
-            return int(which), corpus[int(which)]
+    corpus = None
+    if folder_of(file).is_dir():
+        with contextlib.suppress(ValueError):  # an index of another state says nothing about this one
+            corpus = Corpus(file)
+    if which.isdecimal() and corpus and int(which) < len(corpus):
+        return int(which), corpus[int(which)], corpus.seconds(int(which))
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     count = 0
@@ -100,7 +166,7 @@ def find(file: Path, which: str) -> tuple[int, dict]:
             if wanted or which.encode() in line or b"\\" in line:
                 record = parse(line)
                 if wanted or str(record.get("id")) == which:
-                    return count, record
+                    return count, record, corpus.seconds(count) if corpus else 0.0
             count += 1
     raise ValueError(f"{file}: no record with number or id {which!r} among its {count}")
 
@@ -111,7 +177,10 @@ def described(sample: Sample, name: str, processor: AFNextProcessor | None) -> I
 
     yield f"{name}  {sample.id}"
     kinds = [f"{key} {getattr(sample, key)}" for key in ("axis", "task", "source") if getattr(sample, key)]
-    yield ", ".join([*kinds, f"{sample.seconds:.2f} s of audio"])
+    length = (
+        f"{sample.seconds:.2f} s of audio" if sample.seconds or not audios_of(sample) else "audio of unknown length"
+    )
+    yield ", ".join([*kinds, length])
     numbers = {audio: number for number, audio in enumerate(dict.fromkeys(audios_of(sample)), 1)}
     for turn in sample.turns:
         learnt = turn.role == "assistant"
@@ -150,6 +219,8 @@ def _counted(sample: Sample, processor: AFNextProcessor) -> str:
         prepared = processor.prepare(sample.turns, training=training)
     except ValueError as error:
         text = processor.text_tokens(sample.turns, training=training)
+        if processor.max_positions is not None and text > processor.max_positions:
+            return f"{text} tokens of text, but the model's context is {processor.max_positions}"
         return f"{text} tokens of text; its audio cannot be used: {error}"
     heard = int((prepared.ids == processor.sound_id).sum())
     learnt = int((prepared.labels != IGNORED).sum()) if training else 0
@@ -157,6 +228,11 @@ def _counted(sample: Sample, processor: AFNextProcessor) -> str:
 
 
 def stats(args: Namespace) -> None:
+    if args.curriculum:
+        forecasts(args)
+        return
+    if not args.files:
+        raise ValueError("neither a FILE nor a --curriculum (afn data stats --help says more)")
     from afn_model.data.stats import as_json, collect, draw, padding, text
 
     statistics = collect(args.files, _processor(args.model), args.sample)
@@ -167,6 +243,37 @@ def stats(args: Namespace) -> None:
         print(json.dumps(facts, ensure_ascii=False))
     else:
         print("\n".join([text(statistics, paddings), *(f"wrote {path}" for path in pictures)]))
+
+
+def forecasts(args: Namespace) -> None:
+    """Prints how long each stage of a curriculum is, before any of it runs."""
+    from dataclasses import asdict
+
+    from afn_model.data.forecast import forecast
+    from afn_model.train.curriculum import read_curriculum
+
+    processor = _processor(args.model)
+    if processor is None:
+        raise ValueError("--curriculum needs --model, whose tokenizer counts the tokens")
+    curriculum = read_curriculum(args.curriculum, args.data)
+    for stage in curriculum.stages:
+        size = {"batch_tokens": stage.batch_tokens} if stage.method == "sft" else {"batch_prompts": stage.batch_prompts}
+        found = forecast(
+            curriculum.datasets,
+            stage.blend,
+            processor,
+            context=stage.context,
+            max_audio=stage.max_audio,
+            epochs=stage.epochs,
+            steps=stage.steps,
+            chunk=stage.chunk,
+            on_long=getattr(stage, "on_long", "cut"),
+            **size,
+        )
+        if args.json:
+            print(json.dumps({"stage": stage.name} | asdict(found) | {"warnings": found.warnings}))
+        else:
+            print("\n  ".join([stage.name, *str(found).split("\n"), *(f"warning: {line}" for line in found.warnings)]))
 
 
 def _processor(folder: str | None) -> AFNextProcessor | None:

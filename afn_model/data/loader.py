@@ -26,15 +26,27 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.data.plan import SLACK, Blend, ChunkPlan, DataConfig, DecodeJob, Position, plan_chunk
+from afn_model.data.plan import (
+    SLACK,
+    Blend,
+    ChunkPlan,
+    DataConfig,
+    DecodeJob,
+    Position,
+    Unwanted,
+    plan_chunk,
+    reason,
+    too_long,
+)
 from afn_model.data.records import Sample, audios_of
 from afn_model.prompt.batch import IGNORED, Batch, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 
 __all__ = ["DataConfig", "Loader", "MicroBatch", "Position", "GlobalBatch"]
 
-_BAD_AT_LEAST = 10  # bad samples before their share counts
-_NAMED = 3  # bad samples named when the loader stops
+_BAD_AT_LEAST = 10  # bad records before their share counts
+_NAMED = 3  # bad records named when the loader stops
+_LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
 PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when the thread that forked it ends
 
 
@@ -49,6 +61,7 @@ class MicroBatch:
         axes: of each sequence; ``[""]`` in an empty bin.
         bad: (name, reason) of samples that could not be used.
         cut: recordings cut to the longest they may be.
+        dropped: (name, reason) of samples left out because a recording is too long (``DataConfig.on_long``).
     """
 
     batch: Batch | None
@@ -56,6 +69,7 @@ class MicroBatch:
     axes: list[str]
     bad: list[tuple[str, str]] = field(default_factory=list)
     cut: int = 0
+    dropped: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -65,12 +79,22 @@ class GlobalBatch:
     Args:
         micro: its micro-batches.
         position: of the next step.
-        seen: samples consumed after this step, over all data-parallel ranks, bad ones included.
+        seen: samples consumed after this step, over all data-parallel ranks, bad and dropped ones included.
     """
 
     micro: list[MicroBatch]
     position: Position
     seen: int
+
+    @property
+    def cut(self) -> int:
+        """Recordings of this rank's part that were cut."""
+        return sum(micro.cut for micro in self.micro)
+
+    @property
+    def dropped(self) -> int:
+        """Samples of this rank's part that were left out because a recording is too long."""
+        return sum(len(micro.dropped) for micro in self.micro)
 
 
 class Loader:
@@ -87,7 +111,8 @@ class Loader:
 
     Raises:
         ValueError: a blend or dataset that cannot be used, bins that ``dp_size`` does not divide, and while iterating:
-            too many bad samples, a position past the end of its chunk.
+            too many bad records, a recording that is too long where that is an error, a position past the end of its
+            chunk.
     """
 
     def __init__(
@@ -126,12 +151,15 @@ class Loader:
         heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
         jobs = self._jobs(heads)
         decoded = _stream(_Decoder(self.blend, self.config, self.processor), jobs, self.workers)
-        tally = BadTally(self.config.bad_share)
+        tally = BadTally(self.config.bad_share, self.blend.records)
         for first in decoded:
             head = heads.popleft()
             if isinstance(head, ValueError):
                 raise head
             micro = [first, *itertools.islice(decoded, head.jobs - 1)]
+            if self.config.on_long == "error":
+                for name, why in (sample for one in micro for sample in one.dropped):
+                    raise ValueError(f"{name}: {why}")
             tally.add(micro, head.ends_chunk)
             yield GlobalBatch(micro, head.position, head.seen)
 
@@ -140,7 +168,6 @@ class Loader:
 
         Jobs are handed out ahead of time, so an error in a plan waits for its turn in ``heads``.
         """
-        share = self.config.bins // self.dp_size
         plans = _stream(
             _Planner(self.blend, self.config, self.processor),
             itertools.count(self.position.chunk),
@@ -150,16 +177,16 @@ class Loader:
         for plan in plans:
             if wrong := _wrong(plan, begin):
                 heads.append(ValueError(wrong))
-                yield plan.job(0, 0)
+                yield plan.job(range(0))
                 return
             for step in range(begin, plan.steps):
-                first = step * self.config.bins + self.dp_rank * share
+                # Bins are dealt out, so that a short step is short for all ranks.
+                bins = range(step * self.config.bins + self.dp_rank, (step + 1) * self.config.bins, self.dp_size)
+                jobs = [bins] if self.config.prompts_only else [range(b, b + 1) for b in bins]
                 last = step + 1 == plan.steps
                 position = Position(plan.chunk + 1) if last else Position(plan.chunk, step + 1)
-                width = share if self.config.prompts_only else 1
-                bounds = range(first, first + share, width)
-                heads.append(_Head(len(bounds), position, self.config.first(plan.chunk) + plan.done(step), last))
-                yield from (plan.job(b, b + width) for b in bounds)
+                heads.append(_Head(len(jobs), position, self.blend.span(plan.chunk).start + plan.done(step), last))
+                yield from map(plan.job, jobs)
             begin = 0
 
 
@@ -172,8 +199,12 @@ class _Head:
 
 
 def _wrong(plan: ChunkPlan, begin: int) -> str | None:
+    if plan.error:
+        return plan.error
     if not plan.steps:
-        return f"all {len(plan.bad)} samples of chunk {plan.chunk} are bad: {_listed(plan.bad)}"
+        why = "bad" if not plan.dropped else "bad or too long"
+        left_out = plan.bad + plan.dropped
+        return f"all {len(left_out)} samples of chunk {plan.chunk} are {why}: {_listed(left_out)}"
     if begin >= plan.steps:
         return f"step {begin} is past the {plan.steps} steps of chunk {plan.chunk}: the data has changed"
     return None
@@ -184,22 +215,30 @@ def _listed(bad: list[tuple[str, str]]) -> str:
 
 
 class BadTally:
-    """Counts bad samples and stops the run where there are too many."""
+    """Counts the different records that cannot be used, however often they come, and stops where there are too many.
 
-    def __init__(self, share: float):
-        self.share, self.seen, self.bad, self.first, self.whole = share, 0, 0, [], False
+    Args:
+        share: of the different records met that may be bad.
+        records: different records that there are.
+    """
+
+    def __init__(self, share: float, records: float = float("inf")):
+        self.share, self.records, self.bad = share, records, {}
+        self.seen = self.unusable = 0  # samples, repeated ones as often as they come
+        self.whole = False
 
     def add(self, micro: list[MicroBatch], ends_chunk: bool) -> None:
         for one in micro:
-            self.seen += len(one.samples) + len(one.bad)
-            self.bad += len(one.bad)
-            self.first = (self.first + one.bad)[:_NAMED]
-        nothing_good = ends_chunk and not self.whole and self.seen == self.bad > 0
+            self.seen += len(one.samples) + len(one.bad) + len(one.dropped)
+            self.unusable += len(one.bad) + len(one.dropped)
+            self.bad.update(one.bad)
+        nothing_good = ends_chunk and not self.whole and self.seen == self.unusable > 0
         self.whole |= ends_chunk
-        if nothing_good or (self.bad >= _BAD_AT_LEAST and self.bad > self.share * self.seen):
-            raise ValueError(
-                f"{self.bad} of {self.seen} samples are bad, more than {self.share:.2%}: {_listed(self.first)}"
-            )
+        met, bad = min(self.seen, self.records), len(self.bad)
+        enough = _BAD_AT_LEAST if self.share else 1
+        if (nothing_good and bad) or (bad >= enough and bad > self.share * met):
+            named = _listed(list(self.bad.items()))
+            raise ValueError(f"{bad} of {met} records are bad, more than {self.share:.2%}: {named}")
 
 
 def _stream(dataset: Dataset, keys: Iterator, workers: int) -> Iterator:
@@ -276,42 +315,45 @@ class _Decoder(Dataset):
         self.processor.max_positions = None  # the plan has already kept each sample within the context
 
     def __getitem__(self, job: DecodeJob) -> MicroBatch:
-        samples, prepared, bad, cut = [], [], list(job.bad), 0
+        samples, prepared, bad, cut, dropped = [], [], list(job.bad), 0, list(job.dropped)
         draws = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
-        with _one_thread(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # cut recordings warn; they are counted instead
+        with _one_thread():
             for source, record, tokens, longest in draws:
+                name = self.blend.name(source, record)
                 try:
                     sample = self.blend.sample(source, record)
                     if not self.config.prompts_only:
-                        prepared.append(self._prepare(sample, tokens, longest))
-                        cut += _count_cut(sample, prepared[-1], longest)
+                        made, shortened = self._prepare(sample, tokens, longest)
+                        if shortened and self.config.on_long != "cut":
+                            raise Unwanted(too_long("a recording", longest, self.config))
+                        prepared.append(made)
+                        cut += shortened
                     samples.append(sample)
-                except (ValueError, OSError, RuntimeError) as error:
-                    bad.append((self.blend.name(source, record), str(error)))
-            if self.config.prompts_only:
-                return MicroBatch(None, samples, [sample.axis for sample in samples], bad)
-            if not samples:
-                return MicroBatch(self._empty(), [], [""], bad)
-            return MicroBatch(self.processor.pack(prepared), samples, [sample.axis for sample in samples], bad, cut)
+                except Unwanted as error:
+                    dropped.append((name, str(error)))
+                except Exception as error:  # as in planning: one bad sample
+                    bad.append((name, reason(error)))
+        axes = [sample.axis for sample in samples]
+        if self.config.prompts_only:
+            return MicroBatch(None, samples, axes, bad, 0, dropped)
+        if not samples:
+            return MicroBatch(self._empty(), [], [""], bad, 0, dropped)
+        return MicroBatch(self.processor.pack(prepared), samples, axes, bad, cut, dropped)
 
-    def _prepare(self, sample: Sample, tokens: int, longest: float) -> Prepared:
-        prepared = self.processor.prepare(sample.turns, training=True, max_seconds=longest)
+    def _prepare(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
+        """A sample with its audio, and how many of its recordings were cut."""
+        with warnings.catch_warnings(record=True) as caught:  # warnings would come again in every epoch
+            warnings.simplefilter("always")
+            prepared = self.processor.prepare(sample.turns, training=True, max_seconds=longest)
         each = dict(zip(audios_of(sample), prepared.clips, strict=True))
         seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE
         if seconds > sample.seconds + SLACK * len(each) or len(prepared.ids) > tokens:
             raise ValueError(f"{seconds:.2f} s of audio, but the index says {sample.seconds:.2f} s")
-        return prepared
+        return prepared, sum(_LEFT_OUT in str(warning.message) for warning in caught)
 
     def _empty(self) -> Batch:
         ids = torch.tensor([self.processor.stop_ids[0]] * 2)
         return self.processor.pack([Prepared(ids, torch.full((2,), IGNORED), [])])
-
-
-def _count_cut(sample: Sample, prepared: Prepared, longest: float) -> int:
-    each = dict(zip(audios_of(sample), prepared.clips, strict=True))
-    full = round(longest * SAMPLE_RATE)
-    return sum(clip.numel() == full for clip in each.values()) if sample.seconds > longest else 0
 
 
 @contextmanager

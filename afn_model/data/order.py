@@ -41,6 +41,18 @@ def permute(index: int, count: int, key: int) -> int:
             return index
 
 
+def cuts(count: int, least: int, most: int) -> list[int]:
+    """Bounds 0 … count of pieces of ``least``, 2 · ``least``, 4 · ``least``, ..., at most ``most`` samples.
+
+    What is left is divided evenly where it takes several pieces: the last piece is not a small one.
+    """
+    bounds, size = [0], min(least, most)
+    while (rest := count - bounds[-1]) > 0:
+        bounds.append(bounds[-1] + -(-rest // -(-rest // size)))
+        size = min(2 * size, most)
+    return bounds
+
+
 @dataclass(frozen=True)
 class Source:
     """A dataset in the blend: its name, how many records it has, and how often each is seen in an epoch (β)."""

@@ -1,34 +1,46 @@
 """What a run trains on and when: the samples of a chunk, how long they are, and which of them share a bin.
 
 A plan is a function of the config, the processor and the chunk's number alone. A chunk is a run of samples of
-``Order``; its bins are cut into global batches, and data-parallel rank r of n takes the r-th n-th of each. The first
-chunks are small, each twice the one before, so that the first batch does not wait for the planning of a long one.
+``Order`` that ends with the epoch at the latest; its bins are cut into global batches, and data-parallel rank r of n
+takes bins r, r + n, r + 2 n, ... of each. The first chunks are small, each twice the one before, so that the first
+batch does not wait for the planning of a long one.
+
+The last batch of a chunk is what is left. Where it has fewer bins than there are ranks, the others get empty bins: the
+loss is a mean over supervised tokens, so a batch of fewer bins is right as it is, and nothing is repeated or dropped.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
 from afn_model.data.index import Corpus
-from afn_model.data.order import Order, Source
+from afn_model.data.order import Order, Source, cuts
 from afn_model.data.packing import pack
 from afn_model.data.records import Sample, audios_of, parse_sample
-from afn_model.files import fingerprint_of
 from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 
 SLACK = 0.05  # seconds that a recording may be longer than the index says
+ROUNDED = 1e-3  # seconds that the index, which is in float32, may be off
 _TOKENS_PER_SECOND = 25
-_FIRST_CHUNK = 1024
+FIRST_CHUNK = 1024  # samples
+ON_LONG = ("cut", "drop", "error")
 _SHORTEST = 0.1  # seconds of audio below which a sample is left out rather than cut
+
+
+class TooLong(ValueError):
+    """Text that leaves no room in the context."""
+
+
+class Unwanted(ValueError):
+    """A recording longer than it may be, with ``on_long`` drop or error."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,15 @@ class DataConfig:
         seed: of the order and the packing.
         context: most tokens of a bin.
         bins: bins of a global batch, over all data-parallel ranks; with ``prompts_only``, its samples.
-        max_seconds: longest recording; longer ones are cut.
-        chunk: samples planned and packed together; chunk c has min(1024 · 2^c, chunk) of them. Its last step may be
-            short and its last bin is hardly ever full: some 30 steps' worth of samples or more keep that below 2 %.
-            Planning takes about 0.3 ms a sample.
+        max_seconds: longest recording.
+        chunk: samples planned and packed together at most; chunk c has 1024 · 2^c of them while that is less, and no
+            chunk goes on into the next epoch. Its last step may be short and its last bin is hardly ever full: some 30
+            steps' worth of samples or more keep that below 2 %. Planning takes about 0.3 ms a sample.
         prompts_only: samples in the order of the stream, neither decoded nor packed, for methods that generate answers.
-        bad_share: the loader stops where more of the samples than this cannot be used.
+        bad_share: the loader stops where more of the records than this cannot be used, and more than ten; at 0, where
+            any cannot.
+        on_long: a sample with a recording longer than ``max_seconds``, or than the context has room for: "cut" cuts
+            the recording, "drop" leaves the sample out, "error" stops. Cuts and left out samples are counted.
     """
 
     datasets: dict[str, Path]
@@ -58,6 +73,7 @@ class DataConfig:
     chunk: int
     prompts_only: bool = False
     bad_share: float = 0.01
+    on_long: str = "cut"
 
     def __post_init__(self):
         for name in ("context", "bins", "chunk", "max_seconds"):
@@ -65,11 +81,8 @@ class DataConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.bad_share <= 1:
             raise ValueError(f"bad_share must be from 0 to 1, got {self.bad_share}")
-
-    def first(self, chunk: int) -> int:
-        """Global index of a chunk's first sample."""
-        small = max(0, math.ceil(math.log2(self.chunk / _FIRST_CHUNK)))
-        return _FIRST_CHUNK * (2 ** min(chunk, small) - 1) + max(0, chunk - small) * self.chunk
+        if self.on_long not in ON_LONG:
+            raise ValueError(f"on_long {self.on_long!r} is none of {', '.join(ON_LONG)}")
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,26 @@ class Blend:
         self.order = Order(
             tuple(Source(name, len(corpus), config.blend[name]) for name, corpus in sources), config.seed
         )
+        self._first = cuts(len(self.order), FIRST_CHUNK, config.chunk)  # of the first epoch
+        self._later = cuts(len(self.order), config.chunk, config.chunk)
+
+    def span(self, chunk: int) -> range:
+        """Global indices of a chunk's samples, all of one epoch."""
+        bounds, epoch, number = self._first, 0, chunk
+        if chunk >= len(self._first) - 1:
+            epoch, number = divmod(chunk - (len(self._first) - 1), len(self._later) - 1)
+            bounds, epoch = self._later, epoch + 1
+        begin = epoch * len(self.order)
+        return range(begin + bounds[number], begin + bounds[number + 1])
+
+    @property
+    def records(self) -> int:
+        """Different records that an epoch draws, over all datasets."""
+        return sum(min(source.draws, source.records) for source in self.order.sources)
 
     def fingerprint(self) -> dict[str, str]:
-        """Name of each dataset → SHA-256 of what its index says about it."""
-        facts = [json.dumps(asdict(corpus.facts), sort_keys=True) for corpus in self.corpora]
-        return {name: fingerprint_of([text]) for name, text in zip(self.names, facts, strict=True)}
+        """Name of each dataset → SHA-256 of what its index says about it and its tar files."""
+        return {name: corpus.fingerprint for name, corpus in zip(self.names, self.corpora, strict=True)}
 
     def name(self, source: int, record: int) -> str:
         """The name of a sample in messages."""
@@ -121,13 +149,17 @@ class Blend:
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Samples for a worker to decode: [samples] dataset, record, most tokens, most seconds of an audio; bad ones."""
+    """Samples for a worker to decode: [samples] dataset, record, most tokens, most seconds of an audio.
+
+    ``bad`` and ``dropped`` are (name, reason) of samples that the plan left out.
+    """
 
     sources: np.ndarray
     records: np.ndarray
     tokens: np.ndarray
     longest: np.ndarray
     bad: list[tuple[str, str]]
+    dropped: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -141,7 +173,9 @@ class ChunkPlan:
         longest: [samples] seconds that an audio of it may have.
         cu: [bins + 1] bin b holds samples cu[b] to cu[b + 1] − 1.
         step: bins of a global batch.
-        bad: names of samples left out, and why.
+        bad: names of samples that cannot be used, and why.
+        dropped: names of samples left out because a recording is too long, and how long.
+        error: what ends the run, "" where nothing does.
     """
 
     chunk: int
@@ -152,27 +186,33 @@ class ChunkPlan:
     cu: np.ndarray
     step: int
     bad: list[tuple[str, str]]
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    error: str = ""
 
     @property
     def steps(self) -> int:
         """Global steps of the chunk, the last of which may be short."""
         return -(-(len(self.cu) - 1) // self.step)
 
-    def job(self, first: int, end: int) -> DecodeJob:
-        """Bins ``first`` to ``end`` − 1 together; those past the last are empty.
+    def job(self, bins: range) -> DecodeJob:
+        """Some bins together; those past the last are empty.
 
         Samples left out are distributed round-robin over the bins: every data-parallel rank reports its share of them.
         """
-        bad = [bad for b in range(first, end) for bad in self.bad[b :: self.steps * self.step]]
-        first, end = (int(self.cu[min(b, len(self.cu) - 1)]) for b in (first, end))
-        part = slice(first, end)
-        return DecodeJob(self.sources[part], self.records[part], self.tokens[part], self.longest[part], bad)
+        turn = self.steps * self.step
+        bad, dropped = ([one for b in bins for one in left_out[b::turn]] for left_out in (self.bad, self.dropped))
+        there = [b for b in bins if b < len(self.cu) - 1]
+        part = np.concatenate([np.arange(0), *(np.arange(self.cu[b], self.cu[b + 1]) for b in there)])
+        return DecodeJob(self.sources[part], self.records[part], self.tokens[part], self.longest[part], bad, dropped)
 
     def done(self, step: int) -> int:
         """Samples of the chunk consumed after this step, left out ones included; all of them after the last step."""
         end = (step + 1) * self.step
-        turns, rest = divmod(len(self.bad), self.steps * self.step)
-        return int(self.cu[min(end, len(self.cu) - 1)]) + turns * end + min(rest, end)
+        consumed = int(self.cu[min(end, len(self.cu) - 1)])
+        for left_out in (self.bad, self.dropped):
+            turns, rest = divmod(len(left_out), self.steps * self.step)
+            consumed += turns * end + min(rest, end)
+        return consumed
 
 
 def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chunk: int) -> ChunkPlan:
@@ -184,14 +224,17 @@ def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chu
         processor: counts tokens; nothing is decoded.
         chunk: number of the chunk, from 0.
     """
-    kept, bad = [], []
-    for index in range(config.first(chunk), config.first(chunk + 1)):
+    kept, bad, dropped = [], [], []
+    for index in blend.span(chunk):
         draw = blend.order[index]
+        name = blend.name(draw.source, draw.record)
         try:
             tokens, longest = measure(blend.sample(draw.source, draw.record), config, processor)
             kept.append((draw.source, draw.record, tokens, longest))
-        except (ValueError, OSError) as error:
-            bad.append((blend.name(draw.source, draw.record), str(error)))
+        except Unwanted as error:
+            dropped.append((name, str(error)))
+        except Exception as error:  # whatever a record makes anything raise, it is one bad sample
+            bad.append((name, reason(error)))
     sources, records, tokens = (np.array([row[i] for row in kept], np.int64) for i in range(3))
     longest = np.array([row[3] for row in kept], np.float64)
     if config.prompts_only:
@@ -200,23 +243,34 @@ def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chu
         packing = pack(tokens, config.context, seed=key(config.seed, chunk), step=config.bins)
         sources, records, tokens, longest = (x[packing.clips] for x in (sources, records, tokens, longest))
         cu = packing.cu
-    return ChunkPlan(chunk, sources, records, tokens, longest, cu, config.bins, bad)
+    error = ": ".join(dropped[0]) if dropped and config.on_long == "error" else ""
+    return ChunkPlan(chunk, sources, records, tokens, longest, cu, config.bins, bad, dropped, error)
+
+
+def reason(error: Exception) -> str:
+    """Why a sample is bad, in one line; an error that nothing here raises by itself is given its name."""
+    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
 
 def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> tuple[int, float]:
     """(tokens at most, seconds that each of its audios may have) of a sample.
 
-    Audio is cut to ``config.max_seconds``, and further where it would not fit beside the text.
+    Audio is cut to ``config.max_seconds``, and further where it would not fit beside the text. Of several recordings
+    the index has the sum alone: the decoder finds those that are too long.
 
     Raises:
-        ValueError: nothing to learn from, audio of unknown length, text that leaves no room.
+        TooLong: text that leaves no room.
+        Unwanted: one recording, too long, and ``config.on_long`` is not "cut".
+        ValueError: nothing to learn from, audio of unknown length.
     """
     room = min(config.context, processor.max_positions or config.context)
     turns = question(sample.turns) if config.prompts_only else sample.turns
     text = processor.text_tokens(turns, training=not config.prompts_only, add_generation_prompt=config.prompts_only)
     if text > room:
-        raise ValueError(f"{text} tokens of text, but the context is {room}")
+        raise TooLong(f"{text} tokens of text, but the context is {room}")
     if config.prompts_only:
+        _keep_short(sample, config.max_seconds, config)
         return text, config.max_seconds
     if not any(turn.role == "assistant" for turn in turns):
         raise ValueError("nothing to learn: no assistant message")
@@ -229,9 +283,22 @@ def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> t
     if text + audio > room:
         longest = min(longest, (room - text - audios) / (_TOKENS_PER_SECOND * audios))
         if longest < _SHORTEST:
-            raise ValueError(f"{text} tokens of text leave no room for audio in a context of {room}")
+            raise TooLong(f"{text} tokens of text leave no room for audio in a context of {room}")
         audio = most_tokens(sample, longest)
+    _keep_short(sample, longest, config)
     return text + audio, longest
+
+
+def _keep_short(sample: Sample, longest: float, config: DataConfig) -> None:
+    one = len(set(audios_of(sample))) == 1
+    if config.on_long != "cut" and one and sample.seconds > longest + ROUNDED:
+        raise Unwanted(too_long(f"a recording of {sample.seconds:.2f} s", longest, config))
+
+
+def too_long(what: str, longest: float, config: DataConfig) -> str:
+    """What is said of a recording that is longer than it may be."""
+    limit = f"max_audio, {longest:g} s" if longest == config.max_seconds else f"the {longest:.2f} s its context has"
+    return f"{what} is longer than {limit} (on_long: {config.on_long})"
 
 
 def question(turns: list[Turn]) -> list[Turn]:

@@ -100,7 +100,8 @@ def _text_tokens(sample: Sample, processor: AFNextProcessor | None) -> int:
 class Padding:
     """Useful share of the tokens of a context, by packing and by padding every batch to its longest clip.
 
-    ``saved`` is the share of padding's tokens that packing does not compute; ``cut`` the clips cut to the context.
+    ``saved`` is the share of padding's tokens that packing does not compute: a packed bin is computed at its own
+    length, however much room it leaves. ``cut`` are the clips cut to the context.
     """
 
     context: int
@@ -112,7 +113,7 @@ class Padding:
 
     @property
     def saved(self) -> float:
-        return 1 - self.padded / self.packed
+        return 1 - self.padded
 
 
 def padding(tokens: np.ndarray, context: int, batch: int = 16, seed: int = 0) -> Padding:

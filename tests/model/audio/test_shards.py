@@ -1,7 +1,9 @@
 """Tar shards: what is written is read back by name, by anybody's tar and from anybody's, and damage is said."""
 
+import hashlib
 import io
 import os
+import subprocess
 import tarfile
 import threading
 
@@ -11,7 +13,7 @@ import soundfile
 import torch
 
 from afn_model.audio import shards
-from afn_model.audio.shards import ShardWriter, index_path, is_member, read_member
+from afn_model.audio.shards import ShardWriter, index_places, is_member, read_member
 from tests import tiny
 from tests.tiny import conversation
 
@@ -49,17 +51,16 @@ def test_a_tar_file_of_others_is_indexed_when_read(tmp_path):
             archive.addfile(member, io.BytesIO(data))
     for name, data in DATA.items():
         assert read_member(f"{tar}#{name}") == data
-    assert os.path.isfile(index_path(tar))
-    shards._open_shard.cache_clear()
+    assert os.path.isfile(index_places(tar)[0])
+    shards._open_archive.cache_clear()
     with tarfile.open(tar, "a") as archive:
         member = tarfile.TarInfo("later")
         member.size = 3
         archive.addfile(member, io.BytesIO(b"new"))
-    os.utime(tar, (2e9, 2e9))
     assert read_member(f"{tar}#later") == b"new", "a stale index is made anew"
-    os.remove(index_path(tar))
-    os.mkdir(index_path(tar))
-    shards._open_shard.cache_clear()
+    os.remove(index_places(tar)[0])
+    os.mkdir(index_places(tar)[0])
+    shards._open_archive.cache_clear()
     assert read_member(f"{tar}#later") == b"new", "an index that cannot be kept costs only that"
 
 
@@ -121,3 +122,110 @@ def test_the_processor_reads_members(tmp_path):
     assert torch.equal(batch.pcm, other.pcm)
     with pytest.raises(ValueError, match=r"x-00000\.tar: no member 'b\.flac'"):
         processor(conversation("What?", path.replace("a.flac", "b.flac")))
+
+
+def pack(path, members, **options):
+    with tarfile.open(path, "w", **options) as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("seconds", [-3600, 0, 3600])
+def test_a_shard_that_was_replaced_is_read_anew(tmp_path, seconds):
+    """Equal sizes, another order: by a time that is older, newer, or the very same as that of the first."""
+    clips = [("low.wav", b"l" * 900), ("high.wav", b"h" * 900)]
+    tar = pack(tmp_path / "x.tar", clips)
+    assert read_member(f"{tar}#low.wav") == b"l" * 900
+    before = os.stat(tar)
+    other = pack(tmp_path / "other.tar", clips[::-1])
+    written = before.st_mtime_ns + seconds * 10**9
+    os.utime(other, ns=(written, written))
+    os.replace(other, tar)
+    assert os.stat(tar).st_size == before.st_size
+    shards._open_archive.cache_clear()  # as in a new process
+    assert read_member(f"{tar}#low.wav") == b"l" * 900
+    assert read_member(f"{tar}#high.wav") == b"h" * 900
+
+
+def damages(index, size):
+    """Indexes that are forged or damaged."""
+    header, one = index[:-24], shards.MEMBERS
+    yield b""
+    yield index[:50]
+    yield index[:-1]
+    yield index + b"x"
+    yield index[:-8] + (1 << 62).to_bytes(8, "little")
+    yield b"afntar1\n" + index[8:]
+    head = shards._HEADER
+    for row in ((0, -7, 5), (0, 0, 1 << 62), (0, size - 1, 100), (0, 1 << 62, 1 << 62), (0, 5, -5)):
+        body = np.array([row], one).tobytes()
+        magic, *state, edges, digest, _ = head.unpack(header[: head.size])
+        yield head.pack(magic, *state, edges, digest, hashlib.sha256(body).digest()) + body
+    magic, size, written, _, edges, digest, content = head.unpack(header[: head.size])
+    yield head.pack(magic, size, written, 1 << 62, edges, digest, content) + index[head.size :]
+    yield head.pack(magic, size, written, -1, edges, digest, content) + index[head.size :]
+
+
+def test_a_damaged_index_is_made_again(tmp_path):
+    tar = pack(tmp_path / "x.tar", [("a", b"data" * 100)])
+    assert read_member(f"{tar}#a") == b"data" * 100
+    index = index_places(tar)[0].read_bytes()
+    forged = list(damages(index, os.path.getsize(tar)))
+    assert len(forged) == 13
+    for data in forged:
+        index_places(tar)[0].write_bytes(data)
+        shards._open_archive.cache_clear()
+        assert read_member(f"{tar}#a") == b"data" * 100
+        assert index_places(tar)[0].read_bytes() == index
+    with open(index_places(tar)[0], "wb") as file:
+        file.truncate(1 << 40)  # a file of holes, more than there is memory
+    shards._open_archive.cache_clear()
+    assert read_member(f"{tar}#a") == b"data" * 100
+
+
+@pytest.mark.parametrize("kind", ["gnu", "posix"])
+def test_sparse_members_are_refused(tmp_path, kind):
+    """Their bytes lie in the file without the holes."""
+    with open(tmp_path / "hole.wav", "wb") as file:
+        file.write(b"a" * 8192)
+        file.seek(1 << 20)
+        file.write(b"b" * 8192)
+    (tmp_path / "next.wav").write_bytes(b"n" * 5000)
+    made = ["tar", "-S", f"--format={kind}", "-cf", "x.tar", "hole.wav", "next.wav"]
+    subprocess.run(made, cwd=tmp_path, check=True)
+    tar = tmp_path / "x.tar"
+    assert os.path.getsize(tar) < 1 << 19, "it was stored without its holes"
+    with pytest.raises(
+        ValueError, match=r"x\.tar: member 'hole\.wav' is sparse; write the file again, without tar's -S"
+    ):
+        read_member(f"{tar}#hole.wav")
+    assert read_member(f"{tar}#next.wav") == b"n" * 5000
+    shards._open_archive.cache_clear()
+    with pytest.raises(ValueError, match="is sparse"):
+        read_member(f"{tar}#hole.wav")
+
+
+def test_forged_headers_are_one_line(tmp_path):
+    """Sizes beyond all memory, in a header and in an extended one."""
+    huge = tarfile.TarInfo("a")
+    huge.size = 1 << 60
+    (tmp_path / "size.tar").write_bytes(huge.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    huge.type = tarfile.XHDTYPE
+    (tmp_path / "pax.tar").write_bytes(huge.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    huge.type, huge.size = tarfile.GNUTYPE_LONGNAME, 512
+    (tmp_path / "deep.tar").write_bytes((huge.tobuf(tarfile.GNU_FORMAT) + b"a" * 512) * 5000)
+    for name in ("size", "pax", "deep"):
+        with pytest.raises(ValueError, match=rf"{name}\.tar: ") as error:
+            read_member(str(tmp_path / f"{name}.tar#a"))
+        assert "\n" not in str(error.value)
+
+
+def test_the_index_lies_elsewhere_where_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFN_INDEX_DIR", str(tmp_path / "indexes"))
+    tar = pack(tmp_path / "x.tar", [("a", b"1")])
+    assert read_member(f"{tar}#a") == b"1"
+    assert not os.path.exists(f"{tar}.index")
+    assert [file.name[16:] for file in (tmp_path / "indexes").iterdir()] == ["-x.tar.index"]

@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ import soundfile
 import torch
 
 from afn_model.audio.shards import ShardWriter
-from afn_model.data.index import build
-from afn_model.data.loader import DataConfig, Loader, Position
+from afn_model.data.index import ENTRY, build, folder_of
+from afn_model.data.loader import BadTally, DataConfig, Loader, MicroBatch, Position
 from afn_model.data.plan import Blend, plan_chunk
 from afn_model.prompt.batch import IGNORED
 from tests import tiny
@@ -125,11 +125,15 @@ def test_ranks_share_every_global_batch(datasets, processor, dp_size, prompts):
     for number, step in enumerate(whole):
         shares = [part[number] for part in parts]
         assert {(share.position, share.seen) for share in shares} == {(step.position, step.seen)}
-        micro = [one for share in shares for one in share.micro]
-        ids = [sample.id for one in step.micro for sample in one.samples]
-        assert [sample.id for one in micro for sample in one.samples] == ids
-        if not prompts:
-            assert [facts(replace(step, micro=micro))] == [facts(step)]
+        if prompts:  # one micro-batch a rank; its samples are dealt out
+            ids = [[sample.id for one in share.micro for sample in one.samples] for share in shares]
+            dealt = [one for row in itertools.zip_longest(*ids) for one in row if one is not None]
+            assert dealt == [sample.id for one in step.micro for sample in one.samples]
+        else:
+            dealt = [one for row in zip(*(share.micro for share in shares), strict=True) for one in row]
+            assert facts(replace(step, micro=dealt)) == facts(step)
+            filled = [sum(bool(one.samples) for one in share.micro) for share in shares]
+            assert max(filled) - min(filled) <= 1, "a short step is short for all"
 
 
 @pytest.mark.parametrize("prompts", [False, True])
@@ -254,23 +258,79 @@ def test_bad_samples_are_skipped_and_named(tmp_path, processor):
             assert reason in bad[f"b[{8 + number}]"]
 
 
-def test_too_many_bad_samples_stop_the_run(tmp_path, processor):
-    path, _ = broken(tmp_path)
-    config = DataConfig({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=16, bad_share=0.4)
+def test_too_many_bad_records_stop_the_run(tmp_path, processor):
+    for i in range(12):
+        tiny.record(tmp_path / f"clips/g{i}.wav", 0.5, i)
+    records = [talk(f"g{i}", 0.5) for i in range(12)] + [talk(f"gone{i}", 0.5) for i in range(11)]
+    path = write(tmp_path / "c.jsonl", records)
+    config = DataConfig({"b": path}, {"b": 1}, seed=0, context=256, bins=2, max_seconds=30.0, chunk=23, bad_share=0.4)
     with pytest.raises(
-        ValueError, match=r"^1\d of \d+ samples are bad, more than 40.00%: b\[\d+\]: .*; b\[.*; b\["
+        ValueError, match=r"^1[01] of \d+ records are bad, more than 40\.00%: b\[\d+\]: .*; b\[.*; b\["
     ) as e:
         take(Loader(config, processor, workers=1), 100)
     assert "\n" not in str(e.value)
-    take(Loader(replace(config, bad_share=0.9), processor), 20)
+    take(Loader(replace(config, bad_share=0.5), processor), 20)
     worse = write(tmp_path / "worse.jsonl", [talk("gone", 1.0), talk("gone", 2.0)])
     config = replace(config, datasets={"w": worse}, blend={"w": 1}, chunk=2)
-    with pytest.raises(ValueError, match="2 of 2 samples are bad"):
+    with pytest.raises(ValueError, match="2 of 2 records are bad"):
         take(Loader(config, processor), 1)
     mute = write(tmp_path / "mute.jsonl", [{"id": "a"}, {"id": "b"}])
     for workers in (0, 1):
         with pytest.raises(ValueError, match=r"^all 2 samples of chunk 0 are bad: m\[\d\]: a record needs"):
             take(Loader(replace(config, datasets={"m": mute}, blend={"m": 1}), processor, workers=workers), 1)
+
+
+def test_a_bad_record_counts_once_however_often_it_comes(tmp_path, processor):
+    tiny.record(tmp_path / "clips/good.wav", 0.5)
+    path = write(tmp_path / "c.jsonl", [talk("good", 0.5), talk("gone", 0.5)])
+    config = DataConfig({"c": path}, {"c": 1}, seed=0, context=256, bins=1, max_seconds=30.0, chunk=2)
+    steps = take(Loader(config, processor), 25)
+    assert sum(len(micro.bad) for step in steps for micro in step.micro) == 25, "one of two in every epoch"
+    tally = BadTally(0.5, records=4)
+    for number in range(30):
+        tally.add([MicroBatch(None, ["sample"] * 3, [], [("c[1]", f"{number}")])], True)
+    assert (len(tally.bad), tally.seen) == (1, 120)
+    with pytest.raises(
+        ValueError, match=r"^1 of 2 records are bad, more than 0\.00%: c\[1\]: .*gone\.wav: no such file"
+    ):
+        take(Loader(replace(config, bad_share=0.0), processor), 3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"messages": [{"role": "user", "content": "\ud800?"}, {"role": "assistant", "content": "A"}]},
+        {"id": "\udfff", "messages": talk("", 1)["conversations"], "sound": "a.wav"},
+        {
+            "messages": [{"role": "user", "content": "<sound>"}, {"role": "assistant", "content": "A"}],
+            "audios": ["\ud800"],
+        },
+        {"duration": 10**400, "messages": []},
+    ],
+)
+def test_a_broken_record_is_one_bad_sample(tmp_path, processor, broken):
+    """Records that were indexed without a check end neither the planner nor a worker."""
+    ask = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in ({"messages": ask}, broken)))
+    build_as_it_is(path)
+    config = DataConfig({"c": path}, {"c": 1}, seed=0, context=256, bins=1, max_seconds=30.0, chunk=2)
+    (step,) = take(Loader(config, processor), 1)
+    assert [name for name, _ in step.micro[0].bad] == ["c[1]"]
+    assert len(step.micro[0].samples) == 1
+
+
+def build_as_it_is(path):
+    """An index with a second of audio for every record, whatever the record says."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    good = path.with_name("good.jsonl")
+    good.write_bytes(b'{"duration": 1}\n' * len(lines))
+    facts = build(good)
+    folder_of(good).rename(folder_of(path))
+    starts = list(itertools.accumulate(map(len, lines), initial=0))
+    (folder_of(path) / "entries").write_bytes(b"".join(ENTRY.pack(at, 1.0) for at in starts))
+    written = replace(facts, bytes=starts[-1], written=path.stat().st_mtime_ns)
+    (folder_of(path) / "facts.json").write_text(json.dumps(asdict(written)))
 
 
 @pytest.mark.parametrize(
@@ -321,9 +381,74 @@ def test_planned_lengths_bound_the_real_ones_closely(datasets, processor):
         assert real[name] <= tokens <= real[name] + 8
 
 
-@pytest.mark.parametrize("chunk", [5, 1024, 3000, 65_536])
-def test_chunks_grow_and_leave_nothing_out(chunk):
-    config = DataConfig({}, {}, seed=0, context=16, bins=1, max_seconds=1.0, chunk=chunk)
-    bounds = [config.first(number) for number in range(12)]
-    assert bounds[0] == 0
-    assert [end - start for start, end in itertools.pairwise(bounds)] == [min(1024 * 2**c, chunk) for c in range(11)]
+def order_of(path, records, chunk):
+    """A blend of one dataset of so many texts."""
+    if not path.exists():
+        path.write_text(
+            '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n' * records
+        )
+        build(path)
+    return Blend(DataConfig({"c": path}, {"c": 1}, seed=0, context=64, bins=1, max_seconds=1.0, chunk=chunk))
+
+
+@pytest.mark.parametrize(
+    ("records", "chunk"), [(1, 65_536), (61, 65_536), (61, 5), (5000, 65_536), (5000, 1024), (5000, 3000)]
+)
+def test_chunks_grow_and_end_with_the_epoch(tmp_path, records, chunk):
+    blend = order_of(tmp_path / "c.jsonl", records, chunk)
+    spans = [blend.span(number) for number in range(40)]
+    assert spans[0].start == 0
+    for span, following in itertools.pairwise(spans):
+        assert 0 < len(span) <= chunk
+        assert following.start == span.stop, "nothing is left out"
+        assert span.start // records == (span.stop - 1) // records, "one epoch"
+    assert len(spans[0]) <= 1024, "the first batch does not wait for a long chunk"
+    if records == 61 and chunk == 65_536:
+        assert [len(span) for span in spans[:3]] == [61, 61, 61]
+    if (records, chunk) == (5000, 3000):
+        assert [len(span) for span in spans[:6]] == [1000, 2000, 2000, 2500, 2500, 2500]
+
+
+@pytest.mark.parametrize("dp_size", [1, 16])
+def test_three_epochs_of_a_small_corpus_are_three_times_its_samples(tmp_path, processor, dp_size):
+    """A step of 131,072 tokens is larger than the corpus: each epoch is one short step, and ranks without bins idle."""
+    blend = order_of(tmp_path / "c.jsonl", 61, 65_536)
+    config = DataConfig(
+        {"c": tmp_path / "c.jsonl"}, {"c": 1}, seed=0, context=512, bins=256, max_seconds=30.0, chunk=65_536
+    )
+    ranks = [take(Loader(config, processor, dp_rank=rank, dp_size=dp_size), 3) for rank in range(dp_size)]
+    for steps in zip(*ranks, strict=True):
+        assert len({(step.seen, step.position) for step in steps}) == 1
+        assert {len(step.micro) for step in steps} == {256 // dp_size}
+        assert sum(len(micro.samples) for step in steps for micro in step.micro) == 61
+    assert [step.seen for step in ranks[0]] == [61, 122, 183]
+    assert len(blend.order) == 61
+
+
+@pytest.mark.parametrize("on_long", ["cut", "drop", "error"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_happens_to_long_recordings(tmp_path, processor, on_long, workers):
+    for name, seconds in (("long", 3.0), ("whole", 1.0), ("short", 0.5)):
+        tiny.record(tmp_path / f"clips/{name}.wav", seconds)
+    pair = talk("pair", 4.0) | {"sound": ["clips/long.wav", "clips/whole.wav"]}
+    pair["conversations"] = [{"from": "human", "value": "<sound>\n<sound>"}, {"from": "gpt", "value": "A"}]
+    fine = pair | {"id": "fine", "sound": ["clips/whole.wav", "clips/short.wav"], "duration": 1.5}
+    path = write(tmp_path / "c.jsonl", [talk("long", 3.0), talk("whole", 1.0), talk("short", 0.5), pair, fine])
+    config = DataConfig({"c": path}, {"c": 1}, 0, 1024, 1, 1.0, 5, on_long=on_long)
+    loader = Loader(config, processor, workers=workers)
+    if on_long == "error":
+        with pytest.raises(
+            ValueError, match=r"^c\[[03]\]: a recording.* is longer than max_audio, 1 s \(on_long: error\)"
+        ):
+            take(loader, 1)
+        return
+    (step,) = take(loader, 1)
+    kept = sorted(sample.id for micro in step.micro for sample in micro.samples)
+    dropped = sorted(name for micro in step.micro for name, _ in micro.dropped)
+    assert step.seen == 5
+    if on_long == "cut":
+        assert kept == ["fine", "long", "pair", "short", "whole"]
+        assert (step.cut, step.dropped, dropped) == (2, 0, [])
+    else:
+        assert kept == ["fine", "short", "whole"], "a recording of just max_audio is not too long"
+        assert (step.cut, step.dropped, dropped) == (0, 2, ["c[0]", "c[3]"])

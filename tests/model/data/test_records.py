@@ -1,5 +1,7 @@
 """Records: both formats become samples, and each thing wrong with one is said in a line."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -56,6 +58,20 @@ def test_text_only_and_parts(tmp_path):
         ({"audios": None}, "1 <sound> placeholders, but 0 audios"),
         ({"audios": [{"path": "a.wav"}, {"path": "b.wav"}]}, "1 <sound> placeholders, but 2 audios"),
         ({"audios": {"path": "a.wav"}}, "audios must be a list"),
+        ({"sounds": ["b.wav"]}, "recordings both under 'audios' and under 'sounds'"),
+        ({"duration": 10**400}, "duration is 1000.*, not a number of seconds up to 10⁶"),
+        ({"duration": 1e39}, "duration is 1e.39"),
+        ({"audios": [{"path": "a.wav", "end": 10**400}]}, r"a\.wav: end is 1000"),
+        ({"messages": [ASK, {"role": "assistant", "content": "\ud83d alone"}]}, "not Unicode text"),
+        (
+            {"messages": [ASK, {"role": "assistant", "content": [{"type": "text", "text": "\udcff"}]}]},
+            "not Unicode text",
+        ),
+        ({"id": "\udfff"}, "id is not Unicode text"),
+        ({"task": "a\ud800"}, "task is not Unicode text"),
+        ({"truth": {"said": ["\ud800"]}}, "truth is not Unicode text"),
+        ({"rewards": [{"kind": "exact", "answer": "\ud800"}]}, "rewards is not Unicode text"),
+        ({"rewards": [{"kind": "exakt"}]}, "reward kind 'exakt' is none of"),
         ({"audios": [{"start": 1}]}, "an audio part needs"),
         ({"audios": [3]}, "a recording must be a path, bytes, an open file or an array, got 3"),
         ({"audios": [b"RIFF"]}, "an audio's path must be text, got b'RIFF'"),
@@ -123,3 +139,95 @@ def test_durations(tmp_path):
     with pytest.raises(ValueError, match=r"start 3 s is outside the recording of 0\.500 s"):
         measured_duration(OURS | {"audios": [{"path": "a.wav", "start": 3}]}, tmp_path)
     assert isinstance(audios_of(parse_sample(part, tmp_path))[0], Audio)
+
+
+OTHER_TOOLS = {
+    "messages and audios": {"audios": ["a.wav"], "messages": [{"role": "user", "content": "<audio>What?"}, TELL]},
+    "messages and audio": {"audio": ["a.wav"], "messages": [{"role": "user", "content": "<audio>What?"}, TELL]},
+    "one audio": {"audio": "a.wav", "messages": [{"role": "user", "content": "<sound>What?"}, TELL]},
+    "sounds": {"sounds": ["a.wav"], "messages": [{"role": "user", "content": "<audio>What?"}, TELL]},
+    "a path and nothing": {
+        "audio": {"path": "a.wav", "bytes": None},
+        "messages": [ASK | {"content": "<audio>What?"}, TELL],
+    },
+    "conversations and audios": {
+        "audios": ["a.wav"],
+        "conversations": [{"from": "human", "value": "<audio>What?"}, {"from": "gpt", "value": "One."}],
+    },
+    "roles in conversations": {
+        "audios": ["a.wav"],
+        "conversations": [{"role": "user", "content": "<audio>What?"}, {"role": "assistant", "content": "One."}],
+    },
+    "from in messages": {
+        "audios": ["a.wav"],
+        "messages": [{"from": "human", "value": "<audio>What?"}, {"from": "gpt", "value": "One."}],
+    },
+    "parts": {
+        "audios": ["a.wav"],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "<audio>What?"}]}, TELL],
+    },
+    "a path part": {
+        "messages": [
+            {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "What?"}]},
+            TELL,
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TOOLS)
+def test_other_tools_records_are_read(tmp_path, name):
+    check(OTHER_TOOLS[name])
+    found = parse_sample(OTHER_TOOLS[name], tmp_path)
+    (audio,) = audios_of(found)
+    assert audio.source == f"{tmp_path}/a.wav"
+    assert found.turns[0].parts == (audio, "What?")
+    assert found.turns[1].parts == ("One.",)
+
+
+def test_a_system_text_comes_first(tmp_path):
+    record = OTHER_TOOLS["conversations and audios"] | {"system": "Listen."}
+    first = parse_sample(record, tmp_path).turns[0]
+    assert (first.role, first.text) == ("system", "Listen.")
+    own = OURS | {"system": "Not this.", "messages": [{"role": "system", "content": "This."}, ASK, TELL]}
+    assert [turn.text for turn in parse_sample(own, tmp_path).turns] == ["This.", "<sound>What is said?", "One."]
+
+
+def test_several_audio_placeholders_and_what_is_only_talked_about(tmp_path):
+    two = {"audios": ["a.wav", "b.wav"], "messages": [{"role": "user", "content": "<audio> or <audio-2>?"}, TELL]}
+    with pytest.raises(ValueError, match="but 2 audios"):
+        check(two)
+    two["messages"] = [{"role": "user", "content": "<audio> or <audio>?"}, TELL]
+    assert [Path(audio.source).name for audio in audios_of(parse_sample(two, tmp_path))] == ["a.wav", "b.wav"]
+    html = OURS | {"messages": [ASK, {"role": "assistant", "content": "The <audio> tag."}]}
+    assert parse_sample(html, tmp_path).turns[1].text == "The <audio> tag."
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"messages": [{"role": "user", "content": "<audio>What?"}, TELL]}, "1 <sound> placeholders, but 0 audios"),
+        ({"audio": ["a.wav"]}, "0 <sound> placeholders, but 1 audios"),
+        ({"sounds": ["a.wav"]}, "0 <sound> placeholders, but 1 audios"),
+        ({"audio": {"bytes": "UklGRg=="}}, "an audio part needs 'audio', 'path' or 'url'"),
+        ({"wav": "a.wav"}, "'wav' is not read; recordings stand under audios, audio, sounds, sound"),
+        ({"audio_path": "a.wav"}, "'audio_path' is not read"),
+        ({"audio_filepath": "a.wav"}, "'audio_filepath' is not read"),
+        ({"speech_files": ["a.wav"]}, "'speech_files' is not read"),
+        ({"messages": [{"role": "user", "content": "<|AUDIO|>What?"}, TELL]}, r"<\|AUDIO\|> in a text without audio"),
+        (
+            {"messages": [{"role": "user", "content": "<|audio_bos|>?"}, TELL]},
+            r"<\|audio_bos\|> in a text without audio",
+        ),
+    ],
+)
+def test_a_record_that_would_lose_its_audio_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check({"messages": [{"role": "user", "content": "What?"}, TELL]} | changes)
+
+
+def test_keys_beside_the_audio_that_is_read_are_allowed():
+    check(OURS | {"audio_path": "/elsewhere/a.wav", "speech": True})
+    check({"messages": [{"role": "user", "content": "What?"}, TELL], "audio": [], "sound": "", "speech": True})
+    with pytest.raises(ValueError, match="`afn data import` reads NeMo manifests"):
+        check({"audio_filepath": "a.wav", "duration": 1, "text": "one"})
