@@ -78,7 +78,9 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def difference(then: Any, now: Any) -> str:
-    """The first three keys whose values differ between two descriptions."""
+    """The first three keys whose values differ between two descriptions; "" where none does."""
+    if then == now:
+        return ""
     if not isinstance(then, dict) or not isinstance(now, dict):
         return f"{then!r} then, {now!r} now"
     keys = [key for key in [*then, *(key for key in now if key not in then)] if then.get(key) != now.get(key)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -110,3 +111,9 @@ def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show
         for line in found.lines:
             announce(f"{stage.name}: {line}", show)
         warn(stage.name, found.warnings, strict=strict)
+
+
+def cores() -> int:
+    """CPU cores for each rank of this machine; more workers would only wait for each other."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

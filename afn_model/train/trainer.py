@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,27 +23,18 @@ from afn_model.files import write_json
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train import lora
+from afn_model.train import fingerprint, lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.checkpoint import Checkpoints, find, restore, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage, write_curriculum
 from afn_model.train.feature_cache import FeatureCache
-from afn_model.train.fingerprint import (
-    as_json,
-    changed,
-    code_fingerprint,
-    difference,
-    not_allowed,
-    said,
-    weights_fingerprint,
-)
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.lock import locked
 from afn_model.train.log import Meter, RunLog, named
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
 from afn_model.train.outlook import check_room
-from afn_model.train.prepare import DONE, agreed, announce, finished_stages, prepare, warn
+from afn_model.train.prepare import DONE, agreed, announce, cores, finished_stages, prepare, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.sft import SFT, select
 from afn_model.train.stopping import Stopped, stop_signals
@@ -169,7 +159,7 @@ class _StageRun:
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
-        self.start = processes.broadcast_object(weights_fingerprint(start) if process.rank == 0 else None)
+        self.start = processes.broadcast_object(fingerprint.weights_fingerprint(start) if process.rank == 0 else None)
         self.trains = stage.modules
         if stage.lora:
             self.trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
@@ -253,12 +243,12 @@ class _StageRun:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors; a run resumes only if the first five are unchanged."""
         return {
-            "stage": as_json(self.stage),
+            "stage": fingerprint.as_json(self.stage),
             "model": to_json(self.model.config, self.layout.dtype),
             "start": self.start,
             "data": self.loader.fingerprint,
             "seed": self.curriculum.seed,
-            "code": code_fingerprint(),
+            "code": fingerprint.code_fingerprint(),
             "step": self.step,
             "seen": self.seen,
             "seconds": self.seconds,
@@ -275,12 +265,12 @@ class _StageRun:
                 self.start_with_weights()
             return
         saved, now = self.checkpoints.facts(latest), self.facts()
-        if wrong := not_allowed(saved["stage"], self.stage, self.allow_changes):
+        if wrong := fingerprint.not_allowed(saved["stage"], self.stage, self.allow_changes):
             raise ValueError(f"{latest}: the settings changed since: {wrong}")
         names = {"model": "config", "start": "model it started from", "data": "datasets", "seed": "seed"}
         for key, what in names.items():
-            if saved.get(key) != now[key]:
-                raise ValueError(f"{latest}: the {what} changed since: {difference(saved.get(key), now[key])}")
+            if wrong := fingerprint.difference(saved.get(key), now[key]):
+                raise ValueError(f"{latest}: the {what} changed since: {wrong}")
         tensors = training_state(self.model, self.optimiser)
         self.checkpoints.load(latest, tensors)
         restore(self.model, self.optimiser, tensors)
@@ -288,7 +278,8 @@ class _StageRun:
         self.position, self.exported = Position(*saved["position"]), saved["exported"]
         self.saved = self.step
         self.loader = self.make_loader(self.position)
-        notes = [f"goes on from step {self.step} ({latest.name})", said(changed(saved["stage"], self.stage))]
+        notes = [f"goes on from step {self.step} ({latest.name})"]
+        notes.append(fingerprint.said(fingerprint.changed(saved["stage"], self.stage)))
         notes.append("" if saved["code"] == now["code"] else "the code has changed since")
         self.say("; ".join(filter(None, notes)))
 
@@ -502,9 +493,3 @@ class _StageRun:
 def sp_size(layout: RunLayout, stage: Stage) -> int:
     """Ranks that share each sequence in a stage."""
     return layout.ulysses * layout.ring if stage.method == "sft" else 1
-
-
-def cores() -> int:
-    """CPU cores for each rank of this machine; more workers would only wait for each other."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

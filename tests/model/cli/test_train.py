@@ -87,14 +87,14 @@ def test_a_stop_has_an_exit_code_of_its_own(folder, tmp_path, capfd, monkeypatch
         lambda self, row: (write(self, row), row["step"] == 1 and os.kill(os.getpid(), signal.SIGINT)),
     )
     with pytest.raises(SystemExit) as ended:
-        main(command(folder, tmp_path, steps=30))
+        main(command(folder, tmp_path, steps=6))
     assert ended.value.code == 75
     said = capfd.readouterr().err
     assert "stopping after this step; a checkpoint will be written (again: stop now)" in said
     assert "afn: all: stopped after step 3; its checkpoint is written; the same command goes on from there" in said
     assert "error" not in said
     monkeypatch.undo()
-    assert main(command(folder, tmp_path, steps=30)) == 0
+    assert main(command(folder, tmp_path, steps=6)) == 0
     assert "all: goes on from step 3" in capfd.readouterr().out
 
 

@@ -155,13 +155,6 @@ def test_what_is_cut_or_left_out_is_counted(folder, tmp_path):
         go(folder, tmp_path / "error", on_long="error", **change)
 
 
-def test_more_workers_than_cores_are_not_started(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5}, raising=False)
-    assert trainer.cores() == 6
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert trainer.cores() == 1
-
-
 @pytest.mark.parametrize("trains", [("adaptor",), ("adaptor", "encoder"), ("language_model",)])
 def test_frozen_parts_keep_their_bytes(folder, tmp_path, trains):
     before = load_file(folder / "base" / "model.safetensors")
