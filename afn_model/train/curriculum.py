@@ -287,7 +287,7 @@ def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
         blends[key] = _blend(text.get("blend") or {}, blends, key)
         missing = [dataset for dataset in blends[key] if dataset not in datasets]
         if missing:
-            raise ValueError(f"{what}: no dataset {', '.join(missing)}; there are {', '.join(datasets)}")
+            raise ValueError(f"stage {key}: no dataset {', '.join(missing)}; there are {', '.join(datasets)}")
         start = _start(text.get("start", "base"), what, stages)
         stages.append(Stage(**{**_fields(text, what), "name": key, "blend": blends[key], "start": start}))
     if not stages:

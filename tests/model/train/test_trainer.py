@@ -21,7 +21,7 @@ from bench.resume import prepare
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser steps", "ignore:.*the learning rate reaches")
+pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=4)
 STEPS = 10
 
