@@ -129,7 +129,9 @@ def in_a_fresh_process(call: Callable[..., dict], *args) -> dict:
 
 def planned(path: Path, context: int, processor: AFNextProcessor) -> dict:
     """Share of the bins' room that the samples of the first chunks fill, by chunk and in all, and the time it takes."""
-    config = DataConfig({"mix": path}, {"mix": 1}, seed=0, context=context, bins=BINS, max_seconds=1800, chunk=CHUNK)
+    epoch = plan.FIRST_CHUNK * (2**CHUNKS - 1)  # as many samples as these chunks have
+    weight = epoch / len(Corpus(path))
+    config = DataConfig({"mix": path}, {"mix": weight}, 0, context, BINS, max_seconds=1800, chunk=CHUNK)
     blend, tokens, bins, slots, used = plan.Blend(config), 0, 0, 0, []
     start = time.perf_counter()
     for chunk in range(CHUNKS):
@@ -137,7 +139,7 @@ def planned(path: Path, context: int, processor: AFNextProcessor) -> dict:
         here, of_chunk = len(made.cu) - 1, int(made.tokens.sum())
         used.append(round(of_chunk / (here * context), 5))
         tokens, bins, slots = tokens + of_chunk, bins + here, slots + made.steps * BINS
-    seconds, samples = time.perf_counter() - start, blend.span(CHUNKS).start
+    seconds, samples = time.perf_counter() - start, epoch
     return {
         "context": context,
         "samples": samples,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from afn_model.cli.messages import show_error
 from afn_model.cli.options import positive
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ def import_(args: Namespace) -> None:
     from afn_model.data.foreign import Columns, convert
 
     columns = Columns(args.audio, args.text, args.question, args.instruction)
-    count = convert(args.source, args.out, columns)
+    with line_by_line(f"{args.out} is not written"):
+        count = convert(args.source, args.out, columns)
     print(f"{args.out}: {count:,} records; index it with `afn data index {args.out} --measure`")
 
 
@@ -104,10 +107,12 @@ def index(args: Namespace) -> None:
     missing = []
     for file in files:
         total = os.path.getsize(file) if os.path.isfile(file) else 0
-        with tqdm(total=total, unit="B", unit_scale=True, desc=Path(file).name, disable=None) as bar:
-            facts = build(
-                file, check=None if args.no_check else check, progress=bar.update, measure=MEASURES[args.measure]
-            )
+        checked = None if args.no_check else check
+        with (
+            line_by_line(f"{file} is not indexed"),
+            tqdm(total=total, unit="B", unit_scale=True, desc=Path(file).name, disable=None) as bar,
+        ):
+            facts = build(file, check=checked, progress=bar.update, measure=MEASURES[args.measure])
         if args.json:
             print(json.dumps({"file": file} | asdict(facts)), flush=True)
         else:
@@ -123,8 +128,23 @@ def index(args: Namespace) -> None:
             with tqdm(total=facts.records, unit="", desc="Recordings", disable=None, leave=False) as bar:
                 missing += missing_recordings({file: file}, progress=bar.update)
     if missing:
-        more = f"\nand {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
-        raise ValueError(f"{len(missing):,} recordings cannot be read:\n" + "\n".join(missing[:_NAMED]) + more)
+        more = [f"and {len(missing) - _NAMED:,} more"] if len(missing) > _NAMED else []
+        with line_by_line(f"{len(missing):,} recordings cannot be read"):
+            raise ValueError("\n".join(missing[:_NAMED] + more))
+
+
+@contextlib.contextmanager
+def line_by_line(so: str) -> Iterator[None]:
+    """Shows an error of several lines as so many errors, of which the last says what follows from them."""
+    try:
+        yield
+    except ValueError as error:
+        lines = str(error).split("\n")
+        if len(lines) == 1:
+            raise
+        for line in lines:
+            show_error(ValueError(line))
+        raise ValueError(so) from None
 
 
 def inspect(args: Namespace) -> None:
@@ -271,7 +291,9 @@ def forecasts(args: Namespace) -> None:
             **size,
         )
         if args.json:
-            print(json.dumps({"stage": stage.name} | asdict(found) | {"warnings": found.warnings}))
+            epochs = found.epochs if math.isfinite(found.epochs) else None
+            facts = asdict(found) | {"epochs": epochs, "warnings": found.warnings}
+            print(json.dumps({"stage": stage.name} | facts))
         else:
             print("\n  ".join([stage.name, *str(found).split("\n"), *(f"warning: {line}" for line in found.warnings)]))
 

@@ -32,8 +32,8 @@ class Forecast:
         samples_per_epoch: by the weights of the blend.
         tokens_per_epoch: estimated, after cutting.
         steps_per_epoch: optimiser steps, estimated.
-        epochs: that the stage runs, where a number of steps ends it earlier too.
-        samples, tokens, optimiser_steps: of the whole stage.
+        epochs: that the stage runs, where a number of steps ends it earlier too; infinite where only a clock ends it.
+        samples, tokens, optimiser_steps: of the whole stage; of one epoch where only a clock ends it.
         step_size, step_unit: what a whole step holds: ``batch_tokens`` "tokens", or ``batch_prompts`` "prompts".
         max_audio: seconds that a recording may have.
         on_long: what happens to longer ones: "cut", "drop" or "error".
@@ -67,22 +67,24 @@ class Forecast:
 
     def __str__(self) -> str:
         """Lines to read before the first step, without the warnings."""
-        few = f"{self.samples / self.optimiser_steps:,.3g}" if self.optimiser_steps else "no"
-        return "\n".join(
-            [
-                f"{self.records:,} records, {self.records_with_audio:,} with audio, {self.hours:,.2f} hours",
-                f"an epoch: {self.samples_per_epoch:,} samples, about {self.tokens_per_epoch:,} tokens, "
-                f"{_many(self.steps_per_epoch, 'step')} of up to {self.step_size:,} {self.step_unit}",
+        lines = [
+            f"{self.records:,} records, {self.records_with_audio:,} with audio, {self.hours:,.2f} hours",
+            f"an epoch: {self.samples_per_epoch:,} samples, about {self.tokens_per_epoch:,} tokens, "
+            f"{_many(self.steps_per_epoch, 'step')} of up to {self.step_size:,} {self.step_unit}",
+        ]
+        if math.isfinite(self.epochs):
+            each = self.samples / self.optimiser_steps
+            lines.append(
                 f"the stage: {self.epochs:,.3g} epochs, {self.samples:,} samples, about {self.tokens:,} tokens, "
-                f"{_many(self.optimiser_steps, 'optimiser step')} of about {few} samples",
-            ]
-        )
+                f"{_many(self.optimiser_steps, 'optimiser step')} of about {each:,.3g} samples"
+            )
+        return "\n".join(lines)
 
     @property
     def warnings(self) -> list[str]:
         """One line for each thing that is likely not to be meant."""
         found = []
-        if self.optimiser_steps < FEW_STEPS:
+        if self.optimiser_steps < FEW_STEPS and math.isfinite(self.epochs):
             remedy = "batch_tokens" if self.step_unit == "tokens" else "batch_prompts"
             found.append(
                 f"only {_many(self.optimiser_steps, 'optimiser step')}: a model hardly learns in fewer than "
@@ -145,7 +147,7 @@ def forecast(
         corpora: name → dataset; there may be more than the weights name.
         weights: name → β of the blend.
         processor: counts the tokens of text.
-        context, max_audio, epochs, steps, chunk, on_long: as of a stage; infinite epochs need steps, or count as one.
+        context, max_audio, epochs, steps, chunk, on_long: as of a stage.
         batch_tokens: tokens of an optimiser step, a multiple of ``context``; or
         batch_prompts: prompts of one, for GRPO.
 
@@ -164,9 +166,10 @@ def forecast(
     bins = kept if batch_prompts else kept * len(pack(lengths, context, seed=0)) / max(len(lengths), 1)
     share = bins / samples / (batch_prompts or max(batch_tokens // context, 1))  # of a step, of one sample
     first, later = (_steps(cuts(samples, least, chunk), share) for least in (FIRST_CHUNK, chunk))
-    whole = _whole_steps(epochs, first, later, steps)
-    taken = whole if steps is None else min(steps, whole)
-    run = epochs if taken == whole and math.isfinite(epochs) else _epochs(taken, first, later)
+    whole = _whole_steps(epochs, first, later)
+    taken = int(min(whole, steps or (first if math.isinf(whole) else whole)))
+    run = epochs if taken == whole or steps is None else _epochs(taken, first, later)
+    times = run if math.isfinite(run) else 1.0
     with_audio, seconds = sum(part.with_audio for part in parts), sum(part.seconds for part in parts)
     long = sum(part.long for part in parts)
     unusable = sum((part.unusable for part in parts), Counter())
@@ -178,8 +181,8 @@ def forecast(
         tokens_per_epoch=round(tokens),
         steps_per_epoch=first,
         epochs=run,
-        samples=round(run * samples),
-        tokens=round(run * tokens),
+        samples=round(times * samples),
+        tokens=round(times * tokens),
         optimiser_steps=taken,
         step_size=batch_prompts or batch_tokens,
         step_unit="prompts" if batch_prompts else "tokens",
@@ -244,10 +247,10 @@ def _steps(bounds: Sequence[int], share: float) -> int:
     return sum(max(1, math.ceil((end - begin) * share - 1e-9)) for begin, end in pairwise(bounds))
 
 
-def _whole_steps(epochs: float, first: int, later: int, steps: int | None) -> int:
+def _whole_steps(epochs: float, first: int, later: int) -> float:
     """Optimiser steps of so many epochs."""
     if math.isinf(epochs):
-        return first if steps is None else steps
+        return math.inf
     return math.ceil(epochs * first - 1e-9) if epochs < 1 else first + math.ceil((epochs - 1) * later - 1e-9)
 
 

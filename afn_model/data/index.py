@@ -230,7 +230,9 @@ class Corpus:
         self.facts, self.index = _newest(self.path, status)
         size, written = status.st_size, status.st_mtime_ns
         if size != self.facts.bytes:
-            raise ValueError(f"{self.path}: {size} bytes, but {self.facts.bytes} were indexed: {self._again()}")
+            raise ValueError(
+                f"{self.path}: {size} bytes, but {self.facts.bytes} were indexed: it has changed; {self._again()}"
+            )
         content = self.facts.fingerprint
         if verify:
             content = fingerprint(self.path)
@@ -238,7 +240,7 @@ class Corpus:
             content = fingerprint_as_of(self.path, size, written)
         if content != self.facts.fingerprint:
             told = f"fingerprint {content[:12]}, indexed {self.facts.fingerprint[:12]}"
-            raise ValueError(f"{self.path}: {told}: {self._again()}")
+            raise ValueError(f"{self.path}: {told}: it has changed; {self._again()}")
         tars = self._checked_tars()
         if written != self.facts.written or tars is not None:
             self._note(written, tars)
@@ -252,7 +254,7 @@ class Corpus:
             raise ValueError(f"{self.path}: {self._damaged(f'{entries} bytes for {self.facts.records} records')}")
 
     def _again(self) -> str:
-        return f"it has changed; index it again with `afn data index {self.path}`"
+        return f"index it again with `afn data index {self.path}`"
 
     def _damaged(self, what: str | None) -> str:
         return f"its index is damaged ({what}); make it again with `afn data index {self.path}`"
@@ -279,7 +281,7 @@ class Corpus:
             if (status.st_size, status.st_mtime_ns) != (state.size, state.written):
                 now[tar] = _tar_state(file)
             if now[tar].fingerprint != state.fingerprint:
-                raise ValueError(f"{self.path}: its tar file {file} is not the one that was indexed: {self._again()}")
+                raise ValueError(f"{self.path}: its tar file {file} is not the one that was indexed; {self._again()}")
         return now if now != tars else None
 
     def _note(self, written: int, tars: dict[str, _TarState] | None) -> None:
@@ -341,10 +343,10 @@ def _newest(corpus: Path, status: os.stat_result) -> tuple[Facts, Path]:
             return facts, place
     if found:
         return found[0]
-    remedy = f"make one with `afn data index --measure {corpus}`"
     if problems:
-        raise ValueError(f"{corpus}: its index cannot be used: {problems[0]}; {remedy}")
-    raise ValueError(f"{corpus}: no index; {remedy}")
+        again = f"make it again with `afn data index --measure {corpus}`"
+        raise ValueError(f"{corpus}: its index cannot be used: {problems[0]}; {again}")
+    raise ValueError(f"{corpus}: no index; make one with `afn data index --measure {corpus}`")
 
 
 def _facts(file: Path) -> Facts:

@@ -202,9 +202,10 @@ def _wrong(plan: ChunkPlan, begin: int) -> str | None:
     if plan.error:
         return plan.error
     if not plan.steps:
-        why = "bad" if not plan.dropped else "bad or too long"
+        if not plan.dropped:
+            return f"all {len(plan.bad)} samples of chunk {plan.chunk} are bad: {_listed(plan.bad)}"
         left_out = plan.bad + plan.dropped
-        return f"all {len(left_out)} samples of chunk {plan.chunk} are {why}: {_listed(left_out)}"
+        return f"all {len(left_out)} samples of chunk {plan.chunk} are too long or bad: {_listed(left_out)}"
     if begin >= plan.steps:
         return f"step {begin} is past the {plan.steps} steps of chunk {plan.chunk}: the data has changed"
     return None

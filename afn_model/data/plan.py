@@ -126,8 +126,8 @@ class Blend:
 
     @property
     def records(self) -> int:
-        """Different records that an epoch draws, over all datasets."""
-        return sum(min(source.draws, source.records) for source in self.order.sources)
+        """Different records that the blend draws from; with β below 1, over several epochs."""
+        return sum(source.records for source in self.order.sources if source.draws)
 
     def fingerprint(self) -> dict[str, str]:
         """Name of each dataset → SHA-256 of what its index says about it and its tar files."""

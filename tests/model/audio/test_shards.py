@@ -42,7 +42,7 @@ def test_members_come_back(written, tmp_path):
     assert found == DATA
 
 
-def test_a_tar_file_of_others_is_indexed_when_read(tmp_path):
+def test_a_tar_file_of_others_is_indexed_when_read(tmp_path, monkeypatch):
     tar = tmp_path / "theirs.tar"
     with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as archive:
         for name, data in DATA.items():
@@ -58,10 +58,14 @@ def test_a_tar_file_of_others_is_indexed_when_read(tmp_path):
         member.size = 3
         archive.addfile(member, io.BytesIO(b"new"))
     assert read_member(f"{tar}#later") == b"new", "a stale index is made anew"
-    os.remove(index_places(tar)[0])
-    os.mkdir(index_places(tar)[0])
-    shards._open_archive.cache_clear()
-    assert read_member(f"{tar}#later") == b"new", "an index that cannot be kept costs only that"
+    beside = index_places(tar)[0]
+    beside.unlink()
+    beside.mkdir()
+    for cache in ("cache", "theirs.tar/cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+        shards._open_archive.cache_clear()
+        assert read_member(f"{tar}#later") == b"new", "an index that cannot be kept costs only that"
+    assert [file.name[16:] for file in (tmp_path / "cache/afn/index").iterdir()] == ["-theirs.tar.index"]
 
 
 def test_threads_and_forks_read_alike(written):

@@ -68,12 +68,25 @@ def test_measure_may_stand_before_the_files(corpus, capsys):
 def test_missing_recordings_are_named_when_the_index_is_made(corpus, capsys):
     for name in "02":
         (corpus.parent / f"{name}.wav").unlink()
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="2 recordings cannot be read"):
         run(data.add_index, data.index, corpus)
-    head, *said = str(error.value).splitlines()
-    assert head == "2 recordings cannot be read:"
-    assert said == [f"{corpus}[{name}]: {name}.wav: no such file" for name in "02"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"afn: error: {corpus}[{name}]: {name}.wav: no such file" for name in "02"]
     run(data.add_index, data.index, corpus, "--no-check")
+
+
+def test_all_wrong_lines_are_shown_each_on_its_own(corpus, tmp_path, capsys):
+    with corpus.open("a") as file:
+        file.write("7\n{}\n")
+    with pytest.raises(ValueError, match=r"c\.jsonl is not indexed$"):
+        run(data.add_index, data.index, corpus)
+    assert [line.split(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        f"{corpus}, line {n}" for n in (5, 6)
+    ]
+    (tmp_path / "t.csv").write_text("path,text\na.wav\nb.wav\n")
+    with pytest.raises(ValueError, match=r"t\.jsonl is not written$"):
+        run(data.add_import, data.import_, tmp_path / "t.csv", tmp_path / "t.jsonl")
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_import(tmp_path, capsys):

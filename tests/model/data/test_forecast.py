@@ -115,7 +115,9 @@ def test_prompts_and_a_blend_without_samples(tmp_path, processor):
     endless = forecast(
         {"c": path}, {"c": 1.0}, processor, context=256, max_audio=1.0, epochs=float("inf"), batch_tokens=256
     )
-    assert endless.epochs == 1.0, "by the clock alone"
+    assert (endless.epochs, endless.samples) == (float("inf"), 10), "only a clock ends it"
+    assert endless.warnings == []
+    assert len(str(endless).splitlines()) == 2
 
 
 def test_a_large_corpus_is_estimated_from_a_part(tmp_path, processor, monkeypatch):

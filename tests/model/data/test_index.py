@@ -165,7 +165,7 @@ def test_what_changed_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda facts: facts | {"version": 1}, "version 1, this is version 2; make one with `afn data index"),
+        (lambda facts: facts | {"version": 1}, "version 1, this is version 2; make it again with `afn data index"),
         (lambda facts: {"version": facts["version"]}, "other keys than an index has"),
         (lambda facts: facts | {"position": 1}, "other keys than an index has"),
         (lambda facts: facts | {"records": 3.0}, "no whole number"),
@@ -227,7 +227,9 @@ def test_tar_files_are_part_of_the_data(tmp_path):
     tar(tmp_path / "x.tar", b=b"2" * 600, a=b"1" * 600)
     for written in (state.st_mtime_ns - 10**9, state.st_mtime_ns + 10**9):
         os.utime(tmp_path / "x.tar", ns=(written, written))
-        with pytest.raises(ValueError, match=r"its tar file .*x\.tar is not the one that was indexed: it has changed"):
+        with pytest.raises(
+            ValueError, match=r"its tar file .*x\.tar is not the one that was indexed; index it again with"
+        ):
             Corpus(path)
     build(path)
     assert Corpus(path).fingerprint != first

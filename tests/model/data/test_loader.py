@@ -280,6 +280,11 @@ def test_too_many_bad_records_stop_the_run(tmp_path, processor):
             take(Loader(replace(config, datasets={"m": mute}, blend={"m": 1}), processor, workers=workers), 1)
 
 
+def test_records_that_a_blend_draws_from(datasets):
+    for blend, records in (({"talks": 0.5, "mixed": 3}, 56), ({"talks": 1, "mixed": 0}, 40)):
+        assert Blend(data_config(datasets, blend=blend)).records == records
+
+
 def test_a_bad_record_counts_once_however_often_it_comes(tmp_path, processor):
     tiny.record(tmp_path / "clips/good.wav", 0.5)
     path = write(tmp_path / "c.jsonl", [talk("good", 0.5), talk("gone", 0.5)])
@@ -452,3 +457,23 @@ def test_what_happens_to_long_recordings(tmp_path, processor, on_long, workers):
     else:
         assert kept == ["fine", "short", "whole"], "a recording of just max_audio is not too long"
         assert (step.cut, step.dropped, dropped) == (0, 2, ["c[0]", "c[3]"])
+
+
+def test_prompts_that_are_too_long_and_what_its_context_cuts(tmp_path, processor):
+    for name, seconds in (("long", 3.0), ("short", 0.5)):
+        tiny.record(tmp_path / f"clips/{name}.wav", seconds)
+    path = write(tmp_path / "c.jsonl", [talk("long", 3.0), talk("short", 0.5)])
+    config = DataConfig({"c": path}, {"c": 1}, 0, 1024, 2, 1.0, 2, prompts_only=True, on_long="drop")
+    (step,) = take(Loader(config, processor), 1)
+    assert [sample.id for sample in step.micro[0].samples] == ["short"]
+    assert [name for name, _ in step.micro[0].dropped] == ["c[0]"]
+    context = processor.text_tokens(Blend(config).sample(0, 0).turns, training=True) + 50
+    config = replace(config, prompts_only=False, max_seconds=30.0, context=context)
+    (step,) = take(Loader(config, processor), 1)
+    (dropped,) = [one for micro in step.micro for one in micro.dropped]
+    assert dropped[1].startswith("a recording of 3.00 s is longer than the ")
+    long = write(tmp_path / "long.jsonl", [talk("long", 3.0)])
+    with pytest.raises(
+        ValueError, match=r"all 1 samples of chunk 0 are too long or bad: c\[0\]: a recording of 3\.00 s"
+    ):
+        take(Loader(replace(config, datasets={"c": long}, max_seconds=1.0), processor), 1)
