@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from afn_model.data.forecast import FEW_STEPS, forecast
+from afn_model.data.forecast import forecast
 from afn_model.data.index import Corpus
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage
@@ -54,12 +54,8 @@ def outlook(curriculum: Curriculum, stage: Stage, processor: AFNextProcessor) ->
     lines = str(found).splitlines()
     if stage.minutes is not None:
         lines.append(f"it ends after {stage.minutes:g} minutes at the latest")
-    rated, warnings = [], []
-    if math.isinf(stage.epochs) and stage.steps is None:  # how many steps the minutes hold is not known
-        found = replace(found, optimiser_steps=FEW_STEPS)
-        lines = [line for line in lines if not line.startswith("the stage: ")]
-    else:
-        rated, warnings = rates(stage, found.optimiser_steps)
+    # Where only a clock ends the stage, its number of steps is not known.
+    rated, warnings = rates(stage, found.optimiser_steps) if math.isfinite(found.epochs) else ([], [])
     if found.steps_per_epoch <= 1 and found.samples_per_epoch > 1:
         warnings.append(
             f"a step ({found.step_size:,} {found.step_unit}) holds all {found.samples_per_epoch:,} samples of an epoch"

@@ -117,3 +117,9 @@ def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3, abs=1e-5)
     assert any(row["grad_norm"] for row in found[0])
+    for ranks in (1, 2):
+        kept = [
+            json.loads(line) for line in (tmp_path / f"run-{ranks}" / "all" / "answers.jsonl").read_text().splitlines()
+        ]
+        assert [row["step"] for row in kept] == [0, 0, 1, 1, 2, 2]
+        assert all(len(row["answers"]) == 4 for row in kept)

@@ -45,6 +45,6 @@ def test_the_model_answers_about_the_clips(tmp_path, monkeypatch, capsys):
     answers = Session("runs/small/finetune/model").answer(talks, SamplingParams(max_new_tokens=6), batch_size=20)
     right = sum(answer.text == want for answer, want in zip(answers, wanted, strict=True))
     guessed = Counter(wanted).most_common(1)[0][1]
-    assert guessed < 15, "always the same answer would be right so often"
+    assert guessed <= 12, "always the same answer is right for a fifth at most"
     assert right >= 40
     assert said[asked].out.strip() in wanted
