@@ -14,7 +14,7 @@ import numpy as np
 from afn_model.data.index import Corpus
 from afn_model.data.order import Source, cuts, permute
 from afn_model.data.packing import pack
-from afn_model.data.plan import FIRST_CHUNK, ROUNDED, DataConfig, TooLong, measure
+from afn_model.data.plan import FIRST_CHUNK, ROUNDED, DataConfig, TooLong, Unwanted, measure
 from afn_model.data.records import audios_of, parse_sample
 from afn_model.hashing import key
 from afn_model.prompt.processor import AFNextProcessor
@@ -30,7 +30,7 @@ class Forecast:
     Args:
         records, records_with_audio, hours: of the datasets that the blend draws from, each record once.
         samples_per_epoch: by the weights of the blend.
-        tokens_per_epoch: estimated, after cutting.
+        tokens_per_epoch: estimated, after cutting and dropping.
         steps_per_epoch: optimiser steps, estimated.
         epochs: that the stage runs, where a number of steps ends it earlier too; infinite where only a clock ends it.
         samples, tokens, optimiser_steps: of the whole stage; of one epoch where only a clock ends it.
@@ -119,7 +119,7 @@ class _Part:
     long: int
     lost: float
     lengths: np.ndarray  # [read and usable] tokens
-    unusable: Counter  # of the records: "no duration", "too long", "invalid"
+    unusable: Counter  # of the records: "no duration", "too long", "dropped", "invalid"
 
     @property
     def kept(self) -> float:
@@ -154,7 +154,8 @@ def forecast(
     Raises:
         ValueError: a dataset that is not there, has no index, or changed since; a blend without samples.
     """
-    config = DataConfig({}, {}, 0, context, 1, max_audio, chunk, prompts_only=batch_prompts > 0)
+    drop = "drop" if on_long == "drop" else "cut"
+    config = DataConfig({}, {}, 0, context, 1, max_audio, chunk, prompts_only=batch_prompts > 0, on_long=drop)
     opened = {name: _opened(corpora[name]) for name, weight in weights.items() if weight > 0}
     parts = [_part(Source(name, len(c), weights[name]), c, config, processor) for name, c in opened.items()]
     samples = sum(part.draws for part in parts)
@@ -220,7 +221,9 @@ def _part(source: Source, corpus: Corpus, config: DataConfig, processor: AFNextP
             lengths.append(measure(sample, config, processor)[0])
         except TooLong:
             unusable["too long"] += 1
-        except (ValueError, OSError):
+        except Unwanted:
+            unusable["dropped"] += 1
+        except Exception:  # as in planning: whatever a record makes anything raise
             unusable["invalid"] += 1
     unusable = Counter({kind: round(count * total / read) for kind, count in unusable.items()})
     unusable["no duration"] = corpus.facts.unmeasured

@@ -137,14 +137,15 @@ def pack(path, members, **options):
     return path
 
 
-@pytest.mark.parametrize("seconds", [-3600, 0, 3600])
-def test_a_shard_that_was_replaced_is_read_anew(tmp_path, seconds):
-    """Equal sizes, another order: by a time that is older, newer, or the very same as that of the first."""
+@pytest.mark.parametrize(("edges", "seconds"), [(False, -3600), (False, 0), (False, 3600), (True, -3600), (True, 3600)])
+def test_a_shard_that_was_replaced_is_read_anew(tmp_path, edges, seconds):
+    """Equal sizes, another order: by a time that is older or newer, or where that is equal by its first member."""
     clips = [("low.wav", b"l" * 900), ("high.wav", b"h" * 900)]
-    tar = pack(tmp_path / "x.tar", clips)
+    first, last = ([("first", b"f")], [("last", b"l")]) if edges else ([], [])
+    tar = pack(tmp_path / "x.tar", first + clips + last)
     assert read_member(f"{tar}#low.wav") == b"l" * 900
     before = os.stat(tar)
-    other = pack(tmp_path / "other.tar", clips[::-1])
+    other = pack(tmp_path / "other.tar", first + clips[::-1] + last)
     written = before.st_mtime_ns + seconds * 10**9
     os.utime(other, ns=(written, written))
     os.replace(other, tar)

@@ -66,6 +66,18 @@ def test_counts_hours_and_what_is_long(tmp_path, processor):
     )
 
 
+def test_what_is_dropped_makes_no_tokens(tmp_path, processor):
+    path = write(tmp_path / "t.jsonl", [record(1.0)] * 30 + [record(90.0)] * 10)
+    short = write(tmp_path / "s.jsonl", [record(1.0)] * 30)
+    options = {"context": 512, "max_audio": 30.0, "batch_tokens": 512}
+    cut, dropped = (forecast({"t": path}, {"t": 1.0}, processor, on_long=what, **options) for what in ("cut", "drop"))
+    alone = forecast({"t": short}, {"t": 1.0}, processor, **options)
+    assert dropped.tokens_per_epoch == alone.tokens_per_epoch < cut.tokens_per_epoch
+    assert (dropped.steps_per_epoch, dropped.samples_per_epoch) == (alone.steps_per_epoch, 40)
+    assert (dropped.long_records, dropped.invalid) == (10, 0)
+    assert "and are left out" in dropped.warnings[-1]
+
+
 def _blend(path, max_audio):
     config = DataConfig({"t": path}, {"t": 1.0}, 0, 2048, 64, max_audio, 65_536)
     return Blend(config), config
