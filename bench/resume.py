@@ -4,7 +4,8 @@
 
 A small model is trained in a process of its own, which SIGKILL ends at random moments, and started again until it is
 done; its losses must be those of an undisturbed run, bit for bit. The same corpus is then trained on by 1, 2 and 4
-ranks in turn, by four ranks that share every sequence, and by two of which one is killed while torchrun watches.
+ranks in turn, by four ranks that share every sequence, and by two of which one is killed while torchrun watches. What
+is killed must leave no process behind.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,10 +76,18 @@ def prepare(folder: Path, seed: int = 0, width: int = 32) -> None:
     AFNext(config).save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     (folder / "tones.yaml").write_text(STAGE)
+    # An epoch whose plan is longer than a pipe holds: a worker is writing one at almost any time.
+    (folder / "long.yaml").write_text(STAGE.replace("{tones: 1}", "{tones: 100}").replace("chunk: 40", "chunk: 4096"))
 
 
 def command(
-    folder: Path, run: Path, ranks: int = 1, restarts: int = 0, every: int = EVERY, layout: Sequence[str] = ()
+    folder: Path,
+    run: Path,
+    ranks: int = 1,
+    restarts: int = 0,
+    every: int = EVERY,
+    layout: Sequence[str] = (),
+    plan: str = "tones.yaml",
 ) -> list[str]:
     """``afn train`` on what ``prepare`` made, by so many ranks; ``layout`` has more KEY=VALUE."""
     head = [sys.executable, "-m"]
@@ -90,7 +100,7 @@ def command(
             "-m",
         ]
     changes = [f"--set={x}" for x in (f"checkpoint_every={every}", "log_every=1", "workers=0", *layout)]
-    files = ["--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out", str(run)]
+    files = ["--curriculum", str(folder / plan), "--base", str(folder / "base"), "--out", str(run)]
     return [*head, "afn_model.cli", "train", *files, "--layout", "cpu", *changes]
 
 
@@ -194,28 +204,69 @@ def worst(found: list[str], wanted: list[str]) -> float:
     return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
+def alone_killed(folder: Path) -> dict:
+    """Kills a run that somebody reads through a pipe: seconds until the pipe ends, and processes left then."""
+    arguments = command(folder, folder / "alone", layout=("workers=1",), plan="long.yaml")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    assert process.stdout is not None
+    while b" step " not in (line := process.stdout.readline()):
+        if not line:
+            raise RuntimeError("the run ended before its first step")
+    time.sleep(2)  # for the planner to be writing
+    workers = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    killed = time.perf_counter()
+    ended = threading.Thread(target=process.stdout.read, daemon=True)
+    ended.start()
+    ended.join(30)
+    stopped = time.perf_counter() - killed
+    process.wait()
+    return {"workers": len(workers), "seconds_until_pipe_ended": round(stopped, 2), "left": left_of(workers)}
+
+
+def left_of(pids: Sequence[int], seconds: float = 10) -> int:
+    """How many of some processes still run after so many seconds; those are ended then."""
+    until = time.perf_counter() + seconds
+    while any(map(alive, pids)) and time.perf_counter() < until:
+        time.sleep(0.05)
+    left = [pid for pid in pids if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return len(left)
+
+
 def rank_killed(folder: Path) -> dict:
     """Kills one of two ranks under torchrun: seconds until the other is gone, and until the run is done."""
     run, log = folder / "one-killed", folder / "one-killed.log"
-    process = start(command(folder, run, ranks=2, restarts=1), log)
+    process = start(command(folder, run, ranks=2, restarts=1, layout=("workers=1",), plan="long.yaml"), log)
     saves = run / "all" / "checkpoints"
     while process.poll() is None and not list(saves.glob("step-*")):
         time.sleep(0.01)
-    workers = [pid for pid in children(process.pid) if "afn_model.cli" in arguments_of(pid)]
-    os.kill(workers[-1], signal.SIGKILL)
+    ranks = [pid for pid in children(process.pid) if "afn_model.cli" in arguments_of(pid)]
+    workers = [pid for rank in ranks for pid in descendants(rank)]
+    os.kill(ranks[-1], signal.SIGKILL)
     killed = time.perf_counter()
-    while any(alive(pid) for pid in workers):
+    while any(alive(pid) for pid in ranks):
         time.sleep(0.02)
     stopped = time.perf_counter() - killed
+    left = left_of(workers)
     finish(process, log)
     text = log.read_text()
     return {
         "ranks": 2,
+        "workers": len(workers),
+        "left": left,
         "seconds_until_all_stopped": round(stopped, 2),
         "seconds_until_done": round(time.perf_counter() - killed, 2),
         "went_on_from_a_checkpoint": "goes on from step" in text,
         "steps": len(losses(run)),
     }
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
 def children(pid: int) -> list[int]:
@@ -260,6 +311,7 @@ def main() -> None:
         rows.append({"what": "another number of ranks"} | other_ranks(folder, reference))
         rows.append({"what": "ranks that share every sequence"} | shared(folder, reference, 2, 2))
         rows.append({"what": "one of two ranks killed"} | rank_killed(folder))
+        rows.append({"what": "a run that is read through a pipe killed"} | alone_killed(folder))
     for row in rows:
         print(json.dumps(row))
     if args.out:

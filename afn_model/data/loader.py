@@ -9,10 +9,12 @@ for global_batch in loader:
 from __future__ import annotations
 
 import copy
+import ctypes
 import itertools
 import multiprocessing.util
 import os
 import signal
+import sys
 import warnings
 import weakref
 from collections import deque
@@ -45,6 +47,7 @@ __all__ = ["DataConfig", "Loader", "MicroBatch", "Position", "GlobalBatch"]
 _BAD_AT_LEAST = 10  # bad records before their share counts
 _NAMED = 3  # bad records named when the loader stops
 _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when the thread that forked it ends
 
 
 @dataclass
@@ -272,8 +275,15 @@ def _quiet_tokenizers() -> Iterator[None]:
 
 def _outlive_signals(_: int) -> None:
     """Leaves it to the trainer what to do when the whole job is told to end; workers go when it goes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
+        # A worker that writes a plan longer than its pipe would otherwise outlive a trainer that is killed, for it
+        # holds both ends of the pipe; and with it the trainer's stdout and sockets.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it was killed before the line above
+            os._exit(1)
 
 
 _started: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()

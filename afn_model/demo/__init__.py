@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -106,6 +107,7 @@ def train(
         model.save_pretrained(out / "base")
         processor.save_pretrained(out / "base")
 
+        shutil.rmtree(out / "run", ignore_errors=True)  # stages of an earlier demo started from another base
         shares = {name: share for name, _, share, _ in STAGES}
 
         def on_row(row: dict) -> None:

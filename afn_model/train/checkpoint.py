@@ -93,6 +93,10 @@ class Checkpoints:
             finally:
                 self.pending = None
 
+    def failed(self) -> bool:
+        """Whether the pending save is known to have failed; ``wait`` says why."""
+        return self.pending is not None and self.pending.done() and self.pending.exception() is not None
+
     def latest(self) -> Path | None:
         """The newest checkpoint whose checksums match; a damaged one is passed over with a warning.
 
@@ -146,8 +150,32 @@ class Checkpoints:
         dcp.load({name: tensor for name, tensor in tensors.items() if name in stored}, storage_reader=reader, **where)
         return facts
 
+    def load_weights(self, path: Path, model: nn.Module) -> set[str]:
+        """Reads the trained weights of a checkpoint of any run into a model; returns their names.
+
+        Raises:
+            ValueError: a checkpoint that is damaged, or has weights that the model has not, or of other shapes.
+        """
+        damage = self._from_first(damage_of(path) if self.rank == 0 else None)
+        if damage:
+            raise ValueError(f"{path}: {damage}")
+        reader = dcp.FileSystemReader(path)
+        stored = {n: m for n, m in reader.read_metadata().state_dict_metadata.items() if n.startswith("model.")}
+        own = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+        read = {
+            name: torch.empty_like(own[name], dtype=found.properties.dtype)
+            for name, found in stored.items()
+            if name in own and isinstance(found, TensorStorageMetadata)
+        }
+        compare(path, stored, read)
+        where = {"process_group": self.group} if self.group else {"no_dist": True}
+        dcp.load(read, storage_reader=reader, **where)
+        for name, tensor in read.items():
+            own[name].copy_(tensor)
+        return {name.removeprefix("model.") for name in read}
+
     def _finished(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
+        return finished(self.folder)
 
     def _from_first(self, value: Any) -> Any:
         box = [value]
@@ -187,6 +215,27 @@ class Checkpoints:
             steps = [int(path.name.removeprefix("step-")) for path in self._finished()]
             before = f"the previous one is step {steps[-1]}" if steps else "there is no previous one"
             raise OSError(f"checkpoint at step {step} could not be written: {failure}; {before}")
+
+
+def finished(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the oldest first."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that is meant: the folder itself, or the newest whole one in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (path / FACTS).is_file():
+        return path
+    for found in (path, path / "checkpoints"):
+        whole = [one for one in finished(found) if damage_of(one) is None]
+        if whole:
+            return whole[-1]
+    hint = "; a model folder is given with --base" if (path / "config.json").is_file() else ""
+    raise ValueError(f"{path}: no checkpoint, as RUN/STAGE/checkpoints/step-00000100 is one{hint}")
 
 
 def publish(partial: Path, path: Path, facts: dict[str, Any]) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from afn_model.checks import is_number, is_whole
 from afn_model.files import write_text
+from afn_model.train import values
+from afn_model.train.values import known, read_yaml, shown
 
 HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
 METHODS = ("sft", "grpo")
 SCHEDULES = ("cosine", "linear", "constant")
+ON_LONG = ("cut", "drop", "error")
+ALL_LINEAR = "all-linear"
+MOST_RANK = 65_536  # of LoRA
 PARTS = {
     "encoder": ("encoder",),
     "adaptor": ("adaptor",),
@@ -42,7 +48,8 @@ class Stage:
         name: also the name of its folder.
         method: "sft" or "grpo".
         trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all.
-        max_audio: seconds of audio a sample may have; the rest is cut off.
+        max_audio: seconds of audio a recording may have.
+        on_long: longer recordings are cut to that ("cut"), their samples left out ("drop"), or the run ends ("error").
         context: tokens of a packed sequence.
         start: "base", a stage, or {stage: name, at: share of that stage, above 0 to 1}.
         blend: how often each dataset is seen per epoch (β).
@@ -52,6 +59,7 @@ class Stage:
             reproducible.
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
             gradient norm.
+        bad_share: share of the samples that may be bad; the run ends where more are.
         lora: {rank, alpha, targets} instead of training the language model's own weights.
         cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
@@ -64,6 +72,7 @@ class Stage:
     blend: dict[str, float]
     method: str = "sft"
     max_audio: float = 30.0
+    on_long: str = "cut"
     context: int = 8192
     start: Start = field(default_factory=Start)
     batch_tokens: int = 0
@@ -78,6 +87,7 @@ class Stage:
     weight_decay: float = 0.0
     clip: float = 1.0
     chunk: int = 65_536
+    bad_share: float = 0.01
     lora: dict[str, Any] | None = None
     cache_encoder: bool = False
     release_name: str = ""
@@ -89,20 +99,32 @@ class Stage:
             if not condition:
                 raise ValueError(f"stage {self.name}: {text}")
 
-        need(self.method in METHODS, f"method {self.method!r} is none of {', '.join(METHODS)}")
+        values.name(self.name, "stage")
+        if self.name in values.TAKEN:
+            taken = ", ".join(values.TAKEN)
+            raise ValueError(f"stage {self.name}: another name is needed; {taken} have a meaning of their own")
+        need(self.method in METHODS, f"method {shown(self.method)} is none of {', '.join(METHODS)}")
         unknown = [part for part in self.trains if part not in PARTS]
-        need(not unknown and len(self.trains) > 0, f"trains {list(self.trains)}; the parts are {', '.join(PARTS)}")
+        need(
+            not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(PARTS)}"
+        )
         need(len(self.blend) > 0, "the blend names no dataset")
         need(self.context >= 16, f"context {self.context} is below 16 tokens")
-        need(self.max_audio > 0, f"max_audio {self.max_audio} is no number of seconds")
-        need(self.epochs > 0 and (self.steps is None or self.steps > 0), f"{self.epochs} epochs, {self.steps} steps")
-        need(self.minutes is None or self.minutes > 0, f"minutes {self.minutes} is no length of time")
+        need(0 < self.max_audio < math.inf, f"max_audio {self.max_audio} is no number of seconds")
+        need(self.on_long in ON_LONG, f"on_long {shown(self.on_long)} is none of {', '.join(ON_LONG)}")
+        need(self.minutes is None or 0 < self.minutes < math.inf, f"minutes {self.minutes} is no length of time")
+        for key in ("epochs", "steps", "clip", "chunk"):
+            value = getattr(self, key)
+            need(value is None or value > 0, f"{key} is {value}; a number above 0 is expected")
         endless = math.isinf(self.epochs) and self.steps is None and self.minutes is None
         need(not endless, "no number of epochs, steps or minutes")
-        need(self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0, "lr, warmup or clip is out of range")
-        need(self.schedule in SCHEDULES, f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        need(len(self.betas) == 2, f"betas {list(self.betas)} are not two numbers")
-        need(self.chunk > 0, f"chunk {self.chunk} is no number of samples")
+        need(0 < self.lr < math.inf, f"lr is {self.lr:g}; a number above 0 is expected")
+        need(0 <= self.warmup < 1, f"warmup is {self.warmup:g}; a share of the stage is expected, 0 to below 1")
+        need(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay:g}; 0 or more is expected")
+        need(0 <= self.bad_share <= 1, f"bad_share is {self.bad_share:g}; a share from 0 to 1 is expected")
+        need(self.schedule in SCHEDULES, f"schedule {shown(self.schedule)} is none of {', '.join(SCHEDULES)}")
+        pair = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
+        need(pair, f"betas {shown(list(self.betas))} are not two numbers from 0 to below 1")
         if self.method == "sft":
             whole = self.batch_tokens > 0 and self.batch_tokens % self.context == 0
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
@@ -112,8 +134,7 @@ class Stage:
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         if self.lora is not None:
             need("language_model" in self.modules, "lora is for stages that train the language_model")
-            known(self.lora, ("rank", "alpha", "targets"), f"stage {self.name}: lora")
-            need({"rank", "alpha"} <= self.lora.keys(), "lora needs a rank and an alpha")
+            _check_lora(self.lora, f"stage {self.name}: lora")
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -124,6 +145,19 @@ class Stage:
     def bins(self) -> int:
         """Packed sequences, or prompts, of an optimiser step."""
         return self.batch_tokens // self.context if self.method == "sft" else self.batch_prompts
+
+
+def _check_lora(lora: dict[str, Any], what: str) -> None:
+    known(lora, ("rank", "alpha", "targets"), what)
+    if not {"rank", "alpha"} <= lora.keys():
+        raise ValueError(f"{what} needs a rank and an alpha")
+    rank, alpha, targets = lora["rank"], lora["alpha"], lora.get("targets", ())
+    if not (is_whole(rank) and 1 <= rank <= MOST_RANK):
+        raise ValueError(f"{what}: rank is {shown(rank)}; a whole number from 1 to {MOST_RANK} is expected")
+    if not (is_number(alpha) and 0 < alpha < math.inf):
+        raise ValueError(f"{what}: alpha is {shown(alpha)}; a number above 0 is expected")
+    if not isinstance(targets, (list, tuple)) or not all(isinstance(target, str) for target in targets):
+        raise ValueError(f"{what}: targets is {shown(targets)}; a list of layers' names or {ALL_LINEAR} is expected")
 
 
 @dataclass(frozen=True)
@@ -161,17 +195,21 @@ class RunLayout:
 
     def __post_init__(self):
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"layout: dtype {self.dtype!r} is neither float32 nor bfloat16")
+            raise ValueError(f"layout: dtype {shown(self.dtype)} is neither float32 nor bfloat16")
         if self.recompute not in ("none", "selective", "full"):
-            raise ValueError(f"layout: recompute {self.recompute!r} is none of none, selective, full")
+            raise ValueError(f"layout: recompute {shown(self.recompute)} is none of none, selective, full")
         if min(self.ulysses, self.ring) < 1 or self.shard < 0 or self.workers < 0:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
             raise ValueError("layout: keep, checkpoint_every and log_every are at least 1")
-        for context, changes in self.contexts.items():
-            if not isinstance(context, int) or not isinstance(changes, dict):
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"layout: compile is {shown(self.compile)}; true or false is expected")
+        if not self.checkpoint_minutes > 0:
+            raise ValueError(f"layout: checkpoint_minutes is {self.checkpoint_minutes}; a number above 0 is expected")
+        for context, changes in values.mapping(self.contexts, "layout: contexts").items():
+            if not is_whole(context) or not isinstance(changes, dict):
                 raise ValueError(
-                    f"layout: contexts: {context!r}: {changes!r:.60} is no number of tokens with its fields"
+                    f"layout: contexts: {shown(context)}: {shown(changes)} is no number of tokens with its fields"
                 )
             known(changes, (f.name for f in fields(RunLayout) if f.name != "contexts"), f"layout: contexts: {context}")
             replace(self, contexts={}, **changes)
@@ -212,7 +250,7 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
             range, a start from a stage that is not earlier.
     """
     path = find(file, "curricula")
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     try:
         return _curriculum(raw, path.stem, Path(data) if data else path.parent)
     except (ValueError, TypeError) as error:
@@ -221,99 +259,142 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
 
 def write_curriculum(curriculum: Curriculum, path: Path) -> None:
     """Writes a curriculum with every field filled in; ``read_curriculum`` reads the same one back."""
-    import yaml
-
     stages = {}
     for stage in curriculum.stages:
-        values = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "name"}
-        values |= {"trains": list(stage.trains), "betas": list(stage.betas)}
-        values["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
-        stages[stage.name] = values
+        found = {f.name: getattr(stage, f.name) for f in fields(Stage) if f.name != "name"}
+        found |= {"trains": list(stage.trains), "betas": list(stage.betas)}
+        found["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
+        stages[stage.name] = found
     datasets = {name: str(path.absolute()) for name, path in curriculum.datasets.items()}
     whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
-    write_text(path, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
+    write_text(path, values.to_yaml(whole))
 
 
 def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
     known(raw, ("name", "seed", "datasets", "defaults", "stages"), "the curriculum")
-    for key in ("datasets", "defaults", "stages"):
-        if not isinstance(raw.get(key) or {}, dict):
-            raise ValueError(f"{key}: names and values are expected, not {raw[key]!r:.60}")
-    datasets = {key: folder / value for key, value in (raw.get("datasets") or {}).items()}
+    datasets = {}
+    for key, file in values.mapping(raw.get("datasets"), "datasets").items():
+        if not isinstance(file, str) or not file:
+            raise ValueError(f"dataset {shown(key)}: {shown(file)} is no path")
+        datasets[values.name(key, "dataset")] = folder / file
+    defaults = values.mapping(raw.get("defaults"), "defaults")
     blends: dict[str, dict[str, float]] = {}
     stages: list[Stage] = []
-    for key, value in (raw.get("stages") or {}).items():
-        text = renamed({**(raw.get("defaults") or {}), **(value or {})}, f"stage {key}")
-        known(text, (f.name for f in fields(Stage) if f.name != "name"), f"stage {key}")
+    for key, value in values.mapping(raw.get("stages"), "stages").items():
+        what = f"stage {values.name(key, 'stage')}"
+        text = renamed({**defaults, **values.mapping(value, what)}, what)
+        known(text, (f.name for f in fields(Stage) if f.name != "name"), what)
         blends[key] = _blend(text.get("blend") or {}, blends, key)
         missing = [dataset for dataset in blends[key] if dataset not in datasets]
         if missing:
             raise ValueError(f"stage {key}: no dataset {', '.join(missing)}; there are {', '.join(datasets)}")
-        text |= {"name": key, "blend": blends[key], "start": _start(text.get("start", "base"), key, stages)}
-        text["trains"] = tuple([text["trains"]] if isinstance(text.get("trains"), str) else text.get("trains", ()))
-        if "betas" in text:
-            text["betas"] = tuple(text["betas"])
-        for number in ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes"):
-            if text.get(number) is not None:
-                text[number] = _number(text[number], f"stage {key}: {number}")
-        for number in ("context", "batch_tokens", "batch_prompts", "steps", "chunk"):
-            if text.get(number) is not None:
-                text[number] = _whole(text[number], f"stage {key}: {number}")
-        stages.append(Stage(**text))
+        start = _start(text.get("start", "base"), what, stages)
+        stages.append(Stage(**{**_fields(text, what), "name": key, "blend": blends[key], "start": start}))
     if not stages:
         raise ValueError("no stages")
-    return Curriculum(raw.get("name", name), tuple(stages), datasets, int(raw.get("seed", 0)))
+    seed = values.whole(raw.get("seed", 0), "seed")
+    return Curriculum(str(raw.get("name", name)), tuple(stages), datasets, seed)
+
+
+def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
+    """The fields of a stage, each of its kind."""
+    found = dict(text)
+    trains = text.get("trains", ())
+    found["trains"] = (trains,) if isinstance(trains, str) else _listed(trains, f"{what}: trains")
+    if "betas" in text:
+        betas = _listed(text["betas"], f"{what}: betas")
+        found["betas"] = tuple(values.number(beta, f"{what}: betas") for beta in betas)
+    rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
+    found |= values.numbers(text, rates, what)
+    found |= values.numbers(text, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
+    for key in ("grpo", "layout"):
+        if key in text:
+            found[key] = values.mapping(text[key], f"{what}: {key}")
+    if text.get("lora") is not None:
+        lora = dict(values.mapping(text["lora"], f"{what}: lora"))
+        if lora.get("targets", "") in (None, ALL_LINEAR):
+            del lora["targets"]
+        found["lora"] = lora
+    for key, kind in (("cache_encoder", bool), ("release_name", str)):
+        if not isinstance(text.get(key, kind()), kind):
+            expected = "true or false" if kind is bool else "text"
+            raise ValueError(f"{what}: {key} is {shown(text[key])}; {expected} is expected")
+    return found
+
+
+def _listed(value: Any, what: str) -> tuple:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{what}: a list is expected, not {shown(value)}")
+    return tuple(value)
 
 
 def _blend(raw: Any, earlier: Mapping[str, dict[str, float]], stage: str) -> dict[str, float]:
     if not isinstance(raw, dict):
-        raise ValueError(f"stage {stage}: blend: datasets and their weights are expected, not {raw!r:.60}")
+        raise ValueError(f"stage {stage}: blend: datasets and their weights are expected, not {shown(raw)}")
     own = {key: value for key, value in raw.items() if key not in ("like", "times")}
     blend: dict[str, float] = {}
     if "like" in raw:
-        if raw["like"] not in earlier:
-            raise ValueError(f"stage {stage}: the blend is like {raw['like']!r}, which is no earlier stage")
-        times = _number(raw.get("times", 1), f"stage {stage}: times")
+        if not isinstance(raw["like"], str) or raw["like"] not in earlier:
+            raise ValueError(f"stage {stage}: the blend is like {shown(raw['like'])}, which is no earlier stage")
+        times = values.number(raw.get("times", 1), f"stage {stage}: times")
         blend = {key: value * times for key, value in earlier[raw["like"]].items()}
-    return blend | {key: _number(value, f"stage {stage}: blend weight of {key}") for key, value in own.items()}
+    return blend | {
+        values.name(key, f"stage {stage}: dataset"): values.number(value, f"stage {stage}: blend weight of {key}")
+        for key, value in own.items()
+    }
 
 
-def _start(raw: Any, stage: str, earlier: list[Stage]) -> Start:
-    start = Start(**raw) if isinstance(raw, dict) else Start(str(raw))
+def _start(raw: Any, what: str, earlier: list[Stage]) -> Start:
+    if isinstance(raw, dict):
+        known(raw, ("stage", "at"), f"{what}: start")
+        raw = Start(raw.get("stage", "base"), values.number(raw.get("at", 1), f"{what}: start: at"))
+    start = raw if isinstance(raw, Start) else Start(raw)
     names = ["base", *(before.name for before in earlier)]
     if start.stage not in names:
-        raise ValueError(f"stage {stage}: starts from {start.stage!r}, but before it there are {', '.join(names)}")
+        raise ValueError(f"{what}: starts from {shown(start.stage)}, but before it there are {', '.join(names)}")
     if not 0 < start.at <= 1 or (start.stage == "base" and start.at < 1):
         expected = "a share above 0 and up to 1 is expected, and 1 for base"
-        raise ValueError(f"stage {stage}: starts from {start.stage} at {start.at}: {expected}")
+        raise ValueError(f"{what}: starts from {start.stage} at {start.at}: {expected}")
     return start
 
 
 def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> RunLayout:
     """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, 8gpu, 128gpu."""
     path = find(file, "layouts")
-    changes = dict(changes or {})
-    raw = _read_yaml(path) | changes
+    changes, raw = dict(changes or {}), read_yaml(path)
     try:
-        known(raw, (f.name for f in fields(RunLayout)), "the layout")
-        whole = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
-        raw |= {key: _whole(raw[key], f"layout: {key}") for key in whole if key in raw}
-        layout = RunLayout(**raw)
-        # What is asked for by name holds for every context; ulysses and ring are one decision.
-        asked = {*changes, *(("ulysses", "ring") if {"ulysses", "ring"} & changes.keys() else ())}
-        if "contexts" not in asked:
-            kept = {n: {k: v for k, v in some.items() if k not in asked} for n, some in layout.contexts.items()}
-            layout = replace(layout, contexts=kept)
-        return layout
+        layout = _layout(raw)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    try:
+        layout = _layout(raw | changes)
+    except (ValueError, TypeError) as error:
+        asked = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
+        raise ValueError(f"--set {asked}: {error}") from None
+    # What is asked for by name holds for every context; ulysses and ring are one decision.
+    asked = {*changes, *(("ulysses", "ring") if {"ulysses", "ring"} & changes.keys() else ())}
+    if "contexts" not in asked:
+        kept = {n: {k: v for k, v in some.items() if k not in asked} for n, some in layout.contexts.items()}
+        layout = replace(layout, contexts=kept)
+    return layout
+
+
+def _layout(raw: dict[str, Any]) -> RunLayout:
+    known(raw, (f.name for f in fields(RunLayout)), "the layout")
+    counts = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
+    found = raw | values.numbers(raw, counts, "layout", values.whole)
+    return RunLayout(**found | values.numbers(raw, ("checkpoint_minutes",), "layout"))
 
 
 def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
     """The layout with the changes for the stage's context, and then the stage's own."""
     known(stage.layout, (f.name for f in fields(RunLayout)), f"stage {stage.name}: layout")
     reached = [context for context in layout.contexts if context <= stage.context and stage.method == "sft"]
-    return replace(layout, **{**(layout.contexts[max(reached)] if reached else {}), **stage.layout})
+    here = layout.contexts[max(reached)] if reached else {}
+    try:
+        return _layout({f.name: getattr(layout, f.name) for f in fields(RunLayout)} | here | stage.layout)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"stage {stage.name}: {error}") from None
 
 
 def find(file: str | Path, folder: str) -> Path:
@@ -335,38 +416,3 @@ def renamed(fields: dict[str, Any], what: str) -> dict[str, Any]:
             warnings.warn(f"{what}: {old} is now called {new}; the old name will go in the next version", stacklevel=2)
             fields.setdefault(new, fields.pop(old))
     return fields
-
-
-def known(given: Iterable[str], names: Iterable[str], what: str) -> None:
-    """ValueError where a key is none of the names."""
-    names = list(names)
-    unknown = [key for key in given if key not in names]
-    if unknown:
-        raise ValueError(f"{what} has no {', '.join(map(str, unknown))}; it takes {', '.join(names)}")
-
-
-def _number(value: Any, what: str) -> float:
-    # YAML 1.1 reads 1e-3 as text.
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} is {value!r}, not a number") from None
-
-
-def _whole(value: Any, what: str) -> int:
-    number = _number(value, what)
-    if number != int(number):
-        raise ValueError(f"{what} is {value!r}, not a whole number")
-    return int(number)
-
-
-def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected names and values")
-    return raw

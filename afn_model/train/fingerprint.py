@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, asdict, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,46 @@ from typing import Any
 from afn_model.files import fingerprint, fingerprint_of
 from afn_model.train.curriculum import Stage
 
+# Stage settings that change neither what trains nor which samples come when: --allow-changes takes them.
+CHANGEABLE = (
+    "lr",
+    "warmup",
+    "schedule",
+    "betas",
+    "weight_decay",
+    "clip",
+    "steps",
+    "epochs",
+    "minutes",
+    "bad_share",
+    "release_name",
+)
 
-def changed_since(stage: Stage, done: Path) -> str:
-    """A note for the screen where a finished stage had other settings than now; "" where it had the same."""
-    then, now = json.loads(done.read_text())["stage"], as_json(stage)
-    return "" if then == now else f", with other settings: {difference(then, now)}"
+
+def changed(then: dict[str, Any], stage: Stage) -> dict[str, tuple[Any, Any]]:
+    """Settings of a stage that are not those of a checkpoint: name → (then, now).
+
+    A field that the checkpoint does not have yet had its default.
+    """
+    fresh = {f.name: default_of(f) for f in fields(Stage) if f.name not in then}
+    then, now = {**as_json(replace(stage, **fresh)), **then}, as_json(stage)
+    return {name: (then[name], now.get(name)) for name in then if then[name] != now.get(name)}
+
+
+def default_of(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def not_allowed(then: dict[str, Any], stage: Stage, allowed: Iterable[str]) -> str:
+    """Says which settings changed that may not, and what can be done; "" where none did."""
+    found = changed(then, stage)
+    wrong = {name: pair for name, pair in found.items() if name not in allowed}
+    if not wrong:
+        return ""
+    remedy = "take another run folder"
+    if set(wrong) <= set(CHANGEABLE):
+        remedy = f"--allow-changes {','.join(found)} goes on with them, another run folder begins anew"
+    return f"{said(wrong)}; {remedy}"
 
 
 def as_json(stage: Stage) -> dict[str, Any]:
@@ -42,8 +78,15 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def difference(then: Any, now: Any) -> str:
-    """The first three keys whose values differ between two descriptions."""
+    """The first three keys whose values differ between two descriptions; "" where none does."""
+    if then == now:
+        return ""
     if not isinstance(then, dict) or not isinstance(now, dict):
         return f"{then!r} then, {now!r} now"
     keys = [key for key in [*then, *(key for key in now if key not in then)] if then.get(key) != now.get(key)]
-    return "; ".join(f"{key} was {then.get(key)!r:.60}, is {now.get(key)!r:.60}" for key in keys[:3])
+    return said({key: (then.get(key), now.get(key)) for key in keys})
+
+
+def said(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The first three changes in words."""
+    return "; ".join(f"{key} was {old!r:.60}, is {new!r:.60}" for key, (old, new) in list(changes.items())[:3])

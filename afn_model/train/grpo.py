@@ -149,6 +149,7 @@ class GRPO:
         self.gathered = gathered or nullcontext
         self.judge = Judge(Endpoint(**settings.judge)) if settings.judge else None
         self.tally = Tally()
+        self.answers: list[dict[str, Any]] = []  # of the first pass of the last step
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """Samples and judges, then ``settings.updates`` optimiser steps, each a loss per ``settings.prompts`` prompts.
@@ -159,7 +160,7 @@ class GRPO:
         Raises:
             ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all.
         """
-        self.tally = Tally()
+        self.tally, self.answers = Tally(), []
         visit = key(self.seed, global_batch.position.chunk, global_batch.position.step)
         passes = [self.roll_out(prompts, visit) for prompts in self.prompt_groups(global_batch)]
         self.require_judge()
@@ -248,7 +249,7 @@ class GRPO:
         """The total reward of every answer; the kinds go to the tally."""
         texts = [self.processor.decode(rollout.answer) for rollout in rollouts]
         grades = self.grades(samples, rollouts, texts)
-        totals = []
+        totals, kept = [], {}
         for rollout, text, judged in zip(rollouts, texts, grades, strict=True):
             sample = samples[rollout.prompt]
             if sample is None:
@@ -257,6 +258,8 @@ class GRPO:
             specs = self.specs(sample)
             by_kind = rewards.reward(text, specs, judged)
             totals.append(rewards.total(by_kind, specs))
+            one = kept.setdefault(rollout.prompt, {"id": sample.id, "answers": []})
+            one["answers"].append({"text": text, "reward": totals[-1], "rewards": by_kind})
             for kind, value in by_kind.items():
                 self.tally.add(**{f"sum {kind}": value, f"count {kind}": 1})
             self.tally.add(
@@ -266,6 +269,7 @@ class GRPO:
                 tokens=len(rollout.tokens),
                 entropy=-float(rollout.logprobs.sum()),
             )
+        self.answers = self.answers or list(kept.values())
         return totals
 
     def grades(self, samples: list[Sample | None], rollouts: list[Rollout], texts: list[str]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines, a line of text on the screen, a progress bar, TensorBoard."""
+"""The log of a run: JSON lines, sampled answers, a line of text on the screen, a progress bar, TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ class RunLog:
         self.stage, self.show, self.every = stage, show, every
         home = Path(folder) / stage
         home.mkdir(parents=True, exist_ok=True)
-        self.path, self.bad_path = home / "log.jsonl", home / "bad.jsonl"
-        keep_rows(self.path, lambda row: row["step"] < from_step)
+        self.path, self.bad_path, self.answers_path = (home / f"{name}.jsonl" for name in ("log", "bad", "answers"))
+        for path in (self.path, self.answers_path):
+            keep_rows(path, lambda row: row["step"] < from_step)
         self.bad_names, self.bad_read = set(), 0
         self.file = self.path.open("a", encoding="utf-8")
         self.board = scalars(Path(folder) / "tensorboard" / stage, from_step, show) if tensorboard else None
@@ -62,8 +63,9 @@ class RunLog:
             row["left_s"] = time_left(row.get("progress", 0.0), row["seconds"])
         row["bad"] = self.count_bad()
         row = plain(row)
-        self.file.write(json.dumps(row, allow_nan=False) + "\n")
-        self.file.flush()
+        with named(self.path):
+            self.file.write(json.dumps(row, allow_nan=False) + "\n")
+            self.file.flush()
         if self.board:
             for name, value in flat(row):
                 self.board.add_scalar(name, value, row["step"])
@@ -83,11 +85,18 @@ class RunLog:
         self.count_bad()
         fresh = [x for x in dict(samples).items() if x[0] not in self.bad_names]
         if fresh:
-            with self.bad_path.open("a", encoding="utf-8") as file:
+            with named(self.bad_path), self.bad_path.open("a", encoding="utf-8") as file:
                 # A killed run may have left half a line: end it, so that the next one is whole.
                 file.write("\n" if file.tell() > self.bad_read else "")
                 for name, reason in fresh:
                     file.write(json.dumps({"name": name, "reason": reason}) + "\n")
+
+    def answers(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Adds answers that a step has sampled, a row for each prompt, to RUN/<stage>/answers.jsonl."""
+        rows = [json.dumps(plain({"step": step, **sample}), ensure_ascii=False) + "\n" for sample in samples]
+        if rows:
+            with named(self.answers_path), self.answers_path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write("".join(rows))
 
     def count_bad(self) -> int:
         """Number of distinct samples named in bad.jsonl so far, by this rank and the others."""
@@ -109,7 +118,8 @@ class RunLog:
             self.bar.write(text, file=sys.stdout)
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self.file.close()
         if self.board:
             self.board.close()
         if self.bar is not None:
@@ -232,10 +242,11 @@ def line(row: Mapping[str, Any]) -> str:
         ("data_wait", "data wait {:.1%}"),
         ("memory_gb", "{:.2f} GB"),
     ):
-        if row.get(key) is not None:
-            parts.append(text.format(row[key]))
-    if row.get("bad"):
-        parts.append(f"{row['bad']} bad")
+        value = row.get(key)
+        if value is not None and (value or key != "audio_hours_per_s"):
+            # A mean of advantages is some -1e-9, which would be shown as -0.0000.
+            parts.append(text.format(round(value, 4) + 0.0 if key == "loss" else value))
+    parts += [f"{row[key]:,} {key}" for key in ("cut", "dropped", "bad") if row.get(key)]
     if "left_s" in row:
         parts.append(f"{clock(row['left_s'])} left")
     return "  ".join(parts)
@@ -260,6 +271,17 @@ def plain(value: Any) -> Any:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Within it, an error of the operating system names the file: one of a write (a full disk) does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -113,13 +113,17 @@ def plot(run: str | Path, out: str | Path | None = None) -> list[Path]:
 
 def losses(run: Run, plt: Any) -> Any:
     """Loss of all tokens, and of each data axis."""
+    # Samples without an axis are logged as those of the axis "all"; where there are no others, that is the whole loss.
     axes_names = run.names("losses")
+    if axes_names == ["all"] and run.has("loss"):
+        axes_names = []
     if not run.has("loss") and not axes_names:
         return None
     figure, (axes,) = panels(plt, run, 1, height=4.2)
     for number, name in enumerate(axes_names):
         colour = COLOURS[number % len(COLOURS)]
-        curve(axes, run, lambda row, name=name: (row.get("losses") or {}).get(name), colour, name.replace("_", " "))
+        label = "without an axis" if name == "all" else name.replace("_", " ")
+        curve(axes, run, lambda row, name=name: (row.get("losses") or {}).get(name), colour, label)
     curve(axes, run, lambda row: None if row.get("reward") is not None else row.get("loss"), INK, "all", width=2.0)
     axes.set(title="Loss by data axis", ylabel="cross-entropy per supervised token, nats")
     axes.set_ylim(bottom=0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,28 +23,26 @@ from afn_model.files import write_json
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train import lora
+from afn_model.train import fingerprint, lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
-from afn_model.train.checkpoint import Checkpoints, restore, training_state
+from afn_model.train.checkpoint import Checkpoints, find, restore, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage, write_curriculum
 from afn_model.train.feature_cache import FeatureCache
-from afn_model.train.fingerprint import as_json, changed_since, code_fingerprint, difference, weights_fingerprint
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
-from afn_model.train.log import Meter, RunLog
+from afn_model.train.lock import locked
+from afn_model.train.log import Meter, RunLog, named
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
+from afn_model.train.outlook import check_room
+from afn_model.train.prepare import DONE, agreed, announce, cores, finished_stages, prepare, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.sft import SFT, select
+from afn_model.train.stopping import Stopped, stop_signals
 from afn_model.train.validate import MODEL, check, data_config, start_folder
 from afn_model.weights.config_json import to_json
 
-DONE = "done.json"
 # Methods of the model besides forward that compute with its weights.
 FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
-
-
-class Stopped(Exception):
-    """The run was asked to end (SIGTERM or SIGINT) and has written its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,12 @@ class Options:
         tensorboard: scalars for TensorBoard, where it is installed.
         profile: first and last step of a profiler's window in every stage.
         on_row: called on rank 0 with every row of the log.
+        strict: what would be a warning before the first step is an error.
     """
 
     show: bool = True
     tensorboard: bool = True
+    strict: bool = False
     profile: tuple[int, int] | None = None
     on_row: Callable[[dict[str, Any]], None] | None = None
 
@@ -75,6 +74,9 @@ def train(
     only: str | None = None,
     options: Options | None = None,
     on_stage: Callable[[Stage, Path], None] | None = None,
+    allow_changes: Collection[str] = (),
+    init_from: str | Path | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Runs a curriculum, or one stage of it, from where the run folder stands.
 
@@ -87,9 +89,13 @@ def train(
         only: a stage to run alone; what it starts from must be there.
         options: what is shown and measured.
         on_stage: called on rank 0 after every stage, those finished earlier included, with its model folder.
+        allow_changes: settings that may differ from those of a checkpoint or a finished stage, which then goes on.
+        init_from: a checkpoint of another run, whose trained weights the first of the stages starts with.
+        dry_run: only say what the stages would do; nothing is written.
 
     Raises:
         ValueError: one line: what is missing, has changed since the checkpoint, or went wrong, and where.
+        Refused: the same on the other ranks where rank 0 has raised it.
         Stopped: a signal ended the run, after its checkpoint.
     """
     out, layout, options = Path(out), layout or RunLayout(), options or Options()
@@ -98,12 +104,26 @@ def train(
     sharded = any(for_stage(layout, stage).dtype != "float32" for stage in stages)
     process = process or processes.start(group=sharded)
     try:
-        with roll_call(process):
+        with roll_call(process), contextlib.ExitStack() as held:
             for stage in stages:
                 check(curriculum, stage, process.world_size, sp_size(for_stage(layout, stage), stage))
-            for stage in stages:
-                if not _done_before(stage, out, options.show and process.rank == 0):
+
+            def begin() -> set[str]:
+                if not dry_run:
+                    held.enter_context(locked(out))
+                done = finished_stages(stages, out, allow_changes)
+                todo = [stage for stage in stages if stage.name not in done]
+                for name in sorted(done):
+                    announce(f"{name}: done before", options.show)
+                prepare(curriculum, todo, Path(base), show=options.show, strict=options.strict)
+                return done
+
+            done = agreed(process, begin)
+            for stage in () if dry_run else stages:
+                if stage.name not in done:
                     run = _StageRun(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
+                    run.allow_changes = allow_changes
+                    run.init_from = Path(init_from) if init_from and stage is stages[0] else None
                     with contextlib.closing(run):
                         run.run()
                     processes.barrier()
@@ -115,13 +135,6 @@ def train(
     finally:
         if own:
             processes.stop()
-
-
-def _done_before(stage: Stage, out: Path, show: bool) -> bool:
-    done = out / stage.name / DONE
-    if done.is_file() and show:
-        print(f"{stage.name}: done before{changed_since(stage, done)}", flush=True)
-    return done.is_file()
 
 
 class _StageRun:
@@ -146,7 +159,7 @@ class _StageRun:
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
-        self.start = processes.broadcast_object(weights_fingerprint(start) if process.rank == 0 else None)
+        self.start = processes.broadcast_object(fingerprint.weights_fingerprint(start) if process.rank == 0 else None)
         self.trains = stage.modules
         if stage.lora:
             self.trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
@@ -160,6 +173,11 @@ class _StageRun:
         )
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
+        self.finite = FiniteCheck(stage.name)
+        self.allow_changes: Collection[str] = ()
+        self.init_from: Path | None = None
+        self.saved = -1  # step of the newest checkpoint
+        self.left_out = [0.0, 0.0]  # recordings cut and samples dropped since the last row
         self.step, self.seen, self.seconds, self.position = 0, 0.0, 0.0, Position()
         self.exported: list[float] = []
         self.log: RunLog | None = None
@@ -170,7 +188,7 @@ class _StageRun:
             self.processor,
             dp_rank=self.process.rank // self.sp_size,
             dp_size=self.process.world_size // self.sp_size,
-            workers=self.layout.workers,
+            workers=min(self.layout.workers, cores()),
             position=position,
         )
 
@@ -225,12 +243,12 @@ class _StageRun:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors; a run resumes only if the first five are unchanged."""
         return {
-            "stage": as_json(self.stage),
+            "stage": fingerprint.as_json(self.stage),
             "model": to_json(self.model.config, self.layout.dtype),
             "start": self.start,
             "data": self.loader.fingerprint,
             "seed": self.curriculum.seed,
-            "code": code_fingerprint(),
+            "code": fingerprint.code_fingerprint(),
             "step": self.step,
             "seen": self.seen,
             "seconds": self.seconds,
@@ -243,21 +261,41 @@ class _StageRun:
         """Resumes from the newest complete checkpoint, where there is one."""
         latest = self.checkpoints.latest()
         if latest is None:
+            if self.init_from:
+                self.start_with_weights()
             return
         saved, now = self.checkpoints.facts(latest), self.facts()
-        names = {"stage": "settings", "model": "config", "start": "model it started from", "data": "datasets"}
-        for key, what in (names | {"seed": "seed"}).items():
-            if saved.get(key) != now[key]:
-                raise ValueError(f"{latest}: the {what} changed since: {difference(saved.get(key), now[key])}")
+        if wrong := fingerprint.not_allowed(saved["stage"], self.stage, self.allow_changes):
+            raise ValueError(f"{latest}: the settings changed since: {wrong}")
+        names = {"model": "config", "start": "model it started from", "data": "datasets", "seed": "seed"}
+        for key, what in names.items():
+            if wrong := fingerprint.difference(saved.get(key), now[key]):
+                raise ValueError(f"{latest}: the {what} changed since: {wrong}")
         tensors = training_state(self.model, self.optimiser)
         self.checkpoints.load(latest, tensors)
         restore(self.model, self.optimiser, tensors)
         self.step, self.seen, self.seconds = saved["step"], saved["seen"], saved["seconds"]
         self.position, self.exported = Position(*saved["position"]), saved["exported"]
+        self.saved = self.step
         self.loader = self.make_loader(self.position)
-        if self.process.rank == 0 and self.options.show:
-            changed = "" if saved["code"] == now["code"] else "; the code has changed since"
-            print(f"{self.stage.name}: goes on from step {self.step} ({latest.name}){changed}", flush=True)
+        notes = [f"goes on from step {self.step} ({latest.name})"]
+        notes.append(fingerprint.said(fingerprint.changed(saved["stage"], self.stage)))
+        notes.append("" if saved["code"] == now["code"] else "the code has changed since")
+        self.say("; ".join(filter(None, notes)))
+
+    def start_with_weights(self) -> None:
+        """Takes the trained weights of another run's checkpoint."""
+        path = agreed(self.process, lambda: find(self.init_from))
+        trained = {name for name, _ in self.model.named_parameters()}
+        facts = self.checkpoints.facts(path)
+        read = self.checkpoints.load_weights(path, self.model)
+        if not trained <= read and facts["start"] != self.start:
+            left = len(trained - read)
+            raise ValueError(f"{path}: was trained from another model, and has not the {left} weights that were frozen")
+        self.say(f"starts with the weights of {path}")
+
+    def say(self, text: str) -> None:
+        announce(f"{self.stage.name}: {text}", self.options.show and self.process.rank == 0)
 
     def progress(self) -> float:
         """Share of the stage that is done, 0 to 1."""
@@ -271,7 +309,11 @@ class _StageRun:
     def run(self) -> None:
         self.resume()
         stage, process = self.stage, self.process
+        models = 1 + len(self.curriculum.milestones(stage.name))
+        warnings = agreed(process, lambda: check_room(self.folder, self.model, self.layout, models))
+        agreed(process, lambda: warn(stage.name, warnings, strict=self.options.strict))
         if process.rank == 0:
+            (self.folder / DONE).unlink(missing_ok=True)
             write_curriculum(self.curriculum, self.folder.parent / "curriculum.yaml")
             self.log = RunLog(
                 self.folder.parent,
@@ -280,13 +322,13 @@ class _StageRun:
                 tensorboard=self.options.tensorboard,
                 from_step=self.step,
             )
-        meter, finite = Meter(device=process.device), FiniteCheck(stage.name)
+        meter = Meter(device=process.device)
         began, saved = time.perf_counter() - self.seconds, time.perf_counter()
-        bad = BadTally(self.loader.config.bad_share)
+        bad = BadTally(self.loader.config.bad_share, self.loader.blend.records)
         profiler = contextlib.nullcontext()
         if self.options.profile and process.rank == 0:
             profiler = profile_window(self.folder / "profile", *self.options.profile)
-        with stop_signals() as asked, snapshot_on_oom(self.folder), profiler as window:
+        with stop_signals(say=process.rank == 0) as asked, snapshot_on_oom(self.folder), profiler as window:
             global_batches = iter(self.loader)
             while self.progress() < 1:
                 self.export_milestones()
@@ -296,10 +338,10 @@ class _StageRun:
                 global_batch = next(global_batches)
                 wait = time.perf_counter() - tick
                 work = self.work_of(global_batch)
-                losses = self.one_step(self.with_audio(global_batch), rate, finite, detailed)
+                losses = self.one_step(self.with_audio(global_batch), rate, detailed)
                 minutes = (time.perf_counter() - saved) / 60
                 due = (self.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
-                totals = self.totals(work, bool(asked), due, time.perf_counter() - began)
+                totals = self.totals(work, global_batch, bool(asked), due, time.perf_counter() - began)
                 self.step, self.seen, self.position = self.step + 1, global_batch.seen, global_batch.position
                 self.seconds = totals["seconds"]
                 meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
@@ -310,14 +352,13 @@ class _StageRun:
                     self.write(rate, losses | meter.row())
                 if window:
                     window.step()
+                if totals["failed"]:
+                    self.checkpoints.wait()  # raises
                 if totals["stop"] or totals["due"]:
-                    finite.flush()
                     self.save(wait=totals["stop"])
                     saved = time.perf_counter()
                 if totals["stop"] and self.progress() < 1:
                     raise Stopped(f"{stage.name}: stopped after step {self.step}; its checkpoint is written")
-            finite.flush()
-            self.checkpoints.wait()
             self.export_milestones()
             self.finish()
             if float(processes.sum_over(torch.tensor(float(bool(asked))))):
@@ -334,17 +375,30 @@ class _StageRun:
         """Writes the model at the points of this stage from which later stages start."""
         for at in self.curriculum.milestones(self.stage.name):
             if self.progress() >= at and at not in self.exported:
+                self.save_before_export()
                 self.export(f"{MODEL}-at-{at:g}")
                 self.exported.append(at)
 
     def save(self, *, wait: bool) -> None:
+        self.finite.flush()
         tensors = training_state(self.model, self.optimiser)
         self.checkpoints.save(self.step, tensors, self.facts(), wait=wait)
+        self.saved = self.step
+
+    def save_before_export(self) -> None:
+        """Nothing is lost where the disk has no room for a model."""
+        if self.saved == self.step:
+            self.checkpoints.wait()
+        else:
+            self.save(wait=True)
 
     def write(self, rate: float, columns: dict[str, Any]) -> None:
+        assert self.log is not None
         row = {"stage": self.stage.name, "step": self.step - 1, "progress": self.progress(), "seconds": self.seconds}
-        row |= {"lr": rate} | columns
+        row |= {"lr": rate} | columns | dict(zip(("cut", "dropped"), map(int, self.left_out), strict=True))
+        self.left_out = [0.0, 0.0]
         self.log(row)
+        self.log.answers(self.step - 1, getattr(self.method, "answers", ()))
         if self.options.on_row:
             self.options.on_row(row)
 
@@ -352,7 +406,8 @@ class _StageRun:
         """Of the ranks that share the same samples, the first writes down those it could not use."""
         bad = [sample for micro in global_batch.micro for sample in micro.bad]
         if bad and self.process.rank % self.sp_size == 0:
-            with (self.folder / "bad.jsonl").open("a", encoding="utf-8") as file:
+            path = self.folder / "bad.jsonl"
+            with named(path), path.open("a", encoding="utf-8") as file:
                 for name, reason in bad:
                     file.write(json.dumps({"step": self.step - 1, "name": name, "reason": reason}) + "\n")
 
@@ -371,7 +426,7 @@ class _StageRun:
                 micro.axes = [*micro.axes, ""]
         return global_batch
 
-    def one_step(self, global_batch: GlobalBatch, rate: float, finite: FiniteCheck, detailed: bool) -> dict[str, Any]:
+    def one_step(self, global_batch: GlobalBatch, rate: float, detailed: bool) -> dict[str, Any]:
         """One optimiser step, or as many as the method makes of a batch; returns loss and gradient norm for the log."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -388,7 +443,7 @@ class _StageRun:
             if not losses:
                 continue
             norm = clip_grad_norm(trained, self.stage.clip)
-            finite.observe(self.optimiser, total, norm, self.step)
+            self.finite.observe(self.optimiser, total, norm, self.step)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         if not detailed:
@@ -402,14 +457,21 @@ class _StageRun:
         work = step_work(self.model.config, batches, self.trains)
         return {name: amount / self.sp_size for name, amount in work.items()}
 
-    def totals(self, work: dict[str, float], stop: bool, due: bool, seconds: float) -> dict[str, Any]:
+    def totals(
+        self, work: dict[str, float], batch: GlobalBatch, stop: bool, due: bool, seconds: float
+    ) -> dict[str, Any]:
         """What all ranks must agree on after a step: summed work, rank 0's clock, whether to stop or save."""
         for name, amount in self.method.work().items():
             work[name] += amount
         clock = seconds if self.process.rank == 0 else 0.0
-        numbers = torch.tensor([*work.values(), float(stop), float(due), clock], dtype=torch.float64)
-        *sums, stops, dues, clock = processes.sum_over(numbers).tolist()
-        return {"work": dict(zip(work, sums, strict=True)), "stop": stops > 0, "due": dues > 0, "seconds": clock}
+        first = self.process.rank % self.sp_size == 0  # of the ranks that share the same samples
+        left_out = [float(count * first) for count in (batch.cut, batch.dropped)]
+        flags = [float(stop), float(due), float(self.checkpoints.failed())]
+        numbers = torch.tensor([*work.values(), *left_out, *flags, clock], dtype=torch.float64)
+        *sums, cut, dropped, stops, dues, failed, clock = processes.sum_over(numbers).tolist()
+        self.left_out = [self.left_out[0] + cut, self.left_out[1] + dropped]
+        found = {"stop": stops > 0, "due": dues > 0, "failed": failed > 0, "seconds": clock}
+        return {"work": dict(zip(work, sums, strict=True)), **found}
 
     def export(self, name: str) -> None:
         """Writes the model as it stands to a folder of the stage."""
@@ -420,9 +482,10 @@ class _StageRun:
 
     def finish(self) -> None:
         """Writes the finished model, and then done.json, which marks the stage as finished."""
-        self.export(MODEL)
+        self.save_before_export()
         if self.stage.lora:
             lora.save(self.model, self.folder / "adapter")
+        self.export(MODEL)
         if self.process.rank == 0:
             write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
 
@@ -430,21 +493,3 @@ class _StageRun:
 def sp_size(layout: RunLayout, stage: Stage) -> int:
     """Ranks that share each sequence in a stage."""
     return layout.ulysses * layout.ring if stage.method == "sft" else 1
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[bool]]:
-    """Yields a list that SIGTERM or SIGINT appends to; a second SIGINT ends the run at once."""
-    asked: list[bool] = []
-
-    def note(number: int, frame: Any) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

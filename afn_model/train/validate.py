@@ -7,8 +7,9 @@ from pathlib import Path
 
 from afn_model.data.plan import Blend, DataConfig
 from afn_model.scoring.judge import Endpoint
-from afn_model.train.curriculum import Curriculum, Stage, known
+from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.grpo import GRPOSettings
+from afn_model.train.values import known, mapping
 
 MODEL = "model"
 
@@ -25,13 +26,18 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         raise ValueError(
             f"stage {stage.name}: {world_size} ranks cannot be cut into groups of {sp_size} for a sequence"
         )
-    if stage.bins % (world_size // sp_size):
-        many = f"{world_size} ranks" if sp_size == 1 else f"{world_size // sp_size} groups of {sp_size} ranks"
-        raise ValueError(f"stage {stage.name}: {stage.bins} sequences or prompts of a step for {many}")
+    groups = world_size // sp_size
+    if stage.bins % groups:
+        many = f"{world_size} ranks" if sp_size == 1 else f"{groups} groups of {sp_size} ranks"
+        has = f"{stage.bins} sequences (batch_tokens {stage.batch_tokens} / context {stage.context})"
+        whole = f"a batch_tokens that is a multiple of {groups * stage.context}"
+        if stage.method == "grpo":
+            has, whole = f"{stage.bins} prompts", f"a batch_prompts that is a multiple of {groups}"
+        raise ValueError(f"stage {stage.name}: a step has {has}, which {many} cannot share evenly; give {whole}")
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
     known(stage.grpo, (f.name for f in fields(GRPOSettings)), f"stage {stage.name}: grpo")
-    judge = stage.grpo.get("judge") or {}
+    judge = mapping(stage.grpo.get("judge"), f"stage {stage.name}: judge")
     known(judge, (f.name for f in fields(Endpoint)), f"stage {stage.name}: judge")
     try:
         GRPOSettings(**stage.grpo)
@@ -51,6 +57,8 @@ def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
         max_seconds=stage.max_audio,
         chunk=stage.chunk,
         prompts_only=stage.method == "grpo",
+        bad_share=stage.bad_share,
+        on_long=stage.on_long,
     )
 
 

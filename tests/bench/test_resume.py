@@ -9,7 +9,19 @@ import torch
 from afn_model.cli import main
 from afn_model.data import index
 from bench import resume
-from bench.resume import STEPS, command, finish, killed, other_ranks, prepare, rank_killed, shared, start, undisturbed
+from bench.resume import (
+    STEPS,
+    alone_killed,
+    command,
+    finish,
+    killed,
+    other_ranks,
+    prepare,
+    rank_killed,
+    shared,
+    start,
+    undisturbed,
+)
 from tests.budget import largest, note
 from tests.orders import in_orders
 
@@ -69,6 +81,15 @@ def test_one_of_two_ranks_is_killed(folder):
     assert found["seconds_until_all_stopped"] < 30
     assert found["went_on_from_a_checkpoint"]
     assert found["steps"] == STEPS
+    assert found["workers"] == 4
+    assert found["left"] == 0
+
+
+def test_a_killed_run_leaves_no_process_and_no_pipe(folder):
+    found = alone_killed(folder)
+    assert found["workers"] == 2
+    assert found["left"] == 0
+    assert found["seconds_until_pipe_ended"] < 10, "a shell's `| tee` would wait for ever"
 
 
 def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
@@ -96,3 +117,9 @@ def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3, abs=1e-5)
     assert any(row["grad_norm"] for row in found[0])
+    for ranks in (1, 2):
+        kept = [
+            json.loads(line) for line in (tmp_path / f"run-{ranks}" / "all" / "answers.jsonl").read_text().splitlines()
+        ]
+        assert [row["step"] for row in kept] == [0, 0, 1, 1, 2, 2]
+        assert all(len(row["answers"]) == 4 for row in kept)

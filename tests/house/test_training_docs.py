@@ -30,8 +30,9 @@ DOC = ROOT / "docs" / "training.md"
 TEXT = DOC.read_text(encoding="utf-8")
 QUICK = {  # what the document shows, and what a test has time for
     "max_audio: 60": "max_audio: 5",
-    "batch_tokens: 131072": "batch_tokens: 8192",
-    "batch_tokens: 32768": "batch_tokens: 8192",
+    "context: 8192": "context: 512",
+    "batch_tokens: 131072": "batch_tokens: 512",
+    "batch_tokens: 32768": "batch_tokens: 512",
     "batch_prompts: 64": "batch_prompts: 2\n    steps: 1",
     "chunk: 4096": "chunk: 64",
     "epochs: 3": "steps: 2",
@@ -48,7 +49,8 @@ CURRICULA = {re.match(r"# (\S+)\n", block)[1]: block for block in blocks("yaml")
 COMMAND_LINES = [
     line.partition(" #")[0].strip() for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()
 ]
-OURS = [line for line in COMMAND_LINES if line.startswith("afn ")]
+SMALL = [line for line in COMMAND_LINES if "small" in line]  # test_sixty_clips.py runs them as they are
+OURS = [line for line in COMMAND_LINES if line.startswith("afn ") and line not in SMALL]
 TORCHRUN = [line for line in COMMAND_LINES if "torchrun" in line]
 
 
@@ -91,7 +93,7 @@ def said(folder):
         post = "afn train --curriculum post.yaml --base DIR --out runs/post"
         for line in [*OURS, post]:
             words = [{"DIR": "model/base"}.get(word, word) for word in shlex.split(line)[1:]]
-            if "--curriculum" in words:
+            if words[0] == "train" and words[1] != "plot":
                 words += ["--set", "workers=0", "--set", "log_every=1"]
             if words[0] == "ask":
                 words += ["--max-new-tokens", "2"]
@@ -131,6 +133,8 @@ def test_the_log_has_the_columns_of_the_table(folder, said):
 def test_python_blocks_run(folder, said, monkeypatch):
     monkeypatch.chdir(folder)
     for block in blocks("python"):
+        if "write_world" in block:
+            continue
         if "from peft" in block:
             pytest.importorskip("peft")
         scope = {"base": "model/base"}
@@ -176,7 +180,7 @@ def test_record_fields_are_all_in_the_table():
     assert f"Axes used here: {', '.join(records.AXES)}." in " ".join(TEXT.split())
 
 
-@pytest.mark.parametrize("name", CURRICULA)
+@pytest.mark.parametrize("name", sorted(CURRICULA.keys() - {"small.yaml"}))
 def test_curricula_are_read_as_they_are_shown(folder, tmp_path, name):
     (tmp_path / name).write_text(CURRICULA[name])
     found = read_curriculum(tmp_path / name, folder)

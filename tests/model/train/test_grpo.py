@@ -139,6 +139,20 @@ def test_it_learns_what_is_rewarded(pair, seed):
     assert 2 <= rows[-1]["length"] <= 6
 
 
+def test_answers_of_the_first_prompts_are_kept(pair):
+    one = method(pair, prompts=1, group=4)
+    samples = [asks(question, {"kind": "exact", "answer": answer}, name="a") for question, answer in QUESTIONS.items()]
+    next(one.updates(step_of(samples)))
+    (kept,) = one.answers
+    assert kept["id"] == "a"
+    assert len(kept["answers"]) == 4
+    for answer in kept["answers"]:
+        assert answer.keys() == {"text", "reward", "rewards"}
+        assert answer["reward"] == answer["rewards"]["exact"]
+    next(one.updates(step_of([])))
+    assert one.answers == []
+
+
 def test_the_same_seed_gives_the_same_bits(pair):
     model, processor = pair
     runs = [run(method((copy.deepcopy(model), processor), kl=0.01, seed=seed), 4) for seed in (1, 1, 2)]

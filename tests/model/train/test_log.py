@@ -166,3 +166,25 @@ def test_losses_by_axis():
         "music": 0.5,
         "talkers": 2.0,
     }
+
+
+def test_sampled_answers_are_kept_and_cut_with_the_rows(tmp_path):
+    run = write(tmp_path, [0, 1])
+    for step in (0, 1):
+        run.answers(step, [{"id": "clip 1", "answers": [{"text": "a bell \ud800é", "reward": torch.tensor(0.5)}]}])
+    run.answers(2, [])
+    found = log.read_rows(run.answers_path)
+    assert [row["step"] for row in found] == [0, 1]
+    assert found[0]["id"] == "clip 1"
+    assert found[0]["answers"] == [{"text": "a bell ?é", "reward": 0.5}]
+    write(tmp_path, [], from_step=1)
+    assert [row["step"] for row in log.read_rows(run.answers_path)] == [0]
+
+
+def test_a_line_says_what_was_measured_and_no_more():
+    row = {"stage": "post", "step": 3, "loss": -1e-9, "audio_hours_per_s": 0.0, "reward": 0.25, "bad": 0}
+    assert line(row).split() == ["post", "step", "3", "loss", "0.0000", "reward", "0.250"]
+    assert line(row | {"loss": -0.25}).split()[4] == "-0.2500"
+    said = line(row | {"audio_hours_per_s": 0.5, "cut": 1200, "dropped": 0, "bad": 3})
+    assert "0.5 h audio/s" in said
+    assert said.endswith("1,200 cut  3 bad")

@@ -73,3 +73,26 @@ def test_a_folder_without_logs(tmp_path):
     write(tmp_path, "pre-1", [])
     with pytest.raises(ValueError, match="with rows"):
         plots.plot(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("losses", "labels"),
+    [
+        ({"all": 2.0}, ["all"]),
+        ({"all": 2.0, "music": 1.0}, ["without an axis", "music", "all"]),
+        ({"music": 1.0}, ["music", "all"]),
+    ],
+)
+def test_no_curve_is_drawn_twice(tmp_path, losses, labels):
+    """Samples without an axis are logged as "all"."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    write(tmp_path, "one", [{**sft(step), "losses": losses} for step in (0, 1)])
+    figure = plots.losses(plots.read_run(tmp_path), pyplot)
+    try:
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == labels
+    finally:
+        pyplot.close(figure)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
-from afn_model.cli import main
 from afn_model.data import index
+from afn_model.train import trainer
 from afn_model.train.curriculum import RunLayout, Start, read_curriculum
+from afn_model.train.log import RunLog
 from afn_model.train.trainer import DONE, MODEL, Options, Stopped, train
 from bench.resume import prepare
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=4)
 STEPS = 10
 
@@ -35,15 +38,15 @@ def curriculum(folder: Path, **changes):
     return replace(found, stages=(replace(found.stages[0], **{"steps": STEPS, **changes}),))
 
 
-def go(folder: Path, run: Path, on_row=None, layout=LAYOUT, stages=None, **changes):
+def go(folder: Path, run: Path, on_row=None, layout=LAYOUT, stages=None, more=None, **changes):
     options = Options(show=False, tensorboard=False, on_row=on_row)
     plan = curriculum(folder, **changes) if stages is None else replace(curriculum(folder), stages=stages)
-    train(plan, folder / "base", run, layout=layout, options=options)
+    train(plan, folder / "base", run, layout=layout, options=options, **more or {})
     return rows(run, plan.stages[-1].name)
 
 
 def rows(run: Path, stage: str = "all"):
-    keys = ("step", "loss", "grad_norm", "losses", "lr")
+    keys = ("step", "loss", "grad_norm", "losses", "lr", "cut", "dropped")
     lines = (run / stage / "log.jsonl").read_text().splitlines()
     return [{key: row[key] for key in keys} for row in map(json.loads, lines)]
 
@@ -83,7 +86,7 @@ def test_a_crash_changes_nothing(folder, tmp_path, reference, crash):
     assert same(weights(tmp_path), reference[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_writes_a_checkpoint_first(folder, tmp_path, reference, number):
     handler = signal.getsignal(number)
     with pytest.raises(Stopped, match="after step 7"):
@@ -96,6 +99,60 @@ def test_a_signal_writes_a_checkpoint_first(folder, tmp_path, reference, number)
 def test_a_finished_stage_is_not_done_again(folder, tmp_path):
     first = go(folder, tmp_path, steps=2)
     assert go(folder, tmp_path, steps=2, on_row=lambda row: pytest.fail("trained again")) == first
+    with pytest.raises(
+        ValueError, match=r"all: finished with other settings: steps was 2, is 4; --allow-changes steps"
+    ):
+        go(folder, tmp_path, steps=4)
+
+
+def test_a_finished_stage_is_made_longer(folder, tmp_path):
+    first = go(folder, tmp_path, steps=2)
+    again = go(folder, tmp_path, steps=4, lr=1e-4, more={"allow_changes": ("steps", "lr")})
+    assert again[:2] == first
+    assert [row["step"] for row in again] == [0, 1, 2, 3]
+    assert 0 < again[2]["lr"] <= 1e-4
+    assert json.loads((tmp_path / "all" / DONE).read_text())["stage"]["steps"] == 4
+
+
+def test_a_run_folder_is_one_runs(folder, tmp_path):
+    """The second is refused before it removes what the first is writing."""
+    refused = []
+
+    def second(row):
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+            go(folder, tmp_path, lr=5e-4)
+        refused.append(row["step"])
+
+    found = go(folder, tmp_path, steps=2, on_row=second)
+    assert refused == [0, 1]
+    assert len(found) == 2
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_dry_run_leaves_nothing(folder, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        go(folder, tmp_path / "run", more={"dry_run": True})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epoch_ends_where_the_corpus_ends(folder, tmp_path):
+    """One step is larger than the corpus of 48, and an epoch has a step of its own all the same."""
+    found = go(folder, tmp_path, batch_tokens=192 * 40, chunk=4096, steps=None, epochs=2.0)
+    assert [row["step"] for row in found] == [0, 1]
+    assert json.loads((tmp_path / "all" / DONE).read_text())["seen"] == 96
+
+
+def test_what_is_cut_or_left_out_is_counted(folder, tmp_path):
+    longer = sum(json.loads(line)["duration"] > 1.5 for line in (folder / "tones.jsonl").read_text().splitlines())
+    change = {"max_audio": 1.5, "steps": None, "epochs": 1.0}
+    with pytest.warns(UserWarning, match=f"{longer} records .* are longer than max_audio 1.5 s and are cut to it"):
+        cut = go(folder, tmp_path / "cut", **change)
+    assert (sum(row["cut"] for row in cut), sum(row["dropped"] for row in cut)) == (longer, 0)
+    with pytest.warns(UserWarning, match="are left out"):
+        dropped = go(folder, tmp_path / "drop", on_long="drop", **change)
+    assert (sum(row["cut"] for row in dropped), sum(row["dropped"] for row in dropped)) == (0, longer)
+    with pytest.warns(UserWarning, match="end the run"), pytest.raises(ValueError, match="is longer than max_audio"):
+        go(folder, tmp_path / "error", on_long="error", **change)
 
 
 @pytest.mark.parametrize("trains", [("adaptor",), ("adaptor", "encoder"), ("language_model",)])
@@ -174,8 +231,12 @@ def stop_at(step):
 def test_what_changed_since_the_checkpoint(folder, tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         go(folder, tmp_path, on_row=stop_at(6))
-    with pytest.raises(ValueError, match=r"step-00000004: the settings changed since: lr was 0\.001, is 0\.01"):
+    with pytest.raises(
+        ValueError, match=r"step-00000004: the settings changed since: lr was 0\.001, is 0\.01; --allow"
+    ):
         go(folder, tmp_path, lr=0.01)
+    with pytest.raises(ValueError, match=r"changed since: context was 192, is 96; take another run folder"):
+        go(folder, tmp_path, context=96, more={"allow_changes": ("lr",)})
     lines = (folder / "tones.jsonl").read_text()
     try:
         (folder / "tones.jsonl").write_text(lines.replace("a low tone", "a loud tone"))
@@ -188,6 +249,44 @@ def test_what_changed_since_the_checkpoint(folder, tmp_path):
         (folder / "tones.jsonl").write_text(lines)
         index.build(folder / "tones.jsonl")
     assert [row["step"] for row in go(folder, tmp_path)] == list(range(STEPS))
+
+
+def test_a_lower_rate_after_a_checkpoint(folder, tmp_path, reference):
+    with pytest.raises(RuntimeError, match="crash"):
+        go(folder, tmp_path, on_row=stop_at(6))
+    found = go(folder, tmp_path, lr=1e-4, more={"allow_changes": ("lr",)})
+    assert found[:4] == reference[0][:4]
+    assert found[4]["loss"] == reference[0][4]["loss"], "the weights are those of the checkpoint"
+    assert [row["lr"] for row in found[4:]] == [pytest.approx(0.1 * row["lr"]) for row in reference[0][4:]]
+
+
+def test_weights_of_another_run(folder, tmp_path, reference):
+    go(folder, tmp_path / "first", steps=2)
+    source = tmp_path / "first" / "all" / "checkpoints"
+    whole = weights(tmp_path / "first")
+    go(folder, tmp_path / "next", steps=1, lr=1e-9, more={"init_from": source / "step-00000002"})
+    for name, begun in weights(tmp_path / "next").items():
+        # The first step of AdamW moves a weight by the learning rate at most, and rounds it.
+        assert_within(begun, whole[name], 2e-9 + torch.finfo(torch.float32).eps * whole[name].abs())
+    assert not same(whole, load_file(folder / "base" / "model.safetensors"))
+    with pytest.raises(ValueError, match=r"base: no checkpoint, as .* is one; a model folder is given with --base"):
+        go(folder, tmp_path / "other", steps=1, more={"init_from": folder / "base"})
+
+
+def test_weights_that_a_run_kept_frozen_must_be_the_bases(folder, tmp_path):
+    go(folder, tmp_path / "first", steps=1, trains=("adaptor",))
+    more = {"init_from": tmp_path / "first" / "all"}
+    go(folder, tmp_path / "next", steps=1, trains=("adaptor",), more=more)
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in (folder / "base").iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] += 1
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    options = Options(show=False, tensorboard=False)
+    with pytest.raises(ValueError, match=r"was trained from another model, and has not the \d+ weights"):
+        train(curriculum(folder, steps=1), base, tmp_path / "other", layout=LAYOUT, options=options, **more)
 
 
 def test_another_base_is_noticed_and_a_refused_run_leaves_no_trace(folder, tmp_path):
@@ -235,7 +334,7 @@ def test_a_later_stage_is_checked_before_the_first(folder, tmp_path):
 def test_grpo_without_a_usable_prompt_ends(folder, tmp_path):
     """The records have no rewards: nothing could be learnt, and the stage must not be called done."""
     change = {"method": "grpo", "batch_prompts": 2, "grpo": {"group": 2, "max_new_tokens": 2, "kl": 0}}
-    with pytest.raises(ValueError, match=r"10 of 10 samples are bad, more than 1\.00%: .*: no rewards"):
+    with pytest.raises(ValueError, match=r"10 of 10 records are bad, more than 1\.00%: .*: no rewards"):
         go(folder, tmp_path, steps=20, **change)
     assert not (tmp_path / "all" / DONE).exists()
 
@@ -257,32 +356,53 @@ def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, monkeypatch)
     assert [row["step"] for row in go(folder, tmp_path)] == list(range(STEPS))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train"], "afn train needs --curriculum, --base, --out"),
-        (["train", "--curriculum", "nothing", "--base", "x", "--out", "y"], "nothing: no such file"),
-        (["train", "plot"], "expected `afn train plot RUN`"),
-        (["train", "--set", "dtype", "--curriculum", "afnext", "--base", "x", "--out", "y"], "expected KEY=VALUE"),
-    ],
-)
-def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
-    assert main(arguments) == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert printed.count("\n") == 1
+def test_a_failed_checkpoint_is_noticed_in_the_next_step(folder, tmp_path, monkeypatch):
+    import torch.distributed.checkpoint as dcp
+
+    def full(self, plan, planner):
+        raise OSError(28, "No space left on device")
+
+    seen = []
+
+    def wait(row):
+        seen.append(row["step"])
+        until = time.monotonic() + 30
+        while row["step"] == 4 and time.monotonic() < until and list(tmp_path.glob("all/checkpoints/.step-*")):
+            time.sleep(0.02)
+        time.sleep(0.3 * (row["step"] == 4))
+
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", full)
+    with pytest.raises(OSError, match="checkpoint at step 4 could not be written: No space left on device"):
+        go(folder, tmp_path, on_row=wait)
+    assert seen[-1] in (4, 5), "the next checkpoint would be that of step 8"
 
 
-@pytest.mark.slow
-def test_the_command_line_trains(folder, tmp_path, capsys):
-    arguments = ["train", "--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out"]
-    arguments += [str(tmp_path / "run"), "--layout", "cpu", "--set", "workers=0", "--profile", "1:1"]
-    assert main([*arguments, "--stage", "some"]) == 2
-    assert "no stage 'some'; there are all" in capsys.readouterr().err
-    assert main(arguments) == 0
-    assert "loss" in capsys.readouterr().out
-    assert (tmp_path / "run" / "all" / MODEL / "config.json").is_file()
-    assert list((tmp_path / "run" / "all" / "profile").glob("*"))
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}])
+def test_a_model_that_cannot_be_written_costs_no_step(folder, tmp_path, monkeypatch, lora):
+    def full(*_):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    change = {"steps": 3, "trains": ("language_model",), "lora": lora}
+    monkeypatch.setattr(trainer, "export_model", full)
+    with pytest.raises(OSError, match="No space left"):
+        go(folder, tmp_path, **change)
+    assert [path.name for path in (tmp_path / "all" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert (tmp_path / "all" / "adapter" / "adapter_model.safetensors").exists() == (lora is not None)
+    monkeypatch.undo()
+    assert len(go(folder, tmp_path, on_row=lambda row: pytest.fail("trained again"), **change)) == 3
+    assert (tmp_path / "all" / DONE).exists()
+
+
+def test_a_log_that_cannot_be_written_is_named(folder, tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "bad.jsonl").symlink_to("/dev/full")
+    log = RunLog(tmp_path, stage="all", show=False, tensorboard=False)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        log.bad([("a.wav", "no such file")])
+    assert caught.value.filename == str(tmp_path / "all" / "bad.jsonl")
+    log.close()
 
 
 def test_lora_leaves_an_adapter_and_a_whole_model(folder, tmp_path):

@@ -1,0 +1,119 @@
+"""What rank 0 finds out for all ranks before anything is trained: finished stages, missing files, what will be done."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from afn_distributed import process as processes
+from afn_distributed.process import Process
+from afn_model.data.check import missing_recordings
+from afn_model.data.index import Corpus
+from afn_model.files import read_json
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.train.checkpoint import finished
+from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.fingerprint import changed, not_allowed
+from afn_model.train.outlook import outlook
+
+DONE = "done.json"
+MOST_NAMED = 20  # missing recordings
+T = TypeVar("T")
+
+
+class Refused(ValueError):
+    """What rank 0 has raised, on the other ranks: said once is enough."""
+
+
+def agreed(process: Process, work: Callable[[], T]) -> T:
+    """What ``work`` returns on rank 0, on every rank; an error there ends all of them.
+
+    Raises:
+        ValueError, OSError: of ``work``, on rank 0.
+        Refused: the same on the other ranks.
+    """
+    found, error = None, None
+    if process.rank == 0:
+        try:
+            found = work()
+        except (ValueError, OSError) as caught:
+            error = caught
+    found, text = processes.broadcast_object((found, None if error is None else str(error)))
+    if error is not None:
+        raise error
+    if text is not None:
+        raise Refused(text)
+    return found
+
+
+def announce(text: str, show: bool = True) -> None:
+    if show:
+        print(text, flush=True)
+
+
+def warn(what: str, found: Sequence[str], *, strict: bool) -> None:
+    """Warns of what is found.
+
+    Raises:
+        ValueError: something is, and ``strict``.
+    """
+    if found and strict:
+        raise ValueError(f"{what}: {'; '.join(found)}")
+    for text in found:
+        warnings.warn(f"{what}: {text}", stacklevel=2)
+
+
+def finished_stages(stages: Sequence[Stage], out: Path, allowed: Collection[str] = ()) -> set[str]:
+    """Names of the stages that are finished with the settings of now.
+
+    Raises:
+        ValueError: one is finished with other settings; those that may change need a checkpoint to go on from.
+    """
+    done = set()
+    for stage in stages:
+        file = out / stage.name / DONE
+        if not file.is_file():
+            continue
+        then = read_json(file).get("stage", {})
+        if wrong := not_allowed(then, stage, allowed):
+            raise ValueError(f"{file.parent}: finished with other settings: {wrong}")
+        if not changed(then, stage):
+            done.add(stage.name)
+        elif not finished(file.parent / "checkpoints"):
+            raise ValueError(f"{file.parent}: finished with other settings, and there is no checkpoint to go on from")
+    return done
+
+
+def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show: bool, strict: bool) -> None:
+    """Says of every stage what it will do, and looks for what it needs.
+
+    Raises:
+        ValueError: recordings that are not there, a context that the model has no positions for, or with ``strict`` a
+            warning.
+    """
+    if not stages:
+        return
+    processor = AFNextProcessor.from_pretrained(base)
+    for stage in stages:
+        most = processor.max_positions
+        if most is not None and stage.context > most:
+            raise ValueError(f"stage {stage.name}: context {stage.context} is more than the model's {most} positions")
+    names = dict.fromkeys(name for stage in stages for name in stage.blend)
+    missing = missing_recordings({name: Corpus(curriculum.datasets[name]) for name in names})
+    if missing:
+        more = f"; and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
+        raise ValueError(f"{len(missing):,} recordings are missing: {'; '.join(missing[:MOST_NAMED])}{more}")
+    for stage in stages:
+        found = outlook(curriculum, stage, processor)
+        for line in found.lines:
+            announce(f"{stage.name}: {line}", show)
+        warn(stage.name, found.warnings, strict=strict)
+
+
+def cores() -> int:
+    """CPU cores for each rank of this machine; more workers would only wait for each other."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

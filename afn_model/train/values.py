@@ -1,0 +1,138 @@
+"""Values from YAML: read without aliases, and each checked for its kind before anything is done with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from reprlib import Repr
+from typing import Any
+
+from afn_model.checks import is_number, is_whole
+
+# What the trainer itself keeps in a run folder, and the name by which a stage starts from the base model.
+TAKEN = ("base", "curriculum.yaml", "plots", "tensorboard")
+LONGEST_NAME = 200  # bytes; file systems take 255
+
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+_short.maxlevel = 2
+
+
+def shown(value: Any) -> str:
+    """A value for a message, in time and length that do not grow with the value."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Names and values of a YAML file.
+
+    Raises:
+        ValueError: one line with the file: it cannot be read as ``parse_yaml`` reads, or is no mapping.
+    """
+    try:
+        raw = parse_yaml(path.read_text("utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected names and values")
+    return raw
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text without aliases (``*name``), by which a few bytes can stand for more than memory holds.
+
+    Raises:
+        ValueError: what cannot be read, and where.
+    """
+    import yaml
+
+    class WithoutAliases(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                where = f"line {event.start_mark.line + 1}"
+                raise ValueError(f"{where}: *{event.anchor:.60}: aliases are not read; write the value out")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, WithoutAliases)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def to_yaml(value: Any) -> str:
+    """YAML that ``read_yaml`` reads back: what occurs twice is written twice."""
+    import yaml
+
+    class WithoutAliases(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return yaml.dump(value, Dumper=WithoutAliases, sort_keys=False, allow_unicode=True)
+
+
+def known(given: Iterable[Any], names: Iterable[str], what: str) -> None:
+    """ValueError where a key is none of the names."""
+    names = list(names)
+    unknown = [key for key in given if key not in names]
+    if unknown:
+        raise ValueError(f"{what} has no {', '.join(map(shorter, unknown))}; it takes {', '.join(names)}")
+
+
+def shorter(key: Any) -> str:
+    return key if isinstance(key, str) and len(key) <= 60 and key.isprintable() else shown(key)
+
+
+def mapping(value: Any, what: str) -> dict[Any, Any]:
+    """Names with values; none where there is nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{what}: names and values are expected, not {shown(value)}")
+    return value
+
+
+def name(value: Any, what: str) -> str:
+    """A name that can be a folder's: text, one path component, not hidden."""
+    if not isinstance(value, str):
+        raise ValueError(f"{what} {shown(value)}: a name is text; put it in quotes")
+    wrong = not value or value.startswith(".") or value != value.strip() or not value.isprintable()
+    if wrong or set(value) & set("/\\"):
+        raise ValueError(
+            f"{what} {shown(value)}: a name is that of a folder: not empty, without /, not beginning with ."
+        )
+    if len(value.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+        raise ValueError(f"{what} {shown(value)}: a name has at most {LONGEST_NAME} bytes")
+    return value
+
+
+def number(value: Any, what: str) -> float:
+    """A number, YAML 1.1's text for 1e-3 included."""
+    try:
+        found = float(value) if is_number(value) or isinstance(value, str) else math.nan
+    except (ValueError, OverflowError):
+        found = math.nan
+    if math.isnan(found):
+        raise ValueError(f"{what} is {shown(value)}, not a number")
+    return found
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number."""
+    if is_whole(value) and abs(value) < 2**63:
+        return int(value)
+    found = number(value, what)
+    if not (abs(found) < 2**63 and found == int(found)):
+        raise ValueError(f"{what} is {shown(value)}, not a whole number")
+    return int(found)
+
+
+def numbers(values: Mapping[str, Any], names: Iterable[str], what: str, kind: Any = number) -> dict[str, Any]:
+    """Those of the named fields that have a value, as numbers."""
+    return {key: kind(values[key], f"{what}: {key}") for key in names if values.get(key) is not None}

@@ -1,0 +1,131 @@
+"""``afn train`` as it is typed: what it takes, what it says, and how it ends."""
+
+import io
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from afn_model.cli import main
+from afn_model.train.trainer import DONE, MODEL
+from bench.resume import prepare
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones")
+    prepare(folder)
+    return folder
+
+
+def command(folder, run, *more: str, steps: int = 2) -> list[str]:
+    plan = folder / f"{steps}.yaml"
+    plan.write_text((folder / "tones.yaml").read_text().replace("steps: 24", f"steps: {steps}"))
+    head = ["train", str(plan), "--base", str(folder / "base"), "--out", str(run), "--layout", "cpu"]
+    return [*head, "--set", "workers=0", "--set", "log_every=1", *more]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "afn train needs --curriculum, --base, --out"),
+        (["train", "--curriculum", "nothing", "--base", "x", "--out", "y"], "nothing: no such file"),
+        (["train", "plot"], "expected `afn train plot RUN`"),
+        (["train", "one.yaml", "two.yaml"], "expected one curriculum, or `afn train plot RUN`"),
+        (["train", "one.yaml", "--curriculum", "two.yaml"], "expected one curriculum"),
+        (["train", "one.yaml"], "afn train needs --base, --out"),
+        (["train", "nothing.yaml", "--base", "x", "--out", "y"], "nothing.yaml: no such file, and curricula that come"),
+        (
+            ["train", "afnext", "--base", "x", "--out", "y", "--allow-changes", "context"],
+            "--allow-changes has no context",
+        ),
+        (["train", "afnext", "--base", "x", "--out", "y", "--set", "keep=[*a]"], "aliases are not read"),
+        (["train", "--set", "dtype", "--curriculum", "afnext", "--base", "x", "--out", "y"], "expected KEY=VALUE"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_line_trains(folder, tmp_path, capsys):
+    arguments = ["train", "--curriculum", str(folder / "tones.yaml"), "--base", str(folder / "base"), "--out"]
+    arguments += [str(tmp_path / "run"), "--layout", "cpu", "--set", "workers=0", "--profile", "1:1"]
+    assert main([*arguments, "--stage", "some"]) == 2
+    assert "no stage 'some'; there are all" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "loss" in capsys.readouterr().out
+    assert (tmp_path / "run" / "all" / MODEL / "config.json").is_file()
+    assert list((tmp_path / "run" / "all" / "profile").glob("*"))
+
+
+def test_before_the_first_step_it_says_what_it_will_do(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(command(folder, run, "--dry-run", steps=3)) == 0
+    said = capsys.readouterr()
+    assert "all: 48 records, 48 with audio" in said.out
+    assert "3 optimiser steps" in said.out
+    assert "learning rate: " in said.out
+    assert "afn: warning: all: only 3 optimiser steps" in said.err
+    assert main(command(folder, run, "--dry-run", "--strict", steps=3)) == 2
+    assert "afn: error: all: only 3 optimiser steps" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_stop_has_an_exit_code_of_its_own(folder, tmp_path, capfd, monkeypatch):
+    from afn_model.train import log
+
+    write = log.RunLog.__call__
+    monkeypatch.setattr(
+        log.RunLog,
+        "__call__",
+        lambda self, row: (write(self, row), row["step"] == 1 and os.kill(os.getpid(), signal.SIGINT)),
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(command(folder, tmp_path, steps=6))
+    assert ended.value.code == 75
+    said = capfd.readouterr().err
+    assert "stopping after this step; a checkpoint will be written (again: stop now)" in said
+    assert "afn: all: stopped after step 3; its checkpoint is written; the same command goes on from there" in said
+    assert "error" not in said
+    monkeypatch.undo()
+    assert main(command(folder, tmp_path, steps=6)) == 0
+    assert "all: goes on from step 3" in capfd.readouterr().out
+
+
+def test_other_settings_of_a_finished_stage_are_an_error(folder, tmp_path, capsys):
+    assert main(command(folder, tmp_path)) == 0
+    assert main(command(folder, tmp_path)) == 0
+    assert "all: done before" in capsys.readouterr().out
+    assert main(command(folder, tmp_path, "--quiet", steps=4)) == 2
+    assert "finished with other settings: steps was 2, is 4; --allow-changes steps" in capsys.readouterr().err
+    assert main(command(folder, tmp_path, "--allow-changes", "steps", steps=4)) == 0
+    assert json.loads((tmp_path / "all" / DONE).read_text())["step"] == 4
+
+
+class BrokenPipe(io.StringIO):
+    """A pipe whose reader has ended."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("stream", [BrokenPipe(), None], ids=["pipe", "closed"])
+def test_output_that_has_gone_does_not_end_a_training(folder, tmp_path, monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    arguments = command(folder, tmp_path)
+    # ``main`` itself is for a stdout that is there at the end.
+    from afn_model.cli.commands import COMMANDS
+    from afn_model.cli.options import Parser
+
+    parser = Parser()
+    for add in COMMANDS["train"].options:
+        add(parser)
+    COMMANDS["train"].run(parser.parse_intermixed_args(arguments[1:]))
+    assert (tmp_path / "all" / MODEL / "config.json").is_file()

@@ -1,0 +1,120 @@
+"""What rank 0 finds out before anything trains."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from afn_distributed.process import Process
+from afn_model.data import index
+from afn_model.train.curriculum import read_curriculum
+from afn_model.train.fingerprint import CHANGEABLE, as_json
+from afn_model.train.prepare import DONE, Refused, agreed, cores, finished_stages, prepare
+from bench import resume
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones")
+    resume.prepare(folder)
+    return folder
+
+
+def test_a_context_that_the_model_has_not(desk):
+    found = read_curriculum(desk / "tones.yaml")
+    wide = replace(found.stages[0], context=1024, batch_tokens=4096)
+    with pytest.raises(ValueError, match="stage all: context 1024 is more than the model's 512 positions"):
+        prepare(found, [wide], desk / "base", show=False, strict=False)
+
+
+def test_missing_recordings_are_all_named_before_the_first_step(desk, tmp_path):
+    lines = (desk / "tones.jsonl").read_text()
+    (tmp_path / "tones.jsonl").write_text(lines)
+    shutil.copy(desk / "7.wav", tmp_path / "7.wav")
+    index.build(tmp_path / "tones.jsonl")
+    found = read_curriculum(desk / "tones.yaml", tmp_path)
+    with pytest.raises(ValueError) as caught:
+        prepare(found, found.stages, desk / "base", show=False, strict=False)
+    said = str(caught.value)
+    assert said.startswith("47 recordings are missing: tones[0]: 0.wav: no such file; tones[1]: 1.wav: ")
+    assert said.count("no such file") == 20
+    assert said.endswith("; and 27 more")
+    assert "7.wav" not in said.replace("17.wav", "")
+
+
+def test_strict_turns_warnings_into_an_error(desk, capsys):
+    found = read_curriculum(desk / "tones.yaml")
+    few = [replace(found.stages[0], steps=3)]
+    with pytest.warns(UserWarning, match="^all: only 3 optimiser steps"):
+        prepare(found, few, desk / "base", show=True, strict=False)
+    said = capsys.readouterr().out
+    assert "all: 48 records" in said
+    assert all(line.startswith("all: ") for line in said.splitlines())
+    with pytest.raises(ValueError, match=r"^all: only 3 optimiser steps"):
+        prepare(found, few, desk / "base", show=False, strict=True)
+
+
+def finish(folder, stage, **changes):
+    (folder / stage.name).mkdir(exist_ok=True)
+    (folder / stage.name / DONE).write_text(json.dumps({"stage": as_json(stage) | changes}))
+
+
+def test_a_finished_stage_with_other_settings(desk, tmp_path):
+    stage = read_curriculum(desk / "tones.yaml").stages[0]
+    assert finished_stages([stage], tmp_path) == set()
+    finish(tmp_path, stage)
+    assert finished_stages([stage], tmp_path) == {"all"}
+    with pytest.raises(ValueError) as caught:
+        finished_stages([replace(stage, lr=2e-3, steps=30)], tmp_path)
+    said = str(caught.value)
+    assert "all: finished with other settings: steps was 24, is 30; lr was 0.001, is 0.002; " in said
+    assert said.endswith("--allow-changes steps,lr goes on with them, another run folder begins anew")
+    with pytest.raises(ValueError, match=r"context was 192, is 64; take another run folder"):
+        finished_stages([replace(stage, context=64)], tmp_path)
+    with pytest.raises(ValueError, match="there is no checkpoint to go on from"):
+        finished_stages([replace(stage, lr=2e-3)], tmp_path, ["lr"])
+    (tmp_path / "all" / "checkpoints" / "step-00000024").mkdir(parents=True)
+    assert finished_stages([replace(stage, lr=2e-3)], tmp_path, ["lr"]) == set()
+
+
+def test_a_field_that_is_newer_than_the_run_had_its_default(desk, tmp_path):
+    stage = read_curriculum(desk / "tones.yaml").stages[0]
+    finish(tmp_path, stage)
+    facts = json.loads((tmp_path / "all" / DONE).read_text())
+    del facts["stage"]["on_long"], facts["stage"]["bad_share"]
+    (tmp_path / "all" / DONE).write_text(json.dumps(facts))
+    assert finished_stages([stage], tmp_path) == {"all"}
+    with pytest.raises(ValueError, match="on_long was 'cut', is 'drop'; take another run folder"):
+        finished_stages([replace(stage, on_long="drop")], tmp_path)
+
+
+def test_what_may_change_is_a_stage_field(desk):
+    assert set(CHANGEABLE) < as_json(read_curriculum(desk / "tones.yaml").stages[0]).keys()
+
+
+def test_rank_0_speaks_for_all(monkeypatch):
+    """The others raise what it raises, as an error that need not be printed again."""
+    sent = []
+    monkeypatch.setattr("afn_distributed.process.broadcast_object", lambda value: sent.append(value) or sent[0])
+    first, second = (Process(rank, 2, rank, torch.device("cpu"), True) for rank in (0, 1))
+
+    def refuse():
+        raise ValueError("in use")
+
+    with pytest.raises(ValueError, match="in use") as caught:
+        agreed(first, refuse)
+    assert not isinstance(caught.value, Refused)
+    with pytest.raises(Refused, match="in use"):
+        agreed(second, lambda: pytest.fail("only rank 0 looks"))
+    sent.clear()
+    assert agreed(first, lambda: {"all"}) == agreed(second, lambda: None) == {"all"}
+
+
+def test_more_workers_than_cores_are_not_started(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5}, raising=False)
+    assert cores() == 6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert cores() == 1
