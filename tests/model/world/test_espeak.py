@@ -68,7 +68,7 @@ def test_rate_pitch_and_volume_do_what_they_say(engine):
 
 
 def fundamental(pcm: torch.Tensor) -> float:
-    """By the mean cepstrum of short frames: over the whole vowel a formant stands out at times, as the pitch flutters."""
+    """By the mean cepstrum of short frames: over a whole vowel whose pitch flutters, a formant may stand out."""
     frames = pcm.unfold(0, 2048, 256) * torch.hann_window(2048)
     spectrum = torch.fft.rfft(frames, 4096).abs()
     cepstrum = torch.fft.irfft((spectrum + 1e-3).log()).mean(0)[40:320]  # 50 to 400 Hz
