@@ -1,0 +1,267 @@
+"""FFmpeg's decoders, through PyAV: blocks of mono samples, and what went wrong on the way.
+
+Only what is in the file itself is read: no playlists, no other files, no network.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from afn_model.audio.container import is_trailer, mp3_frame_bytes
+
+if TYPE_CHECKING:
+    import av
+
+# Containers of audio. Whatever opens other files (hls, concat, dash, sdp, image sequences) or takes any bytes for samples
+# is not among them.
+FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,iff,ircam,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpegts,"
+    "nistsphere,ogg,rm,sds,tta,voc,w64,wav,wv"
+)
+BLOCK = 1 << 16  # samples of each channel
+PREROLL = 1.0  # seconds decoded before the part that is wanted: what decoders carry over
+SLACK = 0.1  # seconds that a header, an encoder's delay or a last frame may be off by
+GAPS = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "asf", "avi", "flv", "rm"}  # silence may be left out of them
+_COUNTED = ("pcm_", "flac", "alac", "ape", "tta", "wavpack")  # codecs whose containers count samples
+_MISREAD = {"g726", "g726le", "amrnb"}  # G.721, G.723 and NMS ADPCM are taken for these
+_JITTER = 0.002  # seconds; containers that count milliseconds round
+_QUIET = 0.01  # below this, a mix may be what is left of channels that cancel each other
+_FULL_SCALE = {torch.uint8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31, torch.int64: 2.0**63}
+
+
+class Block(NamedTuple):
+    """Samples that follow one another.
+
+    Args:
+        rate: Hz.
+        pcm: [n] float32, the mean of the channels.
+        loudest: of any channel, where the mix is quiet and there are several channels; 0 elsewhere.
+    """
+
+    rate: int
+    pcm: Tensor
+    loudest: float = 0.0
+
+
+def mix_down(planes: Tensor, rate: int) -> Block:
+    """The mean of the channels.
+
+    Args:
+        planes: [channels, n], floating point, or integers that are divided by their full scale.
+        rate: Hz.
+    """
+    scale = 1.0 / _FULL_SCALE.get(planes.dtype, 1.0)
+    if planes.dtype == torch.uint8:
+        planes = planes.float() - 128.0
+    pcm = planes[0].float() if len(planes) == 1 else planes[0].float() + planes[1]
+    for plane in planes[2:]:
+        pcm += plane
+    if scale != 1.0 or len(planes) > 1:
+        pcm = pcm * (scale / len(planes))
+    loudest = 0.0
+    if len(planes) > 1 and pcm.numel() and float(pcm.abs().max()) < _QUIET:
+        loudest = float(planes.float().abs().max()) * scale
+    return Block(rate, pcm, loudest)
+
+
+class AudioFile:
+    """A file, or a part of one, that FFmpeg has opened.
+
+    Args:
+        source: bytes or a path.
+        options: of the demuxer.
+
+    Attributes:
+        rate: Hz, as the file says; blocks have what the decoder gives.
+        promised: seconds by the file's header, None where it does not say or FFmpeg only guesses.
+        counts: whether ``promised`` is a number of samples.
+        begin: sample that decoding began at.
+        damaged: packets that could not be decoded so far.
+        torn: whether the last packet was incomplete.
+        slack: seconds that header, time stamps and samples may differ by: an encoder's delay, a frame that is not counted.
+        stamped: seconds that the time stamps of the packets so far cover.
+        span: the same without the encoder's delay.
+        decoded: seconds up to the last sample so far.
+
+    Raises:
+        ValueError: not audio that FFmpeg reads, or no audio in it.
+    """
+
+    def __init__(self, source: bytes | str, options: dict[str, str]):
+        self._source, self._options = source, options
+        self._open()
+        context = self._stream.codec_context
+        self.format, self.codec, self.rate = self._container.format.name, context.name, context.sample_rate
+        if self.format in ("au", "wav") and self.codec in _MISREAD:
+            self.close()
+            raise ValueError(f"{self.codec} in {self.format} is another codec")
+        self.promised = self._promised(self._stream)
+        self.slack = SLACK + (2304 / self.rate if self.rate and self.codec.startswith("mp3") else 0.0)
+        self.damaged, self.torn, self.begin = 0, False, 0
+        self.stamped = self.span = self.decoded = 0.0
+
+    def _open(self) -> None:
+        import av
+
+        self._error = av.FFmpegError
+        limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        place = f"file:{self._source}" if isinstance(self._source, str) else io.BytesIO(self._source)
+        try:
+            self._container = av.open(place, options=limits | self._options, metadata_errors="replace")
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise ValueError(getattr(error, "strerror", None) or str(error)) from None
+        streams = self._container.streams.audio
+        if not streams or streams[0].codec_context is None:
+            self.close()
+            raise ValueError("there is no audio in it" if not streams else "no decoder for its audio")
+        self._stream = streams[0]
+        self._stream.codec_context.thread_count = 1
+
+    def _promised(self, stream: av.AudioStream) -> float | None:
+        self.counts = self.format not in GAPS and self.codec.startswith(_COUNTED) and self.format != "wav"
+        if self.counts and stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        if self.format in GAPS - {"mpegts"}:
+            if stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return self._container.duration / 1e6 if self._container.duration else None
+        return None  # nothing that counts, or what afn_model.audio.container reads
+
+    def close(self) -> None:
+        self._container.close()
+
+    def seconds(self) -> float:
+        """How long it is: by its header, or by the time stamps of all of its packets."""
+        if self.promised:
+            return self.promised
+        trimmed = 0
+        for packet in self._packets():
+            if self.codec.startswith("mp3") and packet.has_sidedata("skip_samples"):
+                trimmed = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")  # behind the end
+        return max(0.0, self.span - (trimmed / self.rate if self.rate else 0.0))
+
+    def blocks(self, start: float = 0.0) -> Iterator[Block]:
+        """Decodes to the end, from at most a second before ``start`` (in seconds) on where time stamps allow that."""
+        frames = self._frames(start)
+        try:
+            frame = next(frames, None)
+            self.begin = self._position(frame) if frame is not None and start > PREROLL else 0
+        except TimeLostError:
+            self.close()
+            self._open()
+            frames = self._frames(0.0)
+            frame = next(frames, None)
+        if frame is not None:
+            self.decoded = self.begin / frame.sample_rate
+            yield from self._in_blocks(_countable(chain([frame], frames)))
+        elif start > PREROLL and not self.damaged:
+            self.decoded = self.span  # the file ends before the part that is wanted
+
+    def _in_blocks(self, frames: Iterable[av.AudioFrame]) -> Iterator[Block]:
+        import av
+
+        fifo, channels = av.AudioFifo(), 0
+        for frame in frames:
+            frame.pts = None
+            if frame.layout.nb_channels != channels:  # which a queue does not check
+                yield from self._drain(fifo, 0)
+                fifo, channels = av.AudioFifo(), frame.layout.nb_channels
+            try:
+                fifo.write(frame)
+            except ValueError:  # another rate or format from here on
+                yield from self._drain(fifo, 0)
+                fifo = av.AudioFifo()
+                fifo.write(frame)
+            if fifo.samples >= BLOCK:
+                yield from self._drain(fifo, BLOCK)
+        yield from self._drain(fifo, 0)
+
+    def _drain(self, fifo: av.AudioFifo, samples: int) -> Iterator[Block]:
+        frame = fifo.read(samples) if fifo.samples else None
+        if frame is not None:
+            data = torch.from_numpy(frame.to_ndarray())
+            planes = data if frame.format.is_planar else data.view(-1, frame.layout.nb_channels).T
+            self.decoded += planes.shape[1] / frame.sample_rate
+            yield mix_down(planes, frame.sample_rate)
+
+    def _position(self, frame: av.AudioFrame) -> int:
+        if frame.pts is None or frame.time_base is None:
+            raise TimeLostError
+        return round(float((frame.pts - self._origin) * frame.time_base * frame.sample_rate))
+
+    def _frames(self, start: float) -> Iterator[av.AudioFrame]:
+        held: list[av.Packet] | None = [] if start > PREROLL else None
+        for packet in self._packets():
+            if held is None:
+                yield from self._decoded(packet)
+                continue
+            if self._jumped:
+                raise TimeLostError
+            if packet.size and self.span < start - PREROLL:
+                continue
+            held.append(packet)
+            if packet.size and self.span < start:
+                continue
+            for number, one in enumerate(held):
+                yield from self._decoded(one, early=number < len(held) // 2)  # no decoder begins without its past
+            held = None
+
+    def _decoded(self, packet: av.Packet, early: bool = False) -> Iterator[av.AudioFrame]:
+        try:
+            yield from packet.decode()
+        except self._error:
+            if packet.size and not early and not is_trailer(bytes(packet)):
+                self.damaged += 1
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The stream's packets and, last, an empty one."""
+        stream = self._stream
+        tick, first, end, last = float(stream.time_base or 0), None, None, None
+        self._origin, self._jumped = stream.start_time, False
+        try:
+            for packet in self._container.demux(stream):
+                if packet.pts is not None:
+                    first = packet.pts if first is None else first
+                    self._origin = first if self._origin is None else self._origin
+                    if end is not None and abs(packet.pts - end) * tick > _JITTER:
+                        self._jumped = True
+                    end = packet.pts + (packet.duration or 0)
+                    self.span, self.stamped = (end - self._origin) * tick, (end - first) * tick
+                if packet.size:
+                    last = packet
+                yield packet
+        except self._error:  # a damaged index or page ends the file
+            self.damaged += 1
+        if last is not None and self.codec.startswith("mp3"):
+            self.torn = last.size < (mp3_frame_bytes(bytes(last)[:4]) or 0)
+        elif last is not None and last.pos is not None and self.format == "aac":
+            self.torn = last.pos + last.size < self._container.size
+
+
+def _countable(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+    """Frames whose planes PyAV can count: it takes what lies behind the eighth pointer for more of them."""
+    import av
+
+    packer, kind = None, None
+    for frame in frames:
+        if frame.layout.nb_channels < 8 or not frame.format.is_planar:
+            yield frame
+            continue
+        if packer is None or kind != (frame.layout.name, frame.format.name, frame.sample_rate):
+            kind = (frame.layout.name, frame.format.name, frame.sample_rate)
+            packer = av.AudioResampler("flt", frame.layout, frame.sample_rate)
+        frame.pts = None
+        try:
+            yield from packer.resample(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise ValueError(f"{frame.layout.nb_channels} channels cannot be mixed ({error})") from None
+
+
+class TimeLostError(Exception):
+    """The time stamps do not say where in the recording a packet belongs."""
