@@ -19,6 +19,7 @@ _TRAILERS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_LOST = 1 << 24  # bytes that are looked through for the next ogg page
 _JUNK = 65_536  # bytes before the first frame that players look through
 # Sizes near the end of the 31- or 32-bit range are what a writer to a pipe leaves: length unknown.
 _UNKNOWN = 0x7FFF0000
@@ -34,6 +35,8 @@ class Structure:
         problems: what is wrong without making the file unreadable, a few words each.
         options: for FFmpeg's demuxer.
         patch: (position, bytes) that make it readable.
+        measured: seconds of samples that are there, None where the headers do not tell.
+        dense: whether a long run of zeros in it is no sound: what was compressed has none.
     """
 
     parts: tuple[tuple[int, int], ...]
@@ -41,6 +44,8 @@ class Structure:
     problems: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     patch: tuple[int, bytes] | None = None
+    measured: float | None = None
+    dense: bool = False
 
 
 def inspect(data) -> Structure:
@@ -59,14 +64,17 @@ def inspect(data) -> Structure:
     if magic[:4] == b"OggS":
         return _ogg(data, start)
     if magic[:4] == b"\x1aE\xdf\xa3":
-        return Structure(_whole(data), problems=("its last block is incomplete",) if _is_torn_ebml(data, start) else ())
-    if magic[:4] in (b"fLaC", b"FORM", b"caff", b"riff") or magic[4:8] == b"ftyp":
+        torn = ("its last block is incomplete",) if _is_torn_ebml(data, start) else ()
+        return Structure(_whole(data), problems=torn, dense=True)
+    if magic[:4] == b"fLaC":
+        return Structure(_whole(data), dense=True)
+    if magic[:4] in (b"FORM", b"caff", b"riff") or magic[4:8] == b"ftyp":
         return Structure(_whole(data))
     first = _first_frame(data, start)
     if first is None:
         return Structure(_whole(data))
     junk = f"{first - start} bytes in front of the first mp3 frame belong to none"
-    return Structure(_whole(data), _info_seconds(data, first), (junk,) if first > start else ())
+    return Structure(_whole(data), _info_seconds(data, first), (junk,) if first > start else (), dense=True)
 
 
 def _whole(data) -> tuple[tuple[int, int]]:
@@ -131,19 +139,21 @@ def _wav(data, start: int) -> Structure:
 
 
 def _samples(data, body: int, length: int, bytes_a_second: int) -> Structure:
-    there = len(data) - body
-    if not bytes_a_second or (length >= _UNKNOWN and length > there and length < 1 << 32):
-        return Structure(_whole(data))
-    seconds = length / bytes_a_second
+    parts, there = _whole(data), len(data) - body
+    if not bytes_a_second:
+        return Structure(parts)
+    seconds, all_of_it = length / bytes_a_second, there / bytes_a_second
     if length > there:
+        if _UNKNOWN <= length < 1 << 32:
+            return Structure(parts, measured=all_of_it)
         problem = f"{there} of the {length} bytes of samples that its header counts are there"
-        return Structure(_whole(data), seconds, (problem,))
-    rest = bytes(data[body + length + length % 2 :][:8])
-    goes_on = length == 0 or (len(rest) == 8 and not _is_chunk(rest[:4]) and any(rest))
-    if there > length and goes_on and not (length == 0 and _is_chunk(rest[:4])):
+        return Structure(parts, seconds, (problem,), measured=all_of_it)
+    behind = body + length + length % 2
+    rest = bytes(data[behind : behind + 8])
+    if not _is_chunk(rest[:4]) and (any(rest) or (length == 0 and there)) and len(rest) == 8:
         problem = f"its header counts {length} bytes of samples, {there} are there"
-        return Structure(_whole(data), problems=(problem,), options={"ignore_length": "1"})
-    return Structure(_whole(data), seconds)
+        return Structure(parts, None, (problem,), {"ignore_length": "1"}, measured=all_of_it)
+    return Structure(parts, seconds, measured=seconds)
 
 
 def _is_chunk(name: bytes) -> bool:
@@ -260,7 +270,7 @@ def _ogg(data, start: int) -> Structure:
         problems.append("its last page is not marked as the end")
     ends = [*begins[1:], len(data)]
     parts = tuple(zip(begins, ends, strict=True)) or _whole(data)
-    return Structure(parts, problems=tuple(dict.fromkeys(problems)))
+    return Structure(parts, problems=tuple(dict.fromkeys(problems)), dense=True)
 
 
 def _pages(data, position: int, problems: list[str]) -> Iterator[tuple[int, int]]:
@@ -269,7 +279,7 @@ def _pages(data, position: int, problems: list[str]) -> Iterator[tuple[int, int]
     while position < size:
         header = bytes(data[position : position + 27])
         if header[:4] != b"OggS":
-            following = data.find(b"OggS", position)
+            following = data.find(b"OggS", position, min(size, position + _LOST))
             following = size if following < 0 else following
             if not is_trailer(bytes(data[position : min(following, position + _JUNK)])):
                 problems.append(f"{following - position} bytes at byte {position} belong to no page")
@@ -281,7 +291,7 @@ def _pages(data, position: int, problems: list[str]) -> Iterator[tuple[int, int]
             problems.append("its last page is incomplete")
             return
         page = header[:22] + bytes(4) + header[26:] + bytes(data[position + 27 : end])
-        if _ogg_crc(page) == int.from_bytes(header[22:26], "little"):
+        if ogg_crc(page) == int.from_bytes(header[22:26], "little"):
             yield position, header[5]
             position = end
         else:
@@ -289,7 +299,8 @@ def _pages(data, position: int, problems: list[str]) -> Iterator[tuple[int, int]
             position += 4
 
 
-def _ogg_crc(page: bytes) -> int:
+def ogg_crc(page: bytes) -> int:
+    """The checksum of an ogg page whose own is zero."""
     # zlib's CRC-32 is the bit-reversed twin of ogg's, with the register inverted before and after.
     mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

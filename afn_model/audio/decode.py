@@ -25,7 +25,7 @@ from afn_model.audio.ffmpeg import GAPS, AudioFile, Block, mix_down
 from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE
 from afn_model.audio.libsndfile import SoundFileAudio
 from afn_model.audio.resample import resample
-from afn_model.audio.source import Source, read_source
+from afn_model.audio.source import AudioSource, read_source
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 _BLOCK = 1 << 18  # samples of an array taken at once
@@ -47,9 +47,9 @@ def load_audio(
 ) -> Tensor:
     """Decodes a recording to 16 kHz mono: channels averaged, any rate from 8 to 192 kHz resampled.
 
-    What FFmpeg decodes (wav, flac, mp3, ogg, opus, m4a, aac, webm, mp4, ...), and what else libsndfile reads; of a video
-    the sound. A file that is damaged or lacks no more than a moment of what its header counts is used as far as FFmpeg
-    plays it, with one warning; one that lacks more is refused.
+    What FFmpeg decodes (wav, flac, mp3, ogg, opus, m4a, aac, webm, mp4, ...), and what else libsndfile reads; of a
+    video the sound. A file that has something wrong with it is used as far as FFmpeg plays it, with one warning; one
+    that lacks more than a moment of what it says it holds is refused.
 
     Args:
         source: a path, ``-`` for standard input, a pipe, the bytes of a file, or a file open for reading.
@@ -76,7 +76,7 @@ def load_audio(
         raise ValueError(f"{found.name}: {error}") from None
 
 
-def audio_seconds(source: Source) -> float:
+def audio_seconds(source: AudioSource) -> float:
     """How long a recording is: by its header where that counts samples, otherwise by the time stamps of its packets.
 
     Raises:
@@ -86,7 +86,7 @@ def audio_seconds(source: Source) -> float:
     seconds = 0.0
     for number in range(len(structure.parts)):
         file = _open(source, structure, number)
-        seconds += file.seconds()
+        seconds += file.seconds() if structure.measured is None else structure.measured
         file.close()
     return seconds
 
@@ -152,9 +152,10 @@ class _Clip:
             raise ValueError(f"sample rate {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
         if not 0 <= start < math.inf:
             raise ValueError(f"start {start} s is outside the recording")
-        if self.end is not None and not start < self.end < math.inf:
-            outside = self.end == math.inf
-            raise ValueError(f"end {self.end} s is {'outside the recording' if outside else f'not after start {start} s'}")
+        if self.end == math.inf:
+            raise ValueError(f"end {self.end} s is outside the recording")
+        if self.end is not None and not self.end > start:
+            raise ValueError(f"end {self.end} s is not after start {start} s")
         if length is not None:
             self.check(rate, length)
         first = round(start * rate)
@@ -181,17 +182,10 @@ class _Clip:
         self.warn(f"{problem}; {remedy}")
 
 
-def _open(source: Source, structure: Structure, number: int) -> AudioFile | SoundFileAudio:
+def _open(source: AudioSource, structure: Structure, number: int) -> AudioFile | SoundFileAudio:
     """The part of a file with this number, by the first decoder that reads it."""
-    begin, end = structure.parts[number]
     try:
-        if source.path is not None and structure.patch is None and (begin, end) == (0, len(source.data)):
-            return AudioFile(source.path, structure.options)
-        data = bytearray(source.data[begin:end])
-        if structure.patch is not None:
-            position, patch = structure.patch
-            data[position : position + len(patch)] = patch
-        return AudioFile(bytes(data), structure.options)
+        return AudioFile(source.data, structure, number)
     except ValueError as error:
         reason = str(error)
     if bytes(source.data[4:8]) == b"ftyp" and source.data.find(b"moov") < 0:
@@ -202,7 +196,7 @@ def _open(source: Source, structure: Structure, number: int) -> AudioFile | Soun
     raise ValueError(f"not audio that FFmpeg or libsndfile reads ({reason})")
 
 
-def _decode(source: Source, clip: _Clip) -> tuple[int, Iterator[Block]]:
+def _decode(source: AudioSource, clip: _Clip) -> tuple[int, Iterator[Block]]:
     """(rate in Hz, blocks of the part that is wanted)."""
     structure = inspect(source.data)
     clip.problems += structure.problems
@@ -212,7 +206,7 @@ def _decode(source: Source, clip: _Clip) -> tuple[int, Iterator[Block]]:
 
 
 def _wanted(
-    source: Source, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip, window: tuple[int, int]
+    source: AudioSource, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip, window: tuple[int, int]
 ) -> Iterator[Block]:
     """The blocks between two samples, and every check that needs the end of the file where it comes before the last."""
     (first, stop), at = window, None
@@ -229,7 +223,7 @@ def _wanted(
 
 
 def _played(
-    source: Source, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip
+    source: AudioSource, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip
 ) -> Generator[Block, None, None]:
     """Every stream of the file; of a file with one only what begins shortly before the part that is wanted."""
     parts = len(structure.parts)

@@ -5,7 +5,6 @@ Only what is in the file itself is read: no playlists, no other files, no networ
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from afn_model.audio.container import is_trailer, mp3_frame_bytes
+from afn_model.audio.container import Structure, inspect, is_trailer, mp3_frame_bytes
 
 if TYPE_CHECKING:
     import av
 
-# Containers of audio. Whatever opens other files (hls, concat, dash, sdp, image sequences) or takes any bytes for samples
-# is not among them.
+# Containers of audio. Not among them is whatever opens other files (hls, concat, dash, sdp, image sequences) or takes
+# any bytes for samples.
 FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,iff,ircam,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpegts,"
     "nistsphere,ogg,rm,sds,tta,voc,w64,wav,wv"
@@ -27,9 +26,18 @@ FORMATS = (
 BLOCK = 1 << 16  # samples of each channel
 PREROLL = 1.0  # seconds decoded before the part that is wanted: what decoders carry over
 SLACK = 0.1  # seconds that a header, an encoder's delay or a last frame may be off by
-GAPS = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "asf", "avi", "flv", "rm"}  # silence may be left out of them
+GAPS = {
+    "matroska,webm",
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "mpegts",
+    "asf",
+    "avi",
+    "flv",
+    "rm",
+}  # may leave silence out
 _COUNTED = ("pcm_", "flac", "alac", "ape", "tta", "wavpack")  # codecs whose containers count samples
 _MISREAD = {"g726", "g726le", "amrnb"}  # G.721, G.723 and NMS ADPCM are taken for these
+_HOLE = 1 << 20  # bytes of zeros in a row that no compressed stream has
 _JITTER = 0.002  # seconds; containers that count milliseconds round
 _QUIET = 0.01  # below this, a mix may be what is left of channels that cancel each other
 _FULL_SCALE = {torch.uint8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31, torch.int64: 2.0**63}
@@ -59,7 +67,7 @@ def mix_down(planes: Tensor, rate: int) -> Block:
     scale = 1.0 / _FULL_SCALE.get(planes.dtype, 1.0)
     if planes.dtype == torch.uint8:
         planes = planes.float() - 128.0
-    pcm = planes[0].float() if len(planes) == 1 else planes[0].float() + planes[1]
+    pcm = planes[0].float() if len(planes) == 1 else planes[0].float() + planes[1].float()
     for plane in planes[2:]:
         pcm += plane
     if scale != 1.0 or len(planes) > 1:
@@ -70,12 +78,42 @@ def mix_down(planes: Tensor, rate: int) -> Block:
     return Block(rate, pcm, loudest)
 
 
+class _Bytes:
+    """Part of a file as something to read from, so that FFmpeg opens nothing by itself."""
+
+    def __init__(self, data, structure: Structure, part: tuple[int, int]):
+        self._data, (self._begin, self._end) = data, part
+        self._patch, self._dense = structure.patch, structure.dense
+        self._at, self._zeros = self._begin, 0
+
+    def read(self, size: int) -> bytes:
+        at, stop = self._at, min(self._at + size, self._end)
+        chunk = bytes(self._data[at:stop])
+        if self._patch is not None and at <= self._patch[0] < stop:
+            first = self._patch[0] - at
+            chunk = chunk[:first] + self._patch[1] + chunk[first + len(self._patch[1]) :]
+        if self._dense:
+            self._zeros = 0 if chunk.strip(b"\0") else self._zeros + len(chunk)
+            if self._zeros > _HOLE:
+                return b""
+        self._at = stop
+        return chunk
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at, self._zeros = max(self._begin, (self._begin, self._at, self._end)[whence] + offset), 0
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._at - self._begin
+
+
 class AudioFile:
     """A file, or a part of one, that FFmpeg has opened.
 
     Args:
-        source: bytes or a path.
-        options: of the demuxer.
+        data: bytes-like, the whole file.
+        structure: what is known of it; looked at if None.
+        number: of the part, in ``structure.parts``.
 
     Attributes:
         rate: Hz, as the file says; blocks have what the decoder gives.
@@ -84,7 +122,7 @@ class AudioFile:
         begin: sample that decoding began at.
         damaged: packets that could not be decoded so far.
         torn: whether the last packet was incomplete.
-        slack: seconds that header, time stamps and samples may differ by: an encoder's delay, a frame that is not counted.
+        slack: seconds that header, time stamps and samples may differ by: an encoder's delay, a frame not counted.
         stamped: seconds that the time stamps of the packets so far cover.
         span: the same without the encoder's delay.
         decoded: seconds up to the last sample so far.
@@ -93,8 +131,9 @@ class AudioFile:
         ValueError: not audio that FFmpeg reads, or no audio in it.
     """
 
-    def __init__(self, source: bytes | str, options: dict[str, str]):
-        self._source, self._options = source, options
+    def __init__(self, data, structure: Structure | None = None, number: int = 0):
+        self._data, self._number = data, number
+        self._structure = inspect(data) if structure is None else structure
         self._open()
         context = self._stream.codec_context
         self.format, self.codec, self.rate = self._container.format.name, context.name, context.sample_rate
@@ -110,10 +149,10 @@ class AudioFile:
         import av
 
         self._error = av.FFmpegError
-        limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-        place = f"file:{self._source}" if isinstance(self._source, str) else io.BytesIO(self._source)
+        file = _Bytes(self._data, self._structure, self._structure.parts[self._number])
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"} | self._structure.options
         try:
-            self._container = av.open(place, options=limits | self._options, metadata_errors="replace")
+            self._container = av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise ValueError(getattr(error, "strerror", None) or str(error)) from None
         streams = self._container.streams.audio
@@ -180,7 +219,9 @@ class AudioFile:
                 fifo.write(frame)
             if fifo.samples >= BLOCK:
                 yield from self._drain(fifo, BLOCK)
-        yield from self._drain(fifo, 0)
+        end = self.promised if self.format.startswith("mov") else self.span if self.format == "ogg" else None
+        padding = 0.0 if end is None or not fifo.samples else self.decoded + fifo.samples / self.rate - end
+        yield from self._drain(fifo, fifo.samples - round(padding * self.rate) if 0 < padding < SLACK else 0)
 
     def _drain(self, fifo: av.AudioFifo, samples: int) -> Iterator[Block]:
         frame = fifo.read(samples) if fifo.samples else None
@@ -193,10 +234,12 @@ class AudioFile:
     def _position(self, frame: av.AudioFrame) -> int:
         if frame.pts is None or frame.time_base is None:
             raise TimeLostError
-        return round(float((frame.pts - self._origin) * frame.time_base * frame.sample_rate))
+        return round(float((frame.pts - (self._origin or 0)) * frame.time_base * frame.sample_rate))
 
     def _frames(self, start: float) -> Iterator[av.AudioFrame]:
         held: list[av.Packet] | None = [] if start > PREROLL else None
+        if held is not None and float(self._stream.time_base or 1) * self.rate > 1:  # matroska: milliseconds
+            raise TimeLostError
         for packet in self._packets():
             if held is None:
                 yield from self._decoded(packet)
@@ -223,7 +266,8 @@ class AudioFile:
         """The stream's packets and, last, an empty one."""
         stream = self._stream
         tick, first, end, last = float(stream.time_base or 0), None, None, None
-        self._origin, self._jumped = stream.start_time, False
+        self._origin: int | None = stream.start_time
+        self._jumped = False
         try:
             for packet in self._container.demux(stream):
                 if packet.pts is not None:
@@ -231,7 +275,8 @@ class AudioFile:
                     self._origin = first if self._origin is None else self._origin
                     if end is not None and abs(packet.pts - end) * tick > _JITTER:
                         self._jumped = True
-                    end = packet.pts + (packet.duration or 0)
+                    length = packet.duration or 0
+                    end = packet.pts + (length if length < 1 << 31 else length - (1 << 32))  # vorbis may end before it
                     self.span, self.stamped = (end - self._origin) * tick, (end - first) * tick
                 if packet.size:
                     last = packet

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import stat
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 STDIN = "-"
 
 
 @dataclass(frozen=True)
-class Source:
+class AudioSource:
     """A recording's bytes, and the path of the file that they are all of, None where there is none.
 
     Args:
@@ -40,7 +40,7 @@ def is_pipe(source) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
-def read_source(source, name: str | None = None) -> Source:
+def read_source(source, name: str | None = None) -> AudioSource:
     """Reads a recording, or maps it where it is a file.
 
     Args:
@@ -63,16 +63,16 @@ def read_source(source, name: str | None = None) -> Source:
         data = _read_path(path, name)
     if not len(data):
         raise ValueError(f"{name}: the file is empty")
-    return Source(name, data, path if isinstance(data, mmap.mmap) else None)
+    return AudioSource(name, data, path if isinstance(data, mmap.mmap) else None)
 
 
-def _read_open(file: io.IOBase, name: str) -> bytes:
+def _read_open(file: Any, name: str) -> bytes:
     try:
         if file.seekable():
             file.seek(0)
-        data = file.read()  # pyright: ignore[reportAttributeAccessIssue]
+        data = file.read()
     except AttributeError:  # something that has read alone
-        data = file.read()  # pyright: ignore[reportAttributeAccessIssue]
+        data = file.read()
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: cannot be read ({error})") from None
     if not isinstance(data, (bytes, bytearray, memoryview)):
