@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from afn_model.audio.container import Structure, inspect
-from afn_model.audio.ffmpeg import GAPS, AudioFile, Block, mix_down
+from afn_model.audio.ffmpeg import GAPS, AudioFile, PcmBlock, mix_down
 from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE
 from afn_model.audio.libsndfile import SoundFileAudio
 from afn_model.audio.resample import resample
@@ -196,7 +196,7 @@ def _open(source: AudioSource, structure: Structure, number: int) -> AudioFile |
     raise ValueError(f"not audio that FFmpeg or libsndfile reads ({reason})")
 
 
-def _decode(source: AudioSource, clip: _Clip) -> tuple[int, Iterator[Block]]:
+def _decode(source: AudioSource, clip: _Clip) -> tuple[int, Iterator[PcmBlock]]:
     """(rate in Hz, blocks of the part that is wanted)."""
     structure = inspect(source.data)
     clip.problems += structure.problems
@@ -207,7 +207,7 @@ def _decode(source: AudioSource, clip: _Clip) -> tuple[int, Iterator[Block]]:
 
 def _wanted(
     source: AudioSource, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip, window: tuple[int, int]
-) -> Iterator[Block]:
+) -> Iterator[PcmBlock]:
     """The blocks between two samples, and every check that needs the end of the file where it comes before the last."""
     (first, stop), at = window, None
     with contextlib.closing(_played(source, structure, file, clip)) as played:
@@ -216,7 +216,7 @@ def _wanted(
             piece = block.pcm[max(0, first - at) : stop - at]
             at += block.pcm.numel()
             if piece.numel():
-                yield Block(block.rate, piece, block.loudest)
+                yield PcmBlock(block.rate, piece, block.loudest)
             if at >= stop:
                 return
     clip.check(file.rate, round(file.span * file.rate) if at is None else at)
@@ -224,7 +224,7 @@ def _wanted(
 
 def _played(
     source: AudioSource, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip
-) -> Generator[Block, None, None]:
+) -> Generator[PcmBlock, None, None]:
     """Every stream of the file; of a file with one only what begins shortly before the part that is wanted."""
     parts = len(structure.parts)
     for number in range(parts):
@@ -255,7 +255,7 @@ def _check_end(file: AudioFile | SoundFileAudio, counted: float | None, clip: _C
         clip.problems.append("its last frame is incomplete")
 
 
-def _at_one_rate(blocks: Iterable[Block], rate: int) -> Iterator[Block]:
+def _at_one_rate(blocks: Iterable[PcmBlock], rate: int) -> Iterator[PcmBlock]:
     """Streams one after another may have rates of their own."""
     for own, group in groupby(blocks, key=lambda block: block.rate):
         if own == rate:
@@ -263,10 +263,10 @@ def _at_one_rate(blocks: Iterable[Block], rate: int) -> Iterator[Block]:
         elif not MIN_RATE <= own <= MAX_RATE:
             raise ValueError(f"sample rate {own} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
         else:
-            yield from (Block(rate, pcm) for pcm in resample((block.pcm for block in group), own, rate))
+            yield from (PcmBlock(rate, pcm) for pcm in resample((block.pcm for block in group), own, rate))
 
 
-def _finish(rate: int, blocks: Iterable[Block], clip: _Clip, dtype: torch.dtype) -> Tensor:
+def _finish(rate: int, blocks: Iterable[PcmBlock], clip: _Clip, dtype: torch.dtype) -> Tensor:
     """Checks, limits, resamples and converts; says what was wrong with the recording."""
     if dtype not in (torch.float32, torch.int16):
         raise ValueError(f"dtype must be torch.float32 or torch.int16, not {dtype}")
@@ -283,7 +283,7 @@ def _finish(rate: int, blocks: Iterable[Block], clip: _Clip, dtype: torch.dtype)
     return pcm if dtype == torch.float32 else (pcm * 32768).round_().clamp_(-32768, 32767).to(torch.int16)
 
 
-def _checked(rate: int, blocks: Iterable[Block], clip: _Clip) -> Iterator[Tensor]:
+def _checked(rate: int, blocks: Iterable[PcmBlock], clip: _Clip) -> Iterator[Tensor]:
     """The samples, if they are such; warns of what is no mistake of the file but hardly what was meant."""
     count, limit, mix, loudest = 0, round(clip.max_seconds * rate), 0.0, 0.0
     for block in blocks:

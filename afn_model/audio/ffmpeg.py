@@ -43,7 +43,7 @@ _QUIET = 0.01  # below this, a mix may be what is left of channels that cancel e
 _FULL_SCALE = {torch.uint8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31, torch.int64: 2.0**63}
 
 
-class Block(NamedTuple):
+class PcmBlock(NamedTuple):
     """Samples that follow one another.
 
     Args:
@@ -57,25 +57,21 @@ class Block(NamedTuple):
     loudest: float = 0.0
 
 
-def mix_down(planes: Tensor, rate: int) -> Block:
+def mix_down(planes: Tensor, rate: int) -> PcmBlock:
     """The mean of the channels.
 
     Args:
         planes: [channels, n], floating point, or integers that are divided by their full scale.
         rate: Hz.
     """
-    scale = 1.0 / _FULL_SCALE.get(planes.dtype, 1.0)
-    if planes.dtype == torch.uint8:
-        planes = planes.float() - 128.0
-    pcm = planes[0].float() if len(planes) == 1 else planes[0].float() + planes[1].float()
-    for plane in planes[2:]:
-        pcm += plane
-    if scale != 1.0 or len(planes) > 1:
-        pcm = pcm * (scale / len(planes))
-    loudest = 0.0
-    if len(planes) > 1 and pcm.numel() and float(pcm.abs().max()) < _QUIET:
-        loudest = float(planes.float().abs().max()) * scale
-    return Block(rate, pcm, loudest)
+    channels, scale = len(planes), 1.0 / _FULL_SCALE.get(planes.dtype, 1.0)
+    values = planes.float() - 128.0 if planes.dtype == torch.uint8 else planes.float()
+    if channels == 1:
+        return PcmBlock(rate, values[0] * scale if scale != 1.0 else values[0])
+    pcm, loudest = torch.mv(values.T, torch.full((channels,), scale / channels)), 0.0
+    if pcm.numel() and float(pcm.abs().max()) < _QUIET:
+        loudest = float(values.abs().max()) * scale
+    return PcmBlock(rate, pcm, loudest)
 
 
 class _Bytes:
@@ -143,7 +139,7 @@ class AudioFile:
         self.promised = self._promised(self._stream)
         self.slack = SLACK + (2304 / self.rate if self.rate and self.codec.startswith("mp3") else 0.0)
         self.damaged, self.torn, self.begin = 0, False, 0
-        self.stamped = self.span = self.decoded = 0.0
+        self.decoded, self._tick, self._origin, self._first, self._end = 0.0, 0.0, None, None, None
 
     def _open(self) -> None:
         import av
@@ -172,6 +168,14 @@ class AudioFile:
             return self._container.duration / 1e6 if self._container.duration else None
         return None  # nothing that counts, or what afn_model.audio.container reads
 
+    @property
+    def span(self) -> float:
+        return 0.0 if self._end is None or self._origin is None else (self._end - self._origin) * self._tick
+
+    @property
+    def stamped(self) -> float:
+        return 0.0 if self._end is None or self._first is None else (self._end - self._first) * self._tick
+
     def close(self) -> None:
         self._container.close()
 
@@ -185,7 +189,7 @@ class AudioFile:
                 trimmed = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")  # behind the end
         return max(0.0, self.span - (trimmed / self.rate if self.rate else 0.0))
 
-    def blocks(self, start: float = 0.0) -> Iterator[Block]:
+    def blocks(self, start: float = 0.0) -> Iterator[PcmBlock]:
         """Decodes to the end, from at most a second before ``start`` (in seconds) on where time stamps allow that."""
         frames = self._frames(start)
         try:
@@ -198,32 +202,35 @@ class AudioFile:
             frame = next(frames, None)
         if frame is not None:
             self.decoded = self.begin / frame.sample_rate
-            yield from self._in_blocks(_countable(chain([frame], frames)))
+            yield from self._in_blocks(chain([frame], frames))
         elif start > PREROLL and not self.damaged:
             self.decoded = self.span  # the file ends before the part that is wanted
 
-    def _in_blocks(self, frames: Iterable[av.AudioFrame]) -> Iterator[Block]:
+    def _in_blocks(self, frames: Iterable[av.AudioFrame]) -> Iterator[PcmBlock]:
         import av
 
-        fifo, channels = av.AudioFifo(), 0
+        fifo, channels, packer = av.AudioFifo(), 0, None
         for frame in frames:
             frame.pts = None
             if frame.layout.nb_channels != channels:  # which a queue does not check
                 yield from self._drain(fifo, 0)
                 fifo, channels = av.AudioFifo(), frame.layout.nb_channels
+                packer = _packer(frame)
             try:
-                fifo.write(frame)
+                for piece in [frame] if packer is None else packer.resample(frame):
+                    fifo.write(piece)
             except ValueError:  # another rate or format from here on
                 yield from self._drain(fifo, 0)
-                fifo = av.AudioFifo()
-                fifo.write(frame)
+                fifo, packer = av.AudioFifo(), _packer(frame)
+                for piece in [frame] if packer is None else packer.resample(frame):
+                    fifo.write(piece)
             if fifo.samples >= BLOCK:
                 yield from self._drain(fifo, BLOCK)
         end = self.promised if self.format.startswith("mov") else self.span if self.format == "ogg" else None
         padding = 0.0 if end is None or not fifo.samples else self.decoded + fifo.samples / self.rate - end
         yield from self._drain(fifo, fifo.samples - round(padding * self.rate) if 0 < padding < SLACK else 0)
 
-    def _drain(self, fifo: av.AudioFifo, samples: int) -> Iterator[Block]:
+    def _drain(self, fifo: av.AudioFifo, samples: int) -> Iterator[PcmBlock]:
         frame = fifo.read(samples) if fifo.samples else None
         if frame is not None:
             data = torch.from_numpy(frame.to_ndarray())
@@ -255,29 +262,32 @@ class AudioFile:
                 yield from self._decoded(one, early=number < len(held) // 2)  # no decoder begins without its past
             held = None
 
-    def _decoded(self, packet: av.Packet, early: bool = False) -> Iterator[av.AudioFrame]:
+    def _decoded(self, packet: av.Packet, early: bool = False) -> list[av.AudioFrame]:
         try:
-            yield from packet.decode()
+            return packet.decode()
         except self._error:
             if packet.size and not early and not is_trailer(bytes(packet)):
                 self.damaged += 1
+            return []
 
     def _packets(self) -> Iterator[av.Packet]:
         """The stream's packets and, last, an empty one."""
-        stream = self._stream
-        tick, first, end, last = float(stream.time_base or 0), None, None, None
-        self._origin: int | None = stream.start_time
-        self._jumped = False
+        stream, last, end = self._stream, None, None
+        self._tick = float(stream.time_base or 0)
+        jitter = _JITTER / self._tick if self._tick else 0
+        self._origin, self._first, self._end, self._jumped = stream.start_time, None, None, False
         try:
             for packet in self._container.demux(stream):
-                if packet.pts is not None:
-                    first = packet.pts if first is None else first
-                    self._origin = first if self._origin is None else self._origin
-                    if end is not None and abs(packet.pts - end) * tick > _JITTER:
+                begin = packet.pts
+                if begin is not None:
+                    if end is None:
+                        self._first = begin
+                        self._origin = begin if self._origin is None else self._origin
+                    elif abs(begin - end) > jitter:
                         self._jumped = True
                     length = packet.duration or 0
-                    end = packet.pts + (length if length < 1 << 31 else length - (1 << 32))  # vorbis may end before it
-                    self.span, self.stamped = (end - self._origin) * tick, (end - first) * tick
+                    # The last of a vorbis stream may end before it begins: a negative number without its sign.
+                    end = self._end = begin + (length if length < 1 << 31 else length - (1 << 32))
                 if packet.size:
                     last = packet
                 yield packet
@@ -289,23 +299,13 @@ class AudioFile:
             self.torn = last.pos + last.size < self._container.size
 
 
-def _countable(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
-    """Frames whose planes PyAV can count: it takes what lies behind the eighth pointer for more of them."""
+def _packer(frame: av.AudioFrame) -> av.AudioResampler | None:
+    """What interleaves the channels of eight planes and more: PyAV takes what lies behind the eighth for others."""
     import av
 
-    packer, kind = None, None
-    for frame in frames:
-        if frame.layout.nb_channels < 8 or not frame.format.is_planar:
-            yield frame
-            continue
-        if packer is None or kind != (frame.layout.name, frame.format.name, frame.sample_rate):
-            kind = (frame.layout.name, frame.format.name, frame.sample_rate)
-            packer = av.AudioResampler("flt", frame.layout, frame.sample_rate)
-        frame.pts = None
-        try:
-            yield from packer.resample(frame)
-        except (av.FFmpegError, ValueError) as error:
-            raise ValueError(f"{frame.layout.nb_channels} channels cannot be mixed ({error})") from None
+    if frame.layout.nb_channels < 8 or not frame.format.is_planar:
+        return None
+    return av.AudioResampler("flt", frame.layout, frame.sample_rate)
 
 
 class TimeLostError(Exception):

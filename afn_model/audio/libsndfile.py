@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from afn_model.audio.ffmpeg import BLOCK, SLACK, Block, mix_down
+from afn_model.audio.ffmpeg import BLOCK, SLACK, PcmBlock, mix_down
 
 
 class SoundFileAudio:
@@ -44,7 +44,7 @@ class SoundFileAudio:
             raise ValueError("its header does not say how long it is")
         return self.promised
 
-    def blocks(self, start: float = 0.0) -> Iterator[Block]:
+    def blocks(self, start: float = 0.0) -> Iterator[PcmBlock]:
         """Blocks to the end, from the beginning: seeking is what few of these formats do well."""
         size = max(1, BLOCK // self._file.channels)
         try:
