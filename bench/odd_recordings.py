@@ -71,6 +71,11 @@ def flac_without_length() -> bytes:
     return bytes(made)
 
 
+def with_flipped_bit(data: bytes) -> bytes:
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
 def ogg(codec: str, seconds: float = 4, first: int = 0, rate: int = 16_000, channels: int = 1) -> bytes:
     return sound_file(ladder(seconds, rate, channels, first), rate, "OGG", codec)
 
@@ -112,6 +117,7 @@ def odd_files() -> dict[str, Odd]:
         "mp3 with a line break behind it": Odd(lambda: bare + b"\r\n", 4),
         "mp3 with HTML behind it": Odd(lambda: bare + b"<html>moved</html>" * 9, 4),
         "mp3 with an ID3v1 tag behind it": Odd(lambda: bare + b"TAG" + bytes(125), 4, mended=False),
+        "mp3 with an APEv2 and an ID3v1 tag behind it": Odd(lambda: bare + APE + b"TAG" + bytes(125), 4, mended=False),
         "mp3 torn in its last frame": Odd(lambda: bare[:-10], 4),
         "vorbis, two streams": Odd(lambda: ogg("VORBIS", 3) + ogg("VORBIS", 3, 3), 6, mended=False),
         "opus, two streams": Odd(lambda: ogg("OPUS", 3, 0, 48_000) + ogg("OPUS", 3, 3, 48_000), 6, mended=False),
@@ -127,6 +133,9 @@ def odd_files() -> dict[str, Odd]:
         "wav, size 44 too large": Odd(lambda: wav(data=128_044), 4),
         "wav, one byte missing": Odd(lambda: wav()[:-1], 4),
         "wav, size half of what is there": Odd(lambda: wav(data=64_000), 4),
+        "wav with tags behind its samples": Odd(
+            lambda: wav() + b"LIST" + (999).to_bytes(4, "little") + bytes(999), 4, False
+        ),
         "wav, size unknown (a pipe)": Odd(lambda: wav(riff=0xFFFFFFFF, data=0xFFFFFFFF), 4, mended=False),
         "au, size 0": Odd(lambda: au(0), 4),
         "au, size unknown": Odd(lambda: au(0xFFFFFFFF), 4, mended=False),

@@ -20,6 +20,7 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _LOST = 1 << 24  # bytes that are looked through for the next ogg page
+_MOMENT = 0.1  # seconds: less behind the samples of a wav is no sound
 _JUNK = 65_536  # bytes before the first frame that players look through
 # Sizes near the end of the 31- or 32-bit range are what a writer to a pipe leaves: length unknown.
 _UNKNOWN = 0x7FFF0000
@@ -148,9 +149,10 @@ def _samples(data, body: int, length: int, bytes_a_second: int) -> Structure:
             return Structure(parts, measured=all_of_it)
         problem = f"{there} of the {length} bytes of samples that its header counts are there"
         return Structure(parts, seconds, (problem,), measured=all_of_it)
-    behind = body + length + length % 2
-    rest = bytes(data[behind : behind + 8])
-    if not _is_chunk(rest[:4]) and (any(rest) or (length == 0 and there)) and len(rest) == 8:
+    behind = body + length
+    rest = bytes(data[behind : behind + 9])
+    goes_on = len(rest) == 9 and not _is_chunk(rest[:4]) and not _is_chunk(rest[1:5])  # some leave the padding out
+    if goes_on and (any(rest) or length == 0) and there - length > bytes_a_second * _MOMENT:
         problem = f"its header counts {length} bytes of samples, {there} are there"
         return Structure(parts, None, (problem,), {"ignore_length": "1"}, measured=all_of_it)
     return Structure(parts, seconds, measured=seconds)

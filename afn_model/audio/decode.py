@@ -249,6 +249,8 @@ def _check_end(file: AudioFile | SoundFileAudio, counted: float | None, clip: _C
     missing = file.span - file.decoded
     if missing > file.slack and (file.damaged or file.format not in GAPS):
         raise ValueError(f"damaged: {missing:.2f} s of {file.span:.2f} s cannot be decoded")
+    if file.counts and round(missing * file.rate) > 0:
+        clip.problems.append(f"{missing:.3f} s in it cannot be decoded")
     if counted is not None and file.stamped - counted > file.slack:
         clip.problems.append(f"its header counts {counted:.2f} s, {file.stamped:.2f} s are there")
     if file.torn:

@@ -157,6 +157,8 @@ class AudioFile:
             raise ValueError("there is no audio in it" if not streams else "no decoder for its audio")
         self._stream = streams[0]
         self._stream.codec_context.thread_count = 1
+        if self._stream.codec_context.name == "flac":  # or a damaged frame is noise without a word
+            self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
 
     def _promised(self, stream: av.AudioStream) -> float | None:
         self.counts = self.format not in GAPS and self.codec.startswith(_COUNTED) and self.format != "wav"

@@ -8,7 +8,7 @@ import pytest
 from afn_model.audio.container import inspect, ogg_crc, skip_tags
 from afn_model.audio.decode import audio_seconds, load_audio
 from afn_model.audio.source import read_source
-from bench.odd_recordings import APE, TAG, mp3, odd_files, ogg, wav, with_count
+from bench.odd_recordings import APE, TAG, mp3, odd_files, ogg, wav, with_count, with_flipped_bit
 from bench.recordings import encode, heard, ladder, sound_file
 
 ODD = odd_files()
@@ -75,6 +75,14 @@ def test_a_part_is_never_returned_as_the_whole(name):
         with pytest.raises(ValueError, match=r"truncated|damaged") as error:
             load_audio(data)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: encode(ladder(4), 16_000, "flac"), lambda: ogg("OPUS"), lambda: ogg("VORBIS")]
+)
+def test_a_flipped_bit_is_never_passed_over(make):
+    with pytest.raises(ValueError, match=r"cannot be decoded|wrong checksum"):
+        load_audio(with_flipped_bit(make()), strict=True)
 
 
 @pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
