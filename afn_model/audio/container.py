@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 # Layer III bit rates in kbit/s by header index, and sample rates in Hz (ISO/IEC 11172-3 and 13818-3).
@@ -20,6 +20,7 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _LOST = 1 << 24  # bytes that are looked through for the next ogg page
+_PROBING = {"max_probe_packets": "4"}  # FFmpeg looks 5 MB far into a wav for DTS in disguise: 64 kB will do
 _MOMENT = 0.1  # seconds: less behind the samples of a wav is no sound
 _JUNK = 65_536  # bytes before the first frame that players look through
 # Sizes near the end of the 31- or 32-bit range are what a writer to a pipe leaves: length unknown.
@@ -43,7 +44,7 @@ class Structure:
     parts: tuple[tuple[int, int], ...]
     promised: float | None = None
     problems: tuple[str, ...] = ()
-    options: dict[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
     patch: tuple[int, bytes] | None = None
     measured: float | None = None
     dense: bool = False
@@ -142,20 +143,20 @@ def _wav(data, start: int) -> Structure:
 def _samples(data, body: int, length: int, bytes_a_second: int) -> Structure:
     parts, there = _whole(data), len(data) - body
     if not bytes_a_second:
-        return Structure(parts)
+        return Structure(parts, options=_PROBING)
     seconds, all_of_it = length / bytes_a_second, there / bytes_a_second
     if length > there:
         if _UNKNOWN <= length < 1 << 32:
-            return Structure(parts, measured=all_of_it)
+            return Structure(parts, options=_PROBING, measured=all_of_it)
         problem = f"{there} of the {length} bytes of samples that its header counts are there"
-        return Structure(parts, seconds, (problem,), measured=all_of_it)
+        return Structure(parts, seconds, (problem,), _PROBING, measured=all_of_it)
     behind = body + length
     rest = bytes(data[behind : behind + 9])
     goes_on = len(rest) == 9 and not _is_chunk(rest[:4]) and not _is_chunk(rest[1:5])  # some leave the padding out
     if goes_on and (any(rest) or length == 0) and there - length > bytes_a_second * _MOMENT:
         problem = f"its header counts {length} bytes of samples, {there} are there"
-        return Structure(parts, None, (problem,), {"ignore_length": "1"}, measured=all_of_it)
-    return Structure(parts, seconds, measured=seconds)
+        return Structure(parts, None, (problem,), _PROBING | {"ignore_length": "1"}, measured=all_of_it)
+    return Structure(parts, seconds, (), _PROBING, measured=seconds)
 
 
 def _is_chunk(name: bytes) -> bool:

@@ -146,7 +146,7 @@ class AudioFile:
 
         self._error = av.FFmpegError
         file = _Bytes(self._data, self._structure, self._structure.parts[self._number])
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"} | self._structure.options
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", **self._structure.options}
         try:
             self._container = av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
         except (av.FFmpegError, ValueError, OSError) as error:
