@@ -204,7 +204,10 @@ class AudioFile:
             frame = next(frames, None)
         if frame is not None:
             self.decoded = self.begin / frame.sample_rate
-            yield from self._in_blocks(chain([frame], frames))
+            try:
+                yield from self._in_blocks(chain([frame], frames))
+            except self._error as error:  # of a layout of channels that cannot be mixed
+                raise ValueError(f"cannot be decoded ({error})") from None
         elif start > PREROLL and not self.damaged:
             self.decoded = self.span  # the file ends before the part that is wanted
 
