@@ -46,6 +46,8 @@ BENCHMARKS = {
     "features": Benchmark("features", ("features.jsonl",)),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
+    "decode": Benchmark("decode", ("decode.jsonl",)),
+    "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),
     "resample": Benchmark("resample", ("resample.jsonl", "resample.md")),
     "packing": Benchmark("packing", ("packing.jsonl",)),
     "boundary": Benchmark("boundary", ("boundary.jsonl",)),

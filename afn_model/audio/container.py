@@ -1,110 +1,188 @@
-"""Detects damage that audio decoders ignore: incomplete mp3 and ogg streams, data chunks cut short.
+"""What a file says of its own contents: FFmpeg plays what is there and does not say that something is missing.
 
-libmpg123 and libogg resynchronise after damage and return less audio, or other audio, with no error. Both formats say
-enough about their own structure to notice: an mp3 frame gives its own length, an ogg page has a checksum.
+Sizes and counts in the headers of wav, au and mp3, the pages of an ogg stream, and where one stream ends and another
+begins.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 # Layer III bit rates in kbit/s by header index, and sample rates in Hz (ISO/IEC 11172-3 and 13818-3).
 _KBITS_V1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_V2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-_TRAILERS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
+_TRAILERS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_LOST = 1 << 24  # bytes that are looked through for the next ogg page
+_PROBING = {"max_probe_packets": "4"}  # FFmpeg looks 5 MB far into a wav for DTS in disguise: 64 kB will do
+_MOMENT = 0.1  # seconds: less behind the samples of a wav is no sound
+_JUNK = 65_536  # bytes before the first frame that players look through
+# Sizes near the end of the 31- or 32-bit range are what a writer to a pipe leaves: length unknown.
+_UNKNOWN = 0x7FFF0000
 
 
 @dataclass(frozen=True)
-class Mp3Walk:
-    """What walking an mp3 stream found.
+class Structure:
+    """What a file's headers say.
 
     Args:
-        start: byte of the first frame that holds sound.
-        frames: complete frames from there on.
-        counted: whether an Info header gives that number, so that the decoder knows the length.
-        cut: whether the stream ends inside a frame.
+        parts: (first byte, byte after the last) of streams that follow one another; most files are one.
+        promised: seconds that the header counts, None where it counts none or FFmpeg tells.
+        problems: what is wrong without making the file unreadable, a few words each.
+        options: for FFmpeg's demuxer.
+        patch: (position, bytes) that make it readable.
+        measured: seconds of samples that are there, None where the headers do not tell.
+        dense: whether a long run of zeros in it is no sound: what was compressed has none.
     """
 
-    start: int
-    frames: int
-    counted: bool
-    cut: bool
+    parts: tuple[tuple[int, int], ...]
+    promised: float | None = None
+    problems: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    patch: tuple[int, bytes] | None = None
+    measured: float | None = None
+    dense: bool = False
 
 
-def is_mp3(data) -> bool:
-    """Whether the bytes begin as an mp3 file does: a layer III frame header, perhaps after an ID3 tag."""
-    return _frame(data, _first_byte(data)) is not None
-
-
-def walk_mp3(data) -> Mp3Walk:
-    """Follows an mp3 stream from frame header to frame header.
+def inspect(data) -> Structure:
+    """Looks through the structure of a file of any format.
 
     Args:
         data: bytes-like, the whole file.
-
-    Returns:
-        ``Mp3Walk``.
-
-    Raises:
-        ValueError: bytes between two frames that belong to neither, or fewer frames than the Info header counts.
-
-    Source: ISO/IEC 11172-3 §2.4.1.3 (frame header); the Xing/Info header of LAME.
     """
-    size = len(data)
-    position = _first_byte(data)
-    first = _frame(data, position)
+    start = skip_tags(data)
+    magic = bytes(data[start : start + 12])
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
+        return _wav(data, start)
+    if magic[:4] == b".snd" and magic[8:] == bytes(4) and len(data) > start + 24:
+        problem = "its header says that it has no samples, which is not so"
+        return Structure(_whole(data), problems=(problem,), patch=(start + 8, b"\xff" * 4))
+    if magic[:4] == b"OggS":
+        return _ogg(data, start)
+    if magic[:4] == b"\x1aE\xdf\xa3":
+        torn = ("its last block is incomplete",) if _is_torn_ebml(data, start) else ()
+        return Structure(_whole(data), problems=torn, dense=True)
+    if magic[:4] == b"fLaC":
+        return Structure(_whole(data), dense=True)
+    if magic[:4] in (b"FORM", b"caff", b"riff") or magic[4:8] == b"ftyp":
+        return Structure(_whole(data))
+    first = _first_frame(data, start)
     if first is None:
-        raise ValueError(f"not an mp3 stream: no frame header at byte {position}")
-    kind, length = first
-    promised = _info_count(data, position)
-    start = position = position + (length if promised is not None else 0)
-    frames, cut = 0, False
-    while position < size:
-        frame = _frame(data, position)
-        if frame is None or frame[0] != kind:
-            after_tag = _skip_id3(data, position)
-            if after_tag > position:
-                position = after_tag
-                continue
-            rest = bytes(data[position:])
-            if rest.startswith(_TRAILERS) or not rest.strip(b"\0"):
-                break
-            raise ValueError(f"damaged mp3: no frame header at byte {position} of {size}")
-        if position + frame[1] > size:
-            cut = True
-            break
-        frames += 1
-        position += frame[1]
-    if promised and frames < promised:
-        raise ValueError(f"truncated mp3: {frames} of {promised} frames are there")
-    if frames == 0:
-        raise ValueError("truncated mp3: no complete frame")
-    return Mp3Walk(start, frames, bool(promised), cut)
+        return Structure(_whole(data))
+    junk = f"{first - start} bytes in front of the first mp3 frame belong to none"
+    return Structure(_whole(data), _info_seconds(data, first), (junk,) if first > start else (), dense=True)
 
 
-def with_frame_count(data, walk: Mp3Walk) -> bytes:
-    """The stream behind an Info header that counts its frames.
+def _whole(data) -> tuple[tuple[int, int]]:
+    return ((0, len(data)),)
 
-    libmpg123 otherwise guesses the length from the first bit rate, and libsndfile stops there.
 
-    Args:
-        data: bytes-like, the whole file.
-        walk: what ``walk_mp3`` found in it.
+def is_trailer(data: bytes) -> bool:
+    """Whether bytes behind the audio are tags or padding."""
+    return data.startswith(_TRAILERS) or not data.strip(b"\0")
+
+
+# Tags
+
+
+def skip_tags(data) -> int:
+    """The byte behind the ID3v2 and APEv2 tags, and their padding, that a file begins with."""
+    position, size = 0, len(data)
+    while True:
+        after = _skip_ape(data, _skip_id3(data, position))
+        if after == position:
+            return min(position, size)
+        position = after
+        while position < min(size, after + _JUNK) and data[position] == 0:  # some taggers pad the tag
+            position += 1
+
+
+def _skip_id3(data, position: int) -> int:
+    header = bytes(data[position : position + 10])
+    if header[:3] != b"ID3" or len(header) < 10:
+        return position
+    size = 0
+    for byte in header[6:]:
+        size = size << 7 | byte & 0x7F
+    return position + 10 + size + (10 if header[5] & 0x10 else 0)
+
+
+def _skip_ape(data, position: int) -> int:
+    header = bytes(data[position : position + 32])
+    if header[:8] != b"APETAGEX" or len(header) < 32:
+        return position
+    return position + 32 + int.from_bytes(header[12:16], "little")
+
+
+# wav
+
+
+def _wav(data, start: int) -> Structure:
+    size, position = len(data), start + 12
+    bytes_a_second, long_size = 0, None
+    while position + 8 <= size:
+        kind, length = bytes(data[position : position + 4]), _little(data, position + 4)
+        body = position + 8
+        if kind == b"fmt ":
+            bytes_a_second = _byte_rate(data, body)
+        elif kind == b"ds64":
+            long_size = int.from_bytes(bytes(data[body + 8 : body + 16]), "little")
+        elif kind == b"data":
+            length = long_size if long_size is not None and length == 0xFFFFFFFF else length
+            return _samples(data, body, length, bytes_a_second)
+        position = body + length + length % 2
+    return Structure(_whole(data))
+
+
+def _samples(data, body: int, length: int, bytes_a_second: int) -> Structure:
+    parts, there = _whole(data), len(data) - body
+    if not bytes_a_second:
+        return Structure(parts, options=_PROBING)
+    seconds, all_of_it = length / bytes_a_second, there / bytes_a_second
+    if length > there:
+        if _UNKNOWN <= length < 1 << 32:
+            return Structure(parts, options=_PROBING, measured=all_of_it)
+        problem = f"{there} of the {length} bytes of samples that its header counts are there"
+        return Structure(parts, seconds, (problem,), _PROBING, measured=all_of_it)
+    behind = body + length
+    rest = bytes(data[behind : behind + 9])
+    goes_on = len(rest) == 9 and not _is_chunk(rest[:4]) and not _is_chunk(rest[1:5])  # some leave the padding out
+    if goes_on and (any(rest) or length == 0) and there - length > bytes_a_second * _MOMENT:
+        problem = f"its header counts {length} bytes of samples, {there} are there"
+        return Structure(parts, None, (problem,), _PROBING | {"ignore_length": "1"}, measured=all_of_it)
+    return Structure(parts, seconds, (), _PROBING, measured=seconds)
+
+
+def _is_chunk(name: bytes) -> bool:
+    return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name)
+
+
+def _byte_rate(data, body: int) -> int:
+    """Bytes a second: for plain samples, by their width, which decoders go by."""
+    kind, rate, stated = _little(data, body, 2), _little(data, body + 4), _little(data, body + 8)
+    return rate * _little(data, body + 12, 2) if kind in (1, 3, 0xFFFE) else stated
+
+
+def _little(data, position: int, width: int = 4) -> int:
+    return int.from_bytes(bytes(data[position : position + width]), "little")
+
+
+# mp3
+
+
+def mp3_frame_bytes(header: bytes) -> int | None:
+    """Bytes of the layer III frame with this header; None if it is none.
+
+    Source: ISO/IEC 11172-3 §2.4.1.3.
     """
-    stream = bytes(data[walk.start :])
-    header = bytearray(stream[:4])
-    header[1] |= 1  # no checksum
-    header[2] = header[2] & 0x0F | 8 << 4  # a bit rate that leaves room: 64 or 112 kbit/s
-    frame = _frame(header, 0)
-    assert frame is not None, "the stream begins with a frame"
-    header += bytes(frame[1] - 4)
-    tag = _info_offset(header, 0)
-    header[tag : tag + 12] = b"Xing" + (1).to_bytes(4, "big") + walk.frames.to_bytes(4, "big")
-    return bytes(header) + stream
+    found = _frame(header, 0)
+    return None if found is None else found[1]
 
 
 def _frame(data, position: int) -> tuple[tuple[int, int], int] | None:
@@ -120,86 +198,112 @@ def _frame(data, position: int) -> tuple[tuple[int, int], int] | None:
     return (version, rate_index), eighth * kbits * 1000 // _RATES[version][rate_index] + (header[2] >> 1 & 1)
 
 
-def _info_count(data, position: int) -> int | None:
-    """Frames counted by an Info frame at ``position``; 0 if it does not count them, None if it is no Info frame."""
-    tag = _info_offset(data, position)
-    if bytes(data[tag : tag + 4]) not in (b"Xing", b"Info"):
-        return None
-    counts_frames = int.from_bytes(data[tag + 4 : tag + 8], "big") & 1
-    return int.from_bytes(data[tag + 8 : tag + 12], "big") if counts_frames else 0
+def _first_frame(data, start: int) -> int | None:
+    """Where the first frame that another one follows begins, at most 64 kB behind the tags."""
+    for match in _SYNC.finditer(bytes(data[start : start + _JUNK])):
+        position = start + match.start()
+        frame = _frame(data, position)
+        if frame is not None:
+            following = _frame(data, position + frame[1])
+            if following is not None and following[0] == frame[0]:
+                return position
+    return None
 
 
-def _info_offset(data, position: int) -> int:
-    mono, version1 = data[position + 3] >> 6 == 3, data[position + 1] >> 3 & 3 == 3
-    return position + 4 + ((17 if mono else 32) if version1 else (9 if mono else 17))
+def _info_seconds(data, position: int) -> float | None:
+    """Seconds of the frames that an Info frame at ``position`` counts; None if it counts none or is none.
 
-
-def _first_byte(data) -> int:
-    after = position = _skip_id3(data, 0)
-    while after and position < min(len(data), after + 65536) and data[position] == 0:  # some taggers pad the tag
-        position += 1
-    return position
-
-
-def _skip_id3(data, position: int) -> int:
-    header = bytes(data[position : position + 10])
-    if header[:3] != b"ID3" or len(header) < 10:
-        return position
-    size = 0
-    for byte in header[6:]:
-        size = size << 7 | byte & 0x7F
-    return position + 10 + size + (10 if header[5] & 0x10 else 0)
-
-
-def check_ogg(data) -> None:
-    """Follows an ogg stream from page to page and checks every page's checksum.
-
-    Args:
-        data: bytes-like, the whole file.
-
-    Raises:
-        ValueError: a damaged page, or no page that ends the stream.
-
-    Source: RFC 3533 §6.
+    Source: the Xing/Info header of LAME.
     """
-    position, size, ended = 0, len(data), False
+    version, rate_index = data[position + 1] >> 3 & 3, data[position + 2] >> 2 & 3
+    mono, version1 = data[position + 3] >> 6 == 3, version == 3
+    tag = position + 4 + ((17 if mono else 32) if version1 else (9 if mono else 17))
+    if bytes(data[tag : tag + 4]) not in (b"Xing", b"Info") or not data[tag + 7] & 1:
+        return None
+    frames = int.from_bytes(bytes(data[tag + 8 : tag + 12]), "big")
+    return frames * (1152 if version1 else 576) / _RATES[version][rate_index] if frames else None
+
+
+# matroska and webm
+
+
+def _is_torn_ebml(data, position: int) -> bool:
+    """Whether the last element is longer than the file.
+
+    Source: RFC 8794 §4 (variable-size integers), §6.2 (unknown sizes); RFC 9559 (Segment, Cluster).
+    """
+    size = len(data)
+    while position < size:
+        head = bytes(data[position : position + 12])
+        id_bytes = 9 - head[0].bit_length()
+        if id_bytes > 4:
+            return False
+        if len(head) <= id_bytes:
+            return True
+        if not head[id_bytes]:
+            return False
+        size_bytes = 9 - head[id_bytes].bit_length()
+        unknown = (1 << 7 * size_bytes) - 1
+        length = int.from_bytes(head[id_bytes : id_bytes + size_bytes], "big") & unknown
+        position += id_bytes + size_bytes
+        if head[:id_bytes] in (_SEGMENT, _CLUSTER):
+            if length != unknown and position + length > size:
+                return True
+            continue  # with its elements
+        position += length
+    return position > size
+
+
+# ogg
+
+
+def _ogg(data, start: int) -> Structure:
+    """Follows an ogg file from page to page and checks every page's checksum.
+
+    Source: RFC 3533 §6 (pages), §4 (streams one after another).
+    """
+    begins, problems, ended, opening = [], [], False, False
+    for position, flags in _pages(data, start, problems):
+        if flags & 2 and not opening:
+            if begins and not ended:
+                problems.append("a stream in it lacks its end mark")
+            begins.append(position)
+        opening, ended = bool(flags & 2), bool(flags & 4)
+    if begins and not ended:
+        problems.append("its last page is not marked as the end")
+    ends = [*begins[1:], len(data)]
+    parts = tuple(zip(begins, ends, strict=True)) or _whole(data)
+    return Structure(parts, problems=tuple(dict.fromkeys(problems)), dense=True)
+
+
+def _pages(data, position: int, problems: list[str]) -> Iterator[tuple[int, int]]:
+    """(position, flags) of the whole pages; what else there is becomes a problem."""
+    size = len(data)
     while position < size:
         header = bytes(data[position : position + 27])
         if header[:4] != b"OggS":
-            if not bytes(data[position:]).strip(b"\0"):
-                break
-            raise ValueError(f"damaged ogg: no page at byte {position} of {size}")
-        if len(header) < 27:
-            raise ValueError("truncated ogg: the last page is incomplete")
-        body = position + 27 + header[26]
-        end = body + sum(data[position + 27 : body])
-        if end > size or body > size:
-            raise ValueError("truncated ogg: the last page is incomplete")
+            following = data.find(b"OggS", position, min(size, position + _LOST))
+            following = size if following < 0 else following
+            if not is_trailer(bytes(data[position : min(following, position + _JUNK)])):
+                problems.append(f"{following - position} bytes at byte {position} belong to no page")
+            position = following
+            continue
+        body = position + 27 + (header[26] if len(header) == 27 else size)
+        end = body + sum(bytes(data[position + 27 : body]))
+        if end > size:
+            problems.append("its last page is incomplete")
+            return
         page = header[:22] + bytes(4) + header[26:] + bytes(data[position + 27 : end])
-        if _ogg_crc(page) != int.from_bytes(header[22:26], "little"):
-            raise ValueError(f"damaged ogg: wrong checksum in the page at byte {position} of {size}")
-        ended = bool(header[5] & 4)
-        position = end
-    if not ended:
-        raise ValueError("truncated ogg: no page ends the stream")
+        if ogg_crc(page) == int.from_bytes(header[22:26], "little"):
+            yield position, header[5]
+            position = end
+        else:
+            problems.append(f"damaged at byte {position} (wrong checksum)")
+            position += 4
 
 
-def _ogg_crc(page: bytes) -> int:
+def ogg_crc(page: bytes) -> int:
+    """The checksum of an ogg page whose own is zero."""
     # zlib's CRC-32 is the bit-reversed twin of ogg's, with the register inverted before and after.
     mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
-
-
-def check_chunk(log: str) -> None:
-    """Reads libsndfile's log of a wav, aiff or au file for a data chunk longer than the file.
-
-    Args:
-        log: ``SoundFile.extra_info``.
-
-    Raises:
-        ValueError: the chunk's stated size is an ordinary one and the file ends before it.
-    """
-    match = re.search(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    # 0 and sizes near the end of the 31- or 32-bit range are what a writer to a pipe leaves: length unknown.
-    if match and int(match[2]) < int(match[1]) < 0x7FFF0000:
-        raise ValueError(f"truncated: {match[2]} of {match[1]} bytes of samples are there")

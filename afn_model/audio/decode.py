@@ -7,31 +7,32 @@ audio_tokens(len(pcm))                                 # tokens the language mod
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import io
 import math
-import mmap
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from afn_model.audio.container import check_chunk, check_ogg, is_mp3, walk_mp3, with_frame_count
-from afn_model.audio.frames import (
-    MIN_SAMPLES,
-    SAMPLE_RATE,
-)
+from afn_model.audio.container import Structure, inspect
+from afn_model.audio.ffmpeg import GAPS, AudioFile, PcmBlock, mix_down
+from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE
+from afn_model.audio.libsndfile import SoundFileAudio
 from afn_model.audio.resample import resample
+from afn_model.audio.source import AudioSource, read_source
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
-_BLOCK = 1 << 18  # samples decoded at once, all channels together
+_BLOCK = 1 << 18  # samples of an array taken at once
 _END_SLACK = 0.01  # seconds: an annotated end may be rounded up by one mel frame
 _LOUDEST = 2.0**31  # integer samples passed as floats stay below; beyond, their power would overflow float32
+_OVERDRIVEN = 8.0  # 18 dB above full scale: more likely another unit than a loud recording
+_CANCELLED = 0.03  # of the loudest channel is all that is left of a mix
 
 
 def load_audio(
@@ -46,14 +47,16 @@ def load_audio(
 ) -> Tensor:
     """Decodes a recording to 16 kHz mono: channels averaged, any rate from 8 to 192 kHz resampled.
 
-    wav, flac, ogg, mp3 and whatever else libsndfile reads; other formats by torchcodec where it is installed.
+    What FFmpeg decodes (wav, flac, mp3, ogg, opus, m4a, aac, webm, mp4, ...), and what else libsndfile reads; of a
+    video the sound. A file that has something wrong with it is used as far as FFmpeg plays it, with one warning; one
+    that lacks more than a moment of what it says it holds is refused.
 
     Args:
-        source: a path, the bytes of a file, or a file open for reading.
+        source: a path, ``-`` for standard input, a pipe, the bytes of a file, or a file open for reading.
         start: seconds into the recording, 0 if None.
         end: seconds into the recording, its end if None; at most 0.01 s beyond it.
-        strict: an error where the recording is longer than ``max_seconds`` or its last mp3 frame is incomplete;
-            otherwise what is there is used, with a warning.
+        strict: an error where the recording is longer than ``max_seconds`` or anything in the file is wrong; otherwise
+            what is there is used, with a warning.
         max_seconds: the longest clip returned.
         dtype: ``torch.float32``, samples in [-1, 1] (or beyond, if the file is), or ``torch.int16``.
         name: what errors and warnings call the recording; its path if None.
@@ -65,17 +68,32 @@ def load_audio(
         ValueError: one line with the file's name and the problem: no such file, not audio, truncated or damaged,
             no samples, NaN or Inf samples, too short, a rate out of range, ``start`` or ``end`` outside.
     """
-    name, handle, data = _open(source, name)
-    clip = _Clip(name, start, end, strict, max_seconds)
+    found = read_source(source, name)
+    clip = _Clip(found.name, start, end, strict, max_seconds)
     try:
-        return _finish(_decode(handle, data, clip), clip, dtype)
+        return _finish(*_decode(found, clip), clip, dtype)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{found.name}: {error}") from None
+
+
+def audio_seconds(source: AudioSource) -> float:
+    """How long a recording is: by its header where that counts samples, otherwise by the time stamps of its packets.
+
+    Raises:
+        ValueError: not audio, or the header says nothing.
+    """
+    structure = inspect(source.data)
+    seconds = 0.0
+    for number in range(len(structure.parts)):
+        file = _open(source, structure, number)
+        seconds += file.seconds() if structure.measured is None else structure.measured
+        file.close()
+    return seconds
 
 
 def array_to_pcm(
     array: np.ndarray | Tensor,
-    sampling_rate: int = SAMPLE_RATE,
+    sampling_rate: float = SAMPLE_RATE,
     *,
     start: float | None = None,
     end: float | None = None,
@@ -87,7 +105,7 @@ def array_to_pcm(
 
     Args:
         array: [n] samples, floating point in [-1, 1], int16 or int32 (scaled by their full range).
-        sampling_rate: Hz, 8,000 to 192,000.
+        sampling_rate: whole Hz, 8,000 to 192,000.
         start, end, strict, max_seconds, dtype: as for ``load_audio``.
 
     Returns:
@@ -103,201 +121,187 @@ def array_to_pcm(
             raise ValueError(f"expected a 1-D array of samples, got shape {tuple(samples.shape)}")
         if not samples.is_floating_point() and samples.dtype not in (torch.int16, torch.int32):
             raise ValueError(f"samples must be floating point, int16 or int32, not {samples.dtype}")
-        return _finish(_from_memory(samples.detach().cpu()[:, None], sampling_rate, clip), clip, dtype)
+        rate = int(sampling_rate) if math.isfinite(sampling_rate) else 0
+        if rate != sampling_rate:
+            raise ValueError(f"sample rate {sampling_rate} Hz is not a whole number")
+        first, stop = clip.samples(rate, len(samples))
+        pieces = samples.detach().cpu()[first:stop].split(_BLOCK)
+        return _finish(rate, ((mix_down(piece[None], rate)) for piece in pieces), clip, dtype)
     except ValueError as error:
         raise ValueError(f"{clip.name}: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Clip:
-    """Which part of which recording is wanted, in seconds."""
+    """Which part of which recording is wanted, in seconds, and what is wrong with the recording."""
 
     name: str
     start: float | None
     end: float | None
     strict: bool
     max_seconds: float
+    problems: list[str] = field(default_factory=list)
 
-    def frames(self, rate: int, length: int | None) -> tuple[int, int]:
-        """(first frame, frames to read) at ``rate`` Hz of a recording of ``length`` frames, if that is known.
+    def samples(self, rate: int, length: int | None = None) -> tuple[int, int]:
+        """(first sample, last sample + 1) at ``rate`` Hz of a recording of ``length`` samples, if that is known.
 
-        One frame more than ``max_seconds`` is read where there is one: that is how a longer recording is noticed.
+        One sample more than ``max_seconds`` is read where there is one: that is how a longer recording is noticed.
         """
         start = self.start or 0.0
         if not MIN_RATE <= rate <= MAX_RATE:
             raise ValueError(f"sample rate {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
-        if length == 0:
-            raise ValueError("no samples")
-        if not 0 <= start < math.inf or (length is not None and round(start * rate) >= length):
-            raise ValueError(f"start {start} s is outside the recording{_of_seconds(length, rate)}")
+        if not 0 <= start < math.inf:
+            raise ValueError(f"start {start} s is outside the recording")
+        if self.end == math.inf:
+            raise ValueError(f"end {self.end} s is outside the recording")
         if self.end is not None and not self.end > start:
             raise ValueError(f"end {self.end} s is not after start {start} s")
-        if self.end is not None and (self.end == math.inf or length is not None):
-            self.check_end(rate, length)
-        first, limit = round(start * rate), round(self.max_seconds * rate) + 1
-        return first, limit if self.end is None else min(limit, round(self.end * rate) - first)
+        if length is not None:
+            self.check(rate, length)
+        first = round(start * rate)
+        limit = round(self.max_seconds * rate) + 1
+        return first, first + limit if self.end is None else min(first + limit, round(self.end * rate))
 
-    def check_end(self, rate: int, length: int | None) -> None:
-        if self.end is not None and (length is None or self.end > length / rate + _END_SLACK):
-            raise ValueError(f"end {self.end} s is outside the recording{_of_seconds(length, rate)}")
+    def check(self, rate: int, length: int) -> None:
+        """Compares the part that is wanted with the length of the recording, in samples."""
+        if length == 0:
+            if self.problems:
+                raise ValueError(f"damaged or truncated: there are no samples in it ({'; '.join(self.problems)})")
+            raise ValueError("the recording is empty: there are no samples in it")
+        if round((self.start or 0.0) * rate) >= length:
+            raise ValueError(f"start {self.start} s is outside the recording of {length / rate:.3f} s")
+        if self.end is not None and self.end > length / rate + _END_SLACK:
+            raise ValueError(f"end {self.end} s is outside the recording of {length / rate:.3f} s")
+
+    def warn(self, problem: str) -> None:
+        warnings.warn(f"{self.name}: {problem}", stacklevel=2)
 
     def complain(self, problem: str, remedy: str) -> None:
         if self.strict:
             raise ValueError(problem)
-        warnings.warn(f"{self.name}: {problem}; {remedy}", stacklevel=2)
+        self.warn(f"{problem}; {remedy}")
 
 
-def _of_seconds(length: int | None, rate: int) -> str:
-    return "" if length is None else f" of {length / rate:.3f} s"
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Part of a recording: blocks [frames, channels], their rate in Hz, and where they start, in frames."""
-
-    blocks: Iterable[Tensor]
-    rate: int
-    first: int
-
-
-def _open(source, name: str | None) -> tuple[str, str | io.BytesIO, memoryview | mmap.mmap | bytes]:
-    """(name for messages, what the decoder opens, all bytes)."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        name, data = name or "<bytes>", bytes(source)
-    elif hasattr(source, "read"):
-        name, data = name or str(getattr(source, "name", "<file>")), source.read()
-        if not isinstance(data, bytes):
-            raise ValueError(f"{name}: the file must be open in binary mode")
-    else:
-        path = os.fspath(source)
-        name = name or path
-        if path.startswith(("http://", "https://")):
-            raise ValueError(f"{name}: only local files are read; download it first")
-        if os.path.isdir(path):
-            raise ValueError(f"{name}: is a directory, not an audio file")
-        try:
-            with open(path, "rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
-        except FileNotFoundError:
-            raise ValueError(f"{name}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{name}: cannot be read ({error})") from None
-    if not len(data):
-        raise ValueError(f"{name}: the file is empty")
-    return name, path if isinstance(data, mmap.mmap) else io.BytesIO(data), data
-
-
-def _decode(handle: str | io.BytesIO, data, clip: _Clip) -> _Decoded:
-    import soundfile
-
-    slack = 0
-    if data[:4] == b"OggS":
-        check_ogg(data)
-    if is_mp3(data):
-        walk = walk_mp3(data)
-        if walk.cut:
-            clip.complain("truncated mp3, the last frame is incomplete", "the rest is used")
-        if not walk.counted:
-            slack = 2 * 1152  # where a stream was cut out of a longer one, the first frames may decode to nothing
-            handle = io.BytesIO(with_frame_count(data, walk))
+def _open(source: AudioSource, structure: Structure, number: int) -> AudioFile | SoundFileAudio:
+    """The part of a file with this number, by the first decoder that reads it."""
     try:
-        file = _sequential_file()(handle)
-    except (soundfile.SoundFileError, TypeError) as error:
-        return _decode_torchcodec(handle, clip, _reason(error))
-    check_chunk(file.extra_info)
-    length = file.frames if file.frames < 1 << 62 else None
-    first, count = clip.frames(file.samplerate, length)
-    return _Decoded(_read(file, first, count, clip, length, slack), file.samplerate, first)
+        return AudioFile(source.data, structure, number)
+    except ValueError as error:
+        reason = str(error)
+    if bytes(source.data[4:8]) == b"ftyp" and source.data.find(b"moov") < 0:
+        raise ValueError("truncated mp4: its index (moov), which may stand at the end, is missing")
+    if not bytes(source.data[:3]).startswith((b"ID3", b"\xff")):  # libmpg123 says on the terminal what it does not like
+        with contextlib.suppress(ValueError):
+            return SoundFileAudio(source.path or bytes(source.data))
+    raise ValueError(f"not audio that FFmpeg or libsndfile reads ({reason})")
 
 
-@lru_cache(maxsize=1)
-def _sequential_file():
-    import soundfile
-
-    class SequentialFile(soundfile.SoundFile):
-        def seekable(self) -> bool:
-            return False  # or every read ends in a seek, which fails at the end of a flac of unknown length
-
-    return SequentialFile
+def _decode(source: AudioSource, clip: _Clip) -> tuple[int, Iterator[PcmBlock]]:
+    """(rate in Hz, blocks of the part that is wanted)."""
+    structure = inspect(source.data)
+    clip.problems += structure.problems
+    file = _open(source, structure, 0)
+    window = clip.samples(file.rate)
+    return file.rate, _wanted(source, structure, file, clip, window)
 
 
-def _read(file, first: int, count: int, clip: _Clip, length: int | None, slack: int) -> Iterator[Tensor]:
-    import soundfile
+def _wanted(
+    source: AudioSource, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip, window: tuple[int, int]
+) -> Iterator[PcmBlock]:
+    """The blocks between two samples, and every check that needs the end of the file where it comes before the last."""
+    (first, stop), at = window, None
+    with contextlib.closing(_played(source, structure, file, clip)) as played:
+        for block in _at_one_rate(played, file.rate):
+            at = file.begin if at is None else at
+            piece = block.pcm[max(0, first - at) : stop - at]
+            at += block.pcm.numel()
+            if piece.numel():
+                yield PcmBlock(block.rate, piece, block.loudest)
+            if at >= stop:
+                return
+    clip.check(file.rate, round(file.span * file.rate) if at is None else at)
 
-    rate, stop = file.samplerate, first + count
-    at = max(0, first - rate)  # mp3 and opus decode exactly only some frames after a seek
-    with file:
+
+def _played(
+    source: AudioSource, structure: Structure, file: AudioFile | SoundFileAudio, clip: _Clip
+) -> Generator[PcmBlock, None, None]:
+    """Every stream of the file; of a file with one only what begins shortly before the part that is wanted."""
+    parts = len(structure.parts)
+    for number in range(parts):
+        file = file if number == 0 else _open(source, structure, number)
         try:
-            if at:
-                file.seek(at)
-            while at < stop:
-                block = file.read(min(max(_BLOCK // file.channels, 1), stop - at), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                wanted = block[max(0, first - at) :]
-                at += len(block)
-                if len(wanted):
-                    yield torch.from_numpy(wanted)
-        except soundfile.SoundFileError as error:
-            raise ValueError(f"damaged or truncated ({_reason(error)})") from None
-    if length is not None and at < min(stop, length - slack):
-        raise ValueError(f"damaged or truncated: {at / rate:.2f} s decoded of {length / rate:.2f} s")
-    if at < stop:
-        clip.check_end(rate, at)
+            yield from file.blocks((clip.start or 0.0) if parts == 1 else 0.0)
+            _check_end(file, structure.promised, clip)
+        finally:
+            if file.damaged:
+                packets = "packets" if file.damaged > 1 else "packet"
+                clip.problems.append(f"{file.damaged} damaged {packets} could not be decoded")
+            file.close()
 
 
-def _decode_torchcodec(handle: str | io.BytesIO, clip: _Clip, reason: str) -> _Decoded:
-    if importlib.util.find_spec("torchcodec") is None:
-        raise ValueError(f"not audio that libsndfile reads ({reason}); torchcodec, for other formats, is not installed")
-    try:
-        from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportMissingImports]
-
-        decoded = AudioDecoder(handle).get_all_samples()
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"not audio (libsndfile: {reason}; torchcodec: {_reason(error)})") from None
-    return _from_memory(decoded.data.T, decoded.sample_rate, clip)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(getattr(error, "error_string", error)).splitlines() or [type(error).__name__]
-    return lines[0].removeprefix("Error : ").rstrip(".")
-
-
-def _from_memory(samples: Tensor, rate: int, clip: _Clip) -> _Decoded:
-    first, count = clip.frames(rate, len(samples))
-    scale = None if samples.is_floating_point() else 1.0 / (torch.iinfo(samples.dtype).max + 1)
-    blocks = (
-        block.float() * scale if scale else block.float() for block in samples[first : first + count].split(_BLOCK)
-    )
-    return _Decoded(blocks, rate, first)
+def _check_end(file: AudioFile | SoundFileAudio, counted: float | None, clip: _Clip) -> None:
+    """Compares what was played with what the header promises and with the time stamps."""
+    promised = file.promised if counted is None else counted
+    if promised is not None and promised - file.stamped > file.slack:
+        raise ValueError(f"truncated: {file.stamped:.2f} s of {promised:.2f} s are there")
+    if file.counts and file.promised is not None and round((file.promised - file.stamped) * file.rate):
+        clip.problems.append(f"{file.stamped:.4f} s of {file.promised:.4f} s are there")
+    missing = file.span - file.decoded
+    if missing > file.slack and (file.damaged or file.format not in GAPS):
+        raise ValueError(f"damaged: {missing:.2f} s of {file.span:.2f} s cannot be decoded")
+    if file.counts and round(missing * file.rate) > 0:
+        clip.problems.append(f"{missing:.3f} s in it cannot be decoded")
+    if counted is not None and file.stamped - counted > file.slack:
+        clip.problems.append(f"its header counts {counted:.2f} s, {file.stamped:.2f} s are there")
+    if file.torn:
+        clip.problems.append("its last frame is incomplete")
 
 
-def _finish(decoded: _Decoded, clip: _Clip, dtype: torch.dtype) -> Tensor:
-    """Checks, mixes down, limits, resamples and converts."""
+def _at_one_rate(blocks: Iterable[PcmBlock], rate: int) -> Iterator[PcmBlock]:
+    """Streams one after another may have rates of their own."""
+    for own, group in groupby(blocks, key=lambda block: block.rate):
+        if own == rate:
+            yield from group
+        elif not MIN_RATE <= own <= MAX_RATE:
+            raise ValueError(f"sample rate {own} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
+        else:
+            yield from (PcmBlock(rate, pcm) for pcm in resample((block.pcm for block in group), own, rate))
+
+
+def _finish(rate: int, blocks: Iterable[PcmBlock], clip: _Clip, dtype: torch.dtype) -> Tensor:
+    """Checks, limits, resamples and converts; says what was wrong with the recording."""
     if dtype not in (torch.float32, torch.int16):
         raise ValueError(f"dtype must be torch.float32 or torch.int16, not {dtype}")
-    pieces = list(resample(_mix_down(decoded, clip), decoded.rate, SAMPLE_RATE))
+    pieces = list(resample(_checked(rate, blocks, clip), rate, SAMPLE_RATE))
     pcm = torch.cat(pieces)[: round(clip.max_seconds * SAMPLE_RATE)] if pieces else torch.empty(0)
-    if pcm.numel() == 0:
-        raise ValueError(f"no samples from {clip.start} s on" if clip.start else "no samples")
     if pcm.numel() < MIN_SAMPLES:
         raise ValueError(
             f"{pcm.numel() / SAMPLE_RATE:.4f} s is too short: one audio token needs {MIN_SAMPLES / SAMPLE_RATE:.4f} s"
         )
+    if clip.problems:
+        if not pcm.any():
+            raise ValueError(f"damaged: there is only silence ({'; '.join(clip.problems)})")
+        clip.complain("; ".join(dict.fromkeys(clip.problems)), "what is there is used")
     return pcm if dtype == torch.float32 else (pcm * 32768).round_().clamp_(-32768, 32767).to(torch.int16)
 
 
-def _mix_down(decoded: _Decoded, clip: _Clip) -> Iterator[Tensor]:
-    count, limit = 0, round(clip.max_seconds * decoded.rate)
-    for block in decoded.blocks:
-        low, high = (float(bound) for bound in block.aminmax())
-        if not -_LOUDEST <= low <= high <= _LOUDEST:
-            bad = (~torch.isfinite(block)).any(1).nonzero().flatten().tolist()
+def _checked(rate: int, blocks: Iterable[PcmBlock], clip: _Clip) -> Iterator[Tensor]:
+    """The samples, if they are such; warns of what is no mistake of the file but hardly what was meant."""
+    count, limit, mix, loudest = 0, round(clip.max_seconds * rate), 0.0, 0.0
+    for block in blocks:
+        low, high = (float(bound) for bound in block.pcm.aminmax())
+        peak = max(-low, high)
+        if not peak <= _LOUDEST:
+            bad = (~torch.isfinite(block.pcm)).nonzero().flatten().tolist()
             if bad:
-                raise ValueError(f"NaN or Inf sample at {(decoded.first + count + bad[0]) / decoded.rate:.3f} s")
-            raise ValueError(f"samples reach {max(-low, high):.3g} where full scale is 1")
-        channels = block.shape[1]
-        yield block[:, 0] if channels == 1 else torch.mv(block, torch.full((channels,), 1 / channels))
-        count += len(block)
+                raise ValueError(f"NaN or Inf sample at {(clip.start or 0.0) + (count + bad[0]) / rate:.3f} s")
+            raise ValueError(f"samples reach {peak:.3g} where full scale is 1")
+        mix, loudest = max(mix, peak), max(loudest, block.loudest)
+        yield block.pcm
+        count += block.pcm.numel()
     if count > limit:
         clip.complain(f"longer than {clip.max_seconds:g} s", "the rest is left out")
+    if mix > _OVERDRIVEN:
+        clip.warn(f"samples reach {mix:.4g} where full scale is 1: floating-point samples in units of integers?")
+    if mix < _CANCELLED * loudest:
+        clip.warn(f"the channels cancel each other: their mean reaches {mix:.2g}, one of them {loudest:.2g}")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from afn_model.audio.container import is_mp3, walk_mp3, with_frame_count
-from afn_model.audio.decode import array_to_pcm, load_audio
+from afn_model.audio.decode import array_to_pcm, audio_seconds, load_audio
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import is_member, read_member
-from afn_model.checks import is_number
+from afn_model.audio.source import is_pipe, read_source
+from afn_model.checks import is_number, is_whole
 
 _SOURCES = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor)
+_CONTENT = ("array", "bytes", "path", "audio")  # keys of a dict: the samples, or the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +26,10 @@ class Audio:
     """A recording, or a part of it, in a conversation. A recording mentioned twice is the same object.
 
     Args:
-        source: path, bytes, open file, or a 1-D array or tensor of samples.
-        sampling_rate: Hz, for an array; 16,000 if None.
+        source: path, bytes, open file, or a 1-D array, tensor or list of samples; ``(samples, rate)`` or ``{"array",
+            "sampling_rate"}``, ``{"bytes"}`` and ``{"path"}``, as data sets have them; a decoder with
+            ``get_all_samples``. What it holds is kept, not the dict.
+        sampling_rate: whole Hz, for an array; 16,000 if None.
         start, end: seconds.
 
     Raises:
@@ -41,15 +42,43 @@ class Audio:
     end: float | None = None
 
     def __post_init__(self):
-        if not isinstance(self.source, _SOURCES) and not hasattr(self.source, "read"):
-            raise ValueError(f"a recording must be a path, bytes, an open file or an array, got {self.source!r:.80}")
+        source, found = _unpacked(self.source)
+        if not isinstance(source, _SOURCES) and not hasattr(source, "read"):
+            raise ValueError(f"a recording must be a path, bytes, an open file or an array, got {source!r:.80}")
+        object.__setattr__(self, "source", source)
+        for name, value in found.items():
+            if value is not None and getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         where = f"{self.source}: " if isinstance(self.source, (str, os.PathLike)) else ""
         for name in ("sampling_rate", "start", "end"):
             value = getattr(self, name)
             if value is not None and not is_number(value):
                 raise ValueError(f"{where}{name} of a recording must be a number, got {value!r:.80}")
-        if self.sampling_rate is not None and not self.sampling_rate > 0:
-            raise ValueError(f"{where}sampling_rate of a recording must be above 0, got {self.sampling_rate}")
+        rate = self.sampling_rate
+        if rate is not None and not rate > 0:
+            raise ValueError(f"{where}sampling_rate of a recording must be above 0, got {rate}")
+        if rate is not None and not is_whole(rate):
+            if rate != rate // 1:  # NaN, infinity, a part of a hertz
+                raise ValueError(f"{where}sampling_rate of a recording must be whole, got {rate}")
+            object.__setattr__(self, "sampling_rate", int(rate))
+
+
+def _unpacked(source) -> tuple[Any, dict[str, Any]]:
+    """(what holds the samples or the file, what else is said of it)."""
+    if isinstance(source, dict):
+        content = next((source[key] for key in _CONTENT if source.get(key) is not None), None)
+        if content is None:
+            raise ValueError(f"a recording given as a dict needs 'array', 'bytes' or 'path', got {sorted(source)}")
+        inner, found = _unpacked(content)
+        return inner, found | {key: source[key] for key in ("sampling_rate", "start", "end") if key in source}
+    if hasattr(source, "get_all_samples"):
+        decoded = source.get_all_samples()
+        return decoded.data.float().mean(0), {"sampling_rate": decoded.sample_rate}
+    if isinstance(source, tuple) and len(source) == 2 and is_number(source[1]) and not is_number(source[0]):
+        return _unpacked(source[0])[0], {"sampling_rate": source[1]}
+    if isinstance(source, (list, tuple)) and source and all(is_number(sample) for sample in source):
+        return np.asarray(source), {}
+    return source, {}
 
 
 def load(
@@ -66,28 +95,22 @@ def load(
 
 
 def measured_seconds(audio: Audio) -> float:
-    """Seconds of a recording in a file or a tar shard, by its header.
+    """Seconds of a recording in a file or a tar shard, without decoding it.
 
     Raises:
-        ValueError: one line with its name: no such file, not audio, no length, or a start outside of it.
+        ValueError: one line with its name: no such file, not audio, no length, a pipe, or a start outside of it.
     """
-    import soundfile
-
+    if is_pipe(audio.source):
+        raise ValueError(f"{audio.source}: how long it is will be known when it has been read")
+    if is_member(audio.source):
+        source = read_source(read_member(audio.source), audio.source)
+    else:
+        source = read_source(audio.source)
     try:
-        data = read_member(audio.source) if is_member(audio.source) else None
-        if audio.source.lower().endswith(".mp3"):
-            data = Path(audio.source).read_bytes() if data is None else data
-            # libsndfile guesses the length of an mp3 that does not count its frames.
-            if is_mp3(data) and not (walk := walk_mp3(data)).counted:
-                data = with_frame_count(data, walk)
-        header = soundfile.info(audio.source if data is None else io.BytesIO(data))
-    except (OSError, ValueError, soundfile.SoundFileError) as error:
-        missing = not is_member(audio.source) and not os.path.isfile(audio.source)
-        reason = "no such file" if missing else str(error).removeprefix(f"{audio.source}: ")
-        raise ValueError(f"{audio.source}: {reason}") from None
-    if header.frames >= 1 << 62:
-        raise ValueError(f"{audio.source}: its header does not say how long it is")
-    seconds, start = header.frames / header.samplerate, audio.start or 0.0
+        seconds, start = audio_seconds(source), audio.start or 0.0
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from None
     if start >= seconds:
-        raise ValueError(f"{audio.source}: start {start} s is outside the recording of {seconds:.3f} s")
+        said = f"start {start} s is outside the recording of {seconds:.3f} s" if seconds else "the recording is empty"
+        raise ValueError(f"{source.name}: {said}")
     return min(seconds, math.inf if audio.end is None else audio.end) - start

@@ -55,7 +55,7 @@ def check(folder, reference):
         assert not main(command(folder, run)[3:])
         return resume.losses(run)
 
-    moved = [resume.worst(one, reference) for one in in_orders(in_another_order, 5)[1:]]
+    moved = [resume.worst(one, reference) for one in in_orders(in_another_order, 3)[1:]]
     budget = 2 * largest(moved) + 2 * torch.finfo(torch.float32).eps
 
     def within(found: dict) -> None:

@@ -31,7 +31,6 @@ MODULES = {
     "afn_model/hashing.py": "tests/model/data/test_order.py",
     "afn_model/plot_style.py": "colours and sizes",
     "afn_model/audio/frames.py": "tests/model/audio/test_decode.py",
-    "afn_model/audio/recording.py": "tests/model/data/test_records.py and prompt/test_processor.py",
     "afn_model/bootstrap/fit.py": "tests/model/bootstrap/test_lessons.py",
     "afn_model/bootstrap/tiny.py": "tests/model/bootstrap/test_tiny_curriculum.py",
     "afn_model/data/plan.py": "tests/model/data/test_loader.py",

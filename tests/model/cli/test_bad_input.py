@@ -96,14 +96,14 @@ def test_recordings(refused, model, tmp_path, command, case):
     refused([command, file, *question, "--model", model], file, problem, expected=expected)
 
 
-@pytest.mark.parametrize(("damage", "problem"), [("noise", "damaged"), ("hole", "damaged"), ("end", "truncated")])
-def test_corrupt_mp3(refused, model, tmp_path, damage, problem):
+@pytest.mark.parametrize("damage", ["noise", "hole", "end"])
+def test_corrupt_mp3(refused, model, tmp_path, damage):
     data = mp3(tmp_path / "talk.mp3")
     half = len(data) // 2
     piece = np.random.default_rng(0).bytes(3000) if damage == "noise" else bytes(3000)
     rest = b"" if damage == "end" else piece + data[half + 3000 :]
     file = write(tmp_path / "talk.mp3", data[:half] + rest)
-    refused(["ask", file, QUESTION, "--model", model], file, f"{problem} mp3")
+    refused(["ask", file, QUESTION, "--model", model], file, "truncated: ", " s of 2.09 s are there")
 
 
 def test_torn_mp3_is_used_with_a_warning_unless_strict(run, refused, model, tmp_path):
