@@ -78,8 +78,8 @@ def edit_config(folder, change) -> None:
 
 
 def test_no_folder_and_no_weights(tmp_path, folder):
-    refused(tmp_path / "nowhere", "nowhere", "no such checkpoint folder")
-    refused(folder / "config.json", "config.json", "no such checkpoint folder")
+    refused(tmp_path / "nowhere", "nowhere", "no such folder")
+    refused(folder / "config.json", "config.json", "no such folder")
     (folder / "model.safetensors").unlink()
     refused(folder, str(folder), "no safetensors weights")
 
@@ -141,11 +141,20 @@ def test_misshaped_tensor(any_layout):
     refused(folder, str(file), key, "(300, 31)", "(300, 32)")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.uint8, torch.bool])
-def test_integer_weights(folder, dtype):
-    change = {"model.language_model.norm.weight": torch.ones(32, dtype=dtype)}
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.int8, "I8"),
+        (torch.int64, "I64"),
+        (torch.uint8, "U8"),
+        (torch.bool, "BOOL"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+    ],
+)
+def test_weights_that_are_no_floating_point_or_quantised(folder, dtype, name):
+    change = {"model.language_model.norm.weight": torch.ones(32).to(dtype)}
     edit_weights(folder / "model.safetensors", lambda tensors: tensors.update(change))
-    refused(folder, "model.safetensors", "model.language_model.norm.weight", str(dtype))
+    refused(folder, "model.safetensors", f"model.language_model.norm.weight is {name}, expected one of F32, BF16, F16")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -181,8 +190,8 @@ def test_config_that_is_missing_or_not_json(folder):
 UNSUPPORTED = {
     "rope scaling": (lambda text: text["rope_parameters"].update(rope_type="yarn", factor=4.0), "rope scaling"),
     "older rope scaling": (lambda text: text.update(rope_scaling={"type": "linear", "factor": 2.0}), "rope scaling"),
-    "tied embeddings": (lambda text: text.update(tie_word_embeddings=True), "tied embeddings"),
-    "sliding window": (lambda text: text.update(use_sliding_window=True), "sliding-window"),
+    "tied embeddings": (lambda text: text.update(tie_word_embeddings=True), "tie_word_embeddings is True"),
+    "sliding window": (lambda text: text.update(use_sliding_window=True), "use_sliding_window is True"),
     "head dim": (lambda text: text.update(head_dim=8), "head_dim 8"),
     "no width": (lambda text: text.pop("hidden_size"), "hidden_size"),
     "heads": (lambda text: text.update(num_attention_heads=5), "5 heads"),
