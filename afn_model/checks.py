@@ -39,6 +39,11 @@ def shown(value: Any) -> str:
         return f"a value of type {type(value).__name__}"
 
 
+def said(error: BaseException) -> str:
+    """What another library's exception says, as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 def whole(value: Any, what: str, least: int = 0, most: int = 2**31 - 1) -> int:
     """A whole number of a range; ValueError with what it is called where it is none."""
     if not is_whole(value) or not least <= value <= most:

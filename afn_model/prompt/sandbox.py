@@ -24,8 +24,10 @@ from markupsafe import escape
 MAX_SOURCE = 200_000  # characters of a template; the longest of public models have 20,000
 MAX_VALUE = 1 << 24  # characters of a value, every other item counting 8; and of the prompt
 MAX_BITS = 1 << 14  # of an integer
-STEP, ITEM = 1000, 8  # cost of an operation, and of each character or item it goes through
-UNITS = 3_000_000_000  # a render may cost: about two seconds at worst
+ITEM = 8  # characters that an item counts as
+# A render's budget, two seconds at worst, in units of about 2 ns; what an operation, a character it goes through, an
+# item that is weighed, and a node of the template's syntax tree cost.
+UNITS, STEP, CHARACTER, WEIGHED, NODE = 1_000_000_000, 1000, 2, 100, 250
 KEY = "the budget"  # no name that a template can write
 
 FILTERS = (
@@ -75,7 +77,7 @@ class Budget:
 
     def charge(self, size: int = 0) -> None:
         """One operation that goes through ``size`` characters or items."""
-        self.left -= STEP + ITEM * size
+        self.left -= STEP + CHARACTER * size
         if self.left < 0:
             raise TooMuch("it takes too many steps")
 
@@ -110,7 +112,7 @@ class Budget:
         if (known := self._sizes.get(id(value))) is not None:
             return known[1]
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        self.left -= STEP * len(parts) // 10
+        self.left -= WEIGHED * len(parts)
         size = ITEM
         for part in parts:
             size = self.fit(size + self.weigh(part))
@@ -232,18 +234,21 @@ def compared(context: Context, value: Any) -> Any:
 
 
 @pass_context
-def looped(context: Context, value: Any) -> Any:
-    """What a loop goes through, of known length."""
+def looped(context: Context, value: Any, test: int) -> Any:
+    """What a loop goes through, of known length; for each item a test of so many nodes decides whether it counts."""
     if not hasattr(value, "__len__"):
         value = list(value)
-    budget_of(context).charge(len(value))
+    budget_of(context).charge((1 + test * NODE // CHARACTER) * len(value))
     return value
 
 
 @pass_context
-def tick(context: Context, characters: int) -> None:
-    """A step of a loop, or a call of a macro, that writes so many characters of the template."""
-    budget_of(context).emit(characters)
+def tick(context: Context, body: tuple[int, int]) -> None:
+    """A step of a loop, or a call of a macro, with so many characters of the template and nodes of its tree."""
+    characters, size = body
+    budget = budget_of(context)
+    budget.left -= NODE * size
+    budget.emit(characters)
 
 
 @pass_context
@@ -261,8 +266,8 @@ OWN = {"the text": concat, "made here": made, "is compared": compared, "is loope
 class Charged(NodeTransformer):
     """Puts the charges into a template's syntax tree."""
 
-    def own(self, name: str, node: nodes.Node | None) -> nodes.Filter:
-        return nodes.Filter(node, name, [], [], None, None, lineno=1 if node is None else node.lineno)
+    def own(self, name: str, node: nodes.Node | None, *args: nodes.Node) -> nodes.Filter:
+        return nodes.Filter(node, name, list(args), [], None, None, lineno=1 if node is None else node.lineno)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -301,18 +306,23 @@ class Charged(NodeTransformer):
         return node
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
+        test = 0 if node.test is None else nodes_of(node.test)
         node = self.stepped(node)
-        node.iter = self.own("is looped", node.iter)
+        node.iter = self.own("is looped", node.iter, nodes.Const(test, lineno=node.lineno))
         return node
 
     def stepped(self, node: Any) -> Any:
+        body = sum(len(data.data) for data in node.find_all(nodes.TemplateData)), nodes_of(node)
         self.generic_visit(node)
-        characters = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
-        step = nodes.ExprStmt(self.own("one step", nodes.Const(characters, lineno=node.lineno)), lineno=node.lineno)
+        step = nodes.ExprStmt(self.own("one step", nodes.Const(body, lineno=node.lineno)), lineno=node.lineno)
         node.body.insert(0, step)
         return node
 
     visit_Macro = visit_CallBlock = visit_Block = stepped
+
+
+def nodes_of(tree: nodes.Node) -> int:
+    return sum(1 for _ in tree.find_all(nodes.Node))
 
 
 def constant(node: nodes.Node) -> bool:
@@ -347,7 +357,8 @@ class BudgetedEnvironment(ImmutableSandboxedEnvironment):
                 budget.charge()
             elif isinstance(left, int) or isinstance(right, int):
                 times, value = (left, right) if isinstance(left, int) else (right, left)
-                budget.charge(budget.fit(max(times, 0) * (length(value) and budget.weigh(value))))
+                size = length(value) if isinstance(value, (str, bytes)) else budget.weigh(value)
+                budget.charge(budget.fit(max(times, 0) * size))
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             if left.bit_length() * right > MAX_BITS:
                 raise TooMuch(f"it makes a whole number of more than {MAX_BITS} bits")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from afn_model.checks import said
 from afn_model.prompt.conversation import SOUND, Turn, check_text
 
 DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -84,8 +85,8 @@ def _refuse(message: Any = "") -> None:
 
 def _line(error: Exception) -> str:
     """What an exception says, in one line; its kind where that is nothing."""
-    said = " ".join(str(error).split())[:300]
-    return said if isinstance(error, ValueError) and said else f"{said or 'it fails'} ({type(error).__name__})"
+    text = said(error) or "it fails"
+    return text if isinstance(error, ValueError) else f"{text} ({type(error).__name__})"
 
 
 def answer_spans(text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:

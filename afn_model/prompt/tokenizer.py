@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from afn_model.checks import shown
+from afn_model.checks import said, shown
 from afn_model.files import read_json
 from afn_model.prompt.conversation import SOUND, check_text
 
@@ -67,7 +67,7 @@ def _read_tokenizer(folder: Path, config: dict) -> Tokenizer:
     except BaseException as error:  # tokenizers raises bare Exception, and panics outside of it
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {said(error)}") from None
     for number, token, special in sorted(_added_tokens(folder, config)):
         tokenizer.add_tokens([AddedToken(token, special=special, normalized=False)])
         if tokenizer.token_to_id(token) != number:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from afn_model.checks import number, shown, whole
+from afn_model.checks import number, said, shown, whole
 from afn_model.files import atomic_path, read_json, write_json
 from afn_model.hashing import key
 from afn_model.weights.checkpoint import DTYPES, LAYOUTS, our_name
@@ -226,7 +226,7 @@ def load(model: AFNext, folder: str | Path) -> None:
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{folder / WEIGHTS}: damaged or not a safetensors file: {error}") from None
+        raise ValueError(f"{folder / WEIGHTS}: damaged or not a safetensors file: {said(error)}") from None
     if not tensors:
         raise ValueError(f"{folder / WEIGHTS}: holds no tensors")
     adapters_by_layer: dict[str, dict[str, Tensor]] = {}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from afn_model.checks import is_whole, shown
+from afn_model.checks import is_whole, said, shown
 from afn_model.config import ModelConfig
 from afn_model.files import follow_umask, model_folder, read_json, write_json
 from afn_model.weights.config_json import read_config, to_json
@@ -174,7 +174,7 @@ def keys_of(folder: Path) -> dict[str, Stored]:
                     header = shard.get_slice(key)
                     keys[key] = Stored(file, key, tuple(header.get_shape()), str(header.get_dtype()))
                 except SafetensorError as error:
-                    raise ValueError(f"{file}: {shown(key)} cannot be read: {error}") from None
+                    raise ValueError(f"{file}: {shown(key)} cannot be read: {said(error)}") from None
     return keys
 
 
@@ -182,7 +182,7 @@ def open_shard(file: Path):
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: damaged or not a safetensors file: {error}") from error
+        raise ValueError(f"{file}: damaged or not a safetensors file: {said(error)}") from error
 
 
 def stored_tensors(folder: Path, layout: str) -> dict[str, Stored]:
@@ -270,7 +270,7 @@ def read_tensor(shard, file: Path, key: str) -> Tensor:
     try:
         return shard.get_tensor(key)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"{file}: {key} cannot be read: {error}") from error
+        raise ValueError(f"{file}: {shown(key)} cannot be read: {said(error)}") from error
 
 
 def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool) -> None:
