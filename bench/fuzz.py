@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from afn_model.host import machine
 from bench import fuzz_kinds, fuzz_mutations
 
@@ -115,6 +117,7 @@ def work(pipe, kind: str, folder: Path, seed: int, cases: list[int]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, stop)
     sys.addaudithook(watch)
+    torch.set_num_threads(1)  # a forked child has none of the threads that its parent had
     attempt = fuzz_kinds.KINDS[kind](folder)
     for case in cases:
         pipe.send(case)

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from afn_model.checks import is_whole, said, shown
+from afn_model.checks import said, shown
 from afn_model.config import ModelConfig
 from afn_model.files import follow_umask, model_folder, read_json, write_json
-from afn_model.weights.config_json import read_config, to_json
+from afn_model.weights.config_json import read_config, resolve_tokens, to_json
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
@@ -276,54 +276,6 @@ def read_tensor(shard, file: Path, key: str) -> Tensor:
 def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=requires_grad))
-
-
-def resolve_tokens(config: ModelConfig, folder: Path) -> ModelConfig:
-    """The configuration with token ids looked up by string in the folder's tokenizer, where it has one.
-
-    Raises:
-        ValueError: the tokenizer has more tokens than the model, or lacks the audio placeholder.
-    """
-    path = next((p for p in (folder / "tokenizer.json", folder / "llm" / "tokenizer.json") if p.exists()), None)
-    if path is None:
-        return config
-    ids = token_ids(path)
-    if "<sound>" not in ids:
-        raise ValueError(f"{path}: the tokenizer has no <sound> token")
-    if max(ids.values()) >= config.text.vocab_size:
-        text = f"{max(ids.values()) + 1} tokens but the model's vocabulary is {config.text.vocab_size}"
-        raise ValueError(f"{path}: wrong vocabulary: the tokenizer has {text}")
-    stop = tuple(ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in ids)
-    return replace(
-        config,
-        audio_token_id=ids["<sound>"],
-        audio_bos_token_id=ids.get("<|sound_bos|>"),
-        audio_eos_token_id=ids.get("<|sound_eos|>"),
-        stop_token_ids=stop or config.stop_token_ids,
-    )
-
-
-def token_ids(path: Path) -> dict[str, int]:
-    """Every token of a tokenizer.json with its id.
-
-    Raises:
-        ValueError: no tokenizer.json, or one whose vocabulary is not by name, as a Unigram model's is.
-    """
-    raw = read_json(path)
-    model, added = raw.get("model"), raw.get("added_tokens")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(vocabulary, dict) or not isinstance(added, list | None):
-        kind = model.get("type") if isinstance(model, dict) else None
-        raise ValueError(f"{path}: model {shown(kind)} has no vocabulary of names and ids; BPE is expected")
-    ids = dict(vocabulary)
-    for token in added or []:
-        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise ValueError(f"{path}: {shown(token)} is no added token")
-        ids[token["content"]] = token.get("id")
-    wrong = next((token for token, number in ids.items() if not is_whole(number) or number < 0), None)
-    if wrong is not None:
-        raise ValueError(f"{path}: token {shown(wrong)} has the id {shown(ids[wrong])}")
-    return ids
 
 
 def check_destination(source: str | Path, destination: str | Path, *, overwrite: bool) -> None:
