@@ -13,6 +13,7 @@ child processes; a case is a function of seed, kind and number.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -68,7 +69,7 @@ def run_case(kind: str, attempt: fuzz_kinds.Attempt, folder: Path, seed: int, ca
         (folder / name).write_bytes(whole)
     if opened:
         word, said = "finding", f"opened outside of its folder: {opened[0]}"
-    return Outcome(kind, case, word, f"{name}: {said}" if said else "")
+    return Outcome(kind, case, word, f"{name}: {said}".replace(f"{folder}{os.sep}", "") if said else "")
 
 
 def judged(read: Callable[[], object]) -> tuple[str, str]:
@@ -115,6 +116,7 @@ def work(pipe, kind: str, folder: Path, seed: int, cases: list[int]) -> None:
         size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()
     signal.signal(signal.SIGPROF, stop)
     sys.addaudithook(watch)
     torch.set_num_threads(1)  # a forked child has none of the threads that its parent had

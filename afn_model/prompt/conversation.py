@@ -110,7 +110,7 @@ def _as_list(audios) -> list:
     if not isinstance(audios, (list, tuple)):
         return [audios]
     # One recording: its samples, or (samples, rate).
-    alone = (len(audios) > 0 and is_number(audios[0])) or (len(audios) == 2 and is_number(audios[1]))
+    alone = (len(audios) > 0 and isinstance(audios[0], float)) or (len(audios) == 2 and is_number(audios[1]))
     return [audios] if alone else list(audios)
 
 
@@ -212,7 +212,7 @@ def check_text(text: str, what: str) -> None:
     if (half := _SURROGATE.search(text)) is not None:
         at = half.start()
         around = text[max(0, at - 20) : at + 20]
-        raise ValueError(f"{what} is not Unicode text: half a character at {at}, in {around!r}")
+        raise ValueError(f"{what} is not Unicode text: {around!r} has half a character, at {at}")
 
 
 def _split(text: str, audios, alone: bool, where: str) -> list[str | Audio]:

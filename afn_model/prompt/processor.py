@@ -281,7 +281,8 @@ def _max_seconds(folder: Path, settings: dict) -> float:
     seconds = settings.get("max_audio_len")
     if seconds is None:
         return 1800
-    return number(seconds, f"{folder / 'processor_config.json'}: max_audio_len", above=0)
+    number(seconds, f"{folder / 'processor_config.json'}: max_audio_len", above=0)
+    return seconds
 
 
 def _max_positions(folder: Path, config: dict) -> int | None:

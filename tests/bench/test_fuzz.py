@@ -81,7 +81,7 @@ def dies(_):
 
 
 def eats(_):
-    bytearray(fuzz.BYTES + 1)
+    bytearray(1 << 30)
 
 
 def sleeps(_):
@@ -123,6 +123,7 @@ def test_what_is_wrong_is_found(case, monkeypatch):
 
     monkeypatch.setitem(fuzz_kinds.KINDS, "made", kind)
     monkeypatch.setattr(fuzz, "CPU_SECONDS", 1)
+    monkeypatch.setattr(fuzz, "BYTES", 1 << 28)
     monkeypatch.setattr(fuzz, "WALL_SECONDS", 2 if case == "sleeps" else 60)
     outcomes = [outcome for outcome in fuzz.run("made", 0, [4]) if "wrote beside" not in outcome.said]
     assert [(outcome.kind, outcome.case, outcome.word) for outcome in outcomes] == [("made", 4, word)]
