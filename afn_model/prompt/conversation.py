@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ def _part_audio(part: dict) -> Audio:
     return _source_audio(source, part.get("sampling_rate"), part.get("start"), part.get("end"))
 
 
-def _source_audio(source, rate=None, start=None, end=None) -> Audio:
+def _source_audio(source: Any, rate: Any = None, start: Any = None, end: Any = None) -> Audio:
     """A recording from any of its forms; one that brings its rate or its part wins over what is beside it."""
     if isinstance(source, dict):
         samples, data = source.get("array"), source.get("bytes")
@@ -150,9 +151,8 @@ def _source_audio(source, rate=None, start=None, end=None) -> Audio:
         source = samples.astype(np.float64)
     if isinstance(source, str):
         source = source.removeprefix("file://")
-    if is_number(rate) and float(rate).is_integer():
-        rate = int(rate)
-    return Audio(source, rate, start, end)
+    hertz: Any = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
+    return Audio(source, hertz, start, end)
 
 
 def _texts(content) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import nodes, pass_context
 from jinja2.ext import loopcontrols
@@ -188,7 +188,7 @@ def guarded(name: str, function: Callable) -> Callable:
         if isinstance(value, Namespace) and name not in ("default", "d", "defined", "undefined"):
             raise TooMuch("it filters a namespace")
         if name == "join":
-            value = list(value)
+            value = list(cast(Any, value))
             separator = str(args[0]) if args else str(kwargs.get("d", ""))
             joined(budget, separator, value)
         if name in DEEP:
@@ -381,7 +381,7 @@ class BudgetedEnvironment(ImmutableSandboxedEnvironment):
             budget.charge(0 if kind is dict else length(subject))
             if name == "join":
                 args = (list(args[0]), *args[1:])
-                joined(budget, subject, args[0])
+                joined(budget, str(subject), args[0])
             else:
                 multiplied(budget, name, subject, args, kwargs)
         elif isinstance(subject, type):
