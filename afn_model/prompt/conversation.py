@@ -22,6 +22,7 @@ _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "ass
 _CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|sound_bos|>", "<|sound_eos|>")
 _PLACEHOLDER = re.compile(r"<sound(?:-(\d+))?>")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, or a byte that was not UTF-8
+_BYTES = (bytes, bytearray, memoryview)
 _ALONE = re.compile(r"<sound(?:-1)?>\n|\n<sound(?:-1)?>|<sound(?:-1)?>")
 
 
@@ -122,7 +123,7 @@ def _as_audio(audio) -> Audio:
 
 
 def _part_audio(part: dict) -> Audio:
-    if any(part.get(key) is not None for key in ("array", "bytes")):  # datasets' audio column
+    if part.get("array") is not None or isinstance(part.get("bytes"), _BYTES):  # datasets' audio column
         return _source_audio(part)
     source = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
     if source is None:
@@ -134,6 +135,8 @@ def _source_audio(source: Any, rate: Any = None, start: Any = None, end: Any = N
     """A recording from any of its forms; one that brings its rate or its part wins over what is beside it."""
     if isinstance(source, dict):
         samples, data = source.get("array"), source.get("bytes")
+        if isinstance(samples, str) or (data is not None and not isinstance(data, _BYTES)):  # no path, nor base64
+            raise ValueError(f"an audio part needs 'array', 'bytes' or 'path', got {shown(source)}")
         rate, start, end = (
             beside if source.get(key) is None else source[key]
             for key, beside in (("sampling_rate", rate), ("start", start), ("end", end))

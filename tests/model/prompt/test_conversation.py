@@ -138,7 +138,19 @@ def test_a_part_beside_a_recording_is_kept():
     assert np.array_equal(found.source, [0.0, 0.5, 1.0])
 
 
-@pytest.mark.parametrize("audios", [[["a", "b"]], [{"array": None}], [[None, 0.5]], [[[1, 2], [3]]], [([1j], 8000)]])
+NONE = [
+    [["a", "b"]],
+    [{"array": None}],
+    [[None, 0.5]],
+    [[[1, 2], [3]]],
+    [([1j], 8000)],
+    [{"bytes": "UklGRg=="}],
+    [{"array": "a.wav"}],
+    [{"audio": {"bytes": "UklGRg==", "path": "a.wav"}}],
+]
+
+
+@pytest.mark.parametrize("audios", NONE)
 def test_recordings_that_are_none(audios):
     with pytest.raises(ValueError, match=r"must be|needs") as error:
         read_conversation([{"role": "user", "content": "<sound>"}], audios)
