@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from afn_model.checks import number, shown, whole
+
+LARGEST = 1 << 24  # of a width, a vocabulary or a number of layers
 
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """The audio encoder (AF-Whisper): Whisper-large-v3's shape by default."""
+    """The audio encoder (AF-Whisper): Whisper-large-v3's shape by default; ValueError where a size is none."""
 
     n_mels: int = 128
     width: int = 1280
@@ -18,6 +22,9 @@ class AudioConfig:
     ffn: int = 5120
     max_positions: int = 1500
 
+    def __post_init__(self):
+        check_numbers(self, "audio config")
+
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
@@ -25,7 +32,7 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The language model: Qwen2.5-7B's shape with AF-Next's context by default."""
+    """The language model: Qwen2.5-7B's shape with AF-Next's context by default; ValueError where a number is none."""
 
     vocab_size: int = 151_672
     width: int = 3584
@@ -36,6 +43,9 @@ class TextConfig:
     rope_theta: float = 15_300_000.0
     max_positions: int = 131_072
     rms_eps: float = 1e-6
+
+    def __post_init__(self):
+        check_numbers(self, "text config")
 
     @property
     def head_dim(self) -> int:
@@ -67,10 +77,15 @@ class RoteConfig:
     clock: str = "continue"
 
     def __post_init__(self):
+        check_numbers(self, "rote")
+        if self.fraction > 1:
+            raise ValueError(f"rote fraction must be at most 1, got {self.fraction}")
+        if not isinstance(self.accurate, bool):
+            raise ValueError(f"rote accurate must be true or false, got {shown(self.accurate)}")
         if self.reading not in ("checkpoint", "paper", "none"):
-            raise ValueError(f"rote reading {self.reading!r}: expected 'checkpoint', 'paper' or 'none'")
+            raise ValueError(f"rote reading {shown(self.reading)}: expected 'checkpoint', 'paper' or 'none'")
         if self.clock not in ("continue", "restart"):
-            raise ValueError(f"rote clock {self.clock!r}: expected 'continue' or 'restart'")
+            raise ValueError(f"rote clock {shown(self.clock)}: expected 'continue' or 'restart'")
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,13 @@ class ModelConfig:
     repetition_penalty: float = 1.2
 
     def __post_init__(self):
+        whole(self.audio_token_id, "audio_token_id")
+        for name in ("audio_bos_token_id", "audio_eos_token_id"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), name)
+        for token in self.stop_token_ids:
+            whole(token, "a stop token's id")
+        number(self.repetition_penalty, "repetition_penalty", above=0)
         for name, part, width, heads in (
             ("audio", self.audio, self.audio.width, self.audio.heads),
             ("text", self.text, self.text.width, self.text.heads),
@@ -99,6 +121,16 @@ class ModelConfig:
             raise ValueError(
                 f"text config: {self.text.heads} heads are not a multiple of {self.text.kv_heads} KV heads"
             )
+
+
+def check_numbers(config: Any, what: str) -> None:
+    """ValueError where a size is no whole number from 1, or another number not finite and above 0."""
+    for item in fields(config):
+        value, name = getattr(config, item.name), f"{what}: {item.name}"
+        if item.type == "int":
+            whole(value, name, 1, 2**31 - 1 if item.name == "max_positions" else LARGEST)
+        elif item.type == "float" and not (item.name == "text_step" and value == 0):  # text may take no time
+            number(value, name, above=0)
 
 
 Config = ModelConfig  # the former name, until the next version

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,7 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     It lies in the same folder, with the same suffix, and its bytes are on the disk before it gets its name: a reader,
     or a run killed at any moment, finds the old file or the new one. A link stays and what it leads to is replaced; the
-    new file has the permissions of the old one.
+    new file has the permissions of the old one, or those that the umask gives.
 
     Raises:
         ValueError: something other than a file has this name.
@@ -40,6 +41,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         sync(temporary)
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        else:
+            follow_umask(temporary)
         os.replace(temporary, target)
     finally:
         if temporary.is_dir():
@@ -55,6 +58,17 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def follow_umask(file: Path) -> None:
+    """Gives a file the permissions of a new one, whatever the library that wrote it gave: safetensors' are 0600."""
+    # A new file shows the umask; os.umask would change it for a moment, under every thread.
+    probe = file.with_name(f".{secrets.token_hex(4)}-mode")
+    probe.touch()
+    try:
+        file.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        probe.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -79,13 +93,43 @@ def write_rows(path: str | Path, rows: Iterable[Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; ValueError naming the file when it is not one."""
+    if not path.is_file():
+        raise ValueError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object")
     return value
+
+
+def model_folder(folder: str | Path) -> Path:
+    """A folder that a model is to be read from.
+
+    Raises:
+        ValueError: no such folder, or one that holds an adapter or other folders with models, which are named.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(folder)) and not folder.parent.exists()
+        hint = f"; if it is a name of the Hugging Face hub: hf download {folder} --local-dir DIR"
+        raise ValueError(f"{folder}: no such folder{hint if hub else ''}")
+    home = folder / "llm"
+    if any((place / name).exists() for place in (folder, home) for name in ("config.json", "model.safetensors")):
+        return folder
+    if (folder / "adapter_config.json").exists():
+        merged = folder.parent / "model"
+        if (merged / "config.json").exists():
+            raise ValueError(f"{folder}: a LoRA adapter, not a model; the model with it is {merged}")
+        raise ValueError(f"{folder}: a LoRA adapter, not a model; afn_model.train.lora.load applies it to its base")
+    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        return folder
+    models = sorted(str(file.parent) for depth in ("*", "*/*") for file in folder.glob(f"{depth}/config.json"))
+    if models:
+        more = f" and {len(models) - 3} more" if len(models) > 3 else ""
+        raise ValueError(f"{folder}: not a model, but it holds {', '.join(models[:3])}{more}")
+    return folder
 
 
 def fingerprint(path: Path) -> str:

@@ -56,6 +56,7 @@ BENCHMARKS = {
     "data": Benchmark("data", ("data.jsonl",)),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
     "resume": Benchmark("resume", ("resume.jsonl",)),
+    "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
 }

@@ -22,7 +22,9 @@ def convert(args: Namespace) -> None:
     from afn_model.afnext import AFNext
     from afn_model.cli.session import dtype_of
     from afn_model.prompt.processor import AFNextProcessor
+    from afn_model.weights.checkpoint import check_destination
 
+    check_destination(args.source, args.destination, overwrite=args.overwrite)
     processor = AFNextProcessor.from_pretrained(args.source)
     model = AFNext.from_pretrained(args.source, dtype=dtype_of(args.dtype))
     model.save_pretrained(args.destination, layout=args.layout)

@@ -73,6 +73,7 @@ def add_convert(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
     parser.add_argument("--layout", required=True, choices=("transformers", "hub", "native"))
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is in DST")
     parser.add_argument("--dtype", choices=DTYPES, default="auto")
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
-from afn_model.checks import is_listed
+from afn_model.checks import is_listed, is_number, shown
 
 SOUND = "<sound>"
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|sound_bos|>", "<|sound_eos|>")
 _PLACEHOLDER = re.compile(r"<sound(?:-(\d+))?>")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, or a byte that was not UTF-8
+_BYTES = (bytes, bytearray, memoryview)
 _ALONE = re.compile(r"<sound(?:-1)?>\n|\n<sound(?:-1)?>|<sound(?:-1)?>")
 
 
@@ -47,7 +50,7 @@ SILENCE = [Turn("user", (Audio(torch.zeros(SAMPLE_RATE, dtype=torch.float32, dev
 def is_conversation(value) -> bool:
     """Whether ``value`` is one conversation, rather than a list of them; ValueError if it is neither."""
     if not isinstance(value, dict) and not is_listed(value):
-        raise ValueError(f"a conversation or a list of them is expected, got {value!r:.80}")
+        raise ValueError(f"a conversation or a list of them is expected, got {shown(value)}")
     return isinstance(value, dict) or (len(value) > 0 and isinstance(value[0], dict) and "role" in value[0])
 
 
@@ -57,7 +60,9 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
     - messages: ``{"role": system|user|assistant, "content": text or parts}``, parts being
       ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio"|"path"|"url": source}`` with optional
       ``sampling_rate``, ``start`` and ``end``;
-    - messages whose text has ``<sound>``, or ``<sound-1>``, ``<sound-2>``, ... (which may repeat), and ``audios``;
+    - messages whose text has ``<sound>``, or ``<sound-1>``, ``<sound-2>``, ... (which may repeat), and ``audios``, each
+      a path, bytes, an open file, an array, the ``{"array", "sampling_rate"}`` or ``{"bytes", "path"}`` of an audio
+      column of ``datasets``, a pair (array, rate), or a list of samples;
     - the public record ``{"id", "sound": path or paths, "conversations": [{"from": human|gpt, "value": text}]}``.
 
     A conversation's only audio is put before the text of its turn, as the released models were trained; the line
@@ -71,8 +76,8 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
         turns.
 
     Raises:
-        ValueError: another shape of conversation, placeholders and audios that do not match, or a control token of
-            the prompt inside a text.
+        ValueError: another shape of conversation, placeholders and audios that do not match, a control token of the
+            prompt inside a text, or a text with half a character in it (a lone surrogate).
     """
     if isinstance(conversation, dict):
         if audios is not None or "conversations" not in conversation:
@@ -89,47 +94,81 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
     order = _resolve([number for found in places for number in found], given)
     alone = len(order) + written == 1
     rest = iter(order)
-    return [Turn(_role(role), tuple(_parts(content, rest, alone))) for role, content in messages]
+    turns = []
+    for number, (role, content) in enumerate(messages):
+        turns.append(Turn(_role(role), tuple(_parts(content, rest, alone, f"message {number}"))))
+    return turns
 
 
 def _messages(value) -> Sequence[dict]:
     if not is_listed(value) or not all(isinstance(message, dict) for message in value):
-        raise ValueError(f"a conversation must be a record or a list of messages, got {value!r:.80}")
+        raise ValueError(f"a conversation must be a record or a list of messages, got {shown(value)}")
     return value
 
 
 def _as_list(audios) -> list:
     if audios is None or (isinstance(audios, str) and not audios):
         return []
-    return list(audios) if isinstance(audios, (list, tuple)) else [audios]
+    if not isinstance(audios, (list, tuple)):
+        return [audios]
+    # One recording: its samples, or (samples, rate).
+    alone = (len(audios) > 0 and isinstance(audios[0], float)) or (len(audios) == 2 and is_number(audios[1]))
+    return [audios] if alone else list(audios)
 
 
 def _as_audio(audio) -> Audio:
     if isinstance(audio, Audio):
         return audio
-    return _part_audio(audio) if isinstance(audio, dict) else Audio(audio)
+    return _part_audio(audio) if isinstance(audio, dict) else _source_audio(audio)
 
 
 def _part_audio(part: dict) -> Audio:
+    if part.get("array") is not None or isinstance(part.get("bytes"), _BYTES):  # datasets' audio column
+        return _source_audio(part)
     source = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
     if source is None:
-        raise ValueError(f"an audio part needs 'audio', 'path' or 'url', got {sorted(part)}")
+        raise ValueError(f"an audio part needs 'audio', 'path' or 'url', got {shown(sorted(map(str, part)))}")
+    return _source_audio(source, part.get("sampling_rate"), part.get("start"), part.get("end"))
+
+
+def _source_audio(source: Any, rate: Any = None, start: Any = None, end: Any = None) -> Audio:
+    """A recording from any of its forms; one that brings its rate or its part wins over what is beside it."""
+    if isinstance(source, dict):
+        samples, data = source.get("array"), source.get("bytes")
+        if isinstance(samples, str) or (data is not None and not isinstance(data, _BYTES)):  # no path, nor base64
+            raise ValueError(f"an audio part needs 'array', 'bytes' or 'path', got {shown(source)}")
+        rate, start, end = (
+            beside if source.get(key) is None else source[key]
+            for key, beside in (("sampling_rate", rate), ("start", start), ("end", end))
+        )
+        source = samples if samples is not None else data if data is not None else source.get("path")
+    elif isinstance(source, (list, tuple)) and len(source) == 2 and not is_number(source[0]):
+        source, rate = source
+    if isinstance(source, (list, tuple)):
+        try:
+            samples = np.asarray(source)
+        except (TypeError, ValueError, OverflowError):
+            samples = np.asarray(None)
+        if samples.dtype.kind not in "fiu":
+            raise ValueError(f"a recording's samples must be numbers, got {shown(source)}")
+        source = samples.astype(np.float64)
     if isinstance(source, str):
         source = source.removeprefix("file://")
-    return Audio(source, part.get("sampling_rate"), part.get("start"), part.get("end"))
+    hertz: Any = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
+    return Audio(source, hertz, start, end)
 
 
 def _texts(content) -> list[str]:
     if isinstance(content, str):
         return [content]
     if not isinstance(content, (list, tuple)) or not all(isinstance(part, dict) for part in content):
-        raise ValueError(f"a message's content must be text or a list of parts, got {content!r:.80}")
+        raise ValueError(f"a message's content must be text or a list of parts, got {shown(content)}")
     return [_part_text(part) for part in content if part.get("type") == "text"]
 
 
 def _part_text(part: dict) -> str:
     if not isinstance(part.get("text"), str):
-        raise ValueError(f"a text part needs 'text', got {part!r:.80}")
+        raise ValueError(f"a text part needs 'text', got {shown(part)}")
     return part["text"]
 
 
@@ -152,31 +191,38 @@ def _resolve(numbers: list[str], given: list[Audio]) -> list[Audio]:
 
 def _role(role) -> str:
     if not isinstance(role, str) or role not in _ROLES:
-        raise ValueError(f"role {role!r} is none of {', '.join(_ROLES)}")
+        raise ValueError(f"role {shown(role)} is none of {', '.join(_ROLES)}")
     return _ROLES[role]
 
 
-def _parts(content, audios, alone: bool) -> list[str | Audio]:
+def _parts(content, audios, alone: bool, where: str) -> list[str | Audio]:
     """A message's parts, taking one of ``audios`` for every placeholder."""
     pieces: list[str | Audio] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         if part.get("type") == "audio":
             pieces.append(_part_audio(part))
         elif part.get("type") == "text":
-            pieces += _split(part["text"], audios, alone)
+            pieces += _split(part["text"], audios, alone, where)
         else:
-            raise ValueError(f"a part's type must be 'text' or 'audio', got {part.get('type')!r}")
+            raise ValueError(f"a part's type must be 'text' or 'audio', got {shown(part.get('type'))}")
     if alone:
         pieces.sort(key=lambda piece: isinstance(piece, str))
     return pieces
 
 
-def _split(text: str, audios, alone: bool) -> list[str | Audio]:
+def check_text(text: str, what: str) -> None:
+    """ValueError naming the place where a text holds half a character, which no tokenizer can read."""
+    if (half := _SURROGATE.search(text)) is not None:
+        at = half.start()
+        around = text[max(0, at - 20) : at + 20]
+        raise ValueError(f"{what} is not Unicode text: {around!r} has half a character, at {at}")
+
+
+def _split(text: str, audios, alone: bool, where: str) -> list[str | Audio]:
     for token in _CONTROL:
         if token in text:
             raise ValueError(f"a message contains {token}, which only the prompt itself may")
-    if _SURROGATE.search(text):
-        raise ValueError(f"a message is not Unicode text: {text!r:.80}")
+    check_text(text, where)
     if alone and _PLACEHOLDER.search(text):
         return [next(audios), _ALONE.sub("", text, count=1)]
     pieces: list[str | Audio] = []

@@ -7,6 +7,7 @@ processor.decode(model.generate(batch)[0])
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from afn_model.audio.frames import audio_tokens
 from afn_model.audio.recording import load
-from afn_model.files import write_json, write_text
+from afn_model.checks import is_listed, number, shown, whole
+from afn_model.files import model_folder, write_json, write_text
 from afn_model.prompt.batch import IGNORED, Batch, Prepared, _pack
 from afn_model.prompt.conversation import SOUND, Turn, is_conversation, read_conversation
 from afn_model.prompt.template import DEFAULT_TEMPLATE, ChatTemplate, answer_spans
@@ -84,7 +86,9 @@ class AFNextProcessor:
         return [self.token_id("<|im_end|>")] + ([] if end is None else [end])
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of token ids, special tokens left out."""
+        """The text of token ids, special tokens left out; ValueError where they are no list."""
+        if not is_listed(ids):
+            raise ValueError(f"token ids must be a list of whole numbers, got {shown(ids)}")
         return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
 
     def __call__(
@@ -214,12 +218,12 @@ class AFNextProcessor:
             folder: holds ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, itself or under ``llm/``.
             options: replace what the folder says (see the class).
 
+        A folder without a chat template gets the project's own, with a warning.
+
         Raises:
             ValueError: no such folder, no tokenizer in it, or a file in it that cannot be read.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder")
+        folder = model_folder(folder)
         home = next((home for home in (folder, folder / "llm") if _has_tokenizer(home)), None)
         if home is None:
             raise ValueError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt, nor under llm/")
@@ -227,18 +231,15 @@ class AFNextProcessor:
         settings = _read_json(folder / "processor_config.json")
         tokenizer_config = _read_json(home / "tokenizer_config.json")
         tokenizer = _read_tokenizer(home, tokenizer_config)
-        kind = config.get("model_type") or {"AudioFlamingo3Processor": "audioflamingo3"}.get(
-            settings.get("processor_class", "")
-        )
         found = {
             "chat_template": _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config),
-            "template_variables": _special_names(tokenizer_config),
-            "boundaries": {"musicflamingo": True, "audioflamingo3": False}.get(
-                kind or "", tokenizer.token_to_id("<|sound_bos|>") is not None
-            ),
-            "max_seconds": settings.get("max_audio_len", 1800),
-            "max_positions": config.get("text_config", config).get("max_position_embeddings"),
+            "template_variables": _special_names(home / "tokenizer_config.json", tokenizer_config),
+            "boundaries": _boundaries(config, settings, tokenizer),
+            "max_seconds": _max_seconds(folder, settings),
+            "max_positions": _max_positions(folder, config),
         }
+        if not (found | options)["chat_template"]:
+            warnings.warn(f"{folder}: no chat template in it; the one of Audio Flamingo Next is used", stacklevel=2)
         try:
             return cls(tokenizer, **found | options)
         except ValueError as error:
@@ -264,3 +265,31 @@ class AFNextProcessor:
             "feature_extractor": extractor,
         }
         write_json(folder / "processor_config.json", settings)
+
+
+def _boundaries(config: dict, settings: dict, tokenizer: Tokenizer) -> bool:
+    """Whether an audio stands between boundary tokens: by the model's type, the processor's, or the vocabulary."""
+    kind = config.get("model_type")
+    if not kind and settings.get("processor_class") == "AudioFlamingo3Processor":
+        kind = "audioflamingo3"
+    if kind in ("musicflamingo", "audioflamingo3"):
+        return kind == "musicflamingo"
+    return tokenizer.token_to_id("<|sound_bos|>") is not None
+
+
+def _max_seconds(folder: Path, settings: dict) -> float:
+    seconds = settings.get("max_audio_len")
+    if seconds is None:
+        return 1800
+    number(seconds, f"{folder / 'processor_config.json'}: max_audio_len", above=0)
+    return seconds
+
+
+def _max_positions(folder: Path, config: dict) -> int | None:
+    text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise ValueError(f"{folder / 'config.json'}: text_config must be an object, got {shown(text)}")
+    positions = text.get("max_position_embeddings")
+    if positions is None:
+        return None
+    return whole(positions, f"{folder / 'config.json'}: text_config.max_position_embeddings", 1)

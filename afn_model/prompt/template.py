@@ -8,71 +8,85 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from afn_model.prompt.conversation import (
-    SOUND,
-    Turn,
-)
+from afn_model.checks import said
+from afn_model.prompt.conversation import SOUND, Turn, check_text
 
 DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 _ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
 class ChatTemplate:
-    """A Jinja chat template, as model folders carry them.
+    """A Jinja chat template, as model folders carry them, in a sandbox (``afn_model.prompt.sandbox``).
 
     Args:
         source: the template's text.
         variables: further names it may use, such as ``eos_token``.
+
+    Raises:
+        ValueError: a template that cannot be read, or is longer than any of a model.
     """
 
     def __init__(self, source: str, variables: dict[str, str] | None = None):
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from afn_model.prompt.sandbox import MAX_SOURCE, BudgetedEnvironment
 
-        self.source, self.variables, self._error = source, variables or {}, TemplateError
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=self._raise, strftime_now=datetime.now().strftime)
+        self.source, self.variables = source, variables or {}
+        if len(source) > MAX_SOURCE:
+            raise ValueError(f"the chat template cannot be read: {len(source)} characters are more than {MAX_SOURCE}")
+        for what in (source, *self.variables.values()):
+            check_text(what, "the chat template")
+        environment = BudgetedEnvironment(_to_json, raise_exception=_refuse, strftime_now=datetime.now().strftime)
         try:
             # transformers' own tag around what the assistant says; it renders as its content.
             plain = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", source)
             plain = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", plain)
             self._template = environment.from_string(plain)
-        except TemplateError as error:
-            raise ValueError(f"the chat template cannot be read: {error}") from None
-
-    def _raise(self, message: str):
-        raise self._error(message)
+        except Exception as error:
+            raise ValueError(f"the chat template cannot be read: {_line(error)}") from None
 
     def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
-        return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self.variables)
+        from afn_model.prompt.sandbox import render
+
+        names = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self.variables}
+        return render(self._template, names, sum(len(str(message["content"])) for message in messages))
 
     @cached_property
     def _takes_text(self) -> bool:
         """Whether a message's content may be a string; some templates know only lists of parts."""
         try:
             return "probe" in self._render([{"role": "user", "content": "probe"}], False)
-        except (self._error, TypeError):
+        except Exception:  # what is wrong with it is said when it is used
             return False
 
     def render(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
         """The prompt, with ``<sound>`` for each audio.
 
         Raises:
-            ValueError: the template refuses the conversation or loses an audio.
+            ValueError: the template refuses the conversation, loses an audio, or goes on for too long.
         """
         contents = [turn.text if self._takes_text else [{"type": "text", "text": turn.text}] for turn in turns]
         messages = [{"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)]
         try:
             text = self._render(messages, add_generation_prompt)
-        except (self._error, TypeError) as error:
-            raise ValueError(f"the chat template fails: {error}") from None
+        except Exception as error:  # a stranger's program may raise anything
+            raise ValueError(f"the chat template fails: {_line(error)}") from None
+        check_text(text, "what the chat template renders")
         audios = sum(len(turn.audios) for turn in turns)
         if text.count(SOUND) != audios:
             raise ValueError(f"the chat template renders {text.count(SOUND)} {SOUND} placeholders for {audios} audios")
         return text
+
+
+def _refuse(message: Any = "") -> None:
+    """``raise_exception`` of the templates."""
+    raise ValueError(message)
+
+
+def _line(error: Exception) -> str:
+    """What an exception says, in one line; its kind where that is nothing."""
+    text = said(error) or "it fails"
+    return text if isinstance(error, ValueError) else f"{text} ({type(error).__name__})"
 
 
 def answer_spans(text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from afn_model.prompt.conversation import SOUND
+from afn_model.checks import said, shown
+from afn_model.files import read_json
+from afn_model.prompt.conversation import SOUND, check_text
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", SOUND, "<|sound_bos|>", "<|sound_eos|>")
 
@@ -54,44 +56,79 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _read_tokenizer(folder: Path, config: dict) -> Tokenizer:
+    """The tokenizer of a folder. Truncation and padding that were on when it was saved are off: a prompt is whole."""
     try:
         if (folder / "tokenizer.json").exists():
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return tokenizer
         tokenizer = _byte_level(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {error}") from None
-    added = {int(number): token for number, token in config.get("added_tokens_decoder", {}).items()}
-    added |= (
-        {number: {"content": text} for text, number in _read_json(folder / "added_tokens.json").items()}
-        if not added
-        else {}
-    )
-    for number, token in sorted(added.items()):
-        tokenizer.add_tokens([AddedToken(token["content"], special=token.get("special", True), normalized=False)])
-        if tokenizer.token_to_id(token["content"]) != number:
-            raise ValueError(f"{folder}: added token {token['content']} has id {number}, which leaves a gap")
+    except BaseException as error:  # tokenizers raises bare Exception, and panics outside of it
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {said(error)}") from None
+    for number, token, special in sorted(_added_tokens(folder, config)):
+        tokenizer.add_tokens([AddedToken(token, special=special, normalized=False)])
+        if tokenizer.token_to_id(token) != number:
+            raise ValueError(f"{folder}: added token {shown(token)} has id {number}, which leaves a gap")
     return tokenizer
 
 
+def _added_tokens(folder: Path, config: dict) -> list[tuple[int, str, bool]]:
+    """(id, token, whether it is special) of the tokens beside the vocabulary."""
+    described = config.get("added_tokens_decoder") or {}
+    if described:
+        where, pairs = folder / "tokenizer_config.json", described
+    else:
+        where, pairs = folder / "added_tokens.json", _read_json(folder / "added_tokens.json")
+        pairs = {str(number): {"content": token} for token, number in pairs.items()}
+    if not isinstance(pairs, dict):
+        raise ValueError(f"{where}: the added tokens must be an object, got {shown(pairs)}")
+    found = []
+    for number, token in pairs.items():
+        content = token.get("content") if isinstance(token, dict) else None
+        if not re.fullmatch("[0-9]{1,9}", number) or not isinstance(content, str) or not content:
+            raise ValueError(f"{where}: {shown({number: token})} is no added token with its id")
+        check_text(content, f"{where}: an added token")
+        found.append((int(number), content, token.get("special", True) is not False))
+    return found
+
+
 def _read_template(folder: Path, tokenizer_config: dict) -> str | None:
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text("utf-8")
-    template = _read_json(folder / "chat_template.json").get("chat_template") or tokenizer_config.get("chat_template")
+    """The chat template of a folder, None where it has none."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: not text in UTF-8: {error}") from None
+    where = folder / "chat_template.json"
+    template = _read_json(where).get("chat_template")
+    if not template:
+        where, template = folder / "tokenizer_config.json", tokenizer_config.get("chat_template")
     if isinstance(template, list):
-        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"{where}: chat_template must be text, got {shown(template)}")
     return template
 
 
-def _special_names(tokenizer_config: dict) -> dict[str, str]:
+def _special_names(file: Path, tokenizer_config: dict) -> dict[str, str]:
     """Such as ``{"eos_token": "<|im_end|>"}``; a token is written as its text or as a description of it."""
-    found = {name: tokenizer_config.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    return {name: t["content"] if isinstance(t, dict) else t for name, t in found.items() if t}
+    found = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        token = tokenizer_config.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        if text is None or text == "":
+            continue
+        if not isinstance(text, str):
+            raise ValueError(f"{file}: {name} must be text or an object with 'content', got {shown(token)}")
+        found[name] = text
+    return found
 
 
 def _read_json(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+    """A JSON object, {} where there is no such file."""
+    return read_json(path) if path.exists() else {}

@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from afn_model.checks import said, shown
 from afn_model.config import ModelConfig
-from afn_model.files import read_json, write_json
-from afn_model.weights.config_json import read_config, to_json
+from afn_model.files import follow_umask, model_folder, read_json, write_json
+from afn_model.weights.config_json import read_config, resolve_tokens, to_json
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
@@ -59,15 +60,19 @@ PARTS = ("", "llm", "sound_tower", "sound_mm_projector")
 OWN_WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
 # Tables that some releases store and every reader computes.
 IGNORED_ENDINGS = ("pos_emb.freqs", "pos_emb.inv_freq", "pos_emb.position_angles", "rotary_emb.inv_freq")
+# As safetensors calls them, those that weights may have.
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where one tensor lies."""
+    """Where one tensor lies, and what its shard's header says of it."""
 
     file: Path
     key: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def load(
@@ -93,23 +98,24 @@ def load(
         on_step: called as on_step(done, total) after each tensor.
 
     Raises:
-        ValueError: no such folder, pickle weights, a damaged shard, or a missing, unexpected or mis-shaped tensor,
-            each named.
+        ValueError: one line: no such folder, one without a model (what it holds is named), a configuration this code
+            does not compute, pickle or quantised weights, a damaged shard, or a missing, unexpected or mis-shaped
+            tensor.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such checkpoint folder")
+    folder = model_folder(folder)
     config = resolve_tokens(read_config(folder), folder)
     if rote is not None:
         config = replace(config, rote=replace(config.rote, reading=rote))
     layout = find_layout(folder)
     stored = stored_tensors(folder, layout)
+    compare_layers(folder, config, stored)
     with torch.device("meta"), SkipInit():
         model = cls(config)
     wanted = model.state_dict()
     compare_names(folder, set(wanted), set(stored))
+    compare_headers({name: tuple(tensor.shape) for name, tensor in wanted.items()}, stored)
     if dtype is None:
-        dtype = stored_dtype(stored["lm_head.weight"])
+        dtype = DTYPES[stored["lm_head.weight"].dtype]
     fill(model, {name: stored[name] for name in wanted}, dtype, torch.device(device), on_step)
     return model.eval()
 
@@ -138,25 +144,37 @@ def find_layout(folder: Path) -> str:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, following its index where there is one."""
+    """The safetensors files of a folder, following its index where there is one; none lies outside of it."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f"{index}: weight_map must be an object of tensors and their shards")
+        names = {name if isinstance(name, str) else shown(name) for name in weight_map.values()}
         for name in names:
+            # A link inside the folder may lead elsewhere, as those of the hub's cache do.
+            if not name.endswith(".safetensors") or Path(name).name != name or "\\" in name:
+                raise ValueError(f"{index}: the shard {shown(name)} is no name of a safetensors file in this folder")
             if not (folder / name).is_file():
                 raise ValueError(f"{folder / name}: the index names this shard but it is missing")
-        return [folder / name for name in names]
+        return [folder / name for name in sorted(names)]
     single = folder / "model.safetensors"
     return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
-def keys_of(folder: Path) -> dict[str, Path]:
-    """Every tensor name in a folder and the shard that holds it."""
-    keys: dict[str, Path] = {}
+def keys_of(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a folder by its name, from the shards' headers."""
+    keys: dict[str, Stored] = {}
     for file in shard_files(folder):
         with open_shard(file) as shard:
             for key in shard.keys():  # noqa: SIM118 (a shard is not a dict)
-                keys[key] = file
+                if key in keys:
+                    raise ValueError(f"{file}: {shown(key)} is in {keys[key].file.name} too")
+                try:
+                    header = shard.get_slice(key)
+                    keys[key] = Stored(file, key, tuple(header.get_shape()), str(header.get_dtype()))
+                except SafetensorError as error:
+                    raise ValueError(f"{file}: {shown(key)} cannot be read: {said(error)}") from None
     return keys
 
 
@@ -164,7 +182,7 @@ def open_shard(file: Path):
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: damaged or not a safetensors file: {error}") from error
+        raise ValueError(f"{file}: damaged or not a safetensors file: {said(error)}") from error
 
 
 def stored_tensors(folder: Path, layout: str) -> dict[str, Stored]:
@@ -177,9 +195,9 @@ def stored_tensors(folder: Path, layout: str) -> dict[str, Stored]:
         keys = keys_of(folder / part)
         if not keys:
             raise ValueError(f"{folder / part}: no safetensors weights")
-        for key, file in keys.items():
+        for key, stored in keys.items():
             if not key.endswith(IGNORED_ENDINGS):
-                tensors[our_name(key, part, table)] = Stored(file, key)
+                tensors[our_name(key, part, table)] = stored
     return tensors
 
 
@@ -198,9 +216,26 @@ def compare_names(folder: Path, wanted: set[str], found: set[str]) -> None:
             raise ValueError(f"{folder}: {len(names)} tensors {what}: {first}{more}")
 
 
-def stored_dtype(stored: Stored) -> torch.dtype:
-    with open_shard(stored.file) as shard:
-        return shard.get_tensor(stored.key).dtype
+def compare_layers(folder: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
+    """ValueError where the configuration has other layers than the shards, before any of them is made."""
+    for key, prefix, count in (
+        ("audio_config", "encoder.layers.", config.audio.layers),
+        ("text_config", "language_model.layers.", config.text.layers),
+    ):
+        held = len({name[len(prefix) :].partition(".")[0] for name in stored if name.startswith(prefix)})
+        if count != held and (held or count > len(stored)):
+            said = f"{key}.num_hidden_layers is {count}, but the weights have {held} layers"
+            raise ValueError(f"{folder / 'config.json'}: {said}")
+
+
+def compare_headers(wanted: dict[str, tuple[int, ...]], stored: dict[str, Stored]) -> None:
+    """ValueError naming the first tensor of another shape than the model's, or of values that are no weights."""
+    for name, shape in wanted.items():
+        found = stored[name]
+        if found.shape != shape:
+            raise ValueError(f"{found.file}: {found.key} has shape {found.shape}, expected {shape}")
+        if found.dtype not in DTYPES:
+            raise ValueError(f"{found.file}: {found.key} is {found.dtype}, expected one of {', '.join(DTYPES)}")
 
 
 def fill(
@@ -222,9 +257,6 @@ def fill(
                 shard, taken = open_shard(file), 0
             tensor = read_tensor(shard, file, stored[name].key)
             parameter = model.get_parameter(name)
-            if tensor.shape != parameter.shape:
-                shapes = f"{tuple(tensor.shape)}, expected {tuple(parameter.shape)}"
-                raise ValueError(f"{file}: {stored[name].key} has shape {shapes}")
             converted = tensor.to(device, dtype)
             taken += 0 if converted is tensor else tensor.nbytes
             set_parameter(model, name, converted, parameter.requires_grad)
@@ -236,12 +268,9 @@ def fill(
 
 def read_tensor(shard, file: Path, key: str) -> Tensor:
     try:
-        tensor = shard.get_tensor(key)
+        return shard.get_tensor(key)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"{file}: {key} cannot be read: {error}") from error
-    if not tensor.is_floating_point():
-        raise ValueError(f"{file}: {key} is {tensor.dtype}, expected floating-point weights")
-    return tensor
+        raise ValueError(f"{file}: {shown(key)} cannot be read: {said(error)}") from error
 
 
 def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool) -> None:
@@ -249,31 +278,19 @@ def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool)
     setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=requires_grad))
 
 
-def resolve_tokens(config: ModelConfig, folder: Path) -> ModelConfig:
-    """The configuration with token ids looked up by string in the folder's tokenizer, where it has one.
+def check_destination(source: str | Path, destination: str | Path, *, overwrite: bool) -> None:
+    """Asks before a conversion replaces a model: ``save`` does so unasked, as training must.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model, or lacks the audio placeholder.
+        ValueError: the destination is the source or a part of it, or holds a model and ``overwrite`` is not given.
     """
-    path = next((p for p in (folder / "tokenizer.json", folder / "llm" / "tokenizer.json") if p.exists()), None)
-    if path is None:
-        return config
-    raw = read_json(path)
-    ids = dict((raw.get("model") or {}).get("vocab") or {})
-    ids |= {token["content"]: token["id"] for token in raw.get("added_tokens") or []}
-    if "<sound>" not in ids:
-        raise ValueError(f"{path}: the tokenizer has no <sound> token")
-    if max(ids.values()) >= config.text.vocab_size:
-        text = f"{max(ids.values()) + 1} tokens but the model's vocabulary is {config.text.vocab_size}"
-        raise ValueError(f"{path}: wrong vocabulary: the tokenizer has {text}")
-    stop = tuple(ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in ids)
-    return replace(
-        config,
-        audio_token_id=ids["<sound>"],
-        audio_bos_token_id=ids.get("<|sound_bos|>"),
-        audio_eos_token_id=ids.get("<|sound_eos|>"),
-        stop_token_ids=stop or config.stop_token_ids,
-    )
+    source, destination = Path(source), Path(destination)
+    if destination.resolve() in [(source / part).resolve() for part in PARTS]:
+        raise ValueError(f"{destination}: is what is converted; another folder is needed")
+    names = [*OWN_WEIGHTS, "config.json"]
+    held = sorted(file for part in PARTS for name in names for file in (destination / part).glob(name))
+    if held and not overwrite:
+        raise ValueError(f"{destination}: holds a model already ({held[0].name}); --overwrite replaces it")
 
 
 def save(model: Network, folder: str | Path, layout: str = "transformers") -> None:
@@ -351,6 +368,7 @@ def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
         whole = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
         try:
             save_file(whole, folder / name, metadata={"format": "pt"})
+            follow_umask(folder / name)
         except SafetensorError as error:
             raise OSError(f"{folder / name}: {error}") from None
     if len(shards) > 1:

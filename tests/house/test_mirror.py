@@ -27,7 +27,7 @@ COVERED = {
 }
 MODULES = {
     "afn_model/afnext.py": "tests/model/infer and weights call it",
-    "afn_model/config.py": "tests/model/weights/test_checkpoint.py",
+    "afn_model/config.py": "tests/model/weights/test_config_json.py",
     "afn_model/hashing.py": "tests/model/data/test_order.py",
     "afn_model/plot_style.py": "colours and sizes",
     "afn_model/audio/frames.py": "tests/model/audio/test_decode.py",
@@ -45,15 +45,12 @@ MODULES = {
     "afn_model/infer/text_stream.py": "tests/model/cli/test_commands.py",
     "afn_model/network/adaptor.py": "tests/model/network/test_network.py",
     "afn_model/network/language_model.py": "tests/model/network/test_network.py",
-    "afn_model/prompt/template.py": "tests/model/prompt/test_processor.py",
-    "afn_model/prompt/tokenizer.py": "tests/model/prompt/test_processor.py",
     "afn_model/scoring/constraints.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/scoring/text.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/scoring/timestamps.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/train/fingerprint.py": "tests/model/train/test_trainer.py",
     "afn_model/train/sft.py": "tests/model/train/test_feature_cache.py and test_trainer.py",
     "afn_model/train/validate.py": "tests/model/train/test_curriculum.py and test_trainer.py",
-    "afn_model/weights/config_json.py": "tests/model/weights/test_checkpoint.py",
 }
 
 

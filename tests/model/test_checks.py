@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from afn_model.checks import is_listed, is_number, is_whole
+from afn_model.checks import is_listed, is_number, is_whole, number, said, shown, whole
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,35 @@ from afn_model.checks import is_listed, is_number, is_whole
         ([5], False, False, True),
         ((), False, False, True),
         ({"a": 1}, False, False, False),
+        (np.array(5.0), False, False, False),
     ],
 )
 def test_what_values_are(value, whole, number, listed):
     assert (is_whole(value), is_number(value), is_listed(value)) == (whole, number, listed)
+
+
+def test_a_value_is_shown_in_one_short_line():
+    bomb: list = ["x"]
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    for value in (bomb, "a\nb", "x" * 10**7, list(range(10**6)), np.zeros((99, 99)), 10**5000, {"a": {"b": bomb}}):
+        assert "\n" not in shown(value)
+        assert len(shown(value)) <= 80
+    assert shown(bytes(10**7)) == "10000000 bytes"
+    assert shown("caf\udce9") == "'caf\\udce9'"
+    assert said(ValueError(" a\n\nb " * 1000)) == ("a b " * 75)
+
+
+@pytest.mark.parametrize("value", [True, 2.0, "2", None, 0, 9, 10**400, float("nan"), [2]])
+def test_what_is_no_whole_number_of_a_range(value):
+    with pytest.raises(ValueError, match=r"^heads must be a whole number from 1 to 8, got "):
+        whole(value, "heads", 1, 8)
+    assert whole(np.int64(8), "heads", 1, 8) == 8
+
+
+@pytest.mark.parametrize("value", [True, "2", None, 0, -1.0, 10**400, float("nan"), float("inf"), [2], 1j])
+def test_what_is_no_finite_number_above_zero(value):
+    with pytest.raises(ValueError, match=r"^theta must be a finite number above 0, got "):
+        number(value, "theta", above=0)
+    assert number(np.float32(0.5), "theta", above=0) == 0.5
+    assert number(-3, "alpha") == -3.0

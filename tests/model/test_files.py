@@ -8,7 +8,17 @@ import sys
 
 import pytest
 
-from afn_model.files import atomic_path, fingerprint, fingerprint_of, write_json, write_rows, write_text
+from afn_model.files import (
+    atomic_path,
+    fingerprint,
+    fingerprint_of,
+    follow_umask,
+    model_folder,
+    read_json,
+    write_json,
+    write_rows,
+    write_text,
+)
 from afn_model.hashing import text_key
 
 
@@ -109,3 +119,64 @@ def test_json_rows_and_fingerprints(tmp_path):
     assert fingerprint_of(["ä", b"b"]) == hashlib.sha256("äb".encode()).hexdigest()
     assert text_key("a") == text_key(b"a") != text_key("b")
     assert 0 <= text_key("a") < 2**64
+
+
+def test_a_new_file_has_the_permissions_that_the_umask_gives(tmp_path):
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.touch(0o600)
+    assert (tmp_path / "a").stat().st_mode == expected
+    (tmp_path / "b").touch(0o600)
+    follow_umask(tmp_path / "b")
+    assert (tmp_path / "b").stat().st_mode == expected
+    assert {file.name for file in tmp_path.iterdir()} == {"new", "a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "cannot be read as JSON: .*recursion"),
+        ('{"a": ' + "9" * 5000 + "}", "cannot be read as JSON: Exceeds the limit"),
+        ("\xff", "cannot be read as JSON"),
+        ("[1]", "expected a JSON object"),
+        ("null", "expected a JSON object"),
+    ],
+)
+def test_what_is_no_json_object(tmp_path, text, line):
+    (tmp_path / "a.json").write_text(text, "latin-1")
+    with pytest.raises(ValueError, match=rf"a\.json: {line}") as error:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")  # reading it would wait for ever
+    with pytest.raises(ValueError, match=r"pipe\.json: not a regular file"):
+        read_json(tmp_path / "pipe.json")
+    with pytest.raises(ValueError, match=r"none\.json: no such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_folders_that_are_no_model_say_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^nvidia/some-model: no such folder; .* hf download nvidia/some-model --loc"):
+        model_folder("nvidia/some-model")
+    with pytest.raises(ValueError, match=r"^some: no such folder$"):
+        model_folder("some")
+    run = tmp_path / "run"
+    for stage in "abcde":
+        (run / stage / "model").mkdir(parents=True)
+        write_json(run / stage / "model" / "config.json", {})
+    (run / "a" / "adapter").mkdir()
+    write_json(run / "a" / "adapter" / "adapter_config.json", {})
+    with pytest.raises(ValueError, match=r"run: not a model, but it holds .*run/a/model, .*run/c/model and 2 more$"):
+        model_folder(run)
+    with pytest.raises(ValueError, match=r"not a model, but it holds .*run/a/model$"):
+        model_folder(run / "a")
+    with pytest.raises(ValueError, match=r"a LoRA adapter, not a model; the model with it is .*run/a/model$"):
+        model_folder(run / "a" / "adapter")
+    (run / "a" / "adapter").rename(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"a LoRA adapter, not a model; afn_model\.train\.lora\.load applies it"):
+        model_folder(tmp_path / "adapter")
+    assert model_folder(run / "a" / "model") == run / "a" / "model"

@@ -202,14 +202,15 @@ def test_convert(afn, model, recordings, tmp_path, layout):
         assert (tmp_path / "back" / name).read_bytes() == (model / name).read_bytes()
 
 
-def test_convert_dtype_and_in_place(afn, model, recordings, tmp_path):
-    afn("convert", model, tmp_path, "--layout", "hub", "--dtype", "bf16")
-    assert AFNext.from_pretrained(tmp_path).dtype == torch.bfloat16
-    answer = afn(*with_steps("ask", recordings[0], QUESTION, "--model", tmp_path))
-    afn("convert", tmp_path, tmp_path, "--layout", "native")
-    assert find_layout(tmp_path) == "native"
-    assert not list(tmp_path.glob("*.safetensors"))
-    assert afn(*with_steps("ask", recordings[0], QUESTION, "--model", tmp_path)) == answer
+def test_convert_dtype_and_over_another(afn, model, recordings, tmp_path):
+    afn("convert", model, tmp_path / "a", "--layout", "hub", "--dtype", "bf16")
+    assert AFNext.from_pretrained(tmp_path / "a").dtype == torch.bfloat16
+    answer = afn(*with_steps("ask", recordings[0], QUESTION, "--model", tmp_path / "a"))
+    afn("convert", model, tmp_path / "b", "--layout", "hub")
+    afn("convert", tmp_path / "a", tmp_path / "b", "--layout", "native", "--overwrite")
+    assert find_layout(tmp_path / "b") == "native"
+    assert not list((tmp_path / "b").glob("*.safetensors"))
+    assert afn(*with_steps("ask", recordings[0], QUESTION, "--model", tmp_path / "b")) == answer
 
 
 def test_doctor(afn):

@@ -383,7 +383,7 @@ def test_bad_folders(tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"the tokenizer has no token <\|sound_bos\|>"):
         AFNextProcessor.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: cannot be read as JSON"):
         AFNextProcessor.from_pretrained(tmp_path)
 
 

@@ -1,9 +1,11 @@
 """LoRA: what it trains, what it leaves alone, and the same logits as peft on the transformers model."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
 from afn_model.train import lora
@@ -145,7 +147,7 @@ def test_the_start_is_a_function_of_the_seed(pair, tmp_path):
 
 def test_bad_adapters(pair, tmp_path):
     _, model = pair
-    with pytest.raises(ValueError, match="LoRA rank 0"):
+    with pytest.raises(ValueError, match="LoRA rank must be a whole number from 1 to"):
         add(model, 0, 1)
     with pytest.raises(ValueError, match="no LoRA target fc1; there are q_proj, k_proj"):
         add(model, 1, 1, ("fc1",))
@@ -171,5 +173,139 @@ def test_bad_adapters(pair, tmp_path):
     narrow = AFNext.from_pretrained(tmp_path / "base")
     config = json.loads((tmp_path / "good" / lora.CONFIG).read_text())
     (tmp_path / "good" / lora.CONFIG).write_text(json.dumps(config | {"peft_type": "LOHA"}))
-    with pytest.raises(ValueError, match="peft_type LOHA"):
+    with pytest.raises(ValueError, match="peft_type is 'LOHA'"):
         load(narrow, tmp_path / "good")
+
+
+@pytest.fixture
+def saved(pair, tmp_path):
+    """A model without adapters, and a folder with one for it."""
+    _, model = pair
+    add(model, 2, 4, ("q_proj", "v_proj"))
+    stir(trained(model))
+    save(model, tmp_path / "adapter")
+    return AFNext.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+
+
+def refused(model, folder) -> str:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=str(folder)) as error:
+        load(model, folder)
+    assert "\n" not in str(error.value)
+    assert before.keys() == model.state_dict().keys()
+    return str(error.value)
+
+
+def with_config(folder, **changes) -> None:
+    config = json.loads((folder / lora.CONFIG).read_text()) | changes
+    (folder / lora.CONFIG).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("beginning", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "eva", "lora_ga", "x", 3])
+def test_adapters_of_a_changed_base_are_refused(saved, beginning):
+    model, folder = saved
+    with_config(folder, init_lora_weights=beginning)
+    assert f"init_lora_weights is {beginning!r}: such an adapter belongs to changed base" in refused(model, folder)
+
+
+@pytest.mark.parametrize("beginning", [True, False, None, "gaussian", "orthogonal"])
+def test_adapters_of_the_base_as_it_is_are_read(saved, beginning):
+    model, folder = saved
+    with_config(folder, init_lora_weights=beginning)
+    load(model, folder)
+    assert len(adapters(model)) == 4
+
+
+def test_every_field_of_pefts_configuration_is_read_harmless_or_refused(saved):
+    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert {*lora.READ, *lora.HARMLESS} <= fields
+    defaults = json.loads(json.dumps(peft.LoraConfig(r=2, lora_alpha=4).to_dict(), default=sorted))
+    alpha, ranks = lora.check_config(defaults)
+    assert (alpha, ranks) == (4.0, {2})
+    for name in fields - {*lora.READ, *lora.HARMLESS}:
+        with pytest.raises(ValueError, match=f"not a plain LoRA adapter: {name}"):
+            lora.check_config(defaults | {name: ["x"]})
+    with pytest.raises(ValueError, match="not a plain LoRA adapter: use_something_new"):
+        lora.check_config(defaults | {"use_something_new": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"lora_alpha": None}, "lora_alpha is missing"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, got nan"),
+        ({"lora_alpha": "4"}, "lora_alpha must be a finite number, got '4'"),
+        ({"r": 0}, "r must be a whole number from 1"),
+        ({"r": 3}, "has an adapter of rank 2, but adapter_config.json says [3]"),
+        ({"rank_pattern": [2]}, "rank_pattern must be an object"),
+        ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern.q_proj must be a whole number"),
+        ({"use_rslora": "false"}, "use_rslora must be true or false"),
+        ({"peft_type": None}, "peft_type is None"),
+        ({"bias": "all"}, "bias is 'all'"),
+    ],
+)
+def test_settings_that_are_none(saved, changes, line):
+    model, folder = saved
+    with_config(folder, **changes)
+    assert line in refused(model, folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "[" * 99_999 + "]" * 99_999])
+def test_a_configuration_that_is_none(saved, text):
+    model, folder = saved
+    (folder / lora.CONFIG).write_text(text)
+    assert lora.CONFIG in refused(model, folder)
+
+
+def edited(folder, change) -> None:
+    tensors = load_file(folder / lora.WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / lora.WEIGHTS)
+
+
+FIRST = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+TENSORS = {
+    "none": (lambda t: t.clear(), "holds no tensors"),
+    "whole numbers": (lambda t: t.update({FIRST: t[FIRST].to(torch.int8)}), "is torch.int8, expected floating-point"),
+    "eight bits": (lambda t: t.update({FIRST: t[FIRST].to(torch.float8_e4m3fn)}), "is torch.float8_e4m3fn, expected"),
+    "NaN": (lambda t: t[FIRST].view(-1)[3:4].fill_(float("nan")), "holds NaN or infinity"),
+    "no axes": (lambda t: t.update({FIRST: torch.tensor(1.0)}), "an adapter of rank 0"),
+    "no rows": (lambda t: t.update({FIRST: t[FIRST][:0].clone()}), "an adapter of rank 0"),
+    "half": (lambda t: t.pop(FIRST), "cannot have the adapter lora_B"),
+    "two names": (lambda t: t.update({FIRST.removesuffix(".weight"): t[FIRST].clone()}), "two tensors are lora_A of"),
+    "another layer": (lambda t: t.update({"lora_A.weight": t[FIRST].clone()}), "cannot have the adapter"),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_are_no_adapter(saved, case):
+    model, folder = saved
+    change, line = TENSORS[case]
+    edited(folder, change)
+    assert line in refused(model, folder)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_weights(saved, kept):
+    model, folder = saved
+    (folder / lora.WEIGHTS).write_bytes((folder / lora.WEIGHTS).read_bytes()[:kept])
+    assert "damaged or not a safetensors file" in refused(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("rank", "alpha", "line"),
+    [("8", 1, "LoRA rank must be"), (10**9, 1, "above the layers' width"), (1, float("nan"), "LoRA alpha must be")],
+)
+def test_ranks_and_alphas_that_are_none(saved, rank, alpha, line):
+    model, _ = saved
+    with pytest.raises(ValueError, match=line):
+        add(model, rank, alpha)
+    assert not adapters(model)
+    assert all(parameter.requires_grad for parameter in model.language_model.parameters())
+
+
+def test_all_linear_is_every_layer_of_the_blocks(saved):
+    model, _ = saved
+    add(model, 1, 1, "all-linear")
+    assert len(adapters(model)) == 2 * len(lora.TARGETS)
+    assert all(name.startswith("language_model") for name in adapters(model))

@@ -78,8 +78,8 @@ def edit_config(folder, change) -> None:
 
 
 def test_no_folder_and_no_weights(tmp_path, folder):
-    refused(tmp_path / "nowhere", "nowhere", "no such checkpoint folder")
-    refused(folder / "config.json", "config.json", "no such checkpoint folder")
+    refused(tmp_path / "nowhere", "nowhere", "no such folder")
+    refused(folder / "config.json", "config.json", "no such folder")
     (folder / "model.safetensors").unlink()
     refused(folder, str(folder), "no safetensors weights")
 
@@ -141,11 +141,20 @@ def test_misshaped_tensor(any_layout):
     refused(folder, str(file), key, "(300, 31)", "(300, 32)")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.uint8, torch.bool])
-def test_integer_weights(folder, dtype):
-    change = {"model.language_model.norm.weight": torch.ones(32, dtype=dtype)}
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.int8, "I8"),
+        (torch.int64, "I64"),
+        (torch.uint8, "U8"),
+        (torch.bool, "BOOL"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+    ],
+)
+def test_weights_that_are_no_floating_point_or_quantised(folder, dtype, name):
+    change = {"model.language_model.norm.weight": torch.ones(32).to(dtype)}
     edit_weights(folder / "model.safetensors", lambda tensors: tensors.update(change))
-    refused(folder, "model.safetensors", "model.language_model.norm.weight", str(dtype))
+    refused(folder, "model.safetensors", f"model.language_model.norm.weight is {name}, expected one of F32, BF16, F16")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -181,8 +190,8 @@ def test_config_that_is_missing_or_not_json(folder):
 UNSUPPORTED = {
     "rope scaling": (lambda text: text["rope_parameters"].update(rope_type="yarn", factor=4.0), "rope scaling"),
     "older rope scaling": (lambda text: text.update(rope_scaling={"type": "linear", "factor": 2.0}), "rope scaling"),
-    "tied embeddings": (lambda text: text.update(tie_word_embeddings=True), "tied embeddings"),
-    "sliding window": (lambda text: text.update(use_sliding_window=True), "sliding-window"),
+    "tied embeddings": (lambda text: text.update(tie_word_embeddings=True), "tie_word_embeddings is True"),
+    "sliding window": (lambda text: text.update(use_sliding_window=True), "use_sliding_window is True"),
     "head dim": (lambda text: text.update(head_dim=8), "head_dim 8"),
     "no width": (lambda text: text.pop("hidden_size"), "hidden_size"),
     "heads": (lambda text: text.update(num_attention_heads=5), "5 heads"),
@@ -415,3 +424,68 @@ def test_peak_memory_of_loading(large, task, dtype, least):
     peak, size = large(task, dtype)
     assert size > 380e6
     assert least * size <= peak < 1.2 * size
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/tmp/outside.safetensors", "a/b.safetensors", "", "..", 3])
+def test_the_index_names_files_of_its_folder_only(small_shards, tmp_path, name):
+    make().save_pretrained(tmp_path / "model")
+    shard = min((tmp_path / "model").glob("model-*.safetensors"))
+    shutil.copy(shard, tmp_path / "outside.safetensors")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    raw = json.loads(index.read_text())
+    raw["weight_map"] = {key: name if file == shard.name else file for key, file in raw["weight_map"].items()}
+    index.write_text(json.dumps(raw))
+    refused(tmp_path / "model", str(index), "is no name of a safetensors file in this folder")
+
+
+@pytest.mark.parametrize("value", [None, [], 3, {}])
+def test_an_index_without_shards(folder, value):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": value}))
+    refused(folder, "weight_map must be an object of tensors and their shards")
+
+
+def test_a_tensor_in_two_shards(folder):
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    shutil.copy(folder / "one.safetensors", folder / "two.safetensors")
+    refused(folder, "two.safetensors", "is in one.safetensors too")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "line"),
+    [
+        (
+            "text_config",
+            "num_hidden_layers",
+            10**6,
+            "text_config.num_hidden_layers is 1000000, but the weights have",
+        ),
+        ("audio_config", "num_hidden_layers", 10**6, "audio_config.num_hidden_layers is 1000000, but the weights have"),
+        ("text_config", "hidden_size", 2**24, "has shape (32,"),
+        ("text_config", "vocab_size", 2**24, "has shape (300, 32), expected (16777216, 32)"),
+        ("audio_config", "max_source_positions", 2**24, "has shape (1500, 32), expected (16777216, 32)"),
+    ],
+)
+def test_sizes_are_compared_before_anything_is_built(folder, monkeypatch, part, key, value, line):
+    monkeypatch.setattr(checkpoint, "fill", None)
+    edit_config(folder, lambda raw: raw[part].update({key: value}))
+    refused(folder, line)
+
+
+def test_weights_have_the_permissions_that_the_umask_gives(tmp_path):
+    make().save_pretrained(tmp_path / "model")
+    (tmp_path / "new").touch()
+    modes = {file.stat().st_mode & 0o777 for file in (*(tmp_path / "model").iterdir(), tmp_path / "new")}
+    assert len(modes) == 1
+
+
+def test_a_conversion_replaces_nothing_unasked(folder, tmp_path):
+    check = checkpoint.check_destination
+    for place in (folder, folder / "llm", tmp_path / "." / "model"):
+        with pytest.raises(ValueError, match="is what is converted; another folder is needed"):
+            check(folder, place, overwrite=True)
+    check(folder, tmp_path / "new", overwrite=False)
+    for layout in LAYOUTS:
+        make().save_pretrained(tmp_path / layout, layout=layout)
+        with pytest.raises(ValueError, match=r"holds a model already .*; --overwrite replaces it"):
+            check(folder, tmp_path / layout, overwrite=False)
+        check(folder, tmp_path / layout, overwrite=True)
