@@ -14,7 +14,7 @@ import warnings
 
 from afn_model.cli import streams
 from afn_model.cli.commands import COMMANDS
-from afn_model.cli.messages import show_error, show_warning
+from afn_model.cli.messages import show_error, show_warning, without_model
 from afn_model.cli.options import Parser
 
 __all__ = ["main"]
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         streams.give_up_stdout()
         return 2
+    except ModuleNotFoundError as error:
+        raise SystemExit(without_model(error)) from None
     except KeyboardInterrupt:
         return 130
 

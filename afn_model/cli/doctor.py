@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 import afn_kernels as ak
+from afn_model.cli.messages import MODEL
 
-PACKAGES = ("torch", "torchaudio", "triton", "transformers", "tokenizers", "safetensors", "numpy", "torchcodec")
+PACKAGES = ("torch", "torchaudio", "triton", "transformers", "tokenizers", "safetensors", "numpy", "av")
 COMPILERS = ("c++", "cmake", "ninja", "nvcc")
 INSTALL = "pip install --no-build-isolation -e ."
 
@@ -49,6 +50,8 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
+    if importlib.util.find_spec("soundfile") is None:
+        return found
     import soundfile
 
     return found | {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__}
@@ -116,16 +119,15 @@ def missing(compilers: dict[str, str | None], extension: dict[str, Any]) -> list
         add("compiled extension", f"log_mel runs in plain PyTorch ({extension['detail']})", prepare + INSTALL)
     if torch.cuda.is_available() and compilers["nvcc"] is None:
         add("nvcc", "CUDA kernels are not built ahead of time", "sudo apt-get install -y nvidia-cuda-toolkit")
+    lacking = [module for module in MODEL if importlib.util.find_spec(module) is None]
+    if lacking:
+        add(", ".join(lacking), "afn_model does not run", "pip install 'afn-kernels[model]'")
     for package, why in (
         ("espeakng_loader", "afn demo has no voices"),
         ("matplotlib", "afn demo draws no loss curves"),
     ):
         if importlib.util.find_spec(package) is None:
             add(package, why, INSTALL.replace("-e .", "-e '.[demo]'"))
-    if importlib.util.find_spec("torchcodec") is None:
-        add(
-            "torchcodec", "formats that libsndfile does not read (m4a, webm, ...) are refused", "pip install torchcodec"
-        )
     return found
 
 

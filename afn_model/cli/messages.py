@@ -13,6 +13,20 @@ def show_error(error: Exception) -> None:
     print(f"afn: error: {' '.join(text.split())}", file=sys.stderr)
 
 
+MODEL = ("av", "jinja2", "safetensors", "soundfile", "tokenizers", "tqdm", "yaml")  # modules of the extra
+
+
+def without_model(error: ModuleNotFoundError) -> str:
+    """What to do where the kernels were installed without what the model needs; any other error is raised.
+
+    Raises:
+        ModuleNotFoundError: the module is not one of the extra's.
+    """
+    if error.name not in MODEL:
+        raise error
+    return f"afn: error: {error.name} is not installed: pip install 'afn-kernels[model]'"
+
+
 def show_warning(message: Warning, *_: Any) -> None:
     """Stands in for ``warnings.showwarning``."""
     print(f"afn: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,9 +1,11 @@
 """A wheel built with nvcc and one built without it, each installed where nothing else is, and used."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,8 +39,8 @@ assert ak.log_mel(torch.zeros(1, 320)).shape == (1, 128, 2)
 def checkout(tmp_path_factory) -> Path:
     """What is committed or will be: no build of the checkout can leak into the wheel."""
     folder = tmp_path_factory.mktemp("checkout")
-    parts = ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "csrc")
-    parts += ("afn_kernels", "afn_model", "distributed")
+    parts = ("setup.py", "pyproject.toml", "MANIFEST.in", "CMakeLists.txt", "README.md", "CHANGELOG.md", "LICENSE")
+    parts += ("NOTICE", "constraints.txt", "csrc", "afn_kernels", "afn_model", "distributed")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *parts]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -48,9 +50,28 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def source(checkout, tmp_path_factory) -> Path:
+    """A source distribution, unpacked: what a package index would have."""
+    folder = tmp_path_factory.mktemp("source")
+    pack = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(folder)]
+    subprocess.run(pack, cwd=checkout, check=True, capture_output=True)
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def requirements(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = files.read(name).decode().splitlines()
+    return [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("compiler", ["nvcc", "none"])
-def test_a_wheel(checkout, compiler, tmp_path):
+def test_a_wheel(source, compiler, tmp_path):
+    """Built from the source distribution; it asks for torch and numpy, and for nothing else unless asked."""
     if compiler == "nvcc" and shutil.which("nvcc") is None:
         pytest.skip("no nvcc")
     pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
@@ -58,10 +79,12 @@ def test_a_wheel(checkout, compiler, tmp_path):
         {"AFN_NVCC": ""} if compiler == "none" else {}
     )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    build = [*pip, "wheel", str(checkout), "--no-build-isolation", "--no-deps", "-w", str(tmp_path)]
+    build = [*pip, "wheel", str(source), "--no-build-isolation", "--no-deps", "-w", str(tmp_path)]
     subprocess.run(build, check=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"afn_kernels-{ak.__version__}-")
+    needed = [one for one in requirements(wheel) if "extra ==" not in one]
+    assert sorted(re.split(r"\W", one)[0] for one in needed) == ["numpy", "torch"]
     install = [*pip, "install", "--no-deps", "--no-index", "--target", str(tmp_path / "here"), str(wheel)]
     subprocess.run(install, check=True, env=environment)
     chosen = "cpu" if any((tmp_path / "here" / "afn_kernels").glob("_cpu.*")) else "reference"

@@ -376,3 +376,11 @@ def test_help_and_bad_options_import_no_torch():
     code = "import sys, afn_model.cli as cli; assert cli.main(['ask']) == 2; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_without_the_models_packages_one_line_says_what_to_install():
+    """The kernels can be installed alone; ``afn`` is there all the same."""
+    run = "import sys; sys.modules['tokenizers'] = None; from afn_model.cli import main; main(['data', 'stats', 'x'])"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "afn: error: tokenizers is not installed: pip install 'afn-kernels[model]'\n"
