@@ -7,7 +7,7 @@ which one that is and why. Importing this package imports torch and nothing heav
 import warnings
 
 from afn_kernels import nn as nn
-from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer
+from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer, report, strict
 from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
@@ -48,9 +48,11 @@ __all__ = [
     "prefer",
     "qkv_rotary",
     "quantize_fp8",
+    "report",
     "rms_norm",
     "rotary",
     "rote",
+    "strict",
     "swiglu",
     "unpack_heads",
 ]

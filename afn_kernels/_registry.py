@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
+
+import torch
 
 
 def _always(*args, **kwargs) -> str:
@@ -116,6 +120,8 @@ class Op:
             for candidate in self.impls:
                 if candidate.available() or candidate.supports(*args, **kwargs) or candidate.avoid(*args, **kwargs):
                     continue
+                if candidate.name in PLAIN and args and getattr(args[0], "is_cuda", False):
+                    self._fell_back(candidate, *args, **kwargs)
                 return candidate
             raise ValueError(str(self.explain(*args, **kwargs)))
         if impl not in self._by_name:
@@ -125,6 +131,19 @@ class Op:
         if reason:
             raise ValueError(f"{self.name}: impl={impl!r} cannot run this call: {reason}")
         return candidate
+
+    def _fell_back(self, chosen: Impl, *args, **kwargs) -> None:
+        """Counts a call on a GPU that no kernel takes, and says so the first time."""
+        if torch.compiler.is_compiling() or not any(row.name not in PLAIN for row in self.impls):
+            return
+        rows = {row.impl: row.reason for row in self.explain(*args, **kwargs).rows if row.impl not in PLAIN}
+        kernel = "triton" if "triton" in rows else next(iter(rows))
+        found = Fallback(self.name, chosen.name, f"{kernel}: {rows[kernel]}")
+        if _strict:
+            raise ValueError(str(found))
+        FALLBACKS[found] += 1
+        if FALLBACKS[found] == 1:
+            warnings.warn(f"{found} (said once; afn_kernels.report() counts)", stacklevel=5)
 
     def explain(self, *args, **kwargs) -> Explanation:
         """Which implementation would run and why. Without arguments, what this machine could run at all."""
@@ -153,8 +172,46 @@ class Explained(Exception):
     """The explanation of a call that was made to ask."""
 
 
+@dataclass(frozen=True)
+class Fallback:
+    """A call on a GPU that ran in plain PyTorch, and why the kernel did not take it."""
+
+    op: str
+    impl: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op} runs in plain PyTorch ({self.impl}) on this GPU: {self.reason}"
+
+
+PLAIN = ("sdpa", "matmul", "reference")  # implementations in PyTorch's own ops
 OPS: dict[str, Op] = {}
+FALLBACKS: Counter[Fallback] = Counter()
 _preferred = ""
+_strict = False
+
+
+def report() -> dict[Fallback, int]:
+    """Calls on a GPU that ran in plain PyTorch because no kernel takes them, {op, implementation and reason: calls}.
+
+    Each is a warning when it happens first. Calls that torch.compile traced are not counted.
+    """
+    return dict(FALLBACKS)
+
+
+@contextmanager
+def strict():
+    """Within it, a call on a GPU that no kernel takes is a ValueError with the reason instead of a warning.
+
+    Raises:
+        ValueError: from the op, before anything ran.
+    """
+    global _strict
+    before, _strict = _strict, True
+    try:
+        yield
+    finally:
+        _strict = before
 
 
 @contextmanager
