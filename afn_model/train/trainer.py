@@ -19,7 +19,7 @@ from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
 from afn_model.afnext import AFNext
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
-from afn_model.files import write_json
+from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
@@ -156,6 +156,8 @@ class _StageRun:
         self.sp_group = SequenceParallel.of(process, layout.ulysses, layout.ring) if self.sp_size > 1 else None
         self.folder = out / stage.name
         self.folder.mkdir(parents=True, exist_ok=True)
+        if process.rank == 0:  # a run that is killed while it writes a model leaves as much as the model takes
+            remove_leftovers(self.folder)
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
