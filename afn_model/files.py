@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-
 PARTIAL = ".partial-"  # folders in which several files are written before they get their names together
 _TEMPORARY = re.compile(rf"{re.escape(PARTIAL)}.+|\.[0-9a-f]{{8}}-.+")
 

@@ -111,7 +111,7 @@ def train(
             def begin() -> set[str]:
                 if not dry_run:
                     held.enter_context(locked(out))
-                done = finished_stages(stages, out, allow_changes)
+                done = finished_stages(stages, out, allow_changes, curriculum)
                 todo = [stage for stage in stages if stage.name not in done]
                 for name in sorted(done):
                     announce(f"{name}: done before", options.show)
@@ -161,7 +161,7 @@ class _StageRun:
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
-        self.start = processes.broadcast_object(fingerprint.weights_fingerprint(start) if process.rank == 0 else None)
+        self.start = agreed(process, lambda: fingerprint.weights_fingerprint(start))
         self.trains = stage.modules
         if stage.lora:
             self.trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
