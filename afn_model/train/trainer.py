@@ -312,8 +312,11 @@ class _StageRun:
         self.resume()
         stage, process = self.stage, self.process
         models = 1 + len(self.curriculum.milestones(stage.name))
-        warnings = agreed(process, lambda: check_room(self.folder, self.model, self.layout, models))
-        agreed(process, lambda: warn(stage.name, warnings, strict=self.options.strict))
+
+        def look_for_room() -> None:
+            warn(stage.name, check_room(self.folder, self.model, self.layout, models), strict=self.options.strict)
+
+        agreed(process, look_for_room)
         if process.rank == 0:
             (self.folder / DONE).unlink(missing_ok=True)
             write_curriculum(self.curriculum, self.folder.parent / "curriculum.yaml")
