@@ -19,6 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial-"  # folders in which several files are written before they get their names together
+_TEMPORARY = re.compile(rf"{re.escape(PARTIAL)}.+|\.[0-9a-f]{{8}}-.+")
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -49,6 +52,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder and below it; nobody may be writing there."""
+    for path in [path for path in folder.rglob(".*") if _TEMPORARY.fullmatch(path.name)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

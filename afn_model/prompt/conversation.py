@@ -21,7 +21,6 @@ SOUND = "<sound>"
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|sound_bos|>", "<|sound_eos|>")
 _PLACEHOLDER = re.compile(r"<sound(?:-(\d+))?>")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, or a byte that was not UTF-8
 _BYTES = (bytes, bytearray, memoryview)
 _ALONE = re.compile(r"<sound(?:-1)?>\n|\n<sound(?:-1)?>|<sound(?:-1)?>")
 
@@ -212,10 +211,11 @@ def _parts(content, audios, alone: bool, where: str) -> list[str | Audio]:
 
 def check_text(text: str, what: str) -> None:
     """ValueError naming the place where a text holds half a character, which no tokenizer can read."""
-    if (half := _SURROGATE.search(text)) is not None:
-        at = half.start()
-        around = text[max(0, at - 20) : at + 20]
-        raise ValueError(f"{what} is not Unicode text: {around!r} has half a character, at {at}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.start + 20]
+        raise ValueError(f"{what} is not Unicode text: {around!r} has half a character, at {error.start}") from None
 
 
 def _split(text: str, audios, alone: bool, where: str) -> list[str | Audio]:

@@ -48,7 +48,9 @@ class ChatTemplate:
     def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
         from afn_model.prompt.sandbox import render
 
-        names = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self.variables}
+        # transformers defines tools and documents, and templates ask whether they are none.
+        names = {"tools": None, "documents": None, **self.variables}
+        names |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
         return render(self._template, names, sum(len(str(message["content"])) for message in messages))
 
     @cached_property

@@ -104,7 +104,7 @@ class Stage:
             taken = ", ".join(values.TAKEN)
             raise ValueError(f"stage {self.name}: another name is needed; {taken} have a meaning of their own")
         need(self.method in METHODS, f"method {shown(self.method)} is none of {', '.join(METHODS)}")
-        unknown = [part for part in self.trains if part not in PARTS]
+        unknown = [part for part in self.trains if not isinstance(part, str) or part not in PARTS]
         need(
             not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(PARTS)}"
         )
@@ -304,9 +304,10 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     if "betas" in text:
         betas = _listed(text["betas"], f"{what}: betas")
         found["betas"] = tuple(values.number(beta, f"{what}: betas") for beta in betas)
+    given = {key: value for key, value in text.items() if value is not None or key not in ("steps", "minutes")}
     rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
-    found |= values.numbers(text, rates, what)
-    found |= values.numbers(text, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
+    found |= values.numbers(given, rates, what)
+    found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
     for key in ("grpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
@@ -331,6 +332,8 @@ def _listed(value: Any, what: str) -> tuple:
 def _blend(raw: Any, earlier: Mapping[str, dict[str, float]], stage: str) -> dict[str, float]:
     if not isinstance(raw, dict):
         raise ValueError(f"stage {stage}: blend: datasets and their weights are expected, not {shown(raw)}")
+    if "times" in raw and "like" not in raw:
+        raise ValueError(f"stage {stage}: the blend has times, but not the stage that it is like")
     own = {key: value for key, value in raw.items() if key not in ("like", "times")}
     blend: dict[str, float] = {}
     if "like" in raw:
@@ -383,6 +386,7 @@ def _layout(raw: dict[str, Any]) -> RunLayout:
     known(raw, (f.name for f in fields(RunLayout)), "the layout")
     counts = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
     found = raw | values.numbers(raw, counts, "layout", values.whole)
+    found |= {"contexts": values.mapping(raw.get("contexts"), "layout: contexts")}
     return RunLayout(**found | values.numbers(raw, ("checkpoint_minutes",), "layout"))
 
 

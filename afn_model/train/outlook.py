@@ -96,7 +96,8 @@ def check_room(folder: Path, model: torch.nn.Module, layout: RunLayout, models: 
         raise ValueError(f"{folder}: {need}")
     # One more than are kept is on the disk while it is written.
     if free + there < exported + (layout.keep + 1) * one:
-        return [f"{folder}: {need}, too little for keep + 1 = {layout.keep + 1} checkpoints; --set keep=1 needs less"]
+        less = "; --set keep=1 needs less" if layout.keep > 1 and free + there >= exported + 2 * one else ""
+        return [f"{folder}: {need}, too little for keep + 1 = {layout.keep + 1} checkpoints{less}"]
     return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -12,15 +13,18 @@ from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_model.data.check import missing_recordings
 from afn_model.data.index import Corpus
+from afn_model.data.plan import Blend
 from afn_model.files import read_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.checkpoint import finished
 from afn_model.train.curriculum import Curriculum, Stage
-from afn_model.train.fingerprint import changed, not_allowed
+from afn_model.train.fingerprint import changed, difference, not_allowed
 from afn_model.train.outlook import outlook
+from afn_model.train.validate import data_config
 
 DONE = "done.json"
 MOST_NAMED = 20  # missing recordings
+POLL = 0.25  # seconds
 T = TypeVar("T")
 
 
@@ -31,16 +35,26 @@ class Refused(ValueError):
 def agreed(process: Process, work: Callable[[], T]) -> T:
     """What ``work`` returns on rank 0, on every rank; an error there ends all of them.
 
+    The other ranks ask the store whether rank 0 is done: a collective would time out before it has looked at all files
+    of large corpora.
+
     Raises:
         ValueError, OSError: of ``work``, on rank 0.
         Refused: the same on the other ranks.
     """
-    found, error = None, None
+    found, error, store = None, None, process.store
+    call = 0 if store is None else store.add(f"agreed/{process.rank}", 1)
     if process.rank == 0:
         try:
             found = work()
         except (ValueError, OSError) as caught:
             error = caught
+        finally:
+            if store is not None:
+                store.set(f"agreed/call/{call}", "")
+    elif store is not None:
+        while not store.check([f"agreed/call/{call}"]):
+            time.sleep(POLL)
     found, text = processes.broadcast_object((found, None if error is None else str(error)))
     if error is not None:
         raise error
@@ -66,18 +80,33 @@ def warn(what: str, found: Sequence[str], *, strict: bool) -> None:
         warnings.warn(f"{what}: {text}", stacklevel=2)
 
 
-def finished_stages(stages: Sequence[Stage], out: Path, allowed: Collection[str] = ()) -> set[str]:
+def finished_stages(
+    stages: Sequence[Stage], out: Path, allowed: Collection[str] = (), curriculum: Curriculum | None = None
+) -> set[str]:
     """Names of the stages that are finished with the settings of now.
 
+    Args:
+        stages: to look for.
+        out: run folder.
+        allowed: settings that may have changed.
+        curriculum: of the stages, to compare seed and datasets too.
+
     Raises:
-        ValueError: one is finished with other settings; those that may change need a checkpoint to go on from.
+        ValueError: one is finished with other settings, another seed or other data; settings that may change need a
+            checkpoint to go on from.
     """
     done = set()
     for stage in stages:
         file = out / stage.name / DONE
         if not file.is_file():
             continue
-        then = read_json(file).get("stage", {})
+        facts = read_json(file)
+        if curriculum is not None:
+            seeds = {"seed": facts.get("seed")}, {"seed": curriculum.seed}
+            data = facts.get("data"), Blend(data_config(curriculum, stage)).fingerprint()
+            if wrong := difference(*seeds) or difference(*data):
+                raise ValueError(f"{file.parent}: finished with other data: {wrong}; take another run folder")
+        then = facts.get("stage", {})
         if wrong := not_allowed(then, stage, allowed):
             raise ValueError(f"{file.parent}: finished with other settings: {wrong}")
         if not changed(then, stage):

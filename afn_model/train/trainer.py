@@ -19,7 +19,7 @@ from afn_distributed.roll_call import RankEnded, roll_call
 from afn_distributed.shard import clip_grad_norm, export_model, gathered, set_sync, shard
 from afn_model.afnext import AFNext
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
-from afn_model.files import write_json
+from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
@@ -111,7 +111,7 @@ def train(
             def begin() -> set[str]:
                 if not dry_run:
                     held.enter_context(locked(out))
-                done = finished_stages(stages, out, allow_changes)
+                done = finished_stages(stages, out, allow_changes, curriculum)
                 todo = [stage for stage in stages if stage.name not in done]
                 for name in sorted(done):
                     announce(f"{name}: done before", options.show)
@@ -156,10 +156,12 @@ class _StageRun:
         self.sp_group = SequenceParallel.of(process, layout.ulysses, layout.ring) if self.sp_size > 1 else None
         self.folder = out / stage.name
         self.folder.mkdir(parents=True, exist_ok=True)
+        if process.rank == 0:  # a run that is killed while it writes a model leaves as much as the model takes
+            remove_leftovers(self.folder)
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
-        self.start = processes.broadcast_object(fingerprint.weights_fingerprint(start) if process.rank == 0 else None)
+        self.start = agreed(process, lambda: fingerprint.weights_fingerprint(start))
         self.trains = stage.modules
         if stage.lora:
             self.trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
@@ -310,8 +312,11 @@ class _StageRun:
         self.resume()
         stage, process = self.stage, self.process
         models = 1 + len(self.curriculum.milestones(stage.name))
-        warnings = agreed(process, lambda: check_room(self.folder, self.model, self.layout, models))
-        agreed(process, lambda: warn(stage.name, warnings, strict=self.options.strict))
+
+        def look_for_room() -> None:
+            warn(stage.name, check_room(self.folder, self.model, self.layout, models), strict=self.options.strict)
+
+        agreed(process, look_for_room)
         if process.rank == 0:
             (self.folder / DONE).unlink(missing_ok=True)
             write_curriculum(self.curriculum, self.folder.parent / "curriculum.yaml")

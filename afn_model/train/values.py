@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from reprlib import Repr
@@ -43,14 +44,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text without aliases (``*name``), by which a few bytes can stand for more than memory holds.
+    """The value of a YAML text in which nothing is read as something else than it seems.
+
+    Aliases (``*name``), by which a few bytes can stand for more than memory holds, are refused, and so are a name that
+    is given twice and numbers that YAML 1.1 does not read as decimal ones: 010 (eight) and 1:30 (ninety).
 
     Raises:
         ValueError: what cannot be read, and where.
     """
     import yaml
 
-    class WithoutAliases(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 event = self.peek_event()
@@ -58,8 +62,24 @@ def parse_yaml(text: str) -> Any:
                 raise ValueError(f"{where}: *{event.anchor:.60}: aliases are not read; write the value out")
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            given = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if (key.tag, key.value) in given:
+                    raise ValueError(f"line {key.start_mark.line + 1}: {shorter(key.value)} is given twice")
+                given.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
+        def decimal(self, node: Any) -> Any:
+            if re.fullmatch(r"[-+]?(0[0-7_]+|[^.]*:.*)", node.value):
+                where = f"line {node.start_mark.line + 1}"
+                raise ValueError(f"{where}: {shorter(node.value)} is not a decimal number; text needs quotes")
+            return getattr(self, f"construct_yaml_{node.tag.rpartition(':')[2]}")(node)
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.decimal)
     try:
-        return yaml.load(text, WithoutAliases)
+        return yaml.load(text, Loader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
@@ -134,5 +154,5 @@ def whole(value: Any, what: str) -> int:
 
 
 def numbers(values: Mapping[str, Any], names: Iterable[str], what: str, kind: Any = number) -> dict[str, Any]:
-    """Those of the named fields that have a value, as numbers."""
-    return {key: kind(values[key], f"{what}: {key}") for key in names if values.get(key) is not None}
+    """Those of the named fields that are given, as numbers."""
+    return {key: kind(values[key], f"{what}: {key}") for key in names if key in values}

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from afn_model.checks import said, shown
 from afn_model.config import ModelConfig
-from afn_model.files import follow_umask, model_folder, read_json, write_json
+from afn_model.files import PARTIAL, follow_umask, model_folder, read_json, write_json
 from afn_model.weights.config_json import read_config, resolve_tokens, to_json
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def save(model: Network, folder: str | Path, layout: str = "transformers") -> No
     config = to_json(model.config, DTYPE_NAMES[model.dtype])
     generation = {"eos_token_id": config["eos_token_id"], "repetition_penalty": model.config.repetition_penalty}
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL) as temporary:
         staged = Path(temporary)
         for part, tensors in parts.items():
             save_shards(staged / part, tensors)

@@ -15,6 +15,7 @@ from afn_model.files import (
     follow_umask,
     model_folder,
     read_json,
+    remove_leftovers,
     write_json,
     write_rows,
     write_text,
@@ -46,6 +47,25 @@ def test_the_temporary_file_is_hidden_beside_its_target_with_its_suffix(tmp_path
         one.write_bytes(b"1")
         two.write_bytes(b"2")
     assert (tmp_path / "a.png").read_bytes() == b"1"
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+    code = (
+        "import os, sys, tempfile; from afn_model import files\n"
+        "with files.atomic_path(sys.argv[1] + '/a.json') as path:\n"
+        "    path.write_text('half')\n"
+        "    os.mkdir(tempfile.mkdtemp(dir=sys.argv[1], prefix=files.PARTIAL) + '/inner')\n"
+        "    os._exit(9)\n"
+    )
+    kept = [tmp_path / name for name in ("a.json", ".hidden", ".lock", ".step-00000001", "model")]
+    for path in kept[:-1]:
+        path.touch()
+    kept[-1].mkdir()
+    for folder in (tmp_path, tmp_path / "model"):
+        assert subprocess.run([sys.executable, "-c", code, str(folder)]).returncode == 9
+    assert len(list(tmp_path.rglob("*"))) == len(kept) + 6, "two temporary files and two folders with one inside"
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == sorted(kept)
 
 
 def test_a_link_stays_and_permissions_too(tmp_path):

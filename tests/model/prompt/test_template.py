@@ -26,6 +26,11 @@ def test_what_a_template_raises_is_one_line(source, line):
     assert "\n" not in str(error.value)
 
 
+def test_tools_and_documents_are_none_as_in_transformers():
+    source = "{% if tools is not none or documents is not none %}[TOOLS]{% endif %}{{ messages[0].content }}"
+    assert ChatTemplate(source).render(TURNS, True) == "hello"
+
+
 def test_its_variables_are_unicode_too():
     with pytest.raises(ValueError, match="the chat template is not Unicode text"):
         ChatTemplate("{{ eos_token }}", {"eos_token": "\udcff"})

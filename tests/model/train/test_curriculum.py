@@ -56,7 +56,7 @@ def test_stages_take_defaults_blends_and_starts(tmp_path):
         ("trains: all", "trains: all, lora: {rang: 4}", "stage three: lora has no rang; it takes rank, alpha"),
         ("lr: 1e-3", "steps: 1.5", "stage one: steps is 1.5, not a whole number"),
         ("blend: {a: 1}", "blend: [a]", "stage one: blend: datasets and their weights are expected, not ['a']"),
-        ("stages:", "stages: [x]\ndefaults:", "stages: names and values are expected"),
+        ("one: {trains: adaptor", "one: [x]\n  four: {trains: adaptor", "stage one: names and values are expected"),
         ("stages:", "stage:", "the curriculum has no stage; it takes"),
         ("datasets:", "datasets: [", "cannot be read as YAML"),
     ],

@@ -3,16 +3,22 @@
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from queue import Queue
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from afn_distributed.process import Process
 from afn_model.data import index
+from afn_model.data.plan import Blend
 from afn_model.train.curriculum import read_curriculum
 from afn_model.train.fingerprint import CHANGEABLE, as_json
 from afn_model.train.prepare import DONE, Refused, agreed, cores, finished_stages, prepare
+from afn_model.train.validate import data_config
 from bench import resume
 
 
@@ -80,6 +86,22 @@ def test_a_finished_stage_with_other_settings(desk, tmp_path):
     assert finished_stages([replace(stage, lr=2e-3)], tmp_path, ["lr"]) == set()
 
 
+def test_a_finished_stage_of_another_seed_or_other_data(desk, tmp_path):
+    found = read_curriculum(desk / "tones.yaml")
+    stage = found.stages[0]
+    finish(tmp_path, stage)
+    file = tmp_path / "all" / DONE
+    data = Blend(data_config(found, stage)).fingerprint()
+    facts = json.loads(file.read_text()) | {"seed": found.seed, "data": data}
+    file.write_text(json.dumps(facts))
+    assert finished_stages([stage], tmp_path, (), found) == {"all"}
+    with pytest.raises(ValueError, match=r"all: finished with other data: seed was 0, is 7; take another run folder"):
+        finished_stages([stage], tmp_path, (), replace(found, seed=7))
+    file.write_text(json.dumps(facts | {"data": dict.fromkeys(data, "0123")}))
+    with pytest.raises(ValueError, match=r"all: finished with other data: tones was '0123', is '"):
+        finished_stages([stage], tmp_path, (), found)
+
+
 def test_a_field_that_is_newer_than_the_run_had_its_default(desk, tmp_path):
     stage = read_curriculum(desk / "tones.yaml").stages[0]
     finish(tmp_path, stage)
@@ -111,6 +133,34 @@ def test_rank_0_speaks_for_all(monkeypatch):
         agreed(second, lambda: pytest.fail("only rank 0 looks"))
     sent.clear()
     assert agreed(first, lambda: {"all"}) == agreed(second, lambda: None) == {"all"}
+
+
+def test_the_others_wait_outside_of_collectives(monkeypatch):
+    store, said = dist.HashStore(), Queue()
+    first, second = (Process(rank, 2, rank, torch.device("cpu"), True, store) for rank in (0, 1))
+    begun = []
+
+    def broadcast(value):
+        begun.append(value)
+        if value != (None, None):
+            said.put(value)
+        return said.get(timeout=60) if value == (None, None) else value
+
+    monkeypatch.setattr("afn_distributed.process.broadcast_object", broadcast)
+    monkeypatch.setattr("afn_model.train.prepare.POLL", 0.01)
+
+    def look():
+        while not store.check(["agreed/1"]):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert not begun, "rank 1 asks the store"
+        return "found"
+
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            other = pool.submit(agreed, second, lambda: pytest.fail("only rank 0 looks"))
+            assert agreed(first, look) == other.result(60) == "found"
+            begun.clear()
 
 
 def test_more_workers_than_cores_are_not_started(monkeypatch):

@@ -118,6 +118,7 @@ def test_names_of_any_language_are_fine(tmp_path):
         ("lr: 1e-3", "lora: {rank: 1000000000, alpha: 16}", "lora: rank is 1000000000; a whole number from 1 to"),
         ("lr: 1e-3", "lora: {rank: 8, alpha: many}", "lora: alpha is 'many'; a number above 0"),
         ("lr: 1e-3", "lora: {rank: 8, alpha: 16, targets: q_proj}", "lora: targets is 'q_proj'; a list"),
+        ("stages:\n", "stages: [x]\nname:\n", "stages: names and values are expected, not ['x']"),
         ("lr: 1e-3", "lora: [8]", "stage one: lora: names and values are expected, not [8]"),
         ("lr: 1e-3", "grpo: 3", "stage one: grpo: names and values are expected, not 3"),
         ("lr: 1e-3", "layout: [x]", "stage one: layout: names and values are expected"),
@@ -125,12 +126,41 @@ def test_names_of_any_language_are_fine(tmp_path):
         ("lr: 1e-3", "start: {stage: base, when: 1}", "stage one: start has no when; it takes stage, at"),
         ("lr: 1e-3", "start: {stage: base, at: half}", "stage one: start: at is 'half', not a number"),
         ("trains: all", "trains: 3", "stage one: trains: a list is expected, not 3"),
+        ("trains: all", "trains: [[all]]", "stage one: trains [['all']]; the parts are encoder"),
         ("datasets:", "seed: soon\ndatasets:", "seed is 'soon', not a number"),
+        ("context: 64", "context:", "stage one: context is None, not a number"),
+        ("lr: 1e-3", "lr:", "stage one: lr is None, not a number"),
+        ("lr: 1e-3", "clip:", "stage one: clip is None, not a number"),
+        ("lr: 1e-3", "chunk:", "stage one: chunk is None, not a number"),
+        ("lr: 1e-3", "epochs:", "stage one: epochs is None, not a number"),
+        ("{a: 1}", "{a: 1, times: 2}", "stage one: the blend has times, but not the stage that it is like"),
     ],
 )
 def test_the_wrong_kind_is_one_line(tmp_path, before, after, message):
     assert before in GOOD
     assert message in said(tmp_path, GOOD.replace(before, after, 1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("lr: 1e-3", "lr: 1e-3, lr: 1e-4", "line 4: lr is given twice"),
+        ("{a: 1}", "{a: 1, a: 2}", "line 4: a is given twice"),
+        ("\nstages:", "\nstages: {}\nstages:", "line 4: stages is given twice"),
+        ("lr: 1e-3", "steps: 010", "line 4: 010 is not a decimal number; text needs quotes"),
+        ("lr: 1e-3", "minutes: 1:30", "line 4: 1:30 is not a decimal number; text needs quotes"),
+        ("lr: 1e-3", "minutes: -1:30.5", "line 4: -1:30.5 is not a decimal number"),
+    ],
+)
+def test_what_yaml_would_read_as_something_else(tmp_path, before, after, message):
+    assert message in said(tmp_path, GOOD.replace(before, after, 1))
+
+
+def test_nothing_stands_for_no_end_and_no_contexts(tmp_path):
+    (tmp_path / "c.yaml").write_text(GOOD.replace("lr: 1e-3", "steps: null, minutes: null, lora: null"))
+    assert read_curriculum(tmp_path / "c.yaml").stages[0].steps is None
+    (tmp_path / "mine.yaml").write_text("contexts:\nworkers: 0")
+    assert read_layout(tmp_path / "mine.yaml").contexts == {}
 
 
 def test_nothing_is_too_deep(tmp_path):
