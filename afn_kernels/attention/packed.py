@@ -2,6 +2,7 @@
 
 import torch
 
+from afn_kernels import _check
 from afn_kernels.attention import dense, reference
 from afn_kernels.attention.traced import wide
 
@@ -9,6 +10,8 @@ EAGER = {"sdpa": dense.sdpa, "matmul": dense.matmul, "reference": reference.atte
 
 
 def forward(q, k, v, out_c, lse_c, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, impl):
+    for name, cu, x in (("cu_seqlens_q", cu_seqlens_q, q), ("cu_seqlens_k", cu_seqlens_k, k)):
+        _check.cu_seqlens("attention", name, cu, len(x))  # a graph has no values to look at
     same = cu_seqlens_q if torch.equal(cu_seqlens_q, cu_seqlens_k) else cu_seqlens_k
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": same, "causal": causal, "scale": scale}
     carry = None if out_c is None else (out_c, lse_c)

@@ -409,6 +409,8 @@ def test_opcheck_of_packed_attention_in_a_graph(carried, impl):
     lse = impl == "reference"
     torch.library.opcheck(traced.FORWARD.op, (q, k, v, *carry, bounds, bounds, True, 0.3, lse, impl))
     inputs = [None if x is None else x.detach() for x in (q, k, v, *carry)]
+    with pytest.raises(ValueError, match="cu_seqlens_q runs from 0 to 8, expected 0 to 9"):
+        packed_forward(q, k, v, *carry, bounds.clamp(max=8), bounds, True, 0.3, lse, impl)
     out, found_lse = packed_forward(*inputs, bounds, bounds, True, 0.3, lse, impl)
     given = (torch.randn_like(out), torch.randn_like(found_lse) if lse else None, out, found_lse)
     torch.library.opcheck(traced.BACKWARD.op, (*given, *inputs, bounds, bounds, True, 0.3, lse))
