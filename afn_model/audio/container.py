@@ -58,7 +58,7 @@ def inspect(data) -> Structure:
     """
     start = skip_tags(data)
     magic = bytes(data[start : start + 12])
-    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
+    if _is_wav(magic):
         return _wav(data, start)
     if magic[:4] == b".snd" and magic[8:] == bytes(4) and len(data) > start + 24:
         problem = "its header says that it has no samples, which is not so"
@@ -123,7 +123,24 @@ def _skip_ape(data, position: int) -> int:
 # wav
 
 
+def _is_wav(magic: bytes) -> bool:
+    return magic[:4] in (b"RIFF", b"RF64") and magic[8:12] == b"WAVE"
+
+
 def _wav(data, start: int) -> Structure:
+    """A wav, or wavs that were joined byte by byte, of which FFmpeg plays the first."""
+    begins, (last, following) = [0], _one_wav(data, start)
+    while following is not None:
+        begins.append(following)
+        last, following = _one_wav(data, following)
+    if len(begins) == 1:
+        return last
+    parts = tuple(zip(begins, [*begins[1:], len(data)], strict=True))
+    return Structure(parts, problems=last.problems, options=last.options)
+
+
+def _one_wav(data, start: int) -> tuple[Structure, int | None]:
+    """A wav up to the end of the file, and where another one begins behind its samples."""
     size, position = len(data), start + 12
     bytes_a_second, long_size = 0, None
     while position + 8 <= size:
@@ -135,9 +152,11 @@ def _wav(data, start: int) -> Structure:
             long_size = int.from_bytes(bytes(data[body + 8 : body + 16]), "little")
         elif kind == b"data":
             length = long_size if long_size is not None and length == 0xFFFFFFFF else length
-            return _samples(data, body, length, bytes_a_second)
+            behind = (body + length, body + length + length % 2)  # some leave the padding out
+            following = next((at for at in behind if _is_wav(bytes(data[at : at + 12]))), None)
+            return _samples(data, body, length, bytes_a_second), following
         position = body + length + length % 2
-    return Structure(_whole(data))
+    return Structure(_whole(data)), None
 
 
 def _samples(data, body: int, length: int, bytes_a_second: int) -> Structure:
