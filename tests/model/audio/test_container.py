@@ -37,7 +37,7 @@ def test_an_odd_file_plays_whole_with_one_warning_where_it_was_mended(name):
 
 
 def joined_wavs(*firsts: int) -> bytes:
-    """Wavs of 3 s whose samples go on where those before end, as ``cat`` joins them; 33,075 bytes in each, and padding."""
+    """Wavs of 3 s, as ``cat`` joins them; 33,075 bytes of samples in each, and padding."""
     return b"".join(sound_file(ladder(3, 11_025, 1, first), 11_025, "WAV", "PCM_U8") for first in firsts)
 
 
