@@ -36,6 +36,7 @@ GAPS = {
     "rm",
 }  # may leave silence out
 _COUNTED = ("pcm_", "flac", "alac", "ape", "tta", "wavpack")  # codecs whose containers count samples
+_UNCOUNTED = {"wav", "voc"}  # afn_model.audio.container counts; FFmpeg takes headers for samples
 _MISREAD = {"g726", "g726le", "amrnb"}  # G.721, G.723 and NMS ADPCM are taken for these
 _HOLE = 1 << 20  # bytes of zeros in a row that no compressed stream has
 _DRIFTING = ("ac3", "eac3")  # time stamps that add up packets' lengths, each rounded down to 1/90,000 s
@@ -162,7 +163,7 @@ class AudioFile:
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
 
     def _promised(self, stream: av.AudioStream) -> float | None:
-        self.counts = self.format not in GAPS and self.codec.startswith(_COUNTED) and self.format != "wav"
+        self.counts = self.format not in GAPS | _UNCOUNTED and self.codec.startswith(_COUNTED)
         if self.counts and stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)
         if self.format in GAPS - {"mpegts"}:

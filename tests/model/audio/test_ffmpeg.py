@@ -52,6 +52,12 @@ def formats():
     }
 
 
+def test_a_whole_voc_is_taken_for_whole():
+    recording = sound_file(noisy(2, 16_000), 16_000, "VOC", "PCM_16")
+    assert load_audio(recording, strict=True).numel() == 32_000
+    assert audio_seconds(read_source(recording)) == 2.0
+
+
 def test_the_padding_of_a_long_frame_is_left_out():
     # At 8 kHz a frame of AAC lasts 0.128 s, most of which may be padding.
     encoded = encode(noisy(10, 8_000), 8_000, "3gp", name="aac")
