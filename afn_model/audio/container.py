@@ -70,7 +70,9 @@ def inspect(data) -> Structure:
         return Structure(_whole(data), problems=torn, dense=True)
     if magic[:4] == b"fLaC":
         return Structure(_whole(data), dense=True)
-    if magic[:4] in (b"FORM", b"caff", b"riff") or magic[4:8] == b"ftyp":
+    if magic[:4] == b"FORM" or magic[4:8] == b"ftyp":
+        return Structure(_parts(data, _joined(data, start)))
+    if magic[:4] in (b"caff", b"riff"):
         return Structure(_whole(data))
     first = _first_frame(data, start)
     if first is None:
@@ -81,6 +83,10 @@ def inspect(data) -> Structure:
 
 def _whole(data) -> tuple[tuple[int, int]]:
     return ((0, len(data)),)
+
+
+def _parts(data, begins: list[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(begins, [*begins[1:], len(data)], strict=True))
 
 
 def is_trailer(data: bytes) -> bool:
@@ -135,8 +141,7 @@ def _wav(data, start: int) -> Structure:
         last, following = _one_wav(data, following)
     if len(begins) == 1:
         return last
-    parts = tuple(zip(begins, [*begins[1:], len(data)], strict=True))
-    return Structure(parts, problems=last.problems, options=last.options)
+    return Structure(_parts(data, begins), problems=last.problems, options=last.options)
 
 
 def _one_wav(data, start: int) -> tuple[Structure, int | None]:
@@ -190,6 +195,32 @@ def _byte_rate(data, body: int) -> int:
 
 def _little(data, position: int, width: int = 4) -> int:
     return int.from_bytes(bytes(data[position : position + width]), "little")
+
+
+# aiff and mp4
+
+
+def _joined(data, position: int) -> list[int]:
+    """Where files begin that were joined byte by byte, of which FFmpeg plays the first.
+
+    Source: ISO/IEC 14496-12 §4.2 (boxes); EA IFF 85 (FORM).
+    """
+    begins, size, start = [0], len(data), position
+    while position + 8 <= size:
+        head = bytes(data[position : position + 16])
+        is_form = head[:4] == b"FORM"
+        if position > start and (is_form or head[4:8] == b"ftyp"):
+            begins.append(position)
+        length = int.from_bytes(head[:4], "big")
+        if is_form:
+            length = 8 + int.from_bytes(head[4:8], "big")
+            length += length % 2
+        elif length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:  # 0: up to the end of the file
+            break
+        position += length
+    return begins
 
 
 # mp3
@@ -290,8 +321,7 @@ def _ogg(data, start: int) -> Structure:
         opening, ended = bool(flags & 2), bool(flags & 4)
     if begins and not ended:
         problems.append("its last page is not marked as the end")
-    ends = [*begins[1:], len(data)]
-    parts = tuple(zip(begins, ends, strict=True)) or _whole(data)
+    parts = _parts(data, begins) or _whole(data)
     return Structure(parts, problems=tuple(dict.fromkeys(problems)), dense=True)
 
 

@@ -52,6 +52,21 @@ def test_joined_wavs_play_whole(count):
     assert heard(load_audio(data, start=last - 0.1, end=last + 0.95)) == [last]
 
 
+@pytest.mark.parametrize("kind", ["aiff", "m4a", "mp4 of a stream"])
+def test_joined_files_play_whole(kind):
+    def made(first: int) -> bytes:
+        if kind == "aiff":
+            return sound_file(ladder(3, 11_025, 1, first), 11_025, "AIFF", "PCM_S8")
+        fast = {} if kind == "m4a" else {"movflags": "frag_keyframe+empty_moov"}
+        return encode(ladder(3, 16_000, 1, first), 16_000, "m4a", options=fast)
+
+    data = made(0) + made(3)
+    pcm = load_audio(data, strict=True)
+    assert heard(torch.cat([pcm, pcm.new_zeros(160)]))[:6] == list(range(6))
+    assert audio_seconds(read_source(data)) == pytest.approx(pcm.numel() / 16_000, abs=0.05)
+    assert len(inspect(made(0)).parts) == 1
+
+
 def test_many_joined_wavs():
     assert len(inspect(wav(0.001) * 3_000).parts) == 3_000
 
