@@ -58,7 +58,7 @@ def inspect(data) -> Structure:
     """
     start = skip_tags(data)
     magic = bytes(data[start : start + 12])
-    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
+    if _is_wav(magic):
         return _wav(data, start)
     if magic[:4] == b".snd" and magic[8:] == bytes(4) and len(data) > start + 24:
         problem = "its header says that it has no samples, which is not so"
@@ -70,7 +70,9 @@ def inspect(data) -> Structure:
         return Structure(_whole(data), problems=torn, dense=True)
     if magic[:4] == b"fLaC":
         return Structure(_whole(data), dense=True)
-    if magic[:4] in (b"FORM", b"caff", b"riff") or magic[4:8] == b"ftyp":
+    if magic[:4] == b"FORM" or magic[4:8] == b"ftyp":
+        return Structure(_parts(data, _joined(data, start)))
+    if magic[:4] in (b"caff", b"riff"):
         return Structure(_whole(data))
     first = _first_frame(data, start)
     if first is None:
@@ -81,6 +83,10 @@ def inspect(data) -> Structure:
 
 def _whole(data) -> tuple[tuple[int, int]]:
     return ((0, len(data)),)
+
+
+def _parts(data, begins: list[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(begins, [*begins[1:], len(data)], strict=True))
 
 
 def is_trailer(data: bytes) -> bool:
@@ -123,7 +129,23 @@ def _skip_ape(data, position: int) -> int:
 # wav
 
 
+def _is_wav(magic: bytes) -> bool:
+    return magic[:4] in (b"RIFF", b"RF64") and magic[8:12] == b"WAVE"
+
+
 def _wav(data, start: int) -> Structure:
+    """A wav, or wavs that were joined byte by byte, of which FFmpeg plays the first."""
+    begins, (last, following) = [0], _one_wav(data, start)
+    while following is not None:
+        begins.append(following)
+        last, following = _one_wav(data, following)
+    if len(begins) == 1:
+        return last
+    return Structure(_parts(data, begins), problems=last.problems, options=last.options)
+
+
+def _one_wav(data, start: int) -> tuple[Structure, int | None]:
+    """A wav up to the end of the file, and where another one begins behind its samples."""
     size, position = len(data), start + 12
     bytes_a_second, long_size = 0, None
     while position + 8 <= size:
@@ -135,9 +157,11 @@ def _wav(data, start: int) -> Structure:
             long_size = int.from_bytes(bytes(data[body + 8 : body + 16]), "little")
         elif kind == b"data":
             length = long_size if long_size is not None and length == 0xFFFFFFFF else length
-            return _samples(data, body, length, bytes_a_second)
+            behind = (body + length, body + length + length % 2)  # some leave the padding out
+            following = next((at for at in behind if _is_wav(bytes(data[at : at + 12]))), None)
+            return _samples(data, body, length, bytes_a_second), following
         position = body + length + length % 2
-    return Structure(_whole(data))
+    return Structure(_whole(data)), None
 
 
 def _samples(data, body: int, length: int, bytes_a_second: int) -> Structure:
@@ -171,6 +195,32 @@ def _byte_rate(data, body: int) -> int:
 
 def _little(data, position: int, width: int = 4) -> int:
     return int.from_bytes(bytes(data[position : position + width]), "little")
+
+
+# aiff and mp4
+
+
+def _joined(data, position: int) -> list[int]:
+    """Where files begin that were joined byte by byte, of which FFmpeg plays the first.
+
+    Source: ISO/IEC 14496-12 §4.2 (boxes); EA IFF 85 (FORM).
+    """
+    begins, size, start = [0], len(data), position
+    while position + 8 <= size:
+        head = bytes(data[position : position + 16])
+        is_form = head[:4] == b"FORM"
+        if position > start and (is_form or head[4:8] == b"ftyp"):
+            begins.append(position)
+        length = int.from_bytes(head[:4], "big")
+        if is_form:
+            length = 8 + int.from_bytes(head[4:8], "big")
+            length += length % 2
+        elif length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:  # 0: up to the end of the file
+            break
+        position += length
+    return begins
 
 
 # mp3
@@ -271,8 +321,7 @@ def _ogg(data, start: int) -> Structure:
         opening, ended = bool(flags & 2), bool(flags & 4)
     if begins and not ended:
         problems.append("its last page is not marked as the end")
-    ends = [*begins[1:], len(data)]
-    parts = tuple(zip(begins, ends, strict=True)) or _whole(data)
+    parts = _parts(data, begins) or _whole(data)
     return Structure(parts, problems=tuple(dict.fromkeys(problems)), dense=True)
 
 

@@ -191,8 +191,9 @@ def _open(source: AudioSource, structure: Structure, number: int) -> AudioFile |
     if bytes(source.data[4:8]) == b"ftyp" and source.data.find(b"moov") < 0:
         raise ValueError("truncated mp4: its index (moov), which may stand at the end, is missing")
     if not bytes(source.data[:3]).startswith((b"ID3", b"\xff")):  # libmpg123 says on the terminal what it does not like
+        named_mp3 = source.path is not None and source.path.lower().endswith(".mp3")  # a name that libsndfile goes by
         with contextlib.suppress(ValueError):
-            return SoundFileAudio(source.path or bytes(source.data))
+            return SoundFileAudio(bytes(source.data) if source.path is None or named_mp3 else source.path)
     raise ValueError(f"not audio that FFmpeg or libsndfile reads ({reason})")
 
 

@@ -36,8 +36,10 @@ GAPS = {
     "rm",
 }  # may leave silence out
 _COUNTED = ("pcm_", "flac", "alac", "ape", "tta", "wavpack")  # codecs whose containers count samples
+_UNCOUNTED = {"wav", "voc"}  # afn_model.audio.container counts; FFmpeg takes headers for samples
 _MISREAD = {"g726", "g726le", "amrnb"}  # G.721, G.723 and NMS ADPCM are taken for these
 _HOLE = 1 << 20  # bytes of zeros in a row that no compressed stream has
+_DRIFTING = ("ac3", "eac3")  # time stamps that add up packets' lengths, each rounded down to 1/90,000 s
 _JITTER = 0.002  # seconds; containers that count milliseconds round
 _QUIET = 0.01  # below this, a mix may be what is left of channels that cancel each other
 _FULL_SCALE = {torch.uint8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31, torch.int64: 2.0**63}
@@ -161,7 +163,7 @@ class AudioFile:
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
 
     def _promised(self, stream: av.AudioStream) -> float | None:
-        self.counts = self.format not in GAPS and self.codec.startswith(_COUNTED) and self.format != "wav"
+        self.counts = self.format not in GAPS | _UNCOUNTED and self.codec.startswith(_COUNTED)
         if self.counts and stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)
         if self.format in GAPS - {"mpegts"}:
@@ -214,9 +216,9 @@ class AudioFile:
     def _in_blocks(self, frames: Iterable[av.AudioFrame]) -> Iterator[PcmBlock]:
         import av
 
-        fifo, channels, packer = av.AudioFifo(), 0, None
+        fifo, channels, packer, last = av.AudioFifo(), 0, None, 0.0
         for frame in frames:
-            frame.pts = None
+            frame.pts, last = None, frame.samples / frame.sample_rate
             if frame.layout.nb_channels != channels:  # which a queue does not check
                 yield from self._drain(fifo, 0)
                 fifo, channels = av.AudioFifo(), frame.layout.nb_channels
@@ -233,7 +235,7 @@ class AudioFile:
                 yield from self._drain(fifo, BLOCK)
         end = self.promised if self.format.startswith("mov") else self.span if self.format == "ogg" else None
         padding = 0.0 if end is None or not fifo.samples else self.decoded + fifo.samples / self.rate - end
-        yield from self._drain(fifo, fifo.samples - round(padding * self.rate) if 0 < padding < SLACK else 0)
+        yield from self._drain(fifo, fifo.samples - round(padding * self.rate) if 0 < padding < max(SLACK, last) else 0)
 
     def _drain(self, fifo: av.AudioFifo, samples: int) -> Iterator[PcmBlock]:
         frame = fifo.read(samples) if fifo.samples else None
@@ -250,7 +252,8 @@ class AudioFile:
 
     def _frames(self, start: float) -> Iterator[av.AudioFrame]:
         held: list[av.Packet] | None = [] if start > PREROLL else None
-        if held is not None and float(self._stream.time_base or 1) * self.rate > 1:  # matroska: milliseconds
+        coarse = float(self._stream.time_base or 1) * self.rate > 1  # matroska: milliseconds
+        if held is not None and (coarse or self.format in _DRIFTING):
             raise TimeLostError
         for packet in self._packets():
             if held is None:
@@ -283,14 +286,15 @@ class AudioFile:
         self._origin, self._first, self._end, self._jumped = stream.start_time, None, None, False
         try:
             for packet in self._container.demux(stream):
-                begin = packet.pts
+                begin, length = packet.pts, packet.duration or 0
+                if begin is not None and self.format in _DRIFTING:
+                    begin, length = end or 0, round(length * self._tick * self.rate) / (self._tick * self.rate)
                 if begin is not None:
                     if end is None:
                         self._first = begin
                         self._origin = begin if self._origin is None else self._origin
                     elif abs(begin - end) > jitter:
                         self._jumped = True
-                    length = packet.duration or 0
                     # The last of a vorbis stream may end before it begins: a negative number without its sign.
                     end = self._end = begin + (length if length < 1 << 31 else length - (1 << 32))
                 if packet.size:

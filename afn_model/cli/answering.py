@@ -82,13 +82,15 @@ def about_each(args: Namespace, question: str) -> int:
     Returns:
         the exit code: 1 where a recording could not be answered about, and the others were.
     """
-    from afn_model.cli.session import AnswerBar, as_json, open_session, same_in_all, sampling_params
+    from afn_model.audio.source import is_pipe
+    from afn_model.cli.session import MAY_BE_GIVEN, AnswerBar, as_json, open_session, same_in_all, sampling_params
     from afn_model.infer.answer import BATCH_TOKENS
 
     params = sampling_params(args)
     given = expand(args.audio, args.list)
-    out = None if args.out is None else AnswerFile(args.out, same_in_all(question, args))
-    files = given if out is None else [file for file in given if file not in out.done]
+    out = None if args.out is None else AnswerFile(args.out, dict.fromkeys(MAY_BE_GIVEN) | same_in_all(question, args))
+    # What comes through a pipe is another recording every time, whatever the pipe's name.
+    files = given if out is None else [file for file in given if file not in out.done or is_pipe(file)]
     if not files:
         if not args.quiet:
             print(f"afn: {args.out} has answers about all {len(given)} recordings", file=sys.stderr)

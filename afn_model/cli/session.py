@@ -18,6 +18,7 @@ from afn_model.infer.answer import Answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
 
+MAY_BE_GIVEN = ("system", "start", "end")  # options that decide what is asked about what
 REDRAWN = 0.1  # seconds between two looks of a progress line
 
 
@@ -120,8 +121,8 @@ def sampling_params(args: Namespace) -> SamplingParams:
 
 def same_in_all(question: str, args: Namespace) -> dict[str, Any]:
     """What ``as_json`` says alike of all answers of one command."""
-    part = {name: getattr(args, name) for name in ("start", "end") if getattr(args, name) is not None}
-    return {"model": args.model, "question": question} | part
+    given = {name: getattr(args, name) for name in MAY_BE_GIVEN if getattr(args, name) is not None}
+    return {"model": args.model, "question": question} | given
 
 
 def as_json(answer: Answer, audio: list[str], question: str, args: Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ TRANSCRIPT = ("text", "transcript", "transcription", "sentence")
 ANSWER = ("answer", "response", "caption")
 QUESTION = ("question", "prompt")
 _NAMED = 100  # problems that are named
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _RECORDS = ("messages", "conversations")
 
 
@@ -138,17 +139,30 @@ def _table(source: Path) -> Iterator[tuple[str, dict | ValueError]]:
             header = file.readline()
             delimiter = max(",;\t|", key=header.count)
             file.seek(0)
-            rows = csv.reader(file, delimiter=delimiter)
-            names = [name.strip() for name in next(rows, [])]
+            plain = delimiter == "\t" and len({len(line.split("\t")) for line in file if line.strip()}) == 1
+            file.seek(0)
+            # Between tabs many write quotation marks as they are: what one begins must not take the next rows.
+            quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+            rows = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+            names = [_unquoted(name.strip()) for name in next(rows, [])]
             if len(set(names)) < len(names):
                 raise ValueError(f"{source}: two columns of its header have one name: {', '.join(names)}")
             for row in rows:
                 if not row:
                     continue
+                if plain:
+                    row = [_unquoted(value) for value in row]
                 wrong = ValueError(f"{len(row)} columns, but the header has {len(names)}")
                 yield f"line {rows.line_num}", dict(zip(names, row, strict=True)) if len(row) == len(names) else wrong
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{source}: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{source}, line {rows.line_num}: {error}; is a quotation mark not closed?") from None
+
+
+def _unquoted(value: str) -> str:
+    """The text of a value that is wholly in quotation marks, those in it doubled; any other value as it is."""
+    return value[1:-1].replace('""', '"') if _QUOTED.fullmatch(value) else value
 
 
 def _kaldi(folder: Path) -> Iterator[tuple[str, dict | ValueError]]:

@@ -37,7 +37,7 @@ _TEXTS = ("axis", "task", "source")
 _AUDIOS = ("audios", "audio", "sounds", "sound")
 # Keys under which other tools keep recordings. Not read: a record that has nothing else would lose its audio.
 _UNREAD = re.compile(
-    r"(audio|sound|wav|speech)_?(s|path|paths|file|files|filepath|filename|url|urls|bytes)?|wavs?", re.I
+    r"(audio|sound|wav|speech|video|media)_?(s|path|paths|file|files|filepath|filename|url|urls|bytes)?|wavs?", re.I
 )
 _PLACEHOLDER = re.compile(r"<(?:sound|audio)(-\d+)?>")
 _ALIEN = re.compile(r"<\|(?:audio|sound|speech)\w*\|>", re.I)
@@ -208,8 +208,10 @@ def _turns(record: dict) -> list[Turn]:
     if not messages:
         raise ValueError("the conversation has no messages")
     messages = [_message(message, ours) for message in messages]
-    system = record.get("system")
-    if isinstance(system, str) and system and messages[0]["role"] != "system":
+    system = record.get("system") or ""
+    if not isinstance(system, str):
+        raise ValueError(f"system must be text, got {system!r:.80}")
+    if system and messages[0].get("role") != "system":
         messages = [{"role": "system", "content": system}, *messages]
     audios = _given(record)
     messages = _with_our_placeholders(messages, len(audios))

@@ -4,6 +4,7 @@ import re
 import warnings
 
 import pytest
+import torch
 
 from afn_model.audio.container import inspect, ogg_crc, skip_tags
 from afn_model.audio.decode import audio_seconds, load_audio
@@ -33,6 +34,46 @@ def test_an_odd_file_plays_whole_with_one_warning_where_it_was_mended(name):
         assert "\n" not in str(error.value)
     else:
         assert load_audio(data, strict=True).numel() == pcm.numel()
+
+
+def joined_wavs(*firsts: int) -> bytes:
+    """Wavs of 3 s, as ``cat`` joins them; 33,075 bytes of samples in each, and padding."""
+    return b"".join(sound_file(ladder(3, 11_025, 1, first), 11_025, "WAV", "PCM_U8") for first in firsts)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_joined_wavs_play_whole(count):
+    data = joined_wavs(*range(0, 3 * count, 3))
+    pcm = load_audio(data, strict=True)
+    assert abs(pcm.numel() / 16_000 - 3 * count) < 0.01
+    assert heard(torch.cat([pcm, pcm.new_zeros(160)])) == list(range(3 * count))
+    assert audio_seconds(read_source(data)) == pytest.approx(3 * count, abs=0.01)
+    last = 3 * count - 1
+    assert heard(load_audio(data, start=last - 0.1, end=last + 0.95)) == [last]
+
+
+@pytest.mark.parametrize("kind", ["aiff", "m4a", "mp4 of a stream"])
+def test_joined_files_play_whole(kind):
+    def made(first: int) -> bytes:
+        if kind == "aiff":
+            return sound_file(ladder(3, 11_025, 1, first), 11_025, "AIFF", "PCM_S8")
+        fast = {} if kind == "m4a" else {"movflags": "frag_keyframe+empty_moov"}
+        return encode(ladder(3, 16_000, 1, first), 16_000, "m4a", options=fast)
+
+    data = made(0) + made(3)
+    pcm = load_audio(data, strict=True)
+    assert heard(torch.cat([pcm, pcm.new_zeros(160)]))[:6] == list(range(6))
+    assert audio_seconds(read_source(data)) == pytest.approx(pcm.numel() / 16_000, abs=0.05)
+    assert len(inspect(made(0)).parts) == 1
+
+
+def test_many_joined_wavs():
+    assert len(inspect(wav(0.001) * 3_000).parts) == 3_000
+
+
+def test_the_last_of_joined_wavs_is_short():
+    with pytest.warns(UserWarning, match="of the 128000 bytes of samples that its header counts are there"):
+        load_audio(wav() + wav()[:-20_000])
 
 
 @pytest.mark.parametrize("name", ["mp3 joined from 3 s and 20 s", "vorbis, two streams", "webm of a browser"])

@@ -323,3 +323,11 @@ def test_an_array_with_a_rate_that_is_a_float():
     for rate in (44_100.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="is not a whole number"):
             array_to_pcm(samples, rate)
+
+
+def test_a_web_page_that_was_saved_as_an_mp3_is_refused_in_one_line(tmp_path, capfd):
+    path = tmp_path / "talk.MP3"
+    path.write_text("<html>Not found</html>" + "x" * 5000)
+    with pytest.raises(ValueError, match="not audio"):
+        load_audio(path)
+    assert capfd.readouterr() == ("", "")

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from afn_model.audio import ffmpeg
-from afn_model.audio.decode import load_audio
+from afn_model.audio.decode import audio_seconds, load_audio
 from afn_model.audio.ffmpeg import AudioFile, mix_down
+from afn_model.audio.source import read_source
 from bench.recordings import encode, heard, ladder, sound_file
 from tests.budget import assert_within
 
@@ -47,7 +48,20 @@ def formats():
         "webm": (encode(dat, 48_000, "webm"), 0),
         "mkv": (encode(cd, 44_100, "matroska", name="flac"), 0),
         "mpegts": (encode(cd, 44_100, "mpegts"), 2048),
+        "ac3": (encode(cd, 44_100, "ac3"), 2048),
     }
+
+
+def test_a_whole_voc_is_taken_for_whole():
+    recording = sound_file(noisy(2, 16_000), 16_000, "VOC", "PCM_16")
+    assert load_audio(recording, strict=True).numel() == 32_000
+    assert audio_seconds(read_source(recording)) == 2.0
+
+
+def test_the_padding_of_a_long_frame_is_left_out():
+    # At 8 kHz a frame of AAC lasts 0.128 s, most of which may be padding.
+    encoded = encode(noisy(10, 8_000), 8_000, "3gp", name="aac")
+    assert load_audio(encoded).numel() / 16_000 == pytest.approx(audio_seconds(read_source(encoded)), abs=1e-3)
 
 
 NOISE_SUBSTITUTED = {"m4a", "aac", "mpegts"}  # the decoder of AAC draws noise of its own where the encoder left it out

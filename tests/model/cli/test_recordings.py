@@ -116,9 +116,12 @@ def test_a_file_of_answers_is_gone_on_with(run, model, talks):
 def test_a_file_of_other_answers_is_left_alone(run, model, talks):
     options = ["--model", model, "--out", "answers.jsonl", *FEW]
     assert run("transcribe", "0.wav", *options)[0] == 0
+    assert run("transcribe", "0.wav", "--model", model, "--start", 0.1, "--out", "part.jsonl", *FEW)[0] == 0
     for arguments, problem in (
         (["caption", "0.wav", *options], "line 1: question 'Transcribe the input speech.' instead of 'Generate"),
         (["transcribe", "2.wav", *options, "--start", 0.1], "line 1: start None instead of 0.1"),
+        (["transcribe", "2.wav", *options, "--system", "Be brief."], "line 1: system None instead of 'Be brief.'"),
+        (["transcribe", "2.wav", "--model", model, "--out", "part.jsonl"], "line 1: start 0.1 instead of None"),
         (["transcribe", "2.wav", "--model", "other", "--out", "answers.jsonl"], "line 1: model '"),
         (["transcribe", "2.wav", "--model", model, "--out", "2.wav"], "2.wav, line 1: not an answer"),
         (["transcribe", "2.wav", "--model", model, "--out", "notes.txt"], "notes.txt: not a file that --out has"),
@@ -170,6 +173,15 @@ def test_standard_input_is_a_recording(run, model, talks, monkeypatch):
         code, out, err = run("ask", *arguments, *options)
         assert (code, out, len(err)) == (2, [], 1)
         assert problem in err[0]
+
+
+def test_standard_input_is_another_recording_every_time(run, model, talks, monkeypatch):
+    for file in ("0.wav", "2.wav"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(file).read_bytes())))
+        assert run("transcribe", "-", file, "--model", model, "--out", "answers.jsonl", *FEW) == (0, [], [])
+    rows = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert [row["audio"] for row in rows] == [["-"], ["0.wav"], ["-"], ["2.wav"]]
+    assert [row["answer"] for row in rows[::2]] == [row["answer"] for row in rows[1::2]]
 
 
 def test_a_terminal_is_no_recording(run, model, monkeypatch):

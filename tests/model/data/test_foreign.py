@@ -86,6 +86,14 @@ def test_a_table(folder, delimiter):
     assert [record["audios"][0]["path"] for record in read(out)] == ["a.wav", "b.wav"]
 
 
+def test_quotation_marks_between_tabs_take_no_other_rows(folder):
+    rows = ['"One"', '"one', 'and two."', '"One," he said', '"a ""b"" c"', 'Say "hi"']
+    (folder / "t.tsv").write_text("path\tsentence\n" + "".join(f"a.wav\t{row}\n" for row in rows))
+    assert convert(folder / "t.tsv", folder / "out.jsonl") == 6
+    answers = [row[-1] for row in said(folder / "out.jsonl")]
+    assert answers == ["One", '"one', 'and two."', '"One," he said', 'a "b" c', 'Say "hi"']
+
+
 def test_columns_may_be_named(folder):
     source, out = folder / "t.csv", folder / "out.jsonl"
     source.write_text("clip,heard,ask\na.wav,Rain.,What falls?\n")
@@ -158,6 +166,8 @@ def refused(source, message, columns=None):
         ("t.csv", "path,answer\na.wav,Rain\n", "line 2: nothing is asked: no question column; --instruction"),
         ("t.csv", "path,text\na.wav,<sound> x\n", "line 2: 2 <sound> placeholders, but 1 audios"),
         ("t.csv", "path,text,duration\na.wav,x,long\n", "line 2: duration: 'long' is no number of seconds"),
+        ("t.csv", 'path,text\na.wav,x\nb.wav,"y\nc.wav,z\n', "line 4: .*; is a quotation mark not closed?"),
+        ("t.csv", 'path,text\na.wav,"y\nb.wav,"z"\n', "line 3: .*; is a quotation mark not closed?"),
         ("t.csv", "", "nothing in it"),
         ("t.json", "[1, {}]", r"item 0: a record is an object, not int\n.*item 1: no column for the recording"),
         ("t.json", "[{", "not JSON"),

@@ -61,6 +61,8 @@ def test_text_only_and_parts(tmp_path):
         ({"sounds": ["b.wav"]}, "recordings both under 'audios' and under 'sounds'"),
         ({"duration": 10**400}, "duration is 1000.*, not a number of seconds up to 10⁶"),
         ({"duration": 1e39}, "duration is 1e.39"),
+        ({"system": ["Listen."]}, "system must be text"),
+        ({"messages": [{"content": "<sound>"}], "system": "Listen."}, "role None is none of system"),
         ({"audios": [{"path": "a.wav", "end": 10**400}]}, r"a\.wav: end is 1000"),
         ({"messages": [ASK, {"role": "assistant", "content": "\ud83d alone"}]}, "not Unicode text"),
         (
@@ -212,6 +214,7 @@ def test_several_audio_placeholders_and_what_is_only_talked_about(tmp_path):
         ({"audio": {"bytes": "UklGRg=="}}, "an audio part needs 'audio', 'path' or 'url'"),
         ({"wav": "a.wav"}, "'wav' is not read; recordings stand under audios, audio, sounds, sound"),
         ({"audio_path": "a.wav"}, "'audio_path' is not read"),
+        ({"videos": ["a.mp4"]}, "'videos' is not read"),
         ({"audio_filepath": "a.wav"}, "'audio_filepath' is not read"),
         ({"speech_files": ["a.wav"]}, "'speech_files' is not read"),
         ({"messages": [{"role": "user", "content": "<|AUDIO|>What?"}, TELL]}, r"<\|AUDIO\|> in a text without audio"),
