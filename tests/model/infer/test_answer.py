@@ -163,7 +163,7 @@ def test_what_is_no_conversation(pair):
         (about(noise(0.5), sampling_rate="16000"), "sampling_rate of a recording must be a number, got '16000'"),
         (about(noise(0.5), sampling_rate=0), "sampling_rate of a recording must be above 0, got 0"),
         (about(noise(0.5), start="0"), "start of a recording must be a number, got '0'"),
-        ([{"role": "user", "content": "q\udcff"}], r"a message is not Unicode text: 'q\\udcff'"),
+        ([{"role": "user", "content": "q\udcff"}], r"message 0 is not Unicode text: 'q\\udcff'"),
     ):
         with pytest.raises(ValueError, match=problem):
             answer(model, processor, talks, SHORT)
