@@ -45,13 +45,13 @@ def layers(q, k, v, count, impl="triton", **options):
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_same_bits_and_fewer_tables(causal, made, device):
     needs_triton()
-    tensors = [x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32)]
+    tensors = [x.to(device) for x in make(QUERIES, KEYS, 2, 1, 16, torch.float32)]
     boundaries = {"cu_seqlens_q": cu(QUERIES).to(device), "cu_seqlens_k": cu(KEYS).to(device)}
-    alone = layers(*tensors, 3, causal=causal, **boundaries)
-    assert len(made) == 3 * len(set(made)), "each of three layers made its own"
+    alone = layers(*tensors, 2, causal=causal, **boundaries)
+    assert len(made) == 2 * len(set(made)), "each of two layers made its own"
     made.clear()
     schedule = schedule_of(QUERIES, KEYS, device, causal=causal)
-    shared = layers(*tensors, 3, causal=causal, schedule=schedule)
+    shared = layers(*tensors, 2, causal=causal, schedule=schedule)
     assert len(made) == len(set(made)), made
     for a, b in zip(alone, shared, strict=True):
         assert torch.equal(a, b)
@@ -59,7 +59,7 @@ def test_the_same_bits_and_fewer_tables(causal, made, device):
 
 def test_without_gradients_only_the_forward_has_a_table(made, device):
     needs_triton()
-    tensors = [x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32)]
+    tensors = [x.to(device) for x in make(QUERIES, KEYS, 2, 1, 16, torch.float32)]
     with torch.no_grad():
         schedule = schedule_of(QUERIES, KEYS, device)
         assert len(made) == 1
@@ -72,7 +72,7 @@ def test_without_gradients_only_the_forward_has_a_table(made, device):
 
 def test_continuing_and_parts_of_the_keys_take_a_schedule(made, device):
     needs_triton()
-    q, k, v = (x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32))
+    q, k, v = (x.to(device) for x in make(QUERIES, KEYS, 2, 1, 16, torch.float32))
     boundaries = {"cu_seqlens_q": cu(QUERIES).to(device), "cu_seqlens_k": cu(KEYS).to(device)}
     carry = torch.randn_like(q), torch.randn(q.shape[:2], device=device)
     schedule = schedule_of(QUERIES, KEYS, device, return_lse=True)
@@ -114,7 +114,7 @@ def test_torch_compile_sees_one_graph_for_every_batch(inside, device):
 
 
 def test_other_implementations_take_its_boundaries(made):
-    q, k, v = make(QUERIES, KEYS, 4, 2, 16, torch.float32)
+    q, k, v = make(QUERIES, KEYS, 2, 1, 16, torch.float32)
     boundaries = {"cu_seqlens_q": cu(QUERIES), "cu_seqlens_k": cu(KEYS)}
     sizes = {"total_q": len(q), "total_k": len(k), "head_dim": 16, "dtype": q.dtype}
     for impl, causal in itertools.product(("auto", "matmul", "sdpa", "reference"), (False, True)):
@@ -127,7 +127,7 @@ def test_other_implementations_take_its_boundaries(made):
 
 def test_a_schedule_of_another_batch_is_refused(device):
     needs_triton()
-    q, k, v = (x.to(device) for x in make(QUERIES, KEYS, 4, 2, 16, torch.float32))
+    q, k, v = (x.to(device) for x in make(QUERIES, KEYS, 2, 1, 16, torch.float32))
     schedule = schedule_of(QUERIES, KEYS, device, causal=True)
     with pytest.raises(ValueError, match="other boundaries than the call's"):
         ak.attention(q, k, v, causal=True, cu_seqlens_q=cu([106]).to(device), schedule=schedule)

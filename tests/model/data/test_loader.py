@@ -86,7 +86,7 @@ def facts(step):
         found += [[sample.id for sample in micro.samples], micro.axes, micro.bad, micro.cut]
         if micro.batch is not None:
             tensors = {name: value for name, value in vars(micro.batch).items() if value is not None}
-            found.append({name: (value.dtype, value.tolist()) for name, value in tensors.items()})
+            found.append({name: (value.dtype, value.shape, value.numpy().tobytes()) for name, value in tensors.items()})
     return found
 
 
