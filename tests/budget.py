@@ -58,13 +58,14 @@ def assert_within_budget(
     elsewhere: Sequence[float] = (),
     name: str = "",
 ) -> None:
-    """|found − oracle| ≤ 2 · max|same_precision − oracle| + ulps · eps · max|oracle| + 0.6 · eps₃₂ · summed · rms.
+    """|found − oracle| ≤ 2 · max|same_precision − oracle| + ulps · eps · max|oracle| + walk.
 
     Everything is finite. The maximum over orders is ``largest``.
 
-    The last term is for gradients that add up many rows in float32, one after the other. Partial sums of independent
-    terms grow with the square root of their number k, and each addition rounds by up to eps₃₂ / 2 of that: a standard
-    deviation of eps₃₂ · summed · rms / (2 √6), of which three are allowed.
+    walk = 0.6 · eps₃₂ · √summed · hypot(√summed · rms, max|oracle|) is for gradients that add up many rows in float32,
+    one after the other. Each addition rounds by up to eps₃₂ / 2 of the partial sum. Partial sums of k independent terms are
+    about √k · rms, those that end at a sum S also k / summed · S on the way: standard deviations of
+    eps₃₂ · summed · rms / (2 √6) and eps₃₂ · √summed · S / 6, of which three are allowed.
 
     Args:
         found: what the implementation computed.
@@ -85,7 +86,7 @@ def assert_within_budget(
     oracle = oracle.double()
     size = oracle.abs().max()
     floor = largest([*lost(same_precision, oracle), *elsewhere])
-    walk = torch.finfo(torch.float32).eps * 0.6 * summed * rms
+    walk = torch.finfo(torch.float32).eps * 0.6 * summed**0.5 * math.hypot(summed**0.5 * rms, size) if summed else 0.0
     assert_within(found, oracle, float((2 * floor + ulps * torch.finfo(found.dtype).eps) * size + walk), name=name)
 
 

@@ -61,13 +61,15 @@ def test_formula(op, rows, dtype, device):
         return inputs, evaluate(formula, [x.double() for x in inputs]), in_orders(lambda: evaluate(formula, inputs), 4)
 
     inputs, oracle, same = draw()
-    others = [draw()[1:] for _ in range(4 if rows < 1000 else 0)]
+    others = [draw()[1:] for _ in range(12 if rows < 1000 else 6)]
     for i, (f, o, *s) in enumerate(zip(evaluate(function, inputs), oracle, *same, strict=True)):
         assert f.dtype == dtype
         # Normalised values have a mean square of 1, the direction one of 1/3.
         sums = {"summed": rows, "rms": 3**-0.5} if f.dim() == 1 else {}
         elsewhere = [one for exact, more in others for one in lost([x[i] for x in more], exact[i])]
-        assert_within_budget(f, s, o, elsewhere=elsewhere, **sums)
+        # Another library's exp and erf: a unit in the last place each, of what is multiplied on.
+        ulps = 3 if op in ("swiglu", "bias_gelu") else 1
+        assert_within_budget(f, s, o, ulps=ulps, elsewhere=elsewhere, **sums)
 
 
 @pytest.mark.parametrize("op", OPS)

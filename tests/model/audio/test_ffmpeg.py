@@ -15,7 +15,7 @@ from afn_model.audio.decode import audio_seconds, load_audio
 from afn_model.audio.ffmpeg import AudioFile, mix_down
 from afn_model.audio.source import read_source
 from bench.recordings import encode, heard, ladder, sound_file
-from tests.budget import assert_within
+from tests.budget import assert_within, largest
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -80,7 +80,10 @@ def test_a_format_is_whole_and_its_parts_are_parts_of_it(name, tmp_path):
     part, inside = load_audio(path, start=3.25, end=5.0), slice(200, -200)
     assert part.numel() == 28_000
     expected = whole[52_000:80_000]
-    tolerance = 0.02 if name in NOISE_SUBSTITUTED else 400**0.5 * EPS * float(whole.abs().max())
+    tolerance = 400**0.5 * EPS * float(whole.abs().max())
+    if name in NOISE_SUBSTITUTED:  # by numbers that depend on where decoding began
+        elsewhere = [load_audio(path, start=start, end=5.0)[-28_000:] for start in (0.5, 1.1, 1.8, 2.4, 2.9)]
+        tolerance += 2 * largest([float((one - expected)[inside].abs().max()) for one in elsewhere])
     assert_within(part[inside], expected[inside], tolerance)
 
 

@@ -12,7 +12,7 @@ from afn_kernels._library import Boundary
 from afn_model import AFNext
 from afn_model.bootstrap.tiny import build
 from afn_model.config import AudioConfig, TextConfig
-from tests.budget import assert_within_budget
+from tests.budget import assert_within_budget, lost
 from tests.orders import in_orders
 from tests.tiny import noise
 
@@ -67,15 +67,19 @@ def test_every_step_is_the_references(setting, device, monkeypatch):
     model = AFNext(config)
     model.load_state_dict(weights)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    losses = []
+    losses, steps = [], []
     for _ in range(STEPS):
         oracle = one_step(copy.deepcopy(model).double(), batch, "reference")
         same = in_orders(lambda: one_step(model, batch, "reference"), 4)
         assert bool(called) == bool(losses)
         found = one_step(model, batch, "triton")
-        for name, value in found.items():
-            assert_within_budget(value, [one[name] for one in same], oracle[name], name=name)
+        steps.append((found, same, oracle))
         optimiser.step()
         losses.append(found["loss"])
+    for name in steps[0][0]:  # what PyTorch loses in other steps are more throws of the same dice
+        elsewhere = [one for _, same, oracle in steps for one in lost([x[name] for x in same], oracle[name])]
+        for found, same, oracle in steps:
+            budget = {"elsewhere": elsewhere, "name": name}
+            assert_within_budget(found[name], [one[name] for one in same], oracle[name], **budget)
     assert called >= OPS, OPS - called
     assert losses[-1] < 0.9 * losses[0]
