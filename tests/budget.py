@@ -63,8 +63,8 @@ def assert_within_budget(
     Everything is finite. The maximum over orders is ``largest``.
 
     walk = 0.6 · eps₃₂ · √summed · hypot(√summed · rms, max|oracle|) is for gradients that add up many rows in float32,
-    one after the other. Each addition rounds by up to eps₃₂ / 2 of the partial sum. Partial sums of k independent terms are
-    about √k · rms, those that end at a sum S also k / summed · S on the way: standard deviations of
+    one after the other. Each addition rounds by up to eps₃₂ / 2 of the partial sum. Partial sums of k independent terms
+    are about √k · rms, those that end at a sum S also k / summed · S on the way: standard deviations of
     eps₃₂ · summed · rms / (2 √6) and eps₃₂ · √summed · S / 6, of which three are allowed.
 
     Args:
