@@ -269,27 +269,15 @@ def forecasts(args: Namespace) -> None:
     """Prints how long each stage of a curriculum is, before any of it runs."""
     from dataclasses import asdict
 
-    from afn_model.data.forecast import forecast
     from afn_model.train.curriculum import read_curriculum
+    from afn_model.train.outlook import stage_forecast
 
     processor = _processor(args.model)
     if processor is None:
         raise ValueError("--curriculum needs --model, whose tokenizer counts the tokens")
     curriculum = read_curriculum(args.curriculum, args.data)
     for stage in curriculum.stages:
-        size = {"batch_tokens": stage.batch_tokens} if stage.method == "sft" else {"batch_prompts": stage.batch_prompts}
-        found = forecast(
-            curriculum.datasets,
-            stage.blend,
-            processor,
-            context=stage.context,
-            max_audio=stage.max_audio,
-            epochs=stage.epochs,
-            steps=stage.steps,
-            chunk=stage.chunk,
-            on_long=getattr(stage, "on_long", "cut"),
-            **size,
-        )
+        found = stage_forecast(curriculum, stage, processor)
         if args.json:
             epochs = found.epochs if math.isfinite(found.epochs) else None
             facts = asdict(found) | {"epochs": epochs, "warnings": found.warnings}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from afn_model.data.forecast import forecast
+from afn_model.data.forecast import Forecast, forecast
 from afn_model.data.index import Corpus
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage
@@ -27,18 +27,13 @@ class Outlook:
     warnings: list[str]
 
 
-def outlook(curriculum: Curriculum, stage: Stage, processor: AFNextProcessor) -> Outlook:
-    """What a stage will read and do; see ``afn_model.data.forecast`` for what is counted and what is estimated.
-
-    Args:
-        curriculum: of the datasets.
-        stage: of it.
-        processor: of the model that it starts from.
+def stage_forecast(curriculum: Curriculum, stage: Stage, processor: AFNextProcessor) -> Forecast:
+    """How much a stage will read, with its own settings.
 
     Raises:
         ValueError: a dataset that is not there or has no index; a blend without samples.
     """
-    found = forecast(
+    return forecast(
         {name: Corpus(curriculum.datasets[name]) for name in stage.blend},
         stage.blend,
         processor,
@@ -51,6 +46,20 @@ def outlook(curriculum: Curriculum, stage: Stage, processor: AFNextProcessor) ->
         chunk=stage.chunk,
         on_long=stage.on_long,
     )
+
+
+def outlook(curriculum: Curriculum, stage: Stage, processor: AFNextProcessor) -> Outlook:
+    """What a stage will read and do; see ``afn_model.data.forecast`` for what is counted and what is estimated.
+
+    Args:
+        curriculum: of the datasets.
+        stage: of it.
+        processor: of the model that it starts from.
+
+    Raises:
+        ValueError: a dataset that is not there or has no index; a blend without samples.
+    """
+    found = stage_forecast(curriculum, stage, processor)
     lines = str(found).splitlines()
     if stage.minutes is not None:
         lines.append(f"it ends after {stage.minutes:g} minutes at the latest")
