@@ -7,16 +7,7 @@
 
 namespace afn::log_mel {
 
-// clang-format off
-#define AFN_KERNEL(level) namespace level { extern const Kernel kernel; }
-AFN_SIMD_LEVELS(AFN_KERNEL)
-// clang-format on
-
-const Kernel& kernel_of(const std::string& level) {
-#define AFN_ADDRESS(level) &level::kernel,
-    static const Kernel* const kernels[] = {AFN_SIMD_LEVELS(AFN_ADDRESS)};
-    return *kernels[find_level(level)];
-}
+AFN_DEFINE_KERNEL_OF
 
 void log_mel(const std::vector<Pcm>& rows, const Plan& owner, float* out, int threads, const Kernel& kernel) {
     if (rows.empty()) return;

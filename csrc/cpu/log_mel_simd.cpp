@@ -7,19 +7,13 @@
 
 #include "afn/log_mel_simd.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "afn/lanes.h"
 
 namespace afn::log_mel::AFN_LEVEL {
 namespace {
 
-constexpr int L = AFN_LANES;
-typedef float Vec __attribute__((vector_size(4 * L)));
-typedef float VecU __attribute__((vector_size(4 * L), aligned(4), may_alias));
+using namespace afn::AFN_LEVEL;
+
 typedef int32_t Int __attribute__((vector_size(4 * L)));
 typedef float Quad __attribute__((vector_size(16)));
 

@@ -4,15 +4,6 @@
 
 namespace afn::resample {
 
-// clang-format off
-#define AFN_KERNEL(level) namespace level { extern const Kernel kernel; }
-AFN_SIMD_LEVELS(AFN_KERNEL)
-// clang-format on
-
-const Kernel& kernel_of(const std::string& level) {
-#define AFN_ADDRESS(level) &level::kernel,
-    static const Kernel* const kernels[] = {AFN_SIMD_LEVELS(AFN_ADDRESS)};
-    return *kernels[find_level(level)];
-}
+AFN_DEFINE_KERNEL_OF
 
 }  // namespace afn::resample

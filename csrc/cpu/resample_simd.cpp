@@ -6,19 +6,12 @@
 
 #include "afn/resample_simd.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "afn/lanes.h"
 
 namespace afn::resample::AFN_LEVEL {
 namespace {
 
-constexpr int L = AFN_LANES;
-typedef float Vec __attribute__((vector_size(4 * L)));
-typedef float VecU __attribute__((vector_size(4 * L), aligned(4), may_alias));
+using namespace afn::AFN_LEVEL;
 
 INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
 INLINE void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }

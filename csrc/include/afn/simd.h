@@ -23,6 +23,18 @@
 #endif
 #define AFN_SIMD_LEVELS(X) AFN_IF_AVX512(X) AFN_IF_AVX2(X) AFN_IF_NEON(X) X(portable) X(portable16)
 
+// Where Kernel is declared: every level's own, and kernel_of(level).
+// clang-format off
+#define AFN_DECLARE_KERNEL(level) namespace level { extern const Kernel kernel; }
+#define AFN_KERNEL_ADDRESS(level) &level::kernel,
+#define AFN_DEFINE_KERNEL_OF                                                          \
+    AFN_SIMD_LEVELS(AFN_DECLARE_KERNEL)                                               \
+    const Kernel& kernel_of(const std::string& level) {                               \
+        static const Kernel* const kernels[] = {AFN_SIMD_LEVELS(AFN_KERNEL_ADDRESS)}; \
+        return *kernels[find_level(level)];                                           \
+    }
+// clang-format on
+
 namespace afn {
 
 // Names of the SIMD levels this machine can run, fastest first.
