@@ -17,6 +17,8 @@ from types import ModuleType
 
 import torch
 
+from afn_kernels import _autocast
+
 
 def _always(*args, **kwargs) -> str:
     return ""
@@ -107,7 +109,9 @@ class Op:
 
     def choose(self, impl: str, *args, **kwargs) -> Callable:
         """The function to call."""
-        return self.pick(impl, *args, **kwargs).function
+        function = self.pick(impl, *args, **kwargs).function
+        x = args[0]
+        return _autocast.outside(function, x.device) if _autocast.enabled(x) else function
 
     def pick(self, impl: str, *args, **kwargs) -> Impl:
         """The implementation of a call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""

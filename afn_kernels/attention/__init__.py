@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import torch
 
-from afn_kernels import _check, _triton
+from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import providers
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
@@ -99,6 +99,8 @@ def attention(
         schedule: of ``attention_schedule``, for calls that share boundaries; ``cu_seqlens`` may then be left out.
         impl: "auto" or the name of an implementation.
 
+    Under torch.autocast q, k and v are cast to its dtype, as for scaled_dot_product_attention.
+
     Returns:
         out [Tq, Hq, D] in the dtype of q; with ``return_lse`` also lse [Tq, Hq] float32 (natural logarithm).
 
@@ -108,6 +110,7 @@ def attention(
 
     Source: Vaswani et al., 2017, arXiv:1706.03762; merging by log-sum-exp: Liu et al., 2023, arXiv:2310.01889.
     """
+    q, k, v = _autocast.lower(q, k, v)
     _check.same_dtype_and_device("attention", q=q, k=k, v=v)
     if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
         error = _check.misfit("attention", q=(q, "Tq Hq D"), k=(k, "Tk Hk D"), v=(v, "Tk Hk D"))
