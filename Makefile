@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: help demo curriculum test test-fast lint fmt bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest \
+.PHONY: help demo curriculum test test-fast lint fmt docs bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest \
         gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -41,6 +41,10 @@ fmt: $(VENV)/.test ## formats Python and C++
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h')
+
+docs: $(VENV)/.docs ## the documentation as a site in build/site; AFN_URL= is the address of the repository
+	mkdir -p build/typing && ln -sfn ../../distributed build/typing/afn_distributed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/.test ## times what can be compared on a CPU, into runs/bench
 	$(BIN)/python -m bench all
@@ -117,4 +121,8 @@ $(VENV)/.demo: $(NATIVE) | $(VENV)/bin/python
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
 	touch $@
