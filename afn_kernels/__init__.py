@@ -18,12 +18,13 @@ from afn_kernels.log_mel import log_mel
 from afn_kernels.log_mel_stream import LogMelStream
 from afn_kernels.merge_embeddings import merge_embeddings
 from afn_kernels.pack_heads import pack_heads, unpack_heads
+from afn_kernels.packing import pad, unpad
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
 from afn_kernels.qkv_rotary import qkv_rotary
 from afn_kernels.quantize_fp8 import quantize_fp8
 from afn_kernels.rms_norm import rms_norm
-from afn_kernels.rotary import rotary
+from afn_kernels.rotary import apply_rotary, rotary
 from afn_kernels.rote import rote
 from afn_kernels.swiglu import swiglu
 
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LogMelStream",
+    "apply_rotary",
     "attention",
     "attention_backward",
     "attention_schedule",
@@ -43,6 +45,7 @@ __all__ = [
     "log_mel",
     "merge_embeddings",
     "pack_heads",
+    "pad",
     "patch",
     "pool_norm",
     "prefer",
@@ -55,6 +58,7 @@ __all__ = [
     "strict",
     "swiglu",
     "unpack_heads",
+    "unpad",
 ]
 
 RENAMED = {"splice": "merge_embeddings"}  # old names, which work until 0.2

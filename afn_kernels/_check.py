@@ -18,13 +18,18 @@ def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
 def alike(op: str, **tensors: torch.Tensor) -> None:
     """The same, of any dtype."""
     (first_name, first), *rest = tensors.items()
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{op}: {name} is a {type(tensor).__name__}, expected a tensor")
+    are_tensors(op, **tensors)
     for name, tensor in rest:
         if tensor.dtype != first.dtype or tensor.device != first.device:
             found = f"{name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
             raise ValueError(f"{op}: {found}{autocast_hint(first, tensor)}")
+
+
+def are_tensors(op: str, **given) -> None:
+    """Nothing is a list, an array or None."""
+    for name, x in given.items():
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(f"{op}: {name} is a {type(x).__name__}, expected a tensor")
 
 
 def autocast_hint(a: torch.Tensor, b: torch.Tensor) -> str:
@@ -43,6 +48,7 @@ def misfit(op: str, **tensors: tuple[torch.Tensor, str]) -> ValueError:
 
 def positions(op: str, x: torch.Tensor, tokens: int) -> None:
     """A position, float32 or float64, for every token."""
+    are_tensors(op, positions=x)
     if x.shape != (tokens,) or x.dtype not in (torch.float32, torch.float64):
         hint = "" if x.dtype.is_floating_point else ", position_ids.flatten().float() for one"
         found = f"positions are {x.dtype} {tuple(x.shape)} for {tokens} tokens"
@@ -51,6 +57,7 @@ def positions(op: str, x: torch.Tensor, tokens: int) -> None:
 
 def inv_freq(op: str, x: torch.Tensor, pairs: int, device: torch.device) -> None:
     """A frequency, float32 or float64, for every pair: bfloat16 turns position 30,000 by another angle altogether."""
+    are_tensors(op, inv_freq=x)
     last_dim(op, "inv_freq", x, pairs)
     if x.dtype not in (torch.float32, torch.float64):
         why = "model.bfloat16() and model.half() cast buffers too, and rounded frequencies turn long positions wrongly"
@@ -61,6 +68,7 @@ def inv_freq(op: str, x: torch.Tensor, pairs: int, device: torch.device) -> None
 
 def slots(op: str, x: torch.Tensor, tokens: torch.Tensor) -> None:
     """The row of a cache, int64, that takes each of the tokens."""
+    are_tensors(op, slots=x)
     if x.shape != tokens.shape[:1] or x.dtype != torch.int64 or x.device != tokens.device:
         found = f"slots are {x.dtype} {tuple(x.shape)} on {x.device}"
         raise ValueError(f"{op}: {found}, expected int64 [{len(tokens)}] on {tokens.device}")
@@ -101,6 +109,7 @@ def readable(x: torch.Tensor) -> bool:
 
 def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:
     """int32 [N + 1], from 0 to ``total``, never falling. Values are read only on the CPU, where that is free."""
+    are_tensors(op, **{name: cu})
     if cu.dim() != 1 or cu.dtype != torch.int32 or cu.numel() < 1:
         raise ValueError(f"{op}: {name} must be int32 of shape [N + 1], got {cu.dtype} {tuple(cu.shape)}")
     if not readable(cu):

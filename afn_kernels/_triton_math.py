@@ -29,6 +29,16 @@ def exp2(x):
 
 
 @triton.jit
+def tanh(x):
+    """tanh of float32 x within 2e-7 of itself: near zero a polynomial, beyond it 1 − 2 / (exp(2 |x|) + 1)."""
+    b_z = x * x
+    b_near = tl.fma(tl.fma(b_z, 1.5613464639e-2, -5.2212305367e-2), b_z, 1.3313125074e-1)
+    b_near = tl.fma(tl.fma(b_near, b_z, -3.3332598209e-1) * b_z, x, x)
+    b_far = 1.0 - 2.0 / (tl.exp2(tl.abs(x) * 2.885390081777927) + 1.0)
+    return tl.where(b_z < 0.36, b_near, tl.where(x < 0, -b_far, b_far))
+
+
+@triton.jit
 def row_statistics(b_x, m_col, D: tl.constexpr, eps):
     """mean and 1 / sqrt(variance + eps) of a row of D elements; two passes over registers, so nothing cancels."""
     b_mean = tl.sum(b_x) / D

@@ -5,6 +5,7 @@ import torch
 from afn_kernels.attention import OP, attention
 from afn_kernels.attention.boundary import BACKWARD
 from afn_kernels.attention.schedule import AttentionSchedule
+from afn_kernels.attention.window import flat
 
 
 def attention_backward(
@@ -49,13 +50,14 @@ def attention_backward(
     if schedule is not None:
         cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
-    chosen = OP.explain(q, k, v, **options, return_lse=True, carry=None).chosen if impl == "auto" else impl
+    asked = options | {"return_lse": True, "carry": None, "window": None, "softcap": 0.0}
+    chosen = OP.explain(q, k, v, **asked).chosen if impl == "auto" else impl
     if chosen == "triton":
         if schedule is None and cu_seqlens_q is not None:
             schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
         tables = [None, None] if schedule is None else schedule.of(("dq", "dkv"), q.shape[-1], q.dtype)
-        needs = True, True, False
-        return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, float(scale), *needs)[:3]
+        numbers, needs = (*flat(None), 0.0, float(scale)), (True, True, False)
+        return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, *numbers, *needs)[:3]
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         part, part_lse = attention(*leaves, **options, return_lse=True, impl=impl)

@@ -7,11 +7,17 @@ import torch
 from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import providers
+from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
+from afn_kernels.attention.window import canonical
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
     return "" if not return_lse and carry is None else "it returns no log-sum-exp"
+
+
+def _fused_supports(q, k, v, *, softcap=0.0, **options) -> str:
+    return "PyTorch's fused attention caps no scores" if softcap else _dense_supports(q, k, v, **options)
 
 
 def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry=None, **_) -> str:
@@ -40,8 +46,20 @@ OP = Op(
             _supports,
             why="deterministic, carries on from other keys, never waits for the GPU; not timed",
         ),
-        _provider("flash4", "flash_attn.cute", "not timed here", avoid=providers.unmeasured),
-        _provider("varlen", "torch.nn.attention.varlen", "FlashAttention 2 of PyTorch", avoid=providers.unmeasured),
+        _provider(
+            "flash4",
+            "flash_attn.cute",
+            "not timed here",
+            supports=providers.supports_neither,
+            avoid=providers.unmeasured,
+        ),
+        _provider(
+            "varlen",
+            "torch.nn.attention.varlen",
+            "FlashAttention 2 of PyTorch",
+            supports=providers.supports_window,
+            avoid=providers.unmeasured,
+        ),
         _provider(
             "flash",
             "torch",
@@ -52,7 +70,7 @@ OP = Op(
         Impl(
             "sdpa",
             "afn_kernels.attention.dense:sdpa",
-            supports=_dense_supports,
+            supports=_fused_supports,
             why="PyTorch's fused attention on the padded batch; fastest on a CPU at every length measured",
         ),
         Impl(
@@ -66,6 +84,7 @@ OP = Op(
 )
 
 
+@only_its_own
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -74,6 +93,8 @@ def attention(
     cu_seqlens_q: torch.Tensor | None = None,
     cu_seqlens_k: torch.Tensor | None = None,
     causal: bool = False,
+    window: tuple[int, int] | None = None,
+    softcap: float | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     carry: tuple[torch.Tensor, torch.Tensor] | None = None,
@@ -83,39 +104,49 @@ def attention(
     """out = softmax(scale · q kᵀ + mask) v within each packed sequence; query head h reads KV head h // (Hq / Hk).
 
     Causal masking is aligned at the end: query i of a sequence with nq queries and nk keys sees keys up to
-    i + nk − nq. A query without any key gives zeros and a log-sum-exp of −inf.
+    i + nk − nq, and with a window only those from i + nk − nq − left to i + nk − nq + right. Blocks of keys outside of
+    a window are not read. With a softcap c scores s are c · tanh(s / c) before the mask. A query without any key gives
+    zeros and a log-sum-exp of −inf.
 
     Args:
-        q: [Tq, Hq, D], any floating dtype.
-        k: [Tk, Hk, D], same dtype; Hq is a multiple of Hk.
-        v: [Tk, Hk, D], same dtype.
+        q: [Tq, Hq, D], any floating dtype; or [B, Tq, Hq, D], B sequences of one length, without boundaries.
+        k: [Tk, Hk, D], same dtype; Hq is a multiple of Hk. [B, Tk, Hk, D] where q has a B.
+        v: like k.
         cu_seqlens_q: [N + 1] int32 boundaries of the query sequences; None means one sequence.
         cu_seqlens_k: [N + 1] int32 boundaries of the key sequences; None means those of the queries.
         causal: mask keys that come after the query.
+        window: (left, right), how many keys before and after its own a query sees; −1 has no limit. With ``causal``
+            right is 0. Not with a carry, whose keys have no place in it.
+        softcap: c; None and 0 cap nothing.
         scale: multiplier of the scores; default D^(−1/2).
-        return_lse: also return the log-sum-exp of the scaled scores.
+        return_lse: also return the log-sum-exp of the scaled, capped scores.
         carry: (out [Tq, Hq, D] float32, lse [Tq, Hq] float32) over other keys, which this call continues from:
             the result is attention over both sets of keys. Implies ``return_lse`` and a float32 output.
         schedule: of ``attention_schedule``, for calls that share boundaries; ``cu_seqlens`` may then be left out.
+            Calls with windows of any size share it with calls without.
         impl: "auto" or the name of an implementation.
 
     Under torch.autocast q, k and v are cast to its dtype, as for scaled_dot_product_attention.
 
     Returns:
-        out [Tq, Hq, D] in the dtype of q; with ``return_lse`` also lse [Tq, Hq] float32 (natural logarithm).
+        out [Tq, Hq, D] in the dtype of q, or [B, Tq, Hq, D]; with ``return_lse`` also lse float32 of the same axes but
+        the last (natural logarithm).
 
     Raises:
         ValueError: shapes, dtypes or head counts that do not fit; boundaries that do not cover the tensors; a schedule
-            of another batch.
+            of another batch; a window with a carry.
+        TypeError: names and places that arguments have in other libraries, with those that they have here.
 
-    Source: Vaswani et al., 2017, arXiv:1706.03762; merging by log-sum-exp: Liu et al., 2023, arXiv:2310.01889.
+    Source: Vaswani et al., 2017, arXiv:1706.03762; merging by log-sum-exp: Liu et al., 2023, arXiv:2310.01889; windows:
+    Beltagy et al., 2020, arXiv:2004.05150; capped scores: Gemma Team, 2024, arXiv:2408.00118.
     """
     q, k, v = _autocast.lower(q, k, v)
     _check.same_dtype_and_device("attention", q=q, k=k, v=v)
+    batch = q.shape[:2] if q.dim() == 4 else None
+    if batch is not None:
+        q, k, v, cu_seqlens_q, cu_seqlens_k = _as_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, carry, schedule)
     if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
-        error = _check.misfit("attention", q=(q, "Tq Hq D"), k=(k, "Tk Hk D"), v=(v, "Tk Hk D"))
-        batched = q.dim() == k.dim() == v.dim() == 4
-        raise ValueError(f"{error}; pack a batch: x.flatten(0, 1) and cu_seqlens_q") if batched else error
+        raise _misfit(q, k, v)
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
     if schedule is not None:
@@ -124,7 +155,7 @@ def attention(
         cu_seqlens_k = cu_seqlens_q
     if (cu_seqlens_q is None) != (cu_seqlens_k is None):
         raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
-    if cu_seqlens_q is not None and cu_seqlens_k is not None:
+    if cu_seqlens_q is not None and cu_seqlens_k is not None and batch is None:
         _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0])
         _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0])
         if cu_seqlens_q.shape != cu_seqlens_k.shape:
@@ -136,16 +167,57 @@ def attention(
         if any(x.dtype != wide or x.device != q.device for x in carry):
             found = ", ".join(f"{x.dtype} on {x.device}" for x in carry)
             raise ValueError(f"attention: the carry is {found}, expected {wide} on {q.device}")
+        if window is not None:
+            raise ValueError("attention: a window with a carry: the carry's keys have no place before or after others")
+    causal, window = canonical(causal, window)
+    softcap = softcap or 0.0
+    if softcap < 0:
+        raise ValueError(f"attention: softcap={softcap}, expected a number above zero, or 0 for none")
     options = {
         "cu_seqlens_q": cu_seqlens_q,
         "cu_seqlens_k": cu_seqlens_k,
         "causal": causal,
+        "window": window,
+        "softcap": softcap,
         "scale": q.shape[-1] ** -0.5 if scale is None else scale,
         "return_lse": return_lse,
         "carry": carry,
         "schedule": schedule,
     }
-    return OP.choose(impl, q, k, v, **options)(q, k, v, **options)
+    found = OP.choose(impl, q, k, v, **options)(q, k, v, **options)
+    if batch is None:
+        return found
+    return tuple(x.unflatten(0, batch) for x in found) if isinstance(found, tuple) else found.unflatten(0, batch)
+
+
+def _as_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, carry, schedule) -> tuple:
+    """[B, T, H, D] end to end, and the boundaries; views where the memory allows it."""
+    if k.dim() != 4 or k.shape != v.shape or len(k) != len(q):
+        raise _misfit(q, k, v)
+    given = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "carry": carry, "schedule": schedule}
+    if names := [name for name, x in given.items() if x is not None]:
+        packed = "which is for packed [T, H, D]: x.flatten(0, 1)"
+        raise ValueError(f"attention: q is [B, T, H, D] {tuple(q.shape)} and comes with {names[0]}, {packed}")
+    if len(q) != 1:
+        cu_seqlens_q = cu_seqlens_k = _equal_lengths(q)
+        if k.shape[1] != q.shape[1]:
+            cu_seqlens_k = _equal_lengths(k)
+    return *(x.flatten(0, 1) for x in (q, k, v)), cu_seqlens_q, cu_seqlens_k
+
+
+def _equal_lengths(x: torch.Tensor) -> torch.Tensor:
+    cu_seqlens = torch.arange(len(x) + 1, dtype=torch.int32, device=x.device) * x.shape[1]
+    if not torch.compiler.is_compiling():
+        providers.remember(cu_seqlens, x.shape[1])
+    return cu_seqlens
+
+
+def _misfit(q, k, v) -> ValueError:
+    axes = ("B Tq Hq D", "B Tk Hk D") if q.dim() == 4 else ("Tq Hq D", "Tk Hk D")
+    error = _check.misfit("attention", q=(q, axes[0]), k=(k, axes[1]), v=(v, axes[1]))
+    if k.shape[:-1] == v.shape[:-1] and k.shape[-1] == q.shape[-1] != v.shape[-1]:
+        return ValueError(f"{error}: heads of v have the size of those of q and k; pad the smaller with zeros")
+    return error
 
 
 def attention_schedule(
@@ -196,7 +268,7 @@ def attention_schedule(
     _check.cu_seqlens("attention_schedule", "cu_seqlens_k", cu_seqlens_k, total_k)
     like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
-    options |= {"return_lse": return_lse, "carry": None, "schedule": None}
+    options |= {"return_lse": return_lse, "carry": None, "schedule": None, "window": None, "softcap": 0.0}
     kernels = ("forward", *(("carry",) if return_lse else ()), *(("dq", "dkv") if torch.is_grad_enabled() else ()))
     if OP.pick(impl, like, like, like, **options).name != "triton":
         kernels = ()

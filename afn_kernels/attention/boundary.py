@@ -5,18 +5,20 @@ from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels.attention.schedule import AttentionSchedule
+from afn_kernels.attention.window import flat
 
 
 def _forward_fake(
     q: Tensor, k: Tensor, v: Tensor, out_c: Tensor | None, lse_c: Tensor | None,
-    table: Tensor | None, dq_table: Tensor | None, dkv_table: Tensor | None, causal: bool, scale: float,
+    table: Tensor | None, dq_table: Tensor | None, dkv_table: Tensor | None, causal: bool, left: int, right: int,
+    softcap: float, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     return q.new_empty(q.shape, dtype=q.dtype if out_c is None else torch.float32), lse.t()
 
 
 def _setup_context(ctx, inputs, output):
-    q, k, v, out_c, lse_c, table, dq_table, dkv_table, ctx.causal, ctx.scale = inputs
+    (q, k, v, out_c, lse_c, table, dq_table, dkv_table), ctx.options = inputs[:8], inputs[8:]
     ctx.packed = table is not None
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(q, k, v, *output, out_c, lse_c, dq_table, dkv_table)
@@ -27,13 +29,13 @@ def _backward(ctx, dout, dlse):
     assert not ctx.packed or all(x is not None for x in tensors[-2:]), "packed gradients need their tables"
     dout = torch.zeros_like(tensors[3]) if dout is None else dout
     needs = need[0], need[1] or need[2], need[3] or need[4]
-    return BACKWARD(dout, dlse, *tensors, ctx.causal, ctx.scale, *needs)
+    return BACKWARD(dout, dlse, *tensors, *ctx.options, *needs)
 
 
 def _backward_fake(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     out_c: Tensor | None, lse_c: Tensor | None, dq_table: Tensor | None, dkv_table: Tensor | None,
-    causal: bool, scale: float, need_dq: bool, need_dkv: bool, need_carry: bool,
+    causal: bool, left: int, right: int, softcap: float, scale: float, need_dq: bool, need_dkv: bool, need_carry: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dlse_c = q.new_empty((q.shape[1], q.shape[0]) if need_carry else 0, dtype=torch.float32)
     return (
@@ -55,7 +57,7 @@ FORWARD = Boundary(
 BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
 
 
-def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry, schedule):
+def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse, carry, schedule):
     """The "triton" row of the op's table."""
     out_c, lse_c = carry or (None, None)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))
@@ -64,5 +66,7 @@ def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse,
         schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
     tables = [] if schedule is None else schedule.of(kernels, q.shape[-1], q.dtype)
     table, dq_table, dkv_table = (*tables, *[None] * (3 - len(tables)))
-    out, lse = FORWARD(q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, float(scale))
+    out, lse = FORWARD(
+        q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, *flat(window), float(softcap), float(scale)
+    )
     return (out, lse) if return_lse or carry is not None else out

@@ -16,14 +16,16 @@ class AttnTile:
     reason: str
 
 
-def choose(kernel: str, head_dim: int, wide: bool) -> AttnTile:
+def choose(kernel: str, head_dim: int, wide: bool, local: bool = False) -> AttnTile:
     """The row of a kernel ("forward", "carry", a forward that continues, "dq" or "dkv") for a head dimension.
 
-    ``wide`` is float32.
+    ``wide`` is float32. ``local`` is a window or capped scores, which need registers: such a row has the tile of the
+    other one where a schedule counts it (queries, keys of "dkv"), so that one table serves both.
     """
     if _triton.interpreted():
         return INTERPRETED[kernel]
-    return _rows.choose((WIDE if wide else HALF)[kernel], head_dim)
+    rows = WIDE if wide else HALF
+    return _rows.choose((LOCAL if local and not wide else rows)[kernel], head_dim)
 
 
 SMALL = "short tests cross the borders of blocks"
@@ -60,6 +62,24 @@ HALF = {
         (64, AttnTile(64, 128, 8, 2, "214 registers")),
         (128, AttnTile(64, 128, 8, 2, "255 registers, most of them dk and dv; a third stage has not been tried")),
         (256, AttnTile(32, 64, 8, 1, "248 registers")),
+    ),
+}
+LOCAL = {
+    "forward": (
+        (64, AttnTile(128, 64, 8, 3, "as without")),
+        (128, AttnTile(128, 64, 8, 3, "128 keys spill")),
+        (256, AttnTile(128, 16, 8, 2, "32 keys spill")),
+    ),
+    "carry": HALF["carry"],
+    "dq": (
+        (64, AttnTile(128, 64, 8, 3, "182 registers")),
+        (128, AttnTile(128, 64, 8, 3, "as without")),
+        (256, AttnTile(128, 16, 8, 1, "32 keys or a second stage spill")),
+    ),
+    "dkv": (
+        (64, AttnTile(64, 128, 8, 2, "as without")),
+        (128, AttnTile(32, 128, 8, 2, "64 queries spill")),
+        (256, AttnTile(16, 64, 8, 1, "32 queries spill")),
     ),
 }
 FMA = "float32 without tensor cores, for its accuracy; the largest step found without spills"

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from afn_kernels.attention.ragged import Ragged
 from afn_kernels.attention.traced import one_op_when_traced
+from afn_kernels.attention.window import UNLIMITED, Window, limits
 
 WASTE = 1.5
 
@@ -18,29 +19,33 @@ def pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k) -> tuple[Ragged, Ragged, torch.
     return rq, rk, rq.pad(q), rk.pad(k), rk.pad(v)
 
 
-def visible_NQK(rq: Ragged, rk: Ragged, causal: bool) -> torch.Tensor | None:
+def visible_NQK(rq: Ragged, rk: Ragged, causal: bool, window: Window | None) -> torch.Tensor | None:
     """Which query may see which key, [N or 1, Sq, Sk]; None when all may see all."""
     key = torch.arange(rk.longest, device=rk.lengths.device)
     mask = None
     if not rk.full:
         mask = (key < rk.lengths[:, None])[:, None, :]
-    if causal:
-        query = torch.arange(rq.longest, device=rk.lengths.device)
-        shift = (rk.lengths - rq.lengths)[:, None, None] if rq is not rk else 0
-        seen = key <= query[:, None] + shift
-        seen = seen if seen.dim() == 3 else seen[None]
+    if (found := limits(causal, window)) is not None:
+        left, right = found
+        own = torch.arange(rq.longest, device=rk.lengths.device)[:, None]  # the key that is a query's own
+        own = own + (rk.lengths - rq.lengths)[:, None, None] if rq is not rk else own[None]
+        seen = key <= own + right
+        if left < UNLIMITED:
+            seen = seen & (key >= own - left)
         mask = seen if mask is None else mask & seen
     return mask
 
 
 @one_op_when_traced("matmul")
-def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
+def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, **_):
     rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
     heads, kv_heads = q.shape[1], k.shape[1]
     # The query heads of one KV head become rows of one product, so K and V are never repeated.
     q_NHXD = (q_NQHD * scale).unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     score = q_NHXD @ k_NKHD.permute(0, 2, 3, 1)
-    mask = visible_NQK(rq, rk, causal)
+    if softcap:
+        score = softcap * (score / softcap).tanh()
+    mask = visible_NQK(rq, rk, causal, window)
     if mask is not None:
         score = score.unflatten(2, (heads // kv_heads, -1))
         # The lowest finite number, not -inf: a row without keys must not become NaN.
@@ -51,10 +56,10 @@ def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
 
 
 @one_op_when_traced("sdpa")
-def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
+def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, scale, **_):
     groups = alike(cu_seqlens_q) if cu_seqlens_k is cu_seqlens_q and len(k) == len(q) else None
     if groups is None:
-        return padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
+        return padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, window, scale)
     # Sequences in order of length, so that a group of them is a slice.
     lengths = cu_seqlens_q.diff().long()
     order = torch.argsort(lengths, stable=True)
@@ -65,7 +70,7 @@ def sdpa(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     for first, end in itertools.pairwise(groups):
         cu_group = cu[first : end + 1]
         x = (x.index_select(0, rows[cu_group[0] : cu_group[-1]]) for x in (q, k, v))
-        parts.append(padded_sdpa(*x, *[(cu_group - cu_group[0]).int()] * 2, causal, scale))
+        parts.append(padded_sdpa(*x, *[(cu_group - cu_group[0]).int()] * 2, causal, window, scale))
     return torch.cat(parts).index_select(0, torch.argsort(rows))
 
 
@@ -86,12 +91,12 @@ def alike(cu_seqlens: torch.Tensor | None) -> list[int] | None:
     return [*bounds, len(lengths)] if len(bounds) > 1 else None
 
 
-def padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale):
+def padded_sdpa(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, window, scale):
     rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
     q_NHQD, k_NHKD, v_NHKD = (x.transpose(1, 2) for x in (q_NQHD, k_NKHD, v_NKHD))
     # Queries past their sequence's end are thrown away, so causality alone masks the padding of self-attention.
-    plain_causal = causal and rq is rk
-    mask = None if plain_causal else visible_NQK(rq, rk, causal)
+    plain_causal = causal and window is None and rq is rk
+    mask = None if plain_causal else visible_NQK(rq, rk, causal, window)
     grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}  # a branch: with symbolic shapes != is no bool
     out = F.scaled_dot_product_attention(
         q_NHQD,

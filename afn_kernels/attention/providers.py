@@ -11,6 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels._registry import constant
+from afn_kernels.attention.schedule import version
+from afn_kernels.attention.window import UNLIMITED, Window, limits
 
 HALF = (torch.float16, torch.bfloat16)
 _longest = WeakTensorKeyDictionary()
@@ -18,13 +20,17 @@ _longest = WeakTensorKeyDictionary()
 
 def longest(cu_seqlens: Tensor) -> int:
     """The longest sequence. Waits for the GPU once per tensor: a model's layers share one ``cu_seqlens``."""
-    if cu_seqlens.is_inference():  # it counts no versions, so nothing tells whether it changed
-        return int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
-    version, length = _longest.get(cu_seqlens, (None, 0))
-    if version != cu_seqlens._version:
+    then, length = _longest.get(cu_seqlens, (-1, 0))
+    if then != version(cu_seqlens):
         length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
-        _longest[cu_seqlens] = cu_seqlens._version, length
+        if not cu_seqlens.is_inference():  # nothing would tell whether it changed
+            remember(cu_seqlens, length)
     return length
+
+
+def remember(cu_seqlens: Tensor, length: int) -> None:
+    """``length`` is the longest of ``cu_seqlens`` until it is written to."""
+    _longest[cu_seqlens] = version(cu_seqlens), length
 
 
 @constant  # torch.compile does not trace a search for modules
@@ -62,6 +68,16 @@ def supports(q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, carry, **_) -
     return ""
 
 
+def supports_window(q: Tensor, k: Tensor, v: Tensor, *, softcap: float = 0.0, **options) -> str:
+    return "it caps no scores" if softcap else supports(q, k, v, **options)
+
+
+def supports_neither(q: Tensor, k: Tensor, v: Tensor, *, window=None, softcap: float = 0.0, **options) -> str:
+    if window is not None:
+        return "the call has a window: this function is told of none"
+    return supports_window(q, k, v, softcap=softcap, **options)
+
+
 def supports_one_sequence(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, causal: bool, **options) -> str:
     if cu_seqlens_q is not None:
         return "the call is packed: it takes one sequence (cu_seqlens_q=None)"
@@ -74,7 +90,7 @@ def supports_one_sequence(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, caus
         return f"a head of {q.shape[-1]} is not a multiple of 8 up to 128"
     if torch.are_deterministic_algorithms_enabled():
         return "its backward is not deterministic"
-    return supports(q, k, v, **options)
+    return supports_neither(q, k, v, **options)
 
 
 def nothing(*_, **__) -> str:
@@ -98,35 +114,44 @@ def first(out) -> Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def flash3(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
-    return _flash("flash_attn_interface", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
+def flash3(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, window=None, softcap=0.0, **_):
+    # Named only where they are wanted: a build may have been made without them.
+    more = {} if window is None else {"window_size": sizes(causal, window)}
+    more |= {"softcap": softcap} if softcap else {}
+    return _flash("flash_attn_interface", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale, **more)
 
 
 def flash4(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
     return _flash("flash_attn.cute", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
 
 
-def _flash(module, q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale):
+def sizes(causal: bool, window: Window | None) -> tuple[int, int]:
+    """A window as FlashAttention counts it: -1 has no limit."""
+    left, right = limits(causal, window) or (UNLIMITED, UNLIMITED)
+    return (-1 if left == UNLIMITED else left), (-1 if right == UNLIMITED else right)
+
+
+def _flash(module, q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale, **more):
     (cu_q, max_q), (cu_k, max_k) = bounds(q, cu_seqlens_q), bounds(k, cu_seqlens_k)
     call = importlib.import_module(module).flash_attn_varlen_func
     options = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "softmax_scale": scale, "causal": causal}
     options |= {"max_seqlen_q": max_q, "max_seqlen_k": max_k, "deterministic": _deterministic()}
-    return first(call(q, k, v, **options))
+    return first(call(q, k, v, **options, **more))
 
 
 def _deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
+def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, window=None, **_):
     from torch.nn.attention.varlen import varlen_attn
 
     (cu_q, max_q), (cu_k, max_k) = bounds(q, cu_seqlens_q), bounds(k, cu_seqlens_k)
     group = q.shape[1] // k.shape[1]
     if group > 1:  # its signature promises no grouped heads
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    window = (-1, 0) if causal else (-1, -1)
-    return first(varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window))
+    window_size = sizes(causal, window)
+    return first(varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size))
 
 
 def cudnn(q, k, v, **options):

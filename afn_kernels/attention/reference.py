@@ -1,6 +1,7 @@
 import torch
 
 from afn_kernels.attention.traced import one_op_when_traced
+from afn_kernels.attention.window import Window, visible
 
 
 @one_op_when_traced("reference")
@@ -12,6 +13,8 @@ def attention(
     cu_seqlens_q: torch.Tensor | None,
     cu_seqlens_k: torch.Tensor | None,
     causal: bool,
+    window: Window | None,
+    softcap: float,
     scale: float,
     return_lse: bool,
     carry: tuple[torch.Tensor, torch.Tensor] | None,
@@ -21,7 +24,7 @@ def attention(
     bounds_k = [0, len(k)] if cu_seqlens_k is None else cu_seqlens_k.tolist()
     outs, lses = [], []
     for q0, q1, k0, k1 in zip(bounds_q[:-1], bounds_q[1:], bounds_k[:-1], bounds_k[1:], strict=True):
-        out, lse = one_sequence(q[q0:q1], k[k0:k1], v[k0:k1], causal, scale)
+        out, lse = one_sequence(q[q0:q1], k[k0:k1], v[k0:k1], causal, window, softcap, scale)
         outs.append(out)
         lses.append(lse)
     # Without any sequence there is no row: the empty products keep dtype and gradient path.
@@ -33,16 +36,24 @@ def attention(
 
 
 def one_sequence(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool,
+    window: Window | None,
+    softcap: float,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of one sequence in float32 (float64 for float64 inputs): out [S, Hq, D], lse [S, Hq]."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     group = q.shape[1] // k.shape[1]
     k, v = (x.to(wide).repeat_interleave(group, dim=1) for x in (k, v))
     score_HQK = torch.einsum("qhd,khd->hqk", q.to(wide), k) * scale
-    if causal:
-        visible = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
-        score_HQK = score_HQK.masked_fill(~visible, float("-inf"))
+    if softcap:
+        score_HQK = softcap * (score_HQK / softcap).tanh()
+    seen = visible(len(q), len(k), causal, window, q.device)
+    if seen is not None:
+        score_HQK = score_HQK.masked_fill(~seen, float("-inf"))
     lse_HQ = score_HQK.logsumexp(-1)
     # A row without keys has lse = -inf: subtracting 0 instead keeps exp(-inf - 0) = 0 and its gradient finite.
     safe_HQ1 = lse_HQ.masked_fill(lse_HQ == float("-inf"), 0.0)[..., None]

@@ -39,19 +39,49 @@ def load_rows(
 
 
 @triton.jit
-def key_range(m, rows, shift, nk, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
+def key_range(m, rows, upper, nk, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
     """Where keys stop being visible to every query of a block, in whole blocks, and where to any."""
     if CAUSAL:
-        every = tl.minimum(tl.maximum(m + 1 + shift, 0), nk)
-        some = tl.minimum(tl.maximum(tl.minimum(m + BLOCK_M, rows) + shift, 0), nk)
+        every = tl.minimum(tl.maximum(m + 1 + upper, 0), nk)
+        some = tl.minimum(tl.maximum(tl.minimum(m + BLOCK_M, rows) + upper, 0), nk)
     else:
         every, some = nk, nk
     return every // BLOCK_N * BLOCK_N, some
 
 
+@triton.jit
+def key_begin(m, rows, lower, some, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The first block of keys of which a window shows any, and the first that it shows to every query of a block."""
+    begin = tl.minimum(tl.maximum(m + lower, 0), some) // BLOCK_N * BLOCK_N
+    last = tl.minimum(m + BLOCK_M, rows) - 1
+    return begin, tl.cdiv(tl.minimum(tl.maximum(last + lower, 0), some), BLOCK_N) * BLOCK_N
+
+
+@triton.jit
+def seen(o_m, o_n, lower, upper, nk, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """Which of the keys o_n [1, N] each of the queries o_m [M, 1] sees: with CAUSAL none past its own plus ``upper``,
+    with WINDOW none before its own plus ``lower``."""
+    m_key = o_n < nk
+    if CAUSAL:
+        m_key = m_key & (o_n <= o_m + upper)
+    if WINDOW:
+        m_key = m_key & (o_n >= o_m + lower)
+    return m_key
+
+
 def adjacent(x: torch.Tensor) -> torch.Tensor:
     """x with adjacent elements in its last axis. Copies only if it must."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def optional(left: int, right: int, softcap: float, scale: float) -> tuple[float | None, int | None, int | None]:
+    """The kernels' ``cap``, ``left`` and ``right``; no arguments at all for what a call does not have."""
+    return scale / softcap if softcap else None, *((None, None) if left < 0 else (left, right))
+
+
+def flags(causal: bool, left: int, softcap: float) -> dict[str, bool]:
+    """What the kernels are compiled for: keys hidden after a query, also before it, and scores that are capped."""
+    return {"CAUSAL": causal or left >= 0, "WINDOW": left >= 0, "SOFTCAP": bool(softcap)}
 
 
 def precision(x: torch.Tensor) -> str:

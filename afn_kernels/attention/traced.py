@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from afn_kernels._library import Boundary
+from afn_kernels.attention.window import flat
 
 
 def one_op_when_traced(name: str) -> Callable:
@@ -16,13 +17,14 @@ def one_op_when_traced(name: str) -> Callable:
 
     def decorate(attend: Callable) -> Callable:
         @wraps(attend)
-        def call(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, return_lse, carry, **rest):
-            if cu_seqlens_q is None or not torch.compiler.is_compiling():
-                bounds = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
-                return attend(q, k, v, **bounds, causal=causal, scale=scale, return_lse=return_lse, carry=carry, **rest)
-            out_c, lse_c = carry or (None, None)
-            wants_lse = return_lse or carry is not None
-            out, lse = FORWARD(q, k, v, out_c, lse_c, cu_seqlens_q, cu_seqlens_k, causal, float(scale), wants_lse, name)
+        def call(q, k, v, **options):
+            if options["cu_seqlens_q"] is None or not torch.compiler.is_compiling():
+                return attend(q, k, v, **options)
+            carry = options["carry"]
+            tensors = *(carry or (None, None)), options["cu_seqlens_q"], options["cu_seqlens_k"]
+            numbers = *flat(options["window"]), float(options["softcap"]), float(options["scale"])
+            wants_lse = options["return_lse"] or carry is not None
+            out, lse = FORWARD(q, k, v, *tensors, options["causal"], *numbers, wants_lse, name)
             return (out, lse) if wants_lse else out
 
         return call
@@ -37,14 +39,15 @@ def wide(x: Tensor) -> torch.dtype:
 
 def _forward_fake(
     q: Tensor, k: Tensor, v: Tensor, out_c: Tensor | None, lse_c: Tensor | None, cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor, causal: bool, scale: float, return_lse: bool, impl: str,
+    cu_seqlens_k: Tensor, causal: bool, left: int, right: int, softcap: float, scale: float, return_lse: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     out = q.new_empty(q.shape, dtype=q.dtype if out_c is None else wide(q))
     return out, q.new_empty(q.shape[:2] if return_lse else 0, dtype=wide(q))
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.causal, ctx.scale, ctx.return_lse, _ = inputs
+    tensors, ctx.options, ctx.return_lse = inputs[:7], inputs[7:-2], inputs[-2]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
 
@@ -53,14 +56,15 @@ def _backward(ctx, dout, dlse):
     *tensors, out, lse = ctx.saved_tensors
     dout = torch.zeros_like(out) if dout is None else dout
     dq, dk, dv, dout_c, dlse_c = BACKWARD(
-        dout, dlse if ctx.return_lse else None, out, lse, *tensors, ctx.causal, ctx.scale, ctx.return_lse
+        dout, dlse if ctx.return_lse else None, out, lse, *tensors, *ctx.options, ctx.return_lse
     )
     return (dq, dk, dv) if tensors[3] is None else (dq, dk, dv, dout_c, dlse_c)
 
 
 def _backward_fake(
     dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, out_c: Tensor | None,
-    lse_c: Tensor | None, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, scale: float, return_lse: bool,
+    lse_c: Tensor | None, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, left: int, right: int,
+    softcap: float, scale: float, return_lse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     shapes = (0, 0) if out_c is None else (q.shape, q.shape[:2])
     carried = [q.new_empty(shape, dtype=q.dtype if out_c is None else wide(q)) for shape in shapes]

@@ -4,8 +4,22 @@ import torch
 import triton
 import triton.language as tl
 
+from afn_kernels._triton_math import tanh
 from afn_kernels.attention.config import choose
-from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_range, load_rows, locate, precision
+from afn_kernels.attention.tiles import (
+    LN2,
+    LOG2E,
+    adjacent,
+    far,
+    flags,
+    key_begin,
+    key_range,
+    load_rows,
+    locate,
+    optional,
+    precision,
+    seen,
+)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -49,9 +63,9 @@ def load_lse(p, m_row):
 
 @triton.jit
 def _dq(
-    b_q, b_dout, b_lse, b_delta, b_dq, k, v, k_stride, v_stride, low, high, o_m, shift, nk, scale2,
+    b_q, b_dout, b_lse, b_delta, b_dq, k, v, k_stride, v_stride, low, high, o_m, lower, upper, nk, scale2, cap,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
+    WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     for n in tl.range(low, high, BLOCK_N, num_stages=STAGES):
         o_n = n + tl.arange(0, BLOCK_N)
@@ -59,24 +73,25 @@ def _dq(
         b_v = load_rows(v, n, v_stride, nk, BLOCK_N, D, BLOCK_D, MASKED, FAR)
         b_s = tl.dot(b_q, b_k.T, input_precision=PRECISION)
         b_dp = tl.dot(b_dout, b_v.T, input_precision=PRECISION)
+        if SOFTCAP:
+            b_s = tanh(b_s * cap)
         b_p = tl.exp2(b_s * scale2 - b_lse[:, None])
         if MASKED:
-            m_key = (o_n < nk)[None, :]
-            if CAUSAL:
-                m_key = m_key & (o_n[None, :] <= o_m[:, None] + shift)
-            b_p = tl.where(m_key, b_p, 0.0)
-        b_ds = (b_p * (b_dp - b_delta[:, None])).to(b_k.dtype)
-        b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
+            b_p = tl.where(seen(o_m[:, None], o_n[None, :], lower, upper, nk, CAUSAL, WINDOW), b_p, 0.0)
+        b_ds = b_p * (b_dp - b_delta[:, None])
+        if SOFTCAP:
+            b_ds = b_ds * (1.0 - b_s * b_s)
+        b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
     return b_dq
 
 
-@triton.jit(do_not_specialize=["total_q", "total_k", "tiles"])
+@triton.jit(do_not_specialize=["total_q", "total_k", "tiles", "left", "right"])
 def dq_kernel(
     q, k, v, dout, lse, delta, dq, table, q_strides, k_strides, v_strides, d_strides,
-    total_q, total_k, tiles, scale, scale2,
+    total_q, total_k, tiles, scale, scale2, cap, left, right,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PACKED: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    PACKED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0) // HEADS, (tl.program_id(0) % HEADS).to(tl.int64)
     q_token, q_head = q_strides
@@ -96,29 +111,40 @@ def dq_kernel(
     b_lse = load_lse(lse + p_lse, m_row)
     b_delta = tl.load(delta + p_lse, mask=m_row, other=0.0)
     b_dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    shift = nk - nq
-    every, some = key_range(m, nq, shift, nk, BLOCK_M, BLOCK_N, CAUSAL)
+    lower, upper = nk - nq, nk - nq
+    if WINDOW:
+        lower, upper = lower - left, upper + right
+    every, some = key_range(m, nq, upper, nk, BLOCK_M, BLOCK_N, CAUSAL)
     p_k = k + k0 * k_token + head // GROUP * k_head
     p_v = v + k0 * v_token + head // GROUP * v_head
+    full = 0
+    if WINDOW:
+        begin, full = key_begin(m, nq, lower, some, BLOCK_M, BLOCK_N)
+        b_dq = _dq(
+            b_q, b_dout, b_lse, b_delta, b_dq, p_k, p_v, k_token, v_token, begin, tl.minimum(full, some), o_m,
+            lower, upper, nk, scale2, cap,
+            D, BLOCK_D, BLOCK_N, True, CAUSAL, WINDOW, SOFTCAP, PRECISION, 1, FAR,
+        )  # fmt: skip
+        every = tl.maximum(every, full)
     b_dq = _dq(
-        b_q, b_dout, b_lse, b_delta, b_dq, p_k, p_v, k_token, v_token, 0, every, o_m, shift, nk, scale2,
-        D, BLOCK_D, BLOCK_N, False, CAUSAL, PRECISION, STAGES, FAR,
+        b_q, b_dout, b_lse, b_delta, b_dq, p_k, p_v, k_token, v_token, full, every, o_m, lower, upper, nk, scale2, cap,
+        D, BLOCK_D, BLOCK_N, False, CAUSAL, WINDOW, SOFTCAP, PRECISION, STAGES, FAR,
     )  # fmt: skip
     b_dq = _dq(
-        b_q, b_dout, b_lse, b_delta, b_dq, p_k, p_v, k_token, v_token, every, some, o_m, shift, nk, scale2,
-        D, BLOCK_D, BLOCK_N, True, CAUSAL, PRECISION, 1, FAR,
+        b_q, b_dout, b_lse, b_delta, b_dq, p_k, p_v, k_token, v_token, every, some, o_m, lower, upper, nk, scale2, cap,
+        D, BLOCK_D, BLOCK_N, True, CAUSAL, WINDOW, SOFTCAP, PRECISION, 1, FAR,
     )  # fmt: skip
     p_dq = dq + (q0 + o_m).to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
     tl.store(p_dq, (b_dq * scale).to(dq.dtype.element_ty), mask=m_row[:, None] & (column < D)[None, :])
 
 
-@triton.jit(do_not_specialize=["total_q", "total_k", "tiles"])
+@triton.jit(do_not_specialize=["total_q", "total_k", "tiles", "left", "right"])
 def dkv_kernel(
     q, k, v, dout, lse, delta, dk, dv, table, q_strides, k_strides, v_strides, d_strides,
-    total_q, total_k, tiles, scale, scale2,
+    total_q, total_k, tiles, scale, scale2, cap, left, right,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PACKED: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    PACKED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     tile, kv_head = tl.program_id(0) // KV_HEADS, (tl.program_id(0) % KV_HEADS).to(tl.int64)
     q_token, q_head = q_strides
@@ -136,13 +162,16 @@ def dkv_kernel(
     b_v = load_rows(v + k0 * v_token + kv_head * v_head, n, v_token, nk, BLOCK_N, D, BLOCK_D, True, FAR)
     b_dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     b_dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    shift = nk - nq
-    first = tl.maximum(n - shift, 0) // BLOCK_M * BLOCK_M if CAUSAL else 0
-    # From here on all queries see the whole block.
-    every = tl.minimum(tl.cdiv(tl.maximum(n + BLOCK_N - 1 - shift, 0), BLOCK_M) * BLOCK_M, nq)
+    lower, upper, end = nk - nq, nk - nq, nq
+    if WINDOW:
+        lower, upper = lower - left, upper + right
+        end = tl.minimum(tl.maximum(n + BLOCK_N - lower, 0), nq)  # queries from here on see keys behind the block
+    first = tl.maximum(n - upper, 0) // BLOCK_M * BLOCK_M if CAUSAL else 0
+    # From here on all queries see the whole block, but for a window's beginning.
+    every = tl.minimum(tl.cdiv(tl.maximum(n + BLOCK_N - 1 - upper, 0), BLOCK_M) * BLOCK_M, nq)
     # One loop over the blocks of queries of every head, so that loads run ahead from one head into the next.
     # Everything is transposed, [keys, queries]: p and ds are then left operands, which stay in registers.
-    steps = tl.cdiv(tl.maximum(nq - first, 0), BLOCK_M)
+    steps = tl.cdiv(tl.maximum(end - first, 0), BLOCK_M)
     for step in tl.range(0, steps * GROUP, num_stages=STAGES):
         head = kv_head * GROUP + step // tl.maximum(steps, 1)
         m = first + step % tl.maximum(steps, 1) * BLOCK_M
@@ -151,14 +180,22 @@ def dkv_kernel(
         b_dout = load_rows(dout + q0 * d_token + head * d_head, m, d_token, nq, BLOCK_M, D, BLOCK_D, True, FAR)
         p_lse = head * total_q + q0 + o_m
         b_lse = load_lse(lse + p_lse, o_m < nq)
-        b_p = tl.exp2(tl.dot(b_k, b_q.T, input_precision=PRECISION) * scale2 - b_lse[None, :])
-        if CAUSAL and m < every:
-            b_p = tl.where(o_n[:, None] <= o_m[None, :] + shift, b_p, 0.0)
+        b_s = tl.dot(b_k, b_q.T, input_precision=PRECISION)
+        if SOFTCAP:
+            b_s = tanh(b_s * cap)
+        b_p = tl.exp2(b_s * scale2 - b_lse[None, :])
+        if WINDOW:
+            if (m < every) | (m + BLOCK_M - 1 > n - lower):
+                b_p = tl.where(seen(o_m[None, :], o_n[:, None], lower, upper, nk, True, True), b_p, 0.0)
+        elif CAUSAL and m < every:
+            b_p = tl.where(o_n[:, None] <= o_m[None, :] + upper, b_p, 0.0)
         b_dv = tl.dot(b_p.to(b_dout.dtype), b_dout, b_dv, input_precision=PRECISION)
         b_dp = tl.dot(b_v, b_dout.T, input_precision=PRECISION)
         b_delta = tl.load(delta + p_lse, mask=o_m < nq, other=0.0)
-        b_ds = (b_p * (b_dp - b_delta[None, :])).to(b_q.dtype)
-        b_dk = tl.dot(b_ds, b_q, b_dk, input_precision=PRECISION)
+        b_ds = b_p * (b_dp - b_delta[None, :])
+        if SOFTCAP:
+            b_ds = b_ds * (1.0 - b_s * b_s)
+        b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
     p_dk = (k0 + o_n).to(tl.int64)[:, None] * (KV_HEADS * D) + kv_head * D + column[None, :]
     m_out = (o_n < nk)[:, None] & (column < D)[None, :]
     tl.store(dk + p_dk, (b_dk * scale).to(dk.dtype.element_ty), mask=m_out)
@@ -178,6 +215,9 @@ def backward(
     dq_table: torch.Tensor | None,
     dkv_table: torch.Tensor | None,
     causal: bool,
+    left: int,
+    right: int,
+    softcap: float,
     scale: float,
     need_dq: bool,
     need_dkv: bool,
@@ -185,7 +225,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """dq, dk, dv, and the carry's gradients; empty tensors for those that are not needed."""
     (tokens, heads, dim), (keys, kv_heads, _) = q.shape, k.shape
-    wide = q.dtype == torch.float32
+    wide, local = q.dtype == torch.float32, left >= 0 or bool(softcap)
     q, k, v, dout, out, lse = adjacent(q), adjacent(k), adjacent(v), adjacent(dout), out.contiguous(), _by_head(lse)
     dq = torch.empty(q.shape if need_dq else 0, dtype=q.dtype, device=q.device)
     dk, dv = (torch.empty(k.shape if need_dkv else 0, dtype=q.dtype, device=q.device) for _ in range(2))
@@ -202,21 +242,22 @@ def backward(
         )  # fmt: skip
     dout = dout.to(q.dtype)  # float32 with a carry
     strides = [x.stride()[:2] for x in (q, k, v, dout)]
-    shape = {"GROUP": heads // kv_heads, "D": dim, "BLOCK_D": block, "CAUSAL": causal, "PRECISION": precision(q)}
-    shape["FAR"] = far(q, k, v, dout)
+    shape = {"GROUP": heads // kv_heads, "D": dim, "BLOCK_D": block, "PRECISION": precision(q)}
+    shape |= flags(causal, left, softcap) | {"FAR": far(q, k, v, dout)}
+    numbers = scale, (softcap or scale) * LOG2E, *optional(left, right, softcap, scale)
     if need_dq and tokens:
-        config = choose("dq", dim, wide)
+        config = choose("dq", dim, wide, local)
         tiles = triton.cdiv(tokens, config.queries) if dq_table is None else len(dq_table)
         dq_kernel[(tiles * heads,)](
-            q, k, v, dout, lse, delta, dq, dq_table, *strides, tokens, keys, tiles, scale, scale * LOG2E, HEADS=heads,
+            q, k, v, dout, lse, delta, dq, dq_table, *strides, tokens, keys, tiles, *numbers, HEADS=heads,
             PACKED=dq_table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys, STAGES=config.stages,
             num_warps=config.warps, **shape,
         )  # fmt: skip
     if need_dkv and keys:
-        config = choose("dkv", dim, wide)
+        config = choose("dkv", dim, wide, local)
         tiles = triton.cdiv(keys, config.keys) if dkv_table is None else len(dkv_table)
         dkv_kernel[(tiles * kv_heads,)](
-            q, k, v, dout, lse, delta, dk, dv, dkv_table, *strides, tokens, keys, tiles, scale, scale * LOG2E,
+            q, k, v, dout, lse, delta, dk, dv, dkv_table, *strides, tokens, keys, tiles, *numbers,
             KV_HEADS=kv_heads, PACKED=dkv_table is not None, BLOCK_M=config.queries, BLOCK_N=config.keys,
             STAGES=config.stages, num_warps=config.warps, **shape,
         )  # fmt: skip

@@ -11,13 +11,16 @@ def _adjacent(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _forward_fake(q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_fake(
+    q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor, interleaved: bool, given: bool
+) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
 def _setup_context(ctx, inputs, output):
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[2:])
+    ctx.save_for_backward(*inputs[2:4])
+    ctx.options = inputs[4:]
 
 
 def _backward(ctx, dq, dk):
@@ -27,11 +30,13 @@ def _backward(ctx, dq, dk):
     ]
     if grads[0] is None and grads[1] is None:
         return None
-    rotated = BACKWARD(*grads, *ctx.saved_tensors)
+    rotated = BACKWARD(*grads, *ctx.saved_tensors, *ctx.options)
     return tuple(None if x is None else y for x, y in zip(grads, rotated, strict=True))
 
 
-def _backward_fake(dq: Tensor | None, dk: Tensor | None, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+def _backward_fake(
+    dq: Tensor | None, dk: Tensor | None, positions: Tensor, inv_freq: Tensor, interleaved: bool, given: bool
+) -> tuple[Tensor, Tensor]:
     like = dk if dq is None else dq
     return tuple(like.new_empty(0 if x is None else x.shape) for x in (dq, dk))
 
@@ -45,6 +50,7 @@ def _write_fake(
     slots: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    interleaved: bool,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
@@ -60,12 +66,19 @@ BACKWARD = Boundary("rotary_backward", "afn_kernels.rotary.triton:backward", _ba
 WRITE = Boundary("rotary_write", "afn_kernels.rotary.triton:write", _write_fake, writes=("k_cache", "v_cache"))
 
 
-def rotary(q, k, positions, inv_freq, *, v, k_cache, v_cache, slots):
+def rotary(q, k, positions, inv_freq, *, interleaved, v, k_cache, v_cache, slots):
     """The "triton" row of the op's table."""
     q, k, positions, inv_freq = _adjacent(q), _adjacent(k), positions.contiguous(), inv_freq.contiguous()
     if slots is None:
-        return FORWARD(q, k, positions, inv_freq)
-    rotated = WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache)
+        return FORWARD(q, k, positions, inv_freq, interleaved, False)
+    rotated = WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache, interleaved)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version((k_cache, v_cache))  # a direct launch is no write that autograd sees
     return rotated
+
+
+def apply_rotary(q, k, cos, sin, *, interleaved):
+    """The "triton" row of the other op's table."""
+    if cos.stride() != sin.stride() or cos.stride(1) != 1:
+        cos, sin = cos.contiguous(), sin.contiguous()
+    return FORWARD(_adjacent(q), _adjacent(k), cos, sin, interleaved, True)

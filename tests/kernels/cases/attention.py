@@ -46,7 +46,7 @@ def carried(heads: tuple[int, int], dim: int, keys: int):
     return inputs
 
 
-class Attention(Case):
+class AttentionCase(Case):
     """Puts a carry together."""
 
     def call(self, inputs, impl):
@@ -58,10 +58,13 @@ class Attention(Case):
 
 def case(name: str, inputs, size: int = 63, wrt=("q", "k", "v"), dtypes=(*FULL, HALF), **rest) -> Case:
     options = {"causal": rest.pop("causal", False), "return_lse": rest.pop("return_lse", False)}
+    options |= {name: rest.pop(name) for name in ("window", "softcap") if name in rest}
     # PyTorch's fused attention takes delta from the output, as the kernels do: where a query sees few keys, its
     # gradient is a difference of near equals. It returns no log-sum-exp.
-    orders = ("reference",) if options["return_lse"] else ("reference", "sdpa")
-    return Attention("attention", name, inputs, wrt, options, size, dtypes, (torch.bfloat16,), orders=orders, **rest)
+    orders = ("reference",) if options["return_lse"] or "softcap" in options else ("reference", "sdpa")
+    return AttentionCase(
+        "attention", name, inputs, wrt, options, size, dtypes, (torch.bfloat16,), orders=orders, **rest
+    )
 
 
 CASES = [
@@ -76,6 +79,10 @@ CASES = [
     case("more queries than keys", packed((2, 1), 16, [40, 3], [9, 70]), causal=True),
     case("no keys", packed((2, 1), 16, [4, 30], [0, 20])),
     case("no sequences", packed((2, 1), 16, [], []), causal=True),
+    case("window", packed((2, 1), 16, [66, 0]), 5, causal=True, window=(20, 0)),
+    case("window on both sides", packed((2, 1), 16, [40, 3], [66, 1]), window=(9, 17), dtypes=FULL),
+    case("softcap", packed((2, 1), 16, [3]), 34, causal=True, softcap=1.5, dtypes=(HALF,)),
+    case("window and softcap, fewer queries", one((2, 1), 16, 60), 20, window=(21, 0), softcap=0.9, dtypes=FULL),
     case("log-sum-exp", one((4, 2), 16, 20), 40, causal=True, return_lse=True, dtypes=FULL),
     # In half precision the float32 output is not within float32's budget: test_attention.py has its own.
     case(

@@ -13,6 +13,29 @@ def inputs(g, tokens: int, heads: int = 5, kv_heads: int = 2, dim: int = 16, lon
     }
 
 
+def partial(g, tokens: int, width: int, dim: int = 16):
+    """Only the first ``width`` features turn."""
+    return inputs(g, tokens, dim=dim) | {
+        "inv_freq": 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    }
+
+
+def of_axes(g, tokens: int):
+    """Positions of time, height and width."""
+    return inputs(g, tokens) | {"positions": torch.rand(3, tokens, generator=g, dtype=torch.float64) * 100}
+
+
+def tables(g, tokens: int, pairs: int = 8, dim: int = 16):
+    made = inputs(g, tokens, dim=dim)
+    angle = made.pop("positions")[:, None] * made.pop("inv_freq")[:pairs]
+    return made | {"cos": angle.cos(), "sin": angle.sin()}
+
+
+def given(name, make, **options):
+    """In the dtype of the rest, as transformers' models have them."""
+    return Case("apply_rotary", name, make, ("q", "k"), options, size=9)
+
+
 def case(name, make=inputs, wrt=("q", "k"), **kwargs):
     return Case("rotary", name, make, wrt, keep=("positions", "inv_freq"), **kwargs)
 
@@ -24,4 +47,11 @@ CASES = [
     case("28 query heads", lambda g, n: inputs(g, n, 28, 4, 128), size=3),
     case("odd width", lambda g, n: inputs(g, n, 3, 3, 10), size=9),
     case("a million radians", lambda g, n: inputs(g, n, longest=1e6), size=31),
+    case("partial", lambda g, n: partial(g, n, 10, 24), size=9, options={"rotary_dim": 10}),
+    case("neighbours", size=9, options={"interleaved": True}),
+    case("neighbours, partial", lambda g, n: partial(g, n, 4), size=9, options={"interleaved": True, "rotary_dim": 4}),
+    case("sections", of_axes, size=9, options={"sections": (2, 3, 3)}),
+    given("halves", tables),
+    given("twice the half, partial", lambda g, n: tables(g, n, 6), rotary_dim=12),
+    given("neighbours", tables, interleaved=True),
 ]
