@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from afn_kernels.geglu import geglu
 from afn_kernels.swiglu import swiglu
 
 
@@ -31,3 +32,43 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x), impl=self.impl))
+
+
+class GeGLU(SwiGLU):
+    """y = W_down (GELU(W_gate x) · W_up x): the MLP of Gemma, with its keys, over ``geglu``.
+
+    Args:
+        width: D, the last axis of x and y.
+        hidden: D', between the projections.
+        bias: whether the three projections have biases.
+        device, dtype: of the parameters.
+        approximate: "none" or "tanh", which Gemma has.
+        impl: as ``geglu`` takes it.
+
+    Returns:
+        Called with x [..., D]: [..., D].
+
+    Raises:
+        ValueError: what ``geglu`` raises.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        bias: bool = False,
+        device=None,
+        dtype=None,
+        *,
+        approximate: str = "none",
+        impl: str = "auto",
+    ):
+        super().__init__(width, hidden, bias, device, dtype, impl=impl)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = geglu(self.gate_proj(x), self.up_proj(x), approximate=self.approximate, impl=self.impl)
+        return self.down_proj(y)
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate!r}"

@@ -34,8 +34,6 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps if self.eps is None else self.eps
         rows, residual, weight = _rows(self.normalized_shape, x, residual, self.weight)
-        if weight is None:
-            weight = rows.new_ones(rows.shape[-1])
         return _shaped(rms_norm(rows, weight, residual=residual, eps=eps, impl=self.impl), x)
 
 
@@ -73,8 +71,6 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         rows, residual, weight, bias = _rows(self.normalized_shape, x, residual, self.weight, self.bias)
-        weight = rows.new_ones(rows.shape[-1]) if weight is None else weight
-        bias = rows.new_zeros(rows.shape[-1]) if bias is None else bias
         return _shaped(layer_norm(rows, weight, bias, residual=residual, eps=self.eps, impl=self.impl), x)
 
 
