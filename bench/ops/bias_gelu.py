@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 
 
 def inputs(rows: int, width: int):
@@ -23,7 +23,8 @@ def torchs(i):
 compiled = torch.compile(torchs, dynamic=True)
 
 
-def workload(rows: int, width: int) -> Workload:
+@sized()
+def workload(rows: int = 90_000, width: int = 5120) -> Workload:
     tensor = rows * width * 2
     return Workload(
         "bias_gelu",
@@ -31,7 +32,6 @@ def workload(rows: int, width: int) -> Workload:
         inputs(rows, width),
         ("x", "bias"),
         (2 * tensor, 3 * tensor),  # forward: read x, write y; backward: read dy and x, write dx
-        at=lambda rows: inputs(rows, width),
         peers={"torch": torchs, "torch.compile": compiled},
     )
 

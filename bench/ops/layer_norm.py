@@ -3,26 +3,26 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH = 1280
 
 
-def inputs(rows: int, residual: bool):
+def inputs(rows: int, width: int, residual: bool):
     def make(device: str, dtype: torch.dtype):
         made = {
-            "x": normal(rows, WIDTH, device=device, dtype=dtype),
-            "weight": normal(WIDTH, device=device, dtype=dtype),
-            "bias": normal(WIDTH, device=device, dtype=dtype),
+            "x": normal(rows, width, device=device, dtype=dtype),
+            "weight": normal(width, device=device, dtype=dtype),
+            "bias": normal(width, device=device, dtype=dtype),
         }
-        return made | ({"residual": normal(rows, WIDTH, device=device, dtype=dtype)} if residual else {})
+        return made | ({"residual": normal(rows, width, device=device, dtype=dtype)} if residual else {})
 
     return make
 
 
 def torchs(i):
     h = i["x"] + i["residual"] if "residual" in i else i["x"]
-    y = F.layer_norm(h, (WIDTH,), i["weight"], i["bias"], 1e-5)
+    y = F.layer_norm(h, h.shape[-1:], i["weight"], i["bias"], 1e-5)
     return (y, h) if "residual" in i else y
 
 
@@ -39,19 +39,19 @@ def ligers(i):
     return LigerLayerNormFunction.apply(i["x"], i["weight"], i["bias"], 1e-5)
 
 
-def workload(rows: int, residual: bool) -> Workload:
-    tensor = rows * WIDTH * 2
+@sized()
+def workload(rows: int = 90000, width: int = WIDTH, residual: bool = False) -> Workload:
+    tensor = rows * width * 2
     forward = tensor * (4 if residual else 2)  # read x (and the residual), write y (and h)
     backward = tensor * (4 if residual else 3)  # read dy, h (and dh), write dx
     return Workload(
         "layer_norm",
-        f"{rows} x {WIDTH}{' + residual' if residual else ''}",
-        inputs(rows, residual),
+        f"{rows} x {width}{' + residual' if residual else ''}",
+        inputs(rows, width, residual),
         ("x", "weight", "bias", *(("residual",) if residual else ())),
         (forward, backward),
-        at=lambda rows: inputs(rows, residual),
         peers={"torch": torchs, "torch.compile": compiled, "liger": ligers},
     )
 
 
-WORKLOADS = [workload(90_000, False), workload(90_000, True), workload(1500, True)]
+WORKLOADS = [workload(90_000), workload(90_000, residual=True), workload(1500, residual=True)]

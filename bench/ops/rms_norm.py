@@ -3,25 +3,25 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH = 3584
 
 
-def inputs(rows: int, residual: bool):
+def inputs(rows: int, width: int, residual: bool):
     def make(device: str, dtype: torch.dtype):
         made = {
-            "x": normal(rows, WIDTH, device=device, dtype=dtype),
-            "weight": normal(WIDTH, device=device, dtype=dtype),
+            "x": normal(rows, width, device=device, dtype=dtype),
+            "weight": normal(width, device=device, dtype=dtype),
         }
-        return made | ({"residual": normal(rows, WIDTH, device=device, dtype=dtype)} if residual else {})
+        return made | ({"residual": normal(rows, width, device=device, dtype=dtype)} if residual else {})
 
     return make
 
 
 def torchs(i):
     h = i["x"] + i["residual"] if "residual" in i else i["x"]
-    y = F.rms_norm(h, (WIDTH,), i["weight"], 1e-6)
+    y = F.rms_norm(h, h.shape[-1:], i["weight"], 1e-6)
     return (y, h) if "residual" in i else y
 
 
@@ -38,19 +38,19 @@ def ligers(i):
     return LigerRMSNormFunction.apply(i["x"], i["weight"], 1e-6, 0.0, "llama", False)
 
 
-def workload(rows: int, residual: bool) -> Workload:
-    tensor = rows * WIDTH * 2
+@sized()
+def workload(rows: int = 8192, width: int = WIDTH, residual: bool = False) -> Workload:
+    tensor = rows * width * 2
     forward = tensor * (4 if residual else 2)  # read x (and the residual), write y (and h)
     backward = tensor * (4 if residual else 3)  # read dy, h (and dh), write dx
     return Workload(
         "rms_norm",
-        f"{rows} x {WIDTH}{' + residual' if residual else ''}",
-        inputs(rows, residual),
+        f"{rows} x {width}{' + residual' if residual else ''}",
+        inputs(rows, width, residual),
         ("x", "weight", "residual") if residual else ("x", "weight"),
         (forward, backward),
-        at=lambda rows: inputs(rows, residual),
         peers={"torch": torchs, "torch.compile": compiled, "liger": ligers},
     )
 
 
-WORKLOADS = [workload(8192, False), workload(8192, True), workload(45056, True)]
+WORKLOADS = [workload(8192), workload(8192, residual=True), workload(45056, residual=True)]
