@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,7 +29,7 @@ def factories() -> list[tuple[str, Callable[..., Workload], dict]]:
     return sorted(found, key=lambda x: x[0])
 
 
-def asked(shapes: list[str], only: list[str] | None = None) -> list[Workload]:
+def asked(shapes: Sequence[str], only: Sequence[str] | None = None) -> list[Workload]:
     """The workloads of shapes like "rows=4096,width=5120,residual", of the ops in ``only`` (all when empty).
 
     Raises:

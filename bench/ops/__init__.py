@@ -35,7 +35,8 @@ class Workload:
         cpu_dtype: of the measurement on a CPU.
         peers: other implementations of the same call, name to a function of the inputs that returns the outputs.
             A peer raises ``Absent`` when it cannot be had.
-        differs: peers that may leave the error budget, name to the reason. Any other peer that does has no time.
+        differs: peers that may leave the error budget, name to (the largest error that the reason explains, as a share
+            of the largest value; the reason). Any other peer that leaves it has no time.
         also: ops of one's own beside ours (``--also``), name to a function of the call's keyword arguments.
         at: a length (tokens, rows, windows, …) to a ``make`` of that length and the workload's other sizes.
         matrix: kernels that must show matrix instructions (HGMMA) in their binary, by name.
@@ -54,7 +55,7 @@ class Workload:
     dtype: torch.dtype = torch.bfloat16
     cpu_dtype: torch.dtype = torch.float32
     peers: dict[str, Callable[[dict[str, Tensor]], object]] = field(default_factory=dict)
-    differs: dict[str, str] = field(default_factory=dict)
+    differs: dict[str, tuple[float, str]] = field(default_factory=dict)
     also: dict[str, Callable] = field(default_factory=dict)
     at: Callable[[int], Callable] | None = None
     matrix: tuple[str, ...] = ()
