@@ -6,7 +6,7 @@
 
 A benchmark is a module of its own with its own command (``python -m bench.log_mel --help``), which runs in a process of
 its own here. It begins with the committed file, and appends to it or replaces records as its command does. Where a
-picture belongs to the figures it is drawn beside them.
+picture belongs to the figures it is drawn beside them; those of what is accepted are drawn again.
 
 Not in the list: ``bench.demo_heldout`` trains for 20 minutes, ``bench.curriculum_report`` needs a run of the tiny
 curriculum, ``bench.virtual_ranks`` and ``bench.train`` a GPU, and ``bench.sm90`` rewrites RESULTS.md.
@@ -98,11 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--accept", action="store_true", help="measure nothing: copy runs/bench to bench/results")
     args = parser.parse_args(arguments)
     names = list(BENCHMARKS) if "all" in args.names else args.names
-    failed = []
+    failed, accepted = [], set()
     for name in names:
         if args.accept:
             try:
                 print(*accept(BENCHMARKS[name], RUNS, RESULTS), sep="\n")
+                accepted.add(BENCHMARKS[name].folder)
             except ValueError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 failed.append(name)
@@ -110,6 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"== {name}", flush=True)
         if not run(BENCHMARKS[name], RUNS, RESULTS):
             failed.append(name)
+    for folder in sorted(accepted):  # a picture of other figures than its data's fails a test
+        command = [sys.executable, "-m", "bench.pictures", str(RESULTS / folder)]
+        failed += ["pictures"] if subprocess.run(command, check=False).returncode else []
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -14,6 +14,7 @@ from bench.sm90 import FLOPS, HBM
 plt = pyplot()
 KNOWN = {"ours": OURS, "torch": RULE, "torch.compile": COLOURS[2], "liger": COLOURS[3]}
 PEERS = (COLOURS[1], *COLOURS[4:], INK)
+OTHERS = ("peer", "also")  # roles: others' ops, and one's own beside ours
 
 
 def draw(grouped: dict, folder: Path) -> list[Path]:
@@ -49,7 +50,7 @@ def short(which: str) -> str:
 
 def peers(grouped: dict, palette: dict[str, str]):
     """A row per workload and pass, a dot per peer: its time over ours. Left of the line ours loses."""
-    rows = [(key, x) for key, x in grouped.items() if any(y["role"] == "peer" for y in x.values())]
+    rows = [(key, x) for key, x in grouped.items() if any(y["role"] in OTHERS for y in x.values())]
     if not rows:
         return None
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.24 * len(rows)))
@@ -57,7 +58,7 @@ def peers(grouped: dict, palette: dict[str, str]):
     labels, worst, loses = [], [], []
     for number, ((op, name, which), by_variant) in enumerate(rows):
         ours = by_variant["ours"]["median_us"]
-        ratios = {v: x["median_us"] / ours for v, x in by_variant.items() if x["role"] == "peer"}
+        ratios = {v: x["median_us"] / ours for v, x in by_variant.items() if x["role"] in OTHERS}
         axes.plot([min(1, *ratios.values()), max(1, *ratios.values())], [number] * 2, color=GRID, zorder=1)
         for variant, ratio in ratios.items():
             axes.scatter(ratio, number, s=34, color=palette[variant], zorder=3, linewidths=0)
@@ -76,7 +77,7 @@ def peers(grouped: dict, palette: dict[str, str]):
     axes.set_xticks(ticks, [f"{x:g}×" for x in ticks])
     axes.minorticks_off()
     axes.set_xlabel("← ours is slower      time of the peer / time of ours      ours is faster →")
-    used = [name for name in palette if any(name in x and x[name]["role"] == "peer" for _, x in rows)]
+    used = [name for name in palette if any(name in x and x[name]["role"] in OTHERS for _, x in rows)]
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=palette[name], label=name) for name in used]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure

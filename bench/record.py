@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from afn_kernels import _triton
-from afn_kernels._registry import Explanation, Op
+from afn_kernels._registry import ASKED, Explained, Explanation
 from bench import accuracy, measure, timing
 from bench.ops import Absent, Workload
 from bench.sm90 import FLOPS, HBM
@@ -22,6 +23,16 @@ COLUMNS = (
     "gb_s", "tflops", "floor_us", "of_floor", "of_reachable", "ratio_to_best_peer", "best_peer",
     "error", "error_at", "note", "absent",
 )  # fmt: skip
+WHOSE = {  # implementations that are not this library's kernels
+    "flash3": "FlashAttention 3",
+    "flash4": "FlashAttention 4",
+    "flash": "PyTorch's FlashAttention 2",
+    "varlen": "PyTorch's FlashAttention 2",
+    "cudnn": "cuDNN",
+    "sdpa": "PyTorch's fused attention",
+    "matmul": "PyTorch's products",
+    "reference": "plain PyTorch",
+}
 SAME = 0.02  # medians closer than this are the same
 CPU_BYTES, CPU_FLOPS = 64 * 2**20, 5e10  # of the inputs and of the forward, in a CPU run
 CPU_LENGTHS = (1024, 256, 64, 16, 4, 1)
@@ -44,7 +55,10 @@ class Bench:
     @classmethod
     def of(cls, device: str, **settings) -> Bench:
         clock = timing.clock(device)
-        torch.compile(torch.neg)(torch.ones(64, device=device))  # what a process pays once is no kernel's first call
+        with suppress(Exception):  # without a compiler, which peers say themselves
+            torch.compile(torch.neg)(
+                torch.ones(64, device=device)
+            )  # what a process pays once is no kernel's first call
         return cls(clock, timing.copy_rate(clock), timing.matmul_rate(clock), **settings)
 
     def reached(self) -> dict:
@@ -53,7 +67,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Variant:
-    """One implementation: ours as "auto" picks it, ours by name, or a peer's."""
+    """One implementation: ours as "auto" picks it ("ours"), ours by name ("impl"), one's own ("also"), or a "peer"."""
 
     name: str
     role: str
@@ -64,10 +78,12 @@ def fitted(work: Workload, device: str) -> tuple[Workload, int | None]:
     """The workload in the dtype and at the length it is run at, and that length where it was cut."""
     if device == "cuda":
         return work, None
-    work = replace(work, dtype=torch.float32)
+    work = replace(work, dtype=work.cpu_dtype)
+    if work.exact:
+        return work, None
     full = sum(x.numel() for x in work.make("meta", work.dtype).values())
     for length in CPU_LENGTHS if work.at else (None,):
-        cut = work if length is None else replace(work, make=work.at(length), bytes=(0.0, 0.0), flops=(0.0, 0.0))
+        cut = work if length is None else replace(work.cut(length), bytes=(0.0, 0.0), flops=(0.0, 0.0))
         made = list(cut.make("meta", work.dtype).values())
         size = sum(x.nbytes for x in made)
         share = 1.0 if length is None else sum(x.numel() for x in made) / full  # at most linear, so at most these FLOP
@@ -77,28 +93,34 @@ def fitted(work: Workload, device: str) -> tuple[Workload, int | None]:
 
 
 def explained(work: Workload, inputs: dict[str, Tensor]) -> Explanation:
-    """What the op's table says to this call. Runs it once."""
-    found: list[Explanation] = []
-    choose = Op.choose
-
-    def ask(self, impl, *args, **kwargs):
-        found.append(self.explain(*args, **kwargs))
-        return choose(self, impl, *args, **kwargs)
-
-    with mock.patch.object(Op, "choose", ask):
-        work.call(inputs)
-    return found[0]
+    """What the op's table says to this call, which is not run."""
+    try:
+        work.call(inputs, ASKED)
+    except Explained as answer:
+        return answer.args[0]
+    raise AssertionError(f"{work} chose nothing")
 
 
 def variants(work: Workload, explanation: Explanation) -> list[Variant]:
-    """Ours first; then our other implementations, and the peers. The reference and the interpreter are nobody's choice
-    for speed."""
+    """Ours first; then our other implementations, one's own, and the peers. The reference and the interpreter are
+    nobody's choice for speed."""
     interpreted = ("triton",) if _triton.interpreted() else ()
     own = [Variant("ours", "ours", lambda i: work.call(i))]
     for row in explanation.rows:
         if row.status in ("possible", "avoided") and row.impl not in ("reference", *interpreted):
             own.append(Variant(f"impl={row.impl}", "impl", lambda i, impl=row.impl: work.call(i, impl)))
+    own += [Variant(name, "also", lambda i, fn=fn: called(fn, i, work)) for name, fn in work.also.items()]
     return own + [Variant(name, "peer", fn) for name, fn in work.peers.items()]
+
+
+def called(fn: Callable, inputs: dict[str, Tensor], work: Workload) -> object:
+    """One's own op, which takes by name what ours takes."""
+    arguments = inputs | work.options
+    try:
+        inspect.signature(fn).bind(**arguments)
+    except TypeError as error:
+        raise Absent(f"it does not take this call: {error}") from None
+    return fn(**arguments)
 
 
 def directed(fn: Callable, copies: list[dict], wrt: tuple[str, ...], directions: dict) -> Callable[[int], object]:
@@ -108,12 +130,25 @@ def directed(fn: Callable, copies: list[dict], wrt: tuple[str, ...], directions:
 
     def both(i: int):
         outs = [out for out in accuracy.as_tuple(fn(copies[i])) if out.requires_grad]
+        if not outs:
+            raise Absent("it has no backward: no output requires a gradient")
         key = (i, *((out.shape, out.stride(), out.dtype) for out in outs))
         if key not in directions:
             directions[key] = [torch.empty_like(out).normal_() for out in outs]
         return torch.autograd.grad(outs, [copies[i][name] for name in wrt], directions[key])
 
     return both
+
+
+def label(record: dict) -> str:
+    """A variant in a table: which implementation "auto" took, and whose that is where it is no kernel of ours."""
+    if record["role"] == "ours":
+        chosen = record["chosen"]
+        return f"ours: auto took {chosen}" + (f" ({WHOSE[chosen]})" if chosen in WHOSE else "")
+    name = record["variant"].removeprefix("impl=")
+    if record["role"] == "impl":
+        return f"ours: {name}" + (f" ({WHOSE[name]})" if name in WHOSE else "")
+    return f"yours: {name}" if record["role"] == "also" else name
 
 
 def why(error: Exception) -> str:
@@ -126,7 +161,9 @@ def why(error: Exception) -> str:
     return f"failed: {type(error).__name__}: {text[0][:200] if text else ''}"
 
 
-def measured(work: Workload, which: str, bench: Bench, samples: bool = False) -> list[dict]:
+def measured(
+    work: Workload, which: str, bench: Bench, samples: bool = False, only: Container[str] | None = None
+) -> list[dict]:
     """A record for every variant of a workload in one of ``PASSES``.
 
     Args:
@@ -134,6 +171,7 @@ def measured(work: Workload, which: str, bench: Bench, samples: bool = False) ->
         which: "forward" or "forward+backward".
         bench: the device.
         samples: whether records have the seconds of each round too.
+        only: variants to run, by name; the others are not called.
 
     Returns:
         Dictionaries with ``COLUMNS``, None where there is nothing to say. ``absent`` is why one has no time. A workload
@@ -147,10 +185,12 @@ def measured(work: Workload, which: str, bench: Bench, samples: bool = False) ->
     base |= {"length": length, "dtype": str(work.dtype).removeprefix("torch.")}
     wrt = work.wrt if which == "forward+backward" else ()
     with torch.set_grad_enabled(bool(wrt)):
-        return [base | found for found in _measured(work, wrt, bench, samples)]
+        return [base | found for found in _measured(work, wrt, bench, samples, only)]
 
 
-def _measured(work: Workload, wrt: tuple[str, ...], bench: Bench, samples: bool) -> list[dict]:
+def _measured(
+    work: Workload, wrt: tuple[str, ...], bench: Bench, samples: bool, only: Container[str] | None
+) -> list[dict]:
     torch.manual_seed(0)
     torch._dynamo.reset()  # else the shapes of other workloads count towards its limit of recompilations
 
@@ -160,10 +200,15 @@ def _measured(work: Workload, wrt: tuple[str, ...], bench: Bench, samples: bool)
     copies = [make()]
     copies += [make() for _ in range(timing.copies(bench.clock, sum(x.nbytes for x in copies[0].values())) - 1)]
     directions: dict = {}
-    first_call, found = timing.first(bench.clock, directed(work.call, copies, wrt, directions))
+    calls, records, distances, found = {}, {}, [], None
+    if only is None or "ours" in only:  # before anything else is asked: its first call is one of the columns
+        first_call, found = timing.first(bench.clock, directed(work.call, copies, wrt, directions))
     explanation = explained(work, copies[0])
-    calls, records, distances = {}, {}, []
-    for variant in variants(work, explanation):
+
+    def listed(work: Workload) -> list[Variant]:
+        return [x for x in variants(work, explanation) if only is None or x.name in only]
+
+    for variant in listed(work):
         record = records[variant.name] = {"variant": variant.name, "role": variant.role}
         call = directed(variant.fn, copies, wrt, directions)
         try:
@@ -176,22 +221,25 @@ def _measured(work: Workload, wrt: tuple[str, ...], bench: Bench, samples: bool)
             continue
         if variant.role == "ours":
             seconds = first_call
-        elif variant.role == "peer":
+            record["chosen"] = explanation.chosen
+        elif variant.role == "peer" and found is not None:
             distances.append(accuracy.apart(found, other))
         record |= {"first_call_s": round(seconds, 3), "peak_mb": None if peak is None else round(peak / 1e6, 1)}
         calls[variant.name] = call
         del other
     del found
-    functions = {variant.name: variant.fn for variant in variants(work, explanation) if variant.name in calls}
-    ours = {name for name in functions if records[name]["role"] != "peer"}
-    checked = accuracy.checked(work, functions, ours, wrt, bench.device)
+
+    def functions(work: Workload) -> dict[str, Callable]:
+        return {variant.name: variant.fn for variant in listed(work) if variant.name in calls}
+
+    peers = {name for name in calls if records[name]["role"] == "peer"}
+    checked = accuracy.checked(work, functions, peers, wrt, bench.device)
     distances = [x for x in distances if x is not None]
-    records["ours"]["chosen"] = explanation.chosen
     for name, record in records.items():
         error = checked.error.get(name)
         record |= {"error": None if error is None else float(f"{error:.2e}"), "error_at": checked.at}
-        record["note"] = checked.wrong.get(name) or checked.notes.get(name)
-        if name in ours and name in checked.wrong:
+        record["note"] = checked.notes.get(name)
+        if name in checked.wrong:
             record["absent"] = f"wrong, so not timed: {checked.wrong[name]}"
     if checked.at != accuracy.TIMED and distances and min(distances) > accuracy.APART:
         records["ours"]["absent"] = f"wrong, so not timed: {min(distances):.1e} away from every peer"
@@ -248,11 +296,13 @@ def compare_with_peers(records: dict[str, dict]) -> None:
 
 
 def verdict(ours: dict, best: dict | None) -> str:
-    """Ours against the best peer in a word. Noise is where the ranges from p20 to p80 meet."""
+    """Ours against the best peer (or any record against another) in a word. Noise is where the ranges from p20 to p80
+    meet."""
     if best is None:
         return "no peer"
-    if abs(ours["ratio_to_best_peer"] - 1) <= SAME:
+    ratio = best["median_us"] / ours["median_us"]
+    if abs(ratio - 1) <= SAME:
         return "equal"
     if ours["p20_us"] <= best["p80_us"] and best["p20_us"] <= ours["p80_us"]:
         return "within noise"
-    return "faster" if ours["ratio_to_best_peer"] > 1 else "loses"
+    return "faster" if ratio > 1 else "loses"

@@ -13,8 +13,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from afn_kernels._registry import PLAIN
 from afn_model.files import write_text
-from bench.record import verdict
+from bench.record import WHOSE, verdict
 from bench.run import read
 
 NUMBERS = {
@@ -93,7 +94,7 @@ def summary(grouped: dict) -> list[str]:
         best = by_variant.get(ours["best_peer"])
         word = verdict(ours, best)
         count[word] += 1
-        mine = f"{ours['median_us']:,.1f} ({ours['chosen']})"
+        mine = f"{ours['median_us']:,.1f} ({chosen(ours)})"
         limits = [cell(ours, "of_floor", ".2f"), cell(ours, "of_reachable", ".2f")]
         theirs = [best["variant"], f"{best['median_us']:,.1f}"] if best else ["", ""]
         rows.append([op, name, which, mine, *limits, *theirs, cell(ours, "ratio_to_best_peer", ".2f")])
@@ -101,6 +102,29 @@ def summary(grouped: dict) -> list[str]:
     said = ", ".join(f"{n} {word}" for word, n in count.items() if n)
     head = "op | workload | pass | ours, µs | of floor | of reachable | best peer | its µs | × | verdict"
     return ["## Ours against the best peer", "", f"{len(rows)} rows: {said}.", "", *table(head, rows)]
+
+
+def chosen(ours: dict) -> str:
+    """What "auto" took, and whose that is where it is somebody else's kernel."""
+    name = ours["chosen"]
+    return f"{name}, {WHOSE[name]}" if name in WHOSE and name not in PLAIN else str(name)
+
+
+def own(grouped: dict) -> list[str]:
+    """A row per workload and pass of an op given by --also: yours, ours, and who is faster."""
+    rows = []
+    for (op, name, which), by_variant in grouped.items():
+        ours = by_variant.get("ours")
+        for x in (x for x in by_variant.values() if x["role"] == "also"):
+            row = [op, name, which, x["variant"], f"{x['median_us']:,.1f}"]
+            if ours is None:
+                rows.append([*row, "", "", "", cell(x, "error", ".1e")])
+                continue
+            ratio = f"{ours['median_us'] / x['median_us']:.2f}"
+            theirs = f"{ours['median_us']:,.1f} ({chosen(ours)})"
+            rows.append([*row, theirs, ratio, verdict(x, ours), cell(x, "error", ".1e")])
+    head = "op | workload | pass | yours | its µs | ours, µs | × | yours is | its error"
+    return ["## Yours against ours", "", *table(head, rows)] if rows else []
 
 
 def details(grouped: dict) -> list[str]:
@@ -112,10 +136,11 @@ def details(grouped: dict) -> list[str]:
         rows = []
         for (_, name, which), by_variant in ((key, x) for key, x in grouped.items() if key[0] == op):
             for x in sorted(by_variant.values(), key=lambda x: x["median_us"]):
-                chosen = f"**ours** ({x['chosen']})" if x["role"] == "ours" else x["variant"]
+                which_one = f"**ours** ({chosen(x)})" if x["role"] == "ours" else x["variant"]
+                which_one += " (yours)" if x["role"] == "also" else ""
                 span = f"{x['p20_us']:,.1f} to {x['p80_us']:,.1f}"
                 numbers = [cell(x, column, spec) for column, spec in NUMBERS.items()]
-                rows.append([name, which, chosen, f"{x['median_us']:,.1f}", span, *numbers])
+                rows.append([name, which, which_one, f"{x['median_us']:,.1f}", span, *numbers])
         lines += [f"### {op}", "", *table(head, rows)]
     return lines
 
@@ -135,7 +160,13 @@ def reasons(found: list[dict], column: str, title: str) -> list[str]:
 
 def markdown(found: list[dict]) -> str:
     grouped = groups(found)
-    lines = [*setting(found), *summary(grouped), *details(grouped), *reasons(found, "absent", "Not measured")]
+    lines = [
+        *setting(found),
+        *own(grouped),
+        *summary(grouped),
+        *details(grouped),
+        *reasons(found, "absent", "Not measured"),
+    ]
     remarks = reasons([x for x in found if x["median_us"]], "note", "Remarks on the comparison with float64")
     return "\n".join(lines + remarks)
 

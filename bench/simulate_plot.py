@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from afn_distributed.costs import ASSUMED, Packed
 from afn_distributed.simulate import FEWEST, RINGS, ULYSSES, choose
@@ -189,36 +190,50 @@ def pick_text(row: dict | None) -> str:
 
 
 def draw(rows: Rows, gpus: int, limit: int, path: Path) -> None:
+    """Writes ``picture`` to a file."""
+    with plotting() as plt:
+        save(picture(plt, rows, gpus, limit), path)
+
+
+def by_size(records: list[dict]) -> Rows:
+    """The rows of a .jsonl that ``bench.simulate`` wrote, on the mix and under its assumptions."""
+    rows: Rows = {}
+    for row in records:
+        if row["kind"] == "case" and row["clips"] == "mix" and "doubt" not in row:
+            rows.setdefault((row["context"], row["gpus"]), []).append(row)
+    return rows
+
+
+def picture(plt: Any, rows: Rows, gpus: int, limit: int) -> Any:
     """Left: the rate at every size. Right: exposed communication of the layouts at the longest length."""
-    with plotting(savefig_dpi=130) as plt:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="tight")
-        lengths = sorted({tokens for tokens, _ in rows})
-        for tokens, colour in zip(lengths, COLOURS, strict=False):
-            sizes = sorted(size for length, size in rows if length == tokens)
-            for most, dash in ((limit, "o-"), (float("inf"), ":")):
-                picks = [choose(rows[tokens, size], most) for size in sizes]
-                points = [(size, row["tokens_s_gpu"]) for size, row in zip(sizes, picks, strict=True) if row]
-                label = f"{tokens:,} tokens a group" if dash == "o-" else None
-                left.plot(*zip(*points, strict=True), dash, color=colour, label=label, markersize=4)
-        left.set_xscale("log", base=2)
-        left.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        left.set(xlabel="GPUs", ylabel="tokens/s/GPU", ylim=(0, None))
-        left.set_title(f"Best layout; dotted: without the limit of {million(limit)} tokens a step", loc="left")
-        left.legend(loc="lower left")
-        layouts: dict[tuple[int, int, int], list[dict]] = {}
-        for row in rows[lengths[-1], gpus]:
-            layouts.setdefault((row["ulysses"] * row["ring"], row["ulysses"], row["ring"]), []).append(row)
-        found = [row for key in sorted(layouts) if (row := choose(layouts[key]))]
-        labels = [f"{name(row)}, shard {row['shard']}, {row['recompute']}" for row in found]
-        shares = [100 * row["exposed_share"] for row in found]
-        best = choose(rows[lengths[-1], gpus], limit)
-        colours = [OURS if row is best else RULE for row in found]
-        right.barh(range(len(found)), shares, color=colours)
-        for place, row in enumerate(found):
-            right.text(shares[place] + 0.5, place, f"{row['tokens_s_gpu']:,.0f} tok/s/GPU", va="center", fontsize=8)
-        right.set_yticks(range(len(found)), labels, fontsize=8)
-        right.invert_yaxis()
-        right.set(xlabel="exposed communication, % of the step", xlim=(0, 1.25 * max(shares, default=1)))
-        right.set_title(f"{lengths[-1]:,} tokens a group on {gpus} GPUs; green: to run", loc="left")
-        figure.suptitle("One training step of the full model, simulated: nothing was measured", x=0.01, ha="left")
-        save(figure, path)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="tight")
+    lengths = sorted({tokens for tokens, _ in rows})
+    for tokens, colour in zip(lengths, COLOURS, strict=False):
+        sizes = sorted(size for length, size in rows if length == tokens)
+        for most, dash in ((limit, "o-"), (float("inf"), ":")):
+            picks = [choose(rows[tokens, size], most) for size in sizes]
+            points = [(size, row["tokens_s_gpu"]) for size, row in zip(sizes, picks, strict=True) if row]
+            label = f"{tokens:,} tokens a group" if dash == "o-" else None
+            left.plot(*zip(*points, strict=True), dash, color=colour, label=label, markersize=4)
+    left.set_xscale("log", base=2)
+    left.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    left.set(xlabel="GPUs", ylabel="tokens/s/GPU", ylim=(0, None))
+    left.set_title(f"Best layout; dotted: without the limit of {million(limit)} tokens a step", loc="left")
+    left.legend(loc="lower left")
+    layouts: dict[tuple[int, int, int], list[dict]] = {}
+    for row in rows[lengths[-1], gpus]:
+        layouts.setdefault((row["ulysses"] * row["ring"], row["ulysses"], row["ring"]), []).append(row)
+    found = [row for key in sorted(layouts) if (row := choose(layouts[key]))]
+    labels = [f"{name(row)}, shard {row['shard']}, {row['recompute']}" for row in found]
+    shares = [100 * row["exposed_share"] for row in found]
+    best = choose(rows[lengths[-1], gpus], limit)
+    colours = [OURS if row is best else RULE for row in found]
+    right.barh(range(len(found)), shares, color=colours)
+    for place, row in enumerate(found):
+        right.text(shares[place] + 0.5, place, f"{row['tokens_s_gpu']:,.0f} tok/s/GPU", va="center", fontsize=8)
+    right.set_yticks(range(len(found)), labels, fontsize=8)
+    right.invert_yaxis()
+    right.set(xlabel="exposed communication, % of the step", xlim=(0, 1.25 * max(shares, default=1)))
+    right.set_title(f"{lengths[-1]:,} tokens a group on {gpus} GPUs; green: to run", loc="left")
+    figure.suptitle("One training step of the full model, simulated: nothing was measured", x=0.01, ha="left")
+    return figure

@@ -28,6 +28,7 @@ import afn_kernels as ak
 from afn_kernels import _cuda, _triton
 from afn_model.files import write_json, write_rows, write_text
 from bench.ops import Workload, workloads
+from bench.shapes import asked
 
 REGISTERS, THREADS, SHARED, BLOCKS = 65536, 2048, 227 * 1024, 32  # of one multiprocessor of an H100
 HBM = {"h100": 3.35e12, "h200": 4.8e12}
@@ -257,9 +258,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for kernels.jsonl and kernels.md")
     parser.add_argument("--only", default="", help="an op")
     parser.add_argument("--lengths", action="store_true", help="also each gradient alone, and binaries over 20 lengths")
+    parser.add_argument("--shape", action="append", default=[], help="own sizes: rows=4096,width=5120; may be repeated")
     args = parser.parse_args()
+    try:
+        todo = asked(args.shape, [args.only] if args.only else None) if args.shape else workloads()
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     lines = []
-    for work in workloads():
+    for work in todo:
         if args.only in ("", work.op):
             print(work, file=sys.stderr, flush=True)
             lines += rows(work)

@@ -3,17 +3,19 @@
 import importlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 LM = (28, 4, 128)  # query heads, KV heads, head dimension
 ENCODER = (20, 20, 64)
 # Documents of one packed batch of 32K tokens: a few long recordings, many short clips.
 DOCUMENTS = (9200, 6100, 4096, 3300, 2500, 1900, 1400, 1000, 820, 750, 600, 420, 300, 200, 117, 65)
+TRAINED = ("forward_kernel", "dq_kernel", "dkv_kernel")
 RAGGED = tuple(1500 if i % 3 else 250 + 37 * (i % 31) for i in range(60))
 
 
@@ -80,15 +82,37 @@ def varlen(lengths: Sequence[int], causal: bool):
     return peer
 
 
-def workload(name, lengths, heads, causal, packed, trained, matrix, at) -> Workload:
-    total, (queries, keys, dim) = sum(lengths), heads
+def cut(length: int, lengths: tuple[int, ...], **_) -> dict:
+    """Two sequences of unlike length for those of many lengths, three for windows, one for one."""
+    few = {1: (length,), len(DOCUMENTS): (length, 2 * length + 1)}
+    return {"lengths": few.get(len(lengths), (length, 3) if len(set(lengths)) > 1 else (length,) * 3)}
+
+
+def named(lengths: tuple[int, ...], heads: int, kv_heads: int, dim: int, causal: bool, trained: bool) -> str:
+    shape = f"{heads} x {dim}" if heads == kv_heads else f"{heads}:{kv_heads} x {dim}"
+    if len(lengths) == 1:
+        return f"{'causal' if causal else 'full'} {lengths[0]}, {shape}{'' if trained else ', forward'}"
+    each = str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
+    return f"{'packed causal' if causal else 'full'} {len(lengths)} x {each}, {shape}{'' if trained else ', forward'}"
+
+
+@sized(cut)
+def workload(
+    lengths: tuple[int, ...] = DOCUMENTS,
+    heads: int = 28,
+    kv_heads: int = 4,
+    dim: int = 128,
+    causal: bool = True,
+    trained: bool = True,
+) -> Workload:
+    total, queries, keys = sum(lengths), heads, kv_heads
     q, kv, lse = 2 * total * queries * dim, 2 * total * keys * dim, 4 * total * queries
     pairs = sum(n * (n + 1) / 2 if causal else n * n for n in lengths)
     product = 2 * pairs * queries * dim
     return Workload(
         "attention",
-        name,
-        inputs(lengths, heads, packed),
+        named(lengths, heads, kv_heads, dim, causal, trained),
+        inputs(lengths, (heads, kv_heads, dim), len(lengths) > 1),
         ("q", "k", "v") if trained else (),
         # Read q, k, v, write out; then read those, lse and dout, write dq, dk, dv.
         (2 * q + 2 * kv + lse, 4 * q + 4 * kv + lse),
@@ -103,16 +127,17 @@ def workload(name, lengths, heads, causal, packed, trained, matrix, at) -> Workl
             "flash_attn 3": flash("flash_attn_interface", lengths, causal),
             "flash_attn 4": flash("flash_attn.cute", lengths, causal),
         },
-        at=lambda tokens: inputs(at(tokens), heads, packed),
-        matrix=matrix,
+        matrix=TRAINED if trained else TRAINED[:1],
     )
 
 
-TRAINED = ("forward_kernel", "dq_kernel", "dkv_kernel")
 WORKLOADS = [
-    workload("packed causal 32K, 28:4 x 128", DOCUMENTS, LM, True, True, True, TRAINED, lambda n: (n, 2 * n + 1)),
-    workload("causal 16K, 28:4 x 128", (16384,), LM, True, False, True, TRAINED, lambda n: (n,)),
-    workload("prefill 45K, 28:4 x 128", (45056,), LM, True, False, False, TRAINED[:1], lambda n: (n,)),
-    workload("60 windows of 1500, 20 x 64", (1500,) * 60, ENCODER, False, True, True, TRAINED, lambda n: (n,) * 3),
-    workload("60 ragged windows, 20 x 64", RAGGED, ENCODER, False, True, True, TRAINED, lambda n: (n, 3)),
+    replace(workload(*sizes), name=name)
+    for name, sizes in {
+        "packed causal 32K, 28:4 x 128": (DOCUMENTS, *LM, True),
+        "causal 16K, 28:4 x 128": ((16384,), *LM, True),
+        "prefill 45K, 28:4 x 128": ((45056,), *LM, True, False),
+        "60 windows of 1500, 20 x 64": ((1500,) * 60, *ENCODER, False),
+        "60 ragged windows, 20 x 64": (RAGGED, *ENCODER, False),
+    }.items()
 ]

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 
 
 def inputs(rows: int, width: int):
@@ -22,7 +22,8 @@ def torchs(i, approximate: str = "none"):
     return F.gelu(i["x"] + i["bias"], approximate=approximate)
 
 
-def workload(rows: int, width: int, approximate: str = "none") -> Workload:
+@sized()
+def workload(rows: int = 90_000, width: int = 5120, approximate: str = "none") -> Workload:
     tensor = rows * width * 2
     plain = partial(torchs, approximate=approximate)
     return Workload(
@@ -32,7 +33,6 @@ def workload(rows: int, width: int, approximate: str = "none") -> Workload:
         ("x", "bias"),
         (2 * tensor, 3 * tensor),  # forward: read x, write y; backward: read dy and x, write dx
         options={"approximate": approximate},
-        at=lambda rows: inputs(rows, width),
         peers={"torch": plain, "torch.compile": torch.compile(plain, dynamic=True)},
     )
 

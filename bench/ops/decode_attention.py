@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 HEADS, KV_HEADS, WIDTH = 28, 4, 128
 
@@ -67,7 +67,8 @@ def flash3(i):
     )
 
 
-def workload(batch: int, context: int, new: int = 1, page: int = 0, fp8: bool = False) -> Workload:
+@sized(lambda length, page, **_: {"context": length * max(1, page)})
+def workload(batch: int = 1, context: int = 45056, new: int = 1, page: int = 0, fp8: bool = False) -> Workload:
     """No kernel is in ``matrix``: a tile of 16 query rows is below the 64 of HGMMA and runs on HMMA (mma.sync)."""
     cache = 2 * batch * context * KV_HEADS * WIDTH * (1 if fp8 else 2)
     queries = 2 * batch * new * HEADS * WIDTH * 2
@@ -79,7 +80,6 @@ def workload(batch: int, context: int, new: int = 1, page: int = 0, fp8: bool = 
         (),
         (cache + queries, 0.0),
         flops=(4.0 * batch * new * context * HEADS * WIDTH, 0.0),
-        at=lambda n: inputs(batch, n * max(1, page), new, page, fp8),
         peers={"torch": torchs, "torch.compile": compiled, "flash-attn": flash, "flash-attn 3": flash3},
     )
 

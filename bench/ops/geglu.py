@@ -3,14 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH = 14336
 
 
-def inputs(rows: int):
+def inputs(rows: int, width: int):
     def make(device: str, dtype: torch.dtype):
-        return {name: normal(rows, WIDTH, device=device, dtype=dtype) for name in ("gate", "up")}
+        return {name: normal(rows, width, device=device, dtype=dtype) for name in ("gate", "up")}
 
     return make
 
@@ -27,20 +27,20 @@ def ligers(i):
     return LigerGELUMulFunction.apply(i["gate"], i["up"])
 
 
-def workload(rows: int, approximate: str) -> Workload:
-    tensor = rows * WIDTH * 2
+@sized()
+def workload(rows: int = 8192, width: int = WIDTH, approximate: str = "none") -> Workload:
+    tensor = rows * width * 2
     plain = torchs(approximate)
     peers = {"torch": plain, "torch.compile": torch.compile(plain, dynamic=True)}
     return Workload(
         "geglu",
-        f"{rows} x {WIDTH}{', tanh' if approximate == 'tanh' else ''}",
-        inputs(rows),
+        f"{rows} x {width}{', tanh' if approximate == 'tanh' else ''}",
+        inputs(rows, width),
         ("gate", "up"),
         (3 * tensor, 5 * tensor),  # forward: two read, one written; backward: three read, two written
         options={"approximate": approximate},
-        at=inputs,
         peers=peers | ({"liger": ligers} if approximate == "tanh" else {}),
     )
 
 
-WORKLOADS = [workload(8192, "none"), workload(8192, "tanh")]
+WORKLOADS = [workload(8192), workload(8192, approximate="tanh")]

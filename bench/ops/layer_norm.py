@@ -3,29 +3,29 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH = 1280
 
 
-def inputs(rows: int, residual: bool, stream: torch.dtype | None = None):
+def inputs(rows: int, width: int, residual: bool, stream: torch.dtype | None = None):
     """``stream``: the dtype of parameters and residual, where it is not that of x."""
 
     def make(device: str, dtype: torch.dtype):
         wide = stream or dtype
         made = {
-            "x": normal(rows, WIDTH, device=device, dtype=dtype),
-            "weight": normal(WIDTH, device=device, dtype=wide),
-            "bias": normal(WIDTH, device=device, dtype=wide),
+            "x": normal(rows, width, device=device, dtype=dtype),
+            "weight": normal(width, device=device, dtype=wide),
+            "bias": normal(width, device=device, dtype=wide),
         }
-        return made | ({"residual": normal(rows, WIDTH, device=device, dtype=wide)} if residual else {})
+        return made | ({"residual": normal(rows, width, device=device, dtype=wide)} if residual else {})
 
     return make
 
 
 def torchs(i):
     h = i["x"] + i["residual"] if "residual" in i else i["x"]
-    y = F.layer_norm(h, (WIDTH,), i["weight"], i["bias"], 1e-5).to(i["x"].dtype)
+    y = F.layer_norm(h, h.shape[-1:], i["weight"], i["bias"], 1e-5).to(i["x"].dtype)
     return (y, h) if "residual" in i else y
 
 
@@ -42,26 +42,27 @@ def ligers(i):
     return LigerLayerNormFunction.apply(i["x"], i["weight"], i["bias"], 1e-5)
 
 
-def workload(rows: int, residual: bool, stream: torch.dtype | None = None) -> Workload:
-    row, wide = WIDTH * 2, WIDTH * (stream or torch.bfloat16).itemsize
+@sized()
+def workload(rows: int = 90_000, width: int = WIDTH, residual: bool = False, float32_stream: bool = False) -> Workload:
+    stream = torch.float32 if float32_stream else None
+    row, wide = width * 2, width * (stream or torch.bfloat16).itemsize
     forward = rows * (2 * row + (2 * wide if residual else 0))  # read x (and the residual), write y (and h)
     # Read dy, h (and dh), write dx, and the residual's where it is another.
     backward = rows * (2 * row + wide + (wide * (2 if stream else 1) if residual else 0))
     words = " + float32 residual and parameters" if stream else " + residual" if residual else ""
     return Workload(
         "layer_norm",
-        f"{rows} x {WIDTH}{words}",
-        inputs(rows, residual, stream),
+        f"{rows} x {width}{words}",
+        inputs(rows, width, residual, stream),
         ("x", "weight", "bias", *(("residual",) if residual else ())),
         (forward, backward),
-        at=lambda rows: inputs(rows, residual, stream),
         peers={"torch": torchs, "torch.compile": compiled, "liger": ligers},
     )
 
 
 WORKLOADS = [
-    workload(90_000, False),
-    workload(90_000, True),
-    workload(1500, True),
-    workload(90_000, True, torch.float32),
+    workload(90_000),
+    workload(90_000, residual=True),
+    workload(1500, residual=True),
+    workload(90_000, residual=True, float32_stream=True),
 ]

@@ -3,22 +3,22 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH, CLASSES = 3584, 151_672
 IGNORE = -100
 
 
-def inputs(rows: int, every: int = 1, labels: str = "labels"):
+def inputs(rows: int, width: int, classes: int, every: int = 1, labels: str = "labels"):
     """Every ``every``-th row has a label."""
 
     def make(device: str, dtype: torch.dtype):
-        made = torch.randint(0, CLASSES, (rows,), device=device)
+        made = torch.randint(0, classes, (rows,), device=device)
         if every > 1:
             made[torch.arange(rows, device=device) % every != 0] = IGNORE
         return {
-            "hidden": normal(rows, WIDTH, device=device, dtype=dtype),
-            "weight": normal(CLASSES, WIDTH, device=device, dtype=dtype) * WIDTH**-0.5,
+            "hidden": normal(rows, width, device=device, dtype=dtype),
+            "weight": normal(classes, width, device=device, dtype=dtype) * width**-0.5,
             labels: made,
         }
 
@@ -86,37 +86,57 @@ def cuts(i):
 PEERS = {"torch": torchs, "torch.compile": compiled, "liger": ligers, "quack": quacks, "cce": cuts}
 
 
-def workload(rows: int, name: str, wrt: tuple[str, ...], every: int = 1, op: str = "linear_cross_entropy") -> Workload:
+def workload(op: str, name: str, sizes: tuple[int, int, int], wrt: tuple[str, ...], every: int = 1) -> Workload:
+    rows, width, classes = sizes
     kept = -(-rows // every)
     logprob = op == "linear_logprob"
-    label = "targets" if logprob else "labels"
-    hidden, weight, logits = rows * WIDTH * 2, CLASSES * WIDTH * 2, kept * CLASSES * 2
-    product = 2.0 * kept * CLASSES * WIDTH
-    read = kept * WIDTH * 2 + weight
+    hidden, weight, logits = rows * width * 2, classes * width * 2, kept * classes * 2
+    product = 2.0 * kept * classes * width
+    read = kept * width * 2 + weight
     grads = sum({"hidden": hidden, "weight": weight}[x] for x in wrt)
     # With gradients, the logits are written and read once: they are needed before and after their log-sum-exp is known,
     # and a second product costs more than their traffic.
     backward = (read + grads + 2 * logits) if wrt else 0
     return Workload(
         op,
-        f"{rows} x {WIDTH} x {CLASSES}{name}",
-        inputs(rows, every, label),
+        f"{rows} x {width} x {classes}{name}",
+        inputs(*sizes, every, "targets" if logprob else "labels"),
         wrt,
         (read, backward),
         flops=(product, product * (len(wrt) + logprob)),
         options={} if logprob or every == 1 else {"supervised": kept},
-        at=lambda rows: inputs(rows, 1, label),
         peers=PEERS,
         matrix=("logsumexp_kernel",) if logprob or not wrt else (),
     )
 
 
-BOTH = ("hidden", "weight")
+@sized(lambda length, **_: {"rows": length, "every": 1})
+def loss(
+    rows: int = 8192,
+    width: int = WIDTH,
+    classes: int = CLASSES,
+    every: int = 1,
+    frozen_head: bool = False,
+    trained: bool = True,
+) -> Workload:
+    """Every ``every``-th row has a label; without ``trained`` there is no backward."""
+    wrt = () if not trained else ("hidden",) if frozen_head else ("hidden", "weight")
+    name = ", loss alone" if not trained else ", frozen head" if frozen_head else ""
+    labelled = "" if every == 1 else f", one in {'ten' if every == 10 else every} supervised"
+    return workload("linear_cross_entropy", name + labelled, (rows, width, classes), wrt, every)
+
+
+@sized()
+def logprob(rows: int = 8192, width: int = WIDTH, classes: int = CLASSES, trained: bool = True) -> Workload:
+    wrt = ("hidden", "weight") if trained else ()
+    return workload("linear_logprob", "" if trained else ", forward", (rows, width, classes), wrt)
+
+
 WORKLOADS = [
-    workload(8192, "", BOTH),
-    workload(8192, ", frozen head", ("hidden",)),
-    workload(8192, ", loss alone", ()),
-    workload(131_072, ", one in ten supervised", BOTH, every=10),
-    workload(8192, "", BOTH, op="linear_logprob"),
-    workload(8192, ", forward", (), op="linear_logprob"),
+    loss(),
+    loss(frozen_head=True),
+    loss(trained=False),
+    loss(131_072, every=10),
+    logprob(),
+    logprob(trained=False),
 ]

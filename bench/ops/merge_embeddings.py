@@ -2,17 +2,17 @@
 
 import torch
 
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 
 WIDTH = 3584
 
 
-def inputs(count: int, audio: int):
+def inputs(count: int, audio: int, width: int):
     def make(device: str, dtype: torch.dtype):
         rows = torch.arange(audio, device=device) + (count - audio) // 2
         return {
-            "tokens": normal(count, WIDTH, device=device, dtype=dtype),
-            "audio": normal(audio, WIDTH, device=device, dtype=dtype),
+            "tokens": normal(count, width, device=device, dtype=dtype),
+            "audio": normal(audio, width, device=device, dtype=dtype),
             "rows": rows,
         }
 
@@ -28,21 +28,21 @@ def masked_scatter(i):
     return i["tokens"].masked_scatter(mask.index_fill(0, i["rows"], True), i["audio"])
 
 
-def workload(count: int, audio: int) -> Workload:
-    row = WIDTH * 2
+@sized(lambda length, **_: {"tokens": length, "audio": length // 3})
+def workload(tokens: int = 8192, audio: int = 2730, width: int = WIDTH) -> Workload:
+    row = width * 2
     # Forward: every row is read from where it comes and written. Backward: dy is read, both gradients are written.
     return Workload(
         "merge_embeddings",
-        f"{audio} of {count} x {WIDTH}",
-        inputs(count, audio),
+        f"{audio} of {tokens} x {width}",
+        inputs(tokens, audio, width),
         ("tokens", "audio"),
-        (2 * count * row, (2 * count + audio) * row),
+        (2 * tokens * row, (2 * tokens + audio) * row),
         peers={
             "torch": index_copy,
             "torch.compile": torch.compile(index_copy, dynamic=True),
             "masked_scatter": masked_scatter,
         },
-        at=lambda length: inputs(length, length // 3),
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 
 ROWS, HEADS, KV_HEADS, DIM = 6144, 28, 4, 128
 PEERS = tuple((7 * p, 7 * p + 7, p, p + 1) for p in range(4))
@@ -35,31 +35,31 @@ def put_together(i):
     return torch.cat(list(i["flat"].view(len(PEERS), -1, HEADS // len(PEERS), DIM)), 1)
 
 
-def workload(rotary: bool) -> Workload:
-    moved = 2 * 2 * ROWS * (HEADS + 2 * KV_HEADS) * DIM  # read once and written once
+@sized()
+def packing(rows: int = ROWS, rotary: bool = False) -> Workload:
+    moved = 2 * 2 * rows * (HEADS + 2 * KV_HEADS) * DIM  # read once and written once
     return Workload(
         "pack_heads",
-        f"{ROWS} rows to 4 peers" + (", rotated" if rotary else ""),
-        inputs(ROWS, rotary),
+        f"{rows} rows to 4 peers" + (", rotated" if rotary else ""),
+        inputs(rows, rotary),
         ("q", "k", "v"),
         (moved, moved),
         options={"heads": PEERS},
         peers={} if rotary else {"torch": concatenated, "torch.compile": torch.compile(concatenated, dynamic=True)},
-        at=lambda rows: inputs(rows, rotary),
     )
 
 
-WORKLOADS = [
-    workload(False),
-    workload(True),
-    Workload(
+@sized()
+def unpacking(rows: int = ROWS) -> Workload:
+    return Workload(
         "unpack_heads",
-        f"{ROWS} rows from 4 peers",
-        flat(ROWS),
+        f"{rows} rows from 4 peers",
+        flat(rows),
         ("flat",),
-        (2 * 2 * ROWS * HEADS * DIM,) * 2,
+        (2 * 2 * rows * HEADS * DIM,) * 2,
         options={"heads": PEERS, "head_dim": DIM},
         peers={"torch": put_together, "torch.compile": torch.compile(put_together, dynamic=True)},
-        at=flat,
-    ),
-]
+    )
+
+
+WORKLOADS = [packing(), packing(rotary=True), unpacking()]

@@ -4,18 +4,18 @@ import torch
 import torch.nn.functional as F
 
 import afn_kernels as ak
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 from bench.ops import rote as rotation
 
 WIDTH, WINDOW = 1280, 1500
 
 
-def inputs(windows: int, frames: int = WINDOW):
+def inputs(windows: int, frames: int = WINDOW, width: int = WIDTH):
     def make(device: str, dtype: torch.dtype):
         return {
-            "x": normal(windows, frames, WIDTH, device=device, dtype=dtype),
-            "weight": normal(WIDTH, device=device, dtype=dtype),
-            "bias": normal(WIDTH, device=device, dtype=dtype),
+            "x": normal(windows, frames, width, device=device, dtype=dtype),
+            "weight": normal(width, device=device, dtype=dtype),
+            "bias": normal(width, device=device, dtype=dtype),
         }
 
     return make
@@ -42,15 +42,15 @@ def torchs(i):
         pooled = (x[first] + x[first + 1]) / 2
     else:
         pooled = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
-    return F.layer_norm(pooled, (WIDTH,), i["weight"], i["bias"], 1e-5)
+    return F.layer_norm(pooled, pooled.shape[-1:], i["weight"], i["bias"], 1e-5)
 
 
 compiled = torch.compile(torchs, dynamic=True)
 
 
-def least(frames: int, tokens: int) -> tuple[float, float]:
+def least(frames: int, tokens: int, width: int = WIDTH) -> tuple[float, float]:
     """Forward: every frame that has a partner is read, its mean written; backward: those and dy read, dx written."""
-    row = WIDTH * 2
+    row = width * 2
     return (3 * tokens * row, 3 * tokens * row + frames * row)
 
 
@@ -62,10 +62,13 @@ class RotatedPool(Workload):
         return (ak.pool_norm(inputs["x"], inputs["weight"], inputs["bias"], rote=index, impl=impl),)
 
 
-def rotated_inputs(windows: int):
+def rotated_inputs(windows: int, frames: int = WINDOW, width: int = WIDTH):
     def make(device: str, dtype: torch.dtype):
-        row = torch.arange(windows * WINDOW // 2, device=device).view(windows, -1)
-        return inputs(windows)(device, dtype) | {"window": row // (WINDOW // 2), "frame": row % (WINDOW // 2)}
+        row = torch.arange(windows * (frames // 2), device=device).view(windows, -1)
+        return inputs(windows, frames, width)(device, dtype) | {
+            "window": row // (frames // 2),
+            "frame": row % (frames // 2),
+        }
 
     return make
 
@@ -92,30 +95,27 @@ ROTATED_PEERS = {
 }
 
 
-def workload(windows: int) -> Workload:
-    return Workload(
+def cut(length: int, rote: bool, **_) -> dict:
+    return {"windows": length} if rote else {"windows": 1, "frames": length}
+
+
+@sized(cut)
+def workload(windows: int = 60, frames: int = WINDOW, width: int = WIDTH, rote: bool = False) -> Workload:
+    kind, made = (RotatedPool, rotated_inputs) if rote else (Workload, inputs)
+    return kind(
         "pool_norm",
-        f"{windows} x {WINDOW} x {WIDTH}",
-        inputs(windows),
+        f"{windows} x {frames} x {width}{', rotated' if rote else ''}",
+        made(windows, frames, width),
         ("x", "weight", "bias"),
-        least(windows * WINDOW, windows * WINDOW // 2),
-        at=lambda frames: inputs(1, frames),
-        peers={"torch": torchs, "torch.compile": compiled},
+        least(windows * frames, windows * (frames // 2), width),
+        peers=ROTATED_PEERS if rote else {"torch": torchs, "torch.compile": compiled},
     )
 
 
 WORKLOADS = [
     workload(60),
     workload(1),
-    RotatedPool(
-        "pool_norm",
-        f"60 x {WINDOW} x {WIDTH}, rotated",
-        rotated_inputs(60),
-        ("x", "weight", "bias"),
-        least(60 * WINDOW, 60 * WINDOW // 2),
-        at=rotated_inputs,
-        peers=ROTATED_PEERS,
-    ),
+    workload(60, rote=True),
     Workload(
         "pool_norm",
         f"{FRAMES} frames of {len(LENGTHS)} windows x {WIDTH}",

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 from bench.ops.rotary import rotated
 
 HEADS, KV_HEADS, DIM = 28, 4, 128
@@ -43,7 +43,8 @@ def torchs(i):
 compiled = torch.compile(torchs, dynamic=True)
 
 
-def workload(tokens: int, fp8: bool = False) -> Workload:
+@sized()
+def workload(tokens: int = 1, fp8: bool = False) -> Workload:
     moved = tokens * DIM * (2 * (2 * HEADS + 2 * KV_HEADS) + 2 * KV_HEADS * (1 if fp8 else 2)) + 2 * WIDTH
     return Workload(
         "qkv_rotary",
@@ -51,7 +52,6 @@ def workload(tokens: int, fp8: bool = False) -> Workload:
         inputs(tokens, fp8),
         (),
         (moved, 0),
-        at=lambda n: inputs(n, fp8),
         peers={"torch": torchs, "torch.compile": compiled},
     )
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 
 WIDTH, INNER = 3584, 18944
 
@@ -23,7 +23,10 @@ def torchs(block, transpose):
     return quantize
 
 
-def workload(rows: int, width: int, block, transpose: bool = False) -> Workload:
+@sized()
+def workload(
+    rows: int = 8192, width: int = WIDTH, block: str | tuple[int, ...] = "row", transpose: bool = False
+) -> Workload:
     eager = torchs(block, transpose)
     name = block if isinstance(block, str) else f"{block[0]} x {block[1]}"
     twice = block == "tensor" or (block == "row" and transpose)  # the scale needs what no cache holds
@@ -34,7 +37,6 @@ def workload(rows: int, width: int, block, transpose: bool = False) -> Workload:
         (),
         (rows * width * (5.0 if twice else 3.0), 0.0),  # read bf16, write FP8
         options={"block": block, "transpose": transpose},
-        at=lambda rows: inputs(rows, width),
         peers={"torch": eager, "torch.compile": torch.compile(eager, dynamic=True)},
     )
 

@@ -5,34 +5,34 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH = 3584
 
 
-def inputs(rows: int, residual: bool, stream: torch.dtype | None = None):
+def inputs(rows: int, width: int, residual: bool, stream: torch.dtype | None = None):
     """``stream``: the dtype of weight and residual, where it is not that of x."""
 
     def make(device: str, dtype: torch.dtype):
         wide = stream or dtype
         made = {
-            "x": normal(rows, WIDTH, device=device, dtype=dtype),
-            "weight": normal(WIDTH, device=device, dtype=wide),
+            "x": normal(rows, width, device=device, dtype=dtype),
+            "weight": normal(width, device=device, dtype=wide),
         }
-        return made | ({"residual": normal(rows, WIDTH, device=device, dtype=wide)} if residual else {})
+        return made | ({"residual": normal(rows, width, device=device, dtype=wide)} if residual else {})
 
     return make
 
 
 def torchs(i):
     h = i["x"] + i["residual"] if "residual" in i else i["x"]
-    y = F.rms_norm(h, (WIDTH,), i["weight"], 1e-6).to(i["x"].dtype)
+    y = F.rms_norm(h, h.shape[-1:], i["weight"], 1e-6).to(i["x"].dtype)
     return (y, h) if "residual" in i else y
 
 
 def gemmas(i):
     wide = i["x"].to(torch.promote_types(i["x"].dtype, torch.float32))
-    y = F.rms_norm(wide, (WIDTH,), 1 + i["weight"].to(wide.dtype), 1e-6)
+    y = F.rms_norm(wide, wide.shape[-1:], 1 + i["weight"].to(wide.dtype), 1e-6)
     return y.to(i["x"].dtype)
 
 
@@ -54,28 +54,31 @@ LLAMA = peers(torchs, ligers)
 GEMMA = peers(gemmas, partial(ligers, offset=1.0, casting="gemma"))
 
 
-def workload(rows: int, residual: bool, stream: torch.dtype | None = None, offset: float | None = None) -> Workload:
-    row, wide = WIDTH * 2, WIDTH * (stream or torch.bfloat16).itemsize
+@sized()
+def workload(
+    rows: int = 8192, width: int = WIDTH, residual: bool = False, float32_stream: bool = False, gemma: bool = False
+) -> Workload:
+    stream = torch.float32 if float32_stream else None
+    row, wide = width * 2, width * (stream or torch.bfloat16).itemsize
     forward = rows * (2 * row + (2 * wide if residual else 0))  # read x (and the residual), write y (and h)
     # Read dy, h (and dh), write dx, and the residual's where it is another.
     backward = rows * (2 * row + wide + (wide * (2 if stream else 1) if residual else 0))
     words = " + float32 residual and weight" if stream else " + residual" if residual else ""
     return Workload(
         "rms_norm",
-        f"{rows} x {WIDTH}{words}{'' if offset is None else f', offset {offset}'}",
-        inputs(rows, residual, stream),
+        f"{rows} x {width}{words}{', offset 1.0' if gemma else ''}",
+        inputs(rows, width, residual, stream),
         ("x", "weight", "residual") if residual else ("x", "weight"),
         (forward, backward),
-        options={"offset": offset},
-        at=lambda rows: inputs(rows, residual, stream),
-        peers=LLAMA if offset is None else GEMMA,
+        options={"offset": 1.0 if gemma else None},
+        peers=GEMMA if gemma else LLAMA,
     )
 
 
 WORKLOADS = [
-    workload(8192, False),
-    workload(8192, True),
-    workload(45056, True),
-    workload(8192, True, torch.float32),
-    workload(8192, False, offset=1.0),
+    workload(8192),
+    workload(8192, residual=True),
+    workload(45056, residual=True),
+    workload(8192, residual=True, float32_stream=True),
+    workload(8192, gemma=True),
 ]

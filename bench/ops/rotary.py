@@ -2,26 +2,27 @@
 
 import torch
 
-from bench.ops import Absent, Workload
+from bench.ops import Absent, Workload, sized
 
 HEADS, KV_HEADS, DIM = 28, 4, 128
+KINDS = {8192: "training", 45_056: "prefill"}
 
 
-def inputs(tokens: int, cache: bool = False):
+def inputs(tokens: int, heads: int, kv_heads: int, dim: int, cache: bool = False):
     """q, k and v are slices of one projection."""
 
     def make(device: str, dtype: torch.dtype):
-        qkv = torch.randn(tokens, HEADS + 2 * KV_HEADS, DIM, device=device, dtype=dtype)
-        q, k, v = qkv.split((HEADS, KV_HEADS, KV_HEADS), 1)
+        qkv = torch.randn(tokens, heads + 2 * kv_heads, dim, device=device, dtype=dtype)
+        q, k, v = qkv.split((heads, kv_heads, kv_heads), 1)
         made = {
             "q": q,
             "k": k,
             "positions": torch.arange(tokens, device=device).float(),
-            "inv_freq": 15_300_000.0 ** (-torch.arange(0, DIM, 2, device=device).float() / DIM),
+            "inv_freq": 15_300_000.0 ** (-torch.arange(0, dim, 2, device=device).float() / dim),
         }
         if cache:
             # As many rows as tokens: the bytes of a launch are those of its tensors, and the rest stays untouched.
-            k_cache, v_cache = (torch.zeros(tokens, KV_HEADS, DIM, device=device, dtype=dtype) for _ in range(2))
+            k_cache, v_cache = (torch.zeros(tokens, kv_heads, dim, device=device, dtype=dtype) for _ in range(2))
             slots = torch.arange(tokens, device=device).flip(0)
             made |= {"v": v, "k_cache": k_cache, "v_cache": v_cache, "slots": slots}
         return made
@@ -63,18 +64,21 @@ def ligers(i):
     return q[0].transpose(0, 1), k[0].transpose(0, 1)
 
 
-def workload(tokens: int, name: str, cache: bool = False) -> Workload:
-    head = tokens * DIM * 2
-    turn = 2 * (HEADS + KV_HEADS) * head  # read and write
+@sized()
+def workload(
+    tokens: int = 8192, heads: int = HEADS, kv_heads: int = KV_HEADS, dim: int = DIM, cache: bool = False
+) -> Workload:
+    head = tokens * dim * 2
+    turn = 2 * (heads + kv_heads) * head  # read and write
+    kind = "decoding into a cache" if cache else KINDS.get(tokens, "no cache")
     return Workload(
         "rotary",
-        f"{tokens} x ({HEADS} + {KV_HEADS}) x {DIM}, {name}",
-        inputs(tokens, cache),
+        f"{tokens} x ({heads} + {kv_heads}) x {dim}, {kind}",
+        inputs(tokens, heads, kv_heads, dim, cache),
         () if cache else ("q", "k"),
-        (turn + 3 * KV_HEADS * head if cache else turn, turn),
-        at=lambda tokens: inputs(tokens, cache),
+        (turn + 3 * kv_heads * head if cache else turn, turn),
         peers={"torch": torchs, "torch.compile": compiled, "liger": ligers},
     )
 
 
-WORKLOADS = [workload(8192, "training"), workload(45_056, "prefill"), workload(64, "decoding into a cache", cache=True)]
+WORKLOADS = [workload(8192), workload(45_056), workload(64, cache=True)]

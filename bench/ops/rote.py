@@ -4,16 +4,16 @@ import math
 
 import torch
 
-from bench.ops import Workload, normal
+from bench.ops import Workload, normal, sized
 
 WIDTH, FRAMES, ROTARY = 1280, 750, 256
 OPTIONS = {torch.float32: {}, torch.float64: {"phase_dtype": torch.float64}}
 
 
-def inputs(rows: int):
+def inputs(rows: int, width: int = WIDTH):
     def make(device: str, dtype: torch.dtype):
         row = torch.arange(rows, device=device)
-        return {"x": normal(rows, WIDTH, device=device, dtype=dtype), "window": row // FRAMES, "frame": row % FRAMES}
+        return {"x": normal(rows, width, device=device, dtype=dtype), "window": row // FRAMES, "frame": row % FRAMES}
 
     return make
 
@@ -41,18 +41,18 @@ PEERS = {
 }
 
 
-def workload(rows: int, phase_dtype: torch.dtype) -> Workload:
-    tensor = rows * WIDTH * 2
+@sized()
+def workload(rows: int = 12_000, width: int = WIDTH, phase_dtype: torch.dtype = torch.float32) -> Workload:
+    tensor = rows * width * 2
     return Workload(
         "rote",
-        f"{rows} x {WIDTH}, {str(phase_dtype).removeprefix('torch.')} phases",
-        inputs(rows),
+        f"{rows} x {width}, {str(phase_dtype).removeprefix('torch.')} phases",
+        inputs(rows, width),
         ("x",),
         (2 * tensor, 2 * tensor),
         options=OPTIONS[phase_dtype],
-        at=inputs,
         peers=PEERS[phase_dtype],
     )
 
 
-WORKLOADS = [workload(12_000, torch.float32), workload(45_000, torch.float32), workload(45_000, torch.float64)]
+WORKLOADS = [workload(12_000), workload(45_000), workload(45_000, phase_dtype=torch.float64)]

@@ -3,17 +3,17 @@
 import torch
 import torch.nn.functional as F
 
-from bench.ops import Absent, Workload, normal
+from bench.ops import Absent, Workload, normal, sized
 
 WIDTH = 18944
 
 
-def inputs(rows: int, fused: bool):
+def inputs(rows: int, width: int, fused: bool):
     def make(device: str, dtype: torch.dtype):
         if fused:
-            gate, up = normal(rows, 2 * WIDTH, device=device, dtype=dtype).chunk(2, -1)
+            gate, up = normal(rows, 2 * width, device=device, dtype=dtype).chunk(2, -1)
         else:
-            gate, up = (normal(rows, WIDTH, device=device, dtype=dtype) for _ in range(2))
+            gate, up = (normal(rows, width, device=device, dtype=dtype) for _ in range(2))
         return {"gate": gate, "up": up}
 
     return make
@@ -34,15 +34,15 @@ def ligers(i):
     return LigerSiLUMulFunction.apply(i["gate"], i["up"])
 
 
-def workload(rows: int, fused: bool = False) -> Workload:
-    tensor = rows * WIDTH * 2
+@sized()
+def workload(rows: int = 8192, width: int = WIDTH, fused: bool = False) -> Workload:
+    tensor = rows * width * 2
     return Workload(
         "swiglu",
-        f"{rows} x {WIDTH}{', halves of one tensor' if fused else ''}",
-        inputs(rows, fused),
+        f"{rows} x {width}{', halves of one tensor' if fused else ''}",
+        inputs(rows, width, fused),
         ("gate", "up"),
         (3 * tensor, 5 * tensor),  # forward: two read, one written; backward: three read, two written
-        at=lambda rows: inputs(rows, fused),
         peers={"torch": torchs, "torch.compile": compiled, "liger": ligers},
     )
 
