@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: help demo curriculum test test-fast lint fmt docs bench doctor clean gpu gpu-build gpu-verify gpu-bench gpu-bench-rest \
+.PHONY: help demo curriculum test test-fast test-versions lint fmt docs bench doctor clean gpu gpu-build gpu-verify gpu-bench \
+        gpu-bench-rest \
         gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -27,6 +28,9 @@ test: $(VENV)/.test ## every test, on a CPU: WORKERS=2, SEED= of the order
 
 test-fast: $(VENV)/.test ## all but the slow tests, for daily work
 	$(PYTEST) -m "not slow"
+
+test-versions: $(VENV)/.test ## a wheel on the lowest, pinned and newest versions: SETS=, 5 GB each in turn
+	$(BIN)/python -m tests.versions $(if $(SETS),--sets $(SETS))
 
 lint: $(VENV)/.test ## formatting, layers, types, spelling: what else continuous integration runs
 	$(BIN)/ruff check .

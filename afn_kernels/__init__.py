@@ -6,6 +6,7 @@ which one that is and why. Importing this package imports torch and nothing heav
 
 import warnings
 
+from afn_kernels import _versions
 from afn_kernels import nn as nn
 from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer, report, strict
 from afn_kernels.attention import attention, attention_schedule
@@ -98,5 +99,6 @@ def __getattr__(name: str):
     if name == "FeatureExtractor":  # imports transformers
         from afn_kernels.features import FeatureExtractor
 
+        _versions.warn_if_newer("transformers", "numpy")
         return FeatureExtractor
     raise AttributeError(f"module 'afn_kernels' has no attribute {name!r}")

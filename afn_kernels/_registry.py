@@ -17,7 +17,7 @@ from types import ModuleType
 
 import torch
 
-from afn_kernels import _autocast
+from afn_kernels import _autocast, _versions
 
 
 def _always(*args, **kwargs) -> str:
@@ -44,6 +44,7 @@ def _load(target: str) -> str:
     if not hasattr(_LOADED, name):
         module, attribute = target.split(":")
         setattr(_LOADED, name, getattr(importlib.import_module(module), attribute))
+        _versions.warn_if_newer("torch", "triton")
     return name
 
 

@@ -6,10 +6,11 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _check, _versions
 from afn_kernels._registry import Impl, constant
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FIRST_WITH_NUMPY_2_4 = (3, 7)  # whose interpreter reads a run-time bound from an array of one element
 compile_only = False  # python -m bench.sm90 sets it: launches compile for a GPU that is not here
 
 
@@ -29,11 +30,26 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
+@lru_cache
+def _unfit(interpreted: bool) -> str:
+    """Why this Triton does not run the kernels, or its interpreter does not; empty when it does."""
+    triton, numpy = _versions.installed("triton"), _versions.installed("numpy")
+    oldest = _versions.TESTED["triton"][0]
+    if _versions.number(triton) < _versions.number(oldest):
+        return f"triton {triton} is older than {oldest}, which the kernels need at least"
+    if interpreted and _versions.number(numpy) >= (2, 4) and _versions.number(triton) < FIRST_WITH_NUMPY_2_4:
+        cure = f'pip install "numpy<2.4", or triton {".".join(map(str, FIRST_WITH_NUMPY_2_4))} or newer'
+        return f"the interpreter of triton {triton} does not run with numpy {numpy}: {cure}"
+    return ""
+
+
 @constant
 def available() -> str:
     """Why kernels cannot be launched on this machine; empty when they can."""
     if not _installed():
         return "triton is not installed"
+    if why := _unfit(interpreted() and not compile_only):
+        return why
     if _gpu() or interpreted() or compile_only:
         return ""
     return "no CUDA GPU is here (with TRITON_INTERPRET=1 it runs on a CPU, for tests)"

@@ -92,14 +92,14 @@ def compiling():
         return compiled
 
     driver = triton.runtime.driver
-    before = driver._active
+    before = dict(vars(driver))  # attributes of other names in each Triton
     driver.set_active(_NoGPU())
     JITFunction.run, _triton.compile_only = compile_only, True
     try:
         yield launches
     finally:
         JITFunction.run, _triton.compile_only = run, False
-        driver._active = before
+        vars(driver).update(before)
 
 
 def has(op: str, impl: str) -> bool:

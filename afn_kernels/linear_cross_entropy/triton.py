@@ -68,10 +68,11 @@ def logprob_kernel(
     b_log = tl.log2(tl.sum(b_total * exp(b_top - b_max))) * LN2
     label = tl.load(labels + row)
     m_label = (label >= 0) & (label < V)
+    width = tl.where(m_label, D, 0)
     column = tl.arange(0, BLOCK_D)
     b_sum = tl.zeros([BLOCK_D], tl.float32)
     for o_d in range(0, D, BLOCK_D):
-        m_d = (o_d + column < D) & m_label
+        m_d = o_d + column < width
         b_h = tl.load(hidden + row * hidden_stride + o_d + column, mask=m_d, other=0.0).to(tl.float32)
         b_sum += b_h * tl.load(weight + label * weight_stride + o_d + column, mask=m_d, other=0.0).to(tl.float32)
     b_target = tl.where(m_label, tl.sum(b_sum), float("nan"))

@@ -33,11 +33,11 @@ def copy_kernel(tokens, audio, source, out, token_stride, audio_stride, D: tl.co
 def keep_kernel(dy, source, dx, dy_stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """dx[t] = dy[t] where no audio was put, else 0."""
     row = tl.program_id(0).to(tl.int64)
-    m_text = tl.load(source + row) < 0
+    width = tl.where(tl.load(source + row) < 0, D, 0)
     for first in tl.static_range(0, D, BLOCK_D):
         column = first + tl.arange(0, BLOCK_D)
         m_col = column < D
-        b_dy = tl.load(dy + row * dy_stride + column, mask=m_col & m_text, other=0.0)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=column < width, other=0.0)
         tl.store(dx + row * D + column, b_dy, mask=m_col)
 
 
@@ -46,11 +46,11 @@ def gather_kernel(dy, rows, dx, dy_stride, tokens, D: tl.constexpr, BLOCK_D: tl.
     """dx[i] = dy[rows[i]]."""
     i = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + i)
-    m_row = (row >= 0) & (row < tokens)
+    width = tl.where((row >= 0) & (row < tokens), D, 0)
     for first in tl.static_range(0, D, BLOCK_D):
         column = first + tl.arange(0, BLOCK_D)
         m_col = column < D
-        b_dy = tl.load(dy + row * dy_stride + column, mask=m_col & m_row, other=0.0)
+        b_dy = tl.load(dy + row * dy_stride + column, mask=column < width, other=0.0)
         tl.store(dx + i * D + column, b_dy, mask=m_col)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from afn_kernels import _versions
 from afn_kernels.patch.report import STATE, Entry, PatchReport, is_ours
 from afn_kernels.patch.state import State, class_name, find, written
 from afn_kernels.patch.table import LEFT_ALONE, LOOKS, OPS, ROWS, UNMEASURED, Replacement
@@ -65,6 +66,7 @@ def patch(
     if impl not in IMPLS:
         raise ValueError(f"patch: impl is {impl!r}, expected one of {', '.join(IMPLS)}")
     wanted = {op for op in OPS if (only is None or op in only) and op not in skip}
+    _versions.warn_if_newer("transformers")
     report = PatchReport()
     for path, module, above in _walk(model):
         theirs = written(module).__module__.partition(".")[0] in ("transformers", "torch")

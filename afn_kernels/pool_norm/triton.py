@@ -64,9 +64,10 @@ def forward_kernel(
     column = tl.arange(0, BLOCK_D)
     m_col = column < D
     first = first_row(row, source, length, RAGGED)
+    m_pair = column < tl.where(first >= 0, D, 0)
     p_x = x + first * x_stride + column
-    b_x = tl.load(p_x, mask=m_col & (first >= 0), other=0.0).to(tl.float32)
-    b_x = (b_x + tl.load(p_x + x_stride, mask=m_col & (first >= 0), other=0.0).to(tl.float32)) * 0.5
+    b_x = tl.load(p_x, mask=m_pair, other=0.0).to(tl.float32)
+    b_x = (b_x + tl.load(p_x + x_stride, mask=m_pair, other=0.0).to(tl.float32)) * 0.5
     b_mean, b_rstd = row_statistics(b_x, m_col, D, eps)
     b_rstd = tl.where(first >= 0, b_rstd, float("nan"))  # a row that ``total`` promises and no sequence has
     tl.store(mean + row, b_mean)
@@ -95,7 +96,7 @@ def backward_kernel(
     for i in range(program, rows, tl.num_programs(0)):
         row = tl.cast(i, tl.int64)
         first = first_row(row, source, length, RAGGED)
-        m_pair = m_col & (first >= 0)
+        m_pair = column < tl.where(first >= 0, D, 0)
         p_x = x + first * x_stride + column
         b_rstd = tl.load(rstd + row)
         b_x = tl.load(p_x, mask=m_pair, other=0.0).to(tl.float32)
@@ -121,7 +122,7 @@ def backward_kernel(
                 size = tl.cast(length, tl.int64)
                 end = (i + 1) * size
             b_zero = tl.zeros([BLOCK_D], tl.float32).to(dx.dtype.element_ty)
-            tl.store(dx + (end - 1) * D + column, b_zero, mask=m_col & (size % 2 == 1))
+            tl.store(dx + (end - 1) * D + column, b_zero, mask=column < tl.where(size % 2 == 1, D, 0))
     p_partial = partial + program.to(tl.int64) * D + column
     if DW:
         tl.store(p_partial, b_dw, mask=m_col)
