@@ -1,23 +1,30 @@
-"""Packages and the optional compiled extension. Metadata is in pyproject.toml.
+"""Packages and the optional compiled extension. Metadata is in pyproject.toml, but for what depends on ``URL``.
 
     pip install -e . --no-build-isolation --no-deps
 
 The extension afn_kernels._cpu is built by CMake with pybind11 (and ninja where it is found), and the CUDA kernels where
 nvcc is; their sources are shipped too, for NVRTC. Without a compiler, CMake or pybind11 the install succeeds all the
-same, with one warning: every op then has its other implementations. AFN_NVCC= (empty) builds as if there were no nvcc.
+same, with one warning; what was built, and why something was not, is kept in afn_kernels/_binaries/built.json, and said
+at the first call that misses it and by ``afn doctor``. AFN_NVCC= (empty) builds as if there were no nvcc.
 """
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+
+URL = ""  # of the repository; what package indexes link to, and README's links there, are made of it
 
 ROOT = Path(__file__).resolve().parent
 PACKAGES = [*find_packages(include=["afn_kernels*", "afn_model*"]), "afn_distributed"]
+SETTINGS = ("CXX", "CXXFLAGS", "LDFLAGS", "CMAKE_GENERATOR", "CUDA_HOME")  # what CMake reads once and then remembers
 
 
 class CMakeFailed(Exception):
@@ -38,6 +45,14 @@ def run_cmake(command: list[str]) -> None:
         raise CMakeFailed(f"cmake failed: {' '.join(lines[start : start + 3])}")
 
 
+class BuildFresh(build):
+    """Begins with an empty folder: what an earlier build left there would be packed."""
+
+    def run(self):
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class BuildNative(build_ext):
     """Builds what is compiled, with CMake; a machine that cannot build it gets a warning instead of a failure."""
 
@@ -48,26 +63,34 @@ class BuildNative(build_ext):
         shutil.rmtree(binaries, ignore_errors=True)
         shutil.copytree(ROOT / "csrc" / "cuda", binaries / "cuda")
         shutil.copytree(ROOT / "csrc" / "include", binaries / "include", ignore=shutil.ignore_patterns("*.h"))
-        for what, build in (("CPU", self.build_with_cmake), ("CUDA", self.build_cuda)):
+        missing = {}
+        for what, build_it in (("cpu", self.build_with_cmake), ("cuda", self.build_cuda)):
             try:
-                build(target)
+                missing[what] = build_it(target)
             except (CMakeFailed, OSError) as reason:
-                print(f"warning: afn_kernels is installed without compiled {what} kernels: {reason}", file=sys.stderr)
+                missing[what] = str(reason)
+                name = what.upper()
+                print(f"warning: afn_kernels is installed without compiled {name} kernels: {reason}", file=sys.stderr)
+        if missing["cpu"]:
+            target.unlink(missing_ok=True)  # in a checkout: of older sources
+        (binaries / "built.json").write_text(json.dumps({"missing": missing}, indent=2) + "\n", encoding="utf-8")
 
-    def build_cuda(self, target: Path) -> None:
-        """Machine code of csrc/cuda, where nvcc is; without it NVRTC makes it at first use."""
+    def build_cuda(self, target: Path) -> str:
+        """Machine code of csrc/cuda, where nvcc is; else why not: NVRTC makes it at first use."""
         folders = (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda")
         here = find_tool("nvcc") or any(Path(folder, "bin", "nvcc").is_file() for folder in folders)
         if not here or not os.environ.get("AFN_NVCC", "nvcc"):
             print("no nvcc: CUDA kernels will be compiled at their first use")
-            return
+            return "nvcc was not found"
         build = Path(self.build_temp).resolve() / "cpu"
         run_cmake([find_tool("cmake") or "cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1),
                    "--target", "cuda_kernels"])  # fmt: skip
-        for file in (build / "cuda").glob("*.fatbin"):
-            shutil.copy2(file, target.parent / "_binaries")
+        for source in (ROOT / "csrc" / "cuda").glob("*.cu"):
+            shutil.copy2(build / "cuda" / f"{source.stem}.fatbin", target.parent / "_binaries")
+        return ""
 
-    def build_with_cmake(self, target: Path) -> None:
+    def build_with_cmake(self, target: Path) -> str:
+        """The CPU kernels; a folder that was configured for another compiler is not built on."""
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
         if cmake is None:
             raise CMakeFailed("cmake was not found")
@@ -76,8 +99,6 @@ class BuildNative(build_ext):
         except ImportError:
             raise CMakeFailed("pybind11 was not found") from None
         build = Path(self.build_temp).resolve() / "cpu"
-        build.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
         configure = [
             cmake, "-S", str(ROOT), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DPYBIND11_FINDPYTHON=ON",
@@ -85,12 +106,41 @@ class BuildNative(build_ext):
         ]  # fmt: skip
         if ninja:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        settings = json.dumps([configure, find_tool("nvcc"), {name: os.environ.get(name) for name in SETTINGS}])
+        kept = build / "settings.json"
+        if not kept.is_file() or kept.read_text(encoding="utf-8") != settings:
+            shutil.rmtree(build, ignore_errors=True)
+        build.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         run_cmake(configure)
+        kept.write_text(settings, encoding="utf-8")
         run_cmake([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1)])
         (built,) = (build / "lib").glob("_cpu*")
         fresh = target.with_suffix(f".{os.getpid()}")
         shutil.copy2(built, fresh)
         os.replace(fresh, target)  # a process that has the old one mapped keeps it whole
+        return ""
+
+
+def at_version(kind: str) -> str:
+    """Where the repository shows ("blob") or has ("raw") the files of this version."""
+    text = (ROOT / "afn_kernels" / "__init__.py").read_text(encoding="utf-8")
+    return f"{URL}/{kind}/v{re.search(r'^__version__ = .(.*).$', text, re.M).group(1)}"
+
+
+def readme() -> str:
+    """README.md, whose links lead somewhere from a package index too, once the repository has an address."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    link = r"(!?)(\[[^\]]*\]\()(?![a-z]+:|#)"
+    return re.sub(link, lambda m: f"{m[1]}{m[2]}{at_version('raw' if m[1] else 'blob')}/", text) if URL else text
+
+
+def project_urls() -> dict[str, str]:
+    if not URL:
+        return {}
+    documentation = f"{at_version('blob')}/docs/using-the-kernels.md"
+    changelog = f"{at_version('blob')}/CHANGELOG.md"
+    return {"Source": URL, "Documentation": documentation, "Changelog": changelog, "Issues": f"{URL}/issues"}
 
 
 setup(
@@ -103,6 +153,9 @@ setup(
         "afn_model.prompt": ["*.jinja"],
         "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"],
     },
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    project_urls=project_urls(),
     ext_modules=[Extension("afn_kernels._cpu", sources=[], optional=True)],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build": BuildFresh, "build_ext": BuildNative},
 )

@@ -151,6 +151,13 @@ def sources() -> Path:
     return checkout if (checkout / "cuda").is_dir() else PACKAGE
 
 
+def shipped() -> tuple[list[str], list[str]]:
+    """Names of the sources that are here, and of those that nvcc has made machine code of."""
+    binaries = {file.stem for file in PACKAGE.glob("*.fatbin")}
+    names = sorted(file.stem for file in (sources() / "cuda").glob("*.cu"))
+    return names, [name for name in names if name in binaries]
+
+
 _LIBRARIES: dict[tuple[str, int], object] = {}
 _LOCK = threading.RLock()
 

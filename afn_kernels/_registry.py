@@ -127,6 +127,8 @@ class Op:
                     continue
                 if candidate.name in PLAIN and args and getattr(args[0], "is_cuda", False):
                     self._fell_back(candidate, *args, **kwargs)
+                elif candidate.name in PLAIN and "cpu" in self._by_name:
+                    self._not_compiled(self._by_name["cpu"], *args, **kwargs)
                 return candidate
             raise ValueError(str(self.explain(*args, **kwargs)))
         if impl not in self._by_name:
@@ -136,6 +138,11 @@ class Op:
         if reason:
             raise ValueError(f"{self.name}: impl={impl!r} cannot run this call: {reason}")
         return candidate
+
+    def _not_compiled(self, row: Impl, *args, **kwargs) -> None:
+        """Says so, once, if the call would have run in the compiled extension."""
+        if row.available() and not row.supports(*args, **kwargs):
+            getattr(_LOADED, _load("afn_kernels.cpu:warn_missing"))(self.name)
 
     def _fell_back(self, chosen: Impl, *args, **kwargs) -> None:
         """Counts a call on a GPU that no kernel takes, and says so the first time."""

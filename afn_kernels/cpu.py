@@ -1,4 +1,11 @@
-"""The compiled extension: whether it was built, and what it does that is no op on tensors."""
+"""The compiled extension: whether it was built, how to get it, and what it does that is no op on tensors."""
+
+import json
+import shlex
+import warnings
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -10,13 +17,64 @@ RESAMPLE_GROUPS = 8  # groups computed together
 RESAMPLE_LANES = 32
 
 
+BUILT = Path(__file__).parent / "_binaries" / "built.json"  # setup.py writes it
+
+_warned = False
+
+
 def available() -> str:
     """Why the extension cannot be used; empty when it can."""
     try:
         import afn_kernels._cpu  # noqa: F401
     except ImportError as error:
-        return f"the compiled extension is missing: {error}"
+        return f"the compiled extension is missing: {not_built('cpu') or error}"
     return ""
+
+
+def not_built(what: str) -> str:
+    """Why the build of this installation has no kernels of ``what``, "cpu" or "cuda"; empty where that is not known."""
+    try:
+        return json.loads(BUILT.read_text(encoding="utf-8"))["missing"][what]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def checkout() -> Path | None:
+    """The folder with setup.py and csrc, if this package is imported from a checkout."""
+    folder = Path(__file__).parents[1]
+    return folder if (folder / "setup.py").is_file() and (folder / "csrc").is_dir() else None
+
+
+def install_command() -> str:
+    """What installs this version again, built on this machine. It needs a C++ compiler; pip brings all else."""
+    if folder := checkout():
+        return f"pip install --no-deps -e {shlex.quote(str(folder))}"
+    source = "afn-kernels"
+    try:
+        found = distribution("afn-kernels")
+        source = f"afn-kernels=={found.version}"
+        origin = json.loads(found.read_text("direct_url.json") or "{}").get("url", "")  # PEP 610: no package index
+    except (PackageNotFoundError, ValueError):
+        origin = ""
+    if origin.startswith("file:") and not origin.endswith(".whl"):
+        source = shlex.quote(unquote(urlsplit(origin).path))
+    return f"pip install --force-reinstall --no-deps --no-cache-dir --no-binary afn-kernels {source}"
+
+
+def warn_missing(what: str) -> None:
+    """Says once in a process what runs without the extension, why, and what installs it."""
+    global _warned
+    reason = "" if _warned else available()
+    if reason:
+        _warned = True
+        warnings.warn(
+            f"{what} runs several times slower than it could, without compiled code: {reason}. Where there is a C++ "
+            f"compiler, this installs it: {install_command()} (said once; afn doctor says more)",
+            stacklevel=3,
+        )
+
+
+warn_missing._dynamo_marked_constant = True  # as afn_kernels._registry.constant: called while torch.compile traces
 
 
 def pack_bins(

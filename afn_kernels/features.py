@@ -5,6 +5,7 @@ import torch
 from transformers import BatchFeature, WhisperFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType, logging
 
+from afn_kernels.cpu import warn_missing
 from afn_kernels.log_mel import SHORTEST, _cpu_available, log_mel, reference
 from afn_kernels.log_mel.tables import HOP, N_FFT
 
@@ -190,4 +191,6 @@ def _log_mel(rows: torch.Tensor, n_mels: int, out: torch.Tensor | None = None) -
         from afn_kernels.log_mel import cpu
 
         return cpu.log_mel(rows, n_mels=n_mels, out=out)
+    if rows.device.type == "cpu":
+        warn_missing("log_mel")
     return reference.log_mel(rows, n_mels=n_mels, out=out)

@@ -89,6 +89,7 @@ def _by_bank(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[Ten
     filters, first, step, width = _bank(source, target)
     convert, together = cpu.resample_rational, cpu.RESAMPLE_GROUPS
     if cpu.available():
+        cpu.warn_missing("resampling")
         convert, together = _rational, _TOGETHER
     reach = int(first[-1]) + filters.shape[1]
     count = written = 0
@@ -121,7 +122,10 @@ def _rational(x: Tensor, filters: Tensor, first: Tensor, step: int, groups: int)
 
 def _by_phase(blocks: Iterable[Tensor], rate: int, to: int) -> Iterator[Tensor]:
     filters, width = _phases(rate, to)
-    convert: Callable[..., Tensor] = _any_ratio if cpu.available() else cpu.resample_any_ratio
+    convert: Callable[..., Tensor] = cpu.resample_any_ratio
+    if cpu.available():
+        cpu.warn_missing("resampling")
+        convert = _any_ratio
     taps = filters.shape[1]
     count = written = 0
     pending, silence = filters.new_zeros(width), filters.new_zeros(taps)

@@ -15,6 +15,7 @@ from afn_model.cli.data import add_import, add_index, add_inspect, add_stats, im
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
 from afn_model.cli.data import stats as data_stats
+from afn_model.cli.messages import install_extra
 from afn_model.cli.train import add_train, train
 
 
@@ -39,7 +40,7 @@ def demo(args: Namespace) -> None:
 
     missing = [package for package in ("espeakng_loader", "matplotlib") if find_spec(package) is None]
     if missing:
-        raise ValueError(f"the demo needs {' and '.join(missing)}: pip install -e '.[demo]'")
+        raise ValueError(f"the demo needs {' and '.join(missing)}: {install_extra('demo')}")
     from afn_model.demo import run
 
     out = Path(args.out)

@@ -17,19 +17,20 @@ from typing import Any
 import torch
 
 import afn_kernels as ak
-from afn_model.cli.messages import MODEL
+from afn_kernels import _cuda, cpu
+from afn_model.cli.messages import MODEL, install_extra
 
 PACKAGES = ("torch", "torchaudio", "triton", "transformers", "tokenizers", "safetensors", "numpy", "av")
 COMPILERS = ("c++", "cmake", "ninja", "nvcc")
-INSTALL = "pip install --no-build-isolation -e ."
 
 
 def examine() -> dict[str, Any]:
     """Everything ``afn doctor`` says, as plain data.
 
     Returns:
-        versions, devices, compilers (None where there is none), extension (built, detail, simd), ops (chosen and the
-        rows of ``ak.explain``), and missing: what, why it matters and the command that provides it.
+        versions, devices, compilers (None where there is none), extension (built, detail, simd), cuda_kernels (sources,
+        binaries, detail), ops (chosen and the rows of ``ak.explain``), and missing: what, why it matters and the
+        command that provides it.
     """
     compilers = {name: compiler(name) for name in COMPILERS}
     extension = compiled_extension()
@@ -38,6 +39,7 @@ def examine() -> dict[str, Any]:
         "devices": devices(),
         "compilers": compilers,
         "extension": extension,
+        "cuda_kernels": cuda_kernels(),
         "ops": {name: explained(name) for name in sorted(ak.OPS)},
         "missing": missing(compilers, extension),
     }
@@ -90,11 +92,21 @@ def compiler(name: str) -> str | None:
 
 
 def compiled_extension() -> dict[str, Any]:
-    try:
-        _cpu = importlib.import_module("afn_kernels._cpu")
-    except ImportError as error:
-        return {"built": False, "detail": str(error), "simd": []}
+    if reason := cpu.available():
+        return {"built": False, "detail": reason, "simd": []}
+    _cpu = importlib.import_module("afn_kernels._cpu")
     return {"built": True, "detail": _cpu.__file__, "simd": list(_cpu.simd_levels())}
+
+
+def cuda_kernels() -> dict[str, Any]:
+    """Which CUDA kernels this installation has as machine code, and which as sources alone."""
+    sources, binaries = _cuda.shipped()
+    detail = f"machine code for sm_90a, PTX for other GPUs: {', '.join(binaries)}" if binaries else ""
+    if later := [name for name in sources if name not in binaries]:
+        why = cpu.not_built("cuda")
+        only = f"sources{f' ({why})' if why else ''}, which NVRTC compiles at their first use: {', '.join(later)}"
+        detail = "; ".join(filter(None, (detail, only)))
+    return {"sources": sources, "binaries": binaries, "detail": detail}
 
 
 def explained(op: str) -> dict[str, Any]:
@@ -111,23 +123,21 @@ def missing(compilers: dict[str, str | None], extension: dict[str, Any]) -> list
         found.append({"what": what, "why": why, "fix": fix})
 
     if not extension["built"]:
-        tools = [tool for tool in ("cmake", "ninja") if compilers[tool] is None]
-        tools += ["pybind11"] if importlib.util.find_spec("pybind11") is None else []
-        prepare = f"pip install {' '.join(tools)} && " if tools else ""
-        if compilers["c++"] is None:
-            prepare = f"sudo apt-get install -y g++ && {prepare}"
-        add("compiled extension", f"log_mel runs in plain PyTorch ({extension['detail']})", prepare + INSTALL)
-    if torch.cuda.is_available() and compilers["nvcc"] is None:
-        add("nvcc", "CUDA kernels are not built ahead of time", "sudo apt-get install -y nvidia-cuda-toolkit")
+        prepare = "sudo apt-get install -y g++ && " if compilers["c++"] is None else ""
+        why = f"log_mel, resampling and packing run uncompiled, several times slower ({extension['detail']})"
+        add("compiled extension", why, prepare + cpu.install_command())
+    reason, _, fix = _cuda.available().rpartition(": ")
+    if torch.cuda.is_available() and "missing" in reason:
+        add("CUDA kernels", reason, fix)
     lacking = [module for module in MODEL if importlib.util.find_spec(module) is None]
     if lacking:
-        add(", ".join(lacking), "afn_model does not run", "pip install 'afn-kernels[model]'")
+        add(", ".join(lacking), "afn_model does not run", install_extra("model"))
     for package, why in (
         ("espeakng_loader", "afn demo has no voices"),
         ("matplotlib", "afn demo draws no loss curves"),
     ):
         if importlib.util.find_spec(package) is None:
-            add(package, why, INSTALL.replace("-e .", "-e '.[demo]'"))
+            add(package, why, install_extra("demo"))
     return found
 
 
@@ -147,7 +157,7 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"  {name:<13}{found or 'absent'}" for name, found in report["compilers"].items()]
     lines += ["compiled extension", f"  {'cpu':<13}{extension['detail']}"]
     lines += [f"  {'simd':<13}{', '.join(extension['simd'])} (fastest first)"] if extension["built"] else []
-    lines += ["ops"]
+    lines += [f"  {'cuda':<13}{report['cuda_kernels']['detail']}", "ops"]
     for name, op in report["ops"].items():
         lines.append(f"  {name}: {op['chosen'] or 'nothing can run it'}")
         lines += [f"    {row['impl']:<11}{row['status']:<13}{row['reason']}" for row in op["rows"]]

@@ -24,7 +24,12 @@ def without_model(error: ModuleNotFoundError) -> str:
     """
     if error.name not in MODEL:
         raise error
-    return f"afn: error: {error.name} is not installed: pip install 'afn-kernels[model]'"
+    return f"afn: error: {error.name} is not installed: {install_extra('model')}"
+
+
+def install_extra(name: str) -> str:
+    """The command for what pyproject.toml lists under this name; an installed afn-kernels stays as it is."""
+    return f"pip install 'afn-kernels[{name}]'"
 
 
 def show_warning(message: Warning, *_: Any) -> None:

@@ -177,7 +177,10 @@ def _checked(lengths, context: int) -> np.ndarray:
 def _implementation(impl: str):
     if impl not in ("auto", "cpu", "python"):
         raise ValueError(f"impl must be 'auto', 'cpu' or 'python', got {impl!r}")
-    return _pack_python if impl == "python" or (impl == "auto" and cpu.available()) else cpu.pack_bins
+    if impl == "auto" and cpu.available():
+        cpu.warn_missing("packing")
+        return _pack_python
+    return _pack_python if impl == "python" else cpu.pack_bins
 
 
 def _draws(seed: int):

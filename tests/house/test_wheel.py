@@ -5,16 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 import afn_kernels as ak
+from tests.house.wheels import copy_checkout, requirements
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 USE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -36,36 +35,14 @@ assert ak.log_mel(torch.zeros(1, 320)).shape == (1, 128, 2)
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """What is committed or will be: no build of the checkout can leak into the wheel."""
-    folder = tmp_path_factory.mktemp("checkout")
-    parts = ("setup.py", "pyproject.toml", "MANIFEST.in", "CMakeLists.txt", "README.md", "CHANGELOG.md", "LICENSE")
-    parts += ("NOTICE", "constraints.txt", "csrc", "afn_kernels", "afn_model", "distributed")
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *parts]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def source(checkout, tmp_path_factory) -> Path:
+def source(tmp_path_factory) -> Path:
     """A source distribution, unpacked: what a package index would have."""
-    folder = tmp_path_factory.mktemp("source")
+    checkout, folder = copy_checkout(tmp_path_factory.mktemp("checkout")), tmp_path_factory.mktemp("source")
     pack = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(folder)]
     subprocess.run(pack, cwd=checkout, check=True, capture_output=True)
     (archive,) = folder.glob("*.tar.gz")
     shutil.unpack_archive(archive, folder, filter="data")
     return folder / archive.name.removesuffix(".tar.gz")
-
-
-def requirements(wheel: Path) -> list[str]:
-    with zipfile.ZipFile(wheel) as files:
-        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
-        lines = files.read(name).decode().splitlines()
-    return [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
 
 
 @pytest.mark.timeout(600)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -223,6 +224,7 @@ def test_doctor(afn):
     assert len(report["devices"]["gpus"]) == torch.cuda.device_count()
     assert list(report["compilers"]) == ["c++", "cmake", "ninja", "nvcc"]
     assert set(report["ops"]) >= {"attention", "log_mel", "rote"}
+    assert set(report["cuda_kernels"]["binaries"]) <= set(report["cuda_kernels"]["sources"]) > {"log_mel"}
     for name, op in report["ops"].items():
         assert op["chosen"] == ak.explain(name).chosen
         assert all(row["reason"] for row in op["rows"])
@@ -238,15 +240,16 @@ def test_doctor_without_extension_and_tools(afn, monkeypatch):
     monkeypatch.setitem(sys.modules, "afn_kernels._cpu", None)
     monkeypatch.setattr(doctor.shutil, "which", lambda *_, **__: None)
     real = doctor.importlib.util.find_spec
-    absent = ("matplotlib", "pybind11")
+    absent = ("matplotlib",)
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name in absent else real(name))
     report = json.loads(afn("doctor", "--json"))
     assert set(report["compilers"].values()) == {None}
     assert report["extension"]["built"] is False
+    assert report["extension"]["detail"].startswith("the compiled extension is missing: ")
     fixes = {item["what"]: item["fix"] for item in report["missing"]}
-    tools = "pip install cmake ninja pybind11 && pip install --no-build-isolation -e ."
-    assert fixes["compiled extension"] == f"sudo apt-get install -y g++ && {tools}"
-    assert fixes["matplotlib"] == "pip install --no-build-isolation -e '.[demo]'"
+    checkout = Path(ak.__file__).parents[1]
+    assert fixes["compiled extension"] == f"sudo apt-get install -y g++ && pip install --no-deps -e {checkout}"
+    assert fixes["matplotlib"] == "pip install 'afn-kernels[demo]'"
     assert "espeakng_loader" not in fixes or real("espeakng_loader") is None
 
 
