@@ -14,7 +14,7 @@ from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
-from afn_kernels.log_mel import log_mel
+from afn_kernels.log_mel import MelConfig, log_mel
 from afn_kernels.log_mel_stream import LogMelStream
 from afn_kernels.merge_embeddings import merge_embeddings
 from afn_kernels.pack_heads import pack_heads, unpack_heads
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LogMelStream",
+    "MelConfig",
     "attention",
     "attention_backward",
     "attention_schedule",
@@ -93,4 +94,8 @@ def __getattr__(name: str):
         from afn_kernels.features import FeatureExtractor
 
         return FeatureExtractor
+    if name == "ParakeetFeatureExtractor":
+        from afn_kernels.parakeet_features import ParakeetFeatureExtractor
+
+        return ParakeetFeatureExtractor
     raise AttributeError(f"module 'afn_kernels' has no attribute {name!r}")
