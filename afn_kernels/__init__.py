@@ -16,7 +16,7 @@ from afn_kernels.decode_attention import decode_attention
 from afn_kernels.geglu import geglu
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
-from afn_kernels.log_mel import log_mel
+from afn_kernels.log_mel import MelConfig, log_mel
 from afn_kernels.log_mel_stream import LogMelStream
 from afn_kernels.merge_embeddings import merge_embeddings
 from afn_kernels.pack_heads import pack_heads, unpack_heads
@@ -34,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LogMelStream",
+    "MelConfig",
     "apply_rotary",
     "attention",
     "attention_backward",
@@ -101,4 +102,9 @@ def __getattr__(name: str):
 
         _versions.warn_if_newer("transformers", "numpy")
         return FeatureExtractor
+    if name == "ParakeetFeatureExtractor":
+        from afn_kernels.parakeet_features import ParakeetFeatureExtractor
+
+        _versions.warn_if_newer("transformers", "numpy")
+        return ParakeetFeatureExtractor
     raise AttributeError(f"module 'afn_kernels' has no attribute {name!r}")

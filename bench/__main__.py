@@ -44,6 +44,7 @@ class Benchmark:
 BENCHMARKS = {
     "log_mel": Benchmark("log_mel", ("log_mel.jsonl",)),
     "features": Benchmark("features", ("features.jsonl",)),
+    "front_ends": Benchmark("front_ends", ("front_ends.jsonl", "front_ends.md")),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),

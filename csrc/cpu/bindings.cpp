@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "afn/log_mel.h"
+#include "afn/log_mel_any.h"
 #include "afn/pack.h"
 #include "afn/resample.h"
 #include "afn/simd.h"
@@ -77,6 +78,42 @@ PYBIND11_MODULE(_cpu, m) {
         },
         py::arg("energies"), py::arg("out"), py::arg("count"), py::arg("largest"), py::arg("level") = "",
         "Clamped, scaled logarithm of mel energies.");
+
+    namespace any = afn::log_mel_any;
+    py::class_<any::Settings>(m, "MelSettings", "A front end as its user describes it; all sizes in samples.")
+        .def(py::init<>())
+#define AFN_SETTING(name) .def_readwrite(#name, &any::Settings::name)
+        // clang-format off
+        AFN_SETTING(n_fft) AFN_SETTING(win) AFN_SETTING(hop) AFN_SETTING(before) AFN_SETTING(pad)
+        AFN_SETTING(emphasis) AFN_SETTING(frame_emphasis) AFN_SETTING(remove_mean) AFN_SETTING(magnitude)
+        AFN_SETTING(log_unit) AFN_SETTING(floor) AFN_SETTING(guard) AFN_SETTING(top) AFN_SETTING(top_value)
+        AFN_SETTING(range) AFN_SETTING(offset) AFN_SETTING(divisor) AFN_SETTING(normalise) AFN_SETTING(eps)
+        AFN_SETTING(eps_in_variance);
+    // clang-format on
+#undef AFN_SETTING
+
+    py::class_<any::Plan>(m, "AnyMelPlan", "Tables of a front end: transform, window and filter bank.")
+        .def(py::init<const any::Settings&, const std::vector<double>&, std::vector<int32_t>, std::vector<int32_t>,
+                      std::vector<float>>(),
+             py::arg("settings"), py::arg("window"), py::arg("first"), py::arg("count"), py::arg("weights"));
+
+    m.def(
+        "log_mel_any",
+        [](uintptr_t pcm, bool int16, int64_t samples, int64_t row_stride, const std::vector<int64_t>& valid,
+           const std::vector<int64_t>& counts, const any::Plan& plan, int64_t frames, uintptr_t out, int threads,
+           const std::string& level) {
+            const any::Kernel& kernel = any::kernel_of(level);
+            std::vector<any::Row> rows;
+            for (size_t r = 0; r < valid.size(); ++r) {
+                const Pcm row = make_pcm(pcm + r * row_stride * (int16 ? 2 : 4), int16, samples);
+                rows.push_back({row, valid[r], counts[r]});
+            }
+            py::gil_scoped_release release;
+            any::log_mel(rows, plan, frames, pointer<float>(out), threads, kernel);
+        },
+        py::arg("pcm"), py::arg("int16"), py::arg("samples"), py::arg("row_stride"), py::arg("valid"),
+        py::arg("counts"), py::arg("plan"), py::arg("frames"), py::arg("out"), py::arg("threads"),
+        py::arg("level") = "", "Features of rows of audio into out, of a front end of any size.");
 
     m.def(
         "pack",

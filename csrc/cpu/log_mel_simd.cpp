@@ -7,57 +7,17 @@
 
 #include "afn/log_mel_simd.h"
 
-#include "afn/lanes.h"
+#include "afn/shuffles.h"
 
 namespace afn::log_mel::AFN_LEVEL {
 namespace {
 
 using namespace afn::AFN_LEVEL;
 
-typedef int32_t Int __attribute__((vector_size(4 * L)));
-typedef float Quad __attribute__((vector_size(16)));
-
-template <int... I>
-struct Indices {};
-template <int N, int... I>
-struct CountTo : CountTo<N - 1, N - 1, I...> {};
-template <int... I>
-struct CountTo<0, I...> {
-    typedef Indices<I...> type;
-};
-typedef CountTo<L>::type Lanes;
-
-struct Complex {
-    Vec re, im;
-};
-
-INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
-INLINE void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
-INLINE Int bits(Vec v) { return (Int)v; }
-INLINE Vec from_bits(Int v) { return (Vec)v; }
-INLINE Int larger(Int a, Int b) { return a > b ? a : b; }
-
 constexpr int kBlock = 16;         // frames computed together
 constexpr int kRows = kBlock + 4;  // hops read for a block: two more than frames, rounded up to four
 constexpr int kBlockSamples = kRows * kHop;
 static_assert(kBlock % L == 0);
-
-// Interleave pairs of Width elements from the low (Half = 0) or high (Half = 1) part of each 128-bit quarter.
-template <int Width, int Half, int... I>
-INLINE Vec unpack(Vec a, Vec b, Indices<I...>) {
-    return __builtin_shufflevector(
-        a, b,
-        ((I & ~3) + 2 * Half + (Width == 1 ? (I & 3) / 2 : (I & 1)) + ((Width == 1 ? I & 1 : (I & 2) / 2) ? L : 0))...);
-}
-
-template <int Part>
-INLINE void store_quarter(float* p, Vec v) {
-    if constexpr (L == 4) {
-        store(p, v);
-    } else {
-        *reinterpret_cast<Quad*>(p) = __builtin_shufflevector(v, v, 4 * Part, 4 * Part + 1, 4 * Part + 2, 4 * Part + 3);
-    }
-}
 
 INLINE void store_column(float* columns, Vec v) {
     store_quarter<0>(columns, v);
@@ -127,9 +87,6 @@ constexpr float kSin25[9] = {0.0f,
                              0.9822872507286887f,
                              0.9048270524660196f};
 constexpr float kCos16 = 0.9238795325112867f, kSin16 = 0.3826834323650898f, kHalfRoot = 0.7071067811865476f;
-
-// x e^(-i angle)
-INLINE Complex rotate(Complex x, float cos, float sin) { return {x.re * cos + x.im * sin, x.im * cos - x.re * sin}; }
 
 struct RealDft5 {
     Vec y0;

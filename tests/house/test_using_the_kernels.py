@@ -16,7 +16,7 @@ DOC = ROOT / "docs" / "using-the-kernels.md"
 TEXT = DOC.read_text(encoding="utf-8")
 PARTS = re.split(r"^### `(\w+)`\n", TEXT, flags=re.M)
 SECTIONS = {name: text.partition("\n## ")[0] for name, text in zip(PARTS[1::2], PARTS[2::2], strict=True)}
-NAMES = sorted({*ak.__all__, "FeatureExtractor", "nn", "patch"})
+NAMES = sorted({*ak.__all__, "FeatureExtractor", "ParakeetFeatureExtractor", "nn", "patch"})
 
 
 def blocks(text: str) -> list[str]:
@@ -33,7 +33,7 @@ def test_every_public_name_has_its_section():
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_its_example_runs(name, capsys):
-    if name in ("FeatureExtractor", "patch"):
+    if name in ("FeatureExtractor", "ParakeetFeatureExtractor", "patch"):
         pytest.importorskip("transformers")
     (example,) = blocks(SECTIONS[name])
     scope = {}

@@ -256,7 +256,7 @@ def makes() -> dict[str, tuple]:
     """Every kept function and what is kept for good, with arguments that reach every tensor it makes."""
     pytest.importorskip("transformers")
     from afn_kernels.log_mel import fold, tables
-    from afn_kernels.log_mel.cpu import mel_plan
+    from afn_kernels.log_mel.cpu import any_plan, mel_plan
     from afn_kernels.log_mel.cuda import tables as cuda_tables
     from afn_kernels.pack_heads.cuda import places
     from afn_kernels.patch.attention import _even_bounds
@@ -265,6 +265,9 @@ def makes() -> dict[str, tuple]:
 
     return {
         "mel_plan": (mel_plan.__wrapped__, 80),
+        "any_plan": (any_plan.__wrapped__, ak.MelConfig.nemo()),
+        "window": (tables.window.__wrapped__, ak.MelConfig.kaldi()),
+        "filters": (tables.filters.__wrapped__, ak.MelConfig.kaldi()),
         "mel_filters": (tables.mel_filters.__wrapped__, 128),
         "hann_window": (tables.hann_window.__wrapped__,),
         "constants": (fold.constants.__wrapped__, 80, CPU),
@@ -289,7 +292,8 @@ def test_every_kept_function_is_among_the_makes():
 def test_a_make_says_its_dtypes(monkeypatch):
     from afn_kernels import _cpu
 
-    monkeypatch.setattr(_cpu, "MelPlan", lambda *args: args)
+    for name in ("MelPlan", "AnyMelPlan"):
+        monkeypatch.setattr(_cpu, name, lambda *args: [x for x in args if not isinstance(x, _cpu.MelSettings)])
     for name, (make, *args) in makes().items():
         forget()
         plain = flat(make(*args))
