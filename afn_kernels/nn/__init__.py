@@ -4,18 +4,22 @@ Parameters, defaults, initialisation and state-dict keys are those of the PyTorc
 is one. Each takes ``impl=`` as its op does, and a parameter has the dtype of the input: cast the whole module.
 """
 
+from afn_kernels.nn.attention import Attention
 from afn_kernels.nn.audio import AudioFrontEnd
 from afn_kernels.nn.loss import LinearCrossEntropy
-from afn_kernels.nn.mlp import SwiGLU
+from afn_kernels.nn.mlp import MLP, SwiGLU
 from afn_kernels.nn.norm import LayerNorm, PooledNorm, RMSNorm
-from afn_kernels.nn.position import RotaryTimeEmbedding
+from afn_kernels.nn.position import RotaryEmbedding, RotaryTimeEmbedding
 
 __all__ = [
+    "MLP",
+    "Attention",
     "AudioFrontEnd",
     "LayerNorm",
     "LinearCrossEntropy",
     "PooledNorm",
     "RMSNorm",
+    "RotaryEmbedding",
     "RotaryTimeEmbedding",
     "SwiGLU",
 ]
