@@ -3,6 +3,7 @@
 import importlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +51,9 @@ def bounds(i, lengths: Sequence[int]):
     return torch.tensor([0, lengths[0]], dtype=torch.int32, device=i["q"].device) if cu is None else cu
 
 
-def flash(module: str, lengths: Sequence[int], causal: bool):
+def flash(module: str, lengths: Sequence[int], causal: bool, window=None, softcap: float = 0.0):
     """FlashAttention's packed call."""
+    more = ({} if window is None else {"window_size": window}) | ({"softcap": softcap} if softcap else {})
 
     def peer(i):
         try:
@@ -59,7 +61,7 @@ def flash(module: str, lengths: Sequence[int], causal: bool):
         except ImportError as error:
             raise Absent(f"{module} is not installed") from error
         cu, longest = bounds(i, lengths), max(lengths)
-        out = call(i["q"], i["k"], i["v"], cu, cu, longest, longest, causal=causal)
+        out = call(i["q"], i["k"], i["v"], cu, cu, longest, longest, causal=causal, **more)
         return out[0] if isinstance(out, tuple) else out
 
     return peer
@@ -108,6 +110,21 @@ def workload(name, lengths, heads, causal, packed, trained, matrix, at) -> Workl
     )
 
 
+def local(name, length, heads, window: int, softcap: float, matrix) -> Workload:
+    """Causal attention of one sequence within a window, with capped scores: a local layer of Gemma 2."""
+    plain = workload(name, (length,), heads, True, False, True, matrix, lambda n: (n,))
+    hidden = (length - window - 1) * (length - window) / 2
+    shown = 1 - hidden / (length * (length + 1) / 2)
+    more = {"window": (window, 0), "softcap": softcap}
+    names = {"flash_attn": "flash_attn", "flash_attn 3": "flash_attn_interface"}
+    return replace(
+        plain,
+        flops=tuple(n * shown for n in plain.flops),
+        options=plain.options | more,
+        peers={peer: flash(module, (length,), True, **more) for peer, module in names.items()},
+    )
+
+
 TRAINED = ("forward_kernel", "dq_kernel", "dkv_kernel")
 WORKLOADS = [
     workload("packed causal 32K, 28:4 x 128", DOCUMENTS, LM, True, True, True, TRAINED, lambda n: (n, 2 * n + 1)),
@@ -115,4 +132,6 @@ WORKLOADS = [
     workload("prefill 45K, 28:4 x 128", (45056,), LM, True, False, False, TRAINED[:1], lambda n: (n,)),
     workload("60 windows of 1500, 20 x 64", (1500,) * 60, ENCODER, False, True, True, TRAINED, lambda n: (n,) * 3),
     workload("60 ragged windows, 20 x 64", RAGGED, ENCODER, False, True, True, TRAINED, lambda n: (n, 3)),
+    local("window 4096, softcap 50, 16K, 16:8 x 256", 16384, (16, 8, 256), 4096, 50.0, TRAINED),
+    local("window 2047, 16K, 32:32 x 96", 16384, (32, 32, 96), 2047, 0.0, TRAINED),
 ]
