@@ -24,8 +24,8 @@ def choose(kernel: str, head_dim: int, wide: bool, local: bool = False) -> AttnT
     """
     if _triton.interpreted():
         return INTERPRETED[kernel]
-    rows = WIDE if wide else HALF
-    return _rows.choose((LOCAL if local and not wide else rows)[kernel], head_dim)
+    plain, capped = (WIDE, LOCAL_WIDE) if wide else (HALF, LOCAL)
+    return _rows.choose((capped if local else plain)[kernel], head_dim)
 
 
 SMALL = "short tests cross the borders of blocks"
@@ -70,11 +70,11 @@ LOCAL = {
         (128, AttnTile(128, 64, 8, 3, "128 keys spill")),
         (256, AttnTile(128, 16, 8, 2, "32 keys spill")),
     ),
-    "carry": HALF["carry"],
+    "carry": (*HALF["carry"][:2], (256, AttnTile(128, 16, 8, 2, "as the forward"))),
     "dq": (
         (64, AttnTile(128, 64, 8, 3, "182 registers")),
         (128, AttnTile(128, 64, 8, 3, "as without")),
-        (256, AttnTile(128, 16, 8, 1, "32 keys or a second stage spill")),
+        (256, AttnTile(128, 16, 8, 3, "32 keys spill, and so do one stage and two")),
     ),
     "dkv": (
         (64, AttnTile(64, 128, 8, 2, "as without")),
@@ -97,3 +97,4 @@ WIDE = {
     "dq": ((64, AttnTile(32, 32, 4, 1, FMA)), (128, AttnTile(32, 16, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
     "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }
+LOCAL_WIDE = WIDE | {"forward": (*WIDE["forward"][:2], (256, AttnTile(32, 16, 16, 1, "8 warps spill")))}

@@ -10,6 +10,8 @@ def decode_attention(
     block_table: torch.Tensor | None,
     k_scale: torch.Tensor | None,
     v_scale: torch.Tensor | None,
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
     scale: float,
 ) -> torch.Tensor:
     if block_table is not None:
@@ -24,11 +26,15 @@ def decode_attention(
         for cache, factor in ((k_cache, k_scale), (v_cache, v_scale))
     )
     score = q_BHXD @ k.permute(0, 2, 3, 1)
+    if softcap:
+        score = softcap * (score / softcap).tanh()
     last_BN = lengths[:, None] - new + torch.arange(new, device=q.device)
     seen_BNK = torch.arange(used, device=q.device) <= last_BN[..., None]
+    if window is not None:
+        seen_BNK &= torch.arange(used, device=q.device) >= last_BN[..., None] - window[0]
     score = score.unflatten(2, (heads // kv_heads, new)).masked_fill(~seen_BNK[:, None, None], float("-inf"))
     # A stale cache entry may hold anything: 0 · NaN would spread it, so unseen values are zeroed.
     value = v.transpose(1, 2)
-    value = value.masked_fill(~seen_BNK[:, -1, None, :, None], 0.0)
+    value = value.masked_fill(~seen_BNK.any(1)[:, None, :, None], 0.0)
     out = score.softmax(-1).flatten(2, 3) @ value
     return out.unflatten(2, (heads // kv_heads, new)).permute(0, 3, 1, 2, 4).flatten(2, 3).to(q.dtype)

@@ -11,7 +11,7 @@ import triton.language as tl
 from afn_kernels import _triton
 from afn_kernels._counters import counters
 from afn_kernels._fp8_scales import FP8, count
-from afn_kernels._triton_math import softmax_step
+from afn_kernels._triton_math import softmax_step, tanh
 from afn_kernels.decode_attention.config import HOPS, choose
 
 LOG2E = 1.4426950408889634
@@ -173,23 +173,27 @@ def store_or_merge(
             )
 
 
-@triton.jit(do_not_specialize=["table_stride", "batch", "capacity", "slots", "new"])
+@triton.jit(do_not_specialize=["table_stride", "batch", "capacity", "slots", "new", "left"])
 def decode_kernel(
     q, k, v, lengths, table, k_scale, v_scale, out, partial, stats, arrived, q_strides, k_strides, v_strides,
-    table_stride, batch, capacity, slots, new, scale,
+    table_stride, batch, capacity, slots, new, scale, cap, left,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, IS_FP8: tl.constexpr, DOT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_S: tl.constexpr,
-    MIN_KEYS: tl.constexpr,
+    MIN_KEYS: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     column, program = tl.program_id(0), tl.program_id(1)
     columns = tl.num_programs(0)
-    sequence, before, chunk = find_split(program, lengths, batch, capacity, slots, BLOCK_B, MIN_KEYS)
+    most = capacity
+    if WINDOW:  # of a longer sequence only the last keys are shared out
+        most = tl.minimum(capacity, left + new)
+    sequence, before, chunk = find_split(program, lengths, batch, most, slots, BLOCK_B, MIN_KEYS)
     # Past the last sequence there are no keys and no rows; a return would keep the loop from being pipelined.
     m_sequence = sequence < batch
     length = tl.minimum(tl.maximum(tl.load(lengths + sequence, mask=m_sequence, other=0), 0), capacity).to(tl.int32)
-    splits = tl.maximum(tl.cdiv(length, chunk), 1)
-    begin = ((program - before) * chunk).to(tl.int32)
+    skipped = length - tl.minimum(length, most) if WINDOW else 0
+    splits = tl.maximum(tl.cdiv(length - skipped, chunk), 1)
+    begin = ((program - before) * chunk + skipped).to(tl.int32)
     end = tl.minimum(begin + chunk, length).to(tl.int32)
 
     tiles = columns // HEADS
@@ -206,6 +210,8 @@ def decode_kernel(
 
     o_d = tl.arange(0, BLOCK_D)
     b_end = tl.minimum(length - new + 1 + token, end)  # a row sees the keys before: causal among the new tokens
+    if WINDOW:
+        b_begin = length - new + token - left
     b_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -217,7 +223,11 @@ def decode_kernel(
         b_k = tl.load(k + o_k[:, None] + o_d[None, :], mask=m_kv, other=0.0).to(DOT)
         b_v = tl.load(v + o_v[:, None] + o_d[None, :], mask=m_kv, other=0.0).to(DOT)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * b_factor[:, None]
+        if SOFTCAP:
+            b_s = tanh(b_s / cap) * cap
         b_s = tl.where(key[None, :] < b_end[:, None], b_s, float("-inf"))
+        if WINDOW:
+            b_s = tl.where(key[None, :] >= b_begin[:, None], b_s, float("-inf"))
         b_p, b_keep, b_max, b_sum = softmax_step(b_s, b_max, b_sum, 1.0, 1.0, True)
         b_acc = tl.dot(b_p.to(DOT), b_v, b_acc * b_keep[:, None], input_precision="ieee")
 
@@ -236,6 +246,8 @@ def forward(
     block_table: torch.Tensor | None,
     k_scale: torch.Tensor | None,
     v_scale: torch.Tensor | None,
+    left: int,
+    softcap: float,
     scale: float,
 ) -> torch.Tensor:
     """[B, n, Hq, D], contiguous. The last axes of q, the caches and the table are contiguous, the others anything."""
@@ -260,11 +272,13 @@ def forward(
         q, k_cache, v_cache, lengths, block_table, k_scale, v_scale, out, partial, stats,
         counters(batch * columns, q.device), q.stride()[:3], k_cache.stride()[:3], v_cache.stride()[:3],
         0 if block_table is None else block_table.stride(0), batch, capacity, slots, new, scale * LOG2E,
+        softcap * LOG2E if softcap else None, left if left >= 0 else None,
         HEADS=kv_heads, GROUP=group, D=width, BLOCK_D=block_d, PAGE=page,
         K_SCALES=count(k_scale), V_SCALES=count(v_scale), IS_FP8=k_cache.dtype == FP8, DOT=_dot_type(k_cache.dtype),
         BLOCK_M=max(16, rows), BLOCK_R=rows, BLOCK_N=config.block, BLOCK_B=1 if batch == 1 else BLOCK_B,
         BLOCK_S=max(1, min(16, config.merged * 32 * config.warps // (rows * block_d))), MIN_KEYS=config.least,
-        num_warps=config.warps, num_stages=config.stages + (HOPS if page else 0),
+        WINDOW=left >= 0, SOFTCAP=bool(softcap), num_warps=config.warps,
+        num_stages=config.stages + (HOPS if page else 0),
     )  # fmt: skip
     return out
 

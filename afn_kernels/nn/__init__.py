@@ -5,19 +5,23 @@ is one. Each takes ``impl=`` as its op does. Parameters have the dtype of the in
 the input is bfloat16 or float16.
 """
 
+from afn_kernels.nn.attention import Attention
 from afn_kernels.nn.audio import AudioFrontEnd
 from afn_kernels.nn.loss import LinearCrossEntropy
-from afn_kernels.nn.mlp import GeGLU, SwiGLU
+from afn_kernels.nn.mlp import MLP, GeGLU, SwiGLU
 from afn_kernels.nn.norm import LayerNorm, PooledNorm, RMSNorm
-from afn_kernels.nn.position import RotaryTimeEmbedding
+from afn_kernels.nn.position import RotaryEmbedding, RotaryTimeEmbedding
 
 __all__ = [
+    "MLP",
+    "Attention",
     "AudioFrontEnd",
     "GeGLU",
     "LayerNorm",
     "LinearCrossEntropy",
     "PooledNorm",
     "RMSNorm",
+    "RotaryEmbedding",
     "RotaryTimeEmbedding",
     "SwiGLU",
 ]

@@ -87,6 +87,7 @@ def qkv_rotary(
     Source: Su et al., 2021, arXiv:2104.09864; pages as in Kwon et al., 2023, arXiv:2309.06180.
     """
     _check.same_as("qkv_rotary", "v_cache", v_cache, "k_cache", k_cache, _check.alike)
+    _check.are_tensors("qkv_rotary", qkv=qkv)
     cache = k_cache.new_empty(0, dtype=qkv.dtype) if k_cache.dtype == FP8 else k_cache
     _check.same_dtype_and_device("qkv_rotary", qkv=qkv, cache=cache)
     if qkv.dim() != 2 or k_cache.dim() not in (3, 4):

@@ -52,8 +52,9 @@ def bounds(i, lengths: Sequence[int]):
     return torch.tensor([0, lengths[0]], dtype=torch.int32, device=i["q"].device) if cu is None else cu
 
 
-def flash(module: str, lengths: Sequence[int], causal: bool):
+def flash(module: str, lengths: Sequence[int], causal: bool, window=None, softcap: float = 0.0):
     """FlashAttention's packed call."""
+    more = ({} if window is None else {"window_size": window}) | ({"softcap": softcap} if softcap else {})
 
     def peer(i):
         try:
@@ -61,7 +62,7 @@ def flash(module: str, lengths: Sequence[int], causal: bool):
         except ImportError as error:
             raise Absent(f"{module} is not installed") from error
         cu, longest = bounds(i, lengths), max(lengths)
-        out = call(i["q"], i["k"], i["v"], cu, cu, longest, longest, causal=causal)
+        out = call(i["q"], i["k"], i["v"], cu, cu, longest, longest, causal=causal, **more)
         return out[0] if isinstance(out, tuple) else out
 
     return peer
@@ -88,8 +89,25 @@ def cut(length: int, lengths: tuple[int, ...], **_) -> dict:
     return {"lengths": few.get(len(lengths), (length, 3) if len(set(lengths)) > 1 else (length,) * 3)}
 
 
-def named(lengths: tuple[int, ...], heads: int, kv_heads: int, dim: int, causal: bool, trained: bool) -> str:
+def seen(length: int, causal: bool, window: int) -> float:
+    """Pairs of a query and a key that it sees in a sequence."""
+    pairs = length * (length + 1) / 2 if causal else length * length
+    hidden = max(0, length - window - 1) if window >= 0 else 0  # keys that the last query does not see
+    return pairs - hidden * (hidden + 1) / 2 * (1 if causal else 2)
+
+
+def named(
+    lengths: tuple[int, ...],
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    causal: bool,
+    trained: bool,
+    window: int,
+    softcap: int,
+) -> str:
     shape = f"{heads} x {dim}" if heads == kv_heads else f"{heads}:{kv_heads} x {dim}"
+    shape += (f", window {window}" if window >= 0 else "") + (f", softcap {softcap}" if softcap else "")
     if len(lengths) == 1:
         return f"{'causal' if causal else 'full'} {lengths[0]}, {shape}{'' if trained else ', forward'}"
     each = str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
@@ -104,29 +122,38 @@ def workload(
     dim: int = 128,
     causal: bool = True,
     trained: bool = True,
+    window: int = -1,
+    softcap: int = 0,
 ) -> Workload:
+    """``window``: keys before a query that it sees; −1 for all. ``softcap``: 0 for none."""
+    more = {"window": (window, 0 if causal else window)} if window >= 0 else {}
+    more |= {"softcap": float(softcap)} if softcap else {}
     total, queries, keys = sum(lengths), heads, kv_heads
     q, kv, lse = 2 * total * queries * dim, 2 * total * keys * dim, 4 * total * queries
-    pairs = sum(n * (n + 1) / 2 if causal else n * n for n in lengths)
+    pairs = sum(seen(n, causal, window) for n in lengths)
     product = 2 * pairs * queries * dim
+    peers = {
+        "flash_attn": flash("flash_attn", lengths, causal, **more),
+        "flash_attn 3": flash("flash_attn_interface", lengths, causal, **more),
+    }
+    if not more:  # what the others take
+        peers |= {
+            "torch cudnn": dense(SDPBackend.CUDNN_ATTENTION, lengths, causal),
+            "torch flash": dense(SDPBackend.FLASH_ATTENTION, lengths, causal),
+            "torch efficient": dense(SDPBackend.EFFICIENT_ATTENTION, lengths, causal),
+            "torch varlen": varlen(lengths, causal),
+            "flash_attn 4": flash("flash_attn.cute", lengths, causal),
+        }
     return Workload(
         "attention",
-        named(lengths, heads, kv_heads, dim, causal, trained),
+        named(lengths, heads, kv_heads, dim, causal, trained, window, softcap),
         inputs(lengths, (heads, kv_heads, dim), len(lengths) > 1),
         ("q", "k", "v") if trained else (),
         # Read q, k, v, write out; then read those, lse and dout, write dq, dk, dv.
         (2 * q + 2 * kv + lse, 4 * q + 4 * kv + lse),
         (2 * product, 5 * product),  # scores again, dp, dq, dk, dv
-        options={"causal": causal},
-        peers={
-            "torch cudnn": dense(SDPBackend.CUDNN_ATTENTION, lengths, causal),
-            "torch flash": dense(SDPBackend.FLASH_ATTENTION, lengths, causal),
-            "torch efficient": dense(SDPBackend.EFFICIENT_ATTENTION, lengths, causal),
-            "torch varlen": varlen(lengths, causal),
-            "flash_attn": flash("flash_attn", lengths, causal),
-            "flash_attn 3": flash("flash_attn_interface", lengths, causal),
-            "flash_attn 4": flash("flash_attn.cute", lengths, causal),
-        },
+        options={"causal": causal} | more,
+        peers=peers,
         matrix=TRAINED if trained else TRAINED[:1],
     )
 
@@ -139,5 +166,8 @@ WORKLOADS = [
         "prefill 45K, 28:4 x 128": ((45056,), *LM, True, False),
         "60 windows of 1500, 20 x 64": ((1500,) * 60, *ENCODER, False),
         "60 ragged windows, 20 x 64": (RAGGED, *ENCODER, False),
+        # Local layers of Gemma 2 and of Phi-3.
+        "window 4096, softcap 50, 16K, 16:8 x 256": ((16384,), 16, 8, 256, True, True, 4096, 50),
+        "window 2047, 16K, 32:32 x 96": ((16384,), 32, 32, 96, True, True, 2047),
     }.items()
 ]

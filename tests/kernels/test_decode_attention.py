@@ -112,6 +112,44 @@ def test_a_graph_serves_every_length(device):
             assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("new", [1, 3])
+def test_a_window_and_a_cap_are_those_of_attention(new):
+    i = made(torch.device("cpu"), capacity=40, dtype=torch.float64, new=new)
+    options = {"window": (5, 0), "softcap": 1.5}
+    found = ak.decode_attention(**i, **options)
+    for row, length in enumerate(i["lengths"].tolist()):
+        one = (i["q"][row], i["k_cache"][row, :length], i["v_cache"][row, :length])
+        bounds = {name: torch.tensor([0, n]).int() for name, n in (("cu_seqlens_q", new), ("cu_seqlens_k", length))}
+        expected = in_orders(lambda one=one, bounds=bounds: ak.attention(*one, **bounds, causal=True, **options))
+        assert_same_but_rounding(found[row], expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+def test_pages_before_a_window_may_be_gone(impl, device):
+    i = made(device, batch=2, capacity=64, page=16, dtype=torch.float32)
+    i["lengths"] = torch.tensor([64, 64], device=device)
+    for name in ("k_cache", "v_cache"):
+        i[name] = torch.nan_to_num(i[name])
+    options = {"window": (20, 0), "impl": impl}
+    before = ak.decode_attention(**i, **options)
+    i["block_table"][:, :2] = -1
+    assert torch.equal(ak.decode_attention(**i, **options), before)
+    with pytest.raises(ValueError, match="page 1 of sequence 0 is -1, outside the"):
+        ak.decode_attention(**i, window=(32, 0))
+
+
+def test_arguments_that_are_no_tensors():
+    i = made(torch.device("cpu"), dtype=torch.float32)
+    for name, kind in (("q", "list"), ("k_cache", "ndarray"), ("lengths", "NoneType"), ("block_table", "list")):
+        wrong = {"list": [1.0], "ndarray": i["k_cache"].numpy(), "NoneType": None}[kind]
+        with pytest.raises(ValueError, match=f"decode_attention: {name} is a {kind}, expected a tensor"):
+            ak.decode_attention(**i | {name: wrong})
+    with pytest.raises(ValueError, match="expected a floating dtype of 16 bits"):
+        ak.decode_attention(**{name: x.to(FP8) if x.is_floating_point() else x for name, x in i.items()})
+    with pytest.raises(ValueError, match=r"lengths \(\) do not fit \[B\]"):
+        ak.decode_attention(**i | {"lengths": i["lengths"][0]})
+
+
 def test_lengths_and_pages_that_do_not_fit():
     i = made(torch.device("cpu"), dtype=torch.float32, batch=2, capacity=40, page=16)
     with pytest.raises(ValueError, match=r"torch.float32 and torch.int\d+, expected integers"):

@@ -24,6 +24,8 @@ COMPILED_TOO = (
     "attention-no sequences",
     "attention-log-sum-exp",
     "attention-carry",
+    "attention-window on both sides",
+    "attention-softcap",
     "linear_cross_entropy-sum with z-loss",
     "linear_cross_entropy-every row supervised",
     "linear_cross_entropy-no supervision",

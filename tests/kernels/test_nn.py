@@ -35,7 +35,7 @@ class Pooled(nn.Module):
         return F.layer_norm(pooled, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-class MLP(nn.Module):
+class LlamaMLP(nn.Module):
     """The MLP of Llama, Qwen2 and Gemma as transformers writes it."""
 
     def __init__(self, width, hidden, bias=False, device=None, dtype=None, approximate=None):
@@ -60,10 +60,10 @@ MODULES = {
     "LayerNorm, no parameters": (nn.LayerNorm, (D,), {"elementwise_affine": False}),
     "PooledNorm": (Pooled, (D,), {}),
     "PooledNorm, eps": (Pooled, (D, 1e-3), {}),
-    "SwiGLU": (MLP, (D, 80), {}),
-    "SwiGLU, bias": (MLP, (D, 80, True), {}),
-    "GeGLU": (MLP, (D, 80), {"approximate": "none"}),
-    "GeGLU, tanh": (MLP, (D, 80), {"approximate": "tanh"}),
+    "SwiGLU": (LlamaMLP, (D, 80), {}),
+    "SwiGLU, bias": (LlamaMLP, (D, 80, True), {}),
+    "GeGLU": (LlamaMLP, (D, 80), {"approximate": "none"}),
+    "GeGLU, tanh": (LlamaMLP, (D, 80), {"approximate": "tanh"}),
 }
 
 

@@ -23,11 +23,12 @@ def inputs(g, capacity, batch=3, new=1, heads=6, kv_heads=2, width=16, page=0, *
     return made
 
 
-def case(name, size=63, far=(), dtypes=(torch.float32, HALF), impls=("triton",), **shape):
+def case(name, size=63, far=(), dtypes=(torch.float32, HALF), impls=("triton",), options=None, **shape):
     return Case(
         "decode_attention",
         name,
         lambda g, n: inputs(g, n, **shape),
+        options=options or {},
         size=size,
         dtypes=dtypes,
         gpu_dtypes=(torch.bfloat16,) if impls == ("triton",) else (),
@@ -50,6 +51,9 @@ CASES = [
     case("4 tokens x 7 heads, odd width", batch=2, new=4, heads=14, width=24, size=300),
     case("more rows than a tile", batch=1, new=8, heads=20, size=200, dtypes=(torch.float32,)),
     case("pages of 5", batch=2, page=5, size=150, dtypes=(torch.float32,)),
+    case("window, pages of 16", new=3, page=16, size=150, options={"window": (40, 0)}),
+    case("window of most of the keys", batch=1, size=1000, dtypes=(torch.float32,), options={"window": (700, -1)}),
+    case("softcap", new=2, size=100, options={"softcap": 1.5}),
     cuda("one token", far=("q", "k_cache", "v_cache")),
     cuda("4 tokens x 7 heads", new=4, size=150),
     cuda("pages of 16", page=16, size=150, batch=2),
