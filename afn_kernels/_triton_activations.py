@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from afn_kernels._rows import Tile
+from afn_kernels._rows import GatedTile
 from afn_kernels._triton_math import exp2, reciprocal
 
 
@@ -81,11 +81,11 @@ def gated_backward_kernel(
         tl.store(dup + row * D + column, (b_dy * b_active).to(dup.dtype.element_ty), mask=m_tile)
 
 
-def _grid(rows: int, width: int, tile: Tile) -> tuple[int]:
+def _grid(rows: int, width: int, tile: GatedTile) -> tuple[int]:
     return (triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)
 
 
-def gated_forward(gate: torch.Tensor, up: torch.Tensor, kind: str, tile: Tile) -> torch.Tensor:
+def gated_forward(gate: torch.Tensor, up: torch.Tensor, kind: str, tile: GatedTile) -> torch.Tensor:
     """gate, up [T, D], perhaps two halves of one tensor -> y [T, D]."""
     rows, width = gate.shape
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
@@ -98,7 +98,7 @@ def gated_forward(gate: torch.Tensor, up: torch.Tensor, kind: str, tile: Tile) -
 
 
 def gated_backward(
-    dy: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, need_dgate: bool, need_dup: bool, kind: str, tile: Tile
+    dy: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, need_dgate: bool, need_dup: bool, kind: str, tile: GatedTile
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """dgate and dup [T, D], each empty when it is not needed."""
     rows, width = gate.shape
