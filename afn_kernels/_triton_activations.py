@@ -37,11 +37,13 @@ def activation(b_u, KIND: tl.constexpr):
         b_share, b_pdf = normal_distribution(b_u)
         b_slope = b_share + b_u * b_pdf
     else:
-        # (1 + tanh(z)) / 2 = 1 / (1 + exp(−2z)), z = √(2 / π) · (u + 0.044715 u³): nothing cancels, one exponential.
+        # (1 ± tanh|z|) / 2 are t and e · t with e = exp(−2|z|), t = 1 / (1 + e): one exponential, nothing cancels.
         b_square = b_u * b_u
-        b_share = reciprocal(1 + exp2(b_u * (-2.302208198144325 - 0.1029432395800235 * b_square)))
-        b_inner = 1.5957691216057308 + 0.21406444881780076 * b_square  # 2 dz/du
-        b_slope = b_share * (1 + b_u * (1 - b_share) * b_inner)
+        b_exp = exp2(tl.abs(b_u) * (-2.302208198144325 - 0.1029432395800235 * b_square))
+        t = reciprocal(1 + b_exp)
+        b_share = tl.where(b_u < 0, b_exp * t, t)
+        b_inner = 1.5957691216057308 + 0.21406444881780076 * b_square  # 2 dz/du, z = √(2 / π) · (u + 0.044715 u³)
+        b_slope = b_share + b_u * b_inner * (b_exp * t * t)
     return b_u * b_share, b_slope
 
 
