@@ -15,8 +15,8 @@ class RowLaunch:
 
 
 @dataclass(frozen=True)
-class Tile:
-    """What one program of an elementwise kernel computes: ``rows`` x ``columns`` elements on ``warps`` warps."""
+class GatedTile:
+    """What one program of a gated activation computes: ``rows`` x ``columns`` elements on ``warps`` warps."""
 
     rows: int
     columns: int

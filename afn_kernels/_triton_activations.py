@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from afn_kernels._rows import Tile
+from afn_kernels._rows import GatedTile
 from afn_kernels._triton_math import exp2, reciprocal
 
 
@@ -37,11 +37,13 @@ def activation(b_u, KIND: tl.constexpr):
         b_share, b_pdf = normal_distribution(b_u)
         b_slope = b_share + b_u * b_pdf
     else:
-        # (1 + tanh(z)) / 2 = 1 / (1 + exp(−2z)), z = √(2 / π) · (u + 0.044715 u³): nothing cancels, one exponential.
+        # (1 ± tanh|z|) / 2 are t and e · t with e = exp(−2|z|), t = 1 / (1 + e): one exponential, nothing cancels.
         b_square = b_u * b_u
-        b_share = reciprocal(1 + exp2(b_u * (-2.302208198144325 - 0.1029432395800235 * b_square)))
-        b_inner = 1.5957691216057308 + 0.21406444881780076 * b_square  # 2 dz/du
-        b_slope = b_share * (1 + b_u * (1 - b_share) * b_inner)
+        b_exp = exp2(tl.abs(b_u) * (-2.302208198144325 - 0.1029432395800235 * b_square))
+        t = reciprocal(1 + b_exp)
+        b_share = tl.where(b_u < 0, b_exp * t, t)
+        b_inner = 1.5957691216057308 + 0.21406444881780076 * b_square  # 2 dz/du, z = √(2 / π) · (u + 0.044715 u³)
+        b_slope = b_share + b_u * b_inner * (b_exp * t * t)
     return b_u * b_share, b_slope
 
 
@@ -81,11 +83,11 @@ def gated_backward_kernel(
         tl.store(dup + row * D + column, (b_dy * b_active).to(dup.dtype.element_ty), mask=m_tile)
 
 
-def _grid(rows: int, width: int, tile: Tile) -> tuple[int]:
+def _grid(rows: int, width: int, tile: GatedTile) -> tuple[int]:
     return (triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)
 
 
-def gated_forward(gate: torch.Tensor, up: torch.Tensor, kind: str, tile: Tile) -> torch.Tensor:
+def gated_forward(gate: torch.Tensor, up: torch.Tensor, kind: str, tile: GatedTile) -> torch.Tensor:
     """gate, up [T, D], perhaps two halves of one tensor -> y [T, D]."""
     rows, width = gate.shape
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
@@ -98,7 +100,7 @@ def gated_forward(gate: torch.Tensor, up: torch.Tensor, kind: str, tile: Tile) -
 
 
 def gated_backward(
-    dy: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, need_dgate: bool, need_dup: bool, kind: str, tile: Tile
+    dy: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, need_dgate: bool, need_dup: bool, kind: str, tile: GatedTile
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """dgate and dup [T, D], each empty when it is not needed."""
     rows, width = gate.shape
