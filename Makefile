@@ -97,6 +97,7 @@ gpu-train: gpu-build ## training, timed
 	$(PYTHON) -m bench.train --device cuda --cases $(TRAIN) --out $(RESULTS)/train.jsonl
 gpu-report: ## tables and plots of what was measured
 	$(PYTHON) -m bench.report $(RESULTS)
+	-$(PYTHON) -m bench.pictures $(RESULTS)
 
 doctor: $(VENV)/.demo ## what this machine has and lacks
 	$(BIN)/afn doctor
