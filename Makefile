@@ -104,6 +104,7 @@ gpu-train: gpu-build ## training, timed
 	$(PYTHON) -m bench.train --device cuda --cases $(TRAIN) --out $(RESULTS)/train.jsonl
 gpu-report: ## tables and plots of what was measured
 	$(PYTHON) -m bench.report $(RESULTS)
+	-$(PYTHON) -m bench.pictures $(RESULTS)
 
 # Wheels for every Python of 3.10 to 3.13 that is here, each used in a clean environment; minutes, and a package index.
 # `make release RELEASE=--rehearse` before there is a tag. docs/releasing.md.

@@ -5,17 +5,17 @@ import importlib.util
 import pytest
 
 WITHOUT_EFFECT = {
-    "--benchmark-min-rounds": "--rounds",
-    "--benchmark-min-time": "--budget",
-    "--benchmark-max-time": "--budget",
-    "--benchmark-warmup": "nothing: the first round is never counted",
-    "--benchmark-warmup-iterations": "nothing: the first round is never counted",
-    "--benchmark-calibration-precision": "nothing",
-    "--benchmark-timer": "nothing: a GPU's own events, or perf_counter",
-    "--benchmark-disable-gc": "nothing",
-    "--benchmark-precision": "--rounds",
-    "--benchmark-confidence": "--rounds",
-    "--benchmark-cprofile": "nothing: samples are replayed",
+    "--benchmark-min-rounds": "use --rounds",
+    "--benchmark-min-time": "use --budget",
+    "--benchmark-max-time": "use --budget",
+    "--benchmark-warmup": "the first round is never counted",
+    "--benchmark-warmup-iterations": "the first round is never counted",
+    "--benchmark-calibration-precision": "use --rounds",
+    "--benchmark-precision": "use --rounds",
+    "--benchmark-confidence": "use --rounds",
+    "--benchmark-timer": "a GPU's events or perf_counter are the clock",
+    "--benchmark-disable-gc": "Python's collector stays as it is",
+    "--benchmark-cprofile": "profile the call itself",
 }
 
 
@@ -52,7 +52,7 @@ def without_effect(arguments: list[str]) -> list[str]:
     """A line for every given option of pytest-benchmark that changes nothing."""
     given = list(dict.fromkeys(x.partition("=")[0] for x in arguments))
     return [
-        f"{name} has no effect on ops: samples are taken in turns and replayed. Instead: {WITHOUT_EFFECT[name]}"
+        f"{name} has no effect on ops, whose samples are taken in turns and replayed: {WITHOUT_EFFECT[name]}"
         for name in given
         if name in WITHOUT_EFFECT
     ]

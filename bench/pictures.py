@@ -19,21 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.files import atomic_path
-from afn_model.plot_style import COLOURS, GREY, GRID, INK, LOSES, MARKERS, OURS, RULE, plotting, save
-from bench import report, simulate_plot
+from afn_model.plot_style import plotting, save
+from bench import drawings
 
 RESULTS = Path(__file__).with_name("results")
 KEYWORD = b"Data"  # of the text in a PNG that names its data
-THEIRS = COLOURS[1]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A .png, the files it is drawn from, and what draws it: a list of records per file to a figure.
+    """What a .png is drawn from, and what draws it.
 
     Args:
         files: patterns; all that are there are read, in the order of their names.
-        draw: called with the records of each pattern's files and the path, for those that save themselves.
+        draw: called with pyplot and, for each pattern, the records of its files; returns the figure.
     """
 
     files: tuple[str, ...]
@@ -43,372 +42,31 @@ class Picture:
 NO_PICTURE = {
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
     "versions.jsonl": "yes or no: what passes with which version; a table says it",
-    "lengths.json": "every number is the same one: a kernel for all lengths",
+    "lengths.json": "every count is 1, one binary for all lengths, which a test asserts",
 }
 DRAWN_ELSEWHERE = {"curriculum.json": ("curriculum.png", "bench.curriculum_report, from logs that are not kept here")}
 
-
-def bars(axes: Any, groups: dict[str, dict[str, float]], colours: dict[str, str], spec: str = ",.1f") -> None:
-    """Horizontal bars in groups, each with its value behind it and its name in the legend."""
-    at, ticks, longest = 0.0, [], max(max(x.values()) for x in groups.values())
-    low = axes.get_xlim()[0] if axes.get_xscale() == "log" else 0
-    for named in groups.values():
-        start = at
-        for name, value in named.items():
-            axes.barh(at, value - low, left=low, color=colours[name], height=0.86)
-            axes.text(value, at, f" {value:{spec}}", va="center", fontsize=8, color=INK)
-            at += 1
-        ticks.append((start + at - 1) / 2)
-        at += 0.6
-    axes.set_yticks(ticks, list(groups))
-    axes.set_ylim(at - 1, -0.7)
-    axes.set_xlim(low, longest * (1.6 if low else 1.15))
-    axes.tick_params(axis="y", length=0)
-    used = [name for name in colours if any(name in x for x in groups.values())]
-    if len(used) > 1:
-        beside(axes, {name: colours[name] for name in used})
-
-
-def beside(axes: Any, colours: dict[str, str]) -> None:
-    """A legend right of the axes."""
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1))
-
-
-def stacked(axes: Any, rows: dict[str, dict[str, int]], colours: dict[str, str]) -> None:
-    """A bar per row, of parts that are counted."""
-    for number, counts in enumerate(rows.values()):
-        start = 0
-        for name, colour in colours.items():
-            if size := counts.get(name, 0):
-                axes.barh(number, size, left=start, color=colour, height=0.8)
-                start += size
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    beside(axes, {name: colour for name, colour in colours.items() if any(name in x for x in rows.values())})
-
-
-def where(record: dict) -> str:
-    return f"CPU, {record['threads']} thread{'s' if record['threads'] > 1 else ''}, {record['date'][:10]}"
-
-
-def figure_of(plt: Any, count: float, width: float = 8) -> tuple[Any, Any]:
-    return plt.subplots(figsize=(width, 1.1 + 0.27 * count))
-
-
-def grouped(times: dict[str, float]) -> dict[str, dict[str, float]]:
-    """ "group, name" to values, as {group: {name: value}}."""
-    found: dict[str, dict[str, float]] = {}
-    for text, value in times.items():
-        group, name = text.rsplit(", ", 1)
-        found.setdefault(group, {})[name] = value
-    return found
-
-
-def attention(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, both = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="tight")
-    for axes, which in zip(both, ("forward", "forward+backward"), strict=True):
-        for impl, colour, marker in (("sdpa", OURS, "o"), ("matmul", THEIRS, "s")):
-            points = []
-            for name, value in record["milliseconds"].items():
-                length, what, by = name.split(" ")
-                if (what, by) == (which, impl):
-                    points.append((int(length), value))
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=f"impl={impl}")
-        axes.set(xscale="log", yscale="log", xlabel="tokens of a sequence", title=which)
-        axes.set_xticks([x for x, _ in points], [f"{x:,}" for x, _ in points])
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
-        axes.legend()
-    both[0].set_ylabel(f"ms for {record['tokens']:,} tokens, {record['heads']} heads of {record['dim']}")
-    figure.suptitle(f"attention by PyTorch's operators · {where(record)}", x=0.01, ha="left")
-    return figure
-
-
-def boundary(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, axes = figure_of(plt, len(record["microseconds"]))
-    bars(axes, {name: {"": value} for name, value in record["microseconds"].items()}, {"": OURS}, ".2f")
-    axes.set(xlabel="µs per call of an op that does nothing", title=f"What a call costs · {where(record)}")
-    return figure
-
-
-def data(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="tight")
-    for row, colour, marker in zip(record["planned"], COLOURS, MARKERS, strict=False):
-        used = [100 * (1 - share) for share in row["used_by_chunk"]]
-        label = f"context {row['context']:,}"
-        first = row["samples"] / (2 ** len(used) - 1)  # each chunk has twice as many as the one before
-        sizes = [first * 2**i for i in range(len(used))]
-        left.plot(sizes, used, color=colour, marker=marker, label=label)
-    left.set(xscale="log", xlabel="samples that are planned at once", ylabel="tokens left empty, %", ylim=(0, None))
-    left.set_xticks(sizes, [f"{x:,.0f}" for x in sizes])
-    left.minorticks_off()
-    left.set_title("Packing")
-    left.legend()
-    rows = {f"context {row['context']:,}": {"": row["samples_per_s"]} for row in record["planned"]}
-    bars(right, rows, {"": OURS}, ",.0f")
-    right.set(xlabel="samples planned per second", title=f"Planning {record['entries']:,} records")
-    figure.suptitle(f"The loader's plan · {where(record)}", x=0.01, ha="left")
-    return figure
-
-
-def decode(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    colours = {"load_audio": OURS, "FFmpeg's decoder alone": COLOURS[6], "soundfile": THEIRS}
-    keys = {"load": "load_audio", "decode": "FFmpeg's decoder alone", "soundfile": "soundfile"}
-    rows = {
-        x["format"] + ("" if "kbit" in x["format"] else f", {x['kbit_s']} kbit/s"): {
-            word: x[key] for key, word in keys.items() if x.get(key)
-        }
-        for x in record["speed"]
-    }
-    figure, axes = figure_of(plt, sum(map(len, rows.values())) + 0.6 * len(rows))
-    bars(axes, rows, colours, ",.0f")
-    axes.set(xlabel="seconds of audio read per second", title=f"Reading audio files · {where(record)}")
-    return figure
-
-
-def demo(plt: Any, runs: list[dict], heldout: list[dict]) -> Any:
-    """Every seed is a point: small figures of 400 questions, large ones of 1,000 that no run has seen."""
-    kinds = list(runs[0]["results"]["trained"])
-    figure, axes = plt.subplots(figsize=(8, 3))
-    looks = {"untrained": RULE, "majority answer": GREY, "trained": COLOURS[6]}
-    for number, kind in enumerate(kinds):
-        for shift, (name, colour) in zip((-0.24, -0.08, 0.08), looks.items(), strict=True):
-            scores = [100 * run["results"][name][kind]["score"] for run in runs]
-            axes.scatter(scores, [number + shift] * len(scores), color=colour, s=36, label=None if number else name)
-        scores = [100 * x["scores"][kind]["score"] for x in heldout]
-        label = None if number else "trained, 1,000 new questions"
-        axes.scatter(scores, [number + 0.24] * len(scores), color=OURS, marker="D", s=36, label=label)
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.set(ylim=(len(kinds) - 0.5, -0.5), xlim=(-3, 103), xlabel="questions answered rightly, %")
-    axes.set_title(f"make demo with {len(runs)} seeds, 400 questions of a kind unless said otherwise")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-    return figure
-
-
-def encoder(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    rows: dict[str, dict[str, float]] = {}
-    for text, value in record["milliseconds"].items():
-        name, seconds = text.split(", ")
-        rows.setdefault(f"{seconds} of audio", {})[name] = value
-    figure, axes = figure_of(plt, 2.6 * len(rows))
-    bars(axes, rows, {"ours": OURS, "transformers": THEIRS}, ",.0f")
-    axes.set(xlabel="ms", title=f"A small audio encoder · {where(record)}")
-    return figure
-
-
-def features(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    rows = {group: dict(sorted(named.items())) for group, named in grouped(record["milliseconds"]).items()}
-    figure, axes = figure_of(plt, 2.6 * len(rows))
-    axes.set(xscale="log", xlim=(10, None))
-    bars(axes, rows, {"ours": OURS, "transformers": THEIRS}, ",.0f")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel=f"ms for {record['minutes']:g} minutes of audio (log scale)")
-    axes.set_title(f"FeatureExtractor with {record['simd']} · {where(record)}")
-    return figure
-
-
-def fuzz(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, axes = figure_of(plt, len(record["kinds"]))
-    colours = {"accepted": OURS, "refused": RULE, "finding": LOSES}
-    stacked(axes, record["kinds"], {"refused, in one line": RULE} | colours)
-    found = sum(x.get("finding", 0) for x in record["kinds"].values())
-    axes.set(xlabel="mutated inputs", title=f"{record['cases']:,} mutated inputs: {found} findings · {where(record)}")
-    return figure
-
-
-def fuzz_audio(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, axes = figure_of(plt, len(record["outcomes"]))
-    stacked(axes, record["outcomes"], {"read": OURS, "warned": COLOURS[3], "refused": RULE})
-    bad = f"{record['crashes']} crashes, {record['hangs']} hangs"
-    axes.set(xlabel="damaged files", title=f"{record['files']} damaged audio files: {bad} · {where(record)}")
-    return figure
-
-
-def grpo(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2), layout="tight")
-    words = {"shared": "prompt computed once", "naive": "with every answer"}
-    for axes, key, label in ((left, "seconds", "seconds of a step"), (right, "tokens", "tokens computed")):
-        rows = {words[name]: {name: x} for name, x in record[key].items()}
-        bars(axes, rows, {"shared": OURS, "naive": THEIRS}, ",.1f" if key == "seconds" else ",d")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        axes.get_legend().remove()
-        axes.set(xlabel=label)
-    shape = (
-        f"{record['answers']} answers of {record['answer_tokens']} tokens to a prompt of {record['prompt_tokens']:,}"
-    )
-    figure.suptitle(f"GRPO, {shape} · {where(record)}", x=0.01, ha="left")
-    return figure
-
-
-def log_mel(plt: Any, records: list[dict]) -> Any:
-    colours = dict(zip(records[-1]["milliseconds"], (THEIRS, OURS, COLOURS[6], COLOURS[7]), strict=False))
-    rows = {f"{x['simd']}, {x['date'][:10]}": x["milliseconds"] for x in records}
-    figure, axes = figure_of(plt, sum(map(len, rows.values())) + 0.6 * len(rows))
-    axes.set(xscale="log", xlim=(10, None))
-    bars(axes, rows, colours)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="ms for 30 minutes of audio (log scale)", title="log_mel on CPUs, 2 threads")
-    return figure
-
-
-def packing(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    figure, both = plt.subplots(1, 2, figsize=(10, 3.6), layout="tight")
-    contexts = sorted({row["context"] for row in record["rows"]})
-    for context, colour, marker in zip(contexts, COLOURS, MARKERS, strict=False):
-        rows = [row for row in record["rows"] if row["context"] == context]
-        buffers = [row["buffer"] for row in rows]
-        for axes, values in zip(
-            both, ([100 * (1 - row["used"]) for row in rows], [100 * row["imbalance"] for row in rows]), strict=True
-        ):
-            axes.plot(buffers, values, color=colour, marker=marker, label=f"context {context:,}")
-    for axes, title in zip(both, ("tokens left empty, %", "waiting for the slowest rank, %"), strict=True):
-        axes.set(xscale="log", yscale="log", xlabel="clips that are packed at once", title=title)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_xticks(buffers, [f"{x:,}" for x in buffers])
-        axes.xaxis.minorticks_off()
-        axes.legend()
-    figure.suptitle(
-        f"Packing {record['clips']:,} clips, {record['step']} bins a step · {where(record)}", x=0.01, ha="left"
-    )
-    return figure
-
-
-def patch(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    rows = grouped(record["milliseconds"])
-    names = [name for name in dict.fromkeys(x for row in rows.values() for x in row) if name != "original"]
-    looks = {name: (COLOURS[i % 10], MARKERS[i % 13]) for i, name in enumerate(names)}
-    figure, axes = figure_of(plt, 2 * len(rows), 9)
-    for number, named in enumerate(rows.values()):
-        here = [name for name in names if name in named]
-        for place, name in enumerate(here):  # one below the other, for many are nearly as fast
-            at, (colour, marker) = number + 0.8 * ((place + 0.5) / len(here) - 0.5), looks[name]
-            axes.scatter(named["original"] / named[name], at, color=colour, marker=marker, s=26, linewidths=0)
-        if number:
-            axes.axhline(number - 0.5, color=GRID, linewidth=1)
-    axes.axvline(1, color=INK, linewidth=1)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set(
-        ylim=(len(rows) - 0.5, -0.5), xlabel="← slower      time of the original / time when patched      faster →"
-    )
-    axes.xaxis.set_major_formatter("{x:g}×")
-    axes.set_title(f"ak.patch, all chosen ops and one at a time · {where(record)}")
-    points = {name: plt.Line2D([], [], marker=m, linestyle="", color=c, label=name) for name, (c, m) in looks.items()}
-    axes.legend(handles=list(points.values()), loc="upper left", bbox_to_anchor=(1.01, 1))
-    return figure
-
-
-def resample(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    rows = [row for row in record["rows"] if row["rate"] == 48_000]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="tight")
-    names = [row["resampler"] for row in rows]
-    colours = [OURS if name.startswith("ours") else RULE for name in names]
-    for axes, key, spec in ((left, "times_real_time", ",.0f"), (right, "alias_1.05", ".0f")):
-        values = [abs(row[key]) for row in rows]
-        axes.barh(names, values, color=colours, height=0.8)
-        for number, value in enumerate(values):
-            axes.text(value, number, f" {value:{spec}}", va="center", fontsize=8, color=INK)
-        axes.set_xlim(0, 1.15 * max(values))
-        axes.tick_params(axis="y", length=0)
-    left.invert_yaxis()
-    left.set(xlabel="seconds of audio per second", title="Speed")
-    right.set(xlabel="dB below the signal, the worst above 1.05 × 8 kHz", title="Aliases")
-    figure.suptitle(f"48 kHz to {record['to'] // 1000} kHz · {where(record)}", x=0.01, ha="left")
-    return figure
-
-
-def sequence_parallel(plt: Any, records: list[dict]) -> Any:
-    record = records[-1]
-    dtypes = list(dict.fromkeys(x["dtype"] for x in record["errors"]))
-    figure, both = plt.subplots(1, len(dtypes), figsize=(10, 4), sharey=True, layout="tight")
-    names = list(dict.fromkeys(f"ulysses {x['ulysses']} x ring {x['ring']}" for x in record["errors"]))
-    for axes, dtype in zip(both, dtypes, strict=True):
-        for x in record["errors"]:
-            if x["dtype"] == dtype:
-                axes.scatter(
-                    x["worst_error"], names.index(f"ulysses {x['ulysses']} x ring {x['ring']}"), color=OURS, s=36
-                )
-        axes.set(xlim=(0, None), xlabel="worst relative error of outputs and gradients", title=dtype)
-        axes.grid(axis="y", linewidth=0.8)
-    both[0].set_yticks(range(len(names)), names)
-    both[0].invert_yaxis()
-    figure.suptitle("Attention over several ranks against one process in float64", x=0.01, ha="left")
-    return figure
-
-
-def kernels(plt: Any, records: list[dict]) -> Any:
-    """Traffic over the least, and the time below which no kernel can be: of binaries, nothing was timed."""
-    rows = [x for x in records if "kernel" not in x]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 1.6 + 0.19 * len(rows)), sharey=True, layout="tight")
-    for number, x in enumerate(rows):
-        if x["traffic"]:
-            left.plot([1, x["traffic"]], [number, number], color=RULE, linewidth=1)
-            left.scatter(x["traffic"], number, color=OURS, s=24, zorder=3)
-        label = [None, None] if number else ["H100", "H200"]
-        right.scatter(x["floor_us_h100"], number, facecolors="none", edgecolors=THEIRS, s=44, label=label[0])
-        right.scatter(x["floor_us_h200"], number, color=COLOURS[2], s=16, label=label[1])
-    left.axvline(1, color=INK, linewidth=1)
-    left.set_yticks(range(len(rows)), [f"{x['op']} · {x['workload']}" for x in rows])
-    left.set(ylim=(len(rows) - 0.5, -0.5), title="Traffic")
-    left.set_xlabel("bytes of all launches / least bytes\n(PyTorch's matrix products not counted)")
-    left.xaxis.set_major_formatter("{x:g}×")
-    right.set(xscale="log", xlabel="µs by the data sheet (log scale)", title="Floor")
-    right.xaxis.set_major_formatter("{x:,g}")
-    right.legend(loc="lower left")
-    for axes in (left, right):
-        axes.grid(axis="y", linewidth=0.6)
-    figure.suptitle("Compiled for sm_90a: traffic and floors. Nothing was timed.", x=0.01, ha="left")
-    return figure
-
-
-def peers(plt: Any, records: list[dict]) -> Any:
-    """As ``python -m bench.report`` draws it."""
-    from bench import plots  # which imports matplotlib
-
-    ours = {key: x for key, x in report.groups(records).items() if "ours" in x}
-    return plots.peers(ours, plots.colours(ours)) if ours else None
-
-
-def step(plt: Any, records: list[dict]) -> Any:
-    """As ``python -m bench.simulate`` draws it, with its default --gpus and --limit."""
-    return simulate_plot.picture(plt, simulate_plot.by_size(records), 128, 1 << 22)
-
-
 PICTURES = {
-    "attention.png": Picture(("attention.jsonl",), attention),
-    "boundary.png": Picture(("boundary.jsonl",), boundary),
-    "data.png": Picture(("data.jsonl",), data),
-    "decode.png": Picture(("decode.jsonl",), decode),
-    "demo.png": Picture(("demo-seed*.json", "demo_heldout.jsonl"), demo),
-    "encoder.png": Picture(("encoder.jsonl",), encoder),
-    "features.png": Picture(("features.jsonl",), features),
-    "fuzz.png": Picture(("fuzz.jsonl",), fuzz),
-    "fuzz_audio.png": Picture(("fuzz_audio.jsonl",), fuzz_audio),
-    "grpo.png": Picture(("grpo.jsonl",), grpo),
-    "log_mel.png": Picture(("log_mel.jsonl",), log_mel),
-    "packing.png": Picture(("packing.jsonl",), packing),
-    "patch.png": Picture(("patch.jsonl",), patch),
-    "peers.png": Picture(("ops.jsonl",), peers),
-    "resample.png": Picture(("resample.jsonl",), resample),
-    "sequence_parallel.png": Picture(("sequence_parallel.jsonl",), sequence_parallel),
-    "step.png": Picture(("step.jsonl",), step),
-    "kernels.png": Picture(("kernels.jsonl",), kernels),
+    "attention.png": Picture(("attention.jsonl",), drawings.attention),
+    "boundary.png": Picture(("boundary.jsonl",), drawings.boundary),
+    "data.png": Picture(("data.jsonl",), drawings.data),
+    "decode.png": Picture(("decode.jsonl",), drawings.decode),
+    "demo.png": Picture(("demo-seed*.json", "demo_heldout.jsonl"), drawings.demo),
+    "encoder.png": Picture(("encoder.jsonl",), drawings.encoder),
+    "features.png": Picture(("features.jsonl",), drawings.features),
+    "fuzz.png": Picture(("fuzz.jsonl",), drawings.fuzz),
+    "fuzz_audio.png": Picture(("fuzz_audio.jsonl",), drawings.fuzz_audio),
+    "grpo.png": Picture(("grpo.jsonl",), drawings.grpo),
+    "log_mel.png": Picture(("log_mel.jsonl",), drawings.log_mel),
+    "packing.png": Picture(("packing.jsonl",), drawings.packing),
+    "patch.png": Picture(("patch.jsonl",), drawings.patch),
+    "peers.png": Picture(("ops.jsonl",), drawings.peers),
+    "resample.png": Picture(("resample.jsonl",), drawings.resample),
+    "sequence_parallel.png": Picture(("sequence_parallel.jsonl",), drawings.sequence_parallel),
+    "step.png": Picture(("step.jsonl",), drawings.step),
+    "train.png": Picture(("train.jsonl",), drawings.train),
+    "virtual_ranks.png": Picture(("virtual_ranks.jsonl",), drawings.virtual_ranks),
+    "kernels.png": Picture(("kernels.jsonl",), drawings.kernels),
 }
 
 

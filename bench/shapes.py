@@ -117,20 +117,19 @@ def shape_id(work: Workload, length: int | None, device: str) -> str:
     words = [work.op, *(word(name, size) for name, size in work.sizes.items())]
     if not work.sizes:
         words.append(re.sub(r"[^\w.]+", "-", work.name))
-    if length is not None:
+    if cut_to(work, length):
         words.append("cut" if work.sizes else f"cut{length}")
     return "-".join(x.strip("-") for x in [*words, dtype_of(work), device] if x)
 
 
 def in_words(work: Workload, length: int | None, device: str) -> str:
     """The same for the head of a table."""
-    cut = "" if length is None else f" cut to {cut_to(work, length)}"
-    return f"{work.op}, {work.name}{cut}, {dtype_of(work)} on {device}"
+    cut = cut_to(work, length)
+    return f"{work.op}, {work.name}{cut and f' cut to {cut}'}, {dtype_of(work)} on {device}"
 
 
-def cut_to(work: Workload, length: int) -> str:
-    """The sizes that a workload was cut to."""
-    if work.shorter is None:
+def cut_to(work: Workload, length: int | None) -> str:
+    """The sizes that a workload was cut to, or ""."""
+    if work.shorter is None and length is not None:
         return f"length {length}"
-    here, other = (work.shorter(n).sizes for n in (length, length + 8))
-    return ", ".join(f"{name} {listed(size, ' + ')}" for name, size in here.items() if other[name] != size)
+    return ", ".join(f"{name} {listed(size, ' + ')}" for name, size in work.smaller.items())

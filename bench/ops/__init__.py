@@ -41,6 +41,7 @@ class Workload:
         at: a length (tokens, rows, windows, …) to a ``make`` of that length and the workload's other sizes.
         matrix: kernels that must show matrix instructions (HGMMA) in their binary, by name.
         sizes: what ``sized`` called the op's function with: the names of ``--shape`` and of test ids.
+        smaller: those of the sizes that ``cut`` changed.
         shorter: a length to the workload of that length, where ``sized`` made it.
         exact: asked for on the command line, so run as it is on every device.
     """
@@ -60,6 +61,7 @@ class Workload:
     at: Callable[[int], Callable] | None = None
     matrix: tuple[str, ...] = ()
     sizes: dict[str, object] = field(default_factory=dict)
+    smaller: dict[str, object] = field(default_factory=dict)
     shorter: Callable[[int], Workload] | None = None
     exact: bool = False
 
@@ -75,7 +77,9 @@ class Workload:
         if self.shorter is None:
             return replace(self, make=self.at(length))
         kept = {name: getattr(self, name) for name in ("name", "dtype", "cpu_dtype", "also")}
-        return replace(self.shorter(length), **kept)
+        short = self.shorter(length)
+        smaller = {name: size for name, size in short.sizes.items() if size != self.sizes[name]}
+        return replace(short, smaller=smaller, **kept)
 
 
 def normal(*shape: int, device: str, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from bench.conftest import WITHOUT_EFFECT, without_effect
 def test_options_without_effect_say_so():
     (line,) = without_effect(["bench", "-k", "x", "--benchmark-min-rounds=3", "--benchmark-min-rounds=4"])
     assert line.startswith("--benchmark-min-rounds has no effect")
-    assert line.endswith("Instead: --rounds")
+    assert line.endswith(": use --rounds")
     assert len(without_effect(["--benchmark-warmup", "on", "--benchmark-max-time", "3"])) == 2
     assert without_effect(["--benchmark-save=x", "--benchmark-json=y", "--device", "cpu"]) == []
 

@@ -28,6 +28,22 @@ def test_a_results_file_has_a_picture_or_a_reason(file):
         assert pictures.stamped(path) == pictures.digest(files), f"{path} is not of these figures; {REDRAW}"
 
 
+def test_what_only_a_gpu_measures_is_drawn_too(tmp_path):
+    pytest.importorskip("matplotlib")
+    common = {"gpu": "NVIDIA H200", "date": "2000-01-01"}
+    step = {"case": "pre-1", "text_layers": 28, "absent": None, "tokens_per_s": 1e4} | common
+    steps = [step | {"variant": "ours"}, step | {"variant": "liger", "tokens_per_s": 9e3}, step | {"absent": "x"}]
+    ring = [
+        {"clips": clips, "tokens": 96, "backward": backward, "ranks": ranks, "over_plain": 1 + ranks / 10}
+        for clips in ("one", "mix")
+        for backward in (False, True)
+        for ranks in (1, 2, 4)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(x) + "\n" for x in steps))
+    (tmp_path / "virtual_ranks.jsonl").write_text(json.dumps({"rows": ring} | common) + "\n")
+    assert {x.name for x in pictures.draw(tmp_path)} == {"train.png", "virtual_ranks.png"}
+
+
 def test_what_is_there_is_drawn_and_stamped(tmp_path):
     imread = pytest.importorskip("matplotlib.image").imread
     record = {"microseconds": {"eager": 2.0, "compiled": 3.0}, "threads": 1, "date": "2000-01-01"}

@@ -84,6 +84,12 @@ def test_ids_can_be_selected_and_say_what_is_run():
 def test_a_table_says_what_was_cut():
     work = next(work for work in WORKLOADS if work.op == "rms_norm")
     assert in_words(*fitted(work, "cpu"), "cpu") == "rms_norm, 8192 x 3584 cut to rows 1024, float32 on cpu"
+    audio = next(work for work in WORKLOADS if work.op == "log_mel")
+    assert "30 min, float32 to float32 cut to windows 3, samples 163840, float32" in in_words(
+        *fitted(audio, "cpu"), "cpu"
+    )
+    whole = next(work for work in WORKLOADS if work.name == "1 x 1024, 1 new")
+    assert "cut" not in in_words(*fitted(whole, "cpu"), "cpu") + shape_id(*fitted(whole, "cpu"), "cpu")
     assert in_words(work, None, "cuda") == "rms_norm, 8192 x 3584, bfloat16 on cuda"
 
 
