@@ -1,11 +1,8 @@
 """The compiled extension: whether it was built, how to get it, and what it does that is no op on tensors."""
 
 import json
-import shlex
 import warnings
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -47,17 +44,24 @@ def checkout() -> Path | None:
 
 def install_command() -> str:
     """What installs this version again, built on this machine. It needs a C++ compiler; pip brings all else."""
+    import shlex
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
     if folder := checkout():
         return f"pip install --no-deps -e {shlex.quote(str(folder))}"
-    source = "afn-kernels"
+    source, origin = "afn-kernels", {}
     try:
         found = distribution("afn-kernels")
         source = f"afn-kernels=={found.version}"
-        origin = json.loads(found.read_text("direct_url.json") or "{}").get("url", "")  # PEP 610: no package index
+        origin = json.loads(found.read_text("direct_url.json") or "{}")  # PEP 610: where pip took no package index
     except (PackageNotFoundError, ValueError):
-        origin = ""
-    if origin.startswith("file:") and not origin.endswith(".whl"):
-        source = shlex.quote(unquote(urlsplit(origin).path))
+        pass
+    url, repository = origin.get("url", ""), origin.get("vcs_info")
+    if repository:
+        source = shlex.quote(f"{repository['vcs']}+{url}@{repository['commit_id']}")
+    elif url.startswith("file:") and not url.endswith(".whl"):
+        source = shlex.quote(unquote(urlsplit(url).path))
     return f"pip install --force-reinstall --no-deps --no-cache-dir --no-binary afn-kernels {source}"
 
 

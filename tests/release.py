@@ -172,7 +172,7 @@ def environment(python: str, folder: Path, *requirements: str) -> Path:
     """A new virtual environment's Python."""
     run(python, "-m", "venv", folder)
     if requirements:
-        run(folder / "bin" / "python", "-m", "pip", "install", "-q", *requirements)
+        run(folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-compile", *requirements)
     return folder / "bin" / "python"
 
 

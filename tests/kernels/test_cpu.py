@@ -60,6 +60,7 @@ def test_a_call_that_it_would_not_run_says_nothing(absent):
         ak.log_mel(torch.zeros(1, 320), impl="cpu")
 
 
+@pytest.mark.slow
 def test_a_compiled_graph_says_it_too(absent):
     torch.compiler.reset()
     with pytest.warns(UserWarning, match="log_mel runs several times slower"):
@@ -71,26 +72,27 @@ class Origin:
 
     version = "1.2"
 
-    def __init__(self, url: str):
-        self.url = url
+    def __init__(self, url: str, vcs_info: dict | None = None):
+        self.origin = {"url": url, **({"vcs_info": vcs_info} if vcs_info else {})} if url else None
 
     def read_text(self, name: str) -> str | None:
         assert name == "direct_url.json"
-        return json.dumps({"url": self.url}) if self.url else None
+        return json.dumps(self.origin) if self.origin else None
 
 
 @pytest.mark.parametrize(
-    ("url", "source"),
+    ("origin", "source"),
     [
-        ("", "afn-kernels==1.2"),
-        ("file:///there/afn_kernels-1.2-cp310-cp310-linux_x86_64.whl", "afn-kernels==1.2"),
-        ("file:///there/afn_kernels-1.2.tar.gz", "/there/afn_kernels-1.2.tar.gz"),
-        ("file:///my%20code/afn", "'/my code/afn'"),
+        ([""], "afn-kernels==1.2"),
+        (["file:///there/afn_kernels-1.2-cp310-cp310-linux_x86_64.whl"], "afn-kernels==1.2"),
+        (["file:///there/afn_kernels-1.2.tar.gz"], "/there/afn_kernels-1.2.tar.gz"),
+        (["file:///my%20code/afn"], "'/my code/afn'"),
+        (["https://example.org/afn", {"vcs": "git", "commit_id": "12ab"}], "git+https://example.org/afn@12ab"),
     ],
 )
-def test_the_command_fits_what_was_installed(monkeypatch, url, source):
+def test_the_command_fits_what_was_installed(monkeypatch, origin, source):
     monkeypatch.setattr(cpu, "checkout", lambda: None)
-    monkeypatch.setattr(cpu, "distribution", lambda name: Origin(url))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Origin(*origin))
     again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary afn-kernels"
     assert cpu.install_command() == f"{again} {source}"
 
