@@ -9,7 +9,7 @@ WIDTH, CLASSES = 3584, 151_672
 IGNORE = -100
 
 
-def inputs(rows: int, every: int = 1, labels: str = "labels"):
+def inputs(rows: int, every: int = 1, labels: str = "labels", bias: bool = False):
     """Every ``every``-th row has a label."""
 
     def make(device: str, dtype: torch.dtype):
@@ -20,6 +20,7 @@ def inputs(rows: int, every: int = 1, labels: str = "labels"):
             "hidden": normal(rows, WIDTH, device=device, dtype=dtype),
             "weight": normal(CLASSES, WIDTH, device=device, dtype=dtype) * WIDTH**-0.5,
             labels: made,
+            **({"bias": normal(CLASSES, device=device, dtype=dtype)} if bias else {}),
         }
 
     return make
@@ -40,7 +41,16 @@ def plain_logprob(hidden, weight, targets):
     return -F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
 
 
-compiled_loss, compiled_logprob = (torch.compile(f, dynamic=True) for f in (plain_loss, plain_logprob))
+def plain_optional(hidden, weight, labels, bias):
+    """With OPTIONS, as PyTorch writes them."""
+    logits = 30 * torch.tanh(F.linear(hidden, weight, bias).float() / 30)
+    return F.cross_entropy(logits, labels, label_smoothing=OPTIONS["label_smoothing"])
+
+
+OPTIONS = {"label_smoothing": 0.1, "softcap": 30.0}
+compiled_loss, compiled_logprob, compiled_optional = (
+    torch.compile(f, dynamic=True) for f in (plain_loss, plain_logprob, plain_optional)
+)
 
 
 def torchs(i):
@@ -83,30 +93,33 @@ def cuts(i):
     return linear_cross_entropy(*supervised(i))
 
 
+OPTIONAL = {"torch": lambda i: plain_optional(**i), "torch.compile": lambda i: compiled_optional(**i)}
 PEERS = {"torch": torchs, "torch.compile": compiled, "liger": ligers, "quack": quacks, "cce": cuts}
 
 
-def workload(rows: int, name: str, wrt: tuple[str, ...], every: int = 1, op: str = "linear_cross_entropy") -> Workload:
+def workload(
+    rows: int, name: str, wrt: tuple[str, ...], every: int = 1, op: str = "linear_cross_entropy", optional: bool = False
+) -> Workload:
     kept = -(-rows // every)
     logprob = op == "linear_logprob"
     label = "targets" if logprob else "labels"
     hidden, weight, logits = rows * WIDTH * 2, CLASSES * WIDTH * 2, kept * CLASSES * 2
     product = 2.0 * kept * CLASSES * WIDTH
     read = kept * WIDTH * 2 + weight
-    grads = sum({"hidden": hidden, "weight": weight}[x] for x in wrt)
+    grads = sum({"hidden": hidden, "weight": weight, "bias": CLASSES * 2}[x] for x in wrt)
     # With gradients, the logits are written and read once: they are needed before and after their log-sum-exp is known,
     # and a second product costs more than their traffic.
     backward = (read + grads + 2 * logits) if wrt else 0
     return Workload(
         op,
         f"{rows} x {WIDTH} x {CLASSES}{name}",
-        inputs(rows, every, label),
+        inputs(rows, every, label, optional),
         wrt,
         (read, backward),
-        flops=(product, product * (len(wrt) + logprob)),
-        options={} if logprob or every == 1 else {"supervised": kept},
-        at=lambda rows: inputs(rows, 1, label),
-        peers=PEERS,
+        flops=(product, product * (len({*wrt} - {"bias"}) + logprob)),
+        options=(OPTIONS if optional else {}) | ({} if logprob or every == 1 else {"supervised": kept}),
+        at=lambda rows: inputs(rows, 1, label, optional),
+        peers=OPTIONAL if optional else PEERS,
         matrix=("logsumexp_kernel",) if logprob or not wrt else (),
     )
 
@@ -117,6 +130,8 @@ WORKLOADS = [
     workload(8192, ", frozen head", ("hidden",)),
     workload(8192, ", loss alone", ()),
     workload(131_072, ", one in ten supervised", BOTH, every=10),
+    workload(8192, ", bias, smoothed and capped", (*BOTH, "bias"), optional=True),
+    workload(8192, ", bias, smoothed and capped, loss alone", (), optional=True),
     workload(8192, "", BOTH, op="linear_logprob"),
     workload(8192, ", forward", (), op="linear_logprob"),
 ]
