@@ -139,7 +139,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to(dtype)
     for name, buffer in kept.items():
-        if dtype.itemsize < 4:
+        if dtype.itemsize < 4 and "freq" in name:
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, buffer)
     return model
