@@ -33,6 +33,16 @@ def without(type: str, op: str, why: str) -> Replacement:
     return Replacement(type, without={op: why})
 
 
+def gemma(name: str, *, cap: bool = False, **options) -> tuple[Replacement, ...]:
+    """Norms that multiply by 1 + weight, and a GELU in the gate; ``cap`` where logits may be soft-capped."""
+    return (
+        norm(f"{name}RMSNorm", eps="eps", offset=1.0),
+        gated_mlp(f"{name}MLP", op="geglu"),
+        attention(f"{name}Attention", **options),
+        loss(f"{name}ForCausalLM", **({"cap": "config.final_logit_softcapping"} if cap else {})),
+    )
+
+
 ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
     "Llama": decoder("Llama"),
     "Mistral": decoder("Mistral", window="config.sliding_window"),
@@ -65,6 +75,12 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
         ),
         without("Phi4MultimodalAudioAttention", "attention", "a bias by distance is added to its scores"),
         loss("Phi4MultimodalForCausalLM"),
+    ),
+    "Gemma": gemma("Gemma"),
+    "Gemma 2": gemma("Gemma2", cap=True, window="sliding_window", softcap="attn_logit_softcapping"),
+    "Gemma 3": (
+        *gemma("Gemma3", cap=True, window="sliding_window", qk_norm=True),
+        loss("Gemma3ForConditionalGeneration", "Gemma3CausalLMOutputWithPast"),
     ),
     "Whisper": encoder(
         "Whisper", cross=True, loss=model("Whisper", "Seq2SeqLMOutput", head="proj_out", style="whisper")
@@ -163,7 +179,7 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
             "LayerNorm",
             ("layer_norm",),
             "replacements:layer_norm",
-            needs=("weight", "bias", "eps"),
+            needs=("weight", "eps"),
             parameters=("input",),
         ),
         Replacement(
@@ -172,7 +188,7 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
             "replacements:rms_norm",
             needs=("weight", "eps"),
             parameters=("hidden_states|x",),
-            options={"eps": "eps", "weight": "weight"},
+            options={"eps": "eps", "weight": "weight", "offset": 0.0},
         ),
     ),
 }

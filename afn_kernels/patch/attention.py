@@ -55,6 +55,8 @@ def decoder_attention(
     dropout = self.attention_dropout if self.training else 0.0
     if window := options.get("window"):
         kwargs["sliding_window"] = find(self, window)
+    if softcap := options.get("softcap"):
+        kwargs["softcap"] = find(self, softcap)
     out, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
     return self.o_proj(out.reshape(*shape, -1).contiguous()), weights
 

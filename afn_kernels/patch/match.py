@@ -68,8 +68,8 @@ def unfit(module: nn.Module, matched: Match, targets: list[nn.Module]) -> str:
     if row.parameters and renamed(type(module), matched) is None:
         return f"{version}'s {row.method} takes ({', '.join(parameters(type(module), row.method))})"
     for target in targets:
-        function = getattr(type(target), row.method)
-        if getattr(function, "__module__", None) not in {cls.__module__ for cls in type(target).__mro__}:
+        file = getattr(getattr(type(target), row.method), "__module__", None)
+        if file is not None and file not in {cls.__module__ for cls in type(target).__mro__}:
             return f"somebody else has replaced its class's {row.method}"
     if missing := [name for name in row.mentions if name not in words(type(module), row.method)]:
         return f"{version}'s {row.method} knows no {missing[0]}"

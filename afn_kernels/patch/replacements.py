@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from afn_kernels import bias_gelu as bias_gelu_op
+from afn_kernels import geglu as geglu_op
 from afn_kernels import layer_norm as layer_norm_op
 from afn_kernels import pool_norm as pool_norm_op
 from afn_kernels import rms_norm as rms_norm_op
@@ -42,10 +43,14 @@ def rms_norm(self, hidden_states):
     here = state(self)
     weight, eps = getattr(self, here.options["weight"]), getattr(self, here.options["eps"])
     eps = torch.finfo(hidden_states.dtype).eps if eps is None else eps
+    offset = here.options["offset"]
     try:
-        if plain(hidden_states, weight):
-            return rms_norm_op(hidden_states, weight, eps=eps, impl=here.impl)
-        reason = NOT_PLAIN
+        if offset is None and hidden_states.dtype != weight.dtype:  # Llama's then returns the wider dtype
+            reason = f"the weight is {weight.dtype}, the input {hidden_states.dtype}"
+        elif plain(hidden_states, weight):
+            return rms_norm_op(hidden_states, weight, eps=eps, offset=offset, impl=here.impl)
+        else:
+            reason = NOT_PLAIN
     except ValueError as refused:
         reason = refused
     count(self, reason)
@@ -53,19 +58,18 @@ def rms_norm(self, hidden_states):
 
 
 def check_layer_norm(module: nn.Module, row, above) -> str:
-    if len(module.normalized_shape) != 1 or module.weight is None or module.bias is None:
-        return "it has no weight and bias of one axis"
-    return ""
+    return "" if len(module.normalized_shape) == 1 else "it normalises several axes"
 
 
 def layer_norm(self, input):
     """torch.nn.LayerNorm; after a pooling that was put off, both at once."""
     here = state(self)
+    given = [x for x in (input, self.weight, self.bias) if x is not None]
     pooled = _thread() not in here.waiting
     here.waiting.discard(_thread())
     op = layer_norm_op if pooled else pool_norm_op
     try:
-        if plain(input, self.weight, self.bias):
+        if plain(*given):
             return op(input, self.weight, self.bias, eps=self.eps, impl=here.impl)
         reason = NOT_PLAIN
     except ValueError as refused:
@@ -105,6 +109,19 @@ def check_swiglu(module: nn.Module, row, above) -> str:
     return ""
 
 
+GELUS = {"GELU": "none", "GELUActivation": "none", "GELUTanh": "tanh"}
+
+
+def check_geglu(module: nn.Module, row, above) -> str:
+    activation = find(module, row.options["activation"])
+    return "" if approximation(activation) else f"its activation is {type(activation).__name__}, not GELU"
+
+
+def approximation(activation: nn.Module) -> str:
+    """How a GELU is computed, in torch's words; empty for anything else."""
+    return getattr(activation, "approximate", GELUS.get(type(activation).__name__, ""))
+
+
 def gated_mlp(self, x):
     """A gated MLP; its projections stay modules, whoever has wrapped them."""
     options = state(self).options
@@ -122,7 +139,7 @@ def gated_mlp(self, x):
     product, reason = None, NOT_PLAIN
     try:
         if plain(gate, up):
-            product = swiglu_op(gate, up, impl=state(self).impl)
+            product = _product(self, activation, gate, up)
     except ValueError as refused:
         reason = refused
     if product is None:
@@ -130,6 +147,13 @@ def gated_mlp(self, x):
         product = activation(gate) * up
     dropout = find(self, options["dropout"]) if options["dropout"] else nn.Identity()
     return dropout(find(self, options["down"])(dropout(product)))
+
+
+def _product(self, activation, gate, up):
+    here = state(self)
+    if "geglu" in here.ops:
+        return geglu_op(gate, up, approximate=approximation(activation), impl=here.impl)
+    return swiglu_op(gate, up, impl=here.impl)
 
 
 def check_bias_gelu(module: nn.Module, row, above) -> str:

@@ -7,6 +7,7 @@ OPS = (
     "rms_norm",
     "layer_norm",
     "swiglu",
+    "geglu",
     "bias_gelu",
     "rotary",
     "attention",
@@ -45,12 +46,16 @@ class Replacement:
     without: Mapping[str, str] = field(default_factory=dict)
 
 
-def norm(type: str, *, eps: str = "variance_epsilon", weight: str = "weight") -> Replacement:
+def norm(
+    type: str, *, eps: str = "variance_epsilon", weight: str = "weight", offset: float | None = None
+) -> Replacement:
     """An RMSNorm: x / rms(x) · weight.
 
     Args:
         type: name of the class.
         eps, weight: names of its attributes.
+        offset: what is added to the weight before it multiplies, in float32: 1 in Gemma. None rounds before the weight
+            multiplies, as Llama does.
     """
     return Replacement(
         type,
@@ -58,7 +63,7 @@ def norm(type: str, *, eps: str = "variance_epsilon", weight: str = "weight") ->
         "replacements:rms_norm",
         needs=(weight, eps),
         parameters=("hidden_states|x|input",),
-        options={"eps": eps, "weight": weight},
+        options={"eps": eps, "weight": weight, "offset": offset},
     )
 
 
@@ -72,11 +77,13 @@ def gated_mlp(
     gate_first: bool = True,
     norm: str = "",
     dropout: str = "",
+    op: str = "swiglu",
 ) -> Replacement:
-    """A gated MLP: down(silu(gate(x)) · up(x)).
+    """A gated MLP: down(act(gate(x)) · up(x)).
 
     Args:
         type: name of the class.
+        op: "swiglu" where act is SiLU, "geglu" where it is a GELU.
         gate, up, down, activation: names of its modules. An empty ``up`` means that ``gate`` gives both, halves of one
             projection.
         gate_first: whether the gate is the first of these halves.
@@ -86,7 +93,7 @@ def gated_mlp(
     names = {"gate": gate, "up": up, "down": down, "activation": activation, "before": norm, "dropout": dropout}
     return Replacement(
         type,
-        ("swiglu",),
+        (op,),
         "replacements:gated_mlp",
         needs=tuple(filter(None, names.values())),
         parameters=("x|hidden_states|hidden_state",),
@@ -146,7 +153,7 @@ def attention(
         parameters, target: of another order of arguments, and the replacement that takes them in it.
         without: why it has no ``rotary``.
         **options: ``qk_norm``: queries and keys are normalised; ``window``: the attribute that holds the sliding
-            window; ``qkv``: the one projection that gives all three; ``if_rope``: the attribute that says whether
+            window; ``softcap``: that of the scores' soft cap; ``qkv``: the one projection that gives all three; ``if_rope``: the attribute that says whether
             this layer rotates at all; ``counted``: the forward is not told positions, they are 0, 1, 2, ...
     """
     qk_norm, qkv = options.get("qk_norm", False), options.get("qkv", "")

@@ -17,6 +17,7 @@ from tests.orders import in_orders
 
 LLAMA = {"rms_norm", "swiglu", "rotary", "attention", "linear_cross_entropy"}
 HEARD = {"layer_norm", "bias_gelu"}
+GEMMA = {*LLAMA, "geglu"} - {"swiglu"}
 EXPECTED = {
     "musicflamingo": {*LLAMA, *HEARD, "pool_norm", "rote"},
     "audioflamingo3": {*LLAMA, *HEARD, "pool_norm"},
@@ -24,17 +25,18 @@ EXPECTED = {
     "voxtral": {*LLAMA, *HEARD},
     "whisper": {*HEARD, "attention", "linear_cross_entropy"},
     **{name: LLAMA for name in (*DECODERS, "phi3", "granite", "smollm3")},
-    "gemma2": {"rotary", "linear_cross_entropy"},
-    "gemma3": {"rotary", "attention", "linear_cross_entropy"},
+    "gemma2": {*GEMMA} - {"attention"},
+    "gemma3": GEMMA,
     "phi4_multimodal": {*LLAMA, "layer_norm"},
     "granite_speech": {*LLAMA, "layer_norm"},
     "qwen2_5_omni": {*LLAMA, *HEARD} - {"rotary"},
     "qwen3_omni_moe": {*LLAMA, *HEARD} - {"rotary"},
     "glmasr": {*LLAMA, *HEARD},
     "qwen3_asr": {*LLAMA, *HEARD},
-    "moonshine": {"bias_gelu", "swiglu", "attention", "linear_cross_entropy"},
+    "moonshine": {"layer_norm", "bias_gelu", "swiglu", "attention", "linear_cross_entropy"},
     "wav2vec2": {*HEARD, "attention"},
 }
+FALLS_BACK = {"gemma3": {("Gemma3Attention", "attention: a window of 8 keys")}}
 
 
 def run(model, inputs, labels) -> dict[str, torch.Tensor]:
@@ -78,7 +80,7 @@ def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
     assert {entry.op for entry in report.replaced} == EXPECTED[name]
     assert [inspect.signature(module.forward) for module in model.modules()] == signatures
     found = run(model, data.call(dtype), data.labels)
-    assert not report.fallbacks, report.fallbacks
+    assert set(report.fallbacks) == FALLS_BACK.get(name, set())
     assert found.keys() == oracle.keys()
     for key, value in found.items():
         assert value.dtype == same[0][key].dtype, key
@@ -116,7 +118,7 @@ def test_greedy_generation_is_the_same(name):
         after = model.generate(**data.prompt, **options)
         report.revert()
         assert torch.equal(after, before), row
-        assert not report.fallbacks, report.fallbacks
+        assert set(report.fallbacks) == FALLS_BACK.get(name, set())
 
 
 def train(model, inputs: dict, labels: torch.Tensor, steps: int = 30) -> torch.Tensor:

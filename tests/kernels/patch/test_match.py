@@ -163,8 +163,13 @@ def test_norms_of_torch_anywhere(dtype, eps):
     assert not report.fallbacks
 
 
-def test_norms_without_weights_stay():
-    plain = nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), nn.LayerNorm((2, 4)), nn.RMSNorm((2, 4)))
+def test_norms_without_weights_or_of_several_axes():
+    whole = nn.Sequential(nn.LayerNorm(4, bias=False), nn.LayerNorm(4, elementwise_affine=False), nn.Identity())
+    x = torch.randn(3, 4)
+    before = in_orders(lambda: whole(x))
+    assert len(ak.patch(whole, impl="reference").replaced) == 2
+    assert_same_but_rounding(whole(x), before)
+    plain = nn.Sequential(nn.RMSNorm(4, elementwise_affine=False), nn.LayerNorm((2, 4)), nn.RMSNorm((2, 4)))
     report = ak.patch(plain, impl="reference")
     assert not report.replaced
     assert len(report.skipped) == 3

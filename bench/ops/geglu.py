@@ -1,0 +1,46 @@
+"""geglu at the width of Gemma 2 9B, exact and by tanh."""
+
+import torch
+import torch.nn.functional as F
+
+from bench.ops import Absent, Workload, normal
+
+WIDTH = 14336
+
+
+def inputs(rows: int):
+    def make(device: str, dtype: torch.dtype):
+        return {name: normal(rows, WIDTH, device=device, dtype=dtype) for name in ("gate", "up")}
+
+    return make
+
+
+def torchs(approximate: str):
+    return lambda i: F.gelu(i["gate"], approximate=approximate) * i["up"]
+
+
+def ligers(i):
+    try:
+        from liger_kernel.ops.geglu import LigerGELUMulFunction
+    except ImportError as error:
+        raise Absent("liger-kernel is not installed") from error
+    return LigerGELUMulFunction.apply(i["gate"], i["up"])
+
+
+def workload(rows: int, approximate: str) -> Workload:
+    tensor = rows * WIDTH * 2
+    plain = torchs(approximate)
+    peers = {"torch": plain, "torch.compile": torch.compile(plain, dynamic=True)}
+    return Workload(
+        "geglu",
+        f"{rows} x {WIDTH}{', tanh' if approximate == 'tanh' else ''}",
+        inputs(rows),
+        ("gate", "up"),
+        (3 * tensor, 5 * tensor),  # forward: two read, one written; backward: three read, two written
+        options={"approximate": approximate},
+        at=inputs,
+        peers=peers | ({"liger": ligers} if approximate == "tanh" else {}),
+    )
+
+
+WORKLOADS = [workload(8192, "none"), workload(8192, "tanh")]

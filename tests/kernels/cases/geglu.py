@@ -1,0 +1,11 @@
+from tests.kernels.cases.swiglu import WRT, inputs
+from tests.kernels.harness import Case
+
+TANH = {"approximate": "tanh"}
+CASES = [
+    Case("geglu", "plain", inputs, WRT, far=WRT),
+    Case("geglu", "tanh", inputs, WRT, TANH),
+    Case("geglu", "several tiles", lambda g, n: inputs(g, n, 1100), WRT, size=9),
+    Case("geglu", "no rows", inputs, WRT, size=0),
+    Case("geglu", "tanh, odd width", lambda g, n: inputs(g, n, 37), WRT, TANH, size=9),
+]
