@@ -65,7 +65,8 @@ def patch(
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(f"patch: expected an instance of a model, got {what}")
-    only, skip = ((names,) if isinstance(names, str) else names for names in (only, skip))
+    only = {only} if isinstance(only, str) else only
+    skip = {skip} if isinstance(skip, str) else skip
     unknown = sorted({*(only or ()), *skip} - set(OPS))
     if unknown:
         raise ValueError(f"patch: no op {', '.join(map(repr, unknown))}; there are {', '.join(OPS)}")

@@ -152,9 +152,10 @@ def attention(
         type: name of the class.
         parameters, target: of another order of arguments, and the replacement that takes them in it.
         without: why it has no ``rotary``.
-        **options: ``qk_norm``: queries and keys are normalised; ``window``: the attribute that holds the sliding
-            window; ``softcap``: that of the scores' soft cap; ``qkv``: the one projection that gives all three; ``if_rope``: the attribute that says whether
-            this layer rotates at all; ``counted``: the forward is not told positions, they are 0, 1, 2, ...
+        **options: ``qk_norm``: queries and keys are normalised; ``window`` and ``softcap``: attributes that hold the
+            sliding window and the soft cap of scores; ``qkv``: the one projection that gives all three; ``if_rope``:
+            the attribute that says whether this layer rotates at all; ``counted``: the forward is not told positions,
+            they are 0, 1, 2, ...
     """
     qk_norm, qkv = options.get("qk_norm", False), options.get("qkv", "")
     return Replacement(
