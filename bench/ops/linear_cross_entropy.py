@@ -133,7 +133,7 @@ def loss(
     trained: bool = True,
     optional: bool = False,
 ) -> Workload:
-    """Every ``every``-th row has a label; no backward unless ``trained``; ``optional``: bias, smoothing, soft-capping."""
+    """Every ``every``-th row has a label; ``optional``: with a bias, smoothed labels and capped logits."""
     wrt = () if not trained else ("hidden",) if frozen_head else ("hidden", "weight")
     wrt += ("bias",) if optional and trained else ()
     name = ", bias, smoothed and capped" if optional else ""
