@@ -4,26 +4,33 @@ Projections, caches and masks stay those of transformers. What is a causal, full
 op as packed sequences; decoding steps and any other mask go to the attention function that the model had.
 """
 
-from dataclasses import dataclass
-
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import attention as attention_op
 from afn_kernels import rotary as rotary_op
 from afn_kernels._kept import kept
-from afn_kernels.patch.state import autocast_dtype, bare, count, find, namespace, plain, state
+from afn_kernels.patch.compiled import ATTEND, LOOK
+from afn_kernels.patch.packed_batch import PackedBatch
+from afn_kernels.patch.state import autocast_dtype, bare, cache_name, count, find, namespace, original, plain, state
 
 STEP = "a decoding step"  # belongs to the original function: not a fallback
 
 
 def check_rotary(module, row, above) -> str:
     rope = next((module.rotary_emb for module in reversed(above) if hasattr(module, "rotary_emb")), None)
-    if rope is None or not hasattr(rope, "inv_freq"):
+    if rope is None or _of_layer(module, rope, "inv_freq") is None:
         return "no rotary_emb with inv_freq is around it"
-    if getattr(rope, "attention_scaling", None) != 1.0:
+    if _of_layer(module, rope, "attention_scaling") != 1.0:
         return f"its {type(rope).__name__} scales cosines and sines"
+    if not getattr(module, row.options.get("if_rope", ""), True):
+        return "this layer has no positions"
     return ""
+
+
+def _of_layer(module, rope, name: str):
+    """An attribute of the rotary embedding, which Gemma 3 has once for each type of layer."""
+    of_type = f"{getattr(module, 'layer_type', '')}_{name}"
+    return getattr(rope, of_type) if hasattr(rope, of_type) else getattr(rope, name, None)
 
 
 def check_attention(module, row, above) -> str:
@@ -37,18 +44,98 @@ def decoder_attention(
     """Self-attention of the Llama family, with grouped query heads and rotary positions."""
     options = state(self).options
     shape = hidden_states.shape[:-1]
-    q, k, v = (proj(hidden_states).view(*shape, -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
-    if options["qk_norm"]:
+    q, k, v = (x.view(*shape, -1, self.head_dim) for x in _projected(self, hidden_states))
+    if options.get("qk_norm"):
         q, k = self.q_norm(q), self.k_norm(k)
-    q, k = rotate(self, q, k, position_embeddings, kwargs.get("position_ids"))
+    if getattr(self, options.get("if_rope", ""), True):
+        q, k = rotate(self, q, k, position_embeddings, kwargs.get("position_ids"))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if past_key_values is not None:
-        k, v = past_key_values.update(k, v, self.layer_idx)
+        k, v = _kept(self, past_key_values, k, v, kwargs)
     dropout = self.attention_dropout if self.training else 0.0
-    if options["window"]:
-        kwargs["sliding_window"] = find(self, options["window"])
+    if window := options.get("window"):
+        kwargs["sliding_window"] = find(self, window)
     out, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
     return self.o_proj(out.reshape(*shape, -1).contiguous()), weights
+
+
+def _kept(self, cache, k, v, kwargs):
+    """Keys and values of the cache once these are in it; since 5.24 it may change the call's other arguments."""
+    more = {"kwargs": kwargs} if cache_name(self) == "cache" else {}
+    return cache.update(k, v, self.layer_idx, **more)
+
+
+def _projected(self, x):
+    if name := state(self).options.get("qkv"):
+        k = self.config.num_key_value_heads * self.head_dim
+        return find(self, name)(x).split([self.config.num_attention_heads * self.head_dim, k, k], dim=-1)
+    return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+
+def omni_attention(
+    self,
+    hidden_states,
+    attention_mask=None,
+    position_ids=None,
+    past_key_values=None,
+    position_embeddings=None,
+    **kwargs,
+):
+    """The same with arguments in the order of Qwen2.5-Omni."""
+    kwargs["position_ids"] = position_ids
+    return decoder_attention(self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
+
+
+def moonshine_attention(
+    self,
+    hidden_states,
+    position_embeddings=None,
+    attention_mask=None,
+    past_key_values=None,
+    key_value_states=None,
+    **kwargs,
+):
+    """Self- and cross-attention of Moonshine, whose queries and keys are turned in self-attention alone."""
+    shape, crossed, cache, known = hidden_states.shape[:-1], key_value_states is not None, past_key_values, False
+    q = self.q_proj(hidden_states).view(*shape, -1, self.head_dim)
+    if cache is not None:
+        known = crossed and cache.is_updated.get(self.layer_idx)
+        if crossed:
+            cache.is_updated[self.layer_idx] = True
+        cache = cache.cross_attention_cache if crossed else cache.self_attention_cache
+    if known and cache:
+        q, k, v = q.transpose(1, 2), cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+    else:
+        source = key_value_states if crossed else hidden_states
+        k, v = (proj(source).view(shape[0], -1, *q.shape[2:]) for proj in (self.k_proj, self.v_proj))
+        if not crossed:
+            q, k = rotate(self, q, k, position_embeddings, kwargs.get("position_ids"))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if cache is not None:
+            k, v = _kept(self, cache, k, v, kwargs)
+    dropout = self.attention_dropout if self.training else 0.0
+    out, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+    return self.o_proj(out.reshape(*shape, -1).contiguous()), weights
+
+
+def packed_attention(self, hidden_states, cu_seqlens, max_seqlen=None, **kwargs):
+    """Self-attention within each chunk of a packed batch: [tokens, D] and boundaries, which are those of the op."""
+    reason = _not_sdpa(self) or ("attention: dropout" if self.training and self.attention_dropout else "")
+    tokens = len(hidden_states)
+    q, k, v = (proj(hidden_states).view(tokens, self.num_heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj))
+    if dtype := autocast_dtype(q):
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+    if not reason and not plain(q, k, v, cu_seqlens):
+        reason = "attention: a tensor is not a plain one"
+    if not reason:
+        try:
+            out = attention_op(q, k, v, cu_seqlens_q=cu_seqlens.int(), scale=self.scaling, impl=state(self).impl)
+            return self.out_proj(out.reshape(tokens, -1))
+        except ValueError as refused:
+            reason = refused
+    count(self, reason)
+    kwargs = kwargs if max_seqlen is None else {**kwargs, "max_seqlen": max_seqlen}
+    return original(self, hidden_states, cu_seqlens, **kwargs)
 
 
 def encoder_attention(
@@ -60,10 +147,13 @@ def encoder_attention(
     output_attentions=False,
     **kwargs,
 ):
-    """Self- and cross-attention of the Whisper family; queries are scaled before the product, as there."""
+    """Self- and cross-attention of the Whisper family, which scales queries before the product."""
     shape = hidden_states.shape[:-1]
     crossed = key_value_states is not None
-    q = (self.q_proj(hidden_states) * self.scaling).view(*shape, -1, self.head_dim).transpose(1, 2)
+    q, scaling = self.q_proj(hidden_states), self.scaling
+    if state(self).options.get("scale_queries"):
+        q, scaling = q * scaling, 1.0
+    q = q.view(*shape, -1, self.head_dim).transpose(1, 2)
     known = False
     if hasattr(past_key_values, "cross_attention_cache"):
         known = crossed and past_key_values.is_updated.get(self.layer_idx)
@@ -79,10 +169,10 @@ def encoder_attention(
             for proj in (self.k_proj, self.v_proj)
         )
         if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
+            k, v = _kept(self, past_key_values, k, v, kwargs)
     dropout = self.dropout if self.training else 0.0
     kwargs["output_attentions"] = output_attentions
-    out, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=1.0, **kwargs)
+    out, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     return self.out_proj(out.reshape(*shape, -1).contiguous()), weights
 
 
@@ -93,25 +183,54 @@ def self_attention(self, hidden_states, attention_mask=None, output_attentions=F
     )
 
 
+def cross_or_self_attention(
+    self, hidden_states, key_value_states=None, attention_mask=None, output_attentions=False, **kwargs
+):
+    """The same without a cache, as Wav2Vec2 has it."""
+    return encoder_attention(self, hidden_states, key_value_states, None, attention_mask, output_attentions, **kwargs)
+
+
 def rotate(self, q, k, position_embeddings, position_ids):
     """q and k [B, S, H, D] turned by their positions: by the op where these are known, else by cosines and sines."""
     here = state(self)
     rope = here.partner
     if "rotary" in here.ops:
+        if position_ids is None and here.options.get("counted"):
+            position_ids = _counted(q.shape[1], q.device)
         reason = _no_rotation(q, rope, position_ids)
         if not reason:
             rows, length = q.shape[:2]
             positions = position_ids.float().expand(rows, length).reshape(-1)
+            inv_freq = _of_layer(self, rope, "inv_freq").to(q.device).float()
+            part = 2 * len(inv_freq)  # the others of a head's features stay
             try:
-                flat = rotary_op(
-                    q.flatten(0, 1), k.flatten(0, 1), positions, rope.inv_freq.to(q.device).float(), impl=here.impl
+                turned = rotary_op(
+                    q.flatten(0, 1)[..., :part], k.flatten(0, 1)[..., :part], positions, inv_freq, impl=here.impl
                 )
-                return tuple(x.unflatten(0, (rows, length)) for x in flat)
+                return tuple(
+                    new.unflatten(0, (rows, length))
+                    if part == old.shape[-1]
+                    else torch.cat((new.unflatten(0, (rows, length)), old[..., part:]), dim=-1)
+                    for new, old in zip(turned, (q, k), strict=True)
+                )
             except ValueError as refused:
                 reason = refused
         count(self, reason)
     cos, sin = position_embeddings
-    return namespace(self).apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=2)
+    turn = getattr(namespace(self), "apply_rotary_pos_emb", _turned)
+    return turn(q, k, cos, sin, unsqueeze_dim=2)
+
+
+@kept(most=64)
+def _counted(length: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(length, device=device)[None]
+
+
+def _turned(q, k, cos, sin, unsqueeze_dim):
+    """What Llama's file has under the name of ``apply_rotary_pos_emb``, for classes from a file without one."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    half = q.shape[-1] // 2
+    return tuple(x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin for x in (q, k))
 
 
 def _no_rotation(q, rope, position_ids) -> str:
@@ -132,6 +251,9 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
         if dtype := autocast_dtype(q):
             q, k, v = (x.to(dtype) for x in (q, k, v))
         causal = self.is_causal if kwargs.get("is_causal") is None else kwargs["is_causal"]
+        if mask is not None and torch.compiler.is_compiling():
+            number = LOOK(mask, len(q), causal)
+            return ATTEND(q, k, v, mask, number, causal, float(scaling), state(self).impl)[0], None
         layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal)
         if layout is None:
             reason = "attention: the mask is neither padding nor packing"
@@ -149,7 +271,7 @@ def _original_function(self):
     """The attention function the model was configured with."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    eager = namespace(self).eager_attention_forward
+    eager = getattr(namespace(self), "eager_attention_forward", None)
     return ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager)
 
 
@@ -158,8 +280,8 @@ def _refused(self, q, k, v, mask, dropout, kwargs) -> str:
     queries, keys = q.shape[2], k.shape[2]
     if queries == 1:
         return STEP
-    if self.config._attn_implementation != "sdpa":
-        return f"attention: the model is set to {self.config._attn_implementation!r}"
+    if reason := _not_sdpa(self):
+        return reason
     if dropout:
         return "attention: dropout"
     if any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache", "s_aux")):
@@ -174,126 +296,9 @@ def _refused(self, q, k, v, mask, dropout, kwargs) -> str:
         return "attention: more keys than queries"
     if mask is not None and (mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[1] != 1):
         return f"attention: a mask of {str(mask.dtype).removeprefix('torch.')} with {mask.dim()} axes"
-    if mask is not None and torch.compiler.is_compiling():
-        return "attention: a compiled graph cannot look into a mask"
     return ""
 
 
-@dataclass(frozen=True)
-class PackedBatch:
-    """A batch as packed sequences. ``None`` in place of rows means all of them, in order.
-
-    Args:
-        causal: mask keys that come after the query.
-        q_rows, k_rows: rows of the flattened batch [B · S] that are packed.
-        cu_q, cu_k: [N + 1] int32 boundaries; None for one sequence.
-        pads: padding after a causal sequence: rows that see all of its keys; None where there are none.
-    """
-
-    causal: bool
-    q_rows: torch.Tensor | None = None
-    k_rows: torch.Tensor | None = None
-    cu_q: torch.Tensor | None = None
-    cu_k: torch.Tensor | None = None
-    pads: "PackedBatch | None" = None
-
-    @classmethod
-    def even(cls, q, k, causal: bool) -> "PackedBatch":
-        """Every sequence of the batch has the same length."""
-        if len(q) == 1:
-            return cls(causal)
-        cu_q = _even_bounds(len(q), q.shape[2], q.device)
-        same = q.shape[2] == k.shape[2]
-        return cls(causal, cu_q=cu_q, cu_k=cu_q if same else _even_bounds(len(q), k.shape[2], q.device))
-
-    @classmethod
-    def of(cls, mask: torch.Tensor, batch: int, causal: bool) -> "PackedBatch | None":
-        """What a mask [B, 1, queries, keys] of transformers says; None where it is neither padding nor packing.
-
-        The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
-        """
-        version = None if mask.is_inference() else mask._version
-        known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
-        if known is None or known[:3] != (version, batch, causal):
-            with torch.inference_mode(False):  # the next forward may want gradients
-                seen = mask[:, 0].expand(batch, -1, -1)
-                known = (version, batch, causal, _causal_layout(seen) if causal else _full_layout(seen))
-            if mask.is_cuda:
-                torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
-            _LAYOUTS[mask] = known
-        return known[3]
-
-    def run(self, q, k, v, scaling: float, impl: str) -> torch.Tensor:
-        """[B, H, S, D] to [B, S, H, D]; zeros for queries that see no key."""
-        batch, heads, length, width = q.shape
-        q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], width) for x in (q, k, v))
-        out = self._packed(q, k, v, scaling, impl)
-        if self.q_rows is not None:
-            rows, parts = [self.q_rows], [out]
-            if self.pads is not None:
-                rows.append(self.pads.q_rows)
-                parts.append(self.pads._packed(q, k, v, scaling, impl))
-            out = torch.zeros_like(q).index_copy(0, torch.cat(rows), torch.cat(parts))
-        return out.view(batch, length, heads, width)
-
-    def _packed(self, q, k, v, scaling, impl):
-        q = q if self.q_rows is None else q[self.q_rows]
-        k, v = (x if self.k_rows is None else x[self.k_rows] for x in (k, v))
-        options = {"cu_seqlens_q": self.cu_q, "cu_seqlens_k": self.cu_k, "causal": self.causal}
-        return attention_op(q, k, v, scale=scaling, impl=impl, **options)
-
-
-_LAYOUTS = WeakTensorKeyDictionary()
-
-
-@kept(most=64)
-def _even_bounds(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    """One tensor for all layers, whose longest sequence is then asked of the GPU once."""
-    return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length
-
-
-def _bounds(lengths: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-
-
-def _full_layout(seen: torch.Tensor) -> PackedBatch | None:
-    """seen [B, queries, keys] where all queries of a sequence see the same keys."""
-    batch, queries, _ = seen.shape
-    valid = seen[:, 0]
-    if not bool((seen == valid[:, None]).all()):
-        return None
-    lengths = valid.sum(1)
-    cu_q = _even_bounds(batch, queries, seen.device)
-    return PackedBatch(False, k_rows=valid.flatten().nonzero().squeeze(1), cu_q=cu_q, cu_k=_bounds(lengths))
-
-
-def _causal_layout(seen: torch.Tensor) -> PackedBatch | None:
-    """seen [B, S, S] of causal sequences, several to a row (packed) or padded on either side.
-
-    A token that sees itself is in a sequence, which begins as many tokens back as it sees. One that does not is
-    padding: it sees nothing, or, after a sequence, all of that.
-    """
-    place = torch.arange(seen.shape[1], device=seen.device)
-    valid = seen.diagonal(dim1=1, dim2=2)
-    start = place - seen.sum(-1) + 1
-    expected = (place <= place[:, None]) & (place >= start[..., None])
-    pad_all = torch.where(seen.any(-1, keepdim=True), valid[:, None], False)
-    follows = torch.nn.functional.pad(valid[:, :-1] & (start[:, :-1] == start[:, 1:]), (1, 0))
-    first = valid & (start == place)
-    fits = (seen == torch.where(valid[..., None], expected, pad_all)).all() & (first | follows | ~valid).all()
-    if not bool(fits):
-        return None
-    rows = valid.flatten().nonzero().squeeze(1)
-    begins = first.flatten()[rows].nonzero().squeeze(1)
-    cu = torch.nn.functional.pad(begins, (0, 1), value=len(rows)).int()
-    looking = ~valid & seen.any(-1)
-    pads = None
-    if bool(looking.any()):
-        pads = PackedBatch(
-            False,
-            q_rows=looking.flatten().nonzero().squeeze(1),
-            k_rows=rows,
-            cu_q=_bounds(looking.sum(1)),
-            cu_k=_bounds(valid.sum(1)),
-        )
-    return PackedBatch(True, q_rows=rows, k_rows=rows, cu_q=cu, cu_k=cu, pads=pads)
+def _not_sdpa(self) -> str:
+    chosen = self.config._attn_implementation
+    return "" if chosen == "sdpa" else f"attention: the model is set to {chosen!r}"

@@ -3,22 +3,43 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from afn_kernels import linear_cross_entropy
-from afn_kernels.patch.state import autocast_dtype, count, linear, namespace, original, sharded, state
+from afn_kernels.patch.state import (
+    autocast_dtype,
+    count,
+    find,
+    linear,
+    namespace,
+    original,
+    parameters,
+    plain,
+    sharded,
+    state,
+    written,
+)
 
 OWN = ("labels", "logits_to_keep")  # of the head; the rest is for the model below it
 
 
 def check_linear_cross_entropy(module: nn.Module, row, above) -> str:
-    if not hasattr(namespace(module), row.options["output"]):
+    try:
+        waiting_class(output_class(module, row.options["output"]))
+    except AttributeError:
         return f"its module has no {row.options['output']}"
-    return ""
+    cap, config = row.options.get("cap"), getattr(module, "config", None)
+    if cap and find(module, cap) is not None:
+        return "its logits are soft-capped"
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if getattr(config, "output_router_logits", False):
+        return "a loss of its router is added"
+    below = parameters(type(module.model), "forward")
+    missing = [name for name in parameters(type(module), "forward") if name not in (*below, *OWN)]
+    return f"the model below its head takes no {missing[0]}" if missing else ""
 
 
 def causal_lm(self, *args, **kwargs):
@@ -26,7 +47,7 @@ def causal_lm(self, *args, **kwargs):
     options = state(self).options
     if args:
         kwargs |= zip(options["parameters"], args, strict=False)
-    if kwargs.get("labels") is None or torch.compiler.is_compiling():
+    if kwargs.get("labels") is None:
         return original(self, **kwargs)
     head = getattr(self, options["head"])
     style = options.get("style", "shifted")
@@ -35,49 +56,81 @@ def causal_lm(self, *args, **kwargs):
         count(self, reason)
         return original(self, **kwargs)
     labels = kwargs["labels"]
-    if style == "whisper":
-        if labels.shape[1] > self.max_target_positions:
+    if style in SEQ2SEQ:
+        limit = getattr(self, "max_target_positions", None)
+        if limit is not None and labels.shape[1] > limit:
             return original(self, **kwargs)  # which raises
         if kwargs.get("decoder_input_ids") is None and kwargs.get("decoder_inputs_embeds") is None:
             shift = namespace(self).shift_tokens_right
             kwargs["decoder_input_ids"] = shift(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
     below = {name: value for name, value in kwargs.items() if name not in OWN}
+    if style == "given":
+        below.pop("shift_labels", None)
     if style == "qwen2_audio":
         below["labels"] = labels
     outputs = self.model(**below)
     hidden = outputs.last_hidden_state
     labels = labels.to(hidden.device)
     rows, targets = STYLES[style](outputs, labels, kwargs)
+    divisor = find(self, options["divisor"]) if "divisor" in options else 1
     try:
-        loss = _loss(rows, targets, head.weight, state(self).impl, kwargs if style == "shifted" else {})
+        rows = rows if divisor == 1 else rows / divisor
+        loss = _loss(rows, targets, head, state(self).impl, kwargs if style in COUNTED else {})
     except ValueError as refused:
         count(self, refused)
-        logits = head(hidden)
-        if style == "shifted":
+        logits = head(hidden) if divisor == 1 else head(hidden) / divisor
+        if style in COUNTED:
             extra = {name: value for name, value in kwargs.items() if name not in options["parameters"]}
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **extra)
+            extra["shift_labels"] = targets.view(labels.shape)
+            loss = self.loss_function(logits=logits, labels=None, vocab_size=logits.shape[-1], **extra)
         else:
             loss = F.cross_entropy(head(rows), targets)
-        return _output_class(self, options["output"])(**_fields(self, outputs, loss), logits=logits)
+        return _output(self, outputs, loss, logits)
     # Only ForCausalLMLoss widens the logits: the losses of the others have the dtype of these.
-    loss = loss.to(torch.float32 if style == "shifted" else rows.dtype)
-    found = _output_class(self, options["output"])(**_fields(self, outputs, loss), logits=hidden.new_empty(0))
-    return postpone_logits(found, head, hidden)
+    loss = loss.to(torch.float32 if style in COUNTED else rows.dtype)
+    found = _output(self, outputs, loss, hidden.new_empty(0))
+    if torch.compiler.is_compiling():
+        object.__setattr__(found, _LATER, (head, hidden, divisor, None, torch.is_grad_enabled(), None))
+        return found
+    if sharded(self):  # FSDP2's hooks look at everything in an output
+        return after_hooks(self, found, lambda output: postpone_logits(output, head, hidden, divisor))
+    return postpone_logits(found, head, hidden, divisor)
 
 
 def _refused(self, head: nn.Module, style: str, kwargs: dict) -> str:
     keep = kwargs.get("logits_to_keep", 0)
     if not isinstance(keep, int) or keep:
         return "loss: logits_to_keep asks for some logits"
-    if kwargs.get("return_dict", getattr(self.config, "return_dict", True)) is False:
+    if kwargs.get("output_router_logits"):
+        return "loss: that of the router is wanted too"
+    if kwargs.get("return_dict", getattr(getattr(self, "config", None), "return_dict", True)) is False:
         return "loss: a tuple is wanted, logits and all"
+    compiling = torch.compiler.is_compiling()
+    if compiling and (sharded(self) or sharded(head) or torch.is_autocast_enabled(head.weight.device.type)):
+        return "loss: a graph in which FSDP2 or autocast takes part"
     if sharded(self) or sharded(head):
-        return "loss: FSDP2 would gather the head's weight only for the head's own call"
-    if not linear(head) or head.bias is not None:
+        if not (self.training and torch.is_grad_enabled()):
+            return "loss: outside training somebody wants the logits, and perhaps not on every rank of FSDP2"
+        if not sharded(head) and not _stays_whole(self):
+            return "loss: FSDP2 takes the head's weight apart after the forward"
+    if not (_sharded_linear(head) if sharded(head) else linear(head)) or head.bias is not None:
         return f"loss: the head ({type(head).__name__}) is no plain Linear, has a bias or has hooks"
-    if style == "shifted" and getattr(self.loss_function, "__name__", "") != "ForCausalLMLoss":
+    if style in COUNTED and getattr(self.loss_function, "__name__", "") != "ForCausalLMLoss":
         return "loss: the model has a loss function of its own"
     return ""
+
+
+def _sharded_linear(head: nn.Module) -> bool:
+    """A Linear that FSDP2 has made a unit of its own, with no hooks but FSDP2's: within its own call it is whole."""
+    hooks = (*head._forward_pre_hooks.values(), *head._forward_hooks.values())
+    alone = all(hasattr(hook, "__self__") and hook.__module__.startswith("torch.distributed.fsdp") for hook in hooks)
+    return written(head) is nn.Linear and alone and not head._backward_hooks and not head._backward_pre_hooks
+
+
+def _stays_whole(self) -> bool:
+    """Whether FSDP2 keeps the weights of this unit until the backward, as it does for a root unless told otherwise."""
+    group = getattr(self._get_fsdp_state(), "_fsdp_param_group", None)
+    return group is not None and getattr(group, "post_forward_mesh_info", self) is None
 
 
 def _shifted(outputs, labels, kwargs):
@@ -99,18 +152,52 @@ def _qwen2_audio(outputs, labels, kwargs):
     return hidden[kept], labels[kept]
 
 
-def _whisper(outputs, labels, kwargs):
-    return outputs.last_hidden_state.flatten(0, 1), labels.flatten()
+def _given(outputs, labels, kwargs):
+    """The labels are those of the tokens that the decoder reads."""
+    shifted = kwargs.get("shift_labels")
+    targets = labels if shifted is None else shifted
+    return outputs.last_hidden_state.flatten(0, 1), targets.flatten().to(labels.device)
 
 
-STYLES: dict[str, Callable] = {"shifted": _shifted, "qwen2_audio": _qwen2_audio, "whisper": _whisper}
+def _kept(outputs, labels, kwargs):
+    """Next tokens, on those that the attention mask keeps."""
+    hidden, mask = outputs.last_hidden_state[:, :-1], kwargs.get("attention_mask")
+    if mask is None:
+        return hidden.flatten(0, 1), labels[:, 1:].flatten()
+    kept = mask[:, -hidden.shape[1] :].to(hidden.device) != 0
+    return hidden[kept], labels[:, 1:][kept]
 
 
-def _loss(rows, targets, weight, impl: str, kwargs: dict) -> torch.Tensor:
+STYLES: dict[str, Callable] = {
+    "shifted": _shifted,
+    "kept": _kept,
+    "qwen2_audio": _qwen2_audio,
+    "given": _given,
+    "whisper": _given,
+}
+SEQ2SEQ = ("given", "whisper")  # the decoder reads the labels, one later
+COUNTED = ("shifted", "given")  # ForCausalLMLoss, which takes num_items_in_batch
+
+
+def _loss(rows, targets, head: nn.Module, impl: str, kwargs: dict) -> torch.Tensor:
     ignore = kwargs.get("ignore_index", -100)
-    if dtype := autocast_dtype(rows):
-        rows, weight = rows.to(dtype), weight.to(dtype)
-    total = linear_cross_entropy(rows, weight, targets, ignore_index=ignore, reduction="sum", impl=impl)
+
+    def summed(rows):
+        weight = head.weight
+        if dtype := autocast_dtype(rows):
+            rows, weight = rows.to(dtype), weight.to(dtype)
+        if not plain(rows, weight):
+            raise ValueError("loss: a tensor is not a plain one")
+        return linear_cross_entropy(rows, weight, targets, ignore_index=ignore, reduction="sum", impl=impl)
+
+    if sharded(head):  # its weight is whole within its own call
+        head.__dict__["forward"] = summed
+        try:
+            total = head(rows)
+        finally:
+            del head.__dict__["forward"]
+    else:
+        total = summed(rows)
     divisor = kwargs.get("num_items_in_batch")
     if divisor is None:
         divisor = (targets != ignore).sum()
@@ -119,63 +206,123 @@ def _loss(rows, targets, weight, impl: str, kwargs: dict) -> torch.Tensor:
     return torch.where(divisor == 0, torch.nan, total / torch.where(divisor == 0, 1, divisor))
 
 
-def _output_class(self, name: str) -> type:
-    return getattr(namespace(self), name)
+def output_class(self, names: str) -> type:
+    """That of the model's outputs: the first of ``"A|B"`` in its file, or among those that models share."""
+    for name in names.split("|"):
+        if found := getattr(namespace(self), name, None):
+            return found
+    from transformers import modeling_outputs
+
+    return getattr(modeling_outputs, names.split("|")[-1])
 
 
-def _fields(self, outputs, loss) -> dict:
-    """What the model's output has of what the head's output wants."""
-    names = {field.name for field in fields(_output_class(self, state(self).options["output"]))} - {"loss", "logits"}
-    return {"loss": loss, **{name: getattr(outputs, name, None) for name in names}}
+def _output(self, outputs, loss, logits):
+    """The model's output as its head would give it."""
+    kind = output_class(self, state(self).options["output"])
+    names = FIELDS[kind]
+    if torch.compiler.is_compiling() and not logits.numel():
+        kind = WAITING[kind]
+    others = {name: getattr(outputs, name, None) for name in names}
+    return kind(loss=loss, logits=logits, **others)
 
 
-def postpone_logits(output, head: nn.Module, hidden: torch.Tensor):
+def after_hooks(self, output, convert: Callable):
+    """``output``, converted when all hooks on this call of the module have seen it."""
+
+    def once(module, args, given):
+        handle.remove()
+        return convert(given) if type(given) is type(output) and not given.logits.numel() else None
+
+    handle = self.register_forward_hook(once)
+    return output
+
+
+def postpone_logits(output, head: nn.Module, hidden: torch.Tensor, divisor: float = 1):
     """``output`` of transformers, whose logits are computed when somebody looks at them or at all of it.
 
     Whoever asks for the loss alone never pays for them. Until then the object is of a subclass; then it is what it was.
     """
-    version = None if head.weight.is_inference() else head.weight._version
-    grad, device, dtype = torch.is_grad_enabled(), hidden.device.type, autocast_dtype(hidden)
-
-    def make() -> torch.Tensor:
-        if version is not None and head.weight._version != version:
-            warnings.warn("logits read after the weights changed are those of the new weights", stacklevel=4)
-        with torch.set_grad_enabled(grad), torch.autocast(device, dtype, enabled=dtype is not None):
-            return head(hidden)
-
-    output.__dict__[_MAKE] = make
-    output.__class__ = _later(type(output))
+    weight = head.weight
+    version = weight._version if plain(weight) and not weight.is_inference() else None
+    output.__dict__[_LATER] = (head, hidden, divisor, version, torch.is_grad_enabled(), autocast_dtype(hidden))
+    output.__class__ = waiting_class(type(output))
     return output
 
 
-_MAKE = "_make_logits"
+def _logits(head: nn.Module, hidden, divisor: float, version: int | None, grad: bool, dtype) -> torch.Tensor:
+    if version is not None and plain(head.weight) and head.weight._version != version:
+        warnings.warn("logits read after the weights changed are those of the new weights", stacklevel=5)
+    with torch.set_grad_enabled(grad), torch.autocast(hidden.device.type, dtype, enabled=dtype is not None):
+        apart = not sharded(head) and hasattr(head.weight, "full_tensor")
+        logits = _from_shards(head, hidden) if apart else head(hidden)
+        return logits / divisor if divisor != 1 else logits
 
 
-@lru_cache
-def _later(base: type) -> type:
-    """The subclass of ``base`` that becomes ``base`` again, logits and all, at the first access that needs them."""
+@torch.no_grad()
+def _from_shards(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits after FSDP2 has taken the weight apart again: gathered once more, without a gradient."""
+    return F.linear(hidden, head.weight.full_tensor().to(hidden.dtype))
 
+
+_LATER = "_make_logits"
+WAITING: dict[type, type] = {}
+FIELDS: dict[type, tuple[str, ...]] = {}  # beside loss and logits
+
+
+def waiting_class(base: type) -> type:
+    """The subclass of ``base`` that becomes ``base`` again, logits and all, at the first access that needs them.
+
+    While it has nothing to make logits from, as while it is constructed, it does what ``base`` does, traceably.
+    """
+    if base not in WAITING:
+        WAITING[base] = _waiting(base)
+        FIELDS[base] = tuple(field.name for field in fields(base) if field.name not in ("loss", "logits"))
+    return WAITING[base]
+
+
+def _waiting(base: type) -> type:
     def settle(self, logits=None):
-        make = self.__dict__.pop(_MAKE, None)
-        object.__setattr__(self, "__class__", base)
+        make = self.__dict__.get(_LATER)
+        if torch.compiler.is_compiling():
+            object.__setattr__(self, _LATER, None)  # a graph cannot change a class
+        else:
+            self.__dict__.pop(_LATER, None)
+            object.__setattr__(self, "__class__", base)
         if logits is None and make is not None:
-            self["logits"] = make()
+            self["logits"] = _logits(*make)
         return self
 
+    class Logits:
+        """The field, in place of the instance's own."""
+
+        def __get__(self, output, cls=None):
+            if output is None:
+                return None  # the field's default
+            if output.__dict__.get(_LATER) is not None:
+                settle(output)
+            return output.__dict__["logits"]
+
+        def __set__(self, output, value):
+            output.__dict__["logits"] = value
+
     def completed(name: str) -> Callable:
-        return lambda self, *args: getattr(settle(self), name)(*args)
+        return lambda self, *args: getattr(base, name)(settle(self), *args)
 
     def getitem(self, key):
-        return self.__dict__["loss"] if key in ("loss", 0) else settle(self)[key]
+        return self.__dict__["loss"] if key in ("loss", 0) else base.__getitem__(settle(self), key)
 
     def write(name: str) -> Callable:
+        of_base = getattr(base, name)
+
         def method(self, key, value):
-            getattr(settle(self, logits=value if key == "logits" else None), name)(key, value)
+            if self.__dict__.get(_LATER) is not None:
+                settle(self, logits=value if key == "logits" else None)
+            of_base(self, key, value)
 
         return method
 
     whole = ("items", "values", "get", "to_tuple", "copy", "__repr__", "__reduce__", "__reduce_ex__", "__eq__")
     body = {name: completed(name) for name in whole}
     body |= {"__getitem__": getitem, "__setitem__": write("__setitem__"), "__setattr__": write("__setattr__")}
-    body |= {"logits": property(lambda self: settle(self).logits), "__hash__": None}
+    body |= {"logits": Logits(), "__hash__": None}
     return type(base.__name__, (base,), {**body, "__module__": base.__module__, "__doc__": base.__doc__})

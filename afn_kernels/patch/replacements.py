@@ -16,17 +16,35 @@ from afn_kernels import pool_norm as pool_norm_op
 from afn_kernels import rms_norm as rms_norm_op
 from afn_kernels import rote as rote_op
 from afn_kernels import swiglu as swiglu_op
-from afn_kernels.patch.state import autocast_dtype, bare, count, find, linear, namespace, original, plain, state
+from afn_kernels.patch.state import (
+    autocast_dtype,
+    bare,
+    cache_name,
+    count,
+    find,
+    linear,
+    namespace,
+    original,
+    plain,
+    state,
+)
 
 NOT_PLAIN = "a tensor is not a plain one"
 
 
+def check_rms_norm(module: nn.Module, row, above) -> str:
+    weight = getattr(module, row.options["weight"])
+    return "" if weight is not None and weight.dim() == 1 else "it has no weight of one axis"
+
+
 def rms_norm(self, hidden_states):
-    """Llama's RMSNorm."""
+    """Llama's RMSNorm, and torch's."""
     here = state(self)
+    weight, eps = getattr(self, here.options["weight"]), getattr(self, here.options["eps"])
+    eps = torch.finfo(hidden_states.dtype).eps if eps is None else eps
     try:
-        if plain(hidden_states, self.weight):
-            return rms_norm_op(hidden_states, self.weight, eps=getattr(self, here.options["eps"]), impl=here.impl)
+        if plain(hidden_states, weight):
+            return rms_norm_op(hidden_states, weight, eps=eps, impl=here.impl)
         reason = NOT_PLAIN
     except ValueError as refused:
         reason = refused
@@ -87,23 +105,31 @@ def check_swiglu(module: nn.Module, row, above) -> str:
     return ""
 
 
-def swiglu(self, x):
-    """Llama's gated MLP; the three projections stay modules, whoever has wrapped them."""
-    here = state(self)
-    if not bare(self.act_fn):
+def gated_mlp(self, x):
+    """A gated MLP; its projections stay modules, whoever has wrapped them."""
+    options = state(self).options
+    activation = find(self, options["activation"])
+    if not bare(activation):
         count(self, "the activation has hooks")
         return original(self, x)
-    gate, up = self.gate_proj(x), self.up_proj(x)
+    x = find(self, options["before"])(x) if options["before"] else x
+    gate = find(self, options["gate"])(x)
+    if options["up"]:
+        up = find(self, options["up"])(x)
+    else:
+        first, second = gate.chunk(2, dim=-1)
+        gate, up = (first, second) if options["gate_first"] else (second, first)
     product, reason = None, NOT_PLAIN
     try:
         if plain(gate, up):
-            product = swiglu_op(gate, up, impl=here.impl)
+            product = swiglu_op(gate, up, impl=state(self).impl)
     except ValueError as refused:
         reason = refused
     if product is None:
         count(self, reason)
-        product = self.act_fn(gate) * up
-    return self.down_proj(product)
+        product = activation(gate) * up
+    dropout = find(self, options["dropout"]) if options["dropout"] else nn.Identity()
+    return dropout(find(self, options["down"])(dropout(product)))
 
 
 def check_bias_gelu(module: nn.Module, row, above) -> str:
@@ -132,20 +158,35 @@ def linear_gelu(self, first: nn.Module, activation: nn.Module, x: torch.Tensor) 
     return activation(first(x))
 
 
-def projector(self, audio_features):
-    """Linear, GELU, Linear."""
-    return self.linear_2(linear_gelu(self, self.linear_1, self.act, audio_features))
+def mlp(self, hidden_states):
+    """Linear, GELU, Linear, and dropout after the last two where there is any."""
+    options = state(self).options
+    inside, last = options["dropouts"] or (None, None)
+    first, activation = find(self, options["linear"]), find(self, options["activation"])
+    hidden_states = linear_gelu(self, first, activation, hidden_states)
+    hidden_states = find(self, inside)(hidden_states) if inside else hidden_states
+    hidden_states = find(self, options["last"])(hidden_states)
+    return find(self, last)(hidden_states) if last else hidden_states
 
 
 def encoder_layer(self, hidden_states, attention_mask, **kwargs):
     """A pre-norm layer of the Whisper encoder."""
     inside = self.self_attn_layer_norm(hidden_states)
     inside, _ = self.self_attn(hidden_states=inside, attention_mask=attention_mask, **kwargs)
-    hidden_states = _feed_forward(self, hidden_states + _dropped(self, inside))
-    if hidden_states.dtype == torch.float16:
-        limit = torch.finfo(torch.float16).max - 1000
-        hidden_states = hidden_states.clamp(min=-limit, max=limit)
-    return hidden_states
+    return _clamped(_feed_forward(self, hidden_states + _dropped(self, inside)))
+
+
+def packed_encoder_layer(self, hidden_states, cu_seqlens, **kwargs):
+    """A layer of an encoder of the Qwen omni family: packed, and without dropout."""
+    inside = self.self_attn_layer_norm(hidden_states)
+    hidden_states = hidden_states + self.self_attn(hidden_states=inside, cu_seqlens=cu_seqlens, **kwargs)
+    inside = linear_gelu(self, self.fc1, self.activation_fn, self.final_layer_norm(hidden_states))
+    return (_clamped(hidden_states + self.fc2(inside)),)
+
+
+def _clamped(x: torch.Tensor) -> torch.Tensor:
+    limit = torch.finfo(torch.float16).max - 1000
+    return x.clamp(min=-limit, max=limit) if x.dtype == torch.float16 else x
 
 
 def decoder_layer(
@@ -159,7 +200,7 @@ def decoder_layer(
     **kwargs,
 ):
     """A pre-norm layer of the Whisper decoder; its cache says by itself whether it is used."""
-    kwargs["past_key_values"] = past_key_values
+    kwargs[cache_name(self)] = past_key_values
     inside = self.self_attn_layer_norm(hidden_states)
     inside, _ = self.self_attn(inside, attention_mask=attention_mask, **kwargs)
     hidden_states = hidden_states + _dropped(self, inside)

@@ -1,5 +1,6 @@
 """What a patched module carries, and what every replacement asks before it calls an op."""
 
+import inspect
 import operator
 import sys
 from collections import Counter
@@ -43,14 +44,26 @@ def class_name(module: nn.Module) -> str:
     return written(module).__name__
 
 
-def namespace(module: nn.Module) -> ModuleType:
-    """The file of that class: what stands beside it there belongs to it."""
-    return sys.modules[written(module).__module__]
+def namespace(module: nn.Module, method: str = "forward") -> ModuleType:
+    """The file of the class's method: what stands beside it there belongs to it."""
+    return sys.modules[getattr(type(module), method).__module__]
+
+
+def parameters(cls: type, method: str) -> tuple[str, ...]:
+    """Names of the parameters of a method, without ``self`` and the collecting ones."""
+    found = inspect.signature(getattr(cls, method)).parameters.values()
+    named = [parameter.name for parameter in found if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return tuple(named[1:])
 
 
 def sharded(module: nn.Module) -> bool:
     """Whether FSDP2's fully_shard took this module as one of its roots."""
     return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+
+
+def cache_name(module: nn.Module) -> str:
+    """What this version of transformers calls the KV cache: ``cache`` since 5.24."""
+    return "cache" if "cache" in state(module).options["parameters"] else "past_key_values"
 
 
 def original(module: nn.Module, *args, **kwargs):

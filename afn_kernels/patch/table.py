@@ -1,4 +1,4 @@
-"""What is replaced in which architecture, as data. Nothing here imports transformers: classes are known by name."""
+"""How a replacement is described: one row for a type of module, and what makes the rows of a family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,67 +25,171 @@ class Replacement:
         ops: the ops that the replacement calls.
         target: ``"module:attribute"`` of the replacement within ``afn_kernels.patch``.
         needs: attributes that the replacement reads; dotted ones are followed.
-        parameters: the parameters that the original forward must have, first ones first, without ``self``. A version
-            of transformers with others is another forward, and is left alone.
+        parameters: the parameters that the original forward must have, first ones first, without ``self``; ``"a|b"``
+            is one that is called a or b. A version of transformers with others is another forward, and is left alone.
+        mentions: names that the code of the original forward must contain, where its parameters do not tell versions
+            apart.
         method: the method that is replaced.
-        under: the module counts only inside one whose class name begins so; empty: anywhere.
         options: what the replacement is told.
+        without: ops that one might expect here, and why they do not fit.
     """
 
     type: str
-    ops: tuple[str, ...]
-    target: str
+    ops: tuple[str, ...] = ()
+    target: str = ""
     needs: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    mentions: tuple[str, ...] = ()
     method: str = "forward"
-    under: tuple[str, ...] = ()
     options: Mapping = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
-def decoder(name: str, *, qk_norm: bool = False, window: str = "") -> tuple[Replacement, ...]:
-    """Norms, MLP, attention and loss of a decoder of the Llama family."""
-    return (
-        Replacement(
-            f"{name}RMSNorm",
-            ("rms_norm",),
-            "replacements:rms_norm",
-            needs=("weight", "variance_epsilon"),
-            parameters=("hidden_states",),
-            options={"eps": "variance_epsilon"},
-        ),
-        Replacement(
-            f"{name}MLP",
-            ("swiglu",),
-            "replacements:swiglu",
-            needs=("gate_proj", "up_proj", "down_proj", "act_fn"),
-            parameters=("x",),
-            options={"gate": "gate_proj", "up": "up_proj", "down": "down_proj", "activation": "act_fn"},
-        ),
-        Replacement(
-            f"{name}Attention",
-            ("rotary", "attention"),
-            "attention:decoder_attention",
-            needs=(
-                *("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "scaling", "layer_idx", "is_causal"),
-                *(("q_norm", "k_norm") if qk_norm else ()),
-            ),
-            parameters=("hidden_states", "position_embeddings", "attention_mask", "past_key_values"),
-            options={"qk_norm": qk_norm, "window": window},
-        ),
-        Replacement(
-            f"{name}ForCausalLM",
-            ("linear_cross_entropy",),
-            "loss:causal_lm",
-            needs=("model", "lm_head.weight", "loss_function"),
-            options={"head": "lm_head", "output": "CausalLMOutputWithPast"},
-        ),
+def norm(type: str, *, eps: str = "variance_epsilon", weight: str = "weight") -> Replacement:
+    """An RMSNorm: x / rms(x) · weight.
+
+    Args:
+        type: name of the class.
+        eps, weight: names of its attributes.
+    """
+    return Replacement(
+        type,
+        ("rms_norm",),
+        "replacements:rms_norm",
+        needs=(weight, eps),
+        parameters=("hidden_states|x|input",),
+        options={"eps": eps, "weight": weight},
     )
+
+
+def gated_mlp(
+    type: str,
+    *,
+    gate: str = "gate_proj",
+    up: str = "up_proj",
+    down: str = "down_proj",
+    activation: str = "act_fn",
+    gate_first: bool = True,
+    norm: str = "",
+    dropout: str = "",
+) -> Replacement:
+    """A gated MLP: down(silu(gate(x)) · up(x)).
+
+    Args:
+        type: name of the class.
+        gate, up, down, activation: names of its modules. An empty ``up`` means that ``gate`` gives both, halves of one
+            projection.
+        gate_first: whether the gate is the first of these halves.
+        norm: a norm that comes first.
+        dropout: a dropout after the product, and after ``down``.
+    """
+    names = {"gate": gate, "up": up, "down": down, "activation": activation, "before": norm, "dropout": dropout}
+    return Replacement(
+        type,
+        ("swiglu",),
+        "replacements:gated_mlp",
+        needs=tuple(filter(None, names.values())),
+        parameters=("x|hidden_states|hidden_state",),
+        options={**names, "gate_first": gate_first},
+    )
+
+
+def mlp(
+    type: str, *, first: str = "fc1", activation: str = "act_fn", last: str = "fc2", dropouts: tuple[str, ...] = ()
+) -> Replacement:
+    """An MLP: last(gelu(first(x))).
+
+    Args:
+        type: name of the class.
+        first, activation, last: names of its modules; ``first`` has a bias, which the op adds.
+        dropouts: those after the activation and after ``last``, where there are any.
+    """
+    return Replacement(
+        type,
+        ("bias_gelu",),
+        "replacements:mlp",
+        needs=(first, activation, last, *dropouts),
+        parameters=("hidden_states|audio_features|x",),
+        options={"linear": first, "activation": activation, "last": last, "dropouts": dropouts},
+    )
+
+
+def loss(type: str, output: str = "CausalLMOutputWithPast", **options) -> Replacement:
+    """The head of a language model, whose labels are next tokens.
+
+    Args:
+        type: name of the class.
+        output: name of the class of its outputs, in the same file.
+        **options: ``head``, where it is not ``lm_head``; ``style`` of its labels and ``mentions``, see ``loss.py``;
+            ``divisor``, the attribute by which its logits are divided; ``cap``, that of their soft cap.
+    """
+    return Replacement(
+        type,
+        ("linear_cross_entropy",),
+        "loss:causal_lm",
+        needs=("model", f"{options.get('head', 'lm_head')}.weight", "loss_function"),
+        mentions=options.pop("mentions", ()),
+        options={"head": "lm_head", "output": output, **options},
+    )
+
+
+ORDER = ("hidden_states", "position_embeddings", "attention_mask", "past_key_values|cache")
+
+
+def attention(
+    type: str, *, parameters: tuple[str, ...] = ORDER, target: str = "decoder_attention", without: str = "", **options
+) -> Replacement:
+    """Self-attention with rotary positions, as the Llama family has it.
+
+    Args:
+        type: name of the class.
+        parameters, target: of another order of arguments, and the replacement that takes them in it.
+        without: why it has no ``rotary``.
+        **options: ``qk_norm``: queries and keys are normalised; ``window``: the attribute that holds the sliding
+            window; ``qkv``: the one projection that gives all three; ``if_rope``: the attribute that says whether
+            this layer rotates at all; ``counted``: the forward is not told positions, they are 0, 1, 2, ...
+    """
+    qk_norm, qkv = options.get("qk_norm", False), options.get("qkv", "")
+    return Replacement(
+        type,
+        ("attention",) if without else ("rotary", "attention"),
+        f"attention:{target}",
+        needs=(
+            *((qkv,) if qkv else ("q_proj", "k_proj", "v_proj")),
+            *("o_proj", "head_dim", "scaling", "layer_idx", "is_causal"),
+            *(("q_norm", "k_norm") if qk_norm else ()),
+        ),
+        parameters=parameters,
+        options=options,
+        without={"rotary": without} if without else {},
+    )
+
+
+def decoder(name: str, **options) -> tuple[Replacement, ...]:
+    """Norms, MLP, attention and loss of a decoder of the Llama family; ``options`` are those of its attention."""
+    return (
+        norm(f"{name}RMSNorm"),
+        gated_mlp(f"{name}MLP"),
+        attention(f"{name}Attention", **options),
+        loss(f"{name}ForCausalLM"),
+    )
+
+
+FEED_FORWARD = {
+    "ops": ("bias_gelu",),
+    "needs": (
+        *("self_attn", "self_attn_layer_norm", "final_layer_norm", "fc1", "fc2"),
+        *("activation_fn", "dropout", "activation_dropout"),
+    ),
+    "options": {"linear": "fc1", "activation": "activation_fn"},
+}
+ENCODER = ("q_proj", "k_proj", "v_proj", "out_proj", "head_dim", "num_heads", "scaling", "is_causal")
 
 
 def encoder(
     name: str, *, cross: bool = False, pools: bool = False, loss: Replacement | None = None
 ) -> tuple[Replacement, ...]:
-    """Norms, feed-forward block, attention and pooling of an encoder of the Whisper family, and its model's loss.
+    """Feed-forward block, attention and pooling of an encoder of the Whisper family, and its model's loss.
 
     Args:
         name: how the names of its classes begin.
@@ -93,37 +197,30 @@ def encoder(
         pools: it ends with a mean over two frames before the last norm.
         loss: the row of the model that it belongs to.
     """
-    of_decoder = ("hidden_states", "key_value_states", "past_key_values", "attention_mask")
-    feed_forward = {
-        "ops": ("bias_gelu",),
-        "needs": (
-            *("self_attn", "self_attn_layer_norm", "final_layer_norm", "fc1", "fc2"),
-            *("activation_fn", "dropout", "activation_dropout"),
-        ),
-        "options": {"linear": "fc1", "activation": "activation_fn"},
-    }
+    of_decoder = ("hidden_states", "key_value_states", "past_key_values|cache", "attention_mask")
     rows = (
         Replacement(
             f"{name}Attention",
             ("attention",),
             "attention:encoder_attention" if cross else "attention:self_attention",
-            needs=("q_proj", "k_proj", "v_proj", "out_proj", "head_dim", "num_heads", "scaling", "is_causal"),
+            needs=ENCODER,
             parameters=of_decoder if cross else ("hidden_states", "attention_mask", "output_attentions"),
+            options={"scale_queries": True},
         ),
         Replacement(
             f"{name}EncoderLayer",
             target="replacements:encoder_layer",
             parameters=("hidden_states", "attention_mask"),
-            **feed_forward,
+            **FEED_FORWARD,
         ),
         Replacement(
             f"{name}DecoderLayer",
             target="replacements:decoder_layer",
             parameters=(
                 *("hidden_states", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"),
-                *("past_key_values", "use_cache"),
+                *("past_key_values|cache", "use_cache"),
             ),
-            **feed_forward,
+            **FEED_FORWARD,
         ),
     )
     if pools:
@@ -139,76 +236,24 @@ def encoder(
     return rows if loss is None else (*rows, loss)
 
 
-def projector(name: str) -> Replacement:
-    """The adaptor between an encoder and a decoder: Linear, GELU, Linear."""
-    return Replacement(
-        f"{name}MultiModalProjector",
-        ("bias_gelu",),
-        "replacements:projector",
-        needs=("linear_1", "act", "linear_2"),
-        parameters=("audio_features",),
-        options={"linear": "linear_1", "activation": "act"},
+def packed_encoder(name: str) -> tuple[Replacement, ...]:
+    """Attention and feed-forward block of an encoder that packs its chunks, with ``cu_seqlens``, as Qwen's do."""
+    return (
+        Replacement(
+            f"{name}Attention",
+            ("attention",),
+            "attention:packed_attention",
+            needs=(*ENCODER, "attention_dropout"),
+            parameters=("hidden_states", "cu_seqlens"),
+        ),
+        Replacement(
+            f"{name}EncoderLayer",
+            target="replacements:packed_encoder_layer",
+            parameters=("hidden_states", "cu_seqlens"),
+            **FEED_FORWARD,
+        ),
     )
 
-
-def loss(name: str, output: str, **options) -> Replacement:
-    """The head of an audio-language model."""
-    return Replacement(
-        f"{name}ForConditionalGeneration",
-        ("linear_cross_entropy",),
-        "loss:causal_lm",
-        needs=("model", f"{options.get('head', 'lm_head')}.weight", "loss_function"),
-        options={"head": "lm_head", "output": output, **options},
-    )
-
-
-AUDIO = ("Whisper", "Voxtral", "Qwen2Audio", "AudioFlamingo3", "MusicFlamingo")
-
-ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
-    "Llama": decoder("Llama"),
-    "Mistral": decoder("Mistral", window="config.sliding_window"),
-    "Qwen2": decoder("Qwen2", window="sliding_window"),
-    "Qwen3": decoder("Qwen3", window="sliding_window", qk_norm=True),
-    "Whisper": encoder(
-        "Whisper", cross=True, loss=loss("Whisper", "Seq2SeqLMOutput", head="proj_out", style="whisper")
-    ),
-    "Voxtral": (*encoder("Voxtral"), projector("Voxtral"), loss("Voxtral", "CausalLMOutputWithPast")),
-    "Qwen2-Audio": encoder(
-        "Qwen2Audio", pools=True, loss=loss("Qwen2Audio", "Qwen2AudioCausalLMOutputWithPast", style="qwen2_audio")
-    ),
-    "AudioFlamingo3": (
-        *encoder("AudioFlamingo3", cross=True, pools=True),
-        projector("AudioFlamingo3"),
-        loss("AudioFlamingo3", "AudioFlamingo3CausalLMOutputWithPast"),
-    ),
-    "MusicFlamingo": (
-        projector("MusicFlamingo"),
-        loss("MusicFlamingo", "MusicFlamingoCausalLMOutputWithPast"),
-        Replacement(
-            "MusicFlamingoModel",
-            ("rote",),
-            "replacements:audio_features_with_rote",
-            needs=(
-                *("audio_tower", "multi_modal_projector", "pos_emb.inv_freq", "_build_audio_timestamps"),
-                *("config.audio_frame_step", "config.rope_parameters"),
-            ),
-            parameters=("input_features", "input_features_mask", "input_ids"),
-            method="get_audio_features",
-        ),
-    ),
-    "every encoder": (
-        Replacement(
-            "LayerNorm",
-            ("layer_norm",),
-            "replacements:layer_norm",
-            needs=("weight", "bias", "eps"),
-            parameters=("input",),
-            under=AUDIO,
-        ),
-    ),
-}
-
-ROWS: dict[str, Replacement] = {row.type: row for rows in ARCHITECTURES.values() for row in rows}
 
 # What looks like something an op could do, when its class is in no row: by the end of its name, or by what it has.
 LOOKS = {

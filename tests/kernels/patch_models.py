@@ -1,13 +1,16 @@
 """Tiny transformers models with random weights, one of each supported architecture, and inputs for them."""
 
+import contextlib
 import functools
 import importlib
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-MEL, FRAMES, SOUND = 16, 48, 70  # mel bands, mel frames of a window, the audio token
+from tests.kernels.patch_configs import FRAMES, MEL, MORE, SOUND, audio, config, sounds, waveform
+
 TEXT = {
     "vocab_size": 80,
     "hidden_size": 64,
@@ -45,14 +48,16 @@ CLASSES = {
 }
 ARCHITECTURES = tuple(CLASSES)
 DECODERS = ARCHITECTURES[:4]
+TEXT_ONLY = (*DECODERS, "gemma2", "gemma3", "phi3", "granite", "smollm3")
 
 
 def build(name: str, *, seed: int = 0, layers: int = 2, **text) -> nn.Module:
     """A model in float32, in training mode without dropout, with weights large enough to make every part matter."""
     transformers = importlib.import_module("transformers")
     torch.manual_seed(seed)
-    cls = getattr(transformers, CLASSES[name])
-    model = cls(_config(cls.config_class, name, {**TEXT, "num_hidden_layers": layers, **text}))
+    cls = getattr(transformers, {**CLASSES, **MORE}[name])
+    make = config if name in MORE else _config
+    model = cls(make(cls.config_class, name, {**TEXT, "num_hidden_layers": layers, **text}))
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
             del module[layers:]
@@ -61,7 +66,13 @@ def build(name: str, *, seed: int = 0, layers: int = 2, **text) -> nn.Module:
             nn.init.normal_(parameter, std=0.1)
         else:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.train()
+    model.train()
+    if name == "qwen3_omni_moe":
+        model.set_experts_implementation("eager")  # grouped products have no float64
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()  # in training it changes its buffers
+    return model
 
 
 def _config(config, name: str, text: dict):
@@ -95,10 +106,32 @@ def precise(model: nn.Module) -> nn.Module:
     def forward(self, x):
         return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
 
+    def of_gemma(self, x):
+        return (1 + self.weight) * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
+
     for module in model.modules():
         if hasattr(module, "variance_epsilon"):
             module.forward = forward.__get__(module)
+        elif type(module).__name__.startswith("Gemma") and type(module).__name__.endswith("RMSNorm"):
+            module.forward = of_gemma.__get__(module)
     return model.double()
+
+
+def cache_name() -> str:
+    """What this transformers calls the KV cache."""
+    outputs = importlib.import_module("transformers.modeling_outputs")
+    return "cache" if hasattr(outputs.CausalLMOutputWithPast, "cache") else "past_key_values"
+
+
+@contextlib.contextmanager
+def widest():
+    """transformers' softmax in float32 becomes one of what it is given."""
+
+    def softmax(x, dim=-1, dtype=None, **_):
+        return torch.softmax(x, dim)
+
+    with mock.patch.object(torch.nn.functional, "softmax", softmax):
+        yield
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -106,7 +139,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to(dtype)
     for name, buffer in kept.items():
-        if dtype.itemsize < 4:
+        if dtype.itemsize < 4 and "freq" in name:
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, buffer)
     return model
@@ -133,7 +166,11 @@ def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, 
     draw = functools.partial(torch.randint, generator=generator)
     longest = max(lengths)
     inputs, windows = {}, [FRAMES - 7, FRAMES]
-    if name not in DECODERS:
+    if name in ("moonshine", "wav2vec2"):
+        return _of_a_waveform(name, generator)
+    if name in MORE and name not in TEXT_ONLY:
+        inputs = audio(name, generator)
+    elif name not in TEXT_ONLY:
         inputs["input_features"] = torch.randn(len(lengths), MEL, FRAMES, generator=generator)
     labels = draw(3, 60, (len(lengths), longest))
     if name == "whisper":
@@ -145,11 +182,16 @@ def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, 
         begin = 0 if side == "right" else longest - length
         ids[row, begin : begin + length] = draw(3, 60, (length,))
         mask[row, begin : begin + length] = 1
-        if name not in DECODERS:
+        if name in MORE and name not in TEXT_ONLY:
+            heard = sounds(name, row)
+            ids[row, begin + 1] = 71
+            ids[row, begin + 2 : begin + 2 + heard] = SOUND
+            ids[row, begin + 2 + heard] = 72
+        elif name not in TEXT_ONLY:
             mel = FRAMES if name == "voxtral" else windows[row]
-            sounds = ((mel - 1) // 2 + 1 - 2) // 2 + 1
-            sounds = 6 if name == "voxtral" else sounds  # it stacks four frames: 24 · 64 / 256
-            ids[row, begin + 1 : begin + 1 + sounds] = SOUND
+            heard = ((mel - 1) // 2 + 1 - 2) // 2 + 1
+            heard = 6 if name == "voxtral" else heard  # it stacks four frames: 24 · 64 / 256
+            ids[row, begin + 1 : begin + 1 + heard] = SOUND
     labels[mask == 0] = -100
     labels[ids == SOUND] = -100
     if name in ("audioflamingo3", "musicflamingo", "qwen2_audio"):
@@ -157,3 +199,11 @@ def batch(name: str, *, seed: int = 0, side: str = "right", lengths: tuple[int, 
         inputs[key] = (torch.arange(FRAMES) < torch.tensor(windows)[:, None]).long()
     prompt = {**inputs, "input_ids": ids, "attention_mask": mask}
     return ModelInputs(prompt, labels, prompt)
+
+
+def _of_a_waveform(name: str, generator: torch.Generator) -> ModelInputs:
+    inputs = waveform(name, generator)
+    labels = torch.randint(3, 60, (2, 12 if name == "moonshine" else 5), generator=generator)
+    labels[1, -2:] = -100
+    prompt = {**inputs, "decoder_input_ids": torch.tensor([[1, 5, 6]] * 2)} if name == "moonshine" else inputs
+    return ModelInputs(inputs, labels, prompt)

@@ -10,18 +10,30 @@ from torch.func import functional_call
 pytest.importorskip("transformers", reason="patching is tested on transformers models")
 
 import afn_kernels as ak
-from afn_kernels.patch.table import OPS
 from tests.budget import assert_same_but_rounding, assert_within_budget
-from tests.kernels.patch_models import ARCHITECTURES, DECODERS, batch, build, cast, precise
+from tests.kernels.patch_configs import MORE
+from tests.kernels.patch_models import ARCHITECTURES, DECODERS, batch, build, cast, precise, widest
 from tests.orders import in_orders
 
+LLAMA = {"rms_norm", "swiglu", "rotary", "attention", "linear_cross_entropy"}
+HEARD = {"layer_norm", "bias_gelu"}
 EXPECTED = {
-    "musicflamingo": {*OPS},
-    "audioflamingo3": {*OPS} - {"rote"},
-    "qwen2_audio": {*OPS} - {"rote"},
-    "voxtral": {*OPS} - {"rote", "pool_norm"},
-    "whisper": {"layer_norm", "bias_gelu", "attention", "linear_cross_entropy"},
-    **{name: {"rms_norm", "swiglu", "rotary", "attention", "linear_cross_entropy"} for name in DECODERS},
+    "musicflamingo": {*LLAMA, *HEARD, "pool_norm", "rote"},
+    "audioflamingo3": {*LLAMA, *HEARD, "pool_norm"},
+    "qwen2_audio": {*LLAMA, *HEARD, "pool_norm"},
+    "voxtral": {*LLAMA, *HEARD},
+    "whisper": {*HEARD, "attention", "linear_cross_entropy"},
+    **{name: LLAMA for name in (*DECODERS, "phi3", "granite", "smollm3")},
+    "gemma2": {"rotary", "linear_cross_entropy"},
+    "gemma3": {"rotary", "attention", "linear_cross_entropy"},
+    "phi4_multimodal": {*LLAMA, "layer_norm"},
+    "granite_speech": {*LLAMA, "layer_norm"},
+    "qwen2_5_omni": {*LLAMA, *HEARD} - {"rotary"},
+    "qwen3_omni_moe": {*LLAMA, *HEARD} - {"rotary"},
+    "glmasr": {*LLAMA, *HEARD},
+    "qwen3_asr": {*LLAMA, *HEARD},
+    "moonshine": {"bias_gelu", "swiglu", "attention", "linear_cross_entropy"},
+    "wav2vec2": {*HEARD, "attention"},
 }
 
 
@@ -42,12 +54,24 @@ def plain_pytorch(model, data, dtype) -> list[dict[str, torch.Tensor]]:
     return [one for each in (model, eager) for one in in_orders(lambda each=each: run(each, inputs, data.labels), 6)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+def each_dtype(name: str, *dtypes: torch.dtype, slow: bool = False) -> list:
+    marks = [pytest.mark.slow] if slow else []
+    return [pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}", marks=marks) for dtype in dtypes]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(case for name in ARCHITECTURES for case in each_dtype(name, torch.float32, torch.bfloat16)),
+        *(case for name in MORE for case in each_dtype(name, torch.float32)),
+        *(case for name in MORE for case in each_dtype(name, torch.bfloat16, slow=True)),
+    ],
+)
 def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
     model, data = cast(build(name), dtype), batch(name)
     same = plain_pytorch(model, data, dtype)
-    oracle = run(precise(copy.deepcopy(model)), data.call(torch.float64), data.labels)
+    with widest():
+        oracle = run(precise(copy.deepcopy(model)), data.call(torch.float64), data.labels)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     signatures = [inspect.signature(module.forward) for module in model.modules()]
     report = ak.patch(model, impl="reference")
@@ -65,7 +89,7 @@ def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *MORE])
 def test_revert_brings_back_the_very_same_model(name):
     model, data = build(name), batch(name)
     attributes = {path: set(vars(module)) for path, module in model.named_modules()}
@@ -79,11 +103,11 @@ def test_revert_brings_back_the_very_same_model(name):
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *(name for name in MORE if name != "wav2vec2")])
 def test_greedy_generation_is_the_same(name):
     model, data = build(name).eval(), batch(name, side="left")
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
-    if name == "whisper":
+    if "decoder_input_ids" in data.prompt:
         options["decoder_input_ids"] = data.prompt.pop("decoder_input_ids")
     for row in ("use_cache", "no cache"):
         options["use_cache"] = row == "use_cache"

@@ -9,9 +9,10 @@ pytest.importorskip("transformers", reason="patching is tested on transformers m
 import transformers
 
 import afn_kernels as ak
-from afn_kernels.patch import attention as attention_file
+from afn_kernels.patch import packed_batch
+from afn_kernels.patch.packed_batch import PackedBatch
 from tests.budget import assert_same_but_rounding
-from tests.kernels.patch_models import batch, build
+from tests.kernels.patch_models import batch, build, cache_name
 from tests.orders import in_orders
 
 
@@ -28,7 +29,7 @@ class TestMasks:
 
     def check(self, mask, causal, known=True):
         q, k, v = torch.randn(3, len(mask), 4, self.LENGTH, 16, dtype=torch.float64).unbind()
-        layout = attention_file.PackedBatch.of(mask, len(mask), causal)
+        layout = PackedBatch.of(mask, len(mask), causal)
         assert (layout is not None) == known
         if known:
             expected = in_orders(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
@@ -58,11 +59,11 @@ class TestMasks:
         self.check(scattered, True, known=False)
 
     def test_a_mask_is_looked_at_once_and_again_when_it_changes(self, monkeypatch):
-        looks, look = [], attention_file._causal_layout
-        monkeypatch.setattr(attention_file, "_causal_layout", lambda seen: (looks.append(1), look(seen))[1])
+        looks, look = [], packed_batch._causal_layout
+        monkeypatch.setattr(packed_batch, "_causal_layout", lambda seen: (looks.append(1), look(seen))[1])
         mask = self.causal([1] * 12)
-        first = attention_file.PackedBatch.of(mask, 1, True)
-        assert attention_file.PackedBatch.of(mask, 1, True) is first
+        first = PackedBatch.of(mask, 1, True)
+        assert PackedBatch.of(mask, 1, True) is first
         mask[0, 0, 6:, :6] = False
         self.check(mask, True)
         assert len(looks) == 2
@@ -114,7 +115,7 @@ def test_a_prompt_in_parts_and_then_step_by_step(model, data, static):
         if static:
             kept = transformers.StaticCache(config=model.config, max_cache_len=32)
         cuts = ((0, 10), (10, 18), (18, 19), (19, 20))
-        return torch.cat([model(ids[:, a:b], past_key_values=kept, use_cache=True).logits for a, b in cuts], dim=1)
+        return torch.cat([model(ids[:, a:b], **{cache_name(): kept}, use_cache=True).logits for a, b in cuts], dim=1)
 
     with torch.no_grad():
         before = in_orders(parts)

@@ -6,6 +6,8 @@ import operator
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 pytest.importorskip("transformers", reason="patching is tested on transformers models")
 
@@ -13,7 +15,8 @@ import transformers
 
 import afn_kernels as ak
 from tests.budget import assert_same_but_rounding
-from tests.kernels.patch_models import build
+from tests.distributed.ranks import run
+from tests.kernels.patch_models import batch, build, cache_name
 from tests.orders import in_orders
 
 
@@ -35,7 +38,7 @@ def test_the_loss_alone_costs_no_logits(model, data, calls):
     assert out["loss"] is out.loss is out[0]
     assert isinstance(out, transformers.modeling_outputs.CausalLMOutputWithPast)
     assert "logits" in out
-    assert list(out) == ["loss", "logits", "past_key_values"]
+    assert list(out) == ["loss", "logits", cache_name()]
     out.loss.backward()
     assert not calls
     assert out.logits.shape == (2, 25, 80)
@@ -154,3 +157,38 @@ def test_a_head_with_a_forward_of_its_own_is_called(model, data):
     report = ak.patch(model, impl="reference")
     assert_same_but_rounding(model(**data.inputs, labels=data.labels).loss, before)
     assert any("the head" in reason for _, reason in report.fallbacks)
+
+
+def on_two_ranks(process, alone: bool):
+    """Each rank has a row of the batch; gradients are the mean of both rows', logits those of the rank's own."""
+    data = batch("qwen2")
+    rows = [{name: x[row : row + 1] for name, x in data.inputs.items()} for row in (0, 1)]
+
+    def step(model, row):
+        model.zero_grad()
+        out = model(**rows[row], labels=data.labels[row : row + 1])
+        out.loss.backward()
+        return out, [p.grad for p in model.parameters()]
+
+    plain = build("qwen2")
+
+    def both():
+        each = [[g.clone() for g in step(plain, row)[1]] for row in (0, 1)]
+        return [sum(pair) / 2 for pair in zip(*each, strict=True)]
+
+    expected, logits = in_orders(both), in_orders(lambda: plain(**rows[process.rank]).logits)
+    sharded, mesh = build("qwen2"), init_device_mesh("cpu", (2,))
+    report = ak.patch(sharded, impl="reference")
+    for unit in (*sharded.model.layers, *([sharded.lm_head] if alone else []), sharded):
+        fully_shard(unit, mesh=mesh)
+    out, found = step(sharded, process.rank)
+    assert "_make_logits" in vars(out)
+    assert not report.fallbacks, report.fallbacks
+    assert_same_but_rounding([grad.full_tensor() for grad in found], expected)
+    assert_same_but_rounding(out.logits, logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True])
+def test_under_fsdp2_on_two_ranks(alone):
+    run(2, on_two_ranks, alone)

@@ -1,0 +1,174 @@
+"""Masks of transformers as packed sequences: padding on either side, several sequences to a row, sliding windows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from afn_kernels import attention as attention_op
+from afn_kernels import attention_backward, explain
+from afn_kernels._kept import kept
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A batch as packed sequences. ``None`` in place of rows means all of them, in order.
+
+    Args:
+        causal: mask keys that come after the query.
+        q_rows, k_rows: rows of the flattened batch [B · S] that are packed.
+        cu_q, cu_k: [N + 1] int32 boundaries; None for one sequence.
+        pads: padding after a causal sequence: rows that see all of its keys; None where there are none.
+    """
+
+    causal: bool
+    q_rows: torch.Tensor | None = None
+    k_rows: torch.Tensor | None = None
+    cu_q: torch.Tensor | None = None
+    cu_k: torch.Tensor | None = None
+    pads: "PackedBatch | None" = None
+
+    @classmethod
+    def even(cls, q, k, causal: bool) -> "PackedBatch":
+        """Every sequence of the batch has the same length."""
+        if len(q) == 1:
+            return cls(causal)
+        cu_q = _even_bounds(len(q), q.shape[2], q.device)
+        same = q.shape[2] == k.shape[2]
+        return cls(causal, cu_q=cu_q, cu_k=cu_q if same else _even_bounds(len(q), k.shape[2], q.device))
+
+    @classmethod
+    def of(cls, mask: torch.Tensor, batch: int, causal: bool) -> "PackedBatch | None":
+        """What a mask [B, 1, queries, keys] of transformers says; None where it is neither padding nor packing.
+
+        The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
+        """
+        version = None if mask.is_inference() else mask._version
+        known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
+        if known is None or known[:3] != (version, batch, causal):
+            with torch.inference_mode(False):  # the next forward may want gradients
+                known = (version, batch, causal, cls.look(mask, batch, causal))
+            if mask.is_cuda:
+                torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
+            _LAYOUTS[mask] = known
+        return known[3]
+
+    @staticmethod
+    def look(mask: torch.Tensor, batch: int, causal: bool) -> "PackedBatch | None":
+        """The same without remembering it."""
+        seen = mask[:, 0].expand(batch, -1, -1)
+        return _causal_layout(seen) if causal else _full_layout(seen)
+
+    def run(self, q, k, v, scaling: float, impl: str) -> torch.Tensor:
+        """[B, H, S, D] to [B, S, H, D]; zeros for queries that see no key."""
+        batch, heads, length, width = q.shape
+        q, k, v = map(_tokens, (q, k, v))
+        out = self._packed(q, k, v, scaling, impl)
+        if self.q_rows is not None:
+            rows, parts = [self.q_rows], [out]
+            if self.pads is not None:
+                rows.append(self.pads.q_rows)
+                parts.append(self.pads._packed(q, k, v, scaling, impl))
+            out = torch.zeros_like(q).index_copy(0, torch.cat(rows), torch.cat(parts))
+        return out.view(batch, length, heads, width)
+
+    def run_with_lse(self, q, k, v, scaling: float, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the log-sum-exp [B, S, H]; without a gradient."""
+        batch, heads, length, width = q.shape
+        q, k, v = map(_tokens, (q, k, v))
+        out, lse = torch.zeros_like(q), q.new_full(q.shape[:2], float("-inf"), dtype=torch.float32)
+        for part in self._parts():
+            rows = slice(None) if part.q_rows is None else part.q_rows
+            out[rows], lse[rows] = part._packed(q, k, v, scaling, impl, return_lse=True)
+        return out.view(batch, length, heads, width), lse.view(batch, length, heads)
+
+    def backward(self, dout, q, k, v, out, lse, scaling: float, impl: str) -> tuple[torch.Tensor, ...] | None:
+        """Gradients of q, k and v, all [B, H, S, D]; None where no kernel makes them."""
+        shapes = [(len(x), x.shape[2], *x.shape[1::2]) for x in (q, k, v)]
+        q, k, v = map(_tokens, (q, k, v))
+        if impl not in ("auto", "triton") or (impl == "auto" and not _by_kernel(q, k, v)):
+            return None
+        dout, out, lse = (x.flatten(0, 1) for x in (dout, out, lse))
+        grads = [torch.zeros_like(x) for x in (q, k, v)]
+        for part in self._parts():
+            rows, keys = (slice(None) if x is None else x for x in (part.q_rows, part.k_rows))
+            options = {"cu_seqlens_q": part.cu_q, "cu_seqlens_k": part.cu_k, "causal": part.causal, "scale": scaling}
+            inputs = [dout[rows], q[rows], k[keys], v[keys], out[rows].float(), lse[rows]]
+            found = attention_backward(*inputs, **options, impl="triton")
+            for grad, at, new in zip(grads, (rows, keys, keys), found, strict=True):
+                grad[at] += new
+        return tuple(grad.view(shape).transpose(1, 2) for grad, shape in zip(grads, shapes, strict=True))
+
+    def _parts(self) -> list["PackedBatch"]:
+        return [self] if self.pads is None else [self, self.pads]
+
+    def _packed(self, q, k, v, scaling, impl, **more):
+        q = q if self.q_rows is None else q[self.q_rows]
+        k, v = (x if self.k_rows is None else x[self.k_rows] for x in (k, v))
+        options = {"cu_seqlens_q": self.cu_q, "cu_seqlens_k": self.cu_k, "causal": self.causal}
+        return attention_op(q, k, v, scale=scaling, impl=impl, **options, **more)
+
+
+_LAYOUTS = WeakTensorKeyDictionary()
+
+
+def _tokens(x: torch.Tensor) -> torch.Tensor:
+    """[B, H, S, D] as [B · S, H, D]."""
+    return x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _by_kernel(q, k, v) -> bool:
+    return explain("attention", q, k, v, causal=True, return_lse=True).chosen == "triton"
+
+
+@kept(most=64)
+def _even_bounds(batch: int, length: int, device: torch.device) -> torch.Tensor:
+    """One tensor for all layers, whose longest sequence is then asked of the GPU once."""
+    return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length
+
+
+def _bounds(lengths: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+
+
+def _full_layout(seen: torch.Tensor) -> PackedBatch | None:
+    """seen [B, queries, keys] where all queries of a sequence see the same keys."""
+    batch, queries, _ = seen.shape
+    valid = seen[:, 0]
+    if not bool((seen == valid[:, None]).all()):
+        return None
+    lengths = valid.sum(1)
+    cu_q = _even_bounds(batch, queries, seen.device)
+    return PackedBatch(False, k_rows=valid.flatten().nonzero().squeeze(1), cu_q=cu_q, cu_k=_bounds(lengths))
+
+
+def _causal_layout(seen: torch.Tensor) -> PackedBatch | None:
+    """seen [B, S, S] of causal sequences, several to a row (packed) or padded on either side.
+
+    A token that sees itself is in a sequence, which begins as many tokens back as it sees. One that does not is
+    padding: it sees nothing, or, after a sequence, all of that.
+    """
+    place = torch.arange(seen.shape[1], device=seen.device)
+    valid = seen.diagonal(dim1=1, dim2=2)
+    start = place - seen.sum(-1) + 1
+    expected = (place <= place[:, None]) & (place >= start[..., None])
+    pad_all = torch.where(seen.any(-1, keepdim=True), valid[:, None], False)
+    follows = torch.nn.functional.pad(valid[:, :-1] & (start[:, :-1] == start[:, 1:]), (1, 0))
+    first = valid & (start == place)
+    fits = (seen == torch.where(valid[..., None], expected, pad_all)).all() & (first | follows | ~valid).all()
+    if not bool(fits):
+        return None
+    rows = valid.flatten().nonzero().squeeze(1)
+    begins = first.flatten()[rows].nonzero().squeeze(1)
+    cu = torch.nn.functional.pad(begins, (0, 1), value=len(rows)).int()
+    looking = ~valid & seen.any(-1)
+    pads = None
+    if bool(looking.any()):
+        pads = PackedBatch(
+            False,
+            q_rows=looking.flatten().nonzero().squeeze(1),
+            k_rows=rows,
+            cu_q=_bounds(looking.sum(1)),
+            cu_k=_bounds(valid.sum(1)),
+        )
+    return PackedBatch(True, q_rows=rows, k_rows=rows, cu_q=cu, cu_k=cu, pads=pads)
