@@ -13,7 +13,7 @@ def enabled(x: torch.Tensor) -> bool:
 
 def lower(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in autocast's dtype, as of linear, matmul and scaled_dot_product_attention; float64 stays."""
-    first = next((x for x in tensors if isinstance(x, torch.Tensor)), None)
+    first = _first(tensors)
     if first is None or not enabled(first):
         return tensors
     return _cast(tensors, torch.get_autocast_dtype(first.device.type))
@@ -21,10 +21,17 @@ def lower(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
 
 def full(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in float32, as of layer_norm on a GPU, whose list is longer than that of a CPU; float64 stays."""
-    first = next((x for x in tensors if isinstance(x, torch.Tensor)), None)
+    first = _first(tensors)
     if first is None or not first.is_cuda or not enabled(first):
         return tensors
     return _cast(tensors, torch.float32)
+
+
+def _first(tensors: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
+    for x in tensors:  # torch.compile of PyTorch 2.8 does not trace next() of a generator
+        if isinstance(x, torch.Tensor):
+            return x
+    return None
 
 
 def _cast(tensors: tuple[torch.Tensor | None, ...], dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:

@@ -1,5 +1,9 @@
 import torch
 
+from afn_kernels import _versions
+
+SLICES = _versions.number(torch.__version__) >= (2, 11)  # torch.compile, by a length that it reads from a tensor
+
 
 def decode_attention(
     q: torch.Tensor,
@@ -19,7 +23,10 @@ def decode_attention(
         k_cache, v_cache = (cache[pages].flatten(1, 2) for cache in (k_cache, v_cache))
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     new, heads, kv_heads = q.shape[1], q.shape[2], k_cache.shape[2]
-    used = int(lengths.max()) if len(lengths) else 0
+    if torch.compiler.is_compiling() and not SLICES:
+        used = k_cache.shape[1]
+    else:
+        used = int(lengths.max()) if len(lengths) else 0
     q_BHXD = (q.to(wide) * scale).unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     k, v = (
         cache[:, :used].to(wide) if factor is None else cache[:, :used].to(wide) * factor.to(wide).reshape(-1, 1)

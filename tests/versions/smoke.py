@@ -86,7 +86,13 @@ def test_a_gpu_takes_the_kernel(case, monkeypatch):
     monkeypatch.setattr(_triton, "compile_only", True)
     made = case.make(torch.float16 if torch.float16 in case.dtypes else torch.float32, "cpu")
     with FakeTensorMode(), ak.strict():
-        outs = case.call({name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in made.items()}, "auto")
+        inputs = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in made.items()}
+        try:
+            outs = case.call(inputs, "auto")
+        except RuntimeError as error:
+            if "CUDA driver" in str(error):
+                pytest.skip("fake tensors of this PyTorch ask for a GPU when they are sorted")
+            raise
     assert {x.device.type for x in outs} == {"cuda"}
 
 
