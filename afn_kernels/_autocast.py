@@ -19,6 +19,17 @@ def lower(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     return _cast(tensors, torch.get_autocast_dtype(first.device.type))
 
 
+def widest(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
+    """The tensors in the widest dtype among them, as of torch.cat and index_put."""
+    first = _first(tensors)
+    if first is None or not enabled(first):
+        return tensors
+    dtype = first.dtype
+    for x in tensors:
+        dtype = torch.promote_types(dtype, x.dtype) if isinstance(x, torch.Tensor) else dtype
+    return _cast(tensors, dtype)
+
+
 def full(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in float32, as of layer_norm on a GPU, whose list is longer than that of a CPU; float64 stays."""
     first = _first(tensors)

@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _check, _triton
+from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
 
 OP = Op(
@@ -28,11 +28,12 @@ def merge_embeddings(
         impl: "auto" or the name of an implementation.
 
     Returns:
-        [T, D].
+        [T, D]. Under torch.autocast in the wider dtype of the two, as of torch.cat.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a row outside 0..T−1 (on the CPU; a GPU leaves it out).
     """
+    tokens, audio = _autocast.widest(tokens, audio)
     _check.same_dtype_and_device("merge_embeddings", tokens=tokens, audio=audio)
     if rows.dtype != torch.int64:
         hint = ": indices, mask.nonzero().squeeze(1) of a mask" if rows.dtype == torch.bool else ""

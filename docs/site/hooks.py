@@ -1,4 +1,4 @@
-"""Links of the documents that leave docs/ lead to the repository, whose address is in AFN_URL; without it they are text."""
+"""Links that leave docs/ lead to the repository, whose address is in AFN_URL; without it they are text."""
 
 import os
 import posixpath

@@ -32,6 +32,13 @@ def test_attention_in_float64_stays():
         assert ak.attention(q, q, q).dtype == torch.float64
 
 
+def test_embeddings_of_two_dtypes_are_merged_in_the_wider():
+    tokens, audio, rows = drawn(6, 8), drawn(2, 8).bfloat16(), torch.tensor([1, 4])
+    with torch.autocast(**BF16):
+        found = ak.merge_embeddings(tokens, audio, rows)
+    assert torch.equal(found, ak.merge_embeddings(tokens, audio.float(), rows))
+
+
 def test_products_inside_an_op_keep_their_dtype():
     """The reference of log-mel is a product with the DFT's matrix: in bfloat16 it would have two digits."""
     pcm = drawn(1, 3200).clamp(-1, 1)
