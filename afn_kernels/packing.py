@@ -11,7 +11,8 @@ from afn_kernels import _check
 def unpad(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """packed = x[mask]: the rows of a padded batch end to end, with their boundaries, as ``attention`` takes them.
 
-    On a GPU it waits for the number of rows. ``pad`` is the way back; both are differentiable.
+    On a GPU it waits for the number of rows, and torch.compile breaks its graph there: call it once, before the layers.
+    ``pad`` is the way back; both are differentiable.
 
     Args:
         x: [B, T, ...], any dtype.

@@ -18,6 +18,7 @@ HERE = {
     "p": "there is no dropout: leave it out",
     "is_causal": "it is called causal",
     "window_size": "it is called window",
+    "window_left": "it is called window=(left, 0)",
     "softmax_scale": "it is called scale",
     "sm_scale": "it is called scale",
     "logits_soft_cap": "it is called softcap",

@@ -1,4 +1,4 @@
-"""Kernels that store what the rotations' device functions return."""
+"""Kernels that store what device functions return."""
 
 import torch
 import triton
@@ -14,6 +14,12 @@ def sincos_kernel(angle, sin, cos, count, BLOCK: tl.constexpr):
     b_sin, b_cos = _triton_math.sincos(tl.load(angle + o, mask=o < count, other=0.0))
     tl.store(sin + o, b_sin, mask=o < count)
     tl.store(cos + o, b_cos, mask=o < count)
+
+
+@triton.jit
+def tanh_kernel(x, y, count, BLOCK: tl.constexpr):
+    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + o, _triton_math.tanh(tl.load(x + o, mask=o < count, other=0.0)), mask=o < count)
 
 
 @triton.jit
@@ -34,6 +40,12 @@ def sincos(angle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     sin, cos = (torch.empty(angle.shape, dtype=torch.float32, device=angle.device) for _ in range(2))
     sincos_kernel[(triton.cdiv(len(angle), 1024),)](angle, sin, cos, len(angle), BLOCK=1024)
     return sin, cos
+
+
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    y = torch.empty_like(x)
+    tanh_kernel[(triton.cdiv(len(x), 1024),)](x, y, len(x), BLOCK=1024)
+    return y
 
 
 def phases(window: torch.Tensor, frame: torch.Tensor, **o) -> torch.Tensor:

@@ -266,6 +266,9 @@ def test_impl_reaches_the_op():
         (ak.nn.LinearCrossEntropy(D, 5, impl="fast"), (x, labels)),
         (ak.nn.LinearCrossEntropy(D, 5, reduction="none", impl="fast"), (x, labels)),
         (ak.nn.AudioFrontEnd(impl="fast"), (torch.zeros(1, 3200),)),
+        (ak.nn.Attention(D, 2, impl="fast"), (x,)),
+        (ak.nn.MLP(D, D, impl="fast"), (x,)),
+        (ak.nn.RotaryEmbedding(D, impl="fast"), (x[:, None], x[:, None], x[:, 0])),
     ]
     assert {type(module).__name__ for module, _ in calls} == set(ak.nn.__all__)
     for module, inputs in calls:

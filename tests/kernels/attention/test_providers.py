@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 import afn_kernels as ak
-from afn_kernels.attention import providers
+from afn_kernels.attention import OP, providers
+from afn_kernels.attention.window import UNLIMITED
 
 CU = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
 
@@ -79,6 +81,70 @@ def test_what_is_refused_and_why():
     assert "start" in providers.supports_one_sequence(q[:4], k, v, cu_seqlens_q=None, causal=True, **plain)
     with pytest.raises(ValueError, match=r"flash3.*cannot run this call: flash_attn_interface is not installed"):
         ak.attention(*tensors(), impl="flash3")
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "told"),
+    [
+        (True, (7, 0), (7, 0)),
+        (False, (7, 3), (7, 3)),
+        (False, (UNLIMITED, 3), (-1, 3)),
+        (False, (7, UNLIMITED), (7, -1)),
+    ],
+)
+def test_a_window_is_told_in_their_numbers(causal, window, told, monkeypatch):
+    found = {}
+
+    def varlen(q, k, v, **rest):
+        found.update(rest)
+        return q
+
+    def varlen_attn(q, k, v, *lengths, scale, window_size):
+        found["varlen"] = window_size
+        return q
+
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", SimpleNamespace(flash_attn_varlen_func=varlen))
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    options = {"cu_seqlens_q": CU, "cu_seqlens_k": CU, "causal": causal, "window": window, "scale": 0.3}
+    providers.flash3(*tensors(), **options, softcap=30.0)
+    providers.varlen(*tensors(), **options)
+    assert found["window_size"] == found["varlen"] == told
+    assert found["softcap"] == 30.0
+
+
+def test_who_takes_windows_and_caps():
+    plain = {"return_lse": False, "carry": None, "window": None, "softcap": 0.0}
+    window, cap = plain | {"window": (7, 0)}, plain | {"softcap": 30.0}
+    for supports, takes in (
+        (providers.supports, (True, True)),
+        (providers.supports_window, (True, False)),
+        (providers.supports_neither, (False, False)),
+    ):
+        assert not supports(*on_gpu(), **plain)
+        assert tuple(not supports(*on_gpu(), **call) for call in (window, cap)) == takes
+    table = {row.name: row.supports for row in OP.impls}
+    assert table["flash3"] is providers.supports
+    assert table["varlen"] is providers.supports_window
+    assert table["flash4"] is providers.supports_neither
+    one = {"cu_seqlens_q": None, "causal": False}
+    q = MagicMock(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(9, 4, 16))
+    q.__len__.return_value = 9
+    assert "window" in table["cudnn"](q, q, q, **one, **window)
+    assert "caps no scores" in table["flash"](q, q, q, **one, **cap)
+
+
+def test_the_lengths_of_a_batch_are_known(monkeypatch):
+    """A GPU is not asked for them, in inference mode either."""
+    seen = []
+    monkeypatch.setattr(providers, "remember", lambda cu, n: seen.append((cu.tolist(), n)))
+    ak.attention(*torch.randn(3, 2, 5, 2, 8))
+    assert seen == [([0, 5, 10], 5)]
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.Tensor, "diff", lambda *_: pytest.fail("asked"))
+    with torch.inference_mode():
+        cu = CU.clone()
+        providers.remember(cu, 5)
+        assert providers.longest(cu) == 5
 
 
 def test_the_longest_sequence_is_asked_for_once(monkeypatch):

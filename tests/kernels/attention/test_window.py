@@ -8,7 +8,7 @@ import torch
 import afn_kernels as ak
 from afn_kernels.attention import schedule as module
 from afn_kernels.attention.window import UNLIMITED, canonical
-from tests.budget import assert_same_but_rounding
+from tests.budget import assert_same_but_rounding, assert_within
 from tests.kernels.test_attention import cu, make, needs_triton
 from tests.orders import in_orders
 
@@ -65,6 +65,17 @@ def test_gradcheck_of_windows_and_caps(options):
         assert torch.autograd.gradcheck(
             lambda q, k, v, impl=impl: ak.attention(q, k, v, cu_seqlens_q=cu([3, 1]), **options, impl=impl), (q, k, v)
         )
+
+
+def test_tanh_of_the_kernels(device):
+    """Small scores must stay what they are; at 0.6 a polynomial ends."""
+    needs_triton()
+    from tests.kernels.phases import tanh
+
+    x = torch.cat([torch.logspace(-30, 2, 3000), torch.linspace(0.59, 0.61, 999), torch.zeros(1)])
+    x = torch.cat([x, -x])
+    exact = x.double().tanh()
+    assert_within(tanh(x.to(device)).cpu(), exact, 4e-7 * exact.abs())  # what _triton_math promises
 
 
 def test_what_hides_nothing_is_no_window():
