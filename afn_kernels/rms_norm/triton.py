@@ -57,7 +57,7 @@ def backward_kernel(
         b_n = tl.load(h + row * h_stride + column, mask=m_col, other=0.0).to(tl.float32) * b_rstd
         b_dy = tl.load(dy + row * dy_stride + column, mask=m_col, other=0.0).to(tl.float32)
         if DW:
-            b_dw += b_dy * (b_n.to(h.dtype.element_ty).to(tl.float32) if offset is None else b_n)
+            b_dw += b_dy * b_n
         b_dn = b_dy * b_weight
         b_dx = (b_dn - b_n * (tl.sum(b_dn * b_n) / D)) * b_rstd
         if ADD:
