@@ -57,13 +57,14 @@ def _check_parameter(op: str, name: str, x: torch.Tensor, hidden: torch.Tensor):
         raise ValueError(f"{op}: {name} is {x.dtype} on {x.device}, {expected}: cast it or hidden")
 
 
-def _cast(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
-    """Under autocast the hidden states are in its dtype and so are products; float32 parameters are cast inside."""
-    if not isinstance(hidden, torch.Tensor) or not _autocast.enabled(hidden):
-        return hidden, weight, bias
-    wide = [isinstance(x, torch.Tensor) and x.dtype == torch.float32 for x in (weight, bias)]
-    low = _autocast.lower(hidden, weight, bias)
-    return low[0], weight if wide[0] else low[1], bias if wide[1] else low[2]
+def _cast(*tensors: torch.Tensor | None) -> tuple:
+    """Under autocast hidden states are in its dtype and so is the product; float32 parameters are cast inside."""
+    if not isinstance(tensors[0], torch.Tensor) or not _autocast.enabled(tensors[0]):
+        return tensors
+    low = _autocast.lower(*tensors)
+    return low[0], *(
+        b if a is None or a.dtype != torch.float32 else a for a, b in zip(tensors[1:], low[1:], strict=True)
+    )
 
 
 def _check_supervised(supervised: int, labels: torch.Tensor, ignore_index: int):

@@ -17,7 +17,7 @@ OPTIONS = {"label_smoothing": 0.1, "softcap": 4.0, "z_loss": 1e-2}  # a cap that
 CASES = [
     Case(CE, "mean", inputs, WRT, size=13, far=WRT),
     Case(CE, "one loss per row", lambda g, n: inputs(g, n, 531), WRT, OPTIONS | {"reduction": "none"}, size=13),
-    Case(CE, "a row in two blocks", lambda g, n: inputs(g, n, 20_001), WRT, OPTIONS | {"reduction": "sum"}, size=3),
+    Case(CE, "a row in two blocks", lambda g, n: inputs(g, n, 20_001), WRT, OPTIONS | {"reduction": "sum"}, size=6),
     Case(CE, "no supervision", lambda g, n: inputs(g, n, ignored=1), WRT, size=5),
     Case(CE, "no rows", inputs, WRT, size=0),
 ]
