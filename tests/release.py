@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="build and test though this is no release")
     parser.add_argument("--pythons", nargs="+", default=None, help="by default those of 3.10 to 3.13 that are here")
     parser.add_argument("--torch", default=oldest_torch(), help="what is installed before; default: %(default)s")
-    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="is emptied first; default: dist")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="its packages are removed first; default: dist")
     args = parser.parse_args(arguments)
     pythons = args.pythons or [python for python in PYTHONS if runs(python)]
     found = problems(ROOT)
@@ -252,8 +252,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not re.search(r'^URL = ".+"', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M):
         print("URL in setup.py is empty: the package will have no links, and those of its README lead nowhere")
     begun = time.monotonic()
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for file in packages(args.out):
+        file.unlink()
     try:
         with tempfile.TemporaryDirectory(prefix="afn-release-") as folder:
             work = Path(folder)
@@ -268,10 +269,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{(time.monotonic() - begun) / 60:.0f} minutes. Nothing was uploaded. ", end="")
-    print("A rehearsal: not for upload" if found else f"To upload: twine upload {args.out}/*")
-    for file in sorted(args.out.iterdir()):
+    print("A rehearsal: not for upload" if found else f"To upload: twine upload {args.out}/*.tar.gz {args.out}/*.whl")
+    for file in packages(args.out):
         print(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file}")
     return 0
+
+
+def packages(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.tar.gz"), *folder.glob("*.whl")])
 
 
 def runs(python: str) -> bool:

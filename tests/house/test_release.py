@@ -1,11 +1,13 @@
 """When a checkout is a release, and what a wheel has to hold."""
 
+import hashlib
 import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests import release
 from tests.release import ReleaseFailed, Wheel, oldest_torch, problems
 
 CHANGELOG = "# Changelog\n\n## Unreleased\n{}\n## 0.2.0 (2030-01-31)\n{}\n## 0.1.0\n\n- First.\n"
@@ -89,3 +91,65 @@ def test_what_a_wheel_has_to_hold(tmp_path):
 
 def test_the_oldest_torch_is_the_declared_one():
     assert oldest_torch().startswith("torch==2.")
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[str]:
+    """Installs and uses of ``main``, whose builds write two small files."""
+    done = []
+
+    def build(pythons, out, work):
+        (out / "a.tar.gz").write_bytes(b"source")
+        (out / "a.whl").write_bytes(b"wheel")
+        return out / "a.tar.gz", dict.fromkeys(pythons, out / "a.whl")
+
+    def use(python, artefact, work):
+        done.append(f"{python.name} {artefact.name}")
+        return "used"
+
+    def environment(python, folder, *requirements):
+        done.append(f"{python} {' '.join(requirements)}")
+        folder.mkdir()
+        return folder / python
+
+    for function in (build, use, environment):
+        monkeypatch.setattr(release, function.__name__, function)
+    monkeypatch.setattr(release, "problems", lambda root: [])
+    return done
+
+
+def test_every_wheel_and_the_source_are_tried(steps, tmp_path, capsys):
+    (tmp_path / "old.whl").touch()
+    (tmp_path / "notes.txt").touch()
+    assert release.main(["--pythons", "p1", "p2", "--torch", "torch==2.8.0", "--out", str(tmp_path)]) == 0
+    clean = "torch==2.8.0 numpy"
+    assert steps == [f"p1 {clean}", "p1 a.whl", "p1 a.tar.gz", f"p2 {clean}", "p2 a.whl"]
+    assert not (tmp_path / "old.whl").exists()
+    assert (tmp_path / "notes.txt").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].endswith(f"Nothing was uploaded. To upload: twine upload {tmp_path}/*.tar.gz {tmp_path}/*.whl")
+    assert lines[-2].split() == [hashlib.sha256(b"source").hexdigest(), str(tmp_path / "a.tar.gz")]
+    assert lines[-1].split() == [hashlib.sha256(b"wheel").hexdigest(), str(tmp_path / "a.whl")]
+
+
+def test_what_is_no_release_is_only_rehearsed(steps, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(release, "problems", lambda root: ["no tag"])
+    assert release.main(["--pythons", "p1", "--out", str(tmp_path / "out")]) == 1
+    assert steps == []
+    assert not (tmp_path / "out").exists()
+    assert release.main(["--pythons", "p1", "--out", str(tmp_path / "out"), "--rehearse"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "not a release: no tag\n" * 2
+    assert "not for upload" in said.out
+    assert "twine" not in said.out
+
+
+def test_what_fails_is_no_release(steps, tmp_path, capsys, monkeypatch):
+    def use(*_):
+        raise ReleaseFailed("installing a.whl has changed torch 2.8.0 to 2.9.0")
+
+    monkeypatch.setattr(release, "use", use)
+    assert release.main(["--pythons", "p1", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.err == "error: installing a.whl has changed torch 2.8.0 to 2.9.0\n"
+    assert "upload" not in said.out
