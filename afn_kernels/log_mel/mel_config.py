@@ -6,9 +6,11 @@ import json
 import math
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 
+Count = TypeVar("Count", int, torch.Tensor)
 TINY = 2.0**-126  # the smallest normal float32
 CHOICES = {
     "window": ("hann", "hamming", "povey", "rectangular"),
@@ -155,15 +157,15 @@ class MelConfig:
         least = self.n_fft % 2 + (self.hop_length if self.last_frame == "drop" else 0)
         return max(1, least, self.n_fft // 2 + 1 if self.padding == "reflect" else 1)
 
-    def frames(self, samples):
+    def frames(self, samples: Count) -> Count:
         """Frames of a row of ``samples``, an int or an integer tensor."""
         return self._frames(samples, self.last_frame == "drop")
 
-    def valid_frames(self, samples):
+    def valid_frames(self, samples: Count) -> Count:
         """Those that are features of audio: without the last one where the front end makes it 0."""
         return self._frames(samples, self.last_frame != "keep")
 
-    def _frames(self, samples, without_last: bool):
+    def _frames(self, samples: Count, without_last: bool) -> Count:
         reach = samples - self.window_length
         if self.padding is not None:
             reach = samples + self.n_fft // 2 * 2 - self.n_fft
