@@ -7,6 +7,7 @@ dice. ``tests.orders`` has PyTorch's other orders; ``python -m tests.margins`` s
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -76,7 +77,7 @@ def assert_within_budget(
         summed: rows added up in float32.
         rms: root mean square of what is added.
         ulps: 1; 2 where results are truncated instead of rounded to nearest.
-        elsewhere: what was ``lost`` in other draws of the same inputs, for results of few numbers.
+        elsewhere: what was ``lost`` in other draws of the same inputs or in other layers (``pooled``).
         name: what ``found`` is, for the message.
     """
     assert torch.isfinite(found).all(), f"{name} is not finite"
@@ -90,11 +91,19 @@ def assert_within_budget(
     assert_within(found, oracle, float((2 * floor + ulps * torch.finfo(found.dtype).eps) * size + walk), name=name)
 
 
+def pooled(losses: dict[str, list[float]]) -> dict[str, list[float]]:
+    """For each name what was lost under it and under names that differ by a number alone: the other layers' throws."""
+    kinds: dict[str, list[float]] = {}
+    for name, found in losses.items():
+        kinds.setdefault(re.sub(r"\d+", "", name), []).extend(found)
+    return {name: kinds[re.sub(r"\d+", "", name)] for name in losses}
+
+
 def assert_same_but_rounding(found, expected: list, *, name: str = "") -> None:
     """``found`` is the first of ``expected``, but for what other orders of summation change in it.
 
     Two roundings lie between them: the budget is twice the largest distance of the others from the first, and two
-    units in the last place.
+    units in the last place. In a dictionary the same tensors of other layers count too.
 
     Args:
         found: a tensor, or a list or dictionary of tensors.
@@ -104,9 +113,12 @@ def assert_same_but_rounding(found, expected: list, *, name: str = "") -> None:
     first, *others = (parts(one, name) for one in expected)
     found = parts(found, name)
     assert found.keys() == first.keys(), found.keys() ^ first.keys()
+    same = {key: [other[key] for other in others] for key in found}
+    named = isinstance(expected[0], dict)
+    elsewhere = pooled({key: lost(same[key], first[key].double()) for key in found}) if named else {}
     for key, tensor in found.items():
         assert tensor.dtype == first[key].dtype, key
-        assert_within_budget(tensor, [other[key] for other in others], first[key], ulps=2, name=key)
+        assert_within_budget(tensor, same[key], first[key], ulps=2, elsewhere=elsewhere.get(key, ()), name=key)
 
 
 def parts(found, name: str = "") -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """How much of its budget every numeric test uses, over instruction sets, threads and seeds; nothing may use over 0.7.
 
-    python -m tests.margins [--quick] [--seeds 5] [--out bench/results/cpu/margins.jsonl] [--tests tests/kernels ...]
+    python -m tests.margins [--again] [--quick] [--seeds 5] [--out margins.jsonl] [--tests FILE ...]
 
 A run is the tests marked ``numeric`` and not ``slow`` (tests/conftest.py) for one ``ATEN_CPU_CAPABILITY``, one
 ``OMP_NUM_THREADS`` and one ``--seed``. Writes a line per test, and a table beside them. Ends with 1 where a test used
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,22 +118,33 @@ def by_test(runs: list[MarginsRun]) -> list[dict]:
     return sorted(records, key=lambda record: -record["worst"])
 
 
-def table(records: list[dict], runs: list[MarginsRun], where: dict) -> str:
+def header(runs: list[MarginsRun]) -> str:
+    capabilities = ", ".join(dict.fromkeys(run.capability for run in runs))
+    threads = " and ".join(str(x) for x in dict.fromkeys(run.threads for run in runs))
+    seeds, longest, failed = (
+        len({run.seed for run in runs}),
+        max(run.seconds for run in runs),
+        sum(len(run.failed) for run in runs),
+    )
+    return (
+        f"{len(runs)} runs: {capabilities}; {threads} threads; {seeds} seeds; longest {longest:.0f} s; failed: {failed}"
+    )
+
+
+def table(records: list[dict]) -> str:
     """In Markdown: test functions with all of their cases together, then the tests whose budgets say little."""
     functions = defaultdict(list)
     for record in records:
         functions[record["test"].partition("[")[0]].append(record)
-    lines = [
-        "# Error ÷ budget of every numeric test",
+    measured_at = Counter((record["commit"], record["date"][:10], record["header"]) for record in records)
+    lines = ["# Error ÷ budget of every numeric test", ""]
+    for number, ((commit, date, text), count) in enumerate(measured_at.most_common()):
+        lines.append(f"{'Measured again, after a change: ' * (number > 0)}{count} tests at {commit}, {date}. {text}.\n")
+    lines += [
+        f"On {records[0]['machine']} with {records[0]['cores']} cores, torch {records[0]['torch']}. Written by "
+        "`python -m tests.margins`.",
         "",
-        f"{len(runs)} runs on {where['machine']} with {where['cores']} cores, torch {where['torch']}, "
-        f"{where['date'][:10]}, commit {where['commit']}: {', '.join(dict.fromkeys(run.capability for run in runs))}; "
-        f"{' and '.join(str(x) for x in dict.fromkeys(run.threads for run in runs))} threads; "
-        f"{len({run.seed for run in runs})} seeds. Longest run {max(run.seconds for run in runs):.0f} s. "
-        f"Written by `python -m tests.margins`.",
-        "",
-        f"Above {MOST}: {sum(record['worst'] > MOST for record in records)} of {len(records)} tests. "
-        f"Failed: {sum(len(run.failed) for run in runs)}.",
+        f"Above {MOST}: {sum(record['worst'] > MOST for record in records)} of {len(records)} tests.",
         "",
         "| test | cases | checks | mean | worst | worst of all in |",
         "|---|---:|---:|---:|---:|---|",
@@ -160,15 +171,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--parts", type=int, default=2, help="a run takes one of so many parts of the tests")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/cpu/margins.jsonl")
+    parser.add_argument("--again", action="store_true", help=f"only what the file has above {MOST}, in its place")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="files or folders")
     args = parser.parse_args()
+    old = [json.loads(line) for line in args.out.read_text().splitlines()] if args.again else []
+    above = sorted({row["test"].partition("[")[0] for row in old if row["worst"] > MOST})
     seeds = range(1 if args.quick else args.seeds)
     runs = [MarginsRun(*each, args.parts) for each in itertools.product(capabilities(), (1, 2), seeds)]
-    runs = measure(runs, args.tests)
-    records, where = by_test(runs), machine("cpu") | {"commit": commit()}
+    runs = measure(runs, above or args.tests)
+    where = machine("cpu") | {"commit": commit(), "header": header(runs)}
+    kept = [row for row in old if row["test"].partition("[")[0] not in above]
+    records = sorted([*kept, *({**row, **where} for row in by_test(runs))], key=lambda row: -row["worst"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps({**record, **where}) + "\n" for record in records))
-    text = table(records, runs, where)
+    args.out.write_text("".join(json.dumps(record) + "\n" for record in records))
+    text = table(records)
     args.out.with_suffix(".md").write_text(text)
     print(text)
     above = [record["test"] for record in records if record["worst"] > MOST]

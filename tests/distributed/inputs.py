@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -23,13 +24,32 @@ def check(found, cu, parts, tokens=slice(None)) -> None:
     """The first of out, dq, dk, dv, at some tokens, are those of one process but for rounding, as large as over all.
 
     Ranks weigh a part by exp(lse of the part − lse of all), and the lse is rounded: that is up to a unit in the last
-    place for each unit of its size, the same for a whole row of scores, which no order of summation shows.
+    place for each unit of its size, the same for a whole row of scores, which no order of summation shows. Gradients
+    of scores are differences, dP − Δ: where a query sees few keys they cancel, and what was rounded is ``terms``.
     """
     first, *others = in_orders(lambda: one_process(cu, *parts))
     lse = ak.attention(*parts[:3], cu_seqlens_q=cu, causal=True, return_lse=True, impl="reference")[1]
     ulps = 2 + math.ceil(float(lse.abs().max()))
+    rounded = [0.0, *[torch.finfo(parts[0].dtype).eps * x for x in terms(cu, *parts)], 0.0]
     for number, part in enumerate(found):
         whole = first[number].clone()
         whole[tokens] = part
         same = [one[number] for one in others]
-        assert_within_budget(whole, same, first[number], ulps=ulps, name=("out", "dq", "dk", "dv")[number])
+        least = rounded[number] / max(float(first[number].abs().max()), 1e-30)
+        name = ("out", "dq", "dk", "dv")[number]
+        assert_within_budget(whole, same, first[number], ulps=ulps, elsewhere=[least], name=name)
+
+
+def terms(cu, q, k, v, dout) -> tuple[float, float]:
+    """The largest scale · P · |dP · k| of a query and a key, and scale · P · |dP · q|: terms of dq and dk."""
+    scale, group, most = q.shape[-1] ** -0.5, q.shape[1] // k.shape[1], [0.0, 0.0]
+    k, v = (x.repeat_interleave(group, 1) for x in (k, v))
+    for start, end in itertools.pairwise(cu.tolist()):
+        if end > start:
+            q_i, k_i, v_i, d_i = (x[start:end].transpose(0, 1) for x in (q, k, v, dout))
+            ahead = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
+            p = (scale * q_i @ k_i.mT).masked_fill(ahead, -torch.inf).softmax(-1)
+            ds = scale * p * (d_i @ v_i.mT).abs()
+            most[0] = max(most[0], float((ds * k_i.abs().amax(-1)[:, None, :]).max()))
+            most[1] = max(most[1], float((ds * q_i.abs().amax(-1)[:, :, None]).max()))
+    return most[0], most[1]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import margins
-from tests.budget import NOTES, assert_same_but_rounding, assert_within, assert_within_budget, largest, lost
+from tests.budget import NOTES, assert_same_but_rounding, assert_within, assert_within_budget, largest, lost, pooled
 from tests.orders import SHUFFLED, OtherOrder, aten, in_orders
 
 
@@ -106,7 +106,46 @@ def test_the_table_of_margins():
     records = margins.by_test(runs)
     assert (records[0]["test"], records[0]["worst"]) == ("a.py::one[x]", 0.8)
     where = {"machine": "x86_64", "cores": 2, "torch": "2", "date": "2026-11-29T", "commit": "abc"}
-    text = margins.table(records, runs, where)
+    where["header"] = margins.header(runs)
+    text = margins.table([{**record, **where} for record in records])
+    assert "3 tests at abc, 2026-11-29. 1 runs: avx2; 2 threads; 1 seeds; longest 9 s; failed: 0" in text
     assert "| a.py::one | 2 | 2 | 0.500 | 0.800 | x, dq, avx2, 2 threads, seed 0 |" in text
     assert "Above 0.7: 1 of 3 tests" in text
     assert "Never above 0.01: a.py::two." in text
+
+
+def test_the_same_tensors_of_other_layers_are_throws_of_the_same_dice():
+    found = pooled({"layers.0.weight": [1.0], "layers.11.weight": [2.0, 3.0], "head.weight": [4.0]})
+    assert found == {"layers.0.weight": [1.0, 2.0, 3.0], "layers.11.weight": [1.0, 2.0, 3.0], "head.weight": [4.0]}
+    one = torch.ones(2)
+    first, others = {"a.0": one, "a.1": one}, {"a.0": torch.tensor([1.0, 1.5]), "a.1": one}
+    assert_same_but_rounding({"a.0": torch.ones(2), "a.1": torch.tensor([1.0, 1.2])}, [first, others])
+    with pytest.raises(AssertionError, match="b"):
+        assert_same_but_rounding({"b": torch.tensor([1.0, 1.2])}, [{"b": one}, {"b": one}])
+
+
+def test_what_was_above_is_measured_again(tmp_path, monkeypatch):
+    """Rows of functions that used too much are replaced, the others and their header stay."""
+    out = tmp_path / "margins.jsonl"
+    where = {"machine": "m", "cores": 2, "torch": "2", "date": "2020-01-01T00", "commit": "old", "header": "30 runs"}
+    old = [{"test": f"tests/x.py::{name}", "checks": 1, "mean": 0.1, "worst": worst, "of": "", "run": "r", **where}
+           for name, worst in (("high[a]", 0.9), ("high[b]", 0.2), ("low", 0.3))]  # fmt: skip
+    out.write_text("".join(json.dumps(row) + "\n" for row in old))
+    asked = []
+
+    def measure(runs, tests):
+        asked.extend(tests)
+        run = margins.replace(runs[0], notes=({"test": "tests/x.py::high[a]", "of": "", "used": 0.5},))
+        return [run]
+
+    monkeypatch.setattr(margins, "measure", measure)
+    monkeypatch.setattr("sys.argv", ["margins", "--again", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        margins.main()
+    assert ended.value.code == 0
+    assert asked == ["tests/x.py::high"]
+    rows = {row["test"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert rows.keys() == {"tests/x.py::high[a]", "tests/x.py::low"}
+    assert rows["tests/x.py::high[a]"]["worst"] == 0.5
+    assert rows["tests/x.py::low"]["commit"] == "old"
+    assert "again" in out.with_suffix(".md").read_text()

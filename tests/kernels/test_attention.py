@@ -1,4 +1,5 @@
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -147,7 +148,10 @@ def test_carry_continues_from_other_keys():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_ring_of_three_steps_is_one_call(dtype, device):
-    """Forward and gradients through the carry, in the kernels; the oracle is one call of the reference."""
+    """Forward and gradients through the carry, in the kernels; the oracle is one call of the reference.
+
+    A carry is weighed by exp(its lse − the new one): a unit in the last place of an lse for each unit of its size.
+    """
     needs_triton()
     queries, keys = [5, 40], [[0, 33], [17, 3], [20, 40]]
     q, k, v = (x.to(device) for x in make(queries, [sum(x) for x in zip(*keys, strict=True)], 4, 2, 16, dtype))
@@ -177,8 +181,9 @@ def test_a_ring_of_three_steps_is_one_call(dtype, device):
 
     oracle = whole(q.double(), k.double(), v.double())
     same = in_orders(lambda: whole(q, k, v))
+    ulps = 2 + math.ceil(float(oracle[0][q.numel() :].abs().max()))
     for f, o, *s in zip(found, oracle, *same, strict=True):
-        assert_within_budget(f, s, o)
+        assert_within_budget(f, s, o, ulps=ulps)
 
 
 @pytest.mark.parametrize("causal", [False, True])
