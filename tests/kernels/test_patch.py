@@ -56,6 +56,11 @@ def plain_pytorch(model, data, dtype) -> list[dict[str, torch.Tensor]]:
     return [one for each in (model, eager) for one in in_orders(lambda each=each: run(each, inputs, data.labels), 6)]
 
 
+def in_float64(model, data) -> dict[str, torch.Tensor]:
+    with widest():
+        return run(precise(copy.deepcopy(model)), data.call(torch.float64), data.labels)
+
+
 def each_dtype(name: str, *dtypes: torch.dtype, slow: bool = False) -> list:
     marks = [pytest.mark.slow] if slow else []
     return [pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}", marks=marks) for dtype in dtypes]
@@ -71,9 +76,11 @@ def each_dtype(name: str, *dtypes: torch.dtype, slow: bool = False) -> list:
 )
 def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
     model, data = cast(build(name), dtype), batch(name)
-    same = plain_pytorch(model, data, dtype)
-    with widest():
-        oracle = run(precise(copy.deepcopy(model)), data.call(torch.float64), data.labels)
+    same, oracle = plain_pytorch(model, data, dtype), in_float64(model, data)
+    draws = [(same, oracle)]
+    if name in MORE and dtype == torch.bfloat16:  # the error of one batch's gradients is one throw of dice
+        others = [batch(name, seed=seed) for seed in (1, 2)]
+        draws += [(plain_pytorch(model, other, dtype), in_float64(model, other)) for other in others]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     signatures = [inspect.signature(module.forward) for module in model.modules()]
     report = ak.patch(model, impl="reference")
@@ -82,7 +89,8 @@ def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
     found = run(model, data.call(dtype), data.labels)
     assert set(report.fallbacks) == FALLS_BACK.get(name, set())
     assert found.keys() == oracle.keys()
-    elsewhere = pooled({key: lost([other[key] for other in same], oracle[key]) for key in found})
+    losses = {key: [x for ours, exact in draws for x in lost([one[key] for one in ours], exact[key])] for key in found}
+    elsewhere = pooled(losses)
     for key, value in found.items():
         assert value.dtype == same[0][key].dtype, key
         # A float32 loss of 16-bit logits is one number, known no better than these: their eps is its eps.
