@@ -76,14 +76,15 @@ class Variant:
 
 def fitted(work: Workload, device: str) -> tuple[Workload, int | None]:
     """The workload in the dtype and at the length it is run at, and that length where it was cut."""
+    nothing = {"bytes": (0.0, 0.0), "flops": (0.0, 0.0)}  # floors are of 16-bit values on a GPU
     if device == "cuda":
-        return work, None
+        return (work if work.dtype.itemsize == 2 else replace(work, **nothing)), None
     work = replace(work, dtype=work.cpu_dtype)
     if work.exact:
-        return work, None
+        return replace(work, **nothing), None
     full = sum(x.numel() for x in work.make("meta", work.dtype).values())
     for length in CPU_LENGTHS if work.at else (None,):
-        cut = work if length is None else replace(work.cut(length), bytes=(0.0, 0.0), flops=(0.0, 0.0))
+        cut = work if length is None else replace(work.cut(length), **nothing)
         made = list(cut.make("meta", work.dtype).values())
         size = sum(x.nbytes for x in made)
         share = 1.0 if length is None else sum(x.numel() for x in made) / full  # at most linear, so at most these FLOP
