@@ -12,6 +12,7 @@ from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
 from afn_kernels.decode_attention import decode_attention
+from afn_kernels.geglu import geglu
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
 from afn_kernels.log_mel import log_mel
@@ -37,6 +38,7 @@ __all__ = [
     "bias_gelu",
     "decode_attention",
     "explain",
+    "geglu",
     "layer_norm",
     "linear_cross_entropy",
     "linear_logprob",

@@ -1,6 +1,7 @@
 """torch.autocast for the ops: casts what its lists cast for PyTorch's own, and is off inside an implementation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ def enabled(x: torch.Tensor) -> bool:
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
-def lower(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def lower(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in autocast's dtype, as of linear, matmul and scaled_dot_product_attention; float64 stays."""
     first = next((x for x in tensors if isinstance(x, torch.Tensor)), None)
     if first is None or not enabled(first):
@@ -18,7 +19,7 @@ def lower(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     return _cast(tensors, torch.get_autocast_dtype(first.device.type))
 
 
-def full(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def full(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in float32, as of layer_norm on a GPU, whose list is longer than that of a CPU; float64 stays."""
     first = next((x for x in tensors if isinstance(x, torch.Tensor)), None)
     if first is None or not first.is_cuda or not enabled(first):

@@ -11,8 +11,27 @@ def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
     (first_name, first), *_ = tensors.items()
     alike(op, **tensors)
-    if not first.is_floating_point() or first.dtype.itemsize < 2:
-        raise ValueError(f"{op}: {first_name} is {first.dtype}, expected a floating dtype of 16 bits or more")
+    _floating(op, first_name, first)
+
+
+def _floating(op: str, name: str, x: torch.Tensor) -> None:
+    if not x.is_floating_point() or x.dtype.itemsize < 2:
+        raise ValueError(f"{op}: {name} is {x.dtype}, expected a floating dtype of 16 bits or more")
+
+
+def mixed(op: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """Parameters and residuals on the device of x, in its dtype or, where that has 16 bits, in float32."""
+    alike(op, x=x)
+    _floating(op, "x", x)
+    dtypes = (x.dtype, torch.float32) if x.dtype.itemsize == 2 else (x.dtype,)
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{op}: {name} is a {type(tensor).__name__}, expected a tensor")
+        if tensor.dtype not in dtypes or tensor.device != x.device:
+            found = f"{name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}"
+            raise ValueError(f"{op}: {found}, expected {' or '.join(map(str, dtypes))} on {x.device}")
 
 
 def alike(op: str, **tensors: torch.Tensor) -> None:
@@ -24,14 +43,7 @@ def alike(op: str, **tensors: torch.Tensor) -> None:
     for name, tensor in rest:
         if tensor.dtype != first.dtype or tensor.device != first.device:
             found = f"{name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
-            raise ValueError(f"{op}: {found}{autocast_hint(first, tensor)}")
-
-
-def autocast_hint(a: torch.Tensor, b: torch.Tensor) -> str:
-    """What to do about two dtypes under ``torch.autocast``, which casts for PyTorch's ops but not for these."""
-    if a.dtype == b.dtype or torch.compiler.is_compiling() or not torch.is_autocast_enabled(a.device.type):
-        return ""
-    return "; torch.autocast does not cast for this op: cast one of them"
+            raise ValueError(f"{op}: {found}; cast or move one of them")
 
 
 def misfit(op: str, **tensors: tuple[torch.Tensor, str]) -> ValueError:
@@ -115,6 +127,7 @@ def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:
 
 def last_dim(op: str, name: str, tensor: torch.Tensor, size: int) -> None:
     """A one-dimensional parameter of the given size."""
+    alike(op, **{name: tensor})
     if tensor.shape != (size,):
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected ({size},)")
 
@@ -122,5 +135,16 @@ def last_dim(op: str, name: str, tensor: torch.Tensor, size: int) -> None:
 def same_as(op: str, name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor, check=None) -> None:
     """Same shape, dtype and device; ``check=alike`` where the dtype may be a narrow one."""
     (check or same_dtype_and_device)(op, **{other_name: other, name: tensor})
-    if tensor.shape != other.shape:
+    same_shape(op, name, tensor, other_name, other)
+
+
+def approximation(op: str, approximate: str) -> None:
+    """How a GELU is computed."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"{op}: approximate is {approximate!r}, expected 'none' or 'tanh'")
+
+
+def same_shape(op: str, name: str, tensor: torch.Tensor | None, other_name: str, other: torch.Tensor) -> None:
+    """The same shape; None has any."""
+    if tensor is not None and tensor.shape != other.shape:
         raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}, {other_name} is {tuple(other.shape)}")

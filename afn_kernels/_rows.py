@@ -14,6 +14,16 @@ class RowLaunch:
     reason: str
 
 
+@dataclass(frozen=True)
+class GatedTile:
+    """What one program of a gated activation computes: ``rows`` x ``columns`` elements on ``warps`` warps."""
+
+    rows: int
+    columns: int
+    warps: int
+    reason: str
+
+
 def choose(rows: tuple[tuple, ...], *sizes: int):
     """The configuration of the first row (limit, …, configuration) whose limits hold the sizes."""
     return next(found for *limits, found in rows if all(size <= most for size, most in zip(sizes, limits, strict=True)))

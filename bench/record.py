@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._registry import ASKED, Explained, Explanation
 from bench import accuracy, measure, timing
@@ -116,7 +117,11 @@ def variants(work: Workload, explanation: Explanation) -> list[Variant]:
 
 def called(fn: Callable, inputs: dict[str, Tensor], work: Workload) -> object:
     """One's own op, which takes by name what ours takes."""
-    arguments = inputs | work.options
+    theirs, ours = (inspect.signature(x).parameters for x in (fn, getattr(ak, work.op)))
+    spare = {
+        name for name, x in work.options.items() if name not in theirs and name in ours and x == ours[name].default
+    }
+    arguments = inputs | {name: x for name, x in work.options.items() if name not in spare}
     try:
         inspect.signature(fn).bind(**arguments)
     except TypeError as error:

@@ -5,31 +5,15 @@ import triton
 import triton.language as tl
 
 from afn_kernels import _triton
-from afn_kernels._triton_math import exp2, reciprocal
+from afn_kernels._triton_activations import activation
 from afn_kernels.bias_gelu.config import choose
 
 
-@triton.jit
-def normal_distribution(b_u):
-    """Φ(u) and φ(u) of the standard normal distribution, from one exponential.
-
-    Φ(−|u|) = exp(−u² / 2) · t · P(t) with t = 1 / (1 + 0.28 |u|); P is a least-maximum fit made for this kernel in
-    float64, whose error in u · Φ(u) is at most 1.2e-8: a fifth of float32's step below 1. There are no branches, and
-    one exponential serves both; with erf, φ would need a second one.
-    """
-    t = reciprocal(1 + 0.28 * tl.abs(b_u))
-    b_exp = exp2(b_u * (b_u * -0.7213475204444817))  # exp(−u² / 2)
-    b_fit = 0.39206431791997903 - 0.10632783316643256 * t
-    b_fit = -0.24066545807951548 + b_fit * t
-    b_fit = 0.2719694263937438 + b_fit * t
-    b_fit = 0.06623055393860394 + b_fit * t
-    b_fit = 0.11672898204498199 + b_fit * t
-    b_tail = b_fit * t * b_exp
-    return tl.where(b_u < 0, b_tail, 1 - b_tail), 0.3989422804014327 * b_exp
-
-
 @triton.jit(do_not_specialize=["rows"])
-def forward_kernel(x, bias, y, x_stride, rows, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):
+def forward_kernel(
+    x, bias, y, x_stride, rows,
+    D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, KIND: tl.constexpr,
+):  # fmt: skip
     program = tl.program_id(0)
     # Neighbouring programs take neighbouring columns of the same rows.
     row = (program // tl.cdiv(D, BLOCK_D)).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
@@ -37,28 +21,33 @@ def forward_kernel(x, bias, y, x_stride, rows, D: tl.constexpr, BLOCK_T: tl.cons
     m_col = column < D
     m_tile = (row < rows) & m_col
     b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32)
-    b_u += tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
-    b_cdf, _ = normal_distribution(b_u)
-    tl.store(y + row * D + column, (b_u * b_cdf).to(y.dtype.element_ty), mask=m_tile)
+    if bias is not None:
+        b_u += tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
+    b_y, _ = activation(b_u, KIND)
+    tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=m_tile)
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
 def backward_kernel(
     dy, x, bias, dx, partial, dy_stride, x_stride, rows, steps,
     D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, DX: tl.constexpr, DB: tl.constexpr,
+    KIND: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0) // tl.cdiv(D, BLOCK_D)
     column = (tl.program_id(0) % tl.cdiv(D, BLOCK_D)) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     m_col = column < D
-    b_bias = tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
+    if bias is not None:
+        b_bias = tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
     b_db = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for i in range(first, tl.cdiv(rows, BLOCK_T), steps):
         row = tl.cast(i, tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
         m_tile = (row < rows) & m_col
-        b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32) + b_bias
+        b_u = tl.load(x + row * x_stride + column, mask=m_tile, other=0.0).to(tl.float32)
+        if bias is not None:
+            b_u += b_bias
         b_dy = tl.load(dy + row * dy_stride + column, mask=m_tile, other=0.0).to(tl.float32)
-        b_cdf, b_pdf = normal_distribution(b_u)
-        b_dx = b_dy * (b_cdf + b_u * b_pdf)
+        _, b_slope = activation(b_u, KIND)
+        b_dx = b_dy * b_slope
         if DX:
             tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=m_tile)
         if DB:
@@ -68,7 +57,7 @@ def backward_kernel(
         tl.store(p_partial, tl.sum(b_db, 0)[None, :], mask=m_col)
 
 
-def forward(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def forward(x: torch.Tensor, bias: torch.Tensor | None, approximate: str) -> torch.Tensor:
     """x [T, D] -> y [T, D]."""
     rows, width = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -76,15 +65,15 @@ def forward(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     if y.numel():
         forward_kernel[(triton.cdiv(rows, config.rows) * triton.cdiv(width, config.columns),)](
             x, bias, y, x.stride(0), rows,
-            D=width, BLOCK_T=config.rows, BLOCK_D=config.columns, num_warps=config.warps,
+            D=width, BLOCK_T=config.rows, BLOCK_D=config.columns, KIND=f"gelu_{approximate}", num_warps=config.warps,
         )  # fmt: skip
     return y
 
 
 def backward(
-    dy: torch.Tensor, x: torch.Tensor, bias: torch.Tensor, need_dx: bool, need_db: bool
+    dy: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, need_dx: bool, need_db: bool, approximate: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """dx [T, D] and db [D], each empty when it is not needed."""
+    """dx [T, D] and db [D] float32, each empty when it is not needed."""
     rows, width = x.shape
     config = choose(width)
     across = triton.cdiv(width, config.columns)
@@ -94,6 +83,7 @@ def backward(
     if width:
         backward_kernel[(across * steps,)](
             dy, x, bias, dx, partial, dy.stride(0), x.stride(0), rows, steps,
-            D=width, BLOCK_T=config.rows, BLOCK_D=config.columns, DX=need_dx, DB=need_db, num_warps=config.warps,
+            D=width, BLOCK_T=config.rows, BLOCK_D=config.columns, DX=need_dx, DB=need_db,
+            KIND=f"gelu_{approximate}", num_warps=config.warps,
         )  # fmt: skip
-    return dx, partial.sum(0).to(bias.dtype) if need_db else bias.new_empty(0)
+    return dx, partial.sum(0) if need_db else partial.new_empty(0)

@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _check, _triton
+from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
 
 
@@ -25,8 +25,8 @@ OP = Op(
 
 def layer_norm(
     x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
     *,
     residual: torch.Tensor | None = None,
     eps: float = 1e-5,
@@ -38,24 +38,28 @@ def layer_norm(
 
     Args:
         x: [..., D], any floating dtype.
-        weight: [D], same dtype as x.
-        bias: [D], same dtype as x.
-        residual: like x, added before the normalisation; None adds nothing.
+        weight: [D], same dtype as x, or float32 where x is bfloat16 or float16; None multiplies by nothing.
+        bias: [D], in a dtype that a weight may have; None adds nothing.
+        residual: [..., D], added before the normalisation, in a dtype that a weight may have; None adds nothing.
         eps: added to the biased variance.
         impl: "auto" or the name of an implementation.
 
+    Under torch.autocast on a GPU everything is cast to float32, and so is the result, as for PyTorch's layer_norm.
+
     Returns:
-        y [..., D] in the dtype of x; with ``residual`` also h, rounded to that dtype, from which y is computed.
+        y [..., D] in the dtype of x; with ``residual`` also h, rounded to the residual's dtype, from which y is
+        computed: a float32 stream stays exact under bfloat16 activations. Gradients have the dtypes of their inputs.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an implementation that cannot run here.
 
     Source: Ba, Kiros and Hinton, 2016, arXiv:1607.06450.
     """
-    _check.same_dtype_and_device("layer_norm", x=x, weight=weight, bias=bias)
-    _check.last_dim("layer_norm", "weight", weight, x.shape[-1])
-    _check.last_dim("layer_norm", "bias", bias, x.shape[-1])
-    if residual is not None:
-        _check.same_as("layer_norm", "residual", residual, "x", x)
+    x, weight, bias, residual = _autocast.full(x, weight, bias, residual)
+    _check.mixed("layer_norm", x, weight=weight, bias=bias, residual=residual)
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None:
+            _check.last_dim("layer_norm", name, parameter, x.shape[-1])
+    _check.same_shape("layer_norm", "residual", residual, "x", x)
     call = OP.choose(impl, x, weight, bias, residual=residual, eps=eps)
     return call(x, weight, bias, residual=residual, eps=eps)

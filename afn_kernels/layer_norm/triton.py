@@ -27,21 +27,27 @@ def forward_kernel(
     b_mean, b_rstd = row_statistics(b_x, m_col, D, eps)
     tl.store(mean + row, b_mean)
     tl.store(rstd + row, b_rstd)
-    b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
-    b_bias = tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
-    b_y = (b_x - b_mean) * b_rstd * b_weight + b_bias
+    b_y = (b_x - b_mean) * b_rstd
+    if weight is not None:
+        b_y = b_y * tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
+    if bias is not None:
+        b_y = b_y + tl.load(bias + column, mask=m_col, other=0.0).to(tl.float32)
     tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=m_col)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def backward_kernel(
-    dy, dh, h, weight, mean, rstd, dx, partial, dy_stride, dh_stride, h_stride, rows,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, ADD: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
+    dy, dh, h, weight, mean, rstd, dx, dresidual, partial, dy_stride, dh_stride, h_stride, rows,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    ADD: tl.constexpr, SPLIT: tl.constexpr, DW: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK_D)
     m_col = column < D
-    b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
+    if weight is None:
+        b_weight = tl.full([BLOCK_D], 1.0, tl.float32)
+    else:
+        b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
     b_dw = tl.zeros([BLOCK_D], tl.float32)
     b_db = tl.zeros([BLOCK_D], tl.float32)
     for i in range(program, rows, tl.num_programs(0)):
@@ -58,6 +64,8 @@ def backward_kernel(
         if ADD:
             b_dx += tl.load(dh + row * dh_stride + column, mask=m_col, other=0.0).to(tl.float32)
         tl.store(dx + row * D + column, b_dx.to(dx.dtype.element_ty), mask=m_col)
+        if SPLIT:
+            tl.store(dresidual + row * D + column, b_dx, mask=m_col)
     p_partial = partial + program.to(tl.int64) * D + column
     if DW:
         tl.store(p_partial, b_dw, mask=m_col)
@@ -67,12 +75,16 @@ def backward_kernel(
 
 
 def forward(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None, eps: float
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x [T, D] -> y [T, D], h = x + residual [T, D] (empty without residual), mean [T], 1 / deviation [T]."""
+    """x [T, D] -> y, h = x + residual in its dtype [T, D] (empty without residual), mean, 1 / deviation [T]."""
     rows, width = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    h = torch.empty_like(y) if residual is not None else y.new_empty(0)
+    h = torch.empty_like(y, dtype=residual.dtype) if residual is not None else y.new_empty(0)
     mean = torch.empty(rows, dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
     if not rows:
@@ -89,22 +101,27 @@ def backward(
     dy: torch.Tensor,
     dh: torch.Tensor | None,
     h: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     mean: torch.Tensor,
     rstd: torch.Tensor,
     need_dw: bool,
     need_db: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """dx [T, D], which is also the residual's gradient, and those of dw and db [D] that are needed, stacked."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dx [T, D], the same in the dtype of h (empty where that is the dtype of x), those of dw and db that are needed.
+
+    The latter are float32 [D], stacked.
+    """
     rows, width = h.shape
     config = choose(ROWS, width)
     programs = max(1, min(rows, config.waves * _triton.programs(h.device)))
-    dx = torch.empty(h.shape, dtype=h.dtype, device=h.device)
+    dx = torch.empty(h.shape, dtype=dy.dtype, device=h.device)
+    split = h.dtype != dy.dtype
+    dresidual = torch.empty(h.shape if split else 0, dtype=h.dtype, device=h.device)
     partial = torch.empty(need_dw + need_db, programs, width, dtype=torch.float32, device=h.device)
     backward_kernel[(programs,)](
-        dy, dh, h, weight, mean, rstd, dx, partial,
+        dy, dh, h, weight, mean, rstd, dx, dresidual, partial,
         dy.stride(0), 0 if dh is None else dh.stride(0), h.stride(0), rows,
-        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=dh is not None, DW=need_dw, DB=need_db,
+        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=dh is not None, SPLIT=split, DW=need_dw, DB=need_db,
         num_warps=config.warps,
     )  # fmt: skip
-    return dx, partial.sum(1).to(weight.dtype)
+    return dx, dresidual, partial.sum(1)

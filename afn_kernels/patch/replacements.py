@@ -25,9 +25,12 @@ def rms_norm(self, hidden_states):
     """Llama's RMSNorm."""
     here = state(self)
     try:
-        if plain(hidden_states, self.weight):
+        if hidden_states.dtype != self.weight.dtype:  # Llama's then returns the wider dtype
+            reason = f"the weight is {self.weight.dtype}, the input {hidden_states.dtype}"
+        elif plain(hidden_states, self.weight):
             return rms_norm_op(hidden_states, self.weight, eps=getattr(self, here.options["eps"]), impl=here.impl)
-        reason = NOT_PLAIN
+        else:
+            reason = NOT_PLAIN
     except ValueError as refused:
         reason = refused
     count(self, reason)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from afn_kernels import _check, _triton
+from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.rote import DEFAULTS, checked
 
@@ -47,8 +47,8 @@ def pool_norm(
 
     Args:
         x: [..., S, D], or packed [T, D] with ``cu_seqlens``; any floating dtype.
-        weight: [D], same dtype as x.
-        bias: [D], same dtype as x.
+        weight: [D], same dtype as x, or float32 where x is bfloat16 or float16.
+        bias: [D], in a dtype that a weight may have.
         cu_seqlens: [N + 1] int32, boundaries of the packed sequences; each is pooled by itself.
         total: Σ lengths[n] // 2, the rows of the output, for a caller who knows the lengths on the host. Without it
             ``cu_seqlens`` on a GPU are read back, which waits for all work in flight. On a GPU it is taken on trust:
@@ -59,8 +59,10 @@ def pool_norm(
             are not to have their defaults, but ``impl``.
         impl: "auto" or the name of an implementation.
 
+    Under torch.autocast on a GPU everything is cast to float32, and so is the result, as for PyTorch's layer_norm.
+
     Returns:
-        [..., S // 2, D], or packed [Σ lengths[n] // 2, D].
+        [..., S // 2, D], or packed [Σ lengths[n] // 2, D], dtype of x. Gradients have the dtypes of their inputs.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; ``cu_seqlens`` that do not cover x; a ``total`` that is not
@@ -68,7 +70,8 @@ def pool_norm(
 
     Source: Chu et al., 2024, arXiv:2407.10759 (pooling); Ba et al., 2016 (normalisation); for ``rote``, as there.
     """
-    _check.same_dtype_and_device("pool_norm", x=x, weight=weight, bias=bias)
+    x, weight, bias = _autocast.full(x, weight, bias)
+    _check.mixed("pool_norm", x, weight=weight, bias=bias)
     _check.last_dim("pool_norm", "weight", weight, x.shape[-1])
     _check.last_dim("pool_norm", "bias", bias, x.shape[-1])
     if cu_seqlens is not None:

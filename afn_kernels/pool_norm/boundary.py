@@ -16,9 +16,10 @@ def _forward_fake(x, weight, bias, cu_seqlens, length, total, *_):
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, _, cu_seqlens, ctx.length, _, _, window, frame, *ctx.constants = inputs
+    x, weight, bias, cu_seqlens, ctx.length, _, _, window, frame, *ctx.constants = inputs
     _, mean, rstd, source = output
     ctx.mark_non_differentiable(mean, rstd, source)
+    ctx.bias_dtype = bias.dtype
     ctx.save_for_backward(x, weight, cu_seqlens, source, mean, rstd, window, frame)
 
 
@@ -26,11 +27,12 @@ def _backward(ctx, dy, *_):
     need_dx, need_dw, need_db = ctx.needs_input_grad[:3]
     *saved, window, frame = ctx.saved_tensors
     dx, sums = BACKWARD(as_rows(dy), *saved, ctx.length, need_dx, need_dw, need_db, window, frame, *ctx.constants)
-    return dx, sums[0] if need_dw else None, sums[-1] if need_db else None
+    dw = sums[0].to(saved[1].dtype) if need_dw else None
+    return dx, dw, sums[-1].to(ctx.bias_dtype) if need_db else None
 
 
 def _backward_fake(dy, x, weight, cu_seqlens, source, mean, rstd, length, need_dx, need_dw, need_db, *_):
-    return x.new_empty(x.shape if need_dx else 0), weight.new_empty(need_dw + need_db, x.shape[1])
+    return x.new_empty(x.shape if need_dx else 0), mean.new_empty(need_dw + need_db, x.shape[1])
 
 
 FORWARD = Boundary(

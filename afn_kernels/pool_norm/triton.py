@@ -189,7 +189,7 @@ def backward(
     frame: torch.Tensor | None,
     *constants,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """dx [T, D] (empty when it is not needed), and those of dw and db [D] that are needed, stacked."""
+    """dx [T, D] (empty when it is not needed), and those of dw and db [D] float32 that are needed, stacked."""
     rows, width = dy.shape
     ragged = cu_seqlens is not None
     sequences = len(cu_seqlens) - 1 if ragged else len(x) // max(length, 1)
@@ -204,4 +204,4 @@ def backward(
         D=width, BLOCK_D=triton.next_power_of_2(width), RAGGED=ragged, DX=need_dx, DW=need_dw, DB=need_db,
         **rote, num_warps=config.warps,
     )  # fmt: skip
-    return dx, partial.sum(1).to(weight.dtype)
+    return dx, partial.sum(1)

@@ -6,7 +6,7 @@ from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 
 
-def _supports(x, weight, *, residual, eps) -> str:
+def _supports(x, weight, *, residual, eps, offset) -> str:
     if x.shape[-1] > 65536:
         return f"a row of {x.shape[-1]} elements does not fit one program"
     return _triton.supports(x, weight, residual)
@@ -25,33 +25,44 @@ OP = Op(
 
 def rms_norm(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None = None,
     *,
     residual: torch.Tensor | None = None,
     eps: float = 1e-6,
+    offset: float | None = None,
     impl: str = "auto",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """y = h / sqrt(mean(h²) + eps) · weight with h = x + residual, the mean over the last axis in float32.
 
-    The normalised value is rounded to x's dtype before the weight multiplies it, as the Qwen2 family does.
+    The normalised value is rounded to the dtype of h before the weight multiplies it, as the Llama and Qwen families
+    do: a float32 weight gives what one of theirs does in front of a projection under autocast. With ``offset``,
+    y = h / sqrt(mean(h²) + eps) · (offset + weight) is computed in float32 and rounded once, as the Gemma family does:
+    ``offset=1.0`` for Gemma 1 to 3, ``offset=0.0`` for Gemma 3n and 4.
 
     Args:
         x: [..., D], any floating dtype.
-        weight: [D], same dtype as x.
-        residual: like x, added before the normalisation; None adds nothing.
+        weight: [D], same dtype as x, or float32 where x is bfloat16 or float16; None multiplies by nothing.
+        residual: [..., D], added before the normalisation, in a dtype that a weight may have; None adds nothing.
         eps: added to the mean square.
+        offset: added to the weight; None is the rounding of Llama.
         impl: "auto" or the name of an implementation.
 
+    Under torch.autocast nothing is cast: x and a residual are taken as they come, beside float32 weights.
+
     Returns:
-        y [..., D] in the dtype of x; with ``residual`` also h, rounded to that dtype, from which y is computed.
+        y [..., D] in the dtype of x; with ``residual`` also h, rounded to the residual's dtype, from which y is
+        computed: a float32 stream stays exact under bfloat16 activations. Gradients have the dtypes of their inputs.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an implementation that cannot run here.
 
-    Source: Zhang and Sennrich, 2019, arXiv:1910.07467.
+    Source: Zhang and Sennrich, 2019, arXiv:1910.07467; ``offset``: Gemma Team, 2024, arXiv:2403.08295.
     """
-    _check.same_dtype_and_device("rms_norm", x=x, weight=weight)
-    _check.last_dim("rms_norm", "weight", weight, x.shape[-1])
-    if residual is not None:
-        _check.same_as("rms_norm", "residual", residual, "x", x)
-    return OP.choose(impl, x, weight, residual=residual, eps=eps)(x, weight, residual=residual, eps=eps)
+    _check.mixed("rms_norm", x, weight=weight, residual=residual)
+    if weight is not None:
+        _check.last_dim("rms_norm", "weight", weight, x.shape[-1])
+    elif offset is not None:
+        raise ValueError(f"rms_norm: offset is {offset}, but there is no weight to add it to")
+    _check.same_shape("rms_norm", "residual", residual, "x", x)
+    options = {"residual": residual, "eps": eps, "offset": None if offset is None else float(offset)}
+    return OP.choose(impl, x, weight, **options)(x, weight, **options)

@@ -7,32 +7,36 @@ from afn_kernels._library import Boundary
 from afn_kernels._rows import as_rows
 
 
-def _forward_fake(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    rstd = x.new_empty(x.shape[0], dtype=torch.float32)
-    return x.new_empty(x.shape), x.new_empty(x.shape if residual is not None else 0), rstd
+def _forward_fake(
+    x: Tensor, weight: Tensor | None, residual: Tensor | None, eps: float, offset: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    h = x.new_empty(0) if residual is None else residual.new_empty(x.shape)
+    return x.new_empty(x.shape), h, x.new_empty(x.shape[0], dtype=torch.float32)
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, residual, _ = inputs
+    x, weight, residual, _, ctx.offset = inputs
     _, h, rstd = output
     ctx.mark_non_differentiable(rstd)
     ctx.set_materialize_grads(False)
-    ctx.added = residual is not None
+    ctx.added, ctx.dtype = residual is not None, x.dtype
     ctx.save_for_backward(h if ctx.added else x, weight, rstd)
 
 
 def _backward(ctx, dy, dh, _):
     h, weight, rstd = ctx.saved_tensors
-    dy = torch.zeros_like(h) if dy is None else dy
-    dh = dh if ctx.added else None
-    dx, dw = BACKWARD(as_rows(dy), None if dh is None else as_rows(dh), h, weight, rstd, ctx.needs_input_grad[1])
-    return dx, dw, dx if ctx.added else None
+    dy = h.new_zeros(h.shape, dtype=ctx.dtype) if dy is None else as_rows(dy)
+    dh = as_rows(dh) if ctx.added and dh is not None else None
+    dx, dresidual, dw = BACKWARD(dy, dh, h, weight, rstd, ctx.offset, ctx.needs_input_grad[1])
+    dw = dw.to(weight.dtype) if ctx.needs_input_grad[1] else None
+    return dx, dw, dx if h.dtype == ctx.dtype else dresidual
 
 
 def _backward_fake(
-    dy: Tensor, dh: Tensor | None, h: Tensor, weight: Tensor, rstd: Tensor, need_dw: bool
-) -> tuple[Tensor, Tensor]:
-    return h.new_empty(h.shape), weight.new_empty(weight.shape if need_dw else 0)
+    dy: Tensor, dh: Tensor | None, h: Tensor, weight: Tensor | None, rstd: Tensor, offset: float | None, need_dw: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dresidual = h.new_empty(h.shape if h.dtype != dy.dtype else 0)
+    return dy.new_empty(h.shape), dresidual, rstd.new_empty(h.shape[1] if need_dw else 0)
 
 
 FORWARD = Boundary(
@@ -45,8 +49,8 @@ FORWARD = Boundary(
 BACKWARD = Boundary("rms_norm_backward", "afn_kernels.rms_norm.triton:backward", _backward_fake)
 
 
-def rms_norm(x, weight, *, residual, eps):
+def rms_norm(x, weight, *, residual, eps, offset):
     """The "triton" row of the op's table."""
     rows = None if residual is None else as_rows(residual)
-    y, h, _ = FORWARD(as_rows(x), weight.contiguous(), rows, eps)
+    y, h, _ = FORWARD(as_rows(x), None if weight is None else weight.contiguous(), rows, eps, offset)
     return y.view(x.shape) if residual is None else (y.view(x.shape), h.view(x.shape))

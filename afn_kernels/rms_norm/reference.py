@@ -2,10 +2,22 @@ import torch
 
 
 def rms_norm(
-    x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    *,
+    residual: torch.Tensor | None,
+    eps: float,
+    offset: float | None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     h = x if residual is None else x + residual
-    wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    y = weight * y.to(h.dtype)
+    wide = torch.promote_types(h.dtype, torch.float32)
+    n = h.to(wide)
+    n = n * torch.rsqrt(n.square().mean(-1, keepdim=True) + eps)
+    if weight is None:
+        y = n
+    elif offset is None:
+        y = weight * n.to(h.dtype)
+    else:
+        y = n * (offset + weight.to(wide))
+    y = y.to(x.dtype)
     return y if residual is None else (y, h)

@@ -24,6 +24,8 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, *, impl: str = "auto") -> torch
         up: [..., D], same shape and dtype.
         impl: "auto" or the name of an implementation.
 
+    Under torch.autocast nothing is cast: projections under it give both in one dtype.
+
     Returns:
         [..., D], dtype of gate.
 

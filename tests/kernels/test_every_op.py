@@ -15,6 +15,8 @@ from tests.kernels.harness import Case, assert_same_bits, check_budget, compare,
 BY_IMPL = [pytest.param(case, impl, id=f"{case}-{impl}") for case in CASES for impl in case.impls]
 FIRST = {(case.op, impl): case for case in reversed(CASES) for impl in case.impls}
 FIRST_OF_OP = [pytest.param(case, impl, id=f"{op}-{impl}") for (op, impl), case in sorted(FIRST.items())]
+MIXED = [case for case in CASES if case.keep and case.name in ("float32 stream", "float32 parameters", "float32 bias")]
+MIXED = list({case.op: case for case in MIXED}.values())  # a stream's comes after that of parameters alone
 FAR = [pytest.param(c, i, name, id=f"{c}-{i}-{name}") for c in CASES for i in c.impls for name in c.far]
 COMPILED_TOO = (
     "attention-full packed",
@@ -92,7 +94,9 @@ def test_a_gradient_nobody_asked_for_is_not_computed(case, impl, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
+@pytest.mark.parametrize(
+    ("case", "impl"), [*FIRST_OF_OP, *(pytest.param(case, "triton", id=str(case)) for case in MIXED)]
+)
 def test_opcheck(case, impl, device, monkeypatch):
     """Schemas, fakes and autograd of every registered op that the case goes through, forward and backward."""
     runs(case, impl, device)
@@ -140,6 +144,7 @@ def test_torch_compile_sees_one_graph_for_every_length(case, impl, device):
 def test_the_cases_to_compile_are_there():
     assert len(COMPILED) == len({case.op for case in CASES}) + len(COMPILED_TOO)
     assert len(PACKED) == 2
+    assert {case.op for case in MIXED} == {"layer_norm", "rms_norm", "pool_norm", "bias_gelu"}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import copy
 import inspect
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -35,15 +36,16 @@ class Pooled(nn.Module):
 
 
 class MLP(nn.Module):
-    """The MLP of Llama and Qwen2 as transformers writes it."""
+    """The MLP of Llama, Qwen2 and Gemma as transformers writes it."""
 
-    def __init__(self, width, hidden, bias=False, device=None, dtype=None):
+    def __init__(self, width, hidden, bias=False, device=None, dtype=None, approximate=None):
         super().__init__()
+        self.activation = partial(F.gelu, approximate=approximate) if approximate else F.silu
         self.gate_proj, self.up_proj = (nn.Linear(width, hidden, bias, device, dtype) for _ in range(2))
         self.down_proj = nn.Linear(hidden, width, bias, device, dtype)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
 MODULES = {
@@ -60,6 +62,8 @@ MODULES = {
     "PooledNorm, eps": (Pooled, (D, 1e-3), {}),
     "SwiGLU": (MLP, (D, 80), {}),
     "SwiGLU, bias": (MLP, (D, 80, True), {}),
+    "GeGLU": (MLP, (D, 80), {"approximate": "none"}),
+    "GeGLU, tanh": (MLP, (D, 80), {"approximate": "tanh"}),
 }
 
 
@@ -130,6 +134,18 @@ def test_the_residual_is_added_first(name):
     y, h = ours(x, residual)
     assert torch.equal(h, x + residual)
     assert torch.equal(y, ours(h))
+
+
+@pytest.mark.parametrize("name", ["RMSNorm", "LayerNorm", "LayerNorm, no parameters"])
+def test_float32_parameters_and_stream_beside_bfloat16(name):
+    """What PyTorch's modules give for such an input, and the exact sum."""
+    ours, theirs = pair(name, torch.float32)
+    shaken(ours, theirs)
+    x, residual = torch.randn(5, D).bfloat16(), torch.randn(5, D)
+    assert ours(x).dtype == theirs(x).dtype == torch.bfloat16
+    y, h = ours(x, residual)
+    assert torch.equal(h, x + residual)
+    assert torch.equal(y, ours(h).bfloat16())
 
 
 def test_rms_norms_eps_is_pytorchs():
@@ -245,6 +261,7 @@ def test_impl_reaches_the_op():
         (ak.nn.LayerNorm(D, impl="fast"), (x,)),
         (ak.nn.PooledNorm(D, impl="fast"), (x,)),
         (ak.nn.SwiGLU(D, D, impl="fast"), (x,)),
+        (ak.nn.GeGLU(D, D, impl="fast"), (x,)),
         (ak.nn.RotaryTimeEmbedding(impl="fast"), (x, labels, labels)),
         (ak.nn.LinearCrossEntropy(D, 5, impl="fast"), (x, labels)),
         (ak.nn.LinearCrossEntropy(D, 5, reduction="none", impl="fast"), (x, labels)),

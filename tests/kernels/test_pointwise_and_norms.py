@@ -25,16 +25,21 @@ def pool_norm(x, w, b):
     return layer_norm((even[0::2] + even[1::2]) / 2, w, b)
 
 
+def gelu(u):
+    return u / 2 * (1 + torch.erf(u / math.sqrt(2)))
+
+
+def gelu_tanh(u):
+    return u / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
+
+
 # op, the formula, and the shapes of its arguments for `rows` rows
 OPS = {
     "layer_norm": (ak.layer_norm, layer_norm, lambda rows: [(rows, 48), (48,), (48,)]),
     "rms_norm": (ak.rms_norm, rms_norm, lambda rows: [(rows, 48), (48,)]),
     "swiglu": (ak.swiglu, lambda g, u: g / (1 + (-g).exp()) * u, lambda rows: [(rows, 40), (rows, 40)]),
-    "bias_gelu": (
-        ak.bias_gelu,
-        lambda x, b: (x + b) / 2 * (1 + torch.erf((x + b) / math.sqrt(2))),
-        lambda rows: [(rows, 40), (40,)],
-    ),
+    "bias_gelu": (ak.bias_gelu, lambda x, b: gelu(x + b), lambda rows: [(rows, 40), (40,)]),
+    "geglu": (ak.geglu, lambda g, u: gelu(g) * u, lambda rows: [(rows, 40), (rows, 40)]),
     "pool_norm": (ak.pool_norm, pool_norm, lambda rows: [(rows, 48), (48,), (48,)]),
 }
 
@@ -68,7 +73,7 @@ def test_formula(op, rows, dtype, device):
         sums = {"summed": rows, "rms": 3**-0.5} if f.dim() == 1 else {}
         elsewhere = [one for exact, more in others for one in lost([x[i] for x in more], exact[i])]
         # Another library's exp and erf: a unit in the last place each, of what is multiplied on.
-        ulps = 3 if op in ("swiglu", "bias_gelu") else 1
+        ulps = 3 if op in ("swiglu", "bias_gelu", "geglu") else 1
         assert_within_budget(f, s, o, ulps=ulps, elsewhere=elsewhere, **sums)
 
 
@@ -184,6 +189,16 @@ def test_merge_embeddings_is_out_of_place_and_differentiable():
         (lambda: ak.merge_embeddings(torch.zeros(2, 4), torch.zeros(1, 4), torch.tensor([True, False])), "nonzero"),
         (lambda: ak.merge_embeddings(torch.zeros(2, 4), torch.zeros(1, 4), torch.tensor([1]).int()), "int32.*int64"),
         (lambda: ak.bias_gelu(torch.zeros(2, 4, dtype=torch.int32), torch.zeros(4)), "int32"),
+        (
+            lambda: ak.bias_gelu(torch.zeros(2, 4), torch.zeros(4), approximate="fast"),
+            "'fast', expected 'none' or 'tanh'",
+        ),
+        (lambda: ak.geglu(*torch.zeros(2, 2, 4), approximate=True), "approximate is True"),
+        (lambda: ak.geglu(torch.zeros(2, 4), torch.zeros(2, 4).half()), "up is torch.float16 .*; cast or move one"),
+        (lambda: ak.rms_norm(torch.zeros(2, 4), torch.zeros(4).bfloat16()), "expected torch.float32 on cpu"),
+        (lambda: ak.rms_norm(torch.zeros(2, 4), offset=1.0), "offset is 1.0, but there is no weight"),
+        (lambda: ak.layer_norm(torch.zeros(2, 4).half(), bias=torch.zeros(4).bfloat16()), "float16 or torch.float32"),
+        (lambda: ak.pool_norm(torch.zeros(2, 4), None, torch.zeros(4)), "weight is a NoneType"),
         (lambda: ak.pool_norm(torch.zeros(2, 3, 4), *torch.zeros(2, 4), cu_seqlens=torch.tensor([0])), "packed"),
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=1), "make 2 rows"),
         (lambda: ak.pool_norm(torch.zeros(5, 4), *torch.zeros(2, 4), cu_seqlens=cu(0, 2, 5), total=3), "0 to 2 rows"),
@@ -206,7 +221,27 @@ def test_bad_input(call, message):
         call()
 
 
-def test_two_dtypes_under_autocast_say_so():
-    x, weight = torch.zeros(2, 4, dtype=torch.bfloat16), torch.ones(4)
-    with pytest.raises(ValueError, match=r"bfloat16 on cpu; torch\.autocast does not cast"), torch.autocast("cpu"):
-        ak.rms_norm(x, weight)
+@pytest.mark.parametrize("name", ["Gemma2", "Gemma3"])
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_rms_norm_with_an_offset_is_gemmas(name, dtypes, device):
+    models = pytest.importorskip(f"transformers.models.{name.lower()}.modeling_{name.lower()}")
+    dtype, wide = dtypes
+    norm = getattr(models, f"{name}RMSNorm")(48).to(device, wide)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(9, 48).to(device, dtype)
+
+    def run(function, dtype=None):
+        given, weight = (t.detach().to(dtype or t.dtype).requires_grad_() for t in (x, norm.weight))
+        y = function(given, weight)
+        return [y.detach(), *gradients(y, (given, weight))]
+
+    def theirs(x, weight):
+        return torch.func.functional_call(norm, {"weight": weight}, x)
+
+    def ours(x, weight):
+        return ak.rms_norm(x, weight, eps=norm.eps, offset=1.0)
+
+    oracle, same = run(ours, torch.float64), in_orders(lambda: run(theirs))
+    for found, exact, *others in zip(run(ours), oracle, *same, strict=True):
+        assert found.dtype == others[0].dtype
+        assert_within_budget(found, others, exact, summed=0 if found.dim() > 1 else 9, rms=3**-0.5)

@@ -9,6 +9,12 @@ def inputs(g: torch.Generator, rows: int, width: int = 40) -> dict[str, torch.Te
     return {"x": x * 3, "bias": torch.randn(width, generator=g, dtype=torch.float64)}
 
 
+def unbiased(g, rows):
+    return {"x": inputs(g, rows)["x"]}
+
+
+TANH = {"approximate": "tanh"}
+MIXED = {"keep": ("bias",), "dtypes": (torch.float16, torch.bfloat16)}
 WRT = ("x", "bias")
 WEIGHTS = {"bias": 0.42}  # the slope is about 1 on half of the rows, the direction has a mean square of 1/3
 CASES = [
@@ -18,4 +24,7 @@ CASES = [
     Case("bias_gelu", "1000 rows", inputs, WRT, size=1000, weights=WEIGHTS),
     Case("bias_gelu", "no rows", inputs, WRT, size=0),
     Case("bias_gelu", "odd width", lambda g, n: inputs(g, n, 37), WRT, weights=WEIGHTS),
+    Case("bias_gelu", "tanh", inputs, WRT, TANH, weights=WEIGHTS),
+    Case("bias_gelu", "float32 bias", inputs, WRT, size=9, weights=WEIGHTS, **MIXED),
+    Case("bias_gelu", "no bias", unbiased, ("x",), size=9),
 ]

@@ -14,6 +14,11 @@ def plain(g, rows):
     return {name: x for name, x in inputs(g, rows).items() if name != "residual"}
 
 
+def without(*names: str):
+    return lambda g, rows: {name: x for name, x in inputs(g, rows).items() if name not in names}
+
+
+MIXED = {"keep": ("weight", "bias", "residual"), "dtypes": (torch.float16, torch.bfloat16)}
 WRT = ("x", "weight", "bias")
 # Normalised values have a mean square of 1, the direction one of 1/3.
 WEIGHTS = {"weight": 3**-0.5, "bias": 3**-0.5}
@@ -24,4 +29,9 @@ CASES = [
     Case("layer_norm", "no rows", plain, WRT, size=0),
     Case("layer_norm", "residual", inputs, (*WRT, "residual"), weights=WEIGHTS, far=("x", "residual")),
     Case("layer_norm", "odd width", lambda g, n: inputs(g, n, 37), (*WRT, "residual"), weights=WEIGHTS),
+    Case("layer_norm", "float32 parameters", plain, WRT, size=9, weights=WEIGHTS, **MIXED),
+    Case("layer_norm", "float32 stream", inputs, (*WRT, "residual"), size=9, weights=WEIGHTS, **MIXED),
+    Case("layer_norm", "no bias", without("bias"), ("x", "weight", "residual"), size=9, weights=WEIGHTS),
+    Case("layer_norm", "no weight", without("weight", "residual"), ("x", "bias"), size=9, weights=WEIGHTS),
+    Case("layer_norm", "no parameters", without("weight", "bias"), ("x", "residual"), size=9),
 ]

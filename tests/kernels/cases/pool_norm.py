@@ -44,10 +44,12 @@ ACCURATE = {"rote": {"phase_dtype": torch.float64}}
 EVERYTHING = {"rote": {"rotary_dim": 13, "theta": 190.986, "window_factor": 6.283185307179586}}
 WRT = ("x", "weight", "bias")
 WEIGHTS = {"weight": 3**-0.5, "bias": 3**-0.5}  # as for layer_norm
+MIXED = {"keep": ("weight", "bias"), "dtypes": (torch.float16, torch.bfloat16)}
 CASES = [
     Case("pool_norm", "one odd sequence", inputs, WRT, weights=WEIGHTS, summed=31, far=("x",)),
     Case("pool_norm", "batch", lambda g, n: inputs(g, n, 48, (2, 3)), WRT, size=7, weights=WEIGHTS, summed=18),
     Case("pool_norm", "one frame", inputs, WRT, size=1),
+    Case("pool_norm", "float32 parameters", inputs, WRT, size=9, weights=WEIGHTS, summed=4, **MIXED),
     Case("pool_norm", "no frames", inputs, WRT, size=0),
     Case("pool_norm", "packed", packed, WRT, {"total": 30}, weights=WEIGHTS, summed=30, far=("x",)),
     Case("pool_norm", "packed, total unknown", packed, WRT, weights=WEIGHTS, summed=30),

@@ -12,6 +12,11 @@ def plain(g, rows):
     return {name: x for name, x in inputs(g, rows).items() if name != "residual"}
 
 
+def unweighted(g, rows):
+    return {name: x for name, x in inputs(g, rows).items() if name != "weight"}
+
+
+MIXED = {"keep": ("weight", "residual"), "dtypes": (torch.float16, torch.bfloat16)}
 WEIGHTS = {"weight": 3**-0.5}  # normalised values have a mean square of 1, the direction one of 1/3
 CASES = [
     Case("rms_norm", "plain", plain, ("x", "weight"), weights=WEIGHTS, far=("x",)),
@@ -20,4 +25,9 @@ CASES = [
     Case("rms_norm", "no rows", plain, ("x", "weight"), size=0),
     Case("rms_norm", "residual", inputs, ("x", "weight", "residual"), weights=WEIGHTS, far=("x", "residual")),
     Case("rms_norm", "odd width", lambda g, n: inputs(g, n, 37), ("x", "weight", "residual"), weights=WEIGHTS),
+    Case("rms_norm", "float32 weight", plain, ("x", "weight"), size=9, weights=WEIGHTS, **MIXED),
+    Case("rms_norm", "float32 stream", inputs, ("x", "weight", "residual"), size=9, weights=WEIGHTS, **MIXED),
+    Case("rms_norm", "offset", inputs, ("x", "weight", "residual"), {"offset": 1.0}, size=9, weights=WEIGHTS),
+    Case("rms_norm", "offset, float32 weight", plain, ("x", "weight"), {"offset": 1}, size=9, weights=WEIGHTS, **MIXED),
+    Case("rms_norm", "no weight", unweighted, ("x", "residual"), size=9),
 ]
