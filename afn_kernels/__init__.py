@@ -11,6 +11,7 @@ from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer, re
 from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
+from afn_kernels.cross_entropy import cross_entropy
 from afn_kernels.decode_attention import decode_attention
 from afn_kernels.geglu import geglu
 from afn_kernels.layer_norm import layer_norm
@@ -36,6 +37,7 @@ __all__ = [
     "attention_backward",
     "attention_schedule",
     "bias_gelu",
+    "cross_entropy",
     "decode_attention",
     "explain",
     "geglu",

@@ -84,6 +84,31 @@ def slots_within(op: str, x: torch.Tensor, rows: int) -> None:
         raise ValueError(f"{op}: slot {int(x.max())} is past the {rows} rows of the cache")
 
 
+def labels(op: str, x: torch.Tensor, like: torch.Tensor, classes: int, ignore: int | None) -> None:
+    """int64 classes beside ``like``, below ``classes`` or ``ignore``; looked at only where that is free."""
+    if x.dtype != torch.int64 or x.device != like.device:
+        hint = "" if x.dtype.is_floating_point or x.device != like.device else ": labels.long()"
+        raise ValueError(f"{op}: labels are {x.dtype} on {x.device}, expected int64 on {like.device}{hint}")
+    if not readable(x):
+        return
+    bad = (x < 0) | (x >= classes)
+    if ignore is not None:
+        bad &= x != ignore
+    if bad.any():
+        row = int(bad.flatten().nonzero()[0])
+        raise ValueError(f"{op}: label {int(x.flatten()[row])} at row {row} is outside 0..{classes - 1}")
+
+
+def loss_options(op: str, reduction: str, label_smoothing: float, softcap: float | None) -> None:
+    """Options of a loss within their ranges."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{op}: reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{op}: label_smoothing is {label_smoothing}, expected 0 to 1")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{op}: softcap is {softcap}, expected a number above 0, or None for no cap")
+
+
 def cache_rows(op: str, name: str, cache: torch.Tensor) -> torch.Tensor:
     """A cache [..., Hk, D] as rows [R, Hk, D] in the same memory."""
     if cache.stride(-1) != 1 or (

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from afn_kernels import _rows
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -15,15 +13,6 @@ class Tile:
     width: int
     warps: int
     stages: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How a program walks over a row of logits: ``block`` logits at a time."""
-
-    block: int
-    warps: int
     reason: str
 
 
@@ -44,18 +33,6 @@ TILE = Tile(
     stages=4,
     reason="two warpgroups of 64 x 256; 171 registers, 4 stages fill 192 of 227 KB; not timed",
 )
-WALKS = (
-    (4096, Walk(block=4096, warps=8, reason="the row in one step; not timed")),
-    (
-        2**31,
-        Walk(
-            block=16384,
-            warps=32,
-            reason="16 logits a thread, one program per multiprocessor: 132 rows of 151,672 are 40 MB, so the second "
-            "read of a row can come from the L2 cache; not timed",
-        ),
-    ),
-)
 CHUNK = Chunk(
     scratch=360_000_000,
     multiple=128,
@@ -63,12 +40,8 @@ CHUNK = Chunk(
     "132 multiprocessors (1,280 rows would need two); with all else below 0.5 GB; not timed",
 )
 MOST_SPLITS = 256  # one program puts the parts of a row together
+PRODUCT = 8192  # classes in a product that a float32 gradient of the weight adds up: 59 MB of 3,584 in 16 bits
 SEGMENT = 16384  # rows that the forward without gradient gathers at a time: 117 MB of 3,584 in 16 bits
-
-
-def walk(classes: int) -> Walk:
-    """How to walk over rows of ``classes`` logits."""
-    return _rows.choose(WALKS, classes)
 
 
 def chunk_rows(rows: int, row_bytes: int) -> int:

@@ -1,10 +1,12 @@
 import torch
 import torch.nn.functional as F
 
+from afn_kernels.cross_entropy.reference import capped, loss, wide
 
-def wide_logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    logits = F.linear(hidden, weight)
-    return logits if logits.dtype == torch.float64 else logits.float()
+
+def wide_logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    logits = wide(F.linear(hidden, weight.to(hidden.dtype)))
+    return logits if bias is None else logits + bias
 
 
 def linear_cross_entropy(
@@ -12,22 +14,30 @@ def linear_cross_entropy(
     weight: torch.Tensor,
     labels: torch.Tensor,
     *,
-    ignore_index: int,
+    bias: torch.Tensor | None,
     reduction: str,
-    z_loss: float,
     supervised: int | None,
+    **options,
 ) -> torch.Tensor:
-    wanted = labels != ignore_index
+    wanted = labels != options["ignore_index"]
     count = wanted.sum().clamp(min=1)
+    kept, rows = None, len(labels)
     if not torch.compiler.is_compiling():  # a graph's shapes cannot depend on the labels: it goes through all rows
         kept = wanted.nonzero().squeeze(1)
-        hidden, labels, wanted = hidden[kept], labels[kept], wanted[kept]
-    logits = wide_logits(hidden, weight)
-    total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-    if z_loss:
-        total = total + z_loss * torch.where(wanted, logits.logsumexp(-1), 0.0).square().sum()
-    return total / count if reduction == "mean" else total
+        hidden, labels = hidden[kept], labels[kept]
+    how = "none" if reduction == "none" else "sum"
+    found = loss(wide_logits(hidden, weight, bias), labels, reduction=how, **options)
+    if reduction == "none":
+        return found if kept is None else found.new_zeros(rows).index_copy(0, kept, found)
+    return found / count if reduction == "mean" else found
 
 
-def linear_logprob(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return -F.cross_entropy(wide_logits(hidden, weight), targets, reduction="none")
+def linear_logprob(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    return -F.cross_entropy(capped(wide_logits(hidden, weight, bias), softcap), targets, reduction="none")

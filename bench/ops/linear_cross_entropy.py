@@ -9,7 +9,7 @@ WIDTH, CLASSES = 3584, 151_672
 IGNORE = -100
 
 
-def inputs(rows: int, width: int, classes: int, every: int = 1, labels: str = "labels"):
+def inputs(rows: int, width: int, classes: int, every: int = 1, labels: str = "labels", bias: bool = False):
     """Every ``every``-th row has a label."""
 
     def make(device: str, dtype: torch.dtype):
@@ -20,6 +20,7 @@ def inputs(rows: int, width: int, classes: int, every: int = 1, labels: str = "l
             "hidden": normal(rows, width, device=device, dtype=dtype),
             "weight": normal(classes, width, device=device, dtype=dtype) * width**-0.5,
             labels: made,
+            **({"bias": normal(classes, device=device, dtype=dtype)} if bias else {}),
         }
 
     return make
@@ -40,7 +41,16 @@ def plain_logprob(hidden, weight, targets):
     return -F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
 
 
-compiled_loss, compiled_logprob = (torch.compile(f, dynamic=True) for f in (plain_loss, plain_logprob))
+def plain_optional(hidden, weight, labels, bias):
+    """With OPTIONS, as PyTorch writes them."""
+    logits = 30 * torch.tanh(F.linear(hidden, weight, bias).float() / 30)
+    return F.cross_entropy(logits, labels, label_smoothing=OPTIONS["label_smoothing"])
+
+
+OPTIONS = {"label_smoothing": 0.1, "softcap": 30.0}
+compiled_loss, compiled_logprob, compiled_optional = (
+    torch.compile(f, dynamic=True) for f in (plain_loss, plain_logprob, plain_optional)
+)
 
 
 def torchs(i):
@@ -83,29 +93,32 @@ def cuts(i):
     return linear_cross_entropy(*supervised(i))
 
 
+OPTIONAL = {"torch": lambda i: plain_optional(**i), "torch.compile": lambda i: compiled_optional(**i)}
 PEERS = {"torch": torchs, "torch.compile": compiled, "liger": ligers, "quack": quacks, "cce": cuts}
 
 
-def workload(op: str, name: str, sizes: tuple[int, int, int], wrt: tuple[str, ...], every: int = 1) -> Workload:
+def workload(
+    op: str, name: str, sizes: tuple[int, int, int], wrt: tuple[str, ...], every: int = 1, optional: bool = False
+) -> Workload:
     rows, width, classes = sizes
     kept = -(-rows // every)
     logprob = op == "linear_logprob"
     hidden, weight, logits = rows * width * 2, classes * width * 2, kept * classes * 2
     product = 2.0 * kept * classes * width
     read = kept * width * 2 + weight
-    grads = sum({"hidden": hidden, "weight": weight}[x] for x in wrt)
+    grads = sum({"hidden": hidden, "weight": weight, "bias": classes * 2}[x] for x in wrt)
     # With gradients, the logits are written and read once: they are needed before and after their log-sum-exp is known,
     # and a second product costs more than their traffic.
     backward = (read + grads + 2 * logits) if wrt else 0
     return Workload(
         op,
         f"{rows} x {width} x {classes}{name}",
-        inputs(*sizes, every, "targets" if logprob else "labels"),
+        inputs(*sizes, every, "targets" if logprob else "labels", optional),
         wrt,
         (read, backward),
-        flops=(product, product * (len(wrt) + logprob)),
-        options={} if logprob or every == 1 else {"supervised": kept},
-        peers=PEERS,
+        flops=(product, product * (len({*wrt} - {"bias"}) + logprob)),
+        options=(OPTIONS if optional else {}) | ({} if logprob or every == 1 else {"supervised": kept}),
+        peers=OPTIONAL if optional else PEERS,
         matrix=("logsumexp_kernel",) if logprob or not wrt else (),
     )
 
@@ -117,13 +130,20 @@ def loss(
     classes: int = CLASSES,
     every: int = 1,
     frozen_head: bool = False,
+    capped: bool = False,
     trained: bool = True,
 ) -> Workload:
-    """Every ``every``-th row has a label; without ``trained`` there is no backward."""
-    wrt = () if not trained else ("hidden",) if frozen_head else ("hidden", "weight")
-    name = ", loss alone" if not trained else ", frozen head" if frozen_head else ""
-    labelled = "" if every == 1 else f", one in {'ten' if every == 10 else every} supervised"
-    return workload("linear_cross_entropy", name + labelled, (rows, width, classes), wrt, every)
+    """Every ``every``-th row has a label; ``capped`` has a bias and is smoothed too; without ``trained`` there is no
+    backward."""
+    wrt = ("hidden",) if frozen_head else ("hidden", "weight", *(("bias",) if capped else ()))
+    words = [
+        "frozen head" if frozen_head else "",
+        "bias, smoothed and capped" if capped else "",
+        "" if trained else "loss alone",
+        "" if every == 1 else f"one in {'ten' if every == 10 else every} supervised",
+    ]
+    name = "".join(f", {word}" for word in words if word)
+    return workload("linear_cross_entropy", name, (rows, width, classes), wrt if trained else (), every, capped)
 
 
 @sized()
@@ -137,6 +157,8 @@ WORKLOADS = [
     loss(frozen_head=True),
     loss(trained=False),
     loss(131_072, every=10),
+    loss(capped=True),
+    loss(capped=True, trained=False),
     logprob(),
     logprob(trained=False),
 ]

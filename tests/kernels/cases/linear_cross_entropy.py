@@ -30,8 +30,16 @@ def targets(g, rows, width=48, classes=300):
     return made | {"targets": made.pop("labels")}
 
 
+def biased(g, rows, name="labels"):
+    made = targets(g, rows) if name == "targets" else inputs(g, rows)
+    return made | {"bias": torch.randn(300, generator=g, dtype=torch.float64)}
+
+
 WRT = ("hidden", "weight")
 MATRIX = {"dtypes": (HALF, torch.float32), "gpu_dtypes": (torch.bfloat16,)}  # without gradient there is a tl.dot
+OPTIONS = {"label_smoothing": 0.1, "softcap": 4.0, "z_loss": 1e-2}  # a cap that a few logits reach
+NONE = {"reduction": "none"}
+LOW = {"keep": ("weight", "bias"), "dtypes": (HALF, torch.bfloat16)}  # float32 parameters
 CE, LP = "linear_cross_entropy", "linear_logprob"
 CASES = [
     Case(CE, "mean", inputs, WRT, far=("hidden",)),
@@ -43,8 +51,13 @@ CASES = [
     Case(CE, "frozen head", inputs, ("hidden",)),
     Case(CE, "loss alone", inputs, options={"z_loss": 1e-2}, size=200, far=("hidden",), **MATRIX),
     Case(CE, "loss alone, odd sizes", odd, **MATRIX),
+    Case(CE, "every option", biased, (*WRT, "bias"), OPTIONS, size=27),
+    Case(CE, "float32 parameters", biased, (*WRT, "bias"), size=27, **LOW),
+    Case(CE, "one loss per row", biased, (*WRT, "bias"), OPTIONS | NONE, size=13, **MATRIX),
+    Case(CE, "loss alone, every option", biased, options=OPTIONS, size=13, **MATRIX),
     Case(LP, "log-probabilities", targets, WRT, far=("hidden",), **MATRIX),
     Case(LP, "odd sizes", lambda g, n: targets(g, n, 37, 531), WRT, **MATRIX),
+    Case(LP, "bias and cap", lambda g, n: biased(g, n, "targets"), (*WRT, "bias"), {"softcap": 4.0}, size=13, **MATRIX),
     Case(LP, "one row", targets, WRT, size=1, **MATRIX),
     Case(LP, "no rows", targets, WRT, size=0, **MATRIX),
 ]
