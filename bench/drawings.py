@@ -182,6 +182,26 @@ def features(plt: Any, records: list[dict]) -> Any:
     return figure
 
 
+def front_ends(plt: Any, records: list[dict]) -> Any:
+    """A row per front end, a point per implementation."""
+    record = records[-1]
+    rows = {name: row["milliseconds"] for name, row in record["front_ends"].items()}
+    names = list(dict.fromkeys(who for row in rows.values() for who in row))
+    looks = {who: (COLOURS[i], MARKERS[i]) for i, who in enumerate(names)}
+    figure, axes = figure_of(plt, len(rows), 9)
+    for number, row in enumerate(rows.values()):
+        axes.plot([min(row.values()), max(row.values())], [number, number], color=GRID, zorder=1)
+        for who, value in row.items():
+            axes.scatter(value, number, color=looks[who][0], marker=looks[who][1], s=34, linewidths=0)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="ms for 5 minutes of audio (log scale)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_title(f"Front ends of audio models, {record['simd']} · {record['date'][:10]}, one thread")
+    points = [plt.Line2D([], [], marker=m, linestyle="", color=c, label=who) for who, (c, m) in looks.items()]
+    axes.legend(handles=points, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
 def fuzz(plt: Any, records: list[dict]) -> Any:
     record = records[-1]
     figure, axes = figure_of(plt, len(record["kinds"]))

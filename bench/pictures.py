@@ -54,6 +54,7 @@ PICTURES = {
     "demo.png": Picture(("demo-seed*.json", "demo_heldout.jsonl"), drawings.demo),
     "encoder.png": Picture(("encoder.jsonl",), drawings.encoder),
     "features.png": Picture(("features.jsonl",), drawings.features),
+    "front_ends.png": Picture(("front_ends.jsonl",), drawings.front_ends),
     "fuzz.png": Picture(("fuzz.jsonl",), drawings.fuzz),
     "fuzz_audio.png": Picture(("fuzz_audio.jsonl",), drawings.fuzz_audio),
     "grpo.png": Picture(("grpo.jsonl",), drawings.grpo),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._registry import ASKED, Explained, Explanation
 from bench import accuracy, measure, timing
@@ -76,14 +77,15 @@ class Variant:
 
 def fitted(work: Workload, device: str) -> tuple[Workload, int | None]:
     """The workload in the dtype and at the length it is run at, and that length where it was cut."""
+    nothing = {"bytes": (0.0, 0.0), "flops": (0.0, 0.0)}  # floors are of 16-bit values on a GPU
     if device == "cuda":
-        return work, None
+        return (work if work.dtype.itemsize == 2 else replace(work, **nothing)), None
     work = replace(work, dtype=work.cpu_dtype)
     if work.exact:
-        return work, None
+        return replace(work, **nothing), None
     full = sum(x.numel() for x in work.make("meta", work.dtype).values())
     for length in CPU_LENGTHS if work.at else (None,):
-        cut = work if length is None else replace(work.cut(length), bytes=(0.0, 0.0), flops=(0.0, 0.0))
+        cut = work if length is None else replace(work.cut(length), **nothing)
         made = list(cut.make("meta", work.dtype).values())
         size = sum(x.nbytes for x in made)
         share = 1.0 if length is None else sum(x.numel() for x in made) / full  # at most linear, so at most these FLOP
@@ -115,7 +117,11 @@ def variants(work: Workload, explanation: Explanation) -> list[Variant]:
 
 def called(fn: Callable, inputs: dict[str, Tensor], work: Workload) -> object:
     """One's own op, which takes by name what ours takes."""
-    arguments = inputs | work.options
+    theirs, ours = (inspect.signature(x).parameters for x in (fn, getattr(ak, work.op)))
+    spare = {
+        name for name, x in work.options.items() if name not in theirs and name in ours and x == ours[name].default
+    }
+    arguments = inputs | {name: x for name, x in work.options.items() if name not in spare}
     try:
         inspect.signature(fn).bind(**arguments)
     except TypeError as error:

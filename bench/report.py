@@ -69,7 +69,8 @@ def setting(found: list[dict]) -> list[str]:
     load = " to ".join(dict.fromkeys(str(pick(x["load"] for x in found)) for pick in (min, max)))
     lines = [f"# Ops on {where}", ""]
     if {x["device"] for x in found} == {"cpu"}:
-        lines += ["Measured on a CPU, at shapes cut to fit it, in float32: this says nothing about a GPU.", ""]
+        cut = ", at shapes cut to fit it" if any(x["length"] for x in found) else ""
+        lines += [f"Measured on a CPU{cut}, in {all_of('dtype')}: this says nothing about a GPU.", ""]
     driver = f", driver {all_of('driver')}" if all_of("driver") else ""
     rates = [sorted({x[name] for x in found}) for name in ("copy_gb_s", "matmul_tflops")]
     copy, matmul = (" to ".join(f"{x:,.4g}" for x in {rate[0]: 0, rate[-1]: 0}) for rate in rates)

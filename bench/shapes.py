@@ -65,8 +65,8 @@ def value(name: str, text: str, default: object) -> object:
             return {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}[
                 text.lower()
             ]
-        if isinstance(default, int):
-            return int(text)
+        if isinstance(default, (int, float)):
+            return type(default)(text)
         if isinstance(default, torch.dtype):
             dtype = getattr(torch, text)
             if not isinstance(dtype, torch.dtype):
@@ -79,7 +79,13 @@ def value(name: str, text: str, default: object) -> object:
             return tuple(map(int, text.split("*")))
         return text
     except (KeyError, ValueError, AttributeError):
-        kinds = {bool: "yes or no", int: "a whole number", tuple: "whole numbers joined by +", torch.dtype: "a dtype"}
+        kinds = {
+            bool: "yes or no",
+            int: "a whole number",
+            float: "a number",
+            tuple: "whole numbers joined by +",
+            torch.dtype: "a dtype",
+        }
         kind = next(word for of, word in kinds.items() if isinstance(default, of))
         raise ValueError(f"--shape: {name} is {kind}, not {text!r}") from None
 

@@ -264,6 +264,8 @@ def main() -> None:
         todo = asked(args.shape, [args.only] if args.only else None) if args.shape else workloads()
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    if any(work.dtype.itemsize != 2 for work in todo):
+        raise SystemExit("floors and traffic are those of 16-bit values: dtype=float16 or bfloat16")
     lines = []
     for work in todo:
         if args.only in ("", work.op):

@@ -89,25 +89,8 @@ def cut(length: int, lengths: tuple[int, ...], **_) -> dict:
     return {"lengths": few.get(len(lengths), (length, 3) if len(set(lengths)) > 1 else (length,) * 3)}
 
 
-def seen(length: int, causal: bool, window: int) -> float:
-    """Pairs of a query and a key that it sees in a sequence."""
-    pairs = length * (length + 1) / 2 if causal else length * length
-    hidden = max(0, length - window - 1) if window >= 0 else 0  # keys that the last query does not see
-    return pairs - hidden * (hidden + 1) / 2 * (1 if causal else 2)
-
-
-def named(
-    lengths: tuple[int, ...],
-    heads: int,
-    kv_heads: int,
-    dim: int,
-    causal: bool,
-    trained: bool,
-    window: int,
-    softcap: int,
-) -> str:
+def named(lengths: tuple[int, ...], heads: int, kv_heads: int, dim: int, causal: bool, trained: bool) -> str:
     shape = f"{heads} x {dim}" if heads == kv_heads else f"{heads}:{kv_heads} x {dim}"
-    shape += (f", window {window}" if window >= 0 else "") + (f", softcap {softcap}" if softcap else "")
     if len(lengths) == 1:
         return f"{'causal' if causal else 'full'} {lengths[0]}, {shape}{'' if trained else ', forward'}"
     each = str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
@@ -122,39 +105,51 @@ def workload(
     dim: int = 128,
     causal: bool = True,
     trained: bool = True,
-    window: int = -1,
-    softcap: int = 0,
 ) -> Workload:
-    """``window``: keys before a query that it sees; −1 for all. ``softcap``: 0 for none."""
-    more = {"window": (window, 0 if causal else window)} if window >= 0 else {}
-    more |= {"softcap": float(softcap)} if softcap else {}
     total, queries, keys = sum(lengths), heads, kv_heads
     q, kv, lse = 2 * total * queries * dim, 2 * total * keys * dim, 4 * total * queries
-    pairs = sum(seen(n, causal, window) for n in lengths)
+    pairs = sum(n * (n + 1) / 2 if causal else n * n for n in lengths)
     product = 2 * pairs * queries * dim
-    peers = {
-        "flash_attn": flash("flash_attn", lengths, causal, **more),
-        "flash_attn 3": flash("flash_attn_interface", lengths, causal, **more),
-    }
-    if not more:  # what the others take
-        peers |= {
-            "torch cudnn": dense(SDPBackend.CUDNN_ATTENTION, lengths, causal),
-            "torch flash": dense(SDPBackend.FLASH_ATTENTION, lengths, causal),
-            "torch efficient": dense(SDPBackend.EFFICIENT_ATTENTION, lengths, causal),
-            "torch varlen": varlen(lengths, causal),
-            "flash_attn 4": flash("flash_attn.cute", lengths, causal),
-        }
     return Workload(
         "attention",
-        named(lengths, heads, kv_heads, dim, causal, trained, window, softcap),
+        named(lengths, heads, kv_heads, dim, causal, trained),
         inputs(lengths, (heads, kv_heads, dim), len(lengths) > 1),
         ("q", "k", "v") if trained else (),
         # Read q, k, v, write out; then read those, lse and dout, write dq, dk, dv.
         (2 * q + 2 * kv + lse, 4 * q + 4 * kv + lse),
         (2 * product, 5 * product),  # scores again, dp, dq, dk, dv
-        options={"causal": causal} | more,
-        peers=peers,
+        options={"causal": causal},
+        peers={
+            "torch cudnn": dense(SDPBackend.CUDNN_ATTENTION, lengths, causal),
+            "torch flash": dense(SDPBackend.FLASH_ATTENTION, lengths, causal),
+            "torch efficient": dense(SDPBackend.EFFICIENT_ATTENTION, lengths, causal),
+            "torch varlen": varlen(lengths, causal),
+            "flash_attn": flash("flash_attn", lengths, causal),
+            "flash_attn 3": flash("flash_attn_interface", lengths, causal),
+            "flash_attn 4": flash("flash_attn.cute", lengths, causal),
+        },
         matrix=TRAINED if trained else TRAINED[:1],
+    )
+
+
+@sized()
+def local(
+    tokens: int = 16384, heads: int = 16, kv_heads: int = 8, dim: int = 256, window: int = 4096, softcap: float = 0.0
+) -> Workload:
+    """Causal attention of one sequence within a window, with capped scores: a local layer of Gemma 2."""
+    plain = workload((tokens,), heads, kv_heads, dim)
+    hidden = max(0, tokens - window - 1) * (tokens - window) / 2
+    shown = 1 - hidden / (tokens * (tokens + 1) / 2)
+    capped = f", softcap {softcap:g}" if softcap else ""
+    length = f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
+    more = {"window": (window, 0), "softcap": softcap}
+    names = {"flash_attn": "flash_attn", "flash_attn 3": "flash_attn_interface"}
+    return replace(
+        plain,
+        name=f"window {window}{capped}, {length}, {heads}:{kv_heads} x {dim}",
+        flops=tuple(n * shown for n in plain.flops),
+        options=plain.options | more,
+        peers={peer: flash(module, (tokens,), True, **more) for peer, module in names.items()},
     )
 
 
@@ -166,8 +161,6 @@ WORKLOADS = [
         "prefill 45K, 28:4 x 128": ((45056,), *LM, True, False),
         "60 windows of 1500, 20 x 64": ((1500,) * 60, *ENCODER, False),
         "60 ragged windows, 20 x 64": (RAGGED, *ENCODER, False),
-        # Local layers of Gemma 2 and of Phi-3.
-        "window 4096, softcap 50, 16K, 16:8 x 256": ((16384,), 16, 8, 256, True, True, 4096, 50),
-        "window 2047, 16K, 32:32 x 96": ((16384,), 32, 32, 96, True, True, 2047),
     }.items()
 ]
+WORKLOADS += [local(softcap=50.0), local(heads=32, kv_heads=32, dim=96, window=2047)]

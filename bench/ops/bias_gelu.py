@@ -23,12 +23,13 @@ def torchs(i, approximate: str = "none"):
 
 
 @sized()
-def workload(rows: int = 90_000, width: int = 5120, approximate: str = "none") -> Workload:
+def workload(rows: int = 90_000, width: int = 5120, tanh: bool = False) -> Workload:
     tensor = rows * width * 2
+    approximate = "tanh" if tanh else "none"
     plain = partial(torchs, approximate=approximate)
     return Workload(
         "bias_gelu",
-        f"{rows} x {width}{', tanh' if approximate == 'tanh' else ''}",
+        f"{rows} x {width}{', tanh' if tanh else ''}",
         inputs(rows, width),
         ("x", "bias"),
         (2 * tensor, 3 * tensor),  # forward: read x, write y; backward: read dy and x, write dx
@@ -37,4 +38,4 @@ def workload(rows: int = 90_000, width: int = 5120, approximate: str = "none") -
     )
 
 
-WORKLOADS = [workload(90_000, 5120), workload(1500, 5120), workload(45_000, 3584), workload(90_000, 5120, "tanh")]
+WORKLOADS = [workload(90_000, 5120), workload(1500, 5120), workload(45_000, 3584), workload(90_000, 5120, tanh=True)]

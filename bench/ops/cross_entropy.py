@@ -35,27 +35,28 @@ def quacks(i):
     return cross_entropy(i["logits"], i["labels"], reduction="mean")
 
 
-OPTIONS = {"label_smoothing": 0.1, "softcap": 30.0}
-
-
 @sized()
-def workload(rows: int = 8192, classes: int = CLASSES, optional: bool = False) -> Workload:
-    """``optional``: smoothed labels and capped logits."""
+def workload(rows: int = 8192, classes: int = CLASSES, capped: bool = False) -> Workload:
+    """``capped``: also smoothed."""
+    options = {"label_smoothing": 0.1, "softcap": 30.0} if capped else {}
     size = rows * classes * 2
-    eager, traced = (plain_capped, compiled_capped) if optional else (plain, compiled)
+    eager, traced = (plain_capped, compiled_capped) if options else (plain, compiled)
     return Workload(
         "cross_entropy",
-        f"{rows} x {classes}{', smoothed and capped' if optional else ''}",
+        f"{rows} x {classes}{', smoothed and capped' if capped else ''}",
         inputs(rows, classes),
         ("logits",),
         (size, 2 * size),
-        options=OPTIONS if optional else {},
+        options=options,
         peers={
             "torch": lambda i: eager(**i),
             "torch.compile": lambda i: traced(**i),
-            **({} if optional else {"quack": quacks}),  # Liger's writes its gradient over the logits
+            **({} if options else {"quack": quacks}),  # Liger's writes its gradient over the logits
         },
     )
 
 
-WORKLOADS = [workload(), workload(8192, GEMMA, optional=True)]
+WORKLOADS = [
+    workload(8192, CLASSES),
+    workload(8192, GEMMA, capped=True),
+]

@@ -28,19 +28,20 @@ def ligers(i):
 
 
 @sized()
-def workload(rows: int = 8192, width: int = WIDTH, approximate: str = "none") -> Workload:
+def workload(rows: int = 8192, width: int = WIDTH, tanh: bool = False) -> Workload:
     tensor = rows * width * 2
+    approximate = "tanh" if tanh else "none"
     plain = torchs(approximate)
     peers = {"torch": plain, "torch.compile": torch.compile(plain, dynamic=True)}
     return Workload(
         "geglu",
-        f"{rows} x {width}{', tanh' if approximate == 'tanh' else ''}",
+        f"{rows} x {width}{', tanh' if tanh else ''}",
         inputs(rows, width),
         ("gate", "up"),
         (3 * tensor, 5 * tensor),  # forward: two read, one written; backward: three read, two written
         options={"approximate": approximate},
-        peers=peers | ({"liger": ligers} if approximate == "tanh" else {}),
+        peers=peers | ({"liger": ligers} if tanh else {}),
     )
 
 
-WORKLOADS = [workload(8192), workload(8192, approximate="tanh")]
+WORKLOADS = [workload(8192), workload(8192, tanh=True)]

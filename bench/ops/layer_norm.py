@@ -49,7 +49,9 @@ def workload(rows: int = 90_000, width: int = WIDTH, residual: bool = False, flo
     forward = rows * (2 * row + (2 * wide if residual else 0))  # read x (and the residual), write y (and h)
     # Read dy, h (and dh), write dx, and the residual's where it is another.
     backward = rows * (2 * row + wide + (wide * (2 if stream else 1) if residual else 0))
-    words = " + float32 residual and parameters" if stream else " + residual" if residual else ""
+    words = " + residual" if residual else ""
+    if stream:
+        words = f" + float32 {'residual and ' if residual else ''}parameters"
     return Workload(
         "layer_norm",
         f"{rows} x {width}{words}",

@@ -130,16 +130,20 @@ def loss(
     classes: int = CLASSES,
     every: int = 1,
     frozen_head: bool = False,
+    capped: bool = False,
     trained: bool = True,
-    optional: bool = False,
 ) -> Workload:
-    """Every ``every``-th row has a label; ``optional``: with a bias, smoothed labels and capped logits."""
-    wrt = () if not trained else ("hidden",) if frozen_head else ("hidden", "weight")
-    wrt += ("bias",) if optional and trained else ()
-    name = ", bias, smoothed and capped" if optional else ""
-    name += ", loss alone" if not trained else ", frozen head" if frozen_head else ""
-    labelled = "" if every == 1 else f", one in {'ten' if every == 10 else every} supervised"
-    return workload("linear_cross_entropy", name + labelled, (rows, width, classes), wrt, every, optional)
+    """Every ``every``-th row has a label; ``capped`` has a bias and is smoothed too; without ``trained`` there is no
+    backward."""
+    wrt = ("hidden",) if frozen_head else ("hidden", "weight", *(("bias",) if capped else ()))
+    words = [
+        "frozen head" if frozen_head else "",
+        "bias, smoothed and capped" if capped else "",
+        "" if trained else "loss alone",
+        "" if every == 1 else f"one in {'ten' if every == 10 else every} supervised",
+    ]
+    name = "".join(f", {word}" for word in words if word)
+    return workload("linear_cross_entropy", name, (rows, width, classes), wrt if trained else (), every, capped)
 
 
 @sized()
@@ -153,8 +157,8 @@ WORKLOADS = [
     loss(frozen_head=True),
     loss(trained=False),
     loss(131_072, every=10),
-    loss(optional=True),
-    loss(optional=True, trained=False),
+    loss(capped=True),
+    loss(capped=True, trained=False),
     logprob(),
     logprob(trained=False),
 ]

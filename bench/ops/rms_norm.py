@@ -63,14 +63,16 @@ def workload(
     forward = rows * (2 * row + (2 * wide if residual else 0))  # read x (and the residual), write y (and h)
     # Read dy, h (and dh), write dx, and the residual's where it is another.
     backward = rows * (2 * row + wide + (wide * (2 if stream else 1) if residual else 0))
-    words = " + float32 residual and weight" if stream else " + residual" if residual else ""
+    words = " + residual" if residual else ""
+    if stream:
+        words = f" + float32 {'residual and ' if residual else ''}weight"
     return Workload(
         "rms_norm",
         f"{rows} x {width}{words}{', offset 1.0' if gemma else ''}",
         inputs(rows, width, residual, stream),
         ("x", "weight", "residual") if residual else ("x", "weight"),
         (forward, backward),
-        options={"offset": 1.0 if gemma else None},
+        options={"offset": 1.0} if gemma else {},
         peers=GEMMA if gemma else LLAMA,
     )
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,9 @@ def test_a_shape_is_of_every_op_that_has_its_sizes():
     }
     assert work.bytes[0] == 4 * 6 * 64 * 2
     assert fitted(work, "cpu")[1] is None, "an own shape is not cut"
+    assert fitted(work, "cuda")[0].bytes == work.bytes
+    wide = replace(work, dtype=torch.float32)
+    assert fitted(work, "cpu")[0].bytes == fitted(wide, "cuda")[0].bytes == (0, 0), "floors are of 16 bits on a GPU"
     assert str(work) == "rms_norm, 6 x 64 + residual"
 
 
@@ -47,7 +51,7 @@ def test_lists_and_dtypes():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ("rows=4,widht=5", "rms_norm: rows, width, residual;"),
+        ("rows=4,wide=5", "rms_norm: rows, width, residual, "),
         ("rows=many", "rows is a whole number, not 'many'"),
         ("rows=4,residual=perhaps", "residual is yes or no"),
         ("lengths=1+x", "lengths is whole numbers joined by"),
@@ -60,7 +64,7 @@ def test_what_does_not_fit_is_said(shape, message):
 
 
 def test_only_the_names_of_the_ops_in_question_are_listed():
-    with pytest.raises(ValueError, match=r"There are rms_norm: rows, width, residual; dtype: all$"):
+    with pytest.raises(ValueError, match=r"There are rms_norm: rows, width, residual, .*; dtype: all$"):
         made("rowz=1", "rms_norm")
 
 
