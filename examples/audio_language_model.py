@@ -18,7 +18,7 @@ AUDIO, BEGIN, END, TONES = 0, 1, 2, 8  # token ids; tone i is END + 1 + i
 VOCAB = END + 1 + TONES
 
 
-class Block(nn.Module):
+class Layer(nn.Module):
     def __init__(self, causal: bool):
         super().__init__()
         self.norm1, self.norm2 = ak.nn.RMSNorm(WIDTH), ak.nn.RMSNorm(WIDTH)
@@ -35,21 +35,21 @@ class AudioLanguageModel(nn.Module):
     def __init__(self):
         super().__init__()
         self.front = ak.nn.AudioFrontEnd(n_mels=80, width=WIDTH)
-        self.encoder = nn.ModuleList([Block(causal=False)])
+        self.encoder = nn.ModuleList([Layer(causal=False)])
         self.pool, self.project = ak.nn.PooledNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
         self.embed = nn.Embedding(VOCAB, WIDTH)
-        self.decoder = nn.ModuleList([Block(causal=True), Block(causal=True)])
+        self.decoder = nn.ModuleList([Layer(causal=True), Layer(causal=True)])
         self.norm, self.head = ak.nn.RMSNorm(WIDTH), ak.nn.LinearCrossEntropy(WIDTH, VOCAB)
 
     def forward(self, pcm_BT, tokens_N, rows, labels_N, positions_N, cu_seqlens):
         """The loss: pcm [B, T], tokens [N] of all texts end to end, and the rows of them that stand for audio."""
         x_BSD = self.front(pcm_BT)
-        for block in self.encoder:
-            x_BSD = block(x_BSD)
+        for layer in self.encoder:
+            x_BSD = layer(x_BSD)
         audio = self.project(self.pool(x_BSD)).flatten(0, 1)
         x_ND = ak.merge_embeddings(self.embed(tokens_N), audio, rows)
-        for block in self.decoder:
-            x_ND = block(x_ND, positions_N, cu_seqlens)
+        for layer in self.decoder:
+            x_ND = layer(x_ND, positions_N, cu_seqlens)
         return self.head(self.norm(x_ND), labels_N)
 
 

@@ -1,4 +1,4 @@
-"""The documentation's site: every public name is in its reference, every document in its navigation, every link right."""
+"""The documentation's site: every public name is in its reference, every document in its navigation."""
 
 import re
 import shutil
