@@ -125,11 +125,17 @@ void pass_of_any(Complex* z, int points, const Stage& stage, Complex* pair) {
             }
             x[0] = sum;
             for (int p = 1; p <= half; ++p) {
+                // Sums of sums of 16, which round less often than one long sum.
                 Complex even = first, odd = {Vec{}, Vec{}};
-                for (int q = 1, at_root = p; q <= half; ++q, at_root = (at_root + p) % r) {
-                    const float cos = stage.roots[2 * at_root], sin = stage.roots[2 * at_root + 1];
-                    even = {even.re + pair[2 * q].re * cos, even.im + pair[2 * q].im * cos};
-                    odd = {odd.re + pair[2 * q + 1].re * sin, odd.im + pair[2 * q + 1].im * sin};
+                for (int q = 1, at_root = p; q <= half;) {
+                    Complex cosines = {Vec{}, Vec{}}, sines = {Vec{}, Vec{}};
+                    for (const int stop = q + 16; q < stop && q <= half; ++q, at_root = (at_root + p) % r) {
+                        const float cos = stage.roots[2 * at_root], sin = stage.roots[2 * at_root + 1];
+                        cosines = {cosines.re + pair[2 * q].re * cos, cosines.im + pair[2 * q].im * cos};
+                        sines = {sines.re + pair[2 * q + 1].re * sin, sines.im + pair[2 * q + 1].im * sin};
+                    }
+                    even = add(even, cosines);
+                    odd = add(odd, sines);
                 }
                 x[p * step] = rotate(add(even, odd), turns[2 * p - 2], turns[2 * p - 1]);
                 x[(r - p) * step] = rotate(sub(even, odd), turns[2 * (r - p) - 2], turns[2 * (r - p) - 1]);
@@ -186,7 +192,9 @@ INLINE void power_of(const Complex* z, const PlanView& plan, Vec* power) {
 }
 
 // Not inlined: an int16 sample is rounded before the pre-emphasis, as a float32 one is.
-__attribute__((noinline)) float raw(const Pcm& pcm, int64_t n) { return pcm.f32 ? pcm.f32[n] : pcm.i16[n] * (1.0f / 32768.0f); }
+__attribute__((noinline)) float raw(const Pcm& pcm, int64_t n) {
+    return pcm.f32 ? pcm.f32[n] : pcm.i16[n] * (1.0f / 32768.0f);
+}
 
 // Sample n of the row as its padding continues it.
 INLINE float sample_at(const Pcm& pcm, int64_t valid, const PlanView& plan, int64_t n) {
