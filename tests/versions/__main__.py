@@ -77,7 +77,7 @@ def environment(folder: Path) -> dict[str, str]:
     """Of every command: nothing of this checkout, caches of its own, no GPU and no compiler of CUDA."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")}
     caches = {name: str(folder / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "AFN_CACHE")}
-    return {**kept, **caches, "CUDA_VISIBLE_DEVICES": "", "AFN_NVCC": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **caches, "CUDA_VISIBLE_DEVICES": "", "AFN_NVCC": ""}
 
 
 class StepFailed(Exception):
@@ -139,7 +139,7 @@ def tried(which: str, python: str, path: str, folder: Path, keep: bool) -> dict:
     report = suite / "report.xml"
     pytest = [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={suite}"]
     pytest += [f"--junitxml={report}", SMOKE]
-    install = [interpreter, "-m", "pip", "install", "-q", "--only-binary", "numpy,torch,transformers"]
+    install = [interpreter, "-m", "pip", "install", "-q", "--no-compile", "--only-binary", "numpy,torch,transformers"]
     try:
         run([path, "-m", "venv", str(home)], suite)
         run([*install, f"{wheel(python, path, folder)}[transformers]", *requirements(which, python), "pytest"], suite)
