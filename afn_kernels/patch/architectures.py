@@ -164,6 +164,7 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
             "attention:cross_or_self_attention",
             needs=(*ENCODER, "dropout"),
             parameters=("hidden_states", "key_value_states", "attention_mask", "output_attentions"),
+            options={"caller_without": "output_attentions"},
         ),
         mlp(
             "Wav2Vec2FeedForward",
