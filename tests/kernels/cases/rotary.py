@@ -33,7 +33,7 @@ def tables(g, tokens: int, pairs: int = 8, dim: int = 16):
 
 def given(name, make, **options):
     """In the dtype of the rest, as transformers' models have them."""
-    return Case("apply_rotary", name, make, ("q", "k"), options, size=5, dtypes=(torch.bfloat16,))
+    return Case("apply_rotary", name, make, ("q", "k"), options, size=9, dtypes=(torch.bfloat16,))
 
 
 def case(name, make=inputs, wrt=("q", "k"), **kwargs):
