@@ -108,7 +108,7 @@ class MLP(nn.Module):
         up = self.up_proj
         if up.bias is not None and called_plainly(up):
             y = F.linear(x, up.weight)
-            return self.down_proj(bias_gelu(y, up.bias.to(y.dtype), impl=self.impl))
+            return self.down_proj(bias_gelu(y, up.bias, impl=self.impl))
         return self.down_proj(F.gelu(up(x)))
 
 
