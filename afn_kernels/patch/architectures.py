@@ -14,7 +14,6 @@ from afn_kernels.patch.table import (
     packed_encoder,
 )
 
-M_ROPE = "its positions have three axes (M-RoPE)"
 NO_GELU = "its activation is SiLU without a gate"
 
 
@@ -124,7 +123,6 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
             "Qwen2_5OmniAttention",
             target="omni_attention",
             parameters=("hidden_states", "attention_mask", "position_ids", "past_key_values|cache"),
-            without=M_ROPE,
             window="sliding_window",
         ),
         loss("Qwen2_5OmniThinkerForConditionalGeneration", "MultimodalCausalLMOutputWithPast|CausalLMOutputWithPast"),
@@ -135,7 +133,7 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
         norm("Qwen3OmniMoeTextRMSNorm"),
         gated_mlp("Qwen3OmniMoeThinkerTextMLP"),
         without("Qwen3OmniMoeThinkerTextExperts", "swiglu", "its experts multiply groups of rows"),
-        attention("Qwen3OmniMoeThinkerTextAttention", without=M_ROPE, window="sliding_window", qk_norm=True),
+        attention("Qwen3OmniMoeThinkerTextAttention", window="sliding_window", qk_norm=True),
         loss(
             "Qwen3OmniMoeThinkerForConditionalGeneration",
             "MultimodalMoeCausalLMOutputWithPast|MoeCausalLMOutputWithPast",
@@ -153,7 +151,7 @@ ARCHITECTURES: dict[str, tuple[Replacement, ...]] = {
             "MoonshineAttention",
             target="moonshine_attention",
             parameters=(*ORDER, "key_value_states"),
-            without="it turns neighbouring features",
+            interleaved=True,
         ),
         model("Moonshine", "Seq2SeqLMOutput", head="proj_out", style="given", mentions=("shift_labels",)),
     ),

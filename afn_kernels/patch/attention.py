@@ -6,6 +6,7 @@ op as packed sequences; decoding steps and any other mask go to the attention fu
 
 import torch
 
+from afn_kernels import apply_rotary
 from afn_kernels import attention as attention_op
 from afn_kernels import rotary as rotary_op
 from afn_kernels._kept import kept
@@ -31,8 +32,6 @@ def check_rotary(module, row, above) -> str:
     rope = next((module.rotary_emb for module in reversed(above) if hasattr(module, "rotary_emb")), None)
     if rope is None or _of_layer(module, rope, "inv_freq") is None:
         return "no rotary_emb with inv_freq is around it"
-    if _of_layer(module, rope, "attention_scaling") != 1.0:
-        return f"its {type(rope).__name__} scales cosines and sines"
     if not getattr(module, row.options.get("if_rope", ""), True):
         return "this layer has no positions"
     return ""
@@ -48,8 +47,14 @@ def check_attention(module, row, above) -> str:
     old = row.options.get("caller_without")  # an argument of the layer around it, when that still wants three results
     if old and above and old in parameters(type(above[-1]), "forward"):
         return f"this version's {type(above[-1]).__name__} takes {old}"
+    return _elsewhere(module, row.options)
+
+
+def _elsewhere(module, options) -> str:
+    """Whether the model is set to an attention function other than the one that is replaced."""
     chosen = module.config._attn_implementation
-    return "" if chosen == "sdpa" else f"the model is set to {chosen!r}: sdpa is what is replaced"
+    replaced = ("sdpa", "eager") if options.get("softcap") else ("sdpa",)  # transformers' sdpa has no soft cap
+    return "" if chosen in replaced else f"attention: the model is set to {chosen!r}"
 
 
 def decoder_attention(
@@ -136,7 +141,9 @@ def moonshine_attention(
 
 def packed_attention(self, hidden_states, cu_seqlens, max_seqlen=None, **kwargs):
     """Self-attention within each chunk of a packed batch: [tokens, D] and boundaries, which are those of the op."""
-    reason = _not_sdpa(self) or ("attention: dropout" if self.training and self.attention_dropout else "")
+    reason = _elsewhere(self, state(self).options) or (
+        "attention: dropout" if self.training and self.attention_dropout else ""
+    )
     tokens = len(hidden_states)
     q, k, v = (proj(hidden_states).view(tokens, self.num_heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj))
     if dtype := autocast_dtype(q):
@@ -207,34 +214,46 @@ def cross_or_self_attention(
 
 
 def rotate(self, q, k, position_embeddings, position_ids):
-    """q and k [B, S, H, D] turned by their positions: by the op where these are known, else by cosines and sines."""
+    """q and k [B, S, H, D] turned by their positions where these are known, else by cosines and sines."""
     here = state(self)
-    rope = here.partner
-    if "rotary" in here.ops:
-        if position_ids is None and here.options.get("counted"):
-            position_ids = _counted(q.shape[1], q.device)
-        reason = _no_rotation(q, rope, position_ids)
-        if not reason:
-            rows, length = q.shape[:2]
-            positions = position_ids.float().expand(rows, length).reshape(-1)
-            inv_freq = _of_layer(self, rope, "inv_freq").to(q.device).float()
-            part = 2 * len(inv_freq)  # the others of a head's features stay
-            try:
-                turned = rotary_op(
-                    q.flatten(0, 1)[..., :part], k.flatten(0, 1)[..., :part], positions, inv_freq, impl=here.impl
-                )
-                return tuple(
-                    new.unflatten(0, (rows, length))
-                    if part == old.shape[-1]
-                    else torch.cat((new.unflatten(0, (rows, length)), old[..., part:]), dim=-1)
-                    for new, old in zip(turned, (q, k), strict=True)
-                )
-            except ValueError as refused:
-                reason = refused
-        count(self, reason)
     cos, sin = position_embeddings
+    if "rotary" in here.ops:
+        try:
+            return _turned_by_op(self, q, k, cos, sin, position_ids)
+        except ValueError as refused:
+            count(self, refused)
     turn = getattr(namespace(self), "apply_rotary_pos_emb", _turned)
     return turn(q, k, cos, sin, unsqueeze_dim=2)
+
+
+def _turned_by_op(self, q, k, cos, sin, position_ids):
+    here = state(self)
+    if not plain(q, cos, sin) or autocast_dtype(q):
+        raise ValueError("rotary: autocast mixes dtypes, or a tensor is not a plain one")
+    shape, interleaved = q.shape[:2], here.options.get("interleaved", False)
+    if position_ids is None and here.options.get("counted"):
+        position_ids = _counted(shape[1], q.device)
+    flat = q.flatten(0, 1), k.flatten(0, 1)
+    options = {"rotary_dim": cos.shape[-1], "interleaved": interleaved, "impl": here.impl}
+    inv_freq = _exact(self, position_ids)
+    if inv_freq is None:
+        pairs = cos.shape[-1] // 2
+        cos, sin = (x[..., :pairs].expand(*shape, pairs).flatten(0, 1) for x in (cos, sin))
+        turned = apply_rotary(*flat, cos, sin, **options)
+    else:
+        positions = position_ids.float().expand(shape).reshape(-1)
+        turned = rotary_op(*flat, positions, inv_freq.to(q.device).float(), **options)
+    return tuple(x.unflatten(0, shape) for x in turned)
+
+
+def _exact(self, position_ids):
+    """The frequencies, where the angles are positions times these, and nobody scales or watches cosines and sines."""
+    rope = state(self).partner
+    if rope is None or not bare(rope) or position_ids is None or position_ids.dim() != 2 or not plain(position_ids):
+        return None
+    if hasattr(rope, "mrope_section") or _of_layer(self, rope, "attention_scaling") != 1.0:
+        return None
+    return _of_layer(self, rope, "inv_freq")
 
 
 @kept(most=64)
@@ -249,16 +268,6 @@ def _turned(q, k, cos, sin, unsqueeze_dim):
     return tuple(x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin for x in (q, k))
 
 
-def _no_rotation(q, rope, position_ids) -> str:
-    if not bare(rope):
-        return "rotary: its module has hooks"
-    if position_ids is None or position_ids.dim() != 2:
-        return "rotary: the attention is not told the positions of a batch"
-    if not plain(q, position_ids) or autocast_dtype(q):
-        return "rotary: autocast mixes dtypes, or a tensor is not a plain one"
-    return ""
-
-
 def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
     """What transformers' attention functions do: q, k, v [B, H, S, D] to [B, S, H, D], and weights or None."""
     reason = "attention" not in state(self).ops and STEP
@@ -270,17 +279,24 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
         if mask is not None and torch.compiler.is_compiling():
             number = LOOK(mask, len(q), causal)
             return ATTEND(q, k, v, mask, number, causal, float(scaling), state(self).impl)[0], None
-        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal)
+        window = _window(k, kwargs)
+        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal, window)
         if layout is None:
             reason = "attention: the mask is neither padding nor packing"
         else:
             try:
-                return layout.run(q, k, v, scaling, state(self).impl), None
+                return layout.run(q, k, v, scaling, state(self).impl, kwargs.get("softcap")), None
             except ValueError as refused:
                 reason = refused
     if reason is not STEP:
         count(self, reason)
     return _original_function(self)(self, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
+
+
+def _window(k, kwargs) -> int | None:
+    """The sliding window, where it hides a key."""
+    window = kwargs.get("sliding_window")
+    return None if window is None or window >= k.shape[2] else window
 
 
 def _original_function(self):
@@ -296,25 +312,21 @@ def _refused(self, q, k, v, mask, dropout, kwargs) -> str:
     queries, keys = q.shape[2], k.shape[2]
     if queries == 1:
         return STEP
-    if reason := _not_sdpa(self):
+    if reason := _elsewhere(self, state(self).options):
         return reason
     if dropout:
         return "attention: dropout"
-    if any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache", "s_aux")):
-        return "attention: a soft cap, a bias, a sink or a paged cache"
-    window = kwargs.get("sliding_window")
-    if window is not None and keys > window:
-        return f"attention: a window of {window} keys"
+    if any(kwargs.get(name) is not None for name in ("position_bias", "cache", "s_aux")):
+        return "attention: a bias, a sink or a paged cache"
+    if kwargs.get("output_attentions") or getattr(self.config, "output_attentions", False):
+        return "attention: its weights are wanted"
     if not plain(q, k, v):
         return "attention: a tensor is not a plain one"
     causal = self.is_causal if kwargs.get("is_causal") is None else kwargs["is_causal"]
     if causal and queries != keys:
         return "attention: more keys than queries"
-    if mask is not None and (mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[1] != 1):
+    if mask is not None and (mask.dtype not in (torch.bool, q.dtype) or mask.dim() != 4 or mask.shape[1] != 1):
         return f"attention: a mask of {str(mask.dtype).removeprefix('torch.')} with {mask.dim()} axes"
+    if mask is not None and torch.compiler.is_compiling() and (_window(k, kwargs) or kwargs.get("softcap")):
+        return "attention: a window or a soft cap, and a mask in a compiled graph"
     return ""
-
-
-def _not_sdpa(self) -> str:
-    chosen = self.config._attn_implementation
-    return "" if chosen == "sdpa" else f"attention: the model is set to {chosen!r}"

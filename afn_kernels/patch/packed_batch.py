@@ -16,12 +16,14 @@ class PackedBatch:
 
     Args:
         causal: mask keys that come after the query.
+        window: of these, a query sees the last ones, itself included; None is all.
         q_rows, k_rows: rows of the flattened batch [B · S] that are packed.
         cu_q, cu_k: [N + 1] int32 boundaries; None for one sequence.
         pads: padding after a causal sequence: rows that see all of its keys; None where there are none.
     """
 
     causal: bool
+    window: int | None = None
     q_rows: torch.Tensor | None = None
     k_rows: torch.Tensor | None = None
     cu_q: torch.Tensor | None = None
@@ -38,37 +40,40 @@ class PackedBatch:
         return cls(causal, cu_q=cu_q, cu_k=cu_q if same else _even_bounds(len(q), k.shape[2], q.device))
 
     @classmethod
-    def of(cls, mask: torch.Tensor, batch: int, causal: bool) -> "PackedBatch | None":
+    def of(cls, mask: torch.Tensor, batch: int, causal: bool, window: int | None = None) -> "PackedBatch | None":
         """What a mask [B, 1, queries, keys] of transformers says; None where it is neither padding nor packing.
+
+        ``window`` is the sliding window that the layer may have: whether the mask has it too is seen in the mask.
 
         The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
         """
         version = None if mask.is_inference() else mask._version
         known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
-        if known is None or known[:3] != (version, batch, causal):
+        if known is None or known[:4] != (version, batch, causal, window):
             with torch.inference_mode(False):  # the next forward may want gradients
-                known = (version, batch, causal, cls.look(mask, batch, causal))
+                known = (version, batch, causal, window, cls.look(mask, batch, causal, window))
             if mask.is_cuda:
                 torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
             _LAYOUTS[mask] = known
-        return known[3]
+        return known[4]
 
     @staticmethod
-    def look(mask: torch.Tensor, batch: int, causal: bool) -> "PackedBatch | None":
+    def look(mask: torch.Tensor, batch: int, causal: bool, window: int | None = None) -> "PackedBatch | None":
         """The same without remembering it."""
-        seen = mask[:, 0].expand(batch, -1, -1)
-        return _causal_layout(seen) if causal else _full_layout(seen)
+        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
+            return None  # it adds something else
+        return _layout(visible(mask)[:, 0].expand(batch, -1, -1), causal, window)
 
-    def run(self, q, k, v, scaling: float, impl: str) -> torch.Tensor:
+    def run(self, q, k, v, scaling: float, impl: str, softcap: float | None = None) -> torch.Tensor:
         """[B, H, S, D] to [B, S, H, D]; zeros for queries that see no key."""
         batch, heads, length, width = q.shape
         q, k, v = map(_tokens, (q, k, v))
-        out = self._packed(q, k, v, scaling, impl)
+        out = self._packed(q, k, v, scaling, impl, softcap=softcap)
         if self.q_rows is not None:
             rows, parts = [self.q_rows], [out]
             if self.pads is not None:
                 rows.append(self.pads.q_rows)
-                parts.append(self.pads._packed(q, k, v, scaling, impl))
+                parts.append(self.pads._packed(q, k, v, scaling, impl, softcap=softcap))
             out = torch.zeros_like(q).index_copy(0, torch.cat(rows), torch.cat(parts))
         return out.view(batch, length, heads, width)
 
@@ -106,6 +111,7 @@ class PackedBatch:
         q = q if self.q_rows is None else q[self.q_rows]
         k, v = (x if self.k_rows is None else x[self.k_rows] for x in (k, v))
         options = {"cu_seqlens_q": self.cu_q, "cu_seqlens_k": self.cu_k, "causal": self.causal}
+        options["window"] = None if self.window is None else (self.window - 1, 0)
         return attention_op(q, k, v, scale=scaling, impl=impl, **options, **more)
 
 
@@ -131,6 +137,18 @@ def _bounds(lengths: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
 
 
+def visible(mask: torch.Tensor) -> torch.Tensor:
+    """A mask as truth values: those that transformers adds to scores have 0 where a key is seen."""
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+def _layout(seen: torch.Tensor, causal: bool, window: int | None) -> PackedBatch | None:
+    if not causal:
+        return _full_layout(seen)
+    found = None if window is None else _causal_layout(seen, window)
+    return _causal_layout(seen, None) if found is None else found
+
+
 def _full_layout(seen: torch.Tensor) -> PackedBatch | None:
     """seen [B, queries, keys] where all queries of a sequence see the same keys."""
     batch, queries, _ = seen.shape
@@ -142,19 +160,23 @@ def _full_layout(seen: torch.Tensor) -> PackedBatch | None:
     return PackedBatch(False, k_rows=valid.flatten().nonzero().squeeze(1), cu_q=cu_q, cu_k=_bounds(lengths))
 
 
-def _causal_layout(seen: torch.Tensor) -> PackedBatch | None:
+def _causal_layout(seen: torch.Tensor, window: int | None) -> PackedBatch | None:
     """seen [B, S, S] of causal sequences, several to a row (packed) or padded on either side.
 
-    A token that sees itself is in a sequence, which begins as many tokens back as it sees. One that does not is
-    padding: it sees nothing, or, after a sequence, all of that.
+    A token that sees itself is in a sequence, whose first token sees nothing else. One that does not is padding: it
+    sees nothing, or, after a sequence, all of that; or, with a window, what of that is in it.
     """
     place = torch.arange(seen.shape[1], device=seen.device)
+    back = place[:, None] - place
+    near = back >= 0 if window is None else (back >= 0) & (back < window)
     valid = seen.diagonal(dim1=1, dim2=2)
-    start = place - seen.sum(-1) + 1
-    expected = (place <= place[:, None]) & (place >= start[..., None])
+    first = valid & (seen.sum(-1) == 1)
+    start = torch.where(first, place, -1).cummax(1).values
+    expected = near & (place >= start[..., None])
     pad_all = torch.where(seen.any(-1, keepdim=True), valid[:, None], False)
     follows = torch.nn.functional.pad(valid[:, :-1] & (start[:, :-1] == start[:, 1:]), (1, 0))
-    first = valid & (start == place)
+    if window is not None and bool((seen.any(-1) & ~valid).any()):
+        return None  # padding that looks into the window of a sequence: each row at other keys
     fits = (seen == torch.where(valid[..., None], expected, pad_all)).all() & (first | follows | ~valid).all()
     if not bool(fits):
         return None
@@ -171,4 +193,4 @@ def _causal_layout(seen: torch.Tensor) -> PackedBatch | None:
             cu_q=_bounds(looking.sum(1)),
             cu_k=_bounds(valid.sum(1)),
         )
-    return PackedBatch(True, q_rows=rows, k_rows=rows, cu_q=cu, cu_k=cu, pads=pads)
+    return PackedBatch(True, window, q_rows=rows, k_rows=rows, cu_q=cu, cu_k=cu, pads=pads)

@@ -144,23 +144,22 @@ ORDER = ("hidden_states", "position_embeddings", "attention_mask", "past_key_val
 
 
 def attention(
-    type: str, *, parameters: tuple[str, ...] = ORDER, target: str = "decoder_attention", without: str = "", **options
+    type: str, *, parameters: tuple[str, ...] = ORDER, target: str = "decoder_attention", **options
 ) -> Replacement:
     """Self-attention with rotary positions, as the Llama family has it.
 
     Args:
         type: name of the class.
         parameters, target: of another order of arguments, and the replacement that takes them in it.
-        without: why it has no ``rotary``.
         **options: ``qk_norm``: queries and keys are normalised; ``window`` and ``softcap``: attributes that hold the
             sliding window and the soft cap of scores; ``qkv``: the one projection that gives all three; ``if_rope``:
             the attribute that says whether this layer rotates at all; ``counted``: the forward is not told positions,
-            they are 0, 1, 2, ...
+            they are 0, 1, 2, ...; ``interleaved``: pairs of features that turn are neighbours.
     """
     qk_norm, qkv = options.get("qk_norm", False), options.get("qkv", "")
     return Replacement(
         type,
-        ("attention",) if without else ("rotary", "attention"),
+        ("rotary", "attention"),
         f"attention:{target}",
         needs=(
             *((qkv,) if qkv else ("q_proj", "k_proj", "v_proj")),
@@ -169,7 +168,6 @@ def attention(
         ),
         parameters=parameters,
         options=options,
-        without={"rotary": without} if without else {},
     )
 
 

@@ -25,18 +25,17 @@ EXPECTED = {
     "voxtral": {*LLAMA, *HEARD},
     "whisper": {*HEARD, "attention", "linear_cross_entropy"},
     **{name: LLAMA for name in (*DECODERS, "phi3", "granite", "smollm3")},
-    "gemma2": {*GEMMA} - {"attention"},
+    "gemma2": GEMMA,
     "gemma3": GEMMA,
     "phi4_multimodal": {*LLAMA, "layer_norm"},
     "granite_speech": {*LLAMA, "layer_norm"},
-    "qwen2_5_omni": {*LLAMA, *HEARD} - {"rotary"},
-    "qwen3_omni_moe": {*LLAMA, *HEARD} - {"rotary"},
+    "qwen2_5_omni": {*LLAMA, *HEARD},
+    "qwen3_omni_moe": {*LLAMA, *HEARD},
     "glmasr": {*LLAMA, *HEARD},
     "qwen3_asr": {*LLAMA, *HEARD},
-    "moonshine": {"layer_norm", "bias_gelu", "swiglu", "attention", "linear_cross_entropy"},
+    "moonshine": {*LLAMA, *HEARD} - {"rms_norm"},
     "wav2vec2": {*HEARD, "attention"},
 }
-FALLS_BACK = {"gemma3": {("Gemma3Attention", "attention: a window of 8 keys")}}
 
 
 def run(model, inputs, labels) -> dict[str, torch.Tensor]:
@@ -75,11 +74,13 @@ def each_dtype(name: str, *dtypes: torch.dtype, slow: bool = False) -> list:
     ],
 )
 def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
-    model, data = cast(build(name), dtype), batch(name)
+    # Padding behind a window of keys is for the original attention, which is another test's.
+    lengths = (25, 25) if name in ("gemma2", "gemma3") else (25, 18)
+    model, data = cast(build(name), dtype), batch(name, lengths=lengths)
     same, oracle = plain_pytorch(model, data, dtype), in_float64(model, data)
     draws = [(same, oracle)]
     if name in MORE and dtype == torch.bfloat16:  # the error of one batch's gradients is one throw of dice
-        others = [batch(name, seed=seed) for seed in (1, 2)]
+        others = [batch(name, seed=seed, lengths=lengths) for seed in (1, 2)]
         draws += [(plain_pytorch(model, other, dtype), in_float64(model, other)) for other in others]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     signatures = [inspect.signature(module.forward) for module in model.modules()]
@@ -87,7 +88,7 @@ def test_logits_and_every_gradient_stay_within_the_budget(name, dtype):
     assert {entry.op for entry in report.replaced} == EXPECTED[name]
     assert [inspect.signature(module.forward) for module in model.modules()] == signatures
     found = run(model, data.call(dtype), data.labels)
-    assert set(report.fallbacks) == FALLS_BACK.get(name, set())
+    assert not report.fallbacks, report.fallbacks
     assert found.keys() == oracle.keys()
     losses = {key: [x for ours, exact in draws for x in lost([one[key] for one in ours], exact[key])] for key in found}
     elsewhere = pooled(losses)
@@ -128,7 +129,7 @@ def test_greedy_generation_is_the_same(name):
         after = model.generate(**data.prompt, **options)
         report.revert()
         assert torch.equal(after, before), row
-        assert set(report.fallbacks) == FALLS_BACK.get(name, set())
+        assert not report.fallbacks, report.fallbacks
 
 
 def train(model, inputs: dict, labels: torch.Tensor, steps: int = 30) -> torch.Tensor:

@@ -27,9 +27,9 @@ class TestMasks:
         below = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
         return (below & (ids[:, :, None] == ids[:, None]) & (ids[:, :, None] > 0))[:, None]
 
-    def check(self, mask, causal, known=True):
+    def check(self, mask, causal, known=True, window=None):
         q, k, v = torch.randn(3, len(mask), 4, self.LENGTH, 16, dtype=torch.float64).unbind()
-        layout = PackedBatch.of(mask, len(mask), causal)
+        layout = PackedBatch.of(mask, len(mask), causal, window)
         assert (layout is not None) == known
         if known:
             expected = in_orders(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
@@ -42,6 +42,25 @@ class TestMasks:
         padded[0, 0, 7:, :7] = True  # padding after a sequence sees it, as transformers has it
         self.check(padded, True)
         self.check(self.causal([1] * 7 + [0] * 5, [0] * 11 + [1]), True)
+
+    def test_sliding_windows(self):
+        near = ~torch.ones(12, 12, dtype=torch.bool).tril(-4)
+        for rows in ([1] * 5 + [2] * 7, [0] * 4 + [1] * 8, [1] * 12):
+            self.check(self.causal(rows, [1] * 12) & near, True, window=4)
+        self.check(self.causal([1] * 12), True, window=4)  # a layer that has one, in a mask without
+        right = self.causal([1] * 7 + [0] * 5)
+        right[0, 0, 7:, :7] = True
+        self.check(right & near, True, known=False, window=4)
+        self.check(self.causal([1] * 12) & near, True, known=False, window=5)
+
+    def test_masks_that_are_added(self):
+        seen = self.causal([1] * 5 + [2] * 7, [1] * 12)
+        added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+        wanted, found = (PackedBatch.of(mask, 2, True) for mask in (seen, added))
+        assert torch.equal(found.q_rows, wanted.q_rows)
+        assert torch.equal(found.cu_q, wanted.cu_q)
+        added[0, 0, 3, 2] = -1.5
+        assert PackedBatch.of(added, 2, True) is None
 
     def test_keys_of_an_encoder(self):
         valid = torch.arange(self.LENGTH) < torch.tensor([12, 5, 1])[:, None]
@@ -60,7 +79,9 @@ class TestMasks:
 
     def test_a_mask_is_looked_at_once_and_again_when_it_changes(self, monkeypatch):
         looks, look = [], packed_batch._causal_layout
-        monkeypatch.setattr(packed_batch, "_causal_layout", lambda seen: (looks.append(1), look(seen))[1])
+        monkeypatch.setattr(
+            packed_batch, "_causal_layout", lambda seen, window: (looks.append(1), look(seen, window))[1]
+        )
         mask = self.causal([1] * 12)
         first = PackedBatch.of(mask, 1, True)
         assert PackedBatch.of(mask, 1, True) is first
