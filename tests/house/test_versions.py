@@ -1,16 +1,37 @@
-"""The versions that are declared and tested are the same, and the table of a run says all of it."""
+"""The versions that are declared, written down, tested and documented are the same."""
 
 import re
 
 from afn_kernels._versions import TESTED, number
-from tests.versions.__main__ import bounds
-from tests.versions.results import table
+from tests.versions.__main__ import SETS, bounds
+from tests.versions.results import BEGIN, DOCUMENT, END, RESULTS, read, table
 
 
 def test_the_declared_bounds_are_the_lowest_tested():
     assert {name: number(version) for name, version in bounds().items()} == {
         name: number(lowest) for name, (lowest, _) in TESTED.items() if name != "triton"
     }
+
+
+def test_every_set_passed():
+    rows = read()
+    assert {row["set"] for row in rows} == set(SETS)
+    for row in rows:
+        assert row["passed"] > 50, row
+        assert row["failed"] == 0, row["reasons"]
+
+
+def test_the_bounds_are_what_was_run():
+    rows = read()
+    for name, bound in TESTED.items():
+        found = [number(row["versions"][name]) for row in rows]
+        assert (min(found), max(found)) == tuple(map(number, bound)), name
+
+
+def test_the_tables_are_those_of_the_results():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text.partition(BEGIN)[2].partition(END)[0].strip() == table(read()).strip()
+    assert RESULTS.with_suffix(".md").read_text(encoding="utf-8").endswith(table(read()))
 
 
 def test_the_table_gives_reasons_and_what_was_not_tried():
