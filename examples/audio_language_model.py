@@ -87,8 +87,9 @@ def train(model: nn.Module, steps: int, autocast: bool = False) -> list[float]:
 def main(steps: int = 50, dtype: torch.dtype = torch.float32, autocast: bool = False, compiled: bool = False):
     torch.manual_seed(0)
     model = AudioLanguageModel().to(dtype)
-    run = torch.compile(model) if compiled else model
-    losses = train(run, steps, autocast)
+    if compiled:
+        model.compile()
+    losses = train(model, steps, autocast)
     print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} after {steps} steps")
     return losses
 

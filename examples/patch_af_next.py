@@ -6,6 +6,8 @@ Takes transformers. AF-Next is its MusicFlamingo; this one is tiny and has rando
 ``MusicFlamingoForConditionalGeneration.from_pretrained(folder)``.
 """
 
+from typing import Any
+
 import torch
 from transformers import MusicFlamingoConfig, MusicFlamingoForConditionalGeneration
 
@@ -19,7 +21,7 @@ def tiny() -> MusicFlamingoForConditionalGeneration:
     torch.manual_seed(0)
     audio = {"model_type": "audioflamingo3_encoder", **SIZES}
     text = {"model_type": "qwen2", "vocab_size": 320, "num_key_value_heads": 1, **SIZES}
-    tokens = {"audio_token_id": SOUND, "audio_bos_token_id": BOS, "audio_eos_token_id": EOS}
+    tokens: dict[str, Any] = {"audio_token_id": SOUND, "audio_bos_token_id": BOS, "audio_eos_token_id": EOS}
     rope = {"rope_type": "default", "rope_theta": 1200.0, "partial_rotary_factor": 0.2}
     config = MusicFlamingoConfig(audio_config=audio, text_config=text, rope_parameters=rope, **tokens)
     return MusicFlamingoForConditionalGeneration(config).eval()
@@ -29,7 +31,7 @@ def inputs() -> dict[str, torch.Tensor]:
     """One question about 4 s of noise: 100 audio tokens between its bounds, then words."""
     pcm = 0.1 * torch.randn(4 * 16_000)
     extract = ak.FeatureExtractor(feature_size=128)
-    audio = extract(pcm, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    audio = extract(pcm.numpy(), sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
     ids = torch.tensor([[5, BOS, *[SOUND] * 100, EOS, 17, 18, 19]])
     return {"input_ids": ids, "input_features": audio.input_features, "input_features_mask": audio.attention_mask}
 

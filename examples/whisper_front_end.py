@@ -6,6 +6,7 @@ Takes transformers. The weights are random: with a folder of real ones write ``f
 """
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,13 @@ RATE = 16_000
 def whisper() -> WhisperModel:
     """A Whisper with random weights that takes 5 s windows of 80 mel bins."""
     torch.manual_seed(0)
-    settings = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "max_source_positions": 250}
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
+    settings: dict[str, Any] = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "max_source_positions": 250}
+    heads: dict[str, Any] = {
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 128,
+        "decoder_ffn_dim": 128,
+    }
     return WhisperModel(WhisperConfig(**settings, **heads)).eval()
 
 

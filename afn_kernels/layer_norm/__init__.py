@@ -1,5 +1,7 @@
 """Layer normalisation over the last axis, with the residual addition that comes before it."""
 
+from typing import overload
+
 import torch
 
 from afn_kernels import _autocast, _check, _triton
@@ -21,6 +23,42 @@ OP = Op(
         Impl("reference", "afn_kernels.layer_norm.reference:layer_norm", why="plain PyTorch"),
     ),
 )
+
+
+@overload
+def layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    residual: None = None,
+    eps: float = 1e-5,
+    impl: str = "auto",
+) -> torch.Tensor: ...
+
+
+@overload
+def layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    residual: torch.Tensor,
+    eps: float = 1e-5,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+@overload
+def layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    residual: torch.Tensor | None,
+    eps: float = 1e-5,
+    impl: str = "auto",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def layer_norm(

@@ -31,9 +31,7 @@ def check_linear_cross_entropy(module: nn.Module, row, above) -> str:
         waiting_class(output_class(module, row.options["output"]))
     except AttributeError:
         return f"its module has no {row.options['output']}"
-    cap, config = row.options.get("cap"), getattr(module, "config", None)
-    if cap and find(module, cap) is not None:
-        return "its logits are soft-capped"
+    config = getattr(module, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if getattr(config, "output_router_logits", False):
         return "a loss of its router is added"
@@ -72,29 +70,28 @@ def causal_lm(self, *args, **kwargs):
     hidden = outputs.last_hidden_state
     labels = labels.to(hidden.device)
     rows, targets = STYLES[style](outputs, labels, kwargs)
-    divisor = find(self, options["divisor"]) if "divisor" in options else 1
+    divisor, cap = (find(self, options[name]) if name in options else None for name in ("divisor", "cap"))
     try:
-        rows = rows if divisor == 1 else rows / divisor
-        loss = _loss(rows, targets, head, state(self).impl, kwargs if style in COUNTED else {})
+        loss = _loss(rows, targets, head, divisor, cap, state(self).impl, kwargs if style in COUNTED else {})
     except ValueError as refused:
         count(self, refused)
-        logits = head(hidden) if divisor == 1 else head(hidden) / divisor
+        logits = scaled(head(hidden), divisor, cap)
         if style in COUNTED:
             extra = {name: value for name, value in kwargs.items() if name not in options["parameters"]}
             extra["shift_labels"] = targets.view(labels.shape)
             loss = self.loss_function(logits=logits, labels=None, vocab_size=logits.shape[-1], **extra)
         else:
-            loss = F.cross_entropy(head(rows), targets)
+            loss = F.cross_entropy(scaled(head(rows), divisor, cap), targets)
         return _output(self, outputs, loss, logits)
     # Only ForCausalLMLoss widens the logits: the losses of the others have the dtype of these.
     loss = loss.to(torch.float32 if style in COUNTED else rows.dtype)
     found = _output(self, outputs, loss, hidden.new_empty(0))
     if torch.compiler.is_compiling():
-        object.__setattr__(found, _LATER, (head, hidden, divisor, None, torch.is_grad_enabled(), None))
+        object.__setattr__(found, _LATER, (head, hidden, divisor, cap, None, torch.is_grad_enabled(), None))
         return found
     if sharded(self):  # FSDP2's hooks look at everything in an output
-        return after_hooks(self, found, lambda output: postpone_logits(output, head, hidden, divisor))
-    return postpone_logits(found, head, hidden, divisor)
+        return after_hooks(self, found, lambda output: postpone_logits(output, head, hidden, divisor, cap))
+    return postpone_logits(found, head, hidden, divisor, cap)
 
 
 def _refused(self, head: nn.Module, style: str, kwargs: dict) -> str:
@@ -113,8 +110,8 @@ def _refused(self, head: nn.Module, style: str, kwargs: dict) -> str:
             return "loss: outside training somebody wants the logits, and perhaps not on every rank of FSDP2"
         if not sharded(head) and not _stays_whole(self):
             return "loss: FSDP2 takes the head's weight apart after the forward"
-    if not (_sharded_linear(head) if sharded(head) else linear(head)) or head.bias is not None:
-        return f"loss: the head ({type(head).__name__}) is no plain Linear, has a bias or has hooks"
+    if not (_sharded_linear(head) if sharded(head) else linear(head)):
+        return f"loss: the head ({type(head).__name__}) is no plain Linear or has hooks"
     if style in COUNTED and getattr(self.loss_function, "__name__", "") != "ForCausalLMLoss":
         return "loss: the model has a loss function of its own"
     return ""
@@ -179,16 +176,27 @@ SEQ2SEQ = ("given", "whisper")  # the decoder reads the labels, one later
 COUNTED = ("shifted", "given")  # ForCausalLMLoss, which takes num_items_in_batch
 
 
-def _loss(rows, targets, head: nn.Module, impl: str, kwargs: dict) -> torch.Tensor:
+def scaled(logits: torch.Tensor, divisor: float | None, cap: float | None) -> torch.Tensor:
+    """What a model does with what its head gives: logits / divisor (Granite), cap · tanh(logits / cap) (Gemma 2)."""
+    logits = logits if divisor is None else logits / divisor
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _loss(
+    rows, targets, head: nn.Module, divisor: float | None, cap: float | None, impl: str, kwargs: dict
+) -> torch.Tensor:
     ignore = kwargs.get("ignore_index", -100)
 
     def summed(rows):
-        weight = head.weight
+        weight, bias = head.weight, head.bias
+        if divisor is not None:
+            rows, bias = rows / divisor, None if bias is None else bias / divisor
         if dtype := autocast_dtype(rows):
             rows, weight = rows.to(dtype), weight.to(dtype)
-        if not plain(rows, weight):
+        if not plain(rows, weight, *(() if bias is None else (bias,))):
             raise ValueError("loss: a tensor is not a plain one")
-        return linear_cross_entropy(rows, weight, targets, ignore_index=ignore, reduction="sum", impl=impl)
+        options = {"bias": bias, "softcap": cap, "ignore_index": ignore, "reduction": "sum"}
+        return linear_cross_entropy(rows, weight, targets, impl=impl, **options)
 
     if sharded(head):  # its weight is whole within its own call
         head.__dict__["forward"] = summed
@@ -237,31 +245,35 @@ def after_hooks(self, output, convert: Callable):
     return output
 
 
-def postpone_logits(output, head: nn.Module, hidden: torch.Tensor, divisor: float = 1):
+def postpone_logits(
+    output, head: nn.Module, hidden: torch.Tensor, divisor: float | None = None, cap: float | None = None
+):
     """``output`` of transformers, whose logits are computed when somebody looks at them or at all of it.
 
     Whoever asks for the loss alone never pays for them. Until then the object is of a subclass; then it is what it was.
     """
     weight = head.weight
     version = weight._version if plain(weight) and not weight.is_inference() else None
-    output.__dict__[_LATER] = (head, hidden, divisor, version, torch.is_grad_enabled(), autocast_dtype(hidden))
+    output.__dict__[_LATER] = (head, hidden, divisor, cap, version, torch.is_grad_enabled(), autocast_dtype(hidden))
     output.__class__ = waiting_class(type(output))
     return output
 
 
-def _logits(head: nn.Module, hidden, divisor: float, version: int | None, grad: bool, dtype) -> torch.Tensor:
+def _logits(
+    head: nn.Module, hidden, divisor: float | None, cap: float | None, version: int | None, grad: bool, dtype
+) -> torch.Tensor:
     if version is not None and plain(head.weight) and head.weight._version != version:
         warnings.warn("logits read after the weights changed are those of the new weights", stacklevel=5)
     with torch.set_grad_enabled(grad), torch.autocast(hidden.device.type, dtype, enabled=dtype is not None):
         apart = not sharded(head) and hasattr(head.weight, "full_tensor")
-        logits = _from_shards(head, hidden) if apart else head(hidden)
-        return logits / divisor if divisor != 1 else logits
+        return scaled(_from_shards(head, hidden) if apart else head(hidden), divisor, cap)
 
 
 @torch.no_grad()
 def _from_shards(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits after FSDP2 has taken the weight apart again: gathered once more, without a gradient."""
-    return F.linear(hidden, head.weight.full_tensor().to(hidden.dtype))
+    weight, bias = (None if x is None else x.full_tensor().to(hidden.dtype) for x in (head.weight, head.bias))
+    return F.linear(hidden, weight, bias)
 
 
 _LATER = "_make_logits"

@@ -1,5 +1,7 @@
 """Root-mean-square normalisation over the last axis, with the residual addition that comes before it."""
 
+from typing import overload
+
 import torch
 
 from afn_kernels import _check, _triton
@@ -21,6 +23,42 @@ OP = Op(
         Impl("reference", "afn_kernels.rms_norm.reference:rms_norm", why="plain PyTorch"),
     ),
 )
+
+
+@overload
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    residual: None = None,
+    eps: float = 1e-6,
+    offset: float | None = None,
+    impl: str = "auto",
+) -> torch.Tensor: ...
+
+
+@overload
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    residual: torch.Tensor,
+    eps: float = 1e-6,
+    offset: float | None = None,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+@overload
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    residual: torch.Tensor | None,
+    eps: float = 1e-6,
+    offset: float | None = None,
+    impl: str = "auto",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def rms_norm(

@@ -46,7 +46,7 @@ def config(cls, name: str, text: dict):
     of_text = {**text, "head_dim": 16}
     if name in ("gemma2", "gemma3"):
         layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
-        caps = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": None} if name == "gemma2" else {}
+        caps = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0} if name == "gemma2" else {}
         return cls(**of_text, **layers, **caps, query_pre_attn_scalar=24)
     if name == "phi3":
         return cls(**text, rope_parameters=PART, original_max_position_embeddings=512)

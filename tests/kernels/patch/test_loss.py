@@ -149,6 +149,26 @@ def test_a_batch_without_a_label_has_gradients_of_zero(impl):
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
+def test_a_head_with_a_bias(model, data):
+    """As transformers' Phi has one: the fused loss adds it, and logits that are read later have it."""
+    head = model.lm_head
+    model.lm_head = torch.nn.Linear(head.in_features, head.out_features)
+    model.lm_head.weight = head.weight
+
+    def evaluate():
+        model.zero_grad()
+        out = model(**data.inputs, labels=data.labels)
+        out.loss.backward()
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if name.startswith("lm_head")}
+        return {"loss": out.loss.detach(), "logits": out.logits.detach(), **grads}
+
+    plain = in_orders(evaluate)
+    report = ak.patch(model, only="linear_cross_entropy", impl="reference")
+    found = evaluate()
+    assert not report.fallbacks
+    assert_same_but_rounding(found, plain)
+
+
 def test_a_head_with_a_forward_of_its_own_is_called(model, data):
     """As accelerate's hooks and soft caps are put in: what the head computes is what the loss is of."""
     head = model.lm_head
