@@ -13,7 +13,8 @@ def pack_heads(
     inv_freq: torch.Tensor | None,
 ) -> torch.Tensor:
     if positions is not None:
-        q, k = rotary(q, k, positions, inv_freq, v=None, k_cache=None, v_cache=None, slots=None)
+        plain = {"interleaved": False, "v": None, "k_cache": None, "v_cache": None, "slots": None}
+        q, k = rotary(q, k, positions, inv_freq, **plain)
     parts = [torch.cat((q[:, a:b], k[:, c:d], v[:, c:d]), 1) for a, b, c, d in heads]
     return torch.cat([part.reshape(-1) for part in parts])
 

@@ -30,6 +30,7 @@ def desk(tmp_path, monkeypatch):
     """A folder with my_ops.py, where nothing is compiled and rounds are short."""
     (tmp_path / "my_ops.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark times nothing where that is set
     for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))  # bench.run sets them
     monkeypatch.setattr(Bench, "of", classmethod(lambda cls, device, **settings: BENCH))

@@ -259,7 +259,9 @@ def makes() -> dict[str, tuple]:
     from afn_kernels.log_mel.cpu import any_plan, mel_plan
     from afn_kernels.log_mel.cuda import tables as cuda_tables
     from afn_kernels.pack_heads.cuda import places
-    from afn_kernels.patch.attention import _even_bounds
+    from afn_kernels.patch.attention import _counted
+    from afn_kernels.patch.packed_batch import _even_bounds
+    from afn_kernels.rotary import _axes
     from afn_kernels.rote.reference import frequencies
     from afn_model.audio.resample import _bank, _phases
 
@@ -273,6 +275,8 @@ def makes() -> dict[str, tuple]:
         "constants": (fold.constants.__wrapped__, 80, CPU),
         "tables": (cuda_tables.__wrapped__, 80, True, CPU),
         "places": (places.__wrapped__, (0, 2, 0, 1, 2, 4, 0, 1), 4, 1, CPU),
+        "_axes": (_axes.__wrapped__, (2, 3, 3), False, CPU),
+        "_counted": (_counted.__wrapped__, 5, CPU),
         "_even_bounds": (_even_bounds.__wrapped__, 3, 7, CPU),
         "kept_frequencies": (frequencies, CPU, 26, 10_000.0, torch.float32),
         "_bank": (_bank.__wrapped__, 441, 160),

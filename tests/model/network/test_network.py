@@ -51,10 +51,9 @@ def their_logits(reference, p):
 @torch.inference_mode()
 @pytest.mark.parametrize("case", WINDOWS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_logits(pair, family, case, seed):
-    reference, ours = pair(family, seed)
-    p = prompts(WINDOWS[case], seed)
+def test_logits(pair, family, case):
+    reference, ours = pair(family, 0)
+    p = prompts(WINDOWS[case], 1)
     found = ours.logits(p.input_ids, p.mel, p.mel_lengths, attention_mask=p.attention_mask)
     kept = p.attention_mask.bool()
     assert_same_but_rounding(found[kept], in_orders(lambda: their_logits(reference, p)[kept], 4))
