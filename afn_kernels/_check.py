@@ -1,6 +1,7 @@
 """Argument checks shared by the ops. Each raises ValueError with the offending numbers, before any work."""
 
 import itertools
+import math
 
 import torch
 
@@ -113,8 +114,8 @@ def loss_options(op: str, reduction: str, label_smoothing: float, softcap: float
         raise ValueError(f"{op}: reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{op}: label_smoothing is {label_smoothing}, expected 0 to 1")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"{op}: softcap is {softcap}, expected a number above 0, or None for no cap")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"{op}: softcap is {softcap}, expected a finite number above 0, or None for no cap")
 
 
 def cache_rows(op: str, name: str, cache: torch.Tensor) -> torch.Tensor:

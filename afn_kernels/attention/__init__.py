@@ -10,7 +10,7 @@ from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import providers
 from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
-from afn_kernels.attention.window import canonical
+from afn_kernels.attention.window import canonical, capping
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
@@ -247,9 +247,7 @@ def attention(
         if window is not None:
             raise ValueError("attention: a window with a carry: the carry's keys have no place before or after others")
     causal, window = canonical(causal, window)
-    softcap = softcap or 0.0
-    if softcap < 0:
-        raise ValueError(f"attention: softcap={softcap}, expected a number above zero, or 0 for none")
+    softcap = capping("attention", softcap)
     options = {
         "cu_seqlens_q": cu_seqlens_q,
         "cu_seqlens_k": cu_seqlens_k,

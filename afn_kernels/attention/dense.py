@@ -38,6 +38,9 @@ def visible_NQK(rq: Ragged, rk: Ragged, causal: bool, window: Window | None) -> 
 
 @one_op_when_traced("matmul")
 def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, **_):
+    dtype = q.dtype
+    if softcap:  # tanh of scores that were rounded to 16 bits would be a dozen times less accurate than fused kernels
+        q, k, v = (x if x.dtype == torch.float64 else x.float() for x in (q, k, v))
     rq, rk, q_NQHD, k_NKHD, v_NKHD = pad_all(q, k, v, cu_seqlens_q, cu_seqlens_k)
     heads, kv_heads = q.shape[1], k.shape[1]
     # The query heads of one KV head become rows of one product, so K and V are never repeated.
@@ -50,7 +53,7 @@ def matmul(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scal
         score = score.unflatten(2, (heads // kv_heads, -1))
         # The lowest finite number, not -inf: a row without keys must not become NaN.
         score = score.masked_fill(~mask[:, None, None], torch.finfo(score.dtype).min).flatten(2, 3)
-    out = score.softmax(-1) @ v_NKHD.transpose(1, 2)
+    out = (score.softmax(-1) @ v_NKHD.transpose(1, 2)).to(dtype)
     out = out.unflatten(2, (heads // kv_heads, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     return rq.unpad(without_keys_zero(out, rq, rk, mask))
 

@@ -8,23 +8,28 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from afn_kernels._library import Boundary
+from afn_kernels._library import Boundary, plain
 from afn_kernels.attention.window import flat
 
 
 def one_op_when_traced(name: str) -> Callable:
-    """Of an implementation in plain PyTorch: a packed call that is traced becomes ``afn::attention_packed``."""
+    """Of an implementation in plain PyTorch: a packed call whose boundaries have no values to look at, because it is
+    traced or its tensors are fake or on "meta", becomes ``afn::attention_packed``.
+    """
 
     def decorate(attend: Callable) -> Callable:
         @wraps(attend)
         def call(q, k, v, **options):
-            if options["cu_seqlens_q"] is None or not torch.compiler.is_compiling():
+            boundaries = options["cu_seqlens_q"]
+            seen = not torch.compiler.is_compiling() and plain(q, k, v, boundaries) and not q.is_meta
+            if boundaries is None or seen:
                 return attend(q, k, v, **options)
             carry = options["carry"]
             tensors = *(carry or (None, None)), options["cu_seqlens_q"], options["cu_seqlens_k"]
             numbers = *flat(options["window"]), float(options["softcap"]), float(options["scale"])
             wants_lse = options["return_lse"] or carry is not None
-            out, lse = FORWARD(q, k, v, *tensors, options["causal"], *numbers, wants_lse, name)
+            forward = FORWARD.op if q.is_meta else FORWARD
+            out, lse = forward(q, k, v, *tensors, options["causal"], *numbers, wants_lse, name)
             return (out, lse) if wants_lse else out
 
         return call

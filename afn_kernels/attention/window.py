@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import torch
 
 UNLIMITED = 2**30  # beyond any length, and a sum of it with lengths still fits 32 bits
@@ -20,7 +23,7 @@ def canonical(causal: bool, window: Window | None, op: str = "attention") -> tup
     if not isinstance(window, (tuple, list)) or len(window) != 2 or not all(_whole(n) and n >= -1 for n in window):
         expected = "(left, right), numbers of keys before and after the query's own, -1 for no limit"
         raise ValueError(f"{op}: window={window!r}, expected {expected}")
-    left, right = (UNLIMITED if n < 0 else min(n, UNLIMITED) for n in window)
+    left, right = (UNLIMITED if n < 0 else min(n if isinstance(n, torch.SymInt) else int(n), UNLIMITED) for n in window)
     if causal:
         right = 0
     if left == UNLIMITED and right in (0, UNLIMITED):
@@ -28,8 +31,16 @@ def canonical(causal: bool, window: Window | None, op: str = "attention") -> tup
     return causal, (left, right)
 
 
+def capping(op: str, softcap: float | None) -> float:
+    """``softcap`` as implementations take it: 0 caps nothing."""
+    softcap = softcap or 0.0
+    if not 0 <= softcap < math.inf:
+        raise ValueError(f"{op}: softcap={softcap}, expected a finite number above zero, or 0 for none")
+    return softcap
+
+
 def _whole(n) -> bool:
-    return isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool)
+    return isinstance(n, (numbers.Integral, torch.SymInt)) and not isinstance(n, bool)
 
 
 def limits(causal: bool, window: Window | None) -> Window | None:

@@ -32,6 +32,8 @@ def loss(
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, reduction: str, **options) -> torch.Tensor:
     rows, targets = wide(logits).reshape(-1, logits.shape[-1]), labels.flatten()
+    # The derivative of a row that is ignored is 0 times its softmax, which may be NaN.
+    rows = rows.masked_fill((targets == options["ignore_index"])[:, None], 0.0)
     found = loss(rows, targets, reduction="none" if reduction == "none" else "sum", **options)
     if reduction == "none":
         return found.view(labels.shape)

@@ -12,6 +12,7 @@ from afn_kernels.cross_entropy import config
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+LOWEST = tl.constexpr(-3.0e38)  # where a running maximum begins: from −inf, a block of −inf would make it NaN
 
 
 @triton.jit
@@ -50,7 +51,7 @@ def row_softmax(p_row, bias, softcap, V: tl.constexpr, BLOCK_V: tl.constexpr, SU
     """A row's largest logit, the sum of exponentials relative to it, and with SUM the sum of the logits."""
     column = tl.arange(0, BLOCK_V)
     BLOCKS: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
-    b_top = float("-inf")
+    b_top = tl.full([], LOWEST, tl.float32)
     b_totals = tl.zeros([BLOCK_V], tl.float32)
     b_sums = tl.zeros([BLOCK_V], tl.float32)
     b_next = tl.load(p_row + column, mask=column < V, other=float("-inf"))

@@ -5,7 +5,7 @@ import torch
 from afn_kernels import _check, _cuda, _triton
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op, constant
-from afn_kernels.attention.window import canonical
+from afn_kernels.attention.window import canonical, capping
 
 HALVES = (torch.bfloat16, torch.float16)
 CUDA_SHARED = 216 << 10  # bytes of shared memory that the CUDA kernel's ring asks for
@@ -155,6 +155,7 @@ def decode_attention(
         found = lengths.dtype if block_table is None else f"{lengths.dtype} and {block_table.dtype}"
         raise ValueError(f"decode_attention: lengths and block_table are {found}, expected integers")
     _, window = canonical(True, window, op="decode_attention")
+    softcap = capping("decode_attention", softcap)
     known = _check.readable(lengths) and len(lengths)
     if known and not q.shape[1] <= int(lengths.min()):
         raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")
@@ -168,7 +169,7 @@ def decode_attention(
         "k_scale": k_scale,
         "v_scale": v_scale,
         "window": window,
-        "softcap": softcap or 0.0,
+        "softcap": softcap,
         "scale": q.shape[-1] ** -0.5 if scale is None else scale,
     }
     return OP.choose(impl, q, k_cache, v_cache, lengths, **options)(q, k_cache, v_cache, lengths, **options)

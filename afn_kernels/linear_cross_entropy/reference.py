@@ -25,6 +25,8 @@ def linear_cross_entropy(
     if not torch.compiler.is_compiling():  # a graph's shapes cannot depend on the labels: it goes through all rows
         kept = wanted.nonzero().squeeze(1)
         hidden, labels = hidden[kept], labels[kept]
+    else:  # whatever is in a row without a label stays out of the weight's gradient
+        hidden = torch.where(wanted[:, None], hidden, 0.0)
     how = "none" if reduction == "none" else "sum"
     found = loss(wide_logits(hidden, weight, bias), labels, reduction=how, **options)
     if reduction == "none":

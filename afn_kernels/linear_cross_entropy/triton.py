@@ -14,7 +14,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from afn_kernels import _triton
 from afn_kernels.cross_entropy.config import walk
-from afn_kernels.cross_entropy.triton import LN2, exp, logit, logit_gradient, row_loss, row_softmax
+from afn_kernels.cross_entropy.triton import LN2, LOWEST, exp, logit, logit_gradient, row_loss, row_softmax
 from afn_kernels.linear_cross_entropy import config
 
 ALIGN = 64  # elements: rows of the chunk start on a line of 128 bytes
@@ -33,7 +33,7 @@ def logsumexp_kernel(
     o_t = program // splits * BLOCK_T
     TILES: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
     column = tl.arange(0, BLOCK_V)
-    b_top = tl.full([BLOCK_T], float("-inf"), tl.float32)
+    b_top = tl.full([BLOCK_T], LOWEST, tl.float32)
     b_total = tl.zeros([BLOCK_T], tl.float32)
     b_sum = tl.zeros([BLOCK_T], tl.float32)
     for tile in range(split * TILES // splits, (split + 1) * TILES // splits):

@@ -83,6 +83,8 @@ def log_mel(
         _cpu.log_mel(pcm.data_ptr(), whole, rows, samples, stride, plan, features.data_ptr(), threads, level)
     else:
         valid = [samples] * rows if lengths is None else lengths.tolist()
+        if valid and not 0 <= min(valid) <= max(valid) <= samples:  # a graph comes here without having looked
+            raise ValueError(f"log_mel: lengths from {min(valid)} to {max(valid)} in rows of {samples} samples")
         counts = [config.valid_frames(n) for n in valid]
         tables, to = any_plan(config), features.data_ptr()
         _cpu.log_mel_any(pcm.data_ptr(), whole, samples, stride, valid, counts, tables, shape[2], to, threads, level)

@@ -112,6 +112,7 @@ class MelConfig:
         for name, least in (("sample_rate", 1), ("n_fft", 2), ("hop_length", 1), ("n_mels", 1)):
             if (value := getattr(self, name)) != int(value) or value < least:
                 raise ValueError(f"MelConfig: {name}={value}, not an integer of at least {least}")
+            object.__setattr__(self, name, int(value))  # 160.0 and NumPy's numbers too
         if not 1 <= self.window_length <= self.n_fft:
             raise ValueError(f"MelConfig: win_length={self.win_length} beside n_fft={self.n_fft}; it is 1 to n_fft")
         if not 0 <= self.f_min < self.top_hz <= self.sample_rate / 2:

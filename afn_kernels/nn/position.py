@@ -47,7 +47,8 @@ class RotaryEmbedding(nn.Module):
         interleaved, sections, sections_interleaved, impl: as ``rotary`` takes them.
 
     Returns:
-        Called with q [T, Hq, D], k [T, Hk, D] and positions [T] float32, or [axes, T] with sections: q and k rotated.
+        Called with q [T, Hq, D], k [T, Hk, D] and positions [T] float32: q and k rotated. With sections positions are
+        [axes, T], or [T] where they are the same on every axis.
         Called with q [B, T, Hq, D], k [B, T, Hk, D] and positions [T], [B, T] or [axes, B, T]: the same of a batch.
 
     Raises:
@@ -94,17 +95,23 @@ class RotaryEmbedding(nn.Module):
         if "mrope_section" in scaling and scaling.get("rope_type", scaling.get("type")) == "mrope":
             scaling["rope_type"] = "default"
         sections = scaling.get("mrope_section")
-        order = {"sections": sections, "sections_interleaved": bool(scaling.get("mrope_interleaved", False))}
+        always = str(getattr(config, "model_type", "")).startswith(("qwen3_vl", "qwen3_omni"))  # says so or not
+        order = {"sections": sections, "sections_interleaved": bool(scaling.get("mrope_interleaved", always))}
         order = order if sections else {}
         rotary_dim = None if width == head_dim else width
         return cls(head_dim, theta, rotary_dim, scaling or None, interleaved=interleaved, impl=impl, **order)
 
     def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        sections = self.options["sections"]
         if q.dim() != 4:
+            if sections and positions.dim() == 1:
+                positions = positions.expand(len(sections), -1)
             return rotary(q, k, positions, self._on(q.device), **self.options)
         batch = q.shape[:2]
         if positions.dim() == 1:
             positions = positions.expand(batch)
+        if sections and positions.dim() == 2:
+            positions = positions.expand(len(sections), *batch)
         rows = positions.reshape(*positions.shape[:-2], -1)
         found = rotary(q.flatten(0, 1), k.flatten(0, 1), rows, self._on(q.device), **self.options)
         return found[0].unflatten(0, batch), found[1].unflatten(0, batch)

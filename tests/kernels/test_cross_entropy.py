@@ -122,3 +122,37 @@ def test_bad_input(change, message):
     logits = logits[: change.pop("rows", 2)].to(change.pop("logits", torch.float64))
     with pytest.raises(ValueError, match=message):
         ak.cross_entropy(logits, labels.to(change.pop("labels", torch.int64)), **change)
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+def test_a_row_that_is_ignored_may_hold_anything(impl):
+    logits = torch.randn(3, 5)
+    logits[1] = float("nan")
+    logits.requires_grad_()
+    loss = ak.cross_entropy(logits, torch.tensor([0, -100, 2]), impl=impl)
+    (grad,) = torch.autograd.grad(loss, logits)
+    assert loss.isfinite()
+    assert grad.isfinite().all()
+    assert not grad[1].any()
+
+
+@pytest.mark.parametrize("shut", [slice(0, 17_000), slice(3000, 20_000), slice(8192, 16_384)], ids=str)
+def test_classes_that_are_shut_out_by_the_block(shut):
+    """A masked vocabulary: a running maximum sees nothing but −inf for whole blocks."""
+    logits = torch.randn(2, 20_000)
+    logits[0, shut] = -torch.inf
+    labels = torch.tensor([2000 if shut.start else 18_000, 5])
+    logits.requires_grad_()
+    found = ak.cross_entropy(logits, labels, reduction="none", impl="triton")
+    expected = F.cross_entropy(logits.detach().double(), labels, reduction="none")
+    # Both add up 20,000 exponentials in float32, each rounded to within two units in the last place.
+    assert_within(found, expected, 4 * torch.finfo(torch.float32).eps * (expected.abs() + 20_000**0.5))
+    (grad,) = torch.autograd.grad(found.sum(), logits)
+    assert grad.isfinite().all()
+    assert not grad[0, shut].any()
+
+
+@pytest.mark.parametrize("softcap", [0.0, -1.0, float("inf"), float("nan")])
+def test_caps_are_finite_numbers_above_zero(softcap):
+    with pytest.raises(ValueError, match="softcap is"):
+        ak.cross_entropy(torch.randn(3, 5), torch.zeros(3, dtype=torch.int64), softcap=softcap)

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import afn_kernels as ak
+from tests.budget import assert_within
 from tests.kernels.cases.linear_cross_entropy import CASES
 from tests.kernels.harness import check_budget
 
@@ -384,3 +385,30 @@ def test_tensors_without_memory_account_for_real_ones(op, wrt, triton, monkeypat
     small_chunks(triton, monkeypatch, size=2)
     found = [extra_memory(triton, monkeypatch, op, 300, 48, 300, wrt, device, 3) for device in ("meta", "cpu")]
     assert found[0] == found[1] > 0
+
+
+def test_a_bias_may_shut_out_whole_tiles_of_classes():
+    hidden, weight, bias = torch.randn(2, 16).half(), torch.randn(700, 16).half(), torch.zeros(700)
+    bias[256:512] = -torch.inf
+    options = {"bias": bias, "reduction": "none"}
+    labels = torch.tensor([600, 650])
+    with torch.no_grad():
+        found = ak.linear_cross_entropy(hidden, weight, labels, **options, impl="triton")
+    oracle = F.cross_entropy(hidden.double() @ weight.double().T + bias.double(), labels, reduction="none")
+    assert_within(found, oracle, 64 * torch.finfo(torch.float32).eps * (1 + oracle.abs()))
+
+
+def test_a_graph_keeps_rows_without_a_label_out_of_the_weights_gradient():
+    hidden = torch.randn(3, 4)
+    hidden[1] = float("nan")
+    hidden.requires_grad_()
+    weight, labels = torch.randn(5, 4, requires_grad=True), torch.tensor([0, -100, 2])
+    graph = torch.compile(
+        lambda h, w: ak.linear_cross_entropy(h, w, labels, impl="reference"), backend="aot_eager", fullgraph=True
+    )
+    grads = torch.autograd.grad(graph(hidden, weight), (hidden, weight))
+    for found, expected in zip(
+        grads, torch.autograd.grad(ak.linear_cross_entropy(hidden, weight, labels), (hidden, weight)), strict=True
+    ):
+        assert found.isfinite().all()
+        torch.testing.assert_close(found, expected)

@@ -2,8 +2,10 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import afn_kernels as ak
 from afn_kernels.attention import schedule as module
@@ -117,3 +119,42 @@ def test_one_schedule_serves_layers_with_and_without_a_window(device, monkeypatc
     monkeypatch.setattr(module, "tile_table", lambda *_: pytest.fail("made again"))
     for call, expected in zip(calls, alone, strict=True):
         assert torch.equal(ak.attention(q, k, v, schedule=made, **options, **call), expected)
+
+
+@pytest.mark.parametrize("softcap", [-1.0, float("inf"), float("nan")])
+def test_caps_are_finite(softcap):
+    q = torch.randn(4, 2, 16)
+    with pytest.raises(ValueError, match="attention: softcap="):
+        ak.attention(q, q, q, softcap=softcap)
+    with pytest.raises(ValueError, match="decode_attention: softcap="):
+        ak.decode_attention(q[None, :1], q[None], q[None], torch.tensor([4]), softcap=softcap)
+
+
+def test_a_window_of_numpys_numbers():
+    q = torch.randn(9, 2, 16)
+    window = (np.int64(3), np.int32(0))
+    assert torch.equal(ak.attention(q, q, q, window=window), ak.attention(q, q, q, window=(3, 0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_capped_scores_in_16_bits_are_no_worse_than_the_reference(dtype):
+    """What "auto" takes on a CPU rounds its scores no earlier."""
+    q, k = (3 * torch.randn(128, 2, 32, dtype=torch.float64) for _ in range(2))
+    v = torch.randn(128, 2, 32, dtype=torch.float64)
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    oracle = ak.attention(q.double(), k.double(), v.double(), softcap=20.0, causal=True, impl="reference")
+    # One rounding of the result, beside float32's.
+    bound = torch.finfo(dtype).eps * (oracle.abs() / 2 + 0.01)
+    assert_within(ak.attention(q, k, v, softcap=20.0, causal=True), oracle, bound)
+
+
+@pytest.mark.parametrize("impl", ["sdpa", "matmul", "reference"])
+def test_shapes_alone_are_enough(impl):
+    """On "meta" and with fake tensors there are no boundaries to read."""
+    q = torch.empty(2, 5, 4, 16, device="meta")
+    out = ak.attention(q, q[:, :, :2], q[:, :, :2], causal=True, impl=impl)
+    assert (out.shape, out.device.type) == (q.shape, "meta")
+    with FakeTensorMode():
+        q = torch.empty(7, 4, 16)
+        cu_seqlens = torch.empty(3, dtype=torch.int32)
+        assert ak.attention(q, q, q, cu_seqlens_q=cu_seqlens, impl=impl).shape == q.shape

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import lru_cache
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -476,3 +477,19 @@ def test_a_config_that_does_not_fit(settings, message):
 def test_bad_input(samples, options, message):
     with pytest.raises(ValueError, match=message):
         ak.log_mel(torch.zeros(1, samples), **options)
+
+
+@pytest.mark.parametrize("lengths", [(5001, 100), (10**9, 100), (-1, 100)], ids=str)
+def test_lengths_past_the_samples_are_refused_in_a_graph_too(lengths):
+    config, pcm, counts = ak.MelConfig.nemo(), torch.ones(2, 5000), torch.tensor(lengths)
+    graph = torch.compile(lambda x, n: ak.log_mel(x, config=config, lengths=n), backend="eager", fullgraph=True)
+    for call in (graph, lambda x, n: ak.log_mel(x, config=config, lengths=n)):
+        with pytest.raises(ValueError, match="in rows of 5000 samples"):
+            call(pcm, counts)
+
+
+def test_numbers_of_numpy_and_whole_floats_are_integers():
+    config = ak.MelConfig(hop_length=160.0, n_fft=np.int64(400))
+    assert (config.hop_length, config.n_fft) == (160, 400)
+    assert isinstance(config.hop_length, int)
+    assert config == ak.MelConfig(hop_length=160, n_fft=400)

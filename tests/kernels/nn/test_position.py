@@ -1,6 +1,7 @@
 """Rotary embeddings as modules: exact frequencies whatever a model is cast to, and those of transformers' scalings."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,3 +99,24 @@ def test_sections_of_a_configuration():
 def test_a_scaling_that_is_not_known():
     with pytest.raises(ValueError, match=r"rope_type 'yarn' is none of default, linear and llama3.*ak.apply_rotary"):
         ak.nn.RotaryEmbedding(16, scaling={"rope_type": "yarn", "factor": 2.0})
+
+
+def test_one_position_for_every_axis():
+    rotary = ak.nn.RotaryEmbedding(8, sections=(2, 1, 1))
+    q, k, positions = torch.randn(6, 2, 8), torch.randn(6, 1, 8), torch.arange(6.0)
+    for found, expected in zip(rotary(q, k, positions), rotary(q, k, positions.expand(3, -1)), strict=True):
+        assert torch.equal(found, expected)
+    batched = rotary(q.view(2, 3, 2, 8), k.view(2, 3, 1, 8), torch.arange(3.0))
+    alone = rotary(q[3:], k[3:], torch.arange(3.0))
+    for found, expected in zip(batched, alone, strict=True):
+        assert torch.equal(found[1], expected)
+    x = torch.randn(2, 5, 32)
+    assert ak.nn.Attention(32, 4, rotary=rotary)(x).shape == x.shape
+
+
+def test_qwen3_vl_interleaves_its_axes_whether_it_says_so_or_not():
+    config = SimpleNamespace(model_type="qwen3_vl_text", hidden_size=64, num_attention_heads=4, head_dim=16)
+    config.rope_parameters = {"rope_theta": 5e6, "rope_type": "default", "mrope_section": [4, 2, 2]}
+    assert ak.nn.RotaryEmbedding.from_config(config).options["sections_interleaved"]
+    config.model_type = "qwen2_5_vl_text"
+    assert not ak.nn.RotaryEmbedding.from_config(config).options["sections_interleaved"]
