@@ -12,7 +12,7 @@ from afn_kernels.cross_entropy import config
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-LOWEST = tl.constexpr(-3.0e38)  # where a running maximum begins: from −inf, a block of −inf would make it NaN
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # where a running maximum begins: from −inf, a block of −inf makes NaN
 
 
 @triton.jit
