@@ -41,6 +41,7 @@ class Picture:
 
 NO_PICTURE = {
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
+    "margins.jsonl": "one row per test, of which only the first few matter: margins.md has them in order",
     "versions.jsonl": "yes or no: what passes with which version; a table says it",
     "lengths.json": "every count is 1, one binary for all lengths, which a test asserts",
 }
