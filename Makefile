@@ -25,8 +25,8 @@ PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --shuffle $(SE
 test: $(VENV)/.test ## every test, on a CPU: WORKERS=2, SEED= of the order
 	$(PYTEST)
 
-test-fast: $(VENV)/.test ## all but the slow tests, for daily work
-	$(PYTEST) -m "not slow"
+test-fast: $(VENV)/.test ## all but what is slow or long (tests/long.txt), for daily work
+	$(PYTEST) -m "not slow and not long"
 
 test-versions: $(VENV)/.test ## a wheel on the lowest, pinned and newest versions: SETS=, 5 GB each in turn
 	$(BIN)/python -m tests.versions $(if $(SETS),--sets $(SETS))

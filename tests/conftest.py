@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tests import budget
+from tests.long import function, listed
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "long: of tests/long.txt; left out of make test-fast")
     config.addinivalue_line("markers", "numeric: what is computed is held to a budget (tests/budget.py)")
     if config.getoption("--device") == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is first imported
@@ -47,7 +49,10 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(items):
+    long = listed()
     for item in items:
+        if function(item.nodeid) in long:
+            item.add_marker("long")
         if isinstance(item, pytest.Function) and notes_its_margin(inspect.unwrap(item.function), set()):
             item.add_marker("numeric")
 
