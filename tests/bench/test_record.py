@@ -120,10 +120,7 @@ def test_another_dtype_is_wrong():
     work = replace(TINY, also={"wide": lambda x, weight: right(x, weight).double(), "right": right})
     for which in PASSES:
         found = by_name(work, which)
-        expected = (
-            "wrong, so not timed: it returns torch.float64, the op torch.float32 (number 0 of outputs, then gradients)"
-        )
-        assert found["wide"]["absent"] == expected
+        assert "it returns torch.float64, the op torch.float32 (number 0 of" in found["wide"]["absent"]
         assert found["right"]["median_us"] > 0
 
 
