@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
@@ -40,16 +41,33 @@ class Accuracy:
         at: the shape of the comparison: "the timed shape", or the length it was cut to.
         wrong: variant to why it is outside the budget, or cannot run at this shape.
         notes: variant to why there was no comparison, or why a peer may differ.
+        written: inputs that the reference writes (caches), and so every implementation may.
     """
 
     error: dict[str, float] = field(default_factory=dict)
     at: str | None = None
     wrong: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
 
 
 def as_tuple(out) -> tuple[Tensor, ...]:
     return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+
+def copied(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of the same values and strides in memory of their own; views of one tensor stay views of one."""
+    return copy.deepcopy({name: x.detach() for name, x in inputs.items()})
+
+
+def changed(inputs: dict[str, Tensor], before: dict[str, Tensor]) -> set[str]:
+    """The names of the inputs whose bits are not what they were."""
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+    def same(x: Tensor, y: Tensor) -> bool:
+        return torch.equal(*(z.detach().view(bits[z.dtype.itemsize]) for z in (x, y)))
+
+    return {name for name, x in inputs.items() if not same(x, before[name])}
 
 
 def evaluated(
@@ -59,7 +77,8 @@ def evaluated(
     rounded: torch.dtype,
     compared: Callable | None = None,
 ) -> list[Tensor]:
-    """Outputs, then gradients with respect to ``wrt`` along a fixed random direction that ``rounded`` can hold."""
+    """Outputs, then gradients with respect to ``wrt`` along a fixed random direction that ``rounded`` can hold. What
+    ``fn`` writes to inputs, their owner finds there."""
     inputs = {name: x.detach().requires_grad_(name in wrt) for name, x in inputs.items()}
     with torch.set_grad_enabled(bool(wrt)):
         outs = as_tuple(fn(inputs))
@@ -100,10 +119,12 @@ def checked(
             torch.seed()
             inputs = cut.make(device, dtype)
             oracle = in_float64(cut, inputs, wrt)
-            same = evaluated(lambda i, cut=cut: cut.call(i, "reference"), inputs, wrt, dtype, COMPARED.get(work.op))
+            given = copied(inputs)
+            same = evaluated(lambda i, cut=cut: cut.call(i, "reference"), given, wrt, dtype, COMPARED.get(work.op))
+            written = frozenset(changed(given, inputs))
             break
         except torch.OutOfMemoryError:
-            inputs = oracle = None
+            inputs = given = oracle = None
             torch.cuda.empty_cache()
         except (RuntimeError, ValueError) as error:
             reason = f"no float64 reference at {at}: {str(error).strip().partition(chr(10))[0]}"
@@ -113,7 +134,7 @@ def checked(
     same, errors, wrong, notes, results = [same, *composed(cut, inputs, wrt)], {}, {}, {}, {}
     for name, fn in variants(cut).items():
         try:
-            results[name] = evaluated(fn, inputs, wrt, dtype, COMPARED.get(work.op))
+            results[name] = evaluated(fn, copied(inputs), wrt, dtype, COMPARED.get(work.op))
         except (
             Absent,
             ValueError,
@@ -136,7 +157,7 @@ def checked(
             wrong[name] = complaint
         if name in PYTORCH and name not in wrong and [x.shape for x in results[name]] == [x.shape for x in oracle]:
             fitting.append(results[name])
-    return Accuracy(errors, at, wrong, notes)
+    return Accuracy(errors, at, wrong, notes, written)
 
 
 def paired(found: list[Tensor], oracle: list[Tensor], grads: int, peer: bool) -> list[tuple[int, int]]:
@@ -181,6 +202,9 @@ def outside(
     shapes = [[tuple(x.shape) for x in some] for some in (found, oracle)]
     if not pairs or (not peer and shapes[0] != shapes[1]):
         return f"it returns {shapes[0]}, the op {shapes[1]} (outputs, then gradients)"
+    for number, (one, same) in enumerate(zip(found, basis[0], strict=True) if not peer else ()):
+        if one.dtype != same.dtype:
+            return f"it returns {one.dtype}, the op {same.dtype} (number {number} of outputs, then gradients)"
     for a, b in pairs:
         one, true, others = found[a], oracle[b], [other[b] for other in basis]
         step = torch.finfo(one.dtype).eps
@@ -200,7 +224,7 @@ def composed(work: Workload, inputs: dict[str, Tensor], wrt: tuple[str, ...]) ->
     for impl in COMPOSED if work.op in OPS else ():
         with suppress(ValueError, torch.OutOfMemoryError):
             call = partial(work.call, impl=impl)
-            found.append(evaluated(call, inputs, wrt, work.dtype, COMPARED.get(work.op)))
+            found.append(evaluated(call, copied(inputs), wrt, work.dtype, COMPARED.get(work.op)))
     return found
 
 
@@ -218,9 +242,9 @@ def in_float64(work: Workload, inputs: dict[str, Tensor], wrt: tuple[str, ...]) 
     everything = {name: wide(x) for name, x in inputs.items()}
     own = {name: x.double() if x.dtype == work.dtype else x for name, x in inputs.items()}
     try:
-        return evaluated(lambda i: work.call(i, "reference"), everything, wrt, work.dtype, compared)
+        return evaluated(lambda i: work.call(i, "reference"), copied(everything), wrt, work.dtype, compared)
     except ValueError:
-        return evaluated(lambda i: work.call(i, "reference"), own, wrt, work.dtype, compared)
+        return evaluated(lambda i: work.call(i, "reference"), copied(own), wrt, work.dtype, compared)
 
 
 def shapes(work: Workload, device: str) -> Iterator[tuple[str, Workload]]:

@@ -62,6 +62,24 @@ def beyond_noise(found: list[Change]) -> list[Change]:
     return sorted((x for x in found if x.apart and abs(x.change) > least), key=lambda x: -x.change)
 
 
+def measurements(path: Path) -> list[dict]:
+    """
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        found = read(path)
+        if all(
+            {"median_us", "p20_us", "p80_us", "length", "role"} <= record.keys() and key(record) for record in found
+        ):
+            return found
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    raise ValueError(f"{path}: not a file of python -m bench.run, which has a record of an op in every line")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path)
@@ -70,7 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--fail-slower", type=float, metavar="PERCENT", help="exit 1 when one of ours is slower by more"
     )
     args = parser.parse_args(arguments)
-    before, after = read(args.before), read(args.after)
+    try:
+        before, after = measurements(args.before), measurements(args.after)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     boxes = [{tuple(x.get(name) for name in BOX) for x in records} for records in (before, after)]
     if boxes[0] != boxes[1]:
         print(f"not the same machine: {boxes[0]} and {boxes[1]}", file=sys.stderr)

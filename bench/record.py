@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -146,6 +147,13 @@ def directed(fn: Callable, copies: list[dict], wrt: tuple[str, ...], directions:
     return both
 
 
+def restore(copies: list[dict], before: dict[str, Tensor], names: set[str]) -> None:
+    """Gives inputs of these names the values that the first copy had."""
+    for inputs in copies:
+        for name in names:
+            inputs[name].detach().copy_(before[name])
+
+
 def label(record: dict) -> str:
     """A variant in a table: which implementation "auto" took, and whose that is where it is no kernel of ours."""
     if record["role"] == "ours":
@@ -204,9 +212,11 @@ def _measured(
         return {name: x.requires_grad_(name in wrt) for name, x in work.make(bench.device, work.dtype).items()}
 
     copies = [make()]
+    before = accuracy.copied(copies[0])
     copies += [make() for _ in range(timing.copies(bench.clock, sum(x.nbytes for x in copies[0].values())) - 1)]
     directions: dict = {}
     calls, records, distances, found = {}, {}, [], None
+    writes: dict[str, set[str]] = {}
     if only is None or "ours" in only:  # before anything else is asked: its first call is one of the columns
         first_call, found = timing.first(bench.clock, directed(work.call, copies, wrt, directions))
     explanation = explained(work, copies[0])
@@ -219,20 +229,23 @@ def _measured(
         call = directed(variant.fn, copies, wrt, directions)
         try:
             seconds, other = timing.first(bench.clock, call)
+            if variant.role == "peer" and found is not None:
+                distances.append(accuracy.apart(found, other))
+            del other
             peak = bench.clock.peak(call)
         except Exception as error:
             if variant.role == "ours":
                 raise
             record["absent"] = why(error)
             continue
+        finally:
+            writes[variant.name] = accuracy.changed(copies[0], before)
+            restore(copies[:1], before, writes[variant.name])
         if variant.role == "ours":
             seconds = first_call
             record["chosen"] = explanation.chosen
-        elif variant.role == "peer" and found is not None:
-            distances.append(accuracy.apart(found, other))
         record |= {"first_call_s": round(seconds, 3), "peak_mb": None if peak is None else round(peak / 1e6, 1)}
         calls[variant.name] = call
-        del other
     del found
 
     def functions(work: Workload) -> dict[str, Callable]:
@@ -247,6 +260,13 @@ def _measured(
         record["note"] = checked.notes.get(name)
         if name in checked.wrong:
             record["absent"] = f"wrong, so not timed: {checked.wrong[name]}"
+    writes = {name: names - checked.written for name, names in writes.items() if names - checked.written}
+    for name in calls.keys() & writes.keys() if checked.at else ():
+        text, record = f"it writes its input {', '.join(sorted(writes[name]))}", records[name]
+        if name in peers:
+            record["note"] = "; ".join(filter(None, (record["note"], text)))
+        else:
+            record["absent"] = f"wrong, so not timed: {text}"
     if checked.at != accuracy.TIMED and distances and min(distances) > accuracy.APART:
         records["ours"]["absent"] = f"wrong, so not timed: {min(distances):.1e} away from every peer"
     times = timing.interleaved(
@@ -255,6 +275,7 @@ def _measured(
         len(copies),
         bench.rounds,
         bench.budget,
+        {name: partial(restore, copies, before, names) for name, names in writes.items()},
     )
     for name, timed in times.items():
         records[name] |= speeds(work, bool(wrt), timed, bench) | ({"samples": timed.device} if samples else {})

@@ -8,6 +8,7 @@ alone (``residual``), a list is joined by "+" and repeated by "*" (``lengths=409
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ def asked(shapes: Sequence[str], only: Sequence[str] | None = None) -> list[Work
     """The workloads of shapes like "rows=4096,width=5120,residual", of the ops in ``only`` (all when empty).
 
     Raises:
-        ValueError: no op has sizes of these names, or a value does not fit.
+        ValueError: no op has sizes of these names, a value does not fit, or the values not each other.
     """
     found = []
     for text in shapes:
@@ -45,13 +46,31 @@ def asked(shapes: Sequence[str], only: Sequence[str] | None = None) -> list[Work
             names = "; ".join(f"{op}: {', '.join(defaults)}" for op, _, defaults in known)
             raise ValueError(f"--shape {text}: no op has all of these sizes. There are {names}; dtype: all")
         for _, make, defaults in fitting:
-            work = make(**{name: value(name, part, defaults[name]) for name, part in given.items()})
-            work = replace(work, exact=True)
+            sizes = {name: value(name, part, defaults[name]) for name, part in given.items()}
+            work = replace(possible(text, make, sizes), exact=True)
             if dtype is not None:
                 one = value("dtype", dtype, torch.float32)
                 work = replace(work, dtype=one, cpu_dtype=one, name=f"{work.name}, {dtype}")
             found.append(work)
     return found
+
+
+def possible(text: str, make: Callable[..., Workload], sizes: dict) -> Workload:
+    """The workload of these sizes.
+
+    Raises:
+        ValueError: there is no such call, or nothing in it to compute.
+    """
+    try:
+        work = make(**sizes)
+        inputs = work.make("meta", work.dtype)
+    except Exception as error:  # whatever PyTorch says to such sizes
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"--shape {text}: no {make().op} has such sizes: {type(error).__name__}: {reason}") from None
+    name, first = next(iter(inputs.items()))
+    if not first.numel():
+        raise ValueError(f"--shape {text}: nothing to compute: {name} of {work.op} would be {list(first.shape)}")
+    return work
 
 
 def value(name: str, text: str, default: object) -> object:
@@ -66,7 +85,7 @@ def value(name: str, text: str, default: object) -> object:
                 text.lower()
             ]
         if isinstance(default, (int, float)):
-            return type(default)(text)
+            return counted(type(default)(text))
         if isinstance(default, torch.dtype):
             dtype = getattr(torch, text)
             if not isinstance(dtype, torch.dtype):
@@ -74,20 +93,30 @@ def value(name: str, text: str, default: object) -> object:
             return dtype
         if isinstance(default, tuple):
             parts = (part.partition("*")[::2] for part in text.split("+"))
-            return tuple(int(number) for number, times in parts for _ in range(int(times or 1)))
+            return tuple(counted(int(number)) for number, times in parts for _ in range(counted(int(times or 1))))
         if re.fullmatch(r"\d+\*\d+", text):  # blocks of quantize_fp8
             return tuple(map(int, text.split("*")))
         return text
     except (KeyError, ValueError, AttributeError):
         kinds = {
             bool: "yes or no",
-            int: "a whole number",
-            float: "a number",
-            tuple: "whole numbers joined by +",
+            int: "a whole number, 0 or more",
+            float: "a number, 0 or more",
+            tuple: "whole numbers, 0 or more, joined by +",
             torch.dtype: "a dtype",
         }
         kind = next(word for of, word in kinds.items() if isinstance(default, of))
         raise ValueError(f"--shape: {name} is {kind}, not {text!r}") from None
+
+
+def counted(size: float) -> float:
+    """
+    Raises:
+        ValueError: it is negative, or no number.
+    """
+    if not 0 <= size < math.inf:
+        raise ValueError
+    return size
 
 
 def word(name: str, size: object) -> str:

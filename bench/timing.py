@@ -117,7 +117,12 @@ def first(clock: HostClock | GPUClock, call: Callable[[int], object]) -> tuple[f
 
 
 def interleaved(
-    clock: HostClock | GPUClock, calls: dict[str, Callable[[int], object]], copies: int, rounds: int, budget: float
+    clock: HostClock | GPUClock,
+    calls: dict[str, Callable[[int], object]],
+    copies: int,
+    rounds: int,
+    budget: float,
+    after: dict[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
     """Times every variant in turns, in another order each round.
 
@@ -127,6 +132,7 @@ def interleaved(
         copies: of the inputs.
         rounds: samples of each variant; fewer (at least 5) where they would not fit the budget.
         budget: seconds for all of it.
+        after: variant to what is done after each of its blocks, which is not timed.
     """
     if not calls:
         return {}
@@ -139,9 +145,16 @@ def interleaved(
         return turn
 
     turns = {name: turning(call) for name, call in calls.items()}
+
+    def block(name: str, calls: int) -> tuple[float, float]:
+        found = clock.block(turns[name], calls)
+        if after and name in after:
+            after[name]()
+        return found
+
     size, cost = {}, 0.0
-    for name, turn in turns.items():
-        seconds = min(clock.block(turn, 1)[0] for _ in range(2))
+    for name in turns:
+        seconds = min(block(name, 1)[0] for _ in range(2))
         size[name] = max(1, min(copies, round(BLOCK_SECONDS / seconds)))
         cost += size[name] * seconds
     rounds = max(5, min(rounds, int(budget / cost)))
@@ -149,7 +162,7 @@ def interleaved(
     for number in range(rounds + 1):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            seconds, launch = clock.block(turns[name], size[name])
+            seconds, launch = block(name, size[name])
             if number:  # the first round warms up
                 found[name].device.append(seconds)
                 found[name].launch.append(launch)

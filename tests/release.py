@@ -244,6 +244,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="its packages are removed first; default: dist")
     args = parser.parse_args(arguments)
     pythons = args.pythons or [python for python in PYTHONS if runs(python)]
+    if missing := [python for python in pythons if not runs(python)]:
+        print(f"error: {', '.join(missing)} cannot be run here: name others with --pythons", file=sys.stderr)
+        return 1
+    if not pythons:
+        print(f"error: none of {', '.join(PYTHONS)} is here: name one with --pythons", file=sys.stderr)
+        return 1
     found = problems(ROOT)
     for line in found:
         print(f"not a release: {line}", file=sys.stderr)

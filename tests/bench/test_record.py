@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 
 from bench import report
 from bench.ops import Workload
-from bench.record import label, measured
+from bench.ops.rotary import torchs
+from bench.record import PASSES, label, measured
 from bench.run import should_have_run
+from bench.shapes import asked
 from tests.bench.test_run import BENCH, TINY, fake
 
 
@@ -60,6 +63,65 @@ def test_ones_own_op_is_held_to_the_budget_forward_and_backward():
 def test_another_number_of_outputs_is_wrong():
     work = replace(TINY, also={"twice": lambda x, weight: (right(x, weight), x)})
     assert "it returns [(1024, 32), (1024, 32)], the op [(1024, 32)]" in by_name(work, "forward")["twice"]["absent"]
+
+
+def in_place(x, weight):
+    y = right(x, weight)
+    x.detach().copy_(y)
+    return y
+
+
+def doubled_in_place(x, weight):
+    y = right(x, weight)
+    weight.detach().mul_(2)
+    return y
+
+
+def test_what_writes_its_inputs_is_wrong_and_spoils_no_other():
+    peers = TINY.peers | {"careless": lambda i: doubled_in_place(**i)}
+    work = replace(TINY, also={"in_place": in_place, "right": right}, peers=peers)
+    found = by_name(work, "forward")
+    assert found["in_place"]["absent"] == "wrong, so not timed: it writes its input x"
+    assert should_have_run(found["in_place"])
+    assert all(found[name]["median_us"] > 0 for name in ("ours", "right", "torch", "careless"))
+    assert found["careless"]["note"] == "it writes its input weight", "a peer may, on inputs that are restored"
+    both = by_name(replace(TINY, also={"in_place": doubled_in_place, "right": right}), "forward+backward")
+    assert both["in_place"]["absent"] is not None
+    assert both["right"]["median_us"] > 0
+
+
+def test_inputs_are_the_same_for_every_sample():
+    seen = set()
+
+    def careless(i):
+        seen.add(float(i["weight"].sum()))
+        return doubled_in_place(**i)
+
+    work = replace(TINY, make=constant, at=lambda rows: constant, peers={"careless": careless})
+    assert by_name(work, "forward")["careless"]["rounds"] >= 5
+    assert seen == {32.0}
+
+
+def constant(device, dtype):
+    return {"x": torch.randn(64, 32, device=device, dtype=dtype), "weight": torch.ones(32, device=device, dtype=dtype)}
+
+
+def test_what_the_op_itself_writes_is_no_fault():
+    (work,) = asked(["tokens=3,cache"], ["rotary"])
+
+    def mine(q, k, positions, inv_freq, v, k_cache, v_cache, slots):
+        return torchs(locals())
+
+    found = by_name(replace(work, also={"mine": mine}), "forward", only={"ours", "mine", "torch"})
+    assert all(x["median_us"] > 0 and not x["note"] for x in found.values())
+
+
+def test_another_dtype_is_wrong():
+    work = replace(TINY, also={"wide": lambda x, weight: right(x, weight).double(), "right": right})
+    for which in PASSES:
+        found = by_name(work, which)
+        assert "it returns torch.float64, the op torch.float32 (number 0 of" in found["wide"]["absent"]
+        assert found["right"]["median_us"] > 0
 
 
 def test_a_peer_is_held_to_the_budget_too():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,18 @@ def test_compare_takes_the_peers_drift_for_the_machines(tmp_path):
 def test_compare_refuses_another_machine(tmp_path, capsys):
     assert compare.main(both(tmp_path, BEFORE, [x | {"cores": 64} for x in AFTER])) == 2
     assert "not the same machine" in capsys.readouterr().err
+
+
+def test_compare_says_what_it_cannot_read(tmp_path, capsys):
+    before, nowhere = both(tmp_path, BEFORE, AFTER)[0], str(tmp_path / "nowhere")
+    assert compare.main([before, nowhere]) == 2
+    assert capsys.readouterr().err == f"{nowhere}: No such file or directory\n"
+    assert compare.main([str(tmp_path), before]) == 2
+    assert capsys.readouterr().err == f"{tmp_path}: Is a directory\n"
+    for text in ("{", '{"op": "made_up"}\n', "[1]\n", "3\n"):
+        Path(nowhere).write_text(text)
+        assert compare.main([before, nowhere]) == 2
+        assert capsys.readouterr().err.startswith(f"{nowhere}: not a file of python -m bench.run")
 
 
 GPU = {"device": "cuda", "gpu": "NVIDIA H200", "driver": "0", "floor_us": 50, "gb_s": 2400.0, "of_reachable": 0.6}

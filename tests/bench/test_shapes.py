@@ -52,9 +52,14 @@ def test_lists_and_dtypes():
     ("shape", "message"),
     [
         ("rows=4,wide=5", "rms_norm: rows, width, residual, "),
-        ("rows=many", "rows is a whole number, not 'many'"),
+        ("rows=many", "rows is a whole number, 0 or more, not 'many'"),
+        ("rows=-3,width=640", "rows is a whole number, 0 or more, not '-3'"),
+        ("rows=0,width=640", "nothing to compute: x of "),
+        ("lengths=5+-1", "lengths is whole numbers, 0 or more, joined by +, not '5+-1'"),
+        ("lengths=5*-1", "lengths is whole numbers, 0 or more, joined by +, not '5*-1'"),
+        ("rows=8,classes=0", "--shape rows=8,classes=0: no cross_entropy has such sizes: RuntimeError: "),
         ("rows=4,residual=perhaps", "residual is yes or no"),
-        ("lengths=1+x", "lengths is whole numbers joined by"),
+        ("lengths=1+x", "lengths is whole numbers, 0 or more, joined by"),
         ("rows=4,dtype=float17", "dtype is a dtype, not 'float17'"),
     ],
 )

@@ -115,6 +115,7 @@ def steps(monkeypatch) -> list[str]:
     for function in (build, use, environment):
         monkeypatch.setattr(release, function.__name__, function)
     monkeypatch.setattr(release, "problems", lambda root: [])
+    monkeypatch.setattr(release, "runs", lambda python: python in ("p1", "p2"))
     return done
 
 
@@ -142,6 +143,16 @@ def test_what_is_no_release_is_only_rehearsed(steps, tmp_path, capsys, monkeypat
     assert said.err == "not a release: no tag\n" * 2
     assert "not for upload" in said.out
     assert "twine" not in said.out
+
+
+def test_a_python_that_is_not_here_is_said_before_anything_is_removed(steps, tmp_path, capsys, monkeypatch):
+    (tmp_path / "old.whl").touch()
+    assert release.main(["--pythons", "p1", "p9", "--out", str(tmp_path), "--rehearse"]) == 1
+    assert capsys.readouterr().err == "error: p9 cannot be run here: name others with --pythons\n"
+    assert release.main(["--out", str(tmp_path), "--rehearse"]) == 1
+    assert capsys.readouterr().err.startswith("error: none of python3.10, ")
+    assert steps == []
+    assert (tmp_path / "old.whl").exists()
 
 
 def test_what_fails_is_no_release(steps, tmp_path, capsys, monkeypatch):
