@@ -42,7 +42,7 @@ def rms_norm(self, hidden_states):
     """Llama's RMSNorm, and torch's."""
     here = state(self)
     weight, eps = getattr(self, here.options["weight"]), getattr(self, here.options["eps"])
-    eps = torch.finfo(hidden_states.dtype).eps if eps is None else eps
+    eps = torch.finfo(torch.promote_types(hidden_states.dtype, torch.float32)).eps if eps is None else eps
     offset = here.options["offset"]
     try:
         if offset is None and hidden_states.dtype != weight.dtype:  # Llama's then returns the wider dtype

@@ -163,6 +163,15 @@ def test_norms_of_torch_anywhere(dtype, eps):
     assert not report.fallbacks
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_norm_without_an_eps(dtype):
+    """Torch takes that of float32, whatever the dtype; inputs are small enough to show it."""
+    model, x = nn.Sequential(nn.RMSNorm(16, dtype=dtype)), (torch.randn(7, 16) / 100).to(dtype)
+    before = in_orders(lambda: model(x))
+    ak.patch(model, impl="reference")
+    assert_same_but_rounding(model(x), before)
+
+
 def test_norms_without_weights_or_of_several_axes():
     whole = nn.Sequential(nn.LayerNorm(4, bias=False), nn.LayerNorm(4, elementwise_affine=False), nn.Identity())
     x = torch.randn(3, 4)
