@@ -327,6 +327,10 @@ def _refused(self, q, k, v, mask, dropout, kwargs) -> str:
         return "attention: more keys than queries"
     if mask is not None and (mask.dtype not in (torch.bool, q.dtype) or mask.dim() != 4 or mask.shape[1] != 1):
         return f"attention: a mask of {str(mask.dtype).removeprefix('torch.')} with {mask.dim()} axes"
+    if mask is not None and mask.requires_grad:
+        return "attention: a mask that is trained"
+    if mask is not None and torch.compiler.is_compiling() and mask.dtype != torch.bool:
+        return "attention: a mask that is added, in a compiled graph, which does not know its values"
     if mask is not None and torch.compiler.is_compiling() and (_window(k, kwargs) or kwargs.get("softcap")):
         return "attention: a window or a soft cap, and a mask in a compiled graph"
     return ""

@@ -166,3 +166,16 @@ def test_a_mask_changed_in_place_under_inference_mode(model):
         after = model(ids, attention_mask=mask).logits
         report.revert()
         assert_same_but_rounding(after, in_orders(lambda: model(ids, attention_mask=mask).logits))
+
+
+def test_a_mask_that_is_trained(model):
+    """Though it only hides keys, it has a gradient."""
+    ids, hidden = torch.randint(3, 60, (1, 9)), ~torch.ones(9, 9, dtype=torch.bool).tril()
+    mask = torch.zeros(1, 1, 9, 9).masked_fill(hidden, torch.finfo(torch.float32).min).requires_grad_()
+
+    def call():
+        return torch.autograd.grad(model(ids, attention_mask=mask).logits.square().sum(), mask)
+
+    before = in_orders(call)
+    ak.patch(model, only=["attention"], impl="reference")
+    assert_same_but_rounding(call(), before)
