@@ -13,7 +13,7 @@ from torch import nn
 from afn_kernels import _versions
 from afn_kernels.patch.match import Match, known, looks, match, renamed, unfit
 from afn_kernels.patch.report import STATE, Entry, PatchReport
-from afn_kernels.patch.state import State, class_name, find, parameters
+from afn_kernels.patch.state import Owner, State, class_name, find, parameters, theirs
 from afn_kernels.patch.table import LEFT_ALONE, OPS, UNMEASURED, Replacement
 
 COMPILED = "compiled before: graphs are made anew at the next call"
@@ -146,8 +146,11 @@ def _replace(
         _install(report, norm, "replacements:layer_norm", make(partner=pool))
         return
     options = {**row.options, "parameters": parameters(type(module), row.method)}
-    rotary: Any = next((parent.rotary_emb for parent in reversed(above) if hasattr(parent, "rotary_emb")), None)
-    here = make(options=options, partner=rotary if "rotary" in ops else None)
+    here = make(options=options)
+    if "rotary" in ops:
+        turns: Any = next(parent for parent in reversed(above) if hasattr(parent, "rotary_emb"))
+        options["turned_by"] = type(turns.rotary_emb).forward
+        here.owner = Owner(turns if theirs(type(turns).forward) else None)
     _install(report, module, row.target, here, renamed(type(module), matched) or {})
 
 

@@ -23,6 +23,7 @@ from afn_kernels.patch.state import (
     parameters,
     plain,
     state,
+    theirs,
 )
 
 STEP = "a decoding step"  # belongs to the original function: not a fallback
@@ -32,6 +33,8 @@ def check_rotary(module, row, above) -> str:
     rope = next((module.rotary_emb for module in reversed(above) if hasattr(module, "rotary_emb")), None)
     if rope is None or _of_layer(module, rope, "inv_freq") is None:
         return "no rotary_emb with inv_freq is around it"
+    if not theirs(type(rope).forward):
+        return f"{type(rope).__name__}, its rotary_emb, has a forward of its own"
     if not getattr(module, row.options.get("if_rope", ""), True):
         return "this layer has no positions"
     return ""
@@ -248,8 +251,12 @@ def _turned_by_op(self, q, k, cos, sin, position_ids):
 
 def _exact(self, position_ids):
     """The frequencies, where the angles are positions times these, and nobody scales or watches cosines and sines."""
-    rope = state(self).partner
-    if rope is None or not bare(rope) or position_ids is None or position_ids.dim() != 2 or not plain(position_ids):
+    rope = getattr(state(self).owner.module, "rotary_emb", None)
+    if rope is None:
+        return None
+    if type(rope).forward is not state(self).options["turned_by"]:
+        raise ValueError("rotary: the model has another rotary_emb since the patch")
+    if not bare(rope) or position_ids is None or position_ids.dim() != 2 or not plain(position_ids):
         return None
     if hasattr(rope, "mrope_section") or _of_layer(self, rope, "attention_scaling") != 1.0:
         return None

@@ -1,5 +1,7 @@
 """Attention of a patched model: masks as packed sequences, caches, and what goes to the original function."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ import transformers
 import afn_kernels as ak
 from afn_kernels.patch import packed_batch
 from afn_kernels.patch.packed_batch import PackedBatch
+from afn_kernels.patch.report import STATE
 from tests.budget import assert_same_but_rounding
 from tests.kernels.patch_models import batch, build, cache_name
 from tests.orders import in_orders
@@ -179,3 +182,61 @@ def test_a_mask_that_is_trained(model):
     before = in_orders(call)
     ak.patch(model, only=["attention"], impl="reference")
     assert_same_but_rounding(call(), before)
+
+
+class TestAnotherRotaryEmbedding:
+    """A model whose positions are not what transformers makes of them."""
+
+    @pytest.fixture
+    def slower(self, model):
+        """One that stretches positions."""
+        cls = type(model.model.rotary_emb)
+
+        class Slower(cls):
+            def forward(self, x, position_ids):
+                return super().forward(x, position_ids / 4)
+
+        return Slower(model.config)
+
+    @pytest.mark.parametrize("patch_first", [True, False])
+    def test_with_a_forward_of_its_own(self, model, data, slower, patch_first):
+        report = ak.patch(model, impl="reference") if patch_first else None
+        model.model.rotary_emb = slower
+        if report is None:
+            report = ak.patch(model, impl="reference")
+            assert {e.reason for e in report.skipped} == {"Slower, its rotary_emb, has a forward of its own"}
+        found, fallbacks = model(**data.inputs).logits, set(report.fallbacks)
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+        reason = "rotary: the model has another rotary_emb since the patch"
+        assert fallbacks == ({("Qwen2Attention", reason)} if patch_first else set())
+
+    def test_with_other_frequencies(self, model, data):
+        report = ak.patch(model, impl="reference")
+        config = transformers.Qwen2Config(**{**model.config.to_dict(), "rope_parameters": None})
+        config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        found = model(**data.inputs).logits
+        assert not report.fallbacks
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+
+    def test_whose_forward_somebody_changes(self, model, data, monkeypatch):
+        cls = type(model.model.rotary_emb)
+        theirs = cls.forward
+        monkeypatch.setattr(cls, "forward", lambda self, x, position_ids: theirs(self, x, position_ids / 4))
+        before = in_orders(lambda: model(**data.inputs).logits)
+        report = ak.patch(model, impl="reference")
+        assert "rotary" not in {entry.op for entry in report.replaced}
+        assert_same_but_rounding(model(**data.inputs).logits, before)
+
+    def test_of_a_copied_model(self, model, data):
+        ak.patch(model, impl="reference")
+        twin = copy.deepcopy(model)
+        attention = twin.model.layers[0].self_attn
+        assert getattr(attention, STATE).owner.module is twin.model
+        assert getattr(copy.deepcopy(attention), STATE).owner.module is None
+        before = model(**data.inputs).logits
+        twin.model.rotary_emb.inv_freq.mul_(2)
+        assert torch.equal(model(**data.inputs).logits, before)
+        assert not torch.equal(twin(**data.inputs).logits, before)
