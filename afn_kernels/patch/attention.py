@@ -288,11 +288,12 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
             return ATTEND(q, k, v, mask, number, causal, float(scaling), state(self).impl)[0], None
         window = _window(k, kwargs)
         layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal, window)
+        blind = "mean" if self.config._attn_implementation == "eager" else "zero"
         if layout is None:
             reason = "attention: the mask is neither padding nor packing"
         else:
             try:
-                return layout.run(q, k, v, scaling, state(self).impl, kwargs.get("softcap")), None
+                return layout.run(q, k, v, scaling, state(self).impl, kwargs.get("softcap"), blind), None
             except ValueError as refused:
                 reason = refused
     if reason is not STEP:

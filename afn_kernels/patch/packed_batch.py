@@ -64,17 +64,25 @@ class PackedBatch:
             return None  # it adds something else
         return _layout(visible(mask)[:, 0].expand(batch, -1, -1), causal, window)
 
-    def run(self, q, k, v, scaling: float, impl: str, softcap: float | None = None) -> torch.Tensor:
-        """[B, H, S, D] to [B, S, H, D]; zeros for queries that see no key."""
+    def run(
+        self, q, k, v, scaling: float, impl: str, softcap: float | None = None, blind: str = "zero"
+    ) -> torch.Tensor:
+        """[B, H, S, D] to [B, S, H, D]; queries that see no key give zeros, or, ``blind="mean"``, the mean of values.
+
+        The mean is what comes of adding the dtype's lowest number to all scores of a row, as eager attention does.
+        """
+        values = v
         batch, heads, length, width = q.shape
         q, k, v = map(_tokens, (q, k, v))
+        rows = [] if self.q_rows is None else [part.q_rows for part in self._parts()]
+        rest = None
+        if blind == "mean" and rows and sum(map(len, rows)) < len(q):
+            rest = _means(values, q)
         out = self._packed(q, k, v, scaling, impl, softcap=softcap)
-        if self.q_rows is not None:
-            rows, parts = [self.q_rows], [out]
-            if self.pads is not None:
-                rows.append(self.pads.q_rows)
-                parts.append(self.pads._packed(q, k, v, scaling, impl, softcap=softcap))
-            out = torch.zeros_like(q).index_copy(0, torch.cat(rows), torch.cat(parts))
+        if rows:
+            rest = torch.zeros_like(q) if rest is None else rest
+            pads = [] if self.pads is None else [self.pads._packed(q, k, v, scaling, impl, softcap=softcap)]
+            out = rest.index_copy(0, torch.cat(rows), torch.cat([out, *pads]))
         return out.view(batch, length, heads, width)
 
     def run_with_lse(self, q, k, v, scaling: float, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,6 +129,16 @@ _LAYOUTS = WeakTensorKeyDictionary()
 def _tokens(x: torch.Tensor) -> torch.Tensor:
     """[B, H, S, D] as [B · S, H, D]."""
     return x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _means(values: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """The mean of values [B, H, S, D] over S for each row of q [B · S, H, D]."""
+    if q.requires_grad:
+        raise ValueError("attention: padding that sees no key has gradients in eager attention")
+    if q.dtype == torch.float16:
+        raise ValueError("attention: scores of float16 differ by more than its lowest number hides")
+    mean = values.mean(2, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    return mean.repeat_interleave(q.shape[1] // values.shape[1], dim=1).repeat_interleave(values.shape[2], dim=0)
 
 
 def _by_kernel(q, k, v) -> bool:

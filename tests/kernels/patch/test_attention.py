@@ -101,6 +101,25 @@ class TestMasks:
         assert_same_but_rounding(model(**data.inputs).logits[kept], before)
         assert not report.fallbacks
 
+    @pytest.mark.parametrize("case", ["forward", "backward", "float16"])
+    def test_padding_that_sees_nothing_in_eager_attention(self, case):
+        """Gemma 2 without sdpa: its mean over all keys predicts the first token, so it is in the loss."""
+        model, data = build("gemma2"), batch("gemma2", side="left")
+        model = model.half() if case == "float16" else model
+
+        def step():
+            model.zero_grad()
+            with torch.set_grad_enabled(case == "backward"):
+                out = model(**data.inputs, labels=data.labels)
+            if case == "backward":
+                out.loss.backward()
+            return [out.loss, out.logits, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+        before = in_orders(step)
+        report = ak.patch(model, only="attention" if case == "float16" else None, impl="reference")
+        assert_same_but_rounding(step(), before)
+        assert len(report.fallbacks) == (case != "forward")
+
     def test_packed_by_positions(self, model):
         """Two documents in a row, told apart by their positions, as transformers' packing has it."""
         ids = torch.randint(3, 60, (1, 20))
