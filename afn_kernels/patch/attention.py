@@ -287,7 +287,7 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
             number = LOOK(mask, len(q), causal)
             return ATTEND(q, k, v, mask, number, causal, float(scaling), state(self).impl)[0], None
         window = _window(k, kwargs)
-        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal, window)
+        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal, window, self)
         blind = "mean" if self.config._attn_implementation == "eager" else "zero"
         if layout is None:
             reason = "attention: the mask is neither padding nor packing"

@@ -1,8 +1,10 @@
 """Masks of transformers as packed sequences: padding on either side, several sequences to a row, sliding windows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
+from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import attention as attention_op
@@ -40,22 +42,27 @@ class PackedBatch:
         return cls(causal, cu_q=cu_q, cu_k=cu_q if same else _even_bounds(len(q), k.shape[2], q.device))
 
     @classmethod
-    def of(cls, mask: torch.Tensor, batch: int, causal: bool, window: int | None = None) -> "PackedBatch | None":
+    def of(
+        cls, mask: torch.Tensor, batch: int, causal: bool, window: int | None = None, reader: nn.Module | None = None
+    ) -> "PackedBatch | None":
         """What a mask [B, 1, queries, keys] of transformers says; None where it is neither padding nor packing.
 
         ``window`` is the sliding window that the layer may have: whether the mask has it too is seen in the mask.
 
-        The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
+        The layers of a model share one mask, so it is looked at once in a forward, which waits for a GPU once. A layer
+        (``reader``) that asks again is in the next one: not every change of a tensor is counted in its version.
         """
         version = None if mask.is_inference() else mask._version
         known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
-        if known is None or known[:4] != (version, batch, causal, window):
+        if known is None or known.about != (version, batch, causal, window) or reader in known.readers:
             with torch.inference_mode(False):  # the next forward may want gradients
-                known = (version, batch, causal, window, cls.look(mask, batch, causal, window))
+                known = _Known((version, batch, causal, window), cls.look(mask, batch, causal, window))
             if mask.is_cuda:
                 torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
             _LAYOUTS[mask] = known
-        return known[4]
+        if reader is not None:
+            known.readers.add(reader)
+        return known.layout
 
     @staticmethod
     def look(mask: torch.Tensor, batch: int, causal: bool, window: int | None = None) -> "PackedBatch | None":
@@ -121,6 +128,15 @@ class PackedBatch:
         options = {"cu_seqlens_q": self.cu_q, "cu_seqlens_k": self.cu_k, "causal": self.causal}
         options["window"] = None if self.window is None else (self.window - 1, 0)
         return attention_op(q, k, v, scale=scaling, impl=impl, **options, **more)
+
+
+@dataclass
+class _Known:
+    """A mask's layout, what it depends on, and which layers have it already."""
+
+    about: tuple
+    layout: PackedBatch | None
+    readers: WeakSet = field(default_factory=WeakSet)
 
 
 _LAYOUTS = WeakTensorKeyDictionary()

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -188,6 +189,21 @@ def test_a_mask_changed_in_place_under_inference_mode(model):
         after = model(ids, attention_mask=mask).logits
         report.revert()
         assert_same_but_rounding(after, in_orders(lambda: model(ids, attention_mask=mask).logits))
+
+
+def test_a_mask_changed_where_no_version_counts(model, monkeypatch):
+    """Through the array that it came from: each forward looks at it, and only its first layer."""
+    looks, look = [], PackedBatch.look
+    monkeypatch.setattr(PackedBatch, "look", lambda *args: (looks.append(1), look(*args))[1])
+    array = np.tril(np.ones((1, 1, 12, 12), dtype=bool))
+    ids, mask = torch.randint(3, 60, (1, 12)), torch.from_numpy(array)
+    report = ak.patch(model, only=["attention"], impl="reference")
+    model(ids, attention_mask=mask)
+    array[..., 6:, :6] = False
+    after = model(ids, attention_mask=mask).logits
+    assert len(looks) == 2
+    report.revert()
+    assert_same_but_rounding(after, in_orders(lambda: model(ids, attention_mask=mask).logits))
 
 
 def test_a_mask_that_is_trained(model):
