@@ -27,6 +27,7 @@ from afn_kernels.patch.state import (
 )
 
 STEP = "a decoding step"  # belongs to the original function: not a fallback
+REPLACED = "somebody else has replaced apply_rotary_pos_emb"
 
 
 def check_rotary(module, row, above) -> str:
@@ -35,6 +36,8 @@ def check_rotary(module, row, above) -> str:
         return "no rotary_emb with inv_freq is around it"
     if not theirs(type(rope).forward):
         return f"{type(rope).__name__}, its rotary_emb, has a forward of its own"
+    if not theirs(_turn(module)):
+        return REPLACED
     if not getattr(module, row.options.get("if_rope", ""), True):
         return "this layer has no positions"
     return ""
@@ -57,7 +60,11 @@ def _elsewhere(module, options) -> str:
     """Whether the model is set to an attention function other than the one that is replaced."""
     chosen = module.config._attn_implementation
     replaced = ("sdpa", "eager") if options.get("softcap") else ("sdpa",)  # transformers' sdpa has no soft cap
-    return "" if chosen in replaced else f"attention: the model is set to {chosen!r}"
+    if chosen not in replaced:
+        return f"attention: the model is set to {chosen!r}"
+    if torch.compiler.is_compiling() or theirs(_function(module)):
+        return ""
+    return f"attention: somebody else has put in a function as {chosen!r}"
 
 
 def decoder_attention(
@@ -220,13 +227,20 @@ def rotate(self, q, k, position_embeddings, position_ids):
     """q and k [B, S, H, D] turned by their positions where these are known, else by cosines and sines."""
     here = state(self)
     cos, sin = position_embeddings
+    turn = _turn(self)
     if "rotary" in here.ops:
         try:
+            if not torch.compiler.is_compiling() and not theirs(turn):
+                raise ValueError(f"rotary: {REPLACED}")
             return _turned_by_op(self, q, k, cos, sin, position_ids)
         except ValueError as refused:
             count(self, refused)
-    turn = getattr(namespace(self), "apply_rotary_pos_emb", _turned)
     return turn(q, k, cos, sin, unsqueeze_dim=2)
+
+
+def _turn(self):
+    """What turns queries and keys in the file of a class."""
+    return getattr(namespace(self), "apply_rotary_pos_emb", _turned)
 
 
 def _turned_by_op(self, q, k, cos, sin, position_ids):
@@ -298,7 +312,7 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
                 reason = refused
     if reason is not STEP:
         count(self, reason)
-    return _original_function(self)(self, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
+    return _function(self)(self, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
 def _window(k, kwargs) -> int | None:
@@ -307,8 +321,8 @@ def _window(k, kwargs) -> int | None:
     return None if window is None or window >= k.shape[2] else window
 
 
-def _original_function(self):
-    """The attention function the model was configured with."""
+def _function(self):
+    """The attention function that the model is set to."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     eager = getattr(namespace(self), "eager_attention_forward", None)

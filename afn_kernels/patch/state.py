@@ -1,5 +1,6 @@
 """What a patched module carries, and what every replacement asks before it calls an op."""
 
+import functools
 import inspect
 import operator
 import sys
@@ -66,13 +67,14 @@ def namespace(module: nn.Module, method: str = "forward") -> ModuleType:
     return sys.modules[getattr(type(module), method).__module__]
 
 
+@functools.lru_cache
 def theirs(function) -> bool:
-    """Whether a function, under all its decorators, is of transformers."""
+    """Whether a function, under all its decorators, is of transformers, or ours."""
     files = [getattr(function, "__globals__", {}).get("__name__", "")]
     while function := getattr(function, "__wrapped__", None):
         files.append(getattr(function, "__globals__", {}).get("__name__", ""))
     decorators = {name.partition(".")[0] for name in files[:-1]}
-    return files[-1].startswith("transformers.") and decorators <= {"torch", "transformers"}
+    return files[-1].startswith(("transformers.", "afn_kernels.patch.")) and decorators <= {"torch", "transformers"}
 
 
 def parameters(cls: type, method: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Attention of a patched model: masks as packed sequences, caches, and what goes to the original function."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -217,6 +218,43 @@ def test_a_mask_that_is_trained(model):
     before = in_orders(call)
     ak.patch(model, only=["attention"], impl="reference")
     assert_same_but_rounding(call(), before)
+
+
+def twice(call):
+    """A function of transformers as somebody changes it."""
+    return lambda *args, **kwargs: tuple(x if x is None else 2 * x for x in call(*args, **kwargs))
+
+
+class TestFunctionsThatSomebodyElsePutIn:
+    """What a model calls by name may be another function by now, before the patch or after it."""
+
+    @pytest.mark.parametrize("patch_first", [True, False])
+    def test_attention(self, model, data, monkeypatch, patch_first):
+        functions = transformers.AttentionInterface._global_mapping
+        report = ak.patch(model, impl="reference") if patch_first else None
+        monkeypatch.setitem(functions, "sdpa", twice(functions["sdpa"]))
+        if report is None:
+            report = ak.patch(model, impl="reference")
+            assert "attention" not in {entry.op for entry in report.replaced}
+        found, fallbacks = model(**data.inputs).logits, set(report.fallbacks)
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+        reason = "attention: somebody else has put in a function as 'sdpa'"
+        assert fallbacks == ({("Qwen2Attention", reason)} if patch_first else set())
+
+    @pytest.mark.parametrize("patch_first", [True, False])
+    def test_rotary(self, model, data, monkeypatch, patch_first):
+        file = importlib.import_module(type(model).__module__)
+        report = ak.patch(model, impl="reference") if patch_first else None
+        monkeypatch.setattr(file, "apply_rotary_pos_emb", twice(file.apply_rotary_pos_emb))
+        if report is None:
+            report = ak.patch(model, impl="reference")
+            assert "rotary" not in {entry.op for entry in report.replaced}
+        found, fallbacks = model(**data.inputs).logits, set(report.fallbacks)
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+        reason = "rotary: somebody else has replaced apply_rotary_pos_emb"
+        assert fallbacks == ({("Qwen2Attention", reason)} if patch_first else set())
 
 
 class TestAnotherRotaryEmbedding:
