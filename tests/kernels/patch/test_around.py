@@ -209,7 +209,7 @@ def test_other_activations_and_norms_are_left_alone():
 def test_an_activation_put_in_after_the_patch(name, op):
     model, data = build(name), batch(name)
     report = ak.patch(model, only=op, impl="reference")
-    for path, module in list(model.named_modules()):
+    for path in [path for path, _ in model.named_modules()]:
         if path.endswith((".act_fn", ".activation_fn")):
             model.set_submodule(path, nn.Tanh())
     found = model(**data.inputs).logits

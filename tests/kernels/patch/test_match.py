@@ -145,7 +145,6 @@ class TestLike:
         with pytest.raises(ValueError, match="no row is about a LlamaNorm"):
             ak.patch(OwnNorm(8), like={"OwnNorm": "LlamaNorm"})
 
-
     def test_a_method_that_is_not_there(self):
         report = ak.patch(OwnNorm(8), like={"OwnNorm": "MusicFlamingoModel"}, impl="reference")
         assert [entry.reason for entry in report.skipped] == ["it has no get_audio_features"]
