@@ -13,7 +13,7 @@ from torch import nn
 from afn_kernels import _versions
 from afn_kernels.patch.match import Match, known, looks, match, renamed, unfit
 from afn_kernels.patch.report import STATE, Entry, PatchReport
-from afn_kernels.patch.state import State, class_name, find, parameters
+from afn_kernels.patch.state import Owner, State, class_name, find, parameters, theirs
 from afn_kernels.patch.table import LEFT_ALONE, OPS, UNMEASURED, Replacement
 
 COMPILED = "compiled before: graphs are made anew at the next call"
@@ -60,14 +60,14 @@ def patch(
         ``report.revert()``.
 
     Raises:
-        TypeError: a class, or something else that is not a module.
+        TypeError: a class, or something else that is not a module; ``only``, ``skip`` or ``like`` of another type.
         ValueError: an op, an implementation or a class in ``like`` of another name.
     """
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(f"patch: expected an instance of a model, got {what}")
-    only = {only} if isinstance(only, str) else only
-    skip = {skip} if isinstance(skip, str) else skip
+    only = None if only is None else _names("only", only)
+    skip = _names("skip", skip)
     unknown = sorted({*(only or ()), *skip} - set(OPS))
     if unknown:
         raise ValueError(f"patch: no op {', '.join(map(repr, unknown))}; there are {', '.join(OPS)}")
@@ -75,7 +75,7 @@ def patch(
         raise ValueError(f"patch: impl is {impl!r}, expected one of {', '.join(IMPLS)}")
     wanted = {op for op in OPS if (only is None or op in only) and op not in skip}
     _versions.warn_if_newer("transformers")
-    rows, used = known(like or {}), set()
+    rows, used = known({} if like is None else like), set()
     report = PatchReport()
     for path, module, above in _walk(model):
         matched = match(module, rows)
@@ -90,6 +90,14 @@ def patch(
     if report.replaced and _compiled(model):
         report.notes.append(COMPILED)
     return report
+
+
+def _names(argument: str, names: str | Collection[str]) -> set[str]:
+    if isinstance(names, str):
+        return {names}
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"patch: {argument} is {names!r}, expected the name of an op or a list of them")
+    return set(names)
 
 
 def _has_loss(module: nn.Module, rows: Mapping[str, Replacement]) -> bool:
@@ -146,8 +154,11 @@ def _replace(
         _install(report, norm, "replacements:layer_norm", make(partner=pool))
         return
     options = {**row.options, "parameters": parameters(type(module), row.method)}
-    rotary: Any = next((parent.rotary_emb for parent in reversed(above) if hasattr(parent, "rotary_emb")), None)
-    here = make(options=options, partner=rotary if "rotary" in ops else None)
+    here = make(options=options)
+    if "rotary" in ops:
+        turns: Any = next(parent for parent in reversed(above) if hasattr(parent, "rotary_emb"))
+        options["turned_by"] = type(turns.rotary_emb).forward
+        here.owner = Owner(turns if theirs(type(turns).forward) else None)
     _install(report, module, row.target, here, renamed(type(module), matched) or {})
 
 

@@ -23,15 +23,21 @@ from afn_kernels.patch.state import (
     parameters,
     plain,
     state,
+    theirs,
 )
 
 STEP = "a decoding step"  # belongs to the original function: not a fallback
+REPLACED = "somebody else has replaced apply_rotary_pos_emb"
 
 
 def check_rotary(module, row, above) -> str:
     rope = next((module.rotary_emb for module in reversed(above) if hasattr(module, "rotary_emb")), None)
     if rope is None or _of_layer(module, rope, "inv_freq") is None:
         return "no rotary_emb with inv_freq is around it"
+    if not theirs(type(rope).forward):
+        return f"{type(rope).__name__}, its rotary_emb, has a forward of its own"
+    if not theirs(_turn(module)):
+        return REPLACED
     if not getattr(module, row.options.get("if_rope", ""), True):
         return "this layer has no positions"
     return ""
@@ -54,7 +60,11 @@ def _elsewhere(module, options) -> str:
     """Whether the model is set to an attention function other than the one that is replaced."""
     chosen = module.config._attn_implementation
     replaced = ("sdpa", "eager") if options.get("softcap") else ("sdpa",)  # transformers' sdpa has no soft cap
-    return "" if chosen in replaced else f"attention: the model is set to {chosen!r}"
+    if chosen not in replaced:
+        return f"attention: the model is set to {chosen!r}"
+    if torch.compiler.is_compiling() or theirs(_function(module)):
+        return ""
+    return f"attention: somebody else has put in a function as {chosen!r}"
 
 
 def decoder_attention(
@@ -217,13 +227,20 @@ def rotate(self, q, k, position_embeddings, position_ids):
     """q and k [B, S, H, D] turned by their positions where these are known, else by cosines and sines."""
     here = state(self)
     cos, sin = position_embeddings
+    turn = _turn(self)
     if "rotary" in here.ops:
         try:
+            if not torch.compiler.is_compiling() and not theirs(turn):
+                raise ValueError(f"rotary: {REPLACED}")
             return _turned_by_op(self, q, k, cos, sin, position_ids)
         except ValueError as refused:
             count(self, refused)
-    turn = getattr(namespace(self), "apply_rotary_pos_emb", _turned)
     return turn(q, k, cos, sin, unsqueeze_dim=2)
+
+
+def _turn(self):
+    """What turns queries and keys in the file of a class."""
+    return getattr(namespace(self), "apply_rotary_pos_emb", _turned)
 
 
 def _turned_by_op(self, q, k, cos, sin, position_ids):
@@ -248,8 +265,12 @@ def _turned_by_op(self, q, k, cos, sin, position_ids):
 
 def _exact(self, position_ids):
     """The frequencies, where the angles are positions times these, and nobody scales or watches cosines and sines."""
-    rope = state(self).partner
-    if rope is None or not bare(rope) or position_ids is None or position_ids.dim() != 2 or not plain(position_ids):
+    rope = getattr(state(self).owner.module, "rotary_emb", None)
+    if rope is None:
+        return None
+    if type(rope).forward is not state(self).options["turned_by"]:
+        raise ValueError("rotary: the model has another rotary_emb since the patch")
+    if not bare(rope) or position_ids is None or position_ids.dim() != 2 or not plain(position_ids):
         return None
     if hasattr(rope, "mrope_section") or _of_layer(self, rope, "attention_scaling") != 1.0:
         return None
@@ -280,17 +301,18 @@ def attend(self, q, k, v, mask, *, dropout: float, scaling: float, **kwargs):
             number = LOOK(mask, len(q), causal)
             return ATTEND(q, k, v, mask, number, causal, float(scaling), state(self).impl)[0], None
         window = _window(k, kwargs)
-        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal, window)
+        layout = PackedBatch.even(q, k, causal) if mask is None else PackedBatch.of(mask, len(q), causal, window, self)
+        blind = "mean" if self.config._attn_implementation == "eager" else "zero"
         if layout is None:
             reason = "attention: the mask is neither padding nor packing"
         else:
             try:
-                return layout.run(q, k, v, scaling, state(self).impl, kwargs.get("softcap")), None
+                return layout.run(q, k, v, scaling, state(self).impl, kwargs.get("softcap"), blind), None
             except ValueError as refused:
                 reason = refused
     if reason is not STEP:
         count(self, reason)
-    return _original_function(self)(self, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
+    return _function(self)(self, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
 def _window(k, kwargs) -> int | None:
@@ -299,8 +321,8 @@ def _window(k, kwargs) -> int | None:
     return None if window is None or window >= k.shape[2] else window
 
 
-def _original_function(self):
-    """The attention function the model was configured with."""
+def _function(self):
+    """The attention function that the model is set to."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     eager = getattr(namespace(self), "eager_attention_forward", None)
@@ -327,6 +349,10 @@ def _refused(self, q, k, v, mask, dropout, kwargs) -> str:
         return "attention: more keys than queries"
     if mask is not None and (mask.dtype not in (torch.bool, q.dtype) or mask.dim() != 4 or mask.shape[1] != 1):
         return f"attention: a mask of {str(mask.dtype).removeprefix('torch.')} with {mask.dim()} axes"
+    if mask is not None and mask.requires_grad:
+        return "attention: a mask that is trained"
+    if mask is not None and torch.compiler.is_compiling() and mask.dtype != torch.bool:
+        return "attention: a mask that is added, in a compiled graph, which does not know its values"
     if mask is not None and torch.compiler.is_compiling() and (_window(k, kwargs) or kwargs.get("softcap")):
         return "attention: a window or a soft cap, and a mask in a compiled graph"
     return ""

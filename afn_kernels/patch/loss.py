@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,10 +88,11 @@ def causal_lm(self, *args, **kwargs):
     loss = loss.to(torch.float32 if style in COUNTED else rows.dtype)
     found = _output(self, outputs, loss, hidden.new_empty(0))
     if torch.compiler.is_compiling():
-        object.__setattr__(found, _LATER, (head, hidden, divisor, cap, None, torch.is_grad_enabled(), None))
+        later = _Later(head, hidden, divisor, cap, head.weight, head.bias, None, torch.is_grad_enabled(), None)
+        object.__setattr__(found, _LATER, later)
         return found
     if sharded(self):  # FSDP2's hooks look at everything in an output
-        return after_hooks(self, found, lambda output: postpone_logits(output, head, hidden, divisor, cap))
+        return after_hooks(self, found, lambda output: postpone_logits(output, head, hidden, divisor, cap, hold=False))
     return postpone_logits(found, head, hidden, divisor, cap)
 
 
@@ -246,27 +248,58 @@ def after_hooks(self, output, convert: Callable):
 
 
 def postpone_logits(
-    output, head: nn.Module, hidden: torch.Tensor, divisor: float | None = None, cap: float | None = None
+    output,
+    head: nn.Module,
+    hidden: torch.Tensor,
+    divisor: float | None = None,
+    cap: float | None = None,
+    hold: bool = True,
 ):
     """``output`` of transformers, whose logits are computed when somebody looks at them or at all of it.
 
     Whoever asks for the loss alone never pays for them. Until then the object is of a subclass; then it is what it was.
+    ``hold``: they are of the weights of now, whatever the head has by then; not where FSDP2 takes the memory back.
     """
-    weight = head.weight
-    version = weight._version if plain(weight) and not weight.is_inference() else None
-    output.__dict__[_LATER] = (head, hidden, divisor, cap, version, torch.is_grad_enabled(), autocast_dtype(hidden))
+    weight, bias, version = head.weight, head.bias, None
+    if plain(weight):
+        version = None if weight.is_inference() else weight._version
+    if hold and plain(weight):  # views stay when a parameter is given other data
+        weight, bias = weight.view_as(weight), None if bias is None else bias.view_as(bias)
+    else:
+        weight = bias = None
+    grad, dtype = torch.is_grad_enabled(), autocast_dtype(hidden)
+    output.__dict__[_LATER] = _Later(head, hidden, divisor, cap, weight, bias, version, grad, dtype)
     output.__class__ = waiting_class(type(output))
     return output
 
 
-def _logits(
-    head: nn.Module, hidden, divisor: float | None, cap: float | None, version: int | None, grad: bool, dtype
-) -> torch.Tensor:
-    if version is not None and plain(head.weight) and head.weight._version != version:
+class _Later(NamedTuple):
+    """What makes the logits when somebody looks; without a weight, the head makes them."""
+
+    head: nn.Module
+    hidden: torch.Tensor
+    divisor: float | None
+    cap: float | None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    version: int | None
+    grad: bool
+    dtype: torch.dtype | None
+
+
+def _logits(later: _Later) -> torch.Tensor:
+    head, hidden, weight = later.head, later.hidden, later.weight
+    now = head.weight if weight is None else weight
+    if later.version is not None and plain(now) and now._version != later.version:
         warnings.warn("logits read after the weights changed are those of the new weights", stacklevel=5)
-    with torch.set_grad_enabled(grad), torch.autocast(hidden.device.type, dtype, enabled=dtype is not None):
-        apart = not sharded(head) and hasattr(head.weight, "full_tensor")
-        return scaled(_from_shards(head, hidden) if apart else head(hidden), divisor, cap)
+    apart = not sharded(head) and hasattr(head.weight, "full_tensor")
+    autocast = torch.autocast(hidden.device.type, later.dtype, enabled=later.dtype is not None)
+    with torch.set_grad_enabled(later.grad), autocast:
+        if apart:
+            logits = _from_shards(head, hidden)
+        else:
+            logits = head(hidden) if weight is None else F.linear(hidden, weight, later.bias)
+        return scaled(logits, later.divisor, later.cap)
 
 
 @torch.no_grad()
@@ -301,7 +334,7 @@ def _waiting(base: type) -> type:
             self.__dict__.pop(_LATER, None)
             object.__setattr__(self, "__class__", base)
         if logits is None and make is not None:
-            self["logits"] = _logits(*make)
+            self["logits"] = _logits(make)
         return self
 
     class Logits:

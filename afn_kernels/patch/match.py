@@ -40,8 +40,14 @@ def match(module: nn.Module, like: Mapping[str, Replacement]) -> Match | None:
 
 def known(like: Mapping[str, str | Replacement]) -> dict[str, Replacement]:
     """``like`` with rows in place of names."""
+    if not isinstance(like, Mapping):
+        raise TypeError(f"patch: like is a {type(like).__name__}, expected names of classes to names of known ones")
     found = {}
     for name, row in like.items():
+        if isinstance(name, type):
+            raise TypeError(f"patch: like has the class {name.__name__} as a key, expected its name")
+        if not isinstance(name, str) or not isinstance(row, str | Replacement):
+            raise TypeError(f"patch: like={{{name!r}: {row!r}}}, expected a name to a name, or to a row of the table")
         if isinstance(row, str) and row not in ROWS:
             raise ValueError(f"patch: like={{{name!r}: {row!r}}}, but no row is about a {row}")
         found[name] = ROWS[row] if isinstance(row, str) else row
@@ -57,22 +63,24 @@ def unfit(module: nn.Module, matched: Match, targets: list[nn.Module]) -> str:
             return "already patched"
         if there is not None and getattr(there, "__func__", None) is not getattr(type(target), row.method):
             return f"somebody else has replaced its {row.method}"
+    if not hasattr(type(module), row.method):
+        return f"it has no {row.method}"
     if name := overridden(written(module), matched.base, row.method):
         return f"it has a {name} of its own, which is not that of {matched.base.__name__}"
-    version = "it" if matched.alike else "this version"
+    version, whose = ("it", "its") if matched.alike else ("this version", "this version's")
     for name in row.needs:
         try:
             find(module, name)
         except AttributeError:
             return f"{version} has no {name}"
     if row.parameters and renamed(type(module), matched) is None:
-        return f"{version}'s {row.method} takes ({', '.join(parameters(type(module), row.method))})"
+        return f"{whose} {row.method} takes ({', '.join(parameters(type(module), row.method))})"
     for target in targets:
         file = getattr(getattr(type(target), row.method), "__module__", None)
         if file is not None and file not in {cls.__module__ for cls in type(target).__mro__}:
             return f"somebody else has replaced its class's {row.method}"
     if missing := [name for name in row.mentions if name not in words(type(module), row.method)]:
-        return f"{version}'s {row.method} knows no {missing[0]}"
+        return f"{whose} {row.method} knows no {missing[0]}"
     return ""
 
 

@@ -1,8 +1,10 @@
 """Masks of transformers as packed sequences: padding on either side, several sequences to a row, sliding windows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
+from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import attention as attention_op
@@ -40,22 +42,27 @@ class PackedBatch:
         return cls(causal, cu_q=cu_q, cu_k=cu_q if same else _even_bounds(len(q), k.shape[2], q.device))
 
     @classmethod
-    def of(cls, mask: torch.Tensor, batch: int, causal: bool, window: int | None = None) -> "PackedBatch | None":
+    def of(
+        cls, mask: torch.Tensor, batch: int, causal: bool, window: int | None = None, reader: nn.Module | None = None
+    ) -> "PackedBatch | None":
         """What a mask [B, 1, queries, keys] of transformers says; None where it is neither padding nor packing.
 
         ``window`` is the sliding window that the layer may have: whether the mask has it too is seen in the mask.
 
-        The layers of a model share one mask, so it is looked at once, which waits for a GPU once.
+        The layers of a model share one mask, so it is looked at once in a forward, which waits for a GPU once. A layer
+        (``reader``) that asks again is in the next one: not every change of a tensor is counted in its version.
         """
         version = None if mask.is_inference() else mask._version
         known = None if version is None else _LAYOUTS.get(mask)  # changes of an inference tensor are not counted
-        if known is None or known[:4] != (version, batch, causal, window):
+        if known is None or known.about != (version, batch, causal, window) or reader in known.readers:
             with torch.inference_mode(False):  # the next forward may want gradients
-                known = (version, batch, causal, window, cls.look(mask, batch, causal, window))
+                known = _Known((version, batch, causal, window), cls.look(mask, batch, causal, window))
             if mask.is_cuda:
                 torch.cuda.current_stream(mask.device).synchronize()  # the next forward may be on another stream
             _LAYOUTS[mask] = known
-        return known[4]
+        if reader is not None:
+            known.readers.add(reader)
+        return known.layout
 
     @staticmethod
     def look(mask: torch.Tensor, batch: int, causal: bool, window: int | None = None) -> "PackedBatch | None":
@@ -64,17 +71,25 @@ class PackedBatch:
             return None  # it adds something else
         return _layout(visible(mask)[:, 0].expand(batch, -1, -1), causal, window)
 
-    def run(self, q, k, v, scaling: float, impl: str, softcap: float | None = None) -> torch.Tensor:
-        """[B, H, S, D] to [B, S, H, D]; zeros for queries that see no key."""
+    def run(
+        self, q, k, v, scaling: float, impl: str, softcap: float | None = None, blind: str = "zero"
+    ) -> torch.Tensor:
+        """[B, H, S, D] to [B, S, H, D]; queries that see no key give zeros, or, ``blind="mean"``, the mean of values.
+
+        The mean is what comes of adding the dtype's lowest number to all scores of a row, as eager attention does.
+        """
+        values = v
         batch, heads, length, width = q.shape
         q, k, v = map(_tokens, (q, k, v))
+        rows = [] if self.q_rows is None else [part.q_rows for part in self._parts()]
+        rest = None
+        if blind == "mean" and rows and sum(map(len, rows)) < len(q):
+            rest = _means(values, q)
         out = self._packed(q, k, v, scaling, impl, softcap=softcap)
-        if self.q_rows is not None:
-            rows, parts = [self.q_rows], [out]
-            if self.pads is not None:
-                rows.append(self.pads.q_rows)
-                parts.append(self.pads._packed(q, k, v, scaling, impl, softcap=softcap))
-            out = torch.zeros_like(q).index_copy(0, torch.cat(rows), torch.cat(parts))
+        if rows:
+            rest = torch.zeros_like(q) if rest is None else rest
+            pads = [] if self.pads is None else [self.pads._packed(q, k, v, scaling, impl, softcap=softcap)]
+            out = rest.index_copy(0, torch.cat(rows), torch.cat([out, *pads]))
         return out.view(batch, length, heads, width)
 
     def run_with_lse(self, q, k, v, scaling: float, impl: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,12 +130,31 @@ class PackedBatch:
         return attention_op(q, k, v, scale=scaling, impl=impl, **options, **more)
 
 
+@dataclass
+class _Known:
+    """A mask's layout, what it depends on, and which layers have it already."""
+
+    about: tuple
+    layout: PackedBatch | None
+    readers: WeakSet = field(default_factory=WeakSet)
+
+
 _LAYOUTS = WeakTensorKeyDictionary()
 
 
 def _tokens(x: torch.Tensor) -> torch.Tensor:
     """[B, H, S, D] as [B · S, H, D]."""
     return x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _means(values: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """The mean of values [B, H, S, D] over S for each row of q [B · S, H, D]."""
+    if q.requires_grad:
+        raise ValueError("attention: padding that sees no key has gradients in eager attention")
+    if q.dtype == torch.float16:
+        raise ValueError("attention: scores of float16 differ by more than its lowest number hides")
+    mean = values.mean(2, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    return mean.repeat_interleave(q.shape[1] // values.shape[1], dim=1).repeat_interleave(values.shape[2], dim=0)
 
 
 def _by_kernel(q, k, v) -> bool:

@@ -42,7 +42,7 @@ def rms_norm(self, hidden_states):
     """Llama's RMSNorm, and torch's."""
     here = state(self)
     weight, eps = getattr(self, here.options["weight"]), getattr(self, here.options["eps"])
-    eps = torch.finfo(hidden_states.dtype).eps if eps is None else eps
+    eps = torch.finfo(torch.promote_types(hidden_states.dtype, torch.float32)).eps if eps is None else eps
     offset = here.options["offset"]
     try:
         if offset is None and hidden_states.dtype != weight.dtype:  # Llama's then returns the wider dtype
@@ -103,31 +103,43 @@ def put_off_pooling(self, input):
 
 
 def check_swiglu(module: nn.Module, row, above) -> str:
-    activation = find(module, row.options["activation"])
-    if type(activation).__name__ not in ("SiLU", "SiLUActivation"):
-        return f"its activation is {type(activation).__name__}, not SiLU"
-    return ""
+    return _not_silu(find(module, row.options["activation"]))
+
+
+def check_geglu(module: nn.Module, row, above) -> str:
+    return _not_gelu(find(module, row.options["activation"]))
+
+
+def _not_silu(activation: nn.Module) -> str:
+    name = type(activation).__name__
+    return "" if name in ("SiLU", "SiLUActivation") else f"its activation is {name}, not SiLU"
+
+
+def _not_gelu(activation: nn.Module) -> str:
+    return "" if approximation(activation) else f"its activation is {type(activation).__name__}, not GELU"
+
+
+def _not_exact_gelu(activation: nn.Module) -> str:
+    exact = approximation(activation) == "none"
+    return "" if exact else f"its activation is {type(activation).__name__}, not the exact GELU"
 
 
 GELUS = {"GELU": "none", "GELUActivation": "none", "GELUTanh": "tanh"}
 
 
-def check_geglu(module: nn.Module, row, above) -> str:
-    activation = find(module, row.options["activation"])
-    return "" if approximation(activation) else f"its activation is {type(activation).__name__}, not GELU"
-
-
 def approximation(activation: nn.Module) -> str:
     """How a GELU is computed, in torch's words; empty for anything else."""
-    return getattr(activation, "approximate", GELUS.get(type(activation).__name__, ""))
+    name = type(activation).__name__
+    return getattr(activation, "approximate", GELUS[name]) if name in GELUS else ""
 
 
 def gated_mlp(self, x):
     """A gated MLP; its projections stay modules, whoever has wrapped them."""
     options = state(self).options
     activation = find(self, options["activation"])
-    if not bare(activation):
-        count(self, "the activation has hooks")
+    other = _not_gelu(activation) if "geglu" in state(self).ops else _not_silu(activation)
+    if other or not bare(activation):
+        count(self, other or "the activation has hooks")
         return original(self, x)
     x = find(self, options["before"])(x) if options["before"] else x
     gate = find(self, options["gate"])(x)
@@ -158,9 +170,8 @@ def _product(self, activation, gate, up):
 
 def check_bias_gelu(module: nn.Module, row, above) -> str:
     activation, first = find(module, row.options["activation"]), find(module, row.options["linear"])
-    exact = type(activation).__name__ in ("GELU", "GELUActivation")
-    if not exact or getattr(activation, "approximate", "none") != "none":
-        return f"its activation is {type(activation).__name__}, not the exact GELU"
+    if other := _not_exact_gelu(activation):
+        return other
     if getattr(first, "bias", None) is None:
         return "its first projection has no bias"
     return ""
@@ -172,6 +183,10 @@ def linear_gelu(self, first: nn.Module, activation: nn.Module, x: torch.Tensor) 
         count(self, NOT_PLAIN)
     elif not linear(first) or not bare(activation):
         count(self, f"{type(first).__name__} or the activation has hooks or is not a plain module")
+    elif other := _not_exact_gelu(activation):
+        count(self, other)
+    elif first.bias is None:
+        count(self, "its first projection has no bias")
     elif autocast_dtype(x):
         count(self, "under autocast product and bias have different dtypes")
     else:

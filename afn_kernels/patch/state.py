@@ -1,5 +1,6 @@
 """What a patched module carries, and what every replacement asks before it calls an op."""
 
+import functools
 import inspect
 import operator
 import sys
@@ -11,6 +12,22 @@ import torch
 from torch import nn
 
 from afn_kernels.patch.report import STATE, is_ours
+
+
+@dataclass
+class Owner:
+    """The module above that turns positions into cosines and sines, if it does that as transformers does.
+
+    None in a copy of a lower module alone, which is not to drag the upper one along.
+    """
+
+    module: nn.Module | None
+
+    def __deepcopy__(self, memo: dict) -> "Owner":
+        return Owner(memo.get(id(self.module)))
+
+    def __reduce__(self):
+        return Owner, (None,)
 
 
 @dataclass
@@ -26,6 +43,7 @@ class State:
     options: dict = field(default_factory=dict)
     method: str = "forward"
     partner: nn.Module | None = field(default=None, repr=False)
+    owner: Owner = field(default_factory=lambda: Owner(None), repr=False)
     waiting: set[int] = field(default_factory=set)  # threads whose pooling was put off
 
 
@@ -47,6 +65,16 @@ def class_name(module: nn.Module) -> str:
 def namespace(module: nn.Module, method: str = "forward") -> ModuleType:
     """The file of the class's method: what stands beside it there belongs to it."""
     return sys.modules[getattr(type(module), method).__module__]
+
+
+@functools.lru_cache
+def theirs(function) -> bool:
+    """Whether a function, under all its decorators, is of transformers, or ours."""
+    files = [getattr(function, "__globals__", {}).get("__name__", "")]
+    while function := getattr(function, "__wrapped__", None):
+        files.append(getattr(function, "__globals__", {}).get("__name__", ""))
+    decorators = {name.partition(".")[0] for name in files[:-1]}
+    return files[-1].startswith(("transformers.", "afn_kernels.patch.")) and decorators <= {"torch", "transformers"}
 
 
 def parameters(cls: type, method: str) -> tuple[str, ...]:

@@ -205,6 +205,19 @@ def test_other_activations_and_norms_are_left_alone():
     assert "its activation is GELUActivation, not SiLU" in {entry.reason for entry in report.skipped}
 
 
+@pytest.mark.parametrize(("name", "op"), [("qwen2", "swiglu"), ("gemma2", "geglu"), ("qwen2_audio", "bias_gelu")])
+def test_an_activation_put_in_after_the_patch(name, op):
+    model, data = build(name), batch(name)
+    report = ak.patch(model, only=op, impl="reference")
+    for path in [path for path, _ in model.named_modules()]:
+        if path.endswith((".act_fn", ".activation_fn")):
+            model.set_submodule(path, nn.Tanh())
+    found = model(**data.inputs).logits
+    report.revert()
+    assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+    assert {reason[:26] for _, reason in report.fallbacks} == {"its activation is Tanh, no"}
+
+
 def test_what_is_not_from_transformers_is_left_alone_and_said():
     model = nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(1, 4), nn.MultiheadAttention(4, 1), nn.ModuleList())
     report = ak.patch(model, impl="reference")

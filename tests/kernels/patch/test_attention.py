@@ -1,5 +1,9 @@
 """Attention of a patched model: masks as packed sequences, caches, and what goes to the original function."""
 
+import copy
+import importlib
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +15,7 @@ import transformers
 import afn_kernels as ak
 from afn_kernels.patch import packed_batch
 from afn_kernels.patch.packed_batch import PackedBatch
+from afn_kernels.patch.report import STATE
 from tests.budget import assert_same_but_rounding
 from tests.kernels.patch_models import batch, build, cache_name
 from tests.orders import in_orders
@@ -98,6 +103,25 @@ class TestMasks:
         assert_same_but_rounding(model(**data.inputs).logits[kept], before)
         assert not report.fallbacks
 
+    @pytest.mark.parametrize("case", ["forward", "backward", "float16"])
+    def test_padding_that_sees_nothing_in_eager_attention(self, case):
+        """Gemma 2 without sdpa: its mean over all keys predicts the first token, so it is in the loss."""
+        model, data = build("gemma2"), batch("gemma2", side="left")
+        model = model.half() if case == "float16" else model
+
+        def step():
+            model.zero_grad()
+            with torch.set_grad_enabled(case == "backward"):
+                out = model(**data.inputs, labels=data.labels)
+            if case == "backward":
+                out.loss.backward()
+            return [out.loss, out.logits, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+        before = in_orders(step)
+        report = ak.patch(model, only="attention" if case == "float16" else None, impl="reference")
+        assert_same_but_rounding(step(), before)
+        assert len(report.fallbacks) == (case != "forward")
+
     def test_packed_by_positions(self, model):
         """Two documents in a row, told apart by their positions, as transformers' packing has it."""
         ids = torch.randint(3, 60, (1, 20))
@@ -166,3 +190,126 @@ def test_a_mask_changed_in_place_under_inference_mode(model):
         after = model(ids, attention_mask=mask).logits
         report.revert()
         assert_same_but_rounding(after, in_orders(lambda: model(ids, attention_mask=mask).logits))
+
+
+def test_a_mask_changed_where_no_version_counts(model, monkeypatch):
+    """Through the array that it came from: each forward looks at it, and only its first layer."""
+    looks, look = [], PackedBatch.look
+    monkeypatch.setattr(PackedBatch, "look", lambda *args: (looks.append(1), look(*args))[1])
+    array = np.tril(np.ones((1, 1, 12, 12), dtype=bool))
+    ids, mask = torch.randint(3, 60, (1, 12)), torch.from_numpy(array)
+    report = ak.patch(model, only=["attention"], impl="reference")
+    model(ids, attention_mask=mask)
+    array[..., 6:, :6] = False
+    after = model(ids, attention_mask=mask).logits
+    assert len(looks) == 2
+    report.revert()
+    assert_same_but_rounding(after, in_orders(lambda: model(ids, attention_mask=mask).logits))
+
+
+def test_a_mask_that_is_trained(model):
+    """Though it only hides keys, it has a gradient."""
+    ids, hidden = torch.randint(3, 60, (1, 9)), ~torch.ones(9, 9, dtype=torch.bool).tril()
+    mask = torch.zeros(1, 1, 9, 9).masked_fill(hidden, torch.finfo(torch.float32).min).requires_grad_()
+
+    def call():
+        return torch.autograd.grad(model(ids, attention_mask=mask).logits.square().sum(), mask)
+
+    before = in_orders(call)
+    ak.patch(model, only=["attention"], impl="reference")
+    assert_same_but_rounding(call(), before)
+
+
+def twice(call):
+    """A function of transformers as somebody changes it."""
+    return lambda *args, **kwargs: tuple(x if x is None else 2 * x for x in call(*args, **kwargs))
+
+
+class TestFunctionsThatSomebodyElsePutIn:
+    """What a model calls by name may be another function by now, before the patch or after it."""
+
+    @pytest.mark.parametrize("patch_first", [True, False])
+    def test_attention(self, model, data, monkeypatch, patch_first):
+        functions = transformers.AttentionInterface._global_mapping
+        report = ak.patch(model, impl="reference") if patch_first else None
+        monkeypatch.setitem(functions, "sdpa", twice(functions["sdpa"]))
+        if report is None:
+            report = ak.patch(model, impl="reference")
+            assert "attention" not in {entry.op for entry in report.replaced}
+        found, fallbacks = model(**data.inputs).logits, set(report.fallbacks)
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+        reason = "attention: somebody else has put in a function as 'sdpa'"
+        assert fallbacks == ({("Qwen2Attention", reason)} if patch_first else set())
+
+    @pytest.mark.parametrize("patch_first", [True, False])
+    def test_rotary(self, model, data, monkeypatch, patch_first):
+        file = importlib.import_module(type(model).__module__)
+        report = ak.patch(model, impl="reference") if patch_first else None
+        monkeypatch.setattr(file, "apply_rotary_pos_emb", twice(file.apply_rotary_pos_emb))
+        if report is None:
+            report = ak.patch(model, impl="reference")
+            assert "rotary" not in {entry.op for entry in report.replaced}
+        found, fallbacks = model(**data.inputs).logits, set(report.fallbacks)
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+        reason = "rotary: somebody else has replaced apply_rotary_pos_emb"
+        assert fallbacks == ({("Qwen2Attention", reason)} if patch_first else set())
+
+
+class TestAnotherRotaryEmbedding:
+    """A model whose positions are not what transformers makes of them."""
+
+    @pytest.fixture
+    def slower(self, model):
+        """One that stretches positions."""
+        cls = type(model.model.rotary_emb)
+
+        class Slower(cls):
+            def forward(self, x, position_ids):
+                return super().forward(x, position_ids / 4)
+
+        return Slower(model.config)
+
+    @pytest.mark.parametrize("patch_first", [True, False])
+    def test_with_a_forward_of_its_own(self, model, data, slower, patch_first):
+        report = ak.patch(model, impl="reference") if patch_first else None
+        model.model.rotary_emb = slower
+        if report is None:
+            report = ak.patch(model, impl="reference")
+            assert {e.reason for e in report.skipped} == {"Slower, its rotary_emb, has a forward of its own"}
+        found, fallbacks = model(**data.inputs).logits, set(report.fallbacks)
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+        reason = "rotary: the model has another rotary_emb since the patch"
+        assert fallbacks == ({("Qwen2Attention", reason)} if patch_first else set())
+
+    def test_with_other_frequencies(self, model, data):
+        report = ak.patch(model, impl="reference")
+        config = transformers.Qwen2Config(**{**model.config.to_dict(), "rope_parameters": None})
+        config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        found = model(**data.inputs).logits
+        assert not report.fallbacks
+        report.revert()
+        assert_same_but_rounding(found, in_orders(lambda: model(**data.inputs).logits))
+
+    def test_whose_forward_somebody_changes(self, model, data, monkeypatch):
+        cls = type(model.model.rotary_emb)
+        theirs = cls.forward
+        monkeypatch.setattr(cls, "forward", lambda self, x, position_ids: theirs(self, x, position_ids / 4))
+        before = in_orders(lambda: model(**data.inputs).logits)
+        report = ak.patch(model, impl="reference")
+        assert "rotary" not in {entry.op for entry in report.replaced}
+        assert_same_but_rounding(model(**data.inputs).logits, before)
+
+    def test_of_a_copied_model(self, model, data):
+        ak.patch(model, impl="reference")
+        twin = copy.deepcopy(model)
+        attention = twin.model.layers[0].self_attn
+        assert getattr(attention, STATE).owner.module is twin.model
+        assert getattr(copy.deepcopy(attention), STATE).owner.module is None
+        before = model(**data.inputs).logits
+        twin.model.rotary_emb.inv_freq.mul_(2)
+        assert torch.equal(model(**data.inputs).logits, before)
+        assert not torch.equal(twin(**data.inputs).logits, before)

@@ -144,3 +144,17 @@ def test_a_compiled_encoder_calls_attention_too():
     assert_same_but_rounding(after, before)
     assert {"afn.attention.default", "afn.layer_norm.default", "afn.bias_gelu.default"} <= set(seen)
     torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_a_mask_that_is_added():
+    """A graph cannot know whether it only hides keys, so the original function takes it."""
+    model, ids = build("llama", layers=1).eval(), torch.randint(3, 60, (2, 9))
+    mask = torch.arange(-9, 0).expand(2, 1, 9, 9) / 4
+    mask = mask.masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        before = in_orders(lambda: model(ids, attention_mask=mask).logits)
+        ak.patch(model, impl="reference")
+        compiled_model = torch.compile(model, backend=lambda graph, example_inputs: graph.forward)
+        assert_same_but_rounding(compiled_model(ids, attention_mask=mask).logits, before)
+    torch.compiler.reset()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.func import functional_call
 
 pytest.importorskip("transformers", reason="patching is tested on transformers models")
 
@@ -22,14 +23,15 @@ from tests.orders import in_orders
 
 @pytest.fixture
 def calls(model, monkeypatch):
-    """How often the whole head ran."""
+    """How often the weights of the head met all of a batch."""
     ak.patch(model, impl="reference")
-    calls, forward = [], type(model.lm_head).forward
-    monkeypatch.setattr(
-        type(model.lm_head),
-        "forward",
-        lambda self, x: (self is model.lm_head and calls.append(1), forward(self, x))[1],
-    )
+    calls, linear, address = [], F.linear, model.lm_head.weight.data_ptr()
+
+    def counting(x, weight, bias=None):
+        calls.extend([1] if x.dim() == 3 and weight.data_ptr() == address else [])
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(F, "linear", counting)
     return calls
 
 
@@ -88,6 +90,57 @@ def test_after_the_weights_changed_it_warns(model, data, calls):
         model.lm_head.weight.mul_(2)
     with pytest.warns(UserWarning, match="weights changed"):
         out.logits  # noqa: B018
+
+
+def other_data(model):
+    for p in model.parameters():
+        p.data = p.data + 1
+
+
+def another_head(model):
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+
+
+@pytest.mark.parametrize("change", [other_data, another_head, torch.nn.Module.half])
+def test_logits_are_of_the_weights_of_the_forward(model, data, change):
+    """As of an averaged model that is put in and taken out again, and with the gradients of these weights."""
+    weight = model.lm_head.weight
+
+    def evaluate(change=lambda model: None):
+        out = model(**data.inputs, labels=data.labels)
+        change(model)
+        return [out.logits, *torch.autograd.grad(out.logits.square().mean(), weight)]
+
+    before = in_orders(evaluate)
+    ak.patch(model, impl="reference")
+    if change is torch.nn.Module.half:
+        out = model(**data.inputs, labels=data.labels)
+        change(model)
+        assert_same_but_rounding(out.logits, [logits for logits, _ in before])
+    else:
+        assert_same_but_rounding(evaluate(change), before)
+
+
+def test_logits_of_a_functional_call(model, data):
+    others = {name: p.detach() / 2 for name, p in model.named_parameters()}
+    call = {**data.inputs, "labels": data.labels}
+    before = in_orders(lambda: functional_call(model, others, (), call).logits)
+    ak.patch(model, impl="reference")
+    out = functional_call(model, others, (), call)
+    assert_same_but_rounding(out.logits, before)
+
+
+def test_gradients_of_logits_after_a_step(model, data):
+    """In place: the weights are the new ones, and a backward finds its way to them."""
+    ak.patch(model, impl="reference")
+    out = model(**data.inputs, labels=data.labels)
+    out.loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.zero_grad()
+    with pytest.warns(UserWarning, match="weights changed"):
+        found = torch.autograd.grad(out.logits.sum(), model.lm_head.weight)[0]
+    assert found.shape == model.lm_head.weight.shape
+    assert found.any()
 
 
 def test_options_of_the_loss(model, data):

@@ -145,6 +145,33 @@ class TestLike:
         with pytest.raises(ValueError, match="no row is about a LlamaNorm"):
             ak.patch(OwnNorm(8), like={"OwnNorm": "LlamaNorm"})
 
+    def test_a_method_that_is_not_there(self):
+        report = ak.patch(OwnNorm(8), like={"OwnNorm": "MusicFlamingoModel"}, impl="reference")
+        assert [entry.reason for entry in report.skipped] == ["it has no get_audio_features"]
+
+    def test_another_forward_is_said_in_english(self):
+        class Gated(OwnNorm):
+            def forward(self, x, gate):
+                return gate * super().forward(x)
+
+        report = ak.patch(Gated(8), like={"Gated": "LlamaRMSNorm"}, impl="reference")
+        assert [entry.reason for entry in report.skipped] == ["its forward takes (x, gate)"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ({"like": {"OwnNorm": 3}}, "expected a name to a name, or to a row"),
+            ({"like": {3: "LlamaRMSNorm"}}, "expected a name to a name, or to a row"),
+            ({"like": ["OwnNorm"]}, "like is a list, expected"),
+            ({"like": {OwnNorm: "LlamaRMSNorm"}}, "the class OwnNorm as a key, expected its name"),
+            ({"only": 3}, "only is 3, expected the name of an op"),
+            ({"skip": ["rotary", 3]}, "skip is .* expected the name of an op"),
+        ],
+    )
+    def test_arguments_of_other_types(self, arguments, said):
+        with pytest.raises(TypeError, match=said):
+            ak.patch(OwnNorm(8), **arguments)
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("eps", [None, 1e-3])
@@ -161,6 +188,15 @@ def test_norms_of_torch_anywhere(dtype, eps):
     ]
     assert_same_but_rounding(model(x), before)
     assert not report.fallbacks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_norm_without_an_eps(dtype):
+    """Torch takes that of float32, whatever the dtype; inputs are small enough to show it."""
+    model, x = nn.Sequential(nn.RMSNorm(16, dtype=dtype)), (torch.randn(7, 16) / 100).to(dtype)
+    before = in_orders(lambda: model(x))
+    ak.patch(model, impl="reference")
+    assert_same_but_rounding(model(x), before)
 
 
 def test_norms_without_weights_or_of_several_axes():
