@@ -5,6 +5,7 @@ which one that is and why. Importing this package imports torch and nothing heav
 """
 
 import warnings
+from typing import TYPE_CHECKING
 
 from afn_kernels import _versions
 from afn_kernels import nn as nn
@@ -30,6 +31,10 @@ from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import apply_rotary, rotary
 from afn_kernels.rote import rote
 from afn_kernels.swiglu import swiglu
+
+if TYPE_CHECKING:
+    from afn_kernels.features import FeatureExtractor as FeatureExtractor
+    from afn_kernels.parakeet_features import ParakeetFeatureExtractor as ParakeetFeatureExtractor
 
 __version__ = "0.1.0"
 
@@ -110,3 +115,7 @@ def __getattr__(name: str):
         _versions.warn_if_newer("transformers", "numpy")
         return ParakeetFeatureExtractor
     raise AttributeError(f"module 'afn_kernels' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "FeatureExtractor", "ParakeetFeatureExtractor", "nn", "__version__"])

@@ -33,3 +33,8 @@ def test_overloads_by_what_changes_the_result(module, name, argument, kinds):
         assert any(hints[argument] == kind and hints["return"] == result for hints in found), (kind, result)
     parameters = set(typing.get_type_hints(getattr(ak, name)))
     assert all(set(hints) == parameters for hints in found), "an overload lacks an argument"
+
+
+def test_what_is_offered_is_what_is_public():
+    offered = set(dir(ak))
+    assert {*ak.__all__, "nn", "FeatureExtractor", "ParakeetFeatureExtractor"} == offered - {"__version__"}
