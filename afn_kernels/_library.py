@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import cached_property
 
 import torch
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 
@@ -96,6 +97,8 @@ class Boundary:
     def __call__(self, *args):
         if torch.compiler.is_compiling() or not plain(*args):
             return self.op(*args)
+        if forward_ad._current_level >= 0 and any(has_tangent(x) for x in args):
+            raise NotImplementedError(f"{self.name} has no forward-mode derivative; impl='reference' has one")
         if self._function and torch.is_grad_enabled() and _wants_gradient(args):
             return self._function.apply(*args)
         return self.launch(*args)
@@ -104,6 +107,12 @@ class Boundary:
 def plain(*args) -> bool:
     """Whether every tensor is an ordinary one: not fake, functional or another subclass."""
     return all(type(x) in _PLAIN for x in args if isinstance(x, torch.Tensor))
+
+
+def has_tangent(x) -> bool:
+    """Whether x is a dual tensor of forward-mode differentiation."""
+    inside = forward_ad._current_level >= 0 and isinstance(x, torch.Tensor)
+    return inside and forward_ad.unpack_dual(x).tangent is not None
 
 
 def _wants_gradient(args: Sequence) -> bool:

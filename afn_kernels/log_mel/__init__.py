@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 
 from afn_kernels import _cuda, _triton
-from afn_kernels._library import plain
+from afn_kernels._library import has_tangent, plain
 from afn_kernels._registry import Impl, Op
 from afn_kernels.cpu import available as _extension_available
 from afn_kernels.log_mel import boundary
@@ -31,7 +31,8 @@ def _cpu_supports(pcm: torch.Tensor, **_) -> str:
 
 
 def _gradient(pcm: torch.Tensor) -> str:
-    return "it has no gradient; the reference has" if pcm.requires_grad and torch.is_grad_enabled() else ""
+    wanted = (pcm.requires_grad and torch.is_grad_enabled()) or has_tangent(pcm)
+    return "it has no gradient; the reference has" if wanted else ""
 
 
 def _triton_supports(pcm: torch.Tensor, config: MelConfig | None = None, **_) -> str:
