@@ -52,7 +52,7 @@ def plain_pytorch(model, data, dtype) -> list[dict[str, torch.Tensor]]:
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
     inputs = data.call(dtype)
-    return [one for each in (model, eager) for one in in_orders(lambda each=each: run(each, inputs, data.labels), 6)]
+    return [one for each in (model, eager) for one in in_orders(lambda each=each: run(each, inputs, data.labels), 8)]
 
 
 def in_float64(model, data) -> dict[str, torch.Tensor]:
