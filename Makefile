@@ -133,5 +133,5 @@ $(VENV)/.test: $(VENV)/.demo
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt mkdocs-material mkdocstrings-python  # [docs]
 	touch $@
