@@ -33,7 +33,7 @@ class Replay:
 
 
 clock = Replay()
-TODO: list[Workload] = []  # of this run; a test has the number of one
+CHOSEN: list[Workload] = []  # of this run; a test has the number of one
 
 
 @lru_cache(1)
@@ -46,9 +46,9 @@ def pytest_generate_tests(metafunc):
         return
     option = metafunc.config.getoption
     device = option("--device")
-    TODO[:] = chosen(device, shapes=option("--shape"), also=option("--also"))
+    CHOSEN[:] = chosen(device, shapes=option("--shape"), also=option("--also"))
     calls = []
-    for number, work in enumerate(TODO):
+    for number, work in enumerate(CHOSEN):
         try:
             name = shape_id(*fitted(work, device), device)
         except Absent:
@@ -80,7 +80,7 @@ def selection(session) -> dict[tuple, frozenset[str]]:
 
 @lru_cache(1)  # the variants of a workload follow each other
 def records(number: int, which: str, only: frozenset[str], bench: Bench) -> dict[str, dict]:
-    return {x["variant"]: x for x in measured(TODO[number], which, bench, samples=True, only=only)}
+    return {x["variant"]: x for x in measured(CHOSEN[number], which, bench, samples=True, only=only)}
 
 
 @pytest.mark.benchmark(timer=clock)
@@ -98,7 +98,7 @@ def test_op(benchmark, request, number, which, variant):
         pytest.fail(record["absent"], pytrace=False)
     if record["absent"]:
         pytest.skip(record["absent"])
-    benchmark.group = f"{in_words(*fitted(TODO[number], device), device)}, {which}"
+    benchmark.group = f"{in_words(*fitted(CHOSEN[number], device), device)}, {which}"
     benchmark.name = label(record)
     benchmark.extra_info |= {name: value for name, value in record.items() if name != "samples"}
     remaining = iter(record["samples"])
