@@ -160,6 +160,12 @@ def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:
             raise ValueError(f"{op}: {name} falls from {a} to {b} at sequence {i}")
 
 
+def lengths_within(op: str, lengths: list[int], samples: int) -> None:
+    """Every row has between none and all of its samples."""
+    if lengths and not 0 <= min(lengths) <= max(lengths) <= samples:
+        raise ValueError(f"{op}: lengths from {min(lengths)} to {max(lengths)} in rows of {samples} samples")
+
+
 def last_dim(op: str, name: str, tensor: torch.Tensor, size: int) -> None:
     """A one-dimensional parameter of the given size."""
     alike(op, **{name: tensor})

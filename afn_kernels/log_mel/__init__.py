@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _cuda, _triton
+from afn_kernels import _check, _cuda, _triton
 from afn_kernels._library import has_tangent, plain
 from afn_kernels._registry import Impl, Op
 from afn_kernels.cpu import available as _extension_available
@@ -163,10 +163,8 @@ def _check_lengths(pcm: torch.Tensor, lengths: torch.Tensor) -> None:
     if list(lengths.shape) != [pcm.shape[0]] or lengths.dtype not in (torch.int32, torch.int64):
         found = f"{lengths.dtype} {list(lengths.shape)}"
         raise ValueError(f"log_mel: lengths are {found}, not int32 or int64 [{pcm.shape[0]}], one for each row")
-    if lengths.device.type == "cpu" and plain(lengths) and not torch.compiler.is_compiling() and len(lengths):
-        low, high = (int(x) for x in lengths.aminmax())
-        if low < 0 or high > pcm.shape[1]:
-            raise ValueError(f"log_mel: lengths from {low} to {high} in rows of {pcm.shape[1]} samples")
+    if _check.readable(lengths):
+        _check.lengths_within("log_mel", lengths.tolist(), pcm.shape[1])
 
 
 def _check_out(pcm: torch.Tensor, shape: tuple[int, ...], out_dtype: torch.dtype, out: torch.Tensor) -> None:

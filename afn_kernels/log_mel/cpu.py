@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from afn_kernels import _cpu
+from afn_kernels import _check, _cpu
 from afn_kernels._kept import kept
 from afn_kernels.log_mel.mel_config import MelConfig
 from afn_kernels.log_mel.tables import HOP, filters, hann_window, mel_filters, window
@@ -83,8 +83,7 @@ def log_mel(
         _cpu.log_mel(pcm.data_ptr(), whole, rows, samples, stride, plan, features.data_ptr(), threads, level)
     else:
         valid = [samples] * rows if lengths is None else lengths.tolist()
-        if valid and not 0 <= min(valid) <= max(valid) <= samples:  # a graph comes here without having looked
-            raise ValueError(f"log_mel: lengths from {min(valid)} to {max(valid)} in rows of {samples} samples")
+        _check.lengths_within("log_mel", valid, samples)  # a graph comes here without having looked
         counts = [config.valid_frames(n) for n in valid]
         tables, to = any_plan(config), features.data_ptr()
         _cpu.log_mel_any(pcm.data_ptr(), whole, samples, stride, valid, counts, tables, shape[2], to, threads, level)
