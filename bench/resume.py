@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+import yaml
 
 from afn_model import AFNext, AFNextProcessor
 from afn_model.config import AudioConfig, TextConfig, preset
@@ -34,7 +35,7 @@ from afn_model.files import write_rows
 from afn_model.prompt.tokenizer import make_tokenizer
 
 STEPS, EVERY, BINS = 24, 3, 4
-PLAN = ((1, 8), (2, 16), (4, 24))
+RANKS = (1, 2, 4)
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 STAGE = f"""
 datasets: {{tones: tones.jsonl}}
@@ -46,12 +47,12 @@ stages:
     chunk: 40
     lr: 1e-3
     epochs: .inf
-    steps: {STEPS}
+    steps: STEPS
     blend: {{tones: 1}}
 """
 
 
-def prepare(folder: Path, seed: int = 0, width: int = 32) -> None:
+def prepare(folder: Path, seed: int = 0, width: int = 32, steps: int = STEPS) -> None:
     """A corpus of tones to name, a tiny model with random weights, and a curriculum of one stage."""
     rng, lines = np.random.default_rng(seed), []
     names = ("low", "middle", "high")
@@ -75,9 +76,10 @@ def prepare(folder: Path, seed: int = 0, width: int = 32) -> None:
     )
     AFNext(config).save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
-    (folder / "tones.yaml").write_text(STAGE)
+    stage = STAGE.replace("STEPS", str(steps))
+    (folder / "tones.yaml").write_text(stage)
     # An epoch whose plan is longer than a pipe holds: a worker is writing one at almost any time.
-    (folder / "long.yaml").write_text(STAGE.replace("{tones: 1}", "{tones: 100}").replace("chunk: 40", "chunk: 4096"))
+    (folder / "long.yaml").write_text(stage.replace("{tones: 1}", "{tones: 100}").replace("chunk: 40", "chunk: 4096"))
 
 
 def command(
@@ -118,10 +120,15 @@ def finish(process: subprocess.Popen, log: Path, seconds: float = 300) -> None:
         raise RuntimeError(f"the run failed:\n{log.read_text()[-3000:]}")
 
 
+def steps(folder: Path) -> int:
+    """Of the runs in a folder that ``prepare`` made."""
+    return yaml.safe_load((folder / "tones.yaml").read_text())["stages"]["all"]["steps"]
+
+
 def losses(run: Path) -> list[str]:
     """Every step's loss and gradient norm, to the last bit."""
     rows = [json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()]
-    if [row["step"] for row in rows] != list(range(STEPS)):
+    if [row["step"] for row in rows] != list(range(steps(run.parent))):
         raise RuntimeError(f"{run}: the log has steps {[row['step'] for row in rows]}")
     return [f"{row['loss']!r} {row['grad_norm']!r}" for row in rows]
 
@@ -175,18 +182,24 @@ def undisturbed(folder: Path, name: str = "reference") -> list[str]:
     return losses(run)
 
 
-def other_ranks(folder: Path, reference: list[str], plan: tuple[tuple[int, int], ...] = PLAN) -> dict:
-    """One run by several numbers of ranks in turn, (ranks, up to which step): the largest relative error of a loss."""
+def other_ranks(
+    folder: Path, reference: list[str], plan: Sequence[int] = RANKS, layout: Sequence[str] = (), every: int = 4
+) -> dict:
+    """One run by several numbers of ranks in turn, the last by ``layout``: the largest relative error of a loss.
+
+    Each goes on for an equal part of the steps.
+    """
     run, log = folder / "ranks", folder / "ranks.log"
-    for ranks, until in plan:
-        process = start(command(folder, run, ranks, every=4), log)
-        if until < STEPS:
-            while process.poll() is None and not (run / "all" / "checkpoints" / f"step-{until:08d}").exists():
-                time.sleep(0.01)
-            kill(process)
-        else:
+    for number, ranks in enumerate(plan, 1):
+        last, until = number == len(plan), number * steps(folder) // len(plan)
+        process = start(command(folder, run, ranks, every=every, layout=layout if last else ()), log)
+        while not last and process.poll() is None and not (run / "all" / "checkpoints" / f"step-{until:08d}").exists():
+            time.sleep(0.01)
+        if last:
             finish(process, log)
-    return {"ranks": [ranks for ranks, _ in plan], "worst_relative_error_of_loss": worst(losses(run), reference)}
+        else:
+            kill(process)
+    return {"ranks": list(plan), "worst_relative_error_of_loss": worst(losses(run), reference)}
 
 
 def shared(folder: Path, reference: list[str], ulysses: int, ring: int) -> dict:
