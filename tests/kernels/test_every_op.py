@@ -61,7 +61,7 @@ def test_within_budget(case, impl, device):
 @pytest.mark.parametrize(("case", "impl"), BY_IMPL)
 def test_non_contiguous_inputs_and_determinism(case, impl, device):
     runs(case, impl, device)
-    case = case.at(min(case.size, 63))
+    case = case.at(min(case.size, 35))
     inputs = case.make(case.dtypes[0], device)
     torch.use_deterministic_algorithms(True)
     try:
@@ -83,6 +83,7 @@ def test_explain_takes_any_call(case, device):
 @pytest.mark.parametrize(("case", "impl"), FIRST_OF_OP)
 def test_a_gradient_nobody_asked_for_is_not_computed(case, impl, device):
     runs(case, impl, device)
+    case = case.at(min(case.size, 17))
     inputs = case.make(case.dtypes[0], device)
     everything = case.evaluate(inputs, impl)
     for wanted in subsets(case.wrt):
@@ -134,17 +135,13 @@ def test_torch_compile_sees_one_graph_for_every_length(case, impl, device):
     graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda inputs: case.call(inputs, impl), fullgraph=True, dynamic=True, backend=graphs)
     counts = []
+    in_a_graph = copy.copy(case)
+    object.__setattr__(in_a_graph, "call", lambda inputs, impl: compiled(inputs))
     for size in (case.size, case.size + 8, case.size + 17):
         inputs = case.at(size).make(case.dtypes[0], device)
-        inputs = {name: x.requires_grad_(name in case.wrt) for name, x in inputs.items()}
-        wanted = [inputs[name] for name in case.wrt]
-        outs, expected = compiled(inputs), case.call(inputs, impl)
-        for found in (outs, expected):
-            if wanted:
-                found += torch.autograd.grad(sum(x.sum() for x in found if x.requires_grad), wanted)
-        for a, b in zip(outs, expected, strict=True):
-            assert torch.equal(a, b)
+        found = in_a_graph.evaluate(inputs, impl)
         counts.append(graphs.frame_count)
+    assert_same_bits(found, case.evaluate(inputs, impl))
     assert counts[0] == counts[-1]
 
 

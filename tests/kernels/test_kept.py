@@ -41,6 +41,12 @@ def default_dtype():
         torch.set_default_dtype(torch.float32)
 
 
+@contextmanager
+def all_at_once():
+    with torch.inference_mode(), default_dtype(), default_device():
+        yield
+
+
 MODES = {
     "inference_mode": torch.inference_mode,
     "no_grad": torch.no_grad,
@@ -50,7 +56,7 @@ MODES = {
     "fake tensors": FakeTensorMode,
     "torch.compile": None,
 }
-INTERPRETED_MODES = ("inference_mode", "default device", "default dtype", "fake tensors")  # a call takes seconds
+INTERPRETED_MODES = {"all at once": all_at_once, "fake tensors": FakeTensorMode}  # a call takes seconds
 
 
 def first_call(mode: str, call, inputs: dict[str, torch.Tensor]):
@@ -58,7 +64,7 @@ def first_call(mode: str, call, inputs: dict[str, torch.Tensor]):
     if mode == "torch.compile":
         torch._dynamo.reset()
         return torch.compile(call, backend="aot_eager")(inputs)
-    with MODES[mode]() as entered:
+    with (MODES | INTERPRETED_MODES)[mode]() as entered:
         if mode == "fake tensors":
             inputs = {name: entered.from_tensor(x) for name, x in inputs.items()}
             with suppress(DataDependentOutputException, DynamicOutputShapeException):
@@ -101,7 +107,7 @@ def test_the_first_call_of_an_op_leaves_no_trace(op, impl, device):
             try:
                 outs = first_call(mode, lambda inputs: case.call(inputs, impl), inputs)
                 assert_same_bits(case.evaluate(inputs, impl), expected)
-                if mode in ("inference_mode", "default device", "default dtype"):
+                if mode in ("inference_mode", "default device", "default dtype", "all at once"):
                     assert_same_bits({f"out{i}": out for i, out in enumerate(outs)}, forward)
             except Exception as error:
                 raise AssertionError(f"after a first call under {mode}, {dtype}") from error

@@ -49,8 +49,9 @@ def their_logits(reference, p):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("case", WINDOWS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "case"), [("audioflamingo3", "three windows, the last short"), *(("musicflamingo", x) for x in WINDOWS)]
+)
 def test_logits(pair, family, case):
     reference, ours = pair(family, 0)
     p = prompts(WINDOWS[case], 1)
