@@ -96,7 +96,7 @@ DEFAULTS = {name: value for name, value in (rote.__kwdefaults__ or {}).items() i
 def checked(
     rows: tuple[int, ...], like: torch.Tensor, window: torch.Tensor, frame: torch.Tensor, options: dict
 ) -> dict:
-    """``options`` with their default filled in, for rows [*rows, D] beside ``like``; ValueError where they do not fit."""
+    """``options`` with their defaults, for rows [*rows, D] beside ``like``; ValueError where they do not fit."""
     width = like.shape[-1]
     for name, index in (("window", window), ("frame", frame)):
         _check.beside("rote", name, index, like)
