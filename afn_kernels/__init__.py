@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from afn_kernels import _versions
 from afn_kernels import nn as nn
+from afn_kernels._check import check
 from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer, report, strict
 from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention_backward import attention_backward
@@ -46,6 +47,7 @@ __all__ = [
     "attention_backward",
     "attention_schedule",
     "bias_gelu",
+    "check",
     "cross_entropy",
     "decode_attention",
     "explain",

@@ -7,6 +7,23 @@ import torch
 
 from afn_kernels._library import plain
 
+_on_gpus = False
+
+
+def check(on: bool = True) -> None:
+    """Whether the ops read the values of a GPU's arguments too, to say what is wrong with them.
+
+    On the CPU they always do: boundaries that do not cover the tokens, lengths and pages beyond a cache, labels beyond
+    the classes and slots beyond its rows are each a ValueError. On a GPU looking waits for the device, so it is off,
+    and what a call with such values gives is not defined. Turn it on to look for a fault. Nothing is read within
+    torch.compile or while a CUDA graph is captured.
+
+    Args:
+        on: in this process, from now on.
+    """
+    global _on_gpus
+    _on_gpus = bool(on)
+
 
 def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
@@ -24,6 +41,8 @@ def mixed(op: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
     """Parameters and residuals on the device of x, in its dtype or, where that has 16 bits, in float32."""
     alike(op, x=x)
     _floating(op, "x", x)
+    if not x.dim():
+        raise ValueError(f"{op}: x has no axes, expected [..., D]")
     dtypes = (x.dtype, torch.float32) if x.dtype.itemsize == 2 else (x.dtype,)
     for name, tensor in tensors.items():
         if tensor is None:
@@ -45,6 +64,13 @@ def alike(op: str, **tensors: torch.Tensor) -> None:
             raise ValueError(f"{op}: {found}; cast or move one of them")
 
 
+def beside(op: str, name: str, x: torch.Tensor, like: torch.Tensor) -> None:
+    """A tensor on the device of another one."""
+    are_tensors(op, **{name: x})
+    if x.device != like.device:
+        raise ValueError(f"{op}: {name} is on {x.device}, expected {like.device}, where the others are")
+
+
 def are_tensors(op: str, **given) -> None:
     """Nothing is a list, an array or None."""
     for name, x in given.items():
@@ -59,9 +85,10 @@ def misfit(op: str, **tensors: tuple[torch.Tensor, str]) -> ValueError:
     return ValueError(f"{op}: the shapes {found} do not fit {wanted}")
 
 
-def positions(op: str, x: torch.Tensor, tokens: int) -> None:
-    """A position, float32 or float64, for every token."""
-    are_tensors(op, positions=x)
+def positions(op: str, x: torch.Tensor, like: torch.Tensor) -> None:
+    """A position, float32 or float64, for every token of ``like``, and beside it."""
+    beside(op, "positions", x, like)
+    tokens = len(like)
     if x.shape != (tokens,) or x.dtype not in (torch.float32, torch.float64):
         hint = "" if x.dtype.is_floating_point else ", position_ids.flatten().float() for one"
         found = f"positions are {x.dtype} {tuple(x.shape)} for {tokens} tokens"
@@ -141,13 +168,17 @@ def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.d
 
 
 def readable(x: torch.Tensor) -> bool:
-    """Whether values can be looked at for nothing: on the CPU, not fake, and not while torch.compile traces."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and plain(x)
+    """Whether values can be looked at: on the CPU, or anywhere after ``check(True)``; not fake, not within a graph."""
+    if x.device.type != "cpu" and not (_on_gpus and x.is_cuda and not torch.cuda.is_current_stream_capturing()):
+        return False
+    return not torch.compiler.is_compiling() and plain(x)
 
 
-def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int) -> None:
-    """int32 [N + 1], from 0 to ``total``, never falling. Values are read only on the CPU, where that is free."""
+def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int, like: torch.Tensor | None = None) -> None:
+    """int32 [N + 1], from 0 to ``total``, never falling; on the CPU or beside ``like``. Read where that is free."""
     are_tensors(op, **{name: cu})
+    if like is not None and cu.device.type != "cpu":
+        beside(op, name, cu, like)
     if cu.dim() != 1 or cu.dtype != torch.int32 or cu.numel() < 1:
         raise ValueError(f"{op}: {name} must be int32 of shape [N + 1], got {cu.dtype} {tuple(cu.shape)}")
     if not readable(cu):

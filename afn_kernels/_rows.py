@@ -7,11 +7,21 @@ import torch
 
 @dataclass(frozen=True)
 class RowLaunch:
-    """How one row is spread: ``warps`` per program; ``waves`` persistent programs per multiprocessor (backward)."""
+    """How one row is spread: ``warps`` per program; ``waves`` persistent programs per multiprocessor (backward).
+
+    ``forward``: warps of the forward, where they are others. ``wide``: waves beside a float32 residual stream, whose
+    rows take more registers. As many waves as are resident at once: one more makes a tail.
+    """
 
     warps: int
     waves: int
     reason: str
+    forward: int | None = None
+    wide: int | None = None
+
+    def programs(self, stream: torch.dtype, multiprocessors: int) -> int:
+        """Persistent programs of the backward with a residual stream of this dtype."""
+        return multiprocessors * (self.wide if self.wide and stream == torch.float32 else self.waves)
 
 
 @dataclass(frozen=True)

@@ -233,8 +233,8 @@ def attention(
     if (cu_seqlens_q is None) != (cu_seqlens_k is None):
         raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
     if cu_seqlens_q is not None and cu_seqlens_k is not None and batch is None:
-        _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0])
-        _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0])
+        _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0], q)
+        _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0], k)
         if cu_seqlens_q.shape != cu_seqlens_k.shape:
             raise ValueError(f"attention: {len(cu_seqlens_q) - 1} query and {len(cu_seqlens_k) - 1} key sequences")
     if carry is not None:
@@ -290,7 +290,7 @@ def _equal_lengths(x: torch.Tensor) -> torch.Tensor:
 def _misfit(q, k, v) -> ValueError:
     axes = ("B Tq Hq D", "B Tk Hk D") if q.dim() == 4 else ("Tq Hq D", "Tk Hk D")
     error = _check.misfit("attention", q=(q, axes[0]), k=(k, axes[1]), v=(v, axes[1]))
-    if k.shape[:-1] == v.shape[:-1] and k.shape[-1] == q.shape[-1] != v.shape[-1]:
+    if q.dim() == k.dim() == v.dim() > 0 and k.shape[:-1] == v.shape[:-1] and k.shape[-1] == q.shape[-1] != v.shape[-1]:
         return ValueError(f"{error}: heads of v have the size of those of q and k; pad the smaller with zeros")
     return error
 

@@ -62,7 +62,8 @@ def cross_entropy(
     z-loss, Chowdhery et al., 2022, arXiv:2204.02311, section 5.
     """
     _check.same_dtype_and_device("cross_entropy", logits=logits)
-    if not logits.dim() or not isinstance(labels, torch.Tensor) or labels.shape != logits.shape[:-1]:
+    _check.are_tensors("cross_entropy", labels=labels)
+    if not logits.dim() or labels.shape != logits.shape[:-1]:
         raise _check.misfit("cross_entropy", logits=(logits, "... V"), labels=(labels, "..."))
     _check.loss_options("cross_entropy", reduction, label_smoothing, softcap)
     _check.labels("cross_entropy", labels, logits, logits.shape[-1], ignore_index)

@@ -89,10 +89,12 @@ def forward(
     rstd = torch.empty_like(mean)
     if not rows:
         return y, h, mean, rstd
+    config = choose(ROWS, width)
     forward_kernel[(rows,)](
         x, residual, weight, bias, y, h, mean, rstd,
         x.stride(0), 0 if residual is None else residual.stride(0), rows, eps,
-        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
+        D=width, BLOCK_D=triton.next_power_of_2(width), ADD=residual is not None,
+        num_warps=config.forward or config.warps,
     )  # fmt: skip
     return y, h, mean, rstd
 
@@ -113,7 +115,7 @@ def backward(
     """
     rows, width = h.shape
     config = choose(ROWS, width)
-    programs = max(1, min(rows, config.waves * _triton.programs(h.device)))
+    programs = max(1, min(rows, config.programs(h.dtype, _triton.programs(h.device))))
     dx = torch.empty(h.shape, dtype=dy.dtype, device=h.device)
     split = h.dtype != dy.dtype
     dresidual = torch.empty(h.shape if split else 0, dtype=h.dtype, device=h.device)

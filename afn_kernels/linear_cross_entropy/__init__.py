@@ -36,6 +36,7 @@ OP_LOGPROB = Op(
 
 def _check_arguments(op: str, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, bias, ignore):
     _check.same_dtype_and_device(op, hidden=hidden)
+    _check.are_tensors(op, labels=labels)
     _check_parameter(op, "weight", weight, hidden)
     fits = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
     if not fits or labels.shape != hidden.shape[:1]:

@@ -5,6 +5,7 @@ replaces it by its gradient; two more products give the hidden states' and the w
 N rows, where a backward that recomputed the logits would need 8, and the logits pass through memory once.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -293,7 +294,27 @@ def forward(
     return logprob, lse
 
 
+@contextmanager
+def float32_sums():
+    """cuBLAS splits the 151,672 terms of a hidden gradient over several programs; their parts stay in float32 here.
+
+    PyTorch lets it add them up in 16 bits by default. The setting is the process's: another thread that multiplies
+    meanwhile gets the more accurate sums too.
+    """
+    settings = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before = {name: getattr(settings, name) for name in names}
+    for name in names:
+        setattr(settings, name, False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
+
+
 @torch.no_grad()
+@float32_sums()
 def chunks(
     hidden: torch.Tensor, head: Head, labels: torch.Tensor, rows: torch.Tensor | None, *,
     upstream: torch.Tensor | None = None, loss: torch.Tensor | None = None, scale: float = 1.0, need_dh: bool = False,

@@ -115,6 +115,7 @@ def log_mel(
 
     Source: Radford et al., 2022, arXiv:2212.04356, section 2.2.
     """
+    _check.are_tensors("log_mel", pcm=pcm)
     if pcm.dim() != 2 or pcm.dtype not in (torch.float32, torch.float64, torch.int16):
         raise ValueError(f"log_mel: pcm is {pcm.dtype} {list(pcm.shape)}, not [B, T] of float32, float64 or int16")
     if config is not None or lengths is not None:

@@ -35,6 +35,7 @@ def merge_embeddings(
     """
     tokens, audio = _autocast.widest(tokens, audio)
     _check.same_dtype_and_device("merge_embeddings", tokens=tokens, audio=audio)
+    _check.beside("merge_embeddings", "rows", rows, tokens)
     if rows.dtype != torch.int64:
         hint = ": indices, mask.nonzero().squeeze(1) of a mask" if rows.dtype == torch.bool else ""
         raise ValueError(f"merge_embeddings: rows are {rows.dtype}, expected int64{hint}")

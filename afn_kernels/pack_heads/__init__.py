@@ -99,7 +99,7 @@ def pack_heads(
     if (positions is None) != (inv_freq is None):
         raise ValueError("pack_heads: positions and inv_freq go together, one of them is missing")
     if positions is not None and inv_freq is not None:
-        _check.positions("pack_heads", positions, q.shape[0])
+        _check.positions("pack_heads", positions, q)
         if q.shape[2] % 2:
             raise ValueError(f"pack_heads: heads of {q.shape[2]} elements have no pairs to rotate")
         _check.inv_freq("pack_heads", inv_freq, q.shape[2] // 2, q.device)

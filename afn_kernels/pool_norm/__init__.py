@@ -77,7 +77,7 @@ def pool_norm(
     if cu_seqlens is not None:
         if x.dim() != 2:
             raise ValueError(f"pool_norm: packed x must be [T, D], got {tuple(x.shape)}")
-        _check.cu_seqlens("pool_norm", "cu_seqlens", cu_seqlens, x.shape[0])
+        _check.cu_seqlens("pool_norm", "cu_seqlens", cu_seqlens, x.shape[0], x)
         if rote and "window" in rote and total is None:
             total = rote["window"].numel()
         _check_total(total, cu_seqlens, x.shape[0])
@@ -87,19 +87,19 @@ def pool_norm(
         raise ValueError(f"pool_norm: total is {total}, but there are no cu_seqlens")
     if rote is not None:
         rows: Any = (*x.shape[:-2], x.shape[-2] // 2) if cu_seqlens is None else (total,)
-        rote = _check_rote(rote, rows, x.shape[-1])
+        rote = _check_rote(rote, rows, x)
     options = {"cu_seqlens": cu_seqlens, "total": total, "eps": eps, "rote": rote}
     return OP.choose(impl, x, weight, bias, **options)(x, weight, bias, **options)
 
 
-def _check_rote(rote: Mapping, rows: tuple[int, ...], width: int) -> dict:
+def _check_rote(rote: Mapping, rows: tuple[int, ...], x: torch.Tensor) -> dict:
     missing = [name for name in ("window", "frame") if name not in rote]
     unknown = [name for name in rote if name not in ("window", "frame", *DEFAULTS)]
     if missing or unknown:
         raise ValueError(f"pool_norm: rote lacks {missing} and has {unknown}, which afn_kernels.rote has not")
     window, frame = rote["window"], rote["frame"]
     options = {name: rote.get(name, default) for name, default in DEFAULTS.items()}
-    return {"window": window, "frame": frame} | checked(rows, width, window, frame, options)
+    return {"window": window, "frame": frame} | checked(rows, x, window, frame, options)
 
 
 def _check_total(total: int | None, cu_seqlens: torch.Tensor, frames: int) -> None:

@@ -97,7 +97,7 @@ def qkv_rotary(
         raise ValueError(
             f"qkv_rotary: {qkv.shape[1]} columns are no (Hq + 2 · {kv_heads}) · {width} with an even width"
         )
-    _check.positions("qkv_rotary", positions, qkv.shape[0])
+    _check.positions("qkv_rotary", positions, qkv)
     _check.inv_freq("qkv_rotary", inv_freq, width // 2, qkv.device)
     if bias is not None:
         _check.same_dtype_and_device("qkv_rotary", qkv=qkv, bias=bias)

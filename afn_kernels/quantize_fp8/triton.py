@@ -65,7 +65,7 @@ def load_tile(x, x_stride, rows, columns, BLOCK: tl.constexpr):
     return row, column, m_tile, b_x
 
 
-@triton.jit(do_not_specialize=["rows", "columns"])
+@triton.jit(do_not_specialize=["rows"])
 def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
     """Largest magnitude of every column, or of everything; a maximum does not depend on the order of arrival."""
     _, column, _, b_x = load_tile(x, x_stride, rows, columns, BLOCK)
@@ -76,14 +76,16 @@ def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, BLO
         tl.atomic_max(largest + column, b_largest, mask=column < columns, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "scale_row", "scale_column"])
+@triton.jit(do_not_specialize=["rows", "scale_row", "scale_column"])
 def tile_kernel(
     x, out, scale, largest, x_stride, rows, columns, scale_row, scale_column,
-    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, BLOCK: tl.constexpr, HARDWARE: tl.constexpr,
+    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """MODE: what shares a scale: "tile", "row" or "column" of a tile, or "known": of the matrix, of which ``largest``
     has the maximum, of everything ("whole") or of every column ("columns"). ``scale_row`` is the scales' stride along
     the rows of x."""
+    if ALIGNED:
+        rows = rows // 16 * 16  # as it is; the compiler sees that 16 bytes at a time can be stored
     row, column, m_tile, b_x = load_tile(x, x_stride, rows, columns, BLOCK)
     tile_row, tile_column = tile_of(columns, BLOCK)
     if MODE == "tile":
@@ -147,6 +149,7 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
         down, across = reversed(strides) if transpose else strides
     tile_kernel[grid](
         x, out, scale, largest, x.stride(0), rows, columns, down, across,
-        MODE=mode, TRANSPOSE=transpose, BLOCK=BLOCK, HARDWARE=hardware, num_warps=TILE.warps,
+        MODE=mode, TRANSPOSE=transpose, ALIGNED=transpose and rows % 16 == 0, BLOCK=BLOCK, HARDWARE=hardware,
+        num_warps=TILE.warps,
     )  # fmt: skip
     return out, scale

@@ -98,7 +98,7 @@ def backward(
     """dx [T, D], the same in the dtype of h (empty where that is the dtype of x) and dw [D] float32 (or empty)."""
     rows, width = h.shape
     config = choose(ROWS, width)
-    programs = max(1, min(rows, config.waves * _triton.programs(h.device)))
+    programs = max(1, min(rows, config.programs(h.dtype, _triton.programs(h.device))))
     dx = torch.empty(h.shape, dtype=dy.dtype, device=h.device)
     split = h.dtype != dy.dtype
     dresidual = torch.empty(h.shape if split else 0, dtype=h.dtype, device=h.device)

@@ -110,11 +110,11 @@ def rotary(
         raise _check.misfit("rotary", q=(q, "T Hq D"), k=(k, "T Hk D"))
     pairs = _pairs("rotary", q, rotary_dim)
     if sections is not None:
-        positions = _of_each_pair(positions, len(q), tuple(sections), sections_interleaved, pairs)
+        positions = _of_each_pair(positions, q, tuple(sections), sections_interleaved, pairs)
     elif sections_interleaved:
         raise ValueError("rotary: sections_interleaved without sections")
     else:
-        _check.positions("rotary", positions, q.shape[0])
+        _check.positions("rotary", positions, q)
     _check.inv_freq("rotary", inv_freq, pairs, q.device)
     given = [name for name, x in zip(_CACHE, (v, k_cache, v_cache, slots), strict=True) if x is not None]
     if given:
@@ -187,10 +187,11 @@ def _pairs(op: str, q: torch.Tensor, rotary_dim: int | None) -> int:
 
 
 def _of_each_pair(
-    positions: torch.Tensor, tokens: int, sections: tuple[int, ...], interleaved: bool, pairs: int
+    positions: torch.Tensor, q: torch.Tensor, sections: tuple[int, ...], interleaved: bool, pairs: int
 ) -> torch.Tensor:
     """Positions [axes, T] as [T, pairs]: each pair has that of its axis."""
-    _check.are_tensors("rotary", positions=positions)
+    _check.beside("rotary", "positions", positions, q)
+    tokens = len(q)
     if positions.shape != (len(sections), tokens) or positions.dtype not in (torch.float32, torch.float64):
         hint = "" if positions.dtype.is_floating_point else ", position_ids.flatten(1).float() for one"
         found = f"positions are {positions.dtype} {tuple(positions.shape)} for {tokens} tokens"

@@ -12,14 +12,21 @@ from afn_kernels.rotary.config import CONFIG
 @triton.jit
 def load_pairs(p, m_pair, APART: tl.constexpr):
     """Both features of each pair."""
-    b_low = tl.load(p, mask=m_pair, other=0.0).to(tl.float32)
-    return b_low, tl.load(p + APART, mask=m_pair, other=0.0).to(tl.float32)
+    b_low = tl.load(p, mask=m_pair, other=0.0)
+    return b_low, tl.load(p + APART, mask=m_pair, other=0.0)
 
 
 @triton.jit
 def store_pairs(p, b_low, b_high, m_pair, APART: tl.constexpr):
     tl.store(p, b_low.to(p.dtype.element_ty), mask=m_pair)
     tl.store(p + APART, b_high.to(p.dtype.element_ty), mask=m_pair)
+
+
+@triton.jit
+def turned(b_a, b_b, b_sin, b_cos):
+    """Pairs, turned by their angles, in float32."""
+    b_a, b_b = b_a.to(tl.float32), b_b.to(tl.float32)
+    return b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin
 
 
 @triton.jit
@@ -56,16 +63,24 @@ def rotary_kernel(
     o_head = tl.arange(0, BLOCK_H)[:, None]
     column = tl.arange(0, BLOCK_HALF)
     m_column = column < PAIRS
+    first = tl.program_id(1) * BLOCK_H
+    if HQ > 0:  # on their way while the angles are worked out
+        p_q = q + token * q_stride + (first + o_head).to(tl.int64) * q_head + column[None] * STEP
+        b_a, b_b = load_pairs(p_q, (first + o_head < HQ) & m_column[None], APART)
     b_sin, b_cos = load_angles(positions, inv_freq, token, angle_stride, column, m_column, PAIRS, PER_PAIR, GIVEN)
     b_sin, b_cos, m_column, column = b_sin[None] * direction, b_cos[None], m_column[None], column[None] * STEP
     rest = 2 * PAIRS + tl.arange(0, BLOCK_REST)[None]  # features that pass
     if HQ > 0:
         for first in range(tl.program_id(1) * BLOCK_H, HQ, tl.num_programs(1) * BLOCK_H):
             head = (first + o_head).to(tl.int64)
+            after = head + tl.num_programs(1) * BLOCK_H
+            p_after = q + token * q_stride + after * q_head + column
+            b_after = load_pairs(p_after, (after < HQ) & m_column, APART)
             m_pair = (head < HQ) & m_column
-            b_a, b_b = load_pairs(q + token * q_stride + head * q_head + column, m_pair, APART)
             p_out = q_out + (token * HQ + head) * D
-            store_pairs(p_out + column, b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin, m_pair, APART)
+            b_low, b_high = turned(b_a, b_b, b_sin, b_cos)
+            store_pairs(p_out + column, b_low, b_high, m_pair, APART)
+            b_a, b_b = b_after
             if 2 * PAIRS < D:
                 m_rest = (head < HQ) & (rest < D)
                 tl.store(p_out + rest, tl.load(q + token * q_stride + head * q_head + rest, mask=m_rest), mask=m_rest)
@@ -73,8 +88,8 @@ def rotary_kernel(
         for first in range(tl.program_id(1) * BLOCK_H, HK, tl.num_programs(1) * BLOCK_H):
             head = (first + o_head).to(tl.int64)
             m_pair = (head < HK) & m_column
-            b_a, b_b = load_pairs(k + token * k_stride + head * k_head + column, m_pair, APART)
-            b_low, b_high = b_a * b_cos - b_b * b_sin, b_b * b_cos + b_a * b_sin
+            b_key = load_pairs(k + token * k_stride + head * k_head + column, m_pair, APART)
+            b_low, b_high = turned(b_key[0], b_key[1], b_sin, b_cos)
             p_out = k_out + (token * HK + head) * D
             store_pairs(p_out + column, b_low, b_high, m_pair, APART)
             m_rest = (head < HK) & (rest < D)
@@ -87,8 +102,8 @@ def rotary_kernel(
                 p_key = k_cache + slot * k_row + head * k_row_head
                 p_value = v_cache + slot * v_row + head * v_row_head
                 store_pairs(p_key + column, b_low, b_high, m_pair & m_slot, APART)
-                b_a, b_b = load_pairs(v + token * v_stride + head * v_head + column, m_pair, APART)
-                store_pairs(p_value + column, b_a, b_b, m_pair & m_slot, APART)
+                b_value = load_pairs(v + token * v_stride + head * v_head + column, m_pair, APART)
+                store_pairs(p_value + column, b_value[0], b_value[1], m_pair & m_slot, APART)
                 if 2 * PAIRS < D:
                     tl.store(p_key + rest, b_rest, mask=m_rest & m_slot)
                     b_rest = tl.load(v + token * v_stride + head * v_head + rest, mask=m_rest)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from afn_kernels import _triton
+from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
 
 
@@ -73,6 +73,7 @@ def rote(
 
     Source: Goel et al., 2024, arXiv:2410.12109, as realised by the released Music Flamingo and AF-Next weights.
     """
+    _check.are_tensors("rote", x=x)
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"rote: x must be floating [T, D], got {x.dtype} {tuple(x.shape)}")
     options = {
@@ -85,17 +86,21 @@ def rote(
         "frames_per_window": frames_per_window,
         "phase_dtype": phase_dtype,
     }
-    options = checked(x.shape[:1], x.shape[1], window, frame, options)
+    options = checked(x.shape[:1], x, window, frame, options)
     return OP.choose(impl, x, window, frame, **options)(x, window, frame, **options)
 
 
 DEFAULTS = {name: value for name, value in (rote.__kwdefaults__ or {}).items() if name != "impl"}
 
 
-def checked(rows: tuple[int, ...], width: int, window: torch.Tensor, frame: torch.Tensor, options: dict) -> dict:
-    """``options`` with their default filled in, for rows [*rows, width]; ValueError where they do not fit."""
+def checked(
+    rows: tuple[int, ...], like: torch.Tensor, window: torch.Tensor, frame: torch.Tensor, options: dict
+) -> dict:
+    """``options`` with their defaults, for rows [*rows, D] beside ``like``; ValueError where they do not fit."""
+    width = like.shape[-1]
     for name, index in (("window", window), ("frame", frame)):
-        if index.shape != rows or index.is_floating_point():
+        _check.beside("rote", name, index, like)
+        if index.shape != rows or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise ValueError(f"rote: {name} must be integer {list(rows)}, got {index.dtype} {tuple(index.shape)}")
     rotary_dim, phase_dtype = options["rotary_dim"], options["phase_dtype"]
     rotary_dim = int(width * 0.2) if rotary_dim is None else rotary_dim

@@ -203,6 +203,26 @@ def on(device, dtype=torch.float32):
     return [x.to(device, dtype) if x.is_floating_point() else x.to(device) for x in make()]
 
 
+def test_products_add_up_in_float32_and_the_setting_comes_back(triton, device, monkeypatch):
+    settings, seen, mm = torch.backends.cuda.matmul, [], torch.mm
+
+    def product(*args, **kwargs):
+        seen.append((settings.allow_bf16_reduced_precision_reduction, settings.allow_fp16_reduced_precision_reduction))
+        if len(seen) == 3:
+            raise RuntimeError("no memory")
+        return mm(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "mm", product)
+    hidden, weight = torch.randn(3, 16, device=device), torch.randn(9, 16, device=device)
+    with pytest.raises(RuntimeError, match="no memory"):
+        ak.linear_cross_entropy(
+            hidden.requires_grad_(), weight.requires_grad_(), torch.arange(3, device=device), impl="triton"
+        ).backward()
+    assert seen == [(False, False)] * 3
+    assert settings.allow_bf16_reduced_precision_reduction
+    assert settings.allow_fp16_reduced_precision_reduction
+
+
 def test_rows_without_supervision_are_never_multiplied(triton, device):
     hidden, weight, labels = on(device)
     hidden[labels < 0] = float("nan")
