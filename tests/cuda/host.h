@@ -186,6 +186,7 @@ T shuffle_xor(T x, int mask) {
 }
 
 inline int atomic_add(int* p, int x) { return __atomic_fetch_add(p, x, __ATOMIC_SEQ_CST); }
+inline int atomic_add_release_acquire(int* p, int x) { return atomic_add(p, x); }
 inline int atomic_exchange(int* p, int x) { return __atomic_exchange_n(p, x, __ATOMIC_SEQ_CST); }
 inline int atomic_max(int* p, int x) {
     int before = __atomic_load_n(p, __ATOMIC_SEQ_CST);

@@ -52,6 +52,15 @@ AFN_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) { return __shfl_xor_sync(0
 AFN_DEVICE int atomic_max(int* p, int x) { return atomicMax(p, x); }
 AFN_DEVICE int atomic_add(int* p, int x) { return atomicAdd(p, x); }
 AFN_DEVICE int atomic_exchange(int* p, int x) { return atomicExch(p, x); }
+// Releases what this thread has written or seen behind a barrier, and acquires what was released here before.
+AFN_DEVICE int atomic_add_release_acquire(int* p, int x) {
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(__cvta_generic_to_global(p)), "r"(x)
+                 : "memory");
+    return before;
+}
 
 // Loads that skip L1: of what other blocks have written, or what is read once.
 template <class T>
@@ -217,3 +226,21 @@ AFN_DEVICE void bulk_wait(uint64_t* barrier, uint32_t phase) {
 
 }  // namespace afn
 #endif
+
+namespace afn {
+
+// The block arrives at a counter in global memory, where count blocks do. True in the last one, whose threads then see
+// all that the other blocks wrote before, in L2: by load_global or an asynchronous copy. Barriers carry what one thread
+// releases and acquires to and from the whole block, so that no other thread needs a fence. The counter is left at
+// zero; last is an int of shared memory.
+AFN_DEVICE bool arrive(int* counter, int count, int* last) {
+    sync_block();
+    if (thread_index() == 0) {
+        *last = atomic_add_release_acquire(counter, 1) == count - 1;
+        if (*last) atomic_exchange(counter, 0);
+    }
+    sync_block();
+    return *last;
+}
+
+}  // namespace afn
