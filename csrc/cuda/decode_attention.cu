@@ -436,16 +436,8 @@ AFN_DEVICE void finish(const DecodeAttention& p, Shared& shared, Rows& rows, con
         }
     }
     if (count == 1) return;
-    fence();
-    sync_block();
-    if (thread_index() == 0) {
-        int* arrived = p.arrived + walk.sequence * p.heads + walk.head;
-        shared.last = atomic_add(arrived, 1) == count - 1;
-        if (shared.last) atomic_exchange(arrived, 0);
-        fence();
-    }
-    sync_block();
-    if (shared.last) merge<Query>(p, walk, done ? shared.ring : stage, done ? kMerged : kMergedAhead, first, count);
+    if (arrive(p.arrived + walk.sequence * p.heads + walk.head, count, &shared.last))
+        merge<Query>(p, walk, done ? shared.ring : stage, done ? kMerged : kMergedAhead, first, count);
 }
 
 template <class Query, class Product, bool fp8>
