@@ -39,6 +39,9 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct alignas(16) int4 {
+    int32_t x, y, z, w;
+};
 struct alignas(8) uint2 {
     uint32_t x, y;
 };
@@ -318,12 +321,19 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma<from_f16>(d, a, b0, b1); }
 
 constexpr bool has_bulk_copies() { return true; }
+// A barrier counts the bytes to come, times two, and the phase.
 inline void bulk_start(uint64_t* barrier) { __atomic_store_n(barrier, 0, __ATOMIC_SEQ_CST); }
+inline void bulk_expect(uint64_t* barrier, uint32_t bytes) {
+    if (__atomic_load_n(barrier, __ATOMIC_SEQ_CST) > 1) host::fail("bulk_expect: bytes are still to come");
+    __atomic_fetch_add(barrier, 2 * static_cast<uint64_t>(bytes), __ATOMIC_SEQ_CST);
+}
 inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
     uintptr_t places = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
     if ((places | bytes) % 16) host::fail("bulk_copy: not a multiple of 16");
+    if (__atomic_load_n(barrier, __ATOMIC_SEQ_CST) / 2 < bytes) host::fail("bulk_copy: more bytes than expected");
     std::memcpy(to, from, bytes);
-    __atomic_fetch_add(barrier, 1, __ATOMIC_SEQ_CST);
+    uint64_t before = __atomic_fetch_sub(barrier, 2 * static_cast<uint64_t>(bytes), __ATOMIC_SEQ_CST);
+    if (before / 2 == bytes) __atomic_fetch_xor(barrier, 1, __ATOMIC_SEQ_CST);
 }
 inline void bulk_wait(uint64_t* barrier, uint32_t phase) {
     while ((__atomic_load_n(barrier, __ATOMIC_SEQ_CST) & 1) == phase) sched_yield();
