@@ -35,6 +35,9 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct alignas(16) int4 {
+    int32_t x, y, z, w;
+};
 struct alignas(8) uint2 {
     uint32_t x, y;
 };
@@ -196,6 +199,7 @@ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 
 constexpr bool has_bulk_copies() { return true; }
 void bulk_start(uint64_t* barrier);
+void bulk_expect(uint64_t* barrier, uint32_t bytes);
 void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 void bulk_wait(uint64_t* barrier, uint32_t phase);
 

@@ -46,8 +46,9 @@ struct Bulk {
     uint64_t* barrier;
     uint32_t phase = 0;  // how many have ended
     bool under_way = false;
-    Copy copy{};
-    Seen released{};  // by the thread that began the copy
+    uint32_t expected = 0, coming = 0;  // bytes
+    std::vector<Copy> copies{};
+    Seen released{};  // by the thread that expects them
     std::vector<Thread*> waiting{};
 };
 
@@ -452,7 +453,7 @@ const char* run(const Launch& launch) {
         begin_block(launch.backwards ? launch.x * launch.y - 1 - i : i);
         run_block();
         for (const Bulk& bulk : m.bulks)
-            if (m.message.empty() && bulk.under_way) m.message = "a bulk copy was never waited for";
+            if (m.message.empty() && bulk.under_way) m.message = "bulk copies were never waited for";
     }
     return m.message.empty() ? nullptr : m.message.c_str();
 }
@@ -582,36 +583,47 @@ void bulk_start(uint64_t* barrier) {
     machine->bulks.push_back({barrier});
 }
 
+void bulk_expect(uint64_t* barrier, uint32_t bytes) {
+    uint32_t place = PLACE;
+    Bulk& bulk = bulk_at(barrier, place);
+    if (bulk.under_way) fail_at(place, "expects bytes of a bulk barrier before those expected last have come");
+    bulk.under_way = true;
+    bulk.expected = bytes;
+    bulk.coming = 0;
+    bulk.copies.clear();
+    bulk.released = snapshot();
+}
+
 void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
     uint32_t place = PLACE;
     uintptr_t places = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
     if ((places | bytes) % 16) fail_at(place, "copies in bulk what is no multiple of 16 bytes");
     Bulk& bulk = bulk_at(barrier, place);
-    if (bulk.under_way) fail_at(place, "uses a bulk barrier again before its copy has come");
-    bulk.copy = {static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, bytes};
-    begin_copy(bulk.copy, How::bulk, place, of_copy(bulk, place));
-    bulk.under_way = true;
-    bulk.released = snapshot();
-    wake(bulk.waiting);
+    if (!bulk.under_way) fail_at(place, "copies in bulk what its barrier does not expect");
+    bulk.coming += bytes;
+    if (bulk.coming > bulk.expected)
+        fail_at(place, "copies " + std::to_string(bulk.coming) + " bytes where the bulk barrier expects " +
+                           std::to_string(bulk.expected));
+    bulk.copies.push_back({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, bytes});
+    begin_copy(bulk.copies.back(), How::bulk, place, of_copy(bulk, place));
+    if (bulk.coming == bulk.expected) wake(bulk.waiting);
 }
 
 void bulk_wait(uint64_t* barrier, uint32_t phase) {
     uint32_t place = PLACE;
     Bulk& bulk = bulk_at(barrier, place);
     Thread& self = *machine->current;
-    if ((bulk.phase & 1) == phase) {
-        while (!bulk.under_way && (bulk.phase & 1) == phase) wait(bulk.waiting, "a bulk copy that nobody began");
-        if ((bulk.phase & 1) == phase) {
-            end_copy(bulk.copy, of_copy(bulk, place));
-            bulk.under_way = false;
-            ++bulk.phase;
-        }
-    } else if (!bulk.phase) {
-        fail_at(place, "waits for a phase of a bulk barrier that is not the next one");
+    if (!bulk.phase && phase) fail_at(place, "waits for the second phase of a bulk barrier before the first");
+    auto open = [&] { return (bulk.phase & 1) == phase; };
+    while (open() && !(bulk.under_way && bulk.coming == bulk.expected)) wait(bulk.waiting, "bytes of a bulk barrier");
+    if (open()) {
+        for (const Copy& copy : bulk.copies) end_copy(copy, of_copy(bulk, place));
+        bulk.under_way = false;
+        ++bulk.phase;
     }
     Stamp copy = of_copy(bulk, place);
     --copy.releases;
-    if (bulk.under_way && !ordered(copy)) fail_at(place, "waits for a bulk copy after the barrier's next one was begun");
+    if (bulk.under_way && !ordered(copy)) fail_at(place, "waits for a bulk barrier after its next bytes were expected");
     self.own.merge(bulk.released);
     self.own.blocks[machine->block].threads[copy.thread] = copy.releases;
 }
