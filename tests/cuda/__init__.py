@@ -21,7 +21,7 @@ KERNEL = ("-O1", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", 
 MACHINE = ("-O2", "-ftls-model=initial-exec")
 SANITISERS = {
     "": ("-fsanitize=thread",),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
 }
 
 
@@ -53,7 +53,7 @@ def build(source: Path, sanitiser: str = "", include: Path | None = None) -> Pat
     """The kernels of a source as a library for the host."""
     include = include or _cuda.sources() / "include"
     sanitise = SANITISERS[sanitiser]
-    machine = [HERE / "run.cpp", HERE / "check.h", HERE / "host.h"]
+    machine = [HERE / name for name in ("run.cpp", "machine.h", "check.h", "host.h")]
     headers = sorted((include / "afn").glob("*.cuh"))
 
     def compiled(name: str, flags: tuple[str, ...], files: list[Path]) -> Path:
@@ -65,7 +65,7 @@ def build(source: Path, sanitiser: str = "", include: Path | None = None) -> Pat
     flags = (*FLAGS, *MACHINE, *(sanitise if sanitiser else ()))
     objects = [compiled(f"host-machine{sanitiser}", flags, machine)]
     flags = (*FLAGS, *KERNEL, *sanitise, f"-I{include}")
-    objects.append(compiled(f"host-{source.stem}{sanitiser}.o", flags, [source, machine[2], *headers]))
+    objects.append(compiled(f"host-{source.stem}{sanitiser}.o", flags, [source, HERE / "host.h", *headers]))
 
     def link_to(out: Path) -> None:
         flags = ("-shared", "-Wl,-Bsymbolic", *(sanitise if sanitiser else ()))

@@ -1,8 +1,8 @@
-// What csrc/include/afn/device.cuh offers, for a host compiler: the CUDA sources run as they are, the threads of a block
-// as fibers, blocks one after another (run.cpp), and every access is checked (check.h). Slow, and strict where a GPU may
-// be lenient. What is read must have been ordered behind what was written: in a block by a barrier, between blocks by a
-// release and an acquire. Shared memory begins unwritten, and reading it so is an error. An asynchronous copy comes no
-// earlier than its wait. A launch ends with a sentence that names the place, or with nothing.
+// What csrc/include/afn/device.cuh offers, for a host compiler: the CUDA sources run as they are, the threads of a
+// block as fibers, blocks one after another (run.cpp), and every access is checked (check.h). Slow, and strict where a
+// GPU may be lenient. What is read must have been ordered behind what was written: in a block by a barrier, between
+// blocks by a release and an acquire. Shared memory begins unwritten, and reading it so is an error. An asynchronous
+// copy comes no earlier than its wait. A launch ends with a sentence that names the place, or with nothing.
 //
 // The compiler hands over the accesses themselves: sources are compiled with -fsanitize=thread, whose hooks are ours.
 //
@@ -16,14 +16,14 @@
 #include <cstring>
 
 #define AFN_DEVICE inline
-#define AFN_KERNEL(name, Parameters, threads, blocks)                                                                 \
-    static void name(const Parameters& p);                                                                            \
-    extern "C" uint64_t afn_size_##name() { return sizeof(Parameters); }                                              \
-    extern "C" int afn_threads_##name() { return threads; }                                                           \
-    extern "C" const char* afn_host_##name(int x, int y, uint64_t shared, const void* parameters, int backwards) {    \
-        auto kernel = [](const void* p) { name(*static_cast<const Parameters*>(p)); };                                \
-        return afn::host::run({kernel, parameters, sizeof(Parameters), x, y, threads, shared, backwards});            \
-    }                                                                                                                 \
+#define AFN_KERNEL(name, Parameters, threads, blocks)                                                              \
+    static void name(const Parameters& p);                                                                         \
+    extern "C" uint64_t afn_size_##name() { return sizeof(Parameters); }                                           \
+    extern "C" int afn_threads_##name() { return threads; }                                                        \
+    extern "C" const char* afn_host_##name(int x, int y, uint64_t shared, const void* parameters, int backwards) { \
+        auto kernel = [](const void* p) { name(*static_cast<const Parameters*>(p)); };                             \
+        return afn::host::run({kernel, parameters, sizeof(Parameters), x, y, threads, shared, backwards});         \
+    }                                                                                                              \
     static void name(const Parameters& p)
 
 using std::max;
@@ -107,8 +107,12 @@ T shuffle_xor(T x, int mask) {
 
 inline int atomic_add(int* p, int x) { return host::atomic(p, x, host::add, false, false); }
 inline int atomic_add_release_acquire(int* p, int x) { return host::atomic(p, x, host::add, true, true); }
-inline int atomic_exchange(int* p, int x) { return host::atomic(p, x, [](int, int x) { return x; }, false, false); }
-inline int atomic_max(int* p, int x) { return host::atomic(p, x, [](int a, int b) { return max(a, b); }, false, false); }
+inline int atomic_exchange(int* p, int x) {
+    return host::atomic(p, x, [](int, int x) { return x; }, false, false);
+}
+inline int atomic_max(int* p, int x) {
+    return host::atomic(p, x, [](int a, int b) { return max(a, b); }, false, false);
+}
 template <class T>
 T load_global(const T* p) {
     T x;
