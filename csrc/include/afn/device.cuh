@@ -182,8 +182,8 @@ AFN_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// One bulk copy into shared memory at a time, and a barrier that says when its bytes are there (Hopper). Elsewhere, and
-// where addresses or sizes are no multiples of 16, a kernel copies by threads.
+// Bulk copies into shared memory, and a barrier that says when all their bytes are there (Hopper). Elsewhere, and where
+// addresses or sizes are no multiples of 16, a kernel copies by threads.
 AFN_DEVICE constexpr bool has_bulk_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     return true;
@@ -198,18 +198,24 @@ AFN_DEVICE void bulk_start(uint64_t* barrier) {
     asm volatile("fence.mbarrier_init.release.cluster;");
 #endif
 }
-// By one thread, after what others have read or written there is ordered before it by a barrier of the block.
-AFN_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+// By one thread, after what others have read or written there is ordered before it by a barrier of the block, and
+// before its copies: how many bytes they are together. What was expected before has come.
+AFN_DEVICE void bulk_expect(uint64_t* barrier, uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("fence.proxy.async.shared::cta;");
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes));
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+#endif
+}
+AFN_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),
                  "l"(from), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
 #endif
 }
-// By every thread that reads the bytes; phase is 0 for the barrier's first copy, 1 for the second, 0 for the third.
+// By every thread that reads the bytes; phase is 0 for what was expected first, 1 for what came second, 0 again.
 AFN_DEVICE void bulk_wait(uint64_t* barrier, uint32_t phase) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile(
