@@ -107,7 +107,7 @@ inline uintptr_t base() {
     return reinterpret_cast<uintptr_t>(found.dli_fbase);
 }
 
-// The line of the source, as the compiler noted it; of inlined functions the innermost that is no header of ours.
+// The line of the source, as the compiler noted it; of inlined functions the innermost that is a kernel's.
 inline std::string line_of(uint32_t place) {
     Dl_info found;
     dladdr(reinterpret_cast<void*>(&run), &found);
@@ -119,9 +119,9 @@ inline std::string line_of(uint32_t place) {
         while (std::fgets(line, sizeof line, lines)) {
             std::string name(line, std::strcspn(line, " \n"));
             name = name.substr(name.rfind('/') + 1);
-            bool ours = name.rfind("host.h:", 0) == 0 || name.rfind("device.cuh:", 0) == 0;
-            if (best.empty() || !ours) best = name;
-            if (!ours) break;
+            bool kernel = name.find(".cu") != std::string::npos && name.rfind("device.cuh:", 0) != 0;
+            if (best.empty() || kernel) best = name;
+            if (kernel) break;
         }
         pclose(lines);
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,23 +20,29 @@ import torch
 
 from afn_kernels import _counters, _cuda
 from tests.cuda import MemoryFault, emulated, library
-from tests.cuda.cases import CASES
+from tests.cuda.cases import CASES, LONG
 
 TABLE = Path(__file__).with_name("mutants.md")
+IN_LONG = "in a long case:"
 REMOVED = ("sync_block", "sync_warp", "fence", "copy_async", "copy_commit", "copy_wait", "bulk_start", "bulk_expect")
 REMOVED += ("bulk_copy", "bulk_wait")
 CALL = re.compile(rf"\b({'|'.join(REMOVED)}|load_global|atomic_add_release_acquire)\s*(<[^<>;()]*>)?\s*\(")
+FUNCTION = re.compile(r"^ *AFN_DEVICE [^;]*?(\w+)\(", re.MULTILINE)
 ATOMIC = "host::atomic({}, host::add, {})"
 
 
 @dataclass(frozen=True)
 class Place:
-    """One thing that is left out, and in which line."""
+    """One thing that is left out: the statement, numbered where its function has several such."""
 
     file: str
-    line: int
+    function: str
     text: str
     change: str
+
+    def row(self, verdict: str) -> tuple[str, ...]:
+        cells = (self.file, self.function, f"`{self.text}`", self.change, verdict or "**nothing**")
+        return tuple(cell.replace("|", "\\|") for cell in cells)
 
 
 def variants(name: str, template: str, arguments: str) -> list[tuple[str, str]]:
@@ -77,10 +84,14 @@ def rewrite(file: str, text: str, places: list[Place]) -> str:
         if start == found.end():
             done += found[0]
             continue
+        function = FUNCTION.findall(text, 0, found.start())[-1]
+        number = 1 + len(
+            {p.text for p in places if p.function == function and re.sub(r" \(\d+\)$", "", p.text) == line}
+        )
         name, template, arguments = found[1], found[2] or "", text[found.end() : end]
         call = f"{name}{template}({arguments})"
         for change, instead in variants(name, template, arguments):
-            places.append(Place(file, text.count("\n", 0, found.start()) + 1, line, change))
+            places.append(Place(file, function, line if number == 1 else f"{line} ({number})", change))
             call = f"(host::omitted({len(places)}) ? {instead} : {call})"
         done += call
     return done + text[start:]
@@ -108,16 +119,15 @@ def included(folder: Path, source: str) -> set[str]:
     return found
 
 
-def said(source: str, folder: Path, place: int, expected: list[torch.Tensor]) -> str:
+def said(source: str, folder: Path, place: int, cases: list[Callable], expected: list[torch.Tensor]) -> str:
     """How the first case that notices the mutant does; empty if none does."""
     library(source, folder).afn_leave_out(place)
     try:
-        for case, before in zip(CASES[source], expected, strict=True):
+        for case, before in zip(cases, expected, strict=True):
             with emulated(csrc=folder):
                 if not torch.equal(case().view(torch.uint8), before.view(torch.uint8)):
                     return "the output differs"
     except MemoryFault as fault:
-        print(fault, file=sys.stderr)
         return reason(str(fault))
     finally:
         library(source, folder).afn_leave_out(0)
@@ -127,40 +137,38 @@ def said(source: str, folder: Path, place: int, expected: list[torch.Tensor]) ->
 
 
 def reason(sentence: str) -> str:
-    """A fault without the numbers that change from run to run."""
-    what = sentence.split(": ", 2)[-1]
-    shorter = re.sub(r"thread \d+ of block \d+|several threads of block \d+", "a thread", what)
-    shorter = re.sub(r" at \w+\.cuh?:\d+|memory at (byte )?[\dxa-f]+", lambda x: "memory" if x[1] else "", shorter)
-    return shorter.replace("global ", "global memory ") if "global ," in shorter else shorter
+    """A fault without the names and numbers that change from run to run."""
+    what = re.sub(r"^\w+: (\w+\.cuh?:\d+: )?", "", sentence)
+    what = re.sub(r"(thread \d+|several threads|a bulk copy) of (block \d+|several blocks)", r"\1", what)
+    what = re.sub(r"thread \d+", "a thread", what)
+    return re.sub(r" at (byte \d+|0x[\da-f]+|\w+\.cuh?:\d+)", "", what)
 
 
-def judge(wanted=lambda number: True) -> list[tuple[Place, str]]:
-    """All places that the cases can reach, or those whose number is wanted, each with what is said without it."""
+def judge(long: bool = True) -> list[tuple[Place, str]]:
+    """All places that the cases can reach, each with what is said without it; in cases that take seconds, too."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         places = mutate(folder)
         verdicts: dict[int, str] = {}
-        for source, cases in CASES.items():
-            with emulated(csrc=folder):
-                expected = [case() for case in cases]
-            files = included(folder, source)
-            for number, place in enumerate(places, 1):
-                if place.file in files and wanted(number) and not verdicts.get(number):
-                    verdicts[number] = said(source, folder, number, expected)
+        for rounds, mark in ((CASES, ""), (LONG, f"{IN_LONG} "))[: 1 + long]:
+            for source, cases in rounds.items():
+                files = included(folder, source)
+                asked = [n for n, place in enumerate(places, 1) if place.file in files and not verdicts.get(n)]
+                with emulated(csrc=folder):
+                    expected = [case() for case in cases] if asked else []
+                for number in asked:
+                    sentence = said(source, folder, number, cases, expected)
+                    verdicts[number] = sentence and mark + sentence
     return [(places[number - 1], verdict) for number, verdict in sorted(verdicts.items())]
 
 
 def table(verdicts: list[tuple[Place, str]]) -> str:
     head = (
         "# What orders memory in csrc/cuda, left out one place at a time\n\n"
-        "`python -m tests.cuda.mutants --write` writes this table: without each of these the cases of `cases.py` fail, "
-        "as the last column says.\n\n| file | statement | change | what is said |\n|---|---|---|---|\n"
+        "`python -m tests.cuda.mutants --write` writes this table: without each of these a case of `cases.py` fails, "
+        "as the last column says.\n\n| file | function | statement | change | what is said |\n|---|---|---|---|---|\n"
     )
-    cell = lambda text: text.replace("|", "\\|")  # noqa: E731
-    return head + "".join(
-        f"| {place.file} | `{cell(place.text)}` | {place.change} | {cell(verdict) or '**nothing**'} |\n"
-        for place, verdict in verdicts
-    )
+    return head + "".join(f"| {' | '.join(place.row(verdict))} |\n" for place, verdict in verdicts)
 
 
 def main() -> int:
@@ -168,7 +176,7 @@ def main() -> int:
     print(table(verdicts))
     unnoticed = [place for place, verdict in verdicts if not verdict]
     for place in unnoticed:
-        print(f"{place.file}:{place.line}: {place.text!r}, {place.change}: nothing is said", file=sys.stderr)
+        print(f"{place.file}, {place.function}: {place.text!r}, {place.change}: nothing is said", file=sys.stderr)
     print(f"{len(verdicts)} mutants, {len(unnoticed)} unnoticed")
     if "--write" in sys.argv:
         TABLE.write_text(table(verdicts))
