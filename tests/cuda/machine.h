@@ -91,8 +91,11 @@ struct Machine {
 
 inline thread_local Machine* machine;
 
+// The address sanitiser would look for the end of a stack that is not the system's.
+#define SWITCHES gnu::noinline, gnu::no_sanitize("address")
+
 // GCC wants it in another function than __builtin_setjmp.
-[[noreturn, gnu::noinline]] inline void jump(void** to) { __builtin_longjmp(to, 1); }
+[[noreturn, SWITCHES]] inline void jump(void** to) { __builtin_longjmp(to, 1); }
 
 [[noreturn]] inline void fail(const std::string& what) {
     machine->message = what;

@@ -18,7 +18,7 @@ void hook(const void* p, size_t bytes, bool write, bool aligned, uint32_t place)
     access(p, bytes, write, How::plain, place);
 }
 
-[[gnu::noinline]] void switch_to(Thread* next) {
+[[SWITCHES]] void switch_to(Thread* next) {
     Thread* self = machine->current;
     machine->current = next;
     if (!__builtin_setjmp(self->jump)) jump(next->jump);
@@ -110,7 +110,7 @@ void end_copy(const Copy& copy, Stamp now) {
     mark(copy, now);
 }
 
-[[gnu::noinline]] void rest() {
+[[SWITCHES]] void rest() {
     Machine& m = *machine;
     Thread* self = m.current;
     if (!self->open.empty() || !self->groups.empty()) fail("a copy was never waited for");
@@ -124,7 +124,7 @@ void end_copy(const Copy& copy, Stamp now) {
     if (!__builtin_setjmp(self->jump)) jump(to);
 }
 
-[[gnu::noinline]] void park(Thread* self) {
+[[SWITCHES]] void park(Thread* self) {
     if (!__builtin_setjmp(self->jump)) setcontext(&machine->home);
 }
 
@@ -136,7 +136,7 @@ void fiber() {
     }
 }
 
-[[gnu::noinline]] void run_block() {
+[[SWITCHES]] void run_block() {
     Machine& m = *machine;
     if (__builtin_setjmp(m.jump)) return;
     m.current = next_ready();
