@@ -102,6 +102,7 @@ def a_gpu(monkeypatch):
     monkeypatch.setattr(_cuda, "emulator", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     _cuda._missing.cache_clear()
     yield monkeypatch
     _cuda._missing.cache_clear()
@@ -172,12 +173,20 @@ def test_a_launch(a_gpu):
     a_gpu.setattr(torch.cuda, "current_stream", lambda: None)
     a_gpu.setattr(torch.cuda, "device", lambda device: nullcontext())
     a_gpu.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 77, raising=False)
+    with a_gpu.context() as patch:
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(
+            RuntimeError, match="log_mel_float32_float32 is being captured for the first time; call it on"
+        ):
+            kernel.launch((94, 1), 85_000, torch.device("cuda", 0), *values)
+    assert [call[0] for call in driver.calls] == ["cuDevicePrimaryCtxRetain"]
+    driver.calls.clear()
     for shared in (85_000, 40_000, 85_000):  # a limit set for the smaller size would refuse the larger one
         kernel.launch((94, 1), shared, torch.device("cuda", 0), *values)
     asked = [call[0] for call in driver.calls]
     once = ["cuLibraryGetKernel", "cuKernelGetFunction", "launch"]
-    assert asked == ["cuDevicePrimaryCtxRetain", *once, *once, "launch"]
-    assert driver.calls[1][2] == b"log_mel_float32_float32"
+    assert asked == [*once, *once, "launch"]
+    assert driver.calls[0][2] == b"log_mel_float32_float32"
     *launch, read = driver.calls[-1]
     assert launch == ["launch", "cuKernelGetFunction's", (94, 1, 1), (320, 1, 1), 85_000, 77]
     assert kernel.layout.unpack(read) == values
@@ -216,6 +225,7 @@ with cuda.emulated():
     expected = {name: call() for name, call in CALLS.items()}
 torch.cuda.device = lambda device: nullcontext()
 torch.cuda.get_device_capability = lambda device=None: (9, 0)
+torch.cuda.is_current_stream_capturing = lambda: False
 torch._C._cuda_getCurrentRawStream = lambda index: 77
 _cuda.compiled = lambda source, capability: b"\\x7fELF"
 _cuda._stale = lambda *_: True
