@@ -1,6 +1,6 @@
-// A driver without a GPU, under CUDA's own bindings for Python: what afn_kernels/_cuda.py asks of libcuda.so.1. A launch
-// runs the same kernel compiled for the host, whose library the process has loaded with RTLD_GLOBAL, on the parameters'
-// bytes as they arrive. What is asked goes to stdout, a line a call.
+// A driver without a GPU, under CUDA's own bindings for Python: what afn_kernels/_cuda.py asks of libcuda.so.1. A
+// launch runs the same kernel compiled for the host, whose library the process has loaded with RTLD_GLOBAL, on the
+// parameters' bytes as they arrive. What is asked goes to stdout, a line a call.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -42,7 +42,11 @@ int cuLibraryLoadData(void** library, const void* code, void* jit, void** values
                       void** option_values, unsigned m) {
     (void)jit, (void)values, (void)options, (void)option_values;
     if (n || m) return INVALID_VALUE;
-    if (memcmp(code, "\x7f" "ELF", 4)) return NO_BINARY;
+    if (memcmp(code,
+               "\x7f"
+               "ELF",
+               4))
+        return NO_BINARY;
     *library = malloc(1);
     return SUCCESS;
 }
