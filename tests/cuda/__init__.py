@@ -15,7 +15,8 @@ from afn_kernels import _cuda
 from tests.built import built
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c++20", "-fPIC", "-DAFN_HOST", "-Wall", f"-I{HERE}")
+# Each library has a machine of its own, so nothing of it is one for the whole process.
+FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{HERE}")
 # The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
 KERNEL = ("-O1", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
 MACHINE = ("-O2", "-ftls-model=initial-exec")
@@ -34,44 +35,44 @@ def compiler() -> str | None:
     return shutil.which("g++")
 
 
-def library(source: str) -> ctypes.CDLL:
+def library(source: str, csrc: Path | None = None) -> ctypes.CDLL:
     """The source as a library, compiled once, whichever thread asks first."""
     with _LOCK:
-        return _library(source)
+        return _library(source, csrc or _cuda.sources())
 
 
 _LOCK = threading.Lock()
 
 
 @lru_cache
-def _library(source: str) -> ctypes.CDLL:
+def _library(source: str, csrc: Path) -> ctypes.CDLL:
     """$AFN_SANITISE=address builds it with that sanitiser instead of the checks, whose library has to be preloaded."""
-    return ctypes.CDLL(str(build(_cuda.sources() / "cuda" / f"{source}.cu", os.environ.get("AFN_SANITISE", ""))))
+    return ctypes.CDLL(str(build(source, csrc, os.environ.get("AFN_SANITISE", ""))))
 
 
-def build(source: Path, sanitiser: str = "", include: Path | None = None) -> Path:
-    """The kernels of a source as a library for the host."""
-    include = include or _cuda.sources() / "include"
+def build(name: str, csrc: Path, sanitiser: str = "") -> Path:
+    """The kernels of cuda/<name>.cu as a library for the host."""
+    source, include = csrc / "cuda" / f"{name}.cu", csrc / "include"
     sanitise = SANITISERS[sanitiser]
     machine = [HERE / name for name in ("run.cpp", "machine.h", "check.h", "host.h")]
     headers = sorted((include / "afn").glob("*.cuh"))
 
-    def compiled(name: str, flags: tuple[str, ...], files: list[Path]) -> Path:
+    def compiled(what: str, flags: tuple[str, ...], files: list[Path]) -> Path:
         def compile_to(out: Path) -> None:
-            subprocess.run(["g++", *flags, "-c", str(files[0]), "-o", str(out)], check=True)
+            subprocess.run(["g++", *flags, f"-I{include}", "-c", str(files[0]), "-o", str(out)], check=True)
 
-        return built(name, _made_of(flags, files), compile_to)
+        return built(what, _made_of(flags, files), compile_to)
 
     flags = (*FLAGS, *MACHINE, *(sanitise if sanitiser else ()))
     objects = [compiled(f"host-machine{sanitiser}", flags, machine)]
-    flags = (*FLAGS, *KERNEL, *sanitise, f"-I{include}")
-    objects.append(compiled(f"host-{source.stem}{sanitiser}.o", flags, [source, HERE / "host.h", *headers]))
+    flags = (*FLAGS, *KERNEL, *sanitise)
+    objects.append(compiled(f"host-{name}{sanitiser}.o", flags, [source, HERE / "host.h", *headers]))
 
     def link_to(out: Path) -> None:
         flags = ("-shared", "-Wl,-Bsymbolic", *(sanitise if sanitiser else ()))
         subprocess.run(["g++", *flags, "-x", "none", *map(str, objects), "-o", str(out), "-ldl"], check=True)
 
-    return built(f"host-{source.stem}{sanitiser}", [str(x).encode() for x in objects], link_to)
+    return built(f"host-{name}{sanitiser}", [str(x).encode() for x in objects], link_to)
 
 
 def _made_of(flags: tuple[str, ...], files: list[Path]) -> list[bytes]:
@@ -84,10 +85,16 @@ def _version() -> str:
 
 
 def run(
-    kernel: _cuda.Kernel, grid: tuple[int, int], shared: int, parameters: bytes, *, backwards: bool = False
+    kernel: _cuda.Kernel,
+    grid: tuple[int, int],
+    shared: int,
+    parameters: bytes,
+    *,
+    backwards: bool = False,
+    csrc: Path | None = None,
 ) -> None:
-    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first."""
-    found = library(kernel.source)
+    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first; ``csrc`` has other sources."""
+    found = library(kernel.source, csrc)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
     size.restype = ctypes.c_uint64
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
@@ -100,10 +107,10 @@ def run(
 
 
 @contextmanager
-def emulated(*, backwards: bool = False):
+def emulated(*, backwards: bool = False, csrc: Path | None = None):
     """Within it ``impl="cuda"`` runs on CPU tensors."""
     before = _cuda.emulator
-    _cuda.emulator = lambda *args: run(*args, backwards=backwards)
+    _cuda.emulator = lambda *args: run(*args, backwards=backwards, csrc=csrc)
     try:
         yield
     finally:

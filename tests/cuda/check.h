@@ -1,4 +1,5 @@
 // Who wrote and who read each granule of memory, and whether that is ordered before what a thread does now.
+// Atomics need no order among themselves.
 //
 // A write is stamped with block, thread and three counts: barriers of the block, barriers of the warp, releases of the
 // thread. In a block a stamp is ordered before a thread that has passed a later barrier with its writer. Between blocks
@@ -20,15 +21,13 @@ constexpr int kGrain = 2;  // bytes; kernels write no single ones
 constexpr uint16_t kMany = 0xffff;
 constexpr uint16_t kCopies = 0x8000;  // the copies of a bulk barrier, as a thread's number
 
-enum Flags : uint16_t { kAtomic = 1, kUnderWay = 2 };
-
 struct Stamp {
     uint32_t life;  // of the launch, or of the block's shared memory; another one is as good as no stamp
     uint32_t block;
     uint16_t thread, warp;  // kMany: several have read at once
     uint32_t barriers, warp_barriers, releases;
     uint32_t place;  // in the program
-    uint16_t flags;
+    bool under_way;  // what an asynchronous copy will write
 };
 
 constexpr uint32_t kBlocks = 0xffffffff;  // as a block's number: several have read
@@ -37,7 +36,7 @@ constexpr uint32_t kBlocks = 0xffffffff;  // as a block's number: several have r
 inline bool counted(const Stamp& stamp) { return stamp.thread < kCopies || stamp.thread == kMany; }
 
 struct Cell {
-    Stamp written, read;
+    Stamp written, read, atomic;
 };
 
 // What is known of a block: all before some barrier of it, and of that barrier's epoch single warps and threads.

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #define AFN_DEVICE inline
+#define AFN_INLINE [[gnu::always_inline]] inline  // so that a fault is in the kernel's line
 #define AFN_KERNEL(name, Parameters, threads, blocks)                                                              \
     static void name(const Parameters& p);                                                                         \
     extern "C" uint64_t afn_size_##name() { return sizeof(Parameters); }                                           \
@@ -92,8 +93,8 @@ void sync_block();
 void sync_warp();
 void fence();
 
-inline uint32_t shuffle(uint32_t x, int lane) { return host::shuffle(x, lane); }
-inline float shuffle(float x, int lane) {
+AFN_INLINE uint32_t shuffle(uint32_t x, int lane) { return host::shuffle(x, lane); }
+AFN_INLINE float shuffle(float x, int lane) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     bits = host::shuffle(bits, lane);
@@ -101,26 +102,26 @@ inline float shuffle(float x, int lane) {
     return x;
 }
 template <class T>
-T shuffle_xor(T x, int mask) {
+AFN_INLINE T shuffle_xor(T x, int mask) {
     return shuffle(x, thread_index() % 32 ^ mask);
 }
 
-inline int atomic_add(int* p, int x) { return host::atomic(p, x, host::add, false, false); }
-inline int atomic_add_release_acquire(int* p, int x) { return host::atomic(p, x, host::add, true, true); }
-inline int atomic_exchange(int* p, int x) {
+AFN_INLINE int atomic_add(int* p, int x) { return host::atomic(p, x, host::add, false, false); }
+AFN_INLINE int atomic_add_release_acquire(int* p, int x) { return host::atomic(p, x, host::add, true, true); }
+AFN_INLINE int atomic_exchange(int* p, int x) {
     return host::atomic(p, x, [](int, int x) { return x; }, false, false);
 }
-inline int atomic_max(int* p, int x) {
+AFN_INLINE int atomic_max(int* p, int x) {
     return host::atomic(p, x, [](int a, int b) { return max(a, b); }, false, false);
 }
 template <class T>
-T load_global(const T* p) {
+AFN_INLINE T load_global(const T* p) {
     T x;
     host::load(&x, p, sizeof x);
     return x;
 }
 template <class T>
-T load_once(const T* p) {
+AFN_INLINE T load_once(const T* p) {
     return load_global(p);
 }
 
@@ -184,22 +185,26 @@ inline uint16_t pack_e4m3(float low, float high) {
 void copy_async(void* to, const void* from, int bytes = 16);
 void copy_commit();
 template <int n>
-void copy_wait() {
+AFN_INLINE void copy_wait() {
     host::copy_wait(n);
 }
 
-inline void load_matrices(uint32_t (&x)[4], const void* row) { host::load_rows(x, row, false); }
-inline void load_matrices_transposed(uint32_t (&x)[4], const void* row) { host::load_rows(x, row, true); }
+AFN_INLINE void load_matrices(uint32_t (&x)[4], const void* row) { host::load_rows(x, row, false); }
+AFN_INLINE void load_matrices_transposed(uint32_t (&x)[4], const void* row) { host::load_rows(x, row, true); }
 
 template <float (*number)(uint16_t)>
-void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+AFN_INLINE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
     float own[12];
     for (int i = 0; i < 12; ++i) own[i] = number(static_cast<uint16_t>(words[i / 2] >> 16 * (i % 2)));
     host::mma(d, own);
 }
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma<from_bf16>(d, a, b0, b1); }
-inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma<from_f16>(d, a, b0, b1); }
+AFN_INLINE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    mma<from_bf16>(d, a, b0, b1);
+}
+AFN_INLINE void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    mma<from_f16>(d, a, b0, b1);
+}
 
 constexpr bool has_bulk_copies() { return true; }
 void bulk_start(uint64_t* barrier);

@@ -107,7 +107,7 @@ inline uintptr_t base() {
     return reinterpret_cast<uintptr_t>(found.dli_fbase);
 }
 
-// The line of the source, as the compiler noted it; of inlined functions the innermost that is no header of ours.
+// The line of the source, as the compiler noted it; of inlined functions the innermost that is a kernel's.
 inline std::string line_of(uint32_t place) {
     Dl_info found;
     dladdr(reinterpret_cast<void*>(&run), &found);
@@ -119,9 +119,9 @@ inline std::string line_of(uint32_t place) {
         while (std::fgets(line, sizeof line, lines)) {
             std::string name(line, std::strcspn(line, " \n"));
             name = name.substr(name.rfind('/') + 1);
-            bool ours = name.rfind("host.h:", 0) == 0 || name.rfind("device.cuh:", 0) == 0;
-            if (best.empty() || !ours) best = name;
-            if (!ours) break;
+            bool kernel = name.find(".cu") != std::string::npos && name.rfind("device.cuh:", 0) != 0;
+            if (best.empty() || kernel) best = name;
+            if (kernel) break;
         }
         pclose(lines);
     }
@@ -159,6 +159,11 @@ inline std::string memory(uintptr_t at) {
                        line_of(before.place) + ": " + reason);
 }
 
+[[gnu::noinline]] inline bool known(const Stamp& stamp) {
+    Machine& m = *machine;
+    return m.current->own.covers(stamp) || m.warp().seen.covers(stamp) || m.seen.covers(stamp);
+}
+
 inline bool ordered(const Stamp& stamp) {
     Machine& m = *machine;
     const Thread& self = *m.current;
@@ -167,7 +172,7 @@ inline bool ordered(const Stamp& stamp) {
         if (counted(stamp) && stamp.barriers < m.barriers) return true;
         if (counted(stamp) && stamp.warp == self.index / 32 && stamp.warp_barriers < m.warp().barriers) return true;
     }
-    return self.own.covers(stamp) || m.warp().seen.covers(stamp) || m.seen.covers(stamp);
+    return known(stamp);
 }
 
 inline Stamp stamp(uint32_t life, uint32_t place) {
@@ -180,37 +185,45 @@ inline Stamp stamp(uint32_t life, uint32_t place) {
             machine->warp().barriers,
             self.releases,
             place,
-            0};
+            false};
 }
 
 enum class How { plain, past_l1, bulk, atomic };
 
+// Who has read, or who has used atomics: the last one, or several at once.
+inline void note(Stamp& before, const Stamp& now, bool behind) {
+    if (behind) {
+        before = now;
+    } else if (before.block != now.block) {
+        before.block = kBlocks;
+    } else {
+        before.thread = kMany;
+        if (before.warp != now.warp) before.warp = kMany;
+    }
+}
+
 inline void check(Cell& cell, uintptr_t at, bool shared, bool write, How how, const Stamp& now) {
     const Stamp& last = cell.written;
+    auto behind = [&](const Stamp& stamp) { return stamp.life != now.life || ordered(stamp); };
     if (last.life == now.life) {
-        bool both = how == How::atomic && last.flags & kAtomic;
-        if (last.flags & kUnderWay) conflict(now.place, at, write, last, true, "the copy is still under way");
-        if (!both && !ordered(last)) conflict(now.place, at, write, last, true, nullptr);
+        if (last.under_way) conflict(now.place, at, write, last, true, "the copy is still under way");
+        if (!ordered(last)) conflict(now.place, at, write, last, true, nullptr);
         if (!shared && !write && how == How::bulk)
             conflict(now.place, at, write, last, true, "bulk copies see it behind a proxy fence only");
         if (!shared && !write && how == How::plain && last.block != now.block)
             conflict(now.place, at, write, last, true, "L1 may hold what was there before");
-    } else if (shared && !write) {
+    } else if (shared && !write && cell.atomic.life != now.life) {
         fail_at(now.place, "reads " + memory(at) + ", which nobody has written");
     }
-    Stamp& read = cell.read;
-    bool behind = read.life != now.life || ordered(read);
-    if (write) {
-        if (!behind) conflict(now.place, at, true, read, false, nullptr);
+    bool first = behind(cell.read), alone = behind(cell.atomic);
+    if (write && !first) conflict(now.place, at, true, cell.read, false, nullptr);
+    if (how != How::atomic && !alone) conflict(now.place, at, write, cell.atomic, true, nullptr);
+    if (how == How::atomic)
+        note(cell.atomic, now, alone || cell.atomic.block != now.block);
+    else if (write)
         cell.written = now;
-    } else if (behind) {
-        read = now;
-    } else if (read.block != now.block) {
-        read.block = kBlocks;
-    } else {
-        read.thread = kMany;
-        if (read.warp != now.warp) read.warp = kMany;
-    }
+    else
+        note(cell.read, now, first);
 }
 
 inline Cell& cell_at(uintptr_t at) {
@@ -218,7 +231,7 @@ inline Cell& cell_at(uintptr_t at) {
     return offset < kMostShared ? machine->cells[offset / kGrain] : machine->global.at(at);
 }
 
-inline void access(const void* p, size_t bytes, bool write, How how, uint32_t place, uint16_t flags = 0) {
+inline void access(const void* p, size_t bytes, bool write, How how, uint32_t place) {
 #ifdef AFN_UNCHECKED  // by another sanitiser: nobody tells of plain accesses
     return;
 #endif
@@ -230,7 +243,6 @@ inline void access(const void* p, size_t bytes, bool write, How how, uint32_t pl
                            std::to_string(offset + bytes - 1));
     if (write && (at | bytes) % kGrain) fail_at(place, "writes a single byte, which the checker does not follow");
     Stamp now = stamp(shared ? m.blocks : m.launches, place);
-    now.flags = flags;
     for (uintptr_t granule = at / kGrain; granule * kGrain < at + bytes; ++granule)
         check(cell_at(granule * kGrain), granule * kGrain, shared, write, how, now);
 }

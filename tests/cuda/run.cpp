@@ -52,12 +52,14 @@ void wake(std::vector<Thread*>& place) {
     place.clear();
 }
 
-// All of count threads come together; the last one does what is to be done once.
+// All of count threads come together; the last one does what is to be done once. They go on in the order they came.
 template <class Once>
 void meet(std::vector<Thread*>& place, size_t count, const char* what, Once once) {
     if (place.size() + 1 < count) return wait(place, what);
     once();
+    place.push_back(machine->current);
     wake(place);
+    switch_to(next_ready());
 }
 
 void take(Seen& to, Seen& from) {
@@ -97,7 +99,7 @@ void mark(const Copy& copy, Stamp now) {
 void begin_copy(const Copy& copy, How how, uint32_t place, Stamp now) {
     if (copy.bytes) access(copy.from, copy.bytes, false, how, place);
     access(copy.to, copy.room, true, how, place);
-    now.flags = kUnderWay;
+    now.under_way = true;
     mark(copy, now);
     std::memset(copy.to, 0xff, copy.room);
 }
@@ -249,7 +251,7 @@ void load(void* to, const void* from, int bytes) {
 int atomic(int* p, int x, int (*now)(int, int), bool acquire, bool release) {
     Machine& m = *machine;
     Thread& self = *m.current;
-    access(p, sizeof *p, true, How::atomic, PLACE, kAtomic);
+    access(p, sizeof *p, true, How::atomic, PLACE);
     Seen& here = m.released[reinterpret_cast<uintptr_t>(p)];
     (acquire ? self.own : self.taken).merge(here);
     here.merge(release ? snapshot() : self.fenced);

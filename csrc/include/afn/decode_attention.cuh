@@ -312,7 +312,7 @@ AFN_DEVICE float4 plus_times(float4 sum, float weight, float4 x) {
 }
 
 // The parts of a KV head in their order; a warp takes every eighth row, and copies ahead while it adds up. A lane
-// copies what it will itself read.
+// copies what it will itself read, so that its own wait is all the order there is to keep.
 template <class Query, int D>
 AFN_DEVICE void merge(const DecodeAttention& p, const Walk& walk, unsigned char* room, int at_once,
                       const Parts& parts) {
@@ -350,7 +350,6 @@ AFN_DEVICE void merge(const DecodeAttention& p, const Walk& walk, unsigned char*
         for (float4& x : out) x = {x.x * keep, x.y * keep, x.z * keep, x.w * keep};
         top = best;
         copy_wait<1>();
-        sync_warp();
         int n = min(at_once, parts.count - step % rounds * at_once);
         for (int i = 0; i < n; ++i) {
             float share = shuffle(weight, i);
@@ -358,7 +357,6 @@ AFN_DEVICE void merge(const DecodeAttention& p, const Walk& walk, unsigned char*
                 if (lane + 32 * v < width)
                     out[v] = plus_times(out[v], share, own[(step % 2 * at_once + i) * width + 32 * v]);
         }
-        sync_warp();
         if ((step + 1) % rounds) continue;
         for (int v = 0; v < vectors; ++v) {
             if (lane + 32 * v < width)
@@ -368,7 +366,6 @@ AFN_DEVICE void merge(const DecodeAttention& p, const Walk& walk, unsigned char*
         top = minus_infinity();
         sum = 0.0f;
     }
-    copy_wait<0>();
 }
 
 // The warps' rows of a part, of which each warp has its own keys, into the stage.
