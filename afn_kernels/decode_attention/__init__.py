@@ -1,14 +1,17 @@
 """Attention of a few new tokens per sequence over a long KV cache."""
 
+import numbers
+
 import torch
 
 from afn_kernels import _check, _cuda, _triton
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.decode_attention.config import HEAD_DIMS
 
 HALVES = (torch.bfloat16, torch.float16)
-CUDA_SHARED = 216 << 10  # bytes of shared memory that the CUDA kernel's ring asks for
+CUDA_SHARED = 226 << 10  # bytes of shared memory that the CUDA kernels ask for at most
 
 
 def _wants_gradient(*tensors: torch.Tensor | None) -> str:
@@ -25,12 +28,10 @@ def _too_small() -> str:
     return "" if room >= CUDA_SHARED else f"the GPU has {room >> 10} KB of shared memory, it needs {CUDA_SHARED >> 10}"
 
 
-def _supports_cuda(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, window, softcap, scale) -> str:
-    if window is not None or softcap:
-        return "it has no window and caps no scores"
+def _supports_cuda(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, **_) -> str:
     rows = q.shape[1] * q.shape[2] // k_cache.shape[2]
-    if q.shape[-1] != 128:
-        return f"heads of {q.shape[-1]} elements; it has a kernel for 128"
+    if q.shape[-1] not in HEAD_DIMS:
+        return f"heads of {q.shape[-1]} elements; it has kernels for {', '.join(map(str, HEAD_DIMS))}"
     if rows > 64:
         return f"{q.shape[1]} tokens times {q.shape[2] // k_cache.shape[2]} query heads of a KV head are more than 64"
     for name, x in (("k_cache", k_cache), ("v_cache", v_cache)):
@@ -62,7 +63,7 @@ OP = Op(
         _cuda.implementation(
             "afn_kernels.decode_attention.boundary:decode_attention_cuda",
             _supports_cuda,
-            why="as triton, with two tiles of 64 KB in flight on every multiprocessor and equal shares of all keys",
+            why="as triton, with two tiles of up to 64 KB in flight on every multiprocessor, equal shares of all keys",
         ),
         Impl("reference", "afn_kernels.decode_attention.reference:decode_attention", why="plain PyTorch"),
     ),
@@ -91,6 +92,7 @@ def decode_attention(
     v_scale: torch.Tensor | None = None,
     window: tuple[int, int] | None = None,
     softcap: float | None = None,
+    split: int | None = None,
     scale: float | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -101,8 +103,9 @@ def decode_attention(
     used, whatever it holds; what lies before a window is not read. With a softcap c scores s are c · tanh(s / c).
 
     The triton and cuda implementations need no host synchronisation and can be captured into a CUDA graph that serves
-    every length up to the capacity; there a sequence of length 0 gives zeros. Equal inputs give equal bits, but how the
-    context is split depends on all the lengths of the batch. It is fast for one to eight new tokens.
+    every length up to the capacity; there a sequence of length 0 gives zeros. Equal inputs give equal bits. How the
+    context is split depends on all the lengths of the batch and on the GPU, unless ``split`` says how: then the bits of
+    a sequence's result are the same whatever else is in the batch. It is fast for one to eight new tokens.
 
     Args:
         q: [B, n, Hq, D] queries of the n newest tokens, any floating dtype.
@@ -116,6 +119,9 @@ def decode_attention(
         window: (left, right) as ``attention`` takes it: left entries before a token's own, −1 without limit. Right has
             no effect: a decode step is causal.
         softcap: c; None and 0 cap nothing.
+        split: keys per split, a multiple of 16, counted from the first key that is read; None leaves it to the batch.
+            The kernels keep a partial result for every split up to the capacity, so 512 to 2,048 is a good size; a
+            batch is spread evenly where its splits are many times the GPU's multiprocessors. The reference has none.
         scale: multiplier of the scores; default D^(−1/2).
         impl: "auto" or the name of an implementation.
 
@@ -156,6 +162,8 @@ def decode_attention(
         raise ValueError(f"decode_attention: lengths and block_table are {found}, expected integers")
     _, window = canonical(True, window, op="decode_attention")
     softcap = capping("decode_attention", softcap)
+    if split is not None and (not isinstance(split, numbers.Integral) or split < 16 or split % 16):
+        raise ValueError(f"decode_attention: split={split!r}, expected a multiple of 16 keys, or None")
     known = _check.readable(lengths) and len(lengths)
     if known and not q.shape[1] <= int(lengths.min()):
         raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")
@@ -170,6 +178,7 @@ def decode_attention(
         "v_scale": v_scale,
         "window": window,
         "softcap": softcap,
+        "split": int(split or 0),
         "scale": q.shape[-1] ** -0.5 if scale is None else scale,
     }
     return OP.choose(impl, q, k_cache, v_cache, lengths, **options)(q, k_cache, v_cache, lengths, **options)

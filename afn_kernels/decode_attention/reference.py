@@ -14,6 +14,7 @@ def decode_attention(
     block_table: torch.Tensor | None,
     k_scale: torch.Tensor | None,
     v_scale: torch.Tensor | None,
+    split: int = 0,
     window: tuple[int, int] | None = None,
     softcap: float = 0.0,
     scale: float,

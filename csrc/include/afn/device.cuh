@@ -62,13 +62,19 @@ AFN_DEVICE int atomic_add_release_acquire(int* p, int x) {
     return before;
 }
 
-// Loads that skip L1: of what other blocks have written, or what is read once.
+// Loads that skip L1: of what other blocks have written in this launch.
 template <class T>
 AFN_DEVICE T load_global(const T* p) {
     return __ldcg(p);
 }
 template <>
 AFN_DEVICE uint16_t load_global<uint16_t>(const uint16_t* p) {
+    return __ldcg(p);
+}
+
+// The same for what is read once, so that L1 keeps the rest. It orders nothing.
+template <class T>
+AFN_DEVICE T load_once(const T* p) {
     return __ldcg(p);
 }
 
