@@ -8,43 +8,51 @@ from afn_kernels._library import Boundary
 
 def _fake(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, block_table: Tensor | None,
-    k_scale: Tensor | None, v_scale: Tensor | None, left: int, softcap: float, scale: float,
+    k_scale: Tensor | None, v_scale: Tensor | None, split: int, left: int, softcap: float, scale: float,
 ) -> Tensor:  # fmt: skip
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-def _cuda_fake(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, block_table: Tensor | None,
-    k_scale: Tensor | None, v_scale: Tensor | None, scale: float,
+def _fake_prefix(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, prefix_lengths: Tensor, block_table: Tensor | None,
+    k_scale: Tensor | None, v_scale: Tensor | None, split: int, softcap: float, scale: float,
 ) -> Tensor:  # fmt: skip
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 FORWARD = Boundary("decode_attention", "afn_kernels.decode_attention.triton:forward", _fake)
-FORWARD_CUDA = Boundary("decode_attention_cuda", "afn_kernels.decode_attention.cuda:forward", _cuda_fake)
+FORWARD_PREFIX = Boundary(
+    "decode_attention_shared_prefix", "afn_kernels.decode_attention.shared_prefix:forward", _fake_prefix
+)
+FORWARD_CUDA = Boundary("decode_attention_cuda", "afn_kernels.decode_attention.cuda:forward", _fake)
 
 
 def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def decode_attention(q, k_cache, v_cache, lengths, *, scale, window=None, softcap=0.0, **options):
+def decode_attention(q, k_cache, v_cache, lengths, *, prefix_lengths=None, **options):
     """The "triton" row of the op's table."""
-    numbers = -1 if window is None else window[0], float(softcap), float(scale)
-    return _called(FORWARD, q, k_cache, v_cache, lengths, *numbers, **options)
+    if prefix_lengths is None:
+        return _called(FORWARD, q, k_cache, v_cache, lengths, **options)
+    return _called(FORWARD_PREFIX, q, k_cache, v_cache, lengths, prefix_lengths.contiguous(), **options)
 
 
-def decode_attention_cuda(q, k_cache, v_cache, lengths, *, block_table, scale, window=None, softcap=0.0, **options):
+def decode_attention_cuda(q, k_cache, v_cache, lengths, *, block_table, prefix_lengths=None, **options):
     """The "cuda" row of the op's table."""
+    assert prefix_lengths is None, "its row refuses them"
     lengths, table = (
         x if x is None or x.dtype in (torch.int32, torch.int64) else x.int() for x in (lengths, block_table)
     )
-    assert (window, softcap) == (None, 0.0), "its row refuses them"
-    return _called(FORWARD_CUDA, q, k_cache, v_cache, lengths, scale, block_table=table, **options)
+    return _called(FORWARD_CUDA, q, k_cache, v_cache, lengths, block_table=table, **options)
 
 
-def _called(forward: Boundary, q, k_cache, v_cache, lengths, *numbers, block_table, k_scale, v_scale):
+def _called(
+    forward: Boundary, q, k_cache, v_cache, lengths, *prefix,
+    block_table, k_scale, v_scale, scale, split=0, window=None, softcap=0.0,
+):  # fmt: skip
     k_scale, v_scale = (None if x is None else x.detach().reshape(-1).contiguous() for x in (k_scale, v_scale))
     table = None if block_table is None else _rows(block_table)
-    lengths = lengths.contiguous()
-    return forward(_rows(q), _rows(k_cache), _rows(v_cache), lengths, table, k_scale, v_scale, *numbers)
+    tensors = _rows(q), _rows(k_cache), _rows(v_cache), lengths.contiguous(), *prefix, table, k_scale, v_scale
+    left = () if prefix else (-1 if window is None else window[0],)
+    return forward(*tensors, split, *left, float(softcap), float(scale))

@@ -30,6 +30,7 @@ class DecodeSplit:
 
 
 HOPS = 2
+HEAD_DIMS = (64, 80, 96, 128, 256)  # of csrc/cuda's kernels
 
 
 def choose(key_bytes: int, rows: int) -> DecodeSplit:

@@ -4,17 +4,18 @@ import math
 
 import torch
 
-from afn_kernels import _cuda
+from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
 from afn_kernels._kept import kept
 from afn_kernels.log_mel.tables import BINS, N_FFT, hann_window, mel_filters
 
 FRAMES, THREADS = 32, 320
-HEAD = 2 * (200 + 200 + 102) + 128  # 4-byte words of Tables
 WEIGHTS = 704
-SPAN = (FRAMES - 1) * 160 + N_FFT
-# Tables, weights, a barrier, two ints, ten maxima and minima, samples (aligned), half-transformed frames.
-SHARED = 4 * (HEAD + WEIGHTS) + 16 + 80 + 4 * SPAN + 8 * FRAMES * 220
+TABLES = 2 * (200 + 200 + 102) + 4 * 128 + WEIGHTS  # 4-byte words
+BLOCKS = 2  # of a multiprocessor
+# Tables; a barrier, three ints, ten maxima and minima and a list of tiles, aligned; samples of 33.5 hops, with ten float2
+# after every fourth; frames half transformed.
+SHARED = 4 * TABLES + 1392 + 4 * 5360 + 8 * 8 * 10 + 8 * (FRAMES * 202 + 4)
 KERNELS = {
     (pcm, out): _cuda.Kernel("log_mel", f"log_mel_{pcm}_{out}", "PPPPPqqiiii", THREADS)
     for pcm in ("float32", "int16")
@@ -37,16 +38,17 @@ def tables(n_mels: int, whole: bool, device: torch.device) -> torch.Tensor:
     bins = 20 * rows[:10] + columns
     bins[6:, 0] = 10 + 20 * torch.arange(4)
     last = turns(torch.cat((bins.reshape(-1), torch.tensor([90, 0]))), 400)
-    filters, weights = torch.zeros(128, dtype=torch.int32), []
+    filters, weights = torch.zeros(128, 4, dtype=torch.int32), []
     for mel, row in enumerate(mel_filters(n_mels).T):
         used = row.nonzero()
         fours = -(-(int(used[-1]) + 1 - int(used[0])) // 4)
         first = min(int(used[0]), BINS - 4 * fours)
-        filters[mel] = first | sum(map(len, weights)) // 4 << 8 | fours << 16
+        begin = sum(map(len, weights)) // 4
+        filters[mel] = torch.tensor([first, begin, begin + fours, 0])
         weights.append(row[first : first + 4 * fours])
-    flat = torch.cat(weights)
-    assert len(flat) <= WEIGHTS
-    parts = (window.float(), middle.float(), last.float(), filters.view(torch.float32), flat.float())
+    flat = torch.zeros(WEIGHTS)
+    flat[: sum(map(len, weights))] = torch.cat(weights).float()
+    parts = (window.float(), middle.float(), last.float(), filters.view(torch.float32).flatten(), flat)
     return torch.cat(parts).to(device)
 
 
@@ -57,10 +59,10 @@ def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
     tiles = -(-frames // FRAMES)
     constants = tables(n_mels, pcm.dtype == torch.int16, pcm.device)
     state = counters(2 * rows, pcm.device)
-    lowest = torch.empty(rows * tiles, dtype=torch.float32, device=pcm.device)
+    extremes = torch.empty(2 * rows * tiles, dtype=torch.float32, device=pcm.device)
     kernel = KERNELS[str(pcm.dtype).removeprefix("torch."), str(out.dtype).removeprefix("torch.")]
     kernel.launch(
-        (rows * tiles, 1), SHARED, pcm.device,
-        pcm.data_ptr(), out.data_ptr(), constants.data_ptr(), state.data_ptr(), lowest.data_ptr(),
-        pcm.stride(0), samples, frames, tiles, n_mels, len(constants),
+        (min(rows * tiles, BLOCKS * _triton.programs(pcm.device)), 1), SHARED, pcm.device,
+        pcm.data_ptr(), out.data_ptr(), constants.data_ptr(), state.data_ptr(), extremes.data_ptr(),
+        pcm.stride(0), samples, rows, frames, tiles, n_mels,
     )  # fmt: skip

@@ -119,7 +119,7 @@ AFN_DEVICE void pack(const PackHeads& p) {
             if (head + i * p.slots >= heads) break;
             const uint4* from = whole(p, row, head + i * p.slots) + unit;
 #pragma unroll
-            for (int j = 0; j < kWide; ++j) x[i][j] = load_global(from + j * p.units);
+            for (int j = 0; j < kWide; ++j) x[i][j] = load_once(from + j * p.units);
         }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
@@ -155,7 +155,7 @@ AFN_DEVICE void add_copies(const PackHeads& p, int64_t row, int head, int unit, 
         const uint4* from = part(p, row, copy, kWide * p.units) + unit;
 #pragma unroll
         for (int j = 0; j < kWide; ++j) {
-            Element::unpack(load_global(from + j * p.units), one);
+            Element::unpack(load_once(from + j * p.units), one);
 #pragma unroll
             for (int i = 0; i < Element::kEach; ++i) sum[j][i] += one[i];
         }
@@ -185,7 +185,7 @@ AFN_DEVICE void unpack(const PackHeads& p) {
             const uint4* from = copies[i] > 0 ? part(p, row, p.first[here], kWide * p.units) + unit : nullptr;
 #pragma unroll
             for (int j = 0; j < kWide; ++j)
-                x[i][j] = copies[i] > 0 ? load_global(from + j * p.units) : make_uint4(0, 0, 0, 0);
+                x[i][j] = copies[i] > 0 ? load_once(from + j * p.units) : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {

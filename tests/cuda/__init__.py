@@ -1,4 +1,4 @@
-"""Runs csrc/cuda on a CPU: a source compiled by the host's compiler with host.h, its blocks as threads."""
+"""Runs csrc/cuda on a CPU: a source compiled by the host's compiler with host.h, and every access checked."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from afn_kernels import _cuda
 from tests.built import built
 
 HERE = Path(__file__).parent
-FLAGS = (
-    "-std=c++20",
-    "-O2",
-    "-DAFN_HOST",
-    "-x",
-    "c++",
-    "-shared",
-    "-fPIC",
-    "-pthread",
-    "-Wall",
-    "-Wno-unknown-pragmas",
-)
-SANITISERS = {"": (), "address": ("-fsanitize=address", "-g"), "thread": ("-fsanitize=thread", "-g", "-Wno-tsan")}
+# Each library has a machine of its own, so nothing of it is one for the whole process.
+FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{HERE}")
+# The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
+KERNEL = ("-O1", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
+MACHINE = ("-O2", "-ftls-model=initial-exec")
+SANITISERS = {
+    "": ("-fsanitize=thread",),
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
+}
+
+
+class MemoryFault(AssertionError):
+    """What the host's checker says of a launch."""
 
 
 def compiler() -> str | None:
@@ -35,28 +35,48 @@ def compiler() -> str | None:
     return shutil.which("g++")
 
 
-def library(source: str) -> ctypes.CDLL:
+def library(source: str, csrc: Path | None = None) -> ctypes.CDLL:
     """The source as a library, compiled once, whichever thread asks first."""
     with _LOCK:
-        return _library(source)
+        return _library(source, csrc or _cuda.sources())
 
 
 _LOCK = threading.Lock()
 
 
 @lru_cache
-def _library(source: str) -> ctypes.CDLL:
-    """$AFN_SANITISE (address or thread) builds it with a sanitiser, whose library then has to be preloaded."""
-    root = _cuda.sources()
-    flags = (*FLAGS, *SANITISERS[os.environ.get("AFN_SANITISE", "")])
-    files = [root / "cuda" / f"{source}.cu", HERE / "host.h", *sorted((root / "include" / "afn").glob("*.cuh"))]
+def _library(source: str, csrc: Path) -> ctypes.CDLL:
+    """$AFN_SANITISE=address builds it with that sanitiser instead of the checks, whose library has to be preloaded."""
+    return ctypes.CDLL(str(build(source, csrc, os.environ.get("AFN_SANITISE", ""))))
 
-    def compile_to(out: Path) -> None:
-        command = ["g++", *flags, f"-I{HERE}", f"-I{root / 'include'}", str(files[0]), "-o", str(out)]
-        subprocess.run(command, check=True)
 
-    made_of = (_version().encode(), repr(flags).encode(), *(file.read_bytes() for file in files))
-    return ctypes.CDLL(str(built(f"host-{source}", made_of, compile_to)))
+def build(name: str, csrc: Path, sanitiser: str = "") -> Path:
+    """The kernels of cuda/<name>.cu as a library for the host."""
+    source, include = csrc / "cuda" / f"{name}.cu", csrc / "include"
+    sanitise = SANITISERS[sanitiser]
+    machine = [HERE / name for name in ("run.cpp", "machine.h", "check.h", "host.h")]
+    headers = sorted((include / "afn").glob("*.cuh"))
+
+    def compiled(what: str, flags: tuple[str, ...], files: list[Path]) -> Path:
+        def compile_to(out: Path) -> None:
+            subprocess.run(["g++", *flags, f"-I{include}", "-c", str(files[0]), "-o", str(out)], check=True)
+
+        return built(what, _made_of(flags, files), compile_to)
+
+    flags = (*FLAGS, *MACHINE, *(sanitise if sanitiser else ()))
+    objects = [compiled(f"host-machine{sanitiser}", flags, machine)]
+    flags = (*FLAGS, *KERNEL, *sanitise)
+    objects.append(compiled(f"host-{name}{sanitiser}.o", flags, [source, HERE / "host.h", *headers]))
+
+    def link_to(out: Path) -> None:
+        flags = ("-shared", "-Wl,-Bsymbolic", *(sanitise if sanitiser else ()))
+        subprocess.run(["g++", *flags, "-x", "none", *map(str, objects), "-o", str(out), "-ldl"], check=True)
+
+    return built(f"host-{name}{sanitiser}", [str(x).encode() for x in objects], link_to)
+
+
+def _made_of(flags: tuple[str, ...], files: list[Path]) -> list[bytes]:
+    return [_version().encode(), repr(flags).encode(), *(file.read_bytes() for file in files)]
 
 
 @lru_cache
@@ -65,24 +85,32 @@ def _version() -> str:
 
 
 def run(
-    kernel: _cuda.Kernel, grid: tuple[int, int], shared: int, parameters: bytes, *, backwards: bool = False
+    kernel: _cuda.Kernel,
+    grid: tuple[int, int],
+    shared: int,
+    parameters: bytes,
+    *,
+    backwards: bool = False,
+    csrc: Path | None = None,
 ) -> None:
-    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first."""
-    found = library(kernel.source)
+    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first; ``csrc`` has other sources."""
+    found = library(kernel.source, csrc)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
     size.restype = ctypes.c_uint64
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
     assert threads() == kernel.threads, f"{kernel.name} has blocks of {threads()}, not {kernel.threads}"
     launch = getattr(found, f"afn_host_{kernel.name}")
     launch.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_int)
-    launch(*grid, shared, parameters, backwards)
+    launch.restype = ctypes.c_char_p
+    if wrong := launch(*grid, shared, parameters, backwards):
+        raise MemoryFault(f"{kernel.name}: {wrong.decode()}")
 
 
 @contextmanager
-def emulated(*, backwards: bool = False):
+def emulated(*, backwards: bool = False, csrc: Path | None = None):
     """Within it ``impl="cuda"`` runs on CPU tensors."""
     before = _cuda.emulator
-    _cuda.emulator = lambda *args: run(*args, backwards=backwards)
+    _cuda.emulator = lambda *args: run(*args, backwards=backwards, csrc=csrc)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from afn_kernels import _triton
 from tests.budget import assert_same_but_rounding, assert_within_budget, fresh
 from tests.kernels.cases.decode_attention import inputs
 from tests.kernels.harness import ulps
@@ -138,6 +139,32 @@ def test_pages_before_a_window_may_be_gone(impl, device):
         ak.decode_attention(**i, window=(32, 0))
 
 
+@pytest.mark.parametrize("options", [{}, {"window": (70, 0)}], ids=["", "window"])
+def test_fixed_splits_give_equal_bits_in_any_batch(options, device, monkeypatch):
+    """Alone, among others, beside longer ones in a larger cache, and on another number of multiprocessors."""
+    i = made(device, batch=3, heads=3, kv_heads=1, new=2)
+    i["lengths"] = torch.tensor([2, 97, 150], device=device)
+    i |= {name: torch.nan_to_num(i[name]) for name in ("k_cache", "v_cache")}
+    options = {"split": 32, **options}
+    wide = {n: x.double() if x.is_floating_point() else x for n, x in i.items()}
+    found = ak.decode_attention(**i, **options, impl="triton")
+    same = in_orders(lambda: ak.decode_attention(**i, **options, impl="reference"))
+    assert_within_budget(found, same, ak.decode_attention(**wide, **options, impl="reference"))
+    for row in range(3):
+        one = {name: x[row : row + 1] for name, x in i.items()}
+        assert torch.equal(ak.decode_attention(**one, **options, impl="triton")[0], found[row])
+    monkeypatch.setattr(_triton, "programs", lambda device: 5)
+    longer = {name: torch.cat([x, torch.randn_like(x)], 1) for name, x in i.items() if "cache" in name}
+    i["lengths"][2] = 290
+    assert torch.equal(ak.decode_attention(**(i | longer), **options, impl="triton")[:2], found[:2])
+
+
+@pytest.mark.parametrize("split", [0, 8, 24, -16, 32.0, True])
+def test_splits_that_are_none(split):
+    with pytest.raises(ValueError, match=f"split={split}, expected a multiple of 16 keys, or None"):
+        ak.decode_attention(**made(torch.device("cpu")), split=split)
+
+
 def test_arguments_that_are_no_tensors():
     i = made(torch.device("cpu"), dtype=torch.float32)
     for name, kind in (("q", "list"), ("k_cache", "ndarray"), ("lengths", "NoneType"), ("block_table", "list")):
@@ -152,7 +179,7 @@ def test_arguments_that_are_no_tensors():
 
 def test_lengths_and_pages_that_do_not_fit():
     i = made(torch.device("cpu"), dtype=torch.float32, batch=2, capacity=40, page=16)
-    with pytest.raises(ValueError, match=r"torch.float32 and torch.int\d+, expected integers"):
+    with pytest.raises(ValueError, match=r"lengths is torch\.float32, expected integers"):
         ak.decode_attention(**{**i, "lengths": i["lengths"].float()})
     i["lengths"] = torch.tensor([40, 20])
     i["block_table"][1, 2] = 99  # nobody reads it: 20 entries are two pages

@@ -52,14 +52,29 @@ AFN_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) { return __shfl_xor_sync(0
 AFN_DEVICE int atomic_max(int* p, int x) { return atomicMax(p, x); }
 AFN_DEVICE int atomic_add(int* p, int x) { return atomicAdd(p, x); }
 AFN_DEVICE int atomic_exchange(int* p, int x) { return atomicExch(p, x); }
+// Releases what this thread has written or seen behind a barrier, and acquires what was released here before.
+AFN_DEVICE int atomic_add_release_acquire(int* p, int x) {
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(__cvta_generic_to_global(p)), "r"(x)
+                 : "memory");
+    return before;
+}
 
-// Loads that skip L1: of what other blocks have written, or what is read once.
+// Loads that skip L1: of what other blocks have written in this launch.
 template <class T>
 AFN_DEVICE T load_global(const T* p) {
     return __ldcg(p);
 }
 template <>
 AFN_DEVICE uint16_t load_global<uint16_t>(const uint16_t* p) {
+    return __ldcg(p);
+}
+
+// The same for what is read once, so that L1 keeps the rest. It orders nothing.
+template <class T>
+AFN_DEVICE T load_once(const T* p) {
     return __ldcg(p);
 }
 
@@ -173,8 +188,8 @@ AFN_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// One bulk copy into shared memory at a time, and a barrier that says when its bytes are there (Hopper). Elsewhere, and
-// where addresses or sizes are no multiples of 16, a kernel copies by threads.
+// Bulk copies into shared memory, and a barrier that says when all their bytes are there (Hopper). Elsewhere, and where
+// addresses or sizes are no multiples of 16, a kernel copies by threads.
 AFN_DEVICE constexpr bool has_bulk_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     return true;
@@ -189,18 +204,24 @@ AFN_DEVICE void bulk_start(uint64_t* barrier) {
     asm volatile("fence.mbarrier_init.release.cluster;");
 #endif
 }
-// By one thread, after what others have read or written there is ordered before it by a barrier of the block.
-AFN_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+// By one thread, after what others have read or written there is ordered before it by a barrier of the block, and
+// before its copies: how many bytes they are together. What was expected before has come.
+AFN_DEVICE void bulk_expect(uint64_t* barrier, uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("fence.proxy.async.shared::cta;");
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes));
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+#endif
+}
+AFN_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),
                  "l"(from), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
 #endif
 }
-// By every thread that reads the bytes; phase is 0 for the barrier's first copy, 1 for the second, 0 for the third.
+// By every thread that reads the bytes; phase is 0 for what was expected first, 1 for what came second, 0 again.
 AFN_DEVICE void bulk_wait(uint64_t* barrier, uint32_t phase) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile(
@@ -217,3 +238,21 @@ AFN_DEVICE void bulk_wait(uint64_t* barrier, uint32_t phase) {
 
 }  // namespace afn
 #endif
+
+namespace afn {
+
+// The block arrives at a counter in global memory, where count blocks do. True in the last one, whose threads then see
+// all that the other blocks wrote before, in L2: by load_global or an asynchronous copy. Barriers carry what one thread
+// releases and acquires to and from the whole block, so that no other thread needs a fence. The counter is left at
+// zero; last is an int of shared memory.
+AFN_DEVICE bool arrive(int* counter, int count, int* last) {
+    sync_block();
+    if (thread_index() == 0) {
+        *last = atomic_add_release_acquire(counter, 1) == count - 1;
+        if (*last) atomic_exchange(counter, 0);
+    }
+    sync_block();
+    return *last;
+}
+
+}  // namespace afn

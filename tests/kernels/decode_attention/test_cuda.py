@@ -10,8 +10,10 @@ import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._counters import counters
 from afn_kernels._library import BOUNDARIES
-from afn_kernels.decode_attention import cuda
+from afn_kernels.decode_attention import CUDA_SHARED, cuda
 from afn_kernels.decode_attention.boundary import decode_attention_cuda
+from afn_kernels.decode_attention.config import HEAD_DIMS
+from afn_kernels.decode_attention.cuda import sizes
 from tests.budget import assert_within, assert_within_budget, fresh
 from tests.cuda import emulated
 from tests.kernels.cases.decode_attention import inputs
@@ -26,24 +28,24 @@ def zeros(*shape):
     return torch.zeros(shape, dtype=torch.float16)
 
 
-def made(device, capacity=150, dtype=torch.bfloat16, fp8=False, seed=None, **shape):
+def made(device, capacity=150, dtype=torch.bfloat16, fp8=False, seed=None, width=128, **shape):
     """Lengths from the new tokens to the capacity, both included; NaN behind them and in a page that is nobody's."""
     g = fresh() if seed is None else torch.Generator().manual_seed(seed)
-    found = inputs(g, capacity, width=128, **shape)
+    found = inputs(g, capacity, width=width, **shape)
     found = {name: (x.to(dtype) if x.is_floating_point() else x).to(device) for name, x in found.items()}
     return found | {name: found[name].to(FP8) for name in ("k_cache", "v_cache") if fp8}
 
 
-def run(i, *, backwards=False):
+def run(i, *, backwards=False, **options):
     with emulated(backwards=backwards) if i["q"].device.type == "cpu" else nullcontext(), poisoned():
-        return ak.decode_attention(**i, impl="cuda")
+        return ak.decode_attention(**i, **options, impl="cuda")
 
 
-def check(i, found=None):
+def check(i, found=None, **options):
     wide = {name: x.double() if name in ("q", "k_cache", "v_cache") else x for name, x in i.items()}
-    oracle = ak.decode_attention(**wide, impl="reference")
-    found = run(i) if found is None else found
-    assert_within_budget(found, in_orders(lambda: ak.decode_attention(**i, impl="reference"), 4), oracle)
+    oracle = ak.decode_attention(**wide, **options, impl="reference")
+    found = run(i, **options) if found is None else found
+    assert_within_budget(found, in_orders(lambda: ak.decode_attention(**i, **options, impl="reference"), 4), oracle)
 
 
 SHAPES = {
@@ -59,6 +61,60 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_within_budget(shape, dtype, device):
     check(made(device, dtype=dtype, **shape))
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("width", sorted({*HEAD_DIMS} - {128}))
+def test_other_head_dims(width, fp8, device):
+    """Several tiles of keys, the last of them short, and two tiles of rows."""
+    capacity = sizes(width, fp8)[0] + 70
+    check(made(device, capacity, fp8=fp8, width=width, batch=2, new=3, heads=6, kv_heads=1, page=5))
+
+
+def test_wide_heads_of_as_many_rows_as_there_may_be(device):
+    """Two warps share the columns of each tile of rows, and none its keys."""
+    check(made(device, 90, torch.float16, width=256, batch=2, new=4, heads=16, kv_heads=1))
+
+
+def test_shared_memory_is_what_hopper_has():
+    assert max(sizes(width, fp8)[1] for width in HEAD_DIMS for fp8 in (False, True)) <= CUDA_SHARED <= 227 << 10
+
+
+OPTIONS = {
+    "window": {"window": (40, 0)},
+    "window of most of the keys": {"window": (130, -1)},
+    "window of its own key": {"window": (0, 0)},
+    "softcap": {"softcap": 1.5},
+    "splits of 32": {"split": 32},
+    "all three": {"window": (100, 0), "softcap": 3.0, "split": 48},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options(options, device):
+    check(made(device, 150, torch.float16, width=64, batch=2, new=3, heads=4, page=5), **options)
+
+
+def test_pages_before_a_window_may_be_gone(device):
+    i = made(device, 64, width=64, batch=1, heads=1, kv_heads=1, page=5)
+    before = run(i, window=(20, 0))
+    i["block_table"][:, : (64 - 21) // 5] = -1
+    assert torch.equal(run(i, window=(20, 0)), before)
+
+
+def test_fixed_splits_give_equal_bits_in_any_batch(device, monkeypatch):
+    """Alone, among others, beside longer ones in a larger cache, and on another number of multiprocessors."""
+    i = made(device, 300, torch.float16, width=64, batch=3, heads=3, kv_heads=1, new=2)
+    i["lengths"] = torch.tensor([290, 97, 2], device=device)  # more parts of the first than a block that goes on merges
+    i |= {name: torch.nan_to_num(i[name]) for name in ("k_cache", "v_cache")}
+    found = run(i, split=16)
+    for row in range(3):
+        assert torch.equal(run({name: x[row : row + 1] for name, x in i.items()}, split=16)[0], found[row])
+    monkeypatch.setattr(_triton, "programs", lambda device: 7)
+    longer = {name: torch.cat([x, torch.randn_like(x)], 1) for name, x in i.items() if "cache" in name}
+    i["lengths"][2] = 500
+    assert torch.equal(run(i | longer, split=16)[:2], found[:2])
+    assert not counters(3, found.device).any()
 
 
 @pytest.mark.parametrize(("scales", "new", "page"), [("none", 1, 0), ("tensor", 1, 16), ("head", 3, 5)])
@@ -183,7 +239,7 @@ def test_a_graph_serves_every_length(device):
 def test_the_registered_op(device):
     i = made(device, 20, batch=1, heads=2, kv_heads=1)
     with emulated() if device.type == "cpu" else nullcontext():
-        args = (*i.values(), None, None, None, 0.1)
+        args = (*i.values(), None, None, None, 0, -1, 0.0, 0.1)
         torch.library.opcheck(BOUNDARIES["decode_attention_cuda"].op, args, test_utils="test_schema")
         torch.library.opcheck(BOUNDARIES["decode_attention_cuda"].op, args, test_utils="test_faketensor")
 
@@ -191,7 +247,10 @@ def test_the_registered_op(device):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"q": zeros(1, 1, 2, 64), "k_cache": zeros(1, 9, 1, 64)}, "heads of 64 elements; it has a kernel for 128"),
+        (
+            {"q": zeros(1, 1, 2, 72), "k_cache": zeros(1, 9, 1, 72)},
+            "heads of 72 elements; it has kernels for 64, 80, 96",
+        ),
         ({"q": zeros(1, 9, 8, 128)}, "9 tokens times 8 query heads of a KV head are more than 64"),
         ({"k_cache": zeros(1, 9, 1, 132)[..., :128]}, "its rows do not begin at multiples of 16 bytes"),
         ({"q": zeros(1, 1, 2, 128).requires_grad_()}, "it has no gradient; the reference has"),

@@ -1,0 +1,58 @@
+"""Small calls of the CUDA kernels that order memory: each barrier, wait and arrival has something to order in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
+
+import torch
+
+import afn_kernels as ak
+from afn_kernels import _triton
+from afn_kernels.decode_attention import cuda as decode
+from tests.kernels.cases.decode_attention import inputs
+
+
+def log_mel(dtype: torch.dtype, rows: int, samples: int, programs: int, first: int = 0) -> torch.Tensor:
+    """Loud and quiet tiles in each row, so that some are clamped; blocks have several tiles each."""
+    pcm = torch.randn(rows, first + samples, generator=torch.Generator().manual_seed(0)) * 1e-4
+    pcm[:, samples // 2 : samples // 2 + 700] = 0.5 * torch.sin(torch.arange(700.0))
+    pcm[-1, samples // 4 : samples // 4 + 100] += 1e-3
+    if not dtype.is_floating_point:
+        pcm = (pcm * 32767).to(dtype)
+    with patch.object(_triton, "programs", lambda device: programs):
+        return ak.log_mel(pcm[:, first:], impl="cuda")
+
+
+def attention(dtype: torch.dtype, capacity: int, programs: int, fp8: bool = False, **shape) -> torch.Tensor:
+    i = inputs(torch.Generator().manual_seed(0), capacity, width=128, **shape)
+    i = {name: x.to(dtype) if x.is_floating_point() else x for name, x in i.items()}
+    if fp8:
+        i |= {name: i[name].to(torch.float8_e4m3fn) for name in ("k_cache", "v_cache")}
+    with patch.object(_triton, "programs", lambda device: programs), patch.object(decode, "least_tiles", lambda *_: 0):
+        return ak.decode_attention(**i, impl="cuda")
+
+
+def heads() -> torch.Tensor:
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, n, 128, generator=g).half() for n in (6, 2, 2))
+    rotation = {"positions": torch.arange(3.0), "inv_freq": torch.rand(64, generator=g)}
+    return ak.pack_heads(q, k, v, ((0, 3, 0, 2), (3, 6, 0, 2)), **rotation, impl="cuda")
+
+
+CASES: dict[str, list[Callable[[], torch.Tensor]]] = {
+    "log_mel": [
+        partial(log_mel, torch.float32, 2, 22_400, 1),
+        partial(log_mel, torch.int16, 2, 22_560, 1, 1),
+    ],
+    "decode_attention": [
+        partial(attention, torch.float16, 300, 3, batch=2, heads=6, kv_heads=2),
+        partial(attention, torch.float16, 560, 19, batch=1, heads=1, kv_heads=1, fp8=True),
+    ],
+    "ulysses_permute": [heads],
+}
+# Seconds each; asked where the others say nothing.
+LONG: dict[str, list[Callable[[], torch.Tensor]]] = {
+    "log_mel": [partial(log_mel, torch.float32, 1, 321 * 5120, 3)],  # more tiles in a row than a block has threads
+}

@@ -1,0 +1,253 @@
+// The machine that a launch runs on, and what it says of an access that nothing orders.
+#pragma once
+
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <deque>
+
+#include "check.h"
+#include "host.h"
+
+namespace afn::host {
+
+constexpr size_t kStack = 1 << 18, kMostThreads = 1024, kMostShared = 1 << 18;
+
+struct Copy {
+    unsigned char* to;
+    const unsigned char* from;
+    uint32_t bytes, room;  // what is not copied becomes zero
+};
+
+struct Thread {
+    int index = 0, turn = 0;
+    void* jump[5];
+    ucontext_t context;
+    const char* waits = nullptr;
+    uint32_t releases = 0;
+    Seen own, taken, fenced;  // acquired; read by atomics before a fence; what the last fence releases
+    std::vector<Copy> open;
+    std::deque<std::vector<Copy>> groups;
+};
+
+struct Warp {
+    std::vector<Thread*> at_barrier, at_exchange;
+    uint32_t barriers = 0;
+    Seen seen;
+    uint32_t words[2][32];
+    float numbers[2][32][12];
+    const unsigned char* rows[2][32];
+};
+
+struct Bulk {
+    uint64_t* barrier;
+    uint32_t phase = 0;  // how many have ended
+    bool under_way = false;
+    uint32_t expected = 0, coming = 0;  // bytes
+    std::vector<Copy> copies{};
+    Seen released{};  // by the thread that expects them
+    std::vector<Thread*> waiting{};
+};
+
+struct Machine {
+    Launch launch;
+    std::deque<Thread> threads;
+    std::deque<Warp> warps;
+    std::deque<Bulk> bulks;
+    std::deque<Thread*> ready;
+    std::vector<Thread*> at_barrier;
+    unsigned char *stacks, *shared;
+    std::vector<Cell> cells = std::vector<Cell>(kMostShared / kGrain);
+    Shadow global;
+    std::unordered_map<uintptr_t, Seen> released;  // at places of atomics
+    Seen seen;
+    uint32_t block = 0, barriers = 0, launches = 0, blocks = 0;
+    int x = 0, y = 0, done = 0;
+    Thread* current = nullptr;
+    bool broken = false;
+    std::string message;
+    void* jump[5];
+    ucontext_t home;
+
+    Machine() {
+        auto room = [](size_t bytes) {
+            void* found =
+                mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (found == MAP_FAILED) std::abort();
+            return static_cast<unsigned char*>(found);
+        };
+        stacks = room(kStack * kMostThreads);
+        shared = room(kMostShared);
+    }
+    ~Machine() {
+        munmap(stacks, kStack * kMostThreads);
+        munmap(shared, kMostShared);
+    }
+    Warp& warp() { return warps[current->index / 32]; }
+    int lane() const { return current->index % 32; }
+};
+
+inline thread_local Machine* machine;
+
+// The address sanitiser would look for the end of a stack that is not the system's.
+#define SWITCHES gnu::noinline, gnu::no_sanitize("address")
+
+// GCC wants it in another function than __builtin_setjmp.
+[[noreturn, SWITCHES]] inline void jump(void** to) { __builtin_longjmp(to, 1); }
+
+[[noreturn]] inline void fail(const std::string& what) {
+    machine->message = what;
+    machine->broken = true;
+    machine->current = nullptr;
+    jump(machine->jump);
+}
+
+inline uintptr_t base() {
+    static Dl_info found;
+    if (!found.dli_fbase) dladdr(reinterpret_cast<void*>(&run), &found);
+    return reinterpret_cast<uintptr_t>(found.dli_fbase);
+}
+
+// The line of the source, as the compiler noted it; of inlined functions the innermost that is a kernel's.
+inline std::string line_of(uint32_t place) {
+    Dl_info found;
+    dladdr(reinterpret_cast<void*>(&run), &found);
+    char command[600];
+    std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null", found.dli_fname, place - 1);
+    std::string best;
+    if (FILE* lines = popen(command, "r")) {
+        char line[600];
+        while (std::fgets(line, sizeof line, lines)) {
+            std::string name(line, std::strcspn(line, " \n"));
+            name = name.substr(name.rfind('/') + 1);
+            bool kernel = name.find(".cu") != std::string::npos && name.rfind("device.cuh:", 0) != 0;
+            if (best.empty() || kernel) best = name;
+            if (kernel) break;
+        }
+        pclose(lines);
+    }
+    return best.empty() || best[0] == '?' ? "a line that is not known" : best;
+}
+
+// Where in the program the function that says PLACE was called.
+#define PLACE static_cast<uint32_t>(reinterpret_cast<uintptr_t>(__builtin_return_address(0)) - afn::host::base())
+
+inline std::string who(uint32_t block, int thread) {
+    std::string name = thread == kMany     ? "several threads"
+                       : thread >= kCopies ? "a bulk copy"
+                                           : "thread " + std::to_string(thread);
+    return block == kBlocks ? "several blocks" : name + " of block " + std::to_string(block);
+}
+
+inline std::string memory(uintptr_t at) {
+    uintptr_t offset = at - reinterpret_cast<uintptr_t>(machine->shared);
+    char text[40];
+    std::snprintf(text, sizeof text, "global memory at 0x%zx", static_cast<size_t>(at));
+    return offset < kMostShared ? "shared memory at byte " + std::to_string(offset) : text;
+}
+
+[[noreturn]] inline void fail_at(uint32_t place, const std::string& what) {
+    fail(line_of(place) + ": " + who(machine->block, machine->current->index) + " " + what);
+}
+
+[[noreturn]] inline void conflict(uint32_t place, uintptr_t at, bool write, const Stamp& before, bool wrote,
+                                  const char* why) {
+    const char* reason = why                              ? why
+                         : before.block == machine->block ? "no barrier between them"
+                                                          : "nothing has released and acquired it";
+    fail_at(place, std::string(write ? "writes " : "reads ") + memory(at) + ", which " +
+                       who(before.block, before.thread) + (wrote ? " wrote" : " read") + " at " +
+                       line_of(before.place) + ": " + reason);
+}
+
+[[gnu::noinline]] inline bool known(const Stamp& stamp) {
+    Machine& m = *machine;
+    return m.current->own.covers(stamp) || m.warp().seen.covers(stamp) || m.seen.covers(stamp);
+}
+
+inline bool ordered(const Stamp& stamp) {
+    Machine& m = *machine;
+    const Thread& self = *m.current;
+    if (stamp.block == m.block) {
+        if (stamp.thread == self.index) return true;
+        if (counted(stamp) && stamp.barriers < m.barriers) return true;
+        if (counted(stamp) && stamp.warp == self.index / 32 && stamp.warp_barriers < m.warp().barriers) return true;
+    }
+    return known(stamp);
+}
+
+inline Stamp stamp(uint32_t life, uint32_t place) {
+    const Thread& self = *machine->current;
+    return {life,
+            machine->block,
+            static_cast<uint16_t>(self.index),
+            static_cast<uint16_t>(self.index / 32),
+            machine->barriers,
+            machine->warp().barriers,
+            self.releases,
+            place,
+            false};
+}
+
+enum class How { plain, past_l1, bulk, atomic };
+
+// Who has read, or who has used atomics: the last one, or several at once.
+inline void note(Stamp& before, const Stamp& now, bool behind) {
+    if (behind) {
+        before = now;
+    } else if (before.block != now.block) {
+        before.block = kBlocks;
+    } else {
+        before.thread = kMany;
+        if (before.warp != now.warp) before.warp = kMany;
+    }
+}
+
+inline void check(Cell& cell, uintptr_t at, bool shared, bool write, How how, const Stamp& now) {
+    const Stamp& last = cell.written;
+    auto behind = [&](const Stamp& stamp) { return stamp.life != now.life || ordered(stamp); };
+    if (last.life == now.life) {
+        if (last.under_way) conflict(now.place, at, write, last, true, "the copy is still under way");
+        if (!ordered(last)) conflict(now.place, at, write, last, true, nullptr);
+        if (!shared && !write && how == How::bulk)
+            conflict(now.place, at, write, last, true, "bulk copies see it behind a proxy fence only");
+        if (!shared && !write && how == How::plain && last.block != now.block)
+            conflict(now.place, at, write, last, true, "L1 may hold what was there before");
+    } else if (shared && !write && cell.atomic.life != now.life) {
+        fail_at(now.place, "reads " + memory(at) + ", which nobody has written");
+    }
+    bool first = behind(cell.read), alone = behind(cell.atomic);
+    if (write && !first) conflict(now.place, at, true, cell.read, false, nullptr);
+    if (how != How::atomic && !alone) conflict(now.place, at, write, cell.atomic, true, nullptr);
+    if (how == How::atomic)
+        note(cell.atomic, now, alone || cell.atomic.block != now.block);
+    else if (write)
+        cell.written = now;
+    else
+        note(cell.read, now, first);
+}
+
+inline Cell& cell_at(uintptr_t at) {
+    uintptr_t offset = at - reinterpret_cast<uintptr_t>(machine->shared);
+    return offset < kMostShared ? machine->cells[offset / kGrain] : machine->global.at(at);
+}
+
+inline void access(const void* p, size_t bytes, bool write, How how, uint32_t place) {
+#ifdef AFN_UNCHECKED  // by another sanitiser: nobody tells of plain accesses
+    return;
+#endif
+    Machine& m = *machine;
+    uintptr_t at = reinterpret_cast<uintptr_t>(p), offset = at - reinterpret_cast<uintptr_t>(m.shared);
+    bool shared = offset < kMostShared;
+    if (shared && offset + bytes > m.launch.shared)
+        fail_at(place, "is beyond the " + std::to_string(m.launch.shared) + " bytes of shared memory, at byte " +
+                           std::to_string(offset + bytes - 1));
+    if (write && (at | bytes) % kGrain) fail_at(place, "writes a single byte, which the checker does not follow");
+    Stamp now = stamp(shared ? m.blocks : m.launches, place);
+    for (uintptr_t granule = at / kGrain; granule * kGrain < at + bytes; ++granule)
+        check(cell_at(granule * kGrain), granule * kGrain, shared, write, how, now);
+}
+
+}  // namespace afn::host
