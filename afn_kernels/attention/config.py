@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from afn_kernels import _rows, _triton
+import torch
+
+from afn_kernels import _device, _rows, _triton
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class AttnTile:
     reason: str
 
 
-def choose(kernel: str, head_dim: int, wide: bool, local: bool = False) -> AttnTile:
+def choose(
+    kernel: str, head_dim: int, wide: bool, local: bool = False, device: torch.device | None = None
+) -> AttnTile:
     """The row of a kernel ("forward", "carry", a forward that continues, "dq" or "dkv") for a head dimension.
 
     ``wide`` is float32. ``local`` is a window or capped scores, which need registers: such a row has the tile of the
@@ -24,8 +28,7 @@ def choose(kernel: str, head_dim: int, wide: bool, local: bool = False) -> AttnT
     """
     if _triton.interpreted():
         return INTERPRETED[kernel]
-    plain, capped = (WIDE, LOCAL_WIDE) if wide else (HALF, LOCAL)
-    return _rows.choose((capped if local else plain)[kernel], head_dim)
+    return _rows.choose(_device.fitting(TABLES, device)[wide, local][kernel], head_dim)
 
 
 SMALL = "short tests cross the borders of blocks"
@@ -98,3 +101,8 @@ WIDE = {
     "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }
 LOCAL_WIDE = WIDE | {"forward": (*WIDE["forward"][:2], (256, AttnTile(32, 16, 16, 1, "8 warps spill")))}
+# By the shared memory that a device gives to a block: whether float32, and whether a window or capped scores.
+TABLES = (
+    (227, {(False, False): HALF, (False, True): LOCAL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
+    (0, {(False, False): HALF, (False, True): LOCAL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
+)
