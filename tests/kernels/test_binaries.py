@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench.ops import workloads
-from bench.sm90 import has
+from bench.sm90.launches import has
 from tests.built import built
 
 triton = pytest.importorskip("triton")
@@ -33,7 +33,7 @@ def made_of() -> Iterator[bytes]:
         yield from (
             part for file in sorted(files) for part in (str(file.relative_to(ROOT)).encode(), file.read_bytes())
         )
-    yield (ROOT / "bench/sm90.py").read_bytes()
+    yield from (file.read_bytes() for file in sorted((ROOT / "bench/sm90").glob("*.py")))
 
 
 def compile_all(out: Path) -> None:
