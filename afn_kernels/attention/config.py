@@ -101,8 +101,50 @@ WIDE = {
     "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }
 LOCAL_WIDE = WIDE | {"forward": (*WIDE["forward"][:2], (256, AttnTile(32, 16, 16, 1, "8 warps spill")))}
+# Where matrix instructions take their operands from registers (before Hopper, and GeForce after it), and a block has as
+# little as 99 KB of shared memory: what python -m bench.capabilities shows without spills.
+HALF_SMALL = {
+    "forward": (
+        (64, AttnTile(128, 64, 8, 3, "185 registers")),
+        (128, AttnTile(128, 32, 8, 3, "216 registers, 64 KB; 64 keys spill")),
+        (256, AttnTile(64, 32, 8, 2, "235 registers, 68 KB")),
+    ),
+    "carry": (
+        (64, AttnTile(128, 64, 8, 3, "215 registers")),
+        (128, AttnTile(128, 32, 8, 3, "240 registers, 64 KB")),
+        (256, AttnTile(64, 32, 8, 2, "254 registers, 68 KB")),
+    ),
+    "dq": (
+        (64, AttnTile(128, 64, 8, 3, "255 registers, 64 KB")),
+        (128, AttnTile(128, 32, 8, 3, "245 registers, 96 KB")),
+        (256, AttnTile(32, 32, 8, 2, "161 registers, 66 KB")),
+    ),
+    "dkv": (
+        (64, AttnTile(32, 64, 4, 2, "255 registers; 8 warps spill, and so do 64 queries and 128 keys")),
+        (128, AttnTile(64, 64, 8, 2, "232 registers, 72 KB")),
+        (256, AttnTile(32, 32, 8, 1, "182 registers, 80 KB")),
+    ),
+}
+LOCAL_SMALL = {
+    "forward": (
+        (64, AttnTile(128, 64, 8, 3, "199 registers")),
+        (128, AttnTile(128, 32, 8, 3, "203 registers")),
+        (256, AttnTile(64, 16, 8, 2, "243 registers")),
+    ),
+    "carry": HALF_SMALL["carry"],
+    "dq": (
+        (64, AttnTile(128, 32, 8, 3, "178 registers; 64 keys spill")),
+        (128, AttnTile(128, 32, 8, 3, "254 registers, 96 KB")),
+        (256, AttnTile(32, 32, 8, 2, "168 registers, 66 KB")),
+    ),
+    "dkv": (
+        (64, AttnTile(32, 64, 8, 3, "255 registers; 64 queries spill")),
+        (128, AttnTile(32, 64, 8, 2, "234 registers, 52 KB")),
+        (256, AttnTile(32, 32, 8, 1, "190 registers, 80 KB")),
+    ),
+}
 # By the shared memory that a device gives to a block: whether float32, and whether a window or capped scores.
 TABLES = (
     (227, {(False, False): HALF, (False, True): LOCAL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
-    (0, {(False, False): HALF, (False, True): LOCAL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
+    (0, {(False, False): HALF_SMALL, (False, True): LOCAL_SMALL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
 )

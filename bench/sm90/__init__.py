@@ -1,4 +1,4 @@
-"""What compilers make of every Triton and CUDA kernel for an H100, with no GPU: registers, spills, cost of a loop, rules.
+"""What compilers make of every Triton and CUDA kernel for an H100, with no GPU: registers, spills, loops, rules.
 
     python -m bench.sm90 [--out bench/results/sm90] [--only rms_norm] [--lengths] [--against before.jsonl]
 
