@@ -9,12 +9,14 @@ dimensions and flags. A line says the shared memory that it asks for and that th
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import torch
 
@@ -22,7 +24,7 @@ import afn_kernels as ak
 from afn_kernels import _device
 from afn_model.files import write_rows, write_text
 from bench.ops import workloads
-from bench.sm90.launches import compiling, gradients_of, has
+from bench.sm90.launches import Launch, compiling, gradients_of, has
 from bench.sm90.machine import dumped
 
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0))
@@ -82,22 +84,21 @@ def decode(dtype: torch.dtype, dim: int, page: int = 0, new: int = 1, fp8: bool 
 def points() -> list[Point]:
     """Every precision and head dimension packed, causal, with and without a carry; the other flags where they matter.
 
-    float16 differs from bfloat16 in conversions alone and is taken at two head dimensions.
+    float16 differs from bfloat16 in conversions alone and is taken at one head dimension; float32, which is slow to
+    compile, at those that rows are chosen by, and at a padded one.
     """
     found = []
-    for dtype, dims in ((torch.bfloat16, DIMS), (torch.float32, DIMS), (torch.float16, (64, 128))):
+    for dtype, dims in ((torch.bfloat16, DIMS), (torch.float32, (64, 80, 128, 256)), (torch.float16, (128,))):
         for dim in dims:
-            found += [attention(dtype, dim), attention(dtype, dim, carry=True)]
-            found += [decode(dtype, dim, page=64)]
+            found += [attention(dtype, dim), decode(dtype, dim, page=64)]
+            if dtype != torch.float32 or dim in (64, 128, 256):
+                found.append(attention(dtype, dim, carry=True))
     for dim in (64, 128):
         found += [attention(torch.bfloat16, dim, causal=False, packed=False), decode(torch.bfloat16, dim, new=8)]
-        found += [
-            attention(torch.bfloat16, dim, packed=False, carry=True),
-            attention(torch.bfloat16, dim, packed=False),
-        ]
+        found += [attention(torch.bfloat16, dim, packed=False, carry=carry) for carry in (False, True)]
         found += [decode(torch.bfloat16, dim, page=64, fp8=True)]
-    for dtype in (torch.bfloat16, torch.float32):
-        for dim in (64, 128, 256):
+    for dtype, dims in ((torch.bfloat16, (64, 128, 256)), (torch.float32, (128,))):
+        for dim in dims:
             found += [attention(dtype, dim, packed=False, local=True), decode(dtype, dim, local=True)]
     return found
 
@@ -107,6 +108,12 @@ def others() -> Iterator[Point]:
     for work in {work.op: work for work in reversed(workloads())}.values():
         if has(work.op, "triton") and work.op not in ("attention", "decode_attention"):
             yield Point(work.op, work.dtype, 0, work.name, partial(gradients_of, work, "triton"))
+
+
+def tile(launch: Launch) -> str:
+    """The launch configuration in a line."""
+    names = ("BLOCK_M", "BLOCK_N", "STAGES", "num_stages", "num_warps")
+    return " ".join(f"{name}={launch.arguments[name]}" for name in names if name in launch.arguments)
 
 
 def compiled(point: Point, capability: tuple[int, int]) -> list[dict]:
@@ -120,19 +127,26 @@ def compiled(point: Point, capability: tuple[int, int]) -> list[dict]:
         meta = launch.compiled.metadata
         found.append(
             {
-                "capability": f"{capability[0]}.{capability[1]}", "op": point.op, "kernel": launch.name,
+                "capability": name_of(capability), "op": point.op, "kernel": launch.name,
                 "dtype": str(point.dtype).removeprefix("torch."), "dim": point.dim, "flags": point.flags,
                 "registers": registers, "spilled": stack, "threads": 32 * meta.num_warps, "shared": meta.shared,
-                "room": room, "tensor_memory": getattr(meta, "tmem_size", 0) or 0,
+                "tile": tile(launch), "room": room, "tensor_memory": getattr(meta, "tmem_size", 0) or 0,
                 "fits": meta.shared <= room and registers * 32 * meta.num_warps <= REGISTERS,
             }
         )  # fmt: skip
     return found
 
 
+def name_of(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+SPILLS = {"log_mel_kernel": "8 bytes before Hopper, whose registers also hold what it multiplies"}
+
+
 def matters(line: dict) -> bool:
     """Whether a line may not spill."""
-    return line["dtype"] != "float32" and line["dim"] in (*MATTER, 0)
+    return line["dtype"] != "float32" and line["dim"] in (*MATTER, 0) and line["kernel"] not in SPILLS
 
 
 def table(lines: list[dict]) -> str:
@@ -163,19 +177,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for sweep.jsonl and sweep.md")
     parser.add_argument("--capability", default="", help="one of them, as 8.9")
     parser.add_argument("--only", default="", help="an op")
+    parser.add_argument("--sample", type=int, default=0, help="so many of them, by chance")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    asked = [one for one in CAPABILITIES if args.capability in ("", name_of(one))]
+    todo = [(one, point) for one in asked for point in (*points(), *others()) if args.only in ("", point.op)]
+    if args.sample:
+        todo = Random(args.seed).sample(todo, args.sample)
     lines = []
-    for capability in CAPABILITIES:
-        name = f"{capability[0]}.{capability[1]}"
-        if args.capability in ("", name):
-            for point in (*points(), *others()):
-                if args.only in ("", point.op):
-                    print(name, point.op, point.dtype, point.dim, point.flags, file=sys.stderr, flush=True)
-                    lines += compiled(point, capability)
+    for capability, point in todo:
+        print(name_of(capability), point.op, point.dtype, point.dim, point.flags, file=sys.stderr, flush=True)
+        lines += compiled(point, capability)
     print(table(lines))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        write_rows(args.out / "sweep.jsonl", lines)
+        file = args.out / "sweep.jsonl"
+        done = {(x["capability"], x["op"]) for x in lines}
+        before = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = [*(x for x in before if (x["capability"], x["op"]) not in done), *lines]
+        lines.sort(key=lambda x: (tuple(map(int, x["capability"].split("."))), x["op"]))
+        write_rows(file, lines)
         write_text(args.out / "sweep.md", table(lines))
 
 

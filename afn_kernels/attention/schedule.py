@@ -73,7 +73,8 @@ class AttentionSchedule:
 
     def of(self, kernels: Sequence[str], head_dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
         """The table of each kernel ("forward", "carry", "dq", "dkv")."""
-        made, tiles = dict(self.tables), [tile_of(kernel, head_dim, dtype, self.cu_seqlens_q.device) for kernel in kernels]
+        made, device = dict(self.tables), self.cu_seqlens_q.device
+        tiles = [tile_of(kernel, head_dim, dtype, device) for kernel in kernels]
         for block, keys in tiles:
             if (block, keys) not in made:
                 boundaries = self.cu_seqlens_q, self.cu_seqlens_k, self.total_q, self.total_k

@@ -60,7 +60,19 @@ def rules(launch: Launch, code: list[sass.SassInstruction]) -> list[Finding]:
     return lint.of_ptx(text, version, parameters, sizes) + lint.of_sass(code)
 
 
-def rows(work: Workload, more: list[assemblers.Assembler]) -> tuple[list[dict], list[tuple[str, Finding]]]:
+def keep(texts: Path | None, work: Workload, kernel: str, **parts: str) -> None:
+    """Writes the PTX and SASS of the first kernel of a name in an op."""
+    if texts is not None:
+        texts.mkdir(parents=True, exist_ok=True)
+        for kind, text in parts.items():
+            file = texts / f"{work.op}.{kernel}.{kind}"
+            if not file.exists():
+                write_text(file, text)
+
+
+def rows(
+    work: Workload, more: list[assemblers.Assembler], texts: Path | None = None
+) -> tuple[list[dict], list[tuple[str, Finding]]]:
     """A line per kernel of a workload and one for its traffic against the floor; and what breaks the rules."""
     launches = launched(work)
     kernels: dict[tuple[str, str], Launch] = {}
@@ -69,6 +81,7 @@ def rows(work: Workload, more: list[assemblers.Assembler]) -> tuple[list[dict], 
     found, broken = [], []
     for (name, _), launch in kernels.items():
         code = listing(launch.compiled)
+        keep(texts, work, name, ptx=launch.compiled.asm["ptx"], sass=sass.text(code))
         line = kernel_row(work, name, launch.programs, binary(launch.compiled), code)
         if more:
             first, *differ = assemblers.differences(launch.compiled.asm["ptx"], more).items()
@@ -80,6 +93,7 @@ def rows(work: Workload, more: list[assemblers.Assembler]) -> tuple[list[dict], 
     for launch in cuda_launched(work):
         read, code = cuda_binary(launch.kernel, launch.shared)
         name = f"{launch.kernel.source}.cu: {launch.kernel.name}"
+        keep(texts, work, launch.kernel.name, sass=sass.text(code))
         found.append(kernel_row(work, name, launch.programs, read, code))
         broken += [(name, one) for one in lint.of_sass(code)]
         broken += [(name, one) for one in lint.waves(launch.programs, found[-1]["resident"], PROCESSORS)]
@@ -119,6 +133,7 @@ def main() -> None:
     parser.add_argument("--shape", action="append", default=[], help="own sizes: rows=4096,width=5120; may be repeated")
     parser.add_argument("--ptxas", nargs="*", metavar="PATH",
                         help="also assemble by these, by those in AFN_PTXAS and by the one on PATH")  # fmt: skip
+    parser.add_argument("--texts", action="store_true", help="also the PTX and SASS of each kernel, into OUT/texts")
     parser.add_argument("--against", type=Path, metavar="FILE", help="kernels.jsonl of before: print what changed")
     args = parser.parse_args()
     try:
@@ -133,7 +148,7 @@ def main() -> None:
     for work in todo:
         if args.only in ("", work.op):
             print(work, file=sys.stderr, flush=True)
-            found, broken = rows(work, more)
+            found, broken = rows(work, more, args.out / "texts" if args.out and args.texts else None)
             lines += found
             findings += [lint.judged(work.name, kernel, one) for kernel, one in broken]
     print(table(lines))

@@ -45,6 +45,12 @@ def parse(text: str) -> list[SassInstruction]:
     return [SassInstruction(int(x[1], 16), x[2] or "", x[3], x[4].strip()) for x in found if x]
 
 
+def text(code: list[SassInstruction]) -> str:
+    """A listing that ``parse`` reads."""
+    lines = (f"/*{x.address:04x}*/ {f'@{x.guard} ' if x.guard else ''}{x.op} {x.operands} ;" for x in code)
+    return "\n".join(lines) + "\n"
+
+
 def loops(code: list[SassInstruction]) -> list[list[SassInstruction]]:
     """The innermost loops: from where a branch leads back to, to the branch. A branch to itself ends a program."""
     at = {one.address: i for i, one in enumerate(code)}
