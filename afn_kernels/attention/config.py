@@ -18,9 +18,7 @@ class AttnTile:
     reason: str
 
 
-def choose(
-    kernel: str, head_dim: int, wide: bool, local: bool = False, device: torch.device | None = None
-) -> AttnTile:
+def choose(kernel: str, head_dim: int, wide: bool, local: bool = False, device: torch.device | None = None) -> AttnTile:
     """The row of a kernel ("forward", "carry", a forward that continues, "dq" or "dkv") for a head dimension.
 
     ``wide`` is float32. ``local`` is a window or capped scores, which need registers: such a row has the tile of the
@@ -115,12 +113,12 @@ HALF_SMALL = {
         (256, AttnTile(64, 32, 8, 2, "254 registers, 68 KB")),
     ),
     "dq": (
-        (64, AttnTile(128, 64, 8, 3, "255 registers, 64 KB")),
+        (64, AttnTile(128, 32, 8, 3, "173 registers; 64 keys spill for sm_89")),
         (128, AttnTile(128, 32, 8, 3, "245 registers, 96 KB")),
         (256, AttnTile(32, 32, 8, 2, "161 registers, 66 KB")),
     ),
     "dkv": (
-        (64, AttnTile(32, 64, 4, 2, "255 registers; 8 warps spill, and so do 64 queries and 128 keys")),
+        (64, AttnTile(16, 64, 4, 3, "226 registers; 32 queries spill for sm_89, but in one stage")),
         (128, AttnTile(64, 64, 8, 2, "232 registers, 72 KB")),
         (256, AttnTile(32, 32, 8, 1, "182 registers, 80 KB")),
     ),
@@ -138,7 +136,7 @@ LOCAL_SMALL = {
         (256, AttnTile(32, 32, 8, 2, "168 registers, 66 KB")),
     ),
     "dkv": (
-        (64, AttnTile(32, 64, 8, 3, "255 registers; 64 queries spill")),
+        (64, AttnTile(16, 64, 4, 3, "232 registers; 32 queries spill for sm_89")),
         (128, AttnTile(32, 64, 8, 2, "234 registers, 52 KB")),
         (256, AttnTile(32, 32, 8, 1, "190 registers, 80 KB")),
     ),

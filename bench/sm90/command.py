@@ -31,6 +31,9 @@ from bench.sm90.tables import against, table
 DOCUMENT, MARK = Path(__file__).parents[1] / "RESULTS.md", "<!-- from bench/results/sm90"
 
 
+RULED: dict[str, list[Finding]] = {}  # by a kernel's hash: workloads share kernels
+
+
 def kernel_row(work: Workload, name: str, programs: int, read: Binary, code: list[sass.SassInstruction]) -> dict:
     """What is said of a kernel: its binary, a step of its main loop, and its programs against those that fit."""
     step = sass.cost(sass.main_loop(code), read.threads)
@@ -88,7 +91,9 @@ def rows(
             told = [f"{version}: {use[0]}, {use[1]} B" for version, use in differ]
             line["assemblers"] = f"{'; '.join(told)} ({first[0]}: {first[1][0]}, {first[1][1]} B)" if told else "same"
         found.append(line)
-        broken += [(name, one) for one in rules(launch, code)]
+        if launch.compiled.hash not in RULED:
+            RULED[launch.compiled.hash] = rules(launch, code)
+        broken += [(name, one) for one in RULED[launch.compiled.hash]]
         broken += [(name, one) for one in lint.waves(line["programs"], line["resident"], PROCESSORS)]
     for launch in cuda_launched(work):
         read, code = cuda_binary(launch.kernel, launch.shared)

@@ -10,8 +10,8 @@ import torch
 
 from bench import compare, pictures, report, run
 from bench.ops import Workload
-from bench.sm90 import command
 from bench.record import Bench
+from bench.sm90 import command
 from tests.bench.test_run import BENCH
 
 ROOT = Path(__file__).parents[2]

@@ -1,11 +1,12 @@
 """What a device gives to a block, and that configurations follow it."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from afn_kernels import _device
+from afn_kernels import _cuda, _device
 
 
 def test_capabilities_and_what_is_unknown():
@@ -42,6 +43,15 @@ def test_a_fake_on_a_gpu_that_is_not_here():
     assert _device.shared(torch.device("cuda", 0)) == 227 << 10
 
 
+def test_a_kernel_that_does_not_fit_says_so(monkeypatch):
+    module = importlib.import_module("afn_kernels.decode_attention")
+    monkeypatch.setattr(_cuda, "emulator", None)
+    assert not module._too_small(torch.device("meta"))
+    with _device.assumed((8, 9)):
+        assert "the GPU has 99 KB of shared memory" in module._too_small(torch.device("meta"))
+
+
+@pytest.mark.slow
 def test_torch_compile_follows_it():
     def scaled(x: torch.Tensor) -> torch.Tensor:
         return x * _device.shared(x.device)
