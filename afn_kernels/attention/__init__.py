@@ -357,5 +357,5 @@ def attention_schedule(
             cu_seqlens_k = cu_seqlens_q if same else savable(cu_seqlens_k)
         boundaries = cu_seqlens_q, cu_seqlens_k, causal, total_q, total_k
         tables = AttentionSchedule(*boundaries).of(kernels, head_dim, dtype)
-    tiles = [tile_of(kernel, head_dim, dtype) for kernel in kernels]
+    tiles = [tile_of(kernel, head_dim, dtype, cu_seqlens_q.device) for kernel in kernels]
     return AttentionSchedule(*boundaries, dict(zip(tiles, tables, strict=True)), made_from)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from afn_kernels import _rows, _triton
+import torch
+
+from afn_kernels import _device, _rows, _triton
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class AttnTile:
     reason: str
 
 
-def choose(kernel: str, head_dim: int, wide: bool, local: bool = False) -> AttnTile:
+def choose(kernel: str, head_dim: int, wide: bool, local: bool = False, device: torch.device | None = None) -> AttnTile:
     """The row of a kernel ("forward", "carry", a forward that continues, "dq" or "dkv") for a head dimension.
 
     ``wide`` is float32. ``local`` is a window or capped scores, which need registers: such a row has the tile of the
@@ -24,8 +26,7 @@ def choose(kernel: str, head_dim: int, wide: bool, local: bool = False) -> AttnT
     """
     if _triton.interpreted():
         return INTERPRETED[kernel]
-    plain, capped = (WIDE, LOCAL_WIDE) if wide else (HALF, LOCAL)
-    return _rows.choose((capped if local else plain)[kernel], head_dim)
+    return _rows.choose(_device.fitting(TABLES, device)[wide, local][kernel], head_dim)
 
 
 SMALL = "short tests cross the borders of blocks"
@@ -98,3 +99,50 @@ WIDE = {
     "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }
 LOCAL_WIDE = WIDE | {"forward": (*WIDE["forward"][:2], (256, AttnTile(32, 16, 16, 1, "8 warps spill")))}
+# Where matrix instructions take their operands from registers (before Hopper, and GeForce after it), and a block has as
+# little as 99 KB of shared memory: what python -m bench.capabilities shows without spills.
+HALF_SMALL = {
+    "forward": (
+        (64, AttnTile(128, 64, 8, 3, "185 registers")),
+        (128, AttnTile(128, 32, 8, 3, "216 registers, 64 KB; 64 keys spill")),
+        (256, AttnTile(64, 32, 8, 2, "235 registers, 68 KB")),
+    ),
+    "carry": (
+        (64, AttnTile(128, 64, 8, 3, "215 registers")),
+        (128, AttnTile(128, 32, 8, 3, "240 registers, 64 KB")),
+        (256, AttnTile(64, 32, 8, 2, "254 registers, 68 KB")),
+    ),
+    "dq": (
+        (64, AttnTile(128, 32, 8, 3, "173 registers; 64 keys spill for sm_89")),
+        (128, AttnTile(128, 32, 8, 3, "245 registers, 96 KB")),
+        (256, AttnTile(32, 32, 8, 2, "161 registers, 66 KB")),
+    ),
+    "dkv": (
+        (64, AttnTile(16, 64, 4, 3, "226 registers; 32 queries spill for sm_89, but in one stage")),
+        (128, AttnTile(64, 64, 8, 2, "232 registers, 72 KB")),
+        (256, AttnTile(32, 32, 8, 1, "182 registers, 80 KB")),
+    ),
+}
+LOCAL_SMALL = {
+    "forward": (
+        (64, AttnTile(128, 64, 8, 3, "199 registers")),
+        (128, AttnTile(128, 32, 8, 3, "203 registers")),
+        (256, AttnTile(64, 16, 8, 2, "243 registers")),
+    ),
+    "carry": HALF_SMALL["carry"],
+    "dq": (
+        (64, AttnTile(128, 32, 8, 3, "178 registers; 64 keys spill")),
+        (128, AttnTile(128, 32, 8, 3, "254 registers, 96 KB")),
+        (256, AttnTile(32, 32, 8, 2, "168 registers, 66 KB")),
+    ),
+    "dkv": (
+        (64, AttnTile(16, 64, 4, 3, "232 registers; 32 queries spill for sm_89")),
+        (128, AttnTile(32, 64, 8, 2, "234 registers, 52 KB")),
+        (256, AttnTile(32, 32, 8, 1, "190 registers, 80 KB")),
+    ),
+}
+# By the shared memory that a device gives to a block: whether float32, and whether a window or capped scores.
+TABLES = (
+    (227, {(False, False): HALF, (False, True): LOCAL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
+    (0, {(False, False): HALF_SMALL, (False, True): LOCAL_SMALL, (True, False): WIDE, (True, True): LOCAL_WIDE}),
+)

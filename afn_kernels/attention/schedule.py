@@ -73,7 +73,8 @@ class AttentionSchedule:
 
     def of(self, kernels: Sequence[str], head_dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
         """The table of each kernel ("forward", "carry", "dq", "dkv")."""
-        made, tiles = dict(self.tables), [tile_of(kernel, head_dim, dtype) for kernel in kernels]
+        made, device = dict(self.tables), self.cu_seqlens_q.device
+        tiles = [tile_of(kernel, head_dim, dtype, device) for kernel in kernels]
         for block, keys in tiles:
             if (block, keys) not in made:
                 boundaries = self.cu_seqlens_q, self.cu_seqlens_k, self.total_q, self.total_k
@@ -86,9 +87,9 @@ def savable(x: torch.Tensor) -> torch.Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def tile_of(kernel: str, head_dim: int, dtype: torch.dtype) -> tuple[int, bool]:
+def tile_of(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[int, bool]:
     """Rows of a kernel's tile, and whether they are keys."""
-    config = choose(kernel, head_dim, dtype == torch.float32)
+    config = choose(kernel, head_dim, dtype == torch.float32, device=device)
     return (config.keys, True) if kernel == "dkv" else (config.queries, False)
 
 

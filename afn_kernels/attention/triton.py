@@ -129,7 +129,7 @@ def forward(
     if not tokens:
         return out, lse.t()
     local = left >= 0 or bool(softcap)
-    config = choose("carry" if carry else "forward", dim, q.dtype == torch.float32, local)
+    config = choose("carry" if carry else "forward", dim, q.dtype == torch.float32, local, q.device)
     q, k, v = adjacent(q), adjacent(k), adjacent(v)
     tiles = triton.cdiv(tokens, config.queries) if table is None else len(table)
     forward_kernel[(tiles * heads,)](

@@ -246,7 +246,7 @@ def backward(
     shape |= flags(causal, left, softcap) | {"FAR": far(q, k, v, dout)}
     numbers = scale, (softcap or scale) * LOG2E, *optional(left, right, softcap, scale)
     if need_dq and tokens:
-        config = choose("dq", dim, wide, local)
+        config = choose("dq", dim, wide, local, q.device)
         tiles = triton.cdiv(tokens, config.queries) if dq_table is None else len(dq_table)
         dq_kernel[(tiles * heads,)](
             q, k, v, dout, lse, delta, dq, dq_table, *strides, tokens, keys, tiles, *numbers, HEADS=heads,
@@ -254,7 +254,7 @@ def backward(
             num_warps=config.warps, **shape,
         )  # fmt: skip
     if need_dkv and keys:
-        config = choose("dkv", dim, wide, local)
+        config = choose("dkv", dim, wide, local, q.device)
         tiles = triton.cdiv(keys, config.keys) if dkv_table is None else len(dkv_table)
         dkv_kernel[(tiles * kv_heads,)](
             q, k, v, dout, lse, delta, dk, dv, dkv_table, *strides, tokens, keys, tiles, *numbers,

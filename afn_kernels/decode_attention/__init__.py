@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _cuda, _triton
+from afn_kernels import _cuda, _device, _triton
 from afn_kernels._fp8_scales import FP8
 from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.attention.window import canonical, capping
@@ -20,10 +20,10 @@ def _wants_gradient(*tensors: torch.Tensor | None) -> str:
 
 
 @constant
-def _too_small() -> str:
+def _too_small(device: torch.device) -> str:
     if _cuda.emulated():
         return ""
-    room = torch.cuda.get_device_properties().shared_memory_per_block_optin
+    room = _device.shared(device)
     return "" if room >= CUDA_SHARED else f"the GPU has {room >> 10} KB of shared memory, it needs {CUDA_SHARED >> 10}"
 
 
@@ -43,7 +43,7 @@ def _supports_cuda(
             return f"{name} has strides {x.stride()}: its rows do not begin at multiples of 16 bytes"
     tensors = q, k_cache, v_cache, k_scale, v_scale
     elsewhere = _cuda.supports(*tensors, lengths, block_table, dtypes=(*HALVES, FP8, torch.float32))
-    return _wants_gradient(*tensors) or _cuda.supports(q, dtypes=HALVES) or elsewhere or _too_small()
+    return _wants_gradient(*tensors) or _cuda.supports(q, dtypes=HALVES) or elsewhere or _too_small(q.device)
 
 
 def _supports(

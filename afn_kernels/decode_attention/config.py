@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from afn_kernels import _rows
+import torch
+
+from afn_kernels import _device, _rows
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ HOPS = 2
 HEAD_DIMS = (64, 80, 96, 128, 256)  # of csrc/cuda's kernels
 
 
-def choose(key_bytes: int, rows: int) -> DecodeSplit:
+def choose(key_bytes: int, rows: int, device: torch.device | None = None) -> DecodeSplit:
     """The row for keys of ``key_bytes`` (padded width x element size) that ``rows`` query rows read."""
-    return _rows.choose(ROWS, key_bytes, rows)
+    return _rows.choose(_device.fitting(TABLES, device), key_bytes, rows)
 
 
 _ONE = (
@@ -54,6 +56,19 @@ ROWS = (
     (1 << 30, 64, DecodeSplit(16, 8, 3, 1, 256, 32, "wide float32 keys: what fits shared memory; not timed")),
 )
 # fmt: on
+
+
+_SMALL = "what fits 99 KB, with pages too; not timed"
+SMALL_ROWS = (
+    (128, 16, DecodeSplit(128, 8, 3, 1, 128, 64, _SMALL)),
+    (128, 64, DecodeSplit(64, 8, 4, 1, 256, 32, _SMALL)),
+    (256, 16, DecodeSplit(64, 8, 3, 1, 128, 64, _SMALL)),
+    (256, 64, DecodeSplit(64, 8, 3, 1, 256, 32, _SMALL)),
+    (512, 16, DecodeSplit(32, 8, 3, 1, 128, 64, _SMALL)),
+    (512, 64, DecodeSplit(32, 8, 3, 1, 256, 32, _SMALL)),
+    (1 << 30, 64, DecodeSplit(16, 8, 3, 1, 256, 32, _SMALL)),
+)
+TABLES = ((163, ROWS), (0, SMALL_ROWS))  # by the KB of shared memory that a device gives to a block
 
 
 def least_tiles(rows: int) -> int:

@@ -306,7 +306,7 @@ def forward(
     group, block_d = heads // kv_heads, max(16, triton.next_power_of_2(width))
     rows = min(triton.next_power_of_2(new * group), MOST_ROWS)
     columns = kv_heads * triton.cdiv(new * group, rows)
-    config = choose(block_d * k_cache.element_size(), rows)
+    config = choose(block_d * k_cache.element_size(), rows, q.device)
     merged = config.merged // 2 if split else config.merged  # more splits than programs: the loop needs registers
 
     slots = max(1, triton.cdiv(config.waves * _triton.programs(q.device), columns))

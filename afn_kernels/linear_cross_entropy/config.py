@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
+from afn_kernels import _device
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -33,6 +37,15 @@ TILE = Tile(
     stages=4,
     reason="two warpgroups of 64 x 256; 171 registers, 4 stages fill 192 of 227 KB; not timed",
 )
+SMALL_TILE = Tile(
+    tokens=128,
+    classes=128,
+    width=64,
+    warps=8,
+    stages=3,
+    reason="3 stages fill 96 of 99 KB; 64 registers of sums where operands are in registers too; not timed",
+)
+TILES = ((227, TILE), (0, SMALL_TILE))  # by the KB of shared memory that a device gives to a block
 CHUNK = Chunk(
     scratch=360_000_000,
     multiple=128,
@@ -42,6 +55,11 @@ CHUNK = Chunk(
 MOST_SPLITS = 256  # one program puts the parts of a row together
 PRODUCT = 8192  # classes in a product that a float32 gradient of the weight adds up: 59 MB of 3,584 in 16 bits
 SEGMENT = 16384  # rows that the forward without gradient gathers at a time: 117 MB of 3,584 in 16 bits
+
+
+def tile(device: torch.device) -> Tile:
+    """The step of the forward without gradient."""
+    return _device.fitting(TILES, device)
 
 
 def chunk_rows(rows: int, row_bytes: int) -> int:

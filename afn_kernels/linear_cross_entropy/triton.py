@@ -266,7 +266,7 @@ def forward(
     """Log-sum-exp of the rows, from float32 logits that are never stored, and what the loss takes off it: log p(label),
     if nothing is smoothed.
     """
-    (classes, width), tile, smoothing = head.weight.shape, config.TILE, head.label_smoothing or None
+    (classes, width), tile, smoothing = head.weight.shape, config.tile(hidden.device), head.label_smoothing or None
     logprob = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
     lse = torch.empty_like(logprob)
     if not len(labels):

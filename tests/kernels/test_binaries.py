@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ import pytest
 import torch
 
 from bench.ops import workloads
-from bench.sm90 import has
+from bench.sm90 import lint, sass
+from bench.sm90.hazards import hazards
+from bench.sm90.launches import has
+from bench.sm90.ptx import Kernel, PtxInstruction, parse
 from tests.built import built
 
 triton = pytest.importorskip("triton")
@@ -33,13 +37,14 @@ def made_of() -> Iterator[bytes]:
         yield from (
             part for file in sorted(files) for part in (str(file.relative_to(ROOT)).encode(), file.read_bytes())
         )
-    yield (ROOT / "bench/sm90.py").read_bytes()
+    yield from (file.read_bytes() for file in sorted((ROOT / "bench/sm90").glob("*.py")))
 
 
 def compile_all(out: Path) -> None:
     """In a process of its own: kernels imported for the interpreter cannot be compiled."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    subprocess.run([sys.executable, "-m", "bench.sm90", "--out", out, "--lengths"], cwd=ROOT, env=env, check=True)
+    command = [sys.executable, "-m", "bench.sm90", "--out", out, "--lengths", "--texts"]
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +88,60 @@ def test_twenty_lengths_compile_once(op, folder):
     counts = json.loads((folder / "lengths.json").read_text())[op]
     assert counts, "nothing was launched"
     assert all(count == 1 for count in counts.values()), counts
+
+
+def test_rules_are_kept(folder):
+    """bench/sm90/lint.py has the rules, and what is meant to break one with the reason."""
+    found = [json.loads(line) for line in (folder / "findings.jsonl").open()]
+    assert [x for x in found if not x["reason"]] == []
+    for one in lint.EXCEPTIONS:
+        assert any(one.covers(x["rule"], x["kernel"], x["workload"]) for x in found), f"nothing needs {one} any more"
+
+
+def without(kernel: Kernel, kind: str, span: range) -> Kernel:
+    code = [
+        PtxInstruction("nop", ()) if i in span and one.op.startswith(kind) else one for i, one in enumerate(kernel.code)
+    ]
+    return Kernel(kernel.name, code, kernel.labels)
+
+
+PIPELINED = ("attention.forward_kernel", "attention.dq_kernel", "attention.dkv_kernel")
+
+
+@pytest.mark.parametrize("name", [*PIPELINED, "linear_cross_entropy.logsumexp_kernel"])
+def test_what_a_loop_synchronises_with_is_missed(name, folder):
+    """Its waits, its barriers and its fences, each kind taken out of a loop that multiplies matrices."""
+    kernel, tried = parse((folder / "texts" / f"{name}.ptx").read_text()), 0
+    assert not hazards(kernel)
+    for span in kernel.loops:
+        part = [kernel.code[i].op for i in span]
+        for kind in ("wgmma.wait", "cp.async.wait", "bar.sync", "fence.proxy"):
+            if any(op.startswith("wgmma.mma") for op in part) and any(op.startswith(kind) for op in part):
+                tried += 1
+                assert hazards(without(kernel, kind, span)), (kind, span)
+    assert tried >= 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decode_attention.decode_kernel", "decode_attention.decode_attention_bfloat16", "log_mel.log_mel_kernel"],
+)
+def test_what_a_last_block_synchronises_with_is_missed(name, folder):
+    """In the machine code: fences and barriers before the arrival, loads past L1 after it."""
+    text = (folder / "texts" / f"{name}.sass").read_text()
+    assert not sass.broken_arrivals(sass.parse(text))
+    for pattern in (r"MEMBAR\.\w+\.GPU", r"BAR\.SYNC[.\w]*", r"STRONG\.GPU(?= R)|BYPASS"):
+        broken = re.sub(pattern, "NOP", text)
+        assert broken != text, pattern
+        assert sass.broken_arrivals(sass.parse(broken)), pattern
+
+
+def test_samples_of_log_mel_are_loaded_one_by_one(folder):
+    text = (folder / "texts" / "log_mel.log_mel_kernel.ptx").read_text()
+    names = {"log_mel_kernel_param_0": "pcm"}
+    assert lint.widest_loads(parse(text))["log_mel_kernel_param_0"] == 4
+    wide = text.replace("ld.global.b32 {", "ld.global.v2.b32 {")
+    assert lint.vector_widths(parse(wide), names, {"pcm": 4})
 
 
 def test_the_document_holds_the_committed_table():

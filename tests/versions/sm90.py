@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from bench.ops import Workload, workloads
-from bench.sm90 import binary, has, launched
+from bench.sm90.launches import has, launched
+from bench.sm90.machine import binary
 
 
 def spills(work: Workload) -> dict[str, int] | str:
