@@ -4,7 +4,6 @@ import torch
 import triton
 import triton.language as tl
 
-from afn_kernels import _triton
 from afn_kernels.quantize_fp8.config import TILE, choose
 from afn_kernels.quantize_fp8.layout import scale_layout
 
@@ -24,29 +23,15 @@ def scale_of(b_bits):
     return tl.where(b_scale < 1.1754943508222875e-38, 1.1754943508222875e-38, b_scale)
 
 
-@triton.jit
-def to_e4m3(b_y, HARDWARE: tl.constexpr):
-    """Nearest e4m3 value, ties to even, saturating."""
-    if HARDWARE:
-        return b_y.to(tl.float8e4nv)
-    b_bits = b_y.to(tl.int32, bitcast=True)  # the interpreter's cast is off by one step
-    b_bare = b_bits & 0x7FFFFFFF
-    b_normal = ((b_bare + 0x7FFFF + ((b_bare >> 20) & 1)) >> 20) - (120 << 3)
-    b_fixed = (b_bare.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # steps of 2^-9
-    b_code = tl.minimum(tl.where(b_bare < 0x3C800000, b_fixed, b_normal), 0x7E)
-    b_code = tl.where(b_bare > 0x7F800000, 0x7F, b_code) | ((b_bits >> 24) & 0x80)
-    return b_code.to(tl.uint8).to(tl.float8e4nv, bitcast=True)
-
-
 @triton.jit(do_not_specialize=["rows"])
-def row_kernel(x, out, scale, x_stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr, HARDWARE: tl.constexpr):
+def row_kernel(x, out, scale, x_stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK_K)
     m_col = column < K
     b_x = tl.load(x + row * x_stride + column, mask=m_col, other=0.0).to(tl.float32)
     b_scale = scale_of(tl.max(magnitude(b_x)))
     tl.store(scale + row, b_scale)
-    tl.store(out + row * K + column, to_e4m3(b_x * tl.div_rn(1.0, b_scale), HARDWARE), mask=m_col)
+    tl.store(out + row * K + column, (b_x * tl.div_rn(1.0, b_scale)).to(tl.float8e4nv), mask=m_col)
 
 
 @triton.jit
@@ -79,7 +64,7 @@ def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, BLO
 @triton.jit(do_not_specialize=["rows", "scale_row", "scale_column"])
 def tile_kernel(
     x, out, scale, largest, x_stride, rows, columns, scale_row, scale_column,
-    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, HARDWARE: tl.constexpr,
+    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """MODE: what shares a scale: "tile", "row" or "column" of a tile, or "known": of the matrix, of which ``largest``
     has the maximum, of everything ("whole") or of every column ("columns"). ``scale_row`` is the scales' stride along
@@ -109,7 +94,7 @@ def tile_kernel(
         b_scale = scale_of(tl.load(largest))
         tl.store(scale, b_scale, mask=(tile_row == 0) & (tile_column == 0))
         b_y = b_x * tl.div_rn(1.0, b_scale)
-    b_out = to_e4m3(b_y, HARDWARE)
+    b_out = b_y.to(tl.float8e4nv)  # nearest, ties to even, saturating
     side = tl.arange(0, BLOCK)  # within a tile offsets are below 2**31: half the registers of 64-bit ones
     if TRANSPOSE:
         p_out = out + tile_column * BLOCK * rows + tile_row * BLOCK
@@ -128,11 +113,10 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
     scale = torch.empty_strided(sizes, strides, dtype=torch.float32, device=x.device)
     if not x.numel():
         return out, scale.fill_(2.0**-126)
-    hardware = not _triton.interpreted()
     if (height, width, transpose) == (1, 0, False):
         block = triton.next_power_of_2(columns)
         row_kernel[(rows,)](
-            x, out, scale, x.stride(0), rows, K=columns, BLOCK_K=block, HARDWARE=hardware,
+            x, out, scale, x.stride(0), rows, K=columns, BLOCK_K=block,
             num_warps=choose(columns).warps,
         )  # fmt: skip
         return out, scale
@@ -149,7 +133,6 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
         down, across = reversed(strides) if transpose else strides
     tile_kernel[grid](
         x, out, scale, largest, x.stride(0), rows, columns, down, across,
-        MODE=mode, TRANSPOSE=transpose, ALIGNED=transpose and rows % 16 == 0, BLOCK=BLOCK, HARDWARE=hardware,
-        num_warps=TILE.warps,
+        MODE=mode, TRANSPOSE=transpose, ALIGNED=transpose and rows % 16 == 0, BLOCK=BLOCK, num_warps=TILE.warps,
     )  # fmt: skip
     return out, scale

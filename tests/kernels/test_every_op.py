@@ -10,7 +10,7 @@ import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._library import BOUNDARIES, Boundary
 from tests.kernels.cases import CASES
-from tests.kernels.harness import Case, assert_same_bits, check_budget, compare, far_apart, strided, subsets
+from tests.kernels.harness import ALL, LOW, Case, assert_same_bits, check_budget, compare, far_apart, strided, subsets
 
 BY_IMPL = [pytest.param(case, impl, id=f"{case}-{impl}") for case in CASES for impl in case.impls]
 FIRST = {(case.op, impl): case for case in reversed(CASES) for impl in case.impls}
@@ -47,7 +47,7 @@ def runs(case: Case, impl: str, device: torch.device) -> None:
 
 
 def dtypes(case: Case, device: torch.device) -> tuple[torch.dtype, ...]:
-    return (*case.dtypes, *(case.gpu_dtypes if device.type == "cuda" else ()))
+    return ALL if device.type == "cuda" and set(case.dtypes) == set(LOW) else case.dtypes
 
 
 @pytest.mark.parametrize(("case", "impl"), BY_IMPL)
@@ -176,7 +176,7 @@ def test_auto_is_one_graph_with_the_results_of_eager(case, impl, device):
 @pytest.mark.parametrize(("case", "impl", "name"), FAR)
 def test_offsets_beyond_two_to_the_31(case, impl, name, device):
     runs(case, impl, device)
-    dtype = torch.float16 if torch.float16 in case.dtypes else case.dtypes[0]
+    dtype = next((x for x in case.dtypes if x.itemsize == 2), case.dtypes[0])
     near = case.at(max(case.size, 3)).make(dtype, device)
     far = {**near, name: far_apart(near[name])}
     with torch.no_grad():

@@ -14,7 +14,6 @@ from torch import nn
 import afn_kernels as ak
 from afn_kernels import _triton
 from tests.budget import assert_same_but_rounding, assert_within_budget, gradients
-from tests.kernels.harness import ulps
 from tests.orders import in_orders
 
 D = 48
@@ -123,7 +122,7 @@ def test_values_and_gradients(name, dtype, impl):
         assert mine.dtype == same[0].dtype
         rms = exact.square().mean().sqrt().item()
         rows = {"summed": 35 if mine.dim() < 3 else 0, "rms": rms}
-        assert_within_budget(mine, same, exact, ulps=ulps(dtype) if impl == "triton" else 1, **rows)
+        assert_within_budget(mine, same, exact, **rows)
 
 
 @pytest.mark.parametrize("name", ["RMSNorm", "RMSNorm, two axes", "LayerNorm", "LayerNorm, no bias"])
@@ -185,8 +184,6 @@ REDUCTIONS = ["mean", "sum", "none"]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_linear_cross_entropy(reduction, dtype, impl):
-    if (reduction, impl, dtype) == ("none", "triton", torch.bfloat16):
-        dtype = torch.float16  # the interpreter's tl.dot makes garbage of bfloat16
     torch.manual_seed(2)
     ours = ak.nn.LinearCrossEntropy(D, 37, ignore_index=-1, reduction=reduction, dtype=dtype, impl=impl)
     torch.manual_seed(2)
@@ -210,7 +207,7 @@ def test_linear_cross_entropy(reduction, dtype, impl):
     for mine, exact, *same in zip(found, pytorchs(torch.float64), *in_orders(lambda: pytorchs(dtype)), strict=True):
         assert mine.dtype == (torch.float32 if mine.shape == found[0].shape else dtype)
         rows = {"summed": 33, "rms": exact.square().mean().sqrt().item()}
-        assert_within_budget(mine, same, exact, ulps=ulps(mine.dtype) if impl == "triton" else 1, **rows)
+        assert_within_budget(mine, same, exact, **rows)
 
 
 def test_a_loss_without_labels_is_zero_and_a_head_may_be_tied():

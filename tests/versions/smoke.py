@@ -21,6 +21,7 @@ from tests.house.test_imports import test_imports_nothing_heavier_than_torch as 
 from tests.house.test_imports import test_works_without_extension_triton_and_gpu as works_without_triton
 from tests.kernels import test_every_op as every_op
 from tests.kernels.cases import CASES
+from tests.kernels.conftest import interpreter  # noqa: F401  a fixture
 from tests.kernels.harness import check_budget
 from tests.kernels.test_qkv_rotary import test_the_reference_is_a_bias_and_rotary as qkv_rotary
 from tests.kernels.test_quantize_fp8 import test_every_bit_is_the_references as quantize_fp8
@@ -84,7 +85,7 @@ def test_qkv_rotary():
 def test_a_gpu_takes_the_kernel(case, monkeypatch):
     """Fake tensors on "cuda", which no GPU has to be there for."""
     monkeypatch.setattr(_triton, "compile_only", True)
-    made = case.make(torch.float16 if torch.float16 in case.dtypes else torch.float32, "cpu")
+    made = case.make(next((x for x in case.dtypes if x.itemsize == 2), torch.float32), "cpu")
     with FakeTensorMode(), ak.strict():
         inputs = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in made.items()}
         try:

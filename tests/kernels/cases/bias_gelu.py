@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, BF16, HALF, Case
 
 
 def inputs(g: torch.Generator, rows: int, width: int = 40) -> dict[str, torch.Tensor]:
@@ -14,11 +14,11 @@ def unbiased(g, rows):
 
 
 TANH = {"approximate": "tanh"}
-MIXED = {"keep": ("bias",), "dtypes": (torch.float16, torch.bfloat16)}
+MIXED = {"keep": ("bias",), "dtypes": (BF16, HALF)}
 WRT = ("x", "bias")
 WEIGHTS = {"bias": 0.42}  # the slope is about 1 on half of the rows, the direction has a mean square of 1/3
 CASES = [
-    Case("bias_gelu", "plain", inputs, WRT, weights=WEIGHTS, far=("x",)),
+    Case("bias_gelu", "plain", inputs, WRT, dtypes=ALL, weights=WEIGHTS, far=("x",)),
     Case("bias_gelu", "several tiles", lambda g, n: inputs(g, n, 1100), WRT, weights=WEIGHTS),
     Case("bias_gelu", "one row", inputs, WRT, size=1, weights=WEIGHTS),
     Case("bias_gelu", "1000 rows", inputs, WRT, size=1000, weights=WEIGHTS),

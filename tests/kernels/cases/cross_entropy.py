@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, Case
 
 
 def inputs(g, rows, classes=300, ignored=3):
@@ -15,7 +15,7 @@ def inputs(g, rows, classes=300, ignored=3):
 CE, WRT = "cross_entropy", ("logits",)
 OPTIONS = {"label_smoothing": 0.1, "softcap": 4.0, "z_loss": 1e-2}  # a cap that a few logits reach
 CASES = [
-    Case(CE, "mean", inputs, WRT, size=13, far=WRT),
+    Case(CE, "mean", inputs, WRT, dtypes=ALL, size=13, far=WRT),
     Case(CE, "one loss per row", lambda g, n: inputs(g, n, 531), WRT, OPTIONS | {"reduction": "none"}, size=13),
     Case(CE, "a row in two blocks", lambda g, n: inputs(g, n, 20_001), WRT, OPTIONS | {"reduction": "sum"}, size=6),
     Case(CE, "no supervision", lambda g, n: inputs(g, n, ignored=1), WRT, size=5),

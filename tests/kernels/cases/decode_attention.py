@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import HALF, Case
+from tests.kernels.harness import ALL, BF16, HALF, LOW, Case
 
 
 def inputs(g, capacity, batch=3, new=1, heads=6, kv_heads=2, width=16, page=0, **scales):
@@ -23,7 +23,7 @@ def inputs(g, capacity, batch=3, new=1, heads=6, kv_heads=2, width=16, page=0, *
     return made
 
 
-def case(name, size=63, far=(), dtypes=(torch.float32, HALF), impls=("triton",), options=None, **shape):
+def case(name, size=63, far=(), dtypes=LOW, impls=("triton",), options=None, **shape):
     return Case(
         "decode_attention",
         name,
@@ -31,7 +31,6 @@ def case(name, size=63, far=(), dtypes=(torch.float32, HALF), impls=("triton",),
         options=options or {},
         size=size,
         dtypes=dtypes,
-        gpu_dtypes=(torch.bfloat16,) if impls == ("triton",) else (),
         far=far,
         impls=impls,
     )
@@ -39,21 +38,21 @@ def case(name, size=63, far=(), dtypes=(torch.float32, HALF), impls=("triton",),
 
 def cuda(name, heads=14, far=(), **shape):
     """For csrc/cuda: heads of 128, 16-bit."""
-    options = {"dtypes": (HALF, torch.bfloat16), "impls": ("cuda",), "width": 128}
+    options = {"dtypes": (HALF, BF16), "impls": ("cuda",), "width": 128}
     return case(f"heads of 128, {name}", heads=heads, far=far, **options, **shape)
 
 
 CASES = [
-    case("one token", far=("q", "k_cache", "v_cache")),
+    case("one token", dtypes=ALL, far=("q", "k_cache", "v_cache")),
     case("five tokens, pages of 16", new=5, page=16, far=("k_cache", "v_cache"), size=150),
     case("one sequence of 1000", batch=1, size=1000),
     case("a single key", batch=2, size=1),
     case("4 tokens x 7 heads, odd width", batch=2, new=4, heads=14, width=24, size=300),
     case("more rows than a tile", batch=1, new=8, heads=20, size=200, dtypes=(torch.float32,)),
     case("pages of 5", batch=2, page=5, size=150, dtypes=(torch.float32,)),
-    case("window, pages of 16", new=3, page=16, size=150, dtypes=(HALF,), options={"window": (40, 0)}),
+    case("window, pages of 16", new=3, page=16, size=150, dtypes=(BF16,), options={"window": (40, 0)}),
     case("window of most of the keys", batch=1, size=1000, dtypes=(torch.float32,), options={"window": (700, -1)}),
-    case("softcap", new=2, size=100, dtypes=(HALF,), options={"softcap": 1.5}),
+    case("softcap", new=2, size=100, dtypes=(HALF, BF16), options={"softcap": 1.5}),
     cuda("one token", far=("q", "k_cache", "v_cache")),
     cuda("4 tokens x 7 heads", new=4, size=150),
     cuda("pages of 16", page=16, size=150, batch=2),

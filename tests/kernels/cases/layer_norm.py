@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, BF16, HALF, Case
 
 
 def inputs(g: torch.Generator, rows: int, width: int = 48) -> dict[str, torch.Tensor]:
@@ -18,12 +18,12 @@ def without(*names: str):
     return lambda g, rows: {name: x for name, x in inputs(g, rows).items() if name not in names}
 
 
-MIXED = {"keep": ("weight", "bias", "residual"), "dtypes": (torch.float16, torch.bfloat16)}
+MIXED = {"keep": ("weight", "bias", "residual"), "dtypes": (BF16, HALF)}
 WRT = ("x", "weight", "bias")
 # Normalised values have a mean square of 1, the direction one of 1/3.
 WEIGHTS = {"weight": 3**-0.5, "bias": 3**-0.5}
 CASES = [
-    Case("layer_norm", "plain", plain, WRT, weights=WEIGHTS, far=("x",)),
+    Case("layer_norm", "plain", plain, WRT, dtypes=ALL, weights=WEIGHTS, far=("x",)),
     Case("layer_norm", "one row", plain, WRT, size=1, weights=WEIGHTS),
     Case("layer_norm", "200 rows", plain, WRT, size=200, weights=WEIGHTS, dtypes=(torch.float32,)),
     Case("layer_norm", "no rows", plain, WRT, size=0),

@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import HALF, Case
+from tests.kernels.harness import ALL, BF16, HALF, Case
 
 
 def inputs(g, rows, width=48, classes=300, ignored=3):
@@ -36,14 +36,13 @@ def biased(g, rows, name="labels"):
 
 
 WRT = ("hidden", "weight")
-MATRIX = {"dtypes": (HALF, torch.float32), "gpu_dtypes": (torch.bfloat16,)}  # without gradient there is a tl.dot
+MATRIX = {"dtypes": (BF16, torch.float32)}  # without gradient there is a tl.dot, for 16 bits
 OPTIONS = {"label_smoothing": 0.1, "softcap": 4.0, "z_loss": 1e-2}  # a cap that a few logits reach
 NONE = {"reduction": "none"}
-# Under the interpreter a bfloat16 gradient of the logits is truncated, which float32 gradients of parameters show.
-LOW = {"keep": ("weight", "bias"), "dtypes": (HALF,), "gpu_dtypes": (torch.bfloat16,)}
+MIXED = {"keep": ("weight", "bias"), "dtypes": (BF16, HALF)}
 CE, LP = "linear_cross_entropy", "linear_logprob"
 CASES = [
-    Case(CE, "mean", inputs, WRT, far=("hidden",)),
+    Case(CE, "mean", inputs, WRT, dtypes=ALL, far=("hidden",)),
     Case(CE, "sum with z-loss", inputs, WRT, {"reduction": "sum", "z_loss": 1e-2}),
     Case(CE, "every row supervised", everything, WRT, {"z_loss": 1e-2}),
     Case(CE, "odd sizes", odd, WRT),
@@ -53,10 +52,10 @@ CASES = [
     Case(CE, "loss alone", inputs, options={"z_loss": 1e-2}, size=200, far=("hidden",), **MATRIX),
     Case(CE, "loss alone, odd sizes", odd, **MATRIX),
     Case(CE, "every option", biased, (*WRT, "bias"), OPTIONS, size=27),
-    Case(CE, "float32 parameters", biased, (*WRT, "bias"), size=27, **LOW),
+    Case(CE, "float32 parameters", biased, (*WRT, "bias"), size=27, **MIXED),
     Case(CE, "one loss per row", biased, (*WRT, "bias"), OPTIONS | NONE, size=13, **MATRIX),
     Case(CE, "loss alone, every option", biased, options=OPTIONS, size=13, **MATRIX),
-    Case(LP, "log-probabilities", targets, WRT, far=("hidden",), **MATRIX),
+    Case(LP, "log-probabilities", targets, WRT, dtypes=(BF16, HALF, torch.float32), far=("hidden",)),
     Case(LP, "odd sizes", lambda g, n: targets(g, n, 37, 531), WRT, **MATRIX),
     Case(LP, "bias and cap", lambda g, n: biased(g, n, "targets"), (*WRT, "bias"), {"softcap": 4.0}, size=13, **MATRIX),
     Case(LP, "one row", targets, WRT, size=1, **MATRIX),

@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, Case
 
 
 def inputs(share: float, width: int = 48):
@@ -17,7 +17,7 @@ def inputs(share: float, width: int = 48):
 
 WRT = ("tokens", "audio")
 CASES = [
-    Case("merge_embeddings", "a third", inputs(1 / 3), WRT, far=("tokens", "audio")),
+    Case("merge_embeddings", "a third", inputs(1 / 3), WRT, dtypes=ALL, far=("tokens", "audio")),
     Case("merge_embeddings", "odd width, every row", inputs(1.0, 37), WRT, size=9),
     Case("merge_embeddings", "no audio", inputs(0.0), WRT, size=5),
     Case("merge_embeddings", "one row", inputs(1.0), WRT, size=1),

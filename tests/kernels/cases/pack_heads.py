@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, Case
 
 EVEN = ((0, 4, 0, 1), (4, 8, 1, 2))
 UNEVEN = ((0, 3, 0, 2), (3, 6, 1, 2), (6, 8, 1, 2))  # 8 : 2 heads over three peers: KV heads go to two of them
@@ -30,7 +30,7 @@ def case(name: str, heads, make, size: int = 9, **options) -> Case:
 
 ANGLES = ("positions", "inv_freq")
 CASES = [
-    case("even", EVEN, inputs(), far=("q", "k", "v")),
+    case("even", EVEN, inputs(), dtypes=ALL, far=("q", "k", "v")),
     case("uneven", UNEVEN, inputs()),
     case("rotated", UNEVEN, inputs(True), keep=ANGLES),
     case("heads of 128", EVEN, inputs(True, 128), size=3, keep=ANGLES),

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, BF16, HALF, Case
 
 
 class Turned(Case):
@@ -44,9 +44,9 @@ ACCURATE = {"rote": {"phase_dtype": torch.float64}}
 EVERYTHING = {"rote": {"rotary_dim": 13, "theta": 190.986, "window_factor": 6.283185307179586}}
 WRT = ("x", "weight", "bias")
 WEIGHTS = {"weight": 3**-0.5, "bias": 3**-0.5}  # as for layer_norm
-MIXED = {"keep": ("weight", "bias"), "dtypes": (torch.float16, torch.bfloat16)}
+MIXED = {"keep": ("weight", "bias"), "dtypes": (BF16, HALF)}
 CASES = [
-    Case("pool_norm", "one odd sequence", inputs, WRT, weights=WEIGHTS, summed=31, far=("x",)),
+    Case("pool_norm", "one odd sequence", inputs, WRT, dtypes=ALL, weights=WEIGHTS, summed=31, far=("x",)),
     Case("pool_norm", "batch", lambda g, n: inputs(g, n, 48, (2, 3)), WRT, size=7, weights=WEIGHTS, summed=18),
     Case("pool_norm", "one frame", inputs, WRT, size=1),
     Case("pool_norm", "float32 parameters", inputs, WRT, size=9, weights=WEIGHTS, summed=4, **MIXED),

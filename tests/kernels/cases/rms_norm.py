@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, BF16, HALF, Case
 
 
 def inputs(g: torch.Generator, rows: int, width: int = 48) -> dict[str, torch.Tensor]:
@@ -16,10 +16,10 @@ def unweighted(g, rows):
     return {name: x for name, x in inputs(g, rows).items() if name != "weight"}
 
 
-MIXED = {"keep": ("weight", "residual"), "dtypes": (torch.float16, torch.bfloat16)}
+MIXED = {"keep": ("weight", "residual"), "dtypes": (BF16, HALF)}
 WEIGHTS = {"weight": 3**-0.5}  # normalised values have a mean square of 1, the direction one of 1/3
 CASES = [
-    Case("rms_norm", "plain", plain, ("x", "weight"), weights=WEIGHTS, far=("x",)),
+    Case("rms_norm", "plain", plain, ("x", "weight"), dtypes=ALL, weights=WEIGHTS, far=("x",)),
     Case("rms_norm", "one row", plain, ("x", "weight"), size=1, weights=WEIGHTS),
     Case("rms_norm", "200 rows", plain, ("x", "weight"), size=200, weights=WEIGHTS, dtypes=(torch.float32,)),
     Case("rms_norm", "no rows", plain, ("x", "weight"), size=0),

@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, Case
 
 
 def inputs(g, tokens: int, heads: int = 5, kv_heads: int = 2, dim: int = 16, longest: float = 1000.0):
@@ -42,7 +42,7 @@ def case(name, make=inputs, wrt=("q", "k"), **kwargs):
 
 ONE = {"dtypes": (torch.float32,)}
 CASES = [
-    case("plain", far=("q", "k"), size=31),
+    case("plain", dtypes=ALL, far=("q", "k"), size=31),
     case("one token", size=1),
     case("no tokens", size=0),
     case("28 query heads", lambda g, n: inputs(g, n, 28, 4, 128), size=3),

@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, Case
 
 
 def inputs(g, rows: int, width: int = 60):
@@ -15,7 +15,7 @@ def inputs(g, rows: int, width: int = 60):
 ACCURATE = {"phase_dtype": torch.float64}
 EARLIER = {"theta": 190.986, "window_factor": 6.283185307179586, "frame_factor": 6.283185307179586}
 CASES = [
-    Case("rote", "plain", inputs, ("x",), far=("x",)),
+    Case("rote", "plain", inputs, ("x",), dtypes=ALL, far=("x",)),
     Case("rote", "float64 phases", inputs, ("x",), options=ACCURATE),
     Case("rote", "the encoder's width", lambda g, n: inputs(g, n, 1280), ("x",), size=9),
     Case("rote", "the encoder's width, float64 phases", lambda g, n: inputs(g, n, 1280), ("x",), ACCURATE, size=9),

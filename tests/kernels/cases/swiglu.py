@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import Case
+from tests.kernels.harness import ALL, Case
 
 
 def inputs(g: torch.Generator, rows: int, width: int = 40) -> dict[str, torch.Tensor]:
@@ -11,7 +11,7 @@ def inputs(g: torch.Generator, rows: int, width: int = 40) -> dict[str, torch.Te
 
 WRT = ("gate", "up")
 CASES = [
-    Case("swiglu", "plain", inputs, WRT, far=WRT),
+    Case("swiglu", "plain", inputs, WRT, dtypes=ALL, far=WRT),
     Case("swiglu", "several tiles", lambda g, n: inputs(g, n, 1100), WRT),
     Case("swiglu", "one row", inputs, WRT, size=1),
     Case("swiglu", "1000 rows", inputs, WRT, size=1000),
