@@ -27,7 +27,7 @@ Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class InputSource:
     """Where a check's inputs come from: values of one seed, in one dtype, on one device. On "meta" without memory."""
 
     device: torch.device
@@ -56,7 +56,7 @@ class Source:
         return torch.randperm(count, generator=self.generator, device=self.device)
 
     def tensor(self, values: Any, dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device="cpu" if self.device.type == "meta" else self.device)
+        return torch.tensor(values, dtype=dtype, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ class Check:
         orders: how many orders of summation count beside PyTorch's own.
         copies: device bytes that a judgement needs at most, for each byte of the call's tensors in float64.
         scratch: device bytes beyond.
+        leave: implementations that are not asked at this shape: plain PyTorch whose matrices would not fit.
         timed: whether implementations are timed at this shape.
         half: in 16 bits where other checks are in float32.
     """
 
     op: str
     name: str
-    inputs: Callable[[Source], Inputs]
+    inputs: Callable[[InputSource], Inputs]
     wrt: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     oracle: Callable[..., Any] | None = None
@@ -98,8 +99,9 @@ class Check:
     weights: Mapping[str, float] = field(default_factory=dict)
     summed: int = 0
     orders: int = ORDERS
-    copies: float = 8.0
+    copies: float = 12.0
     scratch: int = 0
+    leave: tuple[str, ...] = ()
     timed: bool = False
     half: bool = False
 
@@ -111,19 +113,19 @@ class Check:
         try:
             self.call(inputs, ASKED)
         except Explained as answer:
-            return answer.args[0].rows
+            return tuple(row for row in answer.args[0].rows if row.impl not in self.leave)
         raise AssertionError(f"{self.op} returned without a choice")
 
     def call(self, inputs: Inputs, impl: Any) -> Any:
         return public(self.op)(**inputs, **self.options, impl=impl)
 
-    def source(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Source:
-        return Source(device, torch.float16 if self.half and dtype == torch.float32 else dtype, seed)
+    def source(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> InputSource:
+        return InputSource(device, torch.float16 if self.half and dtype == torch.float32 else dtype, seed)
 
     def need(self) -> int:
         """Device bytes that judging an implementation takes at most, what the implementation itself uses left out."""
-        inputs = self.inputs(Source(torch.device("meta"), torch.bfloat16))
-        elements = sum(x.numel() for x in tensors(inputs) if x.is_floating_point())
+        inputs = self.inputs(InputSource(torch.device("meta"), torch.bfloat16))
+        elements = sum(x.numel() for x in tensors(inputs) if x.is_floating_point() or x.dtype == torch.int16)
         return int(8 * self.copies * elements) + self.scratch
 
 
@@ -204,14 +206,14 @@ class Baseline:
     """What is right for a check's inputs, and what PyTorch loses in the same precision."""
 
     check: Check
-    source: Source
+    source: InputSource
     inputs: Inputs
     oracle: dict[str, Tensor]
     losses: dict[str, list[float]]
     expected: dict[str, Tensor] | None = None
 
     @classmethod
-    def of(cls, check: Check, source: Source) -> Baseline:
+    def of(cls, check: Check, source: InputSource) -> Baseline:
         inputs = check.inputs(source)
         if check.exact:
             expected = evaluate(check, partial(check.call, impl="reference"), inputs, source.dtype)
@@ -281,7 +283,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(bits), b.view(bits))
 
 
-def true(check: Check, inputs: Inputs, source: Source, *, backward: bool = True) -> dict[str, Tensor]:
+def true(check: Check, inputs: Inputs, source: InputSource, *, backward: bool = True) -> dict[str, Tensor]:
     """Outputs and gradients in float64."""
     double = replace(check, options=dict(check.options))
     if "out_dtype" in double.options:
@@ -295,14 +297,12 @@ def true(check: Check, inputs: Inputs, source: Source, *, backward: bool = True)
 
 
 def in_precision(
-    check: Check, inputs: Inputs, source: Source, order: int, *, backward: bool = True
+    check: Check, inputs: Inputs, source: InputSource, order: int, *, backward: bool = True
 ) -> dict[str, Tensor]:
     """Outputs and gradients of plain PyTorch in the inputs' precision, in one order of summation."""
     if check.same is not None:
         same = check.same(order)
-        return evaluate(
-            check, lambda i: same(**i, **check.options), inputs, source.dtype, backward=backward
-        )
+        return evaluate(check, lambda i: same(**i, **check.options), inputs, source.dtype, backward=backward)
     call = partial(check.call, impl="reference")
     if not order:
         return evaluate(check, call, inputs, source.dtype, backward=backward)

@@ -146,7 +146,9 @@ def _blocks(q: Tensor, k: Tensor, spec: AttentionSpec) -> Iterator[ScoreBlock]:
                 yield ScoreBlock(slice(q0 + begin, q0 + end), heads, head, index + k0, hidden)
 
 
-def _keys_of(begin: int, end: int, queries: int, keys: int, spec: AttentionSpec, device) -> tuple[Tensor, Tensor | None]:
+def _keys_of(
+    begin: int, end: int, queries: int, keys: int, spec: AttentionSpec, device
+) -> tuple[Tensor, Tensor | None]:
     """The keys that queries ``begin`` to ``end`` of a sequence see, and which of them do not see which."""
     left, right = limits(spec.causal, spec.window) or (UNLIMITED, UNLIMITED)
     shift = keys - queries

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afn_kernels.verify.check import Check, Inputs, Source
+from afn_kernels.verify.check import Check, Inputs, InputSource
 from afn_kernels.verify.oracle import (
     blockwise_attention,
     blockwise_linear_cross_entropy,
@@ -50,31 +50,31 @@ def norms(full: bool) -> list[Check]:
     language, audio = (3584, 1280) if full else (48, 40)
 
     def rms(rows: int, residual: bool):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             made = {"x": s.normal(rows, language), "weight": s.normal(language)}
             return made | ({"residual": s.normal(rows, language)} if residual else {})
 
         return inputs
 
     def layer(rows: int, residual: bool):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             made = {"x": s.normal(rows, audio).add_(4), "weight": s.normal(audio), "bias": s.normal(audio)}
             return made | ({"residual": s.normal(rows, audio)} if residual else {})
 
         return inputs
 
-    def pooled(s: Source) -> Inputs:
+    def pooled(s: InputSource) -> Inputs:
         windows, frames = (8, 1500) if full else (2, 10)
         return {"x": s.normal(windows, frames, audio).add_(2), "weight": s.normal(audio), "bias": s.normal(audio)}
 
     lengths = (1, 1500, 749, 2, 1333) if full else (1, 6, 3)
     total = sum(n // 2 for n in lengths)
 
-    def packed(s: Source) -> Inputs:
+    def packed(s: InputSource) -> Inputs:
         made = {"x": s.normal(sum(lengths), audio).add_(2), "weight": s.normal(audio), "bias": s.normal(audio)}
         return made | {"cu_seqlens": boundaries(s, lengths)}
 
-    def turned(s: Source) -> Inputs:
+    def turned(s: InputSource) -> Inputs:
         made, frames = packed(s), {"window": s.integers(60, total), "frame": s.integers(750, total)}
         return made | {"rote": frames}
 
@@ -84,7 +84,9 @@ def norms(full: bool) -> list[Check]:
         timed = rows > 1
         found += [
             Check("rms_norm", f"{rows} x {language}", rms(rows, False), ("x", "weight"), timed=timed, **weights),
-            Check("layer_norm", f"{rows} x {audio}", layer(rows, False), ("x", "weight", "bias"), timed=timed, **weights),
+            Check(
+                "layer_norm", f"{rows} x {audio}", layer(rows, False), ("x", "weight", "bias"), timed=timed, **weights
+            ),
         ]
     rows = 2049 if full else 7
     weights = {"weights": {"weight": RMS, "bias": RMS}, "summed": rows}
@@ -106,7 +108,7 @@ def pointwise(full: bool) -> list[Check]:
     inner, hidden = (18944, 5120) if full else (40, 44)
 
     def gated(rows: int):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             both = s.normal(rows, 2 * inner)  # halves of one projection
             return {"gate": both[:, :inner].mul_(3), "up": both[:, inner:]}
 
@@ -130,13 +132,13 @@ def pointwise(full: bool) -> list[Check]:
 HEADS = {True: (28, 4, 128), False: (4, 2, 16)}  # query heads, KV heads, size of a head
 
 
-def projections(s: Source, tokens: int, full: bool) -> tuple[Tensor, Tensor, Tensor]:
+def projections(s: InputSource, tokens: int, full: bool) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v, slices of one projection."""
     heads, kv_heads, dim = HEADS[full]
     return s.normal(tokens, heads + 2 * kv_heads, dim).split((heads, kv_heads, kv_heads), 1)
 
 
-def frequencies(s: Source, dim: int) -> Tensor:
+def frequencies(s: InputSource, dim: int) -> Tensor:
     return 1e6 ** (-torch.arange(0, dim, 2, device=s.device).float() / dim)
 
 
@@ -145,7 +147,7 @@ def positions(full: bool) -> list[Check]:
     width = 1280 if full else 60
 
     def rotary(tokens: int, cached: bool = False):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             q, k, v = projections(s, tokens, full)
             made = {"q": q, "k": k, "positions": torch.arange(tokens, device=s.device).float() * 5.3}
             made["inv_freq"] = frequencies(s, dim)
@@ -157,7 +159,7 @@ def positions(full: bool) -> list[Check]:
         return inputs
 
     def given(tokens: int):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             q, k, _ = projections(s, tokens, full)
             angle = torch.arange(tokens, device=s.device).float()[:, None] * frequencies(s, dim)
             return {"q": q, "k": k, "cos": angle.cos().to(s.dtype), "sin": angle.sin().to(s.dtype)}
@@ -193,7 +195,7 @@ def movements(full: bool) -> list[Check]:
     )
 
     def packing(rotated: bool):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             tokens = 2049 if full else 7
             q, k, v = projections(s, tokens, full)
             made: Inputs = {"q": q, "k": k, "v": v}
@@ -203,7 +205,7 @@ def movements(full: bool) -> list[Check]:
         return inputs
 
     def projected(tokens: int, fp8: bool):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             columns = (heads + 2 * kv_heads) * dim
             caches = {name: s.normal(2 * tokens, kv_heads, dim) for name in ("k_cache", "v_cache")}
             made = {
@@ -220,29 +222,39 @@ def movements(full: bool) -> list[Check]:
 
         return inputs
 
-    def merged(s: Source) -> Inputs:
-        tokens, audio = (8195, 6000) if full else (9, 5)
-        return {"tokens": s.normal(tokens, language), "audio": s.normal(audio, language), "rows": s.order(tokens)[:audio]}
+    def flat(s: InputSource) -> Inputs:
+        return {"flat": s.normal(rows * heads * dim)}
 
-    def quantised(s: Source) -> Inputs:
+    def merged(s: InputSource) -> Inputs:
+        tokens, audio = (8195, 6000) if full else (9, 5)
+        return {
+            "tokens": s.normal(tokens, language),
+            "audio": s.normal(audio, language),
+            "rows": s.order(tokens)[:audio],
+        }
+
+    def quantised(s: InputSource) -> Inputs:
         return {"x": s.normal(*((2049, language) if full else (150, 260)))}
 
     blocks: list[tuple[Any, bool]] = [("row", False), ("tensor", False), ((1, 128), False), ((128, 128), False)]
-    rows = 2049 if full else 7
+    rows, few, caches = 2049 if full else 7, 64 if full else 3, ("k_cache", "v_cache")
     return [
         Check("merge_embeddings", "audio into tokens", merged, ("tokens", "audio"), timed=True),
         Check("pack_heads", f"{rows} tokens to {ranks} peers", packing(False), ("q", "k", "v"), {"heads": peers}),
         Check("pack_heads", f"{rows} tokens, rotated", packing(True), ("q", "k", "v"), {"heads": peers}, timed=True),
-        Check("unpack_heads", f"{rows} tokens from {ranks} peers", lambda s: {"flat": s.normal(rows * heads * dim)},
-              ("flat",), {"heads": peers, "head_dim": dim}, timed=True),
-        Check("qkv_rotary", "64 tokens", projected(64 if full else 3, False), written=("k_cache", "v_cache"), timed=True),
-        Check("qkv_rotary", "FP8", projected(64 if full else 3, True), written=("k_cache", "v_cache")),
-        *(Check("quantize_fp8", f"blocks {block}{', transposed' if turn else ''}", quantised, exact=True, timed=block == "row",
-                options={"block": block, "transpose": turn}) for block, turn in [*blocks, ((1, 128), True)]),
+        Check("unpack_heads", f"{rows} tokens from {ranks} peers", flat, ("flat",),
+              {"heads": peers, "head_dim": dim}, timed=True),
+        Check("qkv_rotary", f"{few} tokens", projected(few, False), written=caches, timed=True),
+        Check("qkv_rotary", f"{few} tokens, FP8", projected(few, True), written=caches),
+        *(
+            Check("quantize_fp8", f"blocks {block}{', transposed' if turn else ''}", quantised,
+                  options={"block": block, "transpose": turn}, exact=True, timed=block == "row")
+            for block, turn in [*blocks, ((1, 128), True)]
+        ),
     ]  # fmt: skip
 
 
-def boundaries(s: Source, lengths: Sequence[int]) -> Tensor:
+def boundaries(s: InputSource, lengths: Sequence[int]) -> Tensor:
     return s.tensor([0, *itertools.accumulate(lengths)], torch.int32)
 
 
@@ -267,18 +279,25 @@ def exact_attention(*args, return_lse: bool = False, **options):
 
 def attentions(full: bool) -> list[Check]:
     def inputs(lengths: Sequence[int], heads: tuple[int, int, int], one: bool = False, carried: bool = False):
-        def make(s: Source) -> Inputs:
+        def make(s: InputSource) -> Inputs:
             total, (many, few, dim) = sum(lengths), heads
-            made: Inputs = {"q": s.normal(total, many, dim), "k": s.normal(total, few, dim), "v": s.normal(total, few, dim)}
+            made: Inputs = {
+                "q": s.normal(total, many, dim),
+                "k": s.normal(total, few, dim),
+                "v": s.normal(total, few, dim),
+            }
             if not one:
                 made["cu_seqlens_q"] = boundaries(s, lengths)
             if carried:
-                made["carry"] = s.normal(total, many, dim, dtype=torch.float32), s.normal(total, many, dtype=torch.float32)
+                made["carry"] = (
+                    s.normal(total, many, dim, dtype=torch.float32),
+                    s.normal(total, many, dtype=torch.float32),
+                )
             return made
 
         return make
 
-    def check(name: str, made, timed: bool = False, **options) -> Check:
+    def check(name: str, made, timed: bool = False, *, long: bool = False, **options) -> Check:
         return Check(
             "attention",
             name,
@@ -287,20 +306,22 @@ def attentions(full: bool) -> list[Check]:
             options,
             exact_attention,
             attention_in_precision,
-            copies=12,
+            copies=10,
             scratch=2**30,
+            leave=("matmul", "reference") if long else (),
             timed=timed,
         )
 
     language, encoder = HEADS[full], (20, 20, 64) if full else (3, 3, 16)
     lengths = (1, 127, 128, 129, 1500, 2049, 4099) if full else (1, 5, 0, 3, 17, 18)
+    window = (512 if full else 7, 0)
     longest, windows = (8192, (1500,) * 8) if full else (33, (10,) * 2)
     found = [
-        check("packed causal", inputs(lengths, language), True, causal=True),
-        check("one sequence, causal", inputs((longest,), language, True), True, causal=True),
+        check("packed causal", inputs(lengths, language), True, causal=True, long=full),
+        check("one sequence, causal", inputs((longest,), language, True), True, causal=True, long=full),
         check("equal windows", inputs(windows, encoder), True),
         check("carried on", inputs(lengths[3:6], language, carried=True), causal=True, return_lse=True),
-        check("window and softcap", inputs(lengths[4:6], language), causal=True, window=(512 if full else 7, 0), softcap=20.0),
+        check("window and softcap", inputs(lengths[4:6], language), causal=True, window=window, softcap=20.0),
     ]  # fmt: skip
     if full:
         found += [check("one sequence of 1024", inputs((1024,), language, True), True, causal=True)]
@@ -311,7 +332,7 @@ def decoding(full: bool) -> list[Check]:
     heads, kv_heads, dim = HEADS[full]
 
     def inputs(batch: int, context: int, page: int = 0, fp8: bool = False, ragged: bool = False, new: int = 1):
-        def make(s: Source) -> Inputs:
+        def make(s: InputSource) -> Inputs:
             pages = batch * context // page if page else 0
             shape = (pages, page, kv_heads, dim) if page else (batch, context, kv_heads, dim)
             caches = {name: s.normal(*shape) for name in ("k_cache", "v_cache")}
@@ -337,7 +358,7 @@ def decoding(full: bool) -> list[Check]:
         f"4 new of {long}": (inputs(1, long, new=4), False),
     }
     return [
-        Check("decode_attention", name, make, copies=12, timed=timed, half="FP8" in name)
+        Check("decode_attention", name, make, copies=5, timed=timed, half="FP8" in name)
         for name, (make, timed) in made.items()
     ]
 
@@ -345,8 +366,8 @@ def decoding(full: bool) -> list[Check]:
 def losses(full: bool) -> list[Check]:
     width, classes = (3584, 151_672) if full else (48, 300)
 
-    def head(rows: int, labels: str, bias: bool = False):
-        def inputs(s: Source) -> Inputs:
+    def head(rows: int, labels: str, bias: bool = False, classes: int = classes):
+        def inputs(s: InputSource) -> Inputs:
             made = {
                 "hidden": s.normal(rows, width, scale=2),
                 "weight": s.normal(classes, width, scale=width**-0.5),
@@ -359,7 +380,7 @@ def losses(full: bool) -> list[Check]:
         return inputs
 
     def logits(rows: int):
-        def inputs(s: Source) -> Inputs:
+        def inputs(s: InputSource) -> Inputs:
             made = {"logits": s.normal(rows, classes, scale=2), "labels": s.integers(classes, rows)}
             made["labels"][::IGNORED] = -100
             return made
@@ -370,18 +391,27 @@ def losses(full: bool) -> list[Check]:
     few = 511 if full else 5
     both = ("hidden", "weight")
     kept = rows - -(-rows // IGNORED)
-    wide = 6 * rows * classes * 4  # logits of plain PyTorch in float32, their softmax and gradients
-    ours = {"oracle": blockwise_linear_cross_entropy, "orders": 2, "copies": 4.0, "scratch": wide}
-    theirs = {"oracle": blockwise_linear_logprob, "orders": 2, "copies": 4.0, "scratch": wide}
+    fewer = classes // 4 + 1
+    ours = {"oracle": blockwise_linear_cross_entropy, "orders": 2, "copies": 5.0}
+    theirs = {"oracle": blockwise_linear_logprob, "orders": 2, "copies": 5.0}
+
+    def scratch(rows: int) -> int:
+        """Logits of plain PyTorch in float32, their softmax and gradients, and a block of those in float64."""
+        return 6 * rows * classes * 4 + (2**30 if full else 0)
+
     ce, lp = "linear_cross_entropy", "linear_logprob"
     capped = {"label_smoothing": 0.1, "softcap": 30.0, "z_loss": 1e-4}
     return [
         Check("cross_entropy", f"{few} x {classes}", logits(few), ("logits",), copies=10, timed=True),
-        Check(ce, f"{rows} x {width} x {classes}", head(rows, "labels"), both, {"supervised": kept}, timed=True, **ours),
-        Check(ce, f"{few}, every option", head(few, "labels", True), (*both, "bias"), capped, **ours),
-        Check(ce, f"{few}, one loss per row", head(few, "labels"), both, {"reduction": "none"}, **ours),
-        Check(lp, f"{few} x {width} x {classes}", head(few, "targets"), both, timed=True, **theirs),
-    ]
+        Check(ce, f"{rows} x {width} x {classes}", head(rows, "labels"), both, {"supervised": kept},
+              timed=True, scratch=scratch(rows), **ours),
+        Check(ce, f"{few}, every option", head(few, "labels", True, fewer), (*both, "bias"), capped,
+              scratch=scratch(few), **ours),
+        Check(ce, f"{few}, one loss per row", head(few, "labels", False, fewer), both, {"reduction": "none"},
+              scratch=scratch(few), **ours),
+        Check(lp, f"{few} x {width} x {classes}", head(few, "targets"), both,
+              timed=True, scratch=scratch(few), **theirs),
+    ]  # fmt: skip
 
 
 def amplitude(features: Tensor) -> Tensor:
@@ -392,7 +422,7 @@ def amplitude(features: Tensor) -> Tensor:
 def features(full: bool) -> list[Check]:
     samples = 480_000 if full else 3200
 
-    def sounds(s: Source, rows: int, length: int) -> Tensor:
+    def sounds(s: InputSource, rows: int, length: int) -> Tensor:
         """Noise, a tone, silence, a click, a whisper, what clips, a half of padding, and one loud frame in silence."""
         if s.device.type == "meta":
             return torch.empty(rows, length, device="meta")
@@ -413,18 +443,18 @@ def features(full: bool) -> list[Check]:
         ]
         return torch.stack(kinds)[:rows]
 
-    def floats(s: Source) -> Inputs:
+    def floats(s: InputSource) -> Inputs:
         return {"pcm": sounds(s, 8, samples)}
 
-    def shorts(s: Source) -> Inputs:
+    def shorts(s: InputSource) -> Inputs:
         return {"pcm": (sounds(s, 8, samples) * 32767).to(torch.int16)}
 
-    def odd(s: Source) -> Inputs:
+    def odd(s: InputSource) -> Inputs:
         room = torch.zeros(8, samples + 13, device=s.device)
         room[:, 3 : 3 + samples] = sounds(s, 8, samples)
         return {"pcm": room[:, 3 : 3 + samples]}
 
-    check = partial(Check, "log_mel", compared=amplitude, copies=24, orders=0)
+    check = partial(Check, "log_mel", compared=amplitude, copies=20, orders=0)
     return [
         check("8 windows", floats, timed=True),
         check("8 windows, int16", shorts),
