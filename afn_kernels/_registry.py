@@ -49,6 +49,15 @@ def _load(target: str) -> str:
     return name
 
 
+def _loaded(target: str) -> Callable:
+    """The function of a "module:attribute", which eager calls find under that name from then on."""
+    function = vars(_LOADED)[target] = getattr(_LOADED, _load(target))
+    return function
+
+
+_NOTHING: dict[str, str] = {}
+
+
 @dataclass(frozen=True)
 class Impl:
     """One implementation of an op.
@@ -71,12 +80,7 @@ class Impl:
 
     @property
     def function(self) -> Callable:
-        if torch.compiler.is_compiling():
-            return getattr(_LOADED, _load(self.target))
-        known = vars(_LOADED)
-        if self.target not in known:
-            known[self.target] = getattr(_LOADED, _load(self.target))
-        return known[self.target]
+        return getattr(_LOADED, _load(self.target))
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,12 @@ class Op:
     def choose(self, impl: str, *args, **kwargs) -> Callable:
         """The function to call. Of ``impl="auto"`` it goes on with the next implementation where one fails."""
         chosen = self.pick(impl, *args, **kwargs)
-        function = chosen.function
-        if impl == "auto" and chosen is not self.impls[-1] and not _preferred and not torch.compiler.is_compiling():
-            function = partial(self._run, chosen, function)
+        if torch.compiler.is_compiling():
+            function = chosen.function
+        else:
+            function = vars(_LOADED).get(chosen.target) or _loaded(chosen.target)
+            if impl == "auto" and chosen is not self.impls[-1] and not _preferred:
+                function = partial(self._run, chosen, function)
         x = args[0]
         return _autocast.outside(function, x.device) if _autocast.enabled(x) else function
 
@@ -159,7 +166,13 @@ class Op:
             preferred = self._by_name.get(_preferred)
             if preferred and not preferred.available() and not preferred.supports(*args, **kwargs):
                 return preferred
-            order, measured, aside = self._ranking(args, kwargs)
+            order, measured, aside = self.impls, (), _NOTHING
+            if args and (
+                torch.compiler.is_compiling()
+                or _verdicts.ASIDE
+                or _verdicts.READ.get(args[0].get_device(), _NOTHING) is not None
+            ):
+                order, measured, aside = self._ranking(args, kwargs)
             for candidate in order:
                 if candidate.available() or candidate.supports(*args, **kwargs):
                     continue

@@ -75,22 +75,22 @@ def kind(op: str, args: tuple, kwargs: Mapping[str, Any], backward: bool | None 
 
 
 # By index of the device, −1 for the CPU; None where there is no file of it.
-_READ: dict[int, Verdicts | None] = {}
+READ: dict[int, Verdicts | None] = {}
 _LOCK = threading.Lock()
 
 
 def of(index: int) -> Verdicts | None:
     """What was found on a device, read once in a process."""
-    if index not in _READ:
+    if index not in READ:
         with _LOCK:
-            if index not in _READ:
-                _READ[index] = _load(index)
-    return _READ[index]
+            if index not in READ:
+                READ[index] = _load(index)
+    return READ[index]
 
 
 def forget() -> None:
     """Files are read again at the next call, and what failed in this process is tried again."""
-    _READ.clear()
+    READ.clear()
     ASIDE.clear()
     _said.clear()
 
@@ -207,7 +207,7 @@ def keep(device: torch.device, rows: Iterable[dict[str, Any]]) -> Path:
         part = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
         part.write_text(text, encoding="utf-8")
         os.replace(part, file)
-    _READ.clear()
+    READ.clear()
     return file
 
 
