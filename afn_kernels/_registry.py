@@ -227,7 +227,7 @@ class Op:
         why = {} if found is None else dict(found.failed.get(self.name, {}))
         folder = self.impls[-1].target.split(".")[1]
         for name in (self.name, folder) if _verdicts.ASIDE else ():
-            for impl, calls in _verdicts.ASIDE.get(name, {}).items():
+            for impl, calls in tuple(_verdicts.ASIDE.get(name, {}).items()):
                 reason = calls.get(None) or (
                     next(iter(calls.values()), "") if signature is None else calls.get(signature)
                 )

@@ -58,32 +58,36 @@ def rows(
     options += ["--impl", ",".join(impls)] if impls is not None else []
     room, failed = Room(_memory(device)), set()
     queue: SimpleQueue[Row | None] = SimpleQueue()
+    stop = threading.Event()
 
     def of_op(op: str) -> None:
         own = selected(size, {op})
         with room.taken(BASE + max(check.need() for _, check in own)):
-            for row in survive(own, [*options, "--ops", op, "--no-time"], limit, ()):
+            for row in survive(own, [*options, "--ops", op, "--no-time"], limit, (), stop):
                 queue.put(row)
 
     with ThreadPoolExecutor(workers or max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
         futures = [pool.submit(of_op, op) for op in names]
         for future in futures:
             future.add_done_callback(lambda _: queue.put(None))
-        for _ in names:
-            while (row := queue.get()) is not None:
-                if row["status"] == "failed":
-                    failed.add(f"{row['op']}:{row['impl']}")
-                yield row
+        try:
+            for _ in names:
+                while (row := queue.get()) is not None:
+                    if row["status"] == "failed":
+                        failed.add(f"{row['op']}:{row['impl']}")
+                    yield row
+        finally:  # whoever asked may have had enough
+            stop.set()
         for future in futures:
             future.result()
     if time_them:
         own = [(number, check) for number, check in selected(size, ops) if check.timed]
         arguments = [*options, "--ops", ",".join(names), "--only-time"]
-        yield from survive(own, arguments, limit, sorted(failed))
+        yield from survive(own, arguments, limit, sorted(failed), threading.Event())
 
 
 def survive(
-    own: Sequence[tuple[int, Check]], arguments: Sequence[str], limit: float, skip: Sequence[str]
+    own: Sequence[tuple[int, Check]], arguments: Sequence[str], limit: float, skip: Sequence[str], stop: threading.Event
 ) -> Iterator[Row]:
     """The rows of a process, and of another one from there on where one ends before its time.
 
@@ -92,13 +96,14 @@ def survive(
         arguments: of ``python -m afn_kernels.verify``.
         limit: seconds between two rows.
         skip: "op:implementation" that are not called. What ended a process is not called again.
+        stop: set when nobody wants more rows.
     """
     checks, size = dict(own), arguments[arguments.index("--size") + 1]
     start, seen, skipped = min(checks, default=0), set(), list(skip)
-    while start <= max(checks, default=-1):
+    while start <= max(checks, default=-1) and not stop.is_set():
         begun, why = {"number": start, "impl": ""}, ""
         more = ["--start", str(start), *(["--skip", ",".join(skipped)] if skipped else [])]
-        for found in lines([*arguments, *more], limit):
+        for found in lines([*arguments, *more], limit, stop):
             if "ended" in found:
                 why = found["ended"]
             elif found["status"] == "begun":
@@ -107,7 +112,7 @@ def survive(
                 seen.add(identity)
                 begun = {"number": found["number"], "impl": found["impl"], "over": True}
                 yield found
-        if not why:
+        if not why or stop.is_set():
             return
         number, impl = begun["number"], begun["impl"]
         one = checks.get(number)
@@ -123,14 +128,14 @@ def survive(
             start = number + 1
 
 
-def lines(arguments: Sequence[str], limit: float) -> Iterator[dict[str, Any]]:
+def lines(arguments: Sequence[str], limit: float, stop: threading.Event) -> Iterator[dict[str, Any]]:
     """The JSON lines of ``python -m afn_kernels.verify``, then {"ended": why, or "" where it came to its end}."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic mode refuses matrix products
     command = [sys.executable, "-m", MODULE, *arguments]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
-        watch = Watch(process, limit)
+        watch = Watch(process, limit, stop)
         try:
             for line in process.stdout or ():
                 watch.seen()
@@ -158,10 +163,10 @@ LOST = 3  # exit code of a process whose GPU context is lost
 
 
 class Watch:
-    """Ends a process that has said nothing for too long."""
+    """Ends a process that has said nothing for too long, or whose rows nobody wants any more."""
 
-    def __init__(self, process: subprocess.Popen, limit: float):
-        self.process, self.limit, self.late = process, limit, False
+    def __init__(self, process: subprocess.Popen, limit: float, stop: threading.Event):
+        self.process, self.limit, self.unwanted, self.late = process, limit, stop, False
         self._last, self._stopped = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -178,8 +183,8 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopped.wait(0.2):
-            if time.monotonic() - self._last > self.limit:
-                self.late = True
+            self.late = time.monotonic() - self._last > self.limit
+            if self.late or self.unwanted.is_set():
                 self.process.kill()
                 return
 

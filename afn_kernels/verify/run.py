@@ -82,7 +82,8 @@ def rows(
             if say:
                 say(common | {"impl": "", "status": "begun"})
             try:
-                yield common | {"impl": "", "status": "timed", **timed(one, source, right)}
+                if any((found := timed(one, source, right))["seconds"].values()):
+                    yield common | {"impl": "", "status": "timed", **found}
             except Exception as error:
                 yield common | {"impl": "", "status": "skipped", "reason": f"not timed: {_verdicts.one_line(error)}"}
 

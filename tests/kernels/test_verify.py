@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import warnings
 from collections import Counter
 
@@ -55,13 +56,16 @@ def test_every_op_on_this_cpu(kept):
 
 def test_kernels_in_the_interpreter(kept):
     """They are compared as on a GPU, and not timed."""
-    found = ak.verify(["rms_norm", "swiglu", "rote"], device="cpu")
+    found = ak.verify(["rms_norm", "swiglu", "decode_attention", "pack_heads"], device="cpu")
     assert not found.failed, str(found)
     if next(row for row in ak.explain("swiglu").rows if row.impl == "triton").status == "unavailable":
         pytest.skip("no interpreter of Triton")
-    assert {row["impl"] for row in found.rows if row["status"] == "ok"} == {"triton", "reference"}
+    asked = Counter((row["op"], row["impl"]) for row in found.rows if row["status"] == "ok")
+    assert asked["decode_attention", "triton"] == 5
+    if next(row for row in ak.explain("pack_heads").rows if row.impl == "cuda").status != "unavailable":
+        assert (asked["decode_attention", "cuda"], asked["pack_heads", "cuda"]) == (2, 2)
     for row in found.rows:
-        assert "triton" not in {name for times in row.get("seconds", {}).values() for name in times}
+        assert not {"triton", "cuda"} & {name for times in row.get("seconds", {}).values() for name in times}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -161,4 +165,7 @@ def test_a_process_that_dies_costs_one_row(kept, monkeypatch):
 
 def test_a_process_that_says_nothing_is_ended(monkeypatch):
     monkeypatch.setattr(processes, "MODULE", planted.HERE)
-    assert list(processes.lines(["--hang"], limit=0.5)) == [{"ended": "no answer in 0 s"}]
+    go_on, stop = threading.Event(), threading.Event()
+    assert list(processes.lines(["--hang"], 0.5, go_on)) == [{"ended": "no answer in 0 s"}]
+    stop.set()
+    assert list(processes.lines(["--hang"], 1000.0, stop)) == [{"ended": "its process was ended by SIGKILL"}]
