@@ -9,7 +9,7 @@ from afn_kernels._fp8_scales import count
 from afn_kernels._triton_math import softmax_step, tanh
 from afn_kernels.attention.schedule import tile_table
 from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_begin, key_range, load_rows, precision, seen
-from afn_kernels.paged_attention.config import choose
+from afn_kernels.paged_attention.config import HOPS, choose
 
 
 @triton.jit
@@ -166,15 +166,15 @@ def forward(
     if not out.numel():
         return out
     (page, kv_heads), block_d = k_cache.shape[1:3], triton.next_power_of_2(dim)
-    config, q = choose(dim, q.dtype == torch.float32, page), adjacent(q)
-    table = tiles_of(cu_seqlens_q, lengths, tokens, block_table.shape[1] * page, config.queries, causal or left >= 0)
     local = left >= 0
+    config, q = choose(dim, q.dtype == torch.float32, local or bool(softcap)), adjacent(q)
+    table = tiles_of(cu_seqlens_q, lengths, tokens, block_table.shape[1] * page, config.queries, causal or local)
     paged_kernel[(len(table) * heads,)](
         q, k_cache, v_cache, block_table, table, k_scale, v_scale, out, q.stride()[:2], k_cache.stride()[:3],
         v_cache.stride()[:3], block_table.stride(0), (softcap or scale) * LOG2E, scale / softcap if softcap else None,
         left if local else None, right if local else None,
         HEADS=heads, GROUP=heads // kv_heads, D=dim, BLOCK_D=block_d, PAGE=page, K_SCALES=count(k_scale),
         V_SCALES=count(v_scale), BLOCK_M=config.queries, BLOCK_N=config.keys, CAUSAL=causal or local, WINDOW=local,
-        SOFTCAP=bool(softcap), PRECISION=precision(q), STAGES=config.stages, FAR=far(q), num_warps=config.warps,
+        SOFTCAP=bool(softcap), PRECISION=precision(q), STAGES=config.stages + HOPS if config.stages > 1 else 1, FAR=far(q), num_warps=config.warps,
     )  # fmt: skip
     return out
