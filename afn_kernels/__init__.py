@@ -24,6 +24,7 @@ from afn_kernels.log_mel_stream import LogMelStream
 from afn_kernels.merge_embeddings import merge_embeddings
 from afn_kernels.pack_heads import pack_heads, unpack_heads
 from afn_kernels.packing import pad, unpad
+from afn_kernels.paged_attention import paged_attention
 from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
 from afn_kernels.qkv_rotary import qkv_rotary
@@ -60,6 +61,7 @@ __all__ = [
     "merge_embeddings",
     "pack_heads",
     "pad",
+    "paged_attention",
     "patch",
     "pool_norm",
     "prefer",

@@ -2,8 +2,9 @@
 
 import torch
 
-from afn_kernels.attention import OP, attention
+from afn_kernels.attention import OP, attention, providers
 from afn_kernels.attention.boundary import BACKWARD
+from afn_kernels.attention.provided import gradients
 from afn_kernels.attention.schedule import AttentionSchedule
 from afn_kernels.attention.window import flat
 
@@ -58,6 +59,9 @@ def attention_backward(
         tables = [None, None] if schedule is None else schedule.of(("dq", "dkv"), q.shape[-1], q.dtype)
         numbers, needs = (*flat(None), 0.0, float(scale)), (True, True, False)
         return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, *numbers, *needs)[:3]
+    if chosen in providers.NAMES:
+        OP.pick(chosen, q, k, v, **asked)  # raises where a named one cannot run
+        return gradients(chosen, dout, q, k, v, out, lse, **options, named=impl != "auto")
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         part, part_lse = attention(*leaves, **options, return_lse=True, impl=impl)

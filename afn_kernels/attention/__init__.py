@@ -29,43 +29,48 @@ def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
-def _provider(name: str, module: str, why: str, supports=providers.supports, avoid=providers.nothing) -> Impl:
-    target = f"afn_kernels.attention.providers:{name}"
-    return Impl(name, target, providers.available(module), supports, avoid, why)
+def _provider(name: str, why: str, supports, module: str = "torch", avoid=None) -> Impl:
+    target = f"afn_kernels.attention.provided:{name}"
+    return Impl(name, target, providers.available(module), supports, avoid or providers.avoid(name), why)
 
 
 # On a GPU the order follows published figures for an H100 until bench/results has measured ones.
 OP = Op(
     "attention",
     (
-        _provider("flash3", "flash_attn_interface", "616 to 685 TFLOP/s forward published; not timed here"),
         _provider(
-            "cudnn", "torch", "539 to 607 TFLOP/s published; not timed here", supports=providers.supports_one_sequence
+            "flash3",
+            "616 to 685 TFLOP/s forward published for an H100; not timed here",
+            providers.supports_flash3,
+            module="flash_attn_interface",
+        ),
+        _provider(
+            "flash4",
+            "the algorithm of FlashAttention 3 in another language, and of Blackwell; not timed here",
+            providers.supports_flash4,
+            module="flash_attn.cute",
+        ),
+        _provider(
+            "cudnn",
+            "539 to 607 TFLOP/s published, for shapes that come often enough for a plan; not timed here",
+            providers.supports_cudnn,
+        ),
+        _provider(
+            "varlen",
+            "PyTorch's FlashAttention 2 for packed sequences; not timed here",
+            providers.supports_varlen,
+            module="torch.nn.attention.varlen",
+            avoid=providers.avoid_varlen,
         ),
         _triton.implementation(
             "afn_kernels.attention.boundary:attention",
             _supports,
-            why="deterministic, carries on from other keys, never waits for the GPU; not timed",
-        ),
-        _provider(
-            "flash4",
-            "flash_attn.cute",
-            "not timed here",
-            supports=providers.supports_neither,
-            avoid=providers.unmeasured,
-        ),
-        _provider(
-            "varlen",
-            "torch.nn.attention.varlen",
-            "FlashAttention 2 of PyTorch",
-            supports=providers.supports_window,
-            avoid=providers.unmeasured,
+            why="deterministic, never waits for the GPU, for any lengths of a captured CUDA graph; not timed",
         ),
         _provider(
             "flash",
-            "torch",
-            "FlashAttention 2 of PyTorch",
-            supports=providers.supports_one_sequence,
+            "PyTorch's FlashAttention 2 for one sequence; not timed here",
+            providers.supports_flash,
             avoid=providers.unmeasured,
         ),
         Impl(
@@ -185,6 +190,12 @@ def attention(
     a window are not read. With a softcap c scores s are c · tanh(s / c) before the mask. A query without any key gives
     zeros and a log-sum-exp of −inf.
 
+    On a GPU other libraries' kernels serve 16-bit calls, log-sum-exp, carry and backward included: with ``impl="auto"``
+    flash-attn-3 and then flash-attn-4 on Hopper where one is installed, cuDNN for sequences of one length whose shape
+    has come often enough for its plan, PyTorch's FlashAttention 2 for packed ones, and then the kernel of this library.
+    ``afn_kernels.explain`` says which, and why. What one of them refuses when it is called runs in our own kernel, with
+    one warning; a named one raises.
+
     Args:
         q: [Tq, Hq, D], any floating dtype; or [B, Tq, Hq, D], B sequences of one length, without boundaries.
         k: [Tk, Hk, D], same dtype; Hq is a multiple of Hk. [B, Tk, Hk, D] where q has a B.
@@ -258,7 +269,10 @@ def attention(
         "return_lse": return_lse,
         "carry": carry,
         "schedule": schedule,
+        "named": impl != "auto",
     }
+    if q.is_cuda and not torch.compiler.is_compiling():
+        providers.met(q, k, cu_seqlens_q, cu_seqlens_k, causal)
     found = OP.choose(impl, q, k, v, **options)(q, k, v, **options)
     if batch is None:
         return found

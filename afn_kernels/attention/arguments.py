@@ -28,7 +28,7 @@ HERE = {
     "cu_seqlens": "it is called cu_seqlens_q",
     "return_attn_probs": "the weights are never made; return_lse=True returns the log-sum-exp",
     "deterministic": "leave it out: torch.use_deterministic_algorithms decides",
-    "block_table": "a paged cache takes ak.decode_attention",
+    "block_table": "a paged cache takes ak.paged_attention, or ak.decode_attention for a few new tokens",
 }
 
 P = ParamSpec("P")

@@ -57,7 +57,7 @@ FORWARD = Boundary(
 BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
 
 
-def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse, carry, schedule):
+def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse, carry, schedule, **_):
     """The "triton" row of the op's table."""
     out_c, lse_c = carry or (None, None)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))

@@ -1,36 +1,74 @@
-"""Other people's attention kernels behind the same call: FlashAttention 3 and 4, PyTorch's varlen, cuDNN and flash."""
+"""Which of other people's attention kernels take a call: FlashAttention 3 and 4, PyTorch's FlashAttention 2, cuDNN.
 
-import importlib
+Under ``impl="auto"`` and without a measurement: FlashAttention 3 and then 4 on a Hopper GPU, where one is installed; for
+sequences of one length cuDNN; for packed ones PyTorch's FlashAttention 2; then our own. Published forward figures of an
+H100 stand behind the order: 616 to 685 TFLOP/s, 539 to 607, and 350 to 400 for FlashAttention 2.
+"""
+
+from __future__ import annotations
+
 import importlib.util
+import os
+import warnings
+from collections import Counter
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels._registry import constant
 from afn_kernels.attention.schedule import version
-from afn_kernels.attention.window import UNLIMITED, Window, limits
 
 HALF = (torch.float16, torch.bfloat16)
+NAMES = ("flash3", "flash4", "varlen", "flash", "cudnn")
+DEVICES = ("cuda",)
+HOPPER, BLACKWELL = 9, 10
+CUDNN = 91500  # PyTorch itself prefers cuDNN from here on; before it has a fault
+# cuDNN builds a plan for every new shape, published as 40 to 400 ms. Our kernel loses about a quarter of 600 TFLOP/s to
+# it, so that a plan of 100 ms has paid for itself after 0.1 s / (1 / 450 − 1 / 600) TFLOP/s: until a shape has come as
+# often as that it is not known to come again, and at most twice the least time is spent.
+WORTH_A_PLAN = 1.8e14
+
 _longest = WeakTensorKeyDictionary()
+_work: Counter[tuple] = Counter()
+_set_aside: dict[tuple, str] = {}
+
+
+def known(cu_seqlens: Tensor) -> int | None:
+    """The longest sequence if it was asked for since ``cu_seqlens`` was last written to."""
+    then, length, _ = _longest.get(cu_seqlens, (-1, 0, False))
+    return length if then == version(cu_seqlens) else None
 
 
 def longest(cu_seqlens: Tensor) -> int:
     """The longest sequence. Waits for the GPU once per tensor: a model's layers share one ``cu_seqlens``."""
-    then, length = _longest.get(cu_seqlens, (-1, 0))
-    if then != version(cu_seqlens):
+    if (length := known(cu_seqlens)) is None:
         length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
         if not cu_seqlens.is_inference():  # nothing would tell whether it changed
-            remember(cu_seqlens, length)
+            _longest[cu_seqlens] = version(cu_seqlens), length, False
     return length
 
 
 def remember(cu_seqlens: Tensor, length: int) -> None:
-    """``length`` is the longest of ``cu_seqlens`` until it is written to."""
-    _longest[cu_seqlens] = version(cu_seqlens), length
+    """All sequences of ``cu_seqlens`` have ``length`` until it is written to."""
+    _longest[cu_seqlens] = version(cu_seqlens), length, True
+
+
+def equal(q: Tensor, k: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None) -> tuple[int, int, int] | None:
+    """Sequences, queries of each and keys of each, where they are known to have one length.
+
+    It does not depend on what other calls have asked: equal calls run the same kernel.
+    """
+    if cu_seqlens_q is None or cu_seqlens_k is None or len(cu_seqlens_q) == 2:
+        return 1, len(q), len(k)
+    lengths = [length for x in (cu_seqlens_q, cu_seqlens_k) if (length := _told(x)) is not None]
+    return (len(cu_seqlens_q) - 1, *lengths) if len(lengths) == 2 else None
+
+
+def _told(cu_seqlens: Tensor) -> int | None:
+    then, length, told = _longest.get(cu_seqlens, (-1, 0, False))
+    return length if told and then == version(cu_seqlens) else None
 
 
 @constant  # torch.compile does not trace a search for modules
@@ -42,7 +80,7 @@ def installed(module: str) -> bool:
 def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a parent package
+    except (ModuleNotFoundError, ValueError):  # of a parent package; a module without a spec
         return False
 
 
@@ -52,49 +90,133 @@ def available(module: str):
     def reason() -> str:
         if not installed(module):
             return f"{module} is not installed"
-        return "" if torch.cuda.is_available() else "no CUDA GPU is here"
+        return "" if _gpu() else "no CUDA GPU is here"
 
     return reason
 
 
-def supports(q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, carry, **_) -> str:
-    """What all of them take: half precision on a GPU, and no log-sum-exp, whose gradient they lack."""
-    if q.device.type != "cuda":
+@constant
+def _gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+@constant
+def generation(device: torch.device) -> int:
+    """The first number of a GPU's compute capability: 9 is Hopper."""
+    return torch.cuda.get_device_capability(device)[0]
+
+
+@constant
+def _cudnn_version() -> int:
+    return torch.backends.cudnn.version() or 0
+
+
+@constant
+def _ragged() -> bool:
+    return os.environ.get("TORCH_CUDNN_SDPA_AVOID_RECOMPILE") == "1"
+
+
+def capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def supports(q: Tensor, k: Tensor, v: Tensor, *, scale: float = 1.0, **_) -> str:
+    """What all of them take."""
+    if q.device.type not in DEVICES:
         return f"the tensors are on the {q.device.type}"
     if q.dtype not in HALF:
         return f"{str(q.dtype).removeprefix('torch.')}: it takes float16 and bfloat16"
-    if return_lse or carry is not None:
-        return "its log-sum-exp has no gradient"
+    if q.shape[-1] % 8 or not 0 < q.shape[-1] <= 256:
+        return f"a head of {q.shape[-1]} is not a multiple of 8 up to 256"
+    return f"the scale {scale} is not above zero" if scale <= 0 else ""
+
+
+def supports_flash3(q: Tensor, k: Tensor, v: Tensor, **options) -> str:
+    if reason := supports(q, k, v, **options):
+        return reason
+    if torch.are_deterministic_algorithms_enabled() and q.shape[-1] > 192:
+        return f"its backward is not deterministic for heads of {q.shape[-1]}"
+    if generation(q.device) != HOPPER:
+        return "it is for Hopper GPUs"
     return ""
 
 
-def supports_window(q: Tensor, k: Tensor, v: Tensor, *, softcap: float = 0.0, **options) -> str:
+def supports_flash4(q: Tensor, k: Tensor, v: Tensor, **options) -> str:
+    if reason := supports(q, k, v, **options):
+        return reason
+    if (found := generation(q.device)) not in (HOPPER, BLACKWELL):
+        return "it is for Hopper and Blackwell GPUs"
+    wide = found == BLACKWELL and q.shape[-1] > 128
+    return f"heads of {q.shape[-1]} are not among its on this GPU" if wide else ""
+
+
+def supports_varlen(q: Tensor, k: Tensor, v: Tensor, *, softcap: float = 0.0, **options) -> str:
     return "it caps no scores" if softcap else supports(q, k, v, **options)
 
 
-def supports_neither(q: Tensor, k: Tensor, v: Tensor, *, window=None, softcap: float = 0.0, **options) -> str:
-    if window is not None:
-        return "the call has a window: this function is told of none"
-    return supports_window(q, k, v, softcap=softcap, **options)
-
-
-def supports_one_sequence(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, causal: bool, **options) -> str:
+def supports_flash(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, **options) -> str:
     if cu_seqlens_q is not None:
         return "the call is packed: it takes one sequence (cu_seqlens_q=None)"
-    if causal and len(q) != len(k):
-        return "it aligns the causal mask at the start, and q and k differ in length"
-    # What the back ends refuse, some only when they are called: there is no way back then.
-    if not len(q) or len(k) < 2:
-        return f"{len(q)} queries and {len(k)} keys: it takes a query and two keys at least"
-    if q.shape[-1] > 128 or q.shape[-1] % 8:
-        return f"a head of {q.shape[-1]} is not a multiple of 8 up to 128"
+    return supports_varlen(q, k, v, **options)
+
+
+def supports_cudnn(
+    q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, cu_seqlens_k=None, causal: bool, window=None, softcap=0.0, **options
+) -> str:
+    if reason := supports(q, k, v, **options):
+        return reason
+    if window is not None or softcap:
+        return "it is told of no window and caps no scores"
+    if q.shape[-1] > 128:
+        return f"a head of {q.shape[-1]} is more than 128"
     if torch.are_deterministic_algorithms_enabled():
         return "its backward is not deterministic"
-    return supports_neither(q, k, v, **options)
-
-
-def nothing(*_, **__) -> str:
+    if _ragged():
+        return "TORCH_CUDNN_SDPA_AVOID_RECOMPILE=1 gives its log-sum-exp another layout"
+    if torch.compiler.is_compiling():
+        if cu_seqlens_q is not None:
+            return "the call is packed: it takes sequences of one length"
+        lengths = 1, len(q), len(k)
+    else:
+        lengths = equal(q, k, cu_seqlens_q, cu_seqlens_k)
+    if lengths is None:
+        return "the call is packed: it takes sequences that are known to have one length"
+    if lengths[1] < 2 or lengths[2] < 2:
+        return f"{lengths[1]} queries and {lengths[2]} keys: it takes two of each at least"
+    if causal and lengths[1] != lengths[2]:
+        return "it aligns the causal mask at the start, and q and k differ in length"
     return ""
+
+
+def avoid(name: str):
+    """Why "auto" leaves a provider aside though it could run a call, as the ``avoid`` of an implementation."""
+
+    def reason(q: Tensor, k: Tensor, v: Tensor, **options) -> str:
+        if torch.compiler.is_compiling():
+            return "a traced call has no length to count" if name == "cudnn" else ""
+        if refusal := _set_aside.get(kind(name, q, k, **options)):
+            return refusal
+        return _avoid_cudnn(q, k, **options) if name == "cudnn" else _avoid_packed(q, **options)
+
+    return reason
+
+
+def _avoid_packed(q: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, **_) -> str:
+    boundaries = [x for x in (cu_seqlens_q, cu_seqlens_k) if x is not None and len(x) > 2]
+    if not boundaries:
+        return ""
+    if capturing(q):
+        return "the lengths of a captured call may change between replays"
+    if any(x.is_inference() and known(x) is None for x in boundaries):
+        return "it would wait for the GPU at every call: boundaries of inference mode cannot tell whether they changed"
+    return ""
+
+
+def avoid_varlen(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, **options) -> str:
+    if cu_seqlens_q is None:
+        return "no figure puts it before our own for one sequence"
+    return avoid("varlen")(q, k, v, cu_seqlens_q=cu_seqlens_q, **options)
 
 
 def unmeasured(*_, **__) -> str:
@@ -102,70 +224,36 @@ def unmeasured(*_, **__) -> str:
     return "no figure puts it first on this GPU"
 
 
-def bounds(x: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, int]:
-    """``cu_seqlens`` and the longest length, made up for a call that has one sequence."""
-    if cu_seqlens is None:
-        # On the device: a copy from the host would wait, and break the capture of a graph.
-        return torch.arange(2, dtype=torch.int32, device=x.device) * len(x), len(x)
-    return cu_seqlens, longest(cu_seqlens)
+def _avoid_cudnn(q: Tensor, k: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, causal=False, **_) -> str:
+    if generation(q.device) not in (HOPPER, BLACKWELL):
+        return "published figures put it first on Hopper and Blackwell GPUs only"
+    if (found := _cudnn_version()) < CUDNN:
+        return f"cuDNN {found} is older than {CUDNN}"
+    lengths = equal(q, k, cu_seqlens_q, cu_seqlens_k)
+    if lengths is None or _work[_shape(q, k, lengths, causal)] < WORTH_A_PLAN:
+        return "it would build a plan for this shape, which has not come often enough for that"
+    return ""
 
 
-def first(out) -> Tensor:
-    """Releases differ in whether the log-sum-exp comes along."""
-    return out[0] if isinstance(out, tuple) else out
+def met(q: Tensor, k: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, causal: bool) -> None:
+    """Counts the work of a call towards a plan of cuDNN for its shape."""
+    if (lengths := equal(q, k, cu_seqlens_q, cu_seqlens_k)) is not None:
+        _work[_shape(q, k, lengths, causal)] += 4 * len(q) * lengths[2] * q.shape[1] * q.shape[2] / (2 if causal else 1)
 
 
-def flash3(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, window=None, softcap=0.0, **_):
-    # Named only where they are wanted: a build may have been made without them.
-    more = {} if window is None else {"window_size": sizes(causal, window)}
-    more |= {"softcap": softcap} if softcap else {}
-    return _flash("flash_attn_interface", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale, **more)
+def _shape(q: Tensor, k: Tensor, lengths: tuple[int, int, int], causal: bool) -> tuple:
+    return q.dtype, q.device, *lengths, q.shape[1], k.shape[1], q.shape[2], causal
 
 
-def flash4(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, **_):
-    return _flash("flash_attn.cute", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale)
+def kind(name: str, q: Tensor, k: Tensor, *, cu_seqlens_q=None, causal=False, window=None, softcap=0.0, **_) -> tuple:
+    """Which calls a refusal speaks for."""
+    shape = q.dtype, q.shape[-1], q.shape[1] // k.shape[1]
+    return name, *shape, cu_seqlens_q is None, causal, window is None, softcap == 0
 
 
-def sizes(causal: bool, window: Window | None) -> tuple[int, int]:
-    """A window as FlashAttention counts it: -1 has no limit."""
-    left, right = limits(causal, window) or (UNLIMITED, UNLIMITED)
-    return (-1 if left == UNLIMITED else left), (-1 if right == UNLIMITED else right)
-
-
-def _flash(module, q, k, v, cu_seqlens_q, cu_seqlens_k, causal, scale, **more):
-    (cu_q, max_q), (cu_k, max_k) = bounds(q, cu_seqlens_q), bounds(k, cu_seqlens_k)
-    call = importlib.import_module(module).flash_attn_varlen_func
-    options = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "softmax_scale": scale, "causal": causal}
-    options |= {"max_seqlen_q": max_q, "max_seqlen_k": max_k, "deterministic": _deterministic()}
-    return first(call(q, k, v, **options, **more))
-
-
-def _deterministic() -> bool:
-    return torch.are_deterministic_algorithms_enabled()
-
-
-def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, scale, window=None, **_):
-    from torch.nn.attention.varlen import varlen_attn
-
-    (cu_q, max_q), (cu_k, max_k) = bounds(q, cu_seqlens_q), bounds(k, cu_seqlens_k)
-    group = q.shape[1] // k.shape[1]
-    if group > 1:  # its signature promises no grouped heads
-        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    window_size = sizes(causal, window)
-    return first(varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size))
-
-
-def cudnn(q, k, v, **options):
-    return _one_sequence(SDPBackend.CUDNN_ATTENTION, q, k, v, **options)
-
-
-def flash(q, k, v, **options):
-    return _one_sequence(SDPBackend.FLASH_ATTENTION, q, k, v, **options)
-
-
-def _one_sequence(backend, q, k, v, *, causal, scale, **_):
-    q_1HTD, k_1HTD, v_1HTD = (x.transpose(0, 1)[None] for x in (q, k, v))
-    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}  # a branch: with symbolic shapes != is no bool
-    with sdpa_kernel(backend):
-        out = F.scaled_dot_product_attention(q_1HTD, k_1HTD, v_1HTD, is_causal=causal, scale=scale, **grouped)
-    return out[0].transpose(0, 1)
+def set_aside(of: tuple, error: Exception) -> None:
+    """Remembers that a provider refused such a call, and says so once."""
+    if of not in _set_aside:
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        _set_aside[of] = f"it refused such a call: {said}"
+        warnings.warn(f"attention: {of[0]} refused a call, which our own kernel runs instead: {said}", stacklevel=2)

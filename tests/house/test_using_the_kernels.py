@@ -74,6 +74,14 @@ def test_every_module_is_in_the_table():
         ("rotary", 1_024, lambda x, w: (x[:, None], x[:, None], torch.zeros(2), w[: len(w) // 2])),
         ("attention", 256, lambda x, w: (x[:, None],) * 3),
         ("decode_attention", 256, lambda x, w: (x[:, None, None],) * 3 + (torch.ones(2, dtype=torch.int64),)),
+        (
+            "paged_attention",
+            256,
+            lambda x, w: (
+                (x[:, None], *(x[:, None, None],) * 2)
+                + tuple(torch.tensor(n, dtype=torch.int32) for n in ([[0, 1]], [0, 2], [2]))
+            ),
+        ),
         ("quantize_fp8", 65_536, lambda x, w: (x,)),
     ],
 )

@@ -1,16 +1,15 @@
-"""Other people's attention kernels: what they are told, when they are refused. They need a GPU to run for real."""
+"""Other people's attention kernels: which calls they take, in which order, and why not. They need a GPU to run."""
 
 import subprocess
 import sys
-from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 import afn_kernels as ak
-from afn_kernels.attention import OP, providers
-from afn_kernels.attention.window import UNLIMITED
+from afn_kernels.attention import OP, provided, providers
+from afn_kernels.attention.window import UNLIMITED, flat
+from tests.kernels.attention.stand_ins import standing_in
 
 CU = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
 
@@ -19,68 +18,75 @@ def tensors(heads=4, kv_heads=2):
     return torch.randn(9, heads, 16), torch.randn(9, kv_heads, 16), torch.randn(9, kv_heads, 16)
 
 
-def expected(q, k, v, **options):
-    return ak.attention(q, k, v, impl="reference", **options)
+def row(name: str):
+    return next(row for row in OP.impls if row.name == name)
 
 
-@pytest.mark.parametrize("with_lse", [False, True])
-@pytest.mark.parametrize(("name", "module"), [("flash3", "flash_attn_interface"), ("flash4", "flash_attn.cute")])
-def test_flash_attention_is_told_everything(name, module, with_lse, monkeypatch):
-    told = {}
-
-    def varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, softmax_scale, causal, **rest):
-        told.update(rest)
-        out = expected(
-            q, k, v, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, scale=softmax_scale, causal=causal
-        )
-        return (out, None) if with_lse else out
-
-    monkeypatch.setitem(sys.modules, module.partition(".")[0], SimpleNamespace(__path__=[]))
-    monkeypatch.setitem(sys.modules, module, SimpleNamespace(flash_attn_varlen_func=varlen))
-    options = {"cu_seqlens_q": CU, "cu_seqlens_k": CU, "causal": True, "scale": 0.3}
-    q, k, v = tensors()
-    out = getattr(providers, name)(q, k, v, **options, return_lse=False, carry=None)
-    torch.testing.assert_close(out, expected(q, k, v, **options))
-    assert told == {"max_seqlen_q": 5, "max_seqlen_k": 5, "deterministic": False}
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_pytorchs_varlen_gets_whole_heads_and_a_window(causal, monkeypatch):
-    def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size):
-        assert (max_q, max_k, q.shape[1]) == (5, 5, k.shape[1])
-        return expected(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, scale=scale, causal=window_size == (-1, 0))
-
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    options = {"cu_seqlens_q": CU, "cu_seqlens_k": CU, "causal": causal, "scale": 0.3}
-    q, k, v = tensors()
-    out = providers.varlen(q, k, v, **options, return_lse=False, carry=None)
-    torch.testing.assert_close(out, expected(q, k, v, **options))
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_one_sequence_through_pytorchs_back_ends(causal):
-    """PyTorch's flash attention also has a CPU version."""
-    options = {"cu_seqlens_q": None, "cu_seqlens_k": None, "causal": causal, "scale": 0.3}
-    q, k, v = tensors()
-    out = providers.flash(q, k, v, **options, return_lse=False, carry=None)
-    torch.testing.assert_close(out, expected(q, k, v, causal=causal, scale=0.3))
-
-
-def on_gpu(dtype=torch.bfloat16):
-    return [SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=x.shape, __len__=None) for x in tensors()]
+def refusals(*tensors, **options) -> dict[str, str]:
+    given = {"cu_seqlens_q": None, "cu_seqlens_k": None, "causal": True, "return_lse": False, "carry": None} | options
+    return {name: row(name).supports(*tensors, **given) for name in providers.NAMES}
 
 
 def test_what_is_refused_and_why():
-    plain = {"return_lse": False, "carry": None}
-    assert providers.supports(*on_gpu(), **plain) == ""
-    assert "float32" in providers.supports(*on_gpu(torch.float32), **plain)
-    assert "gradient" in providers.supports(*on_gpu(), return_lse=True, carry=None)
-    assert "cpu" in providers.supports(*tensors(), **plain)
-    assert "packed" in providers.supports_one_sequence(*on_gpu(), cu_seqlens_q=CU, causal=False, **plain)
-    q, k, v = tensors()
-    assert "start" in providers.supports_one_sequence(q[:4], k, v, cu_seqlens_q=None, causal=True, **plain)
     with pytest.raises(ValueError, match=r"flash3.*cannot run this call: flash_attn_interface is not installed"):
         ak.attention(*tensors(), impl="flash3")
+    assert all("cpu" in reason for reason in refusals(*tensors()).values())
+    with standing_in():
+        half = [x.half() for x in tensors()]
+        assert not any(refusals(*half, return_lse=True).values()), "log-sum-exps are no reason"
+        for wrong, word in ((tensors(), "float32"), ([x[..., :12] for x in half], "multiple of 8")):
+            assert all(word in reason for reason in refusals(*wrong).values()), word
+        assert all("scale" in reason for reason in refusals(*half, scale=0.0).values())
+        packed = refusals(*half, cu_seqlens_q=CU, cu_seqlens_k=CU)
+        assert [name for name, reason in packed.items() if reason] == ["flash", "cudnn"]
+        window, cap = refusals(*half, window=(7, 0)), refusals(*half, softcap=30.0)
+        assert [name for name, reason in window.items() if reason] == ["cudnn"]
+        assert [name for name, reason in cap.items() if reason] == ["varlen", "flash", "cudnn"]
+
+
+@pytest.mark.parametrize(("generation", "takes"), [(8, (False, False)), (9, (True, True)), (10, (False, True))])
+def test_gpus_of_flash_attention(generation, takes, monkeypatch):
+    with standing_in():
+        monkeypatch.setattr(providers, "generation", lambda device: generation)
+        found = refusals(*(x.half() for x in tensors()))
+        assert (not found["flash3"], not found["flash4"]) == takes
+        assert not found["varlen"]
+        wide = refusals(*(x.half().repeat(1, 1, 13) for x in tensors()))
+        assert (not wide["flash4"]) == (generation == 9)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert generation != 9 or "208" in refusals(*(x.half().repeat(1, 1, 13) for x in tensors()))["flash3"]
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def test_the_order_without_a_measurement(monkeypatch):
+    """FlashAttention 3 and 4 where they are installed, then cuDNN for one length, PyTorch's for packed ones."""
+    with standing_in():
+        half, packed = [x.half() for x in tensors()], {"cu_seqlens_q": CU}
+        monkeypatch.setattr(providers, "WORTH_A_PLAN", 0.0)
+        assert ak.explain("attention", *half).chosen == ak.explain("attention", *half, **packed).chosen == "flash3"
+        there = {"torch", "torch.nn.attention.varlen", "flash_attn.cute"}
+        monkeypatch.setattr(providers, "installed", there.__contains__)
+        assert ak.explain("attention", *half).chosen == ak.explain("attention", *half, **packed).chosen == "flash4"
+        there.discard("flash_attn.cute")
+        assert ak.explain("attention", *half).chosen == "cudnn"
+        assert ak.explain("attention", *half, **packed, return_lse=True).chosen == "varlen"
+        reasons = {row.impl: row.reason for row in ak.explain("attention", *half).rows}
+        assert "before our own" in reasons["varlen"]
+
+
+def test_packed_calls_that_auto_leaves_aside(monkeypatch):
+    with standing_in():
+        half = [x.half() for x in tensors()]
+        with torch.inference_mode():
+            boundaries = CU.clone()
+        found = ak.explain("attention", *half, cu_seqlens_q=boundaries)
+        assert "at every call" in found.rows[0].reason and found.chosen not in providers.NAMES
+        monkeypatch.setattr(providers, "capturing", lambda x: True)
+        found = ak.explain("attention", *half, cu_seqlens_q=CU)
+        assert "between replays" in found.rows[0].reason and found.chosen not in providers.NAMES
+        assert ak.explain("attention", *half).chosen == "flash3"
 
 
 @pytest.mark.parametrize(
@@ -90,47 +96,12 @@ def test_what_is_refused_and_why():
         (False, (7, 3), (7, 3)),
         (False, (UNLIMITED, 3), (-1, 3)),
         (False, (7, UNLIMITED), (7, -1)),
+        (True, None, (-1, 0)),
+        (False, None, (-1, -1)),
     ],
 )
-def test_a_window_is_told_in_their_numbers(causal, window, told, monkeypatch):
-    found = {}
-
-    def varlen(q, k, v, **rest):
-        found.update(rest)
-        return q
-
-    def varlen_attn(q, k, v, *lengths, scale, window_size):
-        found["varlen"] = window_size
-        return q
-
-    monkeypatch.setitem(sys.modules, "flash_attn_interface", SimpleNamespace(flash_attn_varlen_func=varlen))
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    options = {"cu_seqlens_q": CU, "cu_seqlens_k": CU, "causal": causal, "window": window, "scale": 0.3}
-    providers.flash3(*tensors(), **options, softcap=30.0)
-    providers.varlen(*tensors(), **options)
-    assert found["window_size"] == found["varlen"] == told
-    assert found["softcap"] == 30.0
-
-
-def test_who_takes_windows_and_caps():
-    plain = {"return_lse": False, "carry": None, "window": None, "softcap": 0.0}
-    window, cap = plain | {"window": (7, 0)}, plain | {"softcap": 30.0}
-    for supports, takes in (
-        (providers.supports, (True, True)),
-        (providers.supports_window, (True, False)),
-        (providers.supports_neither, (False, False)),
-    ):
-        assert not supports(*on_gpu(), **plain)
-        assert tuple(not supports(*on_gpu(), **call) for call in (window, cap)) == takes
-    table = {row.name: row.supports for row in OP.impls}
-    assert table["flash3"] is providers.supports
-    assert table["varlen"] is providers.supports_window
-    assert table["flash4"] is providers.supports_neither
-    one = {"cu_seqlens_q": None, "causal": False}
-    q = MagicMock(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(9, 4, 16))
-    q.__len__.return_value = 9
-    assert "window" in table["cudnn"](q, q, q, **one, **window)
-    assert "caps no scores" in table["flash"](q, q, q, **one, **cap)
+def test_a_window_in_their_numbers(causal, window, told):
+    assert provided.theirs(causal, *flat(window)) == told
 
 
 def test_the_lengths_of_a_batch_are_known(monkeypatch):

@@ -1,0 +1,48 @@
+"""Launch configurations of paged_attention, by head dimension."""
+
+from dataclasses import dataclass
+
+from afn_kernels import _rows, _triton
+
+
+@dataclass(frozen=True)
+class PagedTile:
+    """``queries`` x ``keys`` of one step, ``warps`` of a program, ``stages`` of loads in flight, to which ``HOPS`` come."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    reason: str
+
+
+HOPS = 2  # steps in which a page's number travels before its keys do: without them every step waits for its own
+
+
+def choose(head_dim: int, wide: bool, local: bool = False) -> PagedTile:
+    """The row for a head dimension; ``wide`` is float32, ``local`` a window or capped scores, which need registers."""
+    if _triton.interpreted():
+        return INTERPRETED
+    plain, capped = (WIDE, LOCAL_WIDE) if wide else (HALF, LOCAL)
+    return _rows.choose(capped if local else plain, head_dim)
+
+
+INTERPRETED = PagedTile(queries=32, keys=32, warps=4, stages=1, reason="short tests cross the borders of blocks and pages")
+# None of these is timed: they are what bench.sm90 shows without spills and with a step's loads under way before it.
+HALF = (
+    (64, PagedTile(128, 64, 8, 3, "as attention's forward")),
+    (128, PagedTile(128, 64, 8, 3, "156 registers; with 128 keys no load is ahead, and those of an FP8 cache spill")),
+    (256, PagedTile(128, 32, 8, 2, "as attention's forward")),
+)
+LOCAL = (*HALF[:2], (256, PagedTile(128, 16, 8, 2, "as attention's forward")))
+FMA = "float32 without tensor cores, for its accuracy"
+WIDE = (
+    (64, PagedTile(32, 32, 4, 1, FMA)),
+    (128, PagedTile(32, 32, 8, 1, FMA)),
+    (256, PagedTile(32, 16, 8, 1, FMA)),
+)
+LOCAL_WIDE = (
+    (64, PagedTile(32, 16, 4, 1, "32 keys spill")),
+    WIDE[1],
+    (256, PagedTile(16, 16, 8, 1, "32 queries spill")),
+)
