@@ -7,13 +7,13 @@ import torch
 from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
 from afn_kernels._kept import kept
-from afn_kernels.log_mel.tables import BINS, N_FFT, hann_window, mel_filters
+from afn_kernels.log_mel.tables import BINS, hann_window, mel_filters
 
 FRAMES, THREADS = 32, 320
 WEIGHTS = 704
 TABLES = 2 * (200 + 200 + 102) + 4 * 128 + WEIGHTS  # 4-byte words
 BLOCKS = 2  # of a multiprocessor
-# Tables; a barrier, three ints, ten maxima and minima and a list of tiles, aligned; samples of 33.5 hops, with ten float2
+# Tables; a barrier, three ints, ten maxima and minima and a list of tiles, aligned; samples of 33.5 hops, ten float2
 # after every fourth; frames half transformed.
 SHARED = 4 * TABLES + 1392 + 4 * 5360 + 8 * 8 * 10 + 8 * (FRAMES * 202 + 4)
 KERNELS = {

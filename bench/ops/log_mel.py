@@ -1,8 +1,12 @@
-"""log_mel of thirty minutes of audio, 60 windows of 30 s, and of one window."""
+"""log_mel of thirty minutes of audio, 60 windows of 30 s, and of one window: noise, speech, padding, silence.
+
+Features of noise are all above the floor; speech reaches below it here and there, and padding everywhere.
+"""
 
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from afn_kernels.log_mel import reference
 from bench.ops import Absent, Workload, normal, sized
@@ -11,11 +15,42 @@ SAMPLES, MELS = 480_000, 128
 FLOPS = 2 * 3 * (8 * 64 * 64 + 4 * 64 * 128)  # of a frame: products of the folded DFT and of the filters, three each
 
 
-def inputs(rows: int, whole: bool, samples: int):
+def noise(rows: int, samples: int, device: str) -> Tensor:
+    return normal(rows, samples, device=device, dtype=torch.float32) / 10
+
+
+def speech(rows: int, samples: int, device: str) -> Tensor:
+    """Voices of 12 harmonics in syllables and phrases, and the noise of a quiet room."""
+    t = torch.arange(samples, device=device) / 16_000
+    hz = 90 + 130 * torch.rand(rows, 1, device=device)
+    phase = 2 * torch.pi * (hz * t + 6 * torch.sin(4.4 * t))
+    voice = sum(torch.sin(k * phase) / k**1.3 for k in range(1, 13))
+    loud = torch.sin(2 * torch.pi * 4 * t).clamp(min=0).sqrt() * (torch.sin(2 * torch.pi * t / 3) > -0.4)
+    return 0.1 * voice * loud + 1e-4 * normal(rows, samples, device=device, dtype=torch.float32)
+
+
+def padded(rows: int, samples: int, device: str) -> Tensor:
+    """A sixth of speech (5 s of 30), then zeros."""
+    pcm = torch.zeros(rows, samples, device=device)
+    pcm[:, : samples // 6] = speech(rows, samples // 6, device)
+    return pcm
+
+
+def silence(rows: int, samples: int, device: str) -> Tensor:
+    return torch.zeros(rows, samples, device=device)
+
+
+AUDIO = {"noise": noise, "speech": speech, "padded": padded, "silence": silence}
+
+
+def inputs(rows: int, whole: bool, samples: int, audio: str):
+    signal = AUDIO[audio]
+
     def make(device: str, dtype: torch.dtype):
-        if whole and device == "meta":
-            return {"pcm": torch.empty(rows, samples, device=device, dtype=torch.int16)}
-        pcm = normal(rows, samples, device=device, dtype=torch.float32) / 10
+        if device == "meta":
+            kind = torch.int16 if whole else torch.float32
+            return {"pcm": torch.empty(rows, samples, device=device, dtype=kind)}
+        pcm = signal(rows, samples, device)
         return {"pcm": (pcm * 32767).clamp(-32768, 32767).to(torch.int16) if whole else pcm}
 
     return make
@@ -73,7 +108,11 @@ def torchaudio(out_dtype: torch.dtype):
 
 @sized(lambda frames, **_: {"windows": 3, "samples": 160 * max(frames, 2)})
 def workload(
-    windows: int = 60, samples: int = SAMPLES, int16: bool = False, out_dtype: torch.dtype = torch.float32
+    windows: int = 60,
+    samples: int = SAMPLES,
+    int16: bool = False,
+    out_dtype: torch.dtype = torch.float32,
+    audio: str = "noise",
 ) -> Workload:
     frames = samples // 160
     least = windows * (samples * (2 if int16 else 4) + MELS * frames * out_dtype.itemsize)
@@ -82,8 +121,8 @@ def workload(
     name = str(out_dtype).removeprefix("torch.")
     return Workload(
         "log_mel",
-        f"{length}, {'int16' if int16 else 'float32'} to {name}",
-        inputs(windows, int16, samples),
+        f"{length}, {'int16' if int16 else 'float32'} to {name}{'' if audio == 'noise' else f', {audio}'}",
+        inputs(windows, int16, samples, audio),
         (),
         (least, 0),
         (windows * frames * FLOPS, 0),
@@ -108,4 +147,4 @@ WORKLOADS = [
         (60, True, torch.bfloat16),
         (1, False, torch.float32),
     )
-]
+] + [workload(audio=audio) for audio in ("speech", "padded", "silence")]

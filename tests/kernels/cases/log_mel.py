@@ -16,7 +16,7 @@ def clicks(g: torch.Generator, frames: int, rows: int = 2, loud: float = 1.0) ->
 
 
 def padded(g: torch.Generator, frames: int) -> dict[str, torch.Tensor]:
-    """A third of audio and then zeros, as a short recording in a window of 30 s; clicks so faint that all is silence."""
+    """A third of audio before or after zeros, as a short recording in a window of 30 s; clicks too faint to count."""
     pcm = clicks(g, frames, 3)["pcm"]
     pcm[0, pcm.shape[1] // 3 :] = 0
     pcm[1, : pcm.shape[1] * 2 // 3] = 0

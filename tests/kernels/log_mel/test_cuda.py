@@ -58,7 +58,7 @@ def test_only_tiles_below_the_floor_are_clamped(device):
 
 @pytest.mark.parametrize("frames", [200, 199])  # rows of whole vectors of 16 bytes, and others
 def test_padded_windows(frames, device):
-    """Speech-like clicks, then silence: tiles wholly above, wholly below and on both sides of the floor, and a bad row."""
+    """Tiles wholly above the floor, wholly below and on both sides of it, and a row with a bad sample."""
     pcm = torch.zeros(4, 160 * frames)
     pcm[0, 300:8_300:400] = 0.5 + torch.rand(20, generator=rng(1)) / 2
     pcm[1] = 1e-5 * noise(1, 160 * frames)
@@ -80,10 +80,7 @@ def test_padded_windows(frames, device):
 
 
 def test_no_lanes_meet_in_a_bank():
-    """Of shared memory, by its addresses as csrc/cuda/log_mel.cu has them: a wavefront for 32 lanes of 4 bytes, or 16 of 8.
-
-    Before: samples 800, halves out 800 and in 880, powers 700.
-    """
+    """Addresses as csrc/cuda/log_mel.cu has them, in shared memory: a wavefront takes 32 lanes of 4 bytes or 16 of 8."""
     source = (_cuda.sources() / "cuda" / "log_mel.cu").read_text()
     row, swap, hops = (int(re.search(rf"{name} = (\d+)", source)[1]) for name in ("kRow", "kSwap", "kHops"))
     wide, narrow = (int(x) for x in re.findall(r"kPad = (\d+);", source))
