@@ -85,6 +85,12 @@ def run(level: str, pcm: torch.Tensor, **options) -> torch.Tensor:
     return cpu.log_mel(pcm, level=level, **options)
 
 
+@lru_cache(16)
+def features_of(level: str, name: str) -> torch.Tensor:
+    """The features of a signal, for the tests that compare them."""
+    return run(level, signals()[name])
+
+
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_filters_are_transformers_filters(n_mels):
     from transformers import WhisperFeatureExtractor
@@ -97,7 +103,7 @@ def test_filters_are_transformers_filters(n_mels):
 @pytest.mark.parametrize("level", [*LEVELS, *TRITON, *CUDA, "reference"])
 @pytest.mark.parametrize("name", signals())
 def test_no_further_from_float64_than_transformers(level, name):
-    ours, theirs, exact = run(level, signals()[name]), transformers_features(name), oracle(name)
+    ours, theirs, exact = features_of(level, name), transformers_features(name), oracle(name)
     half_ulp = 2.0**-24  # of a feature of size 1 to 2
     # A mean over 384,000 features is no throw of dice: it needs no factor.
     assert (ours - exact).abs().mean() <= (theirs - exact).abs().mean() + half_ulp
@@ -116,7 +122,7 @@ def transformers_lose(name: str) -> float:
 def test_pooled_error_is_below_that_of_transformers(level):
     ours, theirs = (
         torch.stack([(features(name) - oracle(name)).abs() for name in signals()])
-        for features in (lambda name: run(level, signals()[name]), transformers_features)
+        for features in (lambda name: features_of(level, name), transformers_features)
     )
     print(f"{level}: max {ours.max():.1e} mean {ours.mean():.1e}; theirs {theirs.max():.1e} {theirs.mean():.1e}")
     assert ours.mean() < theirs.mean()
@@ -127,8 +133,9 @@ def test_pooled_error_is_below_that_of_transformers(level):
 @pytest.mark.parametrize("frames", [2, 3, 7, 15, 16, 17, 63, 255, 257, 999, 1000])
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_lengths(level, frames, n_mels):
-    pcm = 0.1 * torch.randn(3, 160 * frames)
-    out = torch.full((3, n_mels, frames), float("nan"))
+    rows = 1 if level == "cuda" and frames > 300 else 3  # a second a row on the host
+    pcm = 0.1 * torch.randn(rows, 160 * frames)
+    out = torch.full((rows, n_mels, frames), float("nan"))
     assert run(level, pcm, n_mels=n_mels, out=out) is out
     expected = reference.log_mel(pcm.double(), n_mels=n_mels, out_dtype=torch.float64)
     in_float32 = in_orders(lambda: reference.log_mel(pcm, n_mels=n_mels), 4)
@@ -159,7 +166,7 @@ def test_int16_is_float32_of_the_same_samples(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_rows_do_not_see_each_other(impl):
-    pcm = noise(5, 32_000) * torch.tensor([1.0, 1e-3, 0.0, 3.0, 0.1])[:, None]
+    pcm = noise(5, 9_600) * torch.tensor([1.0, 1e-3, 0.0, 3.0, 0.1])[:, None]
     whole = ak.log_mel(pcm, impl=impl)
     for row, features in zip(pcm, whole, strict=True):
         alone = in_orders(lambda row=row: amplitude(ak.log_mel(row[None], impl=impl)[0]).float())
