@@ -15,7 +15,8 @@ void hook(const void* p, size_t bytes, bool write, bool aligned, uint32_t place)
     m->place = place;
     if (at - reinterpret_cast<uintptr_t>(m->stacks) < kStack * kMostThreads) return;
     if (at - reinterpret_cast<uintptr_t>(m->launch.parameters) < m->launch.size) return;
-    if (aligned && at % bytes) fail_at(place, std::to_string(bytes) + " bytes at " + memory(at) + " are not aligned");
+    if (aligned && at % bytes)
+        fail_at(place, "uses " + std::to_string(bytes) + " bytes of " + memory(at) + " that are not aligned");
     access(p, bytes, write, How::plain, place);
 }
 

@@ -43,7 +43,7 @@ KERNELS = {
     "beyond": ("s[256] = 1;", "is beyond the 1024 bytes of shared memory, at byte 1027"),
     "not_aligned": (
         "*reinterpret_cast<float2*>(s + 2 * t) = *reinterpret_cast<float2*>(p.x + 1);",
-        "8 bytes at global memory .* are not aligned",
+        "uses 8 bytes of global memory at .* that are not aligned",
     ),
     "load_not_aligned": ("p.x[t] = load_global(reinterpret_cast<float2*>(p.x + 1)).x;", "8 bytes that are not aligned"),
     "no_such_memory": (
