@@ -84,7 +84,7 @@ def workload(batch: int = 1, context: int = 45056, new: int = 1, page: int = 0, 
     )
 
 
-@sized(lambda length, **_: {"prefix": length})
+@sized(lambda length, page, **_: {"prefix": length * page})
 def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 1, page: int = 64) -> Workload:
     """Answers to one prompt, whose keys are read once for all of them; the peers read them for each."""
     batch, pages = groups * answers, -(-(prefix + own) // page)
