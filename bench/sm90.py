@@ -205,7 +205,7 @@ def rows(work: Workload) -> list[dict]:
         {"op": work.op, "workload": work.name, "kernel": name, **asdict(binary(launch.compiled))}
         for (name, _), launch in kernels.items()
     ]
-    if has(work.op, "cuda"):
+    if has(work.op, "cuda") and "cuda" not in work.without:
         found += cuda_rows(work)
     least, flops = sum(work.bytes[: 2 if work.wrt else 1]), sum(work.flops[: 2 if work.wrt else 1])
     floors = {f"floor_us_{gpu}": round(1e6 * max(least / rate, flops / FLOPS), 2) for gpu, rate in HBM.items()}

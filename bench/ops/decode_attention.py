@@ -86,7 +86,10 @@ def workload(batch: int = 1, context: int = 45056, new: int = 1, page: int = 0, 
 
 @sized(lambda length, page, **_: {"prefix": length * page})
 def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 1, page: int = 64) -> Workload:
-    """Answers to one prompt, whose keys are read once for all of them; the peers read them for each."""
+    """Answers to one prompt, whose keys are read once for all of them; the peers read them for each.
+
+    The 56 rows of eight answers are one tile of HGMMA.
+    """
     batch, pages = groups * answers, -(-(prefix + own) // page)
     first = prefix // page  # what is shared is whole pages
 
@@ -113,6 +116,8 @@ def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 
         (),
         (moved, 0.0),
         flops=(4.0 * batch * (prefix + own) * HEADS * WIDTH, 0.0),
+        matrix=("parts_kernel",),
+        without=("cuda",),
         peers={"torch": torchs, "flash-attn": flash, "flash-attn 3": flash3},
     )
 
