@@ -10,6 +10,8 @@ from afn_kernels._kept import kept
 from afn_kernels.log_mel.mel_config import MelConfig
 from afn_kernels.log_mel.tables import HOP, filters, hann_window, mel_filters, window
 
+MAPPED = 32 << 20  # bytes that malloc maps for the call and unmaps when they are freed, whatever was freed before
+
 
 def bands(bank: torch.Tensor) -> tuple[list[int], list[int], list[float]]:
     """Of each filter of a bank [bins, n_mels]: its first bin that is not 0, how many follow, and all their weights."""
@@ -76,6 +78,8 @@ def log_mel(
     direct = out is not None and out.dtype == torch.float32 and out.is_contiguous()
     shape = (rows, config.n_mels, config.frames(samples)) if config else (rows, n_mels, samples // HOP)
     features = out if direct else torch.empty(shape, dtype=torch.float32, device="cpu")
+    if not direct and features.nbytes >= MAPPED:
+        _cpu.use_huge_pages(features.data_ptr(), features.nbytes)
     threads = threads or torch.get_num_threads()
     whole, stride = pcm.dtype == torch.int16, pcm.stride(0)
     if config is None:

@@ -153,9 +153,10 @@ def largest_sample(p_frames, SPAN: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["pcm_stride", "samples", "frames", "tiles"])
 def log_mel_kernel(
-    pcm, windows, matrices, filters, edges, out, state, pcm_stride, samples, frames, tiles,
+    pcm, windows, matrices, filters, edges, out, state, extremes, pcm_stride, samples, frames, tiles,
     N_MELS: tl.constexpr, MELS: tl.constexpr, N: tl.constexpr, HOP: tl.constexpr, W: tl.constexpr,
     WHOLE: tl.constexpr, BLOCK_T: tl.constexpr, SPAN: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row, tile = (program // tiles).to(tl.int64), program % tiles
@@ -208,20 +209,37 @@ def log_mel_kernel(
     m_out = (mel < N_MELS)[:, None] & (b_frame < frames)[None, :]
     tl.store(p_out + mel[:, None] * frames + b_frame[None, :], b_y.to(out.dtype.element_ty), mask=m_out)
 
-    # The last program of a row knows the row's maximum and clamps the row, which is still in L2.
-    tl.atomic_max(state + 2 * row, tl.max(tl.max(b_key, 1), 0), sem="relaxed")
+    # The last program of a row knows the row's maximum and clamps what lies below it, which is still in L2.
+    high = tl.max(tl.max(b_key, 1), 0)
+    low = tl.min(tl.min(tl.where(m_out, b_key, BAD), 1), 0)
+    p_state, p_extremes = state + 3 * row, extremes + 2 * row * tiles
+    tl.store(p_extremes + 2 * tile, low)
+    tl.store(p_extremes + 2 * tile + 1, high)
+    tl.atomic_max(p_state, high, sem="relaxed")
+    tl.atomic_max(p_state + 1, BAD - low, sem="relaxed")
     tl.debug_barrier()
-    if tl.atomic_add(state + 2 * row + 1, 1, sem="acq_rel") == tiles - 1:
-        key = tl.atomic_max(state + 2 * row, 0, sem="acq_rel")
-        top = tl.where(key == BAD, float("nan"), log10(key.to(tl.float32, bitcast=True)))
-        floor = (((top - 8) + 4) * 0.25).to(out.dtype.element_ty)
-        b_floor = tl.full([BLOCK], 0, tl.float32) + floor.to(tl.float32)
-        for i in range(0, N_MELS * frames, BLOCK):
-            at = i + tl.arange(0, BLOCK)
-            m_at = at < N_MELS * frames
-            b_done = tl.load(p_out + at, mask=m_at, other=0.0, cache_modifier=".cg").to(tl.float32)
-            m_below = (b_done >= b_floor) == 0  # true where the floor is NaN
-            tl.store(p_out + at, b_floor.to(out.dtype.element_ty), mask=m_at & m_below)
+    if tl.atomic_add(p_state + 2, 1, sem="acq_rel") == tiles - 1:
+        key = tl.atomic_max(p_state, 0, sem="acq_rel")
+        least = BAD - tl.atomic_max(p_state + 1, 0, sem="acq_rel")
+        bad = key == BAD
+        top = tl.where(bad, float("nan"), log10(key.to(tl.float32, bitcast=True)))
+        b_floor = (tl.full([ROWS, BLOCK_T], 0, tl.float32) + (((top - 8) + 4) * 0.25)).to(out.dtype.element_ty)
+        # Energies a factor of two below the floor are below it, and above it, however their logarithms are rounded.
+        below = key.to(tl.float32, bitcast=True) * 0.5e-8
+        if bad | (least.to(tl.float32, bitcast=True) < 4 * below):
+            b_at = tl.arange(0, BLOCK_T)
+            for i in range(0, tiles):
+                tile_low = tl.load(p_extremes + 2 * i, cache_modifier=".cg").to(tl.float32, bitcast=True)
+                tile_high = tl.load(p_extremes + 2 * i + 1, cache_modifier=".cg").to(tl.float32, bitcast=True)
+                if bad | (tile_low < 4 * below):
+                    for j in range(0, N_MELS, ROWS):
+                        b_row = j + tl.arange(0, ROWS)
+                        p_tile = p_out + i * BLOCK_T + b_row[:, None] * frames + b_at[None, :]
+                        m_tile = (b_row < N_MELS)[:, None] & (i * BLOCK_T + b_at < frames)[None, :]
+                        if not (bad | (tile_high < below)):
+                            b_done = tl.load(p_tile, mask=m_tile, other=0.0, cache_modifier=".cg").to(tl.float32)
+                            m_tile = m_tile & (b_done < b_floor.to(tl.float32))
+                        tl.store(p_tile, b_floor, mask=m_tile)
 
 
 def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
@@ -233,12 +251,15 @@ def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
     config = choose(_triton.interpreted())
     tiles = triton.cdiv(frames, config.frames)
     windows, matrices, filters = constants(n_mels, pcm.device)
-    state = torch.zeros(rows, 2, dtype=torch.int32, device=pcm.device)  # bits of the maximum, programs done
+    # Bits of the largest energy, those of the smallest less than all bits, programs done; both of each tile.
+    state = torch.zeros(rows, 3, dtype=torch.int32, device=pcm.device)
+    extremes = torch.empty(rows, tiles, 2, dtype=torch.int32, device=pcm.device)
     span = config.frames * HOP + SPARE
     edges = torch.empty(rows, 2, span, dtype=pcm.dtype, device=pcm.device)
     log_mel_kernel[(rows * tiles,)](
-        pcm, windows, matrices, filters, edges, out, state, pcm.stride(0), samples, frames, tiles,
+        pcm, windows, matrices, filters, edges, out, state, extremes, pcm.stride(0), samples, frames, tiles,
         N_MELS=n_mels, MELS=MELS, N=N_FFT, HOP=HOP, W=WIDTH, WHOLE=pcm.dtype == torch.int16,
         BLOCK_T=config.frames, SPAN=span, BLOCK_W=config.piece, BLOCK=config.chunk,
+        ROWS=min(MELS, config.chunk // config.frames),
         num_warps=config.warps, num_stages=1,
     )  # fmt: skip

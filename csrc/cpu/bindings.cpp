@@ -3,6 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 
 #include "afn/log_mel.h"
@@ -34,6 +38,18 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("simd_levels", &afn::levels, "SIMD levels this machine can run, fastest first.");
     m.def("simd_level", &afn::resolve_level, py::arg("level") = "",
           "The level a call would use: the named one, else $AFN_SIMD, else the fastest. ValueError if it cannot run.");
+
+    m.def(
+        "use_huge_pages",
+        [](uintptr_t address, uintptr_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+            constexpr uintptr_t kPage = uintptr_t{2} << 20;
+            const uintptr_t begin = (address + kPage - 1) / kPage * kPage, end = (address + bytes) / kPage * kPage;
+            if (begin < end) madvise(pointer<void>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+        },
+        py::arg("address"), py::arg("bytes"),
+        "Asks that memory nobody has touched yet come in pages of 2 MB, where the system has them.");
 
     py::class_<Plan>(m, "MelPlan", "Window [400] and filter bank: per mel band its first bin, bin count and weights.")
         .def(py::init([](std::vector<float> window, std::vector<int32_t> first, std::vector<int32_t> count,

@@ -11,10 +11,12 @@
 namespace afn {
 
 // Threads are started for the call and joined before it returns: a resident pool would be lost in a forked data loader.
-template <class Body>
-void parallel_for(int64_t count, int threads, const Body& body) {
+// Each makes its own body first.
+template <class Make>
+void parallel_with(int64_t count, int threads, const Make& make) {
     std::atomic<int64_t> next{0};
     const auto work = [&] {
+        auto&& body = make();
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(i);
     };
     std::vector<std::thread> helpers;
@@ -25,6 +27,11 @@ void parallel_for(int64_t count, int threads, const Body& body) {
     }
     work();
     for (std::thread& helper : helpers) helper.join();
+}
+
+template <class Body>
+void parallel_for(int64_t count, int threads, const Body& body) {
+    parallel_with(count, threads, [&]() -> const Body& { return body; });
 }
 
 }  // namespace afn

@@ -52,7 +52,7 @@ struct Words<float> {
 };
 template <>
 struct Words<int16_t> {
-    static constexpr int kPad = 0;
+    static constexpr int kPad = 16;
     static AFN_DEVICE float2 load(const void* samples, int i) {
         uint32_t both = static_cast<const uint32_t*>(samples)[i];
         return {static_cast<float>(static_cast<int16_t>(both)), static_cast<float>(static_cast<int16_t>(both >> 16))};

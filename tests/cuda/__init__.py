@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 # Each library has a machine of its own, so nothing of it is one for the whole process.
 FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{HERE}")
 # The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
-KERNEL = ("-O1", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
+KERNEL = ("-O1", "-fno-tree-sra", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
 MACHINE = ("-O2", "-ftls-model=initial-exec")
 SANITISERS = {
     "": ("-fsanitize=thread",),

@@ -44,7 +44,7 @@ def signals(draw: int = 0) -> dict[str, torch.Tensor]:
     clicks[torch.randint(0, WINDOW, (20,), generator=g)] = 1.0
     found = {
         "speech-like": 0.1 * voice * torch.sin(2 * torch.pi * 3 * t).clamp(min=0).sqrt() + 1e-4 * white,
-        "noise": 0.1 * white,
+        "noise, then silence": 0.1 * white * (t < 5),
         # Pitches drift: a periodic signal repeats a handful of rounding errors, and their mean is a throw of dice.
         "tone": 0.5 * torch.sin(2 * torch.pi * (hz * t + t * t)),
         "sweep": 0.3 * torch.sin(2 * torch.pi * (hz * t + 100 * t * t)),
@@ -190,10 +190,36 @@ def energies(pcm: torch.Tensor) -> torch.Tensor:
 def test_threads_do_not_change_a_bit(rows):
     from afn_kernels.log_mel import cpu
 
-    pcm = noise(rows, 160 * 1001)
-    one = cpu.log_mel(pcm, threads=1)
-    for threads in (2, 3, 8):
-        assert torch.equal(cpu.log_mel(pcm, threads=threads), one)
+    for frames in (1001, 4100):  # energies of a row do or do not fit the memory that is kept from row to row
+        pcm = noise(rows, 160 * frames)
+        one = cpu.log_mel(pcm, threads=1)
+        for threads in (2, 3, 8):
+            assert torch.equal(cpu.log_mel(pcm, threads=threads), one)
+
+
+@built
+def test_large_fresh_results_ask_for_huge_pages(monkeypatch):
+    from afn_kernels import _cpu
+    from afn_kernels.log_mel import cpu
+
+    asked = []
+    monkeypatch.setattr(_cpu, "use_huge_pages", lambda address, size: asked.append((address, size)))
+    pcm = noise(1, 160 * 3000).expand(22, -1)
+    found = cpu.log_mel(pcm)
+    assert asked == [(found.data_ptr(), found.nbytes)]
+    cpu.log_mel(pcm, out=found)
+    cpu.log_mel(pcm[:21])
+    assert len(asked) == 1, "memory of the caller, or that malloc may keep, stays as it is"
+
+
+@built
+def test_huge_pages_change_no_byte():
+    from afn_kernels import _cpu
+
+    kept = torch.arange(1 << 20)
+    for first, count in ((0, 1 << 20), (5, (1 << 20) - 5), (1, 3)):
+        _cpu.use_huge_pages(kept[first:].data_ptr(), 8 * count)
+    assert torch.equal(kept, torch.arange(1 << 20))
 
 
 @built
