@@ -40,6 +40,7 @@ class Workload:
         also: ops of one's own beside ours (``--also``), name to a function of the call's keyword arguments.
         at: a length (tokens, rows, windows, …) to a ``make`` of that length and the workload's other sizes.
         matrix: kernels that must show matrix instructions (HGMMA) in their binary, by name.
+        without: implementations of the op's table that cannot run it.
         sizes: what ``sized`` called the op's function with: the names of ``--shape`` and of test ids.
         smaller: those of the sizes that ``cut`` changed.
         shorter: a length to the workload of that length, where ``sized`` made it.
@@ -60,6 +61,7 @@ class Workload:
     also: dict[str, Callable] = field(default_factory=dict)
     at: Callable[[int], Callable] | None = None
     matrix: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     sizes: dict[str, object] = field(default_factory=dict)
     smaller: dict[str, object] = field(default_factory=dict)
     shorter: Callable[[int], Workload] | None = None

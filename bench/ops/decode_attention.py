@@ -84,11 +84,14 @@ def workload(batch: int = 1, context: int = 45056, new: int = 1, page: int = 0, 
     )
 
 
-@sized(lambda length, **_: {"prefix": length})
+@sized(lambda length, page, **_: {"prefix": length * page})
 def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 1, page: int = 64) -> Workload:
-    """Answers to one prompt, whose keys are read once for all of them; the peers read them for each."""
+    """Answers to one prompt, whose keys are read once for all of them; the peers read them for each.
+
+    The 56 rows of eight answers are one tile of HGMMA.
+    """
     batch, pages = groups * answers, -(-(prefix + own) // page)
-    first = prefix // page  # whole pages of the prompt
+    first = prefix // page  # what is shared is whole pages
 
     def make(device: str, dtype: torch.dtype):
         cache = [normal(groups * first + batch * (pages - first), page, KV_HEADS, WIDTH, device=device, dtype=dtype)
@@ -101,10 +104,10 @@ def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 
             "v_cache": cache[1],
             "lengths": torch.full((batch,), prefix + own, dtype=torch.int32, device=device),
             "block_table": torch.cat([prompt, answer], 1).to(torch.int32),
-            "prefix_lengths": torch.full((groups,), prefix, dtype=torch.int32, device=device),
+            "prefix_lengths": torch.full((groups,), first * page, dtype=torch.int32, device=device),
         }
 
-    keys = groups * prefix + batch * own
+    keys = groups * first * page + batch * (prefix + own - first * page)
     moved = 2 * 2 * (keys * KV_HEADS + batch * HEADS) * WIDTH
     return Workload(
         "decode_attention",
@@ -113,6 +116,8 @@ def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 
         (),
         (moved, 0.0),
         flops=(4.0 * batch * (prefix + own) * HEADS * WIDTH, 0.0),
+        matrix=("parts_kernel",),
+        without=("cuda",),
         peers={"torch": torchs, "flash-attn": flash, "flash-attn 3": flash3},
     )
 

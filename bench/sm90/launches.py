@@ -99,7 +99,7 @@ def launched(work: Workload, capability: tuple[int, int] = _device.HOPPER) -> li
 
 def cuda_launched(work: Workload) -> list[CudaLaunch]:
     """The kernels of csrc/cuda that a workload launches, forward and backward, each once."""
-    if not has(work.op, "cuda"):
+    if not has(work.op, "cuda") or "cuda" in work.without:
         return []
     found: dict[str, CudaLaunch] = {}
     _cuda.emulator = lambda kernel, grid, shared, _: found.setdefault(

@@ -1,19 +1,21 @@
 """csrc/cuda/decode_attention.cu: on a CPU its blocks run as threads, with --device cuda on the GPU."""
 
 import math
+import re
+import subprocess
 from contextlib import nullcontext
 
 import pytest
 import torch
 
 import afn_kernels as ak
-from afn_kernels import _triton
+from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
 from afn_kernels._library import BOUNDARIES
 from afn_kernels.decode_attention import CUDA_SHARED, cuda
 from afn_kernels.decode_attention.boundary import decode_attention_cuda
 from afn_kernels.decode_attention.config import HEAD_DIMS
-from afn_kernels.decode_attention.cuda import sizes
+from afn_kernels.decode_attention.cuda import KERNELS, sizes
 from tests.budget import assert_within, assert_within_budget, fresh
 from tests.cuda import emulated
 from tests.kernels.cases.decode_attention import inputs
@@ -69,6 +71,20 @@ def test_other_head_dims(width, fp8, device):
     """Several tiles of keys, the last of them short, and two tiles of rows."""
     capacity = sizes(width, fp8)[0] + 70
     check(made(device, capacity, fp8=fp8, width=width, batch=2, new=3, heads=6, kv_heads=1, page=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", HEAD_DIMS)
+def test_no_head_dim_spills(width, tmp_path, monkeypatch):
+    pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
+    tools = pytest.importorskip("triton.knobs").nvidia
+    monkeypatch.setenv("AFN_CACHE", str(tmp_path))
+    _cuda.compiled(KERNELS["bfloat16", False, width].source, _cuda.HOPPER)
+    (cubin,) = tmp_path.iterdir()
+    command = [tools.cuobjdump.path, "--dump-resource-usage", str(cubin)]
+    used = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    stacks = dict(re.findall(r"Function (\w+):\s*\n.*?STACK:(\d+)", used))
+    assert stacks == {KERNELS[key].name: "0" for key in KERNELS if key[2] == width}
 
 
 def test_wide_heads_of_as_many_rows_as_there_may_be(device):
