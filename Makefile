@@ -38,12 +38,12 @@ lint: $(VENV)/.test ## formatting, layers, types, spelling: what else continuous
 	mkdir -p build/typing && ln -sfn ../../distributed build/typing/afn_distributed
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/codespell $$(git ls-files '*.py' '*.md' '*.cpp' '*.h' '*.cu' '*.cuh' '*.toml' Makefile)
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h' 'tests/cuda/*.cpp' 'tests/cuda/*.c')
 
 fmt: $(VENV)/.test ## formats Python and C++
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cuda/*.h' 'tests/cuda/*.cpp' 'tests/cuda/*.c')
 
 docs: $(VENV)/.docs ## the documentation as a site in build/site; AFN_URL= is the address of the repository
 	mkdir -p build/typing && ln -sfn ../../distributed build/typing/afn_distributed

@@ -29,8 +29,9 @@ def counters(count: int, device: torch.device) -> torch.Tensor:
     """``count`` int32 zeros that no launch running at the same time shares.
 
     Launches of one stream follow each other and share a slice. A launch being captured into a graph gets a slice of
-    its own, since graphs may be replayed on any stream; the slice is not given back. Where there is no slice left, the
-    zeros are made anew (one more launch).
+    its own, since graphs may be replayed on any stream; the slice is not given back, since nothing tells when a graph
+    is gone or will not be replayed again. ``SIZE`` bounds that: where no slice is left, a graph makes its zeros anew
+    (one more launch, into the graph's memory).
     """
     if device.type == "meta":
         return torch.empty(count, dtype=torch.int32, device=device)

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from afn_kernels import _check
+from afn_kernels._kept import refuse_capture
 from afn_kernels._registry import Impl, constant
 
 PACKAGE = Path(__file__).with_name("_binaries")  # what the build leaves: sources and machine code
@@ -104,6 +105,9 @@ class Kernel:
             shared: bytes of dynamic shared memory.
             device: of the tensors.
             *values: of the parameters; a tensor is its ``data_ptr()``.
+
+        Raises:
+            RuntimeError: what CUDA says; a kernel that is being captured before it was ever launched.
         """
         if not grid[0] or not grid[1]:
             return
@@ -131,6 +135,8 @@ class Kernel:
         return buffer, ctypes.addressof(self._local.list)
 
     def _load(self, device: torch.device, shared: int) -> int:
+        if not any(index == device.index for index, _ in self._functions):
+            refuse_capture(self.name)
         driver = _driver()
         with torch.cuda.device(device), _LOCK:
             if (self.source, device.index) not in _LIBRARIES:

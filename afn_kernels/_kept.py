@@ -17,21 +17,25 @@ Made = TypeVar("Made")
 CPU = torch.device("cpu")
 
 
-def kept(make: Callable[..., Made] | None = None, *, most: int | None = None):
+def kept(make: Callable[..., Made] | None = None, *, most: int | None = None, on_device: bool = False):
     """Calls ``make(*args)`` once for each set of arguments and keeps what it returns, as ``functools.lru_cache`` does.
 
-    What is kept depends on the arguments alone: see ``made_alone``. While torch.compile traces, under fake tensors,
-    and on a stream that is being captured before the table is there, ``make`` is called in place and nothing is kept.
+    What is kept depends on the arguments alone: see ``made_alone``. While torch.compile traces and under fake tensors
+    ``make`` is called in place and nothing is kept. On a stream that is being captured into a CUDA graph a table that
+    is not there yet is an error, since a copy from the host would break the capture.
 
     Args:
         make: a function of hashable arguments, a ``torch.device`` among them where it makes tensors on one. It says
             the dtype of every tensor: the default one is the program's. Nobody may write into what it returns.
-        most: how many results to keep; the oldest goes. None keeps all.
+        most: how many results to keep; the oldest goes. None keeps all. What a graph was given stays.
+        on_device: ``make`` copies nothing from the host: within a capture it is called in place, as a part of the
+            graph.
     """
     if make is None:
-        return partial(kept, most=most)
+        return partial(kept, most=most, on_device=on_device)
     table: dict[tuple, Made] = {}
-    TABLES.append(table)
+    of_graphs: dict[tuple, Made] = {}  # a graph keeps an address for good, so these are never given back
+    TABLES.extend((table, of_graphs))
 
     @wraps(make)
     def get(*args) -> Made:
@@ -40,9 +44,15 @@ def kept(make: Callable[..., Made] | None = None, *, most: int | None = None):
         args = tuple(_indexed(x) if isinstance(x, torch.device) else x for x in args)
         device = next((x for x in args if isinstance(x, torch.device)), CPU)
         found = table.get(args)
-        # A graph keeps an address for good, so it does not get one that may be given back.
-        if (found is None or most) and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return make(*args)
+        if found is None:
+            found = of_graphs.get(args)
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if found is not None:
+                table.pop(args, None)
+                return of_graphs.setdefault(args, found)
+            if on_device:
+                return make(*args)
+            refuse_capture(make.__module__.split(".")[1])
         if found is None:
             if most and len(table) >= most:
                 if device.type == "cuda":  # kernels of other streams may still read what is given back
@@ -54,14 +64,28 @@ def kept(make: Callable[..., Made] | None = None, *, most: int | None = None):
     return get
 
 
+def refuse_capture(what: str) -> None:
+    """For what has to be loaded or copied to the device before it can run there.
+
+    Raises:
+        RuntimeError: torch's current stream is being captured.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{what} is being captured for the first time; call it once before the capture")
+
+
 def made_alone(make: Callable[[], Made], device: torch.device = CPU) -> Made:
     """``make()`` as if the program had done nothing else, ready for every stream.
 
     Modes of autograd, autocast and dispatch, the default device, the stream and the private memory of CUDA graphs
     belong to a thread, so a new thread has none of them. The default dtype belongs to the process, so ``make`` says its
-    dtypes. Where no thread can start, as when Python is about to end, ``make`` is called in place. Not to be called
-    while a stream of ``device`` is being captured.
+    dtypes. Where no thread can start, as when Python is about to end, ``make`` is called in place.
+
+    Raises:
+        RuntimeError: a stream of ``device`` is being captured.
     """
+    if device.type == "cuda":
+        refuse_capture("a call that keeps tensors on the GPU")
 
     def alone() -> Made:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():

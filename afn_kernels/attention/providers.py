@@ -105,7 +105,8 @@ def unmeasured(*_, **__) -> str:
 def bounds(x: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, int]:
     """``cu_seqlens`` and the longest length, made up for a call that has one sequence."""
     if cu_seqlens is None:
-        return torch.tensor([0, len(x)], dtype=torch.int32, device=x.device), len(x)
+        # On the device: a copy from the host would wait, and break the capture of a graph.
+        return torch.arange(2, dtype=torch.int32, device=x.device) * len(x), len(x)
     return cu_seqlens, longest(cu_seqlens)
 
 

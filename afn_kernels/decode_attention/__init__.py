@@ -1,13 +1,12 @@
 """Attention of a few new tokens per sequence over a long KV cache."""
 
-import numbers
-
 import torch
 
-from afn_kernels import _check, _cuda, _triton
-from afn_kernels._fp8_scales import FP8, check_scales
+from afn_kernels import _cuda, _triton
+from afn_kernels._fp8_scales import FP8
 from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.decode_attention.arguments import check_split, check_tensors, check_values, readable
 from afn_kernels.decode_attention.config import HEAD_DIMS
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -28,7 +27,11 @@ def _too_small() -> str:
     return "" if room >= CUDA_SHARED else f"the GPU has {room >> 10} KB of shared memory, it needs {CUDA_SHARED >> 10}"
 
 
-def _supports_cuda(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, **_) -> str:
+def _supports_cuda(
+    q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, prefix_lengths=None, **_
+) -> str:  # fmt: skip
+    if prefix_lengths is not None:
+        return "it shares no prefixes"
     rows = q.shape[1] * q.shape[2] // k_cache.shape[2]
     if q.shape[-1] not in HEAD_DIMS:
         return f"heads of {q.shape[-1]} elements; it has kernels for {', '.join(map(str, HEAD_DIMS))}"
@@ -43,12 +46,18 @@ def _supports_cuda(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scal
     return _wants_gradient(*tensors) or _cuda.supports(q, dtypes=HALVES) or elsewhere or _too_small()
 
 
-def _supports(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, **_) -> str:
+def _supports(
+    q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, prefix_lengths=None, window=None, **_
+) -> str:  # fmt: skip
     if reason := _wants_gradient(q, k_cache, v_cache, k_scale, v_scale):
         return reason
     if q.shape[-1] > 256:
         return f"a head of {q.shape[-1]} elements does not fit one program"
-    tensors = q, k_cache, v_cache, lengths, block_table, k_scale, v_scale
+    if prefix_lengths is not None and window is not None:
+        return "it shares no prefixes under a window"
+    if prefix_lengths is not None and q.shape[1] * q.shape[2] // k_cache.shape[2] > 64:
+        return f"{q.shape[1]} tokens times {q.shape[2] // k_cache.shape[2]} query heads of a KV head are more than 64"
+    tensors = q, k_cache, v_cache, lengths, prefix_lengths, block_table, k_scale, v_scale
     return _triton.supports(q) or _triton.supports(*tensors, dtypes=(*_triton.DTYPES, FP8))
 
 
@@ -70,17 +79,6 @@ OP = Op(
 )
 
 
-def _check_pages(block_table: torch.Tensor, first: torch.Tensor, used: torch.Tensor, pages: int) -> None:
-    """Every page that a length reaches is there, but for those before a window; they may be any number."""
-    page = torch.arange(block_table.shape[1])
-    read = (page < used[:, None]) & (page >= first[:, None])
-    bad = ((block_table < 0) | (block_table >= pages)) & read
-    if bad.any():
-        row, column = bad.nonzero()[0].tolist()
-        page = int(block_table[row, column])
-        raise ValueError(f"decode_attention: page {column} of sequence {row} is {page}, outside the {pages} pages")
-
-
 def decode_attention(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -93,6 +91,7 @@ def decode_attention(
     window: tuple[int, int] | None = None,
     softcap: float | None = None,
     split: int | None = None,
+    prefix_lengths: torch.Tensor | None = None,
     scale: float | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -122,6 +121,11 @@ def decode_attention(
         split: keys per split, a multiple of 16, counted from the first key that is read; None leaves it to the batch.
             The kernels keep a partial result for every split up to the capacity, so 512 to 2,048 is a good size; a
             batch is spread evenly where its splits are many times the GPU's multiprocessors. The reference has none.
+        prefix_lengths: [groups] integer: the B sequences are so many groups of equal size, one after another, and those
+            of a group begin with the same keys and values, of which this is the number: they are read once for all of
+            them, from the group's first sequence (its pages, or its row of the cache; the others may have anything
+            there). Eight answers to one prompt are one group. The triton implementation is faster by it where
+            sequences x n x Hq / Hk of a group are at most 64. None shares nothing.
         scale: multiplier of the scores; default D^(−1/2).
         impl: "auto" or the name of an implementation.
 
@@ -129,56 +133,25 @@ def decode_attention(
         [B, n, Hq, D], dtype of q.
 
     Raises:
-        ValueError: shapes, dtypes or head counts that do not fit; a length past the capacity (on the CPU).
+        ValueError: shapes, dtypes, devices or head counts that do not fit; on the CPU also a length past the capacity,
+            a page that is not there or a prefix longer than what its sequences have before their new tokens.
 
-    Source: Dao, Haziza, Massa and Sizov, Flash-Decoding, 2023; pages as in Kwon et al., 2023, arXiv:2309.06180.
+    Source: Dao, Haziza, Massa and Sizov, Flash-Decoding, 2023; pages as in Kwon et al., 2023, arXiv:2309.06180; shared
+    prefixes: Juravsky et al., 2024, arXiv:2402.05099.
     """
-    _check.are_tensors("decode_attention", q=q, k_cache=k_cache, v_cache=v_cache, lengths=lengths)
-    if k_cache.dtype == FP8:
-        _check.alike("decode_attention", k_cache=k_cache, v_cache=v_cache)
-        _check.same_dtype_and_device("decode_attention", q=q, cache=k_cache.new_empty(0, dtype=q.dtype))
-    else:
-        _check.same_dtype_and_device("decode_attention", q=q, k_cache=k_cache, v_cache=v_cache)
-    if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
-        caches = {"k_cache": (k_cache, "P S Hk D"), "v_cache": (v_cache, "P S Hk D")}
-        raise _check.misfit("decode_attention", q=(q, "B n Hq D"), **caches)
-    if q.shape[2] % k_cache.shape[2]:
-        raise ValueError(f"decode_attention: {q.shape[2]} query heads over {k_cache.shape[2]} KV heads")
-    if block_table is not None:
-        _check.are_tensors("decode_attention", block_table=block_table)
-    if block_table is None:
-        sequences, capacity = k_cache.shape[:2]
-    else:
-        if block_table.dim() != 2:
-            raise _check.misfit("decode_attention", block_table=(block_table, "B pages"))
-        sequences, capacity = len(block_table), block_table.shape[1] * k_cache.shape[1]
-    if lengths.dim() != 1:
-        raise _check.misfit("decode_attention", lengths=(lengths, "B"))
-    if not len(q) == sequences == len(lengths):
-        raise ValueError(f"decode_attention: {len(q)} queries, {sequences} caches, {len(lengths)} lengths")
-    check_scales("decode_attention", k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
-    if lengths.is_floating_point() or (block_table is not None and block_table.is_floating_point()):
-        found = lengths.dtype if block_table is None else f"{lengths.dtype} and {block_table.dtype}"
-        raise ValueError(f"decode_attention: lengths and block_table are {found}, expected integers")
+    check_tensors(q, k_cache, v_cache, lengths, block_table, prefix_lengths, k_scale, v_scale)
     _, window = canonical(True, window, op="decode_attention")
-    softcap = capping("decode_attention", softcap)
-    if split is not None and (not isinstance(split, numbers.Integral) or split < 16 or split % 16):
-        raise ValueError(f"decode_attention: split={split!r}, expected a multiple of 16 keys, or None")
-    known = _check.readable(lengths) and len(lengths)
-    if known and not q.shape[1] <= int(lengths.min()):
-        raise ValueError(f"decode_attention: length {int(lengths.min())} is below the {q.shape[1]} new tokens")
-    if known and int(lengths.max()) > capacity:
-        raise ValueError(f"decode_attention: length {int(lengths.max())} is past the capacity {capacity}")
-    if block_table is not None and known and _check.readable(block_table):
-        hidden = lengths - (capacity if window is None else window[0] + q.shape[1])
-        _check_pages(block_table, hidden // k_cache.shape[1], -(-lengths // k_cache.shape[1]), len(k_cache))
+    softcap, split = capping("decode_attention", softcap), check_split(split)
+    if readable(lengths, block_table, prefix_lengths):
+        check_values(q, k_cache, lengths, block_table, prefix_lengths, window)
     options = {
         "block_table": block_table,
         "k_scale": k_scale,
         "v_scale": v_scale,
         "window": window,
         "softcap": softcap,
-        "split": int(split or 0),
+        "split": split,
+        "prefix_lengths": prefix_lengths,
         "scale": q.shape[-1] ** -0.5 if scale is None else scale,
     }
     return OP.choose(impl, q, k_cache, v_cache, lengths, **options)(q, k_cache, v_cache, lengths, **options)

@@ -14,6 +14,7 @@ def decode_attention(
     block_table: torch.Tensor | None,
     k_scale: torch.Tensor | None,
     v_scale: torch.Tensor | None,
+    prefix_lengths: torch.Tensor | None = None,
     split: int = 0,
     window: tuple[int, int] | None = None,
     softcap: float = 0.0,
@@ -22,6 +23,12 @@ def decode_attention(
     if block_table is not None:
         pages = block_table.long().clamp(0, len(k_cache) - 1)  # past a sequence's length a page may be any number
         k_cache, v_cache = (cache[pages].flatten(1, 2) for cache in (k_cache, v_cache))
+    if prefix_lengths is not None and len(q):
+        members = len(q) // len(prefix_lengths)
+        first = torch.arange(len(q), device=q.device) // members * members
+        prefix = prefix_lengths.repeat_interleave(members)[:, None]
+        shared = torch.arange(k_cache.shape[1], device=q.device) < prefix
+        k_cache, v_cache = (torch.where(shared[..., None, None], x[first], x) for x in (k_cache, v_cache))
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     new, heads, kv_heads = q.shape[1], q.shape[2], k_cache.shape[2]
     if torch.compiler.is_compiling() and not SLICES:

@@ -75,14 +75,12 @@ def load_scale(p, head, COUNT: tl.constexpr):
 
 @triton.jit
 def load_query(
-    q, strides, sequence, token, query_head, m_row, scale,
+    q, o_row, m_row, scale,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, IS_FP8: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Rows [BLOCK_M, BLOCK_D] of the queries in the type of the products, and the factor of each row's scores."""
     o_d = tl.arange(0, BLOCK_D)
-    q_batch, q_token, q_head = strides
-    p_q = q + sequence * q_batch + token.to(tl.int64)[:, None] * q_token + query_head[:, None] * q_head + o_d[None, :]
-    b_q = tl.load(p_q, mask=m_row[:, None] & (o_d < D)[None, :], other=0.0)
+    b_q = tl.load(q + o_row[:, None] + o_d[None, :], mask=m_row[:, None] & (o_d < D)[None, :], other=0.0)
     b_factor = tl.zeros([BLOCK_M], tl.float32) + scale
     if IS_FP8:  # float16 holds every FP8 value but not every query: divide rows by a power of two, which is exact
         b_q = b_q.to(tl.float32)
@@ -123,13 +121,14 @@ def store_rows(
 
 @triton.jit
 def merge(
-    partial, stats, before, splits, column, columns, stored, rows,
+    partial, stats, before, splits, o_row, m_row, per_split,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Output and sum over the splits of one sequence and KV head, in their order, BLOCK_S at a time."""
-    o_row = tl.arange(0, BLOCK_R)
+    """Output, maximum and sum over splits of one KV head, in their order, BLOCK_S at a time.
+
+    Rows are ``o_row`` of the ``per_split`` that a split has of all KV heads.
+    """
     o_d = tl.arange(0, BLOCK_D)
-    m_row = o_row < rows
     m_d = o_d < D
     b_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_R], tl.float32)
@@ -138,7 +137,7 @@ def merge(
         maxima, sums, parts, b_top = (), (), (), b_max
         for i in tl.static_range(BLOCK_S):  # every load of a round is on its way before the first is used
             m_part = m_row & (first + i < splits)
-            o_part = ((before + first + i) * columns + column) * stored + o_row
+            o_part = (before + first + i) * per_split + o_row
             maxima += (tl.load(stats + 2 * o_part, mask=m_part, other=float("-inf"), cache_modifier=".cg"),)
             sums += (tl.load(stats + 2 * o_part + 1, mask=m_part, other=0.0, cache_modifier=".cg"),)
             p_part = partial + o_part[:, None] * D + o_d[None, :]
@@ -154,7 +153,7 @@ def merge(
             b_sum += sums[i] * b_weight
             b_out += parts[i] * b_weight[:, None]
         b_max = b_top
-    return b_out, b_sum
+    return b_out, b_max, b_sum
 
 
 @triton.jit
@@ -181,9 +180,11 @@ def store_or_merge(
         p_arrived = arrived + sequence * columns + column
         if tl.atomic_add(p_arrived, 1, sem="acq_rel") == splits - 1:
             tl.store(p_arrived, 0)  # as the next launch, or the next replay, expects it
-            b_out, b_total = merge(
-                partial, stats, before, splits, column, columns, stored, rows, D, BLOCK_D, BLOCK_R, BLOCK_S
-            )
+            o_merged = tl.arange(0, BLOCK_R)
+            b_out, _, b_total = merge(
+                partial, stats, before, splits, column * stored + o_merged, o_merged < rows, columns * stored,
+                D, BLOCK_D, BLOCK_R, BLOCK_S,
+            )  # fmt: skip
             store_rows(
                 out, b_out, b_total, b_v_scale, sequence * new, first_row, rows, head, HEADS, GROUP, D, BLOCK_D, BLOCK_R
             )
@@ -215,11 +216,10 @@ def one_split(
     rows = tl.where(m_sequence, tl.minimum(new * GROUP - first_row, BLOCK_M), 0)
     o_row = tl.arange(0, BLOCK_M)
     token = (first_row + o_row) // GROUP
-    query_head = head * GROUP + (first_row + o_row) % GROUP
-    b_q, b_factor = load_query(
-        q, q_strides, sequence, token, query_head, o_row < rows, scale * load_scale(k_scale, head, K_SCALES),
-        D, BLOCK_M, BLOCK_D, IS_FP8, DOT,
-    )  # fmt: skip
+    q_batch, q_token, q_head = q_strides
+    o_q = sequence * q_batch + token.to(tl.int64) * q_token + (head * GROUP + (first_row + o_row) % GROUP) * q_head
+    row_scale = scale * load_scale(k_scale, head, K_SCALES)
+    b_q, b_factor = load_query(q, o_q, o_row < rows, row_scale, D, BLOCK_M, BLOCK_D, IS_FP8, DOT)
 
     o_d = tl.arange(0, BLOCK_D)
     b_end = tl.minimum(length - new + 1 + token, end)  # a row sees the keys before: causal among the new tokens
@@ -325,7 +325,7 @@ def forward(
         0 if block_table is None else block_table.stride(0), batch, capacity, slots, split, new, scale * LOG2E,
         softcap * LOG2E if softcap else None, left if left >= 0 else None,
         HEADS=kv_heads, GROUP=group, D=width, BLOCK_D=block_d, PAGE=page,
-        K_SCALES=count(k_scale), V_SCALES=count(v_scale), IS_FP8=k_cache.dtype == FP8, DOT=_dot_type(k_cache.dtype),
+        K_SCALES=count(k_scale), V_SCALES=count(v_scale), IS_FP8=k_cache.dtype == FP8, DOT=dot_type(k_cache.dtype),
         BLOCK_M=max(16, rows), BLOCK_R=rows, BLOCK_N=config.block, BLOCK_B=1 if batch == 1 else BLOCK_B,
         BLOCK_S=max(1, min(16, merged * 32 * config.warps // (rows * block_d))), MIN_KEYS=config.least,
         WINDOW=left >= 0, SOFTCAP=bool(softcap), SPLIT=split > 0, num_warps=config.warps,
@@ -334,7 +334,7 @@ def forward(
     return out
 
 
-def _dot_type(cache: torch.dtype) -> tl.dtype:
+def dot_type(cache: torch.dtype) -> tl.dtype:
     """What the products multiply. The interpreter cannot multiply bfloat16."""
     if cache == torch.bfloat16:
         return tl.float32 if _triton.interpreted() else tl.bfloat16

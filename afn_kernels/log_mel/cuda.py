@@ -46,7 +46,7 @@ def tables(n_mels: int, whole: bool, device: torch.device) -> torch.Tensor:
         begin = sum(map(len, weights)) // 4
         filters[mel] = torch.tensor([first, begin, begin + fours, 0])
         weights.append(row[first : first + 4 * fours])
-    flat = torch.zeros(WEIGHTS)
+    flat = torch.zeros(WEIGHTS, dtype=torch.float32)
     flat[: sum(map(len, weights))] = torch.cat(weights).float()
     parts = (window.float(), middle.float(), last.float(), filters.view(torch.float32).flatten(), flat)
     return torch.cat(parts).to(device)

@@ -277,7 +277,7 @@ def _exact(self, position_ids):
     return _of_layer(self, rope, "inv_freq")
 
 
-@kept(most=64)
+@kept(most=64, on_device=True)
 def _counted(length: int, device: torch.device) -> torch.Tensor:
     return torch.arange(length, device=device)[None]
 

@@ -161,7 +161,7 @@ def _by_kernel(q, k, v) -> bool:
     return explain("attention", q, k, v, causal=True, return_lse=True).chosen == "triton"
 
 
-@kept(most=64)
+@kept(most=64, on_device=True)
 def _even_bounds(batch: int, length: int, device: torch.device) -> torch.Tensor:
     """One tensor for all layers, whose longest sequence is then asked of the GPU once."""
     return torch.arange(0, batch + 1, dtype=torch.int32, device=device) * length

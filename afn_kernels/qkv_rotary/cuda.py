@@ -19,6 +19,11 @@ KERNELS = {
 }
 
 
+def aligned(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """The kernel reads two elements at once: a bias that begins at an odd one, as a slice may, is copied."""
+    return bias if bias is None or bias.data_ptr() % (2 * bias.element_size()) == 0 else bias.clone()
+
+
 def write(
     qkv: torch.Tensor,
     bias: torch.Tensor | None,
@@ -35,6 +40,7 @@ def write(
     heads = qkv.shape[1] // width - 2 * kv_heads
     if any(x.data_ptr() % (2 * x.element_size()) for x in (qkv, k_cache, v_cache)):
         raise ValueError("qkv_rotary: qkv or a cache begins at an odd element")
+    bias = aligned(bias)
     q = torch.empty(tokens, heads, width, dtype=qkv.dtype, device=qkv.device)
     # A token is spread over as many blocks as are idle otherwise, eight of which a multiprocessor can hold.
     most = -(-(heads + 2 * kv_heads) // WARPS)

@@ -11,7 +11,7 @@ from afn_kernels._triton_math import sincos
 from afn_kernels.rote.config import CONFIG
 from afn_kernels.rote.reference import frequencies
 
-kept_frequencies = kept(frequencies)
+kept_frequencies = kept(frequencies, on_device=True)
 
 
 class Rote(NamedTuple):

@@ -84,6 +84,39 @@ def workload(batch: int = 1, context: int = 45056, new: int = 1, page: int = 0, 
     )
 
 
+@sized(lambda length, **_: {"prefix": length})
+def shared(prefix: int = 15360, answers: int = 8, own: int = 512, groups: int = 1, page: int = 64) -> Workload:
+    """Answers to one prompt, whose keys are read once for all of them; the peers read them for each."""
+    batch, pages = groups * answers, -(-(prefix + own) // page)
+    first = prefix // page  # whole pages of the prompt
+
+    def make(device: str, dtype: torch.dtype):
+        cache = [normal(groups * first + batch * (pages - first), page, KV_HEADS, WIDTH, device=device, dtype=dtype)
+                 for _ in range(2)]  # fmt: skip
+        prompt = torch.arange(groups * first, device=device).view(groups, first).repeat_interleave(answers, 0)
+        answer = groups * first + torch.arange(batch * (pages - first), device=device).view(batch, -1)
+        return {
+            "q": normal(batch, 1, HEADS, WIDTH, device=device, dtype=dtype),
+            "k_cache": cache[0],
+            "v_cache": cache[1],
+            "lengths": torch.full((batch,), prefix + own, dtype=torch.int32, device=device),
+            "block_table": torch.cat([prompt, answer], 1).to(torch.int32),
+            "prefix_lengths": torch.full((groups,), prefix, dtype=torch.int32, device=device),
+        }
+
+    keys = groups * prefix + batch * own
+    moved = 2 * 2 * (keys * KV_HEADS + batch * HEADS) * WIDTH
+    return Workload(
+        "decode_attention",
+        f"{groups} x {answers} answers of {own} after {prefix}, pages of {page}",
+        make,
+        (),
+        (moved, 0.0),
+        flops=(4.0 * batch * (prefix + own) * HEADS * WIDTH, 0.0),
+        peers={"torch": torchs, "flash-attn": flash, "flash-attn 3": flash3},
+    )
+
+
 WORKLOADS = [
     workload(1, 45056),
     workload(1, 1024),
@@ -91,4 +124,5 @@ WORKLOADS = [
     workload(32, 4096, page=64),
     workload(1, 45056, new=4),
     workload(1, 45056, page=64, fp8=True),
+    shared(),
 ]

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
 #include <cstdio>
 #include <deque>
+#include <mutex>
 
 #include "check.h"
 #include "host.h"
@@ -66,6 +68,7 @@ struct Machine {
     uint32_t block = 0, barriers = 0, launches = 0, blocks = 0;
     int x = 0, y = 0, done = 0;
     Thread* current = nullptr;
+    uint32_t place = 0;  // of the last access that the compiler told of
     bool broken = false;
     std::string message;
     void* jump[5];
@@ -91,8 +94,11 @@ struct Machine {
 
 inline thread_local Machine* machine;
 
+// The address sanitiser would look for the end of a stack that is not the system's.
+#define SWITCHES gnu::noinline, gnu::no_sanitize("address")
+
 // GCC wants it in another function than __builtin_setjmp.
-[[noreturn, gnu::noinline]] inline void jump(void** to) { __builtin_longjmp(to, 1); }
+[[noreturn, SWITCHES]] inline void jump(void** to) { __builtin_longjmp(to, 1); }
 
 [[noreturn]] inline void fail(const std::string& what) {
     machine->message = what;

@@ -12,13 +12,40 @@ void hook(const void* p, size_t bytes, bool write, bool aligned, uint32_t place)
     Machine* m = machine;
     if (!m || !m->current) return;
     uintptr_t at = reinterpret_cast<uintptr_t>(p);
+    m->place = place;
     if (at - reinterpret_cast<uintptr_t>(m->stacks) < kStack * kMostThreads) return;
     if (at - reinterpret_cast<uintptr_t>(m->launch.parameters) < m->launch.size) return;
     if (aligned && at % bytes) fail_at(place, std::to_string(bytes) + " bytes at " + memory(at) + " are not aligned");
     access(p, bytes, write, How::plain, place);
 }
 
-[[gnu::noinline]] void switch_to(Thread* next) {
+void no_such_memory(int, siginfo_t* about, void*) {
+    if (!machine || !machine->current) {  // not a kernel's: once more, and to its end
+        signal(SIGSEGV, SIG_DFL);
+        return;
+    }
+    fail_at(machine->place, "uses memory that is not there, at " + memory(reinterpret_cast<uintptr_t>(about->si_addr)));
+}
+
+// While a launch runs, on whichever thread, a segmentation fault may be a kernel's.
+struct Faults {
+    static inline std::mutex lock;
+    static inline int launches;
+    static inline struct sigaction before;
+    Faults() {
+        std::lock_guard held(lock);
+        struct sigaction now = {};
+        now.sa_sigaction = no_such_memory;
+        now.sa_flags = SA_SIGINFO | SA_NODEFER;
+        if (!launches++) sigaction(SIGSEGV, &now, &before);
+    }
+    ~Faults() {
+        std::lock_guard held(lock);
+        if (!--launches) sigaction(SIGSEGV, &before, nullptr);
+    }
+};
+
+[[SWITCHES]] void switch_to(Thread* next) {
     Thread* self = machine->current;
     machine->current = next;
     if (!__builtin_setjmp(self->jump)) jump(next->jump);
@@ -110,7 +137,7 @@ void end_copy(const Copy& copy, Stamp now) {
     mark(copy, now);
 }
 
-[[gnu::noinline]] void rest() {
+[[SWITCHES]] void rest() {
     Machine& m = *machine;
     Thread* self = m.current;
     if (!self->open.empty() || !self->groups.empty()) fail("a copy was never waited for");
@@ -124,7 +151,7 @@ void end_copy(const Copy& copy, Stamp now) {
     if (!__builtin_setjmp(self->jump)) jump(to);
 }
 
-[[gnu::noinline]] void park(Thread* self) {
+[[SWITCHES]] void park(Thread* self) {
     if (!__builtin_setjmp(self->jump)) setcontext(&machine->home);
 }
 
@@ -136,7 +163,7 @@ void fiber() {
     }
 }
 
-[[gnu::noinline]] void run_block() {
+[[SWITCHES]] void run_block() {
     Machine& m = *machine;
     if (__builtin_setjmp(m.jump)) return;
     m.current = next_ready();
@@ -226,6 +253,9 @@ const char* run(const Launch& launch) {
     if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostShared)
         return "a launch of that many threads or bytes of shared memory is none";
     begin_launch(launch);
+#ifndef AFN_UNCHECKED
+    Faults faults;
+#endif
     for (int i = 0; i < launch.x * launch.y && m.message.empty(); ++i) {
         begin_block(launch.backwards ? launch.x * launch.y - 1 - i : i);
         run_block();

@@ -46,6 +46,10 @@ KERNELS = {
         "8 bytes at global memory .* are not aligned",
     ),
     "load_not_aligned": ("p.x[t] = load_global(reinterpret_cast<float2*>(p.x + 1)).x;", "8 bytes that are not aligned"),
+    "no_such_memory": (
+        "p.x[64 * b + t] = *reinterpret_cast<float*>(16);",
+        r"faults.cu:\d+: thread 0 of block 0 uses memory that is not there, at global memory at 0x10",
+    ),
     "single_byte": ("reinterpret_cast<char*>(p.x)[t] = 1;", "writes a single byte"),
     # Between blocks.
     "arrive": ("p.x[64 * b + t] = t; if (arrive(p.count, 2, last)) p.x[64 * b + t] = load_global(p.x + t);", ""),
@@ -214,5 +218,5 @@ def test_what_is_said(name, sentence, csrc):
 
 
 def test_a_launch_after_a_fault_is_as_good_as_any(csrc):
-    for name in ("not_all_at_the_barrier", "barrier", "bulk_not_awaited", "barrier"):
+    for name in ("not_all_at_the_barrier", "barrier", "bulk_not_awaited", "no_such_memory", "barrier"):
         test_what_is_said(name, KERNELS[name][1], csrc)

@@ -35,7 +35,8 @@ def test_the_table_is_of_these_sources(tmp_path):
 
 def test_a_source_becomes_choices(tmp_path):
     text = "AFN_DEVICE void f(int i) {\n    copy_wait<kStages - 2>();  // sync_block() later\n"
-    text += "    x = load_global(g(i) + 1);\n}\ntemplate <class T>\nAFN_DEVICE T g(int i) {\n    fence();\n    fence();\n}\n"
+    text += "    x = load_global(g(i) + 1);\n}\ntemplate <class T>\nAFN_DEVICE T g(int i) {\n"
+    text += "    fence();\n    fence();\n}\n"
     places: list[mutants.Place] = []
     found = mutants.rewrite("any.cu", text, places)
     assert [(p.function, p.change) for p in places[:3]] == [

@@ -179,7 +179,7 @@ def test_arguments_that_are_no_tensors():
 
 def test_lengths_and_pages_that_do_not_fit():
     i = made(torch.device("cpu"), dtype=torch.float32, batch=2, capacity=40, page=16)
-    with pytest.raises(ValueError, match=r"torch.float32 and torch.int\d+, expected integers"):
+    with pytest.raises(ValueError, match=r"lengths is torch\.float32, expected integers"):
         ak.decode_attention(**{**i, "lengths": i["lengths"].float()})
     i["lengths"] = torch.tensor([40, 20])
     i["block_table"][1, 2] = 99  # nobody reads it: 20 entries are two pages

@@ -376,15 +376,34 @@ def test_a_plan_of_sequence_parallelism():
     assert not first.rows.is_inference()
 
 
-def test_a_table_that_a_capture_comes_before_belongs_to_the_graph(monkeypatch):
+def test_a_table_that_a_capture_comes_before(monkeypatch):
+    """A copy from the host breaks a capture, so that is said; what is made on the device belongs to the graph."""
     capturing = True
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(_kept, "made_alone", lambda make, device: make())
-    everything, some = kept(lambda device: [device]), kept(lambda device: [device], most=2)
+    make = lambda device, n=0: [device, n]  # noqa: E731
+    make.__module__ = "afn_kernels.pack_heads.cuda"
+    everything, some, own = kept(make), kept(make, most=1), kept(make, most=1, on_device=True)
     gpu = torch.device("cuda", 0)
-    assert everything(gpu) is not everything(gpu)
+    for table in (everything, some):
+        with pytest.raises(
+            RuntimeError, match=r"^pack_heads is being captured for the first time; call it once before"
+        ):
+            table(gpu)
+    assert own(gpu) is not own(gpu)
+    assert not any(_kept.TABLES)
     capturing = False
-    before, bounded = everything(gpu), some(gpu)
+    before = [table(gpu) for table in (everything, some, own)]
     capturing = True
-    assert everything(gpu) is before
-    assert some(gpu) is not bounded, "a graph would keep the address of what may be given back"
+    assert all(table(gpu) is found for table, found in zip((everything, some, own), before, strict=True))
+    capturing = False
+    others = some(gpu, 1), some(gpu, 2)
+    assert some(gpu) is before[1], "a graph has the address"
+    assert some(gpu, 1) is not others[0]
+
+
+def test_nothing_is_made_alone_within_a_capture(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="a call that keeps tensors on the GPU is being captured for the first time"):
+        _kept.made_alone(lambda: pytest.fail("made"), torch.device("cuda", 0))

@@ -150,6 +150,17 @@ def test_strided_inputs_and_determinism(device):
         assert torch.equal(x, expected[name])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_bias_may_begin_anywhere(dtype, device):
+    """A GPU reads two elements at once, and at an odd one it would end the process's use of it."""
+    i = made(device, dtype)
+    expected = run(i)
+    odd = torch.cat((i["bias"][:1], i["bias"]))[1:]
+    assert odd.data_ptr() % (2 * odd.element_size())
+    found = run(i | {"bias": odd})
+    assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
 def test_a_slot_past_the_cache_writes_nothing(device):
     i = made(device, torch.float16)
     i["slots"] = torch.tensor([40, 10**12, -1, -(10**12), 3], device=device)  # a GPU's slots are not looked at
