@@ -80,7 +80,7 @@ def test_padded_windows(frames, device):
 
 
 def test_no_lanes_meet_in_a_bank():
-    """Addresses as csrc/cuda/log_mel.cu has them, in shared memory: a wavefront takes 32 lanes of 4 bytes or 16 of 8."""
+    """Addresses as csrc/cuda/log_mel.cu has them in shared memory; a wavefront takes 32 lanes of 4 bytes or 16 of 8."""
     source = (_cuda.sources() / "cuda" / "log_mel.cu").read_text()
     row, swap, hops = (int(re.search(rf"{name} = (\d+)", source)[1]) for name in ("kRow", "kSwap", "kHops"))
     wide, narrow = (int(x) for x in re.findall(r"kPad = (\d+);", source))
