@@ -115,9 +115,11 @@ def points(capability: tuple[int, int]) -> list[Point]:
     return found
 
 
-def others() -> Iterator[Point]:
+def others(capability: tuple[int, int]) -> Iterator[Point]:
     """The first workload of every other op, forward and backward."""
     for work in {work.op: work for work in reversed(workloads())}.values():
+        if work.op == "quantize_fp8" and capability < _device.FIRST_WITH_FP8:
+            continue
         if has(work.op, "triton") and work.op not in ("attention", "decode_attention"):
             yield Point(work.op, work.dtype, 0, work.name, partial(gradients_of, work, "triton"))
 
@@ -196,7 +198,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     asked = [one for one in CAPABILITIES if args.capability in ("", name_of(one))]
-    todo = [(one, point) for one in asked for point in (*points(one), *others()) if args.only in ("", point.op)]
+    todo = [(one, point) for one in asked for point in (*points(one), *others(one)) if args.only in ("", point.op)]
     if args.sample:
         todo = Random(args.seed).sample(todo, args.sample)
     lines = []

@@ -47,6 +47,8 @@ def _supports(q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, **
         return reason
     if q.shape[-1] > 256:
         return f"a head of {q.shape[-1]} elements does not fit one program"
+    if k_cache.dtype == FP8 and (reason := _device.fp8(q.device)):
+        return reason
     tensors = q, k_cache, v_cache, lengths, block_table, k_scale, v_scale
     return _triton.supports(q) or _triton.supports(*tensors, dtypes=(*_triton.DTYPES, FP8))
 

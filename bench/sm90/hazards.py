@@ -10,7 +10,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 
-from bench.sm90.ptx import Kernel, PtxInstruction, registers
+from bench.sm90.ptx import PtxInstruction, PtxKernel, registers
 from bench.sm90.trace import Walker, notable
 
 WGMMA = re.compile(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)\.\w+\.(\w+)\.(\w+)")
@@ -217,7 +217,7 @@ def _retire(groups: deque[list[Watched]], pending: int) -> None:
             one.ready = True
 
 
-def hazards(kernel: Kernel, walks: range = WALKS) -> list[Finding]:
+def hazards(kernel: PtxKernel, walks: range = WALKS) -> list[Finding]:
     """Hazards in walks that together come to every instruction, and those that none of them came to."""
     found: dict[Finding, None] = {}
     reached: set[int] = set()
