@@ -45,10 +45,15 @@ def _asked(device: torch.device) -> int:
 
 
 @constant
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability; the assumed one where the tensors are not on a real GPU."""
+    real = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_capability(device) if real else _assumed
+
+
 def fp8(device: torch.device) -> str:
     """Why kernels cannot convert to and from float8_e4m3fn; empty when they can."""
-    real = device.type == "cuda" and torch.cuda.is_available()
-    found = torch.cuda.get_device_capability(device) if real else _assumed
+    found = capability(device)
     return "" if found >= FIRST_WITH_FP8 else f"the GPU is sm_{found[0]}{found[1]}; FP8 begins with sm_89"
 
 

@@ -117,8 +117,9 @@ def points(capability: tuple[int, int]) -> list[Point]:
 
 def others(capability: tuple[int, int]) -> Iterator[Point]:
     """The first workload of every other op, forward and backward."""
+    refused = {"quantize_fp8": capability < _device.FIRST_WITH_FP8, "log_mel": capability[0] == 10}
     for work in {work.op: work for work in reversed(workloads())}.values():
-        if work.op == "quantize_fp8" and capability < _device.FIRST_WITH_FP8:
+        if refused.get(work.op):
             continue
         if has(work.op, "triton") and work.op not in ("attention", "decode_attention"):
             yield Point(work.op, work.dtype, 0, work.name, partial(gradients_of, work, "triton"))

@@ -61,6 +61,14 @@ def test_fp8_begins_with_sm_89():
             assert said in module._supports(x, height=1, width=0, transpose=False)
 
 
+def test_log_mel_is_refused_where_triton_does_not_compile_it():
+    pcm = torch.empty(1, 3200, device="meta")
+    module = importlib.import_module("afn_kernels.log_mel")
+    assert not module._triton_supports(pcm)
+    with _device.assumed((10, 0)):
+        assert "sm_100" in module._triton_supports(pcm)
+
+
 @pytest.mark.slow
 def test_torch_compile_follows_it():
     def scaled(x: torch.Tensor) -> torch.Tensor:
