@@ -10,6 +10,7 @@ from afn_kernels._registry import constant
 HOPPER = (9, 0)
 # KB of shared memory that a block may ask for, by compute capability; newer ones than these are taken for the last.
 SHARED_KB = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227, (12, 0): 99}
+FIRST_WITH_FP8 = (8, 9)
 _assumed = HOPPER
 
 
@@ -41,6 +42,19 @@ def of(capability: tuple[int, int]) -> int:
 @lru_cache
 def _asked(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+@constant
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability; the assumed one where the tensors are not on a real GPU."""
+    real = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_capability(device) if real else _assumed
+
+
+def fp8(device: torch.device) -> str:
+    """Why kernels cannot convert to and from float8_e4m3fn; empty when they can."""
+    found = capability(device)
+    return "" if found >= FIRST_WITH_FP8 else f"the GPU is sm_{found[0]}{found[1]}; FP8 begins with sm_89"
 
 
 def fitting(tables: tuple[tuple[int, object], ...], device: torch.device | None):

@@ -40,6 +40,9 @@ class Picture:
 
 
 NO_PICTURE = {
+    "before.jsonl": "kernels as they were: python -m bench.sm90 --against it prints what changed",
+    "findings.jsonl": "rules that kernels break on purpose, with the reason of each",
+    "sweep.jsonl": "what fits is one word: sweep.md has the few rows that spill",
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
     "margins.jsonl": "one row per test, of which only the first few matter: margins.md has them in order",
     "versions.jsonl": "yes or no: what passes with which version; a table says it",

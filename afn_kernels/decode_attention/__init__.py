@@ -53,6 +53,8 @@ def _supports(
         return reason
     if q.shape[-1] > 256:
         return f"a head of {q.shape[-1]} elements does not fit one program"
+    if k_cache.dtype == FP8 and (reason := _device.fp8(q.device)):
+        return reason
     if prefix_lengths is not None and window is not None:
         return "it shares no prefixes under a window"
     if prefix_lengths is not None and q.shape[1] * q.shape[2] // k_cache.shape[2] > 64:

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from afn_kernels import _check, _cuda, _triton
+from afn_kernels import _check, _cuda, _device, _triton
 from afn_kernels._library import has_tangent, plain
 from afn_kernels._registry import Impl, Op
 from afn_kernels.cpu import available as _extension_available
@@ -40,7 +40,12 @@ def _triton_supports(pcm: torch.Tensor, config: MelConfig | None = None, **_) ->
         return OTHER
     if pcm.shape[1] > 2**31 - 1024:
         return f"a row of {pcm.shape[1]} samples has offsets beyond 32 bits"
-    return _triton.supports(pcm, dtypes=(torch.float32,)) or _gradient(pcm)
+    return _triton.supports(pcm, dtypes=(torch.float32,)) or _gradient(pcm) or _uncompiled(pcm.device)
+
+
+def _uncompiled(device: torch.device) -> str:
+    """Triton 3.6 ends in an error of its own, "parent layout must have at least rank >= 2"."""
+    return "Triton does not compile it for sm_100" if _device.capability(device)[0] == 10 else ""
 
 
 def _cuda_supports(pcm: torch.Tensor, config: MelConfig | None = None, **_) -> str:

@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _triton
+from afn_kernels import _device, _triton
 from afn_kernels._registry import Impl, Op
 
 BLOCKS = {"row": (1, 0), "tensor": (0, 0), (1, 128): (1, 128), (128, 128): (128, 128)}  # 0 is the whole axis
@@ -20,7 +20,7 @@ def _supports(x, *, height, width, transpose) -> str:
         return "it has no gradient"
     if (height, width, transpose) == (1, 0, False) and x.shape[1] > 65536:
         return f"a row of {x.shape[1]} elements does not fit one program"
-    return _triton.supports(x)
+    return _triton.supports(x) or _device.fp8(x.device)
 
 
 OP = Op(

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 
-from bench.sm90.ptx import Kernel, PtxInstruction, registers
+from bench.sm90.ptx import PtxInstruction, PtxKernel, registers
 from bench.sm90.trace import Walker, notable
 
 WGMMA = re.compile(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)\.\w+\.(\w+)\.(\w+)")
@@ -217,16 +217,16 @@ def _retire(groups: deque[list[Watched]], pending: int) -> None:
             one.ready = True
 
 
-def hazards(kernel: Kernel) -> list[Finding]:
+def hazards(kernel: PtxKernel, walks: range = WALKS) -> list[Finding]:
     """Hazards in walks that together come to every instruction, and those that none of them came to."""
     found: dict[Finding, None] = {}
     reached: set[int] = set()
     wanted = {at for at, one in enumerate(kernel.code) if one.op.startswith(("wgmma.mma", "cp.async", "st.shared"))}
-    for number in range(WALKS.stop):
+    for number in range(walks.stop):
         memory = SharedMemory()
         Walker(kernel, memory.seen, reached, number=number).walk()
         found |= memory.found
-        if number >= WALKS.start and wanted <= reached:
+        if number >= walks.start and wanted <= reached:
             break
     for at in sorted(wanted - reached):
         found[Finding("addresses are known", str(kernel.code[at]), "no walk came to it")] = None

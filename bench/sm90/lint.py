@@ -44,7 +44,7 @@ EXCEPTIONS: tuple[Allowed, ...] = (
 )
 
 
-def register_operands(kernel: ptx.Kernel, triton: tuple[int, ...]) -> list[Finding]:
+def register_operands(kernel: ptx.PtxKernel, triton: tuple[int, ...]) -> list[Finding]:
     """No matrix instruction with an operand in registers stays pending in a loop while Triton may overwrite it."""
     if triton >= SAFE_REGISTER_OPERANDS:
         return []
@@ -58,7 +58,7 @@ def register_operands(kernel: ptx.Kernel, triton: tuple[int, ...]) -> list[Findi
     return found
 
 
-def pipelined(kernel: ptx.Kernel) -> list[Finding]:
+def pipelined(kernel: ptx.PtxKernel) -> list[Finding]:
     """A loop that copies ahead does not wait for every copy that it has begun."""
     found = []
     for span in kernel.loops:
@@ -71,7 +71,7 @@ def pipelined(kernel: ptx.Kernel) -> list[Finding]:
     return found
 
 
-def sources(kernel: ptx.Kernel) -> dict[str, set[str]]:
+def sources(kernel: ptx.PtxKernel) -> dict[str, set[str]]:
     """Of every register, the parameters that its value may come from, by any path; not through memory."""
     found: dict[str, set[str]] = defaultdict(set)
     steps = [
@@ -100,7 +100,7 @@ def width(one: ptx.PtxInstruction) -> int:
     return int(vector[1] if vector else 1) * int(re.search(r"(\d+)$", one.op)[1]) // 8
 
 
-def widest_loads(kernel: ptx.Kernel) -> dict[str, int]:
+def widest_loads(kernel: ptx.PtxKernel) -> dict[str, int]:
     """The widest global load of a thread through each parameter, in bytes."""
     come, found = sources(kernel), defaultdict(int)
     for one in kernel.code:
@@ -110,7 +110,7 @@ def widest_loads(kernel: ptx.Kernel) -> dict[str, int]:
     return dict(found)
 
 
-def vector_widths(kernel: ptx.Kernel, names: dict[str, str], sizes: dict[str, int]) -> list[Finding]:
+def vector_widths(kernel: ptx.PtxKernel, names: dict[str, str], sizes: dict[str, int]) -> list[Finding]:
     """Loads through the pointers of ``WIDEST`` take one element, whatever the kernel says of their contiguity."""
     found = []
     for parameter, most in widest_loads(kernel).items():
@@ -121,7 +121,7 @@ def vector_widths(kernel: ptx.Kernel, names: dict[str, str], sizes: dict[str, in
     return found
 
 
-def last_block(kernel: ptx.Kernel) -> list[Finding]:
+def last_block(kernel: ptx.PtxKernel) -> list[Finding]:
     """After an arrival that is counted, what other blocks stored is not read from an L1 cache."""
     atomics = [i for i, x in enumerate(kernel.code) if x.op.startswith("atom.global") and ".add." in x.op]
     if not atomics:

@@ -42,7 +42,7 @@ class PtxInstruction:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class PtxKernel:
     """The entry of a PTX text. A label may be given several times, in scopes of their own."""
 
     name: str
@@ -96,7 +96,7 @@ class Kernel:
         return found
 
 
-def parse(text: str) -> Kernel:
+def parse(text: str) -> PtxKernel:
     """The first entry of a text.
 
     Raises:
@@ -127,7 +127,7 @@ def parse(text: str) -> Kernel:
         if guard:
             negated, predicate, op, operands = guard.groups()
             code.append(PtxInstruction(op, tuple(split(operands)), predicate or "", negated == "!"))
-    return Kernel(name, code, dict(labels), re.findall(r"(\w+_param_\d+)", head))
+    return PtxKernel(name, code, dict(labels), re.findall(r"(\w+_param_\d+)", head))
 
 
 def split(operands: str) -> list[str]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from bench.sm90.ptx import Kernel, PtxInstruction, registers
+from bench.sm90.ptx import PtxInstruction, PtxKernel, registers
 
 STEPS, STEPS_OF_A_LOOP = 60_000, 5
 COMPARE = {
@@ -76,7 +76,7 @@ class Walker:
     """
 
     def __init__(
-        self, kernel: Kernel, seen: Callable, reached: set[int] | None = None, thread: int = 0, number: int = 0
+        self, kernel: PtxKernel, seen: Callable, reached: set[int] | None = None, thread: int = 0, number: int = 0
     ):
         self.kernel, self.seen, self.thread = kernel, seen, thread
         self.values: dict[str, int | None] = {}

@@ -51,6 +51,24 @@ def test_a_kernel_that_does_not_fit_says_so(monkeypatch):
         assert "the GPU has 99 KB of shared memory" in module._too_small(torch.device("meta"))
 
 
+def test_fp8_begins_with_sm_89():
+    x = torch.empty(4, 32, dtype=torch.bfloat16, device="meta")
+    module = importlib.import_module("afn_kernels.quantize_fp8")
+    for capability, said in (((8, 6), "FP8 begins with sm_89"), ((8, 9), ""), ((9, 0), "")):
+        with _device.assumed(capability):
+            assert said in _device.fp8(x.device)
+            assert bool(said) == bool(_device.fp8(x.device))
+            assert said in module._supports(x, height=1, width=0, transpose=False)
+
+
+def test_log_mel_is_refused_where_triton_does_not_compile_it():
+    pcm = torch.empty(1, 3200, device="meta")
+    module = importlib.import_module("afn_kernels.log_mel")
+    assert not module._triton_supports(pcm)
+    with _device.assumed((10, 0)):
+        assert "sm_100" in module._triton_supports(pcm)
+
+
 @pytest.mark.slow
 def test_torch_compile_follows_it():
     def scaled(x: torch.Tensor) -> torch.Tensor:
