@@ -14,8 +14,8 @@ class LogMelTile:
     reason: str
 
 
-def choose(interpreted: bool) -> LogMelTile:
-    return INTERPRETED if interpreted else GPU
+def choose(small: bool) -> LogMelTile:
+    return INTERPRETED if small else GPU
 
 
 GPU = LogMelTile(

@@ -230,7 +230,7 @@ def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
     if not rows:
         return
     n_mels, frames = out.shape[1:]
-    config = choose(_triton.interpreted())
+    config = choose(_triton.small_tiles())
     tiles = triton.cdiv(frames, config.frames)
     windows, matrices, filters = constants(n_mels, pcm.device)
     state = torch.zeros(rows, 2, dtype=torch.int32, device=pcm.device)  # bits of the maximum, programs done

@@ -15,8 +15,8 @@ def clicks(g: torch.Generator, frames: int, rows: int = 2, loud: float = 1.0) ->
     return {"pcm": pcm}
 
 
-def case(name: str, inputs=clicks, **options) -> Case:
-    return Case("log_mel", name, inputs, dtypes=(torch.float32,), impls=("triton", "cuda"), **options)
+def case(name: str, inputs=clicks, impls=("triton", "cuda"), **options) -> Case:
+    return Case("log_mel", name, inputs, dtypes=(torch.float32,), impls=impls, **options)
 
 
 CASES = [
