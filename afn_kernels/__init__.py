@@ -31,6 +31,7 @@ from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import apply_rotary, rotary
 from afn_kernels.rote import rote
 from afn_kernels.swiglu import swiglu
+from afn_kernels.verify import verify
 
 if TYPE_CHECKING:
     from afn_kernels.features import FeatureExtractor as FeatureExtractor
@@ -70,6 +71,7 @@ __all__ = [
     "swiglu",
     "unpack_heads",
     "unpad",
+    "verify",
 ]
 
 RENAMED = {"splice": "merge_embeddings"}  # old names, which work until 0.2

@@ -11,16 +11,22 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
+from afn_kernels import _verdicts
+
 
 def _keep_inputs(ctx, inputs: tuple, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _as_asked(backward: Callable) -> Callable:
+def _as_asked(backward: Callable, target: str) -> Callable:
     """``backward`` with one gradient for every input: None for inputs that need no gradient."""
 
     def run(ctx, *grads):
-        found = backward(ctx, *grads)
+        try:
+            found = backward(ctx, *grads)
+        except Exception as error:
+            _verdicts.failed_in_launch(target, error)
+            raise
         found = found if isinstance(found, tuple) else (found,)
         wanted = ctx.needs_input_grad
         assert len(found) <= len(wanted)
@@ -65,15 +71,15 @@ class Boundary:
         self.name, self._target = schema.partition("(")[0], target
         qualified = f"afn::{self.name}"
         torch.library.define(qualified, schema[len(self.name) :])
-        torch.library.impl(qualified, ("cpu", "cuda"), self.launch)
+        torch.library.impl(qualified, ("cpu", "cuda"), self._launch_in_graph)
         torch.library.register_fake(qualified, fake)
         self._function = None
         if backward:
-            torch.library.register_autograd(qualified, _as_asked(backward), setup_context=setup_context)
+            torch.library.register_autograd(qualified, _as_asked(backward, target), setup_context=setup_context)
             body = {
                 "forward": staticmethod(self.launch),
                 "setup_context": staticmethod(setup_context),
-                "backward": staticmethod(once_differentiable(_as_asked(eager_backward or backward))),
+                "backward": staticmethod(once_differentiable(_as_asked(eager_backward or backward, target))),
             }
             self._function = type(self.name, (torch.autograd.Function,), body)
         BOUNDARIES[self.name] = self
@@ -93,6 +99,13 @@ class Boundary:
         elsewhere = first is not None and first.is_cuda and first.device.index != torch.cuda.current_device()
         with torch.cuda.device(first.device) if elsewhere else nullcontext():
             return self._launch(*args)
+
+    def _launch_in_graph(self, *args):
+        try:
+            return self.launch(*args)
+        except Exception as error:
+            _verdicts.failed_in_launch(self._target, error)
+            raise
 
     def __call__(self, *args):
         if torch.compiler.is_compiling() or not plain(*args):

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 
 import torch
 
-from afn_kernels import _autocast, _versions
+from afn_kernels import _autocast, _verdicts, _versions
 
 
 def _always(*args, **kwargs) -> str:
@@ -46,6 +47,15 @@ def _load(target: str) -> str:
         setattr(_LOADED, name, getattr(importlib.import_module(module), attribute))
         _versions.warn_if_newer("torch", "triton")
     return name
+
+
+def _loaded(target: str) -> Callable:
+    """The function of a "module:attribute", which eager calls find under that name from then on."""
+    function = vars(_LOADED)[target] = getattr(_LOADED, _load(target))
+    return function
+
+
+_NOTHING: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -109,22 +119,70 @@ class Op:
         OPS[self.name] = self
 
     def choose(self, impl: str, *args, **kwargs) -> Callable:
-        """The function to call."""
-        function = self.pick(impl, *args, **kwargs).function
+        """The function to call. Of ``impl="auto"`` it goes on with the next implementation where one fails."""
+        chosen = self.pick(impl, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            function = chosen.function
+        else:
+            function = vars(_LOADED).get(chosen.target) or _loaded(chosen.target)
+            if impl == "auto" and chosen is not self.impls[-1] and not _preferred:
+                function = partial(self._run, chosen, function)
         x = args[0]
         return _autocast.outside(function, x.device) if _autocast.enabled(x) else function
+
+    def _run(self, chosen: Impl, function: Callable, *args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if _strict or torch.are_deterministic_algorithms_enabled() or not self._is_fault(error, args):
+                raise
+            return self._go_on(chosen, error, *args, **kwargs)
+
+    @staticmethod
+    def _is_fault(error: Exception, args: tuple) -> bool:
+        plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in args if isinstance(x, torch.Tensor))
+        return plain and not isinstance(error, Explained) and _verdicts.is_fault(error)
+
+    def _go_on(self, failed: Impl, error: Exception, *args, **kwargs):
+        """What the next implementation gives; where none gives anything, the fault is not the failed one's alone."""
+        signature, reason = _verdicts.signature(args), _verdicts.one_line(error)
+        aside = _verdicts.ASIDE.setdefault(self.name, {}).setdefault(failed.name, {})
+        aside[signature] = reason
+        try:
+            chosen = self.pick("auto", *args, **kwargs)
+            found = self.choose("auto", *args, **kwargs)(*args, **kwargs)
+        except Exception as other:
+            aside.pop(signature, None)
+            raise (other if isinstance(other, ValueError) and not _strict else error) from None
+        what = f"{self.name}: {failed.name} failed at its launch and is set aside for this process ({reason})"
+        _verdicts.say(self.name, failed.name, f"{what}; {chosen.name} runs instead")
+        return found
 
     def pick(self, impl: str, *args, **kwargs) -> Impl:
         """The implementation of a call. ``impl="auto"`` takes the first that can run; a named one runs or raises."""
         if impl is ASKED:
-            raise Explained(self.explain(*args, **kwargs))
+            raise Explained(self.explain(*args, **kwargs), args, kwargs)
         if impl == "auto":
             preferred = self._by_name.get(_preferred)
             if preferred and not preferred.available() and not preferred.supports(*args, **kwargs):
                 return preferred
-            for candidate in self.impls:
-                if candidate.available() or candidate.supports(*args, **kwargs) or candidate.avoid(*args, **kwargs):
+            order, measured, aside = self.impls, (), _NOTHING
+            if args and (
+                torch.compiler.is_compiling()
+                or _verdicts.ASIDE
+                or _verdicts.READ.get(args[0].get_device(), _NOTHING) is not None
+            ):
+                order, measured, aside = self._ranking(args, kwargs)
+            for candidate in order:
+                if candidate.available() or candidate.supports(*args, **kwargs):
                     continue
+                if candidate.name not in measured and candidate.avoid(*args, **kwargs):
+                    continue
+                if candidate.name in aside:
+                    self._left_aside(candidate.name, aside[candidate.name])
+                    continue
+                if candidate.name in measured:
+                    return candidate
                 if candidate.name in PLAIN and args and getattr(args[0], "is_cuda", False):
                     self._fell_back(candidate, *args, **kwargs)
                 elif candidate.name in PLAIN and "cpu" in self._by_name:
@@ -138,6 +196,52 @@ class Op:
         if reason:
             raise ValueError(f"{self.name}: impl={impl!r} cannot run this call: {reason}")
         return candidate
+
+    def _ranking(self, args: tuple, kwargs: dict) -> tuple[tuple[Impl, ...], tuple[str, ...], dict[str, str]]:
+        """The implementations in the order in which they are asked, those that were measured, and why some are aside.
+
+        Without findings of ``afn_kernels.verify`` on the device of the call, and without a failure in this process, it
+        is the table's order.
+        """
+        if not args:
+            return self.impls, (), {}
+        x = args[0]
+        if torch.compiler.is_compiling():
+            names, measured, aside = _while_tracing(self.name, x.device.type, x.device.index)
+            if not measured and not aside:
+                return self.impls, (), {}
+            return tuple(self._by_name[name] for name in names), measured, dict(aside)
+        found = _verdicts.of(x.get_device())
+        if found is None and not _verdicts.ASIDE:
+            return self.impls, (), {}
+        aside = self._aside(found, _verdicts.signature(args))
+        measured = () if found is None else found.fastest(self.name, args, kwargs)
+        return self._in_order(measured), measured, aside
+
+    def _in_order(self, measured: tuple[str, ...]) -> tuple[Impl, ...]:
+        first = [self._by_name[name] for name in measured if name in self._by_name]
+        return (*first, *(row for row in self.impls if row.name not in measured))
+
+    def _aside(self, found: _verdicts.Verdicts | None, signature: tuple | None) -> dict[str, str]:
+        """Why implementations are left aside; never the last one, which is what runs when nothing else does."""
+        why = {} if found is None else dict(found.failed.get(self.name, {}))
+        folder = self.impls[-1].target.split(".")[1]
+        for name in (self.name, folder) if _verdicts.ASIDE else ():
+            for impl, calls in tuple(_verdicts.ASIDE.get(name, {}).items()):
+                reason = calls.get(None) or (
+                    next(iter(calls.values()), "") if signature is None else calls.get(signature)
+                )
+                if reason:
+                    why[impl] = f"set aside: {reason}"
+        why.pop(self.impls[-1].name, None)
+        return why
+
+    def _left_aside(self, impl: str, reason: str) -> None:
+        if not torch.compiler.is_compiling() and not reason.startswith("set aside"):  # which was said when it failed
+            remedy = "afn doctor --verify looks again"
+            _verdicts.say(
+                self.name, impl, f"{self.name}: impl='auto' leaves {impl} aside on this machine ({reason}); {remedy}"
+            )
 
     def _not_compiled(self, row: Impl, *args, **kwargs) -> None:
         """Says so, once, if the call would have run in the compiled extension."""
@@ -159,29 +263,61 @@ class Op:
 
     def explain(self, *args, **kwargs) -> Explanation:
         """Which implementation would run and why. Without arguments, what this machine could run at all."""
-        rows, chosen = [], None
-        for impl in self.impls:
+        if args:
+            order, measured, aside = self._ranking(args, kwargs)
+        else:
+            here = _verdicts.of(torch.cuda.current_device() if torch.cuda.is_available() else -1)
+            order, measured, aside = self.impls, (), self._aside(here, None)
+        rows, chosen = {}, None
+        for impl in order:
             reason = impl.available()
             status = "unavailable"
             if not reason and (args or kwargs):
                 reason, status = impl.supports(*args, **kwargs), "unsupported"
-                if not reason:
+                if not reason and impl.name not in measured:
                     reason, status = impl.avoid(*args, **kwargs), "avoided"
+            if not reason and impl.name in aside:
+                reason, status = aside[impl.name], "set aside" if aside[impl.name].startswith("set aside") else "failed"
+                reason = reason.removeprefix("set aside: ")
             if reason:
-                rows.append(ExplanationRow(impl.name, status, reason))
-            elif chosen is None:
-                chosen = impl.name
-                rows.append(ExplanationRow(impl.name, "chosen", impl.why))
-            else:
-                rows.append(ExplanationRow(impl.name, "possible", impl.why))
-        return Explanation(self.name, chosen, tuple(rows))
+                rows[impl.name] = ExplanationRow(impl.name, status, reason)
+                continue
+            status, chosen = ("possible", chosen) if chosen else ("chosen", impl.name)
+            why = impl.why if impl.name not in measured else f"{_took(self.name, impl.name, args, kwargs)}; {impl.why}"
+            rows[impl.name] = ExplanationRow(impl.name, status, why)
+        return Explanation(self.name, chosen, tuple(rows[impl.name] for impl in self.impls))
+
+
+@constant  # kept while torch.compile traces: sizes are symbols there, and what holds for all of them counts
+def _while_tracing(op: str, device: str, index: int | None) -> tuple:
+    """Names in order, those measured fastest at every size, and (name, reason) of those that are aside."""
+    table = OPS.get(op)
+    if table is None or device not in ("cpu", "cuda"):
+        return (), (), ()
+    found = _verdicts.of(-1 if device == "cpu" else index or 0)
+    orders = set() if found is None else {x for kinds in found.order.get(op, {}).values() for x in kinds.values()}
+    measured = orders.pop() if len(orders) == 1 else ()
+    return (
+        tuple(row.name for row in table._in_order(measured)),
+        measured,
+        tuple(table._aside(found, None).items()),
+    )
+
+
+def _took(op: str, impl: str, args: tuple, kwargs: dict) -> str:
+    found = _verdicts.of(args[0].get_device())
+    if found is None:
+        return "measured here"
+    sizes = found.seconds[op].get(_verdicts.kind(op, args, kwargs), {})
+    size = min(sizes, key=lambda x: abs(x - _verdicts.octave(op, args)))
+    return f"{1e3 * sizes[size][impl]:.3g} ms measured here at a call of this size"
 
 
 ASKED: object = object()  # as ``impl``: a call comes as far as the choice, and answers with it
 
 
 class Explained(Exception):
-    """The explanation of a call that was made to ask."""
+    """The explanation of a call that was made to ask, and the arguments that came as far as the choice."""
 
 
 @dataclass(frozen=True)

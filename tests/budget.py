@@ -8,11 +8,13 @@ import json
 import math
 import os
 import re
-import statistics
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from afn_kernels.verify.budget import allowance, lost
+from afn_kernels.verify.budget import largest as largest
 
 NOTES = "AFN_MARGINS"  # environment variable: the file that error ÷ budget of every check is appended to
 
@@ -30,24 +32,6 @@ def fresh() -> torch.Generator:
     return torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
 
-def lost(same_precision: list[Tensor], oracle: Tensor) -> list[float]:
-    """What PyTorch loses in each of its orders of summation, max|same_precision − oracle| / max|oracle|."""
-    if not oracle.numel():
-        return [0.0] * len(same_precision)
-    size = max(float(oracle.abs().max()), torch.finfo(torch.float64).tiny)
-    return [float((other.double() - oracle).abs().max()) / size for other in same_precision]
-
-
-def largest(losses: list[float]) -> float:
-    """The largest, or three standard deviations above the mean.
-
-    Of many independent errors the largest is nearly the same in every order, and both are. Where one rounding decides
-    (a loss, a norm's reciprocal that a whole gradient shares), ten throws seldom show how far it can go.
-    """
-    spread = 3 * statistics.stdev(losses) if len(losses) > 1 else 0.0
-    return max(max(losses), statistics.fmean(losses) + spread)
-
-
 def assert_within_budget(
     found: Tensor,
     same_precision: list[Tensor],
@@ -62,11 +46,7 @@ def assert_within_budget(
     """|found − oracle| ≤ 2 · max|same_precision − oracle| + ulps · eps · max|oracle| + walk.
 
     Everything is finite. The maximum over orders is ``largest``.
-
-    walk = 0.6 · eps₃₂ · √summed · hypot(√summed · rms, max|oracle|) is for gradients that add up many rows in float32,
-    one after the other. Each addition rounds by up to eps₃₂ / 2 of the partial sum. Partial sums of k independent terms
-    are about √k · rms, those that end at a sum S also k / summed · S on the way: standard deviations of
-    eps₃₂ · summed · rms / (2 √6) and eps₃₂ · √summed · S / 6, of which three are allowed.
+    The walk of gradients that add up many rows is in ``afn_kernels.verify.budget.allowance``, as the rule itself is.
 
     Args:
         found: what the implementation computed.
@@ -85,10 +65,9 @@ def assert_within_budget(
     if not oracle.numel():
         return
     oracle = oracle.double()
-    size = oracle.abs().max()
-    floor = largest([*lost(same_precision, oracle), *elsewhere])
-    walk = torch.finfo(torch.float32).eps * 0.6 * summed**0.5 * math.hypot(summed**0.5 * rms, size) if summed else 0.0
-    assert_within(found, oracle, float((2 * floor + ulps * torch.finfo(found.dtype).eps) * size + walk), name=name)
+    losses = [*lost(same_precision, oracle), *elsewhere]
+    bound = allowance(losses, found.dtype, float(oracle.abs().max()), ulps=ulps, summed=summed, rms=rms)
+    assert_within(found, oracle, bound, name=name)
 
 
 def pooled(losses: dict[str, list[float]]) -> dict[str, list[float]]:

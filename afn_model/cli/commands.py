@@ -48,11 +48,18 @@ def demo(args: Namespace) -> None:
     print(f'\nAsk more: afn ask RECORDING "QUESTION" --model {out}')
 
 
-def doctor(args: Namespace) -> None:
-    from afn_model.cli.doctor import examine, text
+def doctor(args: Namespace) -> int:
+    """1 where a kernel that was verified failed."""
+    from afn_model.cli.doctor import examine, text, verified
 
+    found = verified() if args.verify else None
     report = examine()
-    print(json.dumps(report, indent=2) if args.json else text(report))
+    if args.json:
+        rows = {} if found is None else {"verify": {"device": found.device, "size": found.size, "rows": found.rows}}
+        print(json.dumps(report | rows, indent=2))
+    else:
+        print(text(report), *(() if found is None else (found,)), sep="\n")
+    return 1 if found is not None and found.failed else 0
 
 
 @dataclass(frozen=True)
@@ -87,5 +94,7 @@ COMMANDS = {
         train, (add_train,), "train through the stages of a curriculum, or draw a run: train plot RUN", True
     ),
     "convert": Command(convert, (options.add_convert,), "write a model folder in another layout or dtype", True),
-    "doctor": Command(doctor, (options.add_json,), "what this machine has, and which kernels would run"),
+    "doctor": Command(
+        doctor, (options.add_json, options.add_verify), "what this machine has, and which kernels would run"
+    ),
 }

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import afn_kernels as ak
-from afn_kernels import _cuda, cpu
+from afn_kernels import _cuda, _verdicts, cpu
 from afn_model.cli.messages import MODEL, install_extra
 
 PACKAGES = ("torch", "torchaudio", "triton", "transformers", "tokenizers", "safetensors", "numpy", "av")
@@ -29,8 +29,8 @@ def examine() -> dict[str, Any]:
 
     Returns:
         versions, devices, compilers (None where there is none), extension (built, detail, simd), cuda_kernels (sources,
-        binaries, detail), ops (chosen and the rows of ``ak.explain``), and missing: what, why it matters and the
-        command that provides it.
+        binaries, detail), verified (the file of what ``ak.verify`` found, or ""), ops (chosen and the rows of
+        ``ak.explain``), and missing: what, why it matters and the command that provides it.
     """
     compilers = {name: compiler(name) for name in COMPILERS}
     extension = compiled_extension()
@@ -40,9 +40,21 @@ def examine() -> dict[str, Any]:
         "compilers": compilers,
         "extension": extension,
         "cuda_kernels": cuda_kernels(),
+        "verified": findings(),
         "ops": {name: explained(name) for name in sorted(ak.OPS)},
         "missing": missing(compilers, extension),
     }
+
+
+def verified() -> Any:
+    """Runs ``ak.verify``, with a line for every check where somebody watches."""
+    return ak.verify(progress=sys.stderr.isatty())
+
+
+def findings() -> str:
+    """The file that ``impl="auto"`` follows on this device, or ""."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return str(_verdicts.path(device)) if _verdicts.of(-1 if device.type == "cpu" else device.index) else ""
 
 
 def versions() -> dict[str, str]:
@@ -157,7 +169,8 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"  {name:<13}{found or 'absent'}" for name, found in report["compilers"].items()]
     lines += ["compiled extension", f"  {'cpu':<13}{extension['detail']}"]
     lines += [f"  {'simd':<13}{', '.join(extension['simd'])} (fastest first)"] if extension["built"] else []
-    lines += [f"  {'cuda':<13}{report['cuda_kernels']['detail']}", "ops"]
+    lines += [f"  {'cuda':<13}{report['cuda_kernels']['detail']}"]
+    lines += ["ops", f"  {report['verified'] or 'not verified on this device: afn doctor --verify'}"]
     for name, op in report["ops"].items():
         lines.append(f"  {name}: {op['chosen'] or 'nothing can run it'}")
         lines += [f"    {row['impl']:<11}{row['status']:<13}{row['reason']}" for row in op["rows"]]

@@ -45,6 +45,11 @@ def add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_verify(parser: ArgumentParser) -> None:
+    told = "run every kernel that can run here against float64, time it and let impl='auto' follow; a minute on a GPU"
+    parser.add_argument("--verify", action="store_true", help=f"{told}. Exit code 1 where one fails")
+
+
 def add_question(parser: ArgumentParser) -> None:
     told = "recordings the question is about; - is standard input"
     parser.add_argument("audio", nargs="*", metavar="AUDIO", help=told)

@@ -234,6 +234,21 @@ def test_doctor(afn):
     assert all(f"    {item['fix']}" in lines for item in report["missing"])
 
 
+def test_doctor_verifies(afn, monkeypatch, capsys):
+    from afn_kernels.verify.report import Report
+
+    rows = [
+        {"op": "rote", "check": "5 x 60", "impl": "cuda", "status": status, "reason": "off", "error": 1.0, "used": 2.0}
+        for status in ("ok", "failed")
+    ]
+    monkeypatch.setattr(ak, "verify", lambda progress: Report("cpu", "toy", tuple(rows[:1])))
+    assert "1 ok, 0 failed, 0 skipped" in afn("doctor", "--verify")
+    assert json.loads(afn("doctor", "--verify", "--json"))["verify"]["rows"] == rows[:1]
+    monkeypatch.setattr(ak, "verify", lambda progress: Report("cpu", "toy", tuple(rows)))
+    assert main(["doctor", "--verify"]) == 1
+    assert "cuda       failed" in capsys.readouterr().out
+
+
 def test_doctor_without_extension_and_tools(afn, monkeypatch):
     from afn_model.cli import doctor
 

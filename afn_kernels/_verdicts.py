@@ -1,0 +1,297 @@
+"""What ``afn_kernels.verify`` found on this device, as ``impl="auto"`` reads it, and what failed in this process.
+
+Findings are kept in ``$AFN_CACHE/verdicts`` (else ``$XDG_CACHE_HOME/afn_kernels``, else ``~/.cache/afn_kernels``), one
+file for each device, driver, torch, triton and state of this library: a change of any of them asks for a new run.
+``AFN_VERDICTS=0`` in the environment ignores them. Importing this module reads nothing and touches no device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afn_kernels import _versions
+
+Rows = list[dict[str, Any]]
+FORMAT = 1
+NEAR = 2  # octaves of elements around a measured size, in which the nearest measured one counts
+TIED = 1.03  # no measurement tells two apart that are nearer than that
+SIZED_BY = {"decode_attention": 1}  # the argument whose elements are an op's size, where it is not the first
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of one device.
+
+    Args:
+        failed: op to implementation to what is wrong with it.
+        order: op to kind of call (``kind``) to octave of its size to the implementations measured there, fastest first.
+        seconds: the same to what each took.
+    """
+
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+    order: dict[str, dict[str, dict[int, tuple[str, ...]]]] = field(default_factory=dict)
+    seconds: dict[str, dict[str, dict[int, dict[str, float]]]] = field(default_factory=dict)
+
+    def fastest(self, op: str, args: tuple, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """The implementations measured for such a call, fastest first; none where nothing like it was measured."""
+        if op not in self.order:
+            return ()
+        return self.order[op].get(kind(op, args, kwargs), {}).get(octave(op, args), ())
+
+
+def octave(op: str, args: tuple) -> int:
+    """The size of a call: bits of its number of elements."""
+    return args[SIZED_BY.get(op, 0)].numel().bit_length()
+
+
+def kind(op: str, args: tuple, kwargs: Mapping[str, Any], backward: bool | None = None) -> str:
+    """What else decides which implementation is fastest, in words."""
+    x = args[0]
+    if backward is None:
+        backward = torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
+    words = [str(x.dtype).removeprefix("torch."), "with backward" if backward else "forward"]
+    if op == "attention":
+        packed = "one" if kwargs.get("cu_seqlens_q") is None else "packed"
+        words += [str(x.shape[-1]), packed, "causal" if kwargs.get("causal") else "full"]
+    elif op == "decode_attention":
+        words += [
+            str(args[1].dtype).removeprefix("torch."),
+            "pages" if kwargs.get("block_table") is not None else "rows",
+        ]
+    return " ".join(words)
+
+
+# By index of the device, −1 for the CPU; None where there is no file of it.
+READ: dict[int, Verdicts | None] = {}
+_LOCK = threading.Lock()
+
+
+def of(index: int) -> Verdicts | None:
+    """What was found on a device, read once in a process."""
+    if index not in READ:
+        with _LOCK:
+            if index not in READ:
+                READ[index] = _load(index)
+    return READ[index]
+
+
+def forget() -> None:
+    """Files are read again at the next call, and what failed in this process is tried again."""
+    READ.clear()
+    ASIDE.clear()
+    _said.clear()
+
+
+def _load(index: int) -> Verdicts | None:
+    if os.environ.get("AFN_VERDICTS") == "0" or not _any_file():
+        return None
+    if index >= 0 and not torch.cuda.is_available():  # fake tensors of a GPU that is not here
+        return None
+    device = torch.device("cuda", index) if index >= 0 else torch.device("cpu")
+    rows = read(device)
+    return digest(rows) if rows else None
+
+
+def _any_file() -> bool:
+    try:
+        return any(file.suffix == ".json" for file in folder().iterdir())
+    except OSError:
+        return False
+
+
+def folder() -> Path:
+    if os.environ.get("AFN_CACHE"):
+        return Path(os.environ["AFN_CACHE"]) / "verdicts"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afn_kernels" / "verdicts"
+
+
+def key(device: torch.device) -> dict[str, str]:
+    """Everything that a finding depends on."""
+    if device.type == "cuda":
+        name, driver = torch.cuda.get_device_name(device), _driver()
+    else:
+        name, driver = _processor(), f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return {
+        "device": name,
+        "driver": driver,
+        "torch": torch.__version__,
+        "triton": _versions.installed("triton"),
+        "library": library(),
+    }
+
+
+def _driver() -> str:
+    with suppress(OSError):
+        if found := re.search(r"\d+\.\d+(\.\d+)?", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")):
+            return found[0]
+    return str(torch._C._cuda_getDriverVersion())
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    return "cpu"
+
+
+@lru_cache
+def library() -> str:
+    """A hash of this library's sources, and of the sizes of what was compiled from them."""
+    package = Path(__file__).parent
+    sources = package.parent / "csrc"
+    files = [*package.rglob("*.py"), *(x for x in sources.rglob("*") if x.suffix in (".cu", ".cuh", ".cpp", ".h"))]
+    found = hashlib.sha256()
+    for file in sorted(files):
+        found.update(file.as_posix().removeprefix(package.parent.as_posix()).encode())
+        found.update(file.read_bytes())
+    for file in sorted([*package.glob("_cpu*.so"), *package.glob("_binaries/*.fatbin")]):
+        found.update(f"{file.name} {file.stat().st_size}".encode())
+    return found.hexdigest()[:16]
+
+
+def path(device: torch.device) -> Path:
+    """The file of a device's findings."""
+    found = key(device)
+    name = re.sub(r"\W+", "-", found["device"]).strip("-").lower()[:40]
+    return folder() / f"{name}-{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}.json"
+
+
+def read(device: torch.device) -> Rows:
+    """The rows that were kept for a device as it is now; none where there are none, or no file that can be read."""
+    file = path(device)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    try:
+        found = json.loads(text)
+        rows = found["rows"]
+        if found["format"] != FORMAT or not all(isinstance(row["op"], str) and row["status"] for row in rows):
+            raise ValueError("another format")
+        digest(rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(f"{file} cannot be used ({type(error).__name__}: {error}); afn doctor --verify makes a new one",
+                      stacklevel=2)  # fmt: skip
+        return []
+    return rows if found["key"] == key(device) else []
+
+
+def keep(device: torch.device, rows: Iterable[dict[str, Any]]) -> Path:
+    """Adds rows to the file of a device, in place of those of the same checks; written whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    fresh = [row for row in rows if row["status"] != "unsupported"]
+    file = path(device)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file.with_suffix(".lock")), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a file that cannot be read is replaced
+        replaced = {_identity(row) for row in fresh}
+        both = [*(row for row in read(device) if _identity(row) not in replaced), *fresh]
+        text = json.dumps({"format": FORMAT, "key": key(device), "rows": both}, indent=1)
+        part = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    READ.clear()
+    return file
+
+
+def _identity(row: Mapping[str, Any]) -> tuple:
+    return row["op"], row.get("impl"), row.get("check"), row.get("size"), row["status"] == "timed"
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One process at a time where the system has locks; elsewhere the last one wins, and its file is whole too."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(file, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def digest(rows: Rows) -> Verdicts:
+    """Rows of ``afn_kernels.verify`` as ``impl="auto"`` asks for them."""
+    found = Verdicts()
+    for row in rows:
+        if row["status"] == "failed":
+            found.failed.setdefault(row["op"], {}).setdefault(row["impl"], f"{row['check']}: {row['reason']}")
+        elif row["status"] == "timed":
+            for what, seconds in row["seconds"].items():
+                sizes = found.seconds.setdefault(row["op"], {}).setdefault(what, {})
+                sizes[int(row["octave"])] = {name: float(x) for name, x in seconds.items()}
+    for op, kinds in found.seconds.items():
+        for what, sizes in kinds.items():
+            found.order.setdefault(op, {})[what] = dict(_ranked(sizes))
+    return found
+
+
+def _ranked(sizes: dict[int, dict[str, float]]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for size in range(min(sizes) - NEAR, max(sizes) + NEAR + 1):
+        nearest = min(sizes, key=lambda x: (abs(x - size), x))
+        if abs(nearest - size) > NEAR:
+            continue
+        left, names = dict(sizes[nearest]), []
+        while left:  # of those that are tied with the fastest, the table's first
+            least = min(left.values())
+            names.append(next(name for name, x in left.items() if x <= TIED * least))
+            del left[names[-1]]
+        yield size, tuple(names)
+
+
+# What raised in this process: op or folder of ops, to implementation, to signature of the call (None: any), to why.
+ASIDE: dict[str, dict[str, dict[tuple | None, str]]] = {}
+_said: set[tuple[str, str]] = set()
+
+
+def signature(args: tuple) -> tuple:
+    """What decides which kernels a call compiles, as far as tensors show it."""
+    return tuple((x.dtype, x.shape[-1] if x.dim() else 0) for x in args if isinstance(x, torch.Tensor))
+
+
+def say(op: str, impl: str, message: str) -> None:
+    """A warning about an implementation, once in a process."""
+    if (op, impl) not in _said:
+        _said.add((op, impl))
+        warnings.warn(f"{message} (said once)", stacklevel=5)
+
+
+def one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error is the implementation's own: no bad argument, no lack of memory, no derivative it lacks."""
+    if isinstance(error, (ValueError, NotImplementedError, MemoryError, torch.OutOfMemoryError, Warning)):
+        return False
+    return isinstance(error, Exception) and "out of memory" not in str(error).lower()
+
+
+def failed_in_launch(target: str, error: BaseException) -> None:
+    """Sets aside what raised in a backward or in a compiled graph, where no other implementation can take over."""
+    if not is_fault(error):
+        return
+    folder_, file = target.partition(":")[0].split(".")[-2:]
+    ASIDE.setdefault(folder_, {}).setdefault(file, {})[None] = one_line(error)
+    again = "this backward or graph is lost: impl='auto' takes another implementation when the step is run again"
+    say(folder_, file, f"{folder_}: {file} failed in a backward or a compiled graph and is set aside for this process "
+        f"({one_line(error)}); {again}, a graph once it is compiled again (torch.compiler.reset())")  # fmt: skip

@@ -1,0 +1,348 @@
+"""What ``impl="auto"`` makes of findings and of failures: order, kinds and sizes of calls, files, what is aside."""
+
+import json
+import multiprocessing
+import re
+import threading
+import warnings
+
+import pytest
+import torch
+
+import afn_kernels as ak
+from afn_kernels import _library, _verdicts
+from afn_kernels._registry import OPS, Impl
+from tests.kernels.verify import planted
+from tests.kernels.verify.planted import HERE
+
+CPU = torch.device("cpu")
+X, W = torch.randn(4, 8), torch.ones(8)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """An empty cache that counts, and a process that has seen nothing."""
+    monkeypatch.setenv("AFN_CACHE", str(tmp_path))
+    monkeypatch.setenv("AFN_VERDICTS", "1")
+    _verdicts.forget()
+    yield tmp_path / "verdicts"
+    _verdicts.forget()
+
+
+@pytest.fixture
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def failed(impl: str, op: str = "rms_norm", check: str = "a check") -> dict:
+    return {"op": op, "impl": impl, "check": check, "size": "toy", "status": "failed", "reason": "too far"}
+
+
+def timed(op: str = "rms_norm", what: str = "float32 forward", octave: int = 6, **seconds: float) -> dict:
+    common = {"op": op, "impl": "", "check": what, "size": "toy", "status": "timed"}
+    return common | {"seconds": {what: seconds}, "octave": octave}
+
+
+def chosen(*args, **kwargs) -> str | None:
+    return ak.explain("rms_norm", *(args or (X, W)), **kwargs).chosen
+
+
+def test_what_failed_is_never_chosen_and_said_once(kept):
+    with planted.planted("good", "a_bit_off"):
+        assert chosen() == "good"
+        _verdicts.keep(CPU, [failed("good")])
+        with pytest.warns(UserWarning, match=r"rms_norm: impl='auto' leaves good aside .*\(a check: too far\)"):
+            ak.rms_norm(X, W)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ak.rms_norm(X, W)
+        rows = {row.impl: row for row in ak.explain("rms_norm", X, W).rows}
+        assert (rows["good"].status, rows["good"].reason) == ("failed", "a check: too far")
+        assert rows["a_bit_off"].status == "chosen"
+        assert ak.explain("rms_norm").chosen == "a_bit_off"
+        assert torch.equal(ak.rms_norm(X, W, impl="good"), ak.rms_norm(X, W, impl="reference"))  # a name is a name
+
+
+def test_the_last_resort_is_always_there(kept, quiet):
+    _verdicts.keep(CPU, [failed("reference")])
+    assert chosen() == "reference"
+    ak.rms_norm(X, W)
+
+
+def test_what_was_faster_comes_first_at_its_size_and_kind(kept, quiet):
+    with planted.planted("good", "a_bit_off"):
+        _verdicts.keep(CPU, [timed(good=2.0, a_bit_off=1.0, reference=3.0)])
+        assert chosen() == "a_bit_off"
+        assert "1e+03 ms measured here" in str(ak.explain("rms_norm", X, W))
+        assert not torch.equal(ak.rms_norm(X, W), ak.rms_norm(X, W, impl="reference"))
+        assert chosen(torch.randn(4, 16), torch.ones(16)) == "a_bit_off"  # twice the size
+        assert chosen(torch.randn(64, 8), W) == "good"  # sixteen times
+        assert chosen(X.double(), W.double()) == "good"
+        assert chosen(X.clone().requires_grad_(), W) == "good"
+        with torch.no_grad():
+            assert chosen(X.clone().requires_grad_(), W) == "a_bit_off"
+
+
+def test_times_too_near_to_tell_apart_change_nothing(kept, quiet):
+    with planted.planted("good", "a_bit_off"):
+        _verdicts.keep(CPU, [timed(good=1.02, a_bit_off=1.0)])
+        assert chosen() == "good"
+
+
+def test_a_measurement_overrules_what_is_avoided_for_want_of_one(kept, quiet, monkeypatch):
+    op = OPS["rms_norm"]
+    shy = Impl("good", f"{HERE}:good", avoid=lambda *_, **__: "not timed")
+    monkeypatch.setattr(op, "impls", (shy, op.impls[-1]))
+    monkeypatch.setattr(op, "_by_name", {row.name: row for row in op.impls})
+    assert chosen() == "reference"
+    _verdicts.keep(CPU, [timed(good=1.0, reference=2.0)])
+    assert chosen() == "good"
+
+
+def test_kinds_of_attention(kept, quiet):
+    q = torch.randn(24, 2, 16)
+    packed = {"cu_seqlens_q": torch.tensor([0, 9, 24], dtype=torch.int32)}
+    octave = _verdicts.octave("attention", (q,))
+    what = "float32 forward 16 one causal"
+    _verdicts.keep(CPU, [timed("attention", what, octave, matmul=1.0, sdpa=2.0)])
+    assert ak.explain("attention", q, q, q, causal=True).chosen == "matmul"
+    assert ak.explain("attention", q, q, q).chosen == "sdpa"
+    assert ak.explain("attention", q, q, q, causal=True, **packed).chosen == "sdpa"
+    assert ak.explain("attention", *[q[..., :8]] * 3, causal=True).chosen == "sdpa"
+
+
+def test_another_key_is_another_file(kept, quiet, monkeypatch):
+    file = _verdicts.keep(CPU, [timed(reference=1.0)])
+    assert _verdicts.of(-1) is not None
+    for name in ("device", "driver", "torch", "triton", "library"):
+        before = _verdicts.key(CPU)
+        with monkeypatch.context() as other:
+            other.setattr(_verdicts, "key", lambda device, n=name, b=before: b | {n: "another"})
+            _verdicts.forget()
+            assert _verdicts.of(-1) is None
+            # Nor does a file that somebody has renamed count.
+            _verdicts.path(CPU).write_text(file.read_text())
+            _verdicts.forget()
+            assert _verdicts.of(-1) is None
+    _verdicts.forget()
+    assert _verdicts.of(-1) is not None
+
+
+def test_the_library_is_part_of_the_key(tmp_path, monkeypatch):
+    (tmp_path / "afn_kernels").mkdir()
+    source = tmp_path / "afn_kernels" / "_verdicts.py"
+    hashes = set()
+    for text in ("a = 1", "a = 2"):
+        source.write_text(text)
+        monkeypatch.setattr(_verdicts, "__file__", str(source))
+        hashes.add(_verdicts.library.__wrapped__())
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 0, "rows": []}',
+                                  '{"format": 1, "rows": [{"op": "rms_norm", "status": "failed"}]}'])  # fmt: skip
+def test_a_broken_file_is_ignored_with_one_warning(kept, text):
+    file = _verdicts.keep(CPU, [failed("good")])
+    file.write_text(text)
+    with pytest.warns(UserWarning, match=rf"{re.escape(str(file))} cannot be used"):
+        ak.rms_norm(X, W)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ak.swiglu(X, X)
+    _verdicts.keep(CPU, [failed("good")])
+    assert _verdicts.of(-1).failed == {"rms_norm": {"good": "a check: too far"}}
+
+
+def test_a_later_run_replaces_what_it_has_checked_again(kept, quiet):
+    _verdicts.keep(CPU, [failed("good"), failed("other", check="another")])
+    _verdicts.keep(CPU, [failed("good") | {"status": "ok", "reason": ""}, timed(good=1.0)])
+    assert _verdicts.of(-1).failed == {"rms_norm": {"other": "another: too far"}}
+    assert _verdicts.of(-1).order["rms_norm"]["float32 forward"][6] == ("good",)
+
+
+def write(number: int, begin) -> None:
+    begin.wait()
+    for i in range(20):
+        _verdicts.keep(CPU, [failed(f"{number} {i}")])
+
+
+def test_two_processes_that_write_at_once(kept, quiet):
+    _verdicts.library()
+    context = multiprocessing.get_context("fork")
+    begin = context.Barrier(2)
+    writers = [context.Process(target=write, args=(number, begin)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    names = {row["impl"] for row in _verdicts.read(CPU)}
+    assert names == {f"{number} {i}" for number in range(2) for i in range(20)}
+    assert [file.suffix for file in sorted(kept.iterdir())] == [".json", ".lock"]
+    assert json.loads(_verdicts.path(CPU).read_text())["key"] == _verdicts.key(CPU)
+
+
+def test_without_a_file_nothing_is_read(kept, quiet, monkeypatch):
+    monkeypatch.setattr(_verdicts, "key", None)
+    ak.rms_norm(X, W)
+    monkeypatch.setenv("AFN_VERDICTS", "0")
+    kept.mkdir()
+    (kept / "a.json").write_text("{")
+    _verdicts.forget()
+    ak.rms_norm(X, W)
+
+
+def test_threads_read_it_once(kept, monkeypatch):
+    reads = []
+    monkeypatch.setattr(_verdicts, "_load", lambda index: reads.append(index))
+    threads = [threading.Thread(target=ak.rms_norm, args=(X, W)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reads == [-1]
+
+
+# Implementations that fail when they are launched.
+
+
+@pytest.fixture
+def fresh(kept):
+    """Nothing failed before in this process."""
+    planted.calls["n"] = 0
+
+
+def test_a_failure_at_a_launch_is_set_aside_with_one_warning(fresh):
+    expected = ak.rms_norm(X, W, impl="reference")
+    with planted.planted("raising", "good"):
+        what = r"rms_norm: raising failed at its launch .*\(RuntimeError: out of resource: shared memory\)"
+        with pytest.warns(UserWarning, match=what + "; good runs instead"):
+            found = ak.rms_norm(X, W)
+        assert torch.equal(found, expected)
+        assert planted.calls["n"] == 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ak.rms_norm(X, W)
+        assert planted.calls["n"] == 3  # it is not tried again
+        row = ak.explain("rms_norm", X, W).rows[0]
+        assert (row.status, row.reason) == ("set aside", "RuntimeError: out of resource: shared memory")
+        assert ak.explain("rms_norm").chosen == "good"
+        with pytest.raises(RuntimeError, match="out of resource"):
+            ak.rms_norm(X, W, impl="raising")
+        with pytest.raises(RuntimeError, match="out of resource"), ak.prefer("raising"):
+            ak.rms_norm(X, W)
+
+
+def test_other_widths_are_tried_by_themselves(fresh):
+    with planted.planted("raising", "good"):
+        with pytest.warns(UserWarning, match="set aside"):
+            ak.rms_norm(X, W)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ak.rms_norm(X[:, :4], W[:4])
+        assert planted.calls["n"] == 4
+
+
+def test_strict_and_deterministic_runs_raise(fresh):
+    with planted.planted("raising", "good"):
+        with pytest.raises(RuntimeError, match="out of resource"), ak.strict():
+            ak.rms_norm(X, W)
+        torch.use_deterministic_algorithms(True)
+        try:
+            with pytest.raises(RuntimeError, match="out of resource"):
+                ak.rms_norm(X, W)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert not _verdicts.ASIDE
+
+
+ERRORS = {
+    "value": ValueError("weight is wrong"),
+    "memory": torch.OutOfMemoryError("CUDA out of memory"),
+    "driver": RuntimeError("Triton Error [CUDA]: out of memory"),
+    "derivative": NotImplementedError("no forward-mode derivative"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_is_not_the_implementations_fault_propagates(fresh, quiet, name, monkeypatch):
+    error = ERRORS[name]
+
+    def raise_it(*_, **__):
+        raise error
+
+    monkeypatch.setattr(planted, "good", raise_it)
+    monkeypatch.setattr("afn_kernels._registry._LOADED", type(warnings)("loaded"))
+    with planted.planted("good"), pytest.raises(type(error), match=re.escape(str(error))):
+        ak.rms_norm(X, W)
+    assert not _verdicts.ASIDE
+
+
+def test_where_everything_fails_nothing_is_set_aside(fresh, quiet, monkeypatch):
+    """The call is at fault then, and its own error is what comes out."""
+    op = OPS["rms_norm"]
+    with planted.planted("raising"):
+        op.impls = (op.impls[0], Impl("reference", f"{HERE}:raising_too"))
+        monkeypatch.setattr(planted, "raising_too", planted.raising, raising=False)
+        with pytest.raises(RuntimeError, match="out of resource"):
+            ak.rms_norm(X, W)
+    assert not any(calls for impls in _verdicts.ASIDE.values() for calls in impls.values())
+
+
+@pytest.mark.slow
+def test_a_graph_takes_what_is_known_when_it_is_traced(fresh):
+    _verdicts.keep(CPU, [failed("a_bit_off")])
+    expected = ak.rms_norm(X, W, impl="reference")
+    with planted.planted("raising", "a_bit_off", "good"):
+        with pytest.warns(UserWarning, match="raising failed at its launch|leaves a_bit_off aside"):
+            ak.rms_norm(X, W)
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x, w: ak.rms_norm(x, w), backend="eager", fullgraph=True, dynamic=True)
+        assert torch.equal(compiled(X, W), expected)
+        x = torch.randn(7, 8)
+        assert torch.equal(compiled(x, W), ak.rms_norm(x, W, impl="reference"))
+    torch._dynamo.reset()
+
+
+def fails(*_):
+    raise RuntimeError("CUDA error: invalid argument")
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+BOUNDARY = _library.Boundary(
+    "test_fails_backward(Tensor x) -> Tensor",
+    f"{__name__}:doubled",
+    lambda x: torch.empty_like(x),
+    backward=lambda ctx, grad: fails(),
+)
+IN_GRAPH = _library.Boundary("test_fails_in_graph(Tensor x) -> Tensor", f"{__name__}:fails", torch.empty_like)
+
+
+@pytest.mark.parametrize("run", ["eager", "registered", "graph"])
+def test_a_failure_in_a_backward_or_a_graph_raises_and_is_set_aside(fresh, run, monkeypatch):
+    """As of a kernel: its target's folder and file are the op's and the implementation's."""
+    if run == "graph":
+        assert IN_GRAPH._launch is fails
+        monkeypatch.setattr(IN_GRAPH, "_target", "afn_kernels.rms_norm.good:forward")
+        call = lambda: IN_GRAPH.op(X)  # noqa: E731
+    else:
+        target = "afn_kernels.rms_norm.good:forward"
+        monkeypatch.setattr(
+            _verdicts, "failed_in_launch", lambda _, error, f=_verdicts.failed_in_launch: f(target, error)
+        )
+        x = X.clone().requires_grad_()
+        call = (BOUNDARY if run == "eager" else BOUNDARY.op)(x).sum().backward
+    with planted.planted("good"):
+        assert chosen() == "good"
+        with (
+            pytest.raises(RuntimeError, match="invalid argument"),
+            pytest.warns(UserWarning, match="when the step is run again"),
+        ):
+            call()
+        assert chosen() == "reference"
+        assert "set aside" in str(ak.explain("rms_norm", X, W))
