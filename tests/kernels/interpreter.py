@@ -19,7 +19,10 @@ from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, 
 FP8 = {"fp8e4nv": (3, 7, 0x7E), "fp8e5": (2, 15, 0x7B)}  # bits of the fraction, bias, the largest finite code
 NARROW = ("bf16", *FP8)
 ARITHMETIC = (
-    *(f"create_{name}" for name in ("fadd", "fsub", "fmul", "fdiv", "frem", "precise_divf", "clampf")),
+    *(
+        f"create_{name}"
+        for name in ("fadd", "fsub", "fneg", "fmul", "fdiv", "frem", "precise_divf", "approx_divf", "clampf")
+    ),
     *(f"create_{name}" for name in ("minimumf", "minnumf", "maximumf", "maxnumf")),
     *(f"create_fcmp{order}{name}" for order in "OU" for name in ("LT", "GT", "LE", "GE", "EQ", "NE")),
     *(f"create_{name}" for name in ("cos", "exp", "exp2", "floor", "ceil", "log", "log2", "sqrt", "rsqrt", "sin")),

@@ -37,7 +37,7 @@ def gpu_tiles(processors: int | None = None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Source:
+class KernelSource:
     """A function under ``triton.jit``: its name, the loops in it by line, and its calls of others by line and name."""
 
     name: str
@@ -47,7 +47,7 @@ class Source:
 
 
 @lru_cache
-def sources() -> dict[Callable, Source]:
+def sources() -> dict[Callable, KernelSource]:
     """Every function of this library under ``triton.jit``, by the Python function beneath."""
     found = {}
     for module in pkgutil.walk_packages(ak.__path__, "afn_kernels."):
@@ -64,7 +64,7 @@ def _compiled(x) -> bool:
     return type(x).__name__ in ("JITFunction", "InterpretedFunction")
 
 
-def read(function: Callable) -> Source:
+def read(function: Callable) -> KernelSource:
     lines, first = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     ast.increment_lineno(tree, first - 1)
@@ -76,7 +76,7 @@ def read(function: Callable) -> Source:
     by_line = lambda node: (lineno[node], getattr(node, "col_offset", 0))  # noqa: E731
     loops, calls = sorted(loops, key=by_line), sorted(calls, key=by_line)
     folder = function.__module__.split(".")[1]
-    return Source(
+    return KernelSource(
         f"{folder}.{function.__name__}",
         dict(zip((lineno[x] for x in loops), _numbered([_variable(x) for x in loops]), strict=True)),
         dict(zip(((lineno[x], x.func.id) for x in calls), _numbered([x.func.id for x in calls]), strict=False)),
@@ -114,7 +114,7 @@ def _ways(function: Callable) -> Iterator[str]:
 
 
 @lru_cache
-def _by_code() -> dict[tuple[str, str], Source]:
+def _by_code() -> dict[tuple[str, str], KernelSource]:
     return {(function.__code__.co_filename, function.__name__): source for function, source in sources().items()}
 
 
