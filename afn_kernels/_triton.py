@@ -12,12 +12,19 @@ from afn_kernels._registry import Impl, constant
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FIRST_WITH_NUMPY_2_4 = (3, 7)  # whose interpreter reads a run-time bound from an array of one element
 compile_only = False  # python -m bench.sm90 sets it: launches compile for a GPU that is not here
+as_on_a_gpu = False  # tests set it: the interpreter takes the tiles of a GPU
 
 
 @constant
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors: for tests, hundreds of times slower."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@constant
+def small_tiles() -> bool:
+    """Whether kernels take tiles whose borders short tests cross: in the interpreter, unless a test wants a GPU's."""
+    return interpreted() and not as_on_a_gpu
 
 
 @lru_cache

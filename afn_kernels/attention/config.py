@@ -24,7 +24,7 @@ def choose(kernel: str, head_dim: int, wide: bool, local: bool = False, device: 
     ``wide`` is float32. ``local`` is a window or capped scores, which need registers: such a row has the tile of the
     other one where a schedule counts it (queries, keys of "dkv"), so that one table serves both.
     """
-    if _triton.interpreted():
+    if _triton.small_tiles():
         return INTERPRETED[kernel]
     return _rows.choose(_device.fitting(TABLES, device)[wide, local][kernel], head_dim)
 

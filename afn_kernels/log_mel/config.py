@@ -18,8 +18,8 @@ class LogMelTile:
     reason: str
 
 
-def choose(interpreted: bool, device: torch.device | None = None) -> LogMelTile:
-    return INTERPRETED if interpreted else _device.fitting(TABLES, device)
+def choose(small: bool, device: torch.device | None = None) -> LogMelTile:
+    return INTERPRETED if small else _device.fitting(TABLES, device)
 
 
 GPU = LogMelTile(

@@ -248,7 +248,7 @@ def write(pcm: torch.Tensor, out: torch.Tensor) -> None:
     if not rows:
         return
     n_mels, frames = out.shape[1:]
-    config = choose(_triton.interpreted(), pcm.device)
+    config = choose(_triton.small_tiles(), pcm.device)
     tiles = triton.cdiv(frames, config.frames)
     windows, matrices, filters = constants(n_mels, pcm.device)
     # Bits of the largest energy, those of the smallest less than all bits, programs done; both of each tile.

@@ -13,6 +13,8 @@ SEVERAL = {
     "kernels/test_every_op.py": "the questions that every op answers",
     "kernels/test_binaries.py": "every kernel compiled for sm_90a",
     "kernels/test_interpreter.py": "Triton's interpreter as the tests have it",
+    "kernels/test_tiles.py": "the loops of every kernel with a GPU's tiles",
+    "kernels/test_real_widths.py": "every op at the model's widths, on a GPU",
     "kernels/test_pointwise_and_norms.py": "ops on rows against their formulas",
     "kernels/test_rotary_and_rote.py": "both rotations",
     "kernels/patch/test_around.py": "patched models and what others do to models",

@@ -14,12 +14,15 @@ import numpy as np
 import triton.language as tl
 from triton._C.libtriton import ir
 from triton.runtime import interpreter
-from triton.runtime.interpreter import InterpreterBuilder, ReduceScanOpInterface, TensorHandle
+from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, ReduceScanOpInterface, TensorHandle
 
 FP8 = {"fp8e4nv": (3, 7, 0x7E), "fp8e5": (2, 15, 0x7B)}  # bits of the fraction, bias, the largest finite code
 NARROW = ("bf16", *FP8)
 ARITHMETIC = (
-    *(f"create_{name}" for name in ("fadd", "fsub", "fmul", "fdiv", "frem", "precise_divf", "clampf")),
+    *(
+        f"create_{name}"
+        for name in ("fadd", "fsub", "fneg", "fmul", "fdiv", "frem", "precise_divf", "approx_divf", "clampf")
+    ),
     *(f"create_{name}" for name in ("minimumf", "minnumf", "maximumf", "maxnumf")),
     *(f"create_fcmp{order}{name}" for order in "OU" for name in ("LT", "GT", "LE", "GE", "EQ", "NE")),
     *(f"create_{name}" for name in ("cos", "exp", "exp2", "floor", "ceil", "log", "log2", "sqrt", "rsqrt", "sin")),
@@ -144,6 +147,26 @@ def reduction(original: Callable) -> Callable:
     return check_tensor
 
 
+def device_call(original: Callable) -> Callable:
+    """A call of one function by another. At every such call the interpreter looks through all of ``triton.language``
+    for what it has not yet put its own in the place of, which takes longer than most of what is called.
+    """
+
+    def __call__(self, *arguments, **options):
+        languages = [x for x in (tl, tl.core) if any(x is value for value in self.fn.__globals__.values())]
+        if any(tl.core.is_builtin(language.load) for language in languages):
+            return original(self, *arguments, **options)
+        return self.rewrite()(*arguments, **options)
+
+    return __call__
+
+
+def numpy_type(original: Callable) -> Callable:
+    """NumPy's type for one of Triton's. The interpreter makes a table of all of them whenever it is asked."""
+    known = lru_cache(original)
+    return lambda asked: original(asked) if isinstance(asked.scalar, tl.pointer_type) else known(asked.scalar)
+
+
 @lru_cache
 def install() -> None:
     """Once and for all: nobody wants the interpreter's own."""
@@ -158,3 +181,5 @@ def install() -> None:
     builder.create_dot = product(builder.create_dot)
     builder.get_bf16 = lambda self, value: TensorHandle(float32_to_bf16(np.array([value])), tl.bfloat16)
     ReduceScanOpInterface.check_tensor = reduction(ReduceScanOpInterface.check_tensor)
+    InterpretedFunction.__call__ = device_call(InterpretedFunction.__call__)
+    interpreter._get_np_dtype = numpy_type(interpreter._get_np_dtype)

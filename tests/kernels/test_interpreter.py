@@ -140,7 +140,8 @@ def test_fp8_is_to_nearest_and_saturates(dtype, device):
     above = torch.full((BLOCK,), 1.0, device=device)
     above[:4] = torch.tensor([torch.inf, -torch.inf, 1e6, torch.nan])
     found = converted(above, dtype).float()[:4].tolist()
-    assert found[:3] == [largest, -largest, largest] and found[3] != found[3]
+    assert found[:3] == [largest, -largest, largest]
+    assert found[3] != found[3]
 
 
 @triton.jit

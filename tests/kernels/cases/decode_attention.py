@@ -1,6 +1,6 @@
 import torch
 
-from tests.kernels.harness import ALL, BF16, HALF, LOW, Case
+from tests.kernels.harness import ALL, BF16, DRAWS, HALF, LOW, Case
 
 
 def inputs(g, capacity, batch=3, new=1, heads=6, kv_heads=2, width=16, page=0, **scales):
@@ -23,7 +23,7 @@ def inputs(g, capacity, batch=3, new=1, heads=6, kv_heads=2, width=16, page=0, *
     return made
 
 
-def case(name, size=63, far=(), dtypes=LOW, impls=("triton",), options=None, **shape):
+def case(name, size=63, far=(), dtypes=LOW, impls=("triton",), options=None, draws=DRAWS, **shape):
     return Case(
         "decode_attention",
         name,
@@ -33,6 +33,7 @@ def case(name, size=63, far=(), dtypes=LOW, impls=("triton",), options=None, **s
         dtypes=dtypes,
         far=far,
         impls=impls,
+        draws=draws,
     )
 
 

@@ -10,8 +10,8 @@ def inputs(g: torch.Generator, rows: int, width: int = 48) -> dict[str, torch.Te
     return {"x": x + 4, "weight": weight, "bias": bias, "residual": residual}
 
 
-def plain(g, rows):
-    return {name: x for name, x in inputs(g, rows).items() if name != "residual"}
+def plain(g, rows, width=48):
+    return {name: x for name, x in inputs(g, rows, width).items() if name != "residual"}
 
 
 def without(*names: str):

@@ -24,8 +24,8 @@ def padded(g: torch.Generator, frames: int) -> dict[str, torch.Tensor]:
     return {"pcm": pcm}
 
 
-def case(name: str, inputs=clicks, **options) -> Case:
-    return Case("log_mel", name, inputs, dtypes=(torch.float32,), impls=("triton", "cuda"), **options)
+def case(name: str, inputs=clicks, impls=("triton", "cuda"), **options) -> Case:
+    return Case("log_mel", name, inputs, dtypes=(torch.float32,), impls=impls, **options)
 
 
 CASES = [

@@ -8,8 +8,8 @@ def inputs(g: torch.Generator, rows: int, width: int = 48) -> dict[str, torch.Te
     return {"x": x, "weight": torch.randn(width, generator=g, dtype=torch.float64), "residual": residual}
 
 
-def plain(g, rows):
-    return {name: x for name, x in inputs(g, rows).items() if name != "residual"}
+def plain(g, rows, width=48):
+    return {name: x for name, x in inputs(g, rows, width).items() if name != "residual"}
 
 
 def unweighted(g, rows):
