@@ -238,6 +238,24 @@ def test_merging_where_a_part_has_no_keys():
     assert both[:, 0].tolist() == [pytest.approx(0.693147), 0.0, 0.0, nothing]
 
 
+def test_the_gradient_of_a_carry_where_a_row_has_no_keys():
+    nothing = float("-inf")
+    lse_c, lse = torch.tensor([[0.0], [nothing], [nothing]]), torch.tensor([[0.0], [0.0], [nothing]])
+    dout, out_c, out = torch.ones(3, 1, 2), torch.full((3, 1, 2), 3.0), torch.ones(3, 1, 2)
+    dout_c, dlse_c = provided.carried(dout, None, out, lse, out_c, lse_c)
+    assert dout_c[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
+    assert dlse_c[:, 0].tolist() == [4.0, 0.0, 0.0]
+
+
+def test_rows_that_do_not_begin_at_16_bytes_are_copied():
+    whole = torch.randn(9, 4, 24).half()
+    assert provided.aligned(whole) is whole
+    for wrong in (whole[:, :, ::3], whole[:, :, 1:17], whole.flatten()[:840].view(-1, 12), whole.flatten()[1:-7].view(-1, 8)):
+        made = provided.aligned(wrong)
+        assert made.data_ptr() % 16 == 0 and made.is_contiguous() and torch.equal(made, wrong)
+        assert made.data_ptr() != wrong.data_ptr()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("provider", ("flash3", "cudnn"))
 def test_torch_compile_sees_one_op(provider, told):
