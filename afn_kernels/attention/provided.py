@@ -168,7 +168,12 @@ def backward(
     dout_c, dlse_c = q.new_empty(0, dtype=torch.float32), q.new_empty(0, dtype=torch.float32)
     if need_carry:
         dout_c, dlse_c = carried(dout.float(), dlse, out, lse, out_c, lse_c)
-    return grads[0] if need_dq else q.new_empty(0), *(x if need_dkv else x.new_empty(0) for x in grads[1:]), dout_c, dlse_c
+    return (
+        grads[0] if need_dq else q.new_empty(0),
+        *(x if need_dkv else x.new_empty(0) for x in grads[1:]),
+        dout_c,
+        dlse_c,
+    )
 
 
 def carried(dout, dlse, out, lse, out_c, lse_c) -> tuple[Tensor, Tensor]:

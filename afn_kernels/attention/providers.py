@@ -1,8 +1,8 @@
 """Which of other people's attention kernels take a call: FlashAttention 3 and 4, PyTorch's FlashAttention 2, cuDNN.
 
-Under ``impl="auto"`` and without a measurement: FlashAttention 3 and then 4 on a Hopper GPU, where one is installed; for
-sequences of one length cuDNN; for packed ones PyTorch's FlashAttention 2; then our own. Published forward figures of an
-H100 stand behind the order: 616 to 685 TFLOP/s, 539 to 607, and 350 to 400 for FlashAttention 2.
+Under ``impl="auto"`` and without a measurement: FlashAttention 3 and then 4 on a Hopper GPU, where one is installed;
+for sequences of one length cuDNN; for packed ones PyTorch's FlashAttention 2; then our own. Published forward figures
+of an H100 stand behind the order: 616 to 685 TFLOP/s, 539 to 607, and 350 to 400 for FlashAttention 2.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def remember(cu_seqlens: Tensor, length: int) -> None:
     _longest[cu_seqlens] = version(cu_seqlens), length, True
 
 
-def equal(q: Tensor, k: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None) -> tuple[int, int, int] | None:
+def equal(
+    q: Tensor, k: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None
+) -> tuple[int, int, int] | None:
     """Sequences, queries of each and keys of each, where they are known to have one length.
 
     It does not depend on what other calls have asked: equal calls run the same kernel.
@@ -162,7 +164,16 @@ def supports_flash(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, **options) 
 
 
 def supports_cudnn(
-    q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, cu_seqlens_k=None, causal: bool, window=None, softcap=0.0, **options
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    cu_seqlens_q,
+    cu_seqlens_k=None,
+    causal: bool,
+    window=None,
+    softcap=0.0,
+    **options,
 ) -> str:
     if reason := supports(q, k, v, **options):
         return reason

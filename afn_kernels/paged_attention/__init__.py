@@ -1,4 +1,4 @@
-"""Attention of many new tokens per sequence over a paged KV cache: chunked prefill, and prompts with a cached prefix."""
+"""Attention of many new tokens per sequence over a paged KV cache: chunked prefill, and cached prefixes."""
 
 import torch
 
@@ -99,9 +99,13 @@ def paged_attention(
         shapes = {"block_table": (block_table, "N pages"), "lengths": (lengths, "N")}
         raise _check.misfit(name, **shapes, cu_seqlens_q=(cu_seqlens_q, "N+1"))
     if lengths.is_floating_point() or block_table.is_floating_point():
-        raise ValueError(f"{name}: lengths and block_table are {lengths.dtype} and {block_table.dtype}, expected integers")
+        raise ValueError(
+            f"{name}: lengths and block_table are {lengths.dtype} and {block_table.dtype}, expected integers"
+        )
     check_scales(name, k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k_cache, v_cache, k_scale, v_scale)):
+    if torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (q, k_cache, v_cache, k_scale, v_scale)
+    ):
         raise ValueError(f"{name}: it has no backward; use torch.no_grad(), or attention with the pages gathered")
     causal, window = canonical(causal, window, op=name)
     softcap = capping(name, softcap)
@@ -121,7 +125,7 @@ def paged_attention(
 
 
 def _check_lengths(block_table, cu_seqlens_q, lengths, k_cache, causal: bool, window) -> None:
-    """Lengths hold their new tokens and fit their pages, and the pages that are read are there; only where it is free."""
+    """Lengths hold their new tokens, and the pages that are read are there; looked at only where that is free."""
     if not (_check.readable(lengths) and _check.readable(cu_seqlens_q) and len(lengths)):
         return
     page, new = k_cache.shape[1], cu_seqlens_q.diff()

@@ -7,7 +7,7 @@ from afn_kernels import _rows, _triton
 
 @dataclass(frozen=True)
 class PagedTile:
-    """``queries`` x ``keys`` of one step, ``warps`` of a program, ``stages`` of loads in flight, to which ``HOPS`` come."""
+    """``queries`` x ``keys`` of one step, ``warps`` of a program, ``stages`` of loads in flight and ``HOPS`` more."""
 
     queries: int
     keys: int
@@ -27,7 +27,9 @@ def choose(head_dim: int, wide: bool, local: bool = False) -> PagedTile:
     return _rows.choose(capped if local else plain, head_dim)
 
 
-INTERPRETED = PagedTile(queries=32, keys=32, warps=4, stages=1, reason="short tests cross the borders of blocks and pages")
+INTERPRETED = PagedTile(
+    queries=32, keys=32, warps=4, stages=1, reason="short tests cross the borders of blocks and pages"
+)
 # None of these is timed: they are what bench.sm90 shows without spills and with a step's loads under way before it.
 HALF = (
     (64, PagedTile(128, 64, 8, 3, "as attention's forward")),

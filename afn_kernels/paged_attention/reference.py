@@ -1,3 +1,5 @@
+import itertools
+
 import torch
 
 from afn_kernels._library import plain
@@ -33,7 +35,7 @@ def gathered(
     """Sequence by sequence, from a copy of its pages in float32 (float64 for float64 queries)."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     bounds, out = cu_seqlens_q.tolist(), torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    for row, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for row, (begin, end) in enumerate(itertools.pairwise(bounds)):
         length = int(lengths[row])
         used = block_table[row, : -(-length // k_cache.shape[1])].long().clamp(0, max(0, len(k_cache) - 1))
         k, v = (

@@ -141,7 +141,9 @@ def tiles_of(
     """[tiles, 5] int32: first query, queries, sequence, keys and block of every tile, those with most work first."""
     cu_k = F.pad(lengths.long().clamp(0, capacity).cumsum(0), (1, 0))
     table = tile_table(cu_seqlens_q, cu_k, tokens, len(lengths) * capacity, block, causal, False)
-    table[:, 2] = torch.searchsorted(cu_seqlens_q[1:], table[:, 0].contiguous(), right=True, out_int32=True)
+    table[:, 2] = torch.searchsorted(
+        cu_seqlens_q[1:].contiguous(), table[:, 0].contiguous(), right=True, out_int32=True
+    )
     return table
 
 
@@ -175,6 +177,7 @@ def forward(
         left if local else None, right if local else None,
         HEADS=heads, GROUP=heads // kv_heads, D=dim, BLOCK_D=block_d, PAGE=page, K_SCALES=count(k_scale),
         V_SCALES=count(v_scale), BLOCK_M=config.queries, BLOCK_N=config.keys, CAUSAL=causal or local, WINDOW=local,
-        SOFTCAP=bool(softcap), PRECISION=precision(q), STAGES=config.stages + HOPS if config.stages > 1 else 1, FAR=far(q), num_warps=config.warps,
+        SOFTCAP=bool(softcap), PRECISION=precision(q), STAGES=config.stages + HOPS if config.stages > 1 else 1,
+        FAR=far(q), num_warps=config.warps,
     )  # fmt: skip
     return out

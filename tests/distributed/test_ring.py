@@ -13,6 +13,7 @@ from afn_distributed.plan import make_plan, split_heads
 from bench.sequence_parallel import boundaries, one_process, over_threads
 from tests.budget import assert_within_budget
 from tests.distributed.inputs import check, qkv
+from tests.kernels.attention.stand_ins import standing_in
 from tests.kernels.test_attention import needs_triton
 from tests.orders import in_orders
 
@@ -69,6 +70,15 @@ def test_documents_that_are_whole_send_nothing():
     out, sent, _ = attend(plan, parts)
     assert sent == [0] * 4
     check([out], boundaries(lengths), parts)
+
+
+def test_shards_are_attended_to_by_the_fastest_kernel_there_is():
+    """Log-sum-exps, carries and the backward over a part of the keys are FlashAttention's too, where one is here."""
+    cu, parts = boundaries(LENGTHS), qkv(sum(LENGTHS), 4, 2, torch.float32)
+    with standing_in(wide=True) as told:
+        found = over_threads(cu, parts, 1, 3, "documents", "gather")
+    assert "deterministic" in told["flash3"], "the last that it was asked was a backward"
+    check(found, cu, parts)
 
 
 def test_one_rank_calls_attention_once():

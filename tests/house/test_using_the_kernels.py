@@ -78,8 +78,9 @@ def test_every_module_is_in_the_table():
             "paged_attention",
             256,
             lambda x, w: (
-                (x[:, None], *(x[:, None, None],) * 2)
-                + tuple(torch.tensor(n, dtype=torch.int32) for n in ([[0, 1]], [0, 2], [2]))
+                x[:, None],
+                *((x[:, None, None],) * 2),
+                *(torch.tensor(n, dtype=torch.int32) for n in ([[0, 1]], [0, 2], [2])),
             ),
         ),
         ("quantize_fp8", 65_536, lambda x, w: (x,)),

@@ -6,6 +6,7 @@ statistics of the softmax they return for rows without keys, and how a causal ma
 
 from __future__ import annotations
 
+import itertools
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -44,18 +45,23 @@ def bounds(x: Tensor, cu: Tensor | None, most: int | None) -> list[tuple[int, in
     if cu is None:
         assert x.dim() == 4, x.shape
         return [(i * x.shape[1], (i + 1) * x.shape[1]) for i in range(len(x))]
-    assert x.dim() == 3 and cu.dtype == torch.int32 and cu.is_contiguous(), (x.shape, cu.dtype)
+    assert x.dim() == 3, x.shape
+    assert cu.dtype == torch.int32
+    assert cu.is_contiguous()
     edges = cu.tolist()
-    assert edges[0] == 0 and edges[-1] == len(x)
+    assert edges[0] == 0
+    assert edges[-1] == len(x)
     if most is not None:
-        assert most >= max(b - a for a, b in zip(edges[:-1], edges[1:], strict=True)), most
-    return list(zip(edges[:-1], edges[1:], strict=True))
+        assert most >= max(b - a for a, b in itertools.pairwise(edges)), most
+    return list(itertools.pairwise(edges))
 
 
 def checked(*tensors: Tensor) -> None:
     for x in tensors:
-        assert x.dtype in DTYPES and x.dtype == tensors[0].dtype, x.dtype
-        assert x.stride(-1) == 1 and not any(s * x.element_size() % 16 for s in x.stride()[:-1]), x.stride()
+        assert x.dtype in DTYPES
+        assert x.dtype == tensors[0].dtype
+        assert x.stride(-1) == 1
+        assert not any(s * x.element_size() % 16 for s in x.stride()[:-1]), x.stride()
         assert x.data_ptr() % 16 == 0
 
 
@@ -116,7 +122,9 @@ def lse_as_published(lse: Tensor, q: Tensor) -> Tensor:
 
 def lse_as_taken(lse: Tensor, q: Tensor) -> Tensor:
     shape = (q.shape[1], len(q)) if q.dim() == 3 else (len(q), q.shape[2], q.shape[1])
-    assert lse.dtype == torch.float32 and lse.is_contiguous() and lse.shape == shape, (lse.shape, shape)
+    assert lse.shape == shape
+    assert lse.dtype == torch.float32
+    assert lse.is_contiguous()
     return lse if q.dim() == 3 else lse.transpose(0, 1).flatten(1)
 
 
@@ -126,7 +134,7 @@ def _sides(causal: bool, left, right) -> tuple[int, int]:
 
 
 def flash3(told: Told) -> torch.library.Library:
-    library = torch.library.Library("flash_attn_3", "DEF")  # noqa: TOR901
+    library = torch.library.Library("flash_attn_3", "DEF")
     library.define(FLASH3_FORWARD)
     library.define(FLASH3_BACKWARD)
 
@@ -152,7 +160,9 @@ def flash3(told: Told) -> torch.library.Library:
         checked(dout, q, k, v, out)
         rows = bounds(q, cu_q, most_q), bounds(k, cu_k, most_k)
         options = (True, *_sides(causal, left, right), softcap, scale)
-        for into, grad in zip((dq, dk, dv), gradients(dout, q, k, v, out, lse_as_taken(lse, q), rows, options), strict=True):
+        for into, grad in zip(
+            (dq, dk, dv), gradients(dout, q, k, v, out, lse_as_taken(lse, q), rows, options), strict=True
+        ):
             into.copy_(grad)
         return dq, dk, dv, *(torch.empty(0) for _ in range(5))
 
@@ -193,12 +203,13 @@ def flash4(told: Told) -> SimpleNamespace:
 
 def pytorchs(told: Told) -> torch.library.Library:
     """``aten::_flash_attention_forward`` and cuDNN's on CPU tensors; their schemas are PyTorch's own."""
-    library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+    library = torch.library.Library("aten", "IMPL")
     numbers = torch.empty(2, dtype=torch.uint64)
 
     def forward(q, k, v, cu_q, cu_k, most_q, most_k, dropout, causal, debug, *, scale=None, window_size_left=None,
                 window_size_right=None, seqused_k=None, alibi_slopes=None):  # fmt: skip
-        assert not dropout and not debug
+        assert not dropout
+        assert not debug
         told["torch"] = {"max": (most_q, most_k), "packed": cu_q is not None}
         checked(q, k, v)
         rows = bounds(q, cu_q, most_q), bounds(k, cu_k, most_k)
@@ -220,7 +231,10 @@ def pytorchs(told: Told) -> torch.library.Library:
         return [x.transpose(1, 2) for x in tensors]
 
     def cudnn(q, k, v, bias, compute_lse, dropout=0.0, causal=False, debug=False, *, scale=None):
-        assert bias is None and compute_lse and not dropout and not debug
+        assert bias is None
+        assert compute_lse
+        assert not dropout
+        assert not debug
         q, k, v = dense(q, k, v)
         checked(q, k, v)
         assert not causal or q.shape[1] == k.shape[1] or not told.get("aligned", True)
@@ -236,7 +250,8 @@ def pytorchs(told: Told) -> torch.library.Library:
         assert lse.dim() == told.get("axes", 4), lse.shape
         dout, q, k, v, out = dense(dout, q, k, v, out)
         checked(dout, q, k, v, out)
-        assert dout.is_contiguous() and out.is_contiguous()
+        assert dout.is_contiguous()
+        assert out.is_contiguous()
         assert (most_q, most_k) == (q.shape[1], k.shape[1])
         rows = bounds(q, None, None), bounds(k, None, None)
         options = (False, *_sides(causal, None, None), 0.0, scale)
@@ -268,10 +283,10 @@ def standing_in(*, wide: bool = False):
         with (
             mock.patch.object(providers, "DEVICES", ("cpu",)),
             mock.patch.object(providers, "HALF", dtypes),
-            mock.patch.object(providers, "_gpu", lambda: True),
-            mock.patch.object(providers, "installed", lambda module: True),
-            mock.patch.object(providers, "generation", lambda device: providers.HOPPER),
-            mock.patch.object(providers, "_cudnn_version", lambda: providers.CUDNN),
+            mock.patch.object(providers, "_gpu", return_value=True),
+            mock.patch.object(providers, "installed", return_value=True),
+            mock.patch.object(providers, "generation", return_value=providers.HOPPER),
+            mock.patch.object(providers, "_cudnn_version", return_value=providers.CUDNN),
             mock.patch.dict(providers._set_aside, clear=True),
             mock.patch.dict(providers._work, clear=True),
             mock.patch.dict(globals(), DTYPES=list(dtypes)),

@@ -67,7 +67,9 @@ def test_within_budget(name, provider, told):
 def refused(provider: str, inputs, options) -> str:
     row = next(row for row in ak.OPS["attention"].impls if row.name == provider)
     boundaries = {f"cu_seqlens_{x}": inputs.get(f"cu_seqlens_{x}") for x in "qk"}
-    return row.supports(inputs["q"], inputs["k"], inputs["v"], **({"window": None, "softcap": 0.0} | boundaries | options))
+    return row.supports(
+        inputs["q"], inputs["k"], inputs["v"], **({"window": None, "softcap": 0.0} | boundaries | options)
+    )
 
 
 def parts(dtype=torch.float32):
@@ -102,7 +104,7 @@ def expected_of_parts():
     return oracle, in_orders(lambda: through_parts(tensors, "reference", torch.float32)[0], 6)
 
 
-@pytest.mark.parametrize("provider", ("flash3", "flash4", "varlen"))
+@pytest.mark.parametrize("provider", ["flash3", "flash4", "varlen"])
 def test_parts_of_the_keys_share_one_out_and_log_sum_exp(provider, told):
     """What ring attention does: a forward over each part that carries on, a backward of each part by itself."""
     found, lse = through_parts(parts()[0], provider, torch.float32)
@@ -214,7 +216,9 @@ def test_a_refused_backward_falls_through_too(calls, told, monkeypatch):
     leaves = [x.requires_grad_() for x in tensors]
     with pytest.warns(UserWarning, match="no backward in this build"):
         found = torch.autograd.grad(ak.attention(*leaves, **options).sum(), leaves)
-    for mine, same in zip(found, torch.autograd.grad(ak.attention(*leaves, **options, impl="reference").sum(), leaves), strict=True):
+    for mine, same in zip(
+        found, torch.autograd.grad(ak.attention(*leaves, **options, impl="reference").sum(), leaves), strict=True
+    ):
         torch.testing.assert_close(mine, same, rtol=4e-3, atol=4e-3)
     with pytest.raises(RuntimeError, match="no backward"):
         ak.attention(*leaves, **options, impl="flash3").sum().backward()
@@ -238,8 +242,33 @@ def test_merging_where_a_part_has_no_keys():
     assert both[:, 0].tolist() == [pytest.approx(0.693147), 0.0, 0.0, nothing]
 
 
+def test_the_gradient_of_a_carry_where_a_row_has_no_keys():
+    nothing = float("-inf")
+    lse_c, lse = torch.tensor([[0.0], [nothing], [nothing]]), torch.tensor([[0.0], [0.0], [nothing]])
+    dout, out_c, out = torch.ones(3, 1, 2), torch.full((3, 1, 2), 3.0), torch.ones(3, 1, 2)
+    dout_c, dlse_c = provided.carried(dout, None, out, lse, out_c, lse_c)
+    assert dout_c[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
+    assert dlse_c[:, 0].tolist() == [4.0, 0.0, 0.0]
+
+
+def test_rows_that_do_not_begin_at_16_bytes_are_copied():
+    whole = torch.randn(9, 4, 24).half()
+    assert provided.aligned(whole) is whole
+    for wrong in (
+        whole[:, :, ::3],
+        whole[:, :, 1:17],
+        whole.flatten()[:840].view(-1, 12),
+        whole.flatten()[1:-7].view(-1, 8),
+    ):
+        made = provided.aligned(wrong)
+        assert made.data_ptr() % 16 == 0
+        assert made.is_contiguous()
+        assert torch.equal(made, wrong)
+        assert made.data_ptr() != wrong.data_ptr()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("provider", ("flash3", "cudnn"))
+@pytest.mark.parametrize("provider", ["flash3", "cudnn"])
 def test_torch_compile_sees_one_op(provider, told):
     torch._dynamo.reset()
 
