@@ -41,7 +41,7 @@ PYBIND11_MODULE(_cpu, m) {
 
     m.def(
         "use_huge_pages",
-        [](uintptr_t address, uintptr_t bytes) {
+        []([[maybe_unused]] uintptr_t address, [[maybe_unused]] uintptr_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
             constexpr uintptr_t kPage = uintptr_t{2} << 20;
             const uintptr_t begin = (address + kPage - 1) / kPage * kPage, end = (address + bytes) / kPage * kPage;

@@ -36,8 +36,8 @@ struct LogMel {
 struct Tables {
     float2 window[200];  // halved; for int16 also over 32768
     float2 middle[200];  // W200^(b c) at c 10 + b
-    float2 last[102];  // W400^k at s 10 + j, k = j + 20 s or, where j = 0, edge_bin(s); then k = 90; the last not used
-    int4 filter[128];  // of each mel: first bin, its weights' begin and end in fours, 0
+    float2 last[102];    // W400^k at s 10 + j, k = j + 20 s, but 20 s - 110 where j = 0 and s > 5; k = 90; one not used
+    int4 filter[128];    // of each mel: first bin, its weights' begin and end in fours, 0
     float weights[704];  // of each filter in fours
 };
 static_assert(sizeof(Tables) % 16 == 0, "what follows is aligned");

@@ -16,11 +16,10 @@ def clicks(g: torch.Generator, frames: int, rows: int = 2, loud: float = 1.0) ->
 
 
 def padded(g: torch.Generator, frames: int) -> dict[str, torch.Tensor]:
-    """A third of audio before or after zeros, as a short recording in a window of 30 s; clicks too faint to count."""
-    pcm = clicks(g, frames, 3)["pcm"]
+    """A third of audio before or after zeros, as a short recording in a window of 30 s."""
+    pcm = clicks(g, frames, 2)["pcm"]
     pcm[0, pcm.shape[1] // 3 :] = 0
     pcm[1, : pcm.shape[1] * 2 // 3] = 0
-    pcm[2] *= 1e-9
     return {"pcm": pcm}
 
 
@@ -33,7 +32,8 @@ CASES = [
     case("80 mels", options={"n_mels": 80}),
     case("one row of two frames", lambda g, n: clicks(g, n, 1), size=2),
     case("1000 frames", size=1000),
-    case("padded windows", padded, size=300),
+    # Programs of Triton have 256 frames in its interpreter; tests/kernels/log_mel/test_cuda.py pads for the other.
+    Case("log_mel", "padded windows", padded, dtypes=(torch.float32,), impls=("triton",), size=300),
     case("no rows", lambda g, n: clicks(g, n, 0)),
     case("silence", lambda g, n: clicks(g, n, 3, 0.0)),
     case("whispers", lambda g, n: clicks(g, n, 3, 1e-3)),
