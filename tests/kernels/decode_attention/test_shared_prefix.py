@@ -69,7 +69,10 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(x, id=name, marks=[pytest.mark.slow] * name.startswith("more")) for name, x in SHAPES.items()],
+)
 def test_within_budget(shape, device):
     check(made(device, **shape))
 
