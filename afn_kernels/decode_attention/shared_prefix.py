@@ -203,7 +203,7 @@ def forward(
     members, own = batch // groups, new * group
     rows = min(triton.next_power_of_2(members * own), MOST_ROWS)
     columns = kv_heads * triton.cdiv(members * own, rows)
-    config = choose(block_d * k_cache.element_size(), rows)
+    config = choose(block_d * k_cache.element_size(), rows, q.device)
 
     slots = max(1, triton.cdiv(config.waves * _triton.programs(q.device), columns))
     if split:
