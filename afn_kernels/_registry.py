@@ -113,6 +113,7 @@ class Op:
     name: str
     impls: tuple[Impl, ...]
     _by_name: dict[str, Impl] = field(init=False)
+    _orders: dict[tuple[str, ...], tuple[tuple[Impl, ...], tuple[Impl, ...]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self):
         self._by_name = {impl.name: impl for impl in self.impls}
@@ -214,13 +215,22 @@ class Op:
         found = _verdicts.of(x.get_device())
         if found is None and not _verdicts.ASIDE:
             return self.impls, (), {}
-        aside = self._aside(found, _verdicts.signature(args))
-        measured = () if found is None else found.fastest(self.name, args, kwargs)
+        aside, measured = _NOTHING, ()
+        if _verdicts.ASIDE or (found is not None and self.name in found.failed):
+            aside = self._aside(found, _verdicts.signature(args))
+        if found is not None and self.name in found.order:
+            measured = found.fastest(self.name, args, kwargs)
         return self._in_order(measured), measured, aside
 
     def _in_order(self, measured: tuple[str, ...]) -> tuple[Impl, ...]:
-        first = [self._by_name[name] for name in measured if name in self._by_name]
-        return (*first, *(row for row in self.impls if row.name not in measured))
+        if not measured:
+            return self.impls
+        impls, order = self._orders.get(measured, ((), ()))
+        if impls is not self.impls:
+            first = [self._by_name[name] for name in measured if name in self._by_name]
+            order = (*first, *(row for row in self.impls if row.name not in measured))
+            self._orders[measured] = self.impls, order
+        return order
 
     def _aside(self, found: _verdicts.Verdicts | None, signature: tuple | None) -> dict[str, str]:
         """Why implementations are left aside; never the last one, which is what runs when nothing else does."""

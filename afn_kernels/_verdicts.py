@@ -61,16 +61,28 @@ def kind(op: str, args: tuple, kwargs: Mapping[str, Any], backward: bool | None 
     """What else decides which implementation is fastest, in words."""
     x = args[0]
     if backward is None:
-        backward = torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
-    words = [str(x.dtype).removeprefix("torch."), "with backward" if backward else "forward"]
+        backward = torch.is_grad_enabled() and _any_requires_grad(args)
     if op == "attention":
-        packed = "one" if kwargs.get("cu_seqlens_q") is None else "packed"
-        words += [str(x.shape[-1]), packed, "causal" if kwargs.get("causal") else "full"]
-    elif op == "decode_attention":
-        words += [
-            str(args[1].dtype).removeprefix("torch."),
-            "pages" if kwargs.get("block_table") is not None else "rows",
-        ]
+        return _words(x.dtype, backward, x.shape[-1], kwargs.get("cu_seqlens_q") is None, bool(kwargs.get("causal")))
+    if op == "decode_attention":
+        return _words(x.dtype, backward, args[1].dtype, kwargs.get("block_table") is None)
+    return _words(x.dtype, backward)
+
+
+def _any_requires_grad(args: tuple) -> bool:
+    for x in args:  # noqa: SIM110  half the time of any(...)
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            return True
+    return False
+
+
+@lru_cache
+def _words(dtype: torch.dtype, backward: bool, *more) -> str:
+    words = [str(dtype).removeprefix("torch."), "with backward" if backward else "forward"]
+    if len(more) == 3:
+        words += [str(more[0]), "one" if more[1] else "packed", "causal" if more[2] else "full"]
+    elif more:
+        words += [str(more[0]).removeprefix("torch."), "rows" if more[1] else "pages"]
     return " ".join(words)
 
 

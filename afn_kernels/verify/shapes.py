@@ -261,14 +261,18 @@ def boundaries(s: InputSource, lengths: Sequence[int]) -> Tensor:
 
 
 def attention_in_precision(order: int) -> Callable[..., Any]:
-    """What PyTorch's fused attention rounds, keys in another order each time; every third rounds no weights."""
+    """What PyTorch's fused attention rounds, keys in another order each time.
+
+    Of every three, the second repeats keys and values for grouped heads, whose gradients PyTorch then rounds before it
+    adds them up, and the third rounds no weights.
+    """
 
     def same(q, k, v, *, return_lse=False, carry=None, **options):
-        dtype = q.dtype if q.dtype.itemsize == 2 and order % 3 != 2 else None
-        seed = None if order == 0 else order
-        out, lse = blockwise_attention(
-            *(x.float() for x in (q, k, v)), carry=carry, rounded=dtype, seed=seed, **options
-        )
+        dtype, seed = q.dtype if q.dtype.itemsize == 2 and order % 3 != 2 else None, order or None
+        if order % 3 == 1:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+        wide = [x.float() for x in (q, k, v)]
+        out, lse = blockwise_attention(*wide, carry=carry, rounded=dtype, seed=seed, **options)
         return (out if carry is not None else out.to(q.dtype), lse) if return_lse else out.to(q.dtype)
 
     return same

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 import afn_kernels as ak
+from afn_kernels.verify.poison import poisoned as poisoned
 from tests.budget import assert_within_budget, fresh, gradients, lost
 from tests.orders import in_orders
 
@@ -144,27 +143,3 @@ def far_apart(x: Tensor) -> Tensor:
 
 def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [s for n in range(1, len(names) + 1) for s in itertools.combinations(names, n)]
-
-
-@contextmanager
-def poisoned():
-    """Every uninitialised tensor that Python code asks for is full of NaN (or of the lowest integer)."""
-
-    def poison(make):
-        def made(*args, **kwargs):
-            x = make(*args, **kwargs)
-            if x.device.type == "meta":
-                return x
-            if x.is_floating_point():
-                return x.fill_(float("nan"))
-            return x if x.dtype == torch.bool else x.fill_(torch.iinfo(x.dtype).min)
-
-        return made
-
-    with (
-        mock.patch.object(torch, "empty", poison(torch.empty)),
-        mock.patch.object(torch, "empty_like", poison(torch.empty_like)),
-        mock.patch.object(torch, "empty_strided", poison(torch.empty_strided)),
-        mock.patch.object(Tensor, "new_empty", poison(Tensor.new_empty)),
-    ):
-        yield

@@ -99,6 +99,9 @@ def test_a_measurement_overrules_what_is_avoided_for_want_of_one(kept, quiet, mo
     assert chosen() == "reference"
     _verdicts.keep(CPU, [timed(good=1.0, reference=2.0)])
     assert chosen() == "good"
+    planted.calls["n"] = 0
+    ak.rms_norm(X, W)
+    assert planted.calls["n"] == 1
 
 
 def test_kinds_of_attention(kept, quiet):
@@ -116,8 +119,10 @@ def test_kinds_of_attention(kept, quiet):
 def test_another_key_is_another_file(kept, quiet, monkeypatch):
     file = _verdicts.keep(CPU, [timed(reference=1.0)])
     assert _verdicts.of(-1) is not None
-    for name in ("device", "driver", "torch", "triton", "library"):
-        before = _verdicts.key(CPU)
+    before = _verdicts.key(CPU)
+    assert list(before) == ["device", "driver", "torch", "triton", "library"]
+    assert all(before.values())
+    for name in before:
         with monkeypatch.context() as other:
             other.setattr(_verdicts, "key", lambda device, n=name, b=before: b | {n: "another"})
             _verdicts.forget()
