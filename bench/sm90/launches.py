@@ -35,12 +35,16 @@ class CudaLaunch:
 
 
 def _stand_in(capability: tuple[int, int]):
-    """Stands in for Triton's driver where there is no GPU: device 0 is one that is never launched on."""
+    """Stands in for Triton's driver where there is no GPU: a device that is never launched on.
+
+    Triton keeps compiled kernels by device, so each capability has a number of its own.
+    """
+    number = 10 * capability[0] + capability[1]
 
     class NoGPU:
         @staticmethod
         def get_current_device():
-            return 0
+            return number
 
         @staticmethod
         def get_current_stream(device):
@@ -50,7 +54,7 @@ def _stand_in(capability: tuple[int, int]):
         def get_current_target():
             from triton.backends.compiler import GPUTarget
 
-            return GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+            return GPUTarget("cuda", number, 32)
 
     return NoGPU()
 
