@@ -1,23 +1,12 @@
 """paged_attention as torch.compile sees it; it has no backward."""
 
-import torch
 from torch import Tensor
 
 from afn_kernels._library import Boundary
-from afn_kernels.attention.window import flat, given
+from afn_kernels.attention.window import flat
+from afn_kernels.paged_attention.traced import fake
 
-__all__ = ["FORWARD", "PLAIN", "flat", "given", "paged_attention"]
-
-
-def _fake(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, block_table: Tensor, cu_seqlens_q: Tensor, lengths: Tensor,
-    k_scale: Tensor | None, v_scale: Tensor | None, causal: bool, left: int, right: int, softcap: float, scale: float,
-) -> Tensor:  # fmt: skip
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
-
-
-FORWARD = Boundary("paged_attention", "afn_kernels.paged_attention.triton:forward", _fake)
-PLAIN = Boundary("paged_attention_plain", "afn_kernels.paged_attention.reference:gathered", _fake)
+FORWARD = Boundary("paged_attention", "afn_kernels.paged_attention.triton:forward", fake)
 
 
 def _rows(x: Tensor) -> Tensor:

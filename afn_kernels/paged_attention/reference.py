@@ -4,7 +4,8 @@ import torch
 
 from afn_kernels._library import plain
 from afn_kernels.attention import reference
-from afn_kernels.paged_attention import boundary
+from afn_kernels.attention.window import flat, given
+from afn_kernels.paged_attention.traced import PLAIN
 
 
 def paged_attention(
@@ -23,9 +24,9 @@ def paged_attention(
     scale: float,
 ) -> torch.Tensor:
     tensors = q, k_cache, v_cache, block_table, cu_seqlens_q, lengths, k_scale, v_scale
-    numbers = causal, *boundary.flat(window), float(softcap), float(scale)
+    numbers = causal, *flat(window), float(softcap), float(scale)
     if torch.compiler.is_compiling() or not plain(*tensors):
-        return boundary.PLAIN(*tensors, *numbers)
+        return PLAIN(*tensors, *numbers)
     return gathered(*tensors, *numbers)
 
 
@@ -44,7 +45,7 @@ def gathered(
         )
         first = 0 if left < 0 else max(0, length - (end - begin) - left)
         k, v = (x[first:] for x in (k, v))  # what lies before a window may hold anything
-        window = boundary.given(left, right)
+        window = given(left, right)
         found, _ = reference.one_sequence(q[begin:end].to(wide), k, v, causal, window, softcap, scale)
         out[begin:end] = found.to(q.dtype)
     return out

@@ -8,7 +8,7 @@ import triton.language as tl
 from afn_kernels._fp8_scales import count
 from afn_kernels._triton_math import softmax_step, tanh
 from afn_kernels.attention.schedule import tile_table
-from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, far, key_begin, key_range, load_rows, precision, seen
+from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, key_begin, key_range, load_rows, precision
 from afn_kernels.paged_attention.config import HOPS, choose
 
 
@@ -67,7 +67,11 @@ def _attend(
         if SOFTCAP:
             b_s = tanh(b_s * cap)
         if MASKED:
-            m_key = seen(o_m[:, None], o_n[None, :], lower, upper, nk, CAUSAL, WINDOW)
+            m_key = (o_n < nk)[None, :]
+            if CAUSAL:
+                m_key = m_key & (o_n[None, :] <= (o_m + upper)[:, None])
+            if WINDOW:
+                m_key = m_key & (o_n[None, :] >= (o_m + lower)[:, None])
             b_s = tl.where(m_key, b_s, float("-inf"))
         b_p, b_keep, b_m, b_l = softmax_step(b_s, b_m, b_l, scale2, LN2, MASKED)
         b_v = _load(v, b_page * v_page + b_slot * v_token, m_n, D, BLOCK_D, MASKED).to(b_q.dtype)
@@ -178,6 +182,6 @@ def forward(
         HEADS=heads, GROUP=heads // kv_heads, D=dim, BLOCK_D=block_d, PAGE=page, K_SCALES=count(k_scale),
         V_SCALES=count(v_scale), BLOCK_M=config.queries, BLOCK_N=config.keys, CAUSAL=causal or local, WINDOW=local,
         SOFTCAP=bool(softcap), PRECISION=precision(q), STAGES=config.stages + HOPS if config.stages > 1 else 1,
-        FAR=far(q), num_warps=config.warps,
+        FAR=q.stride(0) >= 2**22, num_warps=config.warps,
     )  # fmt: skip
     return out
