@@ -71,6 +71,12 @@ def beside(op: str, name: str, x: torch.Tensor, like: torch.Tensor) -> None:
         raise ValueError(f"{op}: {name} is on {x.device}, expected {like.device}, where the others are")
 
 
+def integers(op: str, name: str, x: torch.Tensor) -> None:
+    """Numbers without a fraction, and no truth values."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"{op}: {name} is {x.dtype}, expected integers")
+
+
 def are_tensors(op: str, **given) -> None:
     """Nothing is a list, an array or None."""
     for name, x in given.items():

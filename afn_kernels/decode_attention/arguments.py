@@ -36,8 +36,7 @@ def check_tensors(
     else:
         _check.same_dtype_and_device(OP, q=q, k_cache=k_cache, v_cache=v_cache)
     for name, x in {"lengths": lengths, **others}.items():
-        if x.device != q.device:
-            raise ValueError(f"{OP}: {name} is on {x.device}, q is on {q.device}; move one of them")
+        _check.beside(OP, name, x, q)
     if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
         caches = {"k_cache": (k_cache, "P S Hk D"), "v_cache": (v_cache, "P S Hk D")}
         raise _check.misfit(OP, q=(q, "B n Hq D"), **caches)
@@ -60,8 +59,8 @@ def check_tensors(
             raise ValueError(f"{OP}: {len(q)} sequences are not {groups} groups of equal size")
     check_scales(OP, k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
     for name, x in {"lengths": lengths, **others}.items():
-        if "scale" not in name and (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-            raise ValueError(f"{OP}: {name} is {x.dtype}, expected integers")
+        if "scale" not in name:
+            _check.integers(OP, name, x)
 
 
 def check_split(split: int | None) -> int:

@@ -82,7 +82,10 @@ def paged_attention(
     Source: pages as in Kwon et al., 2023, arXiv:2309.06180; the kernel as Dao, 2023, arXiv:2307.08691.
     """
     name = "paged_attention"
-    _check.are_tensors(name, q=q, k_cache=k_cache, v_cache=v_cache, block_table=block_table, lengths=lengths)
+    _check.are_tensors(name, q=q, k_cache=k_cache, v_cache=v_cache)
+    for what, x in (("block_table", block_table), ("lengths", lengths)):
+        _check.beside(name, what, x, q)
+        _check.integers(name, what, x)
     if k_cache.dtype == FP8:
         _check.alike(name, k_cache=k_cache, v_cache=v_cache)
         _check.same_dtype_and_device(name, q=q, cache=k_cache.new_empty(0, dtype=q.dtype))
@@ -93,15 +96,11 @@ def paged_attention(
         raise _check.misfit(name, q=(q, "T Hq D"), **caches)
     if not k_cache.shape[2] or q.shape[1] % k_cache.shape[2]:
         raise ValueError(f"{name}: {q.shape[1]} query heads over {k_cache.shape[2]} KV heads")
-    _check.cu_seqlens(name, "cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    _check.cu_seqlens(name, "cu_seqlens_q", cu_seqlens_q, q.shape[0], q)
     sequences = len(cu_seqlens_q) - 1
     if block_table.dim() != 2 or lengths.dim() != 1 or not len(block_table) == len(lengths) == sequences:
         shapes = {"block_table": (block_table, "N pages"), "lengths": (lengths, "N")}
         raise _check.misfit(name, **shapes, cu_seqlens_q=(cu_seqlens_q, "N+1"))
-    if lengths.is_floating_point() or block_table.is_floating_point():
-        raise ValueError(
-            f"{name}: lengths and block_table are {lengths.dtype} and {block_table.dtype}, expected integers"
-        )
     check_scales(name, k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
     if torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (q, k_cache, v_cache, k_scale, v_scale)

@@ -1,7 +1,7 @@
 import torch
 
 from tests.kernels.cases.attention import cu
-from tests.kernels.harness import HALF, Case
+from tests.kernels.harness import BF16, HALF, Case
 
 
 def inputs(g, new, cached, heads=(4, 2), width=16, page=16):
@@ -21,7 +21,7 @@ def inputs(g, new, cached, heads=(4, 2), width=16, page=16):
     return made | {"cu_seqlens_q": cu(new), "lengths": torch.tensor(lengths, dtype=torch.int32)}
 
 
-def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, HALF), options=None, **shape):
+def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, BF16), options=None, **shape):
     """Sequences of ``new`` tokens behind ``cached`` ones; a last one has ``size`` new tokens behind 9."""
     return Case(
         "paged_attention",
@@ -30,7 +30,6 @@ def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, HALF), optio
         options=options or {},
         size=size,
         dtypes=dtypes,
-        gpu_dtypes=(torch.bfloat16,),
         far=far,
     )
 
@@ -40,6 +39,6 @@ CASES = [
     case("pages of 64, 7:1 heads", [66], [5], 12, heads=(7, 1), width=32, page=64),
     case("pages of 5, odd width", [33, 0, 7], [20, 11, 40], 20, width=48, page=5, dtypes=(torch.float32,)),
     case("every entry is seen", [9], [70], 33, options={"causal": False}, dtypes=(torch.float32,)),
-    case("window", [40, 5], [60, 90], 33, options={"window": (20, 0)}, dtypes=(HALF,)),
+    case("window", [40, 5], [60, 90], 33, options={"window": (20, 0)}, dtypes=(BF16,)),
     case("softcap", [9], [30], 20, options={"softcap": 1.5}, dtypes=(HALF,)),
 ]
