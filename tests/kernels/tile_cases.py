@@ -84,7 +84,8 @@ def attention_loops(tiles: dict[str, AttnTile], local: bool) -> dict[str, int]:
 
 
 def attentions() -> Iterator[TileCase]:
-    dims = sorted({limit for table in (attention_config.HALF, attention_config.WIDE) for limit, _ in table["forward"]})
+    tables = (attention_config.HALF, attention_config.WIDE)
+    dims = sorted({limit // 16 * 16 for table in tables for limit, _ in table["forward"]})  # what the kernels take
     for dtype in (BF16, torch.float32):
         for dim in dims:
             plain, local = ({kernel: tile_of(kernel, dim, dtype, x) for kernel in KERNELS} for x in (False, True))
