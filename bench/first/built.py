@@ -1,4 +1,4 @@
-"""Whether this checkout is built and can be imported whole: exit status 0, so that `make gpu-build` has nothing to do."""
+"""Whether this checkout is built and importable: with exit status 0 `make gpu-build` has nothing to do."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from afn_kernels.verify import processes, run
 from afn_kernels.verify.shapes import checks
 from afn_model.host import machine, version
 from bench import timing
-from bench.first.child import COMPILE, DEVICE, say
+from bench.first.child import COMPILE, DEVICE, program, say
 from bench.first.plan import GROUPS
 from bench.first.runner import PTXAS
 
@@ -40,10 +39,11 @@ def ops_of(group: str) -> list[str]:
 
 def _said(*command: str) -> str:
     """The last line that a program says, or why it says nothing."""
-    if shutil.which(command[0]) is None:
+    found = program(command[0])
+    if not found:
         return "not here"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+        done = subprocess.run([found, *command[1:]], capture_output=True, text=True, timeout=15, check=False)
     except subprocess.TimeoutExpired:
         return "no answer"
     lines = (done.stdout + done.stderr).strip().splitlines()

@@ -11,6 +11,7 @@ import fcntl
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -20,7 +21,6 @@ from pathlib import Path
 DEVICE = os.environ.get("FIRST_DEVICE", "cuda")
 COMPILE = os.environ.get("FIRST_COMPILE") == "1"
 FOLDER = Path(os.environ.get("FIRST_FOLDER", "runs/first"))
-ENDED = ("failed", "crashed", "timed out")
 STEPS = {
     "setting": "checks",
     "ceilings": "checks",
@@ -44,6 +44,11 @@ STEPS = {
 def say(kind: str, **record: object) -> None:
     """A line of the step's results."""
     print(json.dumps({"kind": kind, **record}), flush=True)
+
+
+def program(name: str) -> str:
+    """Where one of CUDA's tools is; empty when it is not here."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin") or ""
 
 
 def told() -> list[dict]:

@@ -11,6 +11,7 @@ from bench import timing
 from bench.first.child import COMPILE, DEVICE, alone, preparing, say
 from bench.first.figures import ROUNDS, replayed
 
+IMPL = "triton" if COMPILE else "auto"
 LAYERS, CONTEXT = (4, 8192) if DEVICE == "cuda" else (2, 64)
 WIDTH, INNER, HEADS, KV_HEADS, DIM = (3584, 18944, 28, 4, 128) if DEVICE == "cuda" or COMPILE else (64, 96, 4, 2, 16)
 
@@ -25,8 +26,8 @@ class Step:
         both = HEADS + 2 * KV_HEADS
         self.x = made(1, WIDTH)
         self.layers = [
-            {"norm": made(WIDTH), "qkv": made(both * DIM, WIDTH), "bias": made(both * DIM), "out": made(WIDTH, HEADS * DIM),
-             "norm2": made(WIDTH), "gate_up": made(2 * INNER, WIDTH), "down": made(WIDTH, INNER),
+            {"norm": made(WIDTH), "norm2": made(WIDTH), "qkv": made(both * DIM, WIDTH), "bias": made(both * DIM),
+             "out": made(WIDTH, HEADS * DIM), "gate_up": made(2 * INNER, WIDTH), "down": made(WIDTH, INNER),
              "k": made(CONTEXT, KV_HEADS, DIM), "v": made(CONTEXT, KV_HEADS, DIM)}
             for _ in range(LAYERS)
         ]  # fmt: skip
@@ -40,19 +41,22 @@ class Step:
         return sum(x.nbytes for layer in self.layers for x in layer.values())
 
     def __call__(self, _: int = 0) -> torch.Tensor:
-        x = h = self.x
-        branch = None
+        h, branch = self.x, None
         for w in self.layers:
             if branch is None:
-                x = ak.rms_norm(h, w["norm"])
+                x = ak.rms_norm(h, w["norm"], impl=IMPL)
             else:
-                x, h = ak.rms_norm(branch, w["norm"], residual=h)
+                x, h = ak.rms_norm(branch, w["norm"], residual=h, impl=IMPL)
             qkv = F.linear(x, w["qkv"])
-            q = ak.qkv_rotary(qkv, self.positions, self.inv_freq, w["k"], w["v"], self.slots, bias=w["bias"])
-            out = ak.decode_attention(q[None], w["k"][None], w["v"][None], self.lengths)
-            x, h = ak.rms_norm(F.linear(out.reshape(1, -1), w["out"]), w["norm2"], residual=h)
+            if COMPILE:  # its kernel is machine code already
+                q = qkv[:, : HEADS * DIM].view(1, HEADS, DIM)
+            else:
+                rotation = (self.positions, self.inv_freq)
+                q = ak.qkv_rotary(qkv, *rotation, w["k"], w["v"], self.slots, bias=w["bias"], impl="cuda")
+            out = ak.decode_attention(q[None], w["k"][None], w["v"][None], self.lengths, impl=IMPL)
+            x, h = ak.rms_norm(F.linear(out.reshape(1, -1), w["out"]), w["norm2"], residual=h, impl=IMPL)
             gate, up = F.linear(x, w["gate_up"]).split(INNER, 1)
-            branch = F.linear(ak.swiglu(gate, up), w["down"])
+            branch = F.linear(ak.swiglu(gate, up, impl=IMPL), w["down"])
         return h + branch
 
 

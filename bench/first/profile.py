@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from bench.first.child import COMPILE, DEVICE, say
+from bench.first.child import COMPILE, DEVICE, program, say
 from bench.first.figures import compiled, fitted, usable, workload
 from bench.first.plan import PROFILES
 
 HERE = Path(__file__).parents[2]
-LIMIT = 42.0
+LIMIT = 37.0
 SECTIONS = ("SpeedOfLight", "WarpStateStats", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
 IMPLS = {"log_mel": "cuda", "decode_attention": "cuda"}  # triton for the others
 
@@ -45,10 +44,11 @@ def profile(name: str) -> int:
     if why := usable(work.op, impl):
         say("profile", kernel=name, status="skipped", why=f"{impl}: {why}")
         return 0
-    if not shutil.which("ncu"):
+    ncu = program("ncu")
+    if not ncu:
         say("profile", kernel=name, status="skipped", why="ncu is not here")
         return 0
-    command = ["ncu", "--clock-control", "none", "--target-processes", "all", "--kernel-name", f"regex:^{name}",
+    command = [ncu, "--clock-control", "none", "--target-processes", "all", "--kernel-name", f"regex:^{name}",
                "--launch-skip", "1", "--launch-count", "1", "--csv", "--page", "details",
                *(word for section in SECTIONS for word in ("--section", section)),
                sys.executable, "-m", "bench.first.child", "once", name]  # fmt: skip

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from afn_kernels.verify.check import Check, deterministic, evaluate, same_bits
 from afn_kernels.verify.run import dtype_of, selected
 from bench.first.checks import ops_of, size
 from bench.first.child import DEVICE, say, told
+from bench.first.runner import PTXAS
 
 TIMES = 200 if DEVICE == "cuda" else 2
 SECONDS = 34.0  # for the repeats of a group
@@ -93,6 +95,9 @@ def counters() -> dict:
 
 def assembler(group: str) -> None:
     """The bits that the first assembler's kernels gave, by this process's."""
+    if DEVICE == "cuda" and not Path(PTXAS).exists():
+        say("assembler", status="skipped", why=f"{PTXAS} is not here")
+        return
     before = {
         (x["op"], x["check"], x["impl"]): x["digest"] for x in told() if x.get("digest") and x["kind"] == "repeats"
     }

@@ -62,8 +62,10 @@ def setting(lines: list[dict]) -> list[str]:
                "**No GPU has run this.** Kernels ran in Triton's interpreter and compiled for the host, at toy shapes; "
                "real shapes were compiled for sm_90a and not run. No time in it is a GPU's.", ""]  # fmt: skip
     if found:
-        keys = ("gpu", "driver", "python", "torch", "triton", "cuda", "cudnn", "nvcc", "ptxas", "other_ptxas", "sanitizer",
-                "ncu", "clocks", "machine_code", "stale", "triton_here", "cuda_here", "date", "cores", "load")  # fmt: skip
+        keys = (
+            "gpu driver python torch triton cuda cudnn nvcc ptxas other_ptxas sanitizer ncu clocks machine_code stale"
+        )
+        keys = f"{keys} triton_here cuda_here date cores load".split()
         rows = [[key.replace("_", " "), said(found[key])] for key in keys if found.get(key) not in (None, "", [])]
         rows += [[name, said(version)] for name, version in found["versions"].items() if version]
         out += table("what | here", rows)
@@ -137,8 +139,11 @@ def peers(lines: list[dict]) -> list[str]:
     found = [x for x in lines if x["kind"] == "peers"]
     if not found:
         return []
-    rows = [[x["op"], x["workload"], x["pass"], x["variant"], f"{x['median_us']:,.1f}", f"{x['p20_us']:,.1f} to {x['p80_us']:,.1f}",
-             cell(x, "tflops", ".1f"), cell(x, "gb_s", ",.0f"), said(x["note"])] for x in found if x["median_us"]]  # fmt: skip
+    rows = []
+    for x in (x for x in found if x["median_us"]):
+        span = f"{x['p20_us']:,.1f} to {x['p80_us']:,.1f}"
+        numbers = [cell(x, "tflops", ".1f"), cell(x, "gb_s", ",.0f"), said(x["note"])]
+        rows.append([x["op"], x["workload"], x["pass"], x["variant"], f"{x['median_us']:,.1f}", span, *numbers])
     out = [*summary(groups(found)), "## Every row", ""]
     out += table("op | workload | pass | implementation | µs | p20 to p80 | TFLOP/s | GB/s | apart", rows)
     absent = [[x["op"], x["workload"], x["pass"], x["variant"], said(x["absent"])] for x in found if x["absent"]]

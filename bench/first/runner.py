@@ -1,4 +1,4 @@
-"""Runs a plan: a process for each step, a limit for each process, a deadline for all, a line at once for each result."""
+"""Runs a plan: a process for each step with a limit, a deadline for all, a line at once for each result."""
 
 from __future__ import annotations
 

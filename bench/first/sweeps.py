@@ -112,7 +112,7 @@ def sweep(name: str) -> int:
     if COMPILE:
         for change in everything:
             try:
-                with changed(found, change):
+                with changed(found, change) if change else nullcontext():
                     compiled(dataclasses.replace(work, name=f"{work.name}, {named(change)}"))
             except Exception as error:
                 say("compiled", what=f"{name}, {named(change)}", status="failed", why=_verdicts.one_line(error))
