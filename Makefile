@@ -77,7 +77,7 @@ gpu-build: ## installs this checkout, without its dependencies, unless its machi
 OUT      ?= runs/first
 REHEARSE ?=
 gpu-first: ## ten minutes of a GPU: what is right, then how fast; OUT=, REHEARSE=1 on a CPU
-	PYTHONPATH=. $(if $(REHEARSE),,timeout --foreground 590) $(PYTHON) -m bench.first --out $(OUT) $(if $(REHEARSE),--rehearse)
+	PYTHONPATH=. $(if $(REHEARSE),$(BIN)/python,timeout --foreground 590 $(PYTHON)) -m bench.first --out $(OUT) $(if $(REHEARSE),--rehearse)
 
 gpu-verify: ## the kernel tests on a GPU
 	$(MAKE) -k gpu-verify-1 gpu-verify-2 gpu-verify-3 gpu-verify-4

@@ -13,7 +13,7 @@ from afn_kernels import _verdicts
 from bench import accuracy, record, timing
 from bench.first.child import COMPILE, DEVICE, alone, preparing, say, told, verdicts
 from bench.first.plan import GOALS, MORE
-from bench.ops import Workload, workloads
+from bench.ops import Absent, Workload, workloads
 from bench.shapes import factories
 
 LEFT_OUT = ("torch.compile", "torch efficient", "transformers", "torchaudio")  # they compile, are slow, or not kernels
@@ -61,6 +61,31 @@ def usable(op: str, impl: str, judged: bool = True) -> str:
     return "" if (op, impl) in right or not judged else "part A did not find it right"
 
 
+def directed(fn: Callable, copies: list[dict], wrt: tuple[str, ...]) -> Callable[[int], object]:
+    """The function of a copy's number that is timed: outputs, or gradients along directions that are the same for all.
+
+    They have the strides of the outputs, which implementations choose, and their values have not.
+    """
+    if not wrt:
+        return lambda i: fn(copies[i])
+    given: dict[int, list[torch.Tensor]] = {}
+
+    def both(i: int):
+        outs = [out for out in accuracy.as_tuple(fn(copies[i])) if out.requires_grad]
+        if not outs:
+            raise Absent("it has no backward: no output requires a gradient")
+        if i not in given:
+            given[i] = [torch.empty_like(out).copy_(_direction(out, seed)) for seed, out in enumerate(outs)]
+        return torch.autograd.grad(outs, [copies[i][name] for name in wrt], given[i])
+
+    return both
+
+
+def _direction(out: torch.Tensor, seed: int) -> torch.Tensor:
+    generator = torch.Generator(out.device).manual_seed(seed)
+    return torch.randn(out.shape, generator=generator, device=out.device, dtype=torch.float32)
+
+
 class Row:
     """A workload's calls, compiled and run once.
 
@@ -82,7 +107,7 @@ class Row:
         count = timing.copies(self.device.clock, sum(x.nbytes for x in made.values()))
         self.copies = [made, *(self.inputs() for _ in range(min(count, 8) - 1))]
         self.before, self.writes = accuracy.copied(made), {}
-        explanation, directions, found = record.explained(self.work, made), {}, None
+        explanation, found = record.explained(self.work, made), None
         for variant in record.variants(self.work, explanation):
             if variant.name in LEFT_OUT or not (peers or variant.name in OURS):
                 continue
@@ -93,7 +118,7 @@ class Row:
             if variant.role != "peer" and (why := usable(work.op, impl, judged=peers)):
                 one["absent"] = f"{impl}: {why}"
                 continue
-            call = record.directed(variant.fn, self.copies, self.wrt, directions)
+            call = directed(variant.fn, self.copies, self.wrt)
             try:
                 seconds, other = timing.first(self.device.clock, call)
                 if found is None and variant.role != "peer":

@@ -119,6 +119,12 @@ def margins(lines: list[dict]) -> list[str]:
     return ["## How near to the budgets", "", *table(head, rows)] if rows else []
 
 
+def caution(lines: list[dict]) -> list[str]:
+    """Beside times of a rehearsal."""
+    words = "Times of toy shapes on a CPU: they show that a row runs, and nothing else."
+    return [words, ""] if any(x.get("rehearsal") for x in lines) else []
+
+
 def goals(lines: list[dict]) -> list[str]:
     rows = []
     for x in (x for x in lines if x["kind"] == "goal"):
@@ -132,7 +138,7 @@ def goals(lines: list[dict]) -> list[str]:
         ]
         rows.append([x["goal"], x["pass"], name, time, x["clock"], *numbers, said(x.get("not_captured"))])
     head = "goal | pass | ours | µs | clock | GB/s | TFLOP/s | of floor | of reachable | why no graph"
-    return ["## Goals, ours alone", "", *table(head, rows)] if rows else []
+    return ["## Goals, ours alone", "", *caution(lines), *table(head, rows)] if rows else []
 
 
 def peers(lines: list[dict]) -> list[str]:
@@ -144,7 +150,7 @@ def peers(lines: list[dict]) -> list[str]:
         span = f"{x['p20_us']:,.1f} to {x['p80_us']:,.1f}"
         numbers = [cell(x, "tflops", ".1f"), cell(x, "gb_s", ",.0f"), said(x["note"])]
         rows.append([x["op"], x["workload"], x["pass"], x["variant"], f"{x['median_us']:,.1f}", span, *numbers])
-    out = [*summary(groups(found)), "## Every row", ""]
+    out = [*caution(lines), *summary(groups(found)), "## Every row", ""]
     out += table("op | workload | pass | implementation | µs | p20 to p80 | TFLOP/s | GB/s | apart", rows)
     absent = [[x["op"], x["workload"], x["pass"], x["variant"], said(x["absent"])] for x in found if x["absent"]]
     return out + (

@@ -20,6 +20,16 @@ PTXAS = "/usr/local/cuda/bin/ptxas"
 LEAST = 0.5  # of a step's limit that must be left for it to begin
 
 
+PLACES = {f"{Path(__file__).parents[2]}/": "", f"{sys.prefix}/": "", f"{sys.base_prefix}/": ""}
+
+
+def _without_places(text: str) -> str:
+    """Without the folders of this machine."""
+    for place, name in PLACES.items():
+        text = text.replace(place, name)
+    return text
+
+
 class Journal:
     """first.jsonl and first.log of a folder: whole lines, written at once, whatever thread says them."""
 
@@ -36,11 +46,11 @@ class Journal:
     def say(self, record: Mapping[str, object]) -> None:
         with self._lock:
             line = {**record, **self.common, "at_s": round(self.elapsed(), 2)}
-            self._lines.write(json.dumps(line) + "\n")
+            self._lines.write(_without_places(json.dumps(line)) + "\n")
 
     def log(self, step: str, text: str) -> None:
         with self._lock:
-            self._log.write(f"[{self.elapsed():7.2f} {step}] {text.rstrip()[:2000]}\n")
+            self._log.write(f"[{self.elapsed():7.2f} {step}] {_without_places(text.rstrip())[:2000]}\n")
 
     def close(self) -> None:
         self._lines.close()

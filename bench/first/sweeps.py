@@ -13,7 +13,7 @@ import torch
 from afn_kernels import _verdicts
 from bench import accuracy, record, timing
 from bench.first.child import COMPILE, DEVICE, alone, preparing, say
-from bench.first.figures import ROUNDS, SECONDS, bench, compiled, fitted, usable, workload
+from bench.first.figures import ROUNDS, SECONDS, bench, compiled, directed, fitted, usable, workload
 from bench.first.plan import SWEEPS
 
 Change = dict[str, int]
@@ -140,9 +140,9 @@ def prepare(name: str, found: Sweep, work, which: str, everything: tuple[Change,
     torch.manual_seed(0)
     wrt = work.wrt if which == "forward+backward" else ()
     inputs = {x: t.requires_grad_(x in wrt) for x, t in work.make(DEVICE, work.dtype).items()}
-    device, directions, calls, apart, first = bench(), {}, {}, {}, None
+    device, calls, apart, first = bench(), {}, {}, None
     for change in everything:
-        bare = record.directed(lambda i: work.call(i, "triton"), [inputs], wrt, directions)
+        bare = directed(lambda i: work.call(i, "triton"), [inputs], wrt)
 
         def call(i: int, bare=bare, change=change):
             with changed(found, change) if change else nullcontext():

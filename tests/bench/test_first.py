@@ -204,6 +204,15 @@ def test_only_what_was_right_and_never_wrong_is_timed(monkeypatch):
     assert figures.usable("c", "triton", judged=False) == ""
 
 
+def test_directions_do_not_depend_on_strides():
+    x = {"x": torch.randn(3, 5, requires_grad=True)}
+    grads = [
+        figures.directed(fn, [x], ("x",))(0)[0] for fn in (lambda i: i["x"] * 2, lambda i: (i["x"].T.contiguous() * 2).T)
+    ]  # fmt: skip
+    assert torch.equal(*grads)
+    assert not torch.equal(grads[0], torch.ones(3, 5))
+
+
 def test_what_checkers_and_profilers_print():
     assert launches.judged("words\n========= ERROR SUMMARY: 0 errors\n", 0) == ("ok", "")
     assert launches.judged("========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", 0) == ("ok", "")
