@@ -144,25 +144,26 @@ def dq_kernel(
 @triton.jit
 def _dkv(
     b_k, b_v, b_dk, b_dv, q, dout, stats, q_token, q_head, d_token, d_head, padded,
-    first, before, full, after, o_n, lower, upper, nq, scale2, cap,
-    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
-    WIDE: tl.constexpr,
+    first, before, full, after, n, lower, upper, nq, scale2, cap,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Adds ``before`` blocks of queries from ``first`` and ``after`` blocks from ``full``, of every head of a group.
 
     One loop over them all, so that loads run ahead from one head into the next. Everything is transposed, [keys,
     queries]: p and ds are then left operands, which stay in registers.
     """
-    head, block = tl.full([], 0, tl.int64), tl.full([], 0, tl.int32)
+    head, block = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
     for _ in tl.range(0, (before + after) * GROUP, num_stages=STAGES):
+        tl.assume(head >= 0)
         m = first + block * BLOCK_M
         if MASKED:
             m = tl.where(block < before, m, full + (block - before) * BLOCK_M)
         o_m = m + tl.arange(0, BLOCK_M)
-        b_q = load_rows(q + head * q_head, m, q_token, nq, BLOCK_M, D, BLOCK_D, MASKED, WIDE)
-        b_dout = load_rows(dout + head * d_head, m, d_token, nq, BLOCK_M, D, BLOCK_D, MASKED, WIDE)
-        b_lse, b_delta = _pairs(stats + (head * padded + m) * 2, BLOCK_M)
+        b_q = load_rows(q + head.to(tl.int64) * q_head, m, q_token, nq, BLOCK_M, D, BLOCK_D, MASKED, WIDE)
+        b_dout = load_rows(dout + head.to(tl.int64) * d_head, m, d_token, nq, BLOCK_M, D, BLOCK_D, MASKED, WIDE)
+        b_lse, b_delta = _pairs(stats + (head.to(tl.int64) * padded + m) * 2, BLOCK_M)
         b_s = tl.dot(b_k, b_q.T, input_precision=PRECISION)
         if SOFTCAP:
             b_s = tanh(b_s * cap)
@@ -170,10 +171,9 @@ def _dkv(
             b_lse = tl.where(o_m < nq, b_lse, float("inf"))
         b_p = exp2(b_s * scale2 - b_lse[None, :])
         if CAUSAL and MASKED:
-            # Keys past the end are zeros: their rows of dk and dv are never stored, so they need no mask.
-            m_key = (o_n - m - upper)[:, None] <= tl.arange(0, BLOCK_M)[None, :]
+            m_key = (n - m - upper + tl.arange(0, BLOCK_N))[:, None] <= tl.arange(0, BLOCK_M)[None, :]
             if WINDOW:
-                m_key = m_key & ((o_n - m - lower)[:, None] >= tl.arange(0, BLOCK_M)[None, :])
+                m_key = m_key & ((n - m - lower + tl.arange(0, BLOCK_N))[:, None] >= tl.arange(0, BLOCK_M)[None, :])
             b_p = tl.where(m_key, b_p, 0.0)
         b_dv = tl.dot(b_p.to(b_dout.dtype), b_dout, b_dv, input_precision=PRECISION)
         b_dp = tl.dot(b_v, b_dout.T, input_precision=PRECISION)
@@ -187,6 +187,29 @@ def _dkv(
     return b_dk, b_dv
 
 
+@triton.jit
+def _place_keys(
+    program, table, tiles, total_q, total_k, left, right, KV_HEADS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, PACKED: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Of a program with a block of keys: KV head, first query of the sequence, queries, first key, first of the block
+    in it, keys, ``lower`` and ``upper`` of ``sight``, and bounds of its queries: all from ``every`` to ``full`` see
+    all of the block, ``before`` blocks of them from ``first`` and ``after`` blocks from ``full`` see some of it."""
+    tile, kv_head = program // KV_HEADS, (program % KV_HEADS).to(tl.int64)
+    q0, nq, k0, nk, block = locate(table, tile, tiles, total_q, total_k, PACKED, False)
+    n, lower, upper, end = block * BLOCK_N, nk - nq, nk - nq, nq
+    if WINDOW:
+        lower, upper = lower - left, upper + right
+        end = tl.minimum(tl.maximum(n + BLOCK_N - lower, 0), nq)  # queries from here on see keys behind the block
+    first = tl.maximum(n - upper, 0) // BLOCK_M * BLOCK_M if CAUSAL else 0
+    every = tl.cdiv(tl.maximum(n + BLOCK_N - 1 - upper, 0), BLOCK_M) * BLOCK_M if CAUSAL else 0
+    full = tl.minimum(nq, tl.maximum(n - lower + 1, 0)) if WINDOW else nq
+    full = tl.maximum(full // BLOCK_M * BLOCK_M, every)
+    before = tl.cdiv(tl.maximum(tl.minimum(every, end) - first, 0), BLOCK_M)
+    after = tl.cdiv(tl.maximum(end - full, 0), BLOCK_M)
+    return kv_head, q0, nq, k0, n, nk, lower, upper, first, before, every, full, after
+
+
 @triton.jit(do_not_specialize=["total_q", "total_k", "tiles", "padded", "left", "right"])
 def dkv_kernel(
     q, k, v, dout, stats, dk, dv, table, q_strides, kv_strides, d_strides,
@@ -195,54 +218,45 @@ def dkv_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     PACKED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    tile, kv_head = tl.program_id(0) // KV_HEADS, (tl.program_id(0) % KV_HEADS).to(tl.int64)
     q_token, q_head = q_strides
     kv_token, kv_step = kv_strides
     d_token, d_head = d_strides
-    tl.assume(q_token >= 0)
-    tl.assume(q_head >= 0)
-    tl.assume(d_token >= 0)
-    tl.assume(d_head >= 0)
-    tl.assume(padded >= 0)
-    q0, nq, k0, nk, block = locate(table, tile, tiles, total_q, total_k, PACKED, False)
-    n = block * BLOCK_N
+    tl.assume((q_token >= 0) & (q_head >= 0) & (d_token >= 0) & (d_head >= 0) & (padded >= 0))
+    kv_head, q0, nq, k0, n, nk, lower, upper, first, before, every, full, after = _place_keys(
+        tl.program_id(0), table, tiles, total_q, total_k, left, right,
+        KV_HEADS, BLOCK_M, BLOCK_N, PACKED, CAUSAL, WINDOW,
+    )  # fmt: skip
     if n >= nk:
         return
-    o_n = n + tl.arange(0, BLOCK_N)
-    column = tl.arange(0, BLOCK_D)
     # Keys past the end are zeros: their rows of dk and dv are never stored, so they need no mask.
-    b_k = load_rows(k + k0 * kv_token + kv_head * kv_step, n, kv_token, nk, BLOCK_N, D, BLOCK_D, True, WIDE)
-    b_v = load_rows(v + k0 * kv_token + kv_head * kv_step, n, kv_token, nk, BLOCK_N, D, BLOCK_D, True, WIDE)
+    kv = k0 * kv_token + kv_head * kv_step
+    b_k = load_rows(k + kv, n, kv_token, nk, BLOCK_N, D, BLOCK_D, True, WIDE)
+    b_v = load_rows(v + kv, n, kv_token, nk, BLOCK_N, D, BLOCK_D, True, WIDE)
     b_dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     b_dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    lower, upper, end = nk - nq, nk - nq, nq
-    if WINDOW:
-        lower, upper = lower - left, upper + right
-        end = tl.minimum(tl.maximum(n + BLOCK_N - lower, 0), nq)  # queries from here on see keys behind the block
-    first = tl.maximum(n - upper, 0) // BLOCK_M * BLOCK_M if CAUSAL else 0
-    # Blocks of queries that all see the whole block are those from ``every`` to ``full``.
-    every = tl.cdiv(tl.maximum(n + BLOCK_N - 1 - upper, 0), BLOCK_M) * BLOCK_M if CAUSAL else 0
-    full = tl.minimum(nq, tl.maximum(n - lower + 1, 0)) if WINDOW else nq
-    full = tl.maximum(full // BLOCK_M * BLOCK_M, every)
-    before = tl.cdiv(tl.maximum(tl.minimum(every, end) - first, 0), BLOCK_M)
-    after = tl.cdiv(tl.maximum(end - full, 0), BLOCK_M)
-    p_q = q + q0 * q_token + kv_head * GROUP * q_head
-    p_d = dout + q0 * d_token + kv_head * GROUP * d_head
-    p_stats = stats + (kv_head * GROUP * padded + q0) * 2
+    head = kv_head * GROUP
     b_dk, b_dv = _dkv(
-        b_k, b_v, b_dk, b_dv, p_q, p_d, p_stats, q_token, q_head, d_token, d_head, padded,
-        every, (full - every) // BLOCK_M, 0, 0, o_n, lower, upper, nq, scale2, cap,
-        GROUP, D, BLOCK_D, BLOCK_M, False, CAUSAL, WINDOW, SOFTCAP, PRECISION, STAGES, WIDE,
+        b_k, b_v, b_dk, b_dv, q + q0 * q_token + head * q_head, dout + q0 * d_token + head * d_head,
+        stats + (head * padded + q0) * 2, q_token, q_head, d_token, d_head, padded,
+        every, (full - every) // BLOCK_M, 0, 0, n, lower, upper, nq, scale2, cap,
+        GROUP, D, BLOCK_D, BLOCK_M, BLOCK_N, False, CAUSAL, WINDOW, SOFTCAP, PRECISION, STAGES, WIDE,
     )  # fmt: skip
+    kv_head, q0, nq, k0, n, nk, lower, upper, first, before, every, full, after = _place_keys(
+        again(tl.program_id(0)), table, tiles, total_q, total_k, left, right,
+        KV_HEADS, BLOCK_M, BLOCK_N, PACKED, CAUSAL, WINDOW,
+    )  # fmt: skip
+    head = kv_head * GROUP
     b_dk, b_dv = _dkv(
-        b_k, b_v, b_dk, b_dv, p_q, p_d, p_stats, q_token, q_head, d_token, d_head, padded,
-        first, before, full, after, o_n, lower, upper, nq, scale2, cap,
-        GROUP, D, BLOCK_D, BLOCK_M, True, CAUSAL, WINDOW, SOFTCAP, PRECISION, STAGES, WIDE,
+        b_k, b_v, b_dk, b_dv, q + q0 * q_token + head * q_head, dout + q0 * d_token + head * d_head,
+        stats + (head * padded + q0) * 2, q_token, q_head, d_token, d_head, padded,
+        first, before, full, after, n, lower, upper, nq, scale2, cap,
+        GROUP, D, BLOCK_D, BLOCK_M, BLOCK_N, True, CAUSAL, WINDOW, SOFTCAP, PRECISION, STAGES, WIDE,
     )  # fmt: skip
-    tile = again(tl.program_id(0))
-    tile, kv_head = tile // KV_HEADS, (tile % KV_HEADS).to(tl.int64)
-    q0, nq, k0, nk, block = locate(table, tile, tiles, total_q, total_k, PACKED, False)
-    n, row = block * BLOCK_N, tl.arange(0, BLOCK_N)
+    kv_head, q0, nq, k0, n, nk, lower, upper, first, before, every, full, after = _place_keys(
+        again(tl.program_id(0)), table, tiles, total_q, total_k, left, right,
+        KV_HEADS, BLOCK_M, BLOCK_N, PACKED, CAUSAL, WINDOW,
+    )  # fmt: skip
+    row, column = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     p_dk = (k0 + n) * (KV_HEADS * D) + kv_head * D
     offsets = row[:, None] * (KV_HEADS * D) + column[None, :]
     m_out = (row < nk - n)[:, None] & (column < D)[None, :]
