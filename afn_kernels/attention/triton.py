@@ -38,9 +38,8 @@ def _unless_one(count: int) -> tuple[str, str]:
     return " ".join([*code, "SAME:", "}"]), ",".join(constraints)
 
 
-LAZY = tl.constexpr(
-    8.0
-)  # by how much in base 2 a row may outgrow its maximum: p is then at most 2^8, as exact as below 1
+# By how much in base 2 a row may outgrow its maximum: p is at most 2^8 then, and as exact as below 1.
+LAZY = tl.constexpr(8.0)
 COUNT = tl.constexpr(32)
 PTX, CONSTRAINTS = (tl.constexpr(x) for x in _unless_one(COUNT.value))
 
