@@ -64,13 +64,13 @@ HALF = {
         (256, AttnTile(128, 32, 8, 2, "as the forward")),
     ),
     "dq": (
-        (64, AttnTile(128, 128, 8, 2, "224 registers")),
+        (64, AttnTile(128, 128, 8, 3, "233 registers, the next step's loads in flight")),
         (128, AttnTile(128, 64, 8, 3, "173 registers")),
         (256, AttnTile(128, 32, 8, 2, "64 queries or 64 keys spill")),
     ),
     "dkv": (
-        (64, AttnTile(64, 128, 8, 2, "214 registers")),
-        (128, AttnTile(64, 128, 8, 2, "255 registers, most of them dk and dv; a third stage spills", True)),
+        (64, AttnTile(64, 128, 8, 3, "238 registers")),
+        (128, AttnTile(64, 128, 8, 3, "255 registers, most of them dk and dv; without leanness 6 words spill", True)),
         (256, AttnTile(32, 64, 8, 1, "248 registers")),
     ),
 }
