@@ -50,13 +50,7 @@ HALF = {
                 128, 64, 4, 3, "197 registers: two programs on a multiprocessor, one computes as one exponentiates"
             ),
         ),
-        (127, AttnTile(128, 128, 8, 3, "250 registers and 224 KB: the next step's loads in flight")),
-        (
-            128,
-            AttnTile(
-                128, 64, 4, 2, "two programs, as for 64: 2 words of 255 registers spill, outside of the long loop", True
-            ),
-        ),
+        (128, AttnTile(128, 128, 8, 3, "250 registers and 224 KB: the next step's loads in flight")),
         (256, AttnTile(128, 32, 8, 2, "64 keys spill")),
     ),
     "carry": (
