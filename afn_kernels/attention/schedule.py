@@ -124,8 +124,7 @@ def tables_of(
     with torch.inference_mode(False):  # a backward can save nothing that is made in inference mode
         found = replace(schedule, tables=mine).of(kernels, head_dim, dtype)
     if all(type(x) is torch.Tensor for x in found):
-        tiles = (tile_of(kernel, head_dim, dtype, cu_q.device) for kernel in kernels)
-        mine.update(zip(tiles, found, strict=True))
+        mine.update(zip((tile_of(kernel, head_dim, dtype, cu_q.device) for kernel in kernels), found, strict=True))
     return found
 
 
