@@ -5,7 +5,7 @@ import torch
 from afn_kernels.attention import OP, attention, providers
 from afn_kernels.attention.boundary import BACKWARD
 from afn_kernels.attention.provided import gradients
-from afn_kernels.attention.schedule import AttentionSchedule
+from afn_kernels.attention.schedule import AttentionSchedule, tables_of
 from afn_kernels.attention.window import flat
 
 
@@ -54,9 +54,11 @@ def attention_backward(
     asked = options | {"return_lse": True, "carry": None, "window": None, "softcap": 0.0}
     chosen = OP.explain(q, k, v, **asked).chosen if impl == "auto" else impl
     if chosen == "triton":
-        if schedule is None and cu_seqlens_q is not None:
-            schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
-        tables = [None, None] if schedule is None else schedule.of(("dq", "dkv"), q.shape[-1], q.dtype)
+        tables, kernels = [None, None], ("dq", "dkv")
+        if schedule is not None:
+            tables = schedule.of(kernels, q.shape[-1], q.dtype)
+        elif cu_seqlens_q is not None and cu_seqlens_k is not None:
+            tables = tables_of(kernels, cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k), q.shape[-1], q.dtype)
         numbers, needs = (*flat(None), 0.0, float(scale)), (True, True, False)
         return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, *numbers, *needs)[:3]
     if chosen in providers.NAMES:

@@ -211,7 +211,8 @@ def attention(
         carry: (out [Tq, Hq, D] float32, lse [Tq, Hq] float32) over other keys, which this call continues from:
             the result is attention over both sets of keys. Implies ``return_lse`` and a float32 output.
         schedule: of ``attention_schedule``, for calls that share boundaries; ``cu_seqlens`` may then be left out.
-            Calls with windows of any size share it with calls without.
+            Calls with windows of any size share it with calls without. Without one, "triton" keeps its tables with the
+            boundaries until PyTorch counts a write to them: what writes by address or through ``.data`` needs one.
         impl: "auto" or the name of an implementation.
 
     Under torch.autocast q, k and v are cast to its dtype, as for scaled_dot_product_attention.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from afn_kernels._library import Boundary
-from afn_kernels.attention.schedule import AttentionSchedule
+from afn_kernels.attention.schedule import tables_of
 from afn_kernels.attention.window import flat
 
 
@@ -62,9 +62,11 @@ def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, s
     out_c, lse_c = carry or (None, None)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))
     kernels = ("forward" if carry is None else "carry", *(("dq", "dkv") if wanted else ()))
-    if schedule is None and cu_seqlens_q is not None:
-        schedule = AttentionSchedule(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
-    tables = [] if schedule is None else schedule.of(kernels, q.shape[-1], q.dtype)
+    tables = []
+    if schedule is not None:
+        tables = schedule.of(kernels, q.shape[-1], q.dtype)
+    elif cu_seqlens_q is not None:
+        tables = tables_of(kernels, cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k), q.shape[-1], q.dtype)
     table, dq_table, dkv_table = (*tables, *[None] * (3 - len(tables)))
     out, lse = FORWARD(
         q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, *flat(window), float(softcap), float(scale)

@@ -9,13 +9,17 @@ from afn_kernels import _device, _rows, _triton
 
 @dataclass(frozen=True)
 class AttnTile:
-    """``queries`` x ``keys`` of one step, ``warps`` of a program, ``stages`` of loads in flight."""
+    """``queries`` x ``keys`` of one step, ``warps`` of a program, ``stages`` of loads in flight.
+
+    ``lean`` saves registers at the price of instructions (``load_rows``).
+    """
 
     queries: int
     keys: int
     warps: int
     stages: int
     reason: str
+    lean: bool = False
 
 
 def choose(kernel: str, head_dim: int, wide: bool, local: bool = False, device: torch.device | None = None) -> AttnTile:
@@ -43,26 +47,26 @@ HALF = {
         (
             64,
             AttnTile(
-                128, 64, 8, 3, "123 registers: two programs on a multiprocessor, one computes as one exponentiates"
+                128, 64, 4, 3, "197 registers: two programs on a multiprocessor, one computes as one exponentiates"
             ),
         ),
-        (128, AttnTile(128, 128, 8, 2, "the largest step that fits 255 registers; a third stage fits too")),
+        (128, AttnTile(128, 128, 8, 3, "250 registers and 224 KB: the next step's loads in flight")),
         (256, AttnTile(128, 32, 8, 2, "64 keys spill")),
     ),
     "carry": (
-        (64, AttnTile(128, 64, 8, 3, "as the forward")),
-        (128, AttnTile(128, 64, 8, 3, "128 keys spill where the output is float32 and packed")),
+        (64, AttnTile(128, 64, 4, 3, "as the forward")),
+        (128, AttnTile(128, 128, 8, 3, "247 registers; four warps would spill 6 words")),
         (256, AttnTile(128, 32, 8, 2, "as the forward")),
     ),
     "dq": (
-        (64, AttnTile(128, 128, 8, 2, "223 registers")),
-        (128, AttnTile(128, 64, 8, 3, "189 registers")),
+        (64, AttnTile(128, 128, 8, 3, "233 registers, the next step's loads in flight")),
+        (128, AttnTile(128, 64, 8, 3, "173 registers")),
         (256, AttnTile(128, 32, 8, 2, "64 queries or 64 keys spill")),
     ),
     "dkv": (
-        (64, AttnTile(64, 128, 8, 2, "214 registers")),
-        (128, AttnTile(64, 128, 8, 2, "255 registers, most of them dk and dv; a third stage has not been tried")),
-        (256, AttnTile(32, 64, 8, 1, "248 registers")),
+        (64, AttnTile(64, 128, 8, 3, "238 registers")),
+        (128, AttnTile(64, 128, 8, 3, "255 registers, most of them dk and dv; without leanness 6 words spill", True)),
+        (256, AttnTile(16, 64, 8, 2, "32 queries spill")),
     ),
 }
 LOCAL = {
@@ -71,7 +75,11 @@ LOCAL = {
         (128, AttnTile(128, 64, 8, 3, "128 keys spill")),
         (256, AttnTile(128, 16, 8, 2, "32 keys spill")),
     ),
-    "carry": (*HALF["carry"][:2], (256, AttnTile(128, 16, 8, 2, "as the forward"))),
+    "carry": (
+        (64, AttnTile(128, 64, 8, 3, "as the forward")),
+        (128, AttnTile(128, 64, 8, 3, "as the forward")),
+        (256, AttnTile(128, 16, 8, 2, "as the forward")),
+    ),
     "dq": (
         (64, AttnTile(128, 64, 8, 3, "182 registers")),
         (128, AttnTile(128, 64, 8, 3, "as without")),
@@ -80,7 +88,7 @@ LOCAL = {
     "dkv": (
         (64, AttnTile(64, 128, 8, 2, "as without")),
         (128, AttnTile(32, 128, 8, 2, "64 queries spill")),
-        (256, AttnTile(16, 64, 8, 1, "32 queries spill")),
+        (256, AttnTile(16, 64, 8, 2, "as without")),
     ),
 }
 FMA = "float32 without tensor cores, for its accuracy; the largest step found without spills"
@@ -92,11 +100,11 @@ WIDE = {
     ),
     "carry": (
         (64, AttnTile(32, 16, 4, 1, FMA)),
-        (128, AttnTile(32, 16, 8, 1, FMA)),
-        (256, AttnTile(16, 16, 8, 1, FMA)),
+        (128, AttnTile(32, 16, 8, 2, "one stage spills")),
+        (256, AttnTile(16, 16, 8, 2, "one stage spills")),
     ),
     "dq": ((64, AttnTile(32, 32, 4, 1, FMA)), (128, AttnTile(32, 16, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
-    "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
+    "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(16, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }
 LOCAL_WIDE = WIDE | {"forward": (*WIDE["forward"][:2], (256, AttnTile(32, 16, 16, 1, "8 warps spill")))}
 # Where matrix instructions take their operands from registers (before Hopper, and GeForce after it), and a block has as

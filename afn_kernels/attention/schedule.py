@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels.attention.config import choose
 
@@ -80,6 +81,58 @@ class AttentionSchedule:
                 boundaries = self.cu_seqlens_q, self.cu_seqlens_k, self.total_q, self.total_k
                 made[block, keys] = tile_table(*boundaries, block, self.causal, keys)
         return [made[tile] for tile in tiles]
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTables:
+    """The tables of two boundaries by everything else they depend on, while neither is written to."""
+
+    versions: tuple[int, int]
+    by_call: dict[tuple, dict[tuple[int, bool], torch.Tensor]] = field(default_factory=dict)
+
+
+_kept = WeakTensorKeyDictionary()  # by the queries' boundaries, then by the keys'
+
+
+def tables_of(
+    kernels: Sequence[str],
+    cu_q: torch.Tensor,
+    cu_k: torch.Tensor,
+    causal: bool,
+    total_q: int,
+    total_k: int,
+    head_dim: int,
+    dtype: torch.dtype,
+) -> list[torch.Tensor]:
+    """The tables of a call without a schedule: a model's layers share their boundaries, and so their tables.
+
+    They are kept with the boundaries until PyTorch counts a write to these. What PyTorch does not count (a kernel that
+    writes by address, ``.data``) goes unseen.
+    """
+    schedule = AttentionSchedule(cu_q, cu_k, causal, total_q, total_k)
+    if not keeps(cu_q, cu_k):
+        return schedule.of(kernels, head_dim, dtype)
+    by_keys = _kept.get(cu_q)
+    if by_keys is None:
+        by_keys = _kept[cu_q] = WeakTensorKeyDictionary()
+    versions, kept = (version(cu_q), version(cu_k)), by_keys.get(cu_k)
+    if kept is None or kept.versions != versions:
+        kept = by_keys[cu_k] = KeptTables(versions)
+    # What one stream makes another one must not read before it is there.
+    stream = torch.cuda.current_stream(cu_q.device).cuda_stream if cu_q.is_cuda else 0
+    mine = kept.by_call.setdefault((causal, total_q, total_k, stream), {})
+    with torch.inference_mode(False):  # a backward can save nothing that is made in inference mode
+        found = replace(schedule, tables=mine).of(kernels, head_dim, dtype)
+    if all(type(x) is torch.Tensor for x in found):
+        mine.update(zip((tile_of(kernel, head_dim, dtype, cu_q.device) for kernel in kernels), found, strict=True))
+    return found
+
+
+def keeps(*boundaries: torch.Tensor) -> bool:
+    """Whether tables may outlive a call: not in a graph, whose boundaries may be others at its next replay."""
+    if torch.compiler.is_compiling() or any(type(x) is not torch.Tensor or x.is_inference() for x in boundaries):
+        return False
+    return not (boundaries[0].is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def savable(x: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,19 @@ import afn_kernels as ak
 
 ROOT = Path(__file__).parents[2]
 OPS = sorted({module.name for module in pkgutil.iter_modules(ak.__path__) if module.ispkg} - {"nn", "patch", "verify"})
-NOT_OPS = {"LogMelStream", "MelConfig", "explain", "pad", "patch", "prefer", "report", "strict", "unpad", "verify"}
+NOT_OPS = {
+    "LogMelStream",
+    "MelConfig",
+    "check",
+    "explain",
+    "pad",
+    "patch",
+    "prefer",
+    "report",
+    "strict",
+    "unpad",
+    "verify",
+}
 PUBLIC = sorted(set(ak.__all__) - NOT_OPS)
 
 

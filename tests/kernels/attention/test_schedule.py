@@ -48,13 +48,76 @@ def test_the_same_bits_and_fewer_tables(causal, made, device):
     tensors = [x.to(device) for x in make(QUERIES, KEYS, 2, 1, 16, torch.float32)]
     boundaries = {"cu_seqlens_q": cu(QUERIES).to(device), "cu_seqlens_k": cu(KEYS).to(device)}
     alone = layers(*tensors, 2, causal=causal, **boundaries)
-    assert len(made) == 2 * len(set(made)), "each of two layers made its own"
+    assert len(made) == len(set(made)), "the second of two layers made its own"
     made.clear()
     schedule = schedule_of(QUERIES, KEYS, device, causal=causal)
     shared = layers(*tensors, 2, causal=causal, schedule=schedule)
     assert len(made) == len(set(made)), made
     for a, b in zip(alone, shared, strict=True):
         assert torch.equal(a, b)
+
+
+def test_calls_on_the_same_boundaries_share_tables_until_these_change(made, device):
+    needs_triton()
+    q, k, v = (x.to(device) for x in make([8], [8], 1, 1, 16, torch.float32))
+    boundaries, twin = cu([3, 5]).to(device), cu([3, 5]).to(device)
+
+    def tables(count, cu_seqlens_q=boundaries, cu_seqlens_k=boundaries, causal=False, rows=8):
+        """The output, for which that many tables were made; the same as without any kept."""
+        made.clear()
+        options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "impl": "triton"}
+        found = ak.attention(q[:rows], k[:rows], v[:rows], **options)
+        assert len(made) == count
+        anew = options | {"cu_seqlens_q": cu_seqlens_q.clone(), "cu_seqlens_k": cu_seqlens_k.clone()}
+        assert torch.equal(found, ak.attention(q[:rows], k[:rows], v[:rows], **anew))
+        return found
+
+    first = tables(1)
+    with torch.inference_mode():
+        tables(0)
+    tables(1, causal=True)
+    tables(1, cu_seqlens_k=twin)
+    tables(0, cu_seqlens_k=twin)
+    boundaries[1] = 4
+    assert not torch.equal(tables(1), first)
+    twin[1] = 2
+    tables(1, cu_seqlens_k=twin)
+    tables(0)
+    boundaries[1:] = boundaries.new_tensor([1, 6])
+    tables(1, rows=6)
+    lse = q.new_zeros(8, 1)
+    made.clear()
+    for _ in range(2):
+        ak.attention_backward(q, q, k, v, q, lse, cu_seqlens_q=twin, impl="triton")
+    assert len(made) == 2
+
+
+def test_tables_are_kept_no_longer_than_their_boundaries(made, device, monkeypatch):
+    needs_triton()
+    q, k, v = (x.to(device) for x in make([8], [8], 1, 1, 16, torch.float32))
+    count, boundaries = len(module._kept), cu([3, 5]).to(device)
+    ak.attention(q, k, v, cu_seqlens_q=boundaries, impl="triton")
+    assert len(module._kept) == count + 1
+    del boundaries
+    assert len(module._kept) == count
+    with torch.inference_mode():
+        uncounted = cu([3, 5]).to(device)
+
+    def made_by_two_calls(cu_seqlens):
+        made.clear()
+        for _ in range(2):
+            ak.attention(q, k, v, cu_seqlens_q=cu_seqlens, impl="triton")
+        return len(made)
+
+    boundaries = cu([3, 5]).to(device)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "keeps", lambda *boundaries: False)  # as in a graph that is being captured
+        assert made_by_two_calls(boundaries) == 2
+    with torch.inference_mode():
+        uncounted = boundaries.clone()
+    assert made_by_two_calls(uncounted) == 2
+    assert len(module._kept) == count
+    assert made_by_two_calls(boundaries) == 1
 
 
 def test_without_gradients_only_the_forward_has_a_table(made, device):
