@@ -206,9 +206,8 @@ def test_only_what_was_right_and_never_wrong_is_timed(monkeypatch):
 
 def test_directions_do_not_depend_on_strides():
     x = {"x": torch.randn(3, 5, requires_grad=True)}
-    grads = [
-        figures.directed(fn, [x], ("x",))(0)[0] for fn in (lambda i: i["x"] * 2, lambda i: (i["x"].T.contiguous() * 2).T)
-    ]  # fmt: skip
+    calls = (lambda i: i["x"] * 2, lambda i: (i["x"].T.contiguous() * 2).T)
+    grads = [figures.directed(call, [x], ("x",))(0)[0] for call in calls]
     assert torch.equal(*grads)
     assert not torch.equal(grads[0], torch.ones(3, 5))
 
