@@ -37,7 +37,7 @@ def qkv_rotary() -> list[Tensor]:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         qkv = torch.randn(3, 8 * 128, generator=g).to(dtype)  # four query heads, two of keys, two of values
         caches = [torch.zeros(8, 2, 128, dtype=dtype) for _ in range(2)]
-        bias = torch.randn(8 * 128, generator=g).to(dtype)
+        bias = torch.randn(8 * 128 + 2, generator=g).to(dtype)[2:]  # begins within its memory
         slots, positions = torch.tensor([5, 0, 3]), torch.tensor([0.0, 7.0, 3.0])
         rotation = (positions, torch.rand(64, generator=g))
         found.append(ak.qkv_rotary(qkv, *rotation, *caches, slots, bias=bias, impl="cuda"))
