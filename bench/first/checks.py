@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from afn_kernels.verify import processes, run
 from afn_kernels.verify.shapes import checks
 from afn_model.host import machine, version
 from bench import timing
+from bench.first import compilation
 from bench.first.child import COMPILE, DEVICE, program, say
 from bench.first.plan import GROUPS
 from bench.first.runner import PTXAS
@@ -81,7 +81,7 @@ def verify(group: str) -> None:
     """Every implementation of a group's ops against float64, one after another, each op in a process of its own."""
     ops, device = ops_of(group), torch.device(DEVICE)
     if COMPILE:
-        importlib.import_module("bench.first.compilation").checks(ops)
+        compilation.checks(ops)
         return
     if DEVICE == "cuda":
         device = torch.device("cuda", 0)

@@ -37,7 +37,7 @@ STEPS = {
     "sweep": "sweeps",
     "once": "profile",
     "profile": "profile",
-    "compiled": "compilation",
+    "compiled": "everything",
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 
@@ -54,22 +53,3 @@ def checks(ops: list[str]) -> None:
     for _, one in selected("full", set(ops)):
         if launches.has(one.op, "triton"):
             check(one)
-
-
-def compiled(what: str) -> None:
-    """All that a kind of step launches; what does not compile is a line, and the rest goes on."""
-    if what == "checks":
-        checks([one.op for _, one in selected("full", None)])
-        return
-    from bench.first import decoding, figures, sweeps
-    from bench.first.plan import GOALS, MORE, SWEEPS
-
-    each = [partial(sweeps.sweep, name) for name in SWEEPS]
-    if what == "rows":
-        each = [partial(figures.goal, name) for name in GOALS | MORE] + [decoding.step]
-    for call in each:
-        try:
-            call()
-        except Exception as error:
-            say("compiled", what=" ".join(map(str, getattr(call, "args", ()))), status="failed",
-                why=_verdicts.one_line(error))  # fmt: skip

@@ -16,7 +16,7 @@ LAYERS, CONTEXT = (4, 8192) if DEVICE == "cuda" else (2, 64)
 WIDTH, INNER, HEADS, KV_HEADS, DIM = (3584, 18944, 28, 4, 128) if DEVICE == "cuda" or COMPILE else (64, 96, 4, 2, 16)
 
 
-class Step:
+class DecodeStep:
     """One new token of one sequence."""
 
     def __init__(self, device: str, dtype: torch.dtype):
@@ -66,12 +66,12 @@ def step() -> int:
         from bench.first.compilation import compiling
 
         with compiling("decode step"):
-            Step("meta", torch.bfloat16)()
+            DecodeStep("meta", torch.bfloat16)()
         return 0
     torch.manual_seed(0)
     with torch.no_grad():
         with preparing():
-            one = Step(DEVICE, torch.bfloat16 if DEVICE == "cuda" else torch.float32)
+            one = DecodeStep(DEVICE, torch.bfloat16 if DEVICE == "cuda" else torch.float32)
             eager = one().clone()
             calls = {"eager": one}
             why = ""

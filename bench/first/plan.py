@@ -11,7 +11,7 @@ TOTAL = 575  # of a command that may take 590
 
 
 @dataclass(frozen=True)
-class Step:
+class PlanStep:
     """One process.
 
     Args:
@@ -40,7 +40,7 @@ class Phase:
     name: str
     part: str
     workers: int
-    steps: tuple[Step, ...]
+    steps: tuple[PlanStep, ...]
 
     def seconds(self, workers: int | None = None) -> int:
         """The longest that it can take: each step in turn on the worker that is free first."""
@@ -101,8 +101,8 @@ PROFILES = {  # kernel to the row of GOALS that launches it
 }
 
 
-def step(name: str, words: str, limit: int, answers: str, **more) -> Step:
-    return Step(name, tuple(words.split()), limit, answers, **more)
+def step(name: str, words: str, limit: int, answers: str, **more) -> PlanStep:
+    return PlanStep(name, tuple(words.split()), limit, answers, **more)
 
 
 def plan() -> tuple[Phase, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.first.plan import Phase, Step
+from bench.first.plan import Phase, PlanStep
 
 PTXAS = "/usr/local/cuda/bin/ptxas"
 LEAST = 0.5  # of a step's limit that must be left for it to begin
@@ -83,7 +83,7 @@ class Runner:
         """The names of the steps that were not done: too late, ended, or failed."""
         found: dict[str, bool] = {}
 
-        def note(one: Step, phase: Phase, over: threading.Event | None = None) -> None:
+        def note(one: PlanStep, phase: Phase, over: threading.Event | None = None) -> None:
             found[one.name] = self.step(one, phase, over)
 
         for phase in phases:
@@ -99,7 +99,7 @@ class Runner:
                 thread.join()
         return [name for name, done in found.items() if not done]
 
-    def step(self, one: Step, phase: Phase, over: threading.Event | None = None) -> bool:
+    def step(self, one: PlanStep, phase: Phase, over: threading.Event | None = None) -> bool:
         """Runs a process to its end or its limit; whether it came to its end."""
         common = {"step": one.name, "part": phase.part, "phase": phase.name}
         limit, left = one.limit * self.slow, self.total - self.journal.elapsed()

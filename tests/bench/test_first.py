@@ -17,7 +17,7 @@ from bench import run as bench_run
 from bench.first import built, child, figures, harness, launches, plan, profile, report, sweeps
 from bench.first.__main__ import selected
 from bench.first.checks import ops_of
-from bench.first.plan import Phase, Step
+from bench.first.plan import Phase, PlanStep
 from bench.first.runner import Journal, Runner
 from tests.cuda import compiler
 
@@ -39,8 +39,8 @@ print("{half a line")
 """
 
 
-def steps(**limits: int) -> tuple[Step, ...]:
-    return tuple(Step(name, (name,), limit, "", name == "noise") for name, limit in limits.items())
+def steps(**limits: int) -> tuple[PlanStep, ...]:
+    return tuple(PlanStep(name, (name,), limit, "", name == "noise") for name, limit in limits.items())
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_the_deadline_skips_and_cuts(ran):
 
 def test_noise_ends_with_its_phase_and_the_other_assembler_is_named(ran):
     began = time.monotonic()
-    other = Step("good", ("good",), 20, "", ptxas=True)
+    other = PlanStep("good", ("good",), 20, "", ptxas=True)
     lines = ran(Phase("one", "A", 1, (*steps(noise=50), other)))
     assert time.monotonic() - began < 10
     assert {x["status"] for x in lines if x["kind"] == "step"} == {"done"}
