@@ -42,6 +42,7 @@ class Picture:
 NO_PICTURE = {
     "before.jsonl": "kernels as they were: python -m bench.sm90 --against it prints what changed",
     "findings.jsonl": "rules that kernels break on purpose, with the reason of each",
+    "first.jsonl": "right or wrong, and where seconds went: timeline.png and sweeps.png of bench.first.report",
     "sweep.jsonl": "what fits is one word: sweep.md has the few rows that spill",
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
     "margins.jsonl": "one row per test, of which only the first few matter: margins.md has them in order",
