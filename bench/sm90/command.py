@@ -93,6 +93,7 @@ def rows(
         found.append(line)
         if launch.compiled.hash not in RULED:
             RULED[launch.compiled.hash] = rules(launch, code)
+        line["ahead"] = all(one.rule != lint.AHEAD for one in RULED[launch.compiled.hash])
         broken += [(name, one) for one in RULED[launch.compiled.hash]]
         broken += [(name, one) for one in lint.waves(line["programs"], line["resident"], PROCESSORS)]
     for launch in cuda_launched(work):
