@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from afn_kernels._registry import constant
 from afn_kernels.attention import providers
 
 INFINITY = float("inf")
@@ -283,10 +284,10 @@ def standing_in(*, wide: bool = False):
         with (
             mock.patch.object(providers, "DEVICES", ("cpu",)),
             mock.patch.object(providers, "HALF", dtypes),
-            mock.patch.object(providers, "_gpu", return_value=True),
-            mock.patch.object(providers, "installed", return_value=True),
-            mock.patch.object(providers, "generation", return_value=providers.HOPPER),
-            mock.patch.object(providers, "_cudnn_version", return_value=providers.CUDNN),
+            mock.patch.object(providers, "_gpu", constant(lambda: True)),
+            mock.patch.object(providers, "installed", constant(lambda module: True)),
+            mock.patch.object(providers, "generation", constant(lambda device: providers.HOPPER)),
+            mock.patch.object(providers, "_cudnn_version", constant(lambda: providers.CUDNN)),
             mock.patch.dict(providers._set_aside, clear=True),
             mock.patch.dict(providers._work, clear=True),
             mock.patch.dict(globals(), DTYPES=list(dtypes)),
