@@ -3,13 +3,14 @@
     python -m bench.estimate [--before bench/results/sm90/before.jsonl] [--now bench/results/sm90/kernels.jsonl]
                              [--out bench/results/sm90]
 
-Reads what python -m bench.sm90 wrote, writes estimates.jsonl and puts its table into bench/RESULTS.md. The model is that
-of bench/sm90/estimate.py; what no binary shows (cuBLAS's rate, counts by hand) are constants below, with their sources.
+Reads what python -m bench.sm90 wrote, writes estimates.jsonl and puts its table into bench/RESULTS.md. The model is in
+bench/sm90/estimate.py; what no binary shows (cuBLAS's rate, counts by hand) are constants below, with their sources.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
@@ -39,7 +40,7 @@ BEGIN = "<!-- estimates from bench/results/sm90/estimates.jsonl by python -m ben
 END = "<!-- end of estimates -->"
 
 GEMM = 0.80 * 989e12  # FLOP/s of cuBLAS in bf16: 770 to 800 TFLOP/s were measured on an H200
-# log_mel.cu keeps its work in many short loops: instructions of a warp and shared-memory wavefronts of a block, per tile
+# log_mel.cu keeps its work in many short loops: instructions of a warp and shared-memory wavefronts of a block per tile
 # of 32 frames, and what clamping padded windows takes at the end, all counted by hand (docs/lab-notes.md).
 MEL_TILES, MEL_WARPS = 60 * 94, 10
 MEL_COUNTS = {"before": (1980, 5170), "now": (1620, 3290)}
@@ -62,12 +63,15 @@ class Kernels:
     lines: list[dict]
 
     def loop(self, op: str, workload: str, kernel: str) -> Loop:
-        """
+        """Of the kernel of this name, or of this name and a width, "name_128".
+
         Raises:
             MissingRow: there is no such kernel, or nothing is said of its loop.
         """
+        name = re.compile(rf"{re.escape(kernel)}(_\d+)?")
         for x in self.lines:
-            if (x["op"], x["workload"], x.get("kernel")) == (op, workload, kernel) and x.get("resident"):
+            same = (x["op"], x["workload"]) == (op, workload) and name.fullmatch(x.get("kernel", ""))
+            if same and "issue_clk" in x:
                 return Loop.of(x)
         raise MissingRow(f"{op}, {workload}: {kernel}")
 
@@ -172,10 +176,10 @@ class LogMel:
 
 @dataclass(frozen=True)
 class Loss:
-    """Seconds of linear_cross_entropy with both gradients: three products per chunk by cuBLAS, a softmax between them.
+    """Seconds of linear_cross_entropy with both gradients: products by cuBLAS, a softmax between them.
 
-    The hidden gradient's tiles of 128 x 256 fill their last wave in part; the softmax reads logits twice and writes them
-    once; every chunk after the first reads and writes the weight's gradient once more.
+    Three products per chunk of rows. The hidden gradient's tiles of 128 x 256 fill their last wave in part; the softmax
+    reads logits twice and writes them once; every chunk after the first reads and writes the weight's gradient again.
     """
 
     workload: str = "8192 x 3584 x 151672"
@@ -325,10 +329,14 @@ def table(lines: list[dict]) -> str:
         "|---" * 6 + "|",
     ]
     for x in lines:
-        before, now = (" / ".join(two_digits(x[f"{when}_{gpu}"]) for gpu in ("h100", "h200")) for when in ("before", "now"))
+        before, now = (
+            " / ".join(two_digits(x[f"{when}_{gpu}"]) for gpu in ("h100", "h200")) for when in ("before", "now")
+        )
         better = "≤" if x["unit"] in ("s", "ms", "µs") else "≥"
         goals = dict.fromkeys(f"{x[f'goal_{gpu}']:g}" for gpu in ("h100", "h200"))
-        shares = " / ".join("–" if x[f"of_goal_{gpu}"] is None else f"{x[f'of_goal_{gpu}']:.2f}" for gpu in ("h100", "h200"))
+        shares = " / ".join(
+            "–" if x[f"of_goal_{gpu}"] is None else f"{x[f'of_goal_{gpu}']:.2f}" for gpu in ("h100", "h200")
+        )
         out.append(f"| {x['item']} | {x['unit']} | {before} | {now} | {better} {' / '.join(goals)} | {shares} |")
     out += ["", "| published, H100 | TFLOP/s | the model's arithmetic | reached |", "|---" * 4 + "|"]
     out += [

@@ -57,8 +57,9 @@ class Loop:
 
     @staticmethod
     def of(row: dict) -> Loop:
-        """Of a kernel's record in kernels.jsonl."""
-        cost = (row[name] for name in ("issue_clk", "tensor_clk", "mufu_clk"))
+        """Of a kernel's record in kernels.jsonl; instructions that a branch nearly always goes past cost nothing."""
+        taken = 1 - row.get("passed", 0) / row["instructions"]
+        cost = taken * row["issue_clk"], row["tensor_clk"], row["mufu_clk"]
         return Loop(*cost, row["programs"], row["resident"], row.get("ahead", True))
 
     @property
@@ -109,7 +110,7 @@ def streaming_seconds(loop: Loop, total: float, steps: int, chip: Chip) -> float
 
 
 def pairs(lengths: list[int], causal: bool, scores: float) -> float:
-    """Scores that blocks of ``scores`` compute for queries and keys of these lengths: whole blocks, taken as squares."""
+    """Scores that blocks of ``scores`` compute for sequences of these lengths: whole blocks, taken as squares."""
     side = sqrt(scores)
     if causal:
         return sum(n * (n + side) / 2 for n in lengths)
