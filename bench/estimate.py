@@ -80,7 +80,7 @@ WORKLOADS: dict[tuple[str, str], Workload] = {(x.op, x.name): x for x in workloa
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionTime:
     """Seconds of attention's forward or backward."""
 
     workload: str
@@ -106,7 +106,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Streaming:
+class StreamingTime:
     """Seconds of one pass of an op that is bound by memory.
 
     Args:
@@ -137,7 +137,7 @@ class Streaming:
 
 
 @dataclass(frozen=True)
-class Decode:
+class DecodeTime:
     """Seconds of decode_attention at 45,056 keys: steps of as many keys as the loop shows, tiles of 16 query rows."""
 
     kernel: str
@@ -152,7 +152,7 @@ class Decode:
 
 
 @dataclass(frozen=True)
-class LogMel:
+class LogMelTime:
     """Seconds of thirty minutes of log_mel by one of its kernels."""
 
     cuda: bool
@@ -175,7 +175,7 @@ class LogMel:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossTime:
     """Seconds of linear_cross_entropy with both gradients: products by cuBLAS, a softmax between them.
 
     Three products per chunk of rows. The hidden gradient's tiles of 128 x 256 fill their last wave in part; the softmax
@@ -195,13 +195,13 @@ class Loss:
         return product * (2 + 1 / filled) + (again + softmax) / chip.bandwidth + 5 * ceil(rows / chunk) * LAUNCH
 
 
-PACKED = Attention("packed causal 32K, 28:4 x 128", DOCUMENTS, 28, 128)
-PACKED_BACKWARD = Attention("packed causal 32K, 28:4 x 128", DOCUMENTS, 28, 128, backward=True)
-CAUSAL = Attention("causal 16K, 28:4 x 128", (16384,), 28, 128)
-CAUSAL_BACKWARD = Attention("causal 16K, 28:4 x 128", (16384,), 28, 128, backward=True)
-PREFILL = Attention("prefill 45K, 28:4 x 128", (45056,), 28, 128)
-WINDOWS = Attention("60 windows of 1500, 20 x 64", (1500,) * 60, 20, 64, causal=False)
-NORM, GELU = Streaming("layer_norm", "90000 x 1280 + residual"), Streaming("bias_gelu", "90000 x 5120")
+PACKED = AttentionTime("packed causal 32K, 28:4 x 128", DOCUMENTS, 28, 128)
+PACKED_BACKWARD = AttentionTime("packed causal 32K, 28:4 x 128", DOCUMENTS, 28, 128, backward=True)
+CAUSAL = AttentionTime("causal 16K, 28:4 x 128", (16384,), 28, 128)
+CAUSAL_BACKWARD = AttentionTime("causal 16K, 28:4 x 128", (16384,), 28, 128, backward=True)
+PREFILL = AttentionTime("prefill 45K, 28:4 x 128", (45056,), 28, 128)
+WINDOWS = AttentionTime("60 windows of 1500, 20 x 64", (1500,) * 60, 20, 64, causal=False)
+NORM, GELU = StreamingTime("layer_norm", "90000 x 1280 + residual"), StreamingTime("bias_gelu", "90000 x 5120")
 
 
 def encoder(kernels: Kernels, chip: Chip) -> float:
@@ -213,9 +213,9 @@ def encoder(kernels: Kernels, chip: Chip) -> float:
 
 def prefill(kernels: Kernels, chip: Chip) -> float:
     """45,056 tokens: 13.05 GFLOP each in linear layers; 28 layers of attention, two norms, rotary and SwiGLU."""
-    norm = Streaming("rms_norm", "45056 x 3584 + residual")
-    rotary = Streaming("rotary", "45056 x (28 + 4) x 128, prefill", "rotary_kernel", steps=5 * 45056)
-    own = [PREFILL, norm, norm, rotary, Streaming("swiglu", "45056 x 18944", "gated_forward_kernel")]
+    norm = StreamingTime("rms_norm", "45056 x 3584 + residual")
+    rotary = StreamingTime("rotary", "45056 x (28 + 4) x 128, prefill", "rotary_kernel", steps=5 * 45056)
+    own = [PREFILL, norm, norm, rotary, StreamingTime("swiglu", "45056 x 18944", "gated_forward_kernel")]
     return 45056 * 13.05e9 / GEMM + 28 * sum(part(kernels, chip) for part in own)
 
 
@@ -254,20 +254,20 @@ class Goal:
         return value / goal if self.unit in ("TFLOP/s", "of copy bandwidth") else goal / value
 
 
-def rate(item: str, goal: float, of: Attention) -> Goal:
+def rate(item: str, goal: float, of: AttentionTime) -> Goal:
     return Goal(item, "TFLOP/s", (goal, goal), of, of.flops)
 
 
-def copying(of: Streaming) -> Goal:
+def copying(of: StreamingTime) -> Goal:
     name = f"{of.op} {of.workload}{', backward' if of.backward else ''}"
     return Goal(name, "of copy bandwidth", (0.9, 0.9), of, of.bytes)
 
 
-LOSS = sum(WORKLOADS["linear_cross_entropy", Loss.workload].flops)
+LOSS = sum(WORKLOADS["linear_cross_entropy", LossTime.workload].flops)
 GOALS = (
     *(
         Goal(f"log_mel, 30 min{', padded' * padded}, {'CUDA C++' if cuda else 'Triton'}", "ms", (0.25, 0.25),
-             LogMel(cuda, padded))
+             LogMelTime(cuda, padded))
         for cuda in (False, True) for padded in (False, True)
     ),
     rate("attention forward, head dim 128, causal 16K", 690, CAUSAL),
@@ -276,29 +276,30 @@ GOALS = (
     rate("attention forward, packed causal 32K", 630, PACKED),
     rate("attention backward, packed causal 32K", 500, PACKED_BACKWARD),
     rate("encoder attention, head dim 64, 60 x 1500", 500, WINDOWS),
-    Goal("decode_attention 45K, Triton", "µs", (33, 26), Decode("decode_kernel")),
-    Goal("decode_attention 45K, CUDA C++", "µs", (33, 26), Decode("decode_attention.cu: decode_attention_bfloat16")),
-    Goal("linear_cross_entropy 8K x 151,672", "TFLOP/s", (633, 633), Loss(), LOSS),  # 0.95 of Liger's 666
+    Goal("decode_attention 45K, Triton", "µs", (33, 26), DecodeTime("decode_kernel")),
+    Goal("decode_attention 45K, CUDA C++", "µs", (33, 26),
+         DecodeTime("decode_attention.cu: decode_attention_bfloat16")),
+    Goal("linear_cross_entropy 8K x 151,672", "TFLOP/s", (633, 633), LossTime(), LOSS),  # 0.95 of Liger's 666
     Goal("encoder, 60 windows", "ms", (200, 200), encoder),
     Goal("prefill, 45K tokens", "s", (1.42, 1.42), prefill),
-    copying(Streaming("rms_norm", "8192 x 3584 + residual")),
-    copying(Streaming("rms_norm", "8192 x 3584 + residual", "backward_kernel", True, 8192, 3)),
+    copying(StreamingTime("rms_norm", "8192 x 3584 + residual")),
+    copying(StreamingTime("rms_norm", "8192 x 3584 + residual", "backward_kernel", True, 8192, 3)),
     copying(NORM),
-    copying(Streaming("layer_norm", "90000 x 1280 + residual", "backward_kernel", True, 90000, 3)),
-    copying(Streaming("pool_norm", "60 x 1500 x 1280")),
-    copying(Streaming("pool_norm", "60 x 1500 x 1280", "backward_kernel", True, 45000, 3)),
-    copying(Streaming("rotary", "8192 x (28 + 4) x 128, training", "rotary_kernel", steps=5 * 8192)),
-    copying(Streaming("swiglu", "8192 x 18944", "gated_forward_kernel")),
-    copying(Streaming("swiglu", "8192 x 18944", "gated_backward_kernel", True)),
+    copying(StreamingTime("layer_norm", "90000 x 1280 + residual", "backward_kernel", True, 90000, 3)),
+    copying(StreamingTime("pool_norm", "60 x 1500 x 1280")),
+    copying(StreamingTime("pool_norm", "60 x 1500 x 1280", "backward_kernel", True, 45000, 3)),
+    copying(StreamingTime("rotary", "8192 x (28 + 4) x 128, training", "rotary_kernel", steps=5 * 8192)),
+    copying(StreamingTime("swiglu", "8192 x 18944", "gated_forward_kernel")),
+    copying(StreamingTime("swiglu", "8192 x 18944", "gated_backward_kernel", True)),
     copying(GELU),
-    copying(Streaming("bias_gelu", "90000 x 5120", "backward_kernel", True, "forward_kernel", 3)),
-    copying(Streaming("merge_embeddings", "45000 of 45056 x 3584", "copy_kernel", launches=2)),
-    copying(Streaming("quantize_fp8", "8192 x 3584, row", "row_kernel")),
-    copying(Streaming("quantize_fp8", "8192 x 3584, 1 x 128", "tile_kernel")),
-    copying(Streaming("quantize_fp8", "8192 x 3584, 1 x 128, transposed", "tile_kernel")),
-    copying(Streaming("quantize_fp8", "18944 x 3584, 128 x 128", "tile_kernel")),
-    copying(Streaming("pack_heads", "6144 rows to 4 peers", "ulysses_permute.cu: pack_heads")),
-    copying(Streaming("unpack_heads", "6144 rows from 4 peers", "ulysses_permute.cu: unpack_heads_bfloat16")),
+    copying(StreamingTime("bias_gelu", "90000 x 5120", "backward_kernel", True, "forward_kernel", 3)),
+    copying(StreamingTime("merge_embeddings", "45000 of 45056 x 3584", "copy_kernel", launches=2)),
+    copying(StreamingTime("quantize_fp8", "8192 x 3584, row", "row_kernel")),
+    copying(StreamingTime("quantize_fp8", "8192 x 3584, 1 x 128", "tile_kernel")),
+    copying(StreamingTime("quantize_fp8", "8192 x 3584, 1 x 128, transposed", "tile_kernel")),
+    copying(StreamingTime("quantize_fp8", "18944 x 3584, 128 x 128", "tile_kernel")),
+    copying(StreamingTime("pack_heads", "6144 rows to 4 peers", "ulysses_permute.cu: pack_heads")),
+    copying(StreamingTime("unpack_heads", "6144 rows from 4 peers", "ulysses_permute.cu: unpack_heads_bfloat16")),
 )  # fmt: skip
 
 

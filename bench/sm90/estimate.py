@@ -106,7 +106,7 @@ def streaming_seconds(loop: Loop, total: float, steps: int, chip: Chip) -> float
     rest = ceil(rest / PROCESSORS)
     each = ceil(steps / loop.programs)
     clocks = each * (rounds * loop.fit * loop.clocks(loop.fit, memory) + (rest and rest * loop.clocks(rest, memory)))
-    return max(clocks / CLOCK, total / chip.bandwidth)
+    return clocks / CLOCK
 
 
 def pairs(lengths: list[int], causal: bool, scores: float) -> float:

@@ -51,6 +51,14 @@ def test_a_kernel_that_is_not_there():
     assert "| – / – | ≥ 500 | – / – |" in estimate.table(lines)
 
 
+def test_a_kernel_of_a_width():
+    """decode_attention in CUDA C++ has a kernel for every head dimension, and had one for all."""
+    lines = [x | {"kernel": f"{x['kernel']}_128"} if ".cu" in x.get("kernel", "") else x for x in BEFORE.lines]
+    assert GOALS[CUDA].value(estimate.Kernels("before", lines), H100) == GOALS[CUDA].value(BEFORE, H100)
+    lines = [x | {"kernel": f"{x['kernel']}_fp8"} if ".cu" in x.get("kernel", "") else x for x in BEFORE.lines]
+    assert GOALS[CUDA].value(estimate.Kernels("before", lines), H100) is None
+
+
 def test_shares_of_goals():
     assert GOALS["attention forward, packed causal 32K"].share(315, 630) == 0.5
     assert GOALS[CUDA].share(66, 33) == 0.5
@@ -86,11 +94,16 @@ def test_the_command_writes_a_file_and_a_document(tmp_path, monkeypatch, capsys)
     document.write_text("no marks\n")
     with pytest.raises(ValueError, match="put both lines where the table belongs"):
         estimate.into_document("new\n", document)
+    written = []
+    monkeypatch.setattr(estimate, "into_document", written.append)
     before = str(estimate.RESULTS / "before.jsonl")
     estimate.main(["--before", before, "--now", before, "--out", str(tmp_path)])
     lines = [json.loads(line) for line in (tmp_path / "estimates.jsonl").open()]
     assert [x["item"] for x in lines] == list(GOALS)
     assert estimate.table(lines) in capsys.readouterr().out
-    assert document.read_text() == "no marks\n", "only the committed folder's estimates go into the document"
+    assert not written, "only the committed folder's estimates go into the document"
+    monkeypatch.setattr(estimate, "RESULTS", tmp_path)
+    estimate.main(["--before", before, "--now", before, "--out", str(tmp_path)])
+    assert written == [estimate.table(lines)]
     with pytest.raises(SystemExit, match="No such file"):
         estimate.main(["--before", str(tmp_path / "none.jsonl")])
