@@ -48,7 +48,7 @@ MEL_PADDED = {"before": 200e-6, "now": 12e-6}
 MEL_CLAMP = {"before": 55e-6, "now": 12e-6}  # of the Triton kernel: it read and wrote every row once more
 # A chain of loads to the first copy, the ring's filling, the last tile, the merge of 33 parts: 5.5 µs by hand, launch
 # included; one release in place of 256 fences takes 0.6 of them.
-DECODE_ENDS = {"before": 5.5e-6, "now": 4.9e-6}
+DECODE_ENDS = {"before": 5.5e-6, "now": 4.9e-6}  # in CUDA C++; one thread has always released in Triton
 
 
 class MissingRow(Exception):
@@ -148,7 +148,7 @@ class DecodeTime:
         moved = WORKLOADS["decode_attention", self.workload].bytes[0]
         steps = 4 * 45056 / (loop.flops / (4 * 16 * 128))
         clocks = steps / PROCESSORS * loop.clocks(loop.fit, moved / steps / chip.per_clock)
-        return clocks / CLOCK + DECODE_ENDS[kernels.when]
+        return clocks / CLOCK + DECODE_ENDS[kernels.when if ".cu" in self.kernel else "before"]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,13 @@ def test_a_kernel_of_a_width():
     assert GOALS[CUDA].value(estimate.Kernels("before", lines), H100) is None
 
 
+def test_one_release_is_news_in_cuda_alone():
+    now = estimate.Kernels("now", BEFORE.lines)
+    triton, cuda = (GOALS[f"decode_attention 45K, {name}"] for name in ("Triton", "CUDA C++"))
+    assert triton.value(now, H100) == triton.value(BEFORE, H100)
+    assert cuda.value(now, H100) < cuda.value(BEFORE, H100)
+
+
 def test_shares_of_goals():
     assert GOALS["attention forward, packed causal 32K"].share(315, 630) == 0.5
     assert GOALS[CUDA].share(66, 33) == 0.5
