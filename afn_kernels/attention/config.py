@@ -50,13 +50,7 @@ HALF = {
                 128, 64, 4, 3, "197 registers: two programs on a multiprocessor, one computes as one exponentiates"
             ),
         ),
-        (127, AttnTile(128, 128, 8, 3, "250 registers and 224 KB: the next step's loads in flight")),
-        (
-            128,
-            AttnTile(
-                128, 64, 4, 2, "two programs, as for 64: 2 words of 255 registers spill, outside of the long loop", True
-            ),
-        ),
+        (128, AttnTile(128, 128, 8, 3, "250 registers and 224 KB: the next step's loads in flight")),
         (256, AttnTile(128, 32, 8, 2, "64 keys spill")),
     ),
     "carry": (
@@ -72,7 +66,7 @@ HALF = {
     "dkv": (
         (64, AttnTile(64, 128, 8, 3, "238 registers")),
         (128, AttnTile(64, 128, 8, 3, "255 registers, most of them dk and dv; without leanness 6 words spill", True)),
-        (256, AttnTile(32, 64, 8, 1, "248 registers")),
+        (256, AttnTile(16, 64, 8, 2, "32 queries spill")),
     ),
 }
 LOCAL = {
@@ -94,7 +88,7 @@ LOCAL = {
     "dkv": (
         (64, AttnTile(64, 128, 8, 2, "as without")),
         (128, AttnTile(32, 128, 8, 2, "64 queries spill")),
-        (256, AttnTile(16, 64, 8, 1, "32 queries spill")),
+        (256, AttnTile(16, 64, 8, 2, "as without")),
     ),
 }
 FMA = "float32 without tensor cores, for its accuracy; the largest step found without spills"
@@ -106,11 +100,11 @@ WIDE = {
     ),
     "carry": (
         (64, AttnTile(32, 16, 4, 1, FMA)),
-        (128, AttnTile(32, 16, 8, 1, FMA)),
-        (256, AttnTile(16, 16, 8, 1, FMA)),
+        (128, AttnTile(32, 16, 8, 2, "one stage spills")),
+        (256, AttnTile(16, 16, 8, 2, "one stage spills")),
     ),
     "dq": ((64, AttnTile(32, 32, 4, 1, FMA)), (128, AttnTile(32, 16, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
-    "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(32, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
+    "dkv": ((64, AttnTile(32, 32, 8, 1, FMA)), (128, AttnTile(16, 32, 8, 1, FMA)), (256, AttnTile(16, 16, 8, 1, FMA))),
 }
 LOCAL_WIDE = WIDE | {"forward": (*WIDE["forward"][:2], (256, AttnTile(32, 16, 16, 1, "8 warps spill")))}
 # Where matrix instructions take their operands from registers (before Hopper, and GeForce after it), and a block has as

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -24,6 +25,9 @@ FEW = 2**14  # numbers of a result whose largest error is a throw of dice, so th
 DRAWS = 3
 
 Inputs = dict[str, Any]
+
+
+HEADS = {True: (28, 4, 128), False: (4, 2, 16)}  # query heads, KV heads, size of a head: of the model, and small
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class InputSource:
 
     def tensor(self, values: Any, dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)
+
+    def boundaries(self, lengths: Sequence[int]) -> Tensor:
+        return self.tensor([0, *itertools.accumulate(lengths)], torch.int32)
 
 
 @dataclass(frozen=True)

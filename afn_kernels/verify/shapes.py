@@ -5,7 +5,6 @@ A shape crosses what a kernel has borders at: lengths beside a power of two, a f
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from afn_kernels.attention import attention
-from afn_kernels.verify.check import ORDERS, Check, Inputs, InputSource
+from afn_kernels.verify.caches import decoding, prefill
+from afn_kernels.verify.check import HEADS, ORDERS, Check, Inputs, InputSource
 from afn_kernels.verify.oracle import (
     blockwise_attention,
     blockwise_linear_cross_entropy,
@@ -43,6 +43,7 @@ def checks(size: str) -> list[Check]:
         *movements(full),
         *attentions(full),
         *decoding(full),
+        *prefill(full),
         *losses(full),
         *features(full),
     ]
@@ -74,7 +75,7 @@ def norms(full: bool) -> list[Check]:
 
     def packed(s: InputSource) -> Inputs:
         made = {"x": s.normal(sum(lengths), audio).add_(2), "weight": s.normal(audio), "bias": s.normal(audio)}
-        return made | {"cu_seqlens": boundaries(s, lengths)}
+        return made | {"cu_seqlens": s.boundaries(lengths)}
 
     def turned(s: InputSource) -> Inputs:
         made, frames = packed(s), {"window": s.integers(60, total), "frame": s.integers(750, total)}
@@ -129,9 +130,6 @@ def pointwise(full: bool) -> list[Check]:
             Check("bias_gelu", f"{rows} x {hidden}", biased(rows), ("x", "bias"), timed=True, **weights),
         ]
     return found
-
-
-HEADS = {True: (28, 4, 128), False: (4, 2, 16)}  # query heads, KV heads, size of a head
 
 
 def projections(s: InputSource, tokens: int, full: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -256,10 +254,6 @@ def movements(full: bool) -> list[Check]:
     ]  # fmt: skip
 
 
-def boundaries(s: InputSource, lengths: Sequence[int]) -> Tensor:
-    return s.tensor([0, *itertools.accumulate(lengths)], torch.int32)
-
-
 def attention_in_precision(order: int) -> Callable[..., Any]:
     """What PyTorch's fused attention rounds, keys in another order each time.
 
@@ -305,7 +299,7 @@ def attentions(full: bool) -> list[Check]:
                 "v": s.normal(total, few, dim),
             }
             if not one:
-                made["cu_seqlens_q"] = boundaries(s, lengths)
+                made["cu_seqlens_q"] = s.boundaries(lengths)
             if carried:
                 made["carry"] = (
                     s.normal(total, many, dim, dtype=torch.float32),
@@ -345,41 +339,6 @@ def attentions(full: bool) -> list[Check]:
     if full:
         found += [check("one sequence of 1024", inputs((1024,), language, True), True, causal=True)]
     return found
-
-
-def decoding(full: bool) -> list[Check]:
-    heads, kv_heads, dim = HEADS[full] if full else (4, 2, 128)  # csrc/cuda has heads of 128 alone
-
-    def inputs(batch: int, context: int, page: int = 0, fp8: bool = False, ragged: bool = False, new: int = 1):
-        def make(s: InputSource) -> Inputs:
-            pages = batch * context // page if page else 0
-            shape = (pages, page, kv_heads, dim) if page else (batch, context, kv_heads, dim)
-            caches = {name: s.normal(*shape) for name in ("k_cache", "v_cache")}
-            lengths = torch.full((batch,), context, dtype=torch.int32, device=s.device)
-            if ragged:
-                lengths = s.integers(context + 1, batch, low=new, dtype=torch.int32)
-            made: Inputs = {"q": s.normal(batch, new, heads, dim), "lengths": lengths}
-            if fp8:
-                caches = {name: x.to(torch.float8_e4m3fn) for name, x in caches.items()}
-                made |= {f"{name}_scale": torch.full((kv_heads,), 0.7, device=s.device) for name in "kv"}
-            if page:
-                made["block_table"] = s.order(pages).view(batch, -1).to(torch.int32)
-            return made | caches
-
-        return make
-
-    long, batch, context, page = (45_056, 32, 4096, 16) if full else (70, 3, 32, 16)
-    made = {
-        f"1 x {long}": (inputs(1, long), True),
-        f"{batch} x {context} in pages": (inputs(batch, context, page, ragged=True), True),
-        f"1 x {long}, FP8": (inputs(1, long, fp8=True), True),
-        f"{batch} x {context}, FP8 in pages": (inputs(batch, context, page, True, True), False),
-        f"4 new of {long}": (inputs(1, long, new=4), False),
-    }
-    return [
-        Check("decode_attention", name, make, copies=5, timed=timed, half="FP8" in name)
-        for name, (make, timed) in made.items()
-    ]
 
 
 def losses(full: bool) -> list[Check]:

@@ -79,12 +79,24 @@ def test_pages_before_a_window_may_be_any_number(page):
     options = {"window": (9, 0), "impl": "triton"}
     before = ak.paged_attention(**i, **options)
     gone = (190 - 9) // page
+    given_away = i["block_table"][0, :gone].long()
+    i["k_cache"][given_away] = i["v_cache"][given_away] = float("nan")
+    assert torch.isfinite(ak.paged_attention(**i, **options | {"impl": "reference"})).all()
     i["block_table"][0, :gone] = 2**30
     assert torch.equal(ak.paged_attention(**i, **options), before)
     if page < 9:
         i["block_table"][0, gone] = 2**30
         with pytest.raises(ValueError, match=f"page {gone} of sequence 0 is {2**30}, outside"):
             ak.paged_attention(**i, **options)
+
+
+@pytest.mark.usefixtures("_triton_here")
+def test_keys_and_values_may_lie_in_unlike_memory():
+    i = made()
+    same = ak.paged_attention(**i, impl="triton")
+    apart = i["v_cache"].permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    assert apart.stride() != i["k_cache"].stride()
+    assert torch.equal(ak.paged_attention(**i | {"v_cache": apart}, impl="triton"), same)
 
 
 @pytest.mark.usefixtures("_triton_here")
