@@ -25,6 +25,7 @@ from afn_kernels.linear_cross_entropy.config import TILE
 from afn_kernels.merge_embeddings.config import CONFIG as MERGE
 from afn_kernels.paged_attention import config as paged_config
 from afn_kernels.pool_norm.config import ROWS as POOL_NORM
+from afn_kernels.pool_norm.triton import BLOCK_N
 from afn_kernels.rms_norm.config import ROWS as RMS_NORM
 from afn_kernels.rotary.config import CONFIG as ROTARY
 from tests.kernels.cases import (
@@ -48,8 +49,8 @@ from tests.kernels.loops import gpu_tiles
 THREE = 3
 ON_A_GPU = torch.cuda.is_available() and not _triton.interpreted()
 PROGRAMS = _triton.programs(torch.device("cuda" if ON_A_GPU else "cpu"))
-# Sequences whose lengths decoding looks at together. In the interpreter each of hundreds would cost 20 ms.
-TOGETHER = BLOCK_B if ON_A_GPU else 4
+# Sequences whose lengths decoding and pooling look at together. In the interpreter each of hundreds would cost 20 ms.
+TOGETHER, POOLED = (BLOCK_B, BLOCK_N) if ON_A_GPU else (4, 4)
 
 
 @dataclass(frozen=True)
@@ -277,12 +278,14 @@ def pooled() -> Iterator[TileCase]:
             summed=count, draws=0,
         )  # fmt: skip
         yield TileCase(case, {f"{kernel}/i": THREE, f"{kernel}/i:2": THREE})
-    lengths = (*(1,) * 2049, 4101)
+    pairs = 2 * POOLED + 2
+    lengths = (*(1,) * (pairs - 1), 2 * pairs + 1)
     case = Case(
-        "pool_norm", "tiles, 2050 sequences", lambda g, n: pool_norm.packed(g, n, lengths, 16), (), {"total": 2050},
-        dtypes=(BF16,), draws=0,
+        "pool_norm", f"tiles, {pairs} sequences", lambda g, n: pool_norm.packed(g, n, lengths, 16),
+        options={"total": pairs}, dtypes=(BF16,), draws=0,
     )  # fmt: skip
-    yield TileCase(case, {"pool_norm.source_kernel/i": THREE, "pool_norm.source_kernel/i:2": THREE})
+    loops = {"pool_norm.source_kernel/i": THREE, "pool_norm.source_kernel/i:2": THREE}
+    yield TileCase(case, loops, together=POOLED)
 
 
 def gelus() -> Iterator[TileCase]:
