@@ -200,7 +200,9 @@ def attention(
         q: [Tq, Hq, D], any floating dtype; or [B, Tq, Hq, D], B sequences of one length, without boundaries.
         k: [Tk, Hk, D], same dtype; Hq is a multiple of Hk. [B, Tk, Hk, D] where q has a B.
         v: like k.
-        cu_seqlens_q: [N + 1] int32 boundaries of the query sequences; None means one sequence.
+        cu_seqlens_q: [N + 1] int32 boundaries of the query sequences; None means one sequence. On a GPU "varlen" and
+            "flash3" ask for the longest once per tensor, until PyTorch counts a write to it: what a collective, a
+            kernel by address or ``.data`` wrote into boundaries that were used before must be passed as a clone.
         cu_seqlens_k: [N + 1] int32 boundaries of the key sequences; None means those of the queries.
         causal: mask keys that come after the query.
         window: (left, right), how many keys before and after its own a query sees; −1 has no limit. With ``causal``
@@ -211,8 +213,8 @@ def attention(
         carry: (out [Tq, Hq, D] float32, lse [Tq, Hq] float32) over other keys, which this call continues from:
             the result is attention over both sets of keys. Implies ``return_lse`` and a float32 output.
         schedule: of ``attention_schedule``, for calls that share boundaries; ``cu_seqlens`` may then be left out.
-            Calls with windows of any size share it with calls without. Without one, "triton" keeps its tables with the
-            boundaries until PyTorch counts a write to them: what writes by address or through ``.data`` needs one.
+            Calls with windows of any size share it with calls without. Without one, every call of "triton" makes its
+            tables on the device.
         impl: "auto" or the name of an implementation.
 
     Under torch.autocast q, k and v are cast to its dtype, as for scaled_dot_product_attention.
@@ -331,7 +333,8 @@ def attention_schedule(
 
     Args:
         cu_seqlens_q: [N + 1] int32, as ``attention`` takes it. A call refuses a schedule whose boundaries were written
-            to since, if it can tell: not those of inference mode, and not under torch.compile.
+            to since, if it can tell: on a GPU not what PyTorch counts as no write (a collective's, ``.data``) nor
+            boundaries of inference mode, and nothing under torch.compile.
         cu_seqlens_k: [N + 1] int32; None means those of the queries.
         total_q: queries in all, len(q) of the calls.
         total_k: keys in all; None means ``total_q``.

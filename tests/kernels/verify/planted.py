@@ -42,7 +42,7 @@ def out_of_resource(x):
 
 def _saved(ctx, grad):
     (x,) = ctx.saved_tensors
-    return grad.clone()
+    return grad.view_as(x).clone()
 
 
 def launch(name: str) -> Boundary:
