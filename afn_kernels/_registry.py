@@ -144,6 +144,13 @@ class Op:
         plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in args if isinstance(x, torch.Tensor))
         return plain and _verdicts.in_launch(error)
 
+    def lost(self, impl: str, error: Exception, what: str) -> None:
+        """Sets aside an implementation whose launch failed where no other one goes on: in a backward."""
+        if _strict or _preferred or torch.are_deterministic_algorithms_enabled() or impl == self.impls[-1].name:
+            return
+        if _verdicts.in_launch(error):
+            _verdicts.set_aside(self.name, impl, error, f"{what}: {impl} failed")
+
     def _go_on(self, failed: Impl, error: Exception, *args, **kwargs):
         """What the next implementation gives; where none gives anything, the fault is not the failed one's alone."""
         signature, reason = _verdicts.signature(args), _verdicts.one_line(error)

@@ -7,7 +7,7 @@ import torch
 
 from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
-from afn_kernels.attention import providers
+from afn_kernels.attention import checks, providers
 from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
 from afn_kernels.attention.window import canonical, capping
@@ -236,21 +236,9 @@ def attention(
     batch = q.shape[:2] if q.dim() == 4 else None
     if batch is not None:
         q, k, v, cu_seqlens_q, cu_seqlens_k = _as_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, carry, schedule)
-    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
-        raise _misfit(q, k, v)
-    if not k.shape[1] or q.shape[1] % k.shape[1]:
-        raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
-    if schedule is not None:
-        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
-    if cu_seqlens_k is None:
-        cu_seqlens_k = cu_seqlens_q
-    if (cu_seqlens_q is None) != (cu_seqlens_k is None):
-        raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
-    if cu_seqlens_q is not None and cu_seqlens_k is not None and batch is None:
-        _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0], q)
-        _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0], k)
-        if cu_seqlens_q.shape != cu_seqlens_k.shape:
-            raise ValueError(f"attention: {len(cu_seqlens_q) - 1} query and {len(cu_seqlens_k) - 1} key sequences")
+    cu_seqlens_q, cu_seqlens_k = checks.boundaries(
+        "attention", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, schedule, ours=batch is not None
+    )
     if carry is not None:
         if carry[0].shape != q.shape or carry[1].shape != q.shape[:2]:
             raise _check.misfit("attention", q=(q, "T H D"), carried=(carry[0], "T H D"), lse=(carry[1], "T H"))
@@ -285,7 +273,7 @@ def attention(
 def _as_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, carry, schedule) -> tuple:
     """[B, T, H, D] end to end, and the boundaries; views where the memory allows it."""
     if k.dim() != 4 or k.shape != v.shape or len(k) != len(q):
-        raise _misfit(q, k, v)
+        raise checks.misfit("attention", q, k, v)
     given = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "carry": carry, "schedule": schedule}
     if names := [name for name, x in given.items() if x is not None]:
         packed = "which is for packed [T, H, D]: x.flatten(0, 1)"
@@ -302,14 +290,6 @@ def _equal_lengths(x: torch.Tensor) -> torch.Tensor:
     if not torch.compiler.is_compiling():
         providers.remember(cu_seqlens, x.shape[1])
     return cu_seqlens
-
-
-def _misfit(q, k, v) -> ValueError:
-    axes = ("B Tq Hq D", "B Tk Hk D") if q.dim() == 4 else ("Tq Hq D", "Tk Hk D")
-    error = _check.misfit("attention", q=(q, axes[0]), k=(k, axes[1]), v=(v, axes[1]))
-    if q.dim() == k.dim() == v.dim() > 0 and k.shape[:-1] == v.shape[:-1] and k.shape[-1] == q.shape[-1] != v.shape[-1]:
-        return ValueError(f"{error}: heads of v have the size of those of q and k; pad the smaller with zeros")
-    return error
 
 
 def attention_schedule(
