@@ -21,7 +21,7 @@ HOPS = 2  # steps in which a page's number travels before its keys do: without t
 
 def choose(head_dim: int, wide: bool, local: bool = False) -> PagedTile:
     """The row for a head dimension; ``wide`` is float32, ``local`` a window or capped scores, which need registers."""
-    if _triton.interpreted():
+    if _triton.small_tiles():
         return INTERPRETED
     plain, capped = (WIDE, LOCAL_WIDE) if wide else (HALF, LOCAL)
     return _rows.choose(capped if local else plain, head_dim)

@@ -10,6 +10,8 @@ from afn_kernels._triton_math import layer_norm_gradient, row_statistics, sincos
 from afn_kernels.pool_norm.config import ROWS
 from afn_kernels.rote.triton import phases, setting
 
+BLOCK_N = 1024  # of source_kernel: sequences, and then rows of one, looked at together
+
 
 @triton.jit(do_not_specialize=["sequences", "total"])
 def source_kernel(cu, source, sequences, total, BLOCK_N: tl.constexpr):
@@ -165,7 +167,7 @@ def forward(
     if not total:
         return y, mean, rstd, source
     if ragged:
-        source_kernel[(len(cu_seqlens),)](cu_seqlens, source, len(cu_seqlens) - 1, total, BLOCK_N=1024, num_warps=4)
+        source_kernel[(len(cu_seqlens),)](cu_seqlens, source, len(cu_seqlens) - 1, total, BLOCK_N=BLOCK_N, num_warps=4)
     freq, rote = _rote(x, window, constants)
     forward_kernel[(total,)](
         x, weight, bias, source, y, mean, rstd, window, frame, freq, x.stride(0), length, eps,

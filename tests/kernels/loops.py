@@ -22,17 +22,27 @@ from unittest import mock
 
 import afn_kernels as ak
 from afn_kernels import _triton
+from afn_kernels.decode_attention import shared_prefix
+from afn_kernels.decode_attention import triton as decoding
+from afn_kernels.pool_norm import triton as pooling
 
 LOOPS = (ast.For, ast.While, ast.comprehension)
 
 
 @contextmanager
-def gpu_tiles(processors: int | None = None) -> Iterator[None]:
+def gpu_tiles(processors: int | None = None, together: int | None = None) -> Iterator[None]:
     """Kernels are launched with a GPU's tiles in the interpreter too; for as many ``processors``, if there is a number,
-    and else for the three of the interpreter, to which the blocks of a tile do not matter.
+    and else for the three of the interpreter, to which the blocks of a tile do not matter. Decoding and
+    pooling look at the lengths of ``together`` sequences at once.
     """
     programs = _triton.programs if processors is None else lambda device: processors
-    with mock.patch.object(_triton, "as_on_a_gpu", True), mock.patch.object(_triton, "programs", programs):
+    with (
+        mock.patch.object(_triton, "as_on_a_gpu", True),
+        mock.patch.object(_triton, "programs", programs),
+        mock.patch.object(decoding, "BLOCK_B", together or decoding.BLOCK_B),
+        mock.patch.object(shared_prefix, "BLOCK_U", together or shared_prefix.BLOCK_U),
+        mock.patch.object(pooling, "BLOCK_N", together or pooling.BLOCK_N),
+    ):
         yield
 
 

@@ -10,6 +10,7 @@ from tests.kernels.tile_cases import THREE, TILE_CASES
 # Loops that no length makes longer, and why.
 SHORT = {
     "log_mel.log_mel_kernel/power": "64 columns in two pieces",
+    "paged_attention.paged_kernel/_attend": "a tile of queries on either side of a tile of keys",
     "attention.forward_kernel/_attend": "a tile of queries on either side of a tile of keys",
     "attention.dq_kernel/_dq": "a tile of queries on either side of a tile of keys",
 }
@@ -36,6 +37,6 @@ def test_within_budget_on_a_gpus_tiles(case, device):
     if device.type == "cuda":
         check_budget(case.case, dtype, device, "triton")
         return
-    with loops.gpu_tiles(case.processors), loops.counted() as most:
+    with loops.gpu_tiles(case.processors, case.together), loops.counted() as most:
         check_budget(case.case, dtype, device, "triton")
     assert all(most[loop] >= least for loop, least in case.loops.items()), {x: most[x] for x in case.loops}

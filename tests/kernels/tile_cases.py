@@ -6,6 +6,7 @@ and its case follows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,10 +19,13 @@ from afn_kernels.attention.config import AttnTile
 from afn_kernels.bias_gelu.config import ROWS as GELU
 from afn_kernels.cross_entropy.config import OPTIONAL, WALKS
 from afn_kernels.decode_attention.config import ROWS as SPLITS
+from afn_kernels.decode_attention.triton import BLOCK_B
 from afn_kernels.layer_norm.config import ROWS as LAYER_NORM
 from afn_kernels.linear_cross_entropy.config import TILE
 from afn_kernels.merge_embeddings.config import CONFIG as MERGE
+from afn_kernels.paged_attention import config as paged_config
 from afn_kernels.pool_norm.config import ROWS as POOL_NORM
+from afn_kernels.pool_norm.triton import BLOCK_N
 from afn_kernels.rms_norm.config import ROWS as RMS_NORM
 from afn_kernels.rotary.config import CONFIG as ROTARY
 from tests.kernels.cases import (
@@ -33,6 +37,7 @@ from tests.kernels.cases import (
     linear_cross_entropy,
     log_mel,
     merge_embeddings,
+    paged_attention,
     pool_norm,
     rms_norm,
     rotary,
@@ -42,24 +47,28 @@ from tests.kernels.harness import BF16, Case
 from tests.kernels.loops import gpu_tiles
 
 THREE = 3
-PROGRAMS = _triton.programs(torch.device("cpu" if _triton.interpreted() or not torch.cuda.is_available() else "cuda"))
+ON_A_GPU = torch.cuda.is_available() and not _triton.interpreted()
+PROGRAMS = _triton.programs(torch.device("cuda" if ON_A_GPU else "cpu"))
+# Sequences whose lengths decoding and pooling look at together. In the interpreter each of hundreds would cost 20 ms.
+TOGETHER, POOLED = (BLOCK_B, BLOCK_N) if ON_A_GPU else (4, 4)
 
 
 @dataclass(frozen=True)
 class TileCase:
-    """A case, how often at least the loops run that it is there for, and the multiprocessors that it needs, if any."""
+    """A case, how often at least the loops run that it is there for, and what ``gpu_tiles`` takes for it."""
 
     case: Case
     loops: dict[str, int]
     processors: int | None = None
+    together: int | None = None
 
     def __str__(self) -> str:
         return str(self.case)
 
 
-# The three ranges of keys of attention: those that a window hides from a part of a tile's queries, those that all of
-# them see, and those that causality or the end of the sequence hides from a part of them.
-BEFORE, FULL, TAIL = "", ":2", ":3"
+# The three ranges of keys of attention, in the order of its kernels: those that a window hides from a part of a tile's
+# queries, those that all of them see, and those that causality or the end of the sequence hides from a part of them.
+BEFORE, FULL, TAIL = ":2", ":3", ""
 
 
 def partly(tile: AttnTile) -> int:
@@ -80,7 +89,7 @@ def attention_loops(tiles: dict[str, AttnTile], local: bool) -> dict[str, int]:
         if kernel in tiles:
             found |= {f"{loop}{FULL}/n": THREE, f"{loop}{TAIL}/n": partly(tiles[kernel])}
             found |= {f"{loop}{BEFORE}/n": partly(tiles[kernel])} if local else {}
-    return found | ({"attention.dkv_kernel/step": THREE} if "dkv" in tiles else {})
+    return found | ({f"attention.dkv_kernel/_dkv{part}/_": THREE for part in ("", ":2")} if "dkv" in tiles else {})
 
 
 def attentions() -> Iterator[TileCase]:
@@ -97,7 +106,7 @@ def attentions() -> Iterator[TileCase]:
                 yield carried(dim, dtype, 20.0, local["carry"])
     yield TileCase(
         attention.case("tiles, full", attention.packed((1, 1), 128, [530, 1, 0]), 17, dtypes=(BF16,), draws=0),
-        {"attention.forward_kernel/_attend:2/n": THREE},
+        {f"attention.forward_kernel/_attend{FULL}/n": THREE},
     )
 
 
@@ -146,7 +155,7 @@ def carried(dim: int, dtype: torch.dtype, softcap: float, tile: AttnTile) -> Til
 
 def decodings() -> Iterator[TileCase]:
     """As many keys as give every multiprocessor three blocks of them; and many sequences, whose splits are counted."""
-    kernel = "decode_attention.decode_kernel"
+    whole, part = f"{DECODE}/one_split:2", f"{DECODE}/one_split"
     for key_bytes, rows, split in SPLITS:
         dtype = BF16 if key_bytes <= 512 else torch.float32
         keys = 3 * split.least + 5 if split.least >= THREE * split.block else PROGRAMS * (THREE * split.block + 16)
@@ -157,15 +166,82 @@ def decodings() -> Iterator[TileCase]:
             "width": min(key_bytes, 1024) // dtype.itemsize,
         }
         case = decode_attention.case(f"tiles, {key_bytes} bytes, {rows} rows", keys, dtypes=(dtype,), draws=0, **make)
-        yield TileCase(case, {f"{kernel}/start": THREE})
-    merge = {f"{kernel}/store_or_merge/merge/{loop}": THREE for loop in ("first", "i", "i:2", "i:3")}
-    make = {"batch": 1, "heads": 4, "kv_heads": 1, "width": 64}
-    yield TileCase(
-        decode_attention.case("tiles, 9000 keys", 9000, dtypes=(BF16,), draws=0, **make), merge, processors=64
-    )
-    make = {"batch": 530, "heads": 1, "kv_heads": 1}
-    counting = {f"{kernel}/find_split/{loop}": THREE for loop in ("first", "first:2")}
-    yield TileCase(decode_attention.case("tiles, 530 sequences", 9, dtypes=(BF16,), draws=0, **make), counting)
+        yield TileCase(case, {f"{whole}/start": THREE})
+    wide = {"batch": 1, "heads": 16, "width": 128}  # of which eight parts are merged in a round
+    yield TileCase(decoding("18 splits", 18 * 128, **wide), merges(f"{whole}/store_or_merge"), processors=18)
+    counting = {f"{DECODE}/keys_per_split/first": THREE, f"{whole}/find_split/first": THREE}
+    batch = 2 * TOGETHER + 2
+    yield TileCase(decoding(f"{batch} sequences", 9, batch=batch), counting, together=TOGETHER)
+    # Splits of a fixed size, more than there are programs: parts are merged four by four.
+    keys = max(9, 2 * PROGRAMS + 1) * SPLIT
+    loops = {f"{DECODE}/item": THREE, f"{part}/start": THREE} | merges(f"{part}/store_or_merge")
+    yield TileCase(decoding(f"splits of {SPLIT}", keys, {"split": SPLIT}, **wide), loops)
+    counting = {f"{DECODE}/count_splits/first": THREE, f"{part}/find_split/first": THREE}
+    many = decoding(f"{batch} sequences, splits of 16", 9, {"split": 16}, batch=batch)
+    yield TileCase(many, counting, together=TOGETHER)
+    yield from prefixes()
+
+
+DECODE, SPLIT = "decode_attention.decode_kernel", 272
+
+
+def merges(way: str) -> dict[str, int]:
+    return {f"{way}/merge/{loop}": THREE for loop in ("first", "i", "i:2", "i:3")}
+
+
+def decoding(name: str, size: int, options: dict | None = None, heads: int = 1, **shape) -> Case:
+    shape |= {"heads": heads, "kv_heads": 1}
+    return decode_attention.case(f"tiles, {name}", size, dtypes=(BF16,), options=options, draws=0, **shape)
+
+
+def prefixes() -> Iterator[TileCase]:
+    """Sequences with a prefix each: a long one; and many, whose splits are counted."""
+    parts, kernel = "decode_attention.parts_kernel", "decode_attention.merge_kernel"
+
+    def inputs(g, size, prefix, **shape):
+        made = decode_attention.inputs(g, size, kv_heads=1, **shape)
+        return made | {"prefix_lengths": (made["lengths"] - 1).clamp(max=prefix)}
+
+    def shared(name, size, **shape):
+        make = lambda g, n: inputs(g, n, **shape)  # noqa: E731
+        options = {"split": SPLIT}
+        return Case("decode_attention", f"tiles, {name}", make, options=options, size=size, dtypes=(BF16,), draws=0)
+
+    loops = {f"{parts}/item": THREE, f"{parts}/start": THREE}
+    for part in ("", ":2"):
+        loops |= {x.replace("/merge/", f"/merge{part}/"): n for x, n in merges(kernel).items()}
+    splits = max(9, PROGRAMS + 1)
+    long = shared("a long prefix", 2 * splits * SPLIT, prefix=splits * SPLIT, batch=1, heads=16, width=128)
+    yield TileCase(long, loops)
+    counting = (
+        *(f"{parts}/{way}/first" for way in ("count_splits", "find_unit")), f"{parts}/count_splits/first:2",
+        *(f"{kernel}/{way}/first" for way in ("count_splits", "splits_before", "splits_before:2")),
+        f"{kernel}/count_splits/first:2",
+    )  # fmt: skip
+    batch = 2 * TOGETHER + 2
+    many = shared(f"{batch} prefixes", 5, prefix=3, batch=batch, heads=1)
+    yield TileCase(many, dict.fromkeys(counting, THREE), together=TOGETHER)
+
+
+def pages() -> Iterator[TileCase]:
+    """A sequence's new tokens behind so many keys that a part of them see a block's last key and no more."""
+    kernel, seen = "paged_attention.paged_kernel", set()
+    for dtype, local, dim in itertools.product((BF16, torch.float32), (False, True), (64, 128, 256)):
+        with gpu_tiles():
+            tile = paged_config.choose(dim, dtype == torch.float32, local)
+        if (dtype, local, tile.queries, tile.keys) in seen:
+            continue
+        seen.add((dtype, local, tile.queries, tile.keys))
+        blocks = THREE + 1 if not local else -(-tile.queries // tile.keys) + THREE + 2
+        cached = blocks * tile.keys - 2
+        options = {"window": (cached - tile.keys + 1, 0)} if local else {}
+        loops = {f"{kernel}/_attend:2/n": THREE, f"{kernel}/_attend:3/n": partly(tile)}
+        loops |= {f"{kernel}/_attend/n": partly(tile)} if local else {}
+        name = f"tiles, hd{dim}, {str(dtype).removeprefix('torch.')}{', window' if local else ''}"
+        shape = {"heads": (1, 1), "width": dim, "page": 64}
+        make = lambda g, n, cached=cached, shape=shape: paged_attention.inputs(g, [n, 3], [cached, 4], **shape)  # noqa: E731
+        case = Case("paged_attention", name, make, options=options, size=tile.queries, dtypes=(dtype,), draws=0)
+        yield TileCase(case, loops)
 
 
 def widths(rows) -> Iterator[tuple[int, RowLaunch]]:
@@ -202,12 +278,14 @@ def pooled() -> Iterator[TileCase]:
             summed=count, draws=0,
         )  # fmt: skip
         yield TileCase(case, {f"{kernel}/i": THREE, f"{kernel}/i:2": THREE})
-    lengths = (*(1,) * 2049, 4101)
+    pairs = 2 * POOLED + 2
+    lengths = (*(1,) * (pairs - 1), 2 * pairs + 1)
     case = Case(
-        "pool_norm", "tiles, 2050 sequences", lambda g, n: pool_norm.packed(g, n, lengths, 16), (), {"total": 2050},
-        dtypes=(BF16,), draws=0,
+        "pool_norm", f"tiles, {pairs} sequences", lambda g, n: pool_norm.packed(g, n, lengths, 16),
+        options={"total": pairs}, dtypes=(BF16,), draws=0,
     )  # fmt: skip
-    yield TileCase(case, {"pool_norm.source_kernel/i": THREE, "pool_norm.source_kernel/i:2": THREE})
+    loops = {"pool_norm.source_kernel/i": THREE, "pool_norm.source_kernel/i:2": THREE}
+    yield TileCase(case, loops, together=POOLED)
 
 
 def gelus() -> Iterator[TileCase]:
@@ -270,13 +348,13 @@ def movements() -> Iterator[TileCase]:
 
 
 def features() -> Iterator[TileCase]:
-    """The 64 columns of a folded operand are two pieces, whatever the length."""
+    """The 64 columns of a folded operand are two pieces, whatever the length. Zeros are clamped, in bands of mels."""
     kernel = "log_mel.log_mel_kernel"
     spectra = {f"{kernel}/power{a}/spectrum{b}/j": 2 for a in ("", ":2") for b in ("", ":2")}
-    loops = {f"{kernel}/{loop}": THREE for loop in ("copy_reflected/i", "largest_sample/i", "i")}
-    yield TileCase(log_mel.case("tiles", size=400, impls=("triton",)), spectra | loops)
+    loops = {f"{kernel}/{loop}": THREE for loop in ("copy_reflected/i", "largest_sample/i", "i", "j")}
+    yield TileCase(log_mel.case("tiles", log_mel.padded, size=400, impls=("triton",)), spectra | loops)
 
 
 TILE_CASES = [
-    *attentions(), *decodings(), *norms(), *pooled(), *gelus(), *losses(), *movements(), *features(),
+    *attentions(), *decodings(), *pages(), *norms(), *pooled(), *gelus(), *losses(), *movements(), *features(),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_all_stages_from_nothing_to_a_report(tmp_path):
-    results = curriculum.run(tmp_path, scale=0.004, show=False)
+    results = curriculum.run(tmp_path, scale=0.002, show=False)
     assert list(results["stages"]) == ["base", *curriculum_report.STAGES]
     for name, stage in results["stages"].items():
         assert set(stage["axes"]) == set(curriculum.TRAIN), name
@@ -28,5 +28,5 @@ def test_all_stages_from_nothing_to_a_report(tmp_path):
     # Started again, it is done: nothing is trained, nothing changes.
     logs = {path: path.read_bytes() for path in tmp_path.glob("*/log.jsonl")}
     assert len(logs) == 7
-    assert curriculum.run(tmp_path, scale=0.004, show=False) == json.loads((tmp_path / "results.json").read_text())
+    assert curriculum.run(tmp_path, scale=0.002, show=False) == json.loads((tmp_path / "results.json").read_text())
     assert {path: path.read_bytes() for path in logs} == logs
