@@ -281,6 +281,7 @@ def test_a_driver_that_cannot_read_the_wheels_code(a_gpu, cache, tmp_path, capsy
     """An old driver, or none of the architectures in it: the sources are compiled for this GPU instead."""
     (tmp_path / "qkv_rotary.fatbin").write_bytes(b"too new")
     a_gpu.setattr(_cuda, "PACKAGE", tmp_path)
+    a_gpu.setattr(_cuda, "stale", lambda source: False)
     driver = Driver(0)
     loaded = []
 
