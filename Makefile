@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: help demo curriculum test test-fast test-versions lint fmt docs bench release doctor clean gpu gpu-build gpu-verify \
+.PHONY: help demo curriculum test test-fast test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
         gpu-bench gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -69,8 +69,15 @@ gpu: ## on a GPU: tests, then timings of every op
 	$(MAKE) gpu-verify
 	$(MAKE) gpu-bench
 
-gpu-build: ## installs this checkout, without its dependencies
-	$(PYTHON) -m pip install -q -e . --no-build-isolation --no-deps
+gpu-build: ## installs this checkout, without its dependencies, unless its machine code and packages are there
+	@$(PYTHON) -m bench.first.built || $(PYTHON) -m pip install -q -e . --no-build-isolation --no-deps
+
+# Certainty, then figures, within 590 s: no network, nothing installed. Build csrc/cuda before (pip install -e ., which
+# finds nvcc) and bring afn_kernels/_binaries along. REHEARSE=1 needs no GPU. docs/benchmarking.md says how to read it.
+OUT      ?= runs/first
+REHEARSE ?=
+gpu-first: ## ten minutes of a GPU: what is right, then how fast; OUT=, REHEARSE=1 on a CPU
+	PYTHONPATH=. $(if $(REHEARSE),$(BIN)/python,timeout --foreground 590 $(PYTHON)) -m bench.first --out $(OUT) $(if $(REHEARSE),--rehearse)
 
 gpu-verify: ## the kernel tests on a GPU
 	$(MAKE) -k gpu-verify-1 gpu-verify-2 gpu-verify-3 gpu-verify-4

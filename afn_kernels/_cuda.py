@@ -195,7 +195,7 @@ def _done(answer: tuple, what: str):
 def _library(source: str, capability: tuple[int, int]):
     driver = _driver()
     fat = PACKAGE / f"{source}.fatbin"
-    if fat.is_file() and not _stale(fat, source):
+    if fat.is_file() and not stale(source):
         code = fat.read_bytes()
         answer = driver.cuLibraryLoadData(code, [], [], 0, [], [], 0)
         if not answer[0]:
@@ -209,9 +209,16 @@ def _files(source: str) -> list[Path]:
     return [sources() / "cuda" / f"{source}.cu", *sorted((sources() / "include" / "afn").glob("*.cuh"))]
 
 
-def _stale(fat: Path, source: str) -> bool:
-    """Whether a checkout's source was changed after it was built."""
-    return sources() != PACKAGE and fat.stat().st_mtime < max(file.stat().st_mtime for file in _files(source))
+def stale(source: str) -> bool:
+    """Whether a checkout's source is another than the one that was built, a copy of which is beside the machine code.
+
+    Contents decide: a checkout that was copied or cloned has times of its own.
+    """
+    copies = [PACKAGE / file.relative_to(sources()) for file in _files(source)]
+    try:
+        return any(copy.read_bytes() != file.read_bytes() for copy, file in zip(copies, _files(source), strict=True))
+    except OSError:
+        return True
 
 
 def architecture(capability: tuple[int, int]) -> str:

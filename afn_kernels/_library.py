@@ -97,8 +97,12 @@ class Boundary:
     def launch(self, *args):
         first = next((x for x in args if isinstance(x, torch.Tensor)), None)
         elsewhere = first is not None and first.is_cuda and first.device.index != torch.cuda.current_device()
-        with torch.cuda.device(first.device) if elsewhere else nullcontext():
-            return self._launch(*args)
+        try:
+            with torch.cuda.device(first.device) if elsewhere else nullcontext():
+                return self._launch(*args)
+        except Exception as error:
+            _verdicts.note_launch(error)
+            raise
 
     def _launch_in_graph(self, *args):
         try:

@@ -120,7 +120,7 @@ class Op:
         OPS[self.name] = self
 
     def choose(self, impl: str, *args, **kwargs) -> Callable:
-        """The function to call. Of ``impl="auto"`` it goes on with the next implementation where one fails."""
+        """The function to call. Of ``impl="auto"`` it goes on with the next implementation where a launch fails."""
         chosen = self.pick(impl, *args, **kwargs)
         if torch.compiler.is_compiling():
             function = chosen.function
@@ -142,7 +142,14 @@ class Op:
     @staticmethod
     def _is_fault(error: Exception, args: tuple) -> bool:
         plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in args if isinstance(x, torch.Tensor))
-        return plain and not isinstance(error, Explained) and _verdicts.is_fault(error)
+        return plain and _verdicts.in_launch(error)
+
+    def lost(self, impl: str, error: Exception, what: str) -> None:
+        """Sets aside an implementation whose launch failed where no other one goes on: in a backward."""
+        if _strict or _preferred or torch.are_deterministic_algorithms_enabled() or impl == self.impls[-1].name:
+            return
+        if _verdicts.in_launch(error):
+            _verdicts.set_aside(self.name, impl, error, f"{what}: {impl} failed")
 
     def _go_on(self, failed: Impl, error: Exception, *args, **kwargs):
         """What the next implementation gives; where none gives anything, the fault is not the failed one's alone."""
@@ -153,8 +160,12 @@ class Op:
             chosen = self.pick("auto", *args, **kwargs)
             found = self.choose("auto", *args, **kwargs)(*args, **kwargs)
         except Exception as other:
-            aside.pop(signature, None)
-            raise (other if isinstance(other, ValueError) and not _strict else error) from None
+            refused = isinstance(other, (ValueError, TypeError))
+            if refused or _verdicts.is_fault(other):
+                aside.pop(signature, None)
+            if _verdicts.in_launch(other) or (refused and _strict):
+                raise error from None
+            raise
         what = f"{self.name}: {failed.name} failed at its launch and is set aside for this process ({reason})"
         _verdicts.say(self.name, failed.name, f"{what}; {chosen.name} runs instead")
         return found

@@ -291,19 +291,63 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, which another implementation would want too."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(x in str(error).lower() for x in _NO_MEMORY)
+
+
+_NO_MEMORY = ("out of memory", "t allocate memory", "cannot allocate", "not enough memory", "alloc_failed")
+# Where errors of a launch are from: of the runtime, of compilers and of the processes that they start.
+_FROM = ("builtins", "torch", "triton", "subprocess", "cutlass", "flash_attn", "flash_attn_interface")
+# What a signal's handler raises, or nobody's kernel.
+_NO_LAUNCH = (ValueError, NotImplementedError, RecursionError, TimeoutError, InterruptedError, ConnectionError, Warning)
+
+
 def is_fault(error: BaseException) -> bool:
-    """Whether an error is the implementation's own: no bad argument, no lack of memory, no derivative it lacks."""
-    if isinstance(error, (ValueError, NotImplementedError, MemoryError, torch.OutOfMemoryError, Warning)):
+    """Whether an error looks like that of a launch: of a runtime or a compiler, and no lack of memory.
+
+    Who asks for another implementation asks ``in_launch`` too: hooks and handlers raise such errors as well.
+    """
+    launched = isinstance(error, (RuntimeError, OSError, ImportError)) or _root(error) in ("triton", "subprocess")
+    return launched and not isinstance(error, _NO_LAUNCH) and is_theirs(error)
+
+
+def is_theirs(error: BaseException) -> bool:
+    """Whether an error is the called library's own: no lack of memory, no time-out, no class of the caller's."""
+    if not isinstance(error, Exception) or _root(error) not in _FROM or out_of_memory(error):
         return False
-    return isinstance(error, Exception) and "out of memory" not in str(error).lower()
+    if isinstance(error, (TimeoutError, InterruptedError, ConnectionError, Warning)):
+        return False
+    cause = error.__cause__  # Triton puts whatever was raised while it compiled into an error of its own
+    return cause is None or is_theirs(cause)
+
+
+def _root(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def note_launch(error: BaseException) -> None:
+    """Marks what a kernel's launch itself raised. What hooks of saved tensors, signals' handlers and autograd raise
+    around it bears no mark, so that nobody takes it for a fault of the kernel."""
+    if is_fault(error):
+        error.__dict__["_of_a_launch"] = True
+
+
+def in_launch(error: BaseException) -> bool:
+    return "_of_a_launch" in error.__dict__
 
 
 def failed_in_launch(target: str, error: BaseException) -> None:
     """Sets aside what raised in a backward or in a compiled graph, where no other implementation can take over."""
-    if not is_fault(error):
+    if not in_launch(error):
         return
-    folder_, file = target.partition(":")[0].split(".")[-2:]
-    ASIDE.setdefault(folder_, {}).setdefault(file, {})[None] = one_line(error)
+    folder_, file = target.partition(":")[0].removesuffix("_backward").split(".")[-2:]
+    set_aside(folder_, file, error, f"{folder_}: {file} failed in a backward or a compiled graph")
+
+
+def set_aside(op: str, impl: str, error: BaseException, what: str) -> None:
+    """For every call of this process; the call that found it is lost."""
+    ASIDE.setdefault(op, {}).setdefault(impl, {})[None] = one_line(error)
     again = "this backward or graph is lost: impl='auto' takes another implementation when the step is run again"
-    say(folder_, file, f"{folder_}: {file} failed in a backward or a compiled graph and is set aside for this process "
-        f"({one_line(error)}); {again}, a graph once it is compiled again (torch.compiler.reset())")  # fmt: skip
+    say(op, impl, f"{what} and is set aside for this process ({one_line(error)}); {again}, a graph once it is compiled "
+        "again (torch.compiler.reset())")  # fmt: skip

@@ -2,7 +2,8 @@
 
 import torch
 
-from afn_kernels.attention import OP, attention, providers
+from afn_kernels import _check
+from afn_kernels.attention import OP, attention, checks, providers
 from afn_kernels.attention.boundary import BACKWARD
 from afn_kernels.attention.provided import gradients
 from afn_kernels.attention.schedule import AttentionSchedule, tables_of
@@ -36,23 +37,41 @@ def attention_backward(
         out: [Tq, Hq, D] float32 over all keys.
         lse: [Tq, Hq] float32 over all keys.
         cu_seqlens_q, cu_seqlens_k, causal, scale, schedule: as in the forward over this part.
-        impl: as ``attention`` takes it; what has no backward of its own here computes the part's forward again.
+        impl: as ``attention`` takes it; what has no backward of its own here computes the part's forward again. What
+            "auto" chose and whose launch fails is set aside for the calls that follow, forward and backward.
 
     Returns:
         dq, this part's share of it, dk and dv.
 
     Raises:
-        ValueError: as ``attention`` does of this part.
+        ValueError: as ``attention`` does of this part; a dout, out or lse that is not of the queries.
 
     Source: Dao, 2023, arXiv:2307.08691, section 3.1.
     """
+    _check.same_dtype_and_device("attention_backward", q=q, k=k, v=v)
+    cu_seqlens_q, cu_seqlens_k = checks.boundaries(
+        "attention_backward", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, schedule
+    )
+    #     checks.of_all_keys("attention_backward", q, dout, out, lse)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    if schedule is not None:
-        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
     asked = options | {"return_lse": True, "carry": None, "window": None, "softcap": 0.0}
-    chosen = OP.explain(q, k, v, **asked).chosen if impl == "auto" else impl
+    chosen = OP.pick(impl, q, k, v, **asked).name
+    tensors = dout, q, k, v, out, lse
+    if torch.compiler.is_compiling():
+        return _by(chosen, *tensors, schedule=schedule, named=impl != "auto", **options)
+    try:
+        return _by(chosen, *tensors, schedule=schedule, named=impl != "auto", **options)
+    except Exception as error:
+        if impl == "auto":
+            OP.lost(chosen, error, "attention_backward")
+        raise
+
+
+def _by(chosen: str, dout, q, k, v, out, lse, *, schedule: AttentionSchedule | None, named: bool, **options):
+    cu_seqlens_q, cu_seqlens_k, causal, scale = (
+        options[x] for x in ("cu_seqlens_q", "cu_seqlens_k", "causal", "scale")
+    )
     if chosen == "triton":
         tables, kernels = [None, None], ("dq", "dkv")
         if schedule is not None:
@@ -62,11 +81,10 @@ def attention_backward(
         numbers, needs = (*flat(None), 0.0, float(scale)), (True, True, False)
         return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, *numbers, *needs)[:3]
     if chosen in providers.NAMES:
-        OP.pick(chosen, q, k, v, **asked)  # raises where a named one cannot run
-        return gradients(chosen, dout, q, k, v, out, lse, **options, named=impl != "auto")
+        return gradients(chosen, dout, q, k, v, out, lse, **options, named=named)
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        part, part_lse = attention(*leaves, **options, return_lse=True, impl=impl)
+        part, part_lse = attention(*leaves, **options, return_lse=True, impl=chosen)
     # out = Σ over the parts of weight · part, weight = exp(lse of the part − lse).
     weight = torch.where(part_lse == float("-inf"), 0.0, (part_lse - lse).exp()).detach()
     dout = dout.to(lse.dtype)

@@ -41,6 +41,7 @@ class Picture:
 
 NO_PICTURE = {
     "before.jsonl": "kernels as they were: python -m bench.sm90 --against it prints what changed",
+    "estimates.jsonl": "estimates are good to 20 or 30 %: a table of two digits says it, bars would claim more",
     "findings.jsonl": "rules that kernels break on purpose, with the reason of each",
     "sweep.jsonl": "what fits is one word: sweep.md has the few rows that spill",
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",

@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=20, help="samples of each implementation")
     parser.add_argument("--budget", type=float, help="seconds for the rounds of one workload and pass")
+    parser.add_argument("--keep-caches", action="store_true", help="compile only what no run before has compiled")
     args = parser.parse_args(arguments)
     start = time.perf_counter()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -197,7 +198,8 @@ def main(arguments: list[str] | None = None) -> int:
         todo = [work for work in todo if (work.op, work.name) not in there]
     warnings.simplefilter("ignore", UserWarning)  # torch.compile's, about peers
     with tempfile.TemporaryDirectory() as caches:  # a first call compiles, whatever ran here before
-        os.environ |= {"TRITON_CACHE_DIR": f"{caches}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor"}
+        if not args.keep_caches:
+            os.environ |= {"TRITON_CACHE_DIR": f"{caches}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor"}
         bench = Bench.of(args.device, rounds=args.rounds, budget=budget)
         print({"device": args.device} | bench.reached(), flush=True)
         bad, left = run(todo, bench, out, args.limit)
@@ -205,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     if left:  # a fault on the GPU ends its process, not the measurement of the other ops
         here = [sys.executable, "-m", "bench.run", "--device", args.device, "--out", str(out)]
         limit = args.limit - (time.perf_counter() - start)
+        here += ["--keep-caches"] if args.keep_caches else []
         here += [
             word for option in ("shape", "also") for text in getattr(args, option) for word in (f"--{option}", text)
         ]

@@ -7,7 +7,7 @@ import torch
 
 from afn_kernels import _autocast, _check, _triton
 from afn_kernels._registry import Impl, Op
-from afn_kernels.attention import providers
+from afn_kernels.attention import checks, providers
 from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
 from afn_kernels.attention.window import canonical, capping
@@ -200,7 +200,9 @@ def attention(
         q: [Tq, Hq, D], any floating dtype; or [B, Tq, Hq, D], B sequences of one length, without boundaries.
         k: [Tk, Hk, D], same dtype; Hq is a multiple of Hk. [B, Tk, Hk, D] where q has a B.
         v: like k.
-        cu_seqlens_q: [N + 1] int32 boundaries of the query sequences; None means one sequence.
+        cu_seqlens_q: [N + 1] int32 boundaries of the query sequences; None means one sequence. On a GPU "varlen" and
+            "flash3" ask for the longest once per tensor, until PyTorch counts a write to it: what a collective, a
+            kernel by address or ``.data`` wrote into boundaries that were used before must be passed as a clone.
         cu_seqlens_k: [N + 1] int32 boundaries of the key sequences; None means those of the queries.
         causal: mask keys that come after the query.
         window: (left, right), how many keys before and after its own a query sees; −1 has no limit. With ``causal``
@@ -211,8 +213,8 @@ def attention(
         carry: (out [Tq, Hq, D] float32, lse [Tq, Hq] float32) over other keys, which this call continues from:
             the result is attention over both sets of keys. Implies ``return_lse`` and a float32 output.
         schedule: of ``attention_schedule``, for calls that share boundaries; ``cu_seqlens`` may then be left out.
-            Calls with windows of any size share it with calls without. Without one, "triton" keeps its tables with the
-            boundaries until PyTorch counts a write to them: what writes by address or through ``.data`` needs one.
+            Calls with windows of any size share it with calls without. Without one, every call of "triton" makes its
+            tables on the device.
         impl: "auto" or the name of an implementation.
 
     Under torch.autocast q, k and v are cast to its dtype, as for scaled_dot_product_attention.
@@ -234,21 +236,9 @@ def attention(
     batch = q.shape[:2] if q.dim() == 4 else None
     if batch is not None:
         q, k, v, cu_seqlens_q, cu_seqlens_k = _as_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, carry, schedule)
-    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[-1] != k.shape[-1]:
-        raise _misfit(q, k, v)
-    if not k.shape[1] or q.shape[1] % k.shape[1]:
-        raise ValueError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} KV heads")
-    if schedule is not None:
-        cu_seqlens_q, cu_seqlens_k = schedule.boundaries(cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k))
-    if cu_seqlens_k is None:
-        cu_seqlens_k = cu_seqlens_q
-    if (cu_seqlens_q is None) != (cu_seqlens_k is None):
-        raise ValueError("attention: cu_seqlens_k without cu_seqlens_q")
-    if cu_seqlens_q is not None and cu_seqlens_k is not None and batch is None:
-        _check.cu_seqlens("attention", "cu_seqlens_q", cu_seqlens_q, q.shape[0], q)
-        _check.cu_seqlens("attention", "cu_seqlens_k", cu_seqlens_k, k.shape[0], k)
-        if cu_seqlens_q.shape != cu_seqlens_k.shape:
-            raise ValueError(f"attention: {len(cu_seqlens_q) - 1} query and {len(cu_seqlens_k) - 1} key sequences")
+    cu_seqlens_q, cu_seqlens_k = checks.boundaries(
+        "attention", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, schedule, ours=batch is not None
+    )
     if carry is not None:
         if carry[0].shape != q.shape or carry[1].shape != q.shape[:2]:
             raise _check.misfit("attention", q=(q, "T H D"), carried=(carry[0], "T H D"), lse=(carry[1], "T H"))
@@ -283,7 +273,7 @@ def attention(
 def _as_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, carry, schedule) -> tuple:
     """[B, T, H, D] end to end, and the boundaries; views where the memory allows it."""
     if k.dim() != 4 or k.shape != v.shape or len(k) != len(q):
-        raise _misfit(q, k, v)
+        raise checks.misfit("attention", q, k, v)
     given = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "carry": carry, "schedule": schedule}
     if names := [name for name, x in given.items() if x is not None]:
         packed = "which is for packed [T, H, D]: x.flatten(0, 1)"
@@ -300,14 +290,6 @@ def _equal_lengths(x: torch.Tensor) -> torch.Tensor:
     if not torch.compiler.is_compiling():
         providers.remember(cu_seqlens, x.shape[1])
     return cu_seqlens
-
-
-def _misfit(q, k, v) -> ValueError:
-    axes = ("B Tq Hq D", "B Tk Hk D") if q.dim() == 4 else ("Tq Hq D", "Tk Hk D")
-    error = _check.misfit("attention", q=(q, axes[0]), k=(k, axes[1]), v=(v, axes[1]))
-    if q.dim() == k.dim() == v.dim() > 0 and k.shape[:-1] == v.shape[:-1] and k.shape[-1] == q.shape[-1] != v.shape[-1]:
-        return ValueError(f"{error}: heads of v have the size of those of q and k; pad the smaller with zeros")
-    return error
 
 
 def attention_schedule(
@@ -331,7 +313,8 @@ def attention_schedule(
 
     Args:
         cu_seqlens_q: [N + 1] int32, as ``attention`` takes it. A call refuses a schedule whose boundaries were written
-            to since, if it can tell: not those of inference mode, and not under torch.compile.
+            to since, if it can tell: on a GPU not what PyTorch counts as no write (a collective's, ``.data``) nor
+            boundaries of inference mode, and nothing under torch.compile.
         cu_seqlens_k: [N + 1] int32; None means those of the queries.
         total_q: queries in all, len(q) of the calls.
         total_k: keys in all; None means ``total_q``.

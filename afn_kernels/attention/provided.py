@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from afn_kernels import _verdicts
 from afn_kernels._library import Boundary
 from afn_kernels.attention import general, providers
 from afn_kernels.attention.window import UNLIMITED, flat, given
@@ -131,7 +132,7 @@ def forward(
         except FATAL:
             raise
         except Exception as error:
-            if named:
+            if named or not _verdicts.is_theirs(error):
                 raise
             _refused(provider, q, k, cu_q, causal, left, right, softcap, error)
             return general.forward(q, k, v, out_c, lse_c, cu_q, cu_k, causal, left, right, softcap, scale)
@@ -161,7 +162,7 @@ def backward(
         except FATAL:
             raise
         except Exception as error:
-            if named:
+            if named or not _verdicts.is_theirs(error):
                 raise
             _refused(provider, q, k, cu_q, causal, left, right, softcap, error)
             return general.backward(*ours)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels._registry import constant
-from afn_kernels.attention.schedule import version
+from afn_kernels.attention.schedule import declare, version
 
 HALF = (torch.float16, torch.bfloat16)
 NAMES = ("flash3", "flash4", "varlen", "flash", "cudnn")
@@ -36,22 +36,31 @@ _set_aside: dict[tuple, str] = {}
 
 
 def known(cu_seqlens: Tensor) -> int | None:
-    """The longest sequence if it was asked for since ``cu_seqlens`` was last written to."""
-    then, length, _ = _longest.get(cu_seqlens, (-1, 0, False))
-    return length if then == version(cu_seqlens) else None
+    """The longest sequence if it was told, or asked for on a GPU, since PyTorch last counted a write to it."""
+    then, length, told = _longest.get(cu_seqlens, (-1, 0, False))
+    return length if then == version(cu_seqlens) and (told or _far(cu_seqlens)) else None
+
+
+def _far(x: Tensor) -> bool:
+    """Whether looking at values waits."""
+    return x.device.type != "cpu"
 
 
 def longest(cu_seqlens: Tensor) -> int:
-    """The longest sequence. Waits for the GPU once per tensor: a model's layers share one ``cu_seqlens``."""
+    """The longest sequence. Waits for the GPU once per tensor: a model's layers share one ``cu_seqlens``.
+
+    What PyTorch does not count as a write (a collective, ``.data``) goes unseen on a GPU, as ``attention`` says.
+    """
     if (length := known(cu_seqlens)) is None:
         length = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
-        if not cu_seqlens.is_inference():  # nothing would tell whether it changed
+        if _far(cu_seqlens) and not cu_seqlens.is_inference():  # nothing would tell whether it changed
             _longest[cu_seqlens] = version(cu_seqlens), length, False
     return length
 
 
 def remember(cu_seqlens: Tensor, length: int) -> None:
-    """All sequences of ``cu_seqlens`` have ``length`` until it is written to."""
+    """All sequences of ``cu_seqlens``, which this library has made, have ``length`` until it is written to."""
+    declare(cu_seqlens)
     _longest[cu_seqlens] = version(cu_seqlens), length, True
 
 

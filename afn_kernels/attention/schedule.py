@@ -9,23 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from afn_kernels import _check
 from afn_kernels.attention.config import choose
 
 
 @dataclass(frozen=True, eq=False)
 class MadeFrom:
-    """The boundaries that a schedule was made from, and how often each had been written to by then."""
+    """The boundaries that a schedule was made from, how often each had been written to by then, and their values.
+
+    A collective writes without counting; values are there on the CPU, where looking at them is free.
+    """
 
     tensors: tuple[torch.Tensor, torch.Tensor]
     versions: tuple[int, int]
+    values: tuple[list[int] | None, list[int] | None]
 
     @staticmethod
     def now(*tensors: torch.Tensor) -> MadeFrom:
         q, k = tensors
-        return MadeFrom((q, k), (version(q), version(k)))
+        return MadeFrom((q, k), (version(q), version(k)), (_values(q), _values(k)))
 
     def changed(self) -> bool:
-        return any(version(x) != then for x, then in zip(self.tensors, self.versions, strict=True))
+        states = zip(self.tensors, self.versions, self.values, strict=True)
+        return any(version(x) != then or (was is not None and _values(x) != was) for x, then, was in states)
+
+
+def _values(x: torch.Tensor) -> list[int] | None:
+    return x.tolist() if x.device.type == "cpu" and _check.readable(x) else None
 
 
 def version(x: torch.Tensor) -> int:
@@ -85,13 +95,19 @@ class AttentionSchedule:
 
 @dataclass(frozen=True, eq=False)
 class KeptTables:
-    """The tables of two boundaries by everything else they depend on, while neither is written to."""
+    """The tables of two of our own boundaries by everything else they depend on, while neither is written to."""
 
     versions: tuple[int, int]
     by_call: dict[tuple, dict[tuple[int, bool], torch.Tensor]] = field(default_factory=dict)
 
 
 _kept = WeakTensorKeyDictionary()  # by the queries' boundaries, then by the keys'
+_own = WeakTensorKeyDictionary()
+
+
+def declare(cu_seqlens: torch.Tensor) -> None:
+    """Nobody but this library has these boundaries, and it writes to them by PyTorch's own operations alone."""
+    _own[cu_seqlens] = True
 
 
 def tables_of(
@@ -104,10 +120,8 @@ def tables_of(
     head_dim: int,
     dtype: torch.dtype,
 ) -> list[torch.Tensor]:
-    """The tables of a call without a schedule: a model's layers share their boundaries, and so their tables.
-
-    They are kept with the boundaries until PyTorch counts a write to these. What PyTorch does not count (a kernel that
-    writes by address, ``.data``) goes unseen.
+    """The tables of a call without a schedule, made anew: a collective may have written to a caller's boundaries, which
+    PyTorch does not count. Those of boundaries that this library has made (``declare``) are kept with them.
     """
     schedule = AttentionSchedule(cu_q, cu_k, causal, total_q, total_k)
     if not keeps(cu_q, cu_k):
@@ -131,6 +145,8 @@ def tables_of(
 def keeps(*boundaries: torch.Tensor) -> bool:
     """Whether tables may outlive a call: not in a graph, whose boundaries may be others at its next replay."""
     if torch.compiler.is_compiling() or any(type(x) is not torch.Tensor or x.is_inference() for x in boundaries):
+        return False
+    if not all(x in _own for x in boundaries):
         return False
     return not (boundaries[0].is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -136,7 +136,7 @@ def _check_lengths(block_table, cu_seqlens_q, lengths, k_cache, causal: bool, wi
         raise ValueError(f"paged_attention: {found} of a sequence")
     if not _check.readable(block_table):
         return
-    column = torch.arange(block_table.shape[1]) * page
+    column = torch.arange(block_table.shape[1], device=lengths.device) * page
     first = torch.zeros_like(lengths) if window is None else lengths - new - window[0]
     read = (column < lengths[:, None]) & (column + page > first[:, None]) & (new > 0)[:, None]
     bad = ((block_table < 0) | (block_table >= len(k_cache))) & read

@@ -100,12 +100,15 @@ def paged_kernel(
     v_page, v_token, v_head = v_strides
     kv_head = head // GROUP
     k_scale_h = _load_scale(k_scale, kv_head, K_SCALES)
-    if SOFTCAP:
-        cap *= k_scale_h
-    else:
-        scale2 *= k_scale_h
     o_m = m + tl.arange(0, BLOCK_M)
     b_q = load_rows(q + q0 * q_token + head * q_head, m, q_token, nq, BLOCK_M, D, BLOCK_D, True, FAR)
+    if SOFTCAP:
+        cap *= k_scale_h
+    elif K_SCALES:  # masked scores are -inf and stay so only times more than 0: the sign goes into q, which is exact
+        scale2 *= tl.abs(k_scale_h)
+        sign = tl.where(scale2 == 0, 0.0, tl.where(k_scale_h < 0, -1.0, 1.0))
+        scale2 = tl.where(scale2 == 0, 1.0, scale2)
+        b_q = (b_q * sign).to(b_q.dtype)
     b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_l = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)

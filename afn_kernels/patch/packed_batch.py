@@ -10,6 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from afn_kernels import attention as attention_op
 from afn_kernels import attention_backward, explain
 from afn_kernels._kept import kept
+from afn_kernels.attention.schedule import declare
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class PackedBatch:
     cu_q: torch.Tensor | None = None
     cu_k: torch.Tensor | None = None
     pads: "PackedBatch | None" = None
+
+    def __post_init__(self):
+        for x in (self.cu_q, self.cu_k):
+            if x is not None and not torch.compiler.is_compiling():
+                declare(x)  # layers share what is worked out from boundaries that only this module writes
 
     @classmethod
     def even(cls, q, k, causal: bool) -> "PackedBatch":

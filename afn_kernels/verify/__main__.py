@@ -28,7 +28,9 @@ def arguments() -> argparse.ArgumentParser:
         "--start", type=int, default=0, metavar="N", help="with --here: the first of the selected checks"
     )
     parser.add_argument("--skip", type=named, default=[], metavar="OP:IMPL,…", help="with --here: leave these out")
-    parser.add_argument("--announce", action="store_true", help="with --here: a line before each check too")
+    parser.add_argument(
+        "--announce", action="store_true", help="with --here: a line before each check too, and a last one"
+    )
     parser.add_argument("--limit", type=float, default=processes.LIMIT, help="seconds for one check in its own process")
     parser.add_argument("--json", action="store_true", help="a line of JSON for every check as soon as it is known")
     return parser
@@ -71,6 +73,8 @@ def main() -> int:
         print(report)
     if lost:
         return processes.LOST
+    if options.announce:
+        say({"status": "over"})
     return 1 if report.failed else 0
 
 

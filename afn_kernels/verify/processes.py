@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -99,7 +100,7 @@ def survive(
         stop: set when nobody wants more rows.
     """
     checks, size = dict(own), arguments[arguments.index("--size") + 1]
-    start, seen, skipped = min(checks, default=0), set(), list(skip)
+    start, seen, skipped, died = min(checks, default=0), set(), list(skip), set()
     while start <= max(checks, default=-1) and not stop.is_set():
         begun, why = {"number": start, "impl": ""}, ""
         more = ["--start", str(start), *(["--skip", ",".join(skipped)] if skipped else [])]
@@ -108,49 +109,71 @@ def survive(
                 why = found["ended"]
             elif found["status"] == "begun":
                 begun = found
-            elif (identity := (found["number"], found["impl"], found["status"])) not in seen:
-                seen.add(identity)
+            else:
                 begun = {"number": found["number"], "impl": found["impl"], "over": True}
-                yield found
+                if (identity := (found["number"], found["impl"], found["status"])) not in seen:
+                    seen.add(identity)
+                    yield found
         if not why or stop.is_set():
             return
         number, impl = begun["number"], begun["impl"]
-        one = checks.get(number)
-        if one is not None and "over" not in begun:
-            status = "failed" if impl else "skipped"
+        one, over = checks.get(number), "over" in begun
+        if over and (number, impl) not in died:  # between two checks: nobody is to blame yet
+            died.add((number, impl))
+            start = number
+            continue
+        if one is not None:
+            blamed = impl if not over else ""
+            status = "failed" if blamed else "skipped"
             common = {"op": one.op, "check": one.name, "size": size, "number": number, "dtype": ""}
-            seen.add((number, impl, status))
-            yield common | {"impl": impl, "status": status, "reason": why}
-        if one is not None and impl and f"{one.op}:{impl}" not in skipped:
+            seen.add((number, blamed, status))
+            yield common | {"impl": blamed, "status": status, "reason": f"after {impl}: {why}" if over else why}
+        if one is not None and impl and not over and f"{one.op}:{impl}" not in skipped:
             skipped.append(f"{one.op}:{impl}")
             start = number
         else:
-            start = number + 1
+            start = min((x for x in checks if x > number), default=number + 1)
 
 
 def lines(arguments: Sequence[str], limit: float, stop: threading.Event) -> Iterator[dict[str, Any]]:
-    """The JSON lines of ``python -m afn_kernels.verify``, then {"ended": why, or "" where it came to its end}."""
+    """The JSON lines of ``python -m afn_kernels.verify``, then {"ended": why, or "" where it came to its end}.
+
+    It says so itself at its end: an exception that nobody caught ends a process with the same code as a failed check.
+    """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic mode refuses matrix products
     command = [sys.executable, "-m", MODULE, *arguments]
     with tempfile.TemporaryFile("w+") as errors:
+        over = False
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         watch = Watch(process, limit, stop)
         try:
             for line in process.stdout or ():
                 watch.seen()
-                if line.startswith("{"):
-                    yield json.loads(line)
+                found = _parsed(line)
+                if found.get("status") == "over":
+                    over = True
+                elif found:
+                    yield found
             code = process.wait()
         finally:
             watch.stop()
-        if code in (0, 1):
+        if over and code in (0, 1):
             yield {"ended": ""}
             return
         errors.seek(0)
         said = [line.strip() for line in errors.read().splitlines() if line.strip()]
         why = f"no answer in {limit:.0f} s" if watch.late else _ended(code)
         yield {"ended": f"{why}{f': {said[-1][:300]}' if said and not watch.late else ''}"}
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line's row; none where somebody else has written there, or a process died within a line."""
+    if line.startswith("{"):
+        with suppress(ValueError):
+            found = json.loads(line)
+            return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _ended(code: int) -> str:

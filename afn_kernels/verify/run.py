@@ -106,10 +106,9 @@ def _of(one: Check, source, impls, skip, right: list[str], begin: Callable[[str]
         try:
             reason, error, used = judge(baseline, asked.impl)
             row = {"status": "failed" if reason else "ok", "reason": reason, "error": error, "used": used}
-        except torch.OutOfMemoryError as error:
-            row = {"status": "skipped", "reason": _verdicts.one_line(error)}
         except Exception as error:
-            row = {"status": "failed", "reason": _verdicts.one_line(error)}
+            elsewhere = isinstance(error, TimeoutError) or _verdicts.out_of_memory(error)
+            row = {"status": "skipped" if elsewhere else "failed", "reason": _verdicts.one_line(error)}
         if row["status"] == "ok":
             right.append(asked.impl)
         yield {"impl": asked.impl, **row, "took": round(time.perf_counter() - began, 3)}

@@ -36,8 +36,10 @@ RULED: dict[str, list[Finding]] = {}  # by a kernel's hash: workloads share kern
 
 def kernel_row(work: Workload, name: str, programs: int, read: Binary, code: list[sass.SassInstruction]) -> dict:
     """What is said of a kernel: its binary, a step of its main loop, and its programs against those that fit."""
-    step = sass.cost(sass.main_loop(code), read.threads)
+    loop = sass.main_loop(code)
+    step = sass.cost(loop, read.threads)
     line = {"op": work.op, "workload": work.name, "kernel": name, **asdict(read), **asdict(step)}
+    line["passed"] = sass.passed(loop)
     return line | {"programs": programs, "resident": read.blocks * PROCESSORS}
 
 
@@ -93,6 +95,7 @@ def rows(
         found.append(line)
         if launch.compiled.hash not in RULED:
             RULED[launch.compiled.hash] = rules(launch, code)
+        line["ahead"] = all(one.rule != lint.AHEAD for one in RULED[launch.compiled.hash])
         broken += [(name, one) for one in RULED[launch.compiled.hash]]
         broken += [(name, one) for one in lint.waves(line["programs"], line["resident"], PROCESSORS)]
     for launch in cuda_launched(work):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 STATEMENT = re.compile(r"(?:@(!?)(%?\w+)\s+)?([a-z_][\w.:]*)\s*(.*)", re.S)
@@ -43,18 +42,16 @@ class PtxInstruction:
 
 @dataclass(frozen=True)
 class PtxKernel:
-    """The entry of a PTX text. A label may be given several times, in scopes of their own."""
+    """The entry of a PTX text. A label within braces has their number behind its name: others have their own."""
 
     name: str
     code: list[PtxInstruction]
-    labels: dict[str, list[int]]
+    labels: dict[str, int]
     parameters: list[str] = field(default_factory=list)
 
     def target(self, at: int) -> int:
-        """Where the branch at a place leads: to the nearest label of its name, those before it first."""
-        places = self.labels[self.code[at].operands[0]]
-        before = [place for place in places if place <= at]
-        return before[-1] if before and len(places) > 1 else places[0]
+        """Where the branch at a place leads."""
+        return self.labels[self.code[at].operands[0]]
 
     def follow(self, at: int) -> int:
         """The place past branches that are always taken."""
@@ -108,18 +105,24 @@ def parse(text: str) -> PtxKernel:
     name, head, body = found.groups()
     body = re.sub(r"//[^\n]*|/\*.*?\*/", "", body.partition("{")[2], flags=re.S)
     code: list[PtxInstruction] = []
-    labels: dict[str, list[int]] = defaultdict(list)
+    inside: list[tuple[int, ...]] = []  # of every instruction, the braces around it
+    labels: dict[str, int] = {}
+    around, opened = (0,), 0
     for statement in body.split(";"):
         lines = [
             line for line in statement.splitlines() if not re.match(r"\s*\.(loc|file|pragma|section|b\d+)\b", line)
         ]
         rest = "\n".join(lines).strip()
         while True:
-            rest = re.sub(r"^[{}\s]+", "", rest)
+            braces = re.match(r"[{}\s]*", rest)[0]
+            for brace in re.findall(r"[{}]", braces):
+                opened += brace == "{"
+                around = (*around, opened) if brace == "{" else around[:-1]
+            rest = rest[len(braces) :]
             label = LABEL.match(rest)
             if not label:
                 break
-            labels[label[1]].append(len(code))
+            labels[scoped(label[1], around[-1])] = len(code)
             rest = rest[label.end() :]
         if not rest or rest.startswith("."):
             continue
@@ -127,7 +130,17 @@ def parse(text: str) -> PtxKernel:
         if guard:
             negated, predicate, op, operands = guard.groups()
             code.append(PtxInstruction(op, tuple(split(operands)), predicate or "", negated == "!"))
-    return PtxKernel(name, code, dict(labels), re.findall(r"(\w+_param_\d+)", head))
+            inside.append(around)
+    for at, one in enumerate(code):
+        if one.op.startswith("bra"):
+            names = (scoped(one.operands[0], brace) for brace in reversed(inside[at]))
+            code[at] = replace(one, operands=(next(x for x in names if x in labels),))
+    return PtxKernel(name, code, labels, re.findall(r"(\w+_param_\d+)", head))
+
+
+def scoped(label: str, brace: int) -> str:
+    """A label's name, with the number of the braces that it stands in."""
+    return f"{label}#{brace}" if brace else label
 
 
 def split(operands: str) -> list[str]:

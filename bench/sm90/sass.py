@@ -80,12 +80,26 @@ def cost(part: list[SassInstruction], threads: int) -> Step:
     return Step(count, *map(round, per))
 
 
+def passed(part: list[SassInstruction]) -> int:
+    """Instructions that a warp goes past nearly always: where a branch within a loop leaps over nothing but FMUL, as a
+    softmax does that rescales its sums only when a maximum has grown.
+    """
+    count = 0
+    for at, one in enumerate(part):
+        if one.target is not None and one.target > one.address:
+            over = [x for x in part[at + 1 :] if x.address < one.target]
+            if over and all(x.op.startswith("FMUL") for x in over):
+                count += len(over)
+    return count
+
+
 def main_loop(code: list[SassInstruction]) -> list[SassInstruction]:
-    """The loop with most matrix work, of equal ones the one that copies ahead; without any, the longest, or all."""
+    """The loop with most matrix work, of equal ones one that copies ahead, then the shortest, which masks nothing;
+    without any, the longest, or all."""
 
     def weight(part: list[SassInstruction]) -> tuple:
         work = sum(flops(one)[0] for one in part)
-        return work, work and any(one.op.startswith(COPIES) for one in part), len(part)
+        return work, work and any(one.op.startswith(COPIES) for one in part), -len(part) if work else len(part)
 
     found = loops(code)
     return max(found, key=weight) if found else [one for one in code if one.target != one.address]

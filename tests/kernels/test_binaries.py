@@ -124,7 +124,7 @@ def test_what_a_loop_synchronises_with_is_missed(name, folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["decode_attention.decode_kernel", "decode_attention.decode_attention_bfloat16", "log_mel.log_mel_kernel"],
+    ["decode_attention.decode_kernel", "decode_attention.decode_attention_bfloat16_128", "log_mel.log_mel_kernel"],
 )
 def test_what_a_last_block_synchronises_with_is_missed(name, folder):
     """In the machine code: fences and barriers before the arrival, loads past L1 after it."""

@@ -89,12 +89,24 @@ def test_a_compilation_that_was_interrupted(cache):
     assert _cuda.compiled("ulysses_permute", (9, 0))[:4] == b"\x7fELF"
 
 
-def test_a_binary_older_than_its_source_is_not_used(tmp_path):
-    fat = tmp_path / "log_mel.fatbin"
-    fat.write_bytes(b"")
-    assert not _cuda._stale(fat, "log_mel")
-    os.utime(fat, (0, 0))
-    assert _cuda._stale(fat, "log_mel")
+def test_a_binary_of_another_source_is_not_used(tmp_path, monkeypatch):
+    """Whatever the times of the files are."""
+    csrc, package = tmp_path / "csrc", tmp_path / "_binaries"
+    monkeypatch.setattr(_cuda, "sources", lambda: csrc)
+    monkeypatch.setattr(_cuda, "PACKAGE", package)
+    for folder in (csrc, package):
+        (folder / "cuda").mkdir(parents=True)
+        (folder / "include" / "afn").mkdir(parents=True)
+        (folder / "cuda" / "one.cu").write_text("source")
+        (folder / "include" / "afn" / "one.cuh").write_text("header")
+    os.utime(package / "cuda" / "one.cu", (0, 0))
+    assert not _cuda.stale("one")
+    (csrc / "include" / "afn" / "one.cuh").write_text("another header")
+    assert _cuda.stale("one")
+    (package / "include" / "afn" / "one.cuh").write_text("another header")
+    assert not _cuda.stale("one")
+    (package / "cuda" / "one.cu").unlink()
+    assert _cuda.stale("one")
 
 
 @pytest.fixture
@@ -229,7 +241,7 @@ torch.cuda.get_device_capability = lambda device=None: (9, 0)
 torch.cuda.is_current_stream_capturing = lambda: False
 torch._C._cuda_getCurrentRawStream = lambda index: 77
 _cuda.compiled = lambda source, capability: b"\\x7fELF"
-_cuda._stale = lambda *_: True
+_cuda.stale = lambda *_: True
 _cuda.emulator = through
 for name, call in CALLS.items():
     ctypes.CDLL(str(cuda.build(name, _cuda.sources())), mode=ctypes.RTLD_GLOBAL)

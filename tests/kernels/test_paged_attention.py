@@ -73,6 +73,15 @@ def test_an_fp8_cache_with_scales():
 
 
 @pytest.mark.usefixtures("_triton_here")
+@pytest.mark.parametrize("factor", [-1.5, 0.0, 1e-45])
+def test_key_scales_of_any_sign(factor):
+    i = made([5, 3], [10, 0]) | {"k_scale": torch.tensor([factor, 1.0])}
+    exact = {name: x.double() if name in ("q", "k_cache", "v_cache") else x for name, x in i.items()}
+    same = in_orders(lambda: ak.paged_attention(**i, impl="reference"))
+    assert_within_budget(ak.paged_attention(**i, impl="triton"), same, ak.paged_attention(**exact, impl="reference"))
+
+
+@pytest.mark.usefixtures("_triton_here")
 @pytest.mark.parametrize("page", [5, 64])
 def test_pages_before_a_window_may_be_any_number(page):
     i = made([6], [190], page=page)
@@ -120,6 +129,15 @@ def test_lengths_that_a_gpu_cannot_check_stay_within_the_pages():
     assert torch.equal(found, full)
     assert not found[4:6].any()
     assert found[6].any()
+
+
+@pytest.mark.parametrize("window", [None, (5, 0)])
+def test_values_are_looked_at_where_they_are(window):
+    """On a GPU, as on this CPU where it is not the default device."""
+    i = made()
+    i["block_table"][0, 2] = 99
+    with torch.device("meta"), pytest.raises(ValueError, match="page 2 of sequence 0 is 99, outside the 7 pages"):
+        ak.paged_attention(**i, window=window)
 
 
 def test_what_it_refuses():

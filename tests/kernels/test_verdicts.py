@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import afn_kernels as ak
 from afn_kernels import _library, _verdicts
@@ -263,11 +264,20 @@ def test_strict_and_deterministic_runs_raise(fresh):
         assert not _verdicts.ASIDE
 
 
+class Preempted(Exception):
+    pass
+
+
 ERRORS = {
     "value": ValueError("weight is wrong"),
     "memory": torch.OutOfMemoryError("CUDA out of memory"),
     "driver": RuntimeError("Triton Error [CUDA]: out of memory"),
+    "memory of the CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    "memory of a library": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "memory of Python": MemoryError("none left"),
     "derivative": NotImplementedError("no forward-mode derivative"),
+    "alarm": TimeoutError("10 s are over"),
+    "handler": Preempted("the node goes"),
 }
 
 
@@ -278,11 +288,55 @@ def test_what_is_not_the_implementations_fault_propagates(fresh, quiet, name, mo
     def raise_it(*_, **__):
         raise error
 
-    monkeypatch.setattr(planted, "good", raise_it)
-    monkeypatch.setattr("afn_kernels._registry._LOADED", type(warnings)("loaded"))
-    with planted.planted("good"), pytest.raises(type(error), match=re.escape(str(error))):
+    monkeypatch.setattr(planted, "out_of_resource", raise_it)
+    monkeypatch.setitem(vars(planted.launch("out_of_resource")), "_launch", raise_it)
+    with planted.planted("raising"), pytest.raises(type(error), match=re.escape(str(error))):
         ak.rms_norm(X, W)
     assert not _verdicts.ASIDE
+
+
+def test_what_raises_around_a_launch_is_no_fault(fresh, quiet, monkeypatch):
+    """Plain PyTorch has no launch, a hook of saved tensors is the caller's, and so is a graph that is gone."""
+    monkeypatch.setattr(planted, "good", fails)
+    monkeypatch.setattr("afn_kernels._registry._LOADED", type(warnings)("loaded"))
+    with planted.planted("good"), pytest.raises(RuntimeError, match="invalid"):
+        ak.rms_norm(X, W)
+
+    def hook(_):
+        raise RuntimeError("CUDA error: invalid argument")
+
+    x = X.clone().requires_grad_()
+    with planted.planted("launched"):
+        with pytest.raises(RuntimeError, match="invalid"), torch.autograd.graph.saved_tensors_hooks(hook, hook):
+            ak.rms_norm(x, W)
+        y = ak.rms_norm(x, W).sum()
+        y.backward()
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            y.backward()
+    assert not _verdicts.ASIDE
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_checkpointed_activations(fresh, quiet, early_stop):
+    """The recomputation ends in a hook of saved tensors, by an exception of PyTorch's."""
+    q = torch.randn(8, 2, 16, requires_grad=True)
+    (expected,) = torch.autograd.grad(ak.attention(q, q, q).square().sum(), q)
+    with torch.utils.checkpoint.set_checkpoint_early_stop(early_stop):
+        again = torch.utils.checkpoint.checkpoint(lambda q: ak.attention(q, q, q), q, use_reentrant=False)
+        assert torch.equal(torch.autograd.grad(again.square().sum(), q)[0], expected)
+        with planted.planted("launched"):
+            again = torch.utils.checkpoint.checkpoint(ak.rms_norm, q, torch.ones(16), use_reentrant=False)
+            torch.autograd.grad(again.sum(), q)
+    assert not _verdicts.ASIDE
+
+
+def test_a_handler_that_raises_while_triton_compiles():
+    """Triton puts what was raised into an error of its own."""
+    compiler = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
+    for cause, fault in ((TypeError("no such type"), True), (TimeoutError(), False), (Preempted(), False)):
+        error = compiler("at 3:4")
+        error.__cause__ = cause
+        assert _verdicts.is_fault(error) is fault
 
 
 def test_where_everything_fails_nothing_is_set_aside(fresh, quiet, monkeypatch):
@@ -311,7 +365,7 @@ def test_a_graph_takes_what_is_known_when_it_is_traced(fresh):
     torch._dynamo.reset()
 
 
-def fails(*_):
+def fails(*_, **__):
     raise RuntimeError("CUDA error: invalid argument")
 
 
@@ -323,7 +377,7 @@ BOUNDARY = _library.Boundary(
     "test_fails_backward(Tensor x) -> Tensor",
     f"{__name__}:doubled",
     lambda x: torch.empty_like(x),
-    backward=lambda ctx, grad: fails(),
+    backward=lambda ctx, grad: IN_GRAPH(grad),
 )
 IN_GRAPH = _library.Boundary("test_fails_in_graph(Tensor x) -> Tensor", f"{__name__}:fails", torch.empty_like)
 

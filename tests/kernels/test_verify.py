@@ -163,6 +163,60 @@ def test_a_process_that_dies_costs_one_row(kept, monkeypatch):
     assert set(times["seconds"]["float32 forward"]) == {"good", "reference"}
 
 
+CHILD = """
+import json, sys
+start, crash = int(sys.argv[sys.argv.index("--start") + 1]), sys.argv[1]
+skipped = sys.argv[sys.argv.index("--skip") + 1].split(",") if "--skip" in sys.argv else []
+for number in range(start, 3):
+    if crash == f"before {number}":
+        raise RuntimeError("no such device")
+    if "rms_norm:a" not in skipped:
+        print(json.dumps({"number": number, "impl": "a", "status": "begun"}))
+        if crash == f"in {number}":
+            raise RuntimeError("no such device")
+        print(json.dumps({"number": number, "impl": "a", "status": "ok"}))
+print("{ a line of somebody else")
+if crash != "at the end":
+    print(json.dumps({"status": "over"}))
+    sys.exit(1)
+"""
+WHY = "its process ended with 1: RuntimeError: no such device"
+NONE = [(0, "a", "ok", ""), (1, "a", "ok", ""), (2, "a", "ok", "")]
+
+
+@pytest.mark.parametrize(
+    ("crash", "expected"),
+    [
+        ("nowhere", NONE),
+        ("before 0", [(0, "", "skipped", WHY), *NONE[1:]]),
+        ("before 2", [*NONE[:2], (1, "", "skipped", f"after a: {WHY}"), (2, "", "skipped", WHY)]),
+        ("in 1", [NONE[0], (1, "a", "failed", WHY)]),
+        ("at the end", [*NONE, (2, "", "skipped", "after a: its process ended with 0")]),
+    ],
+)
+def test_an_exception_that_nobody_catches_loses_no_check_silently(crash, expected, tmp_path, monkeypatch):
+    """It ends a process with the code that failed checks have too."""
+    (tmp_path / "verify_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(processes, "MODULE", "verify_child")
+    (one, *_) = (one for _, one in run.selected("toy", {"rms_norm"}))
+    own = [(number, one) for number in range(3)]
+    found = processes.survive(own, [crash, "--size", "toy"], 100.0, (), threading.Event())
+    assert [(row["number"], row["impl"], row["status"], row.get("reason", "")) for row in found] == expected
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("10 s are over"), MemoryError("none"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED")]
+)
+def test_a_lack_of_memory_or_time_is_nobodys_fault(error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(run, "judge", fail)
+    rows = run.rows("toy", torch.device("cpu"), ops={"rms_norm"}, impls=["reference"], time_them=False)
+    assert {row["status"] for row in rows} == {"skipped"}
+
+
 def test_a_process_that_says_nothing_is_ended(monkeypatch):
     monkeypatch.setattr(processes, "MODULE", planted.HERE)
     go_on, stop = threading.Event(), threading.Event()

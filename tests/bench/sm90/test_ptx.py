@@ -56,6 +56,23 @@ def test_the_innermost_loops_without_those_that_only_wait():
     assert range(0, 8) in parse(TEXT).spans
 
 
+PAST = """
+.entry k(.param .u64 k_param_0) {
+$L__loop:
+  { .reg .pred any; @!any bra SAME; mul.f32 %f1, %f1, %f2; SAME: }
+  { .reg .pred any; @!any bra SAME; mul.f32 %f3, %f3, %f2; SAME: }
+  @%p1 bra $L__loop;
+  ret;
+}
+"""
+
+
+def test_braces_have_labels_of_their_own():
+    kernel = parse(PAST)
+    assert [kernel.target(at) for at, one in enumerate(kernel.code) if one.op == "bra"] == [2, 4, 0]
+    assert kernel.loops == [range(5)]
+
+
 def test_blocks_end_at_branches():
     blocks = parse(TEXT).blocks
     assert blocks[2] == (5, [2, 5])

@@ -94,3 +94,28 @@ def test_a_fence_of_the_block_alone_is_none():
 
 def test_a_load_that_l1_may_answer_is_none():
     assert sass.broken_arrivals(sass.parse(ONE_ARRIVES.replace("LDG.E.STRONG.GPU", "LDG.E")))
+
+
+TWO_LOOPS = """
+/*0000*/ HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+/*0010*/ LDGSTS.E.BYPASS.128 [R33], desc[UR6][R28.64] ;
+/*0020*/ FSEL R3, R3, -INF, P0 ;
+/*0030*/ @P1 BRA 0x0 ;
+/*0040*/ HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+/*0050*/ LDGSTS.E.BYPASS.128 [R33], desc[UR6][R28.64] ;
+/*0060*/ @P1 BRA 0x40 ;
+/*0070*/ HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+/*0080*/ @P1 BRA 0x70 ;
+"""
+
+
+def test_of_loops_with_equal_products_the_one_that_copies_and_masks_nothing():
+    assert sass.main_loop(sass.parse(TWO_LOOPS))[0].address == 0x40
+
+
+def test_products_that_a_branch_goes_past():
+    part = sass.parse(
+        "/*0000*/ @!P0 BRA 0x30 ;\n/*0010*/ FMUL R1, R1, R2 ;\n/*0020*/ FMUL R3, R3, R2 ;\n"
+        "/*0030*/ @!P1 BRA 0x60 ;\n/*0040*/ FMUL R1, R1, R2 ;\n/*0050*/ STS [R1], R2 ;\n/*0060*/ @P2 BRA 0x0 ;"
+    )
+    assert sass.passed(part) == 2, "a store is not nearly always passed"

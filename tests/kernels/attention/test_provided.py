@@ -224,6 +224,25 @@ def test_a_refused_backward_falls_through_too(calls, told, monkeypatch):
         ak.attention(*leaves, **options, impl="flash3").sum().backward()
 
 
+@pytest.mark.parametrize(
+    "error", [TimeoutError("10 s are over"), MemoryError(), KeyError, type("Mine", (Exception,), {})()]
+)
+@pytest.mark.parametrize("of", ["forward", "backward"])
+def test_what_a_handler_raises_is_no_refusal(of, error, calls, told, monkeypatch):
+    """Nor is a lack of memory; an exception of Python's own that the provider's code raises is one."""
+    tensors, options = calls
+    refusing(monkeypatch, f"flash3_{of}", error)
+    monkeypatch.setattr(providers, "_set_aside", {})
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    if error is KeyError:
+        with pytest.warns(UserWarning, match="flash3 refused a call"):
+            ak.attention(*leaves, **options).sum().backward()
+        return
+    with pytest.raises(type(error)):
+        ak.attention(*leaves, **options).sum().backward()
+    assert not providers._set_aside
+
+
 def test_what_no_other_kernel_would_survive_is_no_refusal(calls, told, monkeypatch):
     tensors, options = calls
     refusing(monkeypatch, "flash3_forward", torch.OutOfMemoryError("CUDA out of memory"))

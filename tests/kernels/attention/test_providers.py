@@ -122,11 +122,18 @@ def test_the_lengths_of_a_batch_are_known(monkeypatch):
 
 def test_the_longest_sequence_is_asked_for_once(monkeypatch):
     cu = CU.clone()
-    assert providers.longest(cu) == 5
+    with monkeypatch.context() as far:
+        far.setattr(providers, "_far", lambda x: True)  # as on a GPU
+        assert providers.longest(cu) == 5
+        far.setattr(torch.Tensor, "diff", lambda *_: pytest.fail("asked again"))
+        assert providers.longest(cu) == 5
+    cu.data[1:3] = 1  # as a collective writes: nobody counts it
+    assert providers.longest(cu) == 8
+    providers.remember(cu, 8)
     monkeypatch.setattr(torch.Tensor, "diff", lambda *_: pytest.fail("asked again"))
-    assert providers.longest(cu) == 5
+    assert providers.longest(cu) == 8
     monkeypatch.undo()
-    cu[1] = 0
+    cu[2] = 4
     assert providers.longest(cu) == 5
     assert providers.longest(torch.tensor([0], dtype=torch.int32)) == 0
 

@@ -48,7 +48,6 @@ def test_the_same_bits_and_fewer_tables(causal, made, device):
     tensors = [x.to(device) for x in make(QUERIES, KEYS, 2, 1, 16, torch.float32)]
     boundaries = {"cu_seqlens_q": cu(QUERIES).to(device), "cu_seqlens_k": cu(KEYS).to(device)}
     alone = layers(*tensors, 2, causal=causal, **boundaries)
-    assert len(made) == len(set(made)), "the second of two layers made its own"
     made.clear()
     schedule = schedule_of(QUERIES, KEYS, device, causal=causal)
     shared = layers(*tensors, 2, causal=causal, schedule=schedule)
@@ -57,10 +56,31 @@ def test_the_same_bits_and_fewer_tables(causal, made, device):
         assert torch.equal(a, b)
 
 
-def test_calls_on_the_same_boundaries_share_tables_until_these_change(made, device):
+def test_what_a_collective_writes_is_seen(device):
+    """It writes, as ``.data`` does, without that PyTorch counts it."""
+    needs_triton()
+    q, k, v = (x.to(device) for x in make([8], [8], 1, 1, 16, torch.float32))
+    boundaries = cu([3, 5]).to(device)
+    schedule = ak.attention_schedule(boundaries, total_q=8, head_dim=16, dtype=q.dtype, impl="triton")
+    first = ak.attention(q, k, v, cu_seqlens_q=boundaries, impl="triton")
+    version = boundaries._version
+    boundaries.data[1] = 6
+    assert boundaries._version == version
+    for impl in ("triton", "auto"):
+        found = ak.attention(q, k, v, cu_seqlens_q=boundaries, impl=impl)
+        assert torch.equal(found, ak.attention(q, k, v, cu_seqlens_q=cu([6, 2]).to(device), impl=impl))
+    assert not torch.equal(first, found)
+    if device == "cpu":
+        with pytest.raises(ValueError, match="changed in place after it was made"):
+            ak.attention(q, k, v, schedule=schedule, impl="triton")
+
+
+def test_calls_on_our_own_boundaries_share_tables_until_these_change(made, device):
     needs_triton()
     q, k, v = (x.to(device) for x in make([8], [8], 1, 1, 16, torch.float32))
     boundaries, twin = cu([3, 5]).to(device), cu([3, 5]).to(device)
+    module.declare(boundaries)
+    module.declare(twin)
 
     def tables(count, cu_seqlens_q=boundaries, cu_seqlens_k=boundaries, causal=False, rows=8):
         """The output, for which that many tables were made; the same as without any kept."""
@@ -96,6 +116,7 @@ def test_tables_are_kept_no_longer_than_their_boundaries(made, device, monkeypat
     needs_triton()
     q, k, v = (x.to(device) for x in make([8], [8], 1, 1, 16, torch.float32))
     count, boundaries = len(module._kept), cu([3, 5]).to(device)
+    module.declare(boundaries)
     ak.attention(q, k, v, cu_seqlens_q=boundaries, impl="triton")
     assert len(module._kept) == count + 1
     del boundaries
@@ -105,6 +126,7 @@ def test_tables_are_kept_no_longer_than_their_boundaries(made, device, monkeypat
 
     def made_by_two_calls(cu_seqlens):
         made.clear()
+        module.declare(cu_seqlens)
         for _ in range(2):
             ak.attention(q, k, v, cu_seqlens_q=cu_seqlens, impl="triton")
         return len(made)
