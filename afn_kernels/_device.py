@@ -51,6 +51,7 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if real else _assumed
 
 
+@constant  # torch.compile does not compare pairs of numbers
 def fp8(device: torch.device) -> str:
     """Why kernels cannot convert to and from float8_e4m3fn; empty when they can."""
     found = capability(device)

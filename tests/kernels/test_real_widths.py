@@ -37,13 +37,13 @@ def test_within_budget(check, dtype, device):
 def test_the_widths_and_lengths_are_all_there(monkeypatch):
     """On tensors without memory, but for the boundaries of sequences."""
     lengths = set()
-    boundaries = shapes.boundaries
+    boundaries = InputSource.boundaries
 
     def noted(source, given):
         lengths.update(given)
         return boundaries(source, given)
 
-    monkeypatch.setattr(shapes, "boundaries", noted)
+    monkeypatch.setattr(InputSource, "boundaries", noted)
     source = InputSource(torch.device("meta"), BF16)
     sizes = {size for check in CHECKS for x in tensors(check.inputs(source)) for size in x.shape}
     assert sizes >= WIDTHS
