@@ -330,7 +330,7 @@ def _took(op: str, impl: str, args: tuple, kwargs: dict) -> str:
     if found is None:
         return "measured here"
     sizes = found.seconds[op].get(_verdicts.kind(op, args, kwargs), {})
-    size = min(sizes, key=lambda x: abs(x - _verdicts.octave(op, args)))
+    size = _verdicts.nearest(sizes, _verdicts.octave(op, args))
     return f"{1e3 * sizes[size][impl]:.3g} ms measured here at a call of this size"
 
 
