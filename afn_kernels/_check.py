@@ -181,9 +181,9 @@ def readable(x: torch.Tensor) -> bool:
 
 
 def cu_seqlens(op: str, name: str, cu: torch.Tensor, total: int, like: torch.Tensor | None = None) -> None:
-    """int32 [N + 1], from 0 to ``total``, never falling; on the CPU or beside ``like``. Read where that is free."""
+    """int32 [N + 1], from 0 to ``total``, never falling; beside ``like``. Read where that is free."""
     are_tensors(op, **{name: cu})
-    if like is not None and cu.device.type != "cpu":
+    if like is not None:
         beside(op, name, cu, like)
     if cu.dim() != 1 or cu.dtype != torch.int32 or cu.numel() < 1:
         raise ValueError(f"{op}: {name} must be int32 of shape [N + 1], got {cu.dtype} {tuple(cu.shape)}")

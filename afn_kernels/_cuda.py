@@ -266,10 +266,13 @@ def _nvrtc(answer: tuple):
 
 
 def cache() -> Path:
-    """Where compiled kernels are kept."""
+    """Where compiled kernels are kept; no folder where nobody says where and this user has no home."""
     if os.environ.get("AFN_CACHE"):
         return Path(os.environ["AFN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afn_kernels"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afn_kernels"
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull) / "afn_kernels"  # can neither be read nor made
 
 
 def keep(file: Path, code: bytes) -> None:

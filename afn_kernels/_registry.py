@@ -67,8 +67,10 @@ class Impl:
         target: ``"module:attribute"`` of the function, imported on first use.
         available: returns "" when this machine can run it at all, else the reason why not.
         supports: takes the call's arguments, returns "" when it can run them, else the reason why not.
-        avoid: takes the call's arguments, returns why "auto" leaves it aside though it could run them, else "".
+        avoid: takes the call's arguments, returns why "auto" leaves it aside though it could run them, else "". A
+            measurement overrules it.
         why: why it stands where it stands in the order of preference (a measured reason where there is one).
+        never: as ``avoid``, and no measurement overrules it.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Impl:
     supports: Callable[..., str] = _always
     avoid: Callable[..., str] = _always
     why: str = ""
+    never: Callable[..., str] = _always
 
     @property
     def function(self) -> Callable:
@@ -188,6 +191,8 @@ class Op:
             for candidate in order:
                 if candidate.available() or candidate.supports(*args, **kwargs):
                     continue
+                if candidate.never is not _always and candidate.never(*args, **kwargs):
+                    continue
                 if candidate.name not in measured and candidate.avoid(*args, **kwargs):
                     continue
                 if candidate.name in aside:
@@ -295,8 +300,10 @@ class Op:
             status = "unavailable"
             if not reason and (args or kwargs):
                 reason, status = impl.supports(*args, **kwargs), "unsupported"
+                if not reason:
+                    reason, status = impl.never(*args, **kwargs), "avoided"
                 if not reason and impl.name not in measured:
-                    reason, status = impl.avoid(*args, **kwargs), "avoided"
+                    reason = impl.avoid(*args, **kwargs)
             if not reason and impl.name in aside:
                 reason, status = aside[impl.name], "set aside" if aside[impl.name].startswith("set aside") else "failed"
                 reason = reason.removeprefix("set aside: ")
@@ -330,7 +337,7 @@ def _took(op: str, impl: str, args: tuple, kwargs: dict) -> str:
     if found is None:
         return "measured here"
     sizes = found.seconds[op].get(_verdicts.kind(op, args, kwargs), {})
-    size = min(sizes, key=lambda x: abs(x - _verdicts.octave(op, args)))
+    size = _verdicts.nearest(sizes, _verdicts.octave(op, args))
     return f"{1e3 * sizes[size][impl]:.3g} ms measured here at a call of this size"
 
 

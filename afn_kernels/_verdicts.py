@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import threading
@@ -125,9 +126,17 @@ def _any_file() -> bool:
 
 
 def folder() -> Path:
+    """Where findings are kept.
+
+    Raises:
+        FileNotFoundError: nobody says where, and this user has no home.
+    """
     if os.environ.get("AFN_CACHE"):
         return Path(os.environ["AFN_CACHE"]) / "verdicts"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afn_kernels" / "verdicts"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afn_kernels" / "verdicts"
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{error} AFN_CACHE and XDG_CACHE_HOME name no folder either") from None
 
 
 def key(device: torch.device) -> dict[str, str]:
@@ -168,10 +177,13 @@ def library() -> str:
     files = [*package.rglob("*.py"), *(x for x in sources.rglob("*") if x.suffix in (".cu", ".cuh", ".cpp", ".h"))]
     found = hashlib.sha256()
     for file in sorted(files):
-        found.update(file.as_posix().removeprefix(package.parent.as_posix()).encode())
-        found.update(file.read_bytes())
+        with suppress(OSError):  # an editor's lock is a link to nowhere
+            source = file.read_bytes()
+            found.update(file.as_posix().removeprefix(package.parent.as_posix()).encode("utf-8", "surrogateescape"))
+            found.update(source)
     for file in sorted([*package.glob("_cpu*.so"), *package.glob("_binaries/*.fatbin")]):
-        found.update(f"{file.name} {file.stat().st_size}".encode())
+        with suppress(OSError):
+            found.update(f"{file.name} {file.stat().st_size}".encode())
     return found.hexdigest()[:16]
 
 
@@ -184,22 +196,23 @@ def path(device: torch.device) -> Path:
 
 def read(device: torch.device) -> Rows:
     """The rows that were kept for a device as it is now; none where there are none, or no file that can be read."""
-    file = path(device)
     try:
-        text = file.read_text(encoding="utf-8")
+        file = path(device)
+        written = file.read_bytes()
     except OSError:
         return []
     try:
-        found = json.loads(text)
-        rows = found["rows"]
+        found = json.loads(written.decode())
+        rows, mine = found["rows"], found["key"] == key(device)
         if found["format"] != FORMAT or not all(isinstance(row["op"], str) and row["status"] for row in rows):
             raise ValueError("another format")
+        {_identity(row) for row in rows}  # can be told apart
         digest(rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         warnings.warn(f"{file} cannot be used ({type(error).__name__}: {error}); afn doctor --verify makes a new one",
                       stacklevel=2)  # fmt: skip
         return []
-    return rows if found["key"] == key(device) else []
+    return rows if mine else []
 
 
 def keep(device: torch.device, rows: Iterable[dict[str, Any]]) -> Path:
@@ -249,19 +262,32 @@ def digest(rows: Rows) -> Verdicts:
         elif row["status"] == "timed":
             for what, seconds in row["seconds"].items():
                 sizes = found.seconds.setdefault(row["op"], {}).setdefault(what, {})
-                sizes[int(row["octave"])] = {name: float(x) for name, x in seconds.items()}
+                if not 0 <= row["octave"] <= 64:
+                    raise ValueError(f"a call of 2^{row['octave']} elements")
+                sizes[int(row["octave"])] = {name: _seconds(x) for name, x in seconds.items()}
     for op, kinds in found.seconds.items():
         for what, sizes in kinds.items():
             found.order.setdefault(op, {})[what] = dict(_ranked(sizes))
     return found
 
 
+def _seconds(x: float) -> float:
+    if not 0 < float(x) < math.inf:
+        raise ValueError(f"{x} seconds")
+    return float(x)
+
+
+def nearest(sizes: Iterable[int], size: int) -> int:
+    """The measured size that counts for another; the smaller of two that are as near."""
+    return min(sizes, key=lambda x: (abs(x - size), x))
+
+
 def _ranked(sizes: dict[int, dict[str, float]]) -> Iterator[tuple[int, tuple[str, ...]]]:
     for size in range(min(sizes) - NEAR, max(sizes) + NEAR + 1):
-        nearest = min(sizes, key=lambda x: (abs(x - size), x))
-        if abs(nearest - size) > NEAR:
+        measured = nearest(sizes, size)
+        if abs(measured - size) > NEAR:
             continue
-        left, names = dict(sizes[nearest]), []
+        left, names = dict(sizes[measured]), []
         while left:  # of those that are tied with the fastest, the table's first
             least = min(left.values())
             names.append(next(name for name, x in left.items() if x <= TIED * least))
@@ -339,9 +365,9 @@ def in_launch(error: BaseException) -> bool:
 
 def failed_in_launch(target: str, error: BaseException) -> None:
     """Sets aside what raised in a backward or in a compiled graph, where no other implementation can take over."""
-    if not in_launch(error):
-        return
     folder_, file = target.partition(":")[0].removesuffix("_backward").split(".")[-2:]
+    if not in_launch(error) or file == "provided":  # which calls several, and falls through itself
+        return
     set_aside(folder_, file, error, f"{folder_}: {file} failed in a backward or a compiled graph")
 
 

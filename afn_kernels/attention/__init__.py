@@ -29,9 +29,9 @@ def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
-def _provider(name: str, why: str, supports, module: str = "torch", avoid=None) -> Impl:
+def _provider(name: str, why: str, supports, module: str = "torch", avoid=providers.nothing) -> Impl:
     target = f"afn_kernels.attention.provided:{name}"
-    return Impl(name, target, providers.available(module), supports, avoid or providers.avoid(name), why)
+    return Impl(name, target, providers.available(module), supports, avoid, why, providers.never(name))
 
 
 # On a GPU the order follows published figures for an H100 until bench/results has measured ones.
@@ -54,6 +54,7 @@ OP = Op(
             "cudnn",
             "539 to 607 TFLOP/s published, for shapes that come often enough for a plan; not timed here",
             providers.supports_cudnn,
+            avoid=providers.avoid_cudnn,
         ),
         _provider(
             "varlen",

@@ -209,20 +209,20 @@ def supports_cudnn(
     return ""
 
 
-def avoid(name: str):
-    """Why "auto" leaves a provider aside though it could run a call, as the ``avoid`` of an implementation."""
+def never(name: str):
+    """Why "auto" leaves a provider aside wherever it was measured, as the ``never`` of an implementation."""
 
     def reason(q: Tensor, k: Tensor, v: Tensor, **options) -> str:
         if torch.compiler.is_compiling():
             return "a traced call has no length to count" if name == "cudnn" else ""
         if refusal := _set_aside.get(kind(name, q, k, **options)):
             return refusal
-        return _avoid_cudnn(q, k, **options) if name == "cudnn" else _avoid_packed(q, **options)
+        return _never_cudnn(q, k, **options) if name == "cudnn" else _never_packed(q, **options)
 
     return reason
 
 
-def _avoid_packed(q: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, **_) -> str:
+def _never_packed(q: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, **_) -> str:
     boundaries = [x for x in (cu_seqlens_q, cu_seqlens_k) if x is not None and len(x) > 2]
     if not boundaries:
         return ""
@@ -234,9 +234,17 @@ def _avoid_packed(q: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, **_) -> st
 
 
 def avoid_varlen(q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q, **options) -> str:
-    if cu_seqlens_q is None:
-        return "no figure puts it before our own for one sequence"
-    return avoid("varlen")(q, k, v, cu_seqlens_q=cu_seqlens_q, **options)
+    return "no figure puts it before our own for one sequence" if cu_seqlens_q is None else ""
+
+
+def avoid_cudnn(q: Tensor, *_, **__) -> str:
+    if torch.compiler.is_compiling() or generation(q.device) in (HOPPER, BLACKWELL):
+        return ""
+    return "published figures put it first on Hopper and Blackwell GPUs only"
+
+
+def nothing(*_, **__) -> str:
+    return ""
 
 
 def unmeasured(*_, **__) -> str:
@@ -244,9 +252,7 @@ def unmeasured(*_, **__) -> str:
     return "no figure puts it first on this GPU"
 
 
-def _avoid_cudnn(q: Tensor, k: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, causal=False, **_) -> str:
-    if generation(q.device) not in (HOPPER, BLACKWELL):
-        return "published figures put it first on Hopper and Blackwell GPUs only"
+def _never_cudnn(q: Tensor, k: Tensor, *, cu_seqlens_q=None, cu_seqlens_k=None, causal=False, **_) -> str:
     if (found := _cudnn_version()) < CUDNN:
         return f"cuDNN {found} is older than {CUDNN}"
     lengths = equal(q, k, cu_seqlens_q, cu_seqlens_k)

@@ -66,7 +66,10 @@ def merge(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention over the union of two key sets from the (out, lse) of each."""
     (out_a, lse_a), (out_b, lse_b) = a, b
-    lse = torch.logaddexp(lse_a, lse_b)
+    # Where both are -inf the derivative of their sum would be NaN.
+    nothing = (lse_a == float("-inf")) & (lse_b == float("-inf"))
+    lse = torch.logaddexp(lse_a.masked_fill(nothing, 0.0), lse_b.masked_fill(nothing, 0.0))
+    lse = lse.masked_fill(nothing, float("-inf"))
     safe = lse.masked_fill(lse == float("-inf"), 0.0)
     out = out_a * (lse_a - safe).exp()[..., None] + out_b * (lse_b - safe).exp()[..., None]
     return out, lse

@@ -115,6 +115,6 @@ def keep(device: torch.device, rows: Iterable[Mapping[str, Any]]) -> str:
     try:
         return str(_verdicts.keep(device, found))
     except OSError as error:
-        what = f"{_verdicts.folder()} cannot keep what verify found ({error})"
+        what = f"what verify found cannot be kept ({error})"
         print(f"afn_kernels: {what}; AFN_CACHE names another folder", file=sys.stderr)
         return ""

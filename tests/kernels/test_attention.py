@@ -276,6 +276,19 @@ def test_gradients_of_parts_of_the_keys_add_up(impl, causal, device):
         assert_within_budget(f, same, o)
 
 
+def test_the_gradient_of_a_carry_where_nobody_has_a_key():
+    q, k, v = (x.requires_grad_() for x in make([3, 2], [4, 0], 2, 1, 16, torch.float64))
+    out = torch.zeros(q.shape, dtype=q.dtype, requires_grad=True)
+    lse = torch.full(q.shape[:2], float("-inf"), dtype=q.dtype, requires_grad=True)
+    options = {"cu_seqlens_q": cu([3, 2]), "cu_seqlens_k": cu([4, 0]), "impl": "reference"}
+    found, both = ak.attention(q, k, v, carry=(out, lse), **options)
+    assert torch.equal(both[3:], lse[3:])
+    (found.square().sum() + both[:3].sum() + both[3:].exp().sum()).backward()
+    for x in (out, lse):
+        assert not x.grad.any()
+    assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = make([8], [8], 2, 2, 16, torch.float32)
     for impl in IMPLS:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+import sys
 import threading
 import warnings
 
@@ -11,7 +12,7 @@ import torch
 import torch.utils.checkpoint
 
 import afn_kernels as ak
-from afn_kernels import _library, _verdicts
+from afn_kernels import _cuda, _library, _verdicts
 from afn_kernels._registry import OPS, Impl
 from tests.kernels.verify import planted
 from tests.kernels.verify.planted import HERE
@@ -86,6 +87,17 @@ def test_what_was_faster_comes_first_at_its_size_and_kind(kept, quiet):
             assert chosen(X.clone().requires_grad_(), W) == "a_bit_off"
 
 
+def test_a_size_between_two_that_were_measured_in_other_implementations(kept, quiet):
+    """The smaller of both counts, and is what an explanation shows."""
+    with planted.planted("good", "a_bit_off"):
+        for rows in ([timed(octave=8, a_bit_off=1.0)], [timed(octave=4, good=2.0) | {"check": "another"}]):
+            _verdicts.keep(CPU, rows)
+        assert _verdicts.octave("rms_norm", (X,)) == 6
+        found = ak.explain("rms_norm", X, W)
+        assert found.chosen == "good"
+        assert "2e+03 ms measured here" in str(found)
+
+
 def test_times_too_near_to_tell_apart_change_nothing(kept, quiet):
     with planted.planted("good", "a_bit_off"):
         _verdicts.keep(CPU, [timed(good=1.02, a_bit_off=1.0)])
@@ -144,14 +156,30 @@ def test_the_library_is_part_of_the_key(tmp_path, monkeypatch):
         source.write_text(text)
         monkeypatch.setattr(_verdicts, "__file__", str(source))
         hashes.add(_verdicts.library.__wrapped__())
+        (source.parent / ".#_verdicts.py").unlink(missing_ok=True)
+        (source.parent / ".#_verdicts.py").symlink_to("somebody@somewhere.1234")  # as of an editor
+        hashes.add(_verdicts.library.__wrapped__())
     assert len(hashes) == 2
 
 
+WRONG_ROWS = [
+    timed(good=float("nan")),
+    timed(good=-1.0),
+    timed(good=0.0),
+    timed(octave=float("inf"), good=1.0),
+    timed(octave=10**9, good=1.0),
+    failed("good") | {"size": ["toy"]},
+]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 0, "rows": []}',
-                                  '{"format": 1, "rows": [{"op": "rms_norm", "status": "failed"}]}'])  # fmt: skip
+                                  '{"format": 1, "rows": [{"op": "rms_norm", "status": "failed"}]}',
+                                  b'{"\xff": 1}', "[" * 100_000, *WRONG_ROWS])  # fmt: skip
 def test_a_broken_file_is_ignored_with_one_warning(kept, text):
     file = _verdicts.keep(CPU, [failed("good")])
-    file.write_text(text)
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(file.read_text()) | {"rows": [failed("good"), text]})
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.warns(UserWarning, match=rf"{re.escape(str(file))} cannot be used"):
         ak.rms_norm(X, W)
     with warnings.catch_warnings():
@@ -159,6 +187,26 @@ def test_a_broken_file_is_ignored_with_one_warning(kept, text):
         ak.swiglu(X, X)
     _verdicts.keep(CPU, [failed("good")])
     assert _verdicts.of(-1).failed == {"rms_norm": {"good": "a check: too far"}}
+
+
+def test_without_a_home_nothing_is_read_or_kept(kept, quiet, monkeypatch, capsys):
+    for name in ("AFN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(RuntimeError):
+        type(kept).home()
+    _verdicts.forget()
+    ak.rms_norm(X, W)
+    assert _verdicts.read(CPU) == []
+    _cuda.keep(_cuda.cache() / "a.cubin", b"code")
+    assert "cannot keep the compiled kernel" in capsys.readouterr().err
+    keep = sys.modules["afn_kernels.verify"].keep
+    assert not keep(CPU, [timed(good=1.0)])
+    assert "AFN_CACHE names another folder" in capsys.readouterr().err
 
 
 def test_a_later_run_replaces_what_it_has_checked_again(kept, quiet):

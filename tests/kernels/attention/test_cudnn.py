@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from afn_kernels import _verdicts
 from afn_kernels.attention import OP, cudnn, providers
 from tests.kernels.attention.stand_ins import standing_in
 from tests.kernels.cases.attention import cu
@@ -19,10 +20,13 @@ def tensors(size=9):
     return [torch.randn(size, heads, 16).half() for heads in (4, 2, 2)]
 
 
+OPTIONS = {"cu_seqlens_q": None, "cu_seqlens_k": None, "causal": True, "return_lse": False, "carry": None}
+
+
 def reason(q, k, v, **options):
-    given = {"cu_seqlens_q": None, "cu_seqlens_k": None, "causal": True, "return_lse": False, "carry": None} | options
+    given = OPTIONS | options
     row = next(row for row in OP.impls if row.name == "cudnn")
-    return row.supports(q, k, v, **given) or row.avoid(q, k, v, **given)
+    return row.supports(q, k, v, **given) or row.avoid(q, k, v, **given) or row.never(q, k, v, **given)
 
 
 def test_a_shape_has_to_come_often_enough(told, monkeypatch):
@@ -38,6 +42,25 @@ def test_a_shape_has_to_come_often_enough(told, monkeypatch):
     assert "often enough" in reason(*tensors(10))
     boundaries = cu([9])
     assert not reason(q, k, v, cu_seqlens_q=boundaries, cu_seqlens_k=boundaries), "one sequence, in other words"
+
+
+def test_a_measurement_builds_no_plans(told, monkeypatch):
+    """For shapes that have not come often enough, wherever it was the fastest; nor does it undo a refusal."""
+    q, k, v = tensors()
+    kinds = {"float16 forward 16 one causal": {_verdicts.octave("attention", (q,)): {"cudnn": 1.0, "flash3": 2.0}}}
+    order = {kind: {size: tuple(took) for size, took in sizes.items()} for kind, sizes in kinds.items()}
+    found = _verdicts.Verdicts({}, {"attention": order}, {"attention": kinds})
+    monkeypatch.setattr(_verdicts, "READ", {-1: found})
+    monkeypatch.setattr(providers, "_set_aside", {})
+    assert ak.explain("attention", q, k, v, causal=True).chosen == "flash3"
+    assert OP.pick("auto", q, k, v, **OPTIONS).name == "flash3"
+    monkeypatch.setattr(providers, "WORTH_A_PLAN", 0.0)
+    assert ak.explain("attention", q, k, v, causal=True).chosen == "cudnn"
+    assert OP.pick("auto", q, k, v, **OPTIONS).name == "cudnn"
+    for name in ("cudnn", "flash3"):
+        with pytest.warns(UserWarning, match=f"{name} refused"):
+            providers.set_aside(providers.kind(name, q, k, **OPTIONS), RuntimeError("not here"))
+    assert OP.pick("auto", q, k, v, **OPTIONS).name == "flash4"
 
 
 def test_a_plan_is_not_made_while_a_graph_is_captured(told, monkeypatch):
