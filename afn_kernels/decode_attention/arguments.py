@@ -74,6 +74,11 @@ def check_split(split: int | None) -> int:
     return int(split or 0)
 
 
+def fitting_split(split: int, capacity: int) -> int:
+    """A split of at most all keys there can be: the same cuts, and sums of them within int32."""
+    return min(split, max(1, -(-capacity // 16)) * 16)
+
+
 def readable(*tensors: torch.Tensor | None) -> bool:
     """Whether ``check_values`` costs nothing."""
     return all(x is None or _check.readable(x) for x in tensors)

@@ -8,6 +8,7 @@ from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
 from afn_kernels._fp8_scales import FP8, count
 from afn_kernels.attention.window import UNLIMITED
+from afn_kernels.decode_attention.arguments import fitting_split
 from afn_kernels.decode_attention.config import HEAD_DIMS, least_tiles
 
 LOG2E = 1.4426950408889634
@@ -64,6 +65,7 @@ def forward(
         raise ValueError("decode_attention: a cache begins at no multiple of 16 bytes")
     fp8, rows, blocks = k_cache.dtype == FP8, new * heads // kv_heads, _triton.programs(q.device)
     keys, shared = sizes(width, fp8)
+    split = fitting_split(split, capacity)
     if split:
         longest = capacity if left < 0 else min(capacity, left + new)
         stored = batch * kv_heads * max(1, -(-longest // split))

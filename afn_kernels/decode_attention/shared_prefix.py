@@ -12,6 +12,7 @@ import triton.language as tl
 from afn_kernels import _triton
 from afn_kernels._fp8_scales import FP8, count
 from afn_kernels._triton_math import softmax_step, tanh
+from afn_kernels.decode_attention.arguments import fitting_split
 from afn_kernels.decode_attention.config import HOPS, choose
 from afn_kernels.decode_attention.triton import (
     LOG2E,
@@ -199,6 +200,7 @@ def forward(
         return out
     kv_heads, page = k_cache.shape[2], 0 if block_table is None else k_cache.shape[1]
     capacity = k_cache.shape[1] if block_table is None else block_table.shape[1] * page
+    split = fitting_split(split, capacity)
     groups, group, block_d = len(prefix_lengths), heads // kv_heads, max(16, triton.next_power_of_2(width))
     members, own = batch // groups, new * group
     rows = min(triton.next_power_of_2(members * own), MOST_ROWS)

@@ -13,6 +13,7 @@ from afn_kernels import _triton
 from afn_kernels._counters import counters
 from afn_kernels._fp8_scales import FP8, count
 from afn_kernels._triton_math import softmax_step, tanh
+from afn_kernels.decode_attention.arguments import fitting_split
 from afn_kernels.decode_attention.config import HOPS, choose
 
 LOG2E = 1.4426950408889634
@@ -303,6 +304,7 @@ def forward(
         return out
     kv_heads, page = k_cache.shape[2], 0 if block_table is None else k_cache.shape[1]
     capacity = k_cache.shape[1] if block_table is None else block_table.shape[1] * page
+    split = fitting_split(split, capacity)
     group, block_d = heads // kv_heads, max(16, triton.next_power_of_2(width))
     rows = min(triton.next_power_of_2(new * group), MOST_ROWS)
     columns = kv_heads * triton.cdiv(new * group, rows)

@@ -5,6 +5,7 @@ replaces it by its gradient; two more products give the hidden states' and the w
 N rows, where a backward that recomputed the logits would need 8, and the logits pass through memory once.
 """
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -294,23 +295,43 @@ def forward(
     return logprob, lse
 
 
+REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+_sums_lock = threading.Lock()
+_sums_users, _sums_before = 0, {}
+
+
 @contextmanager
 def float32_sums():
     """cuBLAS splits the 151,672 terms of a hidden gradient over several programs; their parts stay in float32 here.
 
     PyTorch lets it add them up in 16 bits by default. The setting is the process's: another thread that multiplies
-    meanwhile gets the more accurate sums too.
+    meanwhile gets the more accurate sums too. The first thread that comes in saves it, the last one out restores it.
     """
+    global _sums_users, _sums_before
     settings = torch.backends.cuda.matmul
-    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
-    before = {name: getattr(settings, name) for name in names}
-    for name in names:
-        setattr(settings, name, False)
+    with _sums_lock:
+        if not _sums_users:
+            _sums_before = {name: _setting(settings, name) for name in REDUCED}
+            for name in REDUCED:
+                setattr(settings, name, False)
+        _sums_users += 1
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(settings, name, value)
+        with _sums_lock:
+            _sums_users -= 1
+            if not _sums_users:
+                for name, value in _sums_before.items():
+                    setattr(settings, name, value)
+
+
+def _setting(settings, name: str) -> bool | tuple[bool, bool]:
+    """As it is set: with whether products may be split at all, in a PyTorch that has that."""
+    reduced = getattr(settings, name)
+    try:
+        return reduced, getattr(settings, f"{name}_split_k")
+    except AttributeError:
+        return reduced
 
 
 @torch.no_grad()

@@ -72,6 +72,13 @@ def test_many_sequences_of_unequal_lengths_share_the_splits(device, monkeypatch)
         assert_within_budget(found[row : row + 1], same, ak.decode_attention(**exact, impl="reference"))
 
 
+def test_a_split_longer_than_the_cache_is_the_whole_of_it(device):
+    i = made(device, capacity=40, batch=2)
+    for options in ({}, {"window": (5, 0)}):
+        found, whole = (ak.decode_attention(**i, **options, split=n, impl="triton") for n in (2**31 - 16, 48))
+        assert torch.equal(found, whole)
+
+
 def test_the_counters_are_left_at_zero(device):
     from afn_kernels._counters import counters
 

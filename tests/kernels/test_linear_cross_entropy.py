@@ -1,5 +1,6 @@
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,6 +222,30 @@ def test_products_add_up_in_float32_and_the_setting_comes_back(triton, device, m
     assert seen == [(False, False)] * 3
     assert settings.allow_bf16_reduced_precision_reduction
     assert settings.allow_fp16_reduced_precision_reduction
+
+
+def test_the_setting_comes_back_whole_and_once_for_all_threads(triton):
+    settings, name = torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"
+    default = triton._setting(settings, name)
+    forbidden = (False, False) if isinstance(default, tuple) else False
+    setattr(settings, name, forbidden)
+    try:
+        first, second = triton.float32_sums(), triton.float32_sums()  # two threads, neither within the other
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not getattr(settings, name)
+        assert not settings.allow_fp16_reduced_precision_reduction
+        second.__exit__(None, None, None)
+        assert triton._setting(settings, name) == forbidden
+        assert settings.allow_fp16_reduced_precision_reduction
+    finally:
+        setattr(settings, name, default)
+    assert triton._setting(settings, name) == default
+
+
+def test_an_older_setting_is_a_bool(triton):
+    assert triton._setting(SimpleNamespace(reduced=True), "reduced") is True
 
 
 def test_rows_without_supervision_are_never_multiplied(triton, device):

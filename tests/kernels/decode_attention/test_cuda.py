@@ -134,6 +134,12 @@ def test_fixed_splits_give_equal_bits_in_any_batch(device, monkeypatch):
     assert not counters(3, found.device).any()
 
 
+def test_a_split_longer_than_the_cache_is_the_whole_of_it(device):
+    i = made(device, 20, width=64, batch=9, heads=2)
+    found = run(i, split=2**31 - 16)
+    assert torch.equal(found, run(i, split=48))
+
+
 @pytest.mark.parametrize(("scales", "new", "page"), [("none", 1, 0), ("tensor", 1, 16), ("head", 3, 5)])
 @pytest.mark.parametrize("dtype", HALVES)
 def test_fp8_cache(scales, new, page, dtype, device):
