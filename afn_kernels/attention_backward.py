@@ -52,7 +52,7 @@ def attention_backward(
     cu_seqlens_q, cu_seqlens_k = checks.boundaries(
         "attention_backward", q, k, v, cu_seqlens_q, cu_seqlens_k, causal, schedule
     )
-    #     checks.of_all_keys("attention_backward", q, dout, out, lse)
+    checks.of_all_keys("attention_backward", q, dout, out, lse)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": scale}
     asked = options | {"return_lse": True, "carry": None, "window": None, "softcap": 0.0}

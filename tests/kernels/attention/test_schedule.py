@@ -9,6 +9,7 @@ import torch._dynamo.testing
 import afn_kernels as ak
 from afn_kernels import _check
 from afn_kernels.attention import schedule as module
+from afn_kernels.patch.packed_batch import PackedBatch
 from tests.kernels.test_attention import cu, make, needs_triton
 
 QUERIES, KEYS = [40, 0, 1, 65], [70, 9, 0, 65]
@@ -110,6 +111,16 @@ def test_calls_on_our_own_boundaries_share_tables_until_these_change(made, devic
     for _ in range(2):
         ak.attention_backward(q, q, k, v, q, lse, cu_seqlens_q=twin, impl="triton")
     assert len(made) == 2
+
+
+def test_layers_of_a_patched_model_share_tables(made):
+    """Their boundaries are made of a mask, and nobody else has them."""
+    needs_triton()
+    batch = PackedBatch(True, cu_q=cu([3, 5]), cu_k=cu([3, 5]))
+    q = torch.randn(1, 1, 8, 16)
+    for _ in range(2):
+        batch.run(q, q, q, 1.0, "triton")
+    assert len(made) == 1
 
 
 def test_tables_are_kept_no_longer_than_their_boundaries(made, device, monkeypatch):
