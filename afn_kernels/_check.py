@@ -72,9 +72,9 @@ def beside(op: str, name: str, x: torch.Tensor, like: torch.Tensor) -> None:
 
 
 def integers(op: str, name: str, x: torch.Tensor) -> None:
-    """Numbers without a fraction, and no truth values."""
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"{op}: {name} is {x.dtype}, expected integers")
+    """Numbers without a fraction that may be negative: differences of unsigned ones would wrap."""
+    if x.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64):
+        raise ValueError(f"{op}: {name} is {x.dtype}, expected integers with a sign; cast it to int32")
 
 
 def are_tensors(op: str, **given) -> None:
