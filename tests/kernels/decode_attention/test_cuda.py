@@ -276,7 +276,7 @@ def test_the_registered_op(device):
         ),
         ({"q": zeros(1, 9, 8, 128)}, "9 tokens times 8 query heads of a KV head are more than 64"),
         ({"k_cache": zeros(1, 9, 1, 132)[..., :128]}, "its rows do not begin at multiples of 16 bytes"),
-        ({"softcap": 257.0}, "softcap=257.0 is above 256, where its approximation"),
+        ({"softcap": 257.0}, "softcap=257.0 is above 256, where its hyperbolic"),
         ({"q": zeros(1, 1, 2, 128).requires_grad_()}, "it has no gradient; the reference has"),
     ],
 )
