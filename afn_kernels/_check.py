@@ -157,7 +157,7 @@ def cache_rows(op: str, name: str, cache: torch.Tensor) -> torch.Tensor:
         cache.dim() == 4 and cache.shape[0] > 1 and cache.stride(0) != cache.shape[1] * cache.stride(1)
     ):
         raise ValueError(f"{op}: {name} of strides {cache.stride()} is not one run of rows")
-    return cache if cache.dim() == 3 else cache.view(-1, *cache.shape[2:])
+    return cache if cache.dim() == 3 else cache.view(cache.shape[0] * cache.shape[1], *cache.shape[2:])
 
 
 def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.dtype, ...], *, cpu: bool) -> str:

@@ -86,3 +86,7 @@ def test_on_a_gpu_boundaries_that_do_not_cover_are_found(device):
             ak.attention(q, q, q, cu_seqlens_q=cu)
     finally:
         ak.check(False)
+
+
+def test_a_cache_without_heads_has_rows():
+    assert _check.cache_rows("rotary", "k_cache", torch.zeros(3, 4, 0, 8)).shape == (12, 0, 8)
