@@ -72,9 +72,9 @@ def beside(op: str, name: str, x: torch.Tensor, like: torch.Tensor) -> None:
 
 
 def integers(op: str, name: str, x: torch.Tensor) -> None:
-    """Numbers without a fraction, and no truth values."""
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"{op}: {name} is {x.dtype}, expected integers")
+    """Numbers without a fraction that may be negative: differences of unsigned ones would wrap."""
+    if x.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64):
+        raise ValueError(f"{op}: {name} is {x.dtype}, expected integers with a sign; cast it to int32")
 
 
 def are_tensors(op: str, **given) -> None:
@@ -157,7 +157,7 @@ def cache_rows(op: str, name: str, cache: torch.Tensor) -> torch.Tensor:
         cache.dim() == 4 and cache.shape[0] > 1 and cache.stride(0) != cache.shape[1] * cache.stride(1)
     ):
         raise ValueError(f"{op}: {name} of strides {cache.stride()} is not one run of rows")
-    return cache if cache.dim() == 3 else cache.view(-1, *cache.shape[2:])
+    return cache if cache.dim() == 3 else cache.view(cache.shape[0] * cache.shape[1], *cache.shape[2:])
 
 
 def kernel_takes(tensors: tuple[torch.Tensor | None, ...], dtypes: tuple[torch.dtype, ...], *, cpu: bool) -> str:

@@ -11,6 +11,10 @@ from afn_kernels.decode_attention.config import HEAD_DIMS
 
 HALVES = (torch.bfloat16, torch.float16)
 CUDA_SHARED = 226 << 10  # bytes of shared memory that the CUDA kernels ask for at most
+# The CUDA kernels' capped scores are off by 1e-6 of the cap at most, in an exponent: of this cap by 2.6e-4, half of
+# what the rounding of a weight to float16 is.
+CUDA_CAP = 256.0
+MOST_SEQUENCES = 64_000  # sequences and groups: an axis of programs ends at 65,535, and some are for the splits
 
 
 def _wants_gradient(*tensors: torch.Tensor | None) -> str:
@@ -28,10 +32,12 @@ def _too_small(device: torch.device) -> str:
 
 
 def _supports_cuda(
-    q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, prefix_lengths=None, **_
+    q, k_cache, v_cache, lengths, *, block_table, k_scale, v_scale, prefix_lengths=None, softcap=0.0, **_
 ) -> str:  # fmt: skip
     if prefix_lengths is not None:
         return "it shares no prefixes"
+    if softcap and softcap > CUDA_CAP:
+        return f"softcap={softcap} is above {CUDA_CAP:g}, where its hyperbolic tangent is too rough"
     rows = q.shape[1] * q.shape[2] // k_cache.shape[2]
     if q.shape[-1] not in HEAD_DIMS:
         return f"heads of {q.shape[-1]} elements; it has kernels for {', '.join(map(str, HEAD_DIMS))}"
@@ -53,6 +59,8 @@ def _supports(
         return reason
     if q.shape[-1] > 256:
         return f"a head of {q.shape[-1]} elements does not fit one program"
+    if len(q) + (0 if prefix_lengths is None else len(prefix_lengths)) > MOST_SEQUENCES:
+        return f"{len(q)} sequences are more than one launch takes, {MOST_SEQUENCES} with the groups"
     if k_cache.dtype == FP8 and (reason := _device.fp8(q.device)):
         return reason
     if prefix_lengths is not None and window is not None:
@@ -106,7 +114,8 @@ def decode_attention(
     The triton and cuda implementations need no host synchronisation and can be captured into a CUDA graph that serves
     every length up to the capacity; there a sequence of length 0 gives zeros. Equal inputs give equal bits. How the
     context is split depends on all the lengths of the batch and on the GPU, unless ``split`` says how: then the bits of
-    a sequence's result are the same whatever else is in the batch. It is fast for one to eight new tokens.
+    a sequence's result are the same whatever else is in the batch; with ``prefix_lengths``, whatever other groups are
+    in it, as long as groups have as many sequences. It is fast for one to eight new tokens.
 
     Args:
         q: [B, n, Hq, D] queries of the n newest tokens, any floating dtype.
@@ -126,8 +135,9 @@ def decode_attention(
         prefix_lengths: [groups] integer: the B sequences are so many groups of equal size, one after another, and those
             of a group begin with the same keys and values, of which this is the number: they are read once for all of
             them, from the group's first sequence (its pages, or its row of the cache; the others may have anything
-            there). Eight answers to one prompt are one group. The triton implementation is faster by it where
-            sequences x n x Hq / Hk of a group are at most 64. None shares nothing.
+            there). Eight answers to one prompt are one group. The prefix is read where a sequence of the group is empty
+            too, so it must be there, or be 0 keys long where all of them are empty. The triton implementation is faster
+            by it where sequences x n x Hq / Hk of a group are at most 64. None shares nothing.
         scale: multiplier of the scores; default D^(−1/2).
         impl: "auto" or the name of an implementation.
 

@@ -31,11 +31,11 @@ MERGED, WARPS = 64, 4  # of the merge: float32 values of parts that a thread loa
 
 @triton.jit
 def load_lengths(lengths, prefixes, sequence, m_sequence, members, capacity):
-    """Keys of sequences, and how many of them are their group's."""
+    """Keys of sequences, their group's included, and how many the group has: also for one that is empty itself."""
     b_length = tl.load(lengths + sequence, mask=m_sequence, other=0)
     b_prefix = tl.load(prefixes + sequence // members, mask=m_sequence, other=0)
     b_length = tl.minimum(tl.maximum(b_length, 0), capacity).to(tl.int64)
-    return b_length, tl.minimum(tl.maximum(b_prefix.to(tl.int64), 0), b_length)
+    return b_length, tl.minimum(tl.maximum(b_prefix, 0), capacity).to(tl.int64)
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def unit_keys(first, lengths, prefixes, groups, members, capacity, BLOCK_U: tl.c
     sequence = tl.where(m_prefix, o_u * members, o_u - groups)
     m_u = o_u < groups + groups * members
     b_length, b_prefix = load_lengths(lengths, prefixes, sequence, m_u, members, capacity)
-    return tl.where(m_prefix, b_prefix, b_length - b_prefix), m_u
+    return tl.where(m_prefix, b_prefix, tl.maximum(b_length - b_prefix, 0)), m_u
 
 
 @triton.jit
@@ -176,6 +176,8 @@ def merge_kernel(
     b_weight, b_own_weight = tl.exp2(b_max - b_safe), tl.exp2(b_own_max - b_safe)
     b_out = b_out * b_weight[:, None] + b_own * b_own_weight[:, None]
     b_sum = b_sum * b_weight + b_own_sum * b_own_weight
+    filled = tl.load(lengths + sequence) > 0  # an empty sequence has no part in its group's prefix
+    b_out, b_sum = tl.where(filled, b_out, 0.0), tl.where(filled, b_sum, 0.0)
     b_v_scale = load_scale(v_scale, head, V_SCALES)
     store_rows(out, b_out, b_sum, b_v_scale, sequence * new, 0, rows, head, HEADS, GROUP, D, BLOCK_D, BLOCK_R)
 

@@ -9,6 +9,8 @@ from afn_kernels._registry import Impl, Op
 
 
 def _supports(x, weight, bias, *, residual, eps) -> str:
+    if not x.shape[-1]:
+        return "its rows have no elements"
     if x.shape[-1] > 32768:
         return f"a row of {x.shape[-1]} elements does not fit one program"
     return _triton.supports(x, weight, bias, residual)

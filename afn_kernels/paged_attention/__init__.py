@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _check, _triton
+from afn_kernels import _check, _device, _triton
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention.window import canonical, capping
@@ -11,6 +11,8 @@ from afn_kernels.attention.window import canonical, capping
 def _supports(q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scale, v_scale, scale=1.0, **_) -> str:
     if q.shape[-1] % 16 or not 0 < q.shape[-1] <= 256:
         return f"a head of {q.shape[-1]} is not a multiple of 16 up to 256"
+    if k_cache.dtype == FP8 and (reason := _device.fp8(q.device)):
+        return reason
     if scale <= 0:
         return f"the scale {scale} is not above zero, and the maximum of the scores is taken before it"
     tensors = q, k_cache, v_cache, block_table, cu_seqlens_q, lengths, k_scale, v_scale
@@ -101,6 +103,10 @@ def paged_attention(
     if block_table.dim() != 2 or lengths.dim() != 1 or not len(block_table) == len(lengths) == sequences:
         shapes = {"block_table": (block_table, "N pages"), "lengths": (lengths, "N")}
         raise _check.misfit(name, **shapes, cu_seqlens_q=(cu_seqlens_q, "N+1"))
+    _check.beside(name, "cu_seqlens_q", cu_seqlens_q, q)
+    for what, x in (("k_scale", k_scale), ("v_scale", v_scale)):
+        if x is not None:
+            _check.beside(name, what, x, q)
     check_scales(name, k_cache.shape[2], k_scale=k_scale, v_scale=v_scale)
     if torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (q, k_cache, v_cache, k_scale, v_scale)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from afn_kernels import _rows, _triton
+import torch
+
+from afn_kernels import _device, _rows, _triton
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,11 @@ class PagedTile:
 HOPS = 2  # steps in which a page's number travels before its keys do: without them every step waits for its own
 
 
-def choose(head_dim: int, wide: bool, local: bool = False) -> PagedTile:
+def choose(head_dim: int, wide: bool, local: bool = False, device: torch.device | None = None) -> PagedTile:
     """The row for a head dimension; ``wide`` is float32, ``local`` a window or capped scores, which need registers."""
     if _triton.small_tiles():
         return INTERPRETED
-    plain, capped = (WIDE, LOCAL_WIDE) if wide else (HALF, LOCAL)
+    plain, capped = (WIDE, LOCAL_WIDE) if wide else _device.fitting(TABLES, device)
     return _rows.choose(capped if local else plain, head_dim)
 
 
@@ -37,6 +39,9 @@ HALF = (
     (256, PagedTile(128, 32, 8, 2, "as attention's forward")),
 )
 LOCAL = (*HALF[:2], (256, PagedTile(128, 16, 8, 2, "as attention's forward")))
+# The wide heads of HALF ask for 104 KB, more than the 99 KB of some devices.
+HALF_SMALL = (*HALF[:2], (256, PagedTile(64, 16, 8, 2, "what fits 99 KB")))
+TABLES = ((163, (HALF, LOCAL)), (0, (HALF_SMALL, HALF_SMALL)))  # by the KB of shared memory of a block
 FMA = "float32 without tensor cores, for its accuracy"
 WIDE = (
     (64, PagedTile(32, 32, 4, 1, FMA)),

@@ -176,7 +176,7 @@ def forward(
         return out
     (page, kv_heads), block_d = k_cache.shape[1:3], triton.next_power_of_2(dim)
     local = left >= 0
-    config, q = choose(dim, q.dtype == torch.float32, local or bool(softcap)), adjacent(q)
+    config, q = choose(dim, q.dtype == torch.float32, local or bool(softcap), q.device), adjacent(q)
     table = tiles_of(cu_seqlens_q, lengths, tokens, block_table.shape[1] * page, config.queries, causal or local)
     paged_kernel[(len(table) * heads,)](
         q, k_cache, v_cache, block_table, table, k_scale, v_scale, out, q.stride()[:2], k_cache.stride()[:3],

@@ -64,7 +64,7 @@ def maximum_kernel(x, largest, x_stride, rows, columns, WHOLE: tl.constexpr, BLO
 @triton.jit(do_not_specialize=["rows", "scale_row", "scale_column"])
 def tile_kernel(
     x, out, scale, largest, x_stride, rows, columns, scale_row, scale_column,
-    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    MODE: tl.constexpr, TRANSPOSE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, FAR: tl.constexpr,
 ):  # fmt: skip
     """MODE: what shares a scale: "tile", "row" or "column" of a tile, or "known": of the matrix, of which ``largest``
     has the maximum, of everything ("whole") or of every column ("columns"). ``scale_row`` is the scales' stride along
@@ -95,7 +95,9 @@ def tile_kernel(
         tl.store(scale, b_scale, mask=(tile_row == 0) & (tile_column == 0))
         b_y = b_x * tl.div_rn(1.0, b_scale)
     b_out = b_y.to(tl.float8e4nv)  # nearest, ties to even, saturating
-    side = tl.arange(0, BLOCK)  # within a tile offsets are below 2**31: half the registers of 64-bit ones
+    side = tl.arange(0, BLOCK)  # but in FAR tiles offsets are below 2**31: half the registers of 64-bit ones
+    if FAR:
+        side = side.to(tl.int64)
     if TRANSPOSE:
         p_out = out + tile_column * BLOCK * rows + tile_row * BLOCK
         tl.store(p_out + side[:, None] * rows + side[None, :], tl.trans(b_out), mask=tl.trans(m_tile))
@@ -133,6 +135,7 @@ def forward(x: torch.Tensor, height: int, width: int, transpose: bool) -> tuple[
         down, across = reversed(strides) if transpose else strides
     tile_kernel[grid](
         x, out, scale, largest, x.stride(0), rows, columns, down, across,
-        MODE=mode, TRANSPOSE=transpose, ALIGNED=transpose and rows % 16 == 0, BLOCK=BLOCK, num_warps=TILE.warps,
+        MODE=mode, TRANSPOSE=transpose, ALIGNED=transpose and rows % 16 == 0, BLOCK=BLOCK,
+        FAR=max(shape) >= 2**31 // BLOCK, num_warps=TILE.warps,
     )  # fmt: skip
     return out, scale

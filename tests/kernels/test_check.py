@@ -56,6 +56,13 @@ def test_one_argument_that_does_not_fit(op, what):
             assert len(inputs) == 1 or name == "x", f"{name} with {what} was taken"
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.float32])
+def test_lengths_have_a_sign(dtype):
+    q, cache = torch.zeros(1, 1, 1, 16), torch.zeros(1, 4, 1, 16)
+    with pytest.raises(ValueError, match=r"lengths is .+, expected integers with a sign"):
+        ak.decode_attention(q, cache, cache, torch.ones(1).to(dtype))
+
+
 @pytest.mark.parametrize("capturing", [False, True])
 def test_a_gpus_values_are_read_where_asked(monkeypatch, capturing):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
@@ -79,3 +86,7 @@ def test_on_a_gpu_boundaries_that_do_not_cover_are_found(device):
             ak.attention(q, q, q, cu_seqlens_q=cu)
     finally:
         ak.check(False)
+
+
+def test_a_cache_without_heads_has_rows():
+    assert _check.cache_rows("rotary", "k_cache", torch.zeros(3, 4, 0, 8)).shape == (12, 0, 8)

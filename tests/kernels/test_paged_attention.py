@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from afn_kernels import _device, _triton
 from tests.budget import assert_same_but_rounding, assert_within_budget
 from tests.kernels.cases.paged_attention import inputs
 from tests.kernels.test_attention import needs_triton
@@ -140,6 +141,24 @@ def test_values_are_looked_at_where_they_are(window):
         ak.paged_attention(**i, window=window)
 
 
+def test_devices_before_fp8_leave_its_cache_to_the_reference():
+    i = made(dtype=torch.float16)
+    i |= {name: i[name].to(FP8) for name in ("k_cache", "v_cache")}
+    options = {"k_scale": None, "v_scale": None}
+    with _device.assumed((8, 6)):
+        row = ak.explain("paged_attention", **i, **options).rows[0]
+    assert "FP8 begins with sm_89" in row.reason
+
+
+def test_wide_heads_fit_every_device(monkeypatch):
+    monkeypatch.setattr(_triton, "interpreted", lambda: False)
+    from afn_kernels.paged_attention.config import choose
+
+    with _device.assumed((8, 9)):
+        small = choose(256, False)
+    assert small.queries * small.keys < choose(256, False).queries * choose(256, False).keys
+
+
 def test_what_it_refuses():
     i = made()
     for change, message in (
@@ -151,6 +170,8 @@ def test_what_it_refuses():
         ({"q": i["q"][..., :8]}, r"\[T, Hq, D\]"),
         ({"q": i["q"][:, :3]}, "3 query heads over 2 KV heads"),
         ({"k_cache": i["k_cache"].half()}, "cast or move"),
+        ({"k_scale": 2.0}, "k_scale is a float, expected a tensor"),
+        ({"v_scale": torch.ones(1, device="meta")}, "v_scale is on meta, expected cpu"),
         ({"k_scale": torch.ones(3)}, "expected float32 of 1 or 2"),
         ({"q": i["q"].clone().requires_grad_()}, "it has no backward; use torch.no_grad"),
     ):

@@ -1,6 +1,7 @@
 """Norms, activations, pooling and splicing against their formulas, in forward and backward."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -245,3 +246,11 @@ def test_rms_norm_with_an_offset_is_gemmas(name, dtypes, device):
     for found, exact, *others in zip(run(ours), oracle, *same, strict=True):
         assert found.dtype == others[0].dtype
         assert_within_budget(found, others, exact, summed=0 if found.dim() > 1 else 9, rms=3**-0.5)
+
+
+def test_rows_without_elements_are_the_references():
+    x, weight = torch.zeros(2, 3, 0), torch.zeros(0)
+    for call in (partial(ak.rms_norm, x, weight), partial(ak.layer_norm, x, weight, weight)):
+        assert call(impl="reference").shape == (2, 3, 0)
+        with pytest.raises(ValueError, match="its rows have no elements"):
+            call(impl="triton")

@@ -133,3 +133,18 @@ def test_bad_input():
         ak.quantize_fp8(torch.ones(2, 2), block=(2, 2))
     with pytest.raises(ValueError, match="it has no gradient"):
         ak.quantize_fp8(torch.ones(2, 2, requires_grad=True), impl="triton")
+
+
+def test_offsets_of_a_far_tile_are_wide(monkeypatch):
+    """From 2²⁴ rows on, where 128 of a transposed tile are 2³¹ apart; asked of tensors without memory."""
+    triton = pytest.importorskip("afn_kernels.quantize_fp8.triton")
+    seen = []
+
+    class Launch:
+        def __getitem__(self, grid):
+            return lambda *args, **options: seen.append(options["FAR"])
+
+    monkeypatch.setattr(triton, "tile_kernel", Launch())
+    for rows in (2**24 - 16, 2**24):
+        triton.forward(torch.empty(rows, 256, device="meta"), 128, 128, True)
+    assert seen == [False, True]

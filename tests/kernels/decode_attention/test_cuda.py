@@ -12,7 +12,7 @@ import afn_kernels as ak
 from afn_kernels import _cuda, _triton
 from afn_kernels._counters import counters
 from afn_kernels._library import BOUNDARIES
-from afn_kernels.decode_attention import CUDA_SHARED, cuda
+from afn_kernels.decode_attention import CUDA_CAP, CUDA_SHARED, cuda
 from afn_kernels.decode_attention.boundary import decode_attention_cuda
 from afn_kernels.decode_attention.config import HEAD_DIMS
 from afn_kernels.decode_attention.cuda import KERNELS, sizes
@@ -102,6 +102,7 @@ OPTIONS = {
     "window of most of the keys": {"window": (130, -1)},
     "window of its own key": {"window": (0, 0)},
     "softcap": {"softcap": 1.5},
+    "the largest softcap": {"softcap": CUDA_CAP},
     "splits of 32": {"split": 32},
     "all three": {"window": (100, 0), "softcap": 3.0, "split": 48},
 }
@@ -276,6 +277,7 @@ def test_the_registered_op(device):
         ),
         ({"q": zeros(1, 9, 8, 128)}, "9 tokens times 8 query heads of a KV head are more than 64"),
         ({"k_cache": zeros(1, 9, 1, 132)[..., :128]}, "its rows do not begin at multiples of 16 bytes"),
+        ({"softcap": 257.0}, "softcap=257.0 is above 256, where its hyperbolic"),
         ({"q": zeros(1, 1, 2, 128).requires_grad_()}, "it has no gradient; the reference has"),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 import afn_kernels as ak
 from afn_kernels import _triton
 from afn_kernels._library import BOUNDARIES
+from afn_kernels.decode_attention.boundary import decode_attention
 from tests.budget import assert_within_budget, fresh
 from tests.kernels.harness import poisoned
 from tests.orders import in_orders
@@ -102,6 +103,20 @@ def test_fixed_splits_give_equal_bits_in_any_batch(device, monkeypatch):
     assert torch.equal(ak.decode_attention(**i, split=64, impl="triton"), found)
 
 
+def test_an_empty_sequence_gives_zeros_and_its_group_has_its_prefix(device):
+    """The first of a group, and one that is not; a GPU's lengths are not looked at on the way."""
+    i = made(device, prefixes=(40, 30), heads=2, kv_heads=1)
+    others = {"block_table": None, "k_scale": None, "v_scale": None, "scale": 0.25}
+    with poisoned():
+        some = decode_attention(**i | {"lengths": i["lengths"] * (torch.arange(6, device=device) % 4 > 0)}, **others)
+    assert not some[[0, 4]].any()
+    rows = [1, 2, 3, 5]
+    each = alone(i)
+    wide = {name: x.double() if name in ("q", "k_cache", "v_cache") else x for name, x in each.items()}
+    same = in_orders(lambda: ak.decode_attention(**each, impl="reference")[rows])
+    assert_within_budget(some[rows], same, ak.decode_attention(**wide, impl="reference")[rows])
+
+
 def test_the_registered_op(device):
     i = made(device, prefixes=(20,), members=2, heads=2, kv_heads=1)
     args = (*i.values(), None, None, None, 0, 0.0, 0.1)
@@ -115,6 +130,10 @@ def test_what_it_leaves_to_others(device):
         ak.decode_attention(**i, window=(8, 0), impl="triton")
     with pytest.raises(ValueError, match="9 tokens times 8 query heads of a KV head are more than 64"):
         ak.decode_attention(**made(device, new=9, heads=8, kv_heads=1), impl="triton")
+    many = {name: i[name][:1].expand(40_000, *i[name].shape[1:]) for name in ("q", "k_cache", "v_cache")}
+    ones = torch.ones(40_000, dtype=torch.int32, device=device)
+    with pytest.raises(ValueError, match="40000 sequences are more than one launch takes"):
+        ak.decode_attention(**many, lengths=ones, prefix_lengths=0 * ones, impl="triton")
     finite = {name: torch.nan_to_num(x) for name, x in alone(i).items()}
     found = ak.decode_attention(**{**i, **finite}, window=(8, 0), impl="reference")
     assert torch.equal(found, ak.decode_attention(**finite, window=(8, 0), impl="reference"))
