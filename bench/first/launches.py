@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +20,11 @@ from torch import Tensor
 import afn_kernels as ak
 from afn_kernels import _cuda
 from bench.first import harness
-from bench.first.child import DEVICE, program, say
+from bench.first.child import DEVICE, left, output, program, say
 from bench.first.plan import SOURCES
 
 HERE = Path(__file__).parents[2]
 PLACE = _cuda.PACKAGE / "launches"  # beside the machine code, so that it is carried with it
-LIMIT = 55.0
 MOST = 32 << 20  # bytes of a buffer
 
 
@@ -217,20 +215,12 @@ def sanitised(tool: str, source: str) -> None:
         return
     command = [tool_path, "--tool", tool, "--error-exitcode", "9", "--print-limit", "5",
                sys.executable, harness.__file__, str(file), str(_cuda.PACKAGE)]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=HERE)
-        text, code = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as error:
-        text, code = _text(error.stdout) + _text(error.stderr), -9
-    for line in text.splitlines():
-        if line.startswith("{"):
+    out, err, code = output(command, left(3.0), HERE)
+    for line in out.splitlines():
+        if line.startswith("{") and line.endswith("}"):
             say("launch", **common, **{k: v for k, v in json.loads(line).items() if k != "kind"})
-    status, why = judged(text, code)
+    status, why = judged(out + err, -9 if code is None else code)
     say("sanitised", **common, status=status, why=why)
-
-
-def _text(x: bytes | str | None) -> str:
-    return x.decode(errors="replace") if isinstance(x, bytes) else x or ""
 
 
 def judged(text: str, code: int) -> tuple[str, str]:
