@@ -19,6 +19,7 @@ from afn_kernels.verify.shapes import checks
 from bench import run as bench_run
 from bench.first import __main__ as first
 from bench.first import built, child, figures, harness, launches, plan, profile, report, sweeps
+from bench.first import checks as step_checks
 from bench.first.__main__ import selected
 from bench.first.checks import ops_of
 from bench.first.plan import Phase, PlanStep
@@ -333,7 +334,7 @@ def test_times_are_taken_alone_but_not_for_ever(tmp_path, monkeypatch, capsys):
         began = time.monotonic()
         monkeypatch.setattr(child, "END", began + 0.4)
         with child.alone(), (tmp_path / "lock.line").open("a") as second:
-            assert 0.1 < time.monotonic() - began
+            assert time.monotonic() - began > 0.1
             assert "another step still prepared" in json.loads(capsys.readouterr().out)["why"]
             with pytest.raises(BlockingIOError):  # who is ready stands in line all the same
                 fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -365,10 +366,10 @@ class _Driver:
     def __call__(self, _):
         return self
 
-    def cuInit(self, _):  # noqa: N802
+    def cuInit(self, _):
         return self.code
 
-    def cuDeviceGetCount(self, place):  # noqa: N802
+    def cuDeviceGetCount(self, place):
         place._obj.value = self.count
         return 0
 
@@ -414,3 +415,15 @@ def test_a_half_written_line_stops_no_step(tmp_path, monkeypatch):
     monkeypatch.setattr(child, "FOLDER", tmp_path)
     (tmp_path / "first.jsonl").write_text('{"kind": "ceilings"}\n{"kind": "ver')
     assert child.told() == [{"kind": "ceilings"}]
+
+
+def test_tests_end_before_their_step_does(monkeypatch):
+    found = step_checks._Report()
+    session = types.SimpleNamespace(items=[1, 2, 3], shouldstop=False)
+    found.pytest_collection_finish(session)
+    for end, stops in ((60.0, False), (step_checks.SPARE - 1, "no time is left")):
+        monkeypatch.setattr(child, "END", time.monotonic() + end)
+        found.pytest_runtest_logstart()
+        found.pytest_runtest_logfinish()
+        assert session.shouldstop == stops
+    assert found.unasked == 1
