@@ -21,7 +21,7 @@ from bench.first.plan import GROUPS
 from bench.first.runner import PTXAS
 
 LIMIT = 45.0  # seconds of one check, compilation included
-SPARE = 5.0  # seconds before the end of a step in which no further test begins
+SPARE = 10.0  # seconds before the end of a step in which no further test begins
 HERE = Path(__file__).parents[2]
 SMALL = "rms_norm or swiglu"  # of the tests, in a rehearsal
 CLOCKS = "clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu,clocks_event_reasons.active,persistence_mode"
