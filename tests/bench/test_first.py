@@ -427,3 +427,10 @@ def test_tests_end_before_their_step_does(monkeypatch):
         found.pytest_runtest_logfinish()
         assert session.shouldstop == stops
     assert found.unasked == 1
+
+
+def test_checkers_at_the_same_time_have_their_own_ports():
+    words = "  --launch-timeout arg (=10)  Seconds\n  --base-port arg (=49152)  Ports\n"
+    assert launches.apart(words, 0) == ["--base-port", "49152", "--launch-timeout", "40"]
+    assert launches.apart(words, 3)[1] == "49344"
+    assert launches.apart("  --max-connections-of-others\n", 1) == []
