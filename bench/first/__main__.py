@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import sys
 import tempfile
@@ -56,6 +57,18 @@ def selected(phases: tuple[plan.Phase, ...], names: str, steps: str) -> list[pla
     return [x for x in cut if x.steps]
 
 
+def no_gpu() -> str:
+    """Why the driver finds no GPU, without the seconds that PyTorch takes to say so; empty when it finds one."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no driver"
+    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return f"its driver ends with {code}"
+    return "" if count.value else "its driver finds none"
+
+
 def main(words: list[str] | None = None) -> int:
     """0 where every step came to its end and nothing is wrong, else 1."""
     options = arguments().parse_args(words)
@@ -64,6 +77,9 @@ def main(words: list[str] | None = None) -> int:
         print(plan.text(phases))
         return 0
     device = "cpu" if options.rehearse else "cuda"
+    if device == "cuda" and (why := no_gpu()):
+        print(f"gpu-first: no GPU is here ({why}); REHEARSE=1 needs none", file=sys.stderr)
+        return 2
     journal = Journal(options.out, {"rehearsal": "on a CPU: no GPU has run this"} if options.rehearse else None)
     total = options.total or (float("inf") if options.rehearse else plan.TOTAL)
     workers = options.workers or (2 if options.rehearse else 0)

@@ -13,14 +13,19 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 DEVICE = os.environ.get("FIRST_DEVICE", "cuda")
 COMPILE = os.environ.get("FIRST_COMPILE") == "1"
 FOLDER = Path(os.environ.get("FIRST_FOLDER", "runs/first"))
+LIMIT = float(os.environ.get("FIRST_LIMIT", "600"))  # seconds of the step
+END = float(os.environ.get("FIRST_END", time.monotonic() + LIMIT))  # on the machine's monotonic clock
+PATIENCE = 0.5  # of the limit: after it a step is timed even if another one still prepares
 STEPS = {
     "setting": "checks",
     "ceilings": "checks",
@@ -51,10 +56,38 @@ def program(name: str) -> str:
     return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin") or ""
 
 
+def left(seconds: float = 0.0) -> float:
+    """Seconds that this step still has, without those at its end."""
+    return max(0.0, END - time.monotonic() - seconds)
+
+
+def output(command: Sequence[str], limit: float, folder: Path) -> tuple[str, str, int | None]:
+    """What a tool prints on stdout and stderr, and its exit code, or None if it was ended.
+
+    Files and no pipes: the program that an ended tool leaves behind would keep a pipe open. It ends with its step.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=folder)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            code = None
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    return texts[0], texts[1], code
+
+
 def told() -> list[dict]:
-    """The lines of this run until now."""
-    file = FOLDER / "first.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    """The lines of this run until now; one that is being written is left out."""
+    file, found = FOLDER / "first.jsonl", []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def verdicts(lines: list[dict]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
@@ -65,24 +98,42 @@ def verdicts(lines: list[dict]) -> tuple[set[tuple[str, str]], set[tuple[str, st
 
 
 @contextlib.contextmanager
-def _held(how: int) -> Iterator[None]:
+def preparing() -> Iterator[None]:
+    """Compilation and first calls: others may prepare at the same time, and nobody is timed."""
+    path = os.environ.get("FIRST_LOCK")
+    with contextlib.nullcontext() if not path else open(path, "a", encoding="utf-8") as file:
+        if file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """The GPU for one process, once nobody prepares; a process that dies gives it back.
+
+    Processes that are ready stand in line. The first waits for those that prepare until half of its limit is over: one
+    that hangs takes no times from the others, and a line says that they were taken beside it.
+    """
     path = os.environ.get("FIRST_LOCK")
     if not path:
         yield
         return
-    with open(path, "a", encoding="utf-8") as file:
-        fcntl.flock(file, how)
+    with open(f"{path}.line", "a", encoding="utf-8") as line, open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(line, fcntl.LOCK_EX)
+        while not _free(file):
+            if left() < (1 - PATIENCE) * LIMIT:
+                say("alone", status="skipped", why="timed while another step still prepared")
+                break
+            time.sleep(0.02)
         yield
 
 
-def preparing() -> contextlib.AbstractContextManager[None]:
-    """Compilation and first calls: others may prepare at the same time, and nobody is timed."""
-    return _held(fcntl.LOCK_SH)
-
-
-def alone() -> contextlib.AbstractContextManager[None]:
-    """The GPU for one process, once nobody prepares; a process that dies gives it back."""
-    return _held(fcntl.LOCK_EX)
+def _free(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -163,7 +163,7 @@ def replayed(call: Callable[[int], object], count: int) -> Callable[[int], objec
     torch.cuda.current_stream().wait_stream(stream)
     for i in range(count):
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):  # else one that fails stays on it
             out = call(i)
         graphs.append((graph, out))
     return lambda i: graphs[i][0].replay()

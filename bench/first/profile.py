@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bench.first.child import COMPILE, DEVICE, program, say
+from bench.first.child import COMPILE, DEVICE, left, output, program, say
 from bench.first.figures import compiled, fitted, usable, workload
 from bench.first.plan import PROFILES
 
 HERE = Path(__file__).parents[2]
-LIMIT = 37.0
 SECTIONS = ("SpeedOfLight", "WarpStateStats", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
 IMPLS = {"log_mel": "cuda", "decode_attention": "cuda"}  # triton for the others
 
@@ -55,13 +53,13 @@ def profile(name: str) -> int:
                "--launch-skip", "1", "--launch-count", "1", "--csv", "--page", "details",
                *(word for section in SECTIONS for word in ("--section", section)),
                sys.executable, "-m", "bench.first.child", "once", name]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=HERE)
-    except subprocess.TimeoutExpired:
-        say("profile", kernel=name, status="skipped", why=f"ncu took more than {LIMIT:.0f} s")
+    limit = left(3.0)
+    out, err, code = output(command, limit, HERE)
+    if code is None:
+        say("profile", kernel=name, status="skipped", why=f"ncu took more than {limit:.0f} s")
         return 0
-    found = metrics(done.stdout)
-    last = [x for x in (done.stdout + done.stderr).splitlines() if "==ERROR==" in x] or [""]
+    found = metrics(out)
+    last = [x for x in (out + err).splitlines() if "==ERROR==" in x] or [""]
     status = "ok" if found else "skipped"
     say("profile", kernel=name, status=status, why="" if found else f"ncu: {last[0][:300]}", metrics=found)
     return 0

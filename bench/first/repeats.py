@@ -15,11 +15,11 @@ from afn_kernels import _counters, _verdicts
 from afn_kernels.verify.check import Check, deterministic, evaluate, same_bits
 from afn_kernels.verify.run import dtype_of, selected
 from bench.first.checks import ops_of, size
-from bench.first.child import DEVICE, say, told
+from bench.first.child import DEVICE, left, say, told
 from bench.first.runner import PTXAS
 
 TIMES = 200 if DEVICE == "cuda" else 2
-SECONDS = 34.0  # for the repeats of a group
+SPARE = 5.0  # seconds of the limit that are kept for the end of a step
 MOST = 9 << 30  # device bytes that a check may need
 OURS = ("triton", "cuda")
 RIGHT = "ok" if DEVICE == "cuda" else "rehearsed"  # the interpreter has no assembler
@@ -69,13 +69,12 @@ def bits(found: dict[str, Tensor]) -> str:
 def repeats(group: str) -> None:
     """As often as there is time for, at most ``TIMES``."""
     todo = list(asked(group))
-    for check, impl, run in todo:
+    for number, (check, impl, run) in enumerate(todo):
         common = {"op": check.op, "check": check.name, "impl": impl}
-        share, began, times, other = SECONDS / len(todo), time.perf_counter(), 0, ""
+        share, began, times, other = left(SPARE) / (len(todo) - number), time.perf_counter(), 0, ""
         try:
             expected, again = first(run)
-            compiled = time.perf_counter()
-            while times < TIMES and not other and time.perf_counter() - compiled < share:
+            while times < TIMES and not other and time.perf_counter() - began < share:
                 found = again()
                 times += 1
                 other = next((name for name, x in found.items() if not same_bits(x, expected[name])), "")

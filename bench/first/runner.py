@@ -114,14 +114,16 @@ class Runner:
         if one.compile:
             environment |= {"FIRST_COMPILE": "1"}
         began = time.monotonic()
+        environment |= {"FIRST_LIMIT": f"{limit:.2f}", "FIRST_END": f"{began + limit:.2f}"}
         process = subprocess.Popen(
             [*self.child, *one.words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
             env=environment, start_new_session=True,
         )  # fmt: skip
         said: list[str] = []
+        errors: list[str] = []  # of a stream of its own, since an exception is no last word where threads read
         readers = [
             threading.Thread(target=self._read, args=(process.stdout, common, said), daemon=True),
-            threading.Thread(target=self._read, args=(process.stderr, common, said), daemon=True),
+            threading.Thread(target=self._read, args=(process.stderr, common, errors), daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -144,8 +146,8 @@ class Runner:
             status, why = "crashed", f"ended by {signal.Signals(-code).name}"
         else:
             status, why = "failed", f"ended with {code}"
-        if status in ("crashed", "failed") and said:
-            why += f": {said[-1][:300]}"
+        if status in ("crashed", "failed") and (last := [*said, *errors][-1:]):
+            why += f": {last[0][:300]}"
         self.journal.say({**common, "kind": "step", "status": status, "why": why, "took_s": took})
         return status == "done"
 

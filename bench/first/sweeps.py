@@ -45,7 +45,8 @@ FORWARD = ("attention.triton", "attention.schedule")
 TABLE = {
     "attention_forward_128": Sweep(
         "attention_16k", FORWARD, "choose",
-        _tiles((128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 8, 4)), "forward",
+        (*_tiles((128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 8, 4)),
+         {"queries": 128, "keys": 64, "warps": 4, "stages": 2, "lean": True}), "forward",
     ),
     "attention_forward_64": Sweep(
         "attention_encoder", FORWARD, "choose",

@@ -1,11 +1,14 @@
 """The plan of ten minutes fits ten minutes; what hangs, crashes or comes too late is a line; what is wrong is shown."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,9 @@ import torch
 
 from afn_kernels.verify.shapes import checks
 from bench import run as bench_run
+from bench.first import __main__ as first
 from bench.first import built, child, figures, harness, launches, plan, profile, report, sweeps
+from bench.first import checks as step_checks
 from bench.first.__main__ import selected
 from bench.first.checks import ops_of
 from bench.first.plan import Phase, PlanStep
@@ -71,7 +76,7 @@ def test_the_plan_fits():
     everything = [one for phase in phases for one in phase.steps]
     assert len({one.name for one in everything}) == len(everything)
     text = plan.text(phases)
-    assert f"Part A: at most {plan.seconds(phases, 'A')} s of 330 s" in text
+    assert f"Part A: at most {plan.seconds(phases, 'A')} s of 335 s" in text
     assert all(one.name in text and one.answers in text for one in everything)
     limit = int(re.search(r"timeout --foreground (\d+)\W.*bench\.first", (ROOT / "Makefile").read_text())[1])
     assert plan.TOTAL + 10 <= limit <= 590
@@ -313,3 +318,119 @@ def test_a_rehearsal_from_end_to_end(tmp_path):
     assert {x["op"] for x in lines if x["kind"] == "verify"} == {"quantize_fp8"}
     assert len(list(tmp_path.iterdir())) <= 8
     assert "**No GPU has run this.**" in (tmp_path / "first.md").read_text()
+
+
+def test_times_are_taken_alone_but_not_for_ever(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FIRST_LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(child, "LIMIT", 0.4)
+    monkeypatch.setattr(child, "END", time.monotonic() + 60)
+    with (tmp_path / "lock").open("a") as other:
+        with child.alone(), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not capsys.readouterr().out
+        fcntl.flock(other, fcntl.LOCK_SH)  # prepares and hangs
+        with child.preparing():
+            pass
+        began = time.monotonic()
+        monkeypatch.setattr(child, "END", began + 0.4)
+        with child.alone(), (tmp_path / "lock.line").open("a") as second:
+            assert time.monotonic() - began > 0.1
+            assert "another step still prepared" in json.loads(capsys.readouterr().out)["why"]
+            with pytest.raises(BlockingIOError):  # who is ready stands in line all the same
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_tool_that_is_ended_leaves_what_it_said(tmp_path):
+    program = "import subprocess, sys; print('said', flush=True); subprocess.run(['sleep', '2'])"
+    began = time.monotonic()
+    assert child.output([sys.executable, "-c", program], 0.5, tmp_path) == ("said\n", "", None)
+    assert time.monotonic() - began < 1.8
+    assert child.output(["sh", "-c", "echo a; echo b >&2; exit 9"], 5, tmp_path) == ("a\n", "b\n", 9)
+
+
+def test_no_gpu_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(first.ctypes, "CDLL", _Driver(0, 0))
+    assert first.main(["--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "gpu-first: no GPU is here (its driver finds none); REHEARSE=1 needs none\n"
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(first.ctypes, "CDLL", _Driver(100, 0))
+    assert first.no_gpu() == "its driver ends with 100"
+    monkeypatch.setattr(first.ctypes, "CDLL", _Driver(0, 1))
+    assert first.no_gpu() == ""
+
+
+class _Driver:
+    def __init__(self, code: int, count: int):
+        self.code, self.count = code, count
+
+    def __call__(self, _):
+        return self
+
+    def cuInit(self, _):
+        return self.code
+
+    def cuDeviceGetCount(self, place):
+        place._obj.value = self.count
+        return 0
+
+
+def test_a_failed_capture_gives_the_stream_back(monkeypatch):
+    streams = ["default"]
+
+    @contextlib.contextmanager
+    def restored(stream):
+        before, streams[0] = streams[0], stream
+        try:
+            yield
+        finally:
+            streams[0] = before
+
+    @contextlib.contextmanager
+    def capture(_):  # as PyTorch's: one that fails stays on its stream
+        streams[0] = "capture"
+        yield
+        streams[0] = "default"
+
+    side = types.SimpleNamespace(wait_stream=lambda _: None)
+    fakes = {"Stream": lambda: side, "stream": restored, "graph": capture, "CUDAGraph": object,
+             "current_stream": lambda: side if streams[0] == "default" else streams[0]}  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    def call(_):
+        if streams[0] == "capture":
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="capturing"):
+        figures.replayed(call, 1)
+    assert streams[0] != "capture"
+
+
+def test_the_lean_tile_is_swept():
+    lean = {"queries": 128, "keys": 64, "warps": 4, "stages": 2, "lean": True}
+    assert lean in sweeps.TABLE["attention_forward_128"].changes
+
+
+def test_a_half_written_line_stops_no_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "FOLDER", tmp_path)
+    (tmp_path / "first.jsonl").write_text('{"kind": "ceilings"}\n{"kind": "ver')
+    assert child.told() == [{"kind": "ceilings"}]
+
+
+def test_tests_end_before_their_step_does(monkeypatch):
+    found = step_checks._Report()
+    session = types.SimpleNamespace(items=[1, 2, 3], shouldstop=False)
+    found.pytest_collection_finish(session)
+    for end, stops in ((60.0, False), (step_checks.SPARE - 1, "no time is left")):
+        monkeypatch.setattr(child, "END", time.monotonic() + end)
+        found.pytest_runtest_logstart()
+        found.pytest_runtest_logfinish()
+        assert session.shouldstop == stops
+    assert found.unasked == 1
+
+
+def test_checkers_at_the_same_time_have_their_own_ports():
+    words = "  --launch-timeout arg (=10)  Seconds\n  --base-port arg (=49152)  Ports\n"
+    assert launches.apart(words, 0) == ["--base-port", "49152", "--launch-timeout", "40"]
+    assert launches.apart(words, 3)[1] == "49344"
+    assert launches.apart("  --max-connections-of-others\n", 1) == []
