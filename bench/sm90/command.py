@@ -142,7 +142,12 @@ def main() -> None:
     parser.add_argument("--ptxas", nargs="*", metavar="PATH",
                         help="also assemble by these, by those in AFN_PTXAS and by the one on PATH")  # fmt: skip
     parser.add_argument("--texts", action="store_true", help="also the PTX and SASS of each kernel, into OUT/texts")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="kernels.jsonl of before: print what changed")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="kernels.jsonl of before: print what changed, and put it into kernels.md",
+    )
     args = parser.parse_args()
     try:
         todo = asked(args.shape, [args.only] if args.only else None) if args.shape else workloads()
@@ -163,14 +168,17 @@ def main() -> None:
     for line in findings:
         print(f"{line['workload']}: {line['kernel']}: {line['rule']}: {line['text']}: {line['where']}"
               f" [{line['reason'] or 'NOT EXPECTED'}]")  # fmt: skip
+    changed = ""
     if before is not None:
         asked_for = {(x["op"], x["workload"]) for x in lines}
-        print(against([x for x in before if (x["op"], x["workload"]) in asked_for], lines))
+        changed = against([x for x in before if (x["op"], x["workload"]) in asked_for], lines)
+        print(changed)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         write_rows(args.out / "kernels.jsonl", lines)
         write_rows(args.out / "findings.jsonl", findings)
-        write_text(args.out / "kernels.md", table(lines))
+        since = f"\n## What changed since {args.against.name}\n\n{changed}" if changed else ""
+        write_text(args.out / "kernels.md", table(lines) + since)
         if args.out.resolve() == DOCUMENT.parent / "results" / "sm90":
             into_document(table(lines))
     if args.lengths:
