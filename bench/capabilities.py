@@ -155,8 +155,7 @@ def compiled(point: Point, capability: tuple[int, int]) -> list[dict]:
 BEFORE_HOPPER = tuple(name_of(one) for one in CAPABILITIES if one < _device.HOPPER)
 # By kernel: capabilities, bytes at most, and why it is meant.
 SPILLS = {
-    "log_mel_kernel": (BEFORE_HOPPER, 8, "registers also hold what it multiplies; larger tiles spill more"),
-    "forward_kernel": (("9.0",), 32, "head dimensions 80 and 96 packed, in 128 keys a step as 128 has them"),
+    "log_mel_kernel": (BEFORE_HOPPER, 16, "registers also hold what it multiplies; larger tiles spill more"),
 }
 
 

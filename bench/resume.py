@@ -219,7 +219,9 @@ def worst(found: list[str], wanted: list[str]) -> float:
 
 def alone_killed(folder: Path) -> dict:
     """Kills a run that somebody reads through a pipe: seconds until the pipe ends, and processes left then."""
-    arguments = command(folder, folder / "alone", layout=("workers=1",), plan="long.yaml")
+    endless = (folder / "long.yaml").read_text().replace(f"steps: {steps(folder)}", "steps: 100000")
+    (folder / "endless.yaml").write_text(endless)
+    arguments = command(folder, folder / "alone", layout=("workers=1",), plan="endless.yaml")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     assert process.stdout is not None

@@ -146,4 +146,5 @@ def test_samples_of_log_mel_are_loaded_one_by_one(folder):
 
 def test_the_document_holds_the_committed_table():
     """python -m bench.sm90 --out bench/results/sm90 writes both."""
-    assert (ROOT / "bench/results/sm90/kernels.md").read_text() in (ROOT / "bench/RESULTS.md").read_text()
+    table, _, _ = (ROOT / "bench/results/sm90/kernels.md").read_text().partition("\n## What changed")
+    assert table in (ROOT / "bench/RESULTS.md").read_text()
