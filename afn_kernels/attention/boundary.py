@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from afn_kernels._library import Boundary
+from afn_kernels.attention.gradients import empty_gradients
 from afn_kernels.attention.schedule import tables_of
 from afn_kernels.attention.window import flat
 
@@ -37,14 +38,7 @@ def _backward_fake(
     out_c: Tensor | None, lse_c: Tensor | None, dq_table: Tensor | None, dkv_table: Tensor | None,
     causal: bool, left: int, right: int, softcap: float, scale: float, need_dq: bool, need_dkv: bool, need_carry: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    dlse_c = q.new_empty((q.shape[1], q.shape[0]) if need_carry else 0, dtype=torch.float32)
-    return (
-        q.new_empty(q.shape if need_dq else 0),
-        k.new_empty(k.shape if need_dkv else 0),
-        v.new_empty(v.shape if need_dkv else 0),
-        q.new_empty(q.shape if need_carry else 0, dtype=torch.float32),
-        dlse_c.t() if need_carry else dlse_c,
-    )
+    return empty_gradients(q, k, v, need_dq, need_dkv, need_carry)
 
 
 FORWARD = Boundary(

@@ -16,6 +16,7 @@ from torch import Tensor
 from afn_kernels import _verdicts
 from afn_kernels._library import Boundary
 from afn_kernels.attention import general, providers
+from afn_kernels.attention.gradients import empty_gradients
 from afn_kernels.attention.window import UNLIMITED, flat, given
 
 INFINITY = float("inf")
@@ -217,14 +218,7 @@ def _backward_fake(
     causal: bool, left: int, right: int, softcap: float, scale: float, need_dq: bool, need_dkv: bool, need_carry: bool,
     provider: str, named: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    dlse_c = q.new_empty((q.shape[1], q.shape[0]) if need_carry else 0, dtype=torch.float32)
-    return (
-        q.new_empty(q.shape if need_dq else 0),
-        k.new_empty(k.shape if need_dkv else 0),
-        v.new_empty(v.shape if need_dkv else 0),
-        q.new_empty(q.shape if need_carry else 0, dtype=torch.float32),
-        dlse_c.t() if need_carry else dlse_c,
-    )
+    return empty_gradients(q, k, v, need_dq, need_dkv, need_carry)
 
 
 FORWARD = Boundary(
