@@ -29,7 +29,9 @@ from afn_model.host import machine
 from afn_model.scoring import rewards
 from afn_model.scoring.metrics import by_axis, timestamps
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
-from afn_model.train.trainer import MODEL, Options, train
+from afn_model.train.stage_run import Options
+from afn_model.train.trainer import train
+from afn_model.train.validate import MODEL
 from afn_model.world.build import write_world
 from afn_model.world.scene import DETAILS, LABELS
 from afn_model.world.tasks.think import direct

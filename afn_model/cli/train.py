@@ -55,8 +55,8 @@ def train(args: Namespace) -> None:
     from afn_model.train.fingerprint import CHANGEABLE
     from afn_model.train.prepare import Refused
     from afn_model.train.screen import lasting_output
+    from afn_model.train.stage_run import Options
     from afn_model.train.stopping import STOPPED, Stopped
-    from afn_model.train.trainer import Options
     from afn_model.train.trainer import train as run
     from afn_model.train.values import known, parse_yaml
 

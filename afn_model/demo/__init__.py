@@ -31,8 +31,10 @@ from afn_model.host import machine
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import by_axis
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, Start
-from afn_model.train.trainer import DONE, MODEL, Options
+from afn_model.train.prepare import DONE
+from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train as train_curriculum
+from afn_model.train.validate import MODEL
 from afn_model.world.build import write_world
 from afn_model.world.record import BASICS
 from afn_model.world.scene import BASIC

@@ -11,7 +11,7 @@ from afn_distributed.shard import clip_grad_norm, export_model, full_state_dict,
 from afn_model import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
-from afn_model.train.trainer import FORWARDS
+from afn_model.train.stage_model import FORWARDS
 from tests.budget import assert_same_but_rounding, assert_within_budget
 from tests.distributed.ranks import run
 from tests.orders import in_orders

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from afn_model.cli import main
-from afn_model.train.trainer import DONE, MODEL
+from afn_model.train.prepare import DONE
+from afn_model.train.validate import MODEL
 from bench.resume import prepare
 
 

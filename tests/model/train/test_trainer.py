@@ -13,10 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
 from afn_model.data import index
-from afn_model.train import trainer
+from afn_model.train import stage_run
 from afn_model.train.curriculum import RunLayout, Start, read_curriculum
 from afn_model.train.log import RunLog
-from afn_model.train.trainer import DONE, MODEL, Options, Stopped, train
+from afn_model.train.prepare import DONE
+from afn_model.train.stage_run import Options
+from afn_model.train.stopping import Stopped
+from afn_model.train.trainer import train
+from afn_model.train.validate import MODEL
 from bench.resume import prepare
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
@@ -383,7 +387,7 @@ def test_a_model_that_cannot_be_written_costs_no_step(folder, tmp_path, monkeypa
         raise OSError(28, "No space left on device", "model.safetensors")
 
     change = {"steps": 3, "trains": ("language_model",), "lora": lora}
-    monkeypatch.setattr(trainer, "export_model", full)
+    monkeypatch.setattr(stage_run, "export_model", full)
     with pytest.raises(OSError, match="No space left"):
         go(folder, tmp_path, **change)
     assert [path.name for path in (tmp_path / "all" / "checkpoints").iterdir()] == ["step-00000003"]

@@ -1,0 +1,116 @@
+"""How far a stage is, and how it goes on: from its last checkpoint, or with the weights of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afn_model.data.loader import Position
+from afn_model.train import fingerprint
+from afn_model.train.checkpoint import Checkpoints, restore, training_state
+from afn_model.train.curriculum import Stage
+from afn_model.train.stage_model import StageModel
+
+# A run resumes only if these are unchanged; the settings of the stage are compared one by one.
+FIXED = {"model": "config", "start": "model it started from", "data": "datasets", "seed": "seed"}
+
+
+@dataclass
+class Progress:
+    """How far a stage is.
+
+    Args:
+        step: optimiser steps done.
+        seen: samples consumed.
+        seconds: of training, by rank 0's clock.
+        position: in the data, of the next step.
+        exported: milestones written.
+    """
+
+    step: int = 0
+    seen: float = 0.0
+    seconds: float = 0.0
+    position: Position = field(default_factory=Position)
+    exported: list[float] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        position = [self.position.chunk, self.position.step]
+        return {**vars(self), "position": position, "exported": list(self.exported)}
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Progress:
+        """What ``facts`` has written."""
+        position = Position(*facts["position"])
+        return cls(facts["step"], facts["seen"], facts["seconds"], position, facts["exported"])
+
+    def share(self, stage: Stage, samples_per_epoch: int) -> float:
+        """Share of the stage that is done, 0 to 1."""
+        shares = [self.seen / (stage.epochs * samples_per_epoch)]
+        if stage.steps:
+            shares.append(self.step / stage.steps)
+        if stage.minutes:
+            shares.append(self.seconds / 60 / stage.minutes)
+        return min(max(shares), 1.0)
+
+
+def resume(
+    checkpoints: Checkpoints,
+    latest: Path,
+    stage: Stage,
+    now: dict[str, Any],
+    stage_model: StageModel,
+    allow_changes: Collection[str],
+) -> tuple[Progress, list[str]]:
+    """Loads weights and optimiser state of a checkpoint.
+
+    Args:
+        checkpoints: of the stage.
+        latest: the checkpoint.
+        stage: its settings now.
+        now: the facts of this run, which those of the checkpoint are compared with.
+        stage_model: is written to.
+        allow_changes: settings that may have changed.
+
+    Returns:
+        How far the stage is, and what to say about it.
+
+    Raises:
+        ValueError: settings, model, data or seed have changed.
+    """
+    saved = checkpoints.facts(latest)
+    if wrong := fingerprint.not_allowed(saved["stage"], stage, allow_changes):
+        raise ValueError(f"{latest}: the settings changed since: {wrong}")
+    for key, what in FIXED.items():
+        if wrong := fingerprint.difference(saved.get(key), now[key]):
+            raise ValueError(f"{latest}: the {what} changed since: {wrong}")
+    tensors = training_state(stage_model.model, stage_model.optimiser)
+    checkpoints.load(latest, tensors)
+    restore(stage_model.model, stage_model.optimiser, tensors)
+    progress = Progress.of(saved)
+    notes = [f"goes on from step {progress.step} ({latest.name})"]
+    notes.append(fingerprint.said(fingerprint.changed(saved["stage"], stage)))
+    notes.append("" if saved["code"] == now["code"] else "the code has changed since")
+    return progress, [note for note in notes if note]
+
+
+def start_with_weights(checkpoints: Checkpoints, path: Path, stage_model: StageModel, start: str) -> None:
+    """Takes the trained weights of another run's checkpoint.
+
+    Args:
+        checkpoints: read it.
+        path: the checkpoint.
+        stage_model: is written to.
+        start: fingerprint of the model that this run starts from.
+
+    Raises:
+        ValueError: it was trained from another model, and frozen weights that now train are not in it.
+    """
+    trained = {name for name, _ in stage_model.model.named_parameters()}
+    facts = checkpoints.facts(path)
+    read = checkpoints.load_weights(path, stage_model.model)
+    if not trained <= read and facts["start"] != start:
+        left = len(trained - read)
+        raise ValueError(f"{path}: was trained from another model, and has not the {left} weights that were frozen")

@@ -1,0 +1,328 @@
+"""One stage on one rank: its steps, its checkpoints, its log, and the model it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afn_distributed import SequenceParallel
+from afn_distributed import process as processes
+from afn_distributed.process import Process
+from afn_distributed.shard import export_model, gathered
+from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
+from afn_model.files import remove_leftovers, write_json
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.train import fingerprint, lora
+from afn_model.train.checkpoint import Checkpoints, find, training_state
+from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
+from afn_model.train.feature_cache import FeatureCache
+from afn_model.train.flops import step_work
+from afn_model.train.grpo import GRPO, GRPOSettings
+from afn_model.train.log import Meter, RunLog, named
+from afn_model.train.optimiser import FiniteCheck, learning_rate
+from afn_model.train.outlook import check_room
+from afn_model.train.prepare import DONE, agreed, announce, cores, warn
+from afn_model.train.profiler import profile_window, snapshot_on_oom
+from afn_model.train.resume import Progress, resume, start_with_weights
+from afn_model.train.sft import SFT
+from afn_model.train.stage_model import stage_model
+from afn_model.train.stopping import Stopped, stop_signals
+from afn_model.train.update import update, with_audio
+from afn_model.train.validate import MODEL, data_config, start_folder
+from afn_model.weights.config_json import to_json
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings that do not change the result.
+
+    Args:
+        show: log lines and a progress bar on the screen.
+        tensorboard: scalars for TensorBoard, where it is installed.
+        profile: first and last step of a profiler's window in every stage.
+        on_row: called on rank 0 with every row of the log.
+        strict: what would be a warning before the first step is an error.
+    """
+
+    show: bool = True
+    tensorboard: bool = True
+    strict: bool = False
+    profile: tuple[int, int] | None = None
+    on_row: Callable[[dict[str, Any]], None] | None = None
+
+
+class StageRun:
+    """One stage on one rank."""
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        stage: Stage,
+        base: Path,
+        out: Path,
+        layout: RunLayout,
+        process: Process,
+        options: Options,
+    ):
+        self.curriculum, self.stage, self.options = curriculum, stage, options
+        self.layout, self.process = layout, process
+        self.sp_size = sp_size(layout, stage)
+        self.sp_group = SequenceParallel.of(process, layout.ulysses, layout.ring) if self.sp_size > 1 else None
+        self.folder = out / stage.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if process.rank == 0:  # a run that is killed while it writes a model leaves as much as the model takes
+            remove_leftovers(self.folder)
+        start = start_folder(stage, base, out)
+        self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
+        self.loader = self.make_loader(Position())
+        self.start = agreed(process, lambda: fingerprint.weights_fingerprint(start))
+        self.settings = None
+        if stage.method == "grpo":
+            self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
+        reference = self.settings is not None and self.settings.kl > 0
+        self.stage_model = stage_model(start, stage, layout, process, reference=reference)
+        self.model = self.stage_model.model
+        self.method = self.make_method()
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
+        self.finite = FiniteCheck(stage.name)
+        self.allow_changes: Collection[str] = ()
+        self.init_from: Path | None = None
+        self.saved = -1  # step of the newest checkpoint
+        self.left_out = [0.0, 0.0]  # recordings cut and samples dropped since the last row
+        self.done = Progress()
+        self.log: RunLog | None = None
+
+    def make_loader(self, position: Position) -> Loader:
+        return Loader(
+            data_config(self.curriculum, self.stage),
+            self.processor,
+            dp_rank=self.process.rank // self.sp_size,
+            dp_size=self.process.world_size // self.sp_size,
+            workers=min(self.layout.workers, cores()),
+            position=position,
+        )
+
+    def make_method(self) -> Any:
+        gather = processes.sum_over
+        if self.settings is None:
+            features = FeatureCache(self.model) if self.stage.cache_encoder else None
+            collect = processes.gather_objects
+            return SFT(self.model, gather=gather, collect=collect, features=features, sp_group=self.sp_group)
+        return GRPO(
+            self.model,
+            self.processor,
+            self.settings,
+            self.stage_model.reference,
+            seed=self.curriculum.seed,
+            gather=gather,
+            gathered=gathered if self.stage_model.sharded else None,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors."""
+        return {
+            "stage": fingerprint.as_json(self.stage),
+            "model": to_json(self.model.config, self.layout.dtype),
+            "start": self.start,
+            "data": self.loader.fingerprint,
+            "seed": self.curriculum.seed,
+            "code": fingerprint.code_fingerprint(),
+            "world": self.process.world_size,
+            **self.done.facts(),
+        }
+
+    def resume(self) -> None:
+        """Resumes from the newest complete checkpoint, where there is one."""
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            self.done, notes = resume(
+                self.checkpoints, latest, self.stage, self.facts(), self.stage_model, self.allow_changes
+            )
+            self.saved = self.done.step
+            self.loader = self.make_loader(self.done.position)
+            self.say("; ".join(notes))
+        elif self.init_from:
+            path = agreed(self.process, lambda: find(self.init_from))
+            start_with_weights(self.checkpoints, path, self.stage_model, self.start)
+            self.say(f"starts with the weights of {path}")
+
+    def say(self, text: str) -> None:
+        announce(f"{self.stage.name}: {text}", self.options.show and self.process.rank == 0)
+
+    def progress(self) -> float:
+        """Share of the stage that is done, 0 to 1."""
+        return self.done.share(self.stage, self.loader.samples_per_epoch)
+
+    def run(self) -> None:
+        self.resume()
+        stage, process, done = self.stage, self.process, self.done
+        models = 1 + len(self.curriculum.milestones(stage.name))
+
+        def look_for_room() -> None:
+            warn(stage.name, check_room(self.folder, self.model, self.layout, models), strict=self.options.strict)
+
+        agreed(process, look_for_room)
+        if process.rank == 0:
+            (self.folder / DONE).unlink(missing_ok=True)
+            write_curriculum(self.curriculum, self.folder.parent / "curriculum.yaml")
+            self.log = RunLog(
+                self.folder.parent,
+                stage=stage.name,
+                show=self.options.show,
+                tensorboard=self.options.tensorboard,
+                from_step=done.step,
+            )
+        meter = Meter(device=process.device)
+        began, saved = time.perf_counter() - done.seconds, time.perf_counter()
+        bad = BadTally(self.loader.config.bad_share, self.loader.blend.records)
+        profiler = contextlib.nullcontext()
+        if self.options.profile and process.rank == 0:
+            profiler = profile_window(self.folder / "profile", *self.options.profile)
+        with stop_signals(say=process.rank == 0) as asked, snapshot_on_oom(self.folder), profiler as window:
+            global_batches = iter(self.loader)
+            while self.progress() < 1:
+                self.export_milestones()
+                rate = learning_rate(stage.lr, stage.warmup, stage.schedule, self.progress())
+                detailed = done.step % self.layout.log_every == 0 or done.step + 1 == stage.steps
+                tick = time.perf_counter()
+                global_batch = next(global_batches)
+                wait = time.perf_counter() - tick
+                work = self.work_of(global_batch)
+                if self.stage_model.sharded:
+                    global_batch = with_audio(global_batch, self.processor)
+                losses = update(
+                    self.stage_model,
+                    self.method,
+                    global_batch,
+                    rate=rate,
+                    clip=stage.clip,
+                    finite=self.finite,
+                    step=done.step,
+                    detailed=detailed,
+                )
+                minutes = (time.perf_counter() - saved) / 60
+                due = (done.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
+                totals = self.totals(work, global_batch, bool(asked), due, time.perf_counter() - began)
+                done.step, done.seen, done.position = done.step + 1, global_batch.seen, global_batch.position
+                done.seconds = totals["seconds"]
+                meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
+                self.note_bad(global_batch)
+                if stage.method == "grpo":  # GRPO reads audio itself, after the loader has counted bad samples
+                    bad.add(global_batch.micro, done.position.step == 0)
+                if self.log and detailed:
+                    self.write(rate, losses | meter.row())
+                if window:
+                    window.step()
+                if totals["failed"]:
+                    self.checkpoints.wait()  # raises
+                if totals["stop"] or totals["due"]:
+                    self.save(wait=totals["stop"])
+                    saved = time.perf_counter()
+                if totals["stop"] and self.progress() < 1:
+                    raise Stopped(f"{stage.name}: stopped after step {done.step}; its checkpoint is written")
+            self.export_milestones()
+            self.finish()
+            if float(processes.sum_over(torch.tensor(float(bool(asked))))):
+                raise Stopped(f"{stage.name}: stopped after its last step")
+
+    def close(self) -> None:
+        """Ends what runs beside the training; an error of the pending checkpoint must not hide why the run ends."""
+        with contextlib.suppress(OSError):
+            self.checkpoints.wait()
+        if self.log:
+            self.log.close()
+
+    def export_milestones(self) -> None:
+        """Writes the model at the points of this stage from which later stages start."""
+        for at in self.curriculum.milestones(self.stage.name):
+            if self.progress() >= at and at not in self.done.exported:
+                self.save_before_export()
+                self.export(f"{MODEL}-at-{at:g}")
+                self.done.exported.append(at)
+
+    def save(self, *, wait: bool) -> None:
+        self.finite.flush()
+        tensors = training_state(self.model, self.stage_model.optimiser)
+        self.checkpoints.save(self.done.step, tensors, self.facts(), wait=wait)
+        self.saved = self.done.step
+
+    def save_before_export(self) -> None:
+        """Nothing is lost where the disk has no room for a model."""
+        if self.saved == self.done.step:
+            self.checkpoints.wait()
+        else:
+            self.save(wait=True)
+
+    def write(self, rate: float, columns: dict[str, Any]) -> None:
+        assert self.log is not None
+        row = {
+            "stage": self.stage.name,
+            "step": self.done.step - 1,
+            "progress": self.progress(),
+            "seconds": self.done.seconds,
+        }
+        row |= {"lr": rate} | columns | dict(zip(("cut", "dropped"), map(int, self.left_out), strict=True))
+        self.left_out = [0.0, 0.0]
+        self.log(row)
+        self.log.answers(self.done.step - 1, getattr(self.method, "answers", ()))
+        if self.options.on_row:
+            self.options.on_row(row)
+
+    def note_bad(self, global_batch: GlobalBatch) -> None:
+        """Of the ranks that share the same samples, the first writes down those it could not use."""
+        bad = [sample for micro in global_batch.micro for sample in micro.bad]
+        if bad and self.process.rank % self.sp_size == 0:
+            path = self.folder / "bad.jsonl"
+            with named(path), path.open("a", encoding="utf-8") as file:
+                for name, reason in bad:
+                    file.write(json.dumps({"step": self.done.step - 1, "name": name, "reason": reason}) + "\n")
+
+    def work_of(self, global_batch: GlobalBatch) -> dict[str, float]:
+        """Tokens, audio seconds and FLOPs of a batch before silence is added; a rank's share where ranks share it."""
+        batches = [micro.batch for micro in global_batch.micro if micro.batch is not None]
+        work = step_work(self.model.config, batches, self.stage_model.trains)
+        return {name: amount / self.sp_size for name, amount in work.items()}
+
+    def totals(
+        self, work: dict[str, float], batch: GlobalBatch, stop: bool, due: bool, seconds: float
+    ) -> dict[str, Any]:
+        """What all ranks must agree on after a step: summed work, rank 0's clock, whether to stop or save."""
+        for name, amount in self.method.work().items():
+            work[name] += amount
+        clock = seconds if self.process.rank == 0 else 0.0
+        first = self.process.rank % self.sp_size == 0  # of the ranks that share the same samples
+        left_out = [float(count * first) for count in (batch.cut, batch.dropped)]
+        flags = [float(stop), float(due), float(self.checkpoints.failed())]
+        numbers = torch.tensor([*work.values(), *left_out, *flags, clock], dtype=torch.float64)
+        *sums, cut, dropped, stops, dues, failed, clock = processes.sum_over(numbers).tolist()
+        self.left_out = [self.left_out[0] + cut, self.left_out[1] + dropped]
+        found = {"stop": stops > 0, "due": dues > 0, "failed": failed > 0, "seconds": clock}
+        return {"work": dict(zip(work, sums, strict=True)), **found}
+
+    def export(self, name: str) -> None:
+        """Writes the model as it stands to a folder of the stage."""
+        export_model(self.model, self.folder / name, getattr(torch, self.layout.dtype))
+        if self.process.rank == 0:
+            self.processor.save_pretrained(self.folder / name)
+        processes.barrier()
+
+    def finish(self) -> None:
+        """Writes the finished model, and then done.json, which marks the stage as finished."""
+        self.save_before_export()
+        if self.stage.lora:
+            lora.save(self.model, self.folder / "adapter")
+        self.export(MODEL)
+        if self.process.rank == 0:
+            write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
+
+
+def sp_size(layout: RunLayout, stage: Stage) -> int:
+    """Ranks that share each sequence in a stage."""
+    return layout.ulysses * layout.ring if stage.method == "sft" else 1

@@ -1,0 +1,80 @@
+"""One optimiser step: the gradients of all micro-batches, clipped and checked, then AdamW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from afn_distributed import process as processes
+from afn_distributed.shard import clip_grad_norm, set_sync
+from afn_model.data.loader import GlobalBatch
+from afn_model.prompt.batch import IGNORED, join
+from afn_model.prompt.conversation import SILENCE
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.train.optimiser import FiniteCheck
+from afn_model.train.stage_model import StageModel
+
+
+def update(
+    stage_model: StageModel,
+    method: Any,
+    global_batch: GlobalBatch,
+    *,
+    rate: float,
+    clip: float,
+    finite: FiniteCheck,
+    step: int,
+    detailed: bool,
+) -> dict[str, Any]:
+    """One optimiser step, or as many as the method makes of a batch.
+
+    Args:
+        stage_model: model and optimiser.
+        method: SFT or GRPO, whose ``updates`` yields a list of losses for each optimiser step.
+        global_batch: this rank's part of the batch.
+        rate: learning rate.
+        clip: largest norm of the gradient.
+        finite: stops the run where loss or norm is not finite.
+        step: named in its error.
+        detailed: whether the log wants this step.
+
+    Returns:
+        Loss and gradient norm for the log with the method's own columns; nothing unless ``detailed``.
+    """
+    model, optimiser = stage_model.model, stage_model.optimiser
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    norm = total = torch.zeros((), device=model.device)
+    for losses in method.updates(global_batch, detailed=detailed):
+        total = torch.zeros((), device=model.device)
+        for number, loss in enumerate(losses, 1):
+            set_sync(model, number == len(losses))
+            value = loss()
+            if value.requires_grad:  # a batch of text has no gradient where the language model is frozen
+                value.backward()
+            total += value.detach()
+        if not losses:
+            continue
+        norm = clip_grad_norm(trained, clip)
+        finite.observe(optimiser, total, norm, step)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    if not detailed:
+        return {}
+    return {"loss": float(processes.sum_over(total)), "grad_norm": float(norm)} | method.metrics()
+
+
+def with_audio(global_batch: GlobalBatch, processor: AFNextProcessor) -> GlobalBatch:
+    """The batch with a second of silence added to every micro-batch without audio, for sharded weights.
+
+    FSDP2 gathers weights and sums gradients layer by layer, so every rank must run every layer, the encoder's too.
+    """
+    silence = processor.prepare(SILENCE)
+    silence.labels = torch.full_like(silence.ids, IGNORED)
+    for micro in global_batch.micro:
+        if micro.batch is not None and micro.batch.pcm is None:
+            micro.batch = join(micro.batch, processor.pack([silence]))
+            micro.axes = [*micro.axes, ""]
+    return global_batch
