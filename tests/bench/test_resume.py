@@ -77,7 +77,7 @@ def test_a_killed_run_leaves_no_process_and_no_pipe(folder):
     assert found["seconds_until_pipe_ended"] < 10, "a shell's `| tee` would wait for ever"
 
 
-def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
+def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path, warm):
     """The same answers to the same prompts, and with them the same losses."""
     prepare(tmp_path, steps=3)
     records = [json.loads(line) for line in (tmp_path / "tones.jsonl").read_text().splitlines()]
@@ -97,7 +97,7 @@ def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
         if ranks == 1:
             assert not main(command(tmp_path, run)[3:])
         else:
-            finish(WarmCommand(command(tmp_path, run, ranks), log), log)
+            finish(resume.start(command(tmp_path, run, ranks), log), log)
         found.append([json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()])
     for one, two in zip(*found, strict=True):
         assert one["reward"] == pytest.approx(two["reward"])
