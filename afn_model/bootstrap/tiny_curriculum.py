@@ -61,7 +61,7 @@ def world(out: Path, seed: int, scale: float) -> Path:
     folder = out / "world"
     if not (folder / "done").exists():
         train_sizes = {axis: max(8, round(scale * count)) for axis, count in TRAIN.items()}
-        heldout = dict.fromkeys(TRAIN, max(2, round(HELDOUT * min(1, 4 * scale))))
+        heldout = dict.fromkeys(TRAIN, max(1, round(HELDOUT * min(1, 4 * scale))))
         with tqdm(total=1, desc="Recording a world") as bar:
 
             def on_step(done: int, total: int) -> None:

@@ -9,8 +9,9 @@ import torch
 from afn_model.cli import main
 from afn_model.data import index
 from bench import resume
-from bench.resume import alone_killed, command, finish, killed, other_ranks, prepare, rank_killed, start, undisturbed
+from bench.resume import alone_killed, command, finish, killed, other_ranks, prepare, rank_killed, undisturbed
 from tests.budget import largest, note
+from tests.distributed.ranks import WarmCommand
 from tests.orders import in_orders
 
 STEPS = 12
@@ -27,20 +28,29 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(folder):
-    return undisturbed(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "start", WarmCommand)
+        return undisturbed(folder)
 
 
-def test_sigkill_changes_no_bit(folder, reference):
+@pytest.fixture
+def warm(monkeypatch):
+    monkeypatch.setattr(resume, "start", WarmCommand)
+
+
+def test_sigkill_changes_no_bit(folder, reference, warm):
     rows = killed(folder, reference, kills=2)
     assert [row["moment"] for row in rows] == ["between", "while a checkpoint is written"]
 
 
-def test_one_rank_then_four_that_share_every_sequence(folder, reference):
+def test_one_rank_then_four_that_share_every_sequence(folder, reference, warm):
     """Ulysses 2 x ring 2, audio included. The losses are those of one process, within other orders of summation."""
     numbers = itertools.count()
 
     def in_another_order() -> list[str]:
-        run = folder / f"order-{next(numbers)}"
+        if not (number := next(numbers)):
+            return reference
+        run = folder / f"order-{number}"
         assert not main(command(folder, run, every=STEPS)[3:])
         return resume.losses(run)
 
@@ -67,7 +77,7 @@ def test_a_killed_run_leaves_no_process_and_no_pipe(folder):
     assert found["seconds_until_pipe_ended"] < 10, "a shell's `| tee` would wait for ever"
 
 
-def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
+def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path, warm):
     """The same answers to the same prompts, and with them the same losses."""
     prepare(tmp_path, steps=3)
     records = [json.loads(line) for line in (tmp_path / "tones.jsonl").read_text().splitlines()]
@@ -87,7 +97,7 @@ def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path):
         if ranks == 1:
             assert not main(command(tmp_path, run)[3:])
         else:
-            finish(start(command(tmp_path, run, ranks), log), log)
+            finish(resume.start(command(tmp_path, run, ranks), log), log)
         found.append([json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()])
     for one, two in zip(*found, strict=True):
         assert one["reward"] == pytest.approx(two["reward"])

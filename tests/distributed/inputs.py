@@ -20,8 +20,8 @@ def qkv(total: int, heads: int, kv_heads: int, dtype: torch.dtype = torch.float6
     return [torch.randn(total, h, dim, generator=generator, dtype=torch.float64).to(dtype) for h in sizes]
 
 
-def check(found, cu, parts, tokens=slice(None)) -> None:
-    """The first of out, dq, dk, dv, at some tokens, are those of one process but for rounding, as large as over all.
+def check(cu, parts, *every) -> None:
+    """The first of out, dq, dk, dv, in each of ``every``, are those of one process but for rounding.
 
     Ranks weigh a part by exp(lse of the part − lse of all), and the lse is rounded: that is up to a unit in the last
     place for each unit of its size, the same for a whole row of scores, which no order of summation shows. Gradients
@@ -31,13 +31,12 @@ def check(found, cu, parts, tokens=slice(None)) -> None:
     lse = ak.attention(*parts[:3], cu_seqlens_q=cu, causal=True, return_lse=True, impl="reference")[1]
     ulps = 2 + math.ceil(float(lse.abs().max()))
     rounded = [0.0, *[torch.finfo(parts[0].dtype).eps * x for x in terms(cu, *parts)], 0.0]
-    for number, part in enumerate(found):
-        whole = first[number].clone()
-        whole[tokens] = part
-        same = [one[number] for one in others]
-        least = rounded[number] / max(float(first[number].abs().max()), 1e-30)
-        name = ("out", "dq", "dk", "dv")[number]
-        assert_within_budget(whole, same, first[number], ulps=ulps, elsewhere=[least], name=name)
+    for found in every:
+        for number, part in enumerate(found):
+            same = [one[number] for one in others]
+            least = rounded[number] / max(float(first[number].abs().max()), 1e-30)
+            name = ("out", "dq", "dk", "dv")[number]
+            assert_within_budget(part, same, first[number], ulps=ulps, elsewhere=[least], name=name)
 
 
 def terms(cu, q, k, v, dout) -> tuple[float, float]:

@@ -42,8 +42,7 @@ def test_transports_give_the_same_and_differ_in_messages(ranks):
     plan = make_plan(boundaries(LENGTHS), ring=ranks, scheme="documents", **SIZES)
     stepwise, sent, steps = attend(plan, parts, "ring")
     together, sent_together, once = attend(plan, parts, "gather")
-    check([stepwise], boundaries(LENGTHS), parts)
-    check([together], boundaries(LENGTHS), parts)
+    check(boundaries(LENGTHS), parts, [stepwise], [together])
     assert sent == sent_together
     assert (steps, once) == ([ranks - 1] * ranks, [1] * ranks)
 
@@ -69,7 +68,7 @@ def test_documents_that_are_whole_send_nothing():
     parts = qkv(40, 4, 2)
     out, sent, _ = attend(plan, parts)
     assert sent == [0] * 4
-    check([out], boundaries(lengths), parts)
+    check(boundaries(lengths), parts, [out])
 
 
 def test_shards_are_attended_to_by_the_fastest_kernel_there_is():
@@ -78,7 +77,7 @@ def test_shards_are_attended_to_by_the_fastest_kernel_there_is():
     with standing_in(wide=True) as told:
         found = over_threads(cu, parts, 1, 3, "documents", "gather")
     assert "deterministic" in told["flash3"], "the last that it was asked was a backward"
-    check(found, cu, parts)
+    check(cu, parts, found)
 
 
 def test_one_rank_calls_attention_once():
@@ -87,7 +86,7 @@ def test_one_rank_calls_attention_once():
         out = ring.ring_attention(*parts[:3], plan, virtual_group(1)[0], plan.heads[0])
     assert attention.call_count == 1
     assert attention.call_args.kwargs["causal"] is True
-    check([out], boundaries(LENGTHS), parts)
+    check(boundaries(LENGTHS), parts, [out])
 
 
 def fused(cu, q, k, v, dout):

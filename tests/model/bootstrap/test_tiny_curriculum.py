@@ -1,6 +1,8 @@
 """All seven stages at the smallest scale, evaluated and reported on: a short form of ``make curriculum``."""
 
+import functools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +14,24 @@ from bench import curriculum_report
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_all_stages_from_nothing_to_a_report(tmp_path):
+@pytest.fixture
+def small(monkeypatch):
+    """Steps of GRPO with few answers, and short ones of the models that are evaluated."""
+    whole = curriculum.scaled
+
+    def scaled(*args):
+        found = whole(*args)
+        stages = [
+            replace(one, batch_prompts=4, grpo={**one.grpo, "group": 4, "prompts": 4}) if one.method == "grpo" else one
+            for one in found.stages
+        ]
+        return replace(found, stages=tuple(stages))
+
+    monkeypatch.setattr(curriculum, "scaled", scaled)
+    monkeypatch.setattr(curriculum, "answer", functools.partial(curriculum.answer, max_new_tokens=16))
+
+
+def test_all_stages_from_nothing_to_a_report(tmp_path, small):
     results = curriculum.run(tmp_path, scale=0.002, show=False)
     assert list(results["stages"]) == ["base", *curriculum_report.STAGES]
     for name, stage in results["stages"].items():

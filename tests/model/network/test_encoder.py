@@ -14,11 +14,11 @@ def test_a_3_s_clip_costs_at_most_a_fifth_of_a_30_s_clip():
     torch.manual_seed(0)
     encoder = AFNext(preset("small")).encoder.eval()
     cost = {}
-    for seconds in (3, 30):
+    for seconds, times_run in ((3, 4), (30, 2)):
         windows = Windows.of([100 * seconds], torch.device("cpu"), torch.float32)
         mel = torch.randn(1, 128, max(windows.mel_frames, 100 * seconds))
         times = []
-        for _ in range(4):
+        for _ in range(times_run):
             began = time.process_time()
             encoder(mel, windows)
             times.append(time.process_time() - began)

@@ -41,7 +41,7 @@ def setting():
     config = replace(like.config, audio=AudioConfig(width=32, layers=2, heads=2, ffn=64), text=text)
     torch.manual_seed(0)
     weights = AFNext(config).state_dict()
-    question = {"role": "user", "content": [{"type": "audio", "audio": noise(0.7)}, {"type": "text", "text": "What?"}]}
+    question = {"role": "user", "content": [{"type": "audio", "audio": noise(0.3)}, {"type": "text", "text": "What?"}]}
     answer = {"role": "assistant", "content": "a b"}
     batch = processor([[question, answer], [{"role": "user", "content": "What?"}, answer]], training=True)
     return config, weights, batch

@@ -19,7 +19,7 @@ WINDOWS = {
     "one full window": [[3000]],
     "one short window": [[777]],
     "three windows, the last short": [[3000, 3000, 123]],
-    "unequal batch": [[3000, 41], [250], [3], [3000, 3000, 1501]],
+    "unequal batch": [[3000, 41], [250], [3], [3000, 1501]],
     "edge lengths": [[2999], [2998], [4], [5], [6], [7]],
 }
 FAMILIES = ("musicflamingo", "audioflamingo3")
