@@ -122,7 +122,7 @@ doctor: $(VENV)/.demo ## what this machine has and lacks
 	$(BIN)/afn doctor
 
 clean: ## removes what was built, runs and caches
-	rm -rf build dist *.egg-info runs .pytest_cache .ruff_cache afn_kernels/*.so
+	rm -rf build dist *.egg-info runs .pytest_cache .ruff_cache afn_kernels/*.so afn_kernels/_binaries
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -6,14 +6,19 @@ The extension afn_kernels._cpu is built by CMake with pybind11 (and ninja where 
 nvcc is; their sources are shipped too, for NVRTC. Without a compiler, CMake or pybind11 the install succeeds all the
 same, with one warning; what was built, and why something was not, is kept in afn_kernels/_binaries/built.json, and said
 at the first call that misses it and by ``afn doctor``. AFN_NVCC= (empty) builds as if there were no nvcc.
+
+Compilers take most of the time, so what they made in an earlier build is taken where sources, headers, flags and
+compilers are the same: from where this build is going to, and from AFN_BUILT=FOLDER, the afn_kernels of another one.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -25,6 +30,7 @@ URL = ""  # of the repository; what package indexes link to, and README's links 
 ROOT = Path(__file__).resolve().parent
 PACKAGES = [*find_packages(include=["afn_kernels*", "afn_model*"]), "afn_distributed"]
 SETTINGS = ("CXX", "CXXFLAGS", "LDFLAGS", "CMAKE_GENERATOR", "CUDA_HOME")  # what CMake reads once and then remembers
+FLAGS = (*SETTINGS, "CPATH", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")  # and what compilers read
 
 
 class CMakeFailed(Exception):
@@ -45,6 +51,31 @@ def run_cmake(command: list[str]) -> None:
         raise CMakeFailed(f"cmake failed: {' '.join(lines[start : start + 3])}")
 
 
+def digest(sources: list[Path], root: Path, *said: str) -> str:
+    """Of all that decides what becomes of sources: they, all headers, flags, and what compilers say of themselves."""
+    files = [root / "CMakeLists.txt", *sorted((root / "csrc" / "include").rglob("*.*h")), *sources]
+    said += tuple(os.environ.get(name, "") for name in FLAGS)
+    parts = [repr(said).encode(), *(x for file in files for x in (file.name.encode(), file.read_bytes()))]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def built_before(package: Path) -> dict[str, bytes]:
+    """What was compiled in a folder ``afn_kernels``, by its digest."""
+    found, file = {}, package / "_binaries" / "built.json"
+    with suppress(OSError, ValueError, LookupError):  # an older build, an interrupted one, or none
+        for name, made_of in json.loads(file.read_text(encoding="utf-8"))["of"].items():
+            with suppress(OSError):
+                found[made_of] = (package / name).read_bytes()
+    return found
+
+
+def version(build: Path, tool: str) -> str:
+    """What a compiler that CMake has found says of itself."""
+    file = build / "CMakeCache.txt"
+    found = re.search(rf"^{tool}:\w+=(.+)$", file.read_text(encoding="utf-8") if file.is_file() else "", re.M)
+    return subprocess.run([found[1], "--version"], stdout=subprocess.PIPE, text=True).stdout if found else ""
+
+
 class BuildFresh(build):
     """Begins with an empty folder: what an earlier build left there would be packed."""
 
@@ -60,6 +91,9 @@ class BuildNative(build_ext):
         (extension,) = self.extensions
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
         binaries = target.parent / "_binaries"
+        self.before, self.made_of = built_before(target.parent), {}
+        if os.environ.get("AFN_BUILT"):
+            self.before |= built_before(Path(os.environ["AFN_BUILT"]))
         shutil.rmtree(binaries, ignore_errors=True)
         shutil.copytree(ROOT / "csrc" / "cuda", binaries / "cuda")
         shutil.copytree(ROOT / "csrc" / "include", binaries / "include", ignore=shutil.ignore_patterns("*.h"))
@@ -73,7 +107,8 @@ class BuildNative(build_ext):
                 print(f"warning: afn_kernels is installed without compiled {name} kernels: {reason}", file=sys.stderr)
         if missing["cpu"]:
             target.unlink(missing_ok=True)  # in a checkout: of older sources
-        (binaries / "built.json").write_text(json.dumps({"missing": missing}, indent=2) + "\n", encoding="utf-8")
+        built = {"missing": missing, "of": self.made_of}
+        (binaries / "built.json").write_text(json.dumps(built, indent=2) + "\n", encoding="utf-8")
 
     def build_cuda(self, target: Path) -> str:
         """Machine code of csrc/cuda, where nvcc is; else why not: NVRTC makes it at first use."""
@@ -83,10 +118,18 @@ class BuildNative(build_ext):
             print("no nvcc: CUDA kernels will be compiled at their first use")
             return "nvcc was not found"
         build = Path(self.build_temp).resolve() / "cpu"
-        run_cmake([find_tool("cmake") or "cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1),
-                   "--target", "cuda_kernels"])  # fmt: skip
-        for source in (ROOT / "csrc" / "cuda").glob("*.cu"):
-            shutil.copy2(build / "cuda" / f"{source.stem}.fatbin", target.parent / "_binaries")
+        nvcc = version(build, "AFN_NVCC")
+        sources = {f"_binaries/{file.stem}.fatbin": file for file in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))}
+        made_of = {name: digest([file], ROOT, nvcc) for name, file in sources.items()}
+        todo = [f"cuda_{file.stem}" for name, file in sources.items() if made_of[name] not in self.before]
+        if todo:
+            run_cmake([find_tool("cmake") or "cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1),
+                       "--target", *todo])  # fmt: skip
+        for name in sources:
+            kept = self.before.get(made_of[name])
+            code = (build / "cuda" / Path(name).name).read_bytes() if kept is None else kept
+            (target.parent / name).write_bytes(code)
+        self.made_of |= made_of
         return ""
 
     def build_with_cmake(self, target: Path) -> str:
@@ -114,11 +157,18 @@ class BuildNative(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         run_cmake(configure)
         kept.write_text(settings, encoding="utf-8")
-        run_cmake([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1)])
-        (built,) = (build / "lib").glob("_cpu*")
+        said = (version(build, "CMAKE_CXX_COMPILER"), sys.version, target.name, pybind11.__version__)
+        made_of = digest(sorted((ROOT / "csrc" / "cpu").glob("*.*")), ROOT, *said)
+        code = self.before.get(made_of)
+        if code is None:
+            run_cmake([cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1)])
+            (built,) = (build / "lib").glob("_cpu*")
+            code = built.read_bytes()
         fresh = target.with_suffix(f".{os.getpid()}")
-        shutil.copy2(built, fresh)
+        fresh.write_bytes(code)
+        fresh.chmod(0o755)
         os.replace(fresh, target)  # a process that has the old one mapped keeps it whole
+        self.made_of[target.name] = made_of
         return ""
 
 

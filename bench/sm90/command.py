@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from bench.shapes import asked
 from bench.sm90 import assemblers, lint, sass
 from bench.sm90.hazards import Finding
 from bench.sm90.launches import (
+    CudaLaunch,
     Launch,
     compile_each_gradient_alone,
     cuda_launched,
@@ -25,7 +27,7 @@ from bench.sm90.launches import (
     has,
     launched,
 )
-from bench.sm90.machine import PROCESSORS, Binary, binary, cuda_binary, listing
+from bench.sm90.machine import PROCESSORS, Binary, binary, compiled_cuda, cuda_binary, list_at_once, listing
 from bench.sm90.tables import against, table
 
 DOCUMENT, MARK = Path(__file__).parents[1] / "RESULTS.md", "<!-- from bench/results/sm90"
@@ -75,11 +77,29 @@ def keep(texts: Path | None, work: Workload, kernel: str, **parts: str) -> None:
                 write_text(file, text)
 
 
+@dataclass(frozen=True)
+class Launched:
+    """A workload and all that it launches."""
+
+    work: Workload
+    triton: list[Launch]
+    cuda: list[CudaLaunch]
+
+    def cubins(self) -> Iterator[bytes]:
+        yield from (launch.compiled.asm["cubin"] for launch in self.triton)
+        yield from (compiled_cuda(launch.kernel.source) for launch in self.cuda)
+
+
+def launch(work: Workload) -> Launched:
+    print(work, file=sys.stderr, flush=True)
+    return Launched(work, launched(work), cuda_launched(work))
+
+
 def rows(
-    work: Workload, more: list[assemblers.Assembler], texts: Path | None = None
+    one: Launched, more: list[assemblers.Assembler], texts: Path | None = None
 ) -> tuple[list[dict], list[tuple[str, Finding]]]:
     """A line per kernel of a workload and one for its traffic against the floor; and what breaks the rules."""
-    launches = launched(work)
+    work, launches = one.work, one.triton
     kernels: dict[tuple[str, str], Launch] = {}
     for launch in launches:
         kernels.setdefault((launch.name, launch.compiled.hash), launch)
@@ -98,7 +118,7 @@ def rows(
         line["ahead"] = all(one.rule != lint.AHEAD for one in RULED[launch.compiled.hash])
         broken += [(name, one) for one in RULED[launch.compiled.hash]]
         broken += [(name, one) for one in lint.waves(line["programs"], line["resident"], PROCESSORS)]
-    for launch in cuda_launched(work):
+    for launch in one.cuda:
         read, code = cuda_binary(launch.kernel, launch.shared)
         name = f"{launch.kernel.source}.cu: {launch.kernel.name}"
         keep(texts, work, launch.kernel.name, sass=sass.text(code))
@@ -158,12 +178,12 @@ def main() -> None:
     if any(work.dtype.itemsize != 2 for work in todo):
         raise SystemExit("floors and traffic are those of 16-bit values: dtype=float16 or bfloat16")
     lines, findings = [], []
-    for work in todo:
-        if args.only in ("", work.op):
-            print(work, file=sys.stderr, flush=True)
-            found, broken = rows(work, more, args.out / "texts" if args.out and args.texts else None)
-            lines += found
-            findings += [lint.judged(work.name, kernel, one) for kernel, one in broken]
+    compiled = [launch(work) for work in todo if args.only in ("", work.op)]
+    list_at_once(cubin for one in compiled for cubin in one.cubins())
+    for one in compiled:
+        found, broken = rows(one, more, args.out / "texts" if args.out and args.texts else None)
+        lines += found
+        findings += [lint.judged(one.work.name, kernel, broke) for kernel, broke in broken]
     print(table(lines))
     for line in findings:
         print(f"{line['workload']}: {line['kernel']}: {line['rule']}: {line['text']}: {line['where']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 STATEMENT = re.compile(r"(?:@(!?)(%?\w+)\s+)?([a-z_][\w.:]*)\s*(.*)", re.S)
 LABEL = re.compile(r"^([$%\w]+):")
@@ -35,9 +35,13 @@ class PtxInstruction:
         rest = self.operands[1:] if self.written else self.operands
         return frozenset(name for operand in rest for name in registers(operand))
 
-    def __str__(self) -> str:
+    @cached_property
+    def text(self) -> str:
         guard = f"@{'!' if self.negated else ''}{self.guard} " if self.guard else ""
         return f"{guard}{self.op} {', '.join(self.operands)}"[:120]
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -158,5 +162,6 @@ def split(operands: str) -> list[str]:
     return [*found, last] if last else found
 
 
-def registers(operand: str) -> list[str]:
-    return REGISTER.findall(operand)
+@lru_cache(maxsize=100_000)
+def registers(operand: str) -> tuple[str, ...]:
+    return tuple(REGISTER.findall(operand))

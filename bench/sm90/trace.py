@@ -11,6 +11,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from random import Random
 
 from bench.sm90.ptx import PtxInstruction, PtxKernel, registers
@@ -32,6 +33,7 @@ def signed(x: int, width: int) -> int:
     return x - (1 << width) if x >> (width - 1) & 1 else x
 
 
+@cache
 def width_of(op: str) -> tuple[int, bool]:
     """Bits and signedness of an instruction's type, its last part."""
     kind = op.rpartition(".")[2]
@@ -64,6 +66,16 @@ BINARY: dict[str, Callable] = {
 }  # fmt: skip
 
 
+@cache
+def number_of(operand: str) -> int | None:
+    """What is written out, and the beginning of shared memory; None of all else."""
+    if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", operand):
+        return int(operand.rstrip("U"), 0)
+    if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", operand):
+        return int(operand[2:], 16)
+    return 0 if operand == "global_smem" else None
+
+
 class Walker:
     """Walks one thread through a kernel.
 
@@ -83,6 +95,7 @@ class Walker:
         self.visits: Counter[int] = Counter()
         self.random = Random(number)
         self.reached: set[int] = set() if reached is None else reached
+        self.new = {at for at, one in enumerate(kernel.code) if notable(one)} - self.reached
 
     def value(self, operand: str) -> int | None:
         if operand in self.values:
@@ -90,11 +103,7 @@ class Walker:
         if operand.startswith("%"):
             special = {"%tid.x": self.thread, "%laneid": self.thread % 32, "%tid.y": 0, "%tid.z": 0}
             return special.get(operand)
-        if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", operand):
-            return int(operand.rstrip("U"), 0)
-        if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", operand):
-            return int(operand[2:], 16)
-        return 0 if operand == "global_smem" else None
+        return number_of(operand)
 
     def address(self, operand: str) -> int | None:
         """Of "[%r1+16]"."""
@@ -107,6 +116,7 @@ class Walker:
         while at < len(code) and steps < STEPS:
             one, steps = code[at], steps + 1
             self.reached.add(at)
+            self.new.discard(at)
             go = self._guard(one)
             if one.op.startswith("bra"):
                 if go is None:
@@ -133,14 +143,14 @@ class Walker:
 
     def _leads_to_new(self, place: int) -> bool:
         blocks, seen = self.kernel.blocks, set()
-        todo = [max((x for x in blocks if x <= place), default=0)]
+        todo = [max((x for x in blocks if x <= place), default=0)] if self.new else []
         while todo:
             start = todo.pop()
             if start in seen:
                 continue
             seen.add(start)
             end, after = blocks[start]
-            if any(i not in self.reached and notable(self.kernel.code[i]) for i in range(start, end)):
+            if not self.new.isdisjoint(range(start, end)):
                 return True
             todo += after
         return False

@@ -13,14 +13,29 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_imports_nothing_heavier_than_torch():
-    new = run("""
+def first_import() -> tuple[list[str], float]:
+    """What ``import afn_kernels`` loads when torch is there, and its time with torch's against torch's alone."""
+    modules, torch_s, ours_s = run("""
+        import time
+        start = time.process_time()
         import sys, torch
-        before = set(sys.modules)
+        loaded, before = time.process_time(), set(sys.modules)
         import afn_kernels
-        print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
-    """)
-    assert new == "afn_kernels"
+        end = time.process_time()
+        print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}), sep=",")
+        print(loaded - start, end - start)
+    """).split()
+    return modules.split(","), float(ours_s) / float(torch_s)
+
+
+@pytest.mark.slow
+def test_imports_nothing_heavier_than_torch_and_takes_less_than_half_as_long():
+    ratios = []
+    while not ratios or (ratios[-1] >= 1.5 and len(ratios) < 3):  # a busy machine may disturb one
+        new, ratio = first_import()
+        ratios.append(ratio)
+    assert new == ["afn_kernels"]
+    assert min(ratios) < 1.5, ratios
 
 
 def test_works_without_extension_triton_and_gpu():
@@ -37,13 +52,6 @@ def test_works_without_extension_triton_and_gpu():
         print(ak.explain("log_mel").chosen)
     """)
     assert chosen == "reference"
-
-
-@pytest.mark.slow
-def test_import_takes_less_than_one_and_a_half_times_torch():
-    code = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
-    torch_s, ours_s = (min(float(run(code.format(name))) for _ in range(3)) for name in ("torch", "afn_kernels"))
-    assert ours_s < 1.5 * torch_s
 
 
 def test_command_line_answers_help_without_torch():

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
 
 import afn_kernels as ak
 from tests.house.wheels import ROOT, copy_checkout, requirements
@@ -45,6 +47,45 @@ def source(tmp_path_factory) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
+ANOTHER, MARKED = "_binaries/qkv_rotary.fatbin", "_binaries/log_mel.fatbin"
+
+
+def built_here(folder: Path) -> dict[str, str]:
+    """What the checkout has compiled, by digest: a file as if it were of another source, and one that can be told."""
+    shutil.copytree(ROOT / "afn_kernels", folder, ignore=shutil.ignore_patterns("*.py"))
+    file = folder / "_binaries" / "built.json"
+    built = json.loads(file.read_text())
+    of = built.setdefault("of", {})  # an older build has none, and all is compiled
+    if ANOTHER in of:
+        of[ANOTHER] = "another"
+        (folder / ANOTHER).write_bytes(b"another")
+        (folder / MARKED).write_bytes((folder / MARKED).read_bytes() + b"marked")
+    file.write_text(json.dumps(built))
+    return of
+
+
+def test_what_decides_a_digest(tmp_path, monkeypatch):
+    """The source and its name, every header, flags of the build and of the environment, and the compilers."""
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    digest = runpy.run_path(str(ROOT / "setup.py"))["digest"]
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    shutil.copy2(ROOT / "CMakeLists.txt", tmp_path)
+    one, other = (tmp_path / "csrc" / "cuda" / name for name in ("qkv_rotary.cu", "log_mel.cu"))
+    found = [digest([one], tmp_path, "13.0")]
+    assert digest([one], tmp_path, "13.0") == found[0]
+    found += [digest([other], tmp_path, "13.0"), digest([one], tmp_path, "13.1")]
+    found.append(digest([one.rename(one.with_name("renamed.cu"))], tmp_path, "13.0"))
+    one = one.with_name("renamed.cu")
+    headers = sorted((tmp_path / "csrc" / "include" / "afn").iterdir())
+    assert {".cuh", ".h"} == {header.suffix for header in headers}
+    for file in (one, *headers, tmp_path / "CMakeLists.txt"):
+        file.write_text(file.read_text() + "\n")
+        found.append(digest([one], tmp_path, "13.0"))
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-G")
+    found.append(digest([one], tmp_path, "13.0"))
+    assert len(set(found)) == len(found)
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("compiler", ["nvcc", "none"])
 def test_a_wheel(source, compiler, tmp_path):
@@ -52,9 +93,9 @@ def test_a_wheel(source, compiler, tmp_path):
     if compiler == "nvcc" and shutil.which("nvcc") is None:
         pytest.skip("no nvcc")
     pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
-    environment = {**os.environ, "AFN_CACHE": str(tmp_path / "cache")} | (
-        {"AFN_NVCC": ""} if compiler == "none" else {}
-    )
+    environment = {**os.environ, "AFN_CACHE": str(tmp_path / "cache"), "AFN_BUILT": str(tmp_path / "built")}
+    environment |= {"AFN_NVCC": ""} if compiler == "none" else {}
+    known = built_here(tmp_path / "built")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = [*pip, "wheel", str(source), "--no-build-isolation", "--no-deps", "-w", str(tmp_path)]
     subprocess.run(build, check=True, env=environment)
@@ -69,9 +110,14 @@ def test_a_wheel(source, compiler, tmp_path):
     for kind in ("cuda/*.cu", "include/afn/*.cuh"):  # what test_cuda.py compiles; one of them is enough here
         packed = {file.name: file.read_bytes() for file in package.glob(kind)}
         assert packed == {file.name: file.read_bytes() for file in (ROOT / "csrc").glob(kind)} != {}
-    missing = json.loads((package / "built.json").read_text())["missing"]
+    built = json.loads((package / "built.json").read_text())
+    missing = built["missing"]
     assert not missing["cpu"] or shutil.which("c++") is None, missing
     assert missing["cuda"] == ("" if compiler == "nvcc" else "nvcc was not found")
+    for name, made_of in built["of"].items():
+        code = (here / "afn_kernels" / name).read_bytes()
+        assert code != b"another", "of another source"
+        assert known.get(name) != made_of or code == (tmp_path / "built" / name).read_bytes(), "compiled again"
     chosen = "reference" if missing["cpu"] else "cpu"
     environment.pop("TRITON_INTERPRET", None)
     use = [sys.executable, "-I", "-c", USE, str(here), compiler, chosen]
