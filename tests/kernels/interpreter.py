@@ -9,10 +9,12 @@ atomics in bfloat16, is refused.
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 import triton.language as tl
 from triton._C.libtriton import ir
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, ReduceScanOpInterface, TensorHandle
 
@@ -151,10 +153,13 @@ def device_call(original: Callable) -> Callable:
     """A call of one function by another. At every such call the interpreter looks through all of ``triton.language``
     for what it has not yet put its own in the place of, which takes longer than most of what is called.
     """
+    languages: dict[Callable, list] = {}  # those that a function names
 
     def __call__(self, *arguments, **options):
-        languages = [x for x in (tl, tl.core) if any(x is value for value in self.fn.__globals__.values())]
-        if any(tl.core.is_builtin(language.load) for language in languages):
+        if self.fn not in languages:
+            named = [x for x in self.fn.__globals__.values() if isinstance(x, ModuleType)]
+            languages[self.fn] = [x for x in (tl, tl.core) if any(x is value for value in named)]
+        if any(tl.core.is_builtin(language.load) for language in languages[self.fn]):
             return original(self, *arguments, **options)
         return self.rewrite()(*arguments, **options)
 
@@ -165,6 +170,62 @@ def numpy_type(original: Callable) -> Callable:
     """NumPy's type for one of Triton's. The interpreter makes a table of all of them whenever it is asked."""
     known = lru_cache(original)
     return lambda asked: original(asked) if isinstance(asked.scalar, tl.pointer_type) else known(asked.scalar)
+
+
+def block_type(original: Callable) -> Callable:
+    """The constructor of a block's type. Thousands of one type are made, each with names and types for its shape."""
+    known: dict[tuple, dict] = {}
+
+    def __init__(self, element_ty, shape):
+        sizes = tuple(n.value if isinstance(n, tl.constexpr) else n for n in shape)
+        key = (element_ty.name, getattr(element_ty, "address_space", None), sizes)
+        if key not in known:
+            original(self, element_ty, shape)
+            if all(type(n) is int for n in sizes):
+                known[key] = vars(self).copy()
+        else:
+            vars(self).update(known[key])
+
+    return __init__
+
+
+def tensor(original: Callable) -> Callable:
+    """The constructor of a tensor, of which all but the handle follows from its type."""
+
+    def __init__(self, handle, type):
+        rest = vars(type).get("_of_a_tensor")
+        if rest is None:
+            original(self, handle, type)
+            rest = {name: value for name, value in vars(self).items() if name != "handle"}
+            type._of_a_tensor = rest
+        vars(self).update(rest, handle=handle)
+
+    return __init__
+
+
+def equal(original: Callable) -> Callable:
+    return lambda self, other: self is other or original(self, other)
+
+
+def broadcast(original: Callable) -> Callable:
+    """Two operands in one shape, which most of them have already."""
+
+    def broadcast_impl_value(self, a, b):
+        blocks = a.type.is_block(), b.type.is_block()
+        same = [*a.type.shape] == [*b.type.shape] if all(blocks) else not any(blocks)
+        return (a, b) if same else original(self, a, b)
+
+    return broadcast_impl_value
+
+
+def overflow_check(original: Callable) -> Callable:
+    """Sums and products in 64 bits for an assertion that only ``debug`` makes."""
+
+    def check(self, *arguments):
+        if not isinstance(self.builder, InterpreterBuilder) or self.builder.options.debug:
+            original(self, *arguments)
+
+    return check
 
 
 @lru_cache
@@ -183,3 +244,9 @@ def install() -> None:
     ReduceScanOpInterface.check_tensor = reduction(ReduceScanOpInterface.check_tensor)
     InterpretedFunction.__call__ = device_call(InterpretedFunction.__call__)
     interpreter._get_np_dtype = numpy_type(interpreter._get_np_dtype)
+    for cls in (tl.core.dtype, tl.core.block_type):
+        cls.__eq__ = equal(cls.__eq__)
+    tl.core.block_type.__init__ = block_type(tl.core.block_type.__init__)
+    tl.core.tensor.__init__ = tensor(tl.core.tensor.__init__)
+    TritonSemantic.broadcast_impl_value = broadcast(TritonSemantic.broadcast_impl_value)
+    TritonSemantic.binary_op_sanitize_overflow_impl = overflow_check(TritonSemantic.binary_op_sanitize_overflow_impl)

@@ -59,11 +59,11 @@ MODES = {
 INTERPRETED_MODES = {"all at once": all_at_once, "fake tensors": FakeTensorMode}  # a call takes seconds
 
 
-def first_call(mode: str, call, inputs: dict[str, torch.Tensor]):
+def first_call(mode: str, call, inputs: dict[str, torch.Tensor], backend: str = "aot_eager"):
     """``call(inputs)`` under a mode; None where it has no values."""
     if mode == "torch.compile":
         torch._dynamo.reset()
-        return torch.compile(call, backend="aot_eager")(inputs)
+        return torch.compile(call, backend=backend)(inputs)
     with (MODES | INTERPRETED_MODES)[mode]() as entered:
         if mode == "fake tensors":
             inputs = {name: entered.from_tensor(x) for name, x in inputs.items()}
@@ -102,10 +102,12 @@ def test_the_first_call_of_an_op_leaves_no_trace(op, impl, device):
         inputs = case.make(dtype, device, seed=1)
         forget()
         expected, forward = case.evaluate(inputs, impl), replace(case, wrt=()).evaluate(inputs, impl)
+        # What AOTAutograd traces a second time is the same in every dtype.
+        backend = "aot_eager" if dtype == case.dtypes[0] else "eager"
         for mode in MODES if impl == "auto" else INTERPRETED_MODES:
             forget()
             try:
-                outs = first_call(mode, lambda inputs: case.call(inputs, impl), inputs)
+                outs = first_call(mode, lambda inputs: case.call(inputs, impl), inputs, backend)
                 assert_same_bits(case.evaluate(inputs, impl), expected)
                 if mode in ("inference_mode", "default device", "default dtype", "all at once"):
                     assert_same_bits({f"out{i}": out for i, out in enumerate(outs)}, forward)
