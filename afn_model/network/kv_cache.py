@@ -9,6 +9,7 @@ from afn_model.config import TextConfig
 
 PAGE = 64  # tokens; each answer wastes less than one page
 
+
 class KVCache:
     """Keys and values of B sequences, [B, capacity, KV heads, head_dim] per layer, and how many are valid.
 
