@@ -14,6 +14,10 @@ from typing import Any
 WORKER = Path(__file__).with_name("own_worker.py")
 
 
+class Unanswered(ValueError):
+    """A function that did not come back; its process is gone, and with it what it knew."""
+
+
 class OwnReward:
     """A function (prompts, answers, samples) → rewards, any finite numbers, one for each answer.
 
@@ -22,15 +26,19 @@ class OwnReward:
 
     Args:
         function: "package.module:name", to be found on ``sys.path`` or in the working directory.
-        timeout: seconds for a call, the import included.
     """
 
-    def __init__(self, function: str, timeout: float = 60.0):
-        self.function, self.timeout = function, timeout
+    def __init__(self, function: str):
+        self.function = function
         self.worker: subprocess.Popen[bytes] | None = None
 
     def __call__(
-        self, prompts: Sequence[str], answers: Sequence[str], samples: Sequence[dict[str, Any]]
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        samples: Sequence[dict[str, Any]],
+        *,
+        timeout: float = 60.0,
     ) -> list[float]:
         """The rewards of some answers.
 
@@ -39,10 +47,12 @@ class OwnReward:
             answers: the whole texts.
             samples: of each answer the record's ``id``, ``axis``, ``task``, ``source``, ``truth``, ``seconds``, its
                 ``reward`` specification and ``recordings``.
+            timeout: seconds for the call, the first one's import included.
 
         Raises:
-            ValueError: one line with the function's name: it cannot be imported, raised, took too long, or returned
-                something that is not as many numbers. NaN and infinity are returned as they are.
+            ValueError: one line with the function's name: it cannot be imported, raised, or returned something that is
+                not as many numbers. NaN and infinity are returned as they are.
+            Unanswered: it took too long, or its process ended.
         """
         request = {"prompts": list(prompts), "answers": list(answers), "samples": list(samples)}
         messages = [request]
@@ -55,13 +65,13 @@ class OwnReward:
         # A pipe that nobody reads blocks, and so does one that nobody writes to.
         thread = threading.Thread(target=exchange, args=(self.worker, messages, found), daemon=True)
         thread.start()
-        thread.join(self.timeout)
+        thread.join(timeout)
         if thread.is_alive():
             self.close()
-            raise ValueError(f"reward {self.function}: no answer within {self.timeout:g} s")
+            raise Unanswered(f"reward {self.function}: no answer within {timeout:.3g} s")
         if not found:
             self.close()
-            raise ValueError(f"reward {self.function}: its process ended")
+            raise Unanswered(f"reward {self.function}: its process ended")
         if "error" in found[0]:
             raise ValueError(f"reward {self.function}: {found[0]['error']}")
         values = found[0]["values"]
@@ -79,7 +89,8 @@ class OwnReward:
 
 def exchange(worker: subprocess.Popen[bytes], messages: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
     """Sends messages and reads one line; nothing is found where the process has ended."""
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     try:
         for message in messages:
             worker.stdin.write(json.dumps(message).encode() + b"\n")
