@@ -59,12 +59,13 @@ def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature
         hidden: [T, D].
         weight: [V, D], same dtype, or float32 beside 16 bits.
         targets: [T] int64.
-        temperature: 1 has a kernel; other temperatures take the logits of 1,024 rows at a time, twice with a gradient.
+        temperature: 1 has a kernel; other temperatures take the logits of 1,024 rows at a time, and once more for a
+            gradient.
 
     Returns:
         [T] float32; with gradients.
     """
-    if temperature == 1:
+    if temperature == 1 and (hidden.is_cuda or hidden.element_size() > 2):  # elsewhere the op rounds 16-bit logits
         return ak.linear_logprob(hidden, weight, targets)
 
     def some(hidden: Tensor, targets: Tensor) -> Tensor:

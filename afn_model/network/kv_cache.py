@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ class KVCache:
             self.kv = grown
         self.lengths, self.kept = torch.full_like(self.lengths, kept), kept
 
-    def pages(self) -> dict[str, Tensor]:
+    def pages(self) -> dict[str, Any]:
         """What ``ak.decode_attention`` needs besides the layer and the lengths."""
         return {}
 
@@ -137,7 +139,7 @@ class SharedKVCache(KVCache):
         self.kv[:, :, tail[:, 1:].flatten()] = self.kv[:, :, tail[:, :1].expand(-1, self.samples - 1).flatten()]
         self.lengths = self.lengths.repeat_interleave(self.samples)
 
-    def pages(self) -> dict[str, Tensor]:
+    def pages(self) -> dict[str, Any]:
         return {"block_table": self.table, "prefix_lengths": self.prefix}
 
     def select(self, sequences: list[int]) -> None:

@@ -64,14 +64,15 @@ def test_no_row():
     assert target_logprobs(torch.zeros(0, 8), torch.zeros(5, 8), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)
 
 
-def test_what_the_sampler_draws_from_is_what_is_trained():
-    """In bfloat16, at a temperature: the log-probabilities of both from the same hidden states."""
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_what_the_sampler_draws_from_is_what_is_trained(temperature):
+    """In bfloat16: the log-probabilities of both from the same hidden states."""
     hidden, weight = drawn(torch.bfloat16)
     targets = torch.randint(CLASSES, (ROWS,))
     with torch.no_grad():
-        trained = target_logprobs(hidden, weight, targets, 0.7)
-        sampled = (float32_logits(hidden, weight) / 0.7).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-        rounded = (hidden @ weight.t()).float().div(0.7).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        trained = target_logprobs(hidden, weight, targets, temperature)
+        sampled = (float32_logits(hidden, weight) / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        rounded = (hidden @ weight.t()).float().div(temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     # Logits of up to some 50 / 0.7, rounded a few times in float32 each.
     assert_within(trained, sampled, 8 * 100 * torch.finfo(torch.float32).eps)
     assert float((rounded - sampled).abs().max()) > 1e-3
