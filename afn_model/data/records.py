@@ -3,6 +3,7 @@
 Two formats are read: the public ``{"id", "sound": path or paths, "duration", "conversations": [{"from", "value"}]}``,
 and our own ``{"id", "axis", "task", "source", "audios": [{"path", "start", "end"}], "duration", "messages": [{"role",
 "content"}], "rewards": [{"kind", ...}], "truth": {...}, "events": [...]}``, of which only ``messages`` must be there.
+Either may have two answers to compare, ``chosen`` and ``rejected``.
 Other tools' variants of both are read too: recordings under ``audios``, ``audio``, ``sounds`` or ``sound``, messages of
 either kind under either name, ``<audio>`` for ``<sound>``, and a ``system`` text. Where audio would be lost, the record
 is refused.
@@ -56,6 +57,7 @@ class Sample:
         axis, task, source: what kind of data it is; "" where the record does not say.
         rewards: specifications of the rewards for sampled answers.
         truth: facts about the recordings, for evaluation.
+        chosen, rejected: two answers, the first of which is preferred; "" where there are none.
     """
 
     id: str
@@ -66,6 +68,8 @@ class Sample:
     source: str = ""
     rewards: tuple[dict, ...] = ()
     truth: dict = field(default_factory=dict)
+    chosen: str = ""
+    rejected: str = ""
 
 
 def check(record: dict) -> None:
@@ -98,7 +102,8 @@ def parse_sample(record: dict, folder: str | Path) -> Sample:
     ]
     axis, task, source = (record.get(key) or "" for key in _TEXTS)
     rewarded, truth = tuple(record.get("rewards") or ()), record.get("truth") or {}
-    return Sample(str(record.get("id", "")), turns, seconds, axis, task, source, rewarded, truth)
+    pair = (record.get("chosen") or "", record.get("rejected") or "")
+    return Sample(str(record.get("id", "")), turns, seconds, axis, task, source, rewarded, truth, *pair)
 
 
 def audios_of(sample: Sample) -> list[Audio]:
@@ -172,7 +177,8 @@ def _checked(record: dict) -> list[Turn]:
     lengths = record.get("duration")
     if isinstance(lengths, list) and len(lengths) != len(audios):
         raise ValueError(f"{len(lengths)} durations for {len(audios)} audios")
-    if not any(turn.role == "assistant" for turn in turns) and not record.get("rewards"):
+    learnt = any(turn.role == "assistant" for turn in turns) or record.get("rewards") or record.get("chosen")
+    if not learnt:
         raise ValueError("nothing to learn: neither an assistant message nor rewards")
     return turns
 
@@ -186,11 +192,14 @@ def _check_types(record: dict) -> None:
     specs = record.get("rewards") or []
     if not isinstance(specs, list) or not all(isinstance(r, dict) and isinstance(r.get("kind"), str) for r in specs):
         raise ValueError(f"rewards must be a list of objects with a 'kind', got {specs!r:.80}")
+    pair = [record.get(key) or "" for key in ("chosen", "rejected")]
+    if not all(isinstance(text, str) for text in pair) or len([text for text in pair if text]) == 1:
+        raise ValueError(f"chosen and rejected must be two texts, got {pair!r:.80}")
     if not isinstance(record.get("truth") or {}, dict):
         raise ValueError(f"truth must be an object, got {record['truth']!r:.80}")
     if not isinstance(record.get("events") or [], list):
         raise ValueError(f"events must be a list, got {record['events']!r:.80}")
-    for key in ("id", *_TEXTS, "rewards", "truth", "events"):
+    for key in ("id", *_TEXTS, "rewards", "truth", "events", "chosen", "rejected"):
         value = record.get(key)
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else ""
         if _SURROGATE.search(text):

@@ -13,7 +13,8 @@ from afn_model.infer.history import History
 from afn_model.infer.rollout import Rollout
 from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.network.kv_cache import KVCache
+from afn_model.network.head import float32_logits
+from afn_model.network.kv_cache import KVCache, SharedKVCache
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
@@ -94,9 +95,9 @@ def decode(
         going_on = bool(growing) if any_running is None else any_running(bool(growing))
         if not going_on or step == longest:
             break
-        # Selecting copies keys and values, so it waits until half of the sequences can go.
+        # Selecting may copy keys and values, so it waits until half of the sequences can go.
         if growing and 2 * len(growing) <= len(sampler.rows):
-            kept = [i for i, row in enumerate(sampler.rows) if row in growing]
+            kept = evened([row in growing for row in sampler.rows], [row // params.n for row in sampler.rows])
             decoder.select(kept)
             sampler.select(kept)
             token_B = token_B[kept]
@@ -113,6 +114,26 @@ def decode(
         )
         for row, ids in enumerate(tokens)
     ]
+
+
+def evened(growing: list[bool], prompts: list[int]) -> list[int]:
+    """Which sequences to keep: those that grow, and others, so that all prompts which have any left have equally many.
+
+    Attention reads a prompt once for groups of equal size.
+
+    Args:
+        growing: whether each sequence grows.
+        prompts: the prompt of each, in ascending order.
+    """
+    rows: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(index)
+    size = max(sum(growing[index] for index in group) for group in rows.values())
+    kept = []
+    for group in rows.values():
+        if any(growing[index] for index in group):
+            kept += sorted(sorted(group, key=lambda index: not growing[index])[:size])
+    return kept
 
 
 def not_finite_at(model: Network, batch: Batch, row: int, tokens: list[list[int]], samples: int) -> NotFiniteError:
@@ -144,7 +165,7 @@ class Decoder:
         model: the model.
         batch: packed prompts, each ending where the answer begins.
         max_new_tokens: tokens that each sequence may grow by.
-        samples: sequences per prompt; the prompt's keys and values are computed once and copied.
+        samples: sequences per prompt; the prompt's keys and values are computed once and held once.
         encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
         history: of the conversation that the only prompt goes on with.
     """
@@ -165,18 +186,20 @@ class Decoder:
             assert history.cache is not None
             self.cache, self.hidden, self.positions = history.cache, hidden[-1:], positions[-1:]
             return
-        lengths = batch.cu_seqlens.diff()
-        capacity = int(lengths.max()) + (max_new_tokens if samples == 1 else 0)
-        self.cache = KVCache(model.config.text, len(lengths), capacity, model.dtype, model.device)
+        lengths, place = batch.cu_seqlens.diff(), (model.dtype, model.device)
+        if samples == 1:
+            self.cache = KVCache(model.config.text, len(lengths), int(lengths.max()) + max_new_tokens, *place)
+        else:
+            self.cache = SharedKVCache(model.config.text, lengths.tolist(), samples, max_new_tokens, *place)
         hidden, positions = model.hidden(batch, encoded=encoded, cache=self.cache)
         last = torch.repeat_interleave(batch.cu_seqlens[1:].long().to(model.device) - 1, samples)
-        if samples > 1:
-            self.cache = self.cache.repeat(samples, max_new_tokens)
+        if isinstance(self.cache, SharedKVCache):
+            self.cache.branch()
         self.hidden, self.positions = hidden[last], positions[last]
 
     def logits(self) -> Tensor:
         """Float32 logits of the next token of each sequence, [sequences, vocabulary]."""
-        return self.model.lm_head(self.hidden).float()
+        return float32_logits(self.hidden, self.model.lm_head.weight).float()
 
     def decode_step(self, token_B: Tensor) -> None:
         """Takes the next token of each sequence, [sequences] int64."""

@@ -55,7 +55,8 @@ class CausalAttention(nn.Module):
             assert isinstance(out, Tensor)
         else:
             assert context.cache is not None, "a step of one token reads a cache"
-            out = ak.decode_attention(q[:, None], *context.cache.layer(layer), context.cache.lengths)[:, 0]
+            kv = context.cache
+            out = ak.decode_attention(q[:, None], *kv.layer(layer), kv.lengths, **kv.pages())[:, 0]
         return self.o_proj(out.flatten(1))
 
 

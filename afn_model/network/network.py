@@ -15,6 +15,7 @@ from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import ModelConfig
 from afn_model.network.adaptor import Adaptor
 from afn_model.network.encoder import AudioEncoder, Windows
+from afn_model.network.head import target_logprobs
 from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.positions import rotary_positions
@@ -206,7 +207,7 @@ class Network(nn.Module):
         x_TD = torch.cat((x_TD, self.language_model.embed_tokens(shared.input_ids)))
         later = positions[shared.last] + self.text_advance * shared.steps
         hidden = self.language_model(x_TD, torch.cat((positions, later.to(positions.dtype))), shared=shared)
-        return ak.linear_logprob(hidden[shared.rows] / temperature, self.lm_head.weight, shared.targets)
+        return target_logprobs(hidden[shared.rows], self.lm_head.weight, shared.targets, temperature)
 
     def loss(
         self,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import queue
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 INSTRUCTION = (
     "You grade an answer about a recording against a rubric. You cannot hear the recording; trust the rubric. "
@@ -19,6 +20,7 @@ INSTRUCTION = (
 )
 _GRADE = re.compile(r"\D*?(?<!-)(\d+(?:\.\d+)?)(?:\s*/\s*10)?\D*", re.DOTALL)
 _AGAIN = (408, 409, 429)
+MOST_DEADLINE = 480.0  # seconds: ranks wait for each other's grades, and a collective gives up after 600
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Endpoint:
         retries: requests after the first.
         backoff: seconds before the first of them, doubled each time.
         concurrency: requests at a time.
+        deadline: seconds for all answers of a step, retries included; those without a grade by then have failed.
     """
 
     url: str
@@ -42,12 +45,18 @@ class Endpoint:
     retries: int = 3
     backoff: float = 1.0
     concurrency: int = 8
+    deadline: float = 240.0
 
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")) or not self.model:
             raise ValueError(f"judge: url {self.url!r} and model {self.model!r} are expected to name an endpoint")
         if self.timeout <= 0 or self.retries < 0 or self.backoff < 0 or self.concurrency < 1:
             raise ValueError(f"judge: timeout, retries, backoff or concurrency is out of range: {self}")
+        if not 0 < self.deadline <= MOST_DEADLINE:
+            raise ValueError(
+                f"judge: deadline is {self.deadline} s; more than 0 and at most {MOST_DEADLINE:g} are expected, "
+                "for the other ranks wait"
+            )
         if self.key_variable and not os.environ.get(self.key_variable):
             raise ValueError(f"judge: the environment variable {self.key_variable} is not set")
 
@@ -72,24 +81,49 @@ class Judge:
     endpoint: Endpoint
     failures: int = 0
     last_failure: str = ""
-    _pool: ThreadPoolExecutor = field(init=False, repr=False)
-
-    def __post_init__(self):
-        self._pool = ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="judge")
 
     def grades(self, cases: Sequence[GradeRequest]) -> list[float | None]:
-        """Grades in [0, 1], in order; None where the endpoint gave none in time."""
-        found = list(self._pool.map(self._patiently, cases))
+        """Grades in [0, 1], in order; None where the endpoint gave none in time. Returns at the deadline at the latest.
+
+        Requests under way then are left to threads that do not keep the process from ending.
+        """
+        ends = time.monotonic() + self.endpoint.deadline
+        late = (None, f"{self.endpoint.url}: no grade within the deadline of {self.endpoint.deadline:g} s")
+        answers: list[tuple[float | None, str]] = [late] * len(cases)
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index in range(len(cases)):
+            waiting.put(index)
+
+        def work() -> None:
+            while time.monotonic() < ends:
+                try:
+                    index = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                answers[index] = self._patiently(cases[index], ends)
+
+        threads = [
+            threading.Thread(target=work, name=f"judge-{n}", daemon=True)
+            for n in range(min(self.endpoint.concurrency, len(cases)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+        found = list(answers)  # a thread may still write to the other
         failed = [reason for grade, reason in found if grade is None]
         if failed:
             self.failures, self.last_failure = self.failures + len(failed), failed[-1]
         return [grade for grade, _ in found]
 
-    def _patiently(self, case: GradeRequest) -> tuple[float | None, str]:
+    def _patiently(self, case: GradeRequest, ends: float) -> tuple[float | None, str]:
         reason = ""
         for attempt in range(self.endpoint.retries + 1):
             if attempt:
-                time.sleep(self.endpoint.backoff * 2 ** (attempt - 1))
+                pause = self.endpoint.backoff * 2 ** (attempt - 1)
+                if time.monotonic() + pause >= ends:
+                    break
+                time.sleep(pause)
             try:
                 return ask(self.endpoint, case), ""
             except Again as error:

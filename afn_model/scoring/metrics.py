@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
+
+import numpy as np
 
 from afn_model.scoring.constraints import obeys
 from afn_model.scoring.text import answer_in, normalise, refuses, seconds_in, words_in
@@ -90,6 +92,31 @@ def word_f1(said: str, true: str) -> float:
         for place, other in enumerate(b, 1):
             corner, row[place] = row[place], corner + 1 if word == other else max(row[place], row[place - 1])
     return 2 * row[-1] / (len(a) + len(b))
+
+
+def edits(said: Sequence, true: Sequence) -> int:
+    """Levenshtein distance: the fewest items of ``said`` to replace, remove or add to get ``true``."""
+    names = {item: number for number, item in enumerate(dict.fromkeys([*said, *true]))}
+    numbers = np.array([names[item] for item in true], np.int64)
+    steps = np.arange(len(true) + 1)
+    row = steps.copy()
+    for place, item in enumerate(said, 1):
+        best = np.minimum(row[1:] + 1, row[:-1] + (numbers != names[item]))
+        # An item that is left out costs 1 more than what stands before it.
+        row = np.minimum.accumulate(np.concatenate(([place], best)) - steps) + steps
+    return int(row[-1])
+
+
+def word_error_rate(said: str, true: str) -> float:
+    """Edits of words ÷ words of ``true``, case and punctuation aside; may exceed 1."""
+    words = words_in(true)
+    return edits(words_in(said), words) / max(len(words), 1)
+
+
+def character_error_rate(said: str, true: str) -> float:
+    """Edits of characters ÷ characters of ``true``, case, punctuation and spaces aside; may exceed 1."""
+    characters = "".join(words_in(true))
+    return edits("".join(words_in(said)), characters) / max(len(characters), 1)
 
 
 def _exact(truth: dict, answer: str) -> float:

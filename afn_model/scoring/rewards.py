@@ -1,18 +1,21 @@
 """Rewards: small functions (text, specification) → 0..1, by the kind that a record names them with.
 
-A record has ``"rewards": [{"kind": "exact", "answer": "two", "weight": 1.0}, ...]``. "judge" is asked for elsewhere
-(``afn_model.scoring.judge``) and handed in.
+A record has ``"rewards": [{"kind": "exact", "answer": "two", "weight": 1.0}, ...]``. "judge" and "python" are asked for
+elsewhere (``afn_model.scoring.judge`` and ``own``) and handed in.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from afn_model.scoring.constraints import CONSTRAINTS, Spec, obeys
+from afn_model.scoring.metrics import character_error_rate, word_error_rate
 from afn_model.scoring.text import answer_in, normalise, refuses, says, thought_and_answer
 from afn_model.scoring.timestamps import WITHIN, match_times
 
-JUDGE = "judge"
+JUDGE, PYTHON = "judge", "python"
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def formatted(text: str, spec: Spec) -> float:
@@ -53,6 +56,16 @@ def timestamps(text: str, spec: Spec) -> float:
     return right / max(len(spec["events"]), stated)
 
 
+def wer(text: str, spec: Spec) -> float:
+    """1 − word error rate to ``text``, and 0 where that is above 1; see ``afn_model.scoring.metrics``."""
+    return max(0.0, 1.0 - word_error_rate(answer_in(text), spec["text"]))
+
+
+def cer(text: str, spec: Spec) -> float:
+    """1 − character error rate to ``text``, and 0 where that is above 1: for languages without spaces."""
+    return max(0.0, 1.0 - character_error_rate(answer_in(text), spec["text"]))
+
+
 REWARDS: dict[str, Callable[[str, Spec], float]] = {
     "format": formatted,
     "exact": exact,
@@ -60,8 +73,10 @@ REWARDS: dict[str, Callable[[str, Spec], float]] = {
     "constraint": constraint,
     "refusal": refusal,
     "timestamps": timestamps,
+    "wer": wer,
+    "cer": cer,
 }
-KINDS = (*REWARDS, JUDGE)
+KINDS = (*REWARDS, JUDGE, PYTHON)
 
 
 _FIELDS = {
@@ -71,7 +86,10 @@ _FIELDS = {
     "constraint": {"name": str},
     "refusal": {"due": bool},
     "timestamps": {"events": list},
+    "wer": {"text": str},
+    "cer": {"text": str},
     JUDGE: {"rubric": str},
+    PYTHON: {"function": str},
 }
 
 
@@ -95,6 +113,10 @@ def check(specs: Iterable[Spec]) -> None:
             raise ValueError("reward caption: no values")
         if kind == "timestamps":
             _check_events(spec)
+        if kind in ("wer", "cer") and not spec["text"].strip():
+            raise ValueError(f"reward {kind}: text is empty")
+        if kind == PYTHON and not _FUNCTION.fullmatch(spec["function"]):
+            raise ValueError(f"reward python: function is {spec['function']!r:.60}, expected package.module:name")
 
 
 def _check_constraint(spec: Spec) -> None:
@@ -123,18 +145,22 @@ def _need(spec: Spec, fields: Mapping[str, type | tuple[type, ...]], what: str) 
             raise ValueError(f"{what}: {name} is {spec.get(name)!r:.60}, got {dict(spec)!r:.120}")
 
 
-def reward(text: str, specs: Iterable[Spec], judged: Iterable[float] = ()) -> dict[str, float]:
+def reward(
+    text: str, specs: Iterable[Spec], judged: Iterable[float] = (), own: Iterable[float] = ()
+) -> dict[str, float]:
     """The reward of every kind, the weighted mean where a kind comes twice.
 
     Args:
         text: the whole answer, reasoning included.
         specs: of the record, checked.
         judged: what the judge says to its specifications, in order; without them they are left out.
+        own: what functions of one's own return for theirs, in order; without them they are left out.
     """
     sums: dict[str, list[float]] = {}
-    judged = iter(judged)
+    given = {JUDGE: iter(judged), PYTHON: iter(own)}
     for spec in specs:
-        value = next(judged, None) if spec["kind"] == JUDGE else REWARDS[spec["kind"]](text, spec)
+        kind = spec["kind"]
+        value = next(given[kind], None) if kind in given else REWARDS[kind](text, spec)
         if value is not None:
             entry = sums.setdefault(spec["kind"], [0.0, 0.0])
             entry[0] += spec.get("weight", 1.0) * value

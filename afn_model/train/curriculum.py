@@ -16,7 +16,7 @@ from afn_model.train.values import known, read_yaml, shown
 
 HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
-METHODS = ("sft", "grpo")
+METHODS = ("sft", "grpo", "dpo")
 SCHEDULES = ("cosine", "linear", "constant")
 ON_LONG = ("cut", "drop", "error")
 ALL_LINEAR = "all-linear"
@@ -46,7 +46,7 @@ class Stage:
 
     Args:
         name: also the name of its folder.
-        method: "sft" or "grpo".
+        method: "sft", "grpo" or "dpo".
         trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all.
         max_audio: seconds of audio a recording may have.
         on_long: longer recordings are cut to that ("cut"), their samples left out ("drop"), or the run ends ("error").
@@ -54,7 +54,7 @@ class Stage:
         start: "base", a stage, or {stage: name, at: share of that stage, above 0 to 1}.
         blend: how often each dataset is seen per epoch (β).
         batch_tokens: tokens of an optimiser step, all ranks together; a multiple of ``context``.
-        batch_prompts: prompts of an optimiser step (GRPO).
+        batch_prompts: prompts of an optimiser step (GRPO), or pairs of answers (DPO).
         epochs, steps, minutes: how long; the stage ends at whichever comes first. A stage that ends by the clock is not
             reproducible.
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
@@ -64,6 +64,7 @@ class Stage:
         cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
+        dpo: settings of ``afn_model.train.dpo.DPOSettings``.
         layout: fields of ``RunLayout`` that this stage changes.
     """
 
@@ -92,6 +93,7 @@ class Stage:
     cache_encoder: bool = False
     release_name: str = ""
     grpo: dict[str, Any] = field(default_factory=dict)
+    dpo: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -129,7 +131,7 @@ class Stage:
             whole = self.batch_tokens > 0 and self.batch_tokens % self.context == 0
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
         else:
-            need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a GRPO stage counts prompts")
+            need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a stage of {self.method} counts prompts")
         frozen = "encoder" not in self.modules and self.method == "sft"
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         if self.lora is not None:
@@ -168,7 +170,7 @@ class RunLayout:
         dtype: of the computation, float32 or bfloat16; trained weights are float32 either way.
         shard: ranks that share one copy of the weights (FSDP2), 0 for all of them; the other ranks replicate it.
         ulysses, ring: ranks that share one packed sequence, by heads inside a node and by blocks of keys across nodes,
-            in SFT stages; GRPO stages are data parallel over all ranks.
+            in SFT stages; those of GRPO and DPO are data parallel over all ranks.
         contexts: {tokens: fields} that replace these in SFT stages of at least so many tokens of context; of several
             the largest counts.
         recompute: activations recomputed in the backward: none, selective or full.
@@ -308,7 +310,7 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
-    for key in ("grpo", "layout"):
+    for key in ("grpo", "dpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
     if text.get("lora") is not None:

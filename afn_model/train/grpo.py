@@ -17,73 +17,69 @@ from afn_model.data.loader import GlobalBatch
 from afn_model.data.records import Sample
 from afn_model.hashing import key, text_key
 from afn_model.infer.rollout import Rollout
-from afn_model.prompt.batch import Batch, Prepared
+from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring import rewards
-from afn_model.scoring.judge import Endpoint, GradeRequest, Judge
+from afn_model.train.grading import COUNTS, Graded, Grader, usable_rewards
+from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.passes import (
+    AnsweredPrompt,
+    PackedAnswers,
+    Reference,
+    as_reference,
+    by_tokens,
+    equally_many,
+    is_frozen,
+    question,
+    reference_logprobs,
+    split_features,
+    usable,
+)
+
+__all__ = ["GRPO", "GRPOSettings", "advantages", "frozen_reference", "prepare_prompt"]
 
 
-@dataclass(frozen=True)
-class GRPOSettings:
-    """Numbers of GRPO.
+@dataclass
+class Group(AnsweredPrompt):
+    """A prompt with the answers sampled to it.
 
     Args:
-        group: answers to each prompt.
-        clip: how far the ratio of new to old probability counts, 1 ± clip.
-        kl: weight β of the KL penalty to the reference policy; 0 needs no reference.
-        temperature, top_p: of the sampling. Training compares log-probabilities at the same temperature.
-        max_new_tokens: longest answer, its stop token included.
-        updates: optimiser steps on the answers of one step.
-        epsilon: added to the standard deviation of a group's rewards.
-        prompts: number of prompts that are sampled together, and whose answers share a forward and backward.
-        max_seconds: longest audio of a prompt; the processor's limit if None.
-        judge: fields of ``afn_model.scoring.judge.Endpoint``; without it, rewards of kind judge are left out.
+        said: log-probabilities of each answer's tokens as the sampler found them.
+        advantages: [answers] float32.
+        counted: [answers] float32, 0 for answers that do not train.
     """
 
-    group: int = 5
-    clip: float = 0.2
-    kl: float = 0.04
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 1024
-    updates: int = 1
-    epsilon: float = 1e-4
-    prompts: int = 4
-    max_seconds: float | None = None
-    judge: dict[str, Any] | None = None
-
-    def __post_init__(self):
-        counts = min(self.max_new_tokens, self.updates, self.prompts) >= 1 and self.group >= 2
-        if not counts or self.clip <= 0 or self.kl < 0 or self.epsilon <= 0:
-            raise ValueError(
-                f"out of range: {self}; group >= 2, max_new_tokens, updates and prompts >= 1, clip and epsilon > 0 "
-                "and kl >= 0 are expected"
-            )
-        if self.temperature <= 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"temperature {self.temperature}, top_p {self.top_p}: > 0 and in (0, 1] are expected")
+    said: list[Tensor] = field(default_factory=list)
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
+    counted: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass
 class Pass:
-    """Prompts that are sampled and trained on together.
+    """Groups that are trained on together.
 
     Args:
-        batch: the packed prompts.
-        encoded: features of their audio, where the encoder is frozen.
-        rollouts: ``group`` answers to each.
-        advantages: [answers] float32.
-        counted: [answers] float32, 0 for answers to a placeholder prompt.
-        old, reference: [tokens] log-probabilities; found in the first update.
+        packed: prompts and answers.
+        said: [tokens] log-probabilities of the sampler.
+        advantages, counted: [answers] float32.
+        old, reference: [tokens] log-probabilities; ``old`` is found in the first update, whose policy is the old one.
     """
 
-    batch: Batch
-    encoded: tuple[Tensor, list[int]] | None
-    rollouts: list[Rollout]
+    packed: PackedAnswers
+    said: Tensor
     advantages: Tensor
     counted: Tensor
     old: Tensor | None = None
     reference: Tensor | None = None
+
+    @classmethod
+    def of(cls, groups: list[Group], processor: AFNextProcessor) -> Pass:
+        said = torch.cat([logprobs for group in groups for logprobs in group.said])
+        advantages, counted = (
+            torch.cat([getattr(group, name) for group in groups]) for name in ("advantages", "counted")
+        )
+        return cls(PackedAnswers.of(groups, processor), said, advantages, counted)
 
 
 @dataclass
@@ -98,30 +94,46 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
 
-COUNTED = ("answers", "tokens", "kl", "clipped", "trained", "entropy", "length", "mismatch", "reward")
-JUDGED = ("judge_asked", "judge_failed")
-NAMES = (*COUNTED, *JUDGED, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
+COUNTED = (
+    "answers",
+    "tokens",
+    "counted",
+    "kl",
+    "clipped",
+    "trained",
+    "entropy",
+    "length",
+    "mismatch",
+    "compared",
+    "reward",
+)
+NAMES = (*COUNTED, *COUNTS, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
 
 
 class GRPO:
     """The update of a step of prompts.
 
-    loss = − 1/N Σ_answers 1/|answer| Σ_tokens [ min(ρ A, clip(ρ, 1 ± c) A) − β (e^d − d − 1) ], ρ = p / p_old,
+    loss = − 1/N Σ_answers 1/|answer| Σ_tokens [ w min(ρ A, clip(ρ, 1 ± c) A) − β (e^d − d − 1) ], ρ = p / p_old,
     d = log p_reference − log p, A = (r − mean r) / (std r + ε) within the group, and 0 where all its rewards are equal.
-    N counts the answers of all ranks. Tokens are averaged within an answer first, so that an answer of a word and one
-    of a page, which a blend of questions and captions both has, weigh the same.
+    w = min(p_old / p_sampler, cap), of the numbers of trainer and sampler for the same policy. N counts the answers of
+    all ranks. Tokens are averaged within an answer first, so that an answer of a word and one of a page, which a blend
+    of questions and captions both has, weigh the same. ``GRPOSettings`` has what others do instead.
 
-    With one update, p_old is p itself without gradient: rollouts only choose the tokens, and how much their own
-    log-probabilities differ from the trainer's is logged as ``mismatch``.
+    In the first update p_old is p itself without gradient. How much the log-probabilities of sampler and trainer differ
+    is logged as ``mismatch``.
 
     Answers are a function of (seed, position in the data, the sample's id, number of the answer), whatever the number
-    of ranks and wherever the run was resumed.
+    of ranks and wherever the run was resumed. All are sampled and graded before the first of them is trained on; ranks
+    wait for each other only then.
 
     Args:
         model: the policy.
         processor: of the model.
         settings: the numbers.
-        reference: from ``frozen_reference``; None where ``settings.kl`` is 0.
+        reference: from ``frozen_reference``, or a function that lends a model as a context; None where
+            ``settings.kl`` is 0.
+        context: a prompt has fewer tokens than this, and a pass at most as many unless ``settings.pass_tokens`` says
+            otherwise; the model's positions if None.
         seed: of the sampling.
         gather: sums a tensor over the ranks.
         gathered: where weights are sharded, a context in which they are whole; every pass then has audio, because all
@@ -129,6 +141,8 @@ class GRPO:
 
     Raises:
         ValueError: a KL weight without a reference; a judge that is not an endpoint.
+
+    Source: Shao et al., 2024, arXiv:2402.03300.
     """
 
     def __init__(
@@ -136,215 +150,199 @@ class GRPO:
         model: AFNext,
         processor: AFNextProcessor,
         settings: GRPOSettings,
-        reference: AFNext | None = None,
+        reference: AFNext | Reference | None = None,
         *,
+        context: int | None = None,
         seed: int = 0,
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         gathered: Callable[[AFNext], AbstractContextManager] | None = None,
     ):
         if settings.kl and reference is None:
             raise ValueError(f"kl is {settings.kl}, but there is no reference")
-        self.model, self.processor, self.settings, self.reference = model, processor, settings, reference
+        self.model, self.processor, self.settings = model, processor, settings
+        self.reference = None if reference is None else as_reference(reference)
+        self.context = model.config.text.max_positions if context is None else context
         self.seed, self.gather, self.sharded = seed, gather, gathered is not None
         self.gathered = gathered or nullcontext
-        self.judge = Judge(Endpoint(**settings.judge)) if settings.judge else None
+        self.grader = Grader(settings, processor.decode)
+        self.placeholder: Group | None = None
         self.tally = Tally()
-        self.answers: list[dict[str, Any]] = []  # of the first pass of the last step
+        self.answers: list[dict[str, Any]] = []  # to the first prompts of the last step
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
-        """Samples and judges, then ``settings.updates`` optimiser steps, each a loss per ``settings.prompts`` prompts.
+        """Samples and grades, then ``settings.updates`` optimiser steps, each a loss per pass.
 
         A prompt that cannot be read or has no reward is added to its micro batch's ``bad``. All ranks make equally many
         losses, with zero-weight placeholder prompts where a rank has too few; none where no prompt is left.
 
         Raises:
-            ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all.
+            ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all, a function
+                of one's own that fails for more than half of the prompts.
         """
         self.tally, self.answers = Tally(), []
         visit = key(self.seed, global_batch.position.chunk, global_batch.position.step)
-        passes = [self.roll_out(prompts, visit) for prompts in self.prompt_groups(global_batch)]
-        self.require_judge()
-        answers = float(self.gather(torch.tensor(sum(float(one.counted.sum()) for one in passes))))
+        groups = self.graded(*self.sampled(self.prompts(global_batch), visit))
+        passes = list(self.passes(groups))
+        if self.settings.kl and self.reference is not None:
+            asked = reference_logprobs([one.packed for one in passes], self.reference, self.settings.temperature)
+            for one, logprobs in zip(passes, asked, strict=True):
+                one.reference = logprobs
+        per_token = self.settings.loss == "token"
+        weights = [one.counted * one.packed.lengths if per_token else one.counted for one in passes]
+        total = float(self.gather(torch.tensor(sum(float(weight.sum()) for weight in weights))))
         for update in range(self.settings.updates):
-            yield [partial(self.loss, one, max(answers, 1.0), update) for one in passes]
+            yield [partial(self.loss, one, max(total, 1.0), update) for one in passes]
         self.collect()
 
-    def prompt_groups(self, global_batch: GlobalBatch) -> Iterator[list[tuple[Sample | None, Prepared]]]:
-        """The batch's usable prompts, ``settings.prompts`` at a time, equally many times on all ranks."""
-        usable: list[tuple[Sample | None, Prepared]] = []
-        for micro in global_batch.micro:
-            good = []
-            for sample in micro.samples:
-                self.check(sample)
-                try:
-                    usable.append((sample, self.prepare(sample)))
-                    good.append(sample)
-                except ValueError as error:
-                    micro.bad.append((sample.id, str(error)))
-            micro.samples = good
-        size = self.settings.prompts
-        placeholder = (None, self.processor.prepare(SILENCE))
-        first = 0
-        while float(self.gather(torch.tensor(float(first < len(usable))))) > 0:
-            group = usable[first : first + size]
-            no_audio = self.sharded and not any(prepared.clips for _, prepared in group)
-            yield group + [placeholder] * (no_audio or not group)
-            first += size
+    def prompts(self, global_batch: GlobalBatch) -> list[tuple[Sample, Prepared]]:
+        """The prompts of this rank that can be used."""
+        for sample in (sample for micro in global_batch.micro for sample in micro.samples):
+            try:
+                rewards.check(sample.rewards)
+            except ValueError as error:
+                raise ValueError(f"{sample.id}: {error}") from None
+        return usable(global_batch, lambda sample: prepare_prompt(self.processor, sample, self.settings, self.context))
 
-    def check(self, sample: Sample) -> None:
-        try:
-            rewards.check(sample.rewards)
-        except ValueError as error:
-            raise ValueError(f"{sample.id}: {error}") from None
-
-    def prepare(self, sample: Sample) -> Prepared:
-        """Reads a sample's prompt: its turns up to the last answer.
-
-        Raises:
-            ValueError: audio that cannot be read, a prompt past the context, no rewards.
-        """
-        if not self.specs(sample):
-            raise ValueError("no rewards" + (" without a judge" if sample.rewards else ""))
-        turns = list(sample.turns)
-        while turns and turns[-1].role == "assistant":
-            turns.pop()
-        if not turns:
-            raise ValueError("nothing is asked")
-        prepared = self.processor.prepare(turns, add_generation_prompt=True, max_seconds=self.settings.max_seconds)
-        context = self.model.config.text.max_positions
-        if len(prepared.ids) >= context:
-            raise ValueError(f"{len(prepared.ids)} tokens leave no room for an answer in a context of {context}")
-        return prepared
-
-    def specs(self, sample: Sample) -> list[dict]:
-        """The rewards that can be found here."""
-        return [spec for spec in sample.rewards if self.judge or spec.get("kind") != rewards.JUDGE]
-
-    def roll_out(self, prompts: list[tuple[Sample | None, Prepared]], visit: int) -> Pass:
-        """Samples the answers to some prompts and judges them."""
-        settings = self.settings
-        batch = self.processor.pack([prepared for _, prepared in prompts])
-        frozen = not any(parameter.requires_grad for parameter in self.model.encoder.parameters())
-        samples = [sample for sample, _ in prompts]
+    def sampled(
+        self, prompts: list[tuple[Sample, Prepared]], visit: int
+    ) -> tuple[list[tuple[Sample, Prepared]], list[list[Rollout]], list[Any]]:
+        """The answers to this rank's prompts, ``settings.prompts`` at a time, and features of their audio where the
+        encoder is frozen. No rank waits for another one in between."""
+        settings, frozen = self.settings, is_frozen(self.model.encoder)
+        rollouts: list[list[Rollout]] = []
+        features: list[Any] = []
         with torch.no_grad(), self.gathered(self.model):
-            encoded = self.model.encode_batch(batch)
-            rollouts = self.model.sample(
-                batch,
-                settings.max_new_tokens,
-                seed=visit,
-                samples=settings.group,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                keys=[0 if sample is None else number_of(sample) for sample in samples],
-                encoded=encoded,
-            )
-        read = sum(len(prepared.ids) for sample, prepared in prompts if sample is not None)
-        said = sum(len(rollout.tokens) for rollout in rollouts if samples[rollout.prompt] is not None)
-        self.tally.add(stream=read + said)
-        totals = torch.tensor(self.judged(samples, rollouts)).view(len(samples), settings.group)
-        counted = torch.tensor([float(sample is not None) for sample in samples]).repeat_interleave(settings.group)
-        return Pass(batch, encoded if frozen else None, rollouts, advantages(totals, settings.epsilon), counted)
+            self.placeholder = self.make_placeholder(frozen and self.sharded)
+            for first in range(0, len(prompts), settings.prompts):
+                some = prompts[first : first + settings.prompts]
+                prepared = [one for _, one in some]
+                batch = self.processor.pack(prepared)
+                encoded = self.model.encode_batch(batch)
+                found = self.model.sample(
+                    batch,
+                    settings.max_new_tokens,
+                    seed=visit,
+                    samples=settings.group,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    keys=[number_of(sample) for sample, _ in some],
+                    encoded=encoded,
+                )
+                rollouts += [found[at : at + settings.group] for at in range(0, len(found), settings.group)]
+                windows = batch.windows_per_audio.tolist()
+                features += split_features(encoded, prepared, windows) if frozen else [None] * len(some)
+        read = sum(len(prepared.ids) for _, prepared in prompts)
+        self.tally.add(stream=read + sum(len(one.tokens) for group in rollouts for one in group))
+        return prompts, rollouts, features
 
-    def judged(self, samples: list[Sample | None], rollouts: list[Rollout]) -> list[float]:
-        """The total reward of every answer; the kinds go to the tally."""
-        texts = [self.processor.decode(rollout.answer) for rollout in rollouts]
-        grades = self.grades(samples, rollouts, texts)
-        totals, kept = [], {}
-        for rollout, text, judged in zip(rollouts, texts, grades, strict=True):
-            sample = samples[rollout.prompt]
-            if sample is None:
-                totals.append(0.0)
+    def make_placeholder(self, encode: bool) -> Group:
+        """A prompt with audio and an answer that counts nothing."""
+        prepared = self.processor.prepare(SILENCE)
+        encoded = self.model.encode_batch(self.processor.pack([prepared])) if encode else None
+        none = torch.zeros(1)
+        return Group(None, prepared, [self.processor.stop_ids[:1]], encoded, [none], none, none)
+
+    def graded(
+        self, prompts: list[tuple[Sample, Prepared]], rollouts: list[list[Rollout]], features: list[Any]
+    ) -> list[Group]:
+        """The groups that train."""
+        settings = self.settings
+        graded = self.grader.grade([sample for sample, _ in prompts], rollouts)
+        self.tally.add(**self.grader.counts)
+        if self.grader.asks_others:
+            counts = torch.tensor([float(self.grader.counts[name]) for name in COUNTS])
+            self.grader.require(self.gather(counts).tolist())
+        groups = []
+        for number, ((sample, prepared), group, found, encoded) in enumerate(
+            zip(prompts, rollouts, graded, features, strict=True)
+        ):
+            if found.totals is None:
                 continue
-            specs = self.specs(sample)
-            by_kind = rewards.reward(text, specs, judged)
-            totals.append(rewards.total(by_kind, specs))
-            one = kept.setdefault(rollout.prompt, {"id": sample.id, "answers": []})
-            one["answers"].append({"text": text, "reward": totals[-1], "rewards": by_kind})
+            totals = torch.tensor(found.totals) + overlong_penalty(
+                torch.tensor([len(one.tokens) for one in group]), settings.max_new_tokens, settings.overlong
+            )
+            counted = torch.ones(len(group))
+            if settings.mask_truncated:
+                counted = torch.tensor([float(one.finished) for one in group])
+            if settings.drop_equal and bool((totals == totals[0]).all()):
+                counted = torch.zeros(len(group))
+            self.note(sample, group, found, totals, keep=number < settings.prompts)
+            self.tally.add(counted=counted.sum())
+            if counted.any():
+                answers, said = (
+                    [one.tokens for one in group],
+                    [one.logprobs for one in group if one.logprobs is not None],
+                )
+                advantage = advantages(totals[None], settings.epsilon, settings.scale)
+                groups.append(Group(sample, prepared, answers, encoded, said, advantage, counted))
+        return groups
+
+    def note(self, sample: Sample, group: list[Rollout], found: Graded, totals: Tensor, *, keep: bool) -> None:
+        """Adds a group to the tally, and its answers to those that the log shows."""
+        kept: dict[str, Any] = {"id": sample.id, "answers": []}
+        for rollout, text, by_kind, total in zip(group, found.texts, found.by_kind, totals.tolist(), strict=True):
+            kept["answers"].append({"text": text, "reward": total, "rewards": by_kind})
             for kind, value in by_kind.items():
                 self.tally.add(**{f"sum {kind}": value, f"count {kind}": 1})
-            self.tally.add(
-                answers=1,
-                reward=totals[-1],
-                length=len(rollout.tokens),
-                tokens=len(rollout.tokens),
-                entropy=-float(rollout.logprobs.sum()),
-            )
-        self.answers = self.answers or list(kept.values())
-        return totals
+            length = len(rollout.tokens)
+            entropy = 0.0 if rollout.logprobs is None else -float(rollout.logprobs.sum())
+            self.tally.add(answers=1, reward=total, length=length, tokens=length, entropy=entropy)
+        if keep:
+            self.answers.append(kept)
 
-    def grades(self, samples: list[Sample | None], rollouts: list[Rollout], texts: list[str]) -> list[list[float]]:
-        """The judge's grades of every answer; none where one answer of the group got no grade, since advantages are
-        relative within the group."""
-        cases, places = [], []
-        for index, rollout in enumerate(rollouts):
-            sample = samples[rollout.prompt]
-            for spec in sample.rewards if self.judge and sample else ():
-                if spec["kind"] == rewards.JUDGE:
-                    asked = next(turn.text for turn in reversed(sample.turns) if turn.role == "user")
-                    cases.append(GradeRequest(asked, texts[index], spec["rubric"]))
-                    places.append(index)
-        given: list[list[float | None]] = [[] for _ in rollouts]
-        for index, grade in zip(places, self.judge.grades(cases) if cases else [], strict=True):
-            given[index].append(grade)
-        failed = sum(grade is None for grades in given for grade in grades)
-        self.tally.add(judge_asked=len(cases), judge_failed=failed)
-        failed = {rollouts[index].prompt for index, grades in enumerate(given) if None in grades}
-        return [[] if rollouts[i].prompt in failed else grades for i, grades in enumerate(given)]
+    def passes(self, groups: list[Group]) -> Iterator[Pass]:
+        """The groups of this rank, packed by their tokens, as many times as on the rank with the most."""
+        own = by_tokens(groups, self.settings.pass_tokens or self.context)
+        for some in equally_many(own, self.placeholder, self.gather, audio=self.sharded):
+            yield Pass.of(some, self.processor)
 
-    def require_judge(self) -> None:
-        """Raises before weights change where the judge graded no answer on any rank."""
-        if self.judge is None:
-            return
-        asked, failed = self.gather(torch.tensor([self.tally.sums.get(name, 0.0) for name in JUDGED])).tolist()
-        if failed == asked > 0:
-            raise ValueError(f"the judge graded none of {int(asked)} answers: {self.judge.last_failure}")
-
-    def loss(self, one: Pass, answers: float, update: int) -> Tensor:
+    def loss(self, one: Pass, total: float, update: int) -> Tensor:
         """This pass's part of the loss."""
         settings, device = self.settings, self.model.device
-        tokens = [
-            [rollout.tokens for rollout in one.rollouts[first : first + settings.group]]
-            for first in range(0, len(one.rollouts), settings.group)
-        ]
-        options = {"temperature": settings.temperature, "encoded": one.encoded}
-        logprobs = self.model.answer_logprobs(one.batch, tokens, **options)
+        logprobs = one.packed.logprobs(self.model, settings.temperature)
         if one.old is None:
             one.old = logprobs.detach()
-            if settings.kl:
-                with torch.no_grad():
-                    one.reference = self.reference.answer_logprobs(one.batch, tokens, **options)
-        lengths = torch.tensor([len(rollout.tokens) for rollout in one.rollouts])
+        lengths = one.packed.lengths
         answer = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         advantage = one.advantages[answer].to(device)
-        weight = (one.counted / lengths)[answer].to(device)
+        weight = one.counted if settings.loss == "token" else one.counted / lengths
+        weight = weight[answer].to(device)
 
         ratio = (logprobs - one.old).exp()
-        objective = torch.minimum(ratio * advantage, ratio.clamp(1 - settings.clip, 1 + settings.clip) * advantage)
+        high = settings.clip if settings.clip_high is None else settings.clip_high
+        objective = torch.minimum(ratio * advantage, ratio.clamp(1 - settings.clip, 1 + high) * advantage)
+        if settings.importance_cap is not None:
+            objective = objective * (one.old - one.said.to(device)).exp().clamp(max=settings.importance_cap)
         divergence = torch.zeros_like(ratio)
-        if settings.kl:
+        if one.reference is not None:
             d = one.reference - logprobs
             divergence = d.exp() - d - 1
             objective = objective - settings.kl * divergence
-        self.observe(one, update, ratio.detach(), divergence.detach(), advantage, weight)
-        return -(weight * objective).sum() / answers
+        self.observe(one, update, ratio.detach(), divergence.detach(), advantage, (one.counted / lengths)[answer])
+        return -(weight * objective).sum() / total
 
     def observe(
-        self, one: Pass, update: int, ratio: Tensor, divergence: Tensor, advantage: Tensor, weight: Tensor
+        self, one: Pass, update: int, ratio: Tensor, divergence: Tensor, advantage: Tensor, share: Tensor
     ) -> None:
         """Adds a pass to the tally: of all updates what the clip does, of the first one the rest."""
-        clip, counted = self.settings.clip, weight > 0
-        beyond = ((ratio > 1 + clip) & (advantage > 0)) | ((ratio < 1 - clip) & (advantage < 0))
+        share = share.to(ratio.device)
+        clip, counted = self.settings.clip, share > 0
+        high = clip if self.settings.clip_high is None else self.settings.clip_high
+        beyond = ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - clip) & (advantage < 0))
         self.tally.add(clipped=(beyond & counted).sum(), trained=counted.sum())
-        if update == 0 and counted.any():
-            said = torch.cat([rollout.logprobs for rollout in one.rollouts]).to(ratio.device)
-            mismatch = (said - one.old).abs()[counted]
-            self.tally.add(kl=(weight * divergence).sum(), mismatch=mismatch.sum())
+        if update == 0 and one.old is not None and counted.any():
+            mismatch = (one.said.to(ratio.device) - one.old).abs()[counted]
+            self.tally.add(kl=(share * divergence).sum(), mismatch=mismatch.sum(), compared=len(mismatch))
             self.tally.worst = max(self.tally.worst, float(mismatch.max()))
 
     def collect(self) -> None:
         """Adds up the tallies of all ranks."""
         sums = torch.tensor([self.tally.sums.get(name, 0.0) for name in NAMES], dtype=torch.float64)
         self.tally.sums |= dict(zip(NAMES, self.gather(sums).tolist(), strict=True))
+
+    def close(self) -> None:
+        """Ends the processes that score answers."""
+        self.grader.close()
 
     def work(self) -> dict[str, float]:
         """Tokens of this rank's prompts and answers; their FLOPs are not counted."""
@@ -358,28 +356,57 @@ class GRPO:
         sums = {name: self.tally.sums.get(name, 0.0) for name in NAMES}
         means = {
             "reward": ("reward", "answers"),
-            "kl": ("kl", "answers"),
+            "kl": ("kl", "counted"),
             "clip_share": ("clipped", "trained"),
             "entropy": ("entropy", "tokens"),
             "length": ("length", "answers"),
-            "mismatch": ("mismatch", "tokens"),
+            "mismatch": ("mismatch", "compared"),
         }
+        if self.settings.drop_equal or self.settings.mask_truncated:
+            means["counted"] = ("counted", "answers")
         metrics: dict[str, Any] = {name: sums[a] / sums[n] for name, (a, n) in means.items() if sums[n]}
         kinds = [kind for kind in rewards.KINDS if sums[f"count {kind}"]]
         metrics["rewards"] = {kind: sums[f"sum {kind}"] / sums[f"count {kind}"] for kind in kinds}
         metrics["mismatch_max"] = self.tally.worst
-        return metrics | ({name: int(sums[name]) for name in JUDGED} if self.judge else {})
+        shown = [name for name in COUNTS if self.settings.judge or name.startswith("own")]
+        shown = [name for name in shown if self.settings.functions or name.startswith("judge")]
+        return metrics | {name: int(sums[name]) for name in shown}
 
 
-def advantages(totals: Tensor, epsilon: float) -> Tensor:
-    """(r − mean) / (std + ε) within each group: rewards [prompts, group] to [prompts · group].
+def prepare_prompt(processor: AFNextProcessor, sample: Sample, settings: GRPOSettings, context: int) -> Prepared:
+    """Reads a sample's prompt, its turns up to the last answer. A function of its arguments alone.
+
+    Args:
+        processor: of the model.
+        sample: with rewards that ``rewards.check`` has passed.
+        settings: say how long audio may be, and which rewards can be found.
+        context: more tokens than a prompt may have.
+
+    Raises:
+        ValueError: audio that cannot be read, a prompt that leaves no room in the context, no rewards.
+    """
+    usable_rewards(sample, settings)
+    return question(processor, sample, max_seconds=settings.max_seconds, context=context)
+
+
+def advantages(totals: Tensor, epsilon: float, scale: str = "std") -> Tensor:
+    """(r − mean) / (std + ε) within each group, or r − mean: rewards [prompts, group] to [prompts · group].
 
     Groups whose rewards are all equal get zeros, not the rounding of their mean.
     """
     deviation = totals - totals.mean(1, keepdim=True)
-    scaled = deviation / (totals.std(1, correction=0, keepdim=True) + epsilon)
+    scaled = deviation
+    if scale == "std":
+        scaled = deviation / (totals.std(1, correction=0, keepdim=True) + epsilon)
     equal = (totals == totals[:, :1]).all(1, keepdim=True)
     return torch.where(equal, 0.0, scaled).flatten()
+
+
+def overlong_penalty(lengths: Tensor, longest: int, buffer: int) -> Tensor:
+    """0 up to longest − buffer tokens, from there falling to −1 at ``longest``: DAPO, arXiv:2503.14476, equation 13."""
+    if not buffer:
+        return torch.zeros(len(lengths))
+    return ((longest - buffer - lengths) / buffer).clamp(-1.0, 0.0)
 
 
 def number_of(sample: Sample) -> int:

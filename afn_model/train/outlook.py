@@ -42,7 +42,7 @@ def stage_forecast(curriculum: Curriculum, stage: Stage, processor: AFNextProces
         epochs=stage.epochs,
         steps=stage.steps,
         batch_tokens=stage.batch_tokens if stage.method == "sft" else 0,
-        batch_prompts=stage.batch_prompts if stage.method == "grpo" else 0,
+        batch_prompts=stage.batch_prompts if stage.method != "sft" else 0,
         chunk=stage.chunk,
         on_long=stage.on_long,
     )

@@ -22,6 +22,7 @@ from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
+from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.flops import step_work
 from afn_model.train.grpo import GRPO, GRPOSettings
@@ -83,10 +84,12 @@ class StageRun:
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
         self.start = agreed(process, lambda: fingerprint.weights_fingerprint(start))
-        self.settings = None
+        self.settings: GRPOSettings | DPOSettings | None = None
         if stage.method == "grpo":
             self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
-        reference = self.settings is not None and self.settings.kl > 0
+        elif stage.method == "dpo":
+            self.settings = DPOSettings(**{"max_seconds": stage.max_audio, **stage.dpo})
+        reference = self.settings is not None and self.settings.needs_reference
         self.stage_model = stage_model(start, stage, layout, process, reference=reference)
         self.model = self.stage_model.model
         self.method = self.make_method()
@@ -115,15 +118,12 @@ class StageRun:
             features = FeatureCache(self.model) if self.stage.cache_encoder else None
             collect = processes.gather_objects
             return SFT(self.model, gather=gather, collect=collect, features=features, sp_group=self.sp_group)
-        return GRPO(
-            self.model,
-            self.processor,
-            self.settings,
-            self.stage_model.reference,
-            seed=self.curriculum.seed,
-            gather=gather,
-            gathered=gathered if self.stage_model.sharded else None,
-        )
+        given: Any = self.model, self.processor, self.settings, self.stage_model.reference
+        context, sharded = self.stage.context, self.stage_model.sharded
+        if isinstance(self.settings, DPOSettings):
+            return DPO(*given, context=context, gather=gather, sharded=sharded)
+        whole = gathered if sharded else None
+        return GRPO(*given, context=context, seed=self.curriculum.seed, gather=gather, gathered=whole)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
@@ -214,7 +214,9 @@ class StageRun:
                 done.seconds = totals["seconds"]
                 meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
                 self.note_bad(global_batch)
-                if stage.method == "grpo":  # GRPO reads audio itself, after the loader has counted bad samples
+                if (
+                    stage.method != "sft"
+                ):  # GRPO and DPO read audio themselves, after the loader has counted bad samples
                     bad.add(global_batch.micro, done.position.step == 0)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
@@ -238,6 +240,8 @@ class StageRun:
             self.checkpoints.wait()
         if self.log:
             self.log.close()
+        if isinstance(self.method, GRPO):
+            self.method.close()
 
     def export_milestones(self) -> None:
         """Writes the model at the points of this stage from which later stages start."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from afn_model.data.plan import Blend, DataConfig
 from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.dpo import DPOSettings
 from afn_model.train.grpo import GRPOSettings
 from afn_model.train.values import known, mapping
 
@@ -18,8 +19,8 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
     """Finds before the first stage what a later one would stumble over.
 
     Raises:
-        ValueError: datasets that are not there or not indexed, steps that the ranks cannot share, settings of GRPO that
-            do not exist or are out of range.
+        ValueError: datasets that are not there or not indexed, steps that the ranks cannot share, settings of GRPO
+            or DPO that do not exist or are out of range.
     """
     Blend(data_config(curriculum, stage))
     if world_size % sp_size:
@@ -31,16 +32,18 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         many = f"{world_size} ranks" if sp_size == 1 else f"{groups} groups of {sp_size} ranks"
         has = f"{stage.bins} sequences (batch_tokens {stage.batch_tokens} / context {stage.context})"
         whole = f"a batch_tokens that is a multiple of {groups * stage.context}"
-        if stage.method == "grpo":
+        if stage.method != "sft":
             has, whole = f"{stage.bins} prompts", f"a batch_prompts that is a multiple of {groups}"
         raise ValueError(f"stage {stage.name}: a step has {has}, which {many} cannot share evenly; give {whole}")
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
+    known(stage.dpo, (f.name for f in fields(DPOSettings)), f"stage {stage.name}: dpo")
     known(stage.grpo, (f.name for f in fields(GRPOSettings)), f"stage {stage.name}: grpo")
     judge = mapping(stage.grpo.get("judge"), f"stage {stage.name}: judge")
     known(judge, (f.name for f in fields(Endpoint)), f"stage {stage.name}: judge")
     try:
         GRPOSettings(**stage.grpo)
+        DPOSettings(**stage.dpo)
         if judge:
             Endpoint(**judge)
     except (TypeError, ValueError) as error:
@@ -56,7 +59,7 @@ def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
         bins=stage.bins,
         max_seconds=stage.max_audio,
         chunk=stage.chunk,
-        prompts_only=stage.method == "grpo",
+        prompts_only=stage.method != "sft",
         bad_share=stage.bad_share,
         on_long=stage.on_long,
     )

@@ -21,6 +21,7 @@ from afn_model.data import index, records
 from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import RunLayout, Stage, find, read_curriculum, read_layout
+from afn_model.train.dpo import DPOSettings
 from afn_model.train.grpo import GRPOSettings
 from bench.resume import prepare
 from tests.tiny import record
@@ -73,9 +74,10 @@ def folder(tmp_path_factory):
     record(folder / "clip-17.flac", 3, seed=2)
     with tarfile.open(folder / "shards" / "000.tar", "w") as tar:
         tar.add(folder / "clip-17.flac", "clip-17.flac")
-    for name, chosen in (("talks", RECORDS[:2]), ("graded", RECORDS[2:])):
+    for name, chosen in (("talks", RECORDS[:2]), ("graded", RECORDS[2:3]), ("pairs", RECORDS[3:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(found) + "\n" for found in chosen))
-    index.build(folder / "graded.jsonl", check=records.check, measure=True)
+    for name in ("graded", "pairs"):
+        index.build(folder / f"{name}.jsonl", check=records.check, measure=True)
     for name, text in CURRICULA.items():
         for shown, quick in QUICK.items():
             assert any(shown in other for other in CURRICULA.values()), shown
@@ -90,8 +92,8 @@ def said(folder):
     here, printed = os.getcwd(), {}
     os.chdir(folder)
     try:
-        post = "afn train --curriculum post.yaml --base DIR --out runs/post"
-        for line in [*OURS, post]:
+        others = [f"afn train --curriculum {name}.yaml --base DIR --out runs/{name}" for name in ("post", "dpo")]
+        for line in [*OURS, *others]:
             words = [{"DIR": "model/base"}.get(word, word) for word in shlex.split(line)[1:]]
             if words[0] == "train" and words[1] != "plot":
                 words += ["--set", "workers=0", "--set", "log_every=1"]
@@ -111,7 +113,7 @@ def said(folder):
 def test_every_command_runs(folder, said):
     assert "talks.jsonl: 2 records" in said[next(line for line in OURS if "data index" in line)]
     assert "»" in said[next(line for line in OURS if "data inspect" in line)]
-    for out, stage in (("talks", "finetune"), ("talks-lora", "lora"), ("post", "post")):
+    for out, stage in (("talks", "finetune"), ("talks-lora", "lora"), ("post", "post"), ("dpo", "dpo")):
         home = folder / "runs" / out
         assert (home / stage / "done.json").is_file()
         assert (home / stage / "model" / "config.json").is_file()
@@ -127,7 +129,8 @@ def test_the_log_has_the_columns_of_the_table(folder, said):
     found = set()
     for log in (folder / "runs").glob("*/*/log.jsonl"):
         found |= json.loads(log.read_text().splitlines()[0]).keys()
-    assert found | {"judge_asked", "judge_failed"} == documented
+    asked = {"judge_asked", "judge_failed", "own_asked", "own_failed"}
+    assert found | asked | {"counted"} == documented
 
 
 def test_python_blocks_run(folder, said, monkeypatch):
@@ -174,7 +177,10 @@ def test_records_pass_the_check(shown):
 
 
 def test_record_fields_are_all_in_the_table():
-    known = {"id", "sound", "conversations", "audios", "messages", "duration", "rewards", "truth", "events"}
+    known = {"id", "sound", "conversations", "audios", "messages", "duration", "rewards", "truth", "events"} | {
+        "chosen",
+        "rejected",
+    }
     named = {name.strip("` ") for cell in table("record field") for name in cell.split(",")}
     assert named == known | {"axis", "task", "source"}
     assert f"Axes used here: {', '.join(records.AXES)}." in " ".join(TEXT.split())
@@ -187,6 +193,7 @@ def test_curricula_are_read_as_they_are_shown(folder, tmp_path, name):
     assert all(path.is_file() for path in found.datasets.values())
     for stage in found.stages:
         GRPOSettings(**stage.grpo)
+        DPOSettings(**stage.dpo)
 
 
 def plain(value):
@@ -197,7 +204,13 @@ def plain(value):
 
 @pytest.mark.parametrize(
     ("first", "kind"),
-    [("stage field", Stage), ("layout field", RunLayout), ("GRPO setting", GRPOSettings), ("judge field", Endpoint)],
+    [
+        ("stage field", Stage),
+        ("layout field", RunLayout),
+        ("GRPO setting", GRPOSettings),
+        ("DPO setting", DPOSettings),
+        ("judge field", Endpoint),
+    ],
 )
 def test_tables_have_every_field_and_its_default(first, kind):
     rows = table(first)

@@ -105,6 +105,18 @@ def test_time_outs_without_end(server):
     assert "timed out" in found.last_failure
 
 
+def test_a_deadline_for_all(server):
+    """Slow answers, one after another by a single thread, cost their grades and no more time than was given."""
+    server.plan = lambda body: "10" if body["messages"][1]["content"].endswith("first") else 3.0
+    found = judge(server, deadline=1.5, concurrency=1)
+    cases = [GradeRequest("q", "first", "r"), *[CASE] * 8]
+    began = time.perf_counter()
+    assert found.grades(cases) == [1.0, *[None] * 8]
+    assert time.perf_counter() - began < 10, "one after another they take 24 s"
+    assert found.failures == 8
+    assert "no grade within the deadline of 1.5 s" in found.last_failure
+
+
 def test_a_refused_request_is_not_sent_again(server):
     server.plan = [401]
     found = judge(server)
@@ -155,6 +167,7 @@ def test_grades():
         ({"model": ""}, "model ''"),
         ({"timeout": 0}, "out of range"),
         ({"retries": -1}, "out of range"),
+        ({"deadline": 600.0}, "deadline is 600.0 s"),
         ({"key_variable": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE is not set"),
     ],
 )

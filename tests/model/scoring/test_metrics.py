@@ -1,14 +1,43 @@
 """Scores of answers by axis, on cases worked out by hand."""
 
+import random
+
 import pytest
 
 from afn_model.scoring.constraints import obeys
-from afn_model.scoring.metrics import by_axis, score, seconds_off, timestamps, word_f1
+from afn_model.scoring.metrics import (
+    by_axis,
+    character_error_rate,
+    edits,
+    score,
+    seconds_off,
+    timestamps,
+    word_error_rate,
+    word_f1,
+)
 from afn_model.scoring.text import refuses, seconds_in
 
 
 def record(answer="dog", axis="long", events=(), **truth):
     return {"id": "r", "axis": axis, "truth": {"answer": answer} | truth, "events": list(events)}
+
+
+def slow_edits(said: str, true: str) -> int:
+    """Levenshtein's recursion as it is written down."""
+    if not said or not true:
+        return len(said) + len(true)
+    same = slow_edits(said[1:], true[1:])
+    return same if said[0] == true[0] else 1 + min(same, slow_edits(said[1:], true), slow_edits(said, true[1:]))
+
+
+def test_edits():
+    rng = random.Random(0)
+    pairs = [tuple("".join(rng.choices("abc", k=rng.randrange(7))) for _ in range(2)) for _ in range(60)]
+    assert [edits(*pair) for pair in pairs] == [slow_edits(*pair) for pair in pairs]
+    assert word_error_rate("a dog barks, loudly", "The dog barks") == 2 / 3
+    assert word_error_rate("one two three", "one") == 2
+    assert character_error_rate("abd", "A b c") == 1 / 3
+    assert word_error_rate("", "") == 0
 
 
 @pytest.mark.parametrize(("answer", "points"), [("dog", 1), (" Dog.", 1), ("the dog", 0), ("bell", 0), ("", 0)])

@@ -67,6 +67,12 @@ CASES = [
     ("dog at 1 s, dog at 1 s, dog at 1 s, dog at 1 s", TIMED, 1 / 4),
     ("dog", TIMED, 0),
     ("", TIMED, 0),
+    ("<think>hm</think><answer>The dog barks.</answer>", {"kind": "wer", "text": "the dog, barks"}, 1),
+    ("the cat barks loudly", {"kind": "wer", "text": "The dog barks"}, 1 / 3),
+    ("one two three four", {"kind": "wer", "text": "bells"}, 0),
+    ("你 好", {"kind": "cer", "text": "你好"}, 1),
+    ("你号", {"kind": "cer", "text": "你好"}, 1 / 2),
+    ("", {"kind": "cer", "text": "你好"}, 0),
 ]  # fmt: skip
 
 
@@ -103,6 +109,18 @@ def test_the_judge_is_handed_in_or_left_out():
     assert total({}, specs[:1]) == 0.0
 
 
+def test_functions_of_ones_own_are_handed_in():
+    specs = [
+        {"kind": "python", "function": "mine.scores:brief", "weight": 3.0},
+        {"kind": "exact", "answer": "two"},
+        {"kind": "python", "function": "mine.scores:polite"},
+    ]
+    check(specs)
+    found = reward("two", specs, own=[-2.0, 6.0])
+    assert found == {"python": 0.0, "exact": 1.0}
+    assert total(found, specs) == 1 / 5
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
@@ -118,6 +136,10 @@ def test_the_judge_is_handed_in_or_left_out():
         (constraint("repeat", text="a"), "times is None"),
         (constraint("words"), "needs min, max or exact"),
         (constraint("words", max="3"), "needs min, max or exact"),
+        ({"kind": "wer", "text": " "}, "reward wer: text is empty"),
+        ({"kind": "cer"}, "reward cer: text is None"),
+        ({"kind": "python", "function": "os.system"}, "'os.system', expected package.module:name"),
+        ({"kind": "python", "function": "a.b:c()"}, "expected package.module:name"),
         ({"kind": "timestamps", "events": []}, "0 events"),
         ({"kind": "timestamps", "events": [["dog"]]}, "an event is"),
         ({"kind": "timestamps", "events": [["dog", "1"]]}, "an event is"),

@@ -43,7 +43,7 @@ def test_stages_take_defaults_blends_and_starts(tmp_path):
         ("like: one", "like: three", "stage two: the blend is like 'three', which is no earlier stage"),
         ("start: two", "start: four", "stage three: starts from 'four', but before it there are base, one, two"),
         ("at: 0.5}}", "at: 1.5}}", "stage two: starts from one at 1.5"),
-        ("method: grpo", "method: dpo", "stage three: method 'dpo'"),
+        ("method: grpo", "method: ppo", "stage three: method 'ppo'"),
         ("batch_prompts: 4", "batch_prompts: 0", "counts prompts"),
         ("batch_tokens: 128", "batch_tokens: 100", "stage one: batch_tokens 100 is no multiple of the context 64"),
         ("lr: 1e-3", "learning_rate: 1e-3", "stage one has no learning_rate; it takes"),

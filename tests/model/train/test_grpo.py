@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.data.records import Sample
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train import grpo
+from afn_model.train import grading
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference
 from tests import tiny
@@ -191,41 +192,112 @@ def test_the_reference_pulls_back(pair):
         assert sum(loss() for loss in losses) < before
 
 
-def test_the_loss_is_the_formula(pair):
+def differ(kept: dict) -> bool:
+    return len({answer["reward"] for answer in kept["answers"]}) > 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip_high": 0.4, "loss": "token", "importance_cap": None},
+        {"scale": "none", "importance_cap": 1.05, "overlong": 2, "mask_truncated": True, "drop_equal": True},
+    ],
+    ids=["grpo", "dapo", "others"],
+)
+def test_the_loss_is_the_formula(pair, options):
     """Against loops over answers and tokens, at a policy that has moved away from the old one and the reference."""
     model, _ = pair
-    one = method(pair, kl=0.3, updates=2, clip=0.1, group=6)
-    step = step_of(colours())
-    updates = one.updates(step)
-    for loss in next(updates):
-        loss().backward()
+    one = method(pair, kl=0.3, updates=2, clip=0.1, group=6, max_new_tokens=3, temperature=1.6, **options)
+    updates = one.updates(step_of(colours()))
+    (first,) = next(updates)
+    first().backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter -= 0.3 * parameter.grad
-    losses = next(updates)
-    found = sum(loss().item() for loss in losses)
-    (one_pass,) = [loss.args[0] for loss in losses]
-    groups = [[r.tokens for r in one_pass.rollouts[i : i + 6]] for i in range(0, 24, 6)]
+    (loss,) = next(updates)
+    one_pass = loss.args[0]
+    # As if sampler and trainer disagreed: by ratios from 1 / 1.3 to 1.3.
+    generator = torch.Generator().manual_seed(0)
+    one_pass.said = one_pass.old + math.log(1.3) * (2 * torch.rand(len(one_pass.old), generator=generator) - 1)
+    found = loss().item()
+    groups = one_pass.packed.answers
     with torch.no_grad():
-        now = model.answer_logprobs(one_pass.batch, groups).tolist()
-    at, expected, clipped, tokens = 0, 0.0, 0, 0
-    for rollout, advantage in zip(one_pass.rollouts, one_pass.advantages.tolist(), strict=True):
-        answer = 0.0
-        for t in range(at, at + len(rollout.tokens)):
-            ratio = math.exp(now[t] - float(one_pass.old[t]))
-            d = float(one_pass.reference[t]) - now[t]
-            answer += min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage) - 0.3 * (math.exp(d) - d - 1)
-            clipped += (advantage > 0 and ratio > 1.1) or (advantage < 0 and ratio < 0.9)
-            tokens += 1
-        expected -= answer / len(rollout.tokens) / 24
-        at += len(rollout.tokens)
+        now = one_pass.packed.logprobs(model, 1.6).tolist()
+
+    high, cap = options.get("clip_high", 0.1), one.settings.importance_cap or math.inf
+    weights, terms, clipped, at = [], [], 0, 0
+    trained = [kept for kept in one.answers if "drop_equal" not in options or differ(kept)]
+    for group, kept in zip(groups, trained, strict=True):
+        totals = []
+        for answer, shown in zip(group, kept["answers"], strict=True):
+            late = options.get("overlong", 0) and max(0, len(answer) - (3 - options["overlong"])) / options["overlong"]
+            totals.append(shown["rewards"]["exact"] - late)
+            assert shown["reward"] == pytest.approx(totals[-1])
+        mean = sum(totals) / 6
+        spread = (sum((total - mean) ** 2 for total in totals) / 6) ** 0.5 + 1e-4
+        for answer, total in zip(group, totals, strict=True):
+            advantage = 0.0 if len(set(totals)) == 1 else (total - mean) / (1.0 if "scale" in options else spread)
+            counts = not ("mask_truncated" in options and answer[-1] not in model.config.stop_token_ids)
+            terms.append(0.0)
+            weights.append(counts * (1 if one.settings.loss == "answer" else len(answer)))
+            for t in range(at, at + len(answer)):
+                ratio = math.exp(now[t] - float(one_pass.old[t]))
+                sampled = 1.0 if cap == math.inf else min(math.exp(float(one_pass.old[t] - one_pass.said[t])), cap)
+                d = float(one_pass.reference[t]) - now[t]
+                clip = min(max(ratio, 0.9), 1 + high)
+                term = sampled * min(ratio * advantage, clip * advantage) - 0.3 * (math.exp(d) - d - 1)
+                terms[-1] += counts * term / (len(answer) if one.settings.loss == "answer" else 1)
+                clipped += counts and ((advantage > 0 and ratio > 1 + high) or (advantage < 0 and ratio < 0.9))
+            at += len(answer)
+    expected = -sum(terms) / sum(weights)
     # 24 answers' terms of about 1, each of a few roundings, and their mean.
     bound = 8 * torch.finfo(torch.float32).eps * (1 + abs(expected))
     assert_within(torch.tensor(found), torch.tensor(expected), bound)
     assert clipped > 0
+    if "mask_truncated" in options:
+        assert 0 < sum(weights) < len(weights), "some answers are cut off, and they do not count"
     assert next(updates, None) is None
-    assert one.metrics()["clip_share"] == pytest.approx(clipped / (2 * tokens))
+    if not options:
+        assert one.metrics()["clip_share"] == pytest.approx(clipped / (2 * at))
+
+
+def test_groups_that_agree_are_left_out(pair):
+    """What is left trains as it would alone."""
+    same = [asks(q, {"kind": "constraint", "name": "words", "max": 9}) for q in QUESTIONS]
+    one = method(pair, drop_equal=True, prompts=8)
+    assert gradients(one, step_of([*colours(), *same]))
+    one.collect()
+    left = [kept["id"] for kept in one.answers if differ(kept)]
+    assert 0 < len(left) < 5
+    assert one.metrics()["counted"] == len(left) / 8
+    assert one.metrics()["reward"] > 0.5, "they are part of what is logged"
+    whole = in_orders(lambda: gradients(method(pair, drop_equal=True), step_of(colours())))
+    assert_same_but_rounding(gradients(method(pair, drop_equal=True), step_of([*colours(), *same])), whole)
+    (losses,) = method(pair, drop_equal=True).updates(step_of(same))
+    assert losses == []
+
+
+def test_the_reference_is_asked_first_and_leaves_no_graph(pair):
+    """Before the policy's first activation, for all passes; and it is given back before the policy is asked."""
+    model, _ = pair
+    frozen, order = frozen_reference(model), []
+
+    @contextmanager
+    def lent():
+        order.append("lent")
+        yield frozen
+        order.append("back")
+
+    for name, network in (("reference", frozen), ("policy", model)):
+        network.language_model.register_forward_hook(
+            lambda module, given, out, name=name: order.append((name, out.requires_grad))
+        )
+    one = method(pair, lent, kl=0.1, pass_tokens=1)
+    one.sampled, sample = (lambda *given: (sample(*given), order.clear())[0]), one.sampled
+    gradients(one, step_of(colours()))
+    assert order == ["lent", *[("reference", False)] * 4, "back", *[("policy", True)] * 4]
 
 
 def test_advantages():
@@ -241,10 +313,12 @@ def test_advantages():
 def test_passes_add_up_to_the_whole(pair):
     """Prompts one by one, all together, or on two ranks: the same answers and the same gradient."""
     whole = in_orders(lambda: gradients(method(pair, prompts=4), step_of(colours())))
-    assert_same_but_rounding(gradients(method(pair, prompts=1), step_of(colours())), whole)
+    one_by_one = method(pair, prompts=1, pass_tokens=1)
+    assert_same_but_rounding(gradients(one_by_one, step_of(colours())), whole)
+    assert len(next(one_by_one.updates(step_of(colours())))) == 4
     on_ranks = []
     for half in (colours()[:2], colours()[2:]):
-        one = method(pair, prompts=1)
+        one = method(pair, prompts=1, pass_tokens=1)
         # Both ranks have two passes and 16 answers.
         one.gather = lambda tensor: 2 * tensor
         on_ranks.append(gradients(one, step_of(half)))
@@ -255,15 +329,24 @@ def test_passes_add_up_to_the_whole(pair):
 def test_a_rank_without_prompts_works_along(pair):
     one = method(pair, kl=0.1)
     others = [1.0, 1.0, 0.0]  # another rank has prompts for two passes
-    one.gather = lambda tensor: tensor + others.pop(0)
-    prompts = list(one.prompt_groups(step_of([])))
-    one.gather, one.prompt_groups = (lambda tensor: tensor), (lambda step: prompts)
+    one.gather = lambda tensor: tensor + (others.pop(0) if others else 0.0)
     (losses,) = one.updates(step_of([]))
     assert len(losses) == 2
     for loss in losses:
         loss().backward()
     assert all(not p.grad.any() for p in one.model.parameters() if p.grad is not None)
     assert "reward" not in one.metrics(), "this rank and, here, all others had none"
+
+
+def test_a_prompt_is_held_to_the_stages_context(pair):
+    one, processor = method(pair), pair[1]
+    length = len(processor.prepare([Turn("user", ("sky?",))], add_generation_prompt=True).ids)
+    for context, bad in ((length + 1, []), (length, [("sky?", f"{length} tokens leave no room for an answer in ")])):
+        one.context = context
+        step = step_of(colours()[:1])
+        (losses,) = one.updates(step)
+        assert len(losses) == 1 - len(bad)
+        assert [(name, reason.partition("a context")[0]) for name, reason in step.micro[0].bad] == bad
 
 
 def test_bad_prompts_are_skipped_and_reported(pair, tmp_path):
@@ -305,8 +388,8 @@ def test_audio_is_encoded_once_where_the_encoder_is_frozen(pair):
     hook = model.encoder.register_forward_hook(lambda *_: calls.append(1))
     heard = asks("sky?", {"kind": "exact", "answer": "blue"}, audio=Audio(noise(0.5), 16_000))
     one = method(pair, kl=0.1)
-    reference = one.reference
-    assert reference.encoder.conv1.weight is model.encoder.conv1.weight
+    with one.reference() as reference:
+        assert reference.encoder.conv1.weight is model.encoder.conv1.weight
     gradients(one, step_of([heard]))
     hook.remove()
     assert len(calls) == 1
@@ -339,7 +422,7 @@ def test_the_judge_is_fair_to_a_group(pair, monkeypatch):
             graded.extend(cases)
             return [None if case.question == "sky?" and i == 0 else 0.5 for i, case in enumerate(cases)]
 
-    monkeypatch.setattr(grpo, "Judge", lambda endpoint: Stub())
+    monkeypatch.setattr(grading, "Judge", lambda endpoint: Stub())
     one = method(pair, judge={"url": "http://localhost:1/v1", "model": "m"}, group=2)
     judged = [asks(q, {"kind": "judge", "rubric": "kind"}, {"kind": "constraint", "name": "lower"}) for q in QUESTIONS]
     gradients(one, step_of(judged))
@@ -355,7 +438,11 @@ def test_the_judge_is_fair_to_a_group(pair, monkeypatch):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"group": 1}, {"clip": 0}, {"kl": -1}, {"updates": 0}, {"temperature": 0}, {"top_p": 0}, {"max_new_tokens": 0}],
+    [
+        *({"group": 1}, {"clip": 0}, {"kl": -1}, {"updates": 0}, {"temperature": 0}, {"top_p": 0}),
+        *({"max_new_tokens": 0}, {"pass_tokens": 0}, {"scale": "range"}, {"loss": "words"}, {"importance_cap": 0}),
+        *({"clip_high": -1}, {"overlong": 1024}, {"reward_timeout": 900}, {"functions": "a.b:c"}),
+    ],
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="expected"):

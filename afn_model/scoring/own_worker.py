@@ -1,0 +1,49 @@
+"""The process that ``own.OwnReward`` starts: reads requests as lines of JSON, and writes what the function returns.
+
+It runs as a file and imports nothing of the project, so that it starts at once.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the trainer decides; this process ends with it
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also from within an endless loop
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the function prints is no reply
+    first = json.loads(requests.readline())
+    sys.path[:] = [os.getcwd(), *(path for path in first["path"] if path)]
+    function, problem = None, ""
+    try:
+        module, _, name = first["function"].partition(":")
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        problem = f"cannot be imported: {one_line(error)}"
+    for line in requests:
+        reply = {"error": problem}
+        if function is not None:
+            request = json.loads(line)
+            try:
+                found = function(request["prompts"], request["answers"], request["samples"])
+                reply = {"values": [float(value) for value in found]}
+            except Exception as error:
+                reply = {"error": f"raised {one_line(error)}"}
+        replies.write(json.dumps(reply).encode() + b"\n")
+        replies.flush()
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+if __name__ == "__main__":
+    main()

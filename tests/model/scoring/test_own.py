@@ -1,0 +1,102 @@
+"""A reward of one's own in a process of its own: what it may do, and what it may not do to the trainer."""
+
+import math
+import os
+import time
+
+import pytest
+
+from afn_model.scoring.own import OwnReward, Unanswered, is_reward
+
+FUNCTIONS = """
+import os, time
+
+def length(prompts, answers, samples):
+    print("a line that is no reply")
+    return [len(answer) + samples[i]["truth"].get("bonus", 0) for i, answer in enumerate(answers)]
+
+def where(prompts, answers, samples):
+    return [os.getpid()] * len(answers)
+
+def one(prompts, answers, samples):
+    return [1.0]
+
+def fails(prompts, answers, samples):
+    raise KeyError("a\\nb")
+
+def hangs(prompts, answers, samples):
+    while answers[0] == "slow":
+        time.sleep(0.01)
+    return [float("nan")] * len(answers)
+
+def leaves(prompts, answers, samples):
+    os._exit(3)
+
+def text(prompts, answers, samples):
+    return ["good"]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "own_functions.py").write_text(FUNCTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
+def called(function: str, answers: list[str]) -> list[float]:
+    one = OwnReward(f"own_functions:{function}")
+    try:
+        return one(["q"] * len(answers), answers, [{"truth": {}}] * len(answers))
+    finally:
+        one.close()
+
+
+def test_a_batch_goes_to_one_process_that_stays():
+    one = OwnReward("own_functions:length")
+    try:
+        assert one(["q", "q"], ["ab", "abc"], [{"truth": {}}, {"truth": {"bonus": 5}}]) == [2.0, 8.0]
+        assert one(["q"], ["你" * 100_000], [{"truth": {}}]) == [1e5], "more than a pipe holds"
+        assert one.worker is not None
+        assert one.worker.poll() is None
+    finally:
+        one.close()
+    assert one.worker is None
+    assert called("where", ["a"])[0] != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("fails", "raised KeyError"),
+        ("one", "1 numbers for 2 answers"),
+        ("text", "raised ValueError: could not convert"),
+        ("leaves", "its process ended"),
+        ("none", "cannot be imported: AttributeError"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_with_the_functions_name(function, reason):
+    with pytest.raises(ValueError, match=rf"^reward own_functions:{function}: {reason}") as error:
+        called(function, ["a", "b"])
+    assert "\n" not in str(error.value)
+
+
+def test_an_endless_loop_is_ended_and_the_next_call_works():
+    one = OwnReward("own_functions:hangs")
+    try:
+        assert math.isnan(one(["q"], ["quick"], [{}])[0])
+        worker, began = one.worker, time.perf_counter()
+        with pytest.raises(Unanswered, match=r"own_functions:hangs: no answer within 0\.2 s"):
+            one(["q"], ["slow"], [{}], timeout=0.2)
+        assert time.perf_counter() - began < 10
+        assert worker.poll() is not None
+        assert math.isnan(one(["q"], ["quick"], [{}])[0])
+    finally:
+        one.close()
+
+
+def test_rewards_are_finite_numbers():
+    assert all(map(is_reward, (0, -1.5, 3)))
+    assert not any(map(is_reward, (math.nan, math.inf, True, "1", None)))
