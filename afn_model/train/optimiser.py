@@ -55,12 +55,15 @@ def make_optimiser(
     settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
     if kind == "adamw8bit":
         return AdamW8bit(groups, **settings)
-    whole_on_gpu = all(p.is_cuda and not isinstance(p, DTensor) for _, p in trained)
-    if whole_on_gpu and importlib.util.find_spec("apex"):
+    if whole_on_gpu(p for _, p in trained) and importlib.util.find_spec("apex"):
         from apex.optimizers import FusedAdam
 
         return FusedAdam(groups, adam_w_mode=True, **settings)
     return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def whole_on_gpu(parameters: Iterable[nn.Parameter]) -> bool:
+    return all(p.is_cuda and not isinstance(p, DTensor) for p in parameters)
 
 
 def learning_rate(lr: float, warmup: float, schedule: str, progress: float) -> float:
