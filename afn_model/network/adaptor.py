@@ -1,9 +1,9 @@
 """Audio features into the language model's embedding space: W₂ GELU(W₁ x + b₁) + b₂."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import afn_kernels as ak
+from afn_model.network.linear import product
 
 
 class Adaptor(nn.Module):
@@ -13,4 +13,4 @@ class Adaptor(nn.Module):
         self.linear_2 = nn.Linear(text_width, text_width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.linear_2(ak.bias_gelu(F.linear(x_ND, self.linear_1.weight), self.linear_1.bias))
+        return self.linear_2(ak.bias_gelu(product(self.linear_1, x_ND), self.linear_1.bias))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import AudioConfig
+from afn_model.network.linear import product
 
 if TYPE_CHECKING:
     from afn_kernels.attention.schedule import AttentionSchedule
@@ -65,7 +66,7 @@ class EncoderBlock(nn.Module):
         """(delta, residual) of the previous block to (delta, residual) of this one."""
         x_TD, h_TD = self.self_attn_layer_norm(x_TD, residual_TD)
         x_TD, h_TD = self.final_layer_norm(self.self_attn(x_TD, schedule), h_TD)
-        return self.fc2(ak.bias_gelu(F.linear(x_TD, self.fc1.weight), self.fc1.bias)), h_TD
+        return self.fc2(ak.bias_gelu(product(self.fc1, x_TD), self.fc1.bias)), h_TD
 
 
 class AudioEncoder(nn.Module):

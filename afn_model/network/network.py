@@ -18,6 +18,7 @@ from afn_model.network.encoder import AudioEncoder, Windows
 from afn_model.network.head import target_logprobs
 from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
+from afn_model.network.linear import operands
 from afn_model.network.positions import rotary_positions
 from afn_model.network.sequence_shard import SequenceShard
 from afn_model.network.shared_prefix import SharedPrefix
@@ -207,7 +208,8 @@ class Network(nn.Module):
         x_TD = torch.cat((x_TD, self.language_model.embed_tokens(shared.input_ids)))
         later = positions[shared.last] + self.text_advance * shared.steps
         hidden = self.language_model(x_TD, torch.cat((positions, later.to(positions.dtype))), shared=shared)
-        return target_logprobs(hidden[shared.rows], self.lm_head.weight, shared.targets, temperature)
+        hidden, weight = operands(self.lm_head, hidden[shared.rows])
+        return target_logprobs(hidden, weight, shared.targets, temperature)
 
     def loss(
         self,
@@ -236,7 +238,7 @@ class Network(nn.Module):
             targets = targets[shard.tokens]
         hidden, _ = self.hidden(batch, encoded=encoded, shard=shard)
         supervised = (targets != IGNORED).nonzero().squeeze(1)
-        targets, weight = targets.to(self.device), self.lm_head.weight
+        targets, (hidden, weight) = targets.to(self.device), operands(self.lm_head, hidden)
         loss = ak.linear_cross_entropy(hidden, weight, targets, reduction="sum", supervised=len(supervised)) / total
         if not with_rows:
             return loss

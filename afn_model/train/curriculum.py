@@ -12,6 +12,7 @@ from typing import Any
 from afn_model.checks import is_number, is_whole
 from afn_model.files import write_text
 from afn_model.train import values
+from afn_model.train.lora_settings import ALL_LINEAR, check_lora
 from afn_model.train.values import known, read_yaml, shown
 
 HERE = Path(__file__).parent
@@ -19,8 +20,7 @@ FORMER_NAMES = {"becomes": "release_name"}
 METHODS = ("sft", "grpo", "dpo")
 SCHEDULES = ("cosine", "linear", "constant")
 ON_LONG = ("cut", "drop", "error")
-ALL_LINEAR = "all-linear"
-MOST_RANK = 65_536  # of LoRA
+OPTIMISERS = ("adamw", "adamw8bit")
 PARTS = {
     "encoder": ("encoder",),
     "adaptor": ("adaptor",),
@@ -60,7 +60,11 @@ class Stage:
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
             gradient norm.
         bad_share: share of the samples that may be bad; the run ends where more are.
-        lora: {rank, alpha, targets} instead of training the language model's own weights.
+        optimiser: "adamw", or "adamw8bit" with moments in 8 bits.
+        rates: learning rates of parts that differ from ``lr``: encoder, adaptor, language_model (with its head).
+        lora: {rank, alpha, targets, ...} instead of training the own weights of the language model, or of the parts
+            that targets names (``afn_model.train.lora_settings``).
+        adapter: folder of an adapter in peft's format to go on from.
         cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
@@ -89,7 +93,10 @@ class Stage:
     clip: float = 1.0
     chunk: int = 65_536
     bad_share: float = 0.01
+    optimiser: str = "adamw"
+    rates: dict[str, float] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
+    adapter: str = ""
     cache_encoder: bool = False
     release_name: str = ""
     grpo: dict[str, Any] = field(default_factory=dict)
@@ -134,9 +141,13 @@ class Stage:
             need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a stage of {self.method} counts prompts")
         frozen = "encoder" not in self.modules and self.method == "sft"
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
+        need(self.optimiser in OPTIMISERS, f"optimiser {shown(self.optimiser)} is none of {', '.join(OPTIMISERS)}")
+        for part, rate in self.rates.items():
+            trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
+            need(trained, f"rates: {shown(part)} is no part that trains")
+            need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
         if self.lora is not None:
-            need("language_model" in self.modules, "lora is for stages that train the language_model")
-            _check_lora(self.lora, f"stage {self.name}: lora")
+            check_lora(self.lora, self.modules, bool(self.adapter), self.method, f"stage {self.name}: lora")
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -147,19 +158,6 @@ class Stage:
     def bins(self) -> int:
         """Packed sequences, or prompts, of an optimiser step."""
         return self.batch_tokens // self.context if self.method == "sft" else self.batch_prompts
-
-
-def _check_lora(lora: dict[str, Any], what: str) -> None:
-    known(lora, ("rank", "alpha", "targets"), what)
-    if not {"rank", "alpha"} <= lora.keys():
-        raise ValueError(f"{what} needs a rank and an alpha")
-    rank, alpha, targets = lora["rank"], lora["alpha"], lora.get("targets", ())
-    if not (is_whole(rank) and 1 <= rank <= MOST_RANK):
-        raise ValueError(f"{what}: rank is {shown(rank)}; a whole number from 1 to {MOST_RANK} is expected")
-    if not (is_number(alpha) and 0 < alpha < math.inf):
-        raise ValueError(f"{what}: alpha is {shown(alpha)}; a number above 0 is expected")
-    if not isinstance(targets, (list, tuple)) or not all(isinstance(target, str) for target in targets):
-        raise ValueError(f"{what}: targets is {shown(targets)}; a list of layers' names or {ALL_LINEAR} is expected")
 
 
 @dataclass(frozen=True)
@@ -254,7 +252,7 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
     path = find(file, "curricula")
     raw = read_yaml(path)
     try:
-        return _curriculum(raw, path.stem, Path(data) if data else path.parent)
+        return _curriculum(raw, path.stem, Path(data) if data else path.parent, path.parent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -272,7 +270,7 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
     write_text(path, values.to_yaml(whole))
 
 
-def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
+def _curriculum(raw: dict, name: str, folder: Path, home: Path) -> Curriculum:
     known(raw, ("name", "seed", "datasets", "defaults", "stages"), "the curriculum")
     datasets = {}
     for key, file in values.mapping(raw.get("datasets"), "datasets").items():
@@ -291,7 +289,10 @@ def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
         if missing:
             raise ValueError(f"stage {key}: no dataset {', '.join(missing)}; there are {', '.join(datasets)}")
         start = _start(text.get("start", "base"), what, stages)
-        stages.append(Stage(**{**_fields(text, what), "name": key, "blend": blends[key], "start": start}))
+        found = _fields(text, what)
+        if found.get("adapter"):
+            found["adapter"] = str((home / found["adapter"]).absolute())
+        stages.append(Stage(**{**found, "name": key, "blend": blends[key], "start": start}))
     if not stages:
         raise ValueError("no stages")
     seed = values.whole(raw.get("seed", 0), "seed")
@@ -314,11 +315,12 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
     if text.get("lora") is not None:
-        lora = dict(values.mapping(text["lora"], f"{what}: lora"))
-        if lora.get("targets", "") in (None, ALL_LINEAR):
-            del lora["targets"]
-        found["lora"] = lora
-    for key, kind in (("cache_encoder", bool), ("release_name", str)):
+        lora = values.mapping(text["lora"], f"{what}: lora")
+        found["lora"] = {k: v for k, v in lora.items() if v is not None and (k, v) != ("targets", ALL_LINEAR)}
+    if "rates" in text:
+        rated = values.mapping(text["rates"], f"{what}: rates")
+        found["rates"] = {part: values.number(rate, f"{what}: rates: {shown(part)}") for part, rate in rated.items()}
+    for key, kind in (("cache_encoder", bool), ("release_name", str), ("adapter", str), ("optimiser", str)):
         if not isinstance(text.get(key, kind()), kind):
             expected = "true or false" if kind is bool else "text"
             raise ValueError(f"{what}: {key} is {shown(text[key])}; {expected} is expected")

@@ -16,6 +16,7 @@ from afn_model.train.curriculum import Stage
 # Stage settings that change neither what trains nor which samples come when: --allow-changes takes them.
 CHANGEABLE = (
     "lr",
+    "rates",
     "warmup",
     "schedule",
     "betas",
@@ -58,7 +59,8 @@ def not_allowed(then: dict[str, Any], stage: Stage, allowed: Iterable[str]) -> s
 def as_json(stage: Stage) -> dict[str, Any]:
     """A stage's fields as JSON gives them back, without its layout, which changes no result."""
     epochs = "inf" if math.isinf(stage.epochs) else stage.epochs
-    return json.loads(json.dumps({**asdict(stage), "layout": {}, "epochs": epochs}))
+    adapter = Path(stage.adapter).name  # what it holds is part of the start's fingerprint
+    return json.loads(json.dumps({**asdict(stage), "layout": {}, "epochs": epochs, "adapter": adapter}))
 
 
 @cache
@@ -75,6 +77,12 @@ def weights_fingerprint(folder: Path) -> str:
     """SHA-256 over the names and bytes of a folder's weights."""
     files = sorted(folder.rglob("*.safetensors"))
     return fingerprint_of(f"{file.relative_to(folder)} {fingerprint(file)} " for file in files)
+
+
+def start_fingerprint(folder: Path, adapter: str = "") -> str:
+    """``weights_fingerprint`` of what a stage starts from, and of the adapter that it goes on from."""
+    whole = weights_fingerprint(folder)
+    return f"{whole} {weights_fingerprint(Path(adapter))}" if adapter else whole
 
 
 def difference(then: Any, now: Any) -> str:

@@ -18,7 +18,7 @@ from afn_model.config import AudioConfig, ModelConfig, TextConfig
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
 
-TRAINS = ("encoder", "adaptor", "language_model", "lm_head", "lora")
+TRAINS = ("encoder", "adaptor", "language_model", "lm_head", "lora", "adaptor_lora", "encoder_lora")
 
 # Dense bf16 FLOP/s with float32 accumulation by device name; the first pattern that matches counts.
 PEAKS = {
@@ -124,7 +124,8 @@ def costs(trains: Iterable[str], cached: bool = False) -> dict[str, float]:
 
     Args:
         trains: submodules that train: encoder, adaptor, language_model, lm_head; "lora" lets gradients flow through the
-            language model without training its weights (its own products are left out).
+            language model without training its weights (its own products are left out), "adaptor_lora" and
+            "encoder_lora" through these too.
         cached: the frozen encoder's features are known already.
     """
     trains = set(trains)
@@ -132,12 +133,13 @@ def costs(trains: Iterable[str], cached: bool = False) -> dict[str, float]:
     if unknown:
         raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(TRAINS)}")
     encoder, adaptor = "encoder" in trains, "adaptor" in trains
-    before_adaptor, before_text = encoder, encoder or adaptor
+    before_adaptor = encoder or "encoder_lora" in trains
+    before_text = before_adaptor or adaptor or "adaptor_lora" in trains
     text = before_text or bool(trains & {"language_model", "lora"})
     return {
         "encoder_first": 1 + encoder - cached,
-        "encoder_linear": 1 + 2 * encoder - cached,
-        "encoder_attention": 1 + 2 * encoder - cached,
+        "encoder_linear": 1 + before_adaptor + encoder - cached,
+        "encoder_attention": 1 + 2 * before_adaptor - cached,
         "adaptor_first": 1 + before_adaptor + adaptor,
         "adaptor_second": 1 + before_text + adaptor,
         "linear": 1 + text + ("language_model" in trains),

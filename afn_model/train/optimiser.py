@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from afn_model.train.adamw8bit import AdamW8bit
 from afn_model.train.curriculum import SCHEDULES
 
 
@@ -19,15 +20,22 @@ def make_optimiser(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    *,
+    rates: Mapping[str, float] | None = None,
+    kind: str = "adamw",
 ) -> torch.optim.Optimizer:
     """Fused AdamW; matrices decay, vectors do not.
 
-    apex's FusedAdam where it is installed and unsharded weights are on a GPU, and else PyTorch's fused AdamW.
+    apex's FusedAdam where it is installed and unsharded weights are on a GPU, and else PyTorch's fused AdamW; or AdamW
+    with moments in 8 bits (``afn_model.train.adamw8bit``).
 
     Args:
         named_parameters: what trains; parameters without ``requires_grad`` are passed over.
-        lr: set anew before every step by ``learning_rate``.
+        lr: set anew before every step: ``learning_rate`` times the group's ``factor``.
         betas, eps, weight_decay: of AdamW.
+        rates: of parts by their name or the beginning of it; the factor of such a part is its rate / lr. The head
+            goes with the language model.
+        kind: "adamw" or "adamw8bit".
 
     Raises:
         ValueError: nothing to train.
@@ -35,20 +43,27 @@ def make_optimiser(
     trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
     if not trained:
         raise ValueError("no parameter to train: all of them are frozen")
-    matrices = [named for named in trained if named[1].dim() > 1]
-    vectors = [named for named in trained if named[1].dim() <= 1]
+    by_kind: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in sorted(trained, key=lambda named: named[1].dim() <= 1):
+        part = "language_model" if name.startswith("lm_head.") else name.partition(".")[0]
+        rate = (rates or {}).get(part, lr)
+        by_kind.setdefault((rate, weight_decay if parameter.dim() > 1 else 0.0), []).append(parameter)
     groups = [
-        {"params": [p for _, p in part], "weight_decay": decay}
-        for part, decay in ((matrices, weight_decay), (vectors, 0.0))
-        if part
+        {"params": parameters, "weight_decay": decay, "lr": rate, "factor": rate / lr}
+        for (rate, decay), parameters in by_kind.items()
     ]
     settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
-    whole_on_gpu = all(p.is_cuda and not isinstance(p, DTensor) for _, p in trained)
-    if whole_on_gpu and importlib.util.find_spec("apex"):
+    if kind == "adamw8bit":
+        return AdamW8bit(groups, **settings)
+    if whole_on_gpu(p for _, p in trained) and importlib.util.find_spec("apex"):
         from apex.optimizers import FusedAdam
 
         return FusedAdam(groups, adam_w_mode=True, **settings)
     return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def whole_on_gpu(parameters: Iterable[nn.Parameter]) -> bool:
+    return all(p.is_cuda and not isinstance(p, DTensor) for p in parameters)
 
 
 def learning_rate(lr: float, warmup: float, schedule: str, progress: float) -> float:

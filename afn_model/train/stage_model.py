@@ -10,12 +10,11 @@ import torch
 from afn_distributed.process import Process
 from afn_distributed.shard import shard
 from afn_model.afnext import AFNext
-from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
+from afn_model.train.adapt import Adapted, adapt, load_base
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.grpo import frozen_reference
 from afn_model.train.optimiser import make_optimiser
-from afn_model.train.sft import select
 
 # Methods of the model besides forward that compute with its weights.
 FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
@@ -28,19 +27,21 @@ class StageModel:
     Args:
         model: the policy, in training mode; trained weights are float32, frozen ones have the layout's dtype.
         optimiser: of what trains.
-        trains: names of the submodules that train, "lora" for adapters.
+        adapted: what trains: whole submodules and adapters.
         sharded: whether the weights are cut over ranks, or gathered in another dtype than they are stored in.
         reference: frozen copy of the policy for the KL penalty of GRPO.
     """
 
     model: AFNext
     optimiser: torch.optim.Optimizer
-    trains: tuple[str, ...]
+    adapted: Adapted
     sharded: bool
     reference: AFNext | None = None
 
 
-def stage_model(start: Path, stage: Stage, layout: RunLayout, process: Process, *, reference: bool) -> StageModel:
+def stage_model(
+    start: Path, stage: Stage, layout: RunLayout, process: Process, *, reference: bool, seed: int = 0
+) -> StageModel:
     """Loads the model that a stage starts from, and makes it ready to train.
 
     Args:
@@ -49,16 +50,11 @@ def stage_model(start: Path, stage: Stage, layout: RunLayout, process: Process, 
         layout: precision, recomputation and sharding.
         process: this rank.
         reference: whether to keep a frozen copy of the policy.
+        seed: of the run.
     """
-    model = AFNext.from_pretrained(start, device=process.device)
+    model = load_base(start, stage, process.device)
     compute = getattr(torch, layout.dtype)
-    trains = stage.modules
-    if stage.lora:
-        trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
-        select(model, trains[:-1])
-        lora.add(model, **stage.lora)
-    else:
-        select(model, trains)
+    adapted = adapt(model, stage, seed=seed, rank=process.rank)
     model.train()
     frozen = frozen_reference(model, compute) if reference else None
     for parameter in model.parameters():
@@ -83,5 +79,7 @@ def stage_model(start: Path, stage: Stage, layout: RunLayout, process: Process, 
         lr=stage.lr,
         betas=stage.betas,
         weight_decay=stage.weight_decay,
+        rates=stage.rates,
+        kind=stage.optimiser,
     )
-    return StageModel(model, optimiser, trains, sharded, frozen)
+    return StageModel(model, optimiser, adapted, sharded, frozen)

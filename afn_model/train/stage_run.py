@@ -20,6 +20,7 @@ from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
 from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
+from afn_model.train.adapt import with_adapters
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
@@ -83,14 +84,15 @@ class StageRun:
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
-        self.start = agreed(process, lambda: fingerprint.weights_fingerprint(start))
+        self.start_folder = start
+        self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter))
         self.settings: GRPOSettings | DPOSettings | None = None
         if stage.method == "grpo":
             self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
         elif stage.method == "dpo":
             self.settings = DPOSettings(**{"max_seconds": stage.max_audio, **stage.dpo})
         reference = self.settings is not None and self.settings.needs_reference
-        self.stage_model = stage_model(start, stage, layout, process, reference=reference)
+        self.stage_model = stage_model(start, stage, layout, process, reference=reference, seed=curriculum.seed)
         self.model = self.stage_model.model
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
@@ -272,12 +274,17 @@ class StageRun:
             "progress": self.progress(),
             "seconds": self.done.seconds,
         }
-        row |= {"lr": rate} | columns | dict(zip(("cut", "dropped"), map(int, self.left_out), strict=True))
+        row |= self.rates(rate) | columns | dict(zip(("cut", "dropped"), map(int, self.left_out), strict=True))
         self.left_out = [0.0, 0.0]
         self.log(row)
         self.log.answers(self.done.step - 1, getattr(self.method, "answers", ()))
         if self.options.on_row:
             self.options.on_row(row)
+
+    def rates(self, rate: float) -> dict[str, Any]:
+        """The stage's rate, and those of the parts that have their own."""
+        own = {part: rate * peak / self.stage.lr for part, peak in self.stage.rates.items()}
+        return {"lr": rate, "lrs": own} if own else {"lr": rate}
 
     def note_bad(self, global_batch: GlobalBatch) -> None:
         """Of the ranks that share the same samples, the first writes down those it could not use."""
@@ -291,7 +298,7 @@ class StageRun:
     def work_of(self, global_batch: GlobalBatch) -> dict[str, float]:
         """Tokens, audio seconds and FLOPs of a batch before silence is added; a rank's share where ranks share it."""
         batches = [micro.batch for micro in global_batch.micro if micro.batch is not None]
-        work = step_work(self.model.config, batches, self.stage_model.trains)
+        work = step_work(self.model.config, batches, self.stage_model.adapted.trains)
         return {name: amount / self.sp_size for name, amount in work.items()}
 
     def totals(
@@ -320,8 +327,9 @@ class StageRun:
     def finish(self) -> None:
         """Writes the finished model, and then done.json, which marks the stage as finished."""
         self.save_before_export()
-        if self.stage.lora:
-            lora.save(self.model, self.folder / "adapter")
+        if with_adapters(self.stage):
+            saved = self.stage_model.adapted.saved
+            lora.save(self.model, self.folder / "adapter", saved=saved, base=str(self.start_folder))
         self.export(MODEL)
         if self.process.rank == 0:
             write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})

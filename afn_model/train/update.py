@@ -33,7 +33,7 @@ def update(
         stage_model: model and optimiser.
         method: SFT or GRPO, whose ``updates`` yields a list of losses for each optimiser step.
         global_batch: this rank's part of the batch.
-        rate: learning rate.
+        rate: learning rate of the stage, which a group of parameters may have a factor of.
         clip: largest norm of the gradient.
         finite: stops the run where loss or norm is not finite.
         step: named in its error.
@@ -44,13 +44,15 @@ def update(
     """
     model, optimiser = stage_model.model, stage_model.optimiser
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     norm = total = torch.zeros((), device=model.device)
     for losses in method.updates(global_batch, detailed=detailed):
         total = torch.zeros((), device=model.device)
         for number, loss in enumerate(losses, 1):
             set_sync(model, number == len(losses))
+            if stage_model.adapted.dropout:
+                stage_model.adapted.dropout.begin(step, number)
             value = loss()
             if value.requires_grad:  # a batch of text has no gradient where the language model is frozen
                 value.backward()

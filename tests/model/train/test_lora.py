@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
-from afn_model.train import lora
+from afn_model.train import lora, peft_config
 from afn_model.train.lora import adapters, add, disabled, load, merge, save
 from tests.budget import assert_same_but_rounding
 from tests.model.reference import prompts, tiny_reference
@@ -61,30 +61,60 @@ def check(ours, theirs, asked):
     return expected[0]
 
 
-def test_peft_reads_what_we_write(pair, tmp_path):
+EVERYWHERE = {"language_model": ["v_proj"], "encoder": "all-linear", "adaptor": "all-linear", "lm_head": "all-linear"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "saved", "more"),
+    [
+        (("q_proj", "v_proj", "down_proj"), (), {}),
+        (EVERYWHERE, (), {"rslora": True, "rank_pattern": {"encoder.*": 2, "fc1": 3}, "alpha_pattern": {"lm_head": 5}}),
+        ({"language_model": "all-linear", "encoder": ["fc1"]}, ("adaptor",), {}),
+    ],
+)
+def test_peft_reads_what_we_write(pair, tmp_path, targets, saved, more):
     reference, model = pair
-    add(model, 4, 12, ("q_proj", "v_proj", "down_proj"))
+    add(model, 4, 12, targets, **more)
     stir(trained(model))
-    save(model, tmp_path / "adapter")
+    stir(parameter for name in saved for parameter in model.get_submodule(name).parameters())
+    save(model, tmp_path / "adapter", saved=saved, base="org/base")
+    assert peft.PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == "org/base"
     asked = prompts([[300]], 0)
     theirs = peft.PeftModel.from_pretrained(reference, tmp_path / "adapter")
     loaded = check(model, theirs, asked)
+    if saved:  # what was trained whole stays
+        with disabled(model):
+            assert not torch.equal(our_logits(model, asked), loaded)
+        return
     with theirs.disable_adapter(), disabled(model):
         base = check(model, theirs, asked)
     assert (loaded - base).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("target", [["q_proj", "v_proj"], r".*language_model.*\.(gate_proj|o_proj)"])
-@pytest.mark.parametrize("rslora", [False, True])
-def test_we_read_what_peft_writes(pair, tmp_path, target, rslora):
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        # A plain list of names also reaches the encoder's layers.
+        ({"target_modules": ["q_proj", "v_proj"]}, {"encoder", "language_model"}),
+        ({"target_modules": r".*language_model.*\.(gate_proj|o_proj)", "use_rslora": True}, {"language_model"}),
+        (
+            {
+                "target_modules": ["q_proj", "fc1", "linear_1", "lm_head"],
+                "rank_pattern": {"fc1": 2, ".*language_model.*q_proj": 5},
+                "alpha_pattern": {"q_proj": 7, "model.multi_modal_projector.linear_1": 4},
+            },
+            {"encoder", "adaptor", "language_model", "lm_head"},
+        ),
+        ({"target_modules": ["k_proj"], "modules_to_save": ["projector", "lm_head"]}, {"encoder", "language_model"}),
+    ],
+)
+def test_we_read_what_peft_writes(pair, tmp_path, options, parts):
     reference, model = pair
-    config = peft.LoraConfig(r=3, lora_alpha=9, target_modules=target, use_rslora=rslora)
-    theirs = peft.get_peft_model(reference, config).eval()
-    stir(parameter for name, parameter in theirs.named_parameters() if "lora_" in name)
-    theirs.save_pretrained(tmp_path / "adapter")
-    load(model, tmp_path / "adapter")
-    # A plain list of names also reaches the encoder's layers.
-    assert any(name.startswith("encoder") for name in adapters(model)) == isinstance(target, list)
+    theirs = peft.get_peft_model(reference, peft.LoraConfig(r=3, lora_alpha=9, **options)).eval()
+    stir(p for name, p in theirs.named_parameters() if "lora_" in name or "modules_to_save" in name)
+    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    assert load(model, tmp_path / "adapter") == (("adaptor", "lm_head") if "modules_to_save" in options else ())
+    assert {name.partition(".")[0] for name in adapters(model)} == parts
     asked = prompts([[300]], 0)
     check(model, theirs, asked)
 
@@ -151,15 +181,16 @@ def test_bad_adapters(pair, tmp_path):
         add(model, 0, 1)
     with pytest.raises(ValueError, match="no LoRA target fc1; there are q_proj, k_proj"):
         add(model, 1, 1, ("fc1",))
+    with pytest.raises(ValueError, match="LoRA: targets has no encodr; it takes language_model, encoder"):
+        add(model, 1, 1, {"encodr": "all-linear"})
     with pytest.raises(ValueError, match="no LoRA adapters to save"):
         save(model, tmp_path)
     with pytest.raises(ValueError, match=r"adapter_config.json is missing"):
         load(model, tmp_path)
     for options, line in (
-        ({"target_modules": ["fc1"]}, "layers.0.fc1 cannot have the adapter"),
-        ({"target_modules": ["lm_head"]}, "lm_head cannot have the adapter"),
+        ({"target_modules": ["conv1"]}, "encoder.conv1 cannot have the adapter"),
         ({"target_modules": ["q_proj"], "use_dora": True}, "not a plain LoRA adapter: use_dora"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "not a plain LoRA adapter: modules_to_save"),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3]}, "not a plain LoRA adapter: trainable_token"),
     ):
         theirs = peft.get_peft_model(tiny_reference("musicflamingo", 0), peft.LoraConfig(r=2, **options))
         theirs.save_pretrained(tmp_path / "bad", save_embedding_layers=False)
@@ -218,15 +249,15 @@ def test_adapters_of_the_base_as_it_is_are_read(saved, beginning):
 
 def test_every_field_of_pefts_configuration_is_read_harmless_or_refused(saved):
     fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-    assert {*lora.READ, *lora.HARMLESS} <= fields
+    read = {*peft_config.READ, *peft_config.HARMLESS}
+    assert read <= fields
     defaults = json.loads(json.dumps(peft.LoraConfig(r=2, lora_alpha=4).to_dict(), default=sorted))
-    alpha, ranks = lora.check_config(defaults)
-    assert (alpha, ranks) == (4.0, {2})
-    for name in fields - {*lora.READ, *lora.HARMLESS}:
+    assert peft_config.read_config(defaults) == peft_config.PeftConfig(2, 4.0)
+    for name in fields - read:
         with pytest.raises(ValueError, match=f"not a plain LoRA adapter: {name}"):
-            lora.check_config(defaults | {name: ["x"]})
+            peft_config.read_config(defaults | {name: ["x"]})
     with pytest.raises(ValueError, match="not a plain LoRA adapter: use_something_new"):
-        lora.check_config(defaults | {"use_something_new": True})
+        peft_config.read_config(defaults | {"use_something_new": True})
 
 
 @pytest.mark.parametrize(
@@ -236,9 +267,13 @@ def test_every_field_of_pefts_configuration_is_read_harmless_or_refused(saved):
         ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, got nan"),
         ({"lora_alpha": "4"}, "lora_alpha must be a finite number, got '4'"),
         ({"r": 0}, "r must be a whole number from 1"),
-        ({"r": 3}, "has an adapter of rank 2, but adapter_config.json says [3]"),
+        ({"r": 3}, "has an adapter of rank 2, but adapter_config.json says 3"),
         ({"rank_pattern": [2]}, "rank_pattern must be an object"),
         ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern.q_proj must be a whole number"),
+        ({"rank_pattern": {"(q+)+_proj": 2}}, "'(q+)+_proj' is neither a layer's name nor a simple pattern"),
+        ({"alpha_pattern": {"v_proj": None}}, "alpha_pattern.v_proj must be a finite number"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of names"),
+        ({"modules_to_save": ["lm_head"]}, "of modules_to_save it lacks 'lm_head.weight'"),
         ({"use_rslora": "false"}, "use_rslora must be true or false"),
         ({"peft_type": None}, "peft_type is None"),
         ({"bias": "all"}, "bias is 'all'"),

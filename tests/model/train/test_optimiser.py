@@ -1,14 +1,18 @@
 """AdamW's groups, the learning rate, and steps that must not be made."""
 
 import copy
+import importlib.machinery
 import math
+import sys
+import types
 
 import pytest
 import torch
 from torch import nn
 
 from afn_distributed.shard import clip_grad_norm, shard
-from afn_model.train.checkpoint import training_state
+from afn_model.train import optimiser as optimiser_module
+from afn_model.train.checkpoint import restore, training_state
 from afn_model.train.optimiser import FiniteCheck, learning_rate, make_optimiser
 from tests.distributed.ranks import run
 
@@ -38,6 +42,72 @@ def test_matrices_decay_and_vectors_do_not():
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter to train"):
         make_optimiser(model.named_parameters(), lr=0.5)
+
+
+def test_parts_have_their_own_rates():
+    model = nn.ModuleDict({name: nn.Linear(3, 2) for name in ("encoder", "adaptor", "language_model", "lm_head")})
+    rates = {"encoder": 0.02, "language_model": 0.4}
+    for kind in ("adamw", "adamw8bit"):
+        optimiser = make_optimiser(model.named_parameters(), 0.1, eps=1e-30, weight_decay=0.5, rates=rates, kind=kind)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for group in optimiser.param_groups:
+            assert group["lr"] == 0.1 * group["factor"]
+            group["lr"] = 0.01 * group["factor"]
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step()
+        for name, parameter in model.named_parameters():
+            rate = {"encoder": 0.002, "adaptor": 0.01}.get(name.partition(".")[0], 0.04)
+            decay = 0.5 if name.endswith("weight") else 0
+            torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * decay) - rate)
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """Stands in for apex's: the step in the group, moments in the state."""
+
+    def __init__(self, params, lr, betas, eps, adam_w_mode):
+        assert adam_w_mode
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                m = state["exp_avg"].lerp_(p.grad, 0.1) / (1 - 0.9 ** group["step"])
+                v = state["exp_avg_sq"].lerp_(p.grad**2, 0.05) / (1 - 0.95 ** group["step"])
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * m / (v.sqrt() + group["eps"]))
+
+
+def test_apex_is_taken_where_it_is_there_and_resumes(monkeypatch):
+    def made():
+        model = layers()
+        return model, make_optimiser(model.named_parameters(), lr=0.1, weight_decay=0.1)
+
+    def train(model, optimiser, steps):
+        for _ in range(steps):
+            optimiser.zero_grad()
+            model(torch.ones(1, 4)).sum().backward()
+            optimiser.step()
+
+    apex = types.ModuleType("apex.optimizers")
+    apex.FusedAdam = FusedAdam
+    for name in ("apex", "apex.optimizers"):
+        monkeypatch.setitem(sys.modules, name, apex)
+    apex.__spec__ = importlib.machinery.ModuleSpec("apex", None)
+    assert isinstance(made()[1], torch.optim.AdamW), "on a CPU"
+    monkeypatch.setattr(optimiser_module, "whole_on_gpu", lambda parameters: True)
+    (model, optimiser), (other, again) = made(), made()
+    assert type(optimiser) is FusedAdam
+    train(model, optimiser, 3)
+    saved = {name: tensor.clone() for name, tensor in training_state(model, optimiser).items()}
+    restore(other, again, saved)
+    train(model, optimiser, 2)
+    train(other, again, 2)
+    assert bytes_of(model, optimiser) == bytes_of(other, again)
 
 
 def test_learning_rates():

@@ -1,0 +1,85 @@
+"""What trains of a stage's model: whole parts, adapters on others, and a base in few bits under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from afn_model.afnext import AFNext
+from afn_model.train import lora
+from afn_model.train.curriculum import Stage
+from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
+from afn_model.train.quantise import quantise
+from afn_model.train.sft import select
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What trains.
+
+    Args:
+        trains: names of submodules that train whole, and "lora", "adaptor_lora" and "encoder_lora" for adapters in the
+            language model or its head, the adaptor and the encoder.
+        saved: submodules that an adapter's file has whole: those that train, or that the adapter gone on from had.
+        dropout: of the adapters' inputs, if any.
+    """
+
+    trains: tuple[str, ...]
+    saved: tuple[str, ...] = ()
+    dropout: LoRADropout | None = None
+
+
+def load_base(start: Path, stage: Stage, device: torch.device) -> AFNext:
+    """The model that a stage starts from; where its base is quantised, a GPU never holds all of it in 16 bits."""
+    base = (stage.lora or {}).get("base")
+    if base is None:
+        return AFNext.from_pretrained(start, device=device)
+    model = AFNext.from_pretrained(start)
+    quantise(model.language_model, base, device)
+    return model.to(device)
+
+
+def adapt(model: AFNext, stage: Stage, *, seed: int, rank: int = 0) -> Adapted:
+    """Freezes what does not train, and gives the other parts their adapters where the stage has some.
+
+    Args:
+        model: as ``load_base`` returns it.
+        stage: says what trains.
+        seed: of the run, for dropout.
+        rank: of this process, for dropout.
+
+    Raises:
+        ValueError: an adapter that does not fit the model, or a quantised part without adapters that should train.
+    """
+    if not with_adapters(stage):
+        select(model, stage.modules)
+        return Adapted(stage.modules)
+    settings = dict(stage.lora or {})
+    dropout, base = (settings.pop(key, None) for key in ("dropout", "base"))
+    if stage.adapter:
+        loaded = lora.load(model, stage.adapter)
+    else:
+        loaded = ()
+        lora.add(model, **settings)
+    layers = adapters(model)
+    adapted = {name.partition(".")[0] for name in layers}
+    covered = adapted | ({"lm_head"} if "language_model" in adapted else set())
+    whole = tuple(name for name in stage.modules if name not in covered)
+    if base is not None and "language_model" in whole:
+        raise ValueError(f"stage {stage.name}: a base in {base} cannot train whole, and the adapter has no layer of it")
+    select(model, whole)
+    for name, layer in layers.items():
+        trained = name.partition(".")[0] in stage.modules
+        layer.lora_A.requires_grad_(trained)
+        layer.lora_B.requires_grad_(trained)
+    drop = LoRADropout(dropout, seed, rank) if dropout else None
+    set_dropout(model, drop)
+    kinds = {"language_model": "lora", "lm_head": "lora", "adaptor": "adaptor_lora", "encoder": "encoder_lora"}
+    marks = dict.fromkeys(kinds[part] for part in kinds if part in adapted and part in stage.modules)
+    return Adapted((*whole, *marks), lora.outermost(dict.fromkeys((*whole, *loaded))), drop)
+
+
+def with_adapters(stage: Stage) -> bool:
+    return bool(stage.lora or stage.adapter)

@@ -1,0 +1,53 @@
+"""Dropout that is a function of the step, and what cannot be merged."""
+
+import pytest
+import torch
+from torch import nn
+
+from afn_model.train.lora_linear import LoRADropout, LoRALinear, adapters, merge, set_dropout
+from afn_model.train.quantise import QuantisedLinear
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(LoRALinear(nn.Linear(64, 64), 2, 4) for _ in range(2)))
+    for layer in model:
+        nn.init.normal_(layer.lora_B)
+        nn.init.normal_(layer.lora_A)
+    return model
+
+
+def test_dropout_is_a_function_of_seed_step_micro_batch_rank_and_layer():
+    model, x = layers(), torch.ones(500, 64)
+    whole = model[0].dropped(x)
+    assert whole is x
+    kept = {}
+    for share, seed, rank, step, micro in ((0.25, 1, 0, 3, 1), (0.25, 2, 0, 3, 1), (0.25, 1, 1, 3, 1)):
+        drop = LoRADropout(share, seed, rank)
+        set_dropout(model, drop)
+        for at in ((step, micro), (step + 1, micro), (step, micro + 1), (step, micro)):
+            drop.begin(*at)
+            torch.manual_seed(torch.randint(99, ()).item())  # the global state has no say
+            for number, layer in enumerate(adapters(model).values()):
+                found = layer.dropped(x)
+                assert torch.equal(kept.setdefault((seed, rank, *at, number), found), found)
+    first, *others = kept.values()
+    assert len(kept) == 18
+    assert not any(torch.equal(first, other) for other in others)
+    # A binomial share: five standard deviations.
+    assert abs(float((first == 0).float().mean()) - 0.25) < 5 * (0.25 * 0.75 / first.numel()) ** 0.5
+    assert torch.equal(first.unique(), torch.tensor([0, 1 / 0.75]))
+    with torch.no_grad():
+        assert model[0].dropped(x) is x, "answers are sampled from the whole adapter"
+    assert model.eval()[0].dropped(x) is x
+
+
+def test_an_adapter_is_not_merged_into_codes():
+    model = nn.Sequential(LoRALinear(QuantisedLinear(torch.randn(8, 64), None, "nf4"), 2, 4))
+    with pytest.raises(ValueError, match="the base is in nf4: put the adapter on the base in bfloat16 and merge"):
+        merge(model)
+
+
+def test_scaling():
+    plain, stable = (LoRALinear(nn.Linear(4, 4), 4, 8, rslora=rslora).scale for rslora in (False, True))
+    assert (plain, stable) == (2.0, 4.0)
