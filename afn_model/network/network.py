@@ -109,7 +109,7 @@ class Network(nn.Module):
         """``encode`` for the audio of a packed batch, its log-mel made on the model's device; None without audio."""
         if batch.pcm is None or not len(batch.pcm):
             return None
-        mel = ak.log_mel(batch.pcm.to(self.device), n_mels=self.config.audio.n_mels)
+        mel = ak.log_mel(batch.windows.to(self.device), n_mels=self.config.audio.n_mels)
         return self.encode(mel, batch.mel_lengths.tolist())
 
     def embed(self, input_ids: Tensor, audio: Tensor | None) -> Tensor:

@@ -71,11 +71,12 @@ class SequenceShard:
 
         Ranks gather weights layer by layer and sum gradients: all of them must use the encoder if one does.
         """
-        if batch.pcm is None or not len(batch.pcm):
+        pcm = batch.windows
+        if pcm is None or not len(pcm):
             return None
         if not len(self.windows):
-            return replace(batch, pcm=batch.pcm[:1] * 0, samples=batch.samples[:1].clamp(max=100 * HOP))
-        return replace(batch, pcm=batch.pcm[self.windows], samples=batch.samples[self.windows])
+            return replace(batch, pcm=pcm[:1] * 0, samples=batch.samples[:1].clamp(max=100 * HOP))
+        return replace(batch, pcm=pcm[self.windows], samples=batch.samples[self.windows])
 
     def routed(self, audio: Tensor) -> Tensor:
         """Embeddings of this rank's windows [made, width] to those of its tokens [audio tokens held, width]."""

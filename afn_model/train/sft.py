@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -40,13 +41,17 @@ class SFT:
         self.sp_group = sp_group
         self.by_axis: dict[str, list[float]] = {}
 
-    def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
-        """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
-        supervised = torch.tensor(float(sum(micro.batch.supervised for micro in global_batch.micro)))
-        sp_size = self.sp_group.size if self.sp_group is not None else 1
-        total = max(float(self.gather(supervised)) / sp_size, 1.0)
+    def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[Losses]:
+        """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis.
+
+        The divisor is the number of supervised tokens that the plan says, so the first loss waits for one micro-batch.
+        """
+        total = global_batch.supervised
+        if total is None:
+            supervised = torch.tensor(float(sum(micro.batch.supervised for micro in global_batch.micro)))
+            total = float(self.gather(supervised)) / (self.sp_group.size if self.sp_group is not None else 1)
         self.by_axis = {}
-        yield [partial(self.loss, micro, total, detailed) for micro in global_batch.micro]
+        yield Losses(self, global_batch, max(float(total), 1.0), detailed)
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
         encoded = self.features(micro.batch) if self.features is not None else None
@@ -76,6 +81,23 @@ class SFT:
     def work(self) -> dict[str, float]:
         """A correction to the FLOPs counted from the batches: those the feature cache saved, below zero."""
         return {"flops": -self.features.saved_flops()} if self.features is not None else {}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a step's micro-batches, each made when it is read; ``len`` is their number."""
+
+    method: SFT
+    global_batch: GlobalBatch
+    total: float
+    detailed: bool
+
+    def __len__(self) -> int:
+        return len(self.global_batch)
+
+    def __iter__(self) -> Iterator[Callable[[], Tensor]]:
+        for micro in self.global_batch:
+            yield partial(self.method.loss, micro, self.total, self.detailed)
 
 
 def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 
 import pytest
 
@@ -39,7 +40,10 @@ def planned_steps(datasets, blend, processor, *, epochs, context, bins, max_audi
     config = DataConfig(datasets, blend, 0, context, bins, max_audio, chunk)
     order = Blend(config)
     inside = itertools.takewhile(lambda n: order.span(n).start < epochs * len(order.order), itertools.count())
-    return sum(plan_chunk(order, config, processor, number).steps for number in inside)
+    planned = Counter()
+    for number in inside:
+        planned[order.span(number).start // len(order.order)] += plan_chunk(order, config, processor, number).bins
+    return sum(-(-count // bins) for count in planned.values())
 
 
 def test_counts_hours_and_what_is_long(tmp_path, processor):
