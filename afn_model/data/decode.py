@@ -14,7 +14,7 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.data.micro_batch import MicroBatch
 from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
 from afn_model.data.records import Sample, audios_of
-from afn_model.data.transport import Parcel
+from afn_model.prompt.transport import Parcel
 from afn_model.prompt.batch import IGNORED, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 

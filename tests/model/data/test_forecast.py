@@ -120,7 +120,7 @@ def test_what_cannot_be_used(tmp_path, processor):
 
 
 def test_prompts_and_a_blend_without_samples(tmp_path, processor):
-    path = write(tmp_path / "c.jsonl", [record(1.0)] * 10)
+    path = write(tmp_path / "c.jsonl", [record(0)] * 10)
     found = forecast({"c": path}, {"c": 1.0}, processor, context=256, max_audio=30.0, epochs=2, batch_prompts=4)
     assert (found.optimiser_steps, found.step_unit, found.step_size) == (6, "prompts", 4)
     steps = Loader(DataConfig({"c": path}, {"c": 1}, 0, 256, 4, 30.0, 65_536, prompts_only=True), processor)
