@@ -10,28 +10,35 @@ from the host's pageable memory. Kernels themselves run as one op here: what hap
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_map
 
+from afn_distributed import plan
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel
-from afn_model import AFNext, AFNextProcessor
+import afn_model
+from afn_model import AFNext
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.bootstrap.tiny import untrained
 from afn_model.prompt.batch import Batch
 
 DEVICE = torch.device("lazy")  # autograd computes its gradients in the caller's thread, as for a CPU
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "unique_consecutive")
-FOLDERS = ("afn_model/", "distributed/", "afn_kernels/")
-ROOT = Path(__file__).parents[1]
-SPLITS = {"one rank": None, "ulysses 2, ring 2": (2, 2), "ulysses 3, uneven heads": (3, 1), "ring 4": (1, 4)}
+FOLDERS = ("afn_model/", "afn_distributed/", "distributed/", "afn_kernels/")
+ROOT = Path(afn_model.__file__).parents[1]
+SPLITS = {"one rank": None, "ulysses 3": (3, 1), "ulysses 2 with uneven heads, ring 2": (2, 2), "ring 4": (1, 4)}
 
 
 class OnDevice(Tensor):
@@ -125,11 +132,11 @@ def line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        name = path.split("/", 1)[0] if not path.startswith("/") else next((f for f in FOLDERS if f"/{f}" in path), "")
+        name = next((folder for folder in FOLDERS if f"/{folder}" in path and "site-packages" not in path), "")
         if name:
-            return f"{name}{path.rsplit(name, 1)[-1]}:{frame.f_lineno}"
+            return f"{name}{path.rsplit(f'/{name}', 1)[1]}:{frame.f_lineno}"
         frame = frame.f_back
-    return "backward"
+    return "autograd"
 
 
 def to_device(model: nn.Module) -> nn.Module:
@@ -139,3 +146,111 @@ def to_device(model: nn.Module) -> nn.Module:
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(OnDevice(parameter.data), parameter.requires_grad)
     return model
+
+
+def a_batch() -> tuple[AFNext, Batch]:
+    """A model with six query and three KV heads, and a batch with recordings of one and two windows and text alone."""
+    sizes = {"width": 192, "layers": 2, "heads": 6, "kv_heads": 3}
+    model, processor = untrained(0, ["What? yes it is no system user assistant"] * 4, **sizes)
+    processor.pcm_dtype = torch.int16
+
+    def talk(seconds: float, said: str) -> list[dict]:
+        wave = 0.1 * torch.randn(int(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)).numpy()
+        audio = [{"type": "audio", "audio": wave}] if seconds else []
+        asked = {"role": "user", "content": [*audio, {"type": "text", "text": "What?"}]}
+        return [asked, {"role": "assistant", "content": said}]
+
+    talks = [talk(1.3, "yes it is"), talk(31.0, "no"), talk(0, "yes no"), talk(0.4, "it is")]
+    return model, processor(talks, training=True)
+
+
+def counted(model: AFNext, prepared: Callable[[], Any], sp_group: SequenceParallel | None) -> Counter[str]:
+    """What the host waits for in one forward and backward of a batch, which is prepared before the counting."""
+    with Waits():
+        batch = prepared()
+    with Waits() as waits:
+        options = {} if sp_group is None else {"sp_group": sp_group}
+        model.loss(batch, **options).backward()
+    return waits.found
+
+
+def made_here(make: Callable[[], Any], device: torch.device) -> Any:
+    """In the place of ``made_alone``, whose thread has no mode: it waits for all work on the device."""
+    mode = _get_current_dispatch_mode()
+    if isinstance(mode, Waits) and device.type == DEVICE.type:
+        mode.found[f"a table that is kept: {line()}"] += 1
+    return make()
+
+
+def count(split: tuple[int, int] | None, ahead: bool) -> Counter[str]:
+    """What a rank's host waits for in a warm micro-batch; that of the rank that waits most.
+
+    Args:
+        split: Ulysses and ring ranks that share the batch; None for one rank.
+        ahead: whether the batch was prepared and copied before.
+    """
+    model, batch = a_batch()
+    groups = SequenceParallel.virtual(*split) if split else [None]
+    copies = [to_device(copy.deepcopy(model)) for _ in groups]
+
+    def of_rank(rank: int) -> Counter[str]:
+        def prepared() -> Any:
+            return copies[rank].prepare(batch, groups[rank]) if ahead else batch
+
+        for _ in range(2):  # the first makes what is kept
+            found = counted(copies[rank], prepared, groups[rank])
+        return found
+
+    with mock.patch.object(plan, "made_alone", made_here):
+        return max(in_threads(of_rank, len(groups)), key=Counter.total)
+
+
+def measure(ahead: bool) -> list[dict]:
+    rows = []
+    for name, split in SPLITS.items():
+        found = count(split, ahead)
+        rows.append({"split": name, "waits": found.total(), "where": dict(found.most_common())})
+        print(f"{name}: {found.total()}", *(f"  {n} x {what}" for what, n in found.most_common()), sep="\n", flush=True)
+    return rows
+
+
+def table(records: list[dict]) -> str:
+    """The first and the last record as Markdown."""
+    first, last = records[0], records[-1]
+    before = {row["split"]: row for row in first["rows"]}
+    lines = [
+        "# How often the host waits for the device in a micro-batch",
+        "",
+        "The supervised loss of a tiny model, forward and backward, of the second micro-batch; of ranks that share it, the",
+        "one that waits most. Counted on a CPU by `python -m bench.syncs`, which sees what PyTorch's operations make the",
+        "host wait for and not what happens inside of a kernel's launch. Nothing here ran on a GPU.",
+        "",
+        f"| ranks that share a batch | {first['commit']} | {last['commit']} |",
+        "|---|---|---|",
+        *(f"| {row['split']} | {before[row['split']]['waits']} | {row['waits']} |" for row in last["rows"]),
+        "",
+        f"What they were at {first['commit']}:",
+        "",
+    ]
+    for row in first["rows"]:
+        lines += [f"{row['split']}:", "", *(f"- {n} x {what}" for what, n in row["where"].items()), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="append the record to this file, and write the table beside it")
+    parser.add_argument("--unprepared", action="store_true", help="count what preparing the batch waits for too")
+    args = parser.parse_args()
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    record = {"benchmark": "syncs", "commit": commit, "rows": measure(not args.unprepared)}
+    if args.out:
+        with args.out.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        records = [json.loads(one) for one in args.out.read_text().splitlines()]
+        args.out.with_suffix(".md").write_text(table(records), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
