@@ -54,6 +54,11 @@ class OnDevice(Tensor):
     def __init__(self, values: Tensor):
         self.values = values
 
+    def __getitem__(self, index: Any) -> Tensor:
+        # PyTorch would make a tensor on the device of a list without asking the mode.
+        index = index if isinstance(index, tuple) else (index,)
+        return super().__getitem__(tuple(torch.tensor(one) if isinstance(one, list) else one for one in index))
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return ran(func, args, kwargs or {})
@@ -182,6 +187,12 @@ def made_here(make: Callable[[], Any], device: torch.device) -> Any:
     return make()
 
 
+def tensor_here(*args: Any, device: Any = None, plain: Callable[..., Tensor] = torch.tensor, **kwargs: Any) -> Tensor:
+    """``torch.tensor``, which asks no mode: a tensor of the host and a copy of it."""
+    found = plain(*args, **kwargs)
+    return found if device is None else found.to(device)
+
+
 def count(split: tuple[int, int] | None, ahead: bool) -> Counter[str]:
     """What a rank's host waits for in a warm micro-batch; that of the rank that waits most.
 
@@ -201,7 +212,7 @@ def count(split: tuple[int, int] | None, ahead: bool) -> Counter[str]:
             found = counted(copies[rank], prepared, groups[rank])
         return found
 
-    with mock.patch.object(plan, "made_alone", made_here):
+    with mock.patch.object(plan, "made_alone", made_here), mock.patch.object(torch, "tensor", tensor_here):
         return max(in_threads(of_rank, len(groups)), key=Counter.total)
 
 
