@@ -194,6 +194,10 @@ class Plan:
             self._exchanges[key] = found
         return self._exchanges[key]
 
+    def keep(self, ring_rank: int, source: int, found: Exchange) -> None:
+        """Has ``exchange`` return ``found`` on its device, which was copied there with other tensors of the batch."""
+        self._exchanges[ring_rank, source, str(found.rows.device)] = replace(found, schedules={})
+
     def _local(self, ring_rank: int) -> tuple[np.ndarray, ...]:
         """Document, first token and end of each piece of a ring rank, and the first row of each in its shard."""
         here = slice(self.pieces[ring_rank], self.pieces[ring_rank + 1])

@@ -194,12 +194,19 @@ def _nothing() -> None:
 
 def spread(x: Tensor, heads: Heads) -> Tensor:
     """KV heads for grouped-query attention: repeated once per query head if they are not read evenly."""
-    return x if heads.even else x[:, list(heads.reads)]
+    if heads.even:
+        return x
+    # Views put together, not an index: a list of numbers would be copied to the device in every layer.
+    return torch.cat([x[:, i : i + 1].expand(-1, count, -1) for i, count in enumerate(readers(heads))], 1)
 
 
 def gathered_heads(x: Tensor, heads: Heads) -> Tensor:
     """Backward of ``spread``: sums the gradients of repeated heads."""
     if heads.even:
         return x
-    found = x.new_zeros((len(x), len(heads.kv), x.shape[-1]))
-    return found.index_add_(1, torch.tensor(heads.reads, device=x.device), x)
+    return torch.stack([part.sum(1) for part in x.split(readers(heads), 1)], 1)
+
+
+def readers(heads: Heads) -> list[int]:
+    """How many query heads read each KV head; ``heads.reads`` never falls."""
+    return [heads.reads.count(i) for i in range(len(heads.kv))]

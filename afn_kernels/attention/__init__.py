@@ -303,6 +303,7 @@ def attention_schedule(
     dtype: torch.dtype,
     causal: bool = False,
     return_lse: bool = False,
+    longest: int | None = None,
     impl: str = "auto",
 ) -> AttentionSchedule:
     """What the layers of a model would each work out again from the same boundaries, made once per forward pass.
@@ -323,6 +324,8 @@ def attention_schedule(
         dtype: of the calls' q, k and v. Calls of another dtype or D are right too, and make their own tables.
         causal: as in the calls.
         return_lse: whether the calls return the log-sum-exp or have a carry.
+        longest: the longest sequence of queries, where the host knows it: other libraries' kernels ask for it, and would
+            wait for the GPU once.
         impl: as in the calls.
 
     Returns:
@@ -340,6 +343,8 @@ def attention_schedule(
     total_k = total_q if total_k is None else total_k
     _check.cu_seqlens("attention_schedule", "cu_seqlens_q", cu_seqlens_q, total_q)
     _check.cu_seqlens("attention_schedule", "cu_seqlens_k", cu_seqlens_k, total_k)
+    if longest is not None and not torch.compiler.is_compiling():
+        providers.note_longest(cu_seqlens_q, longest)
     like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
     options |= {"return_lse": return_lse, "carry": None, "schedule": None, "window": None, "softcap": 0.0}

@@ -58,6 +58,12 @@ def longest(cu_seqlens: Tensor) -> int:
     return length
 
 
+def note_longest(cu_seqlens: Tensor, length: int) -> None:
+    """``longest`` will say ``length`` until the boundaries are written to, without waiting for the GPU."""
+    if _far(cu_seqlens) and not cu_seqlens.is_inference():
+        _longest[cu_seqlens] = version(cu_seqlens), length, False
+
+
 def remember(cu_seqlens: Tensor, length: int) -> None:
     """All sequences of ``cu_seqlens``, which this library has made, have ``length`` until it is written to."""
     declare(cu_seqlens)

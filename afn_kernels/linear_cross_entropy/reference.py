@@ -22,7 +22,12 @@ def linear_cross_entropy(
     wanted = labels != options["ignore_index"]
     count = wanted.sum().clamp(min=1)
     kept, rows = None, len(labels)
-    if not torch.compiler.is_compiling():  # a graph's shapes cannot depend on the labels: it goes through all rows
+    told = supervised is not None and labels.device.type != "cpu"  # where asking would wait for the device
+    if told and not torch.compiler.is_compiling():
+        right = wanted.sum() == supervised
+        kept = (~wanted).argsort(stable=True)[:supervised]
+        hidden, labels = torch.where(right, hidden[kept], float("nan")), labels[kept]
+    elif not torch.compiler.is_compiling():  # a graph's shapes cannot depend on the labels: it goes through all rows
         kept = wanted.nonzero().squeeze(1)
         hidden, labels = hidden[kept], labels[kept]
     else:  # whatever is in a row without a label stays out of the weight's gradient

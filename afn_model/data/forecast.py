@@ -6,15 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from afn_model.data.index import Corpus
-from afn_model.data.order import Source, cuts, permute
+from afn_model.data.order import Source, permute
 from afn_model.data.packing import pack
-from afn_model.data.plan import FIRST_CHUNK, ROUNDED, DataConfig, TooLong, Unwanted, measure
+from afn_model.data.plan import ROUNDED, DataConfig, TooLong, Unwanted, measure
 from afn_model.data.records import audios_of, parse_sample
 from afn_model.hashing import key
 from afn_model.prompt.processor import AFNextProcessor
@@ -166,10 +165,10 @@ def forecast(
     tokens = kept * float(lengths.mean()) if len(lengths) else 0.0
     bins = kept if batch_prompts else kept * len(pack(lengths, context, seed=0)) / max(len(lengths), 1)
     share = bins / samples / (batch_prompts or max(batch_tokens // context, 1))  # of a step, of one sample
-    first, later = (_steps(cuts(samples, least, chunk), share) for least in (FIRST_CHUNK, chunk))
-    whole = _whole_steps(epochs, first, later)
-    taken = int(min(whole, steps or (first if math.isinf(whole) else whole)))
-    run = epochs if taken == whole or steps is None else _epochs(taken, first, later)
+    each = max(1, math.ceil(samples * share - 1e-9))
+    whole = math.inf if math.isinf(epochs) else math.ceil(epochs * each - 1e-9)
+    taken = int(min(whole, steps or (each if math.isinf(whole) else whole)))
+    run = epochs if taken == whole or steps is None else taken / each
     times = run if math.isfinite(run) else 1.0
     with_audio, seconds = sum(part.with_audio for part in parts), sum(part.seconds for part in parts)
     long = sum(part.long for part in parts)
@@ -180,7 +179,7 @@ def forecast(
         hours=seconds / 3600,
         samples_per_epoch=samples,
         tokens_per_epoch=round(tokens),
-        steps_per_epoch=first,
+        steps_per_epoch=each,
         epochs=run,
         samples=round(times * samples),
         tokens=round(times * tokens),
@@ -244,18 +243,3 @@ def _pooled(parts: Sequence[_Part]) -> np.ndarray:
     """Lengths of the datasets in the proportion in which an epoch draws them: all of a small epoch's, each once."""
     most = min(1.0, 10 * READ / max(sum(part.kept for part in parts), 1.0))
     return np.concatenate([np.resize(p.lengths, round(most * p.kept) if len(p.lengths) else 0) for p in parts])
-
-
-def _steps(bounds: Sequence[int], share: float) -> int:
-    return sum(max(1, math.ceil((end - begin) * share - 1e-9)) for begin, end in pairwise(bounds))
-
-
-def _whole_steps(epochs: float, first: int, later: int) -> float:
-    """Optimiser steps of so many epochs."""
-    if math.isinf(epochs):
-        return math.inf
-    return math.ceil(epochs * first - 1e-9) if epochs < 1 else first + math.ceil((epochs - 1) * later - 1e-9)
-
-
-def _epochs(steps: int, first: int, later: int) -> float:
-    return steps / first if steps <= first else 1 + (steps - first) / later

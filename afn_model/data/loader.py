@@ -2,7 +2,7 @@
 
 loader = Loader(config, processor, dp_rank=rank // sp_size, dp_size=world_size // sp_size, workers=4, position=saved)
 for global_batch in loader:
-    for micro in global_batch.micro: ...                # one bin each: packed ids, labels, int16 windows
+    for micro in global_batch: ...                      # one bin each: packed ids, labels, int16 samples
     saved = global_batch.position                       # where the next step begins
 """
 
@@ -15,86 +15,33 @@ import multiprocessing.util
 import os
 import signal
 import sys
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.data.decode import Decoder
+from afn_model.data.micro_batch import BadTally, GlobalBatch, MicroBatch, listed
 from afn_model.data.plan import (
-    SLACK,
+    TOKENS_PER_SECOND,
     Blend,
     ChunkPlan,
     DataConfig,
     DecodeJob,
     Position,
-    Unwanted,
     plan_chunk,
-    reason,
-    too_long,
 )
-from afn_model.data.records import Sample, audios_of
-from afn_model.prompt.batch import IGNORED, Batch, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 
-__all__ = ["DataConfig", "Loader", "MicroBatch", "Position", "GlobalBatch"]
+__all__ = ["BadTally", "DataConfig", "GlobalBatch", "Loader", "MicroBatch", "Position"]
 
-_BAD_AT_LEAST = 10  # bad records before their share counts
-_NAMED = 3  # bad records named when the loader stops
-_LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
+PREFETCHED = 2 << 30  # bytes of audio that one rank's workers make ahead, where it takes no more than a job for each
 PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when the thread that forked it ends
-
-
-@dataclass
-class MicroBatch:
-    """One bin of a global batch; with ``DataConfig.prompts_only``, all samples of this data-parallel rank.
-
-    Args:
-        batch: packed ids, labels and int16 windows; None with ``prompts_only``. An empty bin has two tokens without
-            labels.
-        samples: one for each sequence; none in an empty bin.
-        axes: of each sequence; ``[""]`` in an empty bin.
-        bad: (name, reason) of samples that could not be used.
-        cut: recordings cut to the longest they may be.
-        dropped: (name, reason) of samples left out because a recording is too long (``DataConfig.on_long``).
-    """
-
-    batch: Batch | None
-    samples: list[Sample]
-    axes: list[str]
-    bad: list[tuple[str, str]] = field(default_factory=list)
-    cut: int = 0
-    dropped: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class GlobalBatch:
-    """This data-parallel rank's part of the batch of one optimiser step.
-
-    Args:
-        micro: its micro-batches.
-        position: of the next step.
-        seen: samples consumed after this step, over all data-parallel ranks, bad and dropped ones included.
-    """
-
-    micro: list[MicroBatch]
-    position: Position
-    seen: int
-
-    @property
-    def cut(self) -> int:
-        """Recordings of this rank's part that were cut."""
-        return sum(micro.cut for micro in self.micro)
-
-    @property
-    def dropped(self) -> int:
-        """Samples of this rank's part that were left out because a recording is too long."""
-        return sum(len(micro.dropped) for micro in self.micro)
 
 
 class Loader:
@@ -106,8 +53,10 @@ class Loader:
         config: what to read.
         processor: of the model; windows are int16 whatever its ``pcm_dtype``.
         dp_rank, dp_size: which part of every global batch; ranks that share sequences have the same ``dp_rank``.
-        workers: processes that decode, beside one that plans; 0 does everything in this process.
+        workers: processes that decode, beside one that plans; 0 does everything in this process. Each has at most two
+            micro-batches made or in the making, one where two would be more than ``PREFETCHED`` bytes in all.
         position: where to begin.
+        pin: put what workers have made into page-locked memory, for a GPU.
 
     Raises:
         ValueError: a blend or dataset that cannot be used, bins that ``dp_size`` does not divide, and while iterating:
@@ -124,15 +73,16 @@ class Loader:
         dp_size: int = 1,
         workers: int = 0,
         position: Position = Position(),  # noqa: B008
+        pin: bool = False,
     ):
         if not 0 <= dp_rank < dp_size:
             raise ValueError(f"dp_rank {dp_rank} of dp_size {dp_size}")
         if config.bins % dp_size:
             raise ValueError(f"{config.bins} bins of a step cannot be shared by {dp_size} data-parallel ranks")
-        if min(position.chunk, position.step) < 0:
+        if min(position.chunk, position.step, position.carried) < 0 or position.carried >= config.bins:
             raise ValueError(f"position {position}")
         self.config, self.dp_rank, self.dp_size = config, dp_rank, dp_size
-        self.workers, self.position = workers, position
+        self.workers, self.position, self.pin = workers, position, pin and workers > 0
         self.blend = Blend(config)
         self.processor = copy.copy(processor)
         self.processor.pcm_dtype, self.processor.strict = torch.int16, False
@@ -147,47 +97,85 @@ class Loader:
         """Samples of one pass through the blend."""
         return len(self.blend.order)
 
+    @property
+    def ahead(self) -> int:
+        """Jobs that each worker has at a time."""
+        config = self.config
+        seconds = config.context / TOKENS_PER_SECOND
+        if config.prompts_only:
+            seconds = config.max_seconds * config.bins / self.dp_size
+        most = 2 * SAMPLE_RATE * seconds  # bytes of a job: its samples are int16
+        return 2 if 2 * self.workers * most <= PREFETCHED else 1
+
     def __iter__(self) -> Iterator[GlobalBatch]:
         heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
-        jobs = self._jobs(heads)
-        decoded = _stream(_Decoder(self.blend, self.config, self.processor), jobs, self.workers)
+        decoder = Decoder(self.blend, self.config, self.processor)
+        decoded = _stream(decoder, self._jobs(heads), self.workers, self.ahead, self.pin)
         tally = BadTally(self.config.bad_share, self.blend.records)
         for first in decoded:
             head = heads.popleft()
             if isinstance(head, ValueError):
                 raise head
-            micro = [first, *itertools.islice(decoded, head.jobs - 1)]
+            micro = self._micro(itertools.chain([first], itertools.islice(decoded, head.jobs - 1)), head, tally)
+            del first
+            facts = {"count": head.jobs, "supervised": head.supervised, "ends_chunk": head.ends_chunk}
+            yield GlobalBatch(micro, head.position, head.seen, **facts)
+            for _ in micro:  # what nobody has read
+                pass
+
+    def _micro(self, parcels: Iterator, head: _Head, tally: BadTally) -> Iterator[MicroBatch]:
+        """A step's micro-batches; its bad samples are judged before its last one is trained on."""
+        read = []
+        for number in range(1, head.jobs + 1):
+            one = next(parcels).unpack()
             if self.config.on_long == "error":
-                for name, why in (sample for one in micro for sample in one.dropped):
+                for name, why in one.dropped:
                     raise ValueError(f"{name}: {why}")
-            tally.add(micro, head.ends_chunk)
-            yield GlobalBatch(micro, head.position, head.seen)
+            read.append(MicroBatch(None, one.samples, [], one.bad, one.cut, one.dropped))
+            if number == head.jobs:
+                tally.add(read, head.ends_chunk)
+            yield one
+            del one
 
     def _jobs(self, heads: deque) -> Iterator[DecodeJob]:
         """This rank's jobs in order; puts each step's header into ``heads`` before its first job.
 
         Jobs are handed out ahead of time, so an error in a plan waits for its turn in ``heads``.
         """
-        plans = _stream(
-            _Planner(self.blend, self.config, self.processor),
-            itertools.count(self.position.chunk),
-            min(self.workers, 1),
-        )
-        begin = self.position.step
+        planner = _Planner(self.blend, self.config, self.processor)
+        plans = _stream(planner, itertools.count(self.position.chunk), min(self.workers, 1))
+        size, start = self.config.bins, self.position
+        waiting: list[tuple[ChunkPlan, int]] = []  # bins of a step that is not whole yet
         for plan in plans:
-            if wrong := _wrong(plan, begin):
+            first, step, carried = 0, 0, len(waiting)
+            if start is not None:
+                step, carried, start = start.step, start.carried, None
+                first = step * size - carried
+            if wrong := _wrong(plan, first):
                 heads.append(ValueError(wrong))
-                yield plan.job(range(0))
+                yield DecodeJob.of([])
                 return
-            for step in range(begin, plan.steps):
+            plan = plan.after(carried)
+            waiting += [(plan, b) for b in range(first, plan.bins)]
+            while len(waiting) >= size or (waiting and self.blend.ends_epoch(plan.chunk)):
+                bins, waiting, step = waiting[:size], waiting[size:], step + 1
+                last = plan.bins - len(waiting)
+                position = Position(plan.chunk, step, carried) if waiting else Position(plan.chunk + 1)
                 # Bins are dealt out, so that a short step is short for all ranks.
-                bins = range(step * self.config.bins + self.dp_rank, (step + 1) * self.config.bins, self.dp_size)
-                jobs = [bins] if self.config.prompts_only else [range(b, b + 1) for b in bins]
-                last = step + 1 == plan.steps
-                position = Position(plan.chunk + 1) if last else Position(plan.chunk, step + 1)
-                heads.append(_Head(len(jobs), position, self.blend.span(plan.chunk).start + plan.done(step), last))
-                yield from map(plan.job, jobs)
-            begin = 0
+                mine = [bins[b : b + 1] for b in range(self.dp_rank, size, self.dp_size)]
+                jobs = [[each.job(range(b, b + 1)) for each, b in some] for some in mine]
+                if self.config.prompts_only:
+                    jobs = [[job for some in jobs for job in some]]
+                heads.append(
+                    _Head(
+                        len(jobs),
+                        position,
+                        self.blend.span(plan.chunk).start + plan.done(last),
+                        sum(each.supervised_in(b) for each, b in bins),
+                        any(b + 1 == each.bins for each, b in bins),
+                    )
+                )
+                yield from map(DecodeJob.of, jobs)
 
 
 @dataclass(frozen=True)
@@ -195,62 +183,33 @@ class _Head:
     jobs: int
     position: Position
     seen: int
+    supervised: int
     ends_chunk: bool
 
 
-def _wrong(plan: ChunkPlan, begin: int) -> str | None:
+def _wrong(plan: ChunkPlan, first: int) -> str | None:
     if plan.error:
         return plan.error
-    if not plan.steps:
+    if not plan.bins:
         if not plan.dropped:
-            return f"all {len(plan.bad)} samples of chunk {plan.chunk} are bad: {_listed(plan.bad)}"
+            return f"all {len(plan.bad)} samples of chunk {plan.chunk} are bad: {listed(plan.bad)}"
         left_out = plan.bad + plan.dropped
-        return f"all {len(left_out)} samples of chunk {plan.chunk} are too long or bad: {_listed(left_out)}"
-    if begin >= plan.steps:
-        return f"step {begin} is past the {plan.steps} steps of chunk {plan.chunk}: the data has changed"
+        return f"all {len(left_out)} samples of chunk {plan.chunk} are too long or bad: {listed(left_out)}"
+    if not 0 <= first < plan.bins:
+        return f"bin {first} is not one of the {plan.bins} of chunk {plan.chunk}: the data has changed"
     return None
 
 
-def _listed(bad: list[tuple[str, str]]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in bad[:_NAMED])
-
-
-class BadTally:
-    """Counts the different records that cannot be used, however often they come, and stops where there are too many.
-
-    Args:
-        share: of the different records met that may be bad.
-        records: different records that there are.
-    """
-
-    def __init__(self, share: float, records: float = float("inf")):
-        self.share, self.records, self.bad = share, records, {}
-        self.seen = self.unusable = 0  # samples, repeated ones as often as they come
-        self.whole = False
-
-    def add(self, micro: list[MicroBatch], ends_chunk: bool) -> None:
-        for one in micro:
-            self.seen += len(one.samples) + len(one.bad) + len(one.dropped)
-            self.unusable += len(one.bad) + len(one.dropped)
-            self.bad.update(one.bad)
-        nothing_good = ends_chunk and not self.whole and self.seen == self.unusable > 0
-        self.whole |= ends_chunk
-        met, bad = min(self.seen, self.records), len(self.bad)
-        enough = _BAD_AT_LEAST if self.share else 1
-        if (nothing_good and bad) or (bad >= enough and bad > self.share * met):
-            named = _listed(list(self.bad.items()))
-            raise ValueError(f"{bad} of {met} records are bad, more than {self.share:.2%}: {named}")
-
-
-def _stream(dataset: Dataset, keys: Iterator, workers: int) -> Iterator:
-    """``dataset[key]`` for each key in order, made ahead of time by worker processes."""
+def _stream(dataset: Dataset, keys: Iterator, workers: int, ahead: int = 2, pin: bool = False) -> Iterator:
+    """``dataset[key]`` for each key in order, made by worker processes, ``ahead`` for each of them."""
     others = set(multiprocessing.active_children())
     loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=keys,
         num_workers=workers,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=ahead if workers else None,
+        pin_memory=pin,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # or every loader draws from the global one
         worker_init_fn=_outlive_signals,
@@ -308,63 +267,3 @@ class _Planner(Dataset):
 
     def __getitem__(self, chunk: int) -> ChunkPlan:
         return plan_chunk(self.blend, self.config, self.processor, chunk)
-
-
-class _Decoder(Dataset):
-    def __init__(self, blend: Blend, config: DataConfig, processor: AFNextProcessor):
-        self.blend, self.config, self.processor = blend, config, copy.copy(processor)
-        self.processor.max_positions = None  # the plan has already kept each sample within the context
-
-    def __getitem__(self, job: DecodeJob) -> MicroBatch:
-        samples, prepared, bad, cut, dropped = [], [], list(job.bad), 0, list(job.dropped)
-        draws = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
-        with _one_thread():
-            for source, record, tokens, longest in draws:
-                name = self.blend.name(source, record)
-                try:
-                    sample = self.blend.sample(source, record)
-                    if not self.config.prompts_only:
-                        made, shortened = self._prepare(sample, tokens, longest)
-                        if shortened and self.config.on_long != "cut":
-                            raise Unwanted(too_long("a recording", longest, self.config))
-                        prepared.append(made)
-                        cut += shortened
-                    samples.append(sample)
-                except Unwanted as error:
-                    dropped.append((name, str(error)))
-                except Exception as error:  # as in planning: one bad sample
-                    bad.append((name, reason(error)))
-        axes = [sample.axis for sample in samples]
-        if self.config.prompts_only:
-            return MicroBatch(None, samples, axes, bad, 0, dropped)
-        if not samples:
-            return MicroBatch(self._empty(), [], [""], bad, 0, dropped)
-        return MicroBatch(self.processor.pack(prepared), samples, axes, bad, cut, dropped)
-
-    def _prepare(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
-        """A sample with its audio, and how many of its recordings were cut."""
-        with warnings.catch_warnings(record=True) as caught:  # warnings would come again in every epoch
-            warnings.simplefilter("always")
-            prepared = self.processor.prepare(sample.turns, training=True, max_seconds=longest)
-        each = dict(zip(audios_of(sample), prepared.clips, strict=True))
-        seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE
-        if seconds > sample.seconds + SLACK * len(each) or len(prepared.ids) > tokens:
-            raise ValueError(f"{seconds:.2f} s of audio, but the index says {sample.seconds:.2f} s")
-        return prepared, sum(_LEFT_OUT in str(warning.message) for warning in caught)
-
-    def _empty(self) -> Batch:
-        ids = torch.tensor([self.processor.stop_ids[0]] * 2)
-        return self.processor.pack([Prepared(ids, torch.full((2,), IGNORED), [])])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, as worker processes have: sums are then rounded alike with and without workers."""
-    threads = torch.get_num_threads()
-    if threads != 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if threads != 1:
-            torch.set_num_threads(threads)

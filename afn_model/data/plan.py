@@ -1,18 +1,20 @@
 """What a run trains on and when: the samples of a chunk, how long they are, and which of them share a bin.
 
 A plan is a function of the config, the processor and the chunk's number alone. A chunk is a run of samples of
-``Order`` that ends with the epoch at the latest; its bins are cut into global batches, and data-parallel rank r of n
-takes bins r, r + n, r + 2 n, ... of each. The first chunks are small, each twice the one before, so that the first
-batch does not wait for the planning of a long one.
+``Order`` that ends with the epoch at the latest; the bins of an epoch's chunks, one after another, are cut into global
+batches, and data-parallel rank r of n takes bins r, r + n, r + 2 n, ... of each. The first chunks are small, each twice
+the one before, so that the first batch does not wait for the planning of a long one.
 
-The last batch of a chunk is what is left. Where it has fewer bins than there are ranks, the others get empty bins: the
-loss is a mean over supervised tokens, so a batch of fewer bins is right as it is, and nothing is repeated or dropped.
+All batches have equally many bins but the last of an epoch, which is what is left. Where it has fewer bins than there
+are ranks, the others get empty bins: the loss is a mean over supervised tokens, so a batch of fewer bins is right as it
+is, and nothing is repeated or dropped.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from afn_model.prompt.processor import AFNextProcessor
 
 SLACK = 0.05  # seconds that a recording may be longer than the index says
 ROUNDED = 1e-3  # seconds that the index, which is in float32, may be off
-_TOKENS_PER_SECOND = 25
+TOKENS_PER_SECOND = 25
 FIRST_CHUNK = 1024  # samples
 ON_LONG = ("cut", "drop", "error")
 _SHORTEST = 0.1  # seconds of audio below which a sample is left out rather than cut
@@ -55,9 +57,10 @@ class DataConfig:
         bins: bins of a global batch, over all data-parallel ranks; with ``prompts_only``, its samples.
         max_seconds: longest recording.
         chunk: samples planned and packed together at most; chunk c has 1024 · 2^c of them while that is less, and no
-            chunk goes on into the next epoch. Its last step may be short and its last bin is hardly ever full: some 30
-            steps' worth of samples or more keep that below 2 %. Planning takes about 0.3 ms a sample.
-        prompts_only: samples in the order of the stream, neither decoded nor packed, for methods that generate answers.
+            chunk goes on into the next epoch. Bins that do not make a whole step of a chunk are trained on with the
+            next one's. Planning takes about 0.3 ms a sample.
+        prompts_only: samples in the order of the stream, not packed and without their answers, for methods that
+            generate answers.
         bad_share: the loader stops where more of the records than this cannot be used, and more than ten; at 0, where
             any cannot.
         on_long: a sample with a recording longer than ``max_seconds``, or than the context has room for: "cut" cuts
@@ -87,10 +90,17 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the stream: a step of a chunk."""
+    """A place in the stream: where a step begins, in bin ``step`` · bins − ``carried`` of a chunk.
+
+    Args:
+        chunk: its number.
+        step: of those that end in the chunk or after it.
+        carried: bins of the chunk's first step that earlier chunks have left over.
+    """
 
     chunk: int = 0
     step: int = 0
+    carried: int = 0
 
 
 class Blend:
@@ -123,6 +133,10 @@ class Blend:
             bounds, epoch = self._later, epoch + 1
         begin = epoch * len(self.order)
         return range(begin + bounds[number], begin + bounds[number + 1])
+
+    def ends_epoch(self, chunk: int) -> bool:
+        """Whether a chunk is an epoch's last."""
+        return self.span(chunk).stop % len(self.order) == 0
 
     @property
     def records(self) -> int:
@@ -158,8 +172,19 @@ class DecodeJob:
     records: np.ndarray
     tokens: np.ndarray
     longest: np.ndarray
-    bad: list[tuple[str, str]]
+    bad: list[tuple[str, str]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
+
+    @staticmethod
+    def of(jobs: Sequence[DecodeJob]) -> DecodeJob:
+        """Several jobs as one; without any, an empty one."""
+        kinds = {"sources": np.int64, "records": np.int64, "tokens": np.int64, "longest": np.float64}
+        joined = {
+            name: np.concatenate([np.zeros(0, dtype), *(getattr(job, name) for job in jobs)])
+            for name, dtype in kinds.items()
+        }
+        bad, dropped = ([one for job in jobs for one in getattr(job, name)] for name in ("bad", "dropped"))
+        return DecodeJob(**joined, bad=bad, dropped=dropped)
 
 
 @dataclass(frozen=True)
@@ -171,8 +196,9 @@ class ChunkPlan:
         sources, records: [samples] dataset and record of each sample, bin after bin.
         tokens: [samples] tokens of each at most.
         longest: [samples] seconds that an audio of it may have.
+        supervised: [samples] tokens of each that the loss counts.
         cu: [bins + 1] bin b holds samples cu[b] to cu[b + 1] − 1.
-        step: bins of a global batch.
+        step: bins of a global batch; whole steps come first, each of bins of like cost, then what is left.
         bad: names of samples that cannot be used, and why.
         dropped: names of samples left out because a recording is too long, and how long.
         error: what ends the run, "" where nothing does.
@@ -183,6 +209,7 @@ class ChunkPlan:
     records: np.ndarray
     tokens: np.ndarray
     longest: np.ndarray
+    supervised: np.ndarray
     cu: np.ndarray
     step: int
     bad: list[tuple[str, str]]
@@ -190,28 +217,51 @@ class ChunkPlan:
     error: str = ""
 
     @property
-    def steps(self) -> int:
-        """Global steps of the chunk, the last of which may be short."""
-        return -(-(len(self.cu) - 1) // self.step)
+    def bins(self) -> int:
+        """Bins of the chunk."""
+        return len(self.cu) - 1
+
+    def after(self, carried: int) -> ChunkPlan:
+        """The plan behind so many bins that other chunks have left over, fewer than a step's.
+
+        The bins that complete their step come first, taken from those that are left over here: all but one of this
+        chunk's whole steps stay together, with their bins of like cost.
+        """
+        head, rest = self.step - carried, self.bins % self.step
+        if not carried or self.bins <= head:
+            return self
+        whole, left = np.arange(self.bins - rest), np.arange(self.bins - rest, self.bins)
+        if rest < head:  # one step is cut in two, and its second part is left over
+            left = np.concatenate((left, whole[: self.step]))
+            whole = whole[self.step :]
+        return self._in_order(np.concatenate((left[:head], whole, left[head:])))
+
+    def _in_order(self, bins: np.ndarray) -> ChunkPlan:
+        part = np.concatenate([np.arange(self.cu[b], self.cu[b + 1]) for b in bins])
+        moved = {name: getattr(self, name)[part] for name in ("sources", "records", "tokens", "longest", "supervised")}
+        return replace(self, **moved, cu=np.concatenate(([0], np.cumsum(np.diff(self.cu)[bins]))))
 
     def job(self, bins: range) -> DecodeJob:
-        """Some bins together; those past the last are empty.
+        """Some bins together.
 
         Samples left out are distributed round-robin over the bins: every data-parallel rank reports its share of them.
         """
-        turn = self.steps * self.step
-        bad, dropped = ([one for b in bins for one in left_out[b::turn]] for left_out in (self.bad, self.dropped))
-        there = [b for b in bins if b < len(self.cu) - 1]
-        part = np.concatenate([np.arange(0), *(np.arange(self.cu[b], self.cu[b + 1]) for b in there)])
+        bad, dropped = (
+            [one for b in bins for one in left_out[b :: self.bins]] for left_out in (self.bad, self.dropped)
+        )
+        part = np.concatenate([np.arange(0), *(np.arange(self.cu[b], self.cu[b + 1]) for b in bins)])
         return DecodeJob(self.sources[part], self.records[part], self.tokens[part], self.longest[part], bad, dropped)
 
-    def done(self, step: int) -> int:
-        """Samples of the chunk consumed after this step, left out ones included; all of them after the last step."""
-        end = (step + 1) * self.step
-        consumed = int(self.cu[min(end, len(self.cu) - 1)])
+    def supervised_in(self, b: int) -> int:
+        """Tokens of a bin that the loss counts."""
+        return int(self.supervised[self.cu[b] : self.cu[b + 1]].sum())
+
+    def done(self, bins: int) -> int:
+        """Samples consumed with the first ``bins`` bins, left out ones included; all of them with all bins."""
+        consumed = int(self.cu[bins])
         for left_out in (self.bad, self.dropped):
-            turns, rest = divmod(len(left_out), self.steps * self.step)
-            consumed += turns * end + min(rest, end)
+            turns, rest = divmod(len(left_out), self.bins)
+            consumed += turns * bins + min(rest, bins)
         return consumed
 
 
@@ -229,22 +279,24 @@ def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chu
         draw = blend.order[index]
         name = blend.name(draw.source, draw.record)
         try:
-            tokens, longest = measure(blend.sample(draw.source, draw.record), config, processor)
-            kept.append((draw.source, draw.record, tokens, longest))
+            tokens, longest, supervised = measure(blend.sample(draw.source, draw.record), config, processor)
+            kept.append((draw.source, draw.record, tokens, supervised, longest))
         except Unwanted as error:
             dropped.append((name, str(error)))
         except Exception as error:  # whatever a record makes anything raise, it is one bad sample
             bad.append((name, reason(error)))
-    sources, records, tokens = (np.array([row[i] for row in kept], np.int64) for i in range(3))
-    longest = np.array([row[3] for row in kept], np.float64)
+    sources, records, tokens, supervised = (np.array([row[i] for row in kept], np.int64) for i in range(4))
+    longest = np.array([row[4] for row in kept], np.float64)
     if config.prompts_only:
         cu = np.arange(len(kept) + 1)
     else:
         packing = pack(tokens, config.context, seed=key(config.seed, chunk), step=config.bins)
-        sources, records, tokens, longest = (x[packing.clips] for x in (sources, records, tokens, longest))
+        each = (sources, records, tokens, supervised, longest)
+        sources, records, tokens, supervised, longest = (x[packing.clips] for x in each)
         cu = packing.cu
     error = ": ".join(dropped[0]) if dropped and config.on_long == "error" else ""
-    return ChunkPlan(chunk, sources, records, tokens, longest, cu, config.bins, bad, dropped, error)
+    left_out = {"bad": bad, "dropped": dropped, "error": error}
+    return ChunkPlan(chunk, sources, records, tokens, longest, supervised, cu, config.bins, **left_out)
 
 
 def reason(error: Exception) -> str:
@@ -253,8 +305,8 @@ def reason(error: Exception) -> str:
     return kind + " ".join(str(error).split())
 
 
-def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> tuple[int, float]:
-    """(tokens at most, seconds that each of its audios may have) of a sample.
+def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> tuple[int, float, int]:
+    """(tokens at most, seconds that each of its audios may have, tokens that the loss counts) of a sample.
 
     Audio is cut to ``config.max_seconds``, and further where it would not fit beside the text. Of several recordings
     the index has the sum alone: the decoder finds those that are too long.
@@ -266,27 +318,30 @@ def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> t
     """
     room = min(config.context, processor.max_positions or config.context)
     turns = question(sample.turns) if config.prompts_only else sample.turns
-    text = processor.text_tokens(turns, training=not config.prompts_only, add_generation_prompt=config.prompts_only)
+    if config.prompts_only:
+        text, supervised = processor.text_tokens(turns, add_generation_prompt=True), 0
+    else:
+        text, supervised = processor.text_and_supervised(turns)
     if text > room:
         raise TooLong(f"{text} tokens of text, but the context is {room}")
     if config.prompts_only:
         _keep_short(sample, config.max_seconds, config)
-        return text, config.max_seconds
+        return text, config.max_seconds, supervised
     if not any(turn.role == "assistant" for turn in turns):
         raise ValueError("nothing to learn: no assistant message")
     audios = len(audios_of(sample))
     if not audios:
-        return text, config.max_seconds
+        return text, config.max_seconds, supervised
     if not sample.seconds > 0:
         raise ValueError("the index has no duration of its audio; `afn data index --measure` finds it")
     longest, audio = config.max_seconds, most_tokens(sample, config.max_seconds)
     if text + audio > room:
-        longest = min(longest, (room - text - audios) / (_TOKENS_PER_SECOND * audios))
+        longest = min(longest, (room - text - audios) / (TOKENS_PER_SECOND * audios))
         if longest < _SHORTEST:
             raise TooLong(f"{text} tokens of text leave no room for audio in a context of {room}")
         audio = most_tokens(sample, longest)
     _keep_short(sample, longest, config)
-    return text + audio, longest
+    return text + audio, longest, supervised
 
 
 def _keep_short(sample: Sample, longest: float, config: DataConfig) -> None:
@@ -302,8 +357,17 @@ def too_long(what: str, longest: float, config: DataConfig) -> str:
 
 
 def question(turns: list[Turn]) -> list[Turn]:
-    """A conversation up to where the assistant should answer: without its last answer."""
-    return turns[:-1] if turns[-1].role == "assistant" else turns
+    """A conversation up to where the assistant should answer: without its last answer.
+
+    Raises:
+        ValueError: nothing but answers.
+    """
+    asked = list(turns)
+    while asked and asked[-1].role == "assistant":
+        asked.pop()
+    if not asked:
+        raise ValueError("nothing is asked")
+    return asked
 
 
 def most_tokens(sample: Sample, longest: float) -> int:
@@ -317,4 +381,4 @@ def most_tokens(sample: Sample, longest: float) -> int:
     if count == 1:
         return audio_tokens(math.ceil(min(sample.seconds + SLACK, longest) * SAMPLE_RATE))
     seconds = max(mentions.values()) * (sample.seconds + SLACK * len(mentions))
-    return math.floor(_TOKENS_PER_SECOND * min(seconds, count * longest)) + count
+    return math.floor(TOKENS_PER_SECOND * min(seconds, count * longest)) + count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +94,11 @@ class AudioEncoder(nn.Module):
         """
         x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
         schedule = ak.attention_schedule(
-            windows.cu_conv, total_q=len(x_TD), head_dim=self.config.head_dim, dtype=x_TD.dtype
+            windows.cu_conv,
+            total_q=len(x_TD),
+            head_dim=self.config.head_dim,
+            dtype=x_TD.dtype,
+            longest=max(windows.conv_frames, default=0),
         )
         residual_TD = None
         for layer in self.layers:
@@ -109,7 +113,7 @@ class AudioEncoder(nn.Module):
         rows = torch.cat((rows_WFC.flatten(0, 1), rows_WFC.new_zeros(1, rows_WFC.shape[2])))
         x_CR = rows[windows.mel_rows(mel.shape[2])].T[None]
         # Row 0 of each window stands for the zero that pads conv2 on the left.
-        x_CR = F.gelu(self.conv1(x_CR)) * windows.inside
+        x_CR = F.gelu(self.conv1(x_CR)) * windows.inside.to(x_CR.dtype)
         x_CR = F.gelu(F.conv1d(x_CR, self.conv2.weight, self.conv2.bias, stride=2))
         return x_CR[0].T[windows.conv_rows]
 
@@ -128,10 +132,19 @@ class Windows:
     position: Tensor
     inside: Tensor
     conv_rows: Tensor
+    known_rows: tuple[int, Tensor] | None = None
 
     @staticmethod
-    def of(mel_lengths: list[int], device: torch.device, dtype: torch.dtype) -> Windows:
+    def of(
+        mel_lengths: list[int], device: torch.device, dtype: torch.dtype, *, frames: int | None = None
+    ) -> Windows:
         """The layout of windows with these many valid mel frames each.
+
+        Args:
+            mel_lengths: valid mel frames of each window.
+            device: of the tables.
+            dtype: of the one that activations are multiplied with.
+            frames: mel frames per window that there will be, where that is known: ``mel_rows`` of them are made too.
 
         Raises:
             ValueError: a window with no frame or more than 3000.
@@ -148,7 +161,7 @@ class Windows:
         inside[F.pad((2 * count + 2).cumsum(0), (1, -1))] = 0.0
         # conv2 also makes one output across each seam between windows; these rows leave it out.
         conv_rows = torch.arange(int(count.sum())) + window
-        return Windows(
+        windows = Windows(
             conv_frames=conv,
             tokens=[token_frames(c) for c in conv],
             cu_conv=cu.to(device),
@@ -156,6 +169,7 @@ class Windows:
             inside=inside.to(device, dtype),
             conv_rows=conv_rows.to(device),
         )
+        return windows if frames is None else replace(windows, known_rows=(frames, windows.mel_rows(frames)))
 
     @property
     def mel_frames(self) -> int:
@@ -164,11 +178,12 @@ class Windows:
 
     def mel_rows(self, frames: int) -> Tensor:
         """Rows of the flattened mel [W · frames + 1] that the stem reads; the last row is zeros."""
+        if self.known_rows is not None and self.known_rows[0] == frames:
+            return self.known_rows[1]
         if frames != WINDOW_FRAMES and frames < self.mel_frames:
             raise ValueError(f"mel has {frames} frames per window, the longest window needs {self.mel_frames}")
-        zero = len(self.conv_frames) * frames
-        rows = []
-        for w, c in enumerate(self.conv_frames):
-            read = torch.arange(2 * c + 1)
-            rows.append(torch.cat((torch.tensor([zero]), torch.where(read < frames, w * frames + read, zero))))
-        return torch.cat(rows).to(self.position.device)
+        zero, count = len(self.conv_frames) * frames, 2 * torch.tensor(self.conv_frames) + 2
+        window = torch.repeat_interleave(torch.arange(len(count)), count)
+        read = torch.arange(int(count.sum())) - (count.cumsum(0) - count)[window] - 1  # -1 is the zero on the left
+        rows = torch.where((read >= 0) & (read < frames), window * frames + read, zero)
+        return rows.to(self.position.device)

@@ -108,6 +108,7 @@ class LanguageModel(nn.Module):
         positions: Tensor,
         *,
         cu_seqlens: Tensor | None = None,
+        longest: int | None = None,
         cache: KVCache | None = None,
         shared: SharedPrefix | SequenceShard | None = None,
     ) -> Tensor:
@@ -117,6 +118,7 @@ class LanguageModel(nn.Module):
             x_TD: [T, width] packed embeddings; with a cache and no ``cu_seqlens``, one new token per sequence.
             positions: [T] float32 rotary positions.
             cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
+            longest: tokens of the longest of them, where the host knows it.
             cache: filled by a prefill, extended by each decoding step. Where its one sequence keeps tokens, a prefill
                 comes behind them and attends to them too.
             shared: an object whose ``attention`` method, rotary included, replaces the default: ``SharedPrefix`` or
@@ -135,6 +137,7 @@ class LanguageModel(nn.Module):
             if cache is not None and cache.kept:
                 earlier = torch.tensor([0, cache.kept], dtype=torch.int32, device=cu_seqlens.device)
                 keys = {"cu_seqlens_k": cu_seqlens + earlier, "total_k": cache.kept + len(x_TD)}
+            keys |= {"longest": longest} if longest is not None else {}
             schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **keys, **calls)
         elif isinstance(shared, SharedPrefix):
             shared = shared.scheduled(**calls)

@@ -14,15 +14,15 @@ import afn_kernels as ak
 from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import ModelConfig
 from afn_model.network.adaptor import Adaptor
+from afn_model.network.device_batch import AudioInputs, DeviceBatch, window_and_frame
 from afn_model.network.encoder import AudioEncoder, Windows
 from afn_model.network.head import target_logprobs
 from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.linear import operands
 from afn_model.network.positions import rotary_positions
-from afn_model.network.sequence_shard import SequenceShard
 from afn_model.network.shared_prefix import SharedPrefix
-from afn_model.prompt.batch import IGNORED, Batch
+from afn_model.prompt.batch import Batch
 
 if TYPE_CHECKING:
     from afn_distributed.hybrid import SequenceParallel
@@ -72,32 +72,30 @@ class Network(nn.Module):
         windows = Windows.of(mel_lengths, self.device, self.dtype)
         return self.encoder(mel.to(self.device, self.dtype), windows), windows.tokens
 
-    def project(
-        self, features: Tensor, tokens: list[int], windows_per_audio: list[int], *, windows: Tensor | None = None
-    ) -> Tensor:
+    def project(self, features: Tensor, tokens: list[int], windows_per_audio: list[int]) -> Tensor:
         """Encoder features [Σ tokens, audio width] to embeddings [Σ tokens, text width]: RoTE, then the adaptor.
 
         Args:
             features: as ``encode`` returns them.
             tokens: audio tokens of each window.
             windows_per_audio: how many consecutive windows each audio has; each has a clock of its own.
-            windows: which of all these windows the features are of; None for all of them.
 
         Raises:
             ValueError: audios and windows that do not add up.
         """
         number = torch.cat([torch.arange(n) for n in windows_per_audio]) if windows_per_audio else torch.arange(0)
-        number = number if windows is None else number[windows]
         if len(number) != len(tokens):
             raise ValueError(f"audios have {len(number)} windows, but there are {len(tokens)}")
+        return self.adapt(features, *(x.to(self.device) for x in window_and_frame(tokens, number)))
+
+    def adapt(self, features: Tensor, window: Tensor, frame: Tensor) -> Tensor:
+        """``project`` for features whose places are known: windows and frames [Σ tokens] int64 in their recordings."""
         rote = self.config.rote
-        if rote.reading == "checkpoint" and windows_per_audio:
-            count = torch.tensor(tokens)
-            first = torch.repeat_interleave(count.cumsum(0) - count, count)
+        if rote.reading == "checkpoint" and len(features):
             features = ak.rote(
                 features,
-                torch.repeat_interleave(number, count).to(self.device),
-                (torch.arange(len(features)) - first).to(self.device),
+                window,
+                frame,
                 rotary_dim=int(self.config.audio.width * rote.fraction),
                 theta=rote.theta,
                 period=rote.period,
@@ -107,23 +105,51 @@ class Network(nn.Module):
             )
         return self.adaptor(features)
 
-    def encode_batch(self, batch: Batch) -> tuple[Tensor, list[int]] | None:
-        """``encode`` for the audio of a packed batch, its log-mel made on the model's device; None without audio."""
-        if batch.pcm is None or not len(batch.pcm):
-            return None
-        mel = ak.log_mel(batch.pcm.to(self.device), n_mels=self.config.audio.n_mels)
-        return self.encode(mel, batch.mel_lengths.tolist())
+    def prepare(
+        self, batch: Batch | DeviceBatch, sp_group: SequenceParallel | None = None, *, encode: bool = True
+    ) -> DeviceBatch:
+        """A batch as the network reads it, on the model's device; one that is so already is returned as it is.
 
-    def embed(self, input_ids: Tensor, audio: Tensor | None) -> Tensor:
+        Args:
+            batch: packed conversations.
+            sp_group: ranks that each have the whole batch and compute a part of it.
+            encode: whether its audio is to be encoded; False where features are given.
+
+        Raises:
+            ValueError: what ``DeviceBatch.of`` raises.
+        """
+        if isinstance(batch, DeviceBatch):
+            return batch
+        return DeviceBatch.of(batch, self.config, sp_group, encode=encode).to(self.device)
+
+    def encode_batch(self, batch: Batch | DeviceBatch) -> tuple[Tensor, list[int]] | None:
+        """``encode`` for the audio of a packed batch, its log-mel made on the model's device; None without audio."""
+        if isinstance(batch, DeviceBatch):
+            audio = batch.audio
+        else:
+            audio = AudioInputs.of(batch)
+            audio = audio and audio.to(self.device)
+        if audio is None:
+            return None
+        mel = ak.log_mel(audio.padded(), n_mels=self.config.audio.n_mels)
+        return self.encoder(mel.to(self.dtype), audio.windows), audio.windows.tokens
+
+    def embed(self, input_ids: Tensor, audio: Tensor | None, rows: Tensor | None = None) -> Tensor:
         """Token embeddings [T, width] with the audio embeddings [N, width] in the placeholders' rows.
+
+        Args:
+            input_ids: [T] int64.
+            audio: [N, width] embeddings.
+            rows: [N] int64, the placeholders' rows, where they are known and all ids are in the vocabulary.
 
         Raises:
             ValueError: another number of placeholders than of audio embeddings; a token id past the vocabulary.
         """
-        vocabulary = self.config.text.vocab_size
-        if input_ids.device.type == "cpu" and len(input_ids) and int(input_ids.max()) >= vocabulary:
-            raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
-        rows = (input_ids == self.config.audio_token_id).nonzero().squeeze(1)
+        if rows is None:
+            vocabulary = self.config.text.vocab_size
+            if input_ids.device.type == "cpu" and len(input_ids) and int(input_ids.max()) >= vocabulary:
+                raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
+            rows = (input_ids == self.config.audio_token_id).nonzero().squeeze(1)
         embeddings = 0 if audio is None else len(audio)
         if len(rows) != embeddings:
             raise ValueError(f"{len(rows)} audio placeholders in the prompt for {embeddings} audio embeddings")
@@ -132,45 +158,39 @@ class Network(nn.Module):
 
     def hidden(
         self,
-        batch: Batch,
+        batch: Batch | DeviceBatch,
         *,
         encoded: tuple[Tensor, list[int]] | None = None,
         cache: KVCache | None = None,
-        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states [T, width] of a packed batch, and the positions [T] they were computed at.
 
         Args:
-            batch: packed conversations.
+            batch: packed conversations, or what ``prepare`` made of them; T then counts this rank's tokens.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             cache: an empty KV cache to fill.
-            shard: this rank's part of the batch; T then counts its tokens.
         """
-        if shard is not None:
-            x_TD, positions = self.embed_shard(batch, shard)
-            return self.language_model(x_TD, positions, shared=shard), positions
-        x_TD, positions = self.embed_batch(batch, encoded)
-        cu_seqlens = batch.cu_seqlens.to(self.device)
-        return self.language_model(x_TD, positions, cu_seqlens=cu_seqlens, cache=cache), positions
+        here = self.prepare(batch, encode=encoded is None)
+        x_TD, positions = self.embed_batch(here, encoded)
+        if here.shard is not None:
+            return self.language_model(x_TD, positions, shared=here.shard), positions
+        boundaries = {"cu_seqlens": here.cu_seqlens, "longest": here.longest}
+        return self.language_model(x_TD, positions, **boundaries, cache=cache), positions
 
-    def embed_batch(self, batch: Batch, encoded: tuple[Tensor, list[int]] | None = None) -> tuple[Tensor, Tensor]:
-        """What the language model reads of a packed batch: embeddings [T, width] and positions [T]."""
-        encoded = self.encode_batch(batch) if encoded is None else encoded
+    def embed_batch(
+        self, batch: Batch | DeviceBatch, encoded: tuple[Tensor, list[int]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the language model reads of a packed batch: embeddings [T, width] and positions [T].
+
+        Of a batch that ranks share, those of this rank's tokens; the group encodes every window once.
+        """
+        here = self.prepare(batch, encode=encoded is None)
+        encoded = self.encode_batch(here) if encoded is None else encoded
         audio = None
-        if encoded is not None:
-            audio = self.project(*encoded, batch.windows_per_audio.tolist())
-        return self.embed(batch.input_ids.to(self.device), audio), self.positions(batch)
-
-    def embed_shard(self, batch: Batch, shard: SequenceShard) -> tuple[Tensor, Tensor]:
-        """``embed_batch`` for this rank's tokens; the group encodes every window once."""
-        own, audio = shard.own_windows(batch), None
-        encoded = None if own is None else self.encode_batch(own)
-        if encoded is not None:
-            features, tokens = encoded
-            windows = shard.windows if len(shard.windows) else torch.zeros(1, dtype=torch.int64)
-            audio = shard.routed(self.project(features, tokens, batch.windows_per_audio.tolist(), windows=windows))
-        tokens = shard.tokens.to(self.device)
-        return self.embed(batch.input_ids.to(self.device)[tokens], audio), self.positions(batch)[tokens]
+        if encoded is not None and here.audio is not None:
+            audio = self.adapt(encoded[0], here.audio.window, here.audio.frame)
+            audio = audio if here.shard is None else here.shard.routed(audio)
+        return self.embed(here.input_ids, audio, here.audio_rows), here.positions
 
     def positions(self, batch: Batch) -> Tensor:
         """Rotary positions [T] of a packed batch."""
@@ -213,7 +233,7 @@ class Network(nn.Module):
 
     def loss(
         self,
-        batch: Batch,
+        batch: Batch | DeviceBatch,
         *,
         encoded: tuple[Tensor, list[int]] | None = None,
         total: float | None = None,
@@ -223,29 +243,27 @@ class Network(nn.Module):
         """Next-token cross-entropy over the batch's supervised tokens, float32.
 
         Args:
-            batch: packed conversations with labels.
+            batch: packed conversations with labels, or what ``prepare`` made of them: then nothing waits for the device.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
             with_rows: also return the loss of every supervised token, in order and without gradient, and which tokens
                 of the batch predict them.
             sp_group: ranks that each hold the whole batch and compute a part of it; the result is this rank's part of
-                the loss.
+                the loss. What was prepared has its group already.
         """
-        targets, shard = batch.targets, None
-        total = max(int((targets != IGNORED).sum()), 1) if total is None else total
-        if sp_group is not None:
-            shard = SequenceShard.of(batch, sp_group, self.config)
-            targets = targets[shard.tokens]
-        hidden, _ = self.hidden(batch, encoded=encoded, shard=shard)
-        supervised = (targets != IGNORED).nonzero().squeeze(1)
-        targets, (hidden, weight) = targets.to(self.device), operands(self.lm_head, hidden)
-        loss = ak.linear_cross_entropy(hidden, weight, targets, reduction="sum", supervised=len(supervised)) / total
+        if isinstance(batch, Batch) and batch.labels is None:
+            raise ValueError("the batch has no labels: make it with processor(..., training=True)")
+        here = self.prepare(batch, sp_group, encode=encoded is None)
+        assert here.targets is not None, "it was prepared without labels"
+        total = max(here.supervised, 1) if total is None else total
+        hidden, _ = self.hidden(here, encoded=encoded)
+        targets, (hidden, weight) = here.targets, operands(self.lm_head, hidden)
+        loss = ak.linear_cross_entropy(hidden, weight, targets, reduction="sum", supervised=len(here.rows)) / total
         if not with_rows:
             return loss
         with torch.no_grad():
-            rows = supervised.to(self.device)
-            losses = -ak.linear_logprob(hidden[rows], weight, targets[rows])
-            return loss, losses, supervised if shard is None else shard.tokens[supervised]
+            losses = -ak.linear_logprob(hidden[here.rows], weight, targets[here.rows])
+            return loss, losses, here.tokens
 
     def logits(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from afn_distributed.dispatch import DispatchPlan, assign_balanced, dispatch
 from afn_distributed.hybrid import SequenceParallel, agree, sp_attention
-from afn_distributed.plan import Plan, make_plan
-from afn_model.audio.frames import HOP, conv_frames
+from afn_distributed.plan import Exchange, Plan, make_plan
+from afn_model.audio.frames import conv_frames
 from afn_model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ class SequenceShard:
         plan: who holds which tokens and heads.
         sp_group: this rank among those that share the batch.
         tokens: [rows] int64, its tokens of the batch, ascending.
-        windows: [own] int64, the audio windows that it encodes; each window is encoded by one rank.
+        windows: [own] int64, the audio windows that it encodes; each window is encoded by one rank. A rank without any
+            encodes silence: ranks gather weights layer by layer and sum gradients, so all of them must use the encoder
+            if one does.
         dispatch_plan: of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
     """
 
@@ -66,16 +68,17 @@ class SequenceShard:
         """Rotary and attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
         return sp_attention(q, k, v, self.plan, self.sp_group, positions=positions, inv_freq=inv_freq)
 
-    def own_windows(self, batch: Batch) -> Batch | None:
-        """The batch with the windows that this rank encodes alone, a window of silence where it has none.
+    def exchanges(self, device: torch.device | str = "cpu") -> dict[tuple[int, int], Exchange]:
+        """What attention exchanges between this rank's ring and others, by the ranks of queries and keys."""
+        own, others = self.sp_group.ring.rank, range(self.plan.ring)
+        pairs = {(own, other) for other in others} | {(other, own) for other in others}
+        found = {pair: self.plan.exchange(*pair, device) for pair in sorted(pairs)}
+        return {pair: exchange for pair, exchange in found.items() if exchange is not None}
 
-        Ranks gather weights layer by layer and sum gradients: all of them must use the encoder if one does.
-        """
-        if batch.pcm is None or not len(batch.pcm):
-            return None
-        if not len(self.windows):
-            return replace(batch, pcm=batch.pcm[:1] * 0, samples=batch.samples[:1].clamp(max=100 * HOP))
-        return replace(batch, pcm=batch.pcm[self.windows], samples=batch.samples[self.windows])
+    def keep(self, exchanges: dict[tuple[int, int], Exchange]) -> None:
+        """Has the plan use these copies on another device, instead of making its own, which waits for it."""
+        for (ring_rank, source), exchange in exchanges.items():
+            self.plan.keep(ring_rank, source, exchange)
 
     def routed(self, audio: Tensor) -> Tensor:
         """Embeddings of this rank's windows [made, width] to those of its tokens [audio tokens held, width]."""

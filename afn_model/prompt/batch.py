@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afn_model.audio.frames import conv_frames, mel_frames, padded_width, split_windows, token_frames
+from afn_model.audio.frames import conv_frames, mel_frames, padded_width, token_frames, window_samples
 
 IGNORED = -100
 
@@ -21,7 +22,8 @@ class Batch:
     Args:
         input_ids: [T] int64, all conversations.
         cu_seqlens: [B + 1] int32, where each conversation starts, and T.
-        pcm: [W, T_pcm] float32 or int16, 16 kHz windows padded with zeros, or None without audio.
+        pcm: float32 or int16 at 16 kHz: [W, T_pcm] windows padded with zeros, or ragged, [Σ samples] window after
+            window without padding; None without audio.
         samples: [W] int64, valid samples of each window.
         windows_per_audio: [A] int64, audios in order of appearance.
         labels: [T] int64, -100 where not supervised, or None.
@@ -65,6 +67,13 @@ class Batch:
         wanted = self.labels != IGNORED
         return int(wanted.sum() - wanted[first.long()].sum())
 
+    @property
+    def windows(self) -> Tensor | None:
+        """[W, T_pcm] windows padded with zeros; None without audio."""
+        if self.pcm is None or self.pcm.dim() == 2:
+            return self.pcm
+        return padded_windows(self.pcm, self.samples.tolist())
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on ``device``."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -78,6 +87,23 @@ class Batch:
         return torch.nn.utils.rnn.pad_sequence(list(rows), True, pad_id), mask.long().to(self.input_ids.device)
 
 
+def padded_windows(pcm: Tensor, samples: list[int]) -> Tensor:
+    """Ragged samples [Σ samples] as windows [W, ``padded_width``] padded with zeros, on the samples' device."""
+    width = padded_width(max(samples, default=0))
+    windows = pcm.new_zeros(len(samples), width)
+    at = first = 0
+    for whole, run in itertools.groupby(samples, lambda count: count == width):
+        counts = list(run)
+        if whole:  # the full windows of a long recording are copied at once
+            windows[first : first + len(counts)] = pcm[at : at + len(counts) * width].view(-1, width)
+            at, first = at + len(counts) * width, first + len(counts)
+            continue
+        for count in counts:
+            windows[first, :count] = pcm[at : at + count]
+            at, first = at + count, first + 1
+    return windows
+
+
 def join(first: Batch, second: Batch) -> Batch:
     """Two batches as one; labels where both have them.
 
@@ -85,7 +111,7 @@ def join(first: Batch, second: Batch) -> Batch:
         ValueError: samples of different dtypes, which have different scales.
     """
     parts = [first, second]
-    windows = [batch.pcm for batch in parts if batch.pcm is not None]
+    windows = [windows for batch in parts if (windows := batch.windows) is not None]
     if len({pcm.dtype for pcm in windows}) > 1:
         raise ValueError(f"batches of {windows[0].dtype} and {windows[1].dtype} samples cannot be joined")
     width = max((pcm.shape[1] for pcm in windows), default=0)
@@ -111,26 +137,21 @@ class Prepared:
     clips: list[Tensor]
 
 
-def _pack(prepared: Sequence[Prepared], dtype: torch.dtype) -> Batch:
+def _pack(prepared: Sequence[Prepared], dtype: torch.dtype, ragged: bool = False) -> Batch:
     ids, clips = [one.ids for one in prepared], [clip for one in prepared for clip in one.clips]
     labels = [one.labels for one in prepared if one.labels is not None]
-    windows, samples = [], []
-    for clip in clips:
-        its_windows, its_samples = split_windows(clip)
-        windows.append(its_windows)
-        samples.append(its_samples)
-    counts = torch.cat(samples) if samples else torch.empty(0, dtype=torch.int64)
-    pcm = None
+    samples = [window_samples(clip.numel()) for clip in clips]
+    counts, pcm = list(itertools.chain(*samples)), None
     if clips:
-        pcm = torch.zeros(len(counts), padded_width(int(counts.max())), dtype=dtype)
-        for rows, its_windows in zip(pcm.split([len(w) for w in windows]), windows, strict=True):
-            rows[:, : its_windows.shape[1]] = its_windows
+        # A tail too short for a token is in no window.
+        pcm = torch.cat([clip[: sum(of_clip)].to(dtype) for clip, of_clip in zip(clips, samples, strict=True)])
+        pcm = pcm if ragged else padded_windows(pcm, counts)
     lengths = torch.tensor([0] + [len(row) for row in ids])
     return Batch(
         input_ids=torch.cat(ids),
         cu_seqlens=lengths.cumsum(0).to(torch.int32),
         pcm=pcm,
-        samples=counts,
-        windows_per_audio=torch.tensor([len(w) for w in windows], dtype=torch.int64),
+        samples=torch.tensor(counts, dtype=torch.int64),
+        windows_per_audio=torch.tensor([len(of_clip) for of_clip in samples], dtype=torch.int64),
         labels=torch.cat(labels) if len(labels) == len(ids) else None,
     )

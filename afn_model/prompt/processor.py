@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from afn_model.audio.frames import audio_tokens
@@ -163,9 +163,14 @@ class AFNextProcessor:
             raise ValueError(f"{len(ids)} tokens, but the model's context is {self.max_positions}")
         return Prepared(ids, labels if training else None, clips)
 
-    def pack(self, prepared: Sequence[Prepared]) -> Batch:
-        """One batch of conversations, one after another; labels where all of them have some."""
-        return _pack(prepared, self.pcm_dtype)
+    def pack(self, prepared: Sequence[Prepared], *, ragged: bool = False) -> Batch:
+        """One batch of conversations, one after another; labels where all of them have some.
+
+        Args:
+            prepared: the conversations.
+            ragged: windows are not padded: ``Batch.pcm`` is one row of samples.
+        """
+        return _pack(prepared, self.pcm_dtype, ragged)
 
     def text_tokens(
         self, turns: list[Turn], *, training: bool = False, add_generation_prompt: bool | None = None
@@ -175,6 +180,25 @@ class AFNextProcessor:
         pieces = text.split(SOUND)
         around = len(self._before) + len(self._after)
         return sum(map(self._count, pieces)) + around * (len(pieces) - 1)
+
+    def text_and_supervised(self, turns: list[Turn]) -> tuple[int, int]:
+        """``text_tokens`` of a conversation to train on, and how many of them a loss is computed for.
+
+        Raises:
+            ValueError: nothing to learn.
+        """
+        text = self._render(turns, True, None)
+        spans, offset, tokens, supervised = answer_spans(text, turns), 0, 0, 0
+        for index, piece in enumerate(text.split(SOUND)):
+            tokens += (len(self._before) + len(self._after)) * bool(index)
+            if any(first < offset + len(piece) and offset < last for first, last in spans):
+                encoding = self.tokenizer.encode(piece, add_special_tokens=False)
+                tokens += len(encoding)
+                supervised += sum(_learnt(encoding, offset, spans))
+            else:
+                tokens += self._count(piece)
+            offset += len(piece) + len(SOUND)
+        return tokens, supervised
 
     def _count(self, piece: str) -> int:
         """Tokens of a piece of a prompt; what stands before the first audio is nearly always the same."""
@@ -199,11 +223,7 @@ class AFNextProcessor:
                 ids.append(torch.tensor(audio))
                 labels.append(torch.full((len(audio),), IGNORED))
             encoding = self.tokenizer.encode(piece, add_special_tokens=False)
-            # A token that begins before the answer belongs to the prompt.
-            learnt = [
-                any(first <= offset + start and offset + end <= last for first, last in spans)
-                for start, end in encoding.offsets
-            ]
+            learnt = _learnt(encoding, offset, spans)
             found = torch.tensor(encoding.ids, dtype=torch.int64)
             ids.append(found)
             labels.append(found.masked_fill(~torch.tensor(learnt, dtype=torch.bool), IGNORED))
@@ -265,6 +285,17 @@ class AFNextProcessor:
             "feature_extractor": extractor,
         }
         write_json(folder / "processor_config.json", settings)
+
+
+def _learnt(encoding: Encoding, offset: int, spans: list[tuple[int, int]]) -> list[bool]:
+    """Which tokens of a piece that begins at ``offset`` are learnt.
+
+    A token that begins before the answer belongs to the prompt.
+    """
+    return [
+        any(first <= offset + start and offset + end <= last for first, last in spans)
+        for start, end in encoding.offsets
+    ]
 
 
 def _boundaries(config: dict, settings: dict, tokenizer: Tokenizer) -> bool:

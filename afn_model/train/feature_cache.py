@@ -152,7 +152,7 @@ class FeatureCache:
 def audios(batch: Batch) -> Iterator[Batch]:
     """Each recording of a batch as if it had been packed alone: its windows only as wide as it needs them."""
     per_audio = batch.windows_per_audio.tolist()
-    for pcm, samples in zip(batch.pcm.split(per_audio), batch.samples.split(per_audio), strict=True):
+    for pcm, samples in zip(batch.windows.split(per_audio), batch.samples.split(per_audio), strict=True):
         pcm = pcm[:, : padded_width(int(samples.max()))].contiguous()
         yield replace(batch, pcm=pcm, samples=samples, windows_per_audio=torch.tensor([len(samples)]))
 

@@ -18,6 +18,7 @@ from afn_model.config import AudioConfig, ModelConfig, TextConfig
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
 
+WORK = ("tokens", "supervised", "audio_seconds", "flops")  # what ``step_work`` counts
 TRAINS = ("encoder", "adaptor", "language_model", "lm_head", "lora", "adaptor_lora", "encoder_lora")
 
 # Dense bf16 FLOP/s with float32 accumulation by device name; the first pattern that matches counts.
@@ -172,7 +173,7 @@ def step_work(
     config: ModelConfig, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False
 ) -> dict[str, float]:
     """What ``Meter.step`` counts, for the batches of one rank: tokens, supervised, audio_seconds and flops."""
-    trains, work = tuple(trains), {"tokens": 0.0, "supervised": 0.0, "audio_seconds": 0.0, "flops": 0.0}
+    trains, work = tuple(trains), dict.fromkeys(WORK, 0.0)
     for batch in batches:
         work["tokens"] += len(batch.input_ids)
         work["supervised"] += batch.supervised

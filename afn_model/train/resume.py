@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Progress:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        position = [self.position.chunk, self.position.step]
+        position = list(astuple(self.position))
         return {**vars(self), "position": position, "exported": list(self.exported)}
 
     @classmethod

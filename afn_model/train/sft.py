@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from afn_distributed import SequenceParallel
 from afn_model.afnext import AFNext
 from afn_model.data.loader import GlobalBatch, MicroBatch
+from afn_model.network.device_batch import CopyStream, DeviceBatch
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.log import by_axis
 
@@ -38,35 +40,49 @@ class SFT:
     ):
         self.model, self.gather, self.collect, self.features = model, gather, collect, features
         self.sp_group = sp_group
-        self.by_axis: dict[str, list[float]] = {}
+        self.copies = CopyStream(model.device)
+        self.detailed: list[tuple[list[str], Tensor, Tensor]] = []  # axes, the supervised tokens' sequences and losses
 
-    def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
-        """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis."""
-        supervised = torch.tensor(float(sum(micro.batch.supervised for micro in global_batch.micro)))
-        sp_size = self.sp_group.size if self.sp_group is not None else 1
-        total = max(float(self.gather(supervised)) / sp_size, 1.0)
-        self.by_axis = {}
-        yield [partial(self.loss, micro, total, detailed) for micro in global_batch.micro]
+    def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[Losses]:
+        """One optimiser step, a loss for every packed sequence; ``detailed`` also counts the losses by data axis.
+
+        The divisor is the number of supervised tokens that the plan says, so the first loss waits for one micro-batch.
+        """
+        total = global_batch.supervised
+        if total is None:
+            supervised = torch.tensor(float(sum(micro.batch.supervised for micro in global_batch.micro)))
+            total = float(self.gather(supervised)) / (self.sp_group.size if self.sp_group is not None else 1)
+        self.detailed = []
+        yield Losses(self, global_batch, max(float(total), 1.0), detailed)
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
+        assert micro.batch is not None, "prompts alone have no loss"
         encoded = self.features(micro.batch) if self.features is not None else None
-        options = {"encoded": encoded, "total": total, "sp_group": self.sp_group}
+        here = DeviceBatch.of(micro.batch, self.model.config, self.sp_group, encode=encoded is None)
+        here = self.copies(here)
         if not detailed:
-            return self.model.loss(micro.batch, **options)
-        loss, rows, tokens = self.model.loss(micro.batch, **options, with_rows=True)
-        sequence = torch.repeat_interleave(torch.arange(len(micro.axes)), micro.batch.cu_seqlens.diff().long())[tokens]
-        sums = torch.zeros(len(micro.axes)).index_add_(0, sequence, rows.float().cpu())
-        counts = torch.bincount(sequence, minlength=len(micro.axes))
-        for axis, value, count in zip(micro.axes, sums.tolist(), counts.tolist(), strict=True):
-            entry = self.by_axis.setdefault(axis or "all", [0.0, 0])
-            entry[0] += value
-            entry[1] += count
+            return self.model.loss(here, encoded=encoded, total=total)
+        loss, rows, tokens = self.model.loss(here, encoded=encoded, total=total, with_rows=True)
+        lengths = micro.batch.cu_seqlens.diff().long()
+        self.detailed.append((micro.axes, torch.repeat_interleave(torch.arange(len(lengths)), lengths)[tokens], rows))
         return loss
+
+    def by_axis(self) -> dict[str, list[float]]:
+        """Sum and number of the losses of the last step's tokens on this rank, by data axis."""
+        found: dict[str, list[float]] = {}
+        for axes, sequence, rows in self.detailed:
+            sums = torch.zeros(len(axes)).index_add_(0, sequence, rows.float().cpu())
+            counts = torch.bincount(sequence, minlength=len(axes))
+            for axis, value, count in zip(axes, sums.tolist(), counts.tolist(), strict=True):
+                entry = found.setdefault(axis or "all", [0.0, 0])
+                entry[0] += value
+                entry[1] += count
+        return found
 
     def metrics(self) -> dict[str, Any]:
         """Mean losses by data axis, over the ranks, of a detailed step."""
         totals: dict[str, list[float]] = {}
-        for of_rank in self.collect(self.by_axis):
+        for of_rank in self.collect(self.by_axis()):
             for axis, (loss, count) in of_rank.items():
                 entry = totals.setdefault(axis, [0.0, 0])
                 entry[0] += loss
@@ -76,6 +92,23 @@ class SFT:
     def work(self) -> dict[str, float]:
         """A correction to the FLOPs counted from the batches: those the feature cache saved, below zero."""
         return {"flops": -self.features.saved_flops()} if self.features is not None else {}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a step's micro-batches, each made when it is read; ``len`` is their number."""
+
+    method: SFT
+    global_batch: GlobalBatch
+    total: float
+    detailed: bool
+
+    def __len__(self) -> int:
+        return len(self.global_batch)
+
+    def __iter__(self) -> Iterator[Callable[[], Tensor]]:
+        for micro in self.global_batch:
+            yield partial(self.method.loss, micro, self.total, self.detailed)
 
 
 def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:

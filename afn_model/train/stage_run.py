@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.shard import export_model, gathered
-from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
+from afn_model.data.loader import BadTally, GlobalBatch, Loader, MicroBatch, Position
 from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
@@ -25,7 +27,7 @@ from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.feature_cache import FeatureCache
-from afn_model.train.flops import step_work
+from afn_model.train.flops import WORK, step_work
 from afn_model.train.grpo import GRPO, GRPOSettings
 from afn_model.train.log import Meter, RunLog, named
 from afn_model.train.optimiser import FiniteCheck, learning_rate
@@ -112,6 +114,7 @@ class StageRun:
             dp_size=self.process.world_size // self.sp_size,
             workers=min(self.layout.workers, cores()),
             position=position,
+            pin=self.process.device.type == "cuda",
         )
 
     def make_method(self) -> Any:
@@ -195,10 +198,10 @@ class StageRun:
                 detailed = done.step % self.layout.log_every == 0 or done.step + 1 == stage.steps
                 tick = time.perf_counter()
                 global_batch = next(global_batches)
-                wait = time.perf_counter() - tick
-                work = self.work_of(global_batch)
+                wait, work = time.perf_counter() - tick, Counter(dict.fromkeys(WORK, 0.0))
+                global_batch.through(partial(self.count, work))
                 if self.stage_model.sharded:
-                    global_batch = with_audio(global_batch, self.processor)
+                    global_batch.through(partial(with_audio, processor=self.processor))
                 losses = update(
                     self.stage_model,
                     self.method,
@@ -214,12 +217,10 @@ class StageRun:
                 totals = self.totals(work, global_batch, bool(asked), due, time.perf_counter() - began)
                 done.step, done.seen, done.position = done.step + 1, global_batch.seen, global_batch.position
                 done.seconds = totals["seconds"]
-                meter.step(**totals["work"], wait_s=wait, step_s=time.perf_counter() - tick)
+                meter.step(**totals["work"], wait_s=wait + global_batch.wait, step_s=time.perf_counter() - tick)
                 self.note_bad(global_batch)
-                if (
-                    stage.method != "sft"
-                ):  # GRPO and DPO read audio themselves, after the loader has counted bad samples
-                    bad.add(global_batch.micro, done.position.step == 0)
+                if stage.method != "sft":  # these read audio themselves, after the loader has counted bad samples
+                    bad.add(global_batch.micro, global_batch.ends_chunk)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
                 if window:
@@ -288,25 +289,26 @@ class StageRun:
 
     def note_bad(self, global_batch: GlobalBatch) -> None:
         """Of the ranks that share the same samples, the first writes down those it could not use."""
-        bad = [sample for micro in global_batch.micro for sample in micro.bad]
+        bad = global_batch.bad
         if bad and self.process.rank % self.sp_size == 0:
             path = self.folder / "bad.jsonl"
             with named(path), path.open("a", encoding="utf-8") as file:
                 for name, reason in bad:
                     file.write(json.dumps({"step": self.done.step - 1, "name": name, "reason": reason}) + "\n")
 
-    def work_of(self, global_batch: GlobalBatch) -> dict[str, float]:
-        """Tokens, audio seconds and FLOPs of a batch before silence is added; a rank's share where ranks share it."""
-        batches = [micro.batch for micro in global_batch.micro if micro.batch is not None]
-        work = step_work(self.model.config, batches, self.stage_model.adapted.trains)
-        return {name: amount / self.sp_size for name, amount in work.items()}
+    def count(self, work: Counter[str], micro: MicroBatch) -> MicroBatch:
+        """Adds tokens, audio seconds and FLOPs of a micro-batch; a rank's share where ranks share it."""
+        if micro.batch is not None:
+            found = step_work(self.model.config, [micro.batch], self.stage_model.adapted.trains)
+            work.update({name: amount / self.sp_size for name, amount in found.items()})
+        return micro
 
     def totals(
-        self, work: dict[str, float], batch: GlobalBatch, stop: bool, due: bool, seconds: float
+        self, work: Counter[str], batch: GlobalBatch, stop: bool, due: bool, seconds: float
     ) -> dict[str, Any]:
         """What all ranks must agree on after a step: summed work, rank 0's clock, whether to stop or save."""
         for name, amount in self.method.work().items():
-            work[name] += amount
+            work[name] += amount  # pyright: ignore[reportArgumentType]
         clock = seconds if self.process.rank == 0 else 0.0
         first = self.process.rank % self.sp_size == 0  # of the ranks that share the same samples
         left_out = [float(count * first) for count in (batch.cut, batch.dropped)]

@@ -8,7 +8,7 @@ import torch
 
 from afn_distributed import process as processes
 from afn_distributed.shard import clip_grad_norm, set_sync
-from afn_model.data.loader import GlobalBatch
+from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
@@ -31,7 +31,7 @@ def update(
 
     Args:
         stage_model: model and optimiser.
-        method: SFT or GRPO, whose ``updates`` yields a list of losses for each optimiser step.
+        method: SFT or GRPO, whose ``updates`` yields the losses of each optimiser step: they are made as they are read.
         global_batch: this rank's part of the batch.
         rate: learning rate of the stage, which a group of parameters may have a factor of.
         clip: largest norm of the gradient.
@@ -68,15 +68,14 @@ def update(
     return {"loss": float(processes.sum_over(total)), "grad_norm": float(norm)} | method.metrics()
 
 
-def with_audio(global_batch: GlobalBatch, processor: AFNextProcessor) -> GlobalBatch:
-    """The batch with a second of silence added to every micro-batch without audio, for sharded weights.
+def with_audio(micro: MicroBatch, processor: AFNextProcessor) -> MicroBatch:
+    """A micro-batch with a second of silence added where it has no audio, for sharded weights.
 
     FSDP2 gathers weights and sums gradients layer by layer, so every rank must run every layer, the encoder's too.
     """
-    silence = processor.prepare(SILENCE)
-    silence.labels = torch.full_like(silence.ids, IGNORED)
-    for micro in global_batch.micro:
-        if micro.batch is not None and micro.batch.pcm is None:
-            micro.batch = join(micro.batch, processor.pack([silence]))
-            micro.axes = [*micro.axes, ""]
-    return global_batch
+    if micro.batch is not None and micro.batch.pcm is None:
+        silence = processor.prepare(SILENCE)
+        silence.labels = torch.full_like(silence.ids, IGNORED)
+        micro.batch = join(micro.batch, processor.pack([silence]))
+        micro.axes = [*micro.axes, ""]
+    return micro

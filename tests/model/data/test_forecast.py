@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 
 import pytest
 
@@ -39,7 +40,10 @@ def planned_steps(datasets, blend, processor, *, epochs, context, bins, max_audi
     config = DataConfig(datasets, blend, 0, context, bins, max_audio, chunk)
     order = Blend(config)
     inside = itertools.takewhile(lambda n: order.span(n).start < epochs * len(order.order), itertools.count())
-    return sum(plan_chunk(order, config, processor, number).steps for number in inside)
+    planned = Counter()
+    for number in inside:
+        planned[order.span(number).start // len(order.order)] += plan_chunk(order, config, processor, number).bins
+    return sum(-(-count // bins) for count in planned.values())
 
 
 def test_counts_hours_and_what_is_long(tmp_path, processor):
@@ -116,7 +120,7 @@ def test_what_cannot_be_used(tmp_path, processor):
 
 
 def test_prompts_and_a_blend_without_samples(tmp_path, processor):
-    path = write(tmp_path / "c.jsonl", [record(1.0)] * 10)
+    path = write(tmp_path / "c.jsonl", [record(0)] * 10)
     found = forecast({"c": path}, {"c": 1.0}, processor, context=256, max_audio=30.0, epochs=2, batch_prompts=4)
     assert (found.optimiser_steps, found.step_unit, found.step_size) == (6, "prompts", 4)
     steps = Loader(DataConfig({"c": path}, {"c": 1}, 0, 256, 4, 30.0, 65_536, prompts_only=True), processor)

@@ -14,7 +14,7 @@ import torch
 
 from afn_model.audio.shards import ShardWriter
 from afn_model.data.index import ENTRY, build, folder_of
-from afn_model.data.loader import BadTally, DataConfig, Loader, MicroBatch, Position
+from afn_model.data.loader import BadTally, DataConfig, GlobalBatch, Loader, MicroBatch, Position
 from afn_model.data.plan import Blend, plan_chunk
 from afn_model.prompt.batch import IGNORED
 from tests import tiny
@@ -76,7 +76,8 @@ def data_config(datasets, **changes):
 
 
 def take(loader, count):
-    return list(itertools.islice(loader, count))
+    """The first steps with all their micro-batches."""
+    return [step for step in itertools.islice(loader, count) if step.micro]
 
 
 def facts(step):
@@ -131,7 +132,8 @@ def test_ranks_share_every_global_batch(datasets, processor, dp_size, prompts):
             assert dealt == [sample.id for one in step.micro for sample in one.samples]
         else:
             dealt = [one for row in zip(*(share.micro for share in shares), strict=True) for one in row]
-            assert facts(replace(step, micro=dealt)) == facts(step)
+            assert facts(GlobalBatch(dealt, step.position, step.seen)) == facts(step)
+            assert {share.supervised for share in shares} == {step.supervised}
             filled = [sum(bool(one.samples) for one in share.micro) for share in shares]
             assert max(filled) - min(filled) <= 1, "a short step is short for all"
 
@@ -176,8 +178,8 @@ def test_labels_lie_on_what_the_assistant_says(datasets, processor):
 
 def test_a_short_last_step_has_empty_bins(datasets, processor):
     steps = take(Loader(data_config(datasets, bins=64), processor), 2)
-    assert [step.position for step in steps] == [Position(1), Position(2)]
-    assert [step.seen for step in steps] == [32, 64]
+    assert [step.position for step in steps] == [Position(2), Position(4)], "an epoch has two chunks"
+    assert [step.seen for step in steps] == [64, 128]
     empty = steps[0].micro[-1]
     assert (empty.samples, empty.axes, empty.bad) == ([], [""], [])
     assert (len(empty.batch.input_ids), empty.batch.labels.tolist(), empty.batch.pcm) == (2, [IGNORED] * 2, None)
@@ -247,7 +249,7 @@ def test_bad_samples_are_skipped_and_named(tmp_path, processor):
         for dp_rank in range(dp_size):
             for step in Loader(config, processor, workers=workers, dp_rank=dp_rank, dp_size=dp_size):
                 steps.append(step)
-                if step.position.chunk:
+                if step.micro and step.position.chunk:
                     break
             assert step.seen == 16
         micro = [one for step in steps for one in step.micro]
@@ -358,7 +360,7 @@ def test_a_dataset_without_index_and_a_position_that_is_not_there(datasets, proc
     bare.write_text("{}\n")
     with pytest.raises(ValueError, match=r"bare\.jsonl: no index; make one with `afn data index"):
         Loader(data_config({"bare": bare}, blend={"bare": 1}), processor)
-    with pytest.raises(ValueError, match="step 99 is past the"):
+    with pytest.raises(ValueError, match="bin 396 is not one of the"):
         take(Loader(data_config(datasets), processor, position=Position(0, 99)), 1)
 
 

@@ -7,7 +7,7 @@ import torch
 
 import afn_kernels as ak
 from afn_model import AFNext
-from afn_model.audio.frames import HOP
+from afn_model.audio.frames import HOP, WINDOW
 from afn_model.network.encoder import Windows
 from afn_model.prompt.batch import Batch
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
@@ -129,8 +129,9 @@ def packed(monkeypatch):
         kept = p.attention_mask.bool()
         cu_seqlens = torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).int()
         samples = torch.as_tensor(p.mel_lengths) * HOP
-        batch = Batch(p.input_ids[kept], cu_seqlens, p.mel, samples, torch.tensor(windows_per_audio))
-        monkeypatch.setattr(ak, "log_mel", lambda mel, n_mels: mel)
+        pcm = torch.zeros(len(p.mel), WINDOW, dtype=torch.int16)
+        batch = Batch(p.input_ids[kept], cu_seqlens, pcm, samples, torch.tensor(windows_per_audio))
+        monkeypatch.setattr(ak, "log_mel", lambda pcm, n_mels: p.mel)
         return batch
 
     return make

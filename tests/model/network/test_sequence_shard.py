@@ -116,7 +116,7 @@ def test_a_frozen_encoder_gets_nothing_back():
         one.adaptor.requires_grad_(False)
         one.language_model.embed_tokens.requires_grad_(False)
         encode = one.encode_batch
-        one.encode_batch = lambda own, encode=encode: encoded.append(len(own.pcm)) or encode(own)
+        one.encode_batch = lambda own, encode=encode: encoded.append(len(own.audio.samples)) or encode(own)
 
     def work(p):
         loss = copies[p].loss(batch, sp_group=ranks[p])

@@ -1,0 +1,93 @@
+"""Decoding: a job of the plan becomes a micro-batch. Workers keep no state, so that any of them can take any job."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils.data import Dataset
+
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.data.micro_batch import MicroBatch
+from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
+from afn_model.data.records import Sample, audios_of
+from afn_model.prompt.transport import Parcel
+from afn_model.prompt.batch import IGNORED, Prepared
+from afn_model.prompt.processor import AFNextProcessor
+
+_LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
+
+
+class Decoder(Dataset):
+    """Decodes jobs; records are parsed and tokenised here once more, since packing needed their lengths before.
+
+    Args:
+        blend: the datasets.
+        config: what to read.
+        processor: of the model; its samples are int16.
+    """
+
+    def __init__(self, blend: Blend, config: DataConfig, processor: AFNextProcessor):
+        self.blend, self.config, self.processor = blend, config, copy.copy(processor)
+        self.processor.max_positions = None  # the plan has already kept each sample within the context
+
+    def __getitem__(self, job: DecodeJob) -> Parcel:
+        with one_thread():
+            return Parcel.of(self.decode(job))
+
+    def decode(self, job: DecodeJob) -> MicroBatch:
+        """The micro-batch of a job."""
+        samples, prepared, bad, cut, dropped = [], [], list(job.bad), 0, list(job.dropped)
+        draws = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
+        for source, record, tokens, longest in draws:
+            name = self.blend.name(source, record)
+            try:
+                sample = self.blend.sample(source, record)
+                made, shortened = self.prepare(sample, tokens, longest)
+                if shortened and self.config.on_long != "cut":
+                    raise Unwanted(too_long("a recording", longest, self.config))
+                prepared.append(made)
+                samples.append(sample)
+                cut += shortened
+            except Unwanted as error:
+                dropped.append((name, str(error)))
+            except Exception as error:  # as in planning: one bad sample
+                bad.append((name, reason(error)))
+        axes = [sample.axis for sample in samples]
+        if self.config.prompts_only:
+            return MicroBatch(None, samples, axes, bad, cut, dropped, prepared)
+        if not samples:
+            ids = torch.tensor([self.processor.stop_ids[0]] * 2)
+            prepared, axes = [Prepared(ids, torch.full((2,), IGNORED), [])], [""]
+        return MicroBatch(self.processor.pack(prepared, ragged=True), samples, axes, bad, cut, dropped)
+
+    def prepare(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
+        """A sample with its audio, and how many of its recordings were cut."""
+        prompts = self.config.prompts_only
+        with warnings.catch_warnings(record=True) as caught:  # warnings would come again in every epoch
+            warnings.simplefilter("always")
+            turns = question(sample.turns) if prompts else sample.turns
+            options = {"training": not prompts, "add_generation_prompt": prompts or None}
+            prepared = self.processor.prepare(turns, **options, max_seconds=longest)
+        if not prompts:
+            each = dict(zip(audios_of(sample), prepared.clips, strict=True))
+            seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE
+            if seconds > sample.seconds + SLACK * len(each) or len(prepared.ids) > tokens:
+                raise ValueError(f"{seconds:.2f} s of audio, but the index says {sample.seconds:.2f} s")
+        return prepared, sum(_LEFT_OUT in str(warning.message) for warning in caught)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, as worker processes have: sums are then rounded alike with and without workers."""
+    threads = torch.get_num_threads()
+    if threads != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)
