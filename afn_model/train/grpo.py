@@ -121,7 +121,7 @@ class GRPO:
         model: the policy.
         processor: of the model.
         settings: the numbers.
-        reference: from ``frozen_reference``; None where ``settings.kl`` is 0.
+        reference: from ``frozen_reference``, or a context in which there is one; None where ``settings.kl`` is 0.
         seed: of the sampling.
         gather: sums a tensor over the ranks.
         gathered: where weights are sharded, a context in which they are whole; every pass then has audio, because all
@@ -136,7 +136,7 @@ class GRPO:
         model: AFNext,
         processor: AFNextProcessor,
         settings: GRPOSettings,
-        reference: AFNext | None = None,
+        reference: AFNext | Callable[[], AbstractContextManager[AFNext]] | None = None,
         *,
         seed: int = 0,
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
@@ -311,8 +311,9 @@ class GRPO:
         if one.old is None:
             one.old = logprobs.detach()
             if settings.kl:
-                with torch.no_grad():
-                    one.reference = self.reference.answer_logprobs(one.batch, tokens, **options)
+                held = nullcontext(self.reference) if isinstance(self.reference, AFNext) else self.reference()
+                with torch.no_grad(), held as reference:
+                    one.reference = reference.answer_logprobs(one.batch, tokens, **options)
         lengths = torch.tensor([len(rollout.tokens) for rollout in one.rollouts])
         answer = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         advantage = one.advantages[answer].to(device)

@@ -1,14 +1,18 @@
-"""A stage's model: loaded, frozen where it does not train, adapted and sharded, with its optimiser."""
+"""A stage's model: frozen where it does not train, adapted and sharded, with its optimiser and its reference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from afn_distributed.process import Process
-from afn_distributed.shard import shard
+from afn_distributed.shard import mesh_of, shard
 from afn_model.afnext import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
@@ -19,6 +23,8 @@ from afn_model.train.sft import select
 
 # Methods of the model besides forward that compute with its weights.
 FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
+ENCODER_GROUP = 8  # blocks gathered at once: 0.3 GB, of 39 MB each
+WHOLE_SHARE = 0.25  # of a GPU's memory, up to which frozen weights are kept whole where a layout leaves it open
 
 
 @dataclass
@@ -30,7 +36,9 @@ class StageModel:
         optimiser: of what trains.
         trains: names of the submodules that train, "lora" for adapters.
         sharded: whether the weights are cut over ranks, or gathered in another dtype than they are stored in.
-        reference: frozen copy of the policy for the KL penalty of GRPO.
+        reference: for the KL penalty of GRPO: a frozen copy of the policy, sharded as the policy is; with adapters the
+            policy itself. ``reference_context`` gives what to ask.
+        originals: with adapters, frozen copies of the submodules that train besides them, by name.
     """
 
     model: AFNext
@@ -38,50 +46,97 @@ class StageModel:
     trains: tuple[str, ...]
     sharded: bool
     reference: AFNext | None = None
+    originals: dict[str, nn.Module] = field(default_factory=dict)
+
+    @contextmanager
+    def reference_context(self) -> Iterator[AFNext]:
+        """A context with the model to ask for reference log-probabilities, without gradients.
+
+        With adapters that is the policy, which inside of the context is what it was before they were added.
+
+        Raises:
+            ValueError: the stage has no reference.
+        """
+        if self.reference is None:
+            raise ValueError("the stage keeps no reference: its KL weight is 0, or it is none of GRPO")
+        if self.reference is not self.model:
+            yield self.reference
+            return
+        trained = {name: getattr(self.model, name) for name in self.originals}
+        with lora.disabled(self.model):
+            for name, module in self.originals.items():
+                setattr(self.model, name, module)
+            try:
+                yield self.model
+            finally:
+                for name, module in trained.items():
+                    setattr(self.model, name, module)
 
 
-def stage_model(start: Path, stage: Stage, layout: RunLayout, process: Process, *, reference: bool) -> StageModel:
-    """Loads the model that a stage starts from, and makes it ready to train.
+def stage_model(model: AFNext, stage: Stage, layout: RunLayout, process: Process, *, reference: bool) -> StageModel:
+    """Makes the model that a stage starts from ready to train, in place.
 
     Args:
-        start: model folder.
+        model: whole, on this rank's device.
         stage: says what trains, and how.
         layout: precision, recomputation and sharding.
         process: this rank.
-        reference: whether to keep a frozen copy of the policy.
+        reference: whether the stage asks a frozen copy of the policy.
     """
-    model = AFNext.from_pretrained(start, device=process.device)
     compute = getattr(torch, layout.dtype)
     trains = stage.modules
+    originals = {}
     if stage.lora:
         trains = (*(name for name in stage.modules if name not in ("language_model", "lm_head")), "lora")
         select(model, trains[:-1])
+        if reference:
+            originals = {name: _frozen(getattr(model, name), compute) for name in trains[:-1]}
         lora.add(model, **stage.lora)
     else:
         select(model, trains)
     model.train()
-    frozen = frozen_reference(model, compute) if reference else None
+    other = None
+    if reference:
+        other = model if stage.lora else frozen_reference(model, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
-    blocks = [*model.language_model.layers, *model.encoder.layers]
     checkpoint_blocks(model, layout.recompute)
     if layout.compile:
-        for block in blocks:
+        for block in (*model.language_model.layers, *model.encoder.layers):
             block.compile(dynamic=True)
     sharded = process.world_size > 1 or compute != torch.float32
     if sharded:
-        shard(
-            model,
-            process,
-            blocks=blocks,
-            compute_dtype=compute,
-            shard_size=layout.shard or None,
-            forwards=FORWARDS,
-        )
+        mesh = mesh_of(process, layout.shard or None)
+        whole = kept_whole(model, layout, process.device)
+        _shard(model, mesh, compute, whole)
+        if other is not None and other is not model and mesh.size() > 1:
+            _shard(other, mesh, compute, whole)
     optimiser = make_optimiser(
         [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
         lr=stage.lr,
         betas=stage.betas,
         weight_decay=stage.weight_decay,
     )
-    return StageModel(model, optimiser, trains, sharded, frozen)
+    return StageModel(model, optimiser, trains, sharded, other, originals)
+
+
+def kept_whole(model: AFNext, layout: RunLayout, device: torch.device) -> set[nn.Parameter]:
+    """Frozen parameters that every rank keeps whole: they need no communication, and no more than their own memory."""
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    fits = True
+    if layout.frozen == "auto" and device.type == "cuda":
+        most = WHOLE_SHARE * torch.cuda.get_device_properties(device).total_memory
+        fits = sum(parameter.nbytes for parameter in frozen) <= most
+    return frozen if layout.frozen == "whole" or (layout.frozen == "auto" and fits) else set()
+
+
+def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
+    layers, encoder = list(model.language_model.layers), list(model.encoder.layers)
+    if lora.adapters(model) and whole:
+        layers = []  # the adapters of all layers together are small: they are gathered at once, with the model
+    groups = [encoder[first : first + ENCODER_GROUP] for first in range(0, len(encoder), ENCODER_GROUP)]
+    shard(model, mesh, blocks=[*layers, *groups], compute_dtype=compute, whole=whole, forwards=FORWARDS)
+
+
+def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(module).requires_grad_(False).to(dtype).eval()

@@ -16,6 +16,7 @@ from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.shard import export_model, gathered
+from afn_model.afnext import AFNext
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, Position
 from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
@@ -87,7 +88,8 @@ class StageRun:
         if stage.method == "grpo":
             self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
         reference = self.settings is not None and self.settings.kl > 0
-        self.stage_model = stage_model(start, stage, layout, process, reference=reference)
+        model = AFNext.from_pretrained(start, device=process.device)
+        self.stage_model = stage_model(model, stage, layout, process, reference=reference)
         self.model = self.stage_model.model
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
@@ -119,7 +121,7 @@ class StageRun:
             self.model,
             self.processor,
             self.settings,
-            self.stage_model.reference,
+            self.stage_model.reference_context if self.settings.kl else None,
             seed=self.curriculum.seed,
             gather=gather,
             gathered=gathered if self.stage_model.sharded else None,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afn_distributed import process as processes
-from afn_distributed.shard import clip_grad_norm, set_sync
+from afn_distributed.shard import clip_grad_norm, set_all_reduce
 from afn_model.data.loader import GlobalBatch
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
@@ -50,7 +50,7 @@ def update(
     for losses in method.updates(global_batch, detailed=detailed):
         total = torch.zeros((), device=model.device)
         for number, loss in enumerate(losses, 1):
-            set_sync(model, number == len(losses))
+            set_all_reduce(model, number == len(losses))
             value = loss()
             if value.requires_grad:  # a batch of text has no gradient where the language model is frozen
                 value.backward()
