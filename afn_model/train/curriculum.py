@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
 METHODS = ("sft", "grpo")
 SCHEDULES = ("cosine", "linear", "constant")
+RECOMPUTE = ("none", "encoder", "selective", "full")
 ON_LONG = ("cut", "drop", "error")
 ALL_LINEAR = "all-linear"
 MOST_RANK = 65_536  # of LoRA
@@ -173,7 +174,7 @@ class RunLayout:
             the largest counts.
         frozen: weights that do not train: every rank keeps them whole, or they are sharded as those that train; auto
             keeps them whole up to a quarter of the GPU's memory.
-        recompute: activations recomputed in the backward: none, selective or full.
+        recompute: activations recomputed in the backward: none, encoder, selective or full.
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
         keep: checkpoints kept per stage.
@@ -199,8 +200,8 @@ class RunLayout:
     def __post_init__(self):
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"layout: dtype {shown(self.dtype)} is neither float32 nor bfloat16")
-        if self.recompute not in ("none", "selective", "full"):
-            raise ValueError(f"layout: recompute {shown(self.recompute)} is none of none, selective, full")
+        if self.recompute not in RECOMPUTE:
+            raise ValueError(f"layout: recompute {shown(self.recompute)} is none of {', '.join(RECOMPUTE)}")
         if self.frozen not in ("auto", "sharded", "whole"):
             raise ValueError(f"layout: frozen {shown(self.frozen)} is none of auto, sharded, whole")
         if min(self.ulysses, self.ring) < 1 or self.shard < 0 or self.workers < 0:

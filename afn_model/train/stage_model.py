@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,6 +112,7 @@ def stage_model(model: AFNext, stage: Stage, layout: RunLayout, process: Process
         _shard(model, mesh, compute, whole)
         if other is not None and other is not model and mesh.size() > 1:
             _shard(other, mesh, compute, whole)
+        gc.collect()  # the whole weights, which cycles still hold
     optimiser = make_optimiser(
         [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
         lr=stage.lr,

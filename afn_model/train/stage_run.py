@@ -35,7 +35,7 @@ from afn_model.train.resume import Progress, resume, start_with_weights
 from afn_model.train.sft import SFT
 from afn_model.train.stage_model import stage_model
 from afn_model.train.stopping import Stopped, stop_signals
-from afn_model.train.update import update, with_audio
+from afn_model.train.update import collected_together, update, with_audio
 from afn_model.train.validate import MODEL, data_config, start_folder
 from afn_model.weights.config_json import to_json
 
@@ -187,7 +187,12 @@ class StageRun:
         profiler = contextlib.nullcontext()
         if self.options.profile and process.rank == 0:
             profiler = profile_window(self.folder / "profile", *self.options.profile)
-        with stop_signals(say=process.rank == 0) as asked, snapshot_on_oom(self.folder), profiler as window:
+        with (
+            stop_signals(say=process.rank == 0) as asked,
+            snapshot_on_oom(self.folder),
+            profiler as window,
+            collected_together() as collect,
+        ):
             global_batches = iter(self.loader)
             while self.progress() < 1:
                 self.export_milestones()
@@ -209,6 +214,7 @@ class StageRun:
                     step=done.step,
                     detailed=detailed,
                 )
+                collect(done.step + 1)
                 minutes = (time.perf_counter() - saved) / 60
                 due = (done.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
                 totals = self.totals(work, global_batch, bool(asked), due, time.perf_counter() - began)

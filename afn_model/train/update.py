@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,3 +81,26 @@ def with_audio(global_batch: GlobalBatch, processor: AFNextProcessor) -> GlobalB
             micro.batch = join(micro.batch, processor.pack([silence]))
             micro.axes = [*micro.axes, ""]
     return global_batch
+
+
+@contextmanager
+def collected_together(every: int = 50) -> Iterator[Callable[[int], None]]:
+    """Inside, Python collects garbage only where the function that this gives is called with the steps done.
+
+    Ranks that each collect when they happen to have garbage keep all others waiting, one after another.
+
+    Args:
+        every: steps between collections of young objects; every twentieth is of all objects.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+
+    def collect(steps: int) -> None:
+        if steps % every == 0:
+            gc.collect(2 if steps % (20 * every) == 0 else 1)
+
+    try:
+        yield collect
+    finally:
+        if enabled:
+            gc.enable()

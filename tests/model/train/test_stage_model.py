@@ -1,5 +1,6 @@
 """What a stage trains and what it asks for a reference, on two ranks."""
 
+import weakref
 from functools import cache
 
 import pytest
@@ -58,10 +59,14 @@ def change(model: AFNext) -> None:
 
 
 def references(here):
+    """Both kinds of reference, with frozen weights whole and sharded."""
     before = asked(fresh().requires_grad_(False))
     for frozen in ("auto", "sharded"):
         layout = RunLayout(frozen=frozen, recompute="full")
-        full = stage_model(fresh(), stage(), layout, here, reference=True)
+        model = fresh()
+        loaded = [weakref.ref(p) for name, p in model.named_parameters() if not name.startswith("encoder")]
+        full = stage_model(model, stage(), layout, here, reference=True)
+        assert not any(parameter() is not None for parameter in loaded), "weights that stay whole beside their shards"
         for name, parameter in full.reference.named_parameters():
             shared = frozen == "auto" and name.startswith("encoder")
             assert isinstance(parameter, DTensor) != shared, name
