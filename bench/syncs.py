@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_map
 
+import afn_model
 from afn_distributed import plan
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel
-import afn_model
 from afn_model import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.bootstrap.tiny import untrained
@@ -113,7 +113,7 @@ def waits(func: Any, args: tuple, kwargs: dict) -> str:
         wanted = kwargs.get("device")
         target = DEVICE.type if name == "copy_" and isinstance(args[0], OnDevice) else ""
         target = torch.device(wanted).type if wanted is not None else target
-        if here and target == "cpu" or (name == "copy_" and here and not target):
+        if (here and target == "cpu") or (name == "copy_" and here and not target):
             return "copy to the host"
         unasked = not kwargs.get("non_blocking") and not (name == "copy_" and len(args) > 2 and args[2])
         return "copy from the host" if target == DEVICE.type and away and unasked else ""

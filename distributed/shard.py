@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -47,11 +47,12 @@ def shard(
     model: nn.Module,
     mesh: DeviceMesh | Process,
     *,
-    blocks: Iterable[nn.Module],
+    blocks: Iterable[nn.Module | Sequence[nn.Module]],
     compute_dtype: torch.dtype,
     reduce_dtype: torch.dtype = torch.float32,
     shard_size: int | None = None,
     reshard: bool = True,
+    whole: Collection[nn.Parameter] = (),
     forwards: Sequence[str] = (),
 ) -> nn.Module:
     """Shards a model's weights over ranks, in place; a gradient is the SUM of the ranks' gradients, not their mean.
@@ -59,14 +60,19 @@ def shard(
     Trained weights are stored in float32 and gathered in ``compute_dtype``. Frozen weights are stored in
     ``compute_dtype`` and take no part in the reduction. A single rank wraps only modules that train.
 
+    A gradient is summed and cut in every backward, also where several are accumulated: FSDP2 would keep one that waits
+    for the last backward whole, in ``reduce_dtype``, on every rank.
+
     Args:
         model: the model, on its device; trained weights have ``requires_grad``.
         mesh: (shard) or (replicate, shard); created from a process if one is given.
-        blocks: modules whose weights are gathered and freed as a unit; all other weights are gathered with the model.
+        blocks: modules, or lists of modules that run one after another, whose weights are gathered and freed as a
+            unit; all other weights are gathered with the model.
         compute_dtype: of the forward and the backward.
         reduce_dtype: of the gradients' sum.
         shard_size: ranks that share one copy of the weights; all if None.
         reshard: free a block's weights after its forward and gather them again for its backward.
+        whole: frozen parameters that every rank keeps whole, without communication.
         forwards: names of the model's methods besides ``forward`` that need gathered weights.
 
     Returns:
@@ -84,11 +90,13 @@ def shard(
     alone = mesh.size() == 1
     # Positions and PCM samples must stay float32; activations take the dtype of the weights anyway.
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
-    frozen = {p for p in model.parameters() if not p.requires_grad} if alone else set()
+    kept = {p for p in model.parameters() if not p.requires_grad} if alone else set(whole)
     for block in blocks:
-        if not alone or any(p.requires_grad for p in block.parameters()):
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=frozen)
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=frozen)
+        group = [block] if isinstance(block, nn.Module) else list(block)
+        if any(p not in kept for module in group for p in module.parameters()):
+            unit = group if len(group) > 1 else group[0]
+            fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=kept)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=kept)
     assert isinstance(model, FSDPModule)  # fully_shard changes the class of what it is given
     for module in _parts(model):
         # Losses are already divided by the token count of all ranks.
@@ -147,10 +155,13 @@ def gathered(model: nn.Module) -> Iterator[nn.Module]:
         yield model
 
 
-def set_sync(model: nn.Module, sync: bool) -> None:
-    """Whether the next backward sums gradients over ranks; False for all but the last accumulated backward."""
+def set_all_reduce(model: nn.Module, wanted: bool) -> None:
+    """Whether the next backward also sums gradients over copies of the weights; False for all but the last of a step.
+
+    Between the copies of a (replicate, shard) mesh there is then one sum in a step. Within a copy every backward sums.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(sync)
+        model.set_requires_all_reduce(wanted)
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

@@ -14,21 +14,21 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:
     from afn_model.afnext import AFNext
 
-MODES = ("none", "selective", "full")
+MODES = ("none", "encoder", "selective", "full")
 
 
 def checkpoint_blocks(model: AFNext, mode: str) -> None:
     """Makes blocks keep only their inputs between forward and backward, in place.
 
-    "full" applies to every block of the encoder and of the language model. "selective" applies to every MLP of the
-    language model, which holds three quarters of a block's activations, and to the encoder's blocks, which are cheap:
-    the decoder's attention, whose cost grows with the context, is not computed twice. A policy over ops
-    (``create_selective_checkpoint_contexts``) would not see kernels that are launched directly: it would recompute
-    attention and keep the large products. Call this before the model is sharded or compiled.
+    "encoder" applies to the encoder's blocks, which are cheap, and "full" to every block of the language model too.
+    "selective" applies to the encoder's blocks and every MLP of the language model, which holds three quarters of a
+    block's activations: the decoder's attention, whose cost grows with the context, is not computed twice. A policy
+    over ops (``create_selective_checkpoint_contexts``) would not see kernels that are launched directly: it would
+    recompute attention and keep the large products. Call this before the model is sharded or compiled.
 
     Args:
         model: the model.
-        mode: "none", "selective" or "full".
+        mode: "none", "encoder", "selective" or "full".
 
     Raises:
         ValueError: another mode.
@@ -37,13 +37,15 @@ def checkpoint_blocks(model: AFNext, mode: str) -> None:
         raise ValueError(f"no recomputation {mode!r}; there are {', '.join(MODES)}")
     if mode == "none":
         return
-    layers = model.language_model.layers
-    for module in (*model.encoder.layers, *(layers if mode == "full" else [layer.mlp for layer in layers])):
+    layers = list(model.language_model.layers)
+    decoder = {"encoder": [], "selective": [layer.mlp for layer in layers], "full": layers}[mode]
+    for module in (*model.encoder.layers, *decoder):
         module.forward = _checkpointed(module, module.forward)
 
 
 def _checkpointed(module: nn.Module, forward: Callable) -> Callable:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # A flag and not the parameters: held here, they would stay whole on every rank after the model is sharded.
+    trained = any(parameter.requires_grad for parameter in module.parameters())
 
     @wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:

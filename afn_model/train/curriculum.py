@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
 METHODS = ("sft", "grpo", "dpo")
 SCHEDULES = ("cosine", "linear", "constant")
+RECOMPUTE = ("none", "encoder", "selective", "full")
 ON_LONG = ("cut", "drop", "error")
 OPTIMISERS = ("adamw", "adamw8bit")
 PARTS = {
@@ -171,7 +172,9 @@ class RunLayout:
             in SFT stages; those of GRPO and DPO are data parallel over all ranks.
         contexts: {tokens: fields} that replace these in SFT stages of at least so many tokens of context; of several
             the largest counts.
-        recompute: activations recomputed in the backward: none, selective or full.
+        frozen: weights that do not train: every rank keeps them whole, or they are sharded as those that train; auto
+            keeps them whole up to a quarter of the GPU's memory.
+        recompute: activations recomputed in the backward: none, encoder, selective or full.
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
         keep: checkpoints kept per stage.
@@ -185,6 +188,7 @@ class RunLayout:
     ulysses: int = 1
     ring: int = 1
     contexts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    frozen: str = "auto"
     recompute: str = "none"
     compile: bool = False
     workers: int = 1
@@ -196,8 +200,10 @@ class RunLayout:
     def __post_init__(self):
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"layout: dtype {shown(self.dtype)} is neither float32 nor bfloat16")
-        if self.recompute not in ("none", "selective", "full"):
-            raise ValueError(f"layout: recompute {shown(self.recompute)} is none of none, selective, full")
+        if self.recompute not in RECOMPUTE:
+            raise ValueError(f"layout: recompute {shown(self.recompute)} is none of {', '.join(RECOMPUTE)}")
+        if self.frozen not in ("auto", "sharded", "whole"):
+            raise ValueError(f"layout: frozen {shown(self.frozen)} is none of auto, sharded, whole")
         if min(self.ulysses, self.ring) < 1 or self.shard < 0 or self.workers < 0:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:

@@ -1,23 +1,32 @@
-"""A stage's model: loaded, frozen where it does not train, adapted and sharded, with its optimiser."""
+"""A stage's model: frozen where it does not train, adapted and sharded, with its optimiser and its reference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import copy
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from afn_distributed.process import Process
-from afn_distributed.shard import shard
+from afn_distributed.shard import mesh_of, shard
 from afn_model.afnext import AFNext
+from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
-from afn_model.train.adapt import Adapted, adapt, load_base
+from afn_model.train.adapt import Adapted, adapt
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.grpo import frozen_reference
+from afn_model.train.lora_linear import adapters
 from afn_model.train.optimiser import make_optimiser
 
 # Methods of the model besides forward that compute with its weights.
 FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
+ENCODER_GROUP = 8  # blocks gathered at once: 0.3 GB, of 39 MB each
+WHOLE_SHARE = 0.25  # of a GPU's memory, up to which frozen weights are kept whole where a layout leaves it open
 
 
 @dataclass
@@ -29,7 +38,9 @@ class StageModel:
         optimiser: of what trains.
         adapted: what trains: whole submodules and adapters.
         sharded: whether the weights are cut over ranks, or gathered in another dtype than they are stored in.
-        reference: frozen copy of the policy for the KL penalty of GRPO.
+        reference: for the KL penalty of GRPO: a frozen copy of the policy, sharded as the policy is; with adapters the
+            policy itself. ``reference_context`` gives what to ask.
+        originals: with adapters, frozen copies of the submodules that train besides them, by name.
     """
 
     model: AFNext
@@ -37,43 +48,71 @@ class StageModel:
     adapted: Adapted
     sharded: bool
     reference: AFNext | None = None
+    originals: dict[str, nn.Module] = field(default_factory=dict)
+
+    @contextmanager
+    def reference_context(self) -> Iterator[AFNext]:
+        """A context with the model to ask for reference log-probabilities, without gradients.
+
+        With adapters that is the policy, which inside of the context is what it was before they were added.
+
+        Raises:
+            ValueError: the stage has no reference.
+        """
+        if self.reference is None:
+            raise ValueError("the stage keeps no reference: its KL weight is 0, or it is none of GRPO")
+        if self.reference is not self.model:
+            yield self.reference
+            return
+        trained = {name: getattr(self.model, name) for name in self.originals}
+        with lora.disabled(self.model):
+            for name, module in self.originals.items():
+                setattr(self.model, name, module)
+            try:
+                yield self.model
+            finally:
+                for name, module in trained.items():
+                    setattr(self.model, name, module)
 
 
 def stage_model(
-    start: Path, stage: Stage, layout: RunLayout, process: Process, *, reference: bool, seed: int = 0
+    model: AFNext, stage: Stage, layout: RunLayout, process: Process, *, reference: bool, seed: int = 0
 ) -> StageModel:
-    """Loads the model that a stage starts from, and makes it ready to train.
+    """Makes the model that a stage starts from ready to train, in place.
 
     Args:
-        start: model folder.
+        model: whole, on this rank's device.
         stage: says what trains, and how.
         layout: precision, recomputation and sharding.
         process: this rank.
-        reference: whether to keep a frozen copy of the policy.
+        reference: whether the stage asks a frozen copy of the policy.
         seed: of the run.
     """
-    model = load_base(start, stage, process.device)
     compute = getattr(torch, layout.dtype)
     adapted = adapt(model, stage, seed=seed, rank=process.rank)
+    # Without its adapters the policy is what they were added to; one that goes on from an adapter needs a copy.
+    itself = reference and bool(stage.lora) and not stage.adapter
+    originals = {}
+    if itself:
+        originals = {name: _frozen(getattr(model, name), compute) for name in adapted.trains if hasattr(model, name)}
     model.train()
-    frozen = frozen_reference(model, compute) if reference else None
+    other = None
+    if reference:
+        other = model if itself else frozen_reference(model, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
-    blocks = [*model.language_model.layers, *model.encoder.layers]
     checkpoint_blocks(model, layout.recompute)
     if layout.compile:
-        for block in blocks:
+        for block in (*model.language_model.layers, *model.encoder.layers):
             block.compile(dynamic=True)
     sharded = process.world_size > 1 or compute != torch.float32
     if sharded:
-        shard(
-            model,
-            process,
-            blocks=blocks,
-            compute_dtype=compute,
-            shard_size=layout.shard or None,
-            forwards=FORWARDS,
-        )
+        mesh = mesh_of(process, layout.shard or None)
+        whole = kept_whole(model, layout, process.device)
+        _shard(model, mesh, compute, whole)
+        if other is not None and other is not model and mesh.size() > 1:
+            _shard(other, mesh, compute, whole)
+        gc.collect()  # the whole weights, which cycles still hold
     optimiser = make_optimiser(
         [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
         lr=stage.lr,
@@ -82,4 +121,26 @@ def stage_model(
         rates=stage.rates,
         kind=stage.optimiser,
     )
-    return StageModel(model, optimiser, adapted, sharded, frozen)
+    return StageModel(model, optimiser, adapted, sharded, other, originals)
+
+
+def kept_whole(model: AFNext, layout: RunLayout, device: torch.device) -> set[nn.Parameter]:
+    """Frozen parameters that every rank keeps whole: they need no communication, and no more than their own memory."""
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    fits = True
+    if layout.frozen == "auto" and device.type == "cuda":
+        most = WHOLE_SHARE * torch.cuda.get_device_properties(device).total_memory
+        fits = sum(parameter.nbytes for parameter in frozen) <= most
+    return frozen if layout.frozen == "whole" or (layout.frozen == "auto" and fits) else set()
+
+
+def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
+    layers, encoder = list(model.language_model.layers), list(model.encoder.layers)
+    if adapters(model) and whole:
+        layers = []  # the adapters of all layers together are small: they are gathered at once, with the model
+    groups = [encoder[first : first + ENCODER_GROUP] for first in range(0, len(encoder), ENCODER_GROUP)]
+    shard(model, mesh, blocks=[*layers, *groups], compute_dtype=compute, whole=whole, forwards=FORWARDS)
+
+
+def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(module).requires_grad_(False).to(dtype).eval()

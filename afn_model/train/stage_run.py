@@ -22,7 +22,7 @@ from afn_model.data.loader import BadTally, GlobalBatch, Loader, MicroBatch, Pos
 from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
-from afn_model.train.adapt import with_adapters
+from afn_model.train.adapt import load_base, with_adapters
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
@@ -38,7 +38,7 @@ from afn_model.train.resume import Progress, resume, start_with_weights
 from afn_model.train.sft import SFT
 from afn_model.train.stage_model import stage_model
 from afn_model.train.stopping import Stopped, stop_signals
-from afn_model.train.update import update, with_audio
+from afn_model.train.update import collected_together, update, with_audio
 from afn_model.train.validate import MODEL, data_config, start_folder
 from afn_model.weights.config_json import to_json
 
@@ -94,7 +94,8 @@ class StageRun:
         elif stage.method == "dpo":
             self.settings = DPOSettings(**{"max_seconds": stage.max_audio, **stage.dpo})
         reference = self.settings is not None and self.settings.needs_reference
-        self.stage_model = stage_model(start, stage, layout, process, reference=reference, seed=curriculum.seed)
+        model = load_base(start, stage, process.device)
+        self.stage_model = stage_model(model, stage, layout, process, reference=reference, seed=curriculum.seed)
         self.model = self.stage_model.model
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
@@ -123,7 +124,8 @@ class StageRun:
             features = FeatureCache(self.model) if self.stage.cache_encoder else None
             collect = processes.gather_objects
             return SFT(self.model, gather=gather, collect=collect, features=features, sp_group=self.sp_group)
-        given: Any = self.model, self.processor, self.settings, self.stage_model.reference
+        reference = self.stage_model.reference_context if self.settings.needs_reference else None
+        given: Any = self.model, self.processor, self.settings, reference
         context, sharded = self.stage.context, self.stage_model.sharded
         if isinstance(self.settings, DPOSettings):
             return DPO(*given, context=context, gather=gather, sharded=sharded)
@@ -190,7 +192,12 @@ class StageRun:
         profiler = contextlib.nullcontext()
         if self.options.profile and process.rank == 0:
             profiler = profile_window(self.folder / "profile", *self.options.profile)
-        with stop_signals(say=process.rank == 0) as asked, snapshot_on_oom(self.folder), profiler as window:
+        with (
+            stop_signals(say=process.rank == 0) as asked,
+            snapshot_on_oom(self.folder),
+            profiler as window,
+            collected_together() as collect,
+        ):
             global_batches = iter(self.loader)
             while self.progress() < 1:
                 self.export_milestones()
@@ -212,6 +219,7 @@ class StageRun:
                     step=done.step,
                     detailed=detailed,
                 )
+                collect(done.step + 1)
                 minutes = (time.perf_counter() - saved) / 60
                 due = (done.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
                 totals = self.totals(work, global_batch, bool(asked), due, time.perf_counter() - began)
@@ -303,9 +311,7 @@ class StageRun:
             work.update({name: amount / self.sp_size for name, amount in found.items()})
         return micro
 
-    def totals(
-        self, work: Counter[str], batch: GlobalBatch, stop: bool, due: bool, seconds: float
-    ) -> dict[str, Any]:
+    def totals(self, work: Counter[str], batch: GlobalBatch, stop: bool, due: bool, seconds: float) -> dict[str, Any]:
         """What all ranks must agree on after a step: summed work, rank 0's clock, whether to stop or save."""
         for name, amount in self.method.work().items():
             work[name] += amount  # pyright: ignore[reportArgumentType]

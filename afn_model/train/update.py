@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from afn_distributed import process as processes
-from afn_distributed.shard import clip_grad_norm, set_sync
+from afn_distributed.shard import clip_grad_norm, set_all_reduce
 from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
@@ -50,7 +53,7 @@ def update(
     for losses in method.updates(global_batch, detailed=detailed):
         total = torch.zeros((), device=model.device)
         for number, loss in enumerate(losses, 1):
-            set_sync(model, number == len(losses))
+            set_all_reduce(model, number == len(losses))
             if stage_model.adapted.dropout:
                 stage_model.adapted.dropout.begin(step, number)
             value = loss()
@@ -79,3 +82,26 @@ def with_audio(micro: MicroBatch, processor: AFNextProcessor) -> MicroBatch:
         micro.batch = join(micro.batch, processor.pack([silence]))
         micro.axes = [*micro.axes, ""]
     return micro
+
+
+@contextmanager
+def collected_together(every: int = 50) -> Iterator[Callable[[int], None]]:
+    """Inside, Python collects garbage only where the function that this gives is called with the steps done.
+
+    Ranks that each collect when they happen to have garbage keep all others waiting, one after another.
+
+    Args:
+        every: steps between collections of young objects; every twentieth is of all objects.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+
+    def collect(steps: int) -> None:
+        if steps % every == 0:
+            gc.collect(2 if steps % (20 * every) == 0 else 1)
+
+    try:
+        yield collect
+    finally:
+        if enabled:
+            gc.enable()

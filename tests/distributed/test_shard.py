@@ -5,9 +5,11 @@ from functools import cache
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from afn_distributed import process
-from afn_distributed.shard import clip_grad_norm, export_model, full_state_dict, gathered, set_sync, shard
+from afn_distributed.shard import clip_grad_norm, export_model, full_state_dict, gathered, set_all_reduce, shard
 from afn_model import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
@@ -50,11 +52,19 @@ def one_step(model, batches, largest: float = 0.5):
     """Accumulates the batches' gradients and clips them; (loss, norm)."""
     losses = []
     for number, batch in enumerate(batches, 1):
-        set_sync(model, number == len(batches))
+        set_all_reduce(model, number == len(batches))
         losses.append(model.loss(batch, total=TOTAL))
         losses[-1].backward()
+        assert not whole_gradients(model)
     norm = clip_grad_norm([p for p in model.parameters() if p.requires_grad], largest)
     return torch.stack(losses).sum().detach(), norm
+
+
+def whole_gradients(model) -> list[str]:
+    """Of sharded weights, those whose gradient a rank holds whole."""
+    states = {module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule)}
+    parameters = [p for state in states if state._fsdp_param_group for p in state._fsdp_param_group.fsdp_params]
+    return [p._param_fqn for p in parameters if p.unsharded_accumulated_grad is not None]
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -66,18 +76,20 @@ def facts(model, loss, norm) -> dict[str, torch.Tensor]:
     return {"loss": loss, "norm": norm, **{name: gradient.clone() for name, gradient in gradients(model).items()}}
 
 
-def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompute: str, folder: str):
+def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompute: str, times: int, folder: str):
     alone, model = fresh(frozen), fresh(frozen)
-    batches = setting()[2]
+    batches = setting()[2] * times
     checkpoint_blocks(model, recompute)
     shard(
         model,
         here,
-        blocks=[*model.language_model.layers, *model.encoder.layers],
+        blocks=[*model.language_model.layers, list(model.encoder.layers)],
         compute_dtype=torch.float32,
         shard_size=shard_size,
+        whole={p for p in model.parameters() if not p.requires_grad},
         forwards=FORWARDS,
     )
+    assert all(isinstance(p, DTensor) == p.requires_grad for p in model.parameters())
 
     def wanted():
         alone.zero_grad()
@@ -111,12 +123,12 @@ def same_as_alone(here, frozen: tuple[str, ...], shard_size: int | None, recompu
 
 
 @pytest.mark.parametrize(
-    ("world", "frozen", "shard_size", "recompute"),
-    [(1, (), None, "none"), (2, ("encoder",), None, "full"), (4, (), 2, "selective")],
+    ("world", "frozen", "shard_size", "recompute", "times"),
+    [(1, (), None, "none", 1), (2, ("encoder",), None, "full", 1), (4, (), 2, "selective", 2)],
     ids=["alone", "two ranks, frozen encoder", "two copies on two ranks each"],
 )
-def test_gradients_are_those_of_one_process(world, frozen, shard_size, recompute, tmp_path):
-    run(world, same_as_alone, frozen, shard_size, recompute, str(tmp_path / "model"))
+def test_gradients_are_those_of_one_process(world, frozen, shard_size, recompute, times, tmp_path):
+    run(world, same_as_alone, frozen, shard_size, recompute, times, str(tmp_path / "model"))
 
 
 def low_precision(here):

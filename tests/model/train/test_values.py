@@ -175,7 +175,7 @@ def test_all_linear_is_the_seven_layers(tmp_path):
 
 
 def test_what_is_set_on_the_command_line_is_blamed_for_itself(tmp_path):
-    with pytest.raises(ValueError, match=r"^--set recompute='ful': layout: recompute 'ful' is none of none, selective"):
+    with pytest.raises(ValueError, match=r"^--set recompute='ful': layout: recompute 'ful' is none of none, encoder"):
         read_layout("cpu", {"recompute": "ful"})
     with pytest.raises(ValueError, match=r"^--set keep=0: layout: keep"):
         read_layout("cpu", {"keep": 0})

@@ -1,0 +1,102 @@
+"""What a stage trains and what it asks for a reference, on two ranks."""
+
+import weakref
+from functools import cache
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+
+from afn_model import AFNext
+from afn_model.config import AudioConfig
+from afn_model.train import lora
+from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.stage_model import StageModel, stage_model
+from tests import tiny
+from tests.distributed.ranks import run
+
+ANSWERS = [[[20, 30, 40], [50, 60]]]
+
+
+@cache
+def base() -> tuple[AFNext, object]:
+    processor = tiny.processor()
+    torch.manual_seed(0)
+    return AFNext(tiny.config(processor, layers=2, audio=AudioConfig(width=32, layers=9, heads=2, ffn=64))), processor
+
+
+def fresh() -> AFNext:
+    model = AFNext(base()[0].config)
+    model.load_state_dict(base()[0].state_dict())
+    return model
+
+
+def stage(**changes) -> Stage:
+    return Stage("rl", ("adaptor", "language_model"), {"a": 1.0}, "grpo", batch_prompts=2, **changes)
+
+
+def asked(of: AFNext) -> torch.Tensor:
+    batch = base()[1]([tiny.conversation("dog?", tiny.noise(0.5))])
+    return of.answer_logprobs(batch, ANSWERS)
+
+
+def gradients(found: StageModel, *, ask: bool) -> list[torch.Tensor]:
+    """Of the trained weights; with ``ask`` the reference comes between the forward and the backward."""
+    found.model.zero_grad()
+    logprobs = asked(found.model)
+    if ask:
+        with torch.no_grad(), found.reference_context() as reference:
+            asked(reference)
+    logprobs.sum().backward()
+    return [p.grad.full_tensor() for p in found.model.parameters() if p.requires_grad]
+
+
+def change(model: AFNext) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+
+
+def references(here):
+    """Both kinds of reference, with frozen weights whole and sharded."""
+    before = asked(fresh().requires_grad_(False))
+    for frozen in ("auto", "sharded"):
+        layout = RunLayout(frozen=frozen, recompute="full")
+        model = fresh()
+        loaded = [weakref.ref(p) for name, p in model.named_parameters() if not name.startswith("encoder")]
+        full = stage_model(model, stage(), layout, here, reference=True)
+        assert not any(parameter() is not None for parameter in loaded), "weights that stay whole beside their shards"
+        for name, parameter in full.reference.named_parameters():
+            shared = frozen == "auto" and name.startswith("encoder")
+            assert isinstance(parameter, DTensor) != shared, name
+            assert (parameter is full.model.get_parameter(name)) == shared, name
+        adapted = stage_model(fresh(), stage(lora={"rank": 2, "alpha": 4}), layout, here, reference=True)
+        assert adapted.reference is adapted.model
+        for name, parameter in adapted.model.named_parameters():
+            assert isinstance(parameter, DTensor) == (frozen == "sharded" or parameter.requires_grad), name
+        for found in (full, adapted):
+            trained = [name for name, p in found.model.named_parameters() if p.requires_grad]
+            change(found.model)
+            with torch.no_grad():
+                after = asked(found.model)
+                with found.reference_context() as reference:
+                    assert torch.equal(asked(reference), before)
+                assert torch.equal(asked(found.model), after)
+                assert not torch.equal(after, before)
+            assert [name for name, p in found.model.named_parameters() if p.requires_grad] == trained
+            once = gradients(found, ask=False)
+            assert all(torch.equal(a, b) for a, b in zip(gradients(found, ask=True), once, strict=True))
+            assert any(gradient.any() for gradient in once)
+        assert not lora.adapters(full.model)
+
+
+@pytest.mark.slow
+def test_the_reference_is_what_the_policy_was_and_sharded_as_it_is():
+    run(2, references)
+
+
+def test_a_stage_without_a_reference_has_none_to_ask():
+    found = StageModel(base()[0], torch.optim.SGD(base()[0].parameters()), ("adaptor",), False)
+    with pytest.raises(ValueError, match="keeps no reference"), found.reference_context():
+        pass
