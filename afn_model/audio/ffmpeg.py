@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from afn_model.audio.container import Structure, inspect, is_trailer, mp3_frame_bytes
+from afn_model.ranges import RemoteBytes
+from afn_model.storage import StorageError
 
 if TYPE_CHECKING:
     import av
@@ -42,6 +44,8 @@ _HOLE = 1 << 20  # bytes of zeros in a row that no compressed stream has
 _DRIFTING = ("ac3", "eac3")  # time stamps that add up packets' lengths, each rounded down to 1/90,000 s
 _JITTER = 0.002  # seconds; containers that count milliseconds round
 _QUIET = 0.01  # below this, a mix may be what is left of channels that cancel each other
+_SOUGHT = ("wav", "flac")  # formats in which FFmpeg finds a moment exactly, and that are long in bytes
+_FAR = 10.0  # seconds of a file in storage that are rather read than passed over
 _FULL_SCALE = {torch.uint8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31, torch.int64: 2.0**63}
 
 
@@ -151,6 +155,8 @@ class AudioFile:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", **self._structure.options}
         try:
             self._container = av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
+        except StorageError:
+            raise
         except (av.FFmpegError, ValueError, OSError) as error:
             raise ValueError(getattr(error, "strerror", None) or str(error)) from None
         streams = self._container.streams.audio
@@ -255,7 +261,7 @@ class AudioFile:
         coarse = float(self._stream.time_base or 1) * self.rate > 1  # matroska: milliseconds
         if held is not None and (coarse or self.format in _DRIFTING):
             raise TimeLostError
-        for packet in self._packets():
+        for packet in self._packets(0.0 if held is None else start):
             if held is None:
                 yield from self._decoded(packet)
                 continue
@@ -278,12 +284,18 @@ class AudioFile:
                 self.damaged += 1
             return []
 
-    def _packets(self) -> Iterator[av.Packet]:
-        """The stream's packets and, last, an empty one."""
+    def _packets(self, start: float = 0.0) -> Iterator[av.Packet]:
+        """The stream's packets and, last, an empty one; of a file in storage from shortly before ``start`` on."""
         stream, last, end = self._stream, None, None
         self._tick = float(stream.time_base or 0)
         jitter = _JITTER / self._tick if self._tick else 0
         self._origin, self._first, self._end, self._jumped = stream.start_time, None, None, False
+        if isinstance(self._data, RemoteBytes) and self.format in _SOUGHT and start > _FAR and not self._origin:
+            try:
+                self._container.seek(round((start - 2 * PREROLL) / self._tick), stream=stream)
+            except self._error:
+                raise TimeLostError from None
+            self._origin = self._first = 0
         try:
             for packet in self._container.demux(stream):
                 begin, length = packet.pts, packet.duration or 0

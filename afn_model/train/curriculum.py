@@ -11,6 +11,7 @@ from typing import Any
 
 from afn_model.checks import is_number, is_whole
 from afn_model.files import write_text
+from afn_model.storage import located
 from afn_model.train import values
 from afn_model.train.values import known, read_yaml, shown
 
@@ -221,7 +222,7 @@ class Curriculum:
 
     name: str
     stages: tuple[Stage, ...]
-    datasets: dict[str, Path]
+    datasets: dict[str, str | Path]
     seed: int = 0
 
     def __getitem__(self, name: str) -> Stage:
@@ -265,7 +266,7 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
         found |= {"trains": list(stage.trains), "betas": list(stage.betas)}
         found["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
         stages[stage.name] = found
-    datasets = {name: str(path.absolute()) for name, path in curriculum.datasets.items()}
+    datasets = {name: str(located(Path.cwd(), path)) for name, path in curriculum.datasets.items()}
     whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
     write_text(path, values.to_yaml(whole))
 
@@ -276,7 +277,7 @@ def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
     for key, file in values.mapping(raw.get("datasets"), "datasets").items():
         if not isinstance(file, str) or not file:
             raise ValueError(f"dataset {shown(key)}: {shown(file)} is no path")
-        datasets[values.name(key, "dataset")] = folder / file
+        datasets[values.name(key, "dataset")] = located(folder, file)
     defaults = values.mapping(raw.get("defaults"), "defaults")
     blends: dict[str, dict[str, float]] = {}
     stages: list[Stage] = []
