@@ -37,7 +37,7 @@ class RemoteBytes:
     ):
         self.url, self._begin, self._total, self._most = url, begin, total, kept
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._next, self._ahead = 0, BLOCK
+        self._next, self._ahead = -1, BLOCK
         if size is None:
             head = read_first(url, first)
             self._size = self._total = len(head) if len(head) != first else state(url).size

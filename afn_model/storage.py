@@ -8,6 +8,7 @@ process: those with an event loop do not survive a fork.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import posixpath
@@ -29,6 +30,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MAGIC = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*)\}")
 _MOST_BRACES = 1_000_000
+_NETWORK = ("aiohttp", "httpx", "requests", "botocore")  # packages whose errors may pass
 _TAGS = ("ETag", "etag", "lfs", "blob_id", "LastModified", "last_modified", "mtime", "updated", "created")
 _CLOUD = {
     "s3": ("s3fs", "AWS credentials that may read it (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"),
@@ -135,6 +137,9 @@ def _system(url: str) -> Any:
 
 def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
     """What is wrong, in one line, and whether it may pass."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+        error = cause  # whatever a server answers is no such file to fsspec
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     said = " ".join(str(error).split())[:200]
     said = f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -147,7 +152,7 @@ def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
         return StorageError(f"{url}: no access ({said}); it needs {needed}"), False
     passing = status is None or status == 429 or status >= 500
     kinds = (OSError, EOFError, TimeoutError)
-    if not isinstance(error, kinds) and not type(error).__module__.startswith(("aiohttp", "httpx", "requests")):
+    if not isinstance(error, kinds) and not type(error).__module__.startswith(_NETWORK):
         passing = False
     return StorageError(f"{url}: cannot be read ({said})"), passing
 
@@ -258,7 +263,10 @@ def is_folder(path: str | os.PathLike) -> bool:
     path = os.fspath(path)
     if not is_url(path):
         return os.path.isdir(path)
-    return _scheme(path) not in HTTP and bool(_ask(path, lambda system: system.isdir(path)))
+    try:
+        return _scheme(path) not in HTTP and _ask(path, lambda system: system.info(path)).get("type") == "directory"
+    except NoSuchFile:
+        return False
 
 
 def listing(folder: str) -> list[str]:
@@ -269,7 +277,10 @@ def listing(folder: str) -> list[str]:
     """
     if not is_url(folder):
         return sorted(str(file) for file in Path(folder).rglob("*") if file.is_file())
-    return sorted(_with_scheme(folder, name) for name in _ask(folder, lambda system: system.find(folder)))
+    found = _ask(folder, lambda system: system.find(folder))
+    if not found:
+        _ask(folder, lambda system: system.ls(folder))  # which says why
+    return sorted(_with_scheme(folder, name) for name in found)
 
 
 def is_pattern(path: str) -> bool:
@@ -293,10 +304,19 @@ def expand(pattern: str) -> list[str]:
             raise StorageError(f"{name}: the web has no listing; name its files by braces, as in {{000..127}}")
         else:
             matches = _ask(name, lambda system, name=name: system.glob(name))
+            if not matches:  # to glob a folder that may not be read is an empty one
+                with contextlib.suppress(NoSuchFile):
+                    folder = parent(name[: _first_magic(name)])
+                    _ask(folder, lambda system, folder=folder: system.ls(folder))
             found += sorted(_with_scheme(name, match) for match in matches)
     if not found:
         raise StorageError(f"{pattern}: nothing is called like this")
     return list(dict.fromkeys(found))
+
+
+def _first_magic(name: str) -> int:
+    found = _MAGIC.search(name)
+    return len(name) if found is None else found.start()
 
 
 def _braces(pattern: str) -> list[str]:
