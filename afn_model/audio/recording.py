@@ -92,9 +92,10 @@ def load(
     if isinstance(audio.source, (np.ndarray, Tensor)):
         rate = SAMPLE_RATE if audio.sampling_rate is None else audio.sampling_rate
         return array_to_pcm(audio.source, rate, **options)
+    first = BLOCK if audio.start else FIRST  # of a part, the rest may be far away
     if is_inside(audio.source):
-        return load_audio(_read_inside(audio.source), name=audio.source, **options)
-    return load_audio(audio.source, **options)
+        return load_audio(_read_inside(audio.source, first), name=audio.source, **options)
+    return load_audio(RemoteBytes(audio.source, first=first) if is_url(audio.source) else audio.source, **options)
 
 
 def is_inside(source) -> bool:
@@ -102,7 +103,7 @@ def is_inside(source) -> bool:
     return is_member(source) or is_cell(source)
 
 
-def _read_inside(source: str, first: int = FIRST) -> bytes | RemoteBytes:
+def _read_inside(source: str, first: int) -> bytes | RemoteBytes:
     return read_member(source, first) if is_member(source) else read_cell(source)
 
 

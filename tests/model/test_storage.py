@@ -1,4 +1,4 @@
-"""Storage: what is there, what it is called, and in one line why it cannot be read; by range, again, and after a fork."""
+"""Storage: what is there and what it is called, in one line why it cannot be read; by range, again, after a fork."""
 
 import os
 import signal
@@ -89,9 +89,7 @@ def test_the_web_is_read_where_that_is_switched_on(server, monkeypatch):
     server.ranges = False
     assert read_range(f"{server.url}/a", 10, 20, 100) == bytes(range(10, 20)), "of the whole file, which came"
     monkeypatch.delenv("AFN_ALLOW_HTTP")
-    with pytest.raises(
-        ValueError, match=r"^http://.*/a: only local files are read; download it first .*AFN_ALLOW_HTTP=1"
-    ):
+    with pytest.raises(ValueError, match=r"/a: only local files are read; download it first .*AFN_ALLOW_HTTP=1"):
         load_audio(f"{server.url}/a")
     with pytest.raises(StorageError, match=r"^ftp://h/a: no address that is read; s3, gs"):
         load_audio("ftp://h/a")
@@ -114,9 +112,7 @@ def test_what_may_pass_is_tried_again_and_not_for_ever(server):
 
 def test_no_access_is_said_at_once_with_what_is_needed(server, monkeypatch):
     server.files["a"], server.forbidden = b"12345", {"a"}
-    with pytest.raises(
-        StorageError, match=r"^http://.*/a: no access \(.*403.*\); it needs an address that may be read"
-    ):
+    with pytest.raises(StorageError, match=r"/a: no access \(.*403.*\); it needs an address that may be read"):
         read_range(f"{server.url}/a", 1, 3, 5)
     assert len(server.asked) == 1
     with pytest.raises(StorageError, match=r"/b: no such file$"):

@@ -1,4 +1,4 @@
-"""Recordings in tables: a cell's bytes come back, of a column of its row group alone, and damage is said in one line."""
+"""Recordings in tables: a cell's bytes come back, of one column of its row group, and damage is said in one line."""
 
 import os
 
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said(written, tmp_path):
         ]:
             with pytest.raises(ValueError, match=problem):
                 read_cell(f"{file}#{cell}")
-        with pytest.raises(ValueError, match="gone.*: no file .*gone"):
+        with pytest.raises(ValueError, match=r"gone.*: no file .*gone"):
             find_cell(f"{file.replace('.', 'gone.')}#0.0:audio")
     parquet(tmp_path / "null.parquet", [{"audio": {"bytes": None, "path": "a.wav"}}], schema=SCHEMA)
     with pytest.raises(ValueError, match=r"null\.parquet#0\.0:audio: no recording is in it"):

@@ -105,9 +105,7 @@ def test_a_corpus_that_has_changed_is_refused_and_one_written_again_is_not(bucke
     assert bucket() == [], "and known from then on"
     for other in (lines("b.flac", duration=1), lines("a.flac", duration=12)):
         bucket("c.jsonl", other)
-        with pytest.raises(
-            ValueError, match=r"^memory://b/c\.jsonl: it has changed; index it again with `afn data index"
-        ):
+        with pytest.raises(ValueError, match=r"c\.jsonl: it has changed; index it again with `afn data index"):
             Corpus(url)
 
 
@@ -144,7 +142,7 @@ def test_a_bucket_without_access_is_one_line_before_anything_is_written(monkeypa
                 work(f"gs://private/{name}")
             said = str(error.value)
             expected = "no index" if work is Corpus and name not in ("x-*.tar", "folder") else "no access"
-            assert said.startswith("gs://private/")
+            assert said.startswith("gs://private")
             assert f": {expected}" in said, said
             assert "\n" not in said
             if expected == "no access":

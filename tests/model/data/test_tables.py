@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files as records: every form of recording and text, and what cannot be used named by row."""
+"""Rows of Parquet and Arrow files as records: every form of recording and text, and what is wrong named by row."""
 
 import json
 from dataclasses import replace
@@ -137,7 +137,7 @@ def test_rows_that_cannot_be_used_are_named_with_their_file(tmp_path):
         (
             {"sentence": "One.", "audio": embedded()},
             Columns(),
-            "b.parquet: its columns are audio, sentence, but those of",
+            "its columns are audio, sentence, but those of",
         ),
         ({"text": "One."}, Columns(), "b.parquet: its columns are text, but those of .*a.parquet are audio, text"),
         ({"text": "One.", "audio": embedded(), "wav": ONE}, Columns(), "audio or wav may be the recording; --audio"),
