@@ -14,8 +14,9 @@ import os
 import posixpath
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ _MAGIC = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*)\}")
 _MOST_BRACES = 1_000_000
 _NETWORK = ("aiohttp", "httpx", "requests", "botocore")  # packages whose errors may pass
-_TAGS = ("ETag", "etag", "lfs", "blob_id", "LastModified", "last_modified", "mtime", "updated", "created")
+_TAGS = ("ETag", "etag", "lfs", "blob_id", "LastModified", "Last-Modified", "mtime", "updated", "created")
 _CLOUD = {
     "s3": ("s3fs", "AWS credentials that may read it (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"),
     "gs": ("gcsfs", "Google credentials that may read it (gcloud auth application-default login)"),
@@ -40,8 +41,9 @@ _CLOUD = {
     "http": ("aiohttp", "an address that may be read without signing in"),
     "memory": ("fsspec", "permission to read it"),
 }
+_HIDDEN = ", or one that HF_TOKEN may not read"
 _SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 
 
 class StorageError(ValueError):
@@ -144,7 +146,7 @@ def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
     said = " ".join(str(error).split())[:200]
     said = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)) or status == 404:
-        return NoSuchFile(f"{url}: no such file"), False
+        return NoSuchFile(f"{url}: no such file{'' if _scheme(url) != 'hf' else _HIDDEN}"), False
     refused = isinstance(error, PermissionError) or status in (401, 403) or "credentials" in said.lower()
     if refused:
         scheme = _scheme(url)
@@ -246,10 +248,12 @@ def states(paths: Iterable[str]) -> dict[str, FileState | StorageError]:
 
 def _listed_states(folder: str, files: list[str]) -> dict[str, FileState | StorageError]:
     found: dict[str, FileState | StorageError] = {file: NoSuchFile(f"{file}: no such file") for file in files}
+    plain = type(_system(folder))._strip_protocol
+    named = {plain(file): file for file in files}
     for info in _ask(folder, lambda system: system.ls(folder, detail=True)):
-        name = _with_scheme(folder, info["name"])
-        if name in found and info.get("type") != "directory":
-            found[name] = _read_info(name, info)
+        file = named.get(plain(info["name"]))
+        if file is not None and info.get("type") != "directory":
+            found[file] = _read_info(file, info)
     return found
 
 
@@ -342,6 +346,27 @@ def _numbers(first: str, last: str) -> list[str]:
     if end - begin >= _MOST_BRACES or end < begin:
         raise StorageError(f"{{{first}..{last}}}: from {first} up to {last} is expected")
     return [f"{number:0{width}d}" for number in range(begin, end + 1)]
+
+
+def ahead(work: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[tuple[S, T]]:
+    """(item, ``work(item)``) of each item in order; with threads, so many answers of storage are waited for at once."""
+    if not threads:
+        yield from ((item, work(item)) for item in items)
+        return
+    waiting: deque[tuple[S, Future[T]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(work, item)))
+                if len(waiting) >= 2 * threads:
+                    item, future = waiting.popleft()
+                    yield item, future.result()
+            while waiting:
+                item, future = waiting.popleft()
+                yield item, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
 
 def read_range(url: str, begin: int, end: int, size: int) -> bytes:

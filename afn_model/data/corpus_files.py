@@ -16,6 +16,7 @@ from afn_model.storage import (
     StorageError,
     check_allowed,
     expand,
+    forget,
     is_folder,
     is_pattern,
     is_url,
@@ -83,6 +84,7 @@ def locate(corpus: str | Path) -> CorpusFiles:
     name = os.fspath(corpus)
     if is_url(name):
         check_allowed(name)
+        forget()
     kind = _kind(name)
     if kind in ("tables", "tars") and not os.path.isdir(name):
         files = tuple(expand(name)) if is_pattern(name) and not os.path.exists(name) else (name,)

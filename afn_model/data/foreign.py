@@ -13,6 +13,7 @@ from typing import Any
 
 from afn_model.data.records import check, parse
 from afn_model.files import atomic_path
+from afn_model.storage import is_url
 
 TRANSCRIBE = "Transcribe the input speech."
 AUDIO = ("audio_filepath", "audio", "audio_path", "audio_file", "file_name", "filename", "path", "file", "wav", "sound")
@@ -52,6 +53,8 @@ def convert(source: str | Path, out: str | Path, columns: Columns | None = None)
     Raises:
         ValueError: a line for every row that cannot be used, with its place; nothing is written then.
     """
+    if is_url(source):
+        raise ValueError(f"{source}: only what lies here is imported; `afn data index` reads corpora in storage")
     source, out = Path(source), Path(out)
     if not source.exists():
         raise ValueError(f"{source}: no such file")

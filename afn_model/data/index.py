@@ -19,6 +19,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from afn_model.data.corpus_files import CorpusFiles, locate
 from afn_model.data.foreign import Columns
 from afn_model.data.records import audios_of, duration, measured_duration, parse, parse_sample
 from afn_model.files import fingerprint, fingerprint_as_of, fingerprint_of, read_json, write_json
-from afn_model.storage import FileState, NoSuchFile, is_url, join, states
+from afn_model.storage import FileState, NoSuchFile, StorageError, ahead, is_url, join, states
 
 VERSION = 2
 FLUSH = 1 << 16  # entries buffered while building
@@ -39,6 +40,7 @@ ENTRY = struct.Struct("<qf")  # byte at which the line begins, seconds of audio
 _ENTRIES = np.dtype([("begin", "<i8"), ("seconds", "<f4")])
 _NAMED = 100  # wrong lines that are named
 _MARKS = tuple(mark.encode() for mark in (MARK, *tables.MARKS))
+_THREADS = 16  # answers of storage that are waited for at once
 SOURCE = "source.json"  # which files an index with records of its own was made of
 
 
@@ -203,24 +205,20 @@ def _write(found: CorpusFiles, folder: Path, check, progress, measure) -> tuple[
     named: set[str] = set()
     unmeasured = 0
     written = corpus.stat().st_mtime_ns if found.plain else 0
+    read = partial(_read, check=check, measure=measure, folder=found.folder)
+    threads = _THREADS if measure and is_url(found.folder) and found.kind != "tables" else 0  # row groups are large
     with corpus.open("rb") as lines, (folder / "entries").open("wb") as entries:
         at = 0
-        for number, line in enumerate(lines, first):
+        for number, (line, told) in enumerate(ahead(read, lines, threads), first):
             digest.update(line)
             if line.strip():
                 seconds = 0.0
-                try:
-                    record = parse(line)
-                    seconds = duration(record)
-                    if check:
-                        check(record)
-                    if any(mark in line for mark in _MARKS):
-                        named |= _containers(record)
-                    if measure == "all" or (measure and not seconds):
-                        seconds = measured_duration(record, found.folder)
-                    unmeasured += not seconds and bool(_sources(record))
-                except ValueError as error:
-                    wrong.append(f"{found.name}, {unit} {number}: {error}")
+                if isinstance(told, ValueError):
+                    wrong.append(f"{found.name}, {unit} {number}: {told}")
+                elif told is not None:
+                    seconds = told.seconds
+                    named |= told.containers
+                    unmeasured += told.unmeasured
                 held += ENTRY.pack(at, seconds)
                 total, count = total + seconds, count + 1
                 if len(held) >= FLUSH * ENTRY.size:
@@ -237,6 +235,38 @@ def _write(found: CorpusFiles, folder: Path, check, progress, measure) -> tuple[
         named |= {found.inside(file) for file in found.files}
     tars = _container_states(found, named)
     return Facts(VERSION, count, at, total, digest.hexdigest(), written, _archives(tars), unmeasured), tars
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the index needs of a record."""
+
+    seconds: float
+    containers: set[str]
+    unmeasured: bool
+
+
+def _read(line: bytes, check, measure, folder: str) -> _Told | ValueError | None:
+    """What a line says, or what is wrong with it; None for a blank one.
+
+    Raises:
+        StorageError: no access, or no answer: the next line would fare no better.
+    """
+    if not line.strip():
+        return None
+    try:
+        record = parse(line)
+        seconds = duration(record)
+        if check:
+            check(record)
+        containers = _containers(record) if any(mark in line for mark in _MARKS) else set()
+        if measure == "all" or (measure and not seconds):
+            seconds = measured_duration(record, folder)
+        return _Told(seconds, containers, not seconds and bool(_sources(record)))
+    except ValueError as error:
+        if isinstance(error, StorageError) and not isinstance(error, NoSuchFile):
+            raise
+        return error
 
 
 def _sources(record: dict) -> list[str]:
@@ -351,8 +381,8 @@ class Corpus:
             make_room(self.index)
 
     def _open(self, lines: Path) -> None:
-        self._lines = os.open(lines, os.O_RDONLY)
         try:
+            self._lines = os.open(lines, os.O_RDONLY)
             self._entries = os.open(self.index / "entries", os.O_RDONLY)
         except OSError as error:
             raise ValueError(f"{self.path}: {self._damaged(error.strerror)}") from None

@@ -15,8 +15,10 @@ from typing import Any
 from afn_model.audio.shards import walk
 from afn_model.data.foreign import ANSWER, RECORDS, TRANSCRIPT, Columns, record_of
 from afn_model.data.tables import with_audios
+from afn_model.storage import ahead, is_url
 
 AUDIO = frozenset("flac wav mp3 ogg oga opus m4a m4b aac mp4 webm wma aif aiff au caf w64 amr".split())  # noqa: SIM905
+_THREADS = 8  # tar files in storage that are looked through at once
 _TEXT = 1 << 24  # bytes of a text beside a recording, at most
 _HEARD = "recording"  # the column that stands for the sample's recordings
 
@@ -34,8 +36,10 @@ def rows(
     Raises:
         ValueError: a tar file that cannot be read, or is truncated.
     """
-    for file in files:
-        for key, members in _samples(file):
+    threads = _THREADS if any(is_url(file) for file in files) else 0
+    shards = ahead(_samples_of, files, threads) if threads else ((file, _samples(file)) for file in files)
+    for file, samples in shards:
+        for key, members in samples:
             try:
                 if isinstance(members, ValueError):
                     raise members
@@ -44,6 +48,10 @@ def rows(
             except ValueError as error:
                 record = error
             yield f"{file}, sample {key}", record
+
+
+def _samples_of(file: str) -> list[tuple[str, dict[str, tuple[str, bytes]] | ValueError]]:
+    return list(_samples(file))
 
 
 def _samples(file: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]] | ValueError]]:

@@ -253,7 +253,7 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
     path = find(file, "curricula")
     raw = read_yaml(path)
     try:
-        return _curriculum(raw, path.stem, Path(data) if data else path.parent)
+        return _curriculum(raw, path.stem, data or path.parent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -271,7 +271,7 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
     write_text(path, values.to_yaml(whole))
 
 
-def _curriculum(raw: dict, name: str, folder: Path) -> Curriculum:
+def _curriculum(raw: dict, name: str, folder: str | Path) -> Curriculum:
     known(raw, ("name", "seed", "datasets", "defaults", "stages"), "the curriculum")
     datasets = {}
     for key, file in values.mapping(raw.get("datasets"), "datasets").items():
