@@ -81,7 +81,12 @@ def mix_down(planes: Tensor, rate: int) -> PcmBlock:
 
 
 class _Bytes:
-    """Part of a file as something to read from, so that FFmpeg opens nothing by itself."""
+    """Part of a file as something to read from, so that FFmpeg opens nothing by itself.
+
+    ``problem`` is why storage did not give what was asked for: to FFmpeg, which would ask on, the file ends there.
+    """
+
+    problem: StorageError | None = None
 
     def __init__(self, data, structure: Structure, part: tuple[int, int]):
         self._data, (self._begin, self._end) = data, part
@@ -90,7 +95,13 @@ class _Bytes:
 
     def read(self, size: int) -> bytes:
         at, stop = self._at, min(self._at + size, self._end)
-        chunk = bytes(self._data[at:stop])
+        if self.problem is not None:
+            return b""
+        try:
+            chunk = bytes(self._data[at:stop])
+        except StorageError as error:
+            self.problem = error
+            return b""
         if self._patch is not None and at <= self._patch[0] < stop:
             first = self._patch[0] - at
             chunk = chunk[:first] + self._patch[1] + chunk[first + len(self._patch[1]) :]
@@ -151,14 +162,14 @@ class AudioFile:
         import av
 
         self._error = av.FFmpegError
-        file = _Bytes(self._data, self._structure, self._structure.parts[self._number])
+        self._file = _Bytes(self._data, self._structure, self._structure.parts[self._number])
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", **self._structure.options}
         try:
-            self._container = av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
-        except StorageError:
-            raise
+            self._container = av.open(self._file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
         except (av.FFmpegError, ValueError, OSError) as error:
+            self._check_storage()
             raise ValueError(getattr(error, "strerror", None) or str(error)) from None
+        self._check_storage()
         streams = self._container.streams.audio
         if not streams or streams[0].codec_context is None:
             self.close()
@@ -167,6 +178,10 @@ class AudioFile:
         self._stream.codec_context.thread_count = 1
         if self._stream.codec_context.name == "flac":  # or a damaged frame is noise without a word
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
+
+    def _check_storage(self) -> None:
+        if self._file.problem is not None:
+            raise self._file.problem
 
     def _promised(self, stream: av.AudioStream) -> float | None:
         self.counts = self.format not in GAPS | _UNCOUNTED and self.codec.startswith(_COUNTED)
@@ -294,6 +309,7 @@ class AudioFile:
             try:
                 self._container.seek(round((start - 2 * PREROLL) / self._tick), stream=stream)
             except self._error:
+                self._check_storage()
                 raise TimeLostError from None
             self._origin = self._first = 0
         try:
@@ -314,6 +330,7 @@ class AudioFile:
                 yield packet
         except self._error:  # a damaged index or page ends the file
             self.damaged += 1
+        self._check_storage()
         if last is not None and self.codec.startswith("mp3"):
             self.torn = last.size < (mp3_frame_bytes(bytes(last)[:4]) or 0)
         elif last is not None and last.pos is not None and self.format == "aac":

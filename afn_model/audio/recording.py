@@ -103,6 +103,16 @@ def is_inside(source) -> bool:
     return is_member(source) or is_cell(source)
 
 
+def read_whole(source: str) -> bytes:
+    """All bytes of the file that a recording is, wherever it lies.
+
+    Raises:
+        ValueError: no such file, no access, nothing in it.
+    """
+    found = _read_inside(source, FIRST) if is_inside(source) else source
+    return bytes(read_source(found, source).data)
+
+
 def _read_inside(source: str, first: int) -> bytes | RemoteBytes:
     return read_member(source, first) if is_member(source) else read_cell(source)
 

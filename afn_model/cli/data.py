@@ -37,6 +37,12 @@ def add_import(parser: ArgumentParser) -> None:
     add_columns(parser)
 
 
+def add_copy(parser: ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="an indexed corpus, here or in storage")
+    parser.add_argument("out", metavar="OUT.jsonl", help="the copy; its recordings go into tar files in the folder OUT")
+    parser.add_argument("--shard", type=positive, default=1000, metavar="MB", help="size of a tar file; default 1000")
+
+
 def add_columns(parser: ArgumentParser) -> None:
     parser.add_argument("--audio", metavar="NAME", help="column or key of the recordings; default by its usual names")
     parser.add_argument("--text", metavar="NAME", help="column or key of the transcripts or answers")
@@ -95,6 +101,16 @@ def import_(args: Namespace) -> None:
     with line_by_line(f"{args.out} is not written"):
         count = convert(args.source, args.out, columns)
     print(f"{args.out}: {count:,} records; index it with `afn data index {args.out} --measure`")
+
+
+def copy_(args: Namespace) -> None:
+    from tqdm import tqdm
+
+    from afn_model.data.copy import copy
+
+    with tqdm(unit="", desc=Path(args.source).name, disable=None) as bar:
+        count = copy(args.source, args.out, max_bytes=args.shard * 10**6, progress=bar.update)
+    print(f"{args.out}: {count:,} records; index it with `afn data index {args.out}`")
 
 
 def index(args: Namespace) -> None:

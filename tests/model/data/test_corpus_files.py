@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from afn_model import storage
+from afn_model.audio.decode import load_audio
 from afn_model.audio.recording import Audio, load, measured_seconds
 from afn_model.audio.shards import open_archive
 from afn_model.data.corpus_files import locate
 from afn_model.data.index import Corpus, build
 from afn_model.data.loader import DataConfig, Loader
 from afn_model.data.records import check
-from afn_model.ranges import BLOCK
+from afn_model.ranges import BLOCK, RemoteBytes
 from tests import tiny
 from tests.corpora import clip, parquet, tar
 from tests.range_server import RangeServer
@@ -116,6 +117,20 @@ def test_a_long_recording_in_storage_is_not_fetched_whole(tmp_path, server):
             assert server.since() <= first * BLOCK, "its headers"
             assert torch.equal(load(audio), like)
             assert server.since() < 0.45 * len(long), "of the window and its surroundings"
+
+
+def test_storage_that_gives_way_in_the_midst_of_a_recording_is_one_line(server, capfd, monkeypatch):
+    monkeypatch.setattr(storage, "WAITS", ())
+    for kind in ("WAV", "FLAC"):
+        server.files["a"] = clip(60, kind)
+        data = RemoteBytes(f"{server.url}/a", first=BLOCK)
+        server.forbidden = {"a"}
+        server.since()
+        with pytest.raises(ValueError, match=r"^http://[\d.:]+/a: no access \([^\n]*403[^\n]*; it needs [^\n]*$"):
+            load_audio(data)
+        assert len(server.asked) == 1, "nothing more is asked for"
+        server.forbidden = set()
+    assert capfd.readouterr() == ("", ""), "FFmpeg says nothing of its own"
 
 
 def test_an_index_of_what_may_no_longer_be_read_says_so_before_training(tmp_path, server):
