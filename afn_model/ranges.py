@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
+from typing import overload
 
 from afn_model.storage import is_url, read_first, read_range, state
 
@@ -53,7 +54,13 @@ class RemoteBytes:
     def __bytes__(self) -> bytes:
         return self[:]
 
-    def __getitem__(self, key):
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+
+    def __getitem__(self, key: int | slice) -> int | bytes:
         if not isinstance(key, slice):
             number = key + self._size if key < 0 else key
             if not 0 <= number < self._size:

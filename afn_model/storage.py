@@ -43,7 +43,8 @@ _CLOUD = {
 }
 _HIDDEN = ", or one that HF_TOKEN may not read"
 _SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class StorageError(ValueError):
@@ -140,7 +141,11 @@ def _system(url: str) -> Any:
 def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
     """What is wrong, in one line, and whether it may pass."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+    if (
+        isinstance(error, FileNotFoundError)
+        and isinstance(cause, Exception)
+        and type(cause).__module__.startswith("aiohttp")
+    ):
         error = cause  # whatever a server answers is no such file to fsspec
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     said = " ".join(str(error).split())[:200]

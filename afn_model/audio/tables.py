@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from afn_model.ranges import BytesFile, open_bytes
@@ -23,6 +24,11 @@ _CELL = re.compile(r"(\d+)\.(\d+):(.+?)(?:\[(\d+)\])?", re.S)
 _OPEN = 16  # tables a process keeps open
 _CONTINUES = b"\xff\xff\xff\xff"
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # kinds of Arrow messages
+
+
+def _pyarrow(name: str = "pyarrow") -> Any:
+    """An optional package, which types are not checked against."""
+    return import_module(name)
 
 
 def is_cell(source) -> bool:
@@ -93,7 +99,7 @@ def open_table(file: str) -> ParquetTable | ArrowTable:
 @lru_cache(maxsize=_OPEN)
 def _open_table(process: int, file: str, now: FileState) -> ParquetTable | ArrowTable:
     try:
-        import pyarrow as pa
+        pa = _pyarrow()
     except ImportError:
         raise ValueError(f"{file}: needs pyarrow: pip install pyarrow") from None
     try:
@@ -128,15 +134,15 @@ class ParquetTable:
     """
 
     def __init__(self, path: str, now: FileState):
-        from pyarrow import parquet
-
         data = open_bytes(path)
         self.path, footer = path, data[max(0, now.size - 8) :]
         if len(footer) < 8 or footer[4:] != b"PAR1":
             raise ValueError("it does not end as a Parquet file does")
         length = 8 + int.from_bytes(footer[:4], "little")
         self.fingerprint = hashlib.sha256(b"%d " % now.size + data[max(0, now.size - length) :]).hexdigest()
-        self._file = parquet.ParquetFile(BytesFile(data) if is_url(path) else path, pre_buffer=False)
+        self._file = _pyarrow("pyarrow.parquet").ParquetFile(
+            BytesFile(data) if is_url(path) else path, pre_buffer=False
+        )
         self.schema, self._groups = self._file.schema_arrow, self._file.metadata
         self.rows = [self._groups.row_group(group).num_rows for group in range(self._groups.num_row_groups)]
 
@@ -145,8 +151,7 @@ class ParquetTable:
         return self._read(group, names).to_pylist()
 
     def _read(self, group: int, names: Sequence[str]):
-        import pyarrow as pa
-
+        pa = _pyarrow()
         try:
             return self._file.read_row_group(group, columns=list(names), use_threads=False)
         except StorageError:
@@ -177,12 +182,12 @@ class ArrowTable:
     """
 
     def __init__(self, path: str, now: FileState):
-        import pyarrow as pa
-
+        pa = _pyarrow()
         self.path, self._data = path, open_bytes(path)
         self._mapped = None if is_url(path) else pa.memory_map(path)
         digest, self.rows, self._batches = hashlib.sha256(b"%d " % now.size), [], []
-        at, self.schema = 8 if self._data[:6] == b"ARROW1" else 0, None
+        at = 8 if self._data[:6] == b"ARROW1" else 0
+        self.schema: Any = None
         while True:
             head = self._data[at : at + 8]
             length = int.from_bytes(head[4:8], "little")
@@ -212,8 +217,7 @@ class ArrowTable:
         return _last(self, (group,), lambda: self._fetched(group))
 
     def _fetched(self, group: int):
-        import pyarrow as pa
-
+        pa = _pyarrow()
         begin, end = self._batches[group]
         if self._mapped is None:
             source = pa.py_buffer(self._data[begin:end])

@@ -1,6 +1,7 @@
 """Recordings in tables: a cell's bytes come back, of one column of its row group, and damage is said in one line."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -92,6 +93,13 @@ def test_what_is_wrong_is_said(written, tmp_path):
                 with pytest.raises(ValueError, match=rf"{file.name}: truncated or damaged, or no table") as error:
                     open_table(str(file))
                 assert "\n" not in str(error.value)
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"a\.parquet: needs pyarrow: pip install pyarrow$"):
+        open_table(str(tmp_path / "a.parquet"))
 
 
 def test_of_a_table_in_storage_one_column_of_one_row_group_is_fetched(tmp_path, monkeypatch):
