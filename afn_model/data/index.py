@@ -25,12 +25,20 @@ from typing import Literal
 
 import numpy as np
 
-from afn_model.audio import tables
-from afn_model.audio.shards import MARK, is_member, open_archive, split_path
+from afn_model.audio.shards import is_member
+from afn_model.data.containers import (
+    MARKS,
+    ContainerState,
+    container_state,
+    container_states,
+    containers_of,
+    digest_of,
+    sources_of,
+)
 from afn_model.data.copies import RECORDS, fetch, make_room
 from afn_model.data.corpus_files import CorpusFiles, locate
 from afn_model.data.foreign import Columns
-from afn_model.data.records import audios_of, duration, measured_duration, parse, parse_sample
+from afn_model.data.records import duration, measured_duration, parse
 from afn_model.files import fingerprint, fingerprint_as_of, fingerprint_of, read_json, write_json
 from afn_model.storage import FileState, NoSuchFile, StorageError, ahead, is_url, join, states
 
@@ -39,7 +47,6 @@ FLUSH = 1 << 16  # entries buffered while building
 ENTRY = struct.Struct("<qf")  # byte at which the line begins, seconds of audio
 _ENTRIES = np.dtype([("begin", "<i8"), ("seconds", "<f4")])
 _NAMED = 100  # wrong lines that are named
-_MARKS = tuple(mark.encode() for mark in (MARK, *tables.MARKS))
 _THREADS = 16  # answers of storage that are waited for at once
 SOURCE = "source.json"  # which files an index with records of its own was made of
 
@@ -74,15 +81,6 @@ class Facts:
             raise ValueError(f"its seconds are {self.seconds!r:.40}")
         if not isinstance(self.fingerprint, str) or not isinstance(self.archives, str):
             raise ValueError("a fingerprint in it is no text")
-
-
-@dataclass(frozen=True)
-class _TarState:
-    """A tar file or a table as it was indexed."""
-
-    size: int
-    written: int | str
-    fingerprint: str
 
 
 def build(
@@ -196,7 +194,7 @@ def _raise(wrong: list[str], count: int) -> None:
         raise ValueError("\n".join(wrong[:_NAMED] + more))
 
 
-def _write(found: CorpusFiles, folder: Path, check, progress, measure) -> tuple[Facts, dict[str, _TarState]]:
+def _write(found: CorpusFiles, folder: Path, check, progress, measure) -> tuple[Facts, dict[str, ContainerState]]:
     corpus = Path(found.name) if found.plain else folder / RECORDS
     check = check if found.kind == "lines" else None  # done when they were gathered
     unit, first = ("line", 1) if found.kind == "lines" else ("record", 0)
@@ -233,8 +231,8 @@ def _write(found: CorpusFiles, folder: Path, check, progress, measure) -> tuple[
         raise ValueError(f"{found.name}: no records")
     if found.kind != "lines":
         named |= {found.inside(file) for file in found.files}
-    tars = _container_states(found, named)
-    return Facts(VERSION, count, at, total, digest.hexdigest(), written, _archives(tars), unmeasured), tars
+    tars = container_states(found, named)
+    return Facts(VERSION, count, at, total, digest.hexdigest(), written, digest_of(tars), unmeasured), tars
 
 
 @dataclass(frozen=True)
@@ -259,51 +257,14 @@ def _read(line: bytes, check, measure, folder: str) -> _Told | ValueError | None
         seconds = duration(record)
         if check:
             check(record)
-        containers = _containers(record) if any(mark in line for mark in _MARKS) else set()
+        containers = containers_of(record) if any(mark in line for mark in MARKS) else set()
         if measure == "all" or (measure and not seconds):
             seconds = measured_duration(record, folder)
-        return _Told(seconds, containers, not seconds and bool(_sources(record)))
+        return _Told(seconds, containers, not seconds and bool(sources_of(record)))
     except ValueError as error:
         if isinstance(error, StorageError) and not isinstance(error, NoSuchFile):
             raise
         return error
-
-
-def _sources(record: dict) -> list[str]:
-    """The recordings that a record names, as it writes them; none where it cannot be read and need not be."""
-    try:
-        return [audio.source for audio in audios_of(parse_sample(record, ""))]
-    except ValueError:
-        return []
-
-
-def _containers(record: dict) -> set[str]:
-    """The tar files and tables in which a record's recordings are, as it writes them."""
-    sources = _sources(record)
-    cells = {tables.split_cell(source)[0] for source in sources if tables.is_cell(source)}
-    return cells | {split_path(source)[0] for source in sources if is_member(source)}
-
-
-def _container_states(found: CorpusFiles, named: set[str]) -> dict[str, _TarState]:
-    """What is known of each that is there."""
-    files = {name: join(found.folder, name) for name in sorted(named)}
-    now, known = states(files.values()), {}
-    for name, file in files.items():
-        state = now[file]
-        if isinstance(state, FileState):
-            known[name] = _container_state(file, state)
-        elif not isinstance(state, NoSuchFile):
-            raise state
-    return known
-
-
-def _container_state(file: str, now: FileState) -> _TarState:
-    opened = tables.open_table(file) if tables.is_cell(f"{file}#") else open_archive(file)
-    return _TarState(now.size, now.written, opened.fingerprint)
-
-
-def _archives(tars: dict[str, _TarState]) -> str:
-    return fingerprint_of(f"{tar}\0{state.fingerprint}\n" for tar, state in sorted(tars.items())) if tars else ""
 
 
 class Corpus:
@@ -396,14 +357,14 @@ class Corpus:
     def _damaged(self, what: str | None) -> str:
         return f"its index is damaged ({what}); make it again with `afn data index {self.path}`"
 
-    def _checked_tars(self) -> dict[str, _TarState] | None:
+    def _checked_tars(self) -> dict[str, ContainerState] | None:
         """Compares the tar files with what was indexed; returns their states where times alone differ."""
         if not self.facts.archives:
             return None
         try:
             raw = read_json(self.index / "archives.json")
-            tars = {tar: _TarState(**state) for tar, state in raw.items()}
-            if _archives(tars) != self.facts.archives:
+            tars = {tar: ContainerState(**state) for tar, state in raw.items()}
+            if digest_of(tars) != self.facts.archives:
                 raise ValueError("archives.json is not what was written")
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path}: {self._damaged(str(error))}") from None
@@ -415,13 +376,13 @@ class Corpus:
                 raise ValueError(f"{self.path}: its tar file {status}" if is_member(f"{tar}#") else str(status))
             now[tar] = state
             if status != FileState(state.size, state.written):
-                now[tar] = _container_state(file, status)
+                now[tar] = container_state(file, status)
             if now[tar].fingerprint != state.fingerprint:
                 what = "tar file" if is_member(f"{tar}#") else "file"
                 raise ValueError(f"{self.path}: its {what} {file} is not the one that was indexed; {self._again()}")
         return now if now != tars else None
 
-    def _note(self, written: int, tars: dict[str, _TarState] | None) -> None:
+    def _note(self, written: int, tars: dict[str, ContainerState] | None) -> None:
         """Notes new times of unchanged files, so that nobody reads them whole again; not where that is not allowed."""
         self.facts = replace(self.facts, written=written)
         with contextlib.suppress(OSError):

@@ -149,6 +149,8 @@ def test_a_bucket_without_access_is_one_line_before_anything_is_written(monkeypa
                 assert "Google credentials that may read it" in said
     (tmp_path / "c.jsonl").write_bytes(lines(*(f"gs://private/{number}.flac" for number in range(6))))
     build(tmp_path / "c.jsonl")
+    with pytest.raises(ValueError, match=r"^gs://private/0\.flac: no access .*credentials[^\n]*$"):
+        build(tmp_path / "c.jsonl", measure=True)  # the others would fare no better
     found = missing_recordings({"c": tmp_path / "c.jsonl"})
     assert len(found) == 6
     assert all("no access (PermissionError: Forbidden" in line for line in found)

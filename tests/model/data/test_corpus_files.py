@@ -15,6 +15,7 @@ from afn_model.data.index import Corpus, build
 from afn_model.data.loader import DataConfig, Loader
 from afn_model.data.records import check
 from afn_model.ranges import BLOCK, RemoteBytes
+from afn_model.train.curriculum import read_curriculum, write_curriculum
 from tests import tiny
 from tests.corpora import clip, parquet, tar
 from tests.range_server import RangeServer
@@ -39,6 +40,18 @@ def test_names(tmp_path):
     assert not any("*" in str(place.parent) for place in locate(f"{tmp_path}/*/*.tar").places)
     with pytest.raises(ValueError, match="only local files are read; download it first"):
         locate("https://example.org/c.jsonl")
+
+
+def test_a_curriculum_names_addresses(tmp_path):
+    text = "datasets: {a: 's3://b/a.jsonl', b: 'x/b-{0..3}.tar'}\n"
+    stage = "stages: {one: {trains: all, blend: {a: 1, b: 1}, context: 16, batch_tokens: 16}}\n"
+    (tmp_path / "c.yaml").write_text(text + stage)
+    found = read_curriculum(tmp_path / "c.yaml")
+    assert found.datasets == {"a": "s3://b/a.jsonl", "b": tmp_path / "x" / "b-{0..3}.tar"}
+    write_curriculum(found, tmp_path / "d.yaml")
+    assert read_curriculum(tmp_path / "d.yaml").datasets == found.datasets
+    there = read_curriculum(tmp_path / "c.yaml", "gs://bucket/data").datasets
+    assert there == {"a": "s3://b/a.jsonl", "b": "gs://bucket/data/x/b-{0..3}.tar"}
 
 
 @pytest.fixture
