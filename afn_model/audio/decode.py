@@ -26,6 +26,8 @@ from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE
 from afn_model.audio.libsndfile import SoundFileAudio
 from afn_model.audio.resample import resample
 from afn_model.audio.source import AudioSource, read_source
+from afn_model.ranges import RemoteBytes
+from afn_model.storage import StorageError
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 _BLOCK = 1 << 18  # samples of an array taken at once
@@ -36,7 +38,7 @@ _CANCELLED = 0.03  # of the loudest channel is all that is left of a mix
 
 
 def load_audio(
-    source: str | os.PathLike | bytes | io.IOBase,
+    source: str | os.PathLike | bytes | io.IOBase | RemoteBytes,
     *,
     start: float | None = None,
     end: float | None = None,
@@ -52,7 +54,8 @@ def load_audio(
     that lacks more than a moment of what it says it holds is refused.
 
     Args:
-        source: a path, ``-`` for standard input, a pipe, the bytes of a file, or a file open for reading.
+        source: a path, an address in storage, ``-`` for standard input, a pipe, the bytes of a file, or a file open
+            for reading.
         start: seconds into the recording, 0 if None.
         end: seconds into the recording, its end if None; at most 0.01 s beyond it.
         strict: an error where the recording is longer than ``max_seconds`` or anything in the file is wrong; otherwise
@@ -72,6 +75,8 @@ def load_audio(
     clip = _Clip(found.name, start, end, strict, max_seconds)
     try:
         return _finish(*_decode(found, clip), clip, dtype)
+    except StorageError:  # which names its address
+        raise
     except ValueError as error:
         raise ValueError(f"{found.name}: {error}") from None
 
@@ -186,6 +191,8 @@ def _open(source: AudioSource, structure: Structure, number: int) -> AudioFile |
     """The part of a file with this number, by the first decoder that reads it."""
     try:
         return AudioFile(source.data, structure, number)
+    except StorageError:
+        raise
     except ValueError as error:
         reason = str(error)
     if bytes(source.data[4:8]) == b"ftyp" and source.data.find(b"moov") < 0:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from afn_model.audio.container import Structure, inspect, is_trailer, mp3_frame_bytes
+from afn_model.ranges import RemoteBytes
+from afn_model.storage import StorageError
 
 if TYPE_CHECKING:
     import av
@@ -42,6 +44,8 @@ _HOLE = 1 << 20  # bytes of zeros in a row that no compressed stream has
 _DRIFTING = ("ac3", "eac3")  # time stamps that add up packets' lengths, each rounded down to 1/90,000 s
 _JITTER = 0.002  # seconds; containers that count milliseconds round
 _QUIET = 0.01  # below this, a mix may be what is left of channels that cancel each other
+_SOUGHT = ("wav", "flac")  # formats in which FFmpeg finds a moment exactly, and that are long in bytes
+_FAR = 10.0  # seconds of a file in storage that are rather read than passed over
 _FULL_SCALE = {torch.uint8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31, torch.int64: 2.0**63}
 
 
@@ -77,7 +81,12 @@ def mix_down(planes: Tensor, rate: int) -> PcmBlock:
 
 
 class _Bytes:
-    """Part of a file as something to read from, so that FFmpeg opens nothing by itself."""
+    """Part of a file as something to read from, so that FFmpeg opens nothing by itself.
+
+    ``problem`` is why storage did not give what was asked for: to FFmpeg, which would ask on, the file ends there.
+    """
+
+    problem: StorageError | None = None
 
     def __init__(self, data, structure: Structure, part: tuple[int, int]):
         self._data, (self._begin, self._end) = data, part
@@ -86,7 +95,13 @@ class _Bytes:
 
     def read(self, size: int) -> bytes:
         at, stop = self._at, min(self._at + size, self._end)
-        chunk = bytes(self._data[at:stop])
+        if self.problem is not None:
+            return b""
+        try:
+            chunk = bytes(self._data[at:stop])
+        except StorageError as error:
+            self.problem = error
+            return b""
         if self._patch is not None and at <= self._patch[0] < stop:
             first = self._patch[0] - at
             chunk = chunk[:first] + self._patch[1] + chunk[first + len(self._patch[1]) :]
@@ -147,12 +162,14 @@ class AudioFile:
         import av
 
         self._error = av.FFmpegError
-        file = _Bytes(self._data, self._structure, self._structure.parts[self._number])
+        self._file = _Bytes(self._data, self._structure, self._structure.parts[self._number])
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", **self._structure.options}
         try:
-            self._container = av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
+            self._container = av.open(self._file, "r", options=options, metadata_errors="replace", buffer_size=1 << 16)
         except (av.FFmpegError, ValueError, OSError) as error:
+            self._check_storage()
             raise ValueError(getattr(error, "strerror", None) or str(error)) from None
+        self._check_storage()
         streams = self._container.streams.audio
         if not streams or streams[0].codec_context is None:
             self.close()
@@ -161,6 +178,10 @@ class AudioFile:
         self._stream.codec_context.thread_count = 1
         if self._stream.codec_context.name == "flac":  # or a damaged frame is noise without a word
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
+
+    def _check_storage(self) -> None:
+        if self._file.problem is not None:
+            raise self._file.problem
 
     def _promised(self, stream: av.AudioStream) -> float | None:
         self.counts = self.format not in GAPS | _UNCOUNTED and self.codec.startswith(_COUNTED)
@@ -255,7 +276,7 @@ class AudioFile:
         coarse = float(self._stream.time_base or 1) * self.rate > 1  # matroska: milliseconds
         if held is not None and (coarse or self.format in _DRIFTING):
             raise TimeLostError
-        for packet in self._packets():
+        for packet in self._packets(0.0 if held is None else start):
             if held is None:
                 yield from self._decoded(packet)
                 continue
@@ -278,12 +299,19 @@ class AudioFile:
                 self.damaged += 1
             return []
 
-    def _packets(self) -> Iterator[av.Packet]:
-        """The stream's packets and, last, an empty one."""
+    def _packets(self, start: float = 0.0) -> Iterator[av.Packet]:
+        """The stream's packets and, last, an empty one; of a file in storage from shortly before ``start`` on."""
         stream, last, end = self._stream, None, None
         self._tick = float(stream.time_base or 0)
         jitter = _JITTER / self._tick if self._tick else 0
         self._origin, self._first, self._end, self._jumped = stream.start_time, None, None, False
+        if isinstance(self._data, RemoteBytes) and self.format in _SOUGHT and start > _FAR and not self._origin:
+            try:
+                self._container.seek(round((start - 2 * PREROLL) / self._tick), stream=stream)
+            except self._error:
+                self._check_storage()
+                raise TimeLostError from None
+            self._origin = self._first = 0
         try:
             for packet in self._container.demux(stream):
                 begin, length = packet.pts, packet.duration or 0
@@ -302,6 +330,7 @@ class AudioFile:
                 yield packet
         except self._error:  # a damaged index or page ends the file
             self.damaged += 1
+        self._check_storage()
         if last is not None and self.codec.startswith("mp3"):
             self.torn = last.size < (mp3_frame_bytes(bytes(last)[:4]) or 0)
         elif last is not None and last.pos is not None and self.format == "aac":

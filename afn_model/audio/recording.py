@@ -1,4 +1,4 @@
-"""A recording in a conversation, whatever it comes from: an array, a file, or a member of a tar shard."""
+"""A recording in a conversation, whatever it comes from: an array, a file, a member of a tar, a cell of a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from afn_model.audio.decode import array_to_pcm, audio_seconds, load_audio
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import is_member, read_member
 from afn_model.audio.source import is_pipe, read_source
+from afn_model.audio.tables import is_cell, read_cell
 from afn_model.checks import is_number, is_whole
+from afn_model.ranges import BLOCK, FIRST, RemoteBytes
+from afn_model.storage import StorageError, is_url
 
 _SOURCES = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor)
 _CONTENT = ("array", "bytes", "path", "audio")  # keys of a dict: the samples, or the file
@@ -89,25 +92,49 @@ def load(
     if isinstance(audio.source, (np.ndarray, Tensor)):
         rate = SAMPLE_RATE if audio.sampling_rate is None else audio.sampling_rate
         return array_to_pcm(audio.source, rate, **options)
-    if is_member(audio.source):
-        return load_audio(read_member(audio.source), name=audio.source, **options)
-    return load_audio(audio.source, **options)
+    first = BLOCK if audio.start else FIRST  # of a part, the rest may be far away
+    if is_inside(audio.source):
+        return load_audio(_read_inside(audio.source, first), name=audio.source, **options)
+    return load_audio(RemoteBytes(audio.source, first=first) if is_url(audio.source) else audio.source, **options)
+
+
+def is_inside(source) -> bool:
+    """Whether a recording lies in another file: a member of a tar file, a cell of a Parquet or Arrow file."""
+    return is_member(source) or is_cell(source)
+
+
+def read_whole(source: str) -> bytes:
+    """All bytes of the file that a recording is, wherever it lies.
+
+    Raises:
+        ValueError: no such file, no access, nothing in it.
+    """
+    found = _read_inside(source, FIRST) if is_inside(source) else source
+    return bytes(read_source(found, source).data)
+
+
+def _read_inside(source: str, first: int) -> bytes | RemoteBytes:
+    return read_member(source, first) if is_member(source) else read_cell(source)
 
 
 def measured_seconds(audio: Audio) -> float:
-    """Seconds of a recording in a file or a tar shard, without decoding it.
+    """Seconds of a recording in a file, a tar shard or a table, without decoding it.
 
     Raises:
         ValueError: one line with its name: no such file, not audio, no length, a pipe, or a start outside of it.
     """
     if is_pipe(audio.source):
         raise ValueError(f"{audio.source}: how long it is will be known when it has been read")
-    if is_member(audio.source):
-        source = read_source(read_member(audio.source), audio.source)
+    if is_inside(audio.source):
+        source = read_source(_read_inside(audio.source, BLOCK), audio.source)
+    elif is_url(audio.source):
+        source = read_source(RemoteBytes(audio.source, first=BLOCK))
     else:
         source = read_source(audio.source)
     try:
         seconds, start = audio_seconds(source), audio.start or 0.0
+    except StorageError:
+        raise
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from None
     if start >= seconds:

@@ -1,7 +1,8 @@
 """Recordings in tar shards: ``talks/000.tar#clip-17.flac`` is a member of a tar file, read in constant time.
 
 Beside every tar lies ``000.tar.index``: which tar it belongs to and, by the hash of a member's name, where each one's
-bytes are. An index that belongs to another state of the tar, or is damaged, is made again.
+bytes are. An index that belongs to another state of the tar, or is damaged, is made again. A tar file may lie in
+storage: its index is then kept here, and of its members only what is asked for is fetched.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import os
 import struct
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,8 @@ import numpy as np
 
 from afn_model.files import atomic_path
 from afn_model.hashing import text_key
+from afn_model.ranges import FIRST, BytesFile, LocalBytes, RemoteBytes, open_bytes
+from afn_model.storage import NoSuchFile, StorageError, is_url, state
 
 MARK = ".tar#"
 MAGIC = b"afntar2\n"
@@ -41,14 +45,18 @@ def split_path(path: str) -> tuple[str, str]:
     return path[: at - 1], path[at:]
 
 
-def read_member(path: str) -> bytes:
+def read_member(path: str, first: int = FIRST) -> bytes | RemoteBytes:
     """The bytes of ``x.tar#member``. Safe in threads and forked workers.
+
+    Args:
+        path: of tar file and member.
+        first: a longer member of a tar file in storage is fetched piece by piece, when it is read.
 
     Raises:
         ValueError: no such tar file, one that is damaged or compressed, no such member in it, or a sparse one.
     """
     tar, member = split_path(path)
-    return open_archive(tar, path).read(member)
+    return open_archive(tar, path).read(member, first)
 
 
 def open_archive(tar: str, name: str | None = None) -> Archive:
@@ -58,10 +66,16 @@ def open_archive(tar: str, name: str | None = None) -> Archive:
         ValueError: no such file, or one that is damaged or compressed; ``name`` is what the error calls it.
     """
     try:
-        status = os.stat(tar)
-    except (OSError, ValueError):
+        now = _state(tar)
+    except NoSuchFile:
         raise ValueError(f"{name or tar}: no file {tar}") from None
-    return _open_archive(tar, status.st_size, status.st_mtime_ns)
+    return _open_archive(tar, now.size, now.written)
+
+
+def _state(tar: str) -> _State:
+    found = state(tar)
+    written = found.written if isinstance(found.written, int) else text_key(found.written.encode()) >> 1
+    return _State(found.size, written)
 
 
 @lru_cache(maxsize=_OPEN)
@@ -74,7 +88,7 @@ class _State:
     """What a tar file's index must agree with before its headers are looked at."""
 
     size: int
-    written: int  # mtime in ns
+    written: int  # mtime in ns; a hash of what storage says
 
 
 @dataclass(frozen=True)
@@ -96,15 +110,14 @@ class Archive:
     """An open tar file. ``fingerprint`` is the SHA-256 of its size and its members' names, places, sizes and times."""
 
     def __init__(self, tar: str, state: _State):
-        self.tar = tar
-        try:
-            self.file = os.open(tar, os.O_RDONLY)
-        except OSError as error:
-            raise ValueError(f"{tar}: {error.strerror}") from None
+        self.tar, self.size = tar, state.size
+        self.file = None if is_url(tar) else LocalBytes(tar)
         table = _read_index(tar, state, self.file)
         if table is None:
-            table = _scan(tar, state.size)
-            _write_index(tar, state, self.file, table)
+            scan = _Scan(tar, state, open_bytes(tar) if self.file is None else self.file)
+            for _ in scan:
+                pass
+            table = scan.table
         self.members, self.fingerprint = table.members, table.digest.hex()
 
     def find(self, member: str) -> tuple[int, int]:
@@ -122,16 +135,14 @@ class Archive:
             raise ValueError(f"{self.tar}: member {member!r} is sparse; write the file again, without tar's -S")
         return begin, size
 
-    def read(self, member: str) -> bytes:
+    def read(self, member: str, first: int = FIRST) -> bytes | RemoteBytes:
         begin, size = self.find(member)
-        data = os.pread(self.file, size, begin)
+        if self.file is None:
+            return RemoteBytes(self.tar, begin, size, self.size, first)
+        data = self.file[begin : begin + size]
         if len(data) != size:
             raise ValueError(f"{self.tar}: truncated: {len(data)} of {size} bytes of {member!r} are there")
         return data
-
-    def __del__(self):
-        if "file" in self.__dict__:
-            os.close(self.file)
 
 
 def _hash(member: str) -> int:
@@ -141,23 +152,27 @@ def _hash(member: str) -> int:
 def index_places(path: str | Path) -> list[Path]:
     """Where the index of a corpus or tar file may lie, in the order in which the places are tried.
 
-    Beside it, ``PATH.index``; where that folder cannot be written to, in ``~/.cache/afn/index``. The environment's
-    ``AFN_INDEX_DIR`` names a folder that comes before both.
+    Beside it, ``PATH.index``; where that folder cannot be written to, and for what lies in storage, in
+    ``~/.cache/afn/index``. The environment's ``AFN_INDEX_DIR`` names a folder that comes before both.
     """
     beside, named = Path(f"{path}.index"), os.environ.get("AFN_INDEX_DIR")
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(named) if named else Path(caches, "afn", "index")
-    whole = os.path.realpath(path)
+    url = is_url(path)
+    whole = str(path) if url else os.path.realpath(path)
     other = folder / f"{text_key(os.fsencode(whole)):016x}-{os.path.basename(whole)}.index"
+    if url:
+        return [other]
     return [other, beside] if named else [beside, other]
 
 
-def _edges(file: int, last: int) -> bytes:
-    """SHA-256 of the headers of the first and the last member."""
-    return hashlib.sha256(b"".join(os.pread(file, tarfile.BLOCKSIZE, at) for at in (0, last))).digest()
+def _edges(file: LocalBytes | None, last: int) -> bytes:
+    """SHA-256 of the headers of the first and the last member; of nothing in storage, where a file has a tag."""
+    headers = b"" if file is None else b"".join(file[at : at + tarfile.BLOCKSIZE] for at in (0, last))
+    return hashlib.sha256(headers).digest()
 
 
-def _read_index(tar: str, state: _State, file: int) -> _Table | None:
+def _read_index(tar: str, state: _State, file: LocalBytes | None) -> _Table | None:
     """The members by hash, or None where there is no index of this state of the tar file."""
     most = _HEADER.size + MEMBERS.itemsize * (state.size // tarfile.BLOCKSIZE)  # every member has a header
     for place in index_places(tar):
@@ -172,7 +187,7 @@ def _read_index(tar: str, state: _State, file: int) -> _Table | None:
     return None
 
 
-def _checked(data: bytes, state: _State, file: int) -> _Table | None:
+def _checked(data: bytes, state: _State, file: LocalBytes | None) -> _Table | None:
     body = data[_HEADER.size :]
     if len(data) < _HEADER.size or len(body) % MEMBERS.itemsize:
         return None
@@ -187,29 +202,54 @@ def _checked(data: bytes, state: _State, file: int) -> _Table | None:
     return _Table(last, digest, members)
 
 
-def _scan(tar: str, size: int) -> _Table:
-    found, last, digest = {}, 0, hashlib.sha256(f"{size} ".encode())
+def walk(tar: str) -> _Scan:
+    """The members of a tar file in order, with their bytes; its index is written when all have been met.
+
+    Raises:
+        ValueError: no such file, no access; while iterating, a file that is compressed, truncated or damaged.
+    """
     try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                last = member.offset
-                name = member.name.encode("utf-8", "surrogateescape")
-                digest.update(b"%b %d %d %d " % (name, member.offset_data, member.size, int(member.mtime)))
-                if member.isreg():
-                    at = _SPARSE if member.issparse() else member.offset_data
-                    found[_hash(member.name)] = (at, member.size)
-            end = archive.offset
-    except _DAMAGE as error:
-        raise ValueError(f"{tar}: not an uncompressed tar file ({error})") from None
-    # tarfile takes a torn or damaged header for the end, which is a block of zeros.
-    with open(tar, "rb") as file:
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"{tar}: truncated or damaged after {len(found)} members, at byte {end} of {size}")
-    return _Table(last, digest.digest(), np.array([(name, *found[name]) for name in sorted(found)], MEMBERS))
+        return _Scan(tar, _state(tar), open_bytes(tar))
+    except NoSuchFile:
+        raise ValueError(f"{tar}: no such file") from None
 
 
-def _write_index(tar: str, state: _State, file: int, table: _Table) -> None:
+class _Scan:
+    """One pass over a tar file. ``table`` is there when it is over; ``read`` gives the bytes of a member."""
+
+    def __init__(self, tar: str, state: _State, data: LocalBytes | RemoteBytes):
+        self.tar, self.state, self.data = tar, state, data
+
+    def read(self, member: tarfile.TarInfo) -> bytes:
+        return self.data[member.offset_data : member.offset_data + member.size]
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        size = self.state.size
+        found, last, digest = {}, 0, hashlib.sha256(f"{size} ".encode())
+        try:
+            with tarfile.open(fileobj=BytesFile(self.data), mode="r:") as archive:
+                for member in archive:
+                    last = member.offset
+                    name = member.name.encode("utf-8", "surrogateescape")
+                    digest.update(b"%b %d %d %d " % (name, member.offset_data, member.size, int(member.mtime)))
+                    if member.isreg():
+                        at = _SPARSE if member.issparse() else member.offset_data
+                        found[_hash(member.name)] = (at, member.size)
+                        yield member
+                end = archive.offset
+        except StorageError:
+            raise
+        except _DAMAGE as error:
+            raise ValueError(f"{self.tar}: not an uncompressed tar file ({error})") from None
+        # tarfile takes a torn or damaged header for the end, which is a block of zeros.
+        if self.data[end : end + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+            raise ValueError(f"{self.tar}: truncated or damaged after {len(found)} members, at byte {end} of {size}")
+        members = np.array([(name, *found[name]) for name in sorted(found)], MEMBERS)
+        self.table = _Table(last, digest.digest(), members)
+        _write_index(self.tar, self.state, self.data if isinstance(self.data, LocalBytes) else None, self.table)
+
+
+def _write_index(tar: str, state: _State, file: LocalBytes | None, table: _Table) -> None:
     """Keeps the index for others; where it cannot be written, every process makes its own."""
     body = table.members.tobytes()
     edges, content = _edges(file, table.last), hashlib.sha256(body).digest()

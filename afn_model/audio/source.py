@@ -1,4 +1,4 @@
-"""The bytes of a recording: of a path, of standard input, of a pipe, of an open file."""
+"""The bytes of a recording: of a path, of standard input, of a pipe, of an open file, of an address in storage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from afn_model.ranges import RemoteBytes
+from afn_model.storage import is_url
+
 STDIN = "-"
 
 
@@ -18,12 +21,12 @@ class AudioSource:
 
     Args:
         name: what errors and warnings call it.
-        data: bytes-like; mapped, not read, where it is a file.
+        data: bytes-like; mapped, not read, where it is a file, and fetched by range where it is in storage.
         path: of an ordinary file.
     """
 
     name: str
-    data: bytes | mmap.mmap
+    data: bytes | mmap.mmap | RemoteBytes
     path: str | None = None
 
 
@@ -44,16 +47,18 @@ def read_source(source, name: str | None = None) -> AudioSource:
     """Reads a recording, or maps it where it is a file.
 
     Args:
-        source: a path, ``-`` for standard input, bytes, or a file open for reading in binary mode. An open file that
-            can be rewound is read from its beginning, wherever it stands.
+        source: a path, an address in storage, ``-`` for standard input, bytes, or a file open for reading in binary
+            mode. An open file that can be rewound is read from its beginning, wherever it stands.
         name: what errors call it; its path if None.
 
     Raises:
-        ValueError: one line with the name: no such file, a folder, a URL, not readable, or nothing in it.
+        ValueError: one line with the name: no such file, a folder, a web address, not readable, or nothing in it.
     """
     path = None
     if isinstance(source, (bytes, bytearray, memoryview)):
         name, data = name or "<bytes>", bytes(source)
+    elif isinstance(source, RemoteBytes):
+        name, data = name or source.url, source
     elif hasattr(source, "read"):
         name = name or str(getattr(source, "name", "<file>"))
         data = _read_open(source, name)
@@ -80,11 +85,11 @@ def _read_open(file: Any, name: str) -> bytes:
     return bytes(data)
 
 
-def _read_path(path: str | bytes, name: str) -> bytes | mmap.mmap:
+def _read_path(path: str | bytes, name: str) -> bytes | mmap.mmap | RemoteBytes:
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    if path.startswith(("http://", "https://")):
-        raise ValueError(f"{name}: only local files are read; download it first")
+    if is_url(path):
+        return RemoteBytes(path)
     if path == STDIN:
         return _read_open(sys.stdin.buffer, "standard input") if sys.stdin else b""
     if os.path.isdir(path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from afn_model.cli import options
 from afn_model.cli.answering import ask, caption, transcribe
 from afn_model.cli.chat import chat
-from afn_model.cli.data import add_import, add_index, add_inspect, add_stats, import_
+from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, copy_, import_
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
 from afn_model.cli.data import stats as data_stats
@@ -87,6 +87,7 @@ COMMANDS = {
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True
     ),
+    "data copy": Command(copy_, (add_copy,), "copy a corpus with its recordings into tar files on this machine", True),
     "data index": Command(data_index, (add_index,), "make the index beside a corpus, which training needs", True),
     "data inspect": Command(data_inspect, (add_inspect,), "show a record: who says what, where the audio goes"),
     "data stats": Command(data_stats, (add_stats,), "what a corpus holds, and what packing saves"),

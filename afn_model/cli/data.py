@@ -34,6 +34,16 @@ def add_import(parser: ArgumentParser) -> None:
         "perhaps segments)",
     )
     parser.add_argument("out", metavar="OUT.jsonl", help="the corpus to write; it must not be there")
+    add_columns(parser)
+
+
+def add_copy(parser: ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="an indexed corpus, here or in storage")
+    parser.add_argument("out", metavar="OUT.jsonl", help="the copy; its recordings go into tar files in the folder OUT")
+    parser.add_argument("--shard", type=positive, default=1000, metavar="MB", help="size of a tar file; default 1000")
+
+
+def add_columns(parser: ArgumentParser) -> None:
     parser.add_argument("--audio", metavar="NAME", help="column or key of the recordings; default by its usual names")
     parser.add_argument("--text", metavar="NAME", help="column or key of the transcripts or answers")
     parser.add_argument("--question", metavar="NAME", help="column or key of the questions")
@@ -47,11 +57,14 @@ def add_import(parser: ArgumentParser) -> None:
 def add_index(parser: ArgumentParser) -> None:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = (
-        "Reads JSON Lines; `afn data import` makes them of JSON arrays, tables, NeMo manifests and Kaldi folders.\n"
-        "The index lies beside the corpus; where that folder cannot be written to, in ~/.cache/afn/index;\n"
-        "and in $AFN_INDEX_DIR where that is set, for training too."
+        "Reads JSON Lines, Parquet files with recordings in them, folders that `datasets` has saved, and WebDataset\n"
+        "tar files (train-{000..127}.tar), on this machine and in storage (s3://, gs://, hf://); `afn data import`\n"
+        "makes a corpus of JSON arrays, tables, NeMo manifests and Kaldi folders.\n"
+        "The index lies beside the corpus; where that folder cannot be written to, and of what lies in storage, in\n"
+        "~/.cache/afn/index; and in $AFN_INDEX_DIR where that is set, for training too."
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="JSON Lines corpora; each gets FILE.index")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="corpora; each gets FILE.index")
+    add_columns(parser)
     parser.add_argument(
         "--measure",
         nargs="?",
@@ -64,13 +77,13 @@ def add_index(parser: ArgumentParser) -> None:
 
 
 def add_inspect(parser: ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="JSON Lines corpus")
+    parser.add_argument("file", metavar="FILE", help="corpus")
     parser.add_argument("which", nargs="?", default="0", metavar="INDEX|ID", help="default the first record")
     parser.add_argument("--model", metavar="DIR", help="model folder whose tokenizer counts tokens")
 
 
 def add_stats(parser: ArgumentParser) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help="indexed JSON Lines corpora")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="indexed corpora")
     parser.add_argument("--curriculum", metavar="FILE", help="say how long its stages are instead; needs --model")
     parser.add_argument("--data", metavar="DIR", help="folder of the curriculum's datasets; default its own")
     parser.add_argument("--context", nargs="+", type=positive, default=CONTEXTS, metavar="N", help="bins to pack into")
@@ -90,12 +103,23 @@ def import_(args: Namespace) -> None:
     print(f"{args.out}: {count:,} records; index it with `afn data index {args.out} --measure`")
 
 
+def copy_(args: Namespace) -> None:
+    from tqdm import tqdm
+
+    from afn_model.data.copy import copy
+
+    with tqdm(unit="", desc=Path(args.source).name, disable=None) as bar:
+        count = copy(args.source, args.out, max_bytes=args.shard * 10**6, progress=bar.update)
+    print(f"{args.out}: {count:,} records; index it with `afn data index {args.out}`")
+
+
 def index(args: Namespace) -> None:
     from dataclasses import asdict
 
     from tqdm import tqdm
 
     from afn_model.data.check import missing_recordings
+    from afn_model.data.foreign import Columns
     from afn_model.data.index import build
     from afn_model.data.records import check
 
@@ -104,7 +128,7 @@ def index(args: Namespace) -> None:
         files, args.measure = [args.measure, *files], "missing"
     if not files:
         raise ValueError("the following arguments are required: FILE (afn data index --help says more)")
-    missing = []
+    missing, columns = [], Columns(args.audio, args.text, args.question, args.instruction)
     for file in files:
         total = os.path.getsize(file) if os.path.isfile(file) else 0
         checked = None if args.no_check else check
@@ -112,7 +136,7 @@ def index(args: Namespace) -> None:
             line_by_line(f"{file} is not indexed"),
             tqdm(total=total, unit="B", unit_scale=True, desc=Path(file).name, disable=None) as bar,
         ):
-            facts = build(file, check=checked, progress=bar.update, measure=MEASURES[args.measure])
+            facts = build(file, check=checked, progress=bar.update, measure=MEASURES[args.measure], columns=columns)
         if args.json:
             print(json.dumps({"file": file} | asdict(facts)), flush=True)
         else:
@@ -152,33 +176,39 @@ def inspect(args: Namespace) -> None:
 
     from afn_model.data.records import parse_sample
 
-    at, record, seconds = find(Path(args.file), args.which)
+    at, record, seconds, folder = find(args.file, args.which)
     try:
-        sample = parse_sample(record, Path(args.file).parent)
+        sample = parse_sample(record, folder)
     except ValueError as error:
         raise ValueError(f"{args.file}[{at}]: {error}") from None
     sample = replace(sample, seconds=seconds or sample.seconds)
     print("\n".join(described(sample, f"{args.file}[{at}]", _processor(args.model))))
 
 
-def find(file: Path, which: str) -> tuple[int, dict, float]:
-    """(number, record, seconds of audio that the index knows) of a record by its number or its id.
+def find(file: str | Path, which: str) -> tuple[int, dict, float, str]:
+    """(number, record, seconds of audio that the index knows, folder of the corpus) of a record by number or id.
 
     Raises:
-        ValueError: no such file or record.
+        ValueError: no such file or record, or, of a corpus that is no JSON Lines file here, no index.
     """
-    from afn_model.data.index import Corpus, folder_of, parse
+    from afn_model.data.copies import RECORDS
+    from afn_model.data.corpus_files import locate
+    from afn_model.data.index import Corpus, folder_of
+    from afn_model.data.records import parse
 
-    corpus = None
-    if folder_of(file).is_dir():
+    corpus, files = None, locate(file)
+    if not files.plain:
+        corpus = Corpus(file)
+    elif folder_of(file).is_dir():
         with contextlib.suppress(ValueError):  # an index of another state says nothing about this one
             corpus = Corpus(file)
     if which.isdecimal() and corpus and int(which) < len(corpus):
-        return int(which), corpus[int(which)], corpus.seconds(int(which))
-    if not file.is_file():
+        return int(which), corpus[int(which)], corpus.seconds(int(which)), files.folder
+    path = Path(file) if corpus is None or files.plain else corpus.index / RECORDS
+    if not path.is_file():
         raise ValueError(f"{file}: no such file")
     count = 0
-    with file.open("rb") as lines:
+    with path.open("rb") as lines:
         for line in lines:
             if not line.strip():
                 continue
@@ -186,7 +216,7 @@ def find(file: Path, which: str) -> tuple[int, dict, float]:
             if wanted or which.encode() in line or b"\\" in line:
                 record = parse(line)
                 if wanted or str(record.get("id")) == which:
-                    return count, record, corpus.seconds(count) if corpus else 0.0
+                    return count, record, corpus.seconds(count) if corpus else 0.0, files.folder
             count += 1
     raise ValueError(f"{file}: no record with number or id {which!r} among its {count}")
 
@@ -221,10 +251,13 @@ def described(sample: Sample, name: str, processor: AFNextProcessor | None) -> I
 
 def _described_audio(audio) -> str:
     from afn_model.audio.shards import is_member, split_path
+    from afn_model.audio.tables import is_cell, split_cell
+    from afn_model.storage import is_url
 
     file = split_path(audio.source)[0] if is_member(audio.source) else audio.source
+    file = split_cell(file)[0] if is_cell(file) else file
     part = "" if audio.start is None and audio.end is None else f" {audio.start or 0:g} s to {_end(audio.end)}"
-    return f"{audio.source}{part}{'' if os.path.isfile(file) else ' (no such file)'}"
+    return f"{audio.source}{part}{'' if is_url(file) or os.path.isfile(file) else ' (no such file)'}"
 
 
 def _end(end: float | None) -> str:

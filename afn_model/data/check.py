@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from afn_model.audio.shards import is_member, open_archive, split_path
+from afn_model.audio.tables import find_cell, is_cell
 from afn_model.data.index import Corpus
 from afn_model.data.order import permute
 from afn_model.data.records import audios_of, parse_sample
 from afn_model.hashing import key
+from afn_model.storage import StorageError, check_allowed, is_url, join, states
 
 MOST = 1_000_000
+WEB = ("http://", "https://")
+_ASKED = 100  # web addresses that are asked for, of each block
 _BLOCK = 1 << 16  # records whose tar members are looked up together, tar by tar
 
 
@@ -51,30 +55,65 @@ def missing_recordings(
 
 
 def _missing(corpus: Corpus, numbers) -> list[tuple[int, str]]:
-    folder, found = corpus.path.parent, []
+    folder, found = corpus.folder, []
     members: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    stored: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number in numbers:
         try:
             sources = dict.fromkeys(audio.source for audio in audios_of(parse_sample(corpus[number], "")))
         except ValueError:
             continue
         for source in sources:
+            path = join(folder, source)
             if is_member(source):
                 tar, member = split_path(source)
                 members[tar].append((number, member))
-            elif not os.path.isfile(os.path.join(folder, source)):
-                what = "a web address, and recordings are files" if "://" in source else "no such file"
-                found.append((number, f"{source:.200}: {what}"))
+            elif is_cell(source):
+                found += _missing_cell(number, source, path)
+            elif is_url(path):
+                stored[path].append((number, source))
+            elif not os.path.isfile(path):
+                found.append((number, f"{source:.200}: no such file"))
     for tar, wanted in members.items():
-        found += _missing_members(tar, os.path.join(folder, tar), wanted)
-    return sorted(found)
+        found += _missing_members(tar, join(folder, tar), wanted)
+    return sorted(found + _missing_stored(stored))
+
+
+def _missing_stored(wanted: dict[str, list[tuple[int, str]]]) -> list[tuple[int, str]]:
+    """Of addresses in storage the folders are listed; of web addresses, which have none, some are asked for."""
+    web = [url for url in wanted if url.startswith(WEB)]
+    refused = set()
+    if web:
+        try:
+            check_allowed(web[0])
+        except StorageError:
+            refused.update(web)
+        web = web[:: -(-len(web) // _ASKED)]
+    asked = states([url for url in wanted if url not in refused and (not url.startswith(WEB) or url in web)])
+    found = [
+        (number, f"{source:.200}: {str(state).removeprefix(f'{url}: ')}")
+        for url, state in asked.items()
+        if isinstance(state, StorageError)
+        for number, source in wanted[url]
+    ]
+    why = "a web address, and recordings are files; AFN_ALLOW_HTTP=1 lets them be read"
+    return found + [(number, f"{source:.200}: {why}") for url in refused for number, source in wanted[url]]
+
+
+def _missing_cell(number: int, source: str, path: str) -> list[tuple[int, str]]:
+    try:
+        find_cell(path)
+    except ValueError as error:
+        return [(number, f"{source}: {str(error).removeprefix(f'{path}: ')}")]
+    return []
 
 
 def _missing_members(tar: str, path: str, wanted: list[tuple[int, str]]) -> list[tuple[int, str]]:
     try:
         archive = open_archive(path)
     except ValueError as error:
-        why = str(error).removeprefix(f"{path}: ") if os.path.exists(path) else "no such file"
+        there = is_url(path) or os.path.exists(path)
+        why = str(error).removeprefix(f"{path}: ") if there else "no such file"
         return [(number, f"{tar}: {why}") for number, _ in wanted]
     found = []
     for number, member in wanted:

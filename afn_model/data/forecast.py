@@ -211,7 +211,7 @@ def _part(source: Source, corpus: Corpus, config: DataConfig, processor: AFNextP
     for i in range(read):
         record = i if total == read else permute(i, total, key(0))
         try:
-            sample = replace(parse_sample(corpus[record], corpus.path.parent), seconds=corpus.seconds(record))
+            sample = replace(parse_sample(corpus[record], corpus.folder), seconds=corpus.seconds(record))
             several = len(dict.fromkeys(audios_of(sample)))
             if several:
                 recordings[record] = several

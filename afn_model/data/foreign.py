@@ -6,14 +6,14 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afn_model.data.index import parse
-from afn_model.data.records import check
+from afn_model.data.records import check, parse
 from afn_model.files import atomic_path
+from afn_model.storage import is_url
 
 TRANSCRIBE = "Transcribe the input speech."
 AUDIO = ("audio_filepath", "audio", "audio_path", "audio_file", "file_name", "filename", "path", "file", "wav", "sound")
@@ -22,7 +22,7 @@ ANSWER = ("answer", "response", "caption")
 QUESTION = ("question", "prompt")
 _NAMED = 100  # problems that are named
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
-_RECORDS = ("messages", "conversations")
+RECORDS = ("messages", "conversations")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def convert(source: str | Path, out: str | Path, columns: Columns | None = None)
     Raises:
         ValueError: a line for every row that cannot be used, with its place; nothing is written then.
     """
+    if is_url(source):
+        raise ValueError(f"{source}: only what lies here is imported; `afn data index` reads corpora in storage")
     source, out = Path(source), Path(out)
     if not source.exists():
         raise ValueError(f"{source}: no such file")
@@ -67,7 +69,7 @@ def convert(source: str | Path, out: str | Path, columns: Columns | None = None)
                 try:
                     if isinstance(row, ValueError):
                         raise row
-                    record = _record(row, columns or Columns(), _Paths(source, out))
+                    record = record_of(row, columns or Columns(), _Paths(source, out))
                     check(record)
                     file.write(json.dumps(record) + "\n")
                 except ValueError as error:
@@ -218,8 +220,13 @@ def _seconds(value: Any, what: str) -> float:
         raise ValueError(f"{what}: {value!r:.40} is no number of seconds") from None
 
 
-def _record(row: dict, columns: Columns, paths: _Paths) -> dict:
-    if any(key in row for key in _RECORDS):
+def record_of(row: dict, columns: Columns, paths: Callable[[str], str]) -> dict:
+    """The record of a row: of its recording, or list of them, its question and its answer.
+
+    Raises:
+        ValueError: what is missing, or may be meant in two ways.
+    """
+    if any(key in row for key in RECORDS):
         return relocated(row, paths)
     audio = _one(row, columns.audio, AUDIO, "recording", "--audio")
     transcript = columns.text is None and not any(row.get(name) not in (None, "") for name in ANSWER)
@@ -230,12 +237,15 @@ def _record(row: dict, columns: Columns, paths: _Paths) -> dict:
         question = row.get(asked[0])
     if not isinstance(question, str) or not question.strip():
         raise ValueError("nothing is asked: no question column; --instruction is what all recordings are asked")
-    if not isinstance(row[audio], str) or not isinstance(row[text], str):
+    heard = row[audio] if isinstance(row[audio], list) else [row[audio]]
+    if not all(isinstance(path, str) for path in heard) or not isinstance(row[text], str):
         raise ValueError(f"{audio} and {text} must be text, got {row[audio]!r:.60} and {row[text]!r:.60}")
-    said = [{"role": "user", "content": f"<sound>\n{question.strip()}"}, {"role": "assistant", "content": row[text]}]
-    recording: dict[str, Any] = {"path": paths(row[audio])}
+    asked_of = "<sound>\n" * len(heard) + question.strip()
+    said = [{"role": "user", "content": asked_of}, {"role": "assistant", "content": row[text]}]
+    recordings: list[dict[str, Any]] = [{"path": paths(path)} for path in heard]
+    recording = recordings[0]
     record = {"id": str(row["id"])} if row.get("id") not in (None, "") else {}
-    record |= {"audios": [recording], "messages": said}
+    record |= {"audios": recordings, "messages": said}
     length = None if row.get("duration") in (None, "") else _seconds(row["duration"], "duration")
     if row.get("offset") not in (None, ""):
         recording["start"] = _seconds(row["offset"], "offset")
@@ -277,7 +287,7 @@ def relocated(record: dict, paths) -> dict:
         return audio
 
     record = record | {key: moved(record[key]) for key in ("audios", "audio", "sounds", "sound") if record.get(key)}
-    for key in _RECORDS:
+    for key in RECORDS:
         if isinstance(record.get(key), list):
             record[key] = [_moved_message(message, moved) for message in record[key]]
     return record

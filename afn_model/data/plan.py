@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class DataConfig:
     """What a stage of training reads.
 
     Args:
-        datasets: name → indexed .jsonl file; there may be more than the blend names.
+        datasets: name → indexed corpus; there may be more than the blend names.
         blend: name → how often each of the dataset's records is seen in an epoch.
         seed: of the order and the packing.
         context: most tokens of a bin.
@@ -67,7 +67,7 @@ class DataConfig:
             the recording, "drop" leaves the sample out, "error" stops. Cuts and left out samples are counted.
     """
 
-    datasets: dict[str, Path]
+    datasets: Mapping[str, str | Path]
     blend: dict[str, float]
     seed: int
     context: int
@@ -158,7 +158,7 @@ class Blend:
             ValueError: a record that cannot be read or is not one.
         """
         corpus = self.corpora[source]
-        return replace(parse_sample(corpus[record], corpus.path.parent), seconds=corpus.seconds(record))
+        return replace(parse_sample(corpus[record], corpus.folder), seconds=corpus.seconds(record))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ is refused.
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from afn_model.audio.recording import Audio, measured_seconds
 from afn_model.prompt.conversation import Turn, read_conversation
 from afn_model.scoring import rewards
+from afn_model.storage import join
 
 AXES = (
     "music",
@@ -72,6 +72,23 @@ class Sample:
     rejected: str = ""
 
 
+def parse(line: bytes) -> dict:
+    """A record from its line.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is an object, not {type(record).__name__}")
+    return record
+
+
 def check(record: dict) -> None:
     """Checks a record against the formats, with its rewards; keys they do not know are allowed.
 
@@ -87,15 +104,13 @@ def parse_sample(record: dict, folder: str | Path) -> Sample:
 
     Args:
         record: in either format.
-        folder: what relative paths start from, that of the .jsonl file.
+        folder: what relative paths start from, that of the .jsonl file; it may be an address in storage.
 
     Raises:
         ValueError: what ``check`` complains about.
     """
     turns, seconds = _checked(record), duration(record)
-    located = {
-        audio: replace(audio, source=os.path.join(folder, audio.source)) for turn in turns for audio in turn.audios
-    }
+    located = {audio: replace(audio, source=join(folder, audio.source)) for turn in turns for audio in turn.audios}
     turns = [
         replace(turn, parts=tuple(located[part] if isinstance(part, Audio) else part for part in turn.parts))
         for turn in turns

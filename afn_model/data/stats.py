@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -72,10 +73,10 @@ def collect(files: Sequence[str | Path], processor: AFNextProcessor | None = Non
             record = i if total <= most else permute(i, total, key(0))
             looked_at += 1
             try:
-                parsed = parse_sample(corpus[record], corpus.path.parent)
+                parsed = parse_sample(corpus[record], corpus.folder)
                 length = _text_tokens(parsed, processor)
             except (ValueError, OSError) as error:
-                bad.append((f"{corpus.path.name}[{record}]", str(error)))
+                bad.append((f"{os.path.basename(corpus.path)}[{record}]", str(error)))
                 continue
             parsed = replace(parsed, seconds=corpus.seconds(record))
             for counter, name in zip(counts, (parsed.axis, parsed.task, parsed.source), strict=True):

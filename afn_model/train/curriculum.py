@@ -11,6 +11,7 @@ from typing import Any
 
 from afn_model.checks import is_number, is_whole
 from afn_model.files import write_text
+from afn_model.storage import located
 from afn_model.train import values
 from afn_model.train.lora_settings import ALL_LINEAR, check_lora
 from afn_model.train.values import known, read_yaml, shown
@@ -227,7 +228,7 @@ class Curriculum:
 
     name: str
     stages: tuple[Stage, ...]
-    datasets: dict[str, Path]
+    datasets: dict[str, str | Path]
     seed: int = 0
 
     def __getitem__(self, name: str) -> Stage:
@@ -258,7 +259,7 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
     path = find(file, "curricula")
     raw = read_yaml(path)
     try:
-        return _curriculum(raw, path.stem, Path(data) if data else path.parent, path.parent)
+        return _curriculum(raw, path.stem, data or path.parent, path.parent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -271,18 +272,18 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
         found |= {"trains": list(stage.trains), "betas": list(stage.betas)}
         found["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
         stages[stage.name] = found
-    datasets = {name: str(path.absolute()) for name, path in curriculum.datasets.items()}
+    datasets = {name: str(located(Path.cwd(), path)) for name, path in curriculum.datasets.items()}
     whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
     write_text(path, values.to_yaml(whole))
 
 
-def _curriculum(raw: dict, name: str, folder: Path, home: Path) -> Curriculum:
+def _curriculum(raw: dict, name: str, folder: str | Path, home: Path) -> Curriculum:
     known(raw, ("name", "seed", "datasets", "defaults", "stages"), "the curriculum")
     datasets = {}
     for key, file in values.mapping(raw.get("datasets"), "datasets").items():
         if not isinstance(file, str) or not file:
             raise ValueError(f"dataset {shown(key)}: {shown(file)} is no path")
-        datasets[values.name(key, "dataset")] = folder / file
+        datasets[values.name(key, "dataset")] = located(folder, file)
     defaults = values.mapping(raw.get("defaults"), "defaults")
     blends: dict[str, dict[str, float]] = {}
     stages: list[Stage] = []

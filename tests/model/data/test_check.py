@@ -50,7 +50,7 @@ MISSING = [
     "talks[1]: clips/b.wav: no such file",
     "talks[3]: gone.tar: no such file",
     "talks[3]: x.tar: no member 'b.wav' among its 1",
-    "talks[6]: https://example.org/a.wav: a web address, and recordings are files",
+    "talks[6]: https://example.org/a.wav: a web address, and recordings are files; AFN_ALLOW_HTTP=1 lets them be read",
     "talks[7]: clips/folder.wav: no such file",
 ]
 

@@ -262,11 +262,11 @@ def test_where_the_folder_cannot_be_written_to_the_cache_serves(tmp_path, monkey
     def places(corpus):
         return [tmp_path / "file" / "c.index", tmp_path / "cache" / "c.index"]
 
-    monkeypatch.setattr("afn_model.data.index.index_places", places)
+    monkeypatch.setattr("afn_model.data.corpus_files.index_places", places)
     path = write(tmp_path / "c.jsonl", RECORDS)
     build(path)
     assert len(Corpus(path)) == 3
-    monkeypatch.setattr("afn_model.data.index.index_places", lambda corpus: places(corpus)[:1])
+    monkeypatch.setattr("afn_model.data.corpus_files.index_places", lambda corpus: places(corpus)[:1])
     with pytest.raises(ValueError, match=r"no place for its index: .*; AFN_INDEX_DIR names one"):
         build(path)
 

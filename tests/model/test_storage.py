@@ -1,0 +1,139 @@
+"""Storage: what is there and what it is called, in one line why it cannot be read; by range, again, after a fork."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from afn_model import storage
+from afn_model.audio.decode import load_audio
+from afn_model.storage import StorageError, expand, join, listing, located, parent, read_range, state, states
+from tests.range_server import RangeServer
+
+fsspec = pytest.importorskip("fsspec", reason="fsspec reads what lies in storage")
+
+
+@pytest.fixture
+def memory():
+    """The name of a folder in fsspec's memory, empty."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    storage.forget()
+    yield "memory://bucket"
+    system.store.clear()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    pytest.importorskip("aiohttp", reason="fsspec reads the web with it")
+    monkeypatch.setenv("AFN_ALLOW_HTTP", "1")
+    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0, 0.0))
+    storage.forget()
+    found = RangeServer()
+    yield found
+    found.close()
+
+
+def put(url, data):
+    fsspec.filesystem("memory").pipe_file(url, data)
+
+
+def test_paths_and_addresses_are_joined():
+    assert join("s3://b/x", "y/a.wav") == "s3://b/x/y/a.wav"
+    assert join("/data", "s3://b/a.wav") == "s3://b/a.wav"
+    assert join("s3://b/x", "/data/a.wav") == "/data/a.wav"
+    assert parent("s3://b/x/a.wav") == "s3://b/x"
+    assert parent("s3://b") == parent("s3://b/a.wav") == "s3://b"
+    assert located("/data", "hf://datasets/a/b/c.jsonl") == "hf://datasets/a/b/c.jsonl"
+    assert str(located("/data", "c.jsonl")) == "/data/c.jsonl"
+
+
+def test_braces_and_stars(memory, tmp_path):
+    names = [f"{memory}/train-{number:03d}.tar" for number in range(3)]
+    for name in [*names, f"{memory}/deep/test.tar"]:
+        put(name, b"x")
+    assert expand(f"{memory}/train-{{000..002}}.tar") == expand(f"{memory}/train-*.tar") == names
+    assert listing(memory) == [f"{memory}/deep/test.tar", *names]
+    assert expand("{b,a}-{9..11}") == ["b-9", "b-10", "b-11", "a-9", "a-10", "a-11"]
+    for name in "ba":
+        (tmp_path / f"{name}.tar").touch()
+    assert expand(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    for pattern, problem in [
+        (f"{memory}/none-*.tar", "none-.*: nothing is called like this"),
+        ("x-{3..1}.tar", r"\{3\.\.1\}: from 3 up to 1 is expected"),
+        ("https://example.org/*.tar", "has no listing; name its files by braces"),
+    ]:
+        with pytest.raises(StorageError, match=problem):
+            expand(pattern)
+
+
+def test_states_are_those_of_now_and_many_are_listed_at_once(memory, monkeypatch):
+    put(f"{memory}/a", b"123")
+    first = state(f"{memory}/a")
+    assert first.size == 3
+    put(f"{memory}/a", b"1234")
+    assert state(f"{memory}/a") == first, "within the hour"
+    names = [f"{memory}/{name}" for name in "abcdefg"]
+    put(names[1], b"")
+    monkeypatch.setattr(fsspec.filesystem("memory").__class__, "info", None)
+    found = states(names)
+    assert (found[names[0]].size, found[names[1]].size) == (4, 0)
+    assert [str(found[name]) for name in names[2:]] == [f"{name}: no such file" for name in names[2:]]
+
+
+def test_the_web_is_read_where_that_is_switched_on(server, monkeypatch):
+    server.files["a"] = bytes(range(100))
+    assert read_range(f"{server.url}/a", 10, 20, 100) == bytes(range(10, 20))
+    assert server.sent == 10
+    server.ranges = False
+    assert read_range(f"{server.url}/a", 10, 20, 100) == bytes(range(10, 20)), "of the whole file, which came"
+    monkeypatch.delenv("AFN_ALLOW_HTTP")
+    with pytest.raises(ValueError, match=r"/a: only local files are read; download it first .*AFN_ALLOW_HTTP=1"):
+        load_audio(f"{server.url}/a")
+    with pytest.raises(StorageError, match=r"^ftp://h/a: no address that is read; s3, gs"):
+        load_audio("ftp://h/a")
+
+
+def test_what_may_pass_is_tried_again_and_not_for_ever(server):
+    server.files["a"] = b"12345"
+    server.errors = [503, 500, 429]
+    assert read_range(f"{server.url}/a", 1, 3, 5) == b"23"
+    assert len(server.asked) == 4
+    server.errors = [503] * 10
+    with pytest.raises(StorageError, match=r"^http://.*/a: cannot be read \(ClientResponseError: 503") as error:
+        read_range(f"{server.url}/a", 1, 3, 5)
+    assert len(server.errors) == 6, "four attempts"
+    assert "\n" not in str(error.value)
+    server.errors.clear()
+    with pytest.raises(StorageError, match="2 bytes came of the 4 from byte 3 on"):
+        read_range(f"{server.url}/a", 3, 7, 9)
+
+
+def test_no_access_is_said_at_once_with_what_is_needed(server, monkeypatch):
+    server.files["a"], server.forbidden = b"12345", {"a"}
+    with pytest.raises(StorageError, match=r"/a: no access \(.*403.*\); it needs an address that may be read"):
+        read_range(f"{server.url}/a", 1, 3, 5)
+    assert len(server.asked) == 1
+    with pytest.raises(StorageError, match=r"/b: no such file$"):
+        load_audio(f"{server.url}/b")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(StorageError, match=r"^s3://b/a\.wav: needs fsspec and s3fs: pip install fsspec s3fs"):
+        load_audio("s3://b/a.wav")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    storage._systems.clear()
+    with pytest.raises(StorageError, match=r"^gs://b/a\.wav: needs fsspec and gcsfs"):
+        load_audio("gs://b/a.wav")
+
+
+def test_a_forked_process_has_file_systems_of_its_own(server):
+    """An event loop has a thread, which no fork copies: whoever used the parent's would wait for ever."""
+    server.files["a"] = b"12345"
+    assert read_range(f"{server.url}/a", 0, 2, 5) == b"12"
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        right = read_range(f"{server.url}/a", 1, 3, 5) == b"23" and state(f"{server.url}/a").size == 5
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert read_range(f"{server.url}/a", 2, 4, 5) == b"34", "the parent's still works"
