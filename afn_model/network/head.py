@@ -22,6 +22,12 @@ class LanguageModelHead(nn.Linear):
         return float32_logits(input, self.weight) if wide else super().forward(input)
 
 
+def sampling_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """Logits [T, V] in float32, from the product on where the head can; its hooks see them either way."""
+    logits = head(hidden, wide=True) if isinstance(head, LanguageModelHead) else head(hidden)
+    return logits.float()
+
+
 def float32_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """logits = W h, summed and returned in float32 whatever the dtype of the factors.
 
