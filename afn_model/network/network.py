@@ -16,7 +16,7 @@ from afn_model.config import ModelConfig
 from afn_model.network.adaptor import Adaptor
 from afn_model.network.device_batch import AudioInputs, DeviceBatch, window_and_frame
 from afn_model.network.encoder import AudioEncoder, Windows
-from afn_model.network.head import target_logprobs
+from afn_model.network.head import LanguageModelHead, target_logprobs
 from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.linear import operands
@@ -37,7 +37,7 @@ class Network(nn.Module):
         self.encoder = AudioEncoder(config.audio)
         self.adaptor = Adaptor(config.audio.width, config.text.width)
         self.language_model = LanguageModel(config.text)
-        self.lm_head = nn.Linear(config.text.width, config.text.vocab_size, bias=False)
+        self.lm_head = LanguageModelHead(config.text.width, config.text.vocab_size, bias=False)
         if self.lm_head.weight.device.type != "meta":
             initialise(self)
 
