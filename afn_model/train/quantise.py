@@ -57,6 +57,8 @@ class QuantisedLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """W x."""
+        if not (torch.is_grad_enabled() and x.requires_grad):  # torch.compile does not take the function then
+            return F.linear(x, self.decoded(x.dtype))
         return _Product.apply(x, (self.out_features, self.in_features), *self.tensors())
 
     def decoded(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -54,7 +54,6 @@ MODULES = {
     "afn_model/train/fingerprint.py": "tests/model/train/test_trainer.py",
     "afn_model/train/resume.py": "tests/model/train/test_trainer.py",
     "afn_model/train/sft.py": "tests/model/train/test_feature_cache.py and test_trainer.py",
-    "afn_model/train/stage_model.py": "tests/model/train/test_trainer.py",
     "afn_model/train/stage_run.py": "tests/model/train/test_trainer.py",
     "afn_model/train/update.py": "tests/model/train/test_trainer.py",
     "afn_model/train/validate.py": "tests/model/train/test_curriculum.py and test_trainer.py",
