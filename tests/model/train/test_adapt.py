@@ -61,6 +61,7 @@ def go(folder, run, layout=LAYOUT, on_row=None, **changes):
     return [{key: row[key] for key in ("step", "loss", "grad_norm", "lr", "lrs") if key in row} for row in kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_crash_and_recomputation_change_nothing(folder, tmp_path, dtype):
     layout = replace(LAYOUT, dtype=dtype)
@@ -75,6 +76,7 @@ def test_a_crash_and_recomputation_change_nothing(folder, tmp_path, dtype):
         assert row["lrs"] == {"adaptor": pytest.approx(10 * row["lr"]), "encoder": pytest.approx(2 * row["lr"])}
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_from_an_adapter(folder, tmp_path):
     """A rate of almost nothing leaves the adaptor that was trained whole, and the adapters, as they were."""
     change = {"trains": ("adaptor", "language_model"), "lora": {"rank": 2, "alpha": 4}, "steps": 1}
