@@ -77,6 +77,11 @@ class QuantisedLinear(nn.Module):
         state[f"{name}.weight"] = decode(shape, tuple(parts[part] for part in self.stored), torch.float32)
 
 
+def coded_weights(model: nn.Module) -> int:
+    """How many weights a model holds in codes; as parameters they do not count."""
+    return sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, QuantisedLinear))
+
+
 class _Product(torch.autograd.Function):
     """x Wᵀ, for which the backward keeps the codes, which are there anyway, and nothing else."""
 
