@@ -94,6 +94,7 @@ def batches(spec, processor, workers=0):
     return loader, first
 
 
+@pytest.mark.slow
 def test_every_form_gives_the_same_batches_from_here_and_from_storage(tmp_path, server):
     pytest.importorskip("pyarrow", reason="pyarrow reads Parquet files")
     (tmp_path / "here").mkdir()
@@ -116,20 +117,20 @@ def test_every_form_gives_the_same_batches_from_here_and_from_storage(tmp_path, 
 
 def test_a_long_recording_in_storage_is_not_fetched_whole(tmp_path, server):
     for kind, first in (("WAV", 3), ("FLAC", 1)):
-        long = clip(120, kind)
+        long = clip(60, kind)
         server.files["a"] = long
         tar(tmp_path / "x.tar", {"short": b"x", "a": long})
         server.files["x.tar"] = (tmp_path / "x.tar").read_bytes()
         storage.forget()
-        like = load(Audio(long, start=90, end=91))
+        like = load(Audio(long, start=40, end=41))
         for name in ("a", "x.tar#a"):
-            audio = Audio(f"{server.url}/{name}", start=90, end=91)
+            audio = Audio(f"{server.url}/{name}", start=40, end=41)
             open_archive(f"{server.url}/x.tar")
             server.since()
-            assert measured_seconds(replace(audio, start=None, end=None)) == 120
+            assert measured_seconds(replace(audio, start=None, end=None)) == 60
             assert server.since() <= first * BLOCK, "its headers"
             assert torch.equal(load(audio), like)
-            assert server.since() < 0.45 * len(long), "of the window and its surroundings"
+            assert server.since() < 0.6 * len(long), "of the window and its surroundings"
 
 
 def test_storage_that_gives_way_in_the_midst_of_a_recording_is_one_line(server, capfd, monkeypatch):
