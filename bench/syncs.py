@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_map
 
+import afn_kernels as ak
 from afn_distributed import plan
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel
@@ -154,7 +155,7 @@ def to_device(model: nn.Module) -> nn.Module:
 
 
 def a_batch() -> tuple[AFNext, Batch]:
-    """A model with six query and three KV heads, and a batch with recordings of one and two windows and text alone."""
+    """A model with six query and three KV heads, and a batch with recordings and text alone."""
     sizes = {"width": 192, "layers": 2, "heads": 6, "kv_heads": 3}
     model, processor = untrained(0, ["What? yes it is no system user assistant"] * 4, **sizes)
     processor.pcm_dtype = torch.int16
@@ -165,7 +166,7 @@ def a_batch() -> tuple[AFNext, Batch]:
         asked = {"role": "user", "content": [*audio, {"type": "text", "text": "What?"}]}
         return [asked, {"role": "assistant", "content": said}]
 
-    talks = [talk(1.3, "yes it is"), talk(31.0, "no"), talk(0, "yes no"), talk(0.4, "it is")]
+    talks = [talk(1.3, "yes it is"), talk(2.2, "no"), talk(0, "yes no"), talk(0.4, "it is")]
     return model, processor(talks, training=True)
 
 
@@ -208,11 +209,11 @@ def count(split: tuple[int, int] | None, ahead: bool) -> Counter[str]:
         def prepared() -> Any:
             return copies[rank].prepare(batch, groups[rank]) if ahead else batch
 
-        for _ in range(2):  # the first makes what is kept
-            found = counted(copies[rank], prepared, groups[rank])
-        return found
+        counted(copies[rank], prepared, groups[rank])  # makes what is kept
+        return counted(copies[rank], prepared, groups[rank])
 
-    with mock.patch.object(plan, "made_alone", made_here), mock.patch.object(torch, "tensor", tensor_here):
+    patches = mock.patch.object(plan, "made_alone", made_here), mock.patch.object(torch, "tensor", tensor_here)
+    with ak.prefer("reference"), patches[0], patches[1]:
         return max(in_threads(of_rank, len(groups)), key=Counter.total)
 
 

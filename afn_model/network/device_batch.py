@@ -63,10 +63,7 @@ class AudioInputs:
         pcm, samples = batch.pcm, batch.samples.tolist()
         if pcm is None or not samples:
             return None
-        per_audio = batch.windows_per_audio.tolist()
-        number = torch.cat([torch.arange(n) for n in per_audio]) if per_audio else torch.arange(0)
-        if len(number) != len(samples):
-            raise ValueError(f"audios have {len(number)} windows, but there are {len(samples)}")
+        number = window_numbers(batch.windows_per_audio.tolist(), len(samples))
         if own is not None:
             picked = own.tolist()
             rows = pcm.split(samples) if pcm.dim() == 1 else pcm
@@ -89,6 +86,18 @@ class AudioInputs:
         """[W, T_pcm] windows padded with zeros, on the samples' device."""
         assert self.pcm is not None, "the samples were left out"
         return self.pcm if self.pcm.dim() == 2 else padded_windows(self.pcm, self.samples)
+
+
+def window_numbers(windows_per_audio: list[int], windows: int) -> Tensor:
+    """[windows] int64, the number of each window in its audio.
+
+    Raises:
+        ValueError: audios that have another number of windows.
+    """
+    number = torch.cat([torch.arange(n) for n in windows_per_audio]) if windows_per_audio else torch.arange(0)
+    if len(number) != windows:
+        raise ValueError(f"audios have {len(number)} windows, but there are {windows}")
+    return number
 
 
 def window_and_frame(tokens: list[int], number: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,8 +157,11 @@ class DeviceBatch:
         vocabulary = config.text.vocab_size
         if len(input_ids) and int(input_ids.max()) >= vocabulary:
             raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
-        audios = batch.window_tokens.split(batch.windows_per_audio.tolist()) if batch.pcm is not None else ()
-        of_audio = [int(windows.sum()) for windows in audios]
+        of_audio = []
+        if batch.pcm is not None:
+            per_audio = batch.windows_per_audio.tolist()
+            window_numbers(per_audio, len(batch.samples))
+            of_audio = [int(tokens.sum()) for tokens in batch.window_tokens.split(per_audio)]
         positions = rotary_positions(input_ids, cu_seqlens, config.audio_token_id, of_audio, config.rote)
         shard = None if sp_group is None else SequenceShard.of(batch, sp_group, config)
         targets = None if batch.labels is None else batch.targets.cpu()
