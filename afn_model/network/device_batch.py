@@ -49,30 +49,34 @@ class AudioInputs:
     frame: Tensor
 
     @staticmethod
-    def of(batch: Batch, own: Tensor | None = None, *, encode: bool = True) -> AudioInputs | None:
+    def of(
+        batch: Batch, own: Tensor | None = None, *, pcm: Tensor | None = None, encode: bool = True
+    ) -> AudioInputs | None:
         """On the host; None for a batch without audio.
 
         Args:
             batch: packed conversations.
             own: which windows to encode; None for all of them. A second of silence where there are none.
+            pcm: ragged samples of these windows, where the batch has none.
             encode: False where features are known: samples are left out.
 
         Raises:
             ValueError: audios and windows that do not add up, or a window too long or without a frame.
         """
-        pcm, samples = batch.pcm, batch.samples.tolist()
-        if pcm is None or not samples:
+        samples = batch.samples.tolist()
+        if batch.pcm is None or not samples:
             return None
         number = window_numbers(batch.windows_per_audio.tolist(), len(samples))
-        if own is not None:
-            picked = own.tolist()
-            rows = pcm.split(samples) if pcm.dim() == 1 else pcm
-            if picked:
-                pcm = torch.cat([rows[w] for w in picked]) if pcm.dim() == 1 else pcm[own]
-                samples, number = [samples[w] for w in picked], number[own]
-            else:
-                samples, number = [min(samples[0], SILENCE)], number[:1]
-                pcm = torch.zeros_like(pcm[: samples[0]] if pcm.dim() == 1 else pcm[:1])
+        if own is not None and not len(own):
+            samples, number = [min(samples[0], SILENCE)], number[:1]
+            pcm = batch.pcm.new_zeros(samples[0])
+        elif own is not None:
+            rows = batch.pcm.split(samples) if pcm is None and batch.pcm.dim() == 1 else None
+            samples, number = [samples[w] for w in own.tolist()], number[own]
+            if pcm is None:
+                pcm = batch.pcm[own] if rows is None else torch.cat([rows[w] for w in own.tolist()])
+        else:
+            pcm = batch.pcm
         width = padded_width(max(samples)) if pcm.dim() == 1 else pcm.shape[1]
         lengths, frames = [mel_frames(count) for count in samples], width // HOP if encode else None
         windows = Windows.of(lengths, torch.device("cpu"), torch.float32, frames=frames)
@@ -139,7 +143,12 @@ class DeviceBatch:
 
     @staticmethod
     def of(
-        batch: Batch, config: ModelConfig, sp_group: SequenceParallel | None = None, *, encode: bool = True
+        batch: Batch,
+        config: ModelConfig,
+        sp_group: SequenceParallel | None = None,
+        *,
+        source: int | None = None,
+        encode: bool = True,
     ) -> DeviceBatch:
         """On the host; ``to`` copies it.
 
@@ -147,6 +156,7 @@ class DeviceBatch:
             batch: packed conversations.
             config: of the model.
             sp_group: ranks that each have the whole batch and compute a part of it.
+            source: the only one of them that has the samples; None where all do.
             encode: whether the audio is to be encoded.
 
         Raises:
@@ -166,9 +176,11 @@ class DeviceBatch:
         shard = None if sp_group is None else SequenceShard.of(batch, sp_group, config)
         targets = None if batch.labels is None else batch.targets.cpu()
         supervised = batch.supervised
-        own = torch.arange(len(input_ids))
+        own, windows, pcm = torch.arange(len(input_ids)), None, None
         if shard is not None:
-            own = shard.tokens
+            own, windows = shard.tokens, shard.windows
+            if source is not None and batch.pcm is not None:
+                pcm = shard.own_samples(batch, source)
             input_ids, positions = input_ids[own], positions[own]
             targets = None if targets is None else targets[own]
         rows = own[:0] if targets is None else (targets != IGNORED).nonzero().squeeze(1)
@@ -185,7 +197,7 @@ class DeviceBatch:
             rows=rows,
             tokens=own[rows],
             supervised=supervised,
-            audio=AudioInputs.of(batch, None if shard is None else shard.windows, encode=encode),
+            audio=AudioInputs.of(batch, windows, pcm=pcm, encode=encode),
             shard=shard,
         )
 
@@ -230,7 +242,7 @@ def apply(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
 
 
 READ: tuple[Any, ...] = (DeviceBatch, AudioInputs, Windows, SequenceShard, DispatchPlan, Exchange)
-ON_HOST: dict[type, tuple[str, ...]] = {DeviceBatch: ("tokens",), SequenceShard: ("tokens", "windows")}
+ON_HOST: dict[type, tuple[str, ...]] = {DeviceBatch: ("tokens",), SequenceShard: ("tokens", "windows", "encoder")}
 
 
 def together(tensors: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from afn_model.afnext import AFNext
 from afn_model.data.loader import GlobalBatch
+from afn_model.data.plan import question
 from afn_model.data.records import Sample
 from afn_model.hashing import key, text_key
 from afn_model.infer.rollout import Rollout
@@ -174,10 +175,11 @@ class GRPO:
         usable: list[tuple[Sample | None, Prepared]] = []
         for micro in global_batch.micro:
             good = []
-            for sample in micro.samples:
+            made = micro.prepared or [None] * len(micro.samples)
+            for sample, prepared in zip(micro.samples, made, strict=True):
                 self.check(sample)
                 try:
-                    usable.append((sample, self.prepare(sample)))
+                    usable.append((sample, self.prepare(sample, prepared)))
                     good.append(sample)
                 except ValueError as error:
                     micro.bad.append((sample.id, str(error)))
@@ -197,20 +199,17 @@ class GRPO:
         except ValueError as error:
             raise ValueError(f"{sample.id}: {error}") from None
 
-    def prepare(self, sample: Sample) -> Prepared:
-        """Reads a sample's prompt: its turns up to the last answer.
+    def prepare(self, sample: Sample, prepared: Prepared | None = None) -> Prepared:
+        """Reads a sample's prompt, its turns up to the last answer, unless the loader's workers have done so.
 
         Raises:
             ValueError: audio that cannot be read, a prompt past the context, no rewards.
         """
         if not self.specs(sample):
             raise ValueError("no rewards" + (" without a judge" if sample.rewards else ""))
-        turns = list(sample.turns)
-        while turns and turns[-1].role == "assistant":
-            turns.pop()
-        if not turns:
-            raise ValueError("nothing is asked")
-        prepared = self.processor.prepare(turns, add_generation_prompt=True, max_seconds=self.settings.max_seconds)
+        if prepared is None:
+            options = {"add_generation_prompt": True, "max_seconds": self.settings.max_seconds}
+            prepared = self.processor.prepare(question(sample.turns), **options)
         context = self.model.config.text.max_positions
         if len(prepared.ids) >= context:
             raise ValueError(f"{len(prepared.ids)} tokens leave no room for an answer in a context of {context}")

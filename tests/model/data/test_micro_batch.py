@@ -1,12 +1,15 @@
 """A step is a stream: its first micro-batch waits for no other, and what is queued holds few file descriptors."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import resource
 
 import pytest
+import torch
 
+from afn_distributed.comm import in_threads, virtual_group
 from afn_model.data.decode import Decoder
 from afn_model.data.index import build
 from afn_model.data.loader import DataConfig, Loader
@@ -30,9 +33,9 @@ def corpus(tmp_path_factory):
     return path
 
 
-def loader(corpus, bins, workers=0):
+def loader(corpus, bins, workers=0, group=None):
     config = DataConfig({"c": corpus}, {"c": 1}, seed=0, context=128, bins=bins, max_seconds=1.0, chunk=QUEUED)
-    return Loader(config, tiny.processor(), workers=workers)
+    return Loader(config, tiny.processor(), workers=workers, group=group)
 
 
 @pytest.mark.parametrize("bins", [2, 64])
@@ -79,3 +82,27 @@ def test_micro_batches_that_are_kept_hold_a_file_descriptor_each(corpus):
     process.join(10)
     assert held == QUEUED
     assert descriptors <= QUEUED + 40, "and some pipes to the workers"
+
+
+def test_ranks_that_share_sequences_decode_each_micro_batch_once(corpus, monkeypatch):
+    """One of them has its samples, the others all else, and steps of fewer micro-batches than ranks do no harm."""
+    decoded = []
+    plain = Decoder.decode
+    monkeypatch.setattr(Decoder, "decode", lambda self, job: decoded.append(job) or plain(self, job))
+    alone = [one for step in itertools.islice(loader(corpus, 2), 4) for one in step.micro]
+    ranks = virtual_group(3)
+    count = len(decoded)
+
+    def work(rank):
+        shared = itertools.islice(loader(corpus, 2, group=ranks[rank]), 4)
+        return [one for step in shared for one in step.micro]
+
+    parts = in_threads(work, 3)
+    assert count <= len(decoded) - count <= count + 2, "and some ahead"
+    for number, (whole, *ones) in enumerate(zip(alone, *parts, strict=True)):
+        assert [one.source for one in ones] == [number % 3] * 3
+        for rank, one in enumerate(ones):
+            assert torch.equal(one.batch.input_ids, whole.batch.input_ids)
+            assert torch.equal(one.batch.samples, whole.batch.samples)
+            assert torch.equal(one.batch.pcm, whole.batch.pcm if rank == number % 3 else whole.batch.pcm[:0])
+            assert [sample.id for sample in one.samples] == [sample.id for sample in whole.samples]
