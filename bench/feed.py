@@ -30,10 +30,15 @@ from bench.measure import main
 from bench.recordings import encode, ladder, sound_file
 
 SECONDS, RECORDS, BINS = 60, 48, 4
-KINDS = {"wav": {}, "flac": {}, "mp3": {"bit_rate": 128_000}, "opus": {"bit_rate": 96_000}, "m4a": {"bit_rate": 128_000}}
+KINDS = {
+    "wav": {},
+    "flac": {},
+    "mp3": {"bit_rate": 128_000},
+    "opus": {"bit_rate": 96_000},
+    "m4a": {"bit_rate": 128_000},
+}
 RATES = (16_000, 44_100, 48_000)
 WORKERS = 6  # of a rank, as the layouts for GPUs have it
-NODE = 8  # GPUs
 # Tokens a second and GPU on an H100 that bench/results or the goals of the project expect, none of them measured there.
 EXPECTED = {"pre-1": 18_000, "pre-2": 15_000, "mid-1": 8_300, "mid-2": 6_600, "cot-sft": 8_300}
 CURRICULUM = Path(__file__).parents[1] / "afn_model" / "train" / "curricula" / "afnext.yaml"
@@ -125,11 +130,12 @@ def measure(rounds: int, device: str) -> dict:
 def table(record: dict) -> str:
     """The record as Markdown."""
     speeds = {(row["format"], row["rate"]): row["real_time"] for row in record["alone"]}
+    machine = f"{record['machine']}, {record['cores']} cores, load average {record['load']} when it ended"
     lines = [
         "# Decoding, and what training needs of it",
         "",
-        f"× real time of one core to 16 kHz mono, a minute of audio, by `python -m bench.feed`; {record['machine']}, {record['cores']} "
-        f"cores, load average {record['load']} when it ended.",
+        "× real time of one core to 16 kHz mono, a minute of audio, by `python -m bench.feed`",
+        f"({machine}).",
         "",
         "| format | " + " | ".join(f"{rate / 1000:g} kHz" for rate in RATES) + " |",
         "|---|" + "---|" * len(RATES),
@@ -150,11 +156,10 @@ def table(record: dict) -> str:
     fast = max(row["real_time_per_core"] for row in record["loader"])
     lines += [
         "",
-        f"What a rank needs if every token were audio (40 ms each), and the share of what {WORKERS} workers of these "
-        "cores",
-        f"give, {WORKERS} × {slow} for the slowest of these loaders and {WORKERS} × {fast} for the fastest. Tokens a "
-        "second are the project's goals for an",
-        "H100, not measurements of one. Ranks that share every sequence decode each micro-batch once among them.",
+        "What a rank needs if every token were audio (40 ms each), and the share of what its workers give:",
+        f"{WORKERS} × {slow} for the slowest of these loaders, {WORKERS} × {fast} for the fastest. Tokens a second are",
+        "the project's goals for an H100, not measurements of one. Ranks that share every sequence decode each",
+        "micro-batch once among them, so a rank's need does not grow with their number.",
         "",
         "| stage | tokens/s a GPU | audio s/s a rank | share, slowest | share, fastest |",
         "|---|---|---|---|---|",

@@ -26,10 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils._pytree import tree_map
 
 import afn_kernels as ak
+import afn_model
 from afn_distributed import plan
 from afn_distributed.comm import in_threads
 from afn_distributed.hybrid import SequenceParallel
-import afn_model
 from afn_model import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.bootstrap.tiny import untrained
@@ -40,6 +40,13 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal",
 FOLDERS = ("afn_model/", "afn_distributed/", "distributed/", "afn_kernels/")
 ROOT = Path(afn_model.__file__).parents[1]
 SPLITS = {"one rank": None, "ulysses 3": (3, 1), "ulysses 2 with uneven heads, ring 2": (2, 2), "ring 4": (1, 4)}
+
+
+ABOUT = """\
+The supervised loss of a tiny model, forward and backward, of the second micro-batch; of ranks that share it, the one
+that waits most. Counted on a CPU by `python -m bench.syncs`, which sees what PyTorch's operations make the host wait
+for and not what happens inside of a kernel's launch: the `nonzero` of a reference stands in for a kernel that has none.
+Nothing here ran on a GPU. The last column is of a micro-batch that was prepared before; preparing it is two copies."""
 
 
 class OnDevice(Tensor):
@@ -114,7 +121,7 @@ def waits(func: Any, args: tuple, kwargs: dict) -> str:
         wanted = kwargs.get("device")
         target = DEVICE.type if name == "copy_" and isinstance(args[0], OnDevice) else ""
         target = torch.device(wanted).type if wanted is not None else target
-        if here and target == "cpu" or (name == "copy_" and here and not target):
+        if (here and target == "cpu") or (name == "copy_" and here and not target):
             return "copy to the host"
         unasked = not kwargs.get("non_blocking") and not (name == "copy_" and len(args) > 2 and args[2])
         return "copy from the host" if target == DEVICE.type and away and unasked else ""
@@ -233,9 +240,7 @@ def table(records: list[dict]) -> str:
     lines = [
         "# How often the host waits for the device in a micro-batch",
         "",
-        "The supervised loss of a tiny model, forward and backward, of the second micro-batch; of ranks that share it, the",
-        "one that waits most. Counted on a CPU by `python -m bench.syncs`, which sees what PyTorch's operations make the",
-        "host wait for and not what happens inside of a kernel's launch. Nothing here ran on a GPU.",
+        *ABOUT.splitlines(),
         "",
         f"| ranks that share a batch | {first['commit']} | {last['commit']} |",
         "|---|---|---|",

@@ -14,9 +14,9 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.data.micro_batch import MicroBatch
 from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
 from afn_model.data.records import Sample, audios_of
-from afn_model.prompt.transport import Parcel
 from afn_model.prompt.batch import IGNORED, Prepared
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.transport import Parcel
 
 _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
 

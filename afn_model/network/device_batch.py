@@ -227,14 +227,14 @@ def moved(part: Part, samples: Tensor | None, device: torch.device) -> Part:
     return apply(part, lambda x: here[id(x)])
 
 
-def apply(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+def apply(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A part of a batch with every tensor changed that the device reads."""
     if isinstance(part, Tensor):
-        return change(part)  # pyright: ignore[reportReturnType]
+        return change(part)
     if isinstance(part, tuple):
-        return tuple(apply(one, change) for one in part)  # pyright: ignore[reportReturnType]
+        return tuple(apply(one, change) for one in part)
     if isinstance(part, dict) and part:
-        return {key: apply(one, change) for key, one in part.items()}  # pyright: ignore[reportReturnType]
+        return {key: apply(one, change) for key, one in part.items()}
     if not isinstance(part, READ):
         return part
     changed = {f.name: getattr(part, f.name) for f in fields(part) if f.name not in ON_HOST.get(type(part), ())}
@@ -276,7 +276,7 @@ class CopyStream:
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.begun: deque[torch.cuda.Event] = deque()
+        self.begun: deque[Any] = deque()  # events
 
     def __call__(self, batch: DeviceBatch) -> DeviceBatch:
         if self.stream is None:

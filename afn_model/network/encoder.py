@@ -134,9 +134,7 @@ class Windows:
     known_rows: tuple[int, Tensor] | None = None
 
     @staticmethod
-    def of(
-        mel_lengths: list[int], device: torch.device, dtype: torch.dtype, *, frames: int | None = None
-    ) -> Windows:
+    def of(mel_lengths: list[int], device: torch.device, dtype: torch.dtype, *, frames: int | None = None) -> Windows:
         """The layout of windows with these many valid mel frames each.
 
         Args:

@@ -238,7 +238,8 @@ class Network(nn.Module):
         """Next-token cross-entropy over the batch's supervised tokens, float32.
 
         Args:
-            batch: packed conversations with labels, or what ``prepare`` made of them: then nothing waits for the device.
+            batch: packed conversations with labels, or what ``prepare`` made of them: nothing then waits for the
+                device.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
             with_rows: also return the loss of every supervised token, in order and without gradient, and which tokens

@@ -295,9 +295,7 @@ class StageRun:
             work.update({name: amount / self.sp_size for name, amount in found.items()})
         return micro
 
-    def totals(
-        self, work: Counter[str], batch: GlobalBatch, stop: bool, due: bool, seconds: float
-    ) -> dict[str, Any]:
+    def totals(self, work: Counter[str], batch: GlobalBatch, stop: bool, due: bool, seconds: float) -> dict[str, Any]:
         """What all ranks must agree on after a step: summed work, rank 0's clock, whether to stop or save."""
         for name, amount in self.method.work().items():
             work[name] += amount  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Plans: bins that one chunk leaves over are trained on with the next one's, and what the loss counts is known before."""
+"""Plans: bins that one chunk leaves over are trained on with the next one's; what the loss counts is known before."""
 
 import itertools
 import json
@@ -30,7 +30,9 @@ def config(tmp_path, monkeypatch):
     lines = []
     for i in range(SAMPLES):
         answer = {"role": "assistant", "content": "A dog barks. " * (1 + 7 * i % 12)}
-        lines.append(json.dumps({"id": str(i), "messages": [*asked, answer, *(asked + [answer]) * (i % 3 == 0)]}))
+        lines.append(
+            json.dumps({"id": str(i), "messages": [*asked, answer, *([*asked, answer] if i % 3 == 0 else [])]})
+        )
     path.write_text("\n".join(lines) + "\n")
     build(path)
     return DataConfig({"t": path}, {"t": 1}, seed=3, context=384, bins=BINS, max_seconds=1.0, chunk=64)
