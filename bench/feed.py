@@ -122,7 +122,8 @@ def measure(rounds: int, device: str) -> dict:
     torch.set_num_threads(1)
     speeds = alone(rounds)
     with tempfile.TemporaryDirectory(dir=os.environ.get("AFN_BENCH_FOLDER")) as name:
-        cases = [(kind, rate, workers) for kind, rate in (("flac", 16_000), ("mp3", 44_100)) for workers in (1, 2)]
+        files = (("flac", 16_000), ("mp3", 44_100), ("opus", 48_000))
+        cases = [(kind, rate, workers) for kind, rate in files for workers in (1, 2)]
         loaded = [whole_loader(Path(name), *case) for case in cases]
     return {"benchmark": "feed", "alone": speeds, "loader": loaded, "needs": needs()}
 
