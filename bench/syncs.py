@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append the record to this file, and write the table beside it")
     parser.add_argument("--unprepared", action="store_true", help="count what preparing the batch waits for too")
     args = parser.parse_args()
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(ROOT), "describe", "--always"]
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     record = {"benchmark": "syncs", "commit": commit, "rows": measure(not args.unprepared)}
     if args.out:
