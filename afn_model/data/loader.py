@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from afn_distributed.comm import Comm
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.data.decode import Decoder
+from afn_model.data.decode import SampleDecoder
 from afn_model.data.micro_batch import BadTally, GlobalBatch, MicroBatch, listed
 from afn_model.data.plan import (
     TOKENS_PER_SECOND,
@@ -115,7 +115,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[GlobalBatch]:
         heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
-        decoder = Decoder(self.blend, self.config, self.processor)
+        decoder = SampleDecoder(self.blend, self.config, self.processor)
         decoded = _stream(decoder, self._jobs(heads), self.workers, self.ahead, self.pin)
         early: deque[Parcel] = deque()
         parcels = iter(lambda: early.popleft() if early else next(decoded), None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from afn_distributed.comm import in_threads, virtual_group
-from afn_model.data.decode import Decoder
+from afn_model.data.decode import SampleDecoder
 from afn_model.data.index import build
 from afn_model.data.loader import DataConfig, Loader
 from afn_model.data.micro_batch import GlobalBatch, MicroBatch
@@ -41,8 +41,8 @@ def loader(corpus, bins, workers=0, group=None):
 @pytest.mark.parametrize("bins", [2, 64])
 def test_the_first_micro_batch_waits_for_no_other(corpus, monkeypatch, bins):
     decoded = []
-    plain = Decoder.decode
-    monkeypatch.setattr(Decoder, "decode", lambda self, job: decoded.append(job) or plain(self, job))
+    plain = SampleDecoder.decode
+    monkeypatch.setattr(SampleDecoder, "decode", lambda self, job: decoded.append(job) or plain(self, job))
     step = next(iter(loader(corpus, bins)))
     micro = next(iter(step))
     assert len(decoded) == 1
@@ -87,8 +87,8 @@ def test_micro_batches_that_are_kept_hold_a_file_descriptor_each(corpus):
 def test_ranks_that_share_sequences_decode_each_micro_batch_once(corpus, monkeypatch):
     """One of them has its samples, the others all else, and steps of fewer micro-batches than ranks do no harm."""
     decoded = []
-    plain = Decoder.decode
-    monkeypatch.setattr(Decoder, "decode", lambda self, job: decoded.append(job) or plain(self, job))
+    plain = SampleDecoder.decode
+    monkeypatch.setattr(SampleDecoder, "decode", lambda self, job: decoded.append(job) or plain(self, job))
     alone = [one for step in itertools.islice(loader(corpus, 2), 4) for one in step.micro]
     ranks = virtual_group(3)
     count = len(decoded)
