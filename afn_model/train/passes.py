@@ -119,7 +119,7 @@ def usable(
     found = []
     for micro in global_batch.micro:
         good = []
-        made = getattr(micro, "prepared", None) or [None] * len(micro.samples)
+        made = micro.prepared or [None] * len(micro.samples)
         for sample, prepared in zip(micro.samples, made, strict=True):
             check(sample)
             try:
