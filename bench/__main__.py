@@ -59,6 +59,7 @@ BENCHMARKS = {
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
+    "memory": Benchmark("memory", ("memory.jsonl", "memory.md"), folder="memory"),
     "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
 }
 
