@@ -62,6 +62,7 @@ BENCHMARKS = {
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
+    "memory": Benchmark("memory", ("memory.jsonl", "memory.md"), folder="memory"),
     "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
 }
 
