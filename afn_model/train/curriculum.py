@@ -265,11 +265,28 @@ def read_curriculum(
             range, a start from a stage that is not earlier.
     """
     path = find(file, "curricula")
-    raw = values.changed_stages(read_yaml(path), changes or {})
+    raw = with_changes(read_yaml(path), changes or {})
     try:
         return _curriculum(raw, path.stem, data or path.parent, path.parent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def with_changes(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A curriculum's YAML with changed fields; see ``afn_model.train.values.changed_stages``."""
+    return values.changed_stages(raw, changes, [f.name for f in fields(Stage)])
+
+
+def made_curriculum(raw: dict[str, Any], name: str, folder: str | Path = ".") -> Curriculum:
+    """A curriculum from what its YAML would hold; its paths start from ``folder``.
+
+    Raises:
+        ValueError: as of ``read_curriculum``.
+    """
+    try:
+        return _curriculum(raw, name, folder, Path(folder))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def write_curriculum(curriculum: Curriculum, path: Path) -> None:

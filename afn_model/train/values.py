@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -158,12 +158,13 @@ def numbers(values: Mapping[str, Any], names: Iterable[str], what: str, kind: An
     return {key: kind(values[key], f"{what}: {key}") for key in names if key in values}
 
 
-def changed_stages(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def changed_stages(raw: dict[str, Any], changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """A curriculum's YAML with some fields of stages changed.
 
     Args:
         raw: of the file.
         changes: "STAGE.lr", "STAGE.lora.rank" and so on → value; without ``STAGE.`` where there is one stage.
+        known: fields of a stage: of a stage that is called lora, "lora.rank" is the field's.
 
     Raises:
         ValueError: several stages, and a field without its stage; a field of something that has no fields.
@@ -173,8 +174,9 @@ def changed_stages(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str,
     stages = {key: dict(mapping(stage, f"stage {key}")) for key, stage in mapping(raw.get("stages"), "stages").items()}
     for path, value in changes.items():
         first, _, rest = path.partition(".")
-        names = rest.split(".") if first in stages and rest else path.split(".")
-        if first not in stages or not rest:
+        names = rest.split(".")
+        if first not in stages or not rest or (first in known and names[0] not in known):
+            names = path.split(".")
             if len(stages) != 1:
                 raise ValueError(f"--set {path}: which stage? STAGE.{path}, with one of {', '.join(map(str, stages))}")
             (first,) = stages
