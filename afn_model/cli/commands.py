@@ -11,10 +11,11 @@ from pathlib import Path
 from afn_model.cli import options
 from afn_model.cli.answering import ask, caption, transcribe
 from afn_model.cli.chat import chat
-from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, copy_, import_
+from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, add_step, copy_, import_
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
 from afn_model.cli.data import stats as data_stats
+from afn_model.cli.data import step as data_step
 from afn_model.cli.messages import install_extra
 from afn_model.cli.train import add_train, train
 
@@ -90,6 +91,7 @@ COMMANDS = {
     "data copy": Command(copy_, (add_copy,), "copy a corpus with its recordings into tar files on this machine", True),
     "data index": Command(data_index, (add_index,), "make the index beside a corpus, which training needs", True),
     "data inspect": Command(data_inspect, (add_inspect,), "show a record: who says what, where the audio goes"),
+    "data step": Command(data_step, (add_step,), "show which samples a step of a stage trains on"),
     "data stats": Command(data_stats, (add_stats,), "what a corpus holds, and what packing saves"),
     "train": Command(
         train, (add_train,), "train through the stages of a curriculum, or draw a run: train plot RUN", True
