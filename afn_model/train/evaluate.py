@@ -152,12 +152,13 @@ class Evaluator:
                 entry[0] += loss
                 entry[1] += tokens
         losses = {axis: loss / tokens for axis, (loss, tokens) in sorted(merged.items()) if tokens}
-        columns = {
+        return {
             "eval_loss": value / count,
+            "eval_losses": losses,
             "eval_tokens": round(count),
             "eval_samples": round(samples / self.sp_size),
+            "eval_bad": round(unusable / self.sp_size),
         }
-        return columns | {"eval_losses": losses} | ({"eval_bad": round(unusable / self.sp_size)} if unusable else {})
 
     def batches(self) -> Iterator[GlobalBatch]:
         """This rank's part of all held-out records, in the same order every time."""
