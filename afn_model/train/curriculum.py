@@ -348,6 +348,9 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     for key in ("eval", "grpo", "dpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
+    if "eval" in found:
+        found["eval"] = {key: value for key, value in found["eval"].items() if value is not None}
+        found["eval"] |= values.numbers(found["eval"], ("share",), f"{what}: eval")
     if text.get("lora") is not None:
         lora = values.mapping(text["lora"], f"{what}: lora")
         found["lora"] = {k: v for k, v in lora.items() if v is not None and (k, v) != ("targets", ALL_LINEAR)}

@@ -91,6 +91,7 @@ def test_before_the_first_step_it_says_what_it_will_do(folder, tmp_path, capsys)
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_one_command_makes_its_curriculum(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["train", "--data", str(folder / "tones.jsonl"), "--base", str(folder / "base"), "--lora", "2", "--steps"]
@@ -125,6 +126,7 @@ def test_one_command_makes_its_curriculum(folder, tmp_path, capsys, monkeypatch)
     assert json.loads((home / "lora" / "done.json").read_text()) == done
 
 
+@pytest.mark.slow
 def test_fields_of_stages_are_set(folder, tmp_path):
     words = command(folder, tmp_path, "--set", "lr=2e-4", "--set", "all.eval.share=0.1", "--set", "layout.keep=1")
     assert main([*words, "--quiet"]) == 0

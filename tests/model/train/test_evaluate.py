@@ -59,6 +59,7 @@ def weights(run):
     return load_file(run / "all" / MODEL / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_it_disturbs_nothing_and_goes_on_after_a_stop(folder, tmp_path):
     plain, none = go(folder, tmp_path / "plain")
     assert none == []
@@ -67,6 +68,7 @@ def test_it_disturbs_nothing_and_goes_on_after_a_stop(folder, tmp_path):
     without = weights(tmp_path / "plain")
     assert all(torch.equal(value, without[name]) for name, value in weights(tmp_path / "eval").items())
     assert [row["step"] for row in held] == [1, 3, 4]
+    assert go(folder, tmp_path / "eval", on_row=lambda row: pytest.fail("trained again")) == [trained, held]
     # A signal before step 3 leaves that step's evaluation to the run that goes on.
 
     def stop(row):
@@ -100,6 +102,7 @@ def test_the_loss_is_the_mean_over_supervised_tokens(folder):
     assert_within(torch.tensor(found["eval_loss"]), torch.tensor(total / tokens), 2**-15 * total / tokens)
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_and_the_stage_ends_when_nothing_gets_better(folder, tmp_path):
     """A rate that destroys the model."""
     told = []
@@ -136,7 +139,7 @@ def assert_is_checkpoint(model, path):
 
 
 def test_what_is_held_back_is_not_trained_on(folder):
-    plan = read_curriculum(folder / "tones.yaml", changes={"eval.share": 0.1})
+    plan = read_curriculum(folder / "tones.yaml", changes={"eval.share": "1e-1", "eval.patience": None})
     (stage,) = plan.stages
     training = data_config(plan, stage).records["tones"]
     held = held_out(plan, stage)["records"]["tones"]
