@@ -322,8 +322,9 @@ def _curriculum(raw: dict, name: str, folder: str | Path, home: Path) -> Curricu
             raise ValueError(f"stage {key}: no dataset {', '.join(missing)}; there are {', '.join(datasets)}")
         start = _start(text.get("start", "base"), what, stages)
         found = _fields(text, what)
-        if found.get("eval", {}).get("data") and found["eval"]["data"] not in datasets:
-            found["eval"] = {**found["eval"], "data": str(located(folder, found["eval"]["data"]))}
+        held = found.get("eval", {}).get("data")
+        if isinstance(held, str) and held not in datasets:
+            found["eval"] = {**found["eval"], "data": str(located(folder, held))}
         if found.get("adapter"):
             found["adapter"] = str((home / found["adapter"]).absolute())
         stages.append(Stage(**{**found, "name": key, "blend": blends[key], "start": start}))

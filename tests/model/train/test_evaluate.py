@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from afn_distributed.process import Process
 from afn_model import AFNext, AFNextProcessor
 from afn_model.data import index
-from afn_model.data.plan import Blend
+from afn_model.data.plan import Blend, Position
 from afn_model.train.checkpoint import Checkpoints
 from afn_model.train.curriculum import RunLayout, read_curriculum
 from afn_model.train.evaluate import Evaluator, held_out, reference, scored, undisturbed
+from afn_model.train.resume import Progress
 from afn_model.train.stage_run import Options
 from afn_model.train.stopping import Stopped
 from afn_model.train.trainer import train
@@ -130,6 +131,14 @@ def test_the_best_is_kept_and_the_stage_ends_when_nothing_gets_better(folder, tm
     assert_is_checkpoint(AFNext.from_pretrained(tmp_path / "all" / MODEL), tmp_path / "all" / "checkpoints" / names[0])
     facts = json.loads((tmp_path / "all" / "done.json").read_text())
     assert (facts["step"], facts["best_step"], facts["since_best"]) == (last + 1, best + 1, 2)
+
+
+def test_a_checkpoint_holds_how_evaluations_went():
+    progress = Progress(5, 40.0, 1.5, Position(1, 2, 0), [0.5], evaluated=4, best_step=2, best_value=0.25, since_best=1)
+    facts = json.loads(json.dumps(progress.facts()))
+    assert Progress.of(facts) == progress
+    before = {name: facts[name] for name in ("step", "seen", "seconds", "position", "exported")}  # of an older version
+    assert Progress.of(before) == Progress(5, 40.0, 1.5, Position(1, 2, 0), [0.5])
 
 
 def assert_is_checkpoint(model, path):
