@@ -55,11 +55,11 @@ def start(device: str | torch.device = "auto", *, group: bool = False, minutes: 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda":
-        # Read when the context is made: FSDP's, NCCL's and the computation's streams are more than CUDA's 8 queues.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise ValueError(f"rank {rank} wants {device}, but this machine has {torch.cuda.device_count()} GPUs")
+        # Read when the context is made: FSDP's, NCCL's and the computation's streams are more than CUDA's 8 queues.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         torch.cuda.set_device(device)
     store = None
     if world_size > 1 or group:

@@ -54,7 +54,15 @@ class Checkpoints:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future | None = None
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, wait: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        *,
+        wait: bool = False,
+        spare: int | None = None,
+    ) -> None:
         """Copies the tensors to memory and writes them in the background; training may go on and change them.
 
         Args:
@@ -62,6 +70,7 @@ class Checkpoints:
             tensors: by name; plain ones are equal on all ranks, DTensors are written by the ranks that hold them.
             facts: anything that JSON can hold.
             wait: return only when it is written.
+            spare: step of a checkpoint that is kept beside the newest ones.
 
         Raises:
             OSError: the save before, or with ``wait`` this one, could not be written; earlier checkpoints are intact.
@@ -77,7 +86,7 @@ class Checkpoints:
         writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
         where = {"process_group": self.group} if self.group else {"no_dist": True}
         written = dcp.async_save(dict(tensors), storage_writer=writer, **where)
-        self.pending = self.thread.submit(self._finish, step, partial, json.loads(text), written)
+        self.pending = self.thread.submit(self._finish, step, partial, json.loads(text), written, spare)
         if wait:
             self.wait()
 
@@ -174,6 +183,10 @@ class Checkpoints:
             own[name].copy_(tensor)
         return {name.removeprefix("model.") for name in read}
 
+    def at(self, step: int) -> Path:
+        """The checkpoint of a step, whether it is there or not."""
+        return self.folder / f"step-{step:08d}"
+
     def _finished(self) -> list[Path]:
         return finished(self.folder)
 
@@ -183,7 +196,7 @@ class Checkpoints:
             dist.broadcast_object_list(box, 0, self.group)
         return box[0]
 
-    def _finish(self, step: int, partial: Path, facts: dict[str, Any], written: Future) -> None:
+    def _finish(self, step: int, partial: Path, facts: dict[str, Any], written: Future, spare: int | None) -> None:
         """After the tensors are written: checksums, facts, the rename, and removal of old checkpoints."""
         sums, failure = {}, None
         try:
@@ -201,10 +214,11 @@ class Checkpoints:
         if self.rank == 0 and failure is None:
             try:
                 files = {name: value for part, _ in everyone for name, value in part.items()}
-                publish(partial, self.folder / f"step-{step:08d}", {"step": step, "facts": facts, "files": files})
+                publish(partial, self.at(step), {"step": step, "facts": facts, "files": files})
                 # A checkpoint of a later step is damaged, or the run would have resumed from it.
                 until = [path for path in self._finished() if path.name <= f"step-{step:08d}"]
-                for other in set(self._finished()).difference(until[-self.keep :]):
+                spared = [] if spare is None else [self.at(spare)]
+                for other in set(self._finished()).difference(until[-self.keep :], spared):
                     remove(other)
             except OSError as error:
                 failure = reason(error)

@@ -57,10 +57,14 @@ def not_allowed(then: dict[str, Any], stage: Stage, allowed: Iterable[str]) -> s
 
 
 def as_json(stage: Stage) -> dict[str, Any]:
-    """A stage's fields as JSON gives them back, without its layout, which changes no result."""
+    """A stage's fields as JSON gives them back, without its layout, which changes no result.
+
+    Of its evaluation only what is held back from training counts.
+    """
+    held = {"share": stage.eval["share"]} if stage.eval.get("share") else {}
     epochs = "inf" if math.isinf(stage.epochs) else stage.epochs
     adapter = Path(stage.adapter).name  # what it holds is part of the start's fingerprint
-    return json.loads(json.dumps({**asdict(stage), "layout": {}, "epochs": epochs, "adapter": adapter}))
+    return json.loads(json.dumps({**asdict(stage), "layout": {}, "eval": held, "epochs": epochs, "adapter": adapter}))
 
 
 @cache

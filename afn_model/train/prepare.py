@@ -18,6 +18,8 @@ from afn_model.files import read_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.checkpoint import finished
 from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.eval_settings import EvalSettings
+from afn_model.train.evaluate import check_held_out, held_out
 from afn_model.train.fingerprint import changed, difference, not_allowed
 from afn_model.train.outlook import outlook
 from afn_model.train.validate import data_config
@@ -131,14 +133,24 @@ def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show
         if most is not None and stage.context > most:
             raise ValueError(f"stage {stage.name}: context {stage.context} is more than the model's {most} positions")
     names = dict.fromkeys(name for stage in stages for name in stage.blend)
-    missing = missing_recordings({name: Corpus(curriculum.datasets[name]) for name in names})
+    corpora = {name: Corpus(curriculum.datasets[name]) for name in names}
+    held = {stage.name: found for stage in stages if (found := held_out(curriculum, stage)) is not None}
+    corpora |= {name: Corpus(file) for found in held.values() for name, file in found["datasets"].items()}
+    missing = missing_recordings(corpora)
     if missing:
         more = f"; and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
         raise ValueError(f"{len(missing):,} recordings are missing: {'; '.join(missing[:MOST_NAMED])}{more}")
     for stage in stages:
+        check_held_out(curriculum, stage)
         found = outlook(curriculum, stage, processor)
         for line in found.lines:
             announce(f"{stage.name}: {line}", show)
+        if stage.name in held:
+            count, every = (
+                sum(map(len, held[stage.name]["records"].values())),
+                stage.eval.get("every", EvalSettings.every),
+            )
+            announce(f"{stage.name}: held out: {count:,} records, evaluated every {every:,} steps", show)
         warn(stage.name, found.warnings, strict=strict)
 
 

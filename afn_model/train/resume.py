@@ -27,6 +27,9 @@ class Progress:
         seconds: of training, by rank 0's clock.
         position: in the data, of the next step.
         exported: milestones written.
+        evaluated: steps done at the last held-out evaluation.
+        best_step, best_value: steps done at the best one, -1 before the first, and what it was decided by.
+        since_best: evaluations since then.
     """
 
     step: int = 0
@@ -34,6 +37,10 @@ class Progress:
     seconds: float = 0.0
     position: Position = field(default_factory=Position)
     exported: list[float] = field(default_factory=list)
+    evaluated: int = 0
+    best_step: int = -1
+    best_value: float | None = None
+    since_best: int = 0
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
@@ -44,7 +51,10 @@ class Progress:
     def of(cls, facts: dict[str, Any]) -> Progress:
         """What ``facts`` has written."""
         position = Position(*facts["position"])
-        return cls(facts["step"], facts["seen"], facts["seconds"], position, facts["exported"])
+        found = cls(facts["step"], facts["seen"], facts["seconds"], position, facts["exported"])
+        for name in ("evaluated", "best_step", "best_value", "since_best"):
+            setattr(found, name, facts.get(name, getattr(found, name)))
+        return found
 
     def share(self, stage: Stage, samples_per_epoch: int) -> float:
         """Share of the stage that is done, 0 to 1."""

@@ -403,7 +403,7 @@ def test_a_log_that_cannot_be_written_is_named(folder, tmp_path):
         pytest.skip("no /dev/full")
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "bad.jsonl").symlink_to("/dev/full")
-    log = RunLog(tmp_path, stage="all", show=False, tensorboard=False)
+    log = RunLog(tmp_path, stage="all", show=False)
     with pytest.raises(OSError, match="No space left on device") as caught:
         log.bad([("a.wav", "no such file")])
     assert caught.value.filename == str(tmp_path / "all" / "bad.jsonl")
