@@ -126,5 +126,6 @@ def start_with_weights(
     notes = [f"starts with the weights of {path}"]
     then, now = ((lora or {}).get("base") for lora in (facts["stage"].get("lora"), stage.lora))
     if then != now:
-        notes.append(f"they were trained on a base in {then or '16 or 32 bits'}, and this one is in {now or 'those'}")
+        old, new = (base or "16 or 32 bits" for base in (then, now))
+        notes.append(f"they were trained on a base in {old}, and this one is in {new}")
     return notes

@@ -63,7 +63,8 @@ def train(
             for stage in stages:
                 here = for_stage(layout, stage)
                 check(curriculum, stage, process.world_size, sp_size(here, stage))
-                if here.shard and process.world_size % here.shard:
+                cut = process.world_size > 1 or here.dtype != "float32"
+                if cut and not dry_run and process.world_size % (here.shard or 1):
                     cut = f"{process.world_size} ranks cannot be cut into groups of {here.shard}"
                     raise ValueError(
                         f"stage {stage.name}: {cut} that share the weights; give --set shard=0 or a divisor"
