@@ -60,7 +60,7 @@ BENCHMARKS = {
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
-    "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
+    "layouts": Benchmark("layouts", ("layouts.jsonl", "layouts.md"), folder="simulated"),
 }
 
 

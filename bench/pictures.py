@@ -70,7 +70,6 @@ PICTURES = {
     "peers.png": Picture(("ops.jsonl",), drawings.peers),
     "resample.png": Picture(("resample.jsonl",), drawings.resample),
     "sequence_parallel.png": Picture(("sequence_parallel.jsonl",), drawings.sequence_parallel),
-    "step.png": Picture(("step.jsonl",), drawings.step),
     "train.png": Picture(("train.jsonl",), drawings.train),
     "virtual_ranks.png": Picture(("virtual_ranks.jsonl",), drawings.virtual_ranks),
     "kernels.png": Picture(("kernels.jsonl",), drawings.kernels),

@@ -23,6 +23,10 @@ def add_train(parser: ArgumentParser) -> None:
     parser.add_argument("--layout", metavar="FILE", default="", help="YAML, or cpu, gpu, 8gpu, 128gpu")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change the layout")
     parser.add_argument("--stage", metavar="NAME", help="run this stage alone")
+    parser.add_argument("--plan", action="store_true", help="say what every stage takes of memory and time, and stop")
+    parser.add_argument("--gpus", metavar="N", type=int, default=1, help="of --plan; default 1")
+    parser.add_argument("--gpu-memory", metavar="GB", type=float, default=80.0, help="of --plan; default 80")
+    parser.add_argument("--calibration", metavar="FILE", help="of --plan: rates that bench.calibrate has measured")
     parser.add_argument("--dry-run", action="store_true", help="say what the stages would do, and stop")
     parser.add_argument("--strict", action="store_true", help="a warning before the first step is an error")
     parser.add_argument("--allow-changes", metavar="NAMES", help="lr,steps,...: go on though these settings changed")
@@ -46,7 +50,8 @@ def train(args: Namespace) -> None:
         if len(args.what) > 1 or args.curriculum:
             raise ValueError(f"afn train {' '.join(args.what)}: expected one curriculum, or `afn train plot RUN`")
         (args.curriculum,) = args.what
-    missing = [f"--{name}" for name in ("curriculum", "base", "out") if not getattr(args, name)]
+    needed = ("curriculum",) if args.plan else ("curriculum", "base", "out")
+    missing = [f"--{name}" for name in needed if not getattr(args, name)]
     if missing:
         raise ValueError(f"afn train needs {', '.join(missing)} (afn train --help says more)")
     import torch
@@ -71,6 +76,11 @@ def train(args: Namespace) -> None:
             raise ValueError(f"--set {pair}: {error}") from None
     layout = read_layout(args.layout or ("gpu" if torch.cuda.is_available() else "cpu"), changes)
     curriculum = read_curriculum(args.curriculum, args.data)
+    if args.plan:
+        from afn_model.train.planner import print_plan
+
+        print_plan(curriculum, layout, args)
+        return
     allowed = [name.strip() for name in (args.allow_changes or "").split(",") if name.strip()]
     known(allowed, CHANGEABLE, "--allow-changes")
     first = os.environ.get("RANK", "0") == "0"
