@@ -62,7 +62,6 @@ BENCHMARKS = {
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
     "layouts": Benchmark("layouts", ("layouts.jsonl", "layouts.md"), folder="simulated"),
     "memory": Benchmark("memory", ("memory.jsonl", "memory.md"), folder="memory"),
-    "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
 }
 
 

@@ -74,7 +74,10 @@ def train(args: Namespace) -> None:
             changes[key] = parse_yaml(value)
         except ValueError as error:
             raise ValueError(f"--set {pair}: {error}") from None
-    layout = read_layout(args.layout or ("gpu" if torch.cuda.is_available() else "cpu"), changes)
+    usual = "gpu" if torch.cuda.is_available() else "cpu"
+    if args.plan:
+        usual = "gpu" if args.gpus == 1 else "8gpu" if args.gpus in (8, 16) else "128gpu"
+    layout = read_layout(args.layout or usual, changes)
     curriculum = read_curriculum(args.curriculum, args.data)
     if args.plan:
         from afn_model.train.planner import print_plan

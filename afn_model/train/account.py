@@ -33,6 +33,7 @@ from afn_model.weights.checkpoint import SkipInit
 
 RESERVE = 8e9  # bytes: CUDA's context, NCCL's buffers, matmul workspaces, holes between blocks; assumed
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
+LARGE = 10_000  # classes from which logits are worth counting
 LOSS_CHUNK = 0.5e9  # most bytes of logits that the head's loss works with; see ``ak.linear_cross_entropy``
 
 
@@ -286,8 +287,8 @@ class Account:
     def activations(self) -> np.ndarray:
         """[ranks] bytes that a forward leaves for its backward, with the weights that stay gathered."""
         layers = self.layer(self.layout.recompute) * self.config.text.layers
-        if not (self.units.trained or self.units.ranks):
-            layers = 0 * layers
+        if self.layout.recompute == "full":  # the first layer has one input
+            layers = layers - self.input_of_mlp()
         return self.gathered(self.units.root) + layers + self.encoder() + self.head()
 
     def moving(self) -> np.ndarray:
@@ -314,19 +315,21 @@ class Account:
         mlp = again[mode] + row * text.ffn * (3 - self.keeps("language_model.down_proj")) + row * 2 * text.width
         attention = (again[mode] if mode == "full" else 0) + row * 5 * text.width + self.moving()
         inner = np.maximum(mlp, attention)
+        # The loss of SFT computes the head's gradient in its forward, the other methods' in their backward.
+        inner = inner + e * units.head * (self.stage.method != "sft")
         layer = max(units.layers, key=self.gathered, default=Unit(0, 0))
-        sums = self.sums(layer)
+        blocks = self.gathered(layer) * min(2, len(units.layers))
         phases = [
-            np.full(len(row), LOSS_CHUNK if text.vocab_size > 10_000 else 0.0),
-            inner + self.gathered(layer) * min(2, len(units.layers)) + e * layer.trained * (mode != "full") * 0.3,
-            inner + self.gathered(layer) * min(2, len(units.layers)) + sums - kept - self.rows * e * text.width,
+            np.full(len(row), LOSS_CHUNK if text.vocab_size > LARGE else 0.0),
+            inner + blocks,
+            inner + blocks + self.sums(layer) - kept - row * text.width,
         ]
         if units.trains_encoder:
             group = max(units.encoder, key=self.gathered, default=Unit(0, 0))
-            blocks = (self.block() if mode != "none" else 0) + self.frames * e * 2 * audio.ffn
-            phases.append(blocks + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
+            encoded = (self.block() if mode != "none" else 0) + self.frames * e * 2 * audio.ffn
+            phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
         root = self.sums(units.root) - e * units.head * (self.stage.method == "sft")
-        phases.append(root - kept * text.layers - self.encoder() * 0.9)
+        phases.append(root - kept * text.layers - self.encoder())
         return np.maximum.reduce(phases)
 
     def sums(self, unit: Unit) -> float:
@@ -343,8 +346,7 @@ class Account:
     def cache(self) -> float:
         """Bytes of keys and values of the prompts that are sampled together, each prompt's once."""
         text, settings = self.config.text, GRPOSettings(**self.stage.grpo)
-        prompt = self.micro.lengths[0] - 0
-        tokens = settings.prompts * (prompt + settings.group * settings.max_new_tokens)
+        tokens = settings.prompts * (self.micro.lengths[0] + settings.group * settings.max_new_tokens)
         return tokens * 2 * text.layers * text.kv_heads * text.head_dim * self.size
 
     def total(self) -> dict[str, float]:

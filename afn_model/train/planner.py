@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from afn_model.config import ModelConfig
 from afn_model.data.forecast import Forecast
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train.account import Account
+from afn_model.train.account import Account, stage_units
 from afn_model.train.curriculum import RECOMPUTE, Curriculum, RunLayout, Stage, for_stage
 from afn_model.train.outlook import stage_forecast
 from afn_model.train.rates import ASSUMED, Rates, described, read_rates
@@ -20,6 +21,7 @@ from afn_model.train.typical import PER_SECOND, longest, typical
 from afn_model.weights.config_json import read_config
 
 ULYSSES, RINGS = (1, 2, 4, 7, 8, 14, 28), (1, 2, 4, 8, 16)
+FEW = 0.5  # GB of frozen weights that are not worth a setting
 FEWEST = 1024  # tokens of a rank; with fewer, kernels take about as long as their launches
 COLUMNS = ("states", "gradients", "activations", "working", "reserve", "rollout", "total")
 
@@ -33,6 +35,7 @@ class StagePlan:
         memory: GB of the fullest GPU by column; "rollout" is the peak while GRPO samples.
         held: GB of its states by kind.
         limit: GB of a GPU.
+        whole: whether every rank holds all frozen weights.
         micro_batches: of a step and rank; prompts in GRPO and DPO.
         tokens: of a typical micro-batch, before ranks share it.
         step: estimated seconds of a step, and their band from the rates' doubts.
@@ -46,6 +49,7 @@ class StagePlan:
     memory: dict[str, float]
     held: dict[str, float]
     limit: float
+    whole: bool
     micro_batches: int
     tokens: int
     step: StepSeconds
@@ -133,6 +137,7 @@ def plan_stage(
         memory={name: size / 1e9 for name, size in account.total().items()},
         held={name: size / 1e9 for name, size in account.states().items()},
         limit=memory,
+        whole=account.whole,
         micro_batches=time.micro_batches,
         tokens=time.account.micro.tokens,
         step=step,
@@ -168,11 +173,13 @@ def candidates(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int) 
         shared = [(u, r) for u in ULYSSES for r in RINGS if u <= config.text.heads and gpus % (u * r) == 0]
         shared = [(u, r) for u, r in shared if u * r == 1 or stage.context >= FEWEST * u * r]
         shared = [(u, r) for u, r in shared if stage.bins % (gpus // (u * r)) == 0]
-    node = math.gcd(gpus, ASSUMED.node)
+    node, held = math.gcd(gpus, ASSUMED.node), (layout.frozen,)
+    if gpus > 1 and stage_units(config, stage, layout, whole=True).frozen > FEW * 1e9:
+        held = ("whole", "sharded") if layout.frozen == "auto" else (layout.frozen, "auto")
     for ulysses, ring in shared:
         for recompute in RECOMPUTE:
             for shard in sorted({node, gpus}):
-                for frozen in ("whole", "sharded") if gpus > 1 else ("whole",):
+                for frozen in held:
                     yield replace(
                         layout,
                         contexts={},
@@ -202,10 +209,11 @@ def search(
 def changed(layout: RunLayout, other: RunLayout, gpus: int) -> dict[str, Any]:
     """The fields of a layout that the other changes and that matter on so many ranks."""
     found = {name: getattr(other, name) for name in ("recompute", "ulysses", "ring", "shard", "frozen")}
-    same = {"shard": layout.shard or gpus, "frozen": layout.frozen}
-    if layout.frozen == "auto" and gpus == 1:
-        same["frozen"] = other.frozen
-    return {name: value for name, value in found.items() if value != same.get(name, getattr(layout, name))}
+    return {
+        name: value
+        for name, value in found.items()
+        if value != (layout.shard or gpus if name == "shard" else getattr(layout, name))
+    }
 
 
 def remedies(
@@ -222,13 +230,11 @@ def remedies(
         found = search(config, other, layout, gpus, **options)
         if found:
             changes = changed(layout, found[0][1], gpus)
-            lines.append(text + (f" with {_settings(changes)}" if changes else ""))
-    more = next(
-        (n for n in (2, 4, 8, 16, 32, 64, 128) if n > gpus and search(config, stage, layout, n, **options)), None
-    )
-    if more:
-        changes = changed(layout, search(config, stage, layout, more, **options)[0][1], more)
-        lines.append(f"--gpus {more}" + (f" with {_settings(changes)}" if changes else ""))
+            lines.append(text + (f" and {_settings(changes)}" if changes else ""))
+    for more in (n for n in (2, 4, 8, 16, 32, 64, 128) if n > gpus):
+        if found := search(config, stage, layout, more, **options):
+            changes = changed(layout, found[0][1], more)
+            return [*lines, f"--gpus {more}" + (f" and {_settings(changes)}" if changes else "")]
     return lines
 
 
@@ -315,7 +321,8 @@ def plan(
             yield from (f"  fits with {way}" for way in ways)
             if not ways:
                 yield "  nothing that the planner tries fits"
-    yield from described(rates)
+    for line in described(rates):
+        yield from textwrap.wrap(line, 118, subsequent_indent="  ")
     if failed:
         raise ValueError(f"{', '.join(failed)}: more than {memory:g} GB of a GPU; the lines above say what fits")
 
@@ -345,7 +352,8 @@ def lines(found: StagePlan) -> list[str]:
     shared = f", ulysses {layout.ulysses} x ring {layout.ring}" if stage.method == "sft" else ""
     shard = layout.shard or found.gpus
     text.append(
-        f"  layout: {layout.dtype}, recompute {layout.recompute}{shared}, weights over {shard}, frozen {layout.frozen}"
+        f"  layout: {layout.dtype}, recompute {layout.recompute}{shared}, weights over {shard}"
+        + (f", frozen ones {'whole' if found.whole else 'sharded'}" if found.held["frozen weights"] >= 0.05 else "")
     )
     unit = "micro-batches" if stage.method == "sft" else "prompts"
     low, middle, high = found.rate

@@ -39,9 +39,7 @@ class Rates:
     sms: float = rate(0.10, 0.15, 0.05, "share", "assumed: of the SMs, taken by NCCL while it runs beside kernels")
     waiting: float = rate(0.03, 0.10, 0.01, "share", "assumed: of a step, for the group with the dearest sequences")
     decoded: float = rate(400.0, 200.0, 1000.0, "s/s", "assumed: audio seconds that a worker reads in a second")
-    token: float = rate(
-        12e-3, 20e-3, 6e-3, "s", "assumed: a decoding step of GRPO's samples; reads of weights and cache above"
-    )
+    token: float = rate(12e-3, 20e-3, 6e-3, "s", "assumed: a decoding step of GRPO's samples on the host")
     answer: float = rate(0.5, 1.0, 0.25, "share", "assumed: mean length of sampled answers, of the longest allowed")
     node: int = 8
     peak: float = 989e12
@@ -49,16 +47,13 @@ class Rates:
 
     @property
     def doubts(self) -> dict[str, tuple[float, float]]:
-        """The slow and the fast value of each doubtful field."""
+        """Two values that each field may have in truth."""
         found = {}
         for f in fields(self):
             if "low" in f.metadata:
-                slow, fast = f.metadata["low"], f.metadata["high"]
+                found[f.name] = f.metadata["low"], f.metadata["high"]
                 if f.name in self.measured:
-                    up = 1 if fast > slow else -1
-                    value = getattr(self, f.name)
-                    slow, fast = value * (1 - up * MEASURED), value * (1 + up * MEASURED)
-                found[f.name] = (slow, fast)
+                    found[f.name] = getattr(self, f.name) * (1 - MEASURED), getattr(self, f.name) * (1 + MEASURED)
         return found
 
 

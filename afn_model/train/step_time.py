@@ -7,12 +7,13 @@ the kernels beside them do not hide. Weights are gathered one unit ahead and gra
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from afn_model.config import TextConfig
 from afn_model.train.account import Account, Unit
+from afn_model.train.flops import head, language_model_linear
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.rates import Rates
 
@@ -43,6 +44,19 @@ class StepSeconds:
         return self.compute + self.exposed + self.sampling + self.other + self.data
 
 
+def layer_products(text: TextConfig) -> float:
+    """FLOPs of a token in the linear layers of one decoder layer."""
+    return language_model_linear(text) / text.layers
+
+
+def layer_bytes(text: TextConfig, *, lora: bool = False) -> float:
+    """Bytes of a token that a layer's element-wise kernels move; an adapter's sum reads two and writes two."""
+    found = 16.0 * text.width + 4 * (text.heads + text.kv_heads) * text.head_dim + 6 * text.ffn
+    if lora:
+        found += 8 * (3 * text.width + 2 * text.kv_heads * text.head_dim + 2 * text.ffn)
+    return found
+
+
 class StepTime:
     """Of one stage; ``account`` has its shapes.
 
@@ -59,20 +73,6 @@ class StepTime:
         self.mode = account.layout.recompute
         self.lora = self.units.ranks > 0
         self.trains_layers = any("language_model." in name for name in self.units.inputs) and not self.lora
-
-    def layer_products(self) -> float:
-        """FLOPs of a token in the linear layers of one decoder layer."""
-        text = self.config.text
-        return 2.0 * text.width * (2 * text.width + 2 * text.kv_heads * text.head_dim + 3 * text.ffn)
-
-    def layer_bytes(self) -> float:
-        """Bytes of a token that its element-wise kernels move; an adapter's sum reads two and writes two."""
-        text = self.config.text
-        heads = (text.heads + text.kv_heads) * text.head_dim
-        found = 16.0 * text.width + 4 * heads + 6 * text.ffn
-        if self.lora:
-            found += 8 * (3 * text.width + 2 * text.kv_heads * text.head_dim + 2 * text.ffn)
-        return found
 
     def attention(self, *, backward: bool) -> np.ndarray:
         """[ranks] seconds of one layer's attention, with what of the ring's messages it does not hide."""
@@ -99,12 +99,19 @@ class StepTime:
 
     def forward_layer(self) -> np.ndarray:
         a, rows = self.rates, self.account.rows
-        return rows * (self.layer_products() / a.matmul + self.layer_bytes() / a.hbm) * a.block
+        return (
+            rows
+            * (layer_products(self.config.text) / a.matmul + layer_bytes(self.config.text, lora=self.lora) / a.hbm)
+            * a.block
+        )
 
     def backward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention: gradients of inputs, of weights where they train, recomputation."""
         a, rows, text = self.rates, self.account.rows, self.config.text
-        found = rows * (self.layer_products() * (1 + self.trains_layers) / a.matmul + 2 * self.layer_bytes() / a.hbm)
+        found = rows * (
+            layer_products(self.config.text) * (1 + self.trains_layers) / a.matmul
+            + 2 * layer_bytes(self.config.text, lora=self.lora) / a.hbm
+        )
         opened = 4.0 * text.width * text.ffn / a.matmul + 6 * text.ffn / a.hbm
         if self.mode == "selective":
             found = found + rows * opened
@@ -134,9 +141,8 @@ class StepTime:
         return self.link_seconds(4.0 * unit.trained if self.account.sharded else 0.0)
 
     def head(self, passes: int) -> float:
-        text, micro = self.config.text, self.account.micro
-        each = micro.supervised / self.load.plan.ranks
-        return passes * each * 2.0 * text.width * text.vocab_size / self.rates.matmul
+        each = self.account.micro.supervised / self.load.plan.ranks
+        return passes * each * head(self.config.text) / self.rates.matmul
 
     def beside(self, kernels: float, messages: float) -> tuple[float, float]:
         """Seconds of kernels beside messages, which take SMs from them, and of messages that they do not hide."""
@@ -189,7 +195,9 @@ class StepTime:
         longest = min(1.0, 2 * a.answer) * settings.max_new_tokens  # the longest of the answers sampled together
         cache = together * (account.micro.lengths[0] + settings.group * longest / 2) * per_token
         prompts = together * account.micro.lengths[0]
-        prefill = prompts * self.layer_products() * text.layers / a.matmul + together * float(self.encode().max())
+        prefill = prompts * layer_products(self.config.text) * text.layers / a.matmul + together * float(
+            self.encode().max()
+        )
         each = prefill + longest * max(a.token, (weights + cache) / a.hbm)
         return math.ceil(self.micro_batches / together) * each + sum(self.gather(u) for u in self.units.units)
 
@@ -222,11 +230,10 @@ class StepTime:
 def band(time: StepTime) -> tuple[float, float]:
     """Seconds of a step if things go well and badly: each doubt alone, and these added as squares."""
     middle, worse, better = time.step().total, 0.0, 0.0
-    for name, (slow, fast) in time.rates.doubts.items():
-        tried = Counter()
-        for kind, value in (("slow", slow), ("fast", fast)):
+    for name, ends in time.rates.doubts.items():
+        changes = [0.0]
+        for value in ends:
             other = StepTime(time.account, replace(time.rates, **{name: value}), time.micro_batches, time.audio)
-            tried[kind] = math.log(other.step().total / middle)
-        worse += max(tried["slow"], tried["fast"], 0.0) ** 2
-        better += min(tried["slow"], tried["fast"], 0.0) ** 2
+            changes.append(math.log(other.step().total / middle))
+        worse, better = worse + max(changes) ** 2, better + min(changes) ** 2
     return middle * math.exp(-math.sqrt(better)), middle * math.exp(math.sqrt(worse))

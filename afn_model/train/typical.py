@@ -1,4 +1,4 @@
-"""What a forecast takes for a micro-batch: of memory the longest recordings that a stage reads, of time a mix of clips."""
+"""What a plan takes for a micro-batch: of memory the longest recordings that a stage reads, of time a mix of clips."""
 
 from __future__ import annotations
 
