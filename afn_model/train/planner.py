@@ -96,9 +96,8 @@ def check_layout(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int
     groups = gpus // shared
     if stage.bins % groups:
         kind = "sequences" if stage.method == "sft" else "prompts"
-        raise ValueError(
-            f"{what}: the {stage.bins} {kind} of a step cannot be shared evenly by {groups} groups of ranks"
-        )
+        many = f"{groups} ranks" if shared == 1 else f"{groups} groups of {shared} ranks"
+        raise ValueError(f"{what}: {many} cannot share the {stage.bins} {kind} of a step evenly")
 
 
 def plan_stage(
