@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -104,8 +105,8 @@ def sequence_load(
     Raises:
         ValueError: heads that so many Ulysses ranks cannot share.
     """
-    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    plan = make_plan(np.concatenate(([0], np.cumsum(lengths))), ulysses=ulysses, ring=ring, **sizes)
+    cu_seqlens = [0, *accumulate(lengths)]
+    plan = make_plan(cu_seqlens, ulysses=ulysses, ring=ring, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
     pairs, keys = np.zeros((2, ring, ring))
     for r in range(ring):
         for s in range(ring):

@@ -38,7 +38,7 @@ LOSS_CHUNK = 0.5e9  # most bytes of logits that the head's loss works with; see 
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class BatchShape:
     """What one sequence group computes at once.
 
     Args:
@@ -185,7 +185,7 @@ class Account:
         stage: Stage,
         layout: RunLayout,
         ranks: int,
-        micro: MicroBatch,
+        micro: BatchShape,
         memory: float = 80e9,
         reserve: float = RESERVE,
     ):

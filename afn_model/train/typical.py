@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from afn_model.train.account import MicroBatch, windows_of
+from afn_model.train.account import BatchShape, windows_of
 from afn_model.train.curriculum import Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grpo_settings import GRPOSettings
@@ -36,7 +36,7 @@ def mix(clips: int, context: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return audio[:clips], text[:clips]
 
 
-def longest(stage: Stage) -> MicroBatch:
+def longest(stage: Stage) -> BatchShape:
     """The micro-batch that takes most memory: recordings as long as they may be, one after another."""
     audio = int(stage.max_audio * PER_SECOND)
     if stage.method != "sft":
@@ -49,10 +49,10 @@ def longest(stage: Stage) -> MicroBatch:
         frames += windows_of(heard)
         supervised += said // 2
         left -= heard + said
-    return MicroBatch(tuple(lengths), tuple(frames), supervised)
+    return BatchShape(tuple(lengths), tuple(frames), supervised)
 
 
-def _answered(stage: Stage, audio: int, share: float) -> MicroBatch:
+def _answered(stage: Stage, audio: int, share: float) -> BatchShape:
     """A prompt with its answers, a ``share`` of the longest; at share 1 other prompts fill the pass."""
     if stage.method == "dpo":
         number, tokens, budget = 2, PREFERRED, DPOSettings(**stage.dpo).pass_tokens
@@ -65,7 +65,7 @@ def _answered(stage: Stage, audio: int, share: float) -> MicroBatch:
     room = (budget or stage.context) - sum(lengths)
     if share == 1.0 and room > 0:
         lengths.append(room)
-    return MicroBatch(tuple(lengths), windows_of(max(prompt - QUESTION, 0)), number * tokens, number)
+    return BatchShape(tuple(lengths), windows_of(max(prompt - QUESTION, 0)), number * tokens, number)
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +95,7 @@ def _packed(context: int, most: int, mean: int) -> tuple[np.ndarray, np.ndarray]
     return audio[middle], text[middle]
 
 
-def typical(stage: Stage, rates: Rates, mean: float = 0.0) -> MicroBatch:
+def typical(stage: Stage, rates: Rates, mean: float = 0.0) -> BatchShape:
     """The micro-batch whose time is forecast.
 
     Args:
@@ -109,4 +109,4 @@ def typical(stage: Stage, rates: Rates, mean: float = 0.0) -> MicroBatch:
         return _answered(stage, int(np.minimum(audio, most).mean()), min(rates.answer, 0.99))
     audio, text = _packed(stage.context, most, round(mean))
     frames = [frames for one in audio.tolist() for frames in windows_of(one)]
-    return MicroBatch(tuple((audio + text).tolist()), tuple(frames), int(COUNTED * text.sum()))
+    return BatchShape(tuple((audio + text).tolist()), tuple(frames), int(COUNTED * text.sum()))

@@ -7,7 +7,7 @@ import torch
 
 from afn_model.afnext import AFNext
 from afn_model.config import AudioConfig, ModelConfig, TextConfig
-from afn_model.train.account import Account, MicroBatch, keeps_whole, stage_units, windows_of
+from afn_model.train.account import Account, BatchShape, keeps_whole, stage_units, windows_of
 from afn_model.train.activation_checkpoint import MODES, checkpoint_blocks
 from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import RunLayout, Stage, for_stage, read_layout
@@ -99,7 +99,7 @@ def test_the_full_model_has_the_published_number_of_parameters():
 
 def test_states_by_hand():
     """Weights, gradients and two moments of 4 bytes each, over the ranks that share them; frozen ones whole or cut."""
-    layout, micro = RunLayout(dtype="bfloat16", shard=4), MicroBatch((64,), (), 32)
+    layout, micro = RunLayout(dtype="bfloat16", shard=4), BatchShape((64,), (), 32)
     whole = Account(SMALL, stage(), layout, 8, micro)
     n = whole.units.trained
     assert whole.states()["trained weights"] == whole.total()["gradients"] == n

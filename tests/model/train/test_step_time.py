@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from afn_model.config import ModelConfig
-from afn_model.train.account import Account, MicroBatch
+from afn_model.train.account import Account, BatchShape
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.flops import head, language_model_linear
 from afn_model.train.rates import ASSUMED
 from afn_model.train.step_time import StepTime, band
 
 FULL = ModelConfig()
-TEXT = MicroBatch((8192,), (), 400)
+TEXT = BatchShape((8192,), (), 400)
 NONE = RunLayout(dtype="bfloat16", recompute="none")
 FREE = {"hbm": 1e30, "launch": 1e-30, "attention": 1e30, "attention_backward": 1e30}
 
@@ -54,14 +54,14 @@ def test_attention_alone():
 
 def test_a_slow_host_keeps_the_gpu_waiting():
     slow = replace(ASSUMED, launch=1e-3)
-    few = MicroBatch((64,), (), 8)
+    few = BatchShape((64,), (), 8)
     assert time_of(stage(), micro=few, rates=slow).step().compute > 20 * time_of(stage(), micro=few).step().compute
 
 
 def test_messages_that_kernels_do_not_hide():
     """Weights and gradients of a layer hide behind 8K tokens, not behind 256; whole frozen ones send nothing."""
     some, layout = stage(), replace(NONE, shard=8)
-    long, short = (time_of(some, layout, 8, MicroBatch((n,), (), 8)).step() for n in (8192, 256))
+    long, short = (time_of(some, layout, 8, BatchShape((n,), (), 8)).step() for n in (8192, 256))
     assert long.exposed < 0.05 * long.compute
     assert short.exposed > 0.5 * short.compute
     assert time_of(stage(("adaptor",)), replace(layout, frozen="whole"), 8).step().exposed < 1e-2
@@ -78,7 +78,7 @@ def test_audio_that_is_not_decoded_in_time():
 
 def test_sampling_takes_a_step_for_every_token():
     grpo = Stage("some", ("language_model",), {"x": 1.0}, "grpo", batch_prompts=8, grpo={"prompts": 4})
-    micro = MicroBatch((900, *[511] * 5), (), 5 * 512, 5)
+    micro = BatchShape((900, *[511] * 5), (), 5 * 512, 5)
     time = time_of(grpo, micro=micro, number=8)
     step = time.step()
     assert step.sampling > 2 * 1024 * ASSUMED.token
@@ -99,5 +99,5 @@ def test_the_band_is_around_the_estimate_and_narrower_where_it_was_measured(trai
 def test_the_full_model_is_within_what_others_measure():
     """An 8B model on H100 at 8K: 5.8K tokens/s per GPU in an eager loop and 14.5K in the best FP8 record."""
     layout = RunLayout(dtype="bfloat16", recompute="selective", shard=8)
-    time = time_of(stage(), layout, 8, MicroBatch((1024,) * 8, (1500,) * 8, 400), number=16)
+    time = time_of(stage(), layout, 8, BatchShape((1024,) * 8, (1500,) * 8, 400), number=16)
     assert 5_762 < time.tokens() / 8 / time.step().total < 14_451
