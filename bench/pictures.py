@@ -46,6 +46,7 @@ NO_PICTURE = {
     "first.jsonl": "right or wrong, and where seconds went: timeline.png and sweeps.png of bench.first.report",
     "sweep.jsonl": "what fits is one word: sweep.md has the few rows that spill",
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
+    "layouts.jsonl": "a layout and its best rival by stage: the table beside it says which and why",
     "memory.jsonl": "sizes that add up to what fits or does not: memory.md has the sum and its parts in each row",
     "margins.jsonl": "one row per test, of which only the first few matter: margins.md has them in order",
     "versions.jsonl": "yes or no: what passes with which version; a table says it",

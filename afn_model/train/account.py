@@ -328,7 +328,8 @@ class Account:
             group = max(units.encoder, key=self.gathered, default=Unit(0, 0))
             encoded = (self.block() if mode != "none" else 0) + self.frames * e * 2 * audio.ffn
             phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
-        root = self.sums(units.root) - e * units.head * (self.stage.method == "sft")
+        # Weights are freed before their gradients are summed.
+        root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.method == "sft")
         phases.append(root - kept * text.layers - self.encoder())
         return np.maximum.reduce(phases)
 

@@ -123,6 +123,14 @@ def test_a_reference_is_what_trains_once_more():
     assert Account(SMALL, adapters, layout, 2, longest(adapters)).states()["reference"] == 0
 
 
+def test_the_peak_of_short_sequences_is_the_sum_of_the_gathered_gradients():
+    """Embeddings, head and adaptor: in bfloat16, and in float32 with this rank's share of their sum."""
+    layout = RunLayout(dtype="bfloat16", recompute="full")
+    account = Account(ModelConfig(), stage(), layout, 8, BatchShape((64,), (), 8))
+    found, root = account.total(), account.units.root.trained
+    assert found["activations"] + found["working"] == pytest.approx(root * (2 + 4 + 4 / 8), rel=0.01)
+
+
 def test_frozen_weights_are_whole_where_they_fit():
     few, layout = stage(("adaptor",)), RunLayout(dtype="bfloat16")
     frozen = stage_units(SMALL, few, layout, whole=True).frozen
