@@ -55,6 +55,8 @@ BENCHMARKS = {
     "patch": Benchmark("patch", ("patch.jsonl",)),
     "grpo": Benchmark("grpo", ("grpo.jsonl",)),
     "data": Benchmark("data", ("data.jsonl",)),
+    "feed": Benchmark("feed", ("feed.jsonl", "feed.md")),
+    "syncs": Benchmark("syncs", ("syncs.jsonl", "syncs.md")),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),

@@ -6,8 +6,8 @@
 
 The trainer's own ``stage_model`` and ``update`` run on fake tensors in a fake process group: two micro-batches,
 clipping and AdamW. Every storage is counted from its allocation to its end, also where FSDP2 empties and refills it.
-``FSDPMemTracker`` of PyTorch would be the same count in classes; it refuses a second forward of the model and gathers
-blocks that are sharded as a group one by one.
+``FSDPMemTracker`` of PyTorch counts the same, to the byte, where it can be asked; it refuses a second forward of the
+model and gathers blocks that are sharded as a group one by one.
 
 What shapes cannot say is the reserve: CUDA's context and NCCL's buffers, matmul workspaces, scratch inside of kernels
 (0.5 GB of the loss's logits at most), holes between blocks.

@@ -57,7 +57,7 @@ class LoRALinear(nn.Linear):
     def __init__(self, base: nn.Linear | QuantisedLinear, rank: int, alpha: float, *, rslora: bool = False):
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.rank, self.alpha, self.rslora, self.active = rank, alpha, rslora, True
+        self.rank, self.alpha, self.rslora, self.active, self.plain = rank, alpha, rslora, True, type(base)
         self.scale = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout, self.number = None, 0
         self.quantised = base if isinstance(base, QuantisedLinear) else None
@@ -147,7 +147,7 @@ def merge(model: nn.Module) -> None:
     if found := next((layer.quantised for layer in layers.values() if layer.quantised is not None), None):
         raise ValueError(f"the base is in {found.kind}: put the adapter on the base in bfloat16 and merge it there")
     for name, layer in layers.items():
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        plain = layer.plain(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         plain.weight = nn.Parameter(layer.merged(layer.weight, layer.lora_A, layer.lora_B), requires_grad=False)
         plain.bias = layer.bias
         model.set_submodule(name, plain)

@@ -116,6 +116,7 @@ class StageRun:
             workers=min(self.layout.workers, cores()),
             position=position,
             pin=self.process.device.type == "cuda",
+            group=None if self.sp_group is None else self.sp_group.all,
         )
 
     def make_method(self) -> Any:

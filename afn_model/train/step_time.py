@@ -18,6 +18,7 @@ from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.rates import Rates
 
 LAUNCHES = {"forward": 18, "backward": 40, "adapter": 5}  # kernels of a decoder layer, and of each of its adapters
+CODED = 16.0  # bytes moved to decode a weight of few bits before its product, assumed
 ADAPTED = 7  # linear layers of a decoder layer
 
 
@@ -97,7 +98,13 @@ class StepTime:
             total = total + 2 * a.message + sent / a.nvlink + 2 * sent / a.hbm
         return total
 
+    def decoding(self) -> float:
+        """Seconds to decode the weights of one layer, where the base under adapters is held in few bits."""
+        coded = self.account.stage.lora and self.account.stage.lora.get("base")
+        return CODED * layer_products(self.config.text) / 2 / self.rates.hbm if coded else 0.0
+
     def forward_layer(self) -> np.ndarray:
+        """[ranks] seconds without attention."""
         a, rows = self.rates, self.account.rows
         return (
             rows
@@ -114,10 +121,10 @@ class StepTime:
         )
         opened = 4.0 * text.width * text.ffn / a.matmul + 6 * text.ffn / a.hbm
         if self.mode == "selective":
-            found = found + rows * opened
+            found = found + rows * opened + 0.6 * self.decoding()  # gate and up
         if self.mode == "full":  # the product that nothing is kept of is left out
             found = found + self.forward_layer() / a.block - rows * 2.0 * text.width * text.ffn / a.matmul
-        return found * a.block
+        return found * a.block + self.decoding()
 
     def encode(self) -> np.ndarray:
         """[ranks] seconds of the encoder's forward."""

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from afn_model.train.curriculum import for_stage, read_layout
 from bench import memory
@@ -69,6 +73,47 @@ def test_storages_are_counted_while_they_are_there():
         table = torch.arange(5) + torch.tensor([1, 2, 3, 4, 5])
         assert table.tolist() == [1, 3, 5, 7, 9], "the host computes"
     assert type(torch.empty(1 << 20)) is torch.Tensor
+
+
+class CountedBlock(torch.nn.Module):
+    """x + W₂ relu(W₁ x), with 0.5 M weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(256, 1024, bias=False), torch.nn.Linear(1024, 256, bias=False)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+def stack(mesh):
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+    model = torch.nn.Sequential(CountedBlock(), CountedBlock(), CountedBlock())
+    for block in model:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def test_the_count_is_that_of_pytorchs_tracker_where_both_can_be_asked():
+    """Its tracker takes one forward and backward of blocks that are sharded one by one."""
+    with memory.ranks(4):
+        mesh = init_device_mesh("cpu", (4,))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model, x = stack(mesh), torch.randn(512, 256, dtype=torch.bfloat16)
+            tracker = FSDPMemTracker(model)
+            tracker.track_inputs((x,))
+            with tracker:
+                model(x).sum().backward()
+            expected = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+        del model, x
+        with counting() as found:
+            model = stack(mesh)
+            gc.collect()
+            x = torch.randn(512, 256, dtype=torch.bfloat16)
+            found.peak = found.now
+            model(x).sum().backward()
+        assert found.peak == expected > 0
+        del model, x
 
 
 def test_a_batch_is_as_long_as_the_bin_and_as_its_audio():

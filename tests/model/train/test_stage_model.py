@@ -1,10 +1,12 @@
-"""What a stage trains and what it asks for a reference, on two ranks."""
+"""What a stage trains, what it asks for a reference, on two ranks, and a block through torch.compile."""
 
 import weakref
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from afn_model import AFNext
@@ -12,9 +14,16 @@ from afn_model.config import AudioConfig
 from afn_model.train import lora
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.stage_model import StageModel, stage_model
+from bench.resume import prepare
 from tests import tiny
+from tests.budget import assert_same_but_rounding
 from tests.distributed.ranks import run
+from tests.model.train.test_adapt import LAYOUT, go
+from tests.orders import in_orders
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
+
+LORA = {"rank": 2, "alpha": 4, "targets": ["q_proj"], "dropout": 0.1, "base": "int8"}
 ANSWERS = [[[20, 30, 40], [50, 60]]]
 
 
@@ -100,3 +109,29 @@ def test_a_stage_without_a_reference_has_none_to_ask():
     found = StageModel(base()[0], torch.optim.SGD(base()[0].parameters()), ("adaptor",), False)
     with pytest.raises(ValueError, match="keeps no reference"), found.reference_context():
         pass
+
+
+@pytest.mark.slow
+def test_a_compiled_block_gives_the_losses_of_an_eager_one(tmp_path, monkeypatch):
+    """With adapters, their dropout, a base in few bits and recomputation: captured whole and differentiated ahead of
+    time, as for a GPU. One block stands for all, and the kernels that Inductor would write are left out.
+    """
+    prepare(tmp_path)
+    blocks, plain, names = [], nn.Module.compile, iter(range(99))
+
+    def second_alone(self, **kwargs):
+        blocks.append(self)
+        if len(blocks) == 2:  # its input has a gradient, which that of the first has not
+            plain(self, **kwargs, fullgraph=True, backend="aot_eager")
+
+    def losses(**changes):
+        layout = replace(LAYOUT, recompute="full", **changes)
+        found = go(tmp_path, tmp_path / str(next(names)), layout, trains=("language_model",), lora=LORA, steps=2)
+        return torch.tensor([[row["loss"], row["grad_norm"]] for row in found])
+
+    monkeypatch.setattr(nn.Module, "compile", second_alone)
+    torch._dynamo.utils.counters.clear()
+    found = losses(compile=True)
+    assert len(blocks) == 3, "two of the language model and the encoder's"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert_same_but_rounding(found, in_orders(losses, 2))

@@ -59,6 +59,14 @@ def test_a_slow_host_keeps_the_gpu_waiting():
         assert waits > 20 * works
 
 
+def test_a_base_of_few_bits_is_decoded_in_forward_and_backward():
+    adapters = stage(("language_model",), lora={"rank": 16, "alpha": 32})
+    coded = replace(adapters, lora={"rank": 16, "alpha": 32, "base": "nf4"})
+    plain, slower = (time_of(some, number=1).step().compute for some in (adapters, coded))
+    weights = language_model_linear(FULL.text) / 2
+    assert slower - plain == pytest.approx(2 * 16 * weights / ASSUMED.hbm)
+
+
 def test_messages_that_kernels_do_not_hide():
     """Weights and gradients of a layer hide behind 8K tokens, not behind 256; whole frozen ones send nothing."""
     some, layout = stage(), replace(NONE, shard=8)
