@@ -62,8 +62,8 @@ BENCHMARKS = {
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
+    "layouts": Benchmark("layouts", ("layouts.jsonl", "layouts.md"), folder="simulated"),
     "memory": Benchmark("memory", ("memory.jsonl", "memory.md"), folder="memory"),
-    "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -150,12 +150,18 @@ def kept_whole(model: AFNext, layout: RunLayout, device: torch.device) -> set[nn
     return frozen if layout.frozen == "whole" or (layout.frozen == "auto" and fits) else set()
 
 
-def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
+def gathered_together(model: AFNext, *, frozen_whole: bool) -> list[nn.Module | Sequence[nn.Module]]:
+    """The decoder's layers and the encoder's groups of blocks, each of which is gathered and freed as a unit."""
     layers, encoder = list(model.language_model.layers), list(model.encoder.layers)
-    if adapters(model) and whole:
+    if adapters(model) and frozen_whole:
         layers = []  # the adapters of all layers together are small: they are gathered at once, with the model
     groups = [encoder[first : first + ENCODER_GROUP] for first in range(0, len(encoder), ENCODER_GROUP)]
-    shard(model, mesh, blocks=[*layers, *groups], compute_dtype=compute, whole=whole, forwards=FORWARDS)
+    return [*layers, *groups]
+
+
+def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
+    blocks = gathered_together(model, frozen_whole=bool(whole))
+    shard(model, mesh, blocks=blocks, compute_dtype=compute, whole=whole, forwards=FORWARDS)
 
 
 def _fill(

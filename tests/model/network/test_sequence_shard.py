@@ -9,9 +9,9 @@ import torch
 
 import afn_kernels as ak
 from afn_distributed.comm import in_threads
+from afn_distributed.costs import attention_bytes
 from afn_distributed.hybrid import SequenceParallel
 from afn_distributed.plan import make_plan
-from afn_distributed.simulate import attention_bytes
 from afn_model.network.device_batch import DeviceBatch
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from tests.budget import assert_same_but_rounding
