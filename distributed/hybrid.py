@@ -66,8 +66,8 @@ class SequenceParallel:
             # NCCL creates a communicator at its first use, by all ranks; the first ring step may involve only some.
             dist.all_reduce(torch.zeros(1, device=process.device), group=group)
         made = (*mesh.get_all_groups(), *flat.get_all_groups())
-        of_ulysses, of_ring, sequence = map(GroupComm, groups)
-        return SequenceParallel(of_ulysses, of_ring, sequence, made)
+        by_heads, by_blocks, everyone = map(GroupComm, groups)
+        return SequenceParallel(by_heads, by_blocks, everyone, made)
 
     def close(self) -> None:
         """Destroys its process groups; all ranks do so together, and nothing may be on its way."""

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 # Environment variables of torchrun, and their values without it.
 ENVIRONMENT = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+# Device meshes of sharded weights, by the group of all ranks, the kind of device and the ranks of a copy.
+MESHES: dict[tuple[Any, str, int], DeviceMesh] = {}
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def start(device: str | torch.device = "auto", *, group: bool = False, minutes: 
 
 def stop() -> None:
     """Destroys the process group, if there is one."""
+    MESHES.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 

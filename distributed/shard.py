@@ -16,10 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from afn_distributed.process import Process
-
-# By the group of all ranks, the kind of device, and the ranks that share one copy of the weights.
-_meshes: dict[tuple[Any, str, int], DeviceMesh] = {}
+from afn_distributed.process import MESHES, Process
 
 
 def mesh_of(process: Process, shard_size: int | None = None) -> DeviceMesh:
@@ -44,13 +41,13 @@ def mesh_of(process: Process, shard_size: int | None = None) -> DeviceMesh:
     if process.world_size % size:
         raise ValueError(f"{process.world_size} ranks cannot be cut into groups of {size} that share the weights")
     kind, world = process.device.type, dist.group.WORLD
-    for key in [key for key in _meshes if key[0] is not world]:
-        del _meshes[key]
-    if (world, kind, size) not in _meshes:
+    for key in [key for key in MESHES if key[0] is not world]:
+        del MESHES[key]
+    if (world, kind, size) not in MESHES:
         shape, names = (process.world_size // size, size), ("replicate", "shard")
         first = 0 if size < process.world_size else 1
-        _meshes[world, kind, size] = init_device_mesh(kind, shape[first:], mesh_dim_names=names[first:])
-    return _meshes[world, kind, size]
+        MESHES[world, kind, size] = init_device_mesh(kind, shape[first:], mesh_dim_names=names[first:])
+    return MESHES[world, kind, size]
 
 
 def shard(

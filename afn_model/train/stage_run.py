@@ -177,8 +177,8 @@ class StageRun:
                 f"of all there is to do {self.progress():.0%} is done, for which the learning rate is {rate:.3g}"
             )
             self.say("; ".join(notes))
-        elif self.init_from:
-            found = agreed(self.process, lambda: find(self.init_from))
+        elif (other := self.init_from) is not None:
+            found = agreed(self.process, lambda: find(other))
             notes = start_with_weights(self.checkpoints, found, self.stage_model, self.stage, self.start)
             self.say("; ".join(notes))
 
