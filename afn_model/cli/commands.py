@@ -7,14 +7,16 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from afn_model.cli import options
 from afn_model.cli.answering import ask, caption, transcribe
 from afn_model.cli.chat import chat
-from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, copy_, import_
+from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, add_step, copy_, import_
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
 from afn_model.cli.data import stats as data_stats
+from afn_model.cli.data import step as data_step
 from afn_model.cli.messages import install_extra
 from afn_model.cli.train import add_train, train
 
@@ -25,14 +27,46 @@ def convert(args: Namespace) -> None:
     from afn_model.prompt.processor import AFNextProcessor
     from afn_model.weights.checkpoint import check_destination
 
+    if args.join:
+        join(args)
+        return
+    if args.adaptor or args.out:
+        raise ValueError("--adaptor and --out are for --join (afn convert --help says more)")
+    given = {"SRC": args.source, "DST": args.destination, "--layout": args.layout}
+    if missing := [name for name, value in given.items() if value is None]:
+        raise ValueError(f"the following arguments are required: {', '.join(missing)} (afn convert --help says more)")
     check_destination(args.source, args.destination, overwrite=args.overwrite)
     processor = AFNextProcessor.from_pretrained(args.source)
     model = AFNext.from_pretrained(args.source, dtype=dtype_of(args.dtype))
     model.save_pretrained(args.destination, layout=args.layout)
     processor.save_pretrained(args.destination)
+    print(f"{args.destination}: {written(model, args.layout)}")
+
+
+def join(args: Namespace) -> None:
+    """Joins an encoder and a language model by a fresh adaptor."""
+    from afn_model.afnext import AFNext
+    from afn_model.cli.session import dtype_of
+    from afn_model.weights import join as joining
+    from afn_model.weights.checkpoint import check_destination
+
+    parts = dict(part.partition("=")[::2] for part in args.join)
+    if set(parts) != {"encoder", "language_model"} or not all(parts.values()):
+        raise ValueError(f"--join {' '.join(args.join)}: expected encoder=DIR language_model=DIR")
+    if args.adaptor is None or args.out is None or args.source is not None:
+        raise ValueError("--join takes --adaptor fresh and --out DST, and nothing else to convert")
+    for folder in parts.values():
+        check_destination(folder, args.out, overwrite=args.overwrite)
+    model, processor = joining.join(AFNext, **parts, seed=args.seed, dtype=dtype_of(args.dtype))
+    layout = args.layout or "transformers"
+    model.save_pretrained(args.out, layout=layout)
+    processor.save_pretrained(args.out)
+    print(f"{args.out}: {written(model, layout)}; its adaptor is random (seed {args.seed})")
+
+
+def written(model: Any, layout: str) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    dtype = str(model.dtype).removeprefix("torch.")
-    print(f"{args.destination}: {args.layout} layout, {parameters:,} parameters, {dtype}")
+    return f"{layout} layout, {parameters:,} parameters, {str(model.dtype).removeprefix('torch.')}"
 
 
 def demo(args: Namespace) -> None:
@@ -90,11 +124,14 @@ COMMANDS = {
     "data copy": Command(copy_, (add_copy,), "copy a corpus with its recordings into tar files on this machine", True),
     "data index": Command(data_index, (add_index,), "make the index beside a corpus, which training needs", True),
     "data inspect": Command(data_inspect, (add_inspect,), "show a record: who says what, where the audio goes"),
+    "data step": Command(data_step, (add_step,), "show which samples a step of a stage trains on"),
     "data stats": Command(data_stats, (add_stats,), "what a corpus holds, and what packing saves"),
     "train": Command(
         train, (add_train,), "train through the stages of a curriculum, or draw a run: train plot RUN", True
     ),
-    "convert": Command(convert, (options.add_convert,), "write a model folder in another layout or dtype", True),
+    "convert": Command(
+        convert, (options.add_convert,), "write a model folder in another layout or dtype, or join a new one", True
+    ),
     "doctor": Command(
         doctor, (options.add_json, options.add_verify), "what this machine has, and which kernels would run"
     ),

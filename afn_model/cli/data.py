@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +80,30 @@ def add_inspect(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="corpus")
     parser.add_argument("which", nargs="?", default="0", metavar="INDEX|ID", help="default the first record")
     parser.add_argument("--model", metavar="DIR", help="model folder whose tokenizer counts tokens")
+
+
+def add_step(parser: ArgumentParser) -> None:
+    parser.add_argument("curriculum", metavar="CURRICULUM", help="YAML, such as RUN/curriculum.yaml")
+    parser.add_argument("stage", metavar="STAGE")
+    parser.add_argument("step", metavar="N", type=natural, help="as the log counts, from 0")
+    parser.add_argument("--model", metavar="DIR", required=True, help="model folder that the stage starts from")
+    parser.add_argument("--data", metavar="DIR", help="folder of the curriculum's datasets; default its own")
+    parser.add_argument("--layout", metavar="FILE", default="cpu", help="that of the run, where ranks share sequences")
+    parser.add_argument("--rank", metavar="R/N", default="0/1", type=rank_of, help="what rank R of N had; default all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def natural(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def rank_of(text: str) -> tuple[int, int]:
+    rank, _, ranks = text.partition("/")
+    if not rank.isdecimal() or not ranks.isdecimal() or int(rank) >= int(ranks):
+        raise ArgumentTypeError(f"{text!r} is not R/N, such as 3/8 for the fourth of eight ranks")
+    return int(rank), int(ranks)
 
 
 def add_stats(parser: ArgumentParser) -> None:
@@ -278,6 +302,30 @@ def _counted(sample: Sample, processor: AFNextProcessor) -> str:
     heard = int((prepared.ids == processor.sound_id).sum())
     learnt = int((prepared.labels != IGNORED).sum()) if training else 0
     return f"{len(prepared.ids)} tokens, {heard} of them audio, {learnt} learnt"
+
+
+def step(args: Namespace) -> None:
+    """Shows what was in a step, by the loader's plan; recordings are not opened."""
+    from afn_model.data.loader import Loader
+    from afn_model.data.steps import rows_of, text_of
+    from afn_model.train.curriculum import for_stage, read_curriculum, read_layout
+    from afn_model.train.stage_run import sp_size
+    from afn_model.train.validate import check, data_config
+
+    curriculum = read_curriculum(args.curriculum, args.data)
+    stage, processor = curriculum[args.stage], _processor(args.model)
+    rank, ranks = args.rank
+    shared = sp_size(for_stage(read_layout(args.layout), stage), stage)
+    check(curriculum, stage, ranks, shared)
+    if stage.steps is not None and args.step >= stage.steps:
+        raise ValueError(f"stage {stage.name}: step {args.step} of {stage.steps}, counted from 0")
+    assert processor is not None
+    loader = Loader(data_config(curriculum, stage), processor, dp_rank=rank // shared, dp_size=ranks // shared)
+    for number, jobs in enumerate(loader.planned()):
+        if number == args.step:
+            rows = rows_of(loader, jobs)
+            print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) if args.json else text_of(rows, stage))
+            return
 
 
 def stats(args: Namespace) -> None:

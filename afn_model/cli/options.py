@@ -75,11 +75,20 @@ def add_detailed(parser: ArgumentParser) -> None:
 
 
 def add_convert(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC")
-    parser.add_argument("destination", metavar="DST")
-    parser.add_argument("--layout", required=True, choices=("transformers", "hub", "native"))
+    parser.usage = (
+        "%(prog)s SRC DST --layout LAYOUT [options]\n"
+        "       %(prog)s --join encoder=DIR language_model=DIR --adaptor fresh --out DST [options]"
+    )
+    parser.add_argument("source", metavar="SRC", nargs="?")
+    parser.add_argument("destination", metavar="DST", nargs="?")
+    parser.add_argument("--layout", choices=("transformers", "hub", "native"), help="with --join default transformers")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is in DST")
     parser.add_argument("--dtype", choices=DTYPES, default="auto")
+    told = "make the base of pre-1 of a Whisper encoder and a Qwen2 language model, both folders of transformers"
+    parser.add_argument("--join", nargs=2, metavar="PART=DIR", help=told)
+    parser.add_argument("--adaptor", choices=("fresh",), help="with --join: random weights")
+    parser.add_argument("--out", metavar="DST", help="with --join")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of fresh weights")
 
 
 def add_demo(parser: ArgumentParser) -> None:

@@ -132,6 +132,20 @@ class Loader:
             for _ in micro:  # what nobody has read
                 pass
 
+    def planned(self) -> Iterator[list[DecodeJob]]:
+        """The same batches before anything is decoded: this rank's jobs of each step, one for each micro-batch.
+
+        Raises:
+            ValueError: what iterating raises before it decodes.
+        """
+        heads: deque[_Head | ValueError] = deque()
+        jobs = self._jobs(heads)
+        for first in jobs:
+            head = heads.popleft()
+            if isinstance(head, ValueError):
+                raise head
+            yield [first, *itertools.islice(jobs, head.jobs - 1)]
+
     def _micro(self, parcels: Iterator[Parcel], head: _Head, tally: BadTally) -> Iterator[MicroBatch]:
         """A step's micro-batches; its bad samples are judged before its last one is trained on."""
         read = []

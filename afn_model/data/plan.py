@@ -65,6 +65,7 @@ class DataConfig:
             any cannot.
         on_long: a sample with a recording longer than ``max_seconds``, or than the context has room for: "cut" cuts
             the recording, "drop" leaves the sample out, "error" stops. Cuts and left out samples are counted.
+        records: name → [drawn] int64 numbers of the records that there are; a dataset without has all of its own.
     """
 
     datasets: Mapping[str, str | Path]
@@ -77,6 +78,7 @@ class DataConfig:
     prompts_only: bool = False
     bad_share: float = 0.01
     on_long: str = "cut"
+    records: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("context", "bins", "chunk", "max_seconds"):
@@ -118,10 +120,10 @@ class Blend:
             raise ValueError(f"the blend names none of the datasets {', '.join(config.datasets)}")
         self.names = sorted(config.blend)
         self.corpora = [Corpus(config.datasets[name]) for name in self.names]
-        sources = zip(self.names, self.corpora, strict=True)
-        self.order = Order(
-            tuple(Source(name, len(corpus), config.blend[name]) for name, corpus in sources), config.seed
-        )
+        self.chosen = [config.records.get(name) for name in self.names]
+        counts = (len(some) if some is not None else len(c) for c, some in zip(self.corpora, self.chosen, strict=True))
+        sources = zip(self.names, counts, strict=True)
+        self.order = Order(tuple(Source(name, count, config.blend[name]) for name, count in sources), config.seed)
         self._first = cuts(len(self.order), FIRST_CHUNK, config.chunk)  # of the first epoch
         self._later = cuts(len(self.order), config.chunk, config.chunk)
 
@@ -142,6 +144,12 @@ class Blend:
     def records(self) -> int:
         """Different records that the blend draws from; with β below 1, over several epochs."""
         return sum(source.records for source in self.order.sources if source.draws)
+
+    def draw(self, index: int) -> tuple[int, int]:
+        """Dataset and record of the sample at a global index."""
+        draw = self.order[index]
+        chosen = self.chosen[draw.source]
+        return draw.source, draw.record if chosen is None else int(chosen[draw.record])
 
     def fingerprint(self) -> dict[str, str]:
         """Name of each dataset → SHA-256 of what its index says about it and its tar files."""
@@ -276,11 +284,11 @@ def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chu
     """
     kept, bad, dropped = [], [], []
     for index in blend.span(chunk):
-        draw = blend.order[index]
-        name = blend.name(draw.source, draw.record)
+        source, record = blend.draw(index)
+        name = blend.name(source, record)
         try:
-            tokens, longest, supervised = measure(blend.sample(draw.source, draw.record), config, processor)
-            kept.append((draw.source, draw.record, tokens, supervised, longest))
+            tokens, longest, supervised = measure(blend.sample(source, record), config, processor)
+            kept.append((source, record, tokens, supervised, longest))
         except Unwanted as error:
             dropped.append((name, str(error)))
         except Exception as error:  # whatever a record makes anything raise, it is one bad sample

@@ -13,6 +13,7 @@ from afn_model.checks import is_number, is_whole
 from afn_model.files import write_text
 from afn_model.storage import located
 from afn_model.train import values
+from afn_model.train.eval_settings import eval_settings
 from afn_model.train.lora_settings import ALL_LINEAR, check_lora
 from afn_model.train.values import known, read_yaml, shown
 
@@ -69,6 +70,7 @@ class Stage:
         adapter: folder of an adapter in peft's format to go on from.
         cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
+        eval: settings of ``afn_model.train.eval_settings.EvalSettings``.
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         dpo: settings of ``afn_model.train.dpo.DPOSettings``.
         layout: fields of ``RunLayout`` that this stage changes.
@@ -101,6 +103,7 @@ class Stage:
     adapter: str = ""
     cache_encoder: bool = False
     release_name: str = ""
+    eval: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     dpo: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
@@ -148,6 +151,8 @@ class Stage:
             trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
             need(trained, f"rates: {shown(part)} is no part that trains")
             need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
+        eval_settings(self.eval, f"stage {self.name}: eval")
+        need(not self.eval or self.method == "sft", "eval is for stages of sft")
         if self.lora is not None:
             check_lora(self.lora, self.modules, bool(self.adapter), self.method, f"stage {self.name}: lora")
 
@@ -179,6 +184,7 @@ class RunLayout:
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
         keep: checkpoints kept per stage.
+        keep_finished: of them, those kept once the stage is done: one to go on from where it is made longer, or none.
         checkpoint_every: steps between checkpoints.
         checkpoint_minutes: minutes between checkpoints, whichever comes first.
         log_every: steps between log lines.
@@ -194,6 +200,7 @@ class RunLayout:
     compile: bool = False
     workers: int = 1
     keep: int = 2
+    keep_finished: int = 1
     checkpoint_every: int = 500
     checkpoint_minutes: float = 20.0
     log_every: int = 10
@@ -205,6 +212,8 @@ class RunLayout:
             raise ValueError(f"layout: recompute {shown(self.recompute)} is none of {', '.join(RECOMPUTE)}")
         if self.frozen not in ("auto", "sharded", "whole"):
             raise ValueError(f"layout: frozen {shown(self.frozen)} is none of auto, sharded, whole")
+        if self.keep_finished < 0:
+            raise ValueError(f"layout: keep_finished is {self.keep_finished}; a number of checkpoints is expected")
         if min(self.ulysses, self.ring) < 1 or self.shard < 0 or self.workers < 0:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
@@ -242,7 +251,9 @@ class Curriculum:
         return sorted({s.start.at for s in self.stages if s.start.stage == name and s.start.at < 1})
 
 
-def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curriculum:
+def read_curriculum(
+    file: str | Path, data: str | Path | None = None, changes: Mapping[str, Any] | None = None
+) -> Curriculum:
     """A curriculum from its YAML file.
 
     ``stages`` maps names to the fields of ``Stage``; ``defaults`` are fields all of them share. A blend
@@ -251,17 +262,35 @@ def read_curriculum(file: str | Path, data: str | Path | None = None) -> Curricu
     Args:
         file: a path, or the name of a curriculum that comes with the package.
         data: folder the datasets' paths are relative to; the file's own folder if None.
+        changes: fields to change: {"STAGE.lr": 1e-5, "STAGE.lora.rank": 8}, without ``STAGE.`` where there is one.
 
     Raises:
         ValueError: one line with the file and what is wrong: an unknown key, stage, part or dataset, a value out of
             range, a start from a stage that is not earlier.
     """
     path = find(file, "curricula")
-    raw = read_yaml(path)
+    raw = with_changes(read_yaml(path), changes or {})
     try:
         return _curriculum(raw, path.stem, data or path.parent, path.parent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def with_changes(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A curriculum's YAML with changed fields; see ``afn_model.train.values.changed_stages``."""
+    return values.changed_stages(raw, changes, [f.name for f in fields(Stage)])
+
+
+def made_curriculum(raw: dict[str, Any], name: str, folder: str | Path = ".") -> Curriculum:
+    """A curriculum from what its YAML would hold; its paths start from ``folder``.
+
+    Raises:
+        ValueError: as of ``read_curriculum``.
+    """
+    try:
+        return _curriculum(raw, name, folder, Path(folder))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def write_curriculum(curriculum: Curriculum, path: Path) -> None:
@@ -297,6 +326,9 @@ def _curriculum(raw: dict, name: str, folder: str | Path, home: Path) -> Curricu
             raise ValueError(f"stage {key}: no dataset {', '.join(missing)}; there are {', '.join(datasets)}")
         start = _start(text.get("start", "base"), what, stages)
         found = _fields(text, what)
+        held = found.get("eval", {}).get("data")
+        if isinstance(held, str) and held not in datasets:
+            found["eval"] = {**found["eval"], "data": str(located(folder, held))}
         if found.get("adapter"):
             found["adapter"] = str((home / found["adapter"]).absolute())
         stages.append(Stage(**{**found, "name": key, "blend": blends[key], "start": start}))
@@ -318,9 +350,12 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
-    for key in ("grpo", "dpo", "layout"):
+    for key in ("eval", "grpo", "dpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
+    if "eval" in found:
+        found["eval"] = {key: value for key, value in found["eval"].items() if value is not None}
+        found["eval"] |= values.numbers(found["eval"], ("share",), f"{what}: eval")
     if text.get("lora") is not None:
         lora = values.mapping(text["lora"], f"{what}: lora")
         found["lora"] = {k: v for k, v in lora.items() if v is not None and (k, v) != ("targets", ALL_LINEAR)}
@@ -395,7 +430,7 @@ def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> R
 
 def _layout(raw: dict[str, Any]) -> RunLayout:
     known(raw, (f.name for f in fields(RunLayout)), "the layout")
-    counts = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
+    counts = ("shard", "ulysses", "ring", "workers", "keep", "keep_finished", "checkpoint_every", "log_every")
     found = raw | values.numbers(raw, counts, "layout", values.whole)
     found |= {"contexts": values.mapping(raw.get("contexts"), "layout: contexts")}
     return RunLayout(**found | values.numbers(raw, ("checkpoint_minutes",), "layout"))

@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines, sampled answers, a line of text on the screen, a progress bar, TensorBoard."""
+"""The log of a run: JSON lines, sampled answers, a line of text on the screen, a progress bar."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from afn_model.files import write_text
+from afn_model.train.eval_settings import METRICS
 from afn_model.train.flops import peak
 
 BAR = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
-HIDDEN = ("stage", "step", "progress", "seconds", "left_s")  # columns that are no TensorBoard scalars
+HIDDEN = ("stage", "step", "progress", "seconds", "left_s")  # columns that are no curve of their own
 
 
 class RunLog:
@@ -26,7 +27,6 @@ class RunLog:
         folder: of the run.
         stage: its name.
         show: print a line for a row, and a progress bar where stderr is a terminal.
-        tensorboard: also write scalars to RUN/tensorboard/<stage>, where the package is installed.
         from_step: first step that is still to come; rows that an interrupted run wrote from there on are dropped.
         every: steps between printed lines.
     """
@@ -37,7 +37,6 @@ class RunLog:
         *,
         stage: str,
         show: bool = True,
-        tensorboard: bool = True,
         from_step: int = 0,
         every: int = 1,
     ):
@@ -49,15 +48,18 @@ class RunLog:
             keep_rows(path, lambda row: row["step"] < from_step)
         self.bad_names, self.bad_read = set(), 0
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = scalars(Path(folder) / "tensorboard" / stage, from_step, show) if tensorboard else None
         self.bar, self.said = None, None
         if show and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=100, bar_format=BAR, desc=stage, leave=False, file=sys.stderr)
 
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        """Adds a row: ``step`` and whatever was measured; ``stage``, ``left_s`` and ``bad`` are filled in."""
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds a row: ``step`` and whatever was measured; ``stage``, ``left_s`` and ``bad`` are filled in.
+
+        Returns:
+            The row as it is written.
+        """
         row = {"stage": self.stage, **row}
         if "left_s" not in row and "seconds" in row:
             row["left_s"] = time_left(row.get("progress", 0.0), row["seconds"])
@@ -66,15 +68,13 @@ class RunLog:
         with named(self.path):
             self.file.write(json.dumps(row, allow_nan=False) + "\n")
             self.file.flush()
-        if self.board:
-            for name, value in flat(row):
-                self.board.add_scalar(name, value, row["step"])
         if self.bar is not None:
             self.bar.set_postfix_str(f"{clock(row.get('left_s'))} left", refresh=False)
             self.bar.update(100 * row.get("progress", 0.0) - self.bar.n)
-        if self.show and row["step"] // self.every != self.said:
+        if self.show and (row["step"] // self.every != self.said or "eval_loss" in row):
             self.said = row["step"] // self.every
             self.say(line(row))
+        return row
 
     def row(self, **columns: Any) -> None:
         """The same with names for columns."""
@@ -120,8 +120,6 @@ class RunLog:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written has been said
             self.file.close()
-        if self.board:
-            self.board.close()
         if self.bar is not None:
             self.bar.close()
 
@@ -236,6 +234,8 @@ def line(row: Mapping[str, Any]) -> str:
     for key, text in (
         ("loss", "loss {:.4f}"),
         ("reward", "reward {:.3f}"),
+        ("eval_loss", "held-out loss {:.4f}"),
+        *((f"eval_{name}", f"{name} {{:.3f}}") for name in METRICS),
         ("tokens_per_s", "{:,.0f} tokens/s"),
         ("audio_hours_per_s", "{:.3g} h audio/s"),
         ("mfu", "MFU {:.1%}"),
@@ -308,14 +308,3 @@ def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
         kept = "".join(json.dumps(row) + "\n" for row in read_rows(path) if wanted(row))
         if kept.encode() != path.read_bytes():
             write_text(path, kept)
-
-
-def scalars(folder: Path, from_step: int, show: bool) -> Any:
-    """TensorBoard's writer, or None with a warning where the package is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        if show:
-            print("tensorboard is not installed: log.jsonl has everything", flush=True)
-        return None
-    return SummaryWriter(str(folder), purge_step=from_step or None)

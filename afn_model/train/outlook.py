@@ -34,9 +34,10 @@ def stage_forecast(curriculum: Curriculum, stage: Stage, processor: AFNextProces
     Raises:
         ValueError: a dataset that is not there or has no index; a blend without samples.
     """
+    kept = 1 - stage.eval.get("share", 0.0)  # held-out records are not trained on
     return forecast(
         {name: Corpus(curriculum.datasets[name]) for name in stage.blend},
-        stage.blend,
+        {name: kept * weight for name, weight in stage.blend.items()},
         processor,
         context=stage.context,
         max_audio=stage.max_audio,

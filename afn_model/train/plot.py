@@ -28,9 +28,17 @@ class Run:
                 x.append(at - 0.5)
                 y.append(math.nan)
             stage, value = row["stage"], pick(row)
+            if value is None and "eval_loss" in row:  # a held-out evaluation between two rows of training
+                continue
             x.append(at)
             y.append(math.nan if value is None else float(value))
         return x, y
+
+    @property
+    def held_out(self) -> Run:
+        """The held-out evaluations alone."""
+        pairs = [(row, at) for row, at in zip(self.rows, self.at, strict=True) if "eval_loss" in row]
+        return Run([row for row, _ in pairs], [at for _, at in pairs], self.starts)
 
     def has(self, name: str) -> bool:
         """Whether any row has a number or a group of that name."""
@@ -125,6 +133,8 @@ def losses(run: Run, plt: Any) -> Any:
         label = "without an axis" if name == "all" else name.replace("_", " ")
         curve(axes, run, lambda row, name=name: (row.get("losses") or {}).get(name), colour, label)
     curve(axes, run, lambda row: None if row.get("reward") is not None else row.get("loss"), INK, "all", width=2.0)
+    if run.held_out.rows:
+        curve(axes, run.held_out, lambda row: row["eval_loss"], GREY, "held out", width=2.0)
     axes.set(title="Loss by data axis", ylabel="cross-entropy per supervised token, nats")
     axes.set_ylim(bottom=0)
     return finish(figure, [axes], run)

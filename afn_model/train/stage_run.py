@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,18 @@ from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
 from afn_model.train.adapt import load_base, with_adapters
+from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
+from afn_model.train.evaluate import Evaluator
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.flops import WORK, step_work
 from afn_model.train.grpo import GRPO, GRPOSettings
 from afn_model.train.log import Meter, RunLog, named
 from afn_model.train.optimiser import FiniteCheck, learning_rate
 from afn_model.train.outlook import check_room
-from afn_model.train.prepare import DONE, agreed, announce, cores, warn
+from afn_model.train.prepare import DONE, agreed, announce, cores, together, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.resume import Progress, resume, start_with_weights
 from afn_model.train.sft import SFT
@@ -50,6 +53,7 @@ class Options:
     Args:
         show: log lines and a progress bar on the screen.
         tensorboard: scalars for TensorBoard, where it is installed.
+        callbacks: told of every stage's start, rows, evaluations and end, on rank 0.
         profile: first and last step of a profiler's window in every stage.
         on_row: called on rank 0 with every row of the log.
         strict: what would be a warning before the first step is an error.
@@ -57,6 +61,7 @@ class Options:
 
     show: bool = True
     tensorboard: bool = True
+    callbacks: tuple[Callback, ...] = ()
     strict: bool = False
     profile: tuple[int, int] | None = None
     on_row: Callable[[dict[str, Any]], None] | None = None
@@ -87,18 +92,21 @@ class StageRun:
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
         self.start_folder = start
-        self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter))
+        known = out / "fingerprints.json"
+        self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter, known))
         self.settings: GRPOSettings | DPOSettings | None = None
         if stage.method == "grpo":
             self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
         elif stage.method == "dpo":
             self.settings = DPOSettings(**{"max_seconds": stage.max_audio, **stage.dpo})
         reference = self.settings is not None and self.settings.needs_reference
-        model = load_base(start, stage, process.device)
-        self.stage_model = stage_model(model, stage, layout, process, reference=reference, seed=curriculum.seed)
+        model, weights = together(process, lambda: load_base(start, stage, process.device))
+        self.stage_model = stage_model(
+            model, stage, layout, process, reference=reference, seed=curriculum.seed, weights=weights
+        )
         self.model = self.stage_model.model
         self.method = self.make_method()
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep, pin=process.device.type == "cuda")
         self.finite = FiniteCheck(stage.name)
         self.allow_changes: Collection[str] = ()
         self.init_from: Path | None = None
@@ -106,6 +114,11 @@ class StageRun:
         self.left_out = [0.0, 0.0]  # recordings cut and samples dropped since the last row
         self.done = Progress()
         self.log: RunLog | None = None
+        own = [TensorBoard(options.show)] if options.tensorboard else []
+        self.report = Reporters((*own, *options.callbacks) if process.rank == 0 else ())
+        self.evaluator = self.make_evaluator() if stage.eval else None
+        self.stale = False  # whether patience has run out
+        self.model_folder: Path | None = None
 
     def make_loader(self, position: Position) -> Loader:
         return Loader(
@@ -133,6 +146,10 @@ class StageRun:
         whole = gathered if sharded else None
         return GRPO(*given, context=context, seed=self.curriculum.seed, gather=gather, gathered=whole)
 
+    def make_evaluator(self) -> Evaluator:
+        given = (self.curriculum, self.stage, self.model, self.processor, self.process, self.sp_group)
+        return Evaluator(*given, self.stage_model.sharded)
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
         return {
@@ -155,18 +172,22 @@ class StageRun:
             )
             self.saved = self.done.step
             self.loader = self.make_loader(self.done.position)
+            rate = learning_rate(self.stage.lr, self.stage.warmup, self.stage.schedule, self.progress())
+            notes.append(
+                f"of all there is to do {self.progress():.0%} is done, for which the learning rate is {rate:.3g}"
+            )
             self.say("; ".join(notes))
         elif self.init_from:
-            path = agreed(self.process, lambda: find(self.init_from))
-            start_with_weights(self.checkpoints, path, self.stage_model, self.start)
-            self.say(f"starts with the weights of {path}")
+            found = agreed(self.process, lambda: find(self.init_from))
+            notes = start_with_weights(self.checkpoints, found, self.stage_model, self.stage, self.start)
+            self.say("; ".join(notes))
 
     def say(self, text: str) -> None:
         announce(f"{self.stage.name}: {text}", self.options.show and self.process.rank == 0)
 
     def progress(self) -> float:
-        """Share of the stage that is done, 0 to 1."""
-        return self.done.share(self.stage, self.loader.samples_per_epoch)
+        """Share of the stage that is done, 0 to 1; all of it where patience has run out."""
+        return 1.0 if self.stale else self.done.share(self.stage, self.loader.samples_per_epoch)
 
     def run(self) -> None:
         self.resume()
@@ -184,9 +205,11 @@ class StageRun:
                 self.folder.parent,
                 stage=stage.name,
                 show=self.options.show,
-                tensorboard=self.options.tensorboard,
                 from_step=done.step,
             )
+            about = {"run": str(self.folder.parent), "stage": stage.name, "folder": str(self.folder)}
+            about |= {"from_step": done.step, "settings": fingerprint.as_json(stage), "layout": asdict(self.layout)}
+            self.report("on_start", about | {"model": to_json(self.model.config, self.layout.dtype)})
         meter = Meter(device=process.device)
         began, saved = time.perf_counter() - done.seconds, time.perf_counter()
         bad = BadTally(self.loader.config.bad_share, self.loader.blend.records)
@@ -200,6 +223,7 @@ class StageRun:
             collected_together() as collect,
         ):
             global_batches = iter(self.loader)
+            self.evaluate()  # what a signal has left undone
             while self.progress() < 1:
                 self.export_milestones()
                 rate = learning_rate(stage.lr, stage.warmup, stage.schedule, self.progress())
@@ -236,15 +260,42 @@ class StageRun:
                     window.step()
                 if totals["failed"]:
                     self.checkpoints.wait()  # raises
-                if totals["stop"] or totals["due"]:
+                better = not totals["stop"] and self.evaluate()
+                if totals["stop"] or totals["due"] or better:
                     self.save(wait=totals["stop"])
                     saved = time.perf_counter()
                 if totals["stop"] and self.progress() < 1:
                     raise Stopped(f"{stage.name}: stopped after step {done.step}; its checkpoint is written")
+            self.evaluate()  # where a signal came with the last step
             self.export_milestones()
             self.finish()
             if float(processes.sum_over(torch.tensor(float(bool(asked))))):
                 raise Stopped(f"{stage.name}: stopped after its last step")
+
+    def evaluate(self) -> bool:
+        """A held-out evaluation where one is due; whether its checkpoint is to be kept as the best so far."""
+        done, evaluator = self.done, self.evaluator
+        if evaluator is None:
+            return False
+        settings = evaluator.settings
+        self.stale = settings.patience is not None and done.since_best >= settings.patience
+        if done.evaluated == done.step or (done.step % settings.every and self.progress() < 1):
+            return False
+        began = time.perf_counter()
+        columns = evaluator()
+        value = columns[f"eval_{settings.best}"]
+        better = settings.better(value, done.best_value)
+        done.evaluated, done.since_best = done.step, 0 if better else done.since_best + 1
+        if better:
+            done.best_step, done.best_value = done.step, value
+        self.stale = settings.patience is not None and done.since_best >= settings.patience
+        if self.log:
+            row = {"step": done.step - 1, "progress": self.progress(), "seconds": done.seconds, **columns}
+            row |= {"eval_seconds": time.perf_counter() - began, "best_step": max(done.best_step - 1, 0)}
+            self.report("on_eval", self.log(row))
+        if self.stale:
+            self.say(f"ends: no better {settings.best} in {done.since_best} evaluations")
+        return better and settings.keep_best
 
     def close(self) -> None:
         """Ends what runs beside the training; an error of the pending checkpoint must not hide why the run ends."""
@@ -252,8 +303,15 @@ class StageRun:
             self.checkpoints.wait()
         if self.log:
             self.log.close()
+        self.report("on_end", self.model_folder)
         if isinstance(self.method, GRPO):
             self.method.close()
+
+    def release(self) -> None:
+        """Destroys the stage's process groups; not where it has failed, since that may wait for a rank that is gone."""
+        self.checkpoints.close()
+        if self.sp_group:
+            self.sp_group.close()
 
     def export_milestones(self) -> None:
         """Writes the model at the points of this stage from which later stages start."""
@@ -266,7 +324,9 @@ class StageRun:
     def save(self, *, wait: bool) -> None:
         self.finite.flush()
         tensors = training_state(self.model, self.stage_model.optimiser)
-        self.checkpoints.save(self.done.step, tensors, self.facts(), wait=wait)
+        keep_best = self.evaluator is not None and self.evaluator.settings.keep_best
+        spare = self.done.best_step if keep_best and self.done.best_step >= 0 else None
+        self.checkpoints.save(self.done.step, tensors, self.facts(), wait=wait, spare=spare)
         self.saved = self.done.step
 
     def save_before_export(self) -> None:
@@ -286,7 +346,7 @@ class StageRun:
         }
         row |= self.rates(rate) | columns | dict(zip(("cut", "dropped"), map(int, self.left_out), strict=True))
         self.left_out = [0.0, 0.0]
-        self.log(row)
+        self.report("on_row", self.log(row))
         self.log.answers(self.done.step - 1, getattr(self.method, "answers", ()))
         if self.options.on_row:
             self.options.on_row(row)
@@ -336,12 +396,27 @@ class StageRun:
     def finish(self) -> None:
         """Writes the finished model, and then done.json, which marks the stage as finished."""
         self.save_before_export()
+        self.take_best()
         if with_adapters(self.stage):
             saved = self.stage_model.adapted.saved
             lora.save(self.model, self.folder / "adapter", saved=saved, base=str(self.start_folder))
         self.export(MODEL)
         if self.process.rank == 0:
             write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
+        self.model_folder = self.folder / MODEL
+        self.checkpoints.prune(self.layout.keep_finished)
+
+    def take_best(self) -> None:
+        """Takes the weights of the best evaluation's checkpoint, where they become the stage's model."""
+        keep_best = self.evaluator is not None and self.evaluator.settings.keep_best
+        if not keep_best or self.done.best_step in (-1, self.done.step):
+            return
+        path = self.checkpoints.at(self.done.best_step)
+        try:
+            self.checkpoints.load_weights(path, self.model)
+            self.say(f"its model is that of step {self.done.best_step - 1}, the best one")
+        except ValueError as error:
+            warnings.warn(f"{self.stage.name}: its model is the last one, not the best: {error}", stacklevel=2)
 
 
 def sp_size(layout: RunLayout, stage: Stage) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from afn_model.data.heldout import split
+from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
 from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import Curriculum, Stage
@@ -51,6 +53,11 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
 
 
 def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
+    """What a stage trains on, without what its ``eval`` holds back."""
+    share, records = stage.eval.get("share"), {}
+    if share:
+        corpora = {name: Corpus(curriculum.datasets[name]) for name in stage.blend}
+        records = {name: split(corpus, share, curriculum.seed)[0] for name, corpus in corpora.items()}
     return DataConfig(
         datasets=curriculum.datasets,
         blend=stage.blend,
@@ -62,6 +69,7 @@ def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
         prompts_only=stage.method != "sft",
         bad_share=stage.bad_share,
         on_long=stage.on_long,
+        records=records,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -156,3 +156,38 @@ def whole(value: Any, what: str) -> int:
 def numbers(values: Mapping[str, Any], names: Iterable[str], what: str, kind: Any = number) -> dict[str, Any]:
     """Those of the named fields that are given, as numbers."""
     return {key: kind(values[key], f"{what}: {key}") for key in names if key in values}
+
+
+def changed_stages(raw: dict[str, Any], changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """A curriculum's YAML with some fields of stages changed.
+
+    Args:
+        raw: of the file.
+        changes: "STAGE.lr", "STAGE.lora.rank" and so on → value; without ``STAGE.`` where there is one stage.
+        known: fields of a stage: of a stage that is called lora, "lora.rank" is the field's.
+
+    Raises:
+        ValueError: several stages, and a field without its stage; a field of something that has no fields.
+    """
+    if not changes:
+        return raw
+    stages = {key: dict(mapping(stage, f"stage {key}")) for key, stage in mapping(raw.get("stages"), "stages").items()}
+    for path, value in changes.items():
+        first, _, rest = path.partition(".")
+        names = rest.split(".")
+        if first not in stages or not rest or (first in known and names[0] not in known):
+            names = path.split(".")
+            if len(stages) != 1:
+                raise ValueError(f"--set {path}: which stage? STAGE.{path}, with one of {', '.join(map(str, stages))}")
+            (first,) = stages
+        place: dict[Any, Any] = stages[first]
+        defaults: Any = mapping(raw.get("defaults"), "defaults")
+        for name in names[:-1]:
+            defaults = defaults.get(name) if isinstance(defaults, dict) else None
+            inner = place.get(name, defaults)
+            if inner is not None and not isinstance(inner, dict):
+                raise ValueError(f"--set {path}: {name} is {shown(inner)}, which has no fields")
+            place[name] = dict(inner or {})
+            place = place[name]
+        place[names[-1]] = value
+    return {**raw, "stages": stages}

@@ -22,6 +22,7 @@ from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import RunLayout, Stage, find, read_curriculum, read_layout
 from afn_model.train.dpo import DPOSettings
+from afn_model.train.eval_settings import METRICS, EvalSettings
 from afn_model.train.grpo import GRPOSettings
 from bench.resume import prepare
 from tests.tiny import record
@@ -126,6 +127,11 @@ def test_every_command_runs(folder, said):
 
 def test_the_log_has_the_columns_of_the_table(folder, said):
     documented = {name.strip("` ") for cell in table("column") for name in cell.split(",")}
+    evaluated = {name.strip("` ") for cell in table("column of an evaluation") for name in cell.split(",")}
+    rows = map(json.loads, (folder / "runs/first/lora/log.jsonl").read_text().splitlines())
+    columns = {name for row in rows if "eval_loss" in row for name in row}
+    always = {"stage", "step", "progress", "seconds", "left_s", "bad"}
+    assert columns - always | {f"eval_{name}" for name in METRICS} == evaluated
     found = set()
     for log in (folder / "runs").glob("*/*/log.jsonl"):
         found |= json.loads(log.read_text().splitlines()[0]).keys()
@@ -207,6 +213,7 @@ def plain(value):
     [
         ("stage field", Stage),
         ("layout field", RunLayout),
+        ("eval setting", EvalSettings),
         ("GRPO setting", GRPOSettings),
         ("DPO setting", DPOSettings),
         ("judge field", Endpoint),

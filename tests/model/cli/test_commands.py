@@ -324,6 +324,7 @@ def test_what_is_said_of_commands_without_one(capsys):
     assert [line.split()[0] for line in err.splitlines() if line.startswith("  in") or line.startswith("  st")] == [
         "index",
         "inspect",
+        "step",
         "stats",
     ]
     assert main(["data", "sing"]) == 2

@@ -46,6 +46,19 @@ def command(folder, run, *more: str, steps: int = 2) -> list[str]:
         (["train", "afnext", "--plan", "--gpus", "8", "--set", "ulysses=3"], "3 ranks for a sequence do not divide 8"),
         (["train", "afnext", "--plan", "--calibration", "nothing.json"], "`python -m bench.calibrate"),
         (["train", "--set", "dtype", "--curriculum", "afnext", "--base", "x", "--out", "y"], "expected KEY=VALUE"),
+        (
+            ["train", "afnext", "--base", "x", "--out", "y", "--set", "lr=1"],
+            "--set lr: which stage? STAGE.lr, with",
+        ),
+        (
+            ["train", "afnext", "--base", "x", "--out", "y", "--set", "lrr=1"],
+            "--set lrr: no such field; the layout",
+        ),
+        (["train", "afnext", "--base", "x", "--out", "y", "--report", "wb"], "--report wb: none of tensorboard, wandb"),
+        (["train", "afnext", "--base", "x", "--out", "y", "--lora", "8"], "--lora: for --data FILE; of a curriculum"),
+        (["train", "afnext", "--data", "x.jsonl"], "--data x.jsonl: a file makes a curriculum of its own"),
+        (["train", "--data", "x.jsonl"], "afn train needs --base"),
+        (["train", "--data", "x.jsonl", "--base", "y", "--lr", "0"], "'0' is not a number above 0"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
@@ -90,6 +103,50 @@ def test_before_the_first_step_it_says_what_it_will_do(folder, tmp_path, capsys)
     assert main(command(folder, run, "--dry-run", "--strict", steps=3)) == 2
     assert "afn: error: all: only 3 optimiser steps" in capsys.readouterr().err
     assert not run.exists()
+
+
+@pytest.mark.slow
+def test_one_command_makes_its_curriculum(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--data", str(folder / "tones.jsonl"), "--base", str(folder / "base"), "--lora", "2", "--steps"]
+    words += [
+        "2",
+        "--set",
+        "lora.alpha=8",
+        "--set",
+        "workers=0",
+        "--layout",
+        "cpu",
+        "--eval",
+        "0.1",
+        "--report",
+        "none",
+    ]
+    assert main([*words, "--dry-run"]) == 0
+    shown = capsys.readouterr().out.partition("\n\n")[0] + "\n"
+    assert not (tmp_path / "runs").exists()
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    home = tmp_path / "runs" / "tones-lora"
+    assert shown == (home / "lora.yaml").read_text()
+    assert said.startswith(shown)
+    assert "lora: held out: 5 records, evaluated every 1 steps" in said
+    assert "held-out loss" in said
+    assert not (home / "tensorboard").exists()
+    done = json.loads((home / "lora" / "done.json").read_text())
+    assert (done["stage"]["lora"], done["step"]) == ({"rank": 2, "alpha": 8}, 2)
+    # The file that it wrote is the next curriculum.
+    assert main(["train", str(home / "lora.yaml"), "--base", str(folder / "base"), "--out", str(home), "--quiet"]) == 0
+    assert json.loads((home / "lora" / "done.json").read_text()) == done
+
+
+@pytest.mark.slow
+def test_fields_of_stages_are_set(folder, tmp_path):
+    words = command(folder, tmp_path, "--set", "lr=2e-4", "--set", "all.eval.share=0.1", "--set", "layout.keep=1")
+    assert main([*words, "--quiet"]) == 0
+    done = json.loads((tmp_path / "all" / DONE).read_text())
+    assert (done["stage"]["lr"], done["stage"]["eval"]) == (2e-4, {"share": 0.1})
+    assert "eval_loss" in (tmp_path / "all" / "log.jsonl").read_text()
 
 
 def test_a_stop_has_an_exit_code_of_its_own(folder, tmp_path, capfd, monkeypatch):

@@ -12,7 +12,7 @@ from afn_model.train.log import Meter, RunLog, by_axis, clock, line
 
 
 def write(folder, steps, **options) -> RunLog:
-    run = RunLog(folder, stage="pre-1", **{"show": False, "tensorboard": False} | options)
+    run = RunLog(folder, stage="pre-1", **{"show": False} | options)
     for step in steps:
         run({"step": step, "progress": (step + 1) / 10, "seconds": 2.0 * (step + 1), "loss": 1 / (step + 1)})
     return run
@@ -139,26 +139,6 @@ def test_meter_sums_between_rows():
     }
     assert meter.row()["tokens"] == 0
     assert Meter("cpu").row()["mfu"] is None
-
-
-def test_tensorboard_where_it_is_installed(tmp_path):
-    pytest.importorskip("tensorboard", reason="tensorboard is optional")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with RunLog(tmp_path, stage="pre-1", show=False) as run:
-        run({"step": 0, "loss": 2.0, "losses": {"music": 1.5}, "mfu": None})
-        run({"step": 1, "loss": 1.0})
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "pre-1")).Reload()
-    assert [x.value for x in events.Scalars("loss")] == [2.0, 1.0]
-    assert [x.value for x in events.Scalars("losses/music")] == [1.5]
-
-
-def test_without_tensorboard_one_word_about_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with RunLog(tmp_path, stage="pre-1") as run:
-        run({"step": 0, "loss": 2.0})
-    assert capsys.readouterr().out.count("tensorboard is not installed") == 1
-    assert steps(tmp_path) == [0]
 
 
 def test_losses_by_axis():

@@ -3,6 +3,7 @@
 import weakref
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from torch.distributed.tensor import DTensor
 from afn_model import AFNext
 from afn_model.config import AudioConfig
 from afn_model.train import lora
+from afn_model.train.adapt import load_base
 from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.quantise import quantise
 from afn_model.train.stage_model import StageModel, stage_model
+from afn_model.weights import slices
 from bench.resume import prepare
 from tests import tiny
 from tests.budget import assert_same_but_rounding
@@ -103,6 +107,67 @@ def references(here):
 @pytest.mark.slow
 def test_the_reference_is_what_the_policy_was_and_sharded_as_it_is():
     run(2, references)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def parts(found: StageModel) -> dict[str, torch.Tensor]:
+    """Every tensor of a stage's models, by its name, once."""
+    models = {"": found.model, **{f"original {name} ": module for name, module in found.originals.items()}}
+    if found.reference is not None and found.reference is not found.model:
+        models["reference "] = found.reference
+    tensors, seen = {}, set()
+    for prefix, model in models.items():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                tensors[prefix + name] = tensor
+    return tensors
+
+
+def filled(here, folder: str):
+    """From its files a rank reads what it holds, and holds what it would of a model that it had whole."""
+    slices.PIECE = 1000
+    adapter = f"{folder}/adapter"
+    for changes, reference, layout in (
+        ({}, True, RunLayout(frozen="sharded")),
+        ({"lora": {"rank": 2, "alpha": 4, "base": "nf4"}}, True, RunLayout(dtype="bfloat16")),
+        ({"adapter": adapter, "trains": ("language_model",)}, True, RunLayout(frozen="sharded")),
+    ):
+        one = replace(stage(), **changes)
+        plain = AFNext.from_pretrained(folder)
+        if one.lora:
+            quantise(plain.language_model, one.lora["base"])
+        wanted = stage_model(plain, one, layout, here, reference=reference)
+        model, weights = load_base(Path(folder), one, here.device)
+        found = stage_model(model, one, layout, here, reference=reference, weights=weights)
+        tensors, read = parts(found), 0
+        assert tensors.keys() == parts(wanted).keys()
+        for name, tensor in parts(wanted).items():
+            assert type(tensors[name]) is type(tensor), name
+            assert tensors[name].requires_grad == tensor.requires_grad, name
+            assert tensors[name].dtype == tensor.dtype, name
+            assert torch.equal(local(tensors[name]), local(tensor)), name
+            stored = name.rpartition(" ")[2]
+            stored = f"{name.split()[1]}.{stored}" if name.startswith("original") else stored
+            made = (one.adapter and stored.startswith("adaptor.")) or stored not in weights.stored
+            read += 0 if made else 4 * local(tensor).numel()
+        assert weights.read == read
+        assert weights.largest <= max(1000, 4 * 64 * 3 * 128)
+        assert all(torch.equal(a, b) for a, b in zip(*(gradients(x, ask=True) for x in (found, wanted)), strict=True))
+
+
+@pytest.mark.slow
+def test_ranks_read_what_they_hold(tmp_path):
+    """Three, which no width divides by."""
+    trained = AFNext(replace(base()[0].config, audio=AudioConfig(width=32, layers=1, heads=2, ffn=64)))
+    trained.save_pretrained(tmp_path)
+    lora.add(trained, 2, 4.0)
+    change(trained)
+    lora.save(trained, tmp_path / "adapter", saved=("adaptor",))
+    run(3, filled, str(tmp_path))
 
 
 def test_a_stage_without_a_reference_has_none_to_ask():

@@ -189,3 +189,19 @@ def test_a_value_is_shown_in_bounded_length():
     assert len(shown([["y" * 1000] * 1000] * 1000)) < 4000
     assert shown(10**5000) == "a number of 16610 bits"
     assert values.whole("1e3", "n") == 1000
+
+
+def test_fields_of_stages_change():
+    raw = {"defaults": {"lora": {"rank": 4, "alpha": 8}}, "stages": {"a": {"lr": 1}, "lora": {}}}
+    known = ("lr", "lora")
+    found = values.changed_stages(raw, {"a.lr": 2, "a.lora.rank": 16, "lora.lora.alpha": 1}, known)
+    expected = {"a": {"lr": 2, "lora": {"rank": 16, "alpha": 8}}, "lora": {"lora": {"rank": 4, "alpha": 1}}}
+    assert found["stages"] == expected
+    assert raw["stages"] == {"a": {"lr": 1}, "lora": {}}
+    one = {"stages": {"lora": {"lora": {"rank": 4}}}}
+    found = values.changed_stages(one, {"lora.rank": 8, "lora.lr": 3}, known)
+    assert found == {"stages": {"lora": {"lora": {"rank": 8}, "lr": 3}}}
+    with pytest.raises(ValueError, match=r"--set lr: which stage\? STAGE.lr, with one of a, lora"):
+        values.changed_stages(raw, {"lr": 2}, known)
+    with pytest.raises(ValueError, match=r"--set a.lr.x: lr is 1, which has no fields"):
+        values.changed_stages(raw, {"a.lr.x": 2}, known)
