@@ -4,25 +4,29 @@
 
 Measured: products of 8,192 rows with a decoder layer's weights, packed causal attention by the fastest provider and by
 the kernel that a ring calls, attention of encoder windows, copies, the host's time for a launch, a decoder block's
-forward and backward, a decoding step of GRPO's samples, and with a second GPU copies between two. On a CPU the sizes
-are small: it shows that the command works, and says nothing of a GPU.
+forward and backward, a decoding step of GRPO's samples, reading of a FLAC file on one core, and with a second GPU
+copies between two. On a CPU the sizes are small: it shows that the command works, and says nothing of a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
 import afn_kernels as ak
 from afn_model import AFNext
+from afn_model.audio.decode import load_audio
 from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.files import write_text
 from afn_model.host import machine
@@ -43,6 +47,7 @@ class Sizes:
         windows: encoder windows of 1,500 frames.
         copied: bytes.
         samples, prompt, steps: of the decoding.
+        audio: seconds of a recording that is read.
         rounds: of each measurement, of which the fastest counts.
     """
 
@@ -54,6 +59,7 @@ class Sizes:
     samples: int = 20
     prompt: int = 1024
     steps: int = 32
+    audio: int = 120
     rounds: int = 5
 
 
@@ -66,6 +72,7 @@ CPU = Sizes(
     samples=2,
     prompt=16,
     steps=4,
+    audio=2,
     rounds=2,
 )
 
@@ -203,6 +210,18 @@ class Calibration:
             taken.append(max(many - few, 1e-9) / (sizes.steps - sizes.steps // 4))
         return max(taken[0] + max(taken[1] - taken[0], 0.0) / 2 * (text.layers - 1), 1e-6)
 
+    def decoded(self) -> float:
+        """Seconds of audio that a second of one core reads: FLAC at 44.1 kHz in stereo, resampled."""
+        length = self.sizes.audio
+        sound = np.random.default_rng(0).normal(scale=0.1, size=(44_100 * length, 2))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "sound.flac"
+            soundfile.write(file, sound, 44_100)
+            load_audio(file)
+            start = time.perf_counter()
+            load_audio(file)
+            return length / (time.perf_counter() - start)
+
     def nvlink(self) -> float:
         x = torch.empty(self.sizes.copied, dtype=torch.uint8, device="cuda:0")
         y = torch.empty(self.sizes.copied, dtype=torch.uint8, device="cuda:1")
@@ -213,7 +232,7 @@ class Calibration:
         found["attention"], found["attention_backward"] = self.attention(own=False)
         found["own_attention"], found["own_attention_backward"] = self.attention(own=True)
         found["encoder_attention"] = self.encoder_attention()
-        found |= {"block": self.block(found), "token": self.token()}
+        found |= {"block": self.block(found), "token": self.token(), "decoded": self.decoded()}
         if self.device.type == "cuda" and torch.cuda.device_count() > 1:
             found["nvlink"] = self.nvlink()
         return {name: float(f"{value:.4g}") for name, value in found.items()}

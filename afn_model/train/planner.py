@@ -303,10 +303,7 @@ def plan(
     layouts = [for_stage(layout, stage) for stage in stages]
     for stage, here in zip(stages, layouts, strict=True):
         check_layout(config, stage, here, gpus)
-    yield (
-        f"{curriculum.name}: {gpus} GPU{'s' * (gpus > 1)} of {memory:g} GB; an estimate from shapes and rates, "
-        "nothing has been run"
-    )
+    yield (f"{curriculum.name}: {many(gpus)} of {memory:g} GB; an estimate from shapes and rates, nothing has been run")
     failed = []
     for stage, here in zip(stages, layouts, strict=True):
         forecast, missing = _forecast(curriculum, stage, processor)
@@ -345,7 +342,7 @@ def lines(found: StagePlan) -> list[str]:
     fits = "fits" if found.fits else "DOES NOT FIT"
     text = [f"{stage.name} ({kind}): {found.peak:.1f} of {found.limit:g} GB a GPU, {fits}"]
     held = ", ".join(f"{name} {size:.1f}" for name, size in found.held.items() if size >= 0.05)
-    text.append(f"  GB: {filled} (states: {held})")
+    text.append(f"  GB: {filled}" + (f" (states: {held})" if held else ""))
     if "rollout" in found.memory:
         text.append(f"  GB while answers are sampled: {found.memory['rollout']:.1f}")
     shared = f", ulysses {layout.ulysses} x ring {layout.ring}" if stage.method == "sft" else ""
@@ -357,8 +354,8 @@ def lines(found: StagePlan) -> list[str]:
     unit = "micro-batches" if stage.method == "sft" else "prompts"
     low, middle, high = found.rate
     text.append(
-        f"  a step and rank: {found.micro_batches:,} {unit} of about {found.tokens:,} tokens, {step.total:,.1f} s "
-        f"({found.band[0]:,.1f} to {found.band[1]:,.1f}): {_parts(step)}"
+        f"  a step and rank: {found.micro_batches:,} {unit} of about {found.tokens:,} tokens, {duration(step.total)} "
+        f"({duration(found.band[0])} to {duration(found.band[1])}): {_parts(step)}"
     )
     text.append(f"  {middle:,.0f} tokens/s per GPU ({low:,.0f} to {high:,.0f})")
     if found.forecast is not None:
@@ -375,15 +372,24 @@ def _parts(step: StepSeconds) -> str:
 def _totals(found: StagePlan, forecast: Forecast) -> list[str]:
     heard = forecast.hours * forecast.samples / max(forecast.records, 1) * (1 - forecast.lost_share)
     text = [f"  the stage: {forecast.optimiser_steps:,} steps, {forecast.tokens:,} tokens, {heard:,.2f} hours of audio"]
-    if hours := found.hours:
-        text.append(f"  {_hours(hours[1])} ({_hours(hours[0])} to {_hours(hours[2])}) on {found.gpus} GPUs")
+    if found.hours:
+        low, middle, high = (duration(3600 * hours) for hours in found.hours)
+        text.append(f"  {middle} ({low} to {high}) on {many(found.gpus)}")
     else:
         text.append("  its clock ends it")
     return text
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.1f} min"
+def duration(seconds: float) -> str:
+    """A time to read: 0.12 s, 3.4 min, 56 h."""
+    for unit, least in (("h", 3600), ("min", 60)):
+        if seconds >= least:
+            return f"{seconds / least:,.3g} {unit}" if seconds < 1000 * least else f"{seconds / least:,.0f} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def many(gpus: int) -> str:
+    return f"{gpus:,} GPU{'s' * (gpus != 1)}"
 
 
 def print_plan(curriculum: Curriculum, layout: RunLayout, args: Any) -> None:

@@ -103,22 +103,19 @@ class StepTime:
         coded = self.account.stage.lora and self.account.stage.lora.get("base")
         return CODED * layer_products(self.config.text) / 2 / self.rates.hbm if coded else 0.0
 
+    def token_seconds(self, times: float, products: float) -> float:
+        """Of a layer's products and of its element-wise kernels, so many times, for a token."""
+        text, a = self.config.text, self.rates
+        return products * layer_products(text) / a.matmul + times * layer_bytes(text, lora=self.lora) / a.hbm
+
     def forward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention."""
-        a, rows = self.rates, self.account.rows
-        return (
-            rows
-            * (layer_products(self.config.text) / a.matmul + layer_bytes(self.config.text, lora=self.lora) / a.hbm)
-            * a.block
-        )
+        return self.account.rows * self.token_seconds(1, 1) * self.rates.block + self.decoding()
 
     def backward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention: gradients of inputs, of weights where they train, recomputation."""
         a, rows, text = self.rates, self.account.rows, self.config.text
-        found = rows * (
-            layer_products(self.config.text) * (1 + self.trains_layers) / a.matmul
-            + 2 * layer_bytes(self.config.text, lora=self.lora) / a.hbm
-        )
+        found = rows * self.token_seconds(2, 1 + self.trains_layers)
         opened = 4.0 * text.width * text.ffn / a.matmul + 6 * text.ffn / a.hbm
         if self.mode == "selective":
             found = found + rows * opened + 0.6 * self.decoding()  # gate and up

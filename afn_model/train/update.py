@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,9 @@ from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.optimiser import FiniteCheck
-from afn_model.train.stage_model import StageModel
+
+if TYPE_CHECKING:
+    from afn_model.train.stage_model import StageModel
 
 
 def update(

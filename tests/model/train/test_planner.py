@@ -8,7 +8,7 @@ from afn_model.config import ModelConfig
 from afn_model.data.forecast import Forecast
 from afn_model.train.account import Account
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, read_curriculum, read_layout
-from afn_model.train.planner import changed, check_layout, plan, plan_stage, remedies, search
+from afn_model.train.planner import changed, check_layout, duration, plan, plan_stage, remedies, search
 from afn_model.train.typical import longest
 
 FULL = ModelConfig()
@@ -113,6 +113,11 @@ def test_hours_are_steps():
     clock = plan_stage(FULL, replace(SHORT, minutes=0.6), BF16, 8, forecast=forecast())
     assert clock.hours[1] == pytest.approx(0.01)
     assert plan_stage(FULL, SHORT, BF16, 8).hours is None
+
+
+def test_times_to_read():
+    seconds = (0.01234, 12.34, 185.0, 3600.0, 200_000.0, 7.2e6)
+    assert [duration(x) for x in seconds] == ["0.0123 s", "12.3 s", "3.08 min", "1 h", "55.6 h", "2,000 h"]
 
 
 def test_numbers_of_gpus_that_are_none():
