@@ -286,15 +286,14 @@ def listing(folder: str) -> list[str]:
     """
     if not is_url(folder):
         return sorted(str(file) for file in Path(folder).rglob("*") if file.is_file())
-    found = _ask(folder, lambda system: system.find(folder))
-    if not found:
-        _ask(folder, lambda system: system.ls(folder))  # which says why
-    return sorted(_with_scheme(folder, name) for name in found)
+    return sorted(_with_scheme(folder, name) for name in _ask(folder, lambda system: system.find(folder)))
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path stands for several: ``{000..127}``, ``{a,b}``, ``*``, ``?``, ``[...]``."""
-    return _RANGE.search(path) is not None or _MAGIC.search(path) is not None
+    """Whether a path stands for several: ``{000..127}``, ``{a,b}``, ``*``, and but for the web ``?`` and ``[...]``."""
+    found = _MAGIC.search(path)
+    web = is_url(path) and _scheme(path) in HTTP  # where a question mark is a part of an address
+    return _RANGE.search(path) is not None or (found is not None and (not web or "*" in path))
 
 
 def expand(pattern: str) -> list[str]:

@@ -55,12 +55,15 @@ BENCHMARKS = {
     "patch": Benchmark("patch", ("patch.jsonl",)),
     "grpo": Benchmark("grpo", ("grpo.jsonl",)),
     "data": Benchmark("data", ("data.jsonl",)),
+    "feed": Benchmark("feed", ("feed.jsonl", "feed.md")),
+    "syncs": Benchmark("syncs", ("syncs.jsonl", "syncs.md")),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
-    "simulate": Benchmark("simulate", ("step.jsonl", "step.md", "step.png"), folder="simulated"),
+    "layouts": Benchmark("layouts", ("layouts.jsonl", "layouts.md"), folder="simulated"),
+    "memory": Benchmark("memory", ("memory.jsonl", "memory.md"), folder="memory"),
 }
 
 

@@ -103,7 +103,7 @@ def first_batch(config: DataConfig, tokenizer: Tokenizer, workers: int) -> dict:
     processor = AFNextProcessor(tokenizer)
     start = time.perf_counter()
     stream = iter(Loader(config, processor, dp_size=BINS, workers=workers))
-    first = next(stream)
+    first = next(iter(next(stream)))
     seconds = time.perf_counter() - start
     for _ in islice(stream, 7):
         pass
@@ -114,7 +114,7 @@ def first_batch(config: DataConfig, tokenizer: Tokenizer, workers: int) -> dict:
         "chunk": config.chunk,
         "workers": workers,
         "first_bin_s": round(seconds, 3),
-        "clips_of_first_bin": len(first.micro[0].samples),
+        "clips_of_first_bin": len(first.samples),
         "imported_mb": bare,
         "trainer_mb": here,
         "workers_mb": children,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from afn_model.plot_style import COLOURS, GREY, GRID, INK, LOSES, MARKERS, OURS, RULE
-from bench import report, simulate_plot
+from bench import report
 
 THEIRS = COLOURS[1]
 
@@ -403,8 +403,3 @@ def peers(plt: Any, records: list[dict]) -> Any:
 
     ours = {key: x for key, x in report.groups(records).items() if "ours" in x}
     return plots.peers(ours, plots.colours(ours)) if ours else None
-
-
-def step(plt: Any, records: list[dict]) -> Any:
-    """As ``python -m bench.simulate`` draws it, with its default --gpus and --limit."""
-    return simulate_plot.picture(plt, simulate_plot.by_size(records), 128, 1 << 22)

@@ -9,8 +9,8 @@ million of those that fit it, so that no clip is cut to exactly the context.
 
 import numpy as np
 
-from afn_distributed import simulate
 from afn_model.data.packing import pack
+from afn_model.train import typical
 from bench.measure import main, milliseconds
 
 CLIPS, STEP, CONTEXTS = 1_000_000, 16, (8_192, 24_576, 131_072)
@@ -18,7 +18,7 @@ CLIPS, STEP, CONTEXTS = 1_000_000, 16, (8_192, 24_576, 131_072)
 
 def mix(clips: int, context: int, seed: int = 0) -> np.ndarray:
     """[clips] int64: tokens of clips that fit the context."""
-    return sum(simulate.mix(clips, context, seed))
+    return sum(typical.mix(clips, context, seed))
 
 
 def measure(rounds: int, device: str) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from afn_distributed.comm import Comm, GroupComm, virtual_group
 from afn_distributed.layout import RankLayout
 from afn_distributed.plan import Plan
-from afn_distributed.process import Process
+from afn_distributed.process import Process, destroy
 from afn_distributed.ring import ring_attention
 from afn_distributed.ulysses import gather_heads, scatter_heads
 
@@ -25,11 +25,13 @@ class SequenceParallel:
         ulysses: group of the ranks that exchange heads for rows.
         ring: group of the ranks that exchange keys and values.
         all: group of all P ranks.
+        groups: process groups that were made for it, those of other dimensions of its device meshes too.
     """
 
     ulysses: Comm
     ring: Comm
     all: Comm
+    groups: tuple[dist.ProcessGroup, ...] = field(default=(), repr=False)
 
     @property
     def rank(self) -> int:
@@ -63,7 +65,13 @@ class SequenceParallel:
         for group in groups:
             # NCCL creates a communicator at its first use, by all ranks; the first ring step may involve only some.
             dist.all_reduce(torch.zeros(1, device=process.device), group=group)
-        return SequenceParallel(*map(GroupComm, groups))
+        made = (*mesh.get_all_groups(), *flat.get_all_groups())
+        of_ulysses, of_ring, sequence = map(GroupComm, groups)
+        return SequenceParallel(of_ulysses, of_ring, sequence, made)
+
+    def close(self) -> None:
+        """Destroys its process groups; all ranks do so together, and nothing may be on its way."""
+        destroy(self.groups)
 
     @staticmethod
     def virtual(ulysses: int, ring: int, patience: float = 60.0) -> list[SequenceParallel]:

@@ -63,10 +63,14 @@ def ring_attention(
         assert isinstance(out, Tensor)
         return out
     if transport == "auto":
-        # By the size of the whole batch, so that all ranks choose the same transport.
-        most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * k.element_size()
-        transport = "gather" if most <= GATHERED else "ring"
+        transport = transport_of(plan, k.element_size())
     return _RingAttention.apply(q, k, v, plan, comm, heads, scale, transport, impl)
+
+
+def transport_of(plan: Plan, element_size: int) -> str:
+    """What "auto" chooses: by the size of the whole batch, so that all ranks choose the same."""
+    most = 2 * plan.total * max(len(part.kv) for part in plan.heads) * plan.head_dim * element_size
+    return "gather" if most <= GATHERED else "ring"
 
 
 class _RingAttention(torch.autograd.Function):

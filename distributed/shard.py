@@ -18,9 +18,15 @@ from torch.distributed.tensor import DTensor
 
 from afn_distributed.process import Process
 
+# By the group of all ranks, the kind of device, and the ranks that share one copy of the weights.
+_meshes: dict[tuple[Any, str, int], DeviceMesh] = {}
+
 
 def mesh_of(process: Process, shard_size: int | None = None) -> DeviceMesh:
     """The device mesh of sharded weights: (shard), or (replicate, shard) if ``shard_size`` is less than all ranks.
+
+    There is one of each shape while the ranks are together: DTensor keeps results with their meshes, and gives an equal
+    mesh the groups of the first. The next stage has the use of its communicators, too.
 
     Args:
         process: this rank, with a process group.
@@ -37,10 +43,14 @@ def mesh_of(process: Process, shard_size: int | None = None) -> DeviceMesh:
     size = shard_size or process.world_size
     if process.world_size % size:
         raise ValueError(f"{process.world_size} ranks cannot be cut into groups of {size} that share the weights")
-    kind = process.device.type
-    if size == process.world_size:
-        return init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
-    return init_device_mesh(kind, (process.world_size // size, size), mesh_dim_names=("replicate", "shard"))
+    kind, world = process.device.type, dist.group.WORLD
+    for key in [key for key in _meshes if key[0] is not world]:
+        del _meshes[key]
+    if (world, kind, size) not in _meshes:
+        shape, names = (process.world_size // size, size), ("replicate", "shard")
+        first = 0 if size < process.world_size else 1
+        _meshes[world, kind, size] = init_device_mesh(kind, shape[first:], mesh_dim_names=names[first:])
+    return _meshes[world, kind, size]
 
 
 def shard(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -45,6 +46,11 @@ class RangeServer(ThreadingHTTPServer):
         return sent
 
 
+@lru_cache(maxsize=64)
+def _tag(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: RangeServer
@@ -72,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         assert data is not None
-        size, tag = len(data), hashlib.md5(data).hexdigest()
+        size, tag = len(data), _tag(data)
         part = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "") if server.ranges else None
         if part is not None:
             begin = int(part[1]) if part[1] else size - int(part[2])

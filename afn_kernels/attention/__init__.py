@@ -324,8 +324,8 @@ def attention_schedule(
         dtype: of the calls' q, k and v. Calls of another dtype or D are right too, and make their own tables.
         causal: as in the calls.
         return_lse: whether the calls return the log-sum-exp or have a carry.
-        longest: the longest sequence of queries, where the host knows it: other libraries' kernels ask for it, and would
-            wait for the GPU once.
+        longest: the longest sequence of queries, where the host knows it: other libraries' kernels ask for it, and
+            would wait for the GPU once.
         impl: as in the calls.
 
     Returns:

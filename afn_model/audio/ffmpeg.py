@@ -312,6 +312,7 @@ class AudioFile:
                 self._check_storage()
                 raise TimeLostError from None
             self._origin = self._first = 0
+            self._end = stream.duration  # should nothing follow
         try:
             for packet in self._container.demux(stream):
                 begin, length = packet.pts, packet.duration or 0
@@ -319,7 +320,7 @@ class AudioFile:
                     begin, length = end or 0, round(length * self._tick * self.rate) / (self._tick * self.rate)
                 if begin is not None:
                     if end is None:
-                        self._first = begin
+                        self._first = begin if self._first is None else self._first
                         self._origin = begin if self._origin is None else self._origin
                     elif abs(begin - end) > jitter:
                         self._jumped = True

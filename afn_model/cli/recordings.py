@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from afn_model.storage import expand as stored
+from afn_model.storage import is_pattern, is_url
+
 STDIN = "-"
 # What is taken for a recording in a folder; a file that is named is read whatever it is called.
 KINDS = "wav wave flac ogg oga opus mp3 mp2 m4a m4b aac mp4 mov mkv mka webm avi wma aif aiff aifc au caf w64 amr 3gp"
@@ -34,6 +37,8 @@ def expand(arguments: Iterable[str], lists: Iterable[str] = ()) -> list[str]:
             if not inside:
                 raise ValueError(f"{name}: no recording in this folder")
             found += inside
+        elif is_url(name):
+            found += stored(name) if is_pattern(name) else [name]
         elif name != STDIN and glob.has_magic(name) and not os.path.exists(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:

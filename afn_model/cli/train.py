@@ -37,6 +37,10 @@ def add_train(parser: ArgumentParser) -> None:
     told = "change the layout or a stage: workers=4, lr=1e-5 where there is one stage, STAGE.lora.rank=8"
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=told)
     parser.add_argument("--stage", metavar="NAME", help="run this stage alone")
+    parser.add_argument("--plan", action="store_true", help="say what every stage takes of memory and time, and stop")
+    parser.add_argument("--gpus", metavar="N", type=int, default=1, help="of --plan; default 1")
+    parser.add_argument("--gpu-memory", metavar="GB", type=float, default=80.0, help="of --plan; default 80")
+    parser.add_argument("--calibration", metavar="FILE", help="of --plan: rates that bench.calibrate has measured")
     parser.add_argument("--dry-run", action="store_true", help="say what the stages would do, and stop")
     parser.add_argument("--strict", action="store_true", help="a warning before the first step is an error")
     parser.add_argument("--allow-changes", metavar="NAMES", help="lr,steps,...: go on though these settings changed")
@@ -85,7 +89,8 @@ def train(args: Namespace) -> None:
     made = args.curriculum is None and is_corpus(args.data)
     if args.curriculum and is_corpus(args.data):
         raise ValueError(f"--data {args.data}: a file makes a curriculum of its own; beside one --data is a folder")
-    needed = ("base",) if made else ("curriculum", "base", "out")
+    needed = ("curriculum",) if args.plan else ("curriculum", "base", "out")
+    needed = ("base",) if made else needed
     missing = [f"--{name}" for name in needed if not getattr(args, name)]
     if missing:
         raise ValueError(f"afn train needs {', '.join(missing)} (afn train --help says more)")
@@ -107,12 +112,20 @@ def train(args: Namespace) -> None:
     from afn_model.train.values import known
 
     of_layout, of_stages = changes_of(args.set)
-    layout = read_layout(args.layout or ("gpu" if torch.cuda.is_available() else "cpu"), of_layout)
+    usual = "gpu" if torch.cuda.is_available() else "cpu"
+    if args.plan:
+        usual = "gpu" if args.gpus == 1 else "8gpu" if args.gpus in (8, 16) else "128gpu"
+    layout = read_layout(args.layout or usual, of_layout)
     reports = {}
     if args.report is not None:
         names = [name.strip() for name in args.report.split(",") if name.strip()]
         reports = {"tensorboard": False, "callbacks": reporters(names)}
     curriculum = made_for(args, of_stages) if made else read_curriculum(args.curriculum, args.data, of_stages)
+    if args.plan:
+        from afn_model.train.planner import print_plan
+
+        print_plan(curriculum, layout, args)
+        return
     allowed = [name.strip() for name in (args.allow_changes or "").split(",") if name.strip()]
     known(allowed, CHANGEABLE, "--allow-changes")
     first = os.environ.get("RANK", "0") == "0"

@@ -59,11 +59,14 @@ def fetch(url: str, copy: Path, known: FileState | None = None, content: str = "
     changed = f"{url}: it has changed; index it again with `afn data index {url}`"
     if known is not None and now.size != known.size:
         raise ValueError(changed)
-    with atomic_path(copy) as temporary:
-        download(url, temporary)
-        if content and fingerprint(temporary) != content:
-            raise ValueError(changed)
-    copy.with_name(COPY).touch()
+    try:
+        with atomic_path(copy) as temporary:
+            download(url, temporary)
+            if content and fingerprint(temporary) != content:
+                raise ValueError(changed)
+        copy.with_name(COPY).touch()
+    except OSError as error:
+        raise ValueError(f"{url}: no copy of it can be written to {copy.parent} ({error.strerror})") from None
     return now
 
 

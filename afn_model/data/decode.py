@@ -21,7 +21,7 @@ from afn_model.prompt.transport import Parcel
 _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
 
 
-class Decoder(Dataset):
+class SampleDecoder(Dataset):
     """Decodes jobs; records are parsed and tokenised here once more, since packing needed their lengths before.
 
     Args:

@@ -58,6 +58,8 @@ def convert(source: str | Path, out: str | Path, columns: Columns | None = None)
     source, out = Path(source), Path(out)
     if not source.exists():
         raise ValueError(f"{source}: no such file")
+    if source.suffix.lower() in (".parquet", ".arrow", ".tar"):
+        raise ValueError(f"{source}: needs no import: `afn data index {source}` reads it as it is")
     if out.exists():
         raise ValueError(f"{out}: is there already")
     if not out.parent.is_dir():

@@ -19,13 +19,14 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from afn_distributed.comm import Comm
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.data.decode import Decoder
+from afn_model.data.decode import SampleDecoder
 from afn_model.data.micro_batch import BadTally, GlobalBatch, MicroBatch, listed
 from afn_model.data.plan import (
     TOKENS_PER_SECOND,
@@ -37,6 +38,7 @@ from afn_model.data.plan import (
     plan_chunk,
 )
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.transport import Parcel
 
 __all__ = ["BadTally", "DataConfig", "GlobalBatch", "Loader", "MicroBatch", "Position"]
 
@@ -57,6 +59,8 @@ class Loader:
             micro-batches made or in the making, one where two would be more than ``PREFETCHED`` bytes in all.
         position: where to begin.
         pin: put what workers have made into page-locked memory, for a GPU.
+        group: the ranks that share sequences, which all have this ``dp_rank``. They decode micro-batches in turn, and
+            tell one another what is in them: the others get a batch without its samples (``MicroBatch.source``).
 
     Raises:
         ValueError: a blend or dataset that cannot be used, bins that ``dp_size`` does not divide, and while iterating:
@@ -74,6 +78,7 @@ class Loader:
         workers: int = 0,
         position: Position = Position(),  # noqa: B008
         pin: bool = False,
+        group: Comm | None = None,
     ):
         if not 0 <= dp_rank < dp_size:
             raise ValueError(f"dp_rank {dp_rank} of dp_size {dp_size}")
@@ -83,6 +88,7 @@ class Loader:
             raise ValueError(f"position {position}")
         self.config, self.dp_rank, self.dp_size = config, dp_rank, dp_size
         self.workers, self.position, self.pin = workers, position, pin and workers > 0
+        self.group = group
         self.blend = Blend(config)
         self.processor = copy.copy(processor)
         self.processor.pcm_dtype, self.processor.strict = torch.int16, False
@@ -109,15 +115,18 @@ class Loader:
 
     def __iter__(self) -> Iterator[GlobalBatch]:
         heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
-        decoder = Decoder(self.blend, self.config, self.processor)
+        decoder = SampleDecoder(self.blend, self.config, self.processor)
         decoded = _stream(decoder, self._jobs(heads), self.workers, self.ahead, self.pin)
+        early: deque[Parcel] = deque()
+        parcels = iter(lambda: early.popleft() if early else next(decoded), None)
         tally = BadTally(self.config.bad_share, self.blend.records)
-        for first in decoded:
+        while True:
+            while not heads:  # a step's header comes with a job of this rank, which may be of a later step
+                early.append(next(decoded))
             head = heads.popleft()
             if isinstance(head, ValueError):
                 raise head
-            micro = self._micro(itertools.chain([first], itertools.islice(decoded, head.jobs - 1)), head, tally)
-            del first
+            micro = self._micro(parcels, head, tally)
             facts = {"count": head.jobs, "supervised": head.supervised, "ends_chunk": head.ends_chunk}
             yield GlobalBatch(micro, head.position, head.seen, **facts)
             for _ in micro:  # what nobody has read
@@ -137,19 +146,39 @@ class Loader:
                 raise head
             yield [first, *itertools.islice(jobs, head.jobs - 1)]
 
-    def _micro(self, parcels: Iterator, head: _Head, tally: BadTally) -> Iterator[MicroBatch]:
+    def _micro(self, parcels: Iterator[Parcel], head: _Head, tally: BadTally) -> Iterator[MicroBatch]:
         """A step's micro-batches; its bad samples are judged before its last one is trained on."""
         read = []
-        for number in range(1, head.jobs + 1):
-            one = next(parcels).unpack()
+        for number in range(head.turn, head.turn + head.jobs):
+            one = self._shared(next(parcels), number) if self._mine(number) else self._shared(None, number)
             if self.config.on_long == "error":
                 for name, why in one.dropped:
                     raise ValueError(f"{name}: {why}")
             read.append(MicroBatch(None, one.samples, [], one.bad, one.cut, one.dropped))
-            if number == head.jobs:
+            if len(read) == head.jobs:
                 tally.add(read, head.ends_chunk)
             yield one
             del one
+
+    def _mine(self, number: int) -> bool:
+        """Whether this rank decodes a job."""
+        return self.group is None or number % self.group.size == self.group.rank
+
+    def _shared(self, parcel: Parcel | None, number: int) -> MicroBatch:
+        """A micro-batch that one rank of the group has decoded, the others without its samples.
+
+        What it found to be bad is bad for all of them: nobody else has looked at it.
+        """
+        one = None if parcel is None else parcel.unpack()
+        if self.group is None:
+            return one
+        light = one
+        if one is not None:
+            batch = one.batch if one.batch.pcm is None else replace(one.batch, pcm=one.batch.pcm[:0])
+            light = Parcel.of(replace(one, batch=batch))
+        source = number % self.group.size
+        found = self.group.gather_objects(light)[source]
+        return replace(one or found.unpack(), source=source)
 
     def _jobs(self, heads: deque) -> Iterator[DecodeJob]:
         """This rank's jobs in order; puts each step's header into ``heads`` before its first job.
@@ -158,7 +187,7 @@ class Loader:
         """
         planner = _Planner(self.blend, self.config, self.processor)
         plans = _stream(planner, itertools.count(self.position.chunk), min(self.workers, 1))
-        size, start = self.config.bins, self.position
+        size, start, turn = self.config.bins, self.position, 0
         waiting: list[tuple[ChunkPlan, int]] = []  # bins of a step that is not whole yet
         for plan in plans:
             first, step, carried = 0, 0, len(waiting)
@@ -182,6 +211,7 @@ class Loader:
                     jobs = [[job for some in jobs for job in some]]
                 heads.append(
                     _Head(
+                        turn,
                         len(jobs),
                         position,
                         self.blend.span(plan.chunk).start + plan.done(last),
@@ -189,11 +219,13 @@ class Loader:
                         any(b + 1 == each.bins for each, b in bins),
                     )
                 )
-                yield from map(DecodeJob.of, jobs)
+                yield from (DecodeJob.of(job) for number, job in enumerate(jobs, turn) if self._mine(number))
+                turn += len(jobs)
 
 
 @dataclass(frozen=True)
 class _Head:
+    turn: int
     jobs: int
     position: Position
     seen: int

@@ -27,6 +27,8 @@ class MicroBatch:
         cut: recordings cut to the longest they may be.
         dropped: (name, reason) of samples left out because a recording is too long (``DataConfig.on_long``).
         prepared: with ``prompts_only``, the prompt of each sample with its audio.
+        source: where ranks share sequences, the rank of the group that has the samples of all windows; the batches of
+            the others have none. None where every rank has its own.
     """
 
     batch: Batch | None
@@ -36,6 +38,7 @@ class MicroBatch:
     cut: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     prepared: list[Prepared] | None = None
+    source: int | None = None
 
 
 class GlobalBatch:

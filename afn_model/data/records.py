@@ -210,6 +210,8 @@ def _check_types(record: dict) -> None:
     pair = [record.get(key) or "" for key in ("chosen", "rejected")]
     if not all(isinstance(text, str) for text in pair) or len([text for text in pair if text]) == 1:
         raise ValueError(f"chosen and rejected must be two texts, got {pair!r:.80}")
+    for text in filter(None, pair):
+        read_conversation([{"role": "assistant", "content": text}])  # raises
     if not isinstance(record.get("truth") or {}, dict):
         raise ValueError(f"truth must be an object, got {record['truth']!r:.80}")
     if not isinstance(record.get("events") or [], list):

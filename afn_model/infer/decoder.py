@@ -13,7 +13,7 @@ from afn_model.infer.history import History
 from afn_model.infer.rollout import Rollout
 from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.network.head import float32_logits
+from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import KVCache, SharedKVCache
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Decoder:
 
     def logits(self) -> Tensor:
         """Float32 logits of the next token of each sequence, [sequences, vocabulary]."""
-        return float32_logits(self.hidden, self.model.lm_head.weight).float()
+        return sampling_logits(self.model.lm_head, self.hidden)
 
     def decode_step(self, token_B: Tensor) -> None:
         """Takes the next token of each sequence, [sequences] int64."""

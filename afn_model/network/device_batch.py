@@ -49,33 +49,34 @@ class AudioInputs:
     frame: Tensor
 
     @staticmethod
-    def of(batch: Batch, own: Tensor | None = None, *, encode: bool = True) -> AudioInputs | None:
+    def of(
+        batch: Batch, own: Tensor | None = None, *, pcm: Tensor | None = None, encode: bool = True
+    ) -> AudioInputs | None:
         """On the host; None for a batch without audio.
 
         Args:
             batch: packed conversations.
             own: which windows to encode; None for all of them. A second of silence where there are none.
+            pcm: ragged samples of these windows, where the batch has none.
             encode: False where features are known: samples are left out.
 
         Raises:
             ValueError: audios and windows that do not add up, or a window too long or without a frame.
         """
-        pcm, samples = batch.pcm, batch.samples.tolist()
-        if pcm is None or not samples:
+        samples = batch.samples.tolist()
+        if batch.pcm is None or not samples:
             return None
-        per_audio = batch.windows_per_audio.tolist()
-        number = torch.cat([torch.arange(n) for n in per_audio]) if per_audio else torch.arange(0)
-        if len(number) != len(samples):
-            raise ValueError(f"audios have {len(number)} windows, but there are {len(samples)}")
-        if own is not None:
-            picked = own.tolist()
-            rows = pcm.split(samples) if pcm.dim() == 1 else pcm
-            if picked:
-                pcm = torch.cat([rows[w] for w in picked]) if pcm.dim() == 1 else pcm[own]
-                samples, number = [samples[w] for w in picked], number[own]
-            else:
-                samples, number = [min(samples[0], SILENCE)], number[:1]
-                pcm = torch.zeros_like(pcm[: samples[0]] if pcm.dim() == 1 else pcm[:1])
+        number = window_numbers(batch.windows_per_audio.tolist(), len(samples))
+        if own is not None and not len(own):
+            samples, number = [min(samples[0], SILENCE)], number[:1]
+            pcm = batch.pcm.new_zeros(samples[0])
+        elif own is not None:
+            rows = batch.pcm.split(samples) if pcm is None and batch.pcm.dim() == 1 else None
+            samples, number = [samples[w] for w in own.tolist()], number[own]
+            if pcm is None:
+                pcm = batch.pcm[own] if rows is None else torch.cat([rows[w] for w in own.tolist()])
+        else:
+            pcm = batch.pcm
         width = padded_width(max(samples)) if pcm.dim() == 1 else pcm.shape[1]
         lengths, frames = [mel_frames(count) for count in samples], width // HOP if encode else None
         windows = Windows.of(lengths, torch.device("cpu"), torch.float32, frames=frames)
@@ -89,6 +90,18 @@ class AudioInputs:
         """[W, T_pcm] windows padded with zeros, on the samples' device."""
         assert self.pcm is not None, "the samples were left out"
         return self.pcm if self.pcm.dim() == 2 else padded_windows(self.pcm, self.samples)
+
+
+def window_numbers(windows_per_audio: list[int], windows: int) -> Tensor:
+    """[windows] int64, the number of each window in its audio.
+
+    Raises:
+        ValueError: audios that have another number of windows.
+    """
+    number = torch.cat([torch.arange(n) for n in windows_per_audio]) if windows_per_audio else torch.arange(0)
+    if len(number) != windows:
+        raise ValueError(f"audios have {len(number)} windows, but there are {windows}")
+    return number
 
 
 def window_and_frame(tokens: list[int], number: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +143,12 @@ class DeviceBatch:
 
     @staticmethod
     def of(
-        batch: Batch, config: ModelConfig, sp_group: SequenceParallel | None = None, *, encode: bool = True
+        batch: Batch,
+        config: ModelConfig,
+        sp_group: SequenceParallel | None = None,
+        *,
+        source: int | None = None,
+        encode: bool = True,
     ) -> DeviceBatch:
         """On the host; ``to`` copies it.
 
@@ -138,6 +156,7 @@ class DeviceBatch:
             batch: packed conversations.
             config: of the model.
             sp_group: ranks that each have the whole batch and compute a part of it.
+            source: the only one of them that has the samples; None where all do.
             encode: whether the audio is to be encoded.
 
         Raises:
@@ -148,15 +167,20 @@ class DeviceBatch:
         vocabulary = config.text.vocab_size
         if len(input_ids) and int(input_ids.max()) >= vocabulary:
             raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
-        audios = batch.window_tokens.split(batch.windows_per_audio.tolist()) if batch.pcm is not None else ()
-        of_audio = [int(windows.sum()) for windows in audios]
+        of_audio = []
+        if batch.pcm is not None:
+            per_audio = batch.windows_per_audio.tolist()
+            window_numbers(per_audio, len(batch.samples))
+            of_audio = [int(tokens.sum()) for tokens in batch.window_tokens.split(per_audio)]
         positions = rotary_positions(input_ids, cu_seqlens, config.audio_token_id, of_audio, config.rote)
         shard = None if sp_group is None else SequenceShard.of(batch, sp_group, config)
         targets = None if batch.labels is None else batch.targets.cpu()
         supervised = batch.supervised
-        own = torch.arange(len(input_ids))
+        own, windows, pcm = torch.arange(len(input_ids)), None, None
         if shard is not None:
-            own = shard.tokens
+            own, windows = shard.tokens, shard.windows
+            if source is not None and batch.pcm is not None:
+                pcm = shard.own_samples(batch, source)
             input_ids, positions = input_ids[own], positions[own]
             targets = None if targets is None else targets[own]
         rows = own[:0] if targets is None else (targets != IGNORED).nonzero().squeeze(1)
@@ -173,7 +197,7 @@ class DeviceBatch:
             rows=rows,
             tokens=own[rows],
             supervised=supervised,
-            audio=AudioInputs.of(batch, None if shard is None else shard.windows, encode=encode),
+            audio=AudioInputs.of(batch, windows, pcm=pcm, encode=encode),
             shard=shard,
         )
 
@@ -203,22 +227,23 @@ def moved(part: Part, samples: Tensor | None, device: torch.device) -> Part:
     return apply(part, lambda x: here[id(x)])
 
 
-def apply(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+def apply(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A part of a batch with every tensor changed that the device reads."""
     if isinstance(part, Tensor):
-        return change(part)  # pyright: ignore[reportReturnType]
+        return change(part)
     if isinstance(part, tuple):
-        return tuple(apply(one, change) for one in part)  # pyright: ignore[reportReturnType]
+        return tuple(apply(one, change) for one in part)
     if isinstance(part, dict) and part:
-        return {key: apply(one, change) for key, one in part.items()}  # pyright: ignore[reportReturnType]
+        return {key: apply(one, change) for key, one in part.items()}
     if not isinstance(part, READ):
         return part
-    changed = {f.name: getattr(part, f.name) for f in fields(part) if f.name not in ON_HOST.get(type(part), ())}
-    return replace(part, **{name: apply(value, change) for name, value in changed.items()})
+    read: Any = part
+    changed = {f.name: getattr(read, f.name) for f in fields(read) if f.name not in ON_HOST.get(type(read), ())}
+    return replace(read, **{name: apply(value, change) for name, value in changed.items()})
 
 
 READ: tuple[Any, ...] = (DeviceBatch, AudioInputs, Windows, SequenceShard, DispatchPlan, Exchange)
-ON_HOST: dict[type, tuple[str, ...]] = {DeviceBatch: ("tokens",), SequenceShard: ("tokens", "windows")}
+ON_HOST: dict[type, tuple[str, ...]] = {DeviceBatch: ("tokens",), SequenceShard: ("tokens", "windows", "encoder")}
 
 
 def together(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -252,7 +277,7 @@ class CopyStream:
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.begun: deque[torch.cuda.Event] = deque()
+        self.begun: deque[Any] = deque()  # events
 
     def __call__(self, batch: DeviceBatch) -> DeviceBatch:
         if self.stream is None:

@@ -6,13 +6,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import afn_kernels as ak
 
 ROWS = 1024  # whose logits are in memory together in training: 0.6 GB at 151,672 classes
 CLASSES = 4096  # whose weights are copied to float32 together where the device cannot return float32
+
+
+class LanguageModelHead(nn.Linear):
+    """Hidden states to logits; in the dtype of the weights, or ``wide``: in float32 from the product on."""
+
+    def forward(self, input: Tensor, *, wide: bool = False) -> Tensor:
+        return float32_logits(input, self.weight) if wide else super().forward(input)
+
+
+def sampling_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """Logits [T, V] in float32, from the product on where the head can; its hooks see them either way."""
+    logits = head(hidden, wide=True) if isinstance(head, LanguageModelHead) else head(hidden)
+    return logits.float()
 
 
 def float32_logits(hidden: Tensor, weight: Tensor) -> Tensor:

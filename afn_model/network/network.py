@@ -14,9 +14,9 @@ import afn_kernels as ak
 from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import ModelConfig
 from afn_model.network.adaptor import Adaptor
-from afn_model.network.device_batch import AudioInputs, DeviceBatch, window_and_frame
+from afn_model.network.device_batch import AudioInputs, DeviceBatch, window_and_frame, window_numbers
 from afn_model.network.encoder import AudioEncoder, Windows
-from afn_model.network.head import target_logprobs
+from afn_model.network.head import LanguageModelHead, target_logprobs
 from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.linear import operands
@@ -37,7 +37,7 @@ class Network(nn.Module):
         self.encoder = AudioEncoder(config.audio)
         self.adaptor = Adaptor(config.audio.width, config.text.width)
         self.language_model = LanguageModel(config.text)
-        self.lm_head = nn.Linear(config.text.width, config.text.vocab_size, bias=False)
+        self.lm_head = LanguageModelHead(config.text.width, config.text.vocab_size, bias=False)
         if self.lm_head.weight.device.type != "meta":
             initialise(self)
 
@@ -83,9 +83,7 @@ class Network(nn.Module):
         Raises:
             ValueError: audios and windows that do not add up.
         """
-        number = torch.cat([torch.arange(n) for n in windows_per_audio]) if windows_per_audio else torch.arange(0)
-        if len(number) != len(tokens):
-            raise ValueError(f"audios have {len(number)} windows, but there are {len(tokens)}")
+        number = window_numbers(windows_per_audio, len(tokens))
         return self.adapt(features, *(x.to(self.device) for x in window_and_frame(tokens, number)))
 
     def adapt(self, features: Tensor, window: Tensor, frame: Tensor) -> Tensor:
@@ -243,7 +241,8 @@ class Network(nn.Module):
         """Next-token cross-entropy over the batch's supervised tokens, float32.
 
         Args:
-            batch: packed conversations with labels, or what ``prepare`` made of them: then nothing waits for the device.
+            batch: packed conversations with labels, or what ``prepare`` made of them: nothing then waits for the
+                device.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
             total: what the sum is divided by, where the batch is part of a larger one; the mean if None.
             with_rows: also return the loss of every supervised token, in order and without gradient, and which tokens

@@ -30,6 +30,7 @@ class SequenceShard:
         windows: [own] int64, the audio windows that it encodes; each window is encoded by one rank. A rank without any
             encodes silence: ranks gather weights layer by layer and sum gradients, so all of them must use the encoder
             if one does.
+        encoder: [W] int64, the rank that encodes each window.
         dispatch_plan: of audio embeddings, from the ranks that encode them to the ranks that hold their tokens.
     """
 
@@ -37,6 +38,7 @@ class SequenceShard:
     sp_group: SequenceParallel
     tokens: Tensor
     windows: Tensor
+    encoder: Tensor
     dispatch_plan: DispatchPlan
 
     @staticmethod
@@ -62,11 +64,23 @@ class SequenceShard:
         rank, dst_rank = sp_group.rank, plan.rank_of_token()[places.numpy()]
         dispatch_plan = DispatchPlan.of(src_rank, dst_rank, rank, sp_group.size)
         windows = (encoder == rank).nonzero().squeeze(1)
-        return SequenceShard(plan, sp_group, plan.tokens(rank), windows, dispatch_plan)
+        return SequenceShard(plan, sp_group, plan.tokens(rank), windows, encoder, dispatch_plan)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
         """Rotary and attention of this rank's tokens over their documents: q [rows, Hq, D], k and v [rows, Hk, D]."""
         return sp_attention(q, k, v, self.plan, self.sp_group, positions=positions, inv_freq=inv_freq)
+
+    def own_samples(self, batch: Batch, source: int) -> Tensor:
+        """[Σ samples] of this rank's windows, from the rank that has those of all: one all-to-all on the host."""
+        assert batch.pcm is not None, "there are windows"
+        counts, comm = batch.samples.tolist(), self.sp_group.all
+        of_rank = [(self.encoder == rank).nonzero().squeeze(1).tolist() for rank in range(comm.size)]
+        sizes = [sum(counts[w] for w in windows) for windows in of_rank]
+        wanted = [sizes[comm.rank] if rank == source else 0 for rank in range(comm.size)]
+        if comm.rank != source:
+            return comm.all_to_all(batch.pcm, [0] * comm.size, wanted)
+        rows = batch.pcm.split(counts)
+        return comm.all_to_all(torch.cat([rows[w] for windows in of_rank for w in windows]), sizes, wanted)
 
     def exchanges(self, device: torch.device | str = "cpu") -> dict[tuple[int, int], Exchange]:
         """What attention exchanges between this rank's ring and others, by the ranks of queries and keys."""

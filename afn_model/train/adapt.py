@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from afn_model.afnext import AFNext
 from afn_model.train import lora
@@ -13,6 +14,8 @@ from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
 from afn_model.train.quantise import quantise
 from afn_model.train.sft import select
+from afn_model.weights.checkpoint import DTYPES, fill, on_meta
+from afn_model.weights.slices import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,26 @@ class Adapted:
     dropout: LoRADropout | None = None
 
 
-def load_base(start: Path, stage: Stage, device: torch.device) -> AFNext:
-    """The model that a stage starts from; where its base is quantised, a GPU never holds all of it in 16 bits."""
+def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext, StoredWeights]:
+    """The model that a stage starts from, on the meta device, and the weights that ``stage_model`` fills it with.
+
+    A base that is quantised is there already, on the device: its layers are read and coded one after the other.
+
+    Raises:
+        ValueError: as ``afn_model.weights.checkpoint.load``.
+    """
+    model, stored = on_meta(AFNext, start)
     base = (stage.lora or {}).get("base")
-    if base is None:
-        return AFNext.from_pretrained(start, device=device)
-    model = AFNext.from_pretrained(start)
-    quantise(model.language_model, base, device)
-    return model.to(device)
+    if base is not None:
+        part = model.language_model
+        linear = [f"language_model.{n}.weight" for n, module in part.named_modules() if isinstance(module, nn.Linear)]
+        # Memory-mapped, so that nothing is read before it is coded.
+        fill(model, {name: stored[name] for name in linear}, DTYPES[stored[linear[0]].dtype], torch.device("cpu"), None)
+        quantise(part, base, device)
+    return model, StoredWeights(stored)
 
 
-def adapt(model: AFNext, stage: Stage, *, seed: int, rank: int = 0) -> Adapted:
+def adapt(model: AFNext, stage: Stage, *, seed: int, rank: int = 0, device: torch.device | None = None) -> Adapted:
     """Freezes what does not train, and gives the other parts their adapters where the stage has some.
 
     Args:
@@ -49,6 +61,7 @@ def adapt(model: AFNext, stage: Stage, *, seed: int, rank: int = 0) -> Adapted:
         stage: says what trains.
         seed: of the run, for dropout.
         rank: of this process, for dropout.
+        device: of adapters, where the model's weights are still to be read.
 
     Raises:
         ValueError: an adapter that does not fit the model, or a quantised part without adapters that should train.
@@ -59,10 +72,10 @@ def adapt(model: AFNext, stage: Stage, *, seed: int, rank: int = 0) -> Adapted:
     settings = dict(stage.lora or {})
     dropout, base = (settings.pop(key, None) for key in ("dropout", "base"))
     if stage.adapter:
-        loaded = lora.load(model, stage.adapter)
+        loaded = lora.load(model, stage.adapter, device)
     else:
         loaded = ()
-        lora.add(model, **settings)
+        lora.add(model, **settings, device=device)
     layers = adapters(model)
     adapted = {name.partition(".")[0] for name in layers}
     covered = adapted | ({"lm_head"} if "language_model" in adapted else set())

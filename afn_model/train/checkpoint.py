@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from afn_distributed.process import destroy
 from afn_model.files import fingerprint, sync, write_json
 from afn_model.hashing import text_key
+from afn_model.train.staging import KeptStager
 
 FACTS = "facts.json"
 # DCP warns where there is no process group; a run of one process needs none.
@@ -35,18 +37,20 @@ class Checkpoints:
     Args:
         folder: created if need be; what an interrupted save left in it is removed.
         keep: number of checkpoints to keep.
+        pin: copy tensors of a GPU to page-locked memory, which stays for the next save.
 
     Raises:
         ValueError: ``keep`` below 1.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2):
+    def __init__(self, folder: str | Path, keep: int = 2, *, pin: bool = False):
         if keep < 1:
             raise ValueError(f"keep {keep} would leave no checkpoint")
         self.folder, self.keep = Path(folder), keep
         # A process group of its own, so that a save's collectives cannot interleave with those of the training.
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        self.rank = dist.get_rank() if self.group else 0
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if self.group else (0, 1)
+        self.stager = KeptStager() if pin else None
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.rank == 0:
             for left in self.folder.glob(".step-*"):
@@ -85,7 +89,7 @@ class Checkpoints:
         partial.mkdir(exist_ok=True)
         writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
         where = {"process_group": self.group} if self.group else {"no_dist": True}
-        written = dcp.async_save(dict(tensors), storage_writer=writer, **where)
+        written = dcp.async_save(dict(tensors), storage_writer=writer, async_stager=self.stager, **where)
         self.pending = self.thread.submit(self._finish, step, partial, json.loads(text), written, spare)
         if wait:
             self.wait()
@@ -102,6 +106,14 @@ class Checkpoints:
             finally:
                 self.pending = None
 
+    def close(self) -> None:
+        """Ends what writes, after ``wait``: its thread, memory and process group, all ranks together."""
+        self.thread.shutdown()
+        self.stager = None
+        if self.group:
+            destroy([self.group])
+            self.group = None
+
     def failed(self) -> bool:
         """Whether the pending save is known to have failed; ``wait`` says why."""
         return self.pending is not None and self.pending.done() and self.pending.exception() is not None
@@ -113,19 +125,28 @@ class Checkpoints:
             ValueError: there are checkpoints, and all of them are damaged.
         """
         self.wait()
-        newest = damaged = None
-        if self.rank == 0:
-            for path in reversed(self._finished()):
-                damage = damage_of(path)
-                if damage is None:
-                    newest = path.name
-                    break
+        found = self._from_first(finished(self.folder)[::-1])
+        newest = self.first_whole(found)
+        if found and newest is None:
+            raise ValueError(f"{self.folder}: every checkpoint is damaged; remove the folder to begin the stage anew")
+        return newest
+
+    def first_whole(self, paths: Sequence[Path]) -> Path | None:
+        """The first checkpoint whose checksums match, of the same ones on all ranks; each rank reads its share."""
+        for path in paths:
+            damage = self._first_of(damage_of(path, self.rank, self.world))
+            if damage is None:
+                return path
+            if self.rank == 0:
                 warnings.warn(f"{path}: passed over, {damage}", stacklevel=2)
-                damaged = f"{path.parent}: every checkpoint is damaged; remove the folder to begin the stage anew"
-        name, damaged = self._from_first((newest, damaged))
-        if name is None and damaged:
-            raise ValueError(damaged)
-        return None if name is None else self.folder / name
+        return None
+
+    def prune(self, keep: int) -> None:
+        """Removes all but the newest checkpoints; ``wait`` first."""
+        if self.rank == 0:
+            found = finished(self.folder)
+            for path in found[: len(found) - keep]:
+                remove(path)
 
     def facts(self, path: Path) -> dict[str, Any]:
         """The facts of a checkpoint.
@@ -151,25 +172,21 @@ class Checkpoints:
         """
         facts = self.facts(path)
         reader = dcp.FileSystemReader(path)
-        stored = reader.read_metadata().state_dict_metadata
+        stored = stored_metadata(path, reader)
         compare(path, stored, tensors)
         for name in set(tensors) - set(stored):
             tensors[name].copy_(derived_random_state(name, path.name))
-        where = {"process_group": self.group} if self.group else {"no_dist": True}
-        dcp.load({name: tensor for name, tensor in tensors.items() if name in stored}, storage_reader=reader, **where)
+        self._read(path, reader, {name: tensor for name, tensor in tensors.items() if name in stored})
         return facts
 
     def load_weights(self, path: Path, model: nn.Module) -> set[str]:
         """Reads the trained weights of a checkpoint of any run into a model; returns their names.
 
         Raises:
-            ValueError: a checkpoint that is damaged, or has weights that the model has not, or of other shapes.
+            ValueError: a checkpoint that cannot be read, or has weights that the model has not, or of other shapes.
         """
-        damage = self._from_first(damage_of(path) if self.rank == 0 else None)
-        if damage:
-            raise ValueError(f"{path}: {damage}")
         reader = dcp.FileSystemReader(path)
-        stored = {n: m for n, m in reader.read_metadata().state_dict_metadata.items() if n.startswith("model.")}
+        stored = {n: m for n, m in stored_metadata(path, reader).items() if n.startswith("model.")}
         own = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
         read = {
             name: torch.empty_like(own[name], dtype=found.properties.dtype)
@@ -177,8 +194,7 @@ class Checkpoints:
             if name in own and isinstance(found, TensorStorageMetadata)
         }
         compare(path, stored, read)
-        where = {"process_group": self.group} if self.group else {"no_dist": True}
-        dcp.load(read, storage_reader=reader, **where)
+        self._read(path, reader, read)
         for name, tensor in read.items():
             own[name].copy_(tensor)
         return {name.removeprefix("model.") for name in read}
@@ -187,8 +203,20 @@ class Checkpoints:
         """The checkpoint of a step, whether it is there or not."""
         return self.folder / f"step-{step:08d}"
 
-    def _finished(self) -> list[Path]:
-        return finished(self.folder)
+    def _read(self, path: Path, reader: dcp.FileSystemReader, tensors: dict[str, Tensor]) -> None:
+        where = {"process_group": self.group} if self.group else {"no_dist": True}
+        try:
+            dcp.load(tensors, storage_reader=reader, **where)
+        except (Exception, dcp.api.CheckpointException) as error:  # CheckpointException derives from BaseException
+            raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
+
+    def _first_of(self, value: Any) -> Any:
+        """The value of the first rank that has one, on every rank."""
+        everyone = [value]
+        if self.group:
+            everyone = [None] * self.world
+            dist.all_gather_object(everyone, value, self.group)
+        return next((each for each in everyone if each is not None), None)
 
     def _from_first(self, value: Any) -> Any:
         box = [value]
@@ -216,9 +244,9 @@ class Checkpoints:
                 files = {name: value for part, _ in everyone for name, value in part.items()}
                 publish(partial, self.at(step), {"step": step, "facts": facts, "files": files})
                 # A checkpoint of a later step is damaged, or the run would have resumed from it.
-                until = [path for path in self._finished() if path.name <= f"step-{step:08d}"]
+                until = [path for path in finished(self.folder) if path.name <= f"step-{step:08d}"]
                 spared = [] if spare is None else [self.at(spare)]
-                for other in set(self._finished()).difference(until[-self.keep :], spared):
+                for other in set(finished(self.folder)).difference(until[-self.keep :], spared):
                     remove(other)
             except OSError as error:
                 failure = reason(error)
@@ -226,7 +254,7 @@ class Checkpoints:
         if failure is not None:
             if self.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
-            steps = [int(path.name.removeprefix("step-")) for path in self._finished()]
+            steps = [int(path.name.removeprefix("step-")) for path in finished(self.folder)]
             before = f"the previous one is step {steps[-1]}" if steps else "there is no previous one"
             raise OSError(f"checkpoint at step {step} could not be written: {failure}; {before}")
 
@@ -236,18 +264,16 @@ def finished(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
-def find(path: Path) -> Path:
-    """The checkpoint that is meant: the folder itself, or the newest whole one in it.
+def find(path: Path) -> list[Path]:
+    """The checkpoints that may be meant: the folder itself, or those in it, the newest first.
 
     Raises:
         ValueError: there is none.
     """
     if (path / FACTS).is_file():
-        return path
-    for found in (path, path / "checkpoints"):
-        whole = [one for one in finished(found) if damage_of(one) is None]
-        if whole:
-            return whole[-1]
+        return [path]
+    if found := finished(path) or finished(path / "checkpoints"):
+        return found[::-1]
     hint = "; a model folder is given with --base" if (path / "config.json").is_file() else ""
     raise ValueError(f"{path}: no checkpoint, as RUN/STAGE/checkpoints/step-00000100 is one{hint}")
 
@@ -279,15 +305,23 @@ def read_facts(path: Path) -> dict[str, Any]:
     return content
 
 
-def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder in a few words; None where nothing is."""
+def damage_of(path: Path, rank: int = 0, world: int = 1) -> str | None:
+    """What is wrong with a rank's share of the files of a checkpoint, in a few words; None where nothing is."""
     try:
         for name, wanted in read_facts(path)["files"].items():
-            if fingerprint(path / name) != wanted:
+            wrote = re.match(r"__(\d+)_", name)  # a rank reads first what it has written, if there are as many ranks
+            if (int(wrote[1]) if wrote else 0) % world == rank and fingerprint(path / name) != wanted:
                 return f"{name} is damaged: its checksum differs"
     except (OSError, ValueError) as error:
         return str(error)
     return None
+
+
+def stored_metadata(path: Path, reader: dcp.FileSystemReader) -> dict[str, Any]:
+    try:
+        return reader.read_metadata().state_dict_metadata
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:

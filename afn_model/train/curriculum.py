@@ -184,6 +184,7 @@ class RunLayout:
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
         keep: checkpoints kept per stage.
+        keep_finished: of them, those kept once the stage is done: one to go on from where it is made longer, or none.
         checkpoint_every: steps between checkpoints.
         checkpoint_minutes: minutes between checkpoints, whichever comes first.
         log_every: steps between log lines.
@@ -199,6 +200,7 @@ class RunLayout:
     compile: bool = False
     workers: int = 1
     keep: int = 2
+    keep_finished: int = 1
     checkpoint_every: int = 500
     checkpoint_minutes: float = 20.0
     log_every: int = 10
@@ -210,6 +212,8 @@ class RunLayout:
             raise ValueError(f"layout: recompute {shown(self.recompute)} is none of {', '.join(RECOMPUTE)}")
         if self.frozen not in ("auto", "sharded", "whole"):
             raise ValueError(f"layout: frozen {shown(self.frozen)} is none of auto, sharded, whole")
+        if self.keep_finished < 0:
+            raise ValueError(f"layout: keep_finished is {self.keep_finished}; a number of checkpoints is expected")
         if min(self.ulysses, self.ring) < 1 or self.shard < 0 or self.workers < 0:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
@@ -426,7 +430,7 @@ def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> R
 
 def _layout(raw: dict[str, Any]) -> RunLayout:
     known(raw, (f.name for f in fields(RunLayout)), "the layout")
-    counts = ("shard", "ulysses", "ring", "workers", "keep", "checkpoint_every", "log_every")
+    counts = ("shard", "ulysses", "ring", "workers", "keep", "keep_finished", "checkpoint_every", "log_every")
     found = raw | values.numbers(raw, counts, "layout", values.whole)
     found |= {"contexts": values.mapping(raw.get("contexts"), "layout: contexts")}
     return RunLayout(**found | values.numbers(raw, ("checkpoint_minutes",), "layout"))

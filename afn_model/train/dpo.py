@@ -14,6 +14,7 @@ from torch import Tensor
 from afn_model.afnext import AFNext
 from afn_model.data.loader import GlobalBatch
 from afn_model.data.records import Sample
+from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.passes import (
@@ -119,8 +120,11 @@ class DPO:
 
         All ranks make equally many losses, with zero-weight placeholders where a rank has too few.
         """
-        read = usable(global_batch, lambda sample: prepare_pair(self.processor, sample, self.settings, self.context))
-        pairs = [pair for _, pair in read]
+
+        def read(sample: Sample, prepared: Prepared | None) -> AnsweredPrompt:
+            return prepare_pair(self.processor, sample, self.settings, self.context, prepared)
+
+        pairs = [pair for _, pair in usable(global_batch, read)]
         self.sums, self.tokens = torch.zeros_like(self.sums), sum(pair.tokens for pair in pairs)
         passes = list(self.passes(pairs))
         asked = reference_logprobs([one.packed for one in passes], self.reference)
@@ -173,7 +177,13 @@ class DPO:
         return {name: sums[found] / sums["pairs"] for name, found in names.items() if sums["pairs"]}
 
 
-def prepare_pair(processor: AFNextProcessor, sample: Sample, settings: DPOSettings, context: int) -> AnsweredPrompt:
+def prepare_pair(
+    processor: AFNextProcessor,
+    sample: Sample,
+    settings: DPOSettings,
+    context: int,
+    prepared: Prepared | None = None,
+) -> AnsweredPrompt:
     """Reads a sample's prompt, its turns up to the last answer, and its two answers. A function of its arguments alone.
 
     Raises:
@@ -181,7 +191,7 @@ def prepare_pair(processor: AFNextProcessor, sample: Sample, settings: DPOSettin
     """
     if not sample.chosen or not sample.rejected:
         raise ValueError("no pair: chosen and rejected are expected")
-    prepared = question(processor, sample, max_seconds=settings.max_seconds, context=context)
+    prepared = question(processor, sample, prepared, max_seconds=settings.max_seconds, context=context)
     end = processor.stop_ids[0]
     answers = [
         [*processor.tokenizer.encode(text, add_special_tokens=False).ids, end]

@@ -196,12 +196,11 @@ class GRPO:
 
     def prompts(self, global_batch: GlobalBatch) -> list[tuple[Sample, Prepared]]:
         """The prompts of this rank that can be used."""
-        for sample in (sample for micro in global_batch.micro for sample in micro.samples):
-            try:
-                rewards.check(sample.rewards)
-            except ValueError as error:
-                raise ValueError(f"{sample.id}: {error}") from None
-        return usable(global_batch, lambda sample: prepare_prompt(self.processor, sample, self.settings, self.context))
+
+        def read(sample: Sample, prepared: Prepared | None) -> Prepared:
+            return prepare_prompt(self.processor, sample, self.settings, self.context, prepared)
+
+        return usable(global_batch, read, check_rewards)
 
     def sampled(
         self, prompts: list[tuple[Sample, Prepared]], visit: int
@@ -373,7 +372,21 @@ class GRPO:
         return metrics | {name: int(sums[name]) for name in shown}
 
 
-def prepare_prompt(processor: AFNextProcessor, sample: Sample, settings: GRPOSettings, context: int) -> Prepared:
+def check_rewards(sample: Sample) -> None:
+    """ValueError with the sample's id where its rewards are malformed."""
+    try:
+        rewards.check(sample.rewards)
+    except ValueError as error:
+        raise ValueError(f"{sample.id}: {error}") from None
+
+
+def prepare_prompt(
+    processor: AFNextProcessor,
+    sample: Sample,
+    settings: GRPOSettings,
+    context: int,
+    prepared: Prepared | None = None,
+) -> Prepared:
     """Reads a sample's prompt, its turns up to the last answer. A function of its arguments alone.
 
     Args:
@@ -381,12 +394,13 @@ def prepare_prompt(processor: AFNextProcessor, sample: Sample, settings: GRPOSet
         sample: with rewards that ``rewards.check`` has passed.
         settings: say how long audio may be, and which rewards can be found.
         context: more tokens than a prompt may have.
+        prepared: the prompt, where it has been read.
 
     Raises:
         ValueError: audio that cannot be read, a prompt that leaves no room in the context, no rewards.
     """
     usable_rewards(sample, settings)
-    return question(processor, sample, max_seconds=settings.max_seconds, context=context)
+    return question(processor, sample, prepared, max_seconds=settings.max_seconds, context=context)
 
 
 def advantages(totals: Tensor, epsilon: float, scale: str = "std") -> Tensor:

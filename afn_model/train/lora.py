@@ -20,7 +20,7 @@ from afn_model.train.lora_linear import LoRALinear, adapters, disabled, merge, r
 from afn_model.train.lora_settings import LINEAR, by_pattern, checked_patterns, targets_by_part
 from afn_model.train.peft_config import PREFIX, PeftConfig, config_of, peft_name, read_config
 from afn_model.train.quantise import QuantisedLinear
-from afn_model.weights.checkpoint import DTYPES, LAYOUTS, our_name
+from afn_model.weights.checkpoint import DTYPES, LAYOUTS, our_name, set_parameter
 
 if TYPE_CHECKING:
     from afn_model.afnext import AFNext
@@ -40,6 +40,7 @@ def add(
     rslora: bool = False,
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, float] | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Gives linear layers adapters that change nothing yet, in place.
 
@@ -56,6 +57,7 @@ def add(
         rslora: rank-stabilised scaling.
         rank_pattern, alpha_pattern: other ranks and alphas of layers whose name, or what follows a dot in it, is one
             of these names or matches one of these patterns: {"encoder.*": 4}.
+        device: of the adapters, where the model's weights are still to be read; theirs if None.
 
     Raises:
         ValueError: a rank below 1 or above the layers' widths, an alpha that is no number, a target that no layer has,
@@ -86,7 +88,7 @@ def add(
     for part in (*by_part, *(["lm_head"] if "language_model" in by_part else [])):
         model.get_submodule(part).requires_grad_(False)
     for index, (name, (here, scaled)) in enumerate(chosen.items()):
-        layer = replace(model, name, here, scaled, rslora)
+        layer = replace(model, name, here, scaled, rslora, device)
         generator = torch.Generator().manual_seed(key(seed, index) >> 1)
         bound = layer.in_features**-0.5
         with torch.no_grad():
@@ -138,12 +140,13 @@ def save(model: nn.Module, folder: str | Path, *, saved: Iterable[str] = (), bas
     write_json(folder / CONFIG, config)
 
 
-def load(model: AFNext, folder: str | Path) -> tuple[str, ...]:
+def load(model: AFNext, folder: str | Path, device: torch.device | None = None) -> tuple[str, ...]:
     """Gives the model the adapters of a peft folder, and the modules that it has whole, in place.
 
     Args:
         model: without adapters.
         folder: with adapter_config.json and adapter_model.safetensors, for the transformers model.
+        device: of what is loaded, where the model's weights are still to be read; theirs if None.
 
     Returns:
         Our names of the modules that were replaced whole (``modules_to_save``).
@@ -175,13 +178,17 @@ def load(model: AFNext, folder: str | Path) -> tuple[str, ...]:
         check(model, folder, name, parts, config)
     check_whole(model, folder, whole_weights, modules)
     for name, parts in by_layer.items():
-        layer = replace(model, name, *config.of(name), config.rslora)
+        layer = replace(model, name, *config.of(name), config.rslora, device)
         with torch.no_grad():
             layer.lora_A.copy_(parts["lora_A"])
             layer.lora_B.copy_(parts["lora_B"])
     with torch.no_grad():
         for name, tensor in whole_weights.items():
-            model.get_parameter(name).copy_(tensor)
+            own = model.get_parameter(name)
+            if own.is_meta and device is not None:
+                set_parameter(model, name, tensor.to(device, own.dtype), own.requires_grad)
+            else:
+                own.copy_(tensor)
     return modules
 
 

@@ -54,10 +54,18 @@ class LoRALinear(nn.Linear):
     scale is alpha / rank, or with ``rslora`` alpha / √rank (Kalajdzievski, 2023, arXiv:2312.03732).
     """
 
-    def __init__(self, base: nn.Linear | QuantisedLinear, rank: int, alpha: float, *, rslora: bool = False):
+    def __init__(
+        self,
+        base: nn.Linear | QuantisedLinear,
+        rank: int,
+        alpha: float,
+        *,
+        rslora: bool = False,
+        device: torch.device | None = None,
+    ):
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.rank, self.alpha, self.rslora, self.active = rank, alpha, rslora, True
+        self.rank, self.alpha, self.rslora, self.active, self.plain = rank, alpha, rslora, True, type(base)
         self.scale = alpha / (math.sqrt(rank) if rslora else rank)
         self.dropout, self.number = None, 0
         self.quantised = base if isinstance(base, QuantisedLinear) else None
@@ -68,7 +76,7 @@ class LoRALinear(nn.Linear):
         if self.quantised is not None:
             self.quantised.bias = None
         held = base.weight if self.quantised is None else self.quantised.codes
-        where = {"dtype": torch.float32, "device": held.device}
+        where = {"dtype": torch.float32, "device": device or held.device}
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, **where))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **where))
 
@@ -124,8 +132,10 @@ def adapters(model: nn.Module) -> dict[str, LoRALinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
 
 
-def replace(model: nn.Module, name: str, rank: int, alpha: float, rslora: bool = False) -> LoRALinear:
-    layer = LoRALinear(model.get_submodule(name), rank, alpha, rslora=rslora)
+def replace(
+    model: nn.Module, name: str, rank: int, alpha: float, rslora: bool = False, device: torch.device | None = None
+) -> LoRALinear:
+    layer = LoRALinear(model.get_submodule(name), rank, alpha, rslora=rslora, device=device)
     model.set_submodule(name, layer)
     return layer
 
@@ -147,7 +157,7 @@ def merge(model: nn.Module) -> None:
     if found := next((layer.quantised for layer in layers.values() if layer.quantised is not None), None):
         raise ValueError(f"the base is in {found.kind}: put the adapter on the base in bfloat16 and merge it there")
     for name, layer in layers.items():
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        plain = layer.plain(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         plain.weight = nn.Parameter(layer.merged(layer.weight, layer.lora_A, layer.lora_B), requires_grad=False)
         plain.bias = layer.bias
         model.set_submodule(name, plain)

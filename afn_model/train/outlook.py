@@ -14,6 +14,7 @@ from afn_model.data.index import Corpus
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage
 from afn_model.train.optimiser import learning_rate
+from afn_model.train.quantise import coded_weights
 
 TRAINED_BYTES = 12  # of a trained parameter in a checkpoint: itself and AdamW's two moments, float32
 LOW_RATE = 0.5  # share of ``lr`` that a stage should reach
@@ -97,7 +98,8 @@ def check_room(folder: Path, model: torch.nn.Module, layout: RunLayout, models: 
         ValueError: not even one checkpoint and the models fit.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weights = sum(p.numel() for p in model.parameters()) * getattr(torch, layout.dtype).itemsize
+    weights = sum(p.numel() for p in model.parameters()) + coded_weights(model)
+    weights *= getattr(torch, layout.dtype).itemsize
     one, exported = TRAINED_BYTES * trained, models * weights
     there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free

@@ -72,18 +72,28 @@ class PackedAnswers:
         return model.answer_logprobs(self.batch, self.answers, temperature=temperature, encoded=self.encoded)
 
 
-def question(processor: AFNextProcessor, sample: Sample, *, max_seconds: float | None, context: int) -> Prepared:
-    """Reads a sample's prompt: its turns up to the last answer. A function of its arguments alone.
+def question(
+    processor: AFNextProcessor,
+    sample: Sample,
+    prepared: Prepared | None = None,
+    *,
+    max_seconds: float | None,
+    context: int,
+) -> Prepared:
+    """Reads a sample's prompt, its turns up to the last answer, unless that is ``prepared`` already.
+
+    A function of its arguments alone.
 
     Raises:
         ValueError: audio that cannot be read, a prompt that leaves no room in the context, nothing that is asked.
     """
-    turns = list(sample.turns)
-    while turns and turns[-1].role == "assistant":
-        turns.pop()
-    if not turns:
-        raise ValueError("nothing is asked")
-    prepared = processor.prepare(turns, add_generation_prompt=True, max_seconds=max_seconds)
+    if prepared is None:
+        turns = list(sample.turns)
+        while turns and turns[-1].role == "assistant":
+            turns.pop()
+        if not turns:
+            raise ValueError("nothing is asked")
+        prepared = processor.prepare(turns, add_generation_prompt=True, max_seconds=max_seconds)
     if len(prepared.ids) >= context:
         raise ValueError(f"{len(prepared.ids)} tokens leave no room for an answer in a context of {context}")
     return prepared
@@ -94,14 +104,26 @@ def asked(sample: Sample) -> str:
     return next((turn.text for turn in reversed(sample.turns) if turn.role == "user"), "")
 
 
-def usable(global_batch: GlobalBatch, read: Callable[[Sample], T]) -> list[tuple[Sample, T]]:
-    """What ``read`` returns for every sample of this rank; where it raises a ValueError, the sample is bad."""
+def usable(
+    global_batch: GlobalBatch,
+    read: Callable[[Sample, Prepared | None], T],
+    check: Callable[[Sample], Any] = lambda sample: None,
+) -> list[tuple[Sample, T]]:
+    """What ``read`` returns for every sample of this rank; where it raises a ValueError, the sample is bad.
+
+    Args:
+        global_batch: whose micro-batches are gone through once.
+        read: of a sample, and of its prompt where a worker of the loader has read that.
+        check: what it raises ends the run.
+    """
     found = []
     for micro in global_batch.micro:
         good = []
-        for sample in micro.samples:
+        made = micro.prepared or [None] * len(micro.samples)
+        for sample, prepared in zip(micro.samples, made, strict=True):
+            check(sample)
             try:
-                found.append((sample, read(sample)))
+                found.append((sample, read(sample, prepared)))
                 good.append(sample)
             except ValueError as error:
                 micro.bad.append((sample.id, str(error)))

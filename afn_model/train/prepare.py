@@ -20,7 +20,7 @@ from afn_model.train.checkpoint import finished
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.eval_settings import EvalSettings
 from afn_model.train.evaluate import check_held_out, held_out
-from afn_model.train.fingerprint import changed, difference, not_allowed
+from afn_model.train.fingerprint import changed, difference, not_allowed, said
 from afn_model.train.outlook import outlook
 from afn_model.train.validate import data_config
 
@@ -65,6 +65,27 @@ def agreed(process: Process, work: Callable[[], T]) -> T:
     return found
 
 
+def together(process: Process, work: Callable[[], T]) -> T:
+    """What ``work`` returns on this rank; an error on one rank ends all of them, and is said once.
+
+    Raises:
+        ValueError, OSError: of ``work``, on the first rank that has one, with its number where that is not 0.
+        Refused: the same on the other ranks.
+    """
+    found, error = None, None
+    try:
+        found = work()
+    except (ValueError, OSError) as caught:
+        error = caught
+    texts = processes.gather_objects(None if error is None else str(error)) if process.world_size > 1 else [error]
+    first = next((rank for rank, text in enumerate(texts) if text is not None), None)
+    if first is None:
+        return found  # pyright: ignore[reportReturnType]
+    if process.rank == first and error is not None:
+        raise error if first == 0 else ValueError(f"rank {first}: {error}") from error
+    raise Refused(f"rank {first}: {texts[first]}")
+
+
 def announce(text: str, show: bool = True) -> None:
     if show:
         print(text, flush=True)
@@ -95,9 +116,9 @@ def finished_stages(
 
     Raises:
         ValueError: one is finished with other settings, another seed or other data; settings that may change need a
-            checkpoint to go on from.
+            checkpoint to go on from; one is finished that starts from one that would now go on.
     """
-    done = set()
+    done, longer = set(), set()
     for stage in stages:
         file = out / stage.name / DONE
         if not file.is_file():
@@ -111,10 +132,17 @@ def finished_stages(
         then = facts.get("stage", {})
         if wrong := not_allowed(then, stage, allowed):
             raise ValueError(f"{file.parent}: finished with other settings: {wrong}")
-        if not changed(then, stage):
+        found = changed(then, stage)
+        if stage.start.stage in longer:
+            what = f"{stage.start.stage} as it was, which would now go on"
+            raise ValueError(f"{file.parent}: started from {what}: move this folder away, or take another run folder")
+        if not found:
             done.add(stage.name)
-        elif not finished(file.parent / "checkpoints"):
-            raise ValueError(f"{file.parent}: finished with other settings, and there is no checkpoint to go on from")
+            continue
+        if not finished(file.parent / "checkpoints"):
+            wrong = f"finished with other settings ({said(found)}), and there is no checkpoint to go on from"
+            raise ValueError(f"{file.parent}: {wrong}; remove the folder to begin the stage anew")
+        longer.add(stage.name)
     return done
 
 

@@ -57,6 +57,8 @@ class QuantisedLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """W x."""
+        if not (torch.is_grad_enabled() and x.requires_grad):  # torch.compile does not take the function then
+            return F.linear(x, self.decoded(x.dtype))
         return _Product.apply(x, (self.out_features, self.in_features), *self.tensors())
 
     def decoded(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -73,6 +75,11 @@ class QuantisedLinear(nn.Module):
             parts["levels"] = self.levels.to(parts["codes"].device)
         shape = (self.out_features, self.in_features)
         state[f"{name}.weight"] = decode(shape, tuple(parts[part] for part in self.stored), torch.float32)
+
+
+def coded_weights(model: nn.Module) -> int:
+    """How many weights a model holds in codes; as parameters they do not count."""
+    return sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, QuantisedLinear))
 
 
 class _Product(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,21 +106,36 @@ def resume(
     return progress, [note for note in notes if note]
 
 
-def start_with_weights(checkpoints: Checkpoints, path: Path, stage_model: StageModel, start: str) -> None:
+def start_with_weights(
+    checkpoints: Checkpoints, paths: Sequence[Path], stage_model: StageModel, stage: Stage, start: str
+) -> list[str]:
     """Takes the trained weights of another run's checkpoint.
 
     Args:
         checkpoints: read it.
-        path: the checkpoint.
+        paths: checkpoints, of which the first that is whole counts.
         stage_model: is written to.
+        stage: its settings.
         start: fingerprint of the model that this run starts from.
 
+    Returns:
+        What to say about it.
+
     Raises:
-        ValueError: it was trained from another model, and frozen weights that now train are not in it.
+        ValueError: all are damaged; it was trained from another model, and frozen weights that now train are not in it.
     """
+    path = checkpoints.first_whole(paths)
+    if path is None:
+        raise ValueError(f"{paths[0]}: is damaged{', and so are those before it' if len(paths) > 1 else ''}")
     trained = {name for name, _ in stage_model.model.named_parameters()}
     facts = checkpoints.facts(path)
     read = checkpoints.load_weights(path, stage_model.model)
     if not trained <= read and facts["start"] != start:
         left = len(trained - read)
         raise ValueError(f"{path}: was trained from another model, and has not the {left} weights that were frozen")
+    notes = [f"starts with the weights of {path}"]
+    then, now = ((lora or {}).get("base") for lora in (facts["stage"].get("lora"), stage.lora))
+    if then != now:
+        old, new = (base or "16 or 32 bits" for base in (then, now))
+        notes.append(f"they were trained on a base in {old}, and this one is in {new}")
+    return notes

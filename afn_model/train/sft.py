@@ -58,7 +58,8 @@ class SFT:
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:
         assert micro.batch is not None, "prompts alone have no loss"
         encoded = self.features(micro.batch) if self.features is not None else None
-        here = DeviceBatch.of(micro.batch, self.model.config, self.sp_group, encode=encoded is None)
+        options = {"source": micro.source, "encode": encoded is None}
+        here = DeviceBatch.of(micro.batch, self.model.config, self.sp_group, **options)
         here = self.copies(here)
         if not detailed:
             return self.model.loss(here, encoded=encoded, total=total)

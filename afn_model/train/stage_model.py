@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,8 @@ from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.grpo import frozen_reference
 from afn_model.train.lora_linear import adapters
 from afn_model.train.optimiser import make_optimiser
+from afn_model.train.prepare import together
+from afn_model.weights.slices import StoredWeights
 
 # Methods of the model besides forward that compute with its weights.
 FORWARDS = ("loss", "logits", "answer_logprobs", "hidden", "embed_batch", "encode", "encode_batch", "project")
@@ -76,20 +78,32 @@ class StageModel:
 
 
 def stage_model(
-    model: AFNext, stage: Stage, layout: RunLayout, process: Process, *, reference: bool, seed: int = 0
+    model: AFNext,
+    stage: Stage,
+    layout: RunLayout,
+    process: Process,
+    *,
+    reference: bool,
+    seed: int = 0,
+    weights: StoredWeights | None = None,
 ) -> StageModel:
     """Makes the model that a stage starts from ready to train, in place.
 
     Args:
-        model: whole, on this rank's device.
+        model: whole and on this rank's device, or with ``weights`` on the meta device.
         stage: says what trains, and how.
         layout: precision, recomputation and sharding.
         process: this rank.
         reference: whether the stage asks a frozen copy of the policy.
         seed: of the run.
+        weights: the model's, of which this rank reads what it holds, once it is known what that is.
+
+    Raises:
+        ValueError: weights that a rank cannot read, on every rank; what ``adapt`` raises.
     """
     compute = getattr(torch, layout.dtype)
-    adapted = adapt(model, stage, seed=seed, rank=process.rank)
+    where = process.device if weights is not None else None
+    adapted = adapt(model, stage, seed=seed, rank=process.rank, device=where)
     # Without its adapters the policy is what they were added to; one that goes on from an adapter needs a copy.
     itself = reference and bool(stage.lora) and not stage.adapter
     originals = {}
@@ -113,6 +127,8 @@ def stage_model(
         if other is not None and other is not model and mesh.size() > 1:
             _shard(other, mesh, compute, whole)
         gc.collect()  # the whole weights, which cycles still hold
+    if weights is not None:
+        together(process, lambda: _fill(weights, process.device, model, other, originals))
     optimiser = make_optimiser(
         [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
         lr=stage.lr,
@@ -134,12 +150,28 @@ def kept_whole(model: AFNext, layout: RunLayout, device: torch.device) -> set[nn
     return frozen if layout.frozen == "whole" or (layout.frozen == "auto" and fits) else set()
 
 
-def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
+def gathered_together(model: AFNext, *, frozen_whole: bool) -> list[nn.Module | Sequence[nn.Module]]:
+    """The decoder's layers and the encoder's groups of blocks, each of which is gathered and freed as a unit."""
     layers, encoder = list(model.language_model.layers), list(model.encoder.layers)
-    if adapters(model) and whole:
+    if adapters(model) and frozen_whole:
         layers = []  # the adapters of all layers together are small: they are gathered at once, with the model
     groups = [encoder[first : first + ENCODER_GROUP] for first in range(0, len(encoder), ENCODER_GROUP)]
-    shard(model, mesh, blocks=[*layers, *groups], compute_dtype=compute, whole=whole, forwards=FORWARDS)
+    return [*layers, *groups]
+
+
+def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
+    blocks = gathered_together(model, frozen_whole=bool(whole))
+    shard(model, mesh, blocks=blocks, compute_dtype=compute, whole=whole, forwards=FORWARDS)
+
+
+def _fill(
+    weights: StoredWeights, device: torch.device, model: AFNext, other: AFNext | None, originals: dict[str, nn.Module]
+) -> None:
+    weights.fill(model, device)
+    if other is not None:
+        weights.fill(other, device)
+    for name, module in originals.items():
+        weights.fill(module, device, f"{name}.")
 
 
 def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:

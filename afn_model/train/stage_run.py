@@ -35,7 +35,7 @@ from afn_model.train.grpo import GRPO, GRPOSettings
 from afn_model.train.log import Meter, RunLog, named
 from afn_model.train.optimiser import FiniteCheck, learning_rate
 from afn_model.train.outlook import check_room
-from afn_model.train.prepare import DONE, agreed, announce, cores, warn
+from afn_model.train.prepare import DONE, agreed, announce, cores, together, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.resume import Progress, resume, start_with_weights
 from afn_model.train.sft import SFT
@@ -92,18 +92,21 @@ class StageRun:
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
         self.loader = self.make_loader(Position())
         self.start_folder = start
-        self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter))
+        known = out / "fingerprints.json"
+        self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter, known))
         self.settings: GRPOSettings | DPOSettings | None = None
         if stage.method == "grpo":
             self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
         elif stage.method == "dpo":
             self.settings = DPOSettings(**{"max_seconds": stage.max_audio, **stage.dpo})
         reference = self.settings is not None and self.settings.needs_reference
-        model = load_base(start, stage, process.device)
-        self.stage_model = stage_model(model, stage, layout, process, reference=reference, seed=curriculum.seed)
+        model, weights = together(process, lambda: load_base(start, stage, process.device))
+        self.stage_model = stage_model(
+            model, stage, layout, process, reference=reference, seed=curriculum.seed, weights=weights
+        )
         self.model = self.stage_model.model
         self.method = self.make_method()
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep, pin=process.device.type == "cuda")
         self.finite = FiniteCheck(stage.name)
         self.allow_changes: Collection[str] = ()
         self.init_from: Path | None = None
@@ -126,6 +129,7 @@ class StageRun:
             workers=min(self.layout.workers, cores()),
             position=position,
             pin=self.process.device.type == "cuda",
+            group=None if self.sp_group is None else self.sp_group.all,
         )
 
     def make_method(self) -> Any:
@@ -168,11 +172,15 @@ class StageRun:
             )
             self.saved = self.done.step
             self.loader = self.make_loader(self.done.position)
+            rate = learning_rate(self.stage.lr, self.stage.warmup, self.stage.schedule, self.progress())
+            notes.append(
+                f"of all there is to do {self.progress():.0%} is done, for which the learning rate is {rate:.3g}"
+            )
             self.say("; ".join(notes))
         elif self.init_from:
-            path = agreed(self.process, lambda: find(self.init_from))
-            start_with_weights(self.checkpoints, path, self.stage_model, self.start)
-            self.say(f"starts with the weights of {path}")
+            found = agreed(self.process, lambda: find(self.init_from))
+            notes = start_with_weights(self.checkpoints, found, self.stage_model, self.stage, self.start)
+            self.say("; ".join(notes))
 
     def say(self, text: str) -> None:
         announce(f"{self.stage.name}: {text}", self.options.show and self.process.rank == 0)
@@ -299,6 +307,12 @@ class StageRun:
         if isinstance(self.method, GRPO):
             self.method.close()
 
+    def release(self) -> None:
+        """Destroys the stage's process groups; not where it has failed, since that may wait for a rank that is gone."""
+        self.checkpoints.close()
+        if self.sp_group:
+            self.sp_group.close()
+
     def export_milestones(self) -> None:
         """Writes the model at the points of this stage from which later stages start."""
         for at in self.curriculum.milestones(self.stage.name):
@@ -390,6 +404,7 @@ class StageRun:
         if self.process.rank == 0:
             write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
         self.model_folder = self.folder / MODEL
+        self.checkpoints.prune(self.layout.keep_finished)
 
     def take_best(self) -> None:
         """Takes the weights of the best evaluation's checkpoint, where they become the stage's model."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Collection
 from pathlib import Path
+
+import torch
 
 from afn_distributed import process as processes
 from afn_distributed.process import Process
@@ -58,7 +61,14 @@ def train(
     try:
         with roll_call(process), contextlib.ExitStack() as held:
             for stage in stages:
-                check(curriculum, stage, process.world_size, sp_size(for_stage(layout, stage), stage))
+                here = for_stage(layout, stage)
+                check(curriculum, stage, process.world_size, sp_size(here, stage))
+                cut = process.world_size > 1 or here.dtype != "float32"
+                if cut and not dry_run and process.world_size % (here.shard or 1):
+                    cut = f"{process.world_size} ranks cannot be cut into groups of {here.shard}"
+                    raise ValueError(
+                        f"stage {stage.name}: {cut} that share the weights; give --set shard=0 or a divisor"
+                    )
 
             def begin() -> set[str]:
                 if not dry_run:
@@ -73,12 +83,12 @@ def train(
             done = agreed(process, begin)
             for stage in () if dry_run else stages:
                 if stage.name not in done:
-                    run = StageRun(curriculum, stage, Path(base), out, for_stage(layout, stage), process, options)
-                    run.allow_changes = allow_changes
-                    run.init_from = Path(init_from) if init_from and stage is stages[0] else None
-                    with contextlib.closing(run):
-                        run.run()
-                    processes.barrier()
+                    first = Path(init_from) if init_from and stage is stages[0] else None
+                    run_stage(curriculum, stage, Path(base), out, layout, process, options, allow_changes, first)
+                    # Only now is the stage's model garbage, which the next one would be loaded beside.
+                    gc.collect()
+                    if process.device.type == "cuda":
+                        torch.cuda.empty_cache()
                 if on_stage and process.rank == 0:
                     on_stage(stage, out / stage.name / MODEL)
                 processes.barrier()
@@ -87,3 +97,24 @@ def train(
     finally:
         if own:
             processes.stop()
+
+
+def run_stage(
+    curriculum: Curriculum,
+    stage: Stage,
+    base: Path,
+    out: Path,
+    layout: RunLayout,
+    process: Process,
+    options: Options,
+    allow_changes: Collection[str],
+    init_from: Path | None,
+) -> None:
+    """One stage from its model's loading to its end; no reference to the model is left."""
+    run = StageRun(curriculum, stage, base, out, for_stage(layout, stage), process, options)
+    run.allow_changes = allow_changes
+    run.init_from = init_from
+    with contextlib.closing(run):
+        run.run()
+    processes.barrier()
+    run.release()

@@ -80,7 +80,7 @@ def with_audio(micro: MicroBatch, processor: AFNextProcessor) -> MicroBatch:
         silence = processor.prepare(SILENCE)
         silence.labels = torch.full_like(silence.ids, IGNORED)
         micro.batch = join(micro.batch, processor.pack([silence]))
-        micro.axes = [*micro.axes, ""]
+        micro.axes, micro.source = [*micro.axes, ""], None
     return micro
 
 

@@ -102,22 +102,31 @@ def load(
             does not compute, pickle or quantised weights, a damaged shard, or a missing, unexpected or mis-shaped
             tensor.
     """
+    model, stored = on_meta(cls, folder, rote)
+    if dtype is None:
+        dtype = DTYPES[stored["lm_head.weight"].dtype]
+    fill(model, stored, dtype, torch.device(device), on_step)
+    return model.eval()
+
+
+def on_meta(cls: type[Model], folder: str | Path, rote: str | None = None) -> tuple[Model, dict[str, Stored]]:
+    """A checkpoint folder's model without its weights, on the meta device, and where each of them lies.
+
+    Raises:
+        ValueError: as ``load``, but for what only reading a tensor shows.
+    """
     folder = model_folder(folder)
     config = resolve_tokens(read_config(folder), folder)
     if rote is not None:
         config = replace(config, rote=replace(config.rote, reading=rote))
-    layout = find_layout(folder)
-    stored = stored_tensors(folder, layout)
+    stored = stored_tensors(folder, find_layout(folder))
     compare_layers(folder, config, stored)
     with torch.device("meta"), SkipInit():
         model = cls(config)
     wanted = model.state_dict()
     compare_names(folder, set(wanted), set(stored))
     compare_headers({name: tuple(tensor.shape) for name, tensor in wanted.items()}, stored)
-    if dtype is None:
-        dtype = DTYPES[stored["lm_head.weight"].dtype]
-    fill(model, {name: stored[name] for name in wanted}, dtype, torch.device(device), on_step)
-    return model.eval()
+    return model, {name: stored[name] for name in wanted}
 
 
 class SkipInit(TorchFunctionMode):

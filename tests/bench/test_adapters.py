@@ -12,6 +12,7 @@ from bench.adapters import HEAD_LOSS, count
 FILE = Path(__file__).parents[2] / "bench" / "results" / "memory" / "adapters.md"
 
 
+@pytest.mark.slow
 def test_blocks_keep_their_inputs_alone_where_they_are_recomputed():
     config, context = preset("tiny"), 512
     found = {mode: count(config, "nf4", mode, context=context, rank=2) for mode in ("none", "full")}

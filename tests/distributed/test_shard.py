@@ -64,7 +64,8 @@ def whole_gradients(model) -> list[str]:
     """Of sharded weights, those whose gradient a rank holds whole."""
     states = {module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule)}
     parameters = [p for state in states if state._fsdp_param_group for p in state._fsdp_param_group.fsdp_params]
-    return [p._param_fqn for p in parameters if p.unsharded_accumulated_grad is not None]
+    held = [p for p in parameters if p.unsharded_accumulated_grad is not None or p.unsharded_param.grad is not None]
+    return [p._param_fqn for p in held]
 
 
 def gradients(model) -> dict[str, torch.Tensor]:

@@ -8,9 +8,9 @@ import torch
 import afn_kernels as ak
 from afn_distributed import ulysses
 from afn_distributed.comm import in_threads
+from afn_distributed.costs import attention_bytes
 from afn_distributed.hybrid import SequenceParallel, sp_attention
 from afn_distributed.plan import make_plan
-from afn_distributed.simulate import attention_bytes
 from afn_kernels.pack_heads import cuda
 from bench.sequence_parallel import boundaries
 from tests.budget import assert_same_but_rounding, assert_within_budget

@@ -49,6 +49,7 @@ def test_names_folders_patterns_and_lists(talks, tmp_path, monkeypatch):
     assert expand(["deep"]) == ["deep/a.m4a", "deep/er/b.FLAC"]
     assert expand(["[0-2].wav", "2.wav", "0.wav"]) == ["0.wav", "1.wav", "2.wav"]
     assert expand(["**/*.FLAC"]) == ["deep/er/b.FLAC"]
+    assert expand(["s3://b/{1..2}.wav", "https://h/a?b"]) == ["s3://b/1.wav", "s3://b/2.wav", "https://h/a?b"]
     assert expand(["[x].wav"]) == ["[x].wav"], "a file of this very name"
     Path("all.txt").write_bytes(b"3.wav\n\n  4.wav \r\ncaf\xe9.wav\ndeep\n")
     assert expand(["0.wav"], ["all.txt"]) == [

@@ -43,6 +43,8 @@ def command(folder, run, *more: str, steps: int = 2) -> list[str]:
             "--allow-changes has no context",
         ),
         (["train", "afnext", "--base", "x", "--out", "y", "--set", "keep=[*a]"], "aliases are not read"),
+        (["train", "afnext", "--plan", "--gpus", "8", "--set", "ulysses=3"], "3 ranks for a sequence do not divide 8"),
+        (["train", "afnext", "--plan", "--calibration", "nothing.json"], "`python -m bench.calibrate"),
         (["train", "--set", "dtype", "--curriculum", "afnext", "--base", "x", "--out", "y"], "expected KEY=VALUE"),
         (
             ["train", "afnext", "--base", "x", "--out", "y", "--set", "lr=1"],
@@ -64,6 +66,18 @@ def test_the_command_line_says_what_is_wrong(arguments, message, capsys):
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
+
+
+def test_the_command_line_plans(folder, capsys):
+    """With the data of a curriculum and the tokenizer of its base, steps and hours too."""
+    arguments = ["train", str(folder / "tones.yaml"), "--plan", "--base", str(folder / "base"), "--layout", "cpu"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "1 GPU of 80 GB; an estimate from shapes and rates, nothing has been run" in printed
+    assert "the stage: 24 steps, " in printed
+    assert "left out" not in printed
+    assert main(["train", "afnext", "--plan", "--stage", "pre-1", "--gpu-memory", "9"]) == 2
+    assert "pre-1: more than 9 GB of a GPU" in capsys.readouterr().err
 
 
 @pytest.mark.slow

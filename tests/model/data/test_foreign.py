@@ -187,6 +187,10 @@ def test_what_is_wrong_is_said_line_by_line(folder, name, text, message):
 
 def test_files_that_are_not_there_or_are(folder):
     refused(folder / "none.csv", r"none\.csv: no such file")
+    with pytest.raises(ValueError, match=r"all\.json: only what lies here is imported; `afn data index`"):
+        convert("s3://bucket/all.json", folder / "out.jsonl")
+    (folder / "x.tar").touch()
+    refused(folder / "x.tar", r"x\.tar: needs no import: `afn data index .*x\.tar` reads it as it is")
     refused(folder, "no wav.scp in it, so no Kaldi folder")
     (folder / "t.csv").write_text("path,text\na.wav,x\n")
     (folder / "there.jsonl").write_text("mine")

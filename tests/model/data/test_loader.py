@@ -15,7 +15,7 @@ import torch
 from afn_model.audio.shards import ShardWriter
 from afn_model.data.index import ENTRY, build, folder_of
 from afn_model.data.loader import BadTally, DataConfig, GlobalBatch, Loader, MicroBatch, Position
-from afn_model.data.plan import Blend, plan_chunk
+from afn_model.data.plan import Blend, plan_chunk, question
 from afn_model.prompt.batch import IGNORED
 from tests import tiny
 
@@ -194,7 +194,14 @@ def test_prompts_come_in_the_order_of_the_stream(datasets, processor):
     assert [[sample.id for micro in step.micro for sample in micro.samples] for step in steps] == [
         ids[i : i + 4] for i in range(0, 32, 4)
     ]
-    assert all(micro.batch is None for step in steps for micro in step.micro)
+    for micro in (micro for step in steps for micro in step.micro):
+        assert micro.batch is None
+        for sample, made in zip(micro.samples, micro.prepared, strict=True):
+            one = processor.prepare(question(sample.turns), add_generation_prompt=True, max_seconds=config.max_seconds)
+            assert made.labels is None
+            assert torch.equal(made.ids, one.ids)
+            assert [len(clip) for clip in made.clips] == [len(clip) for clip in one.clips]
+            assert all(clip.dtype == torch.int16 for clip in made.clips)
 
 
 def test_long_recordings_are_cut_and_counted(tmp_path, processor):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afn_model.network.head import float32_logits, target_logprobs
+from afn_model.network.head import LanguageModelHead, float32_logits, sampling_logits, target_logprobs
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
 
@@ -27,6 +27,17 @@ def test_logits_of_16_bits_are_summed_and_kept_in_float32():
     assert float((found.bfloat16() - exact).abs().max()) > 100 * float(bound.max()), "what rounding would cost"
     meta = float32_logits(hidden.to("meta"), weight.to("meta"))
     assert (meta.shape, meta.dtype) == (found.shape, torch.float32)
+
+
+def test_hooks_of_the_head_see_wide_logits():
+    head = LanguageModelHead(WIDTH, CLASSES, bias=False).bfloat16()
+    hidden, seen = torch.randn(2, WIDTH).bfloat16(), []
+    head.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
+    assert torch.equal(sampling_logits(head, hidden), float32_logits(hidden, head.weight))
+    assert torch.equal(head(hidden), torch.nn.functional.linear(hidden, head.weight))
+    assert seen == [torch.float32, torch.bfloat16]
+    other = torch.nn.Linear(WIDTH, CLASSES, bias=False).bfloat16()
+    assert torch.equal(sampling_logits(other, hidden), other(hidden).float())
 
 
 def test_gradients_of_float32_logits():

@@ -1,6 +1,7 @@
 """The model over ranks that share a batch, against one rank in float64: losses, gradients, messages."""
 
 import copy
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 import afn_kernels as ak
 from afn_distributed.comm import in_threads
+from afn_distributed.costs import attention_bytes
 from afn_distributed.hybrid import SequenceParallel
 from afn_distributed.plan import make_plan
-from afn_distributed.simulate import attention_bytes
+from afn_model.network.device_batch import DeviceBatch
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from tests.budget import assert_same_but_rounding
 from tests.orders import in_orders
@@ -103,6 +105,23 @@ def test_what_recomputation_sends_again():
     forward = sum(one[what]["forward"] for one in promised for what in ("ulysses", "ring"))
     assert sent["selective"] == sent["none"]
     assert sent["full"] == sent["none"] + text.layers * forward
+
+
+def test_one_rank_has_the_samples_and_the_loss_is_the_same():
+    """Bit for bit: each rank encodes the same windows of the same width."""
+    model, batch = a_batch()
+    flat = replace(batch, pcm=torch.cat([row[:n] for row, n in zip(batch.pcm, batch.samples.tolist(), strict=True)]))
+    none, found = replace(flat, pcm=flat.pcm[:0]), {}
+    for source in (None, 2):
+        ranks = SequenceParallel.virtual(2, 2)
+
+        def work(p, source=source, ranks=ranks):
+            mine = flat if source in (None, p) else none
+            with torch.no_grad():
+                return model.loss(DeviceBatch.of(mine, model.config, ranks[p], source=source))
+
+        found[source] = in_threads(work, 4)
+    assert found[None] == found[2]
 
 
 def test_a_frozen_encoder_gets_nothing_back():

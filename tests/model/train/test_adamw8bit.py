@@ -123,5 +123,6 @@ def of_shards(here):
             assert_within(other["exp_avg_scale"].full_tensor(), scale, 16 * EPS * scale.max())
 
 
+@pytest.mark.slow
 def test_shards_have_the_states_of_their_rows():
     run(2, of_shards)

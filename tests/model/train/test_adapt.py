@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from afn_model import AFNext
 from afn_model.train import adamw8bit, lora
 from afn_model.train.curriculum import RunLayout, read_curriculum, write_curriculum
+from afn_model.train.fingerprint import start_fingerprint
 from afn_model.train.lora_settings import LINEAR
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
@@ -61,6 +62,7 @@ def go(folder, run, layout=LAYOUT, on_row=None, **changes):
     return [{key: row[key] for key in ("step", "loss", "grad_norm", "lr", "lrs") if key in row} for row in kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_crash_and_recomputation_change_nothing(folder, tmp_path, dtype):
     layout = replace(LAYOUT, dtype=dtype)
@@ -75,6 +77,7 @@ def test_a_crash_and_recomputation_change_nothing(folder, tmp_path, dtype):
         assert row["lrs"] == {"adaptor": pytest.approx(10 * row["lr"]), "encoder": pytest.approx(2 * row["lr"])}
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_from_an_adapter(folder, tmp_path):
     """A rate of almost nothing leaves the adaptor that was trained whole, and the adapters, as they were."""
     change = {"trains": ("adaptor", "language_model"), "lora": {"rank": 2, "alpha": 4}, "steps": 1}
@@ -92,6 +95,8 @@ def test_a_stage_goes_on_from_an_adapter(folder, tmp_path):
     model = AFNext.from_pretrained(folder / "base")
     assert lora.load(model, tmp_path / "next" / "all" / "adapter") == ("adaptor",)
     assert len(lora.adapters(model)) == 2 * len(LINEAR["language_model"])
+    starts = [start_fingerprint(folder / "base", at) for at in ("", str(adapter), str(tmp_path / "next/all/adapter"))]
+    assert len(set(starts)) == 3, "a checkpoint of one is not taken for that of another"
     with pytest.raises(ValueError, match="stage all: lora: rank is the adapter's; beside one it takes dropout, base"):
         go(folder, tmp_path / "other", **more | {"lora": {"rank": 2}})
 

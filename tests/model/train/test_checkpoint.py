@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from afn_distributed.shard import shard
 from afn_model.train import checkpoint as state
 from afn_model.train.checkpoint import Checkpoints, restore, training_state
 from afn_model.train.optimiser import make_optimiser
+from afn_model.train.staging import KeptStager
 from tests.budget import assert_same_but_rounding
 from tests.distributed.ranks import FORK, run
 from tests.orders import in_orders
@@ -108,6 +110,9 @@ def test_only_the_newest_are_kept_and_left_overs_go(tmp_path):
     checkpoints.wait()
     assert sorted(os.listdir(tmp_path)) == ["notes", "step-00000002", "step-00000010"]
     assert checkpoints.facts(checkpoints.latest()) == {"step": 10}
+    for keep, left in ((1, ["notes", "step-00000010"]), (0, ["notes"])):
+        checkpoints.prune(keep)
+        assert sorted(os.listdir(tmp_path)) == left
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "absent", "facts"])
@@ -159,6 +164,24 @@ def test_a_checkpoint_of_another_model(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         checkpoints.load(checkpoints.latest(), tensors)
     assert not any(tensor.any() for tensor in tensors.values())
+
+
+def test_a_part_that_cannot_be_read_is_one_line(tmp_path):
+    """It was whole when its checksum was looked at, and is not when its tensors are read."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"model.x": torch.arange(1000.0)}, {}, wait=True)
+    path, model = checkpoints.latest(), nn.ParameterDict({"x": torch.zeros(1000)})
+    next(path.glob("__0_*")).write_bytes(b"")
+    for read in (
+        lambda: checkpoints.load(path, {"model.x": torch.zeros(1000)}),
+        lambda: checkpoints.load_weights(path, model),
+    ):
+        with pytest.raises(ValueError, match=r"step-00000001: cannot be read: ") as error:
+            read()
+        assert "\n" not in str(error.value)
+    (path / ".metadata").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-00000001: cannot be read: "):
+        checkpoints.load(path, {})
 
 
 def test_no_checkpoint(tmp_path):
@@ -255,6 +278,7 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
     shard(model, here, blocks=model.blocks, compute_dtype=torch.float32, forwards=("loss",))
     optimiser = make_optimiser(list(model.named_parameters()), lr=1e-2, weight_decay=0.1)
     checkpoints = Checkpoints(folder)
+    checkpoints.stager = KeptStager(pin=False)  # as for a GPU, but that no memory is locked
     if load:
         tensors = training_state(model, optimiser)
         assert checkpoints.load(checkpoints.latest(), tensors) == {"step": steps.start}
@@ -266,6 +290,7 @@ def resharded(here, folder: str, load: bool, save: bool, steps: range):
         # Collectives of the run go on meanwhile.
         step(model, optimiser, 99, here.rank, here.world_size)
         checkpoints.wait()
+    checkpoints.close()
 
 
 @pytest.mark.slow
@@ -300,7 +325,7 @@ def test_another_number_of_ranks_goes_on_the_same(tmp_path):
 def failing(here, folder: str):
     checkpoints = Checkpoints(folder)
     x = torch.arange(10.0)
-    checkpoints.save(1, {"x": x}, {}, wait=True)
+    checkpoints.save(1, {"x": x, f"rng.{here.rank}": torch.get_rng_state()}, {}, wait=True)
     if here.rank == 1:
 
         def full(*_args, **_kwargs):
@@ -310,7 +335,16 @@ def failing(here, folder: str):
     checkpoints.save(2, {"x": x, f"rng.{here.rank}": torch.get_rng_state()}, {})
     with pytest.raises(OSError, match=r"step 2 .*: No space left on device; the previous one is step 1"):
         checkpoints.wait()
+    hashed, plain = [], state.fingerprint
+    state.fingerprint = lambda path: hashed.append(path.name) or plain(path)
     assert checkpoints.latest().name == "step-00000001"
+    assert {name[:3] for name in hashed} == ({"__0", ".me"} if here.rank == 0 else {"__1"}), "each its own"
+    if here.rank == 1:
+        next(checkpoints.folder.glob("step-*/__1_*")).write_bytes(b"")
+    torch.distributed.barrier()
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError, match="every checkpoint is damaged"):
+        checkpoints.latest()
+    assert len(caught) == (here.rank == 0)
 
 
 def test_a_disk_full_for_one_rank_fails_the_save_on_all(tmp_path):

@@ -102,7 +102,7 @@ def test_a_layout_for_long_sequences():
     found = {stage.name: for_stage(layout, stage) for stage in curriculum.stages}
     shared = {name: (one.ulysses, one.ring) for name, one in found.items()}
     assert shared == {
-        "pre-1": (1, 1), "pre-2": (1, 1), "mid-1": (1, 4), "mid-2": (4, 4), "post": (1, 1), "cot-sft": (1, 4),
+        "pre-1": (1, 1), "pre-2": (1, 1), "mid-1": (1, 1), "mid-2": (4, 2), "post": (1, 1), "cot-sft": (1, 1),
         "cot-rl": (1, 1),
     }  # fmt: skip
     for stage in curriculum.stages:
@@ -123,6 +123,8 @@ def test_layouts():
     assert read_layout("cpu", {"workers": 3}) == RunLayout(workers=3)
     with pytest.raises(ValueError, match="dtype 'fp8'"):
         read_layout("gpu", {"dtype": "fp8"})
+    with pytest.raises(ValueError, match="frozen 'no' is none of auto, sharded, whole"):
+        read_layout("gpu", {"frozen": "no"})
     with pytest.raises(ValueError, match="the layout has no gpus"):
         read_layout("gpu", {"gpus": 8})
     with pytest.raises(ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu"):

@@ -108,7 +108,7 @@ def test_it_learns_what_is_preferred():
 
 def test_the_reference_is_asked_first_and_given_back():
     model, processor = tiny()
-    frozen, order = frozen_reference(model), []
+    frozen, order = frozen_reference(model).requires_grad_(), []  # as a policy without its adapters would be
 
     @contextmanager
     def lent():

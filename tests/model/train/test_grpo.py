@@ -17,7 +17,7 @@ from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import grading
 from afn_model.train.activation_checkpoint import checkpoint_blocks
-from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference
+from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference, overlong_penalty
 from tests import tiny
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
@@ -282,7 +282,7 @@ def test_groups_that_agree_are_left_out(pair):
 def test_the_reference_is_asked_first_and_leaves_no_graph(pair):
     """Before the policy's first activation, for all passes; and it is given back before the policy is asked."""
     model, _ = pair
-    frozen, order = frozen_reference(model), []
+    frozen, order = frozen_reference(model).requires_grad_(), []  # as a policy without its adapters would be
 
     @contextmanager
     def lent():
@@ -308,6 +308,12 @@ def test_advantages():
     exact = torch.tensor([0.75, -0.25, -0.25, -0.25], dtype=torch.float64) / (0.1875**0.5 + 1e-4)
     assert_within(found[0], exact, 4 * torch.finfo(torch.float32).eps)
     assert_within(found.sum(1), torch.zeros(3), 4 * torch.finfo(torch.float32).eps / 0.11)
+
+
+def test_the_penalty_of_long_answers():
+    lengths = torch.tensor([1, 60, 61, 80, 100])
+    assert overlong_penalty(lengths, 100, 40).tolist() == [0.0, 0.0, torch.tensor(-1 / 40).item(), -0.5, -1.0]
+    assert not overlong_penalty(lengths, 100, 0).any()
 
 
 def test_passes_add_up_to_the_whole(pair):

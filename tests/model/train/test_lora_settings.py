@@ -1,10 +1,12 @@
 """A stage's LoRA settings, and patterns that end."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
-from afn_model.train.lora_settings import by_pattern, check_lora, checked_patterns, targets_by_part
+from afn_model.train.lora_settings import BESIDE, OWN, by_pattern, check_lora, checked_patterns, targets_by_part
 
 GOOD = {"rank": 8, "alpha": 16}
 ALL = ("encoder", "adaptor", "language_model", "lm_head")
@@ -75,3 +77,9 @@ def test_a_hostile_pattern_ends():
     before = time.process_time()
     by_pattern(checked_patterns({".*.*x": 1}, "rank_pattern"), "a.b" * 30, 0)
     assert time.process_time() - before < 5
+
+
+def test_the_table_in_the_documentation_has_every_setting():
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text.partition("| lora setting |")[2].partition("\n\n")[0], re.M)
+    assert sorted(rows) == sorted({*OWN, *BESIDE})

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from afn_model.audio.recording import Audio
+from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.data.records import Sample
 from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import Turn
@@ -15,6 +16,7 @@ from afn_model.train.passes import (
     equally_many,
     question,
     split_features,
+    usable,
 )
 from tests.tiny import noise, tiny
 
@@ -74,10 +76,34 @@ def test_a_question_ends_before_the_last_answer():
     found = question(processor, sample, max_seconds=None, context=512)
     assert torch.equal(found.ids, processor.prepare(turns, add_generation_prompt=True).ids)
     assert found.labels is None
+    assert question(None, sample, found, max_seconds=None, context=512) is found, "a worker has read it"
     with pytest.raises(ValueError, match=f"{len(found.ids)} tokens leave no room for an answer in a context of 9"):
         question(processor, sample, max_seconds=None, context=9)
     with pytest.raises(ValueError, match="nothing is asked"):
         question(processor, Sample("a", turns[1:2], 0.0), max_seconds=None, context=512)
+
+
+def test_bad_samples_and_prompts_that_workers_have_read():
+    samples = [Sample(name, [], 0.0) for name in ("a", "b", "c")]
+    micro = MicroBatch(None, samples, ["", "", ""])
+
+    def read(sample, prepared):
+        if sample.id == "b":
+            raise ValueError("no")
+        return prepared
+
+    batch = GlobalBatch([micro], Position(), 3)
+    assert usable(batch, read) == [(samples[0], None), (samples[2], None)]
+    assert micro.bad == [("b", "no")]
+    assert micro.samples == [samples[0], samples[2]]
+    micro.prepared = ["prompt a", "prompt c"]
+    assert usable(batch, read) == [(samples[0], "prompt a"), (samples[2], "prompt c")]
+
+    def check(sample):
+        raise ValueError(f"{sample.id} ends the run")
+
+    with pytest.raises(ValueError, match="a ends the run"):
+        usable(batch, read, check)
 
 
 def test_a_model_or_what_lends_one():

@@ -6,6 +6,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from queue import Queue
 
 import pytest
@@ -15,9 +16,9 @@ import torch.distributed as dist
 from afn_distributed.process import Process
 from afn_model.data import index
 from afn_model.data.plan import Blend
-from afn_model.train.curriculum import read_curriculum
+from afn_model.train.curriculum import Start, read_curriculum
 from afn_model.train.fingerprint import CHANGEABLE, as_json
-from afn_model.train.prepare import DONE, Refused, agreed, cores, finished_stages, prepare
+from afn_model.train.prepare import DONE, Refused, agreed, cores, finished_stages, prepare, together
 from afn_model.train.validate import data_config
 from bench import resume
 
@@ -74,16 +75,31 @@ def test_a_finished_stage_with_other_settings(desk, tmp_path):
     finish(tmp_path, stage)
     assert finished_stages([stage], tmp_path) == {"all"}
     with pytest.raises(ValueError) as caught:
-        finished_stages([replace(stage, lr=2e-3, steps=30)], tmp_path)
+        finished_stages([replace(stage, lr=2e-3, steps=20, minutes=1.0)], tmp_path)
     said = str(caught.value)
-    assert "all: finished with other settings: steps was 24, is 30; lr was 0.001, is 0.002; " in said
-    assert said.endswith("--allow-changes steps,lr goes on with them, another run folder begins anew")
+    changes = "steps was 24, is 20; minutes was None, is 1.0; lr was 0.001, is 0.002"
+    assert f"all: finished with other settings: {changes}; " in said
+    assert said.endswith("--allow-changes steps,minutes,lr goes on with them, another run folder begins anew")
     with pytest.raises(ValueError, match=r"context was 192, is 64; take another run folder"):
         finished_stages([replace(stage, context=64)], tmp_path)
     with pytest.raises(ValueError, match="there is no checkpoint to go on from"):
         finished_stages([replace(stage, lr=2e-3)], tmp_path, ["lr"])
     (tmp_path / "all" / "checkpoints" / "step-00000024").mkdir(parents=True)
     assert finished_stages([replace(stage, lr=2e-3)], tmp_path, ["lr"]) == set()
+    assert finished_stages([replace(stage, release_name="Instruct")], tmp_path) == {"all"}
+
+
+def test_a_stage_that_others_started_from_is_not_made_longer(desk, tmp_path):
+    one = read_curriculum(desk / "tones.yaml").stages[0]
+    two = replace(one, name="next", start=Start("all"))
+    finish(tmp_path, one)
+    (tmp_path / "all" / "checkpoints" / "step-00000024").mkdir(parents=True)
+    longer = [replace(one, steps=30), two]
+    assert finished_stages(longer, tmp_path) == set()
+    finish(tmp_path, two)
+    assert finished_stages([one, two], tmp_path) == {"all", "next"}
+    with pytest.raises(ValueError, match="next: started from all as it was, which would now go on: move this folder"):
+        finished_stages(longer, tmp_path)
 
 
 def test_a_finished_stage_of_another_seed_or_other_data(desk, tmp_path):
@@ -133,6 +149,25 @@ def test_rank_0_speaks_for_all(monkeypatch):
         agreed(second, lambda: pytest.fail("only rank 0 looks"))
     sent.clear()
     assert agreed(first, lambda: {"all"}) == agreed(second, lambda: None) == {"all"}
+
+
+def test_an_error_of_one_rank_is_that_of_all(monkeypatch):
+    """The first that has one says which it is; where none has, each goes on with what it found."""
+    here = [Process(rank, 3, rank, torch.device("cpu"), True) for rank in range(3)]
+
+    def fail():
+        raise OSError("no such shard")
+
+    texts = [None, "no such shard", "no such shard"]
+    monkeypatch.setattr("afn_distributed.process.gather_objects", lambda value: texts)
+    for rank, work in ((0, lambda: 0), (2, fail)):
+        with pytest.raises(Refused, match=r"^rank 1: no such shard$"):
+            together(here[rank], work)
+    with pytest.raises(ValueError, match=r"^rank 1: no such shard$") as caught:
+        together(here[1], fail)
+    assert not isinstance(caught.value, Refused)
+    monkeypatch.setattr("afn_distributed.process.gather_objects", lambda value: [value] * 3)
+    assert [together(one, partial(int, one.rank)) for one in here] == [0, 1, 2]
 
 
 def test_the_others_wait_outside_of_collectives(monkeypatch):

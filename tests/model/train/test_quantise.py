@@ -9,7 +9,7 @@ from afn_distributed.shard import export_model
 from afn_model import AFNext
 from afn_model.config import preset
 from afn_model.train import lora
-from afn_model.train.quantise import BLOCK, NF4, SCALES, QuantisedLinear, decode, quantise
+from afn_model.train.quantise import BLOCK, NF4, SCALES, QuantisedLinear, coded_weights, decode, quantise
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
 
@@ -75,12 +75,14 @@ def test_codes_of_the_same_weight_on_the_meta_device_have_the_same_shapes():
 def test_a_model_is_quantised_once_and_is_exported_decoded(tmp_path):
     torch.manual_seed(0)
     model, ids = AFNext(preset("tiny")), torch.arange(1, 13)[None]
+    whole = sum(p.numel() for p in model.parameters())
     with pytest.raises(ValueError, match="no base 'nf3'; there are nf4, int8"):
         quantise(model.language_model, "nf3")
     frozen = {name: p.clone() for name, p in model.named_parameters() if not name.startswith("language_model.layers")}
     quantise(model.language_model, "nf4")
     with pytest.raises(ValueError, match="the base is quantised already, to nf4: load it anew to have it in int8"):
         quantise(model.language_model, "int8")
+    assert coded_weights(model) + sum(p.numel() for p in model.parameters()) == whole
     lora.add(model, 2, 4, ("q_proj", "down_proj"))
     for layer in lora.adapters(model).values():
         nn.init.normal_(layer.lora_B)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from afn_model import AFNext
 from afn_model.data import index
+from afn_model.network.device_batch import DeviceBatch
 from afn_model.train import stage_run
 from afn_model.train.curriculum import RunLayout, Start, read_curriculum
 from afn_model.train.log import RunLog
@@ -103,19 +104,32 @@ def test_a_signal_writes_a_checkpoint_first(folder, tmp_path, reference, number)
 def test_a_finished_stage_is_not_done_again(folder, tmp_path):
     first = go(folder, tmp_path, steps=2)
     assert go(folder, tmp_path, steps=2, on_row=lambda row: pytest.fail("trained again")) == first
-    with pytest.raises(
-        ValueError, match=r"all: finished with other settings: steps was 2, is 4; --allow-changes steps"
-    ):
-        go(folder, tmp_path, steps=4)
+    with pytest.raises(ValueError, match="all: finished with other settings: steps was 2, is 1; --allow-changes steps"):
+        go(folder, tmp_path, steps=1)
 
 
 def test_a_finished_stage_is_made_longer(folder, tmp_path):
-    first = go(folder, tmp_path, steps=2)
-    again = go(folder, tmp_path, steps=4, lr=1e-4, more={"allow_changes": ("steps", "lr")})
+    """The rate is that of the share done: half of the cosine again, where all of it was behind."""
+    first = go(folder, tmp_path, steps=2, warmup=0.0)
+    again = go(folder, tmp_path, steps=4, warmup=0.0, release_name="Instruct")
     assert again[:2] == first
     assert [row["step"] for row in again] == [0, 1, 2, 3]
-    assert 0 < again[2]["lr"] <= 1e-4
+    assert again[2]["lr"] == pytest.approx(1e-3 * 0.5)
     assert json.loads((tmp_path / "all" / DONE).read_text())["stage"]["steps"] == 4
+    kept = tmp_path / "all" / "checkpoints"
+    assert [path.name for path in kept.iterdir()] == ["step-00000004"]
+    go(
+        folder,
+        tmp_path,
+        layout=replace(LAYOUT, keep_finished=0),
+        steps=5,
+        lr=1e-4,
+        warmup=0.0,
+        more={"allow_changes": ("lr",)},
+    )
+    assert not list(kept.iterdir())
+    with pytest.raises(ValueError, match=r"steps was 5, is 6\), and there is no checkpoint to go on from"):
+        go(folder, tmp_path, steps=6, lr=1e-4, warmup=0.0)
 
 
 def test_a_run_folder_is_one_runs(folder, tmp_path):
@@ -332,6 +346,8 @@ def test_a_later_stage_is_checked_before_the_first(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             go(folder, tmp_path, stages=(one, replace(one, **wrong, **change)))
+    with pytest.raises(ValueError, match="stage next: 1 ranks cannot be cut into groups of 2 that share the weights"):
+        go(folder, tmp_path, stages=(one, replace(one, name="next", layout={"dtype": "bfloat16", "shard": 2})))
     assert not tmp_path.joinpath("all").exists()
 
 
@@ -444,9 +460,13 @@ def test_bfloat16_keeps_float32_masters(folder, tmp_path, reference):
 def test_kept_features_change_no_loss(folder, tmp_path, dtype, monkeypatch):
     """The recordings come again and again; the encoder computes each once."""
     encode, calls = AFNext.encode_batch, []
-    monkeypatch.setattr(
-        AFNext, "encode_batch", lambda self, batch: calls.append(len(batch.samples)) or encode(self, batch)
-    )
+
+    def counted(self, batch):
+        audio = batch.audio if isinstance(batch, DeviceBatch) else batch
+        calls.append(0 if audio is None else len(audio.samples))
+        return encode(self, batch)
+
+    monkeypatch.setattr(AFNext, "encode_batch", counted)
     layout = replace(LAYOUT, dtype=dtype)
     change = {"trains": ("adaptor",), "steps": 6}
 

@@ -1,0 +1,379 @@
+"""The memory of a GPU in an optimiser step, from shapes alone: what a run holds, keeps and works with. Nothing is run.
+
+Weights are counted on the stage's own model without data, with its adapters and what it freezes; activations by what
+each op saves for its backward. The peak is the largest of the step's phases: the loss, the backward of a decoder
+layer, of an encoder block, and the sum of the gradients that are gathered with the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from afn_distributed.costs import SequenceLoad, sequence_load
+from afn_distributed.dispatch import assign_balanced
+from afn_model.afnext import AFNext
+from afn_model.audio.frames import token_frames
+from afn_model.config import ModelConfig
+from afn_model.network.sequence_shard import cost
+from afn_model.train.adapt import adapt
+from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.lora_linear import LoRALinear
+from afn_model.train.quantise import quantise
+from afn_model.train.stage_model import WHOLE_SHARE, gathered_together
+from afn_model.weights.checkpoint import SkipInit
+
+RESERVE = 8e9  # bytes: CUDA's context, NCCL's buffers, matmul workspaces, holes between blocks; assumed
+MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
+LARGE = 10_000  # classes from which logits are worth counting
+LOSS_CHUNK = 0.5e9  # most bytes of logits that the head's loss works with; see ``ak.linear_cross_entropy``
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What one sequence group computes at once.
+
+    Args:
+        lengths: tokens of the documents that attention runs over.
+        frames: encoder frames of each audio window, two for an audio token.
+        supervised: tokens in the loss.
+        answers: of ``lengths``, the last so many are answers to the first document (GRPO, DPO); 0 for a packed batch.
+    """
+
+    lengths: tuple[int, ...]
+    frames: tuple[int, ...]
+    supervised: int
+    answers: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Weights that are gathered and freed together.
+
+    Args:
+        trained: parameters that train.
+        frozen: bytes of those that do not, as they are held.
+    """
+
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class StageUnits:
+    """A stage's model without data.
+
+    Args:
+        root, layers, encoder: weights gathered with the model, with each decoder layer, with each group of encoder
+            blocks; what a unit holds beside the others is in it alone.
+        fixed: bytes that are never cut over ranks: buffers of weights in few bits.
+        head: parameters of the head that train; embeddings likewise are in ``root``.
+        trains_encoder: whether the encoder has a gradient.
+        inputs: last names of the linear layers whose inputs are kept, of a decoder layer and an encoder block.
+        ranks: Σ ranks of the adapters of a decoder layer.
+        copied: trained parameters that GRPO's reference needs a frozen copy of.
+    """
+
+    root: Unit
+    layers: tuple[Unit, ...]
+    encoder: tuple[Unit, ...]
+    fixed: int
+    head: int
+    trains_encoder: bool
+    trains_adaptor: bool
+    inputs: frozenset[str]
+    ranks: int
+    copied: int
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        return (self.root, *self.layers, *self.encoder)
+
+    @property
+    def trained(self) -> int:
+        return sum(unit.trained for unit in self.units)
+
+    @property
+    def frozen(self) -> int:
+        return sum(unit.frozen for unit in self.units)
+
+
+def stage_units(config: ModelConfig, stage: Stage, layout: RunLayout, *, whole: bool) -> StageUnits:
+    """The units of a stage's model; ``whole`` says whether its frozen weights are kept whole."""
+    size = getattr(torch, layout.dtype).itemsize
+    return _stage_units(config, stage.trains, json.dumps(stage.lora), stage.adapter, stage.name, size, whole)
+
+
+@lru_cache(maxsize=64)
+def _stage_units(
+    config: ModelConfig, trains: tuple[str, ...], lora: str, adapter: str, name: str, size: int, whole: bool
+) -> StageUnits:
+    stage = Stage(name, trains, {"-": 1.0}, batch_tokens=8192, lora=json.loads(lora), adapter=adapter)
+    with torch.device("meta"), SkipInit():
+        model = AFNext(config)
+    base = (stage.lora or {}).get("base")
+    if base is not None:
+        quantise(model.language_model, base, torch.device("meta"))
+    adapt(model, stage, seed=0)
+    blocks = gathered_together(model, frozen_whole=whole)
+    groups = [[block] if isinstance(block, nn.Module) else list(block) for block in blocks]
+    inside = {id(p) for group in groups for module in group for p in module.parameters()}
+    found = [_unit([p for module in group for p in module.parameters()], size) for group in groups]
+    cut = len(groups) - len([g for g in groups if g[0] in set(model.encoder.layers)])
+    adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoRALinear)}
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    inputs = {n.rpartition(".")[0] for n in trained if n.endswith(".weight")}
+    inputs |= {n for n, m in adapted.items() if m.lora_A.requires_grad}
+    first = ("language_model.layers.0.", "encoder.layers.0.")
+    originals = set(stage.modules) - {"language_model", "lm_head"} if adapted and not adapter else set()
+    copied = [p for n, p in model.named_parameters() if n in trained]
+    if adapted and not adapter:
+        copied = [p for n, p in model.named_parameters() if n in trained and n.partition(".")[0] in originals]
+    return StageUnits(
+        root=_unit([p for p in model.parameters() if id(p) not in inside], size),
+        layers=tuple(found[:cut]),
+        encoder=tuple(found[cut:]),
+        fixed=sum(b.nbytes for b in model.buffers()),
+        head=sum(p.numel() for p in model.lm_head.parameters() if p.requires_grad),
+        trains_encoder=any(n.startswith("encoder.") for n in trained),
+        trains_adaptor=any(n.startswith("adaptor.") for n in trained),
+        inputs=frozenset(f"{n.partition('.')[0]}.{n.rpartition('.')[2]}" for n in inputs if n.startswith(first)),
+        ranks=sum(m.rank for n, m in adapted.items() if n.startswith(first[0])),
+        copied=sum(p.numel() for p in copied),
+    )
+
+
+def _unit(parameters: Sequence[nn.Parameter], size: int) -> Unit:
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return Unit(trained, sum(p.numel() for p in parameters if not p.requires_grad) * size)
+
+
+def keeps_whole(config: ModelConfig, stage: Stage, layout: RunLayout, ranks: int, memory: float) -> bool:
+    """Whether every rank holds the frozen weights whole, by the rule of ``stage_model.kept_whole``."""
+    if layout.frozen == "auto" and (layout.shard or ranks) > 1:
+        return stage_units(config, stage, layout, whole=True).frozen <= WHOLE_SHARE * memory
+    return layout.frozen != "sharded" or (layout.shard or ranks) == 1
+
+
+class Account:
+    """What one stage takes of the fullest GPU, in bytes.
+
+    Args:
+        config: of the model.
+        stage: of the curriculum.
+        layout: of the stage, from ``for_stage``.
+        ranks: GPUs.
+        micro: of each sequence group.
+        memory: bytes of a GPU; decides whether frozen weights are kept whole where the layout leaves it open.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        stage: Stage,
+        layout: RunLayout,
+        ranks: int,
+        micro: BatchShape,
+        memory: float = 80e9,
+        reserve: float = RESERVE,
+    ):
+        self.config, self.stage, self.layout, self.ranks, self.micro = config, stage, layout, ranks, micro
+        self.size, self.shard = getattr(torch, layout.dtype).itemsize, layout.shard or ranks
+        self.whole = keeps_whole(config, stage, layout, ranks, memory)
+        self.units = stage_units(config, stage, layout, whole=self.whole)
+        self.sharded = ranks > 1 or layout.dtype != "float32"
+        self.reserve = reserve
+        shared = (layout.ulysses, layout.ring) if stage.method == "sft" else (1, 1)
+        text = config.text
+        self.load: SequenceLoad = sequence_load(
+            micro.lengths, *shared, text.heads, text.kv_heads, text.head_dim, self.size
+        )
+        windows = assign_balanced([cost(frames) for frames in micro.frames], self.load.plan.ranks)
+        self.frames = np.bincount(windows, np.array(micro.frames), self.load.plan.ranks)
+        self.rows = self.load.rows
+
+    def states(self) -> dict[str, float]:
+        """Weights and what the optimiser keeps."""
+        units, reference = self.units, 0.0
+        if self.stage.method != "sft" and (self.stage.method == "dpo" or GRPOSettings(**self.stage.grpo).kl > 0):
+            reference = self.size * units.copied / (1 if self.stage.lora else self.shard)
+        return {
+            "frozen weights": units.frozen / (1 if self.whole else self.shard) + units.fixed,
+            "trained weights": 4 * units.trained / self.shard,
+            "moments": MOMENTS[self.stage.optimiser] * units.trained / self.shard,
+            "reference": reference,
+        }
+
+    def gathered(self, unit: Unit) -> float:
+        """Bytes of a unit's weights while they are whole; nothing where they always are."""
+        if not self.sharded:
+            return 0.0
+        return self.size * unit.trained + (0.0 if self.whole else unit.frozen)
+
+    def keeps(self, *names: str) -> bool:
+        return any(name in self.units.inputs for name in names)
+
+    def attention(self) -> np.ndarray:
+        """[ranks] bytes that a decoder layer's attention keeps, its projections' inputs included."""
+        text, load, e = self.config.text, self.load, self.size
+        wide = 4 if load.plan.ring > 1 else e
+        out = load.q * (wide * text.head_dim + 4)  # and the log of the sum of exponentials
+        keys = load.kv if load.plan.ring > 1 else load.spread
+        own = load.shard_rows * (e * text.head_dim * (load.q + 2 * keys) + out)
+        x = self.keeps("language_model.q_proj", "language_model.k_proj", "language_model.v_proj")
+        again = load.plan.ranks > 1 and self.keeps("language_model.o_proj")
+        norms = self.rows * (2 * (e * text.width + 4) + e * text.width * (int(x) + int(again)))
+        return own + norms
+
+    def mlp(self) -> np.ndarray:
+        """[ranks] bytes that a decoder layer's MLP keeps where it is not recomputed, its input left out."""
+        ffn, down = self.config.text.ffn, self.keeps("language_model.down_proj")
+        return self.rows * (self.size * ffn * (2 + down) + self.size * self.units.ranks)
+
+    def input_of_mlp(self) -> np.ndarray:
+        return self.rows * self.size * self.config.text.width
+
+    def layer(self, mode: str) -> np.ndarray:
+        """[ranks] bytes that a decoder layer keeps between its forward and its backward."""
+        if mode == "full":
+            return 2 * self.input_of_mlp()
+        needed = self.keeps("language_model.gate_proj", "language_model.up_proj")
+        if mode == "selective":
+            return self.attention() + self.input_of_mlp()
+        return self.attention() + self.mlp() + self.input_of_mlp() * needed
+
+    def block(self) -> np.ndarray:
+        """[ranks] bytes that an encoder block keeps."""
+        audio, keeps = self.config.audio, self.keeps
+        columns = audio.width * (6 + keeps("encoder.q_proj", "encoder.k_proj") + keeps("encoder.fc1"))
+        columns += audio.ffn * (1 + keeps("encoder.fc2"))
+        return self.frames * (self.size * columns + 4 * (audio.heads + 4))
+
+    def encoder(self) -> np.ndarray:
+        """[ranks] bytes that encoder and adaptor keep."""
+        audio, text, e = self.config.audio, self.config.text, self.size
+        tokens, found = self.frames / 2, np.zeros(len(self.frames))
+        if self.units.trains_encoder:
+            inputs = self.frames * e * audio.width
+            every = self.block() * audio.layers
+            if self.layout.recompute != "none":
+                every = inputs * (2 * audio.layers - 1)
+            # Of the stem: both inputs, both outputs before their GELU; then the sum that the last norm reads.
+            found += every + self.frames * e * (2 * audio.n_mels + 6 * audio.width)
+        if self.units.trains_encoder or self.units.trains_adaptor:
+            trained = self.units.trains_adaptor
+            found += tokens * e * (text.width + trained * (text.width + audio.width))
+        return found
+
+    def head(self) -> np.ndarray:
+        """[ranks] bytes that the last norm and the head keep: gradients that the loss has computed already."""
+        text, e = self.config.text, self.size
+        if self.stage.method != "sft":
+            return self.rows * e * text.width + self.micro.supervised * (e * text.width + 8)
+        return 2 * self.rows * e * text.width + e * self.units.head
+
+    def activations(self) -> np.ndarray:
+        """[ranks] bytes that a forward leaves for its backward, with the weights that stay gathered."""
+        layers = self.layer(self.layout.recompute) * self.config.text.layers
+        if self.layout.recompute == "full":  # the first layer has one input
+            layers = layers - self.input_of_mlp()
+        return self.gathered(self.units.root) + layers + self.encoder() + self.head()
+
+    def moving(self) -> np.ndarray:
+        """[ranks] bytes of keys and values of other ranks, and of what the all-to-alls send and receive."""
+        load, found = self.load, np.zeros(self.load.plan.ranks)
+        arriving = [sum((load.key_bytes(t) for t in some), found) for some in load.steps()]
+        if arriving:
+            wide = 4 / self.size
+            # Two steps' keys, their float32 gradients on the way, and the float32 sums of this rank's own.
+            found = found + np.max(arriving, 0) * ((1 if len(arriving) == 1 else 2) * (1 + wide) + wide)
+            found = found + load.shard_rows * self.config.text.head_dim * 4 * (load.q + 2 * load.kv)
+        if load.plan.ulysses > 1:
+            found = found + 2 * load.head_bytes()[0]
+        return found
+
+    def working(self) -> np.ndarray:
+        """[ranks] bytes beyond states, gradients and activations at the peak."""
+        text, audio, mode, e = self.config.text, self.config.audio, self.layout.recompute, self.size
+        units, kept = self.units, self.layer(self.layout.recompute)
+        row = self.rows * e
+        again = {"none": 0 * kept, "encoder": 0 * kept, "selective": self.mlp()}
+        again["full"] = self.layer("none")
+        # Gradients of the MLP's inner activations replace, one after another, what it kept.
+        mlp = again[mode] + row * text.ffn * (3 - self.keeps("language_model.down_proj")) + row * 2 * text.width
+        attention = (again[mode] if mode == "full" else 0) + row * 5 * text.width + self.moving()
+        inner = np.maximum(mlp, attention)
+        # The loss of SFT computes the head's gradient in its forward, the other methods' in their backward.
+        inner = inner + e * units.head * (self.stage.method != "sft")
+        layer = max(units.layers, key=self.gathered, default=Unit(0, 0))
+        blocks = self.gathered(layer) * min(2, len(units.layers))
+        phases = [
+            np.full(len(row), LOSS_CHUNK if text.vocab_size > LARGE else 0.0),
+            inner + blocks,
+            inner + blocks + self.sums(layer) - kept - row * text.width,
+        ]
+        if units.trains_encoder:
+            group = max(units.encoder, key=self.gathered, default=Unit(0, 0))
+            encoded = (self.block() if mode != "none" else 0) + self.frames * e * 2 * audio.ffn
+            phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
+        # Weights are freed before their gradients are summed.
+        root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.method == "sft")
+        phases.append(root - kept * text.layers - self.encoder())
+        return np.maximum.reduce(phases)
+
+    def sums(self, unit: Unit) -> float:
+        """Bytes of a unit's gradients while they are summed: whole in the compute dtype and in float32."""
+        if not self.sharded:
+            return 4.0 * unit.trained
+        return unit.trained * (self.size + 4 + 4 / self.shard * (self.shard > 1))
+
+    def rollout(self) -> float:
+        """Bytes on a GPU that samples: states, and the weights that training cuts, gathered."""
+        units = self.units
+        return sum(self.states().values()) + sum(self.gathered(unit) for unit in units.units) + self.cache()
+
+    def cache(self) -> float:
+        """Bytes of keys and values of the prompts that are sampled together, each prompt's once."""
+        text, settings = self.config.text, GRPOSettings(**self.stage.grpo)
+        tokens = settings.prompts * (self.micro.lengths[0] + settings.group * settings.max_new_tokens)
+        return tokens * 2 * text.layers * text.kv_heads * text.head_dim * self.size
+
+    def total(self) -> dict[str, float]:
+        """Bytes by column, of the fullest GPU; "peak" names what decides."""
+        states, gradients = sum(self.states().values()), 4 * self.units.trained / self.shard
+        kept, working = self.activations(), self.working()
+        rank = int(np.argmax(kept + working))
+        found: dict[str, Any] = {
+            "states": states,
+            "gradients": gradients,
+            "activations": float(kept[rank]),
+            "working": float(working[rank]),
+            "reserve": self.reserve,
+        }
+        found["total"] = sum(found.values())
+        if self.stage.method == "grpo":
+            found["rollout"] = self.rollout() + self.reserve
+        return found
+
+    def needs(self) -> float:
+        """Bytes of the fullest GPU at its peak, sampling included."""
+        found = self.total()
+        return max(found["total"], found.get("rollout", 0.0))
+
+
+def windows_of(tokens: int) -> tuple[int, ...]:
+    """Encoder frames of the windows of a recording of so many audio tokens."""
+    whole, rest = divmod(tokens, token_frames(1500))
+    return (1500,) * whole + (2 * rest,) * (rest > 0)

@@ -1,0 +1,153 @@
+"""The account of memory: against bytes that a backward is left, and against the count of the trainer's own step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from afn_model.afnext import AFNext
+from afn_model.config import AudioConfig, ModelConfig, TextConfig
+from afn_model.train.account import Account, BatchShape, keeps_whole, stage_units, windows_of
+from afn_model.train.activation_checkpoint import MODES, checkpoint_blocks
+from afn_model.train.adapt import adapt
+from afn_model.train.curriculum import RunLayout, Stage, for_stage, read_layout
+from afn_model.train.typical import longest
+from bench import memory
+
+SMALL = ModelConfig(
+    audio=AudioConfig(n_mels=80, width=64, layers=3, heads=2, ffn=256),
+    text=TextConfig(vocab_size=512, width=128, layers=3, heads=4, kv_heads=2, ffn=512, max_positions=8192),
+    audio_token_id=509,
+    audio_bos_token_id=None,
+    audio_eos_token_id=None,
+    stop_token_ids=(511,),
+)
+ALIKE = 0.05  # how well account and count must agree
+ADAPTERS = {"trains": ("language_model",), "lora": {"rank": 8, "alpha": 16}}
+ROWS = memory.read(memory.OUT)
+CASES = {(case.stage.name, case.layout): case for case in memory.cases()}
+
+
+def stage(trains=("all",), **more) -> Stage:
+    return Stage("some", trains, {"x": 1.0}, context=2048, batch_tokens=2048, **more)
+
+
+def saved(stage: Stage, mode: str) -> int:
+    """Bytes that a forward saves for its backward, every op on the path of its kernel, weights left out."""
+    usual = torch.get_default_dtype()
+    with memory.counting():
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model = AFNext(SMALL).train()
+        finally:
+            torch.set_default_dtype(usual)
+        adapt(model, stage, seed=0)
+        checkpoint_blocks(model, mode)
+        here = model.prepare(memory.packed(SMALL, stage.context, stage.max_audio))
+        weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+
+        def pack(x):
+            kept[x.untyped_storage()._cdata] = x.untyped_storage()  # held, so that no other has its address
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            model.loss(here)
+        return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+
+
+@pytest.mark.parametrize(
+    ("some", "mode"),
+    [
+        *((stage(), mode) for mode in MODES),
+        (stage(("adaptor", "language_model")), "none"),
+        (stage(**ADAPTERS), "none"),
+        (stage(**ADAPTERS), "full"),
+    ],
+)
+def test_activations_are_what_a_backward_is_left(some, mode):
+    account = Account(SMALL, some, RunLayout(dtype="bfloat16", recompute=mode), 1, longest(some))
+    said = float((account.activations() - account.gathered(account.units.root)).max())
+    assert said == pytest.approx(saved(some, mode), rel=ALIKE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [key for key in ROWS if key[1] != "128gpu" and "24K" not in key[0]], ids=" on ".join)
+def test_the_account_is_the_count_of_the_trainers_own_step(key):
+    """The same columns, from the formulas and from every storage of a step on fake tensors."""
+    row, case = ROWS[key], CASES[key]
+    layout = for_stage(read_layout(case.layout), case.stage)
+    micro = longest(case.stage)
+    if case.stage.method == "grpo":  # the count has one prompt, without others that fill the pass
+        micro = replace(micro, lengths=micro.lengths[: 1 + micro.answers])
+    account = Account(ModelConfig(), case.stage, layout, row["ranks"], micro, reserve=1e9 * row["reserve"])
+    found = {name: size / 1e9 for name, size in account.total().items()}
+    assert found["total"] == pytest.approx(row["total"], rel=ALIKE)
+    for name in ("states", "gradients", "activations"):
+        assert found[name] == pytest.approx(row[name], rel=ALIKE, abs=0.4), name
+    assert found["working"] == pytest.approx(row["working"], rel=0.2, abs=1.0)
+    if "rollout" in row:
+        assert found["rollout"] - account.cache() / 1e9 == pytest.approx(row["rollout"], rel=ALIKE)
+
+
+def test_the_full_model_has_the_published_number_of_parameters():
+    full = stage_units(ModelConfig(), stage(), RunLayout(dtype="bfloat16"), whole=True)
+    positions = 1500 * 1280
+    assert (full.trained + positions, full.frozen) == (8_267_215_360, 2 * positions)
+    assert (len(full.layers), len(full.encoder), full.head) == (28, 4, 3584 * 151_672)
+    assert full.copied == full.trained
+
+
+def test_states_by_hand():
+    """Weights, gradients and two moments of 4 bytes each, over the ranks that share them; frozen ones whole or cut."""
+    layout, micro = RunLayout(dtype="bfloat16", shard=4), BatchShape((64,), (), 32)
+    whole = Account(SMALL, stage(), layout, 8, micro)
+    n = whole.units.trained
+    assert whole.states()["trained weights"] == whole.total()["gradients"] == n
+    assert whole.states()["moments"] == 2 * n
+    eight = Account(SMALL, stage(optimiser="adamw8bit"), layout, 8, micro)
+    assert eight.states()["moments"] == pytest.approx(n * 2 / 4, rel=0.03)
+    few = stage(("adaptor",))
+    held, cut = (Account(SMALL, few, replace(layout, frozen=kind), 8, micro).states() for kind in ("whole", "sharded"))
+    assert held["frozen weights"] == 4 * cut["frozen weights"] > 0
+
+
+def test_a_reference_is_what_trains_once_more():
+    grpo = Stage("some", ("adaptor", "language_model"), {"x": 1.0}, "grpo", context=2048, batch_prompts=8)
+    layout = RunLayout(dtype="bfloat16", shard=2)
+    account = Account(SMALL, grpo, layout, 2, longest(grpo))
+    assert account.states()["reference"] == 2 * account.units.trained / 2
+    assert Account(SMALL, replace(grpo, grpo={"kl": 0}), layout, 2, longest(grpo)).states()["reference"] == 0
+    found = account.total()
+    assert found["rollout"] > found["states"] + account.cache()
+    adapters = replace(grpo, **ADAPTERS)
+    assert Account(SMALL, adapters, layout, 2, longest(adapters)).states()["reference"] == 0
+
+
+def test_the_peak_of_short_sequences_is_the_sum_of_the_gathered_gradients():
+    """Embeddings, head and adaptor: in bfloat16, and in float32 with this rank's share of their sum."""
+    layout = RunLayout(dtype="bfloat16", recompute="full")
+    account = Account(ModelConfig(), stage(), layout, 8, BatchShape((64,), (), 8))
+    found, root = account.total(), account.units.root.trained
+    assert found["activations"] + found["working"] == pytest.approx(root * (2 + 4 + 4 / 8), rel=0.01)
+
+
+def test_frozen_weights_are_whole_where_they_fit():
+    few, layout = stage(("adaptor",)), RunLayout(dtype="bfloat16")
+    frozen = stage_units(SMALL, few, layout, whole=True).frozen
+    assert keeps_whole(SMALL, few, layout, 8, 4.0 * frozen)
+    assert not keeps_whole(SMALL, few, layout, 8, 3.9 * frozen)
+    assert keeps_whole(SMALL, few, layout, 1, 1.0)
+    assert not keeps_whole(SMALL, few, replace(layout, frozen="sharded"), 8, 4.0 * frozen)
+
+
+def test_a_sequence_that_ranks_share_takes_less_of_each():
+    some, kept = stage(), []
+    for ulysses, ring in ((1, 1), (2, 1), (2, 2)):
+        layout = RunLayout(dtype="bfloat16", ulysses=ulysses, ring=ring)
+        kept.append(float(Account(SMALL, some, layout, 4, longest(some)).activations().max()))
+    assert kept[0] > 1.5 * kept[1] > 1.5 * kept[2]
+
+
+def test_windows():
+    assert windows_of(1600) == (1500, 1500, 200)
+    assert windows_of(0) == ()

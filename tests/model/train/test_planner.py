@@ -1,0 +1,122 @@
+"""Plans: what they say, what they refuse, and changes that do fit."""
+
+from dataclasses import replace
+
+import pytest
+
+from afn_model.config import ModelConfig
+from afn_model.data.forecast import Forecast
+from afn_model.train.account import Account
+from afn_model.train.curriculum import Curriculum, RunLayout, Stage, read_curriculum, read_layout
+from afn_model.train.planner import changed, check_layout, plan, plan_stage, remedies, search
+from afn_model.train.typical import longest
+
+FULL = ModelConfig()
+AFNEXT = read_curriculum("afnext")
+BF16 = RunLayout(dtype="bfloat16", recompute="selective")
+SHORT = Stage("short", ("all",), {"x": 1.0}, batch_tokens=8192 * 16)
+
+
+@pytest.mark.parametrize(
+    ("stage", "layout", "gpus", "message"),
+    [
+        (SHORT, replace(BF16, ulysses=3), 8, "ulysses 3 x ring 1 = 3 ranks for a sequence do not divide 8 GPUs"),
+        (SHORT, replace(BF16, ulysses=32), 32, "ulysses 32 is more than the 28 heads"),
+        (replace(SHORT, context=16), replace(BF16, ring=16), 16, "a context of 16 tokens is too little for 16 ranks"),
+        (SHORT, replace(BF16, shard=3), 8, "shard 3 does not divide 8 GPUs"),
+        (SHORT, BF16, 32, "32 ranks cannot share the 16 sequences of a step evenly"),
+        (SHORT, replace(BF16, ring=2), 64, "32 groups of 2 ranks cannot share the 16 sequences"),
+        (AFNEXT["post"], BF16, 128, "128 ranks cannot share the 64 prompts of a step evenly"),
+        (replace(SHORT, context=2**18, batch_tokens=2**18), BF16, 1, "is beyond the model's 131072 positions"),
+    ],
+)
+def test_layouts_that_divide_nothing(stage, layout, gpus, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check_layout(FULL, stage, layout, gpus)
+    assert str(error.value).startswith(f"stage {stage.name}: ")
+
+
+def test_a_plan_of_every_stage_of_the_curriculum():
+    text = list(plan(AFNEXT, read_layout("8gpu"), gpus=8))
+    for stage in AFNEXT.stages:
+        assert any(line.startswith(f"{stage.name} ({stage.method}): ") and line.endswith("fits") for line in text)
+    assert text[0] == "afnext: 8 GPUs of 80 GB; an estimate from shapes and rates, nothing has been run"
+    assert sum("steps and hours are left out: no --base" in line for line in text) == 7
+    assert sum("while answers are sampled" in line for line in text) == 2
+    assert any(line.startswith("assumed: matmul 6.25e+14 FLOP/s") for line in text)
+
+
+def test_what_does_not_fit_is_an_error_after_a_change_that_does():
+    text, some = [], Curriculum("some", (replace(SHORT, trains=("adaptor",)), replace(SHORT, name="whole")), {})
+    layout = replace(BF16, recompute="none")
+
+    def read() -> None:
+        for line in plan(some, layout, gpus=8, memory=36.0):
+            text.append(line)
+
+    with pytest.raises(ValueError, match=r"^short, whole: more than 36 GB of a GPU; the lines above say what fits$"):
+        read()
+    assert sum("DOES NOT FIT" in line for line in text) == 2
+    ways = [line for line in text if line.startswith("  fits with layout: {recompute: ")]
+    assert len(ways) == 2
+
+
+def test_a_change_of_layout_that_fits():
+    stage, layout = AFNEXT["mid-1"], replace(read_layout("8gpu"), recompute="none")
+    assert Account(FULL, stage, layout, 8, longest(stage)).needs() > 80e9
+    (way,) = remedies(FULL, stage, layout, 8)
+    setting, rate = way.split(": ", 1)[1].rsplit(": ", 1)
+    changes = dict(
+        pair.removeprefix("--set ").split("=") for pair in setting.split("or ")[1].replace(" --", "|--").split("|")
+    )
+    other = read_layout(
+        "8gpu", {"recompute": "none", **{k: int(v) if v.isdecimal() else v for k, v in changes.items()}}
+    )
+    assert Account(FULL, stage, other, 8, longest(stage)).needs() <= 80e9
+    assert rate.endswith("tokens/s per GPU")
+
+
+def test_what_fits_on_one_gpu_instead_of_a_full_fine_tune():
+    ways = remedies(FULL, SHORT, BF16, 1)
+    assert ways[0].startswith("trains: language_model, lora: {rank: 16, alpha: 32}")
+    assert any(way.startswith("lora: {rank: 16, alpha: 32, base: nf4}") for way in ways)
+    assert ways[-1].startswith("--gpus 4")
+    small = remedies(FULL, SHORT, BF16, 1, memory=24.0)
+    assert small[0].startswith("lora: {rank: 16, alpha: 32, base: nf4}")
+
+
+def test_a_search_is_best_first_and_fits():
+    found = search(FULL, SHORT, BF16, 8)
+    rates = [rate for rate, _ in found]
+    assert rates == sorted(rates, reverse=True)
+    assert all(Account(FULL, SHORT, layout, 8, longest(SHORT)).needs() <= 80e9 for _, layout in found[::7])
+    best = found[0][1]
+    assert (best.ulysses, best.ring) == (1, 1)
+    assert changed(BF16, best, 8) == {"recompute": best.recompute}
+    assert changed(replace(BF16, recompute=best.recompute), best, 8) == {}
+    assert search(FULL, SHORT, BF16, 8, memory=10.0) == []
+
+
+def forecast(**more) -> Forecast:
+    numbers = dict.fromkeys(Forecast.__dataclass_fields__, 0)
+    numbers |= {"records": 100, "hours": 50.0, "samples_per_epoch": 100, "tokens_per_epoch": 30_000, "epochs": 2.0}
+    numbers |= {"samples": 200, "tokens": 60_000, "optimiser_steps": 40}
+    return Forecast(**{**numbers, **more})
+
+
+def test_hours_are_steps():
+    found = plan_stage(FULL, SHORT, BF16, 8, forecast=forecast())
+    low, middle, high = found.hours
+    assert low < middle < high
+    assert middle == pytest.approx(40 * found.step.total / 3600)
+    assert plan_stage(FULL, SHORT, BF16, 8, forecast=forecast(epochs=float("inf"))).hours is None
+    clock = plan_stage(FULL, replace(SHORT, minutes=0.6), BF16, 8, forecast=forecast())
+    assert clock.hours[1] == pytest.approx(0.01)
+    assert plan_stage(FULL, SHORT, BF16, 8).hours is None
+
+
+def test_numbers_of_gpus_that_are_none():
+    some = Curriculum("some", (SHORT,), {})
+    for options in ({"gpus": 0}, {"memory": 0.0}, {"memory": float("nan")}):
+        with pytest.raises(ValueError, match="are expected"):
+            list(plan(some, BF16, **options))
