@@ -27,7 +27,7 @@ def split(corpus: Corpus, share: float, seed: int) -> tuple[np.ndarray, np.ndarr
     """Numbers of the records to train on, and of those held back; both ascending, int64.
 
     Records that share a recording, directly or through others, stay together. Which are held back is a function of
-    corpus, share and seed. Every record is read once, some 30 µs each.
+    corpus, share and seed. Every record is read once, some 60 µs each.
 
     Args:
         corpus: to split.

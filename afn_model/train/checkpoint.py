@@ -141,12 +141,14 @@ class Checkpoints:
                 warnings.warn(f"{path}: passed over, {damage}", stacklevel=2)
         return None
 
-    def prune(self, keep: int) -> None:
-        """Removes all but the newest checkpoints; ``wait`` first."""
+    def prune(self, keep: int, spare: int | None = None) -> None:
+        """Removes all but the newest checkpoints; that of the step ``spare`` stays unless none does. ``wait`` first."""
         if self.rank == 0:
             found = finished(self.folder)
+            spared = [] if spare is None or not keep else [self.at(spare)]
             for path in found[: len(found) - keep]:
-                remove(path)
+                if path not in spared:
+                    remove(path)
 
     def facts(self, path: Path) -> dict[str, Any]:
         """The facts of a checkpoint.

@@ -17,7 +17,6 @@ from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.shard import gathered
 from afn_model.afnext import AFNext
-from afn_model.data.heldout import check_apart, evenly, split
 from afn_model.data.index import Corpus
 from afn_model.data.loader import Loader
 from afn_model.data.micro_batch import GlobalBatch
@@ -30,53 +29,13 @@ from afn_model.scoring.metrics import edits, score, word_f1
 from afn_model.scoring.text import answer_in, normalise, words_in
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.eval_settings import EvalSettings, eval_settings
+from afn_model.train.held_records import held_out
 from afn_model.train.sft import SFT
 from afn_model.train.update import with_audio
 from afn_model.train.validate import data_config
 
 KEPT = 1 << 30  # bytes of decoded audio that a rank keeps from one evaluation to the next
 ANSWERED = 32  # records answered together
-
-
-def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
-    """Datasets, blend and numbers of a stage's held-out records, as ``DataConfig`` takes them; None without any.
-
-    Raises:
-        ValueError: a corpus that is not there or not indexed, or of whose records none can be held back.
-    """
-    settings = eval_settings(stage.eval, f"stage {stage.name}: eval")
-    if settings is None:
-        return None
-    if settings.data is not None:
-        name = settings.data if settings.data in curriculum.datasets else "eval"
-        file = curriculum.datasets.get(settings.data, settings.data)
-        corpora = {name: Corpus(file)}
-        numbers = {name: torch.arange(len(corpora[name])).numpy()}
-    else:
-        corpora = {name: Corpus(curriculum.datasets[name]) for name in stage.blend}
-        numbers = {name: split(c, settings.share, curriculum.seed)[1] for name, c in corpora.items()}
-    total = sum(map(len, numbers.values()))
-    most = {name: -(-len(some) * settings.samples // total) for name, some in numbers.items()}
-    records = {name: evenly(some, most[name]) for name, some in numbers.items()}
-    datasets = {name: corpus.path for name, corpus in corpora.items()}
-    return {"datasets": datasets, "blend": dict.fromkeys(datasets, 1.0), "records": records}
-
-
-def check_held_out(curriculum: Curriculum, stage: Stage) -> None:
-    """Looks for held-out recordings in what a stage trains on.
-
-    Raises:
-        ValueError: some are there, or there are no held-out records.
-    """
-    settings = eval_settings(stage.eval, f"stage {stage.name}: eval")
-    found = held_out(curriculum, stage)
-    if settings is None or found is None or settings.data is None:
-        return
-    (file,) = found["datasets"].values()
-    try:
-        check_apart({name: Corpus(curriculum.datasets[name]) for name in stage.blend}, Corpus(file))
-    except ValueError as error:
-        raise ValueError(f"stage {stage.name}: eval: {error}") from None
 
 
 class Evaluator:

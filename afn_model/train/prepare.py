@@ -19,8 +19,8 @@ from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.checkpoint import finished
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.eval_settings import EvalSettings
-from afn_model.train.evaluate import check_held_out, held_out
 from afn_model.train.fingerprint import changed, difference, not_allowed, said
+from afn_model.train.held_records import check_held_out, held_out
 from afn_model.train.outlook import outlook
 from afn_model.train.validate import data_config
 

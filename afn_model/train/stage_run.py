@@ -324,10 +324,14 @@ class StageRun:
     def save(self, *, wait: bool) -> None:
         self.finite.flush()
         tensors = training_state(self.model, self.stage_model.optimiser)
-        keep_best = self.evaluator is not None and self.evaluator.settings.keep_best
-        spare = self.done.best_step if keep_best and self.done.best_step >= 0 else None
-        self.checkpoints.save(self.done.step, tensors, self.facts(), wait=wait, spare=spare)
+        self.checkpoints.save(self.done.step, tensors, self.facts(), wait=wait, spare=self.best)
         self.saved = self.done.step
+
+    @property
+    def best(self) -> int | None:
+        """Steps done at the best evaluation, whose checkpoint is kept; None where none is."""
+        keep_best = self.evaluator is not None and self.evaluator.settings.keep_best
+        return self.done.best_step if keep_best and self.done.best_step >= 0 else None
 
     def save_before_export(self) -> None:
         """Nothing is lost where the disk has no room for a model."""
@@ -404,14 +408,13 @@ class StageRun:
         if self.process.rank == 0:
             write_json(self.folder / DONE, {**self.facts(), "release_name": self.stage.release_name})
         self.model_folder = self.folder / MODEL
-        self.checkpoints.prune(self.layout.keep_finished)
+        self.checkpoints.prune(self.layout.keep_finished, self.best)
 
     def take_best(self) -> None:
         """Takes the weights of the best evaluation's checkpoint, where they become the stage's model."""
-        keep_best = self.evaluator is not None and self.evaluator.settings.keep_best
-        if not keep_best or self.done.best_step in (-1, self.done.step):
+        if self.best in (None, self.done.step):
             return
-        path = self.checkpoints.at(self.done.best_step)
+        path = self.checkpoints.at(self.best)
         try:
             self.checkpoints.load_weights(path, self.model)
             self.say(f"its model is that of step {self.done.best_step - 1}, the best one")

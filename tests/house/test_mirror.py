@@ -55,6 +55,7 @@ MODULES = {
     "afn_model/scoring/text.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/scoring/timestamps.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/train/grpo_settings.py": "tests/model/train/test_grpo.py",
+    "afn_model/train/held_records.py": "tests/model/train/test_evaluate.py",
     "afn_model/train/sft.py": "tests/model/train/test_feature_cache.py and test_trainer.py",
     "afn_model/train/validate.py": "tests/model/train/test_curriculum.py and test_trainer.py",
 }

@@ -174,9 +174,9 @@ def test_other_settings_of_a_finished_stage_are_an_error(folder, tmp_path, capsy
     assert main(command(folder, tmp_path)) == 0
     assert main(command(folder, tmp_path)) == 0
     assert "all: done before" in capsys.readouterr().out
-    assert main(command(folder, tmp_path, "--quiet", steps=4)) == 2
-    assert "finished with other settings: steps was 2, is 4; --allow-changes steps" in capsys.readouterr().err
-    assert main(command(folder, tmp_path, "--allow-changes", "steps", steps=4)) == 0
+    assert main(command(folder, tmp_path, "--quiet", "--set", "lr=2e-4")) == 2
+    assert "finished with other settings: lr was 0.001, is 0.0002; --allow-changes lr" in capsys.readouterr().err
+    assert main(command(folder, tmp_path, "--allow-changes", "lr", "--set", "lr=2e-4", steps=4)) == 0
     assert json.loads((tmp_path / "all" / DONE).read_text())["step"] == 4
 
 

@@ -16,7 +16,8 @@ from afn_model.data import index
 from afn_model.data.plan import Blend, Position
 from afn_model.train.checkpoint import Checkpoints
 from afn_model.train.curriculum import RunLayout, read_curriculum
-from afn_model.train.evaluate import Evaluator, held_out, reference, scored, undisturbed
+from afn_model.train.evaluate import Evaluator, reference, scored, undisturbed
+from afn_model.train.held_records import held_out
 from afn_model.train.resume import Progress
 from afn_model.train.stage_run import Options
 from afn_model.train.stopping import Stopped

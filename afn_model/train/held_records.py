@@ -1,0 +1,53 @@
+"""The held-out records of a stage: which they are, and that none of their recordings is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from afn_model.data.heldout import check_apart, evenly, split
+from afn_model.data.index import Corpus
+from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.eval_settings import eval_settings
+
+
+def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
+    """Datasets, blend and numbers of a stage's held-out records, as ``DataConfig`` takes them; None without any.
+
+    Raises:
+        ValueError: a corpus that is not there or not indexed, or of whose records none can be held back.
+    """
+    settings = eval_settings(stage.eval, f"stage {stage.name}: eval")
+    if settings is None:
+        return None
+    if settings.data is not None:
+        name = settings.data if settings.data in curriculum.datasets else "eval"
+        file = curriculum.datasets.get(settings.data, settings.data)
+        corpora = {name: Corpus(file)}
+        numbers = {name: np.arange(len(corpora[name]))}
+    else:
+        corpora = {name: Corpus(curriculum.datasets[name]) for name in stage.blend}
+        numbers = {name: split(c, settings.share, curriculum.seed)[1] for name, c in corpora.items()}
+    total = sum(map(len, numbers.values()))
+    most = {name: -(-len(some) * settings.samples // total) for name, some in numbers.items()}
+    records = {name: evenly(some, most[name]) for name, some in numbers.items()}
+    datasets = {name: corpus.path for name, corpus in corpora.items()}
+    return {"datasets": datasets, "blend": dict.fromkeys(datasets, 1.0), "records": records}
+
+
+def check_held_out(curriculum: Curriculum, stage: Stage) -> None:
+    """Looks for held-out recordings in what a stage trains on.
+
+    Raises:
+        ValueError: some are there, or there are no held-out records.
+    """
+    settings = eval_settings(stage.eval, f"stage {stage.name}: eval")
+    found = held_out(curriculum, stage)
+    if settings is None or found is None or settings.data is None:
+        return
+    (file,) = found["datasets"].values()
+    try:
+        check_apart({name: Corpus(curriculum.datasets[name]) for name in stage.blend}, Corpus(file))
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: eval: {error}") from None
