@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afn_model.hashing import key
+from afn_model.network.head import float32_logits
 from afn_model.train.quantise import QuantisedLinear
 
 ALIGNED = 8  # columns; kernels read whole 16 bytes of a row
@@ -72,7 +73,10 @@ class LoRALinear(nn.Linear):
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, **where))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **where))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, wide: bool = False) -> Tensor:
+        """``wide``: what a head that has no bias returns in float32 from the products on, as it is trained."""
+        if wide:
+            return self.summed_in_float32(x)
         if self.quantised is None:
             y = F.linear(x, self.weight, self.bias)
         else:
@@ -90,6 +94,17 @@ class LoRALinear(nn.Linear):
         low = F.linear(self.dropped(x), self.lora_A.to(x.dtype))
         return y + F.linear(low, self.lora_B.to(x.dtype)) * self.scale
 
+    def summed_in_float32(self, x: Tensor) -> Tensor:
+        """x' W'ᵀ of ``operands``, float32, without a copy of W: a head's is a gigabyte, and read for every token."""
+        y = float32_logits(x, self.weight)
+        if not self.active:
+            return y
+        return y + float32_logits(self.low(x), self.lora_B.to(self.weight.dtype))
+
+    def low(self, x: Tensor) -> Tensor:
+        """scale · A x."""
+        return F.linear(self.dropped(x), self.lora_A.to(x.dtype)) * self.scale
+
     def dropped(self, x: Tensor) -> Tensor:
         """x with some elements left out, where a gradient is wanted: answers are sampled from the whole adapter."""
         drop = self.dropout
@@ -101,10 +116,9 @@ class LoRALinear(nn.Linear):
         """x' = [x, scale · A x] and W' = [W, B], with x' W'ᵀ = y − b; W' is a copy of W."""
         if not self.active:
             return x, self.weight
-        low = F.linear(self.dropped(x), self.lora_A.to(x.dtype)) * self.scale
         more = (0, -self.rank % ALIGNED)
         columns = F.pad(self.lora_B.to(self.weight.dtype), more)
-        return torch.cat((x, F.pad(low, more)), -1), torch.cat((self.weight, columns), 1)
+        return torch.cat((x, F.pad(self.low(x), more)), -1), torch.cat((self.weight, columns), 1)
 
     def merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """W + scale · B A, in the weight's dtype."""

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from afn_model.network.head import LanguageModelHead, float32_logits, sampling_logits
 from afn_model.train.lora_linear import LoRADropout, LoRALinear, adapters, merge, set_dropout
 from afn_model.train.quantise import QuantisedLinear
+from tests.budget import assert_within
 
 
 def layers() -> nn.Sequential:
@@ -51,3 +53,21 @@ def test_an_adapter_is_not_merged_into_codes():
 def test_scaling():
     plain, stable = (LoRALinear(nn.Linear(4, 4), 4, 8, rslora=rslora).scale for rslora in (False, True))
     assert (plain, stable) == (2.0, 4.0)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_head_with_an_adapter_samples_from_what_is_trained(active):
+    """In bfloat16 logits of up to some 30 would be off by 0.06; the sums of both are in float32 alone."""
+    torch.manual_seed(0)
+    head = LoRALinear(LanguageModelHead(64, 5000, bias=False).bfloat16(), 4, 8)
+    for weight in (head.weight, head.lora_A, head.lora_B):
+        nn.init.normal_(weight)
+    head.active, seen = active, []
+    head.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
+    hidden = torch.randn(3, 64).bfloat16()
+    with torch.no_grad():
+        found = sampling_logits(head, hidden)
+        x, weight = head.operands(hidden)
+        bound = 80 * torch.finfo(torch.float32).eps * (x.abs().float() @ weight.abs().float().t())
+        assert_within(found, float32_logits(x, weight), bound)
+    assert seen == [torch.float32]
