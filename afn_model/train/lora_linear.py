@@ -38,14 +38,14 @@ class LoRADropout:
 
 
 @torch.library.custom_op("afn_model::lora_kept", mutates_args=())
-def lora_kept(x: Tensor, draw: Tensor, number: int, share: float) -> Tensor:
+def lora_kept(x: Tensor, draw: Tensor, number: Tensor, share: float) -> Tensor:
     """Which elements of x are kept, bool; an op, since compiled code cannot make generators."""
-    generator = torch.Generator(x.device).manual_seed(key(int(draw), number) >> 1)
+    generator = torch.Generator(x.device).manual_seed(key(int(draw), int(number)) >> 1)
     return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - share, generator=generator)
 
 
 @lora_kept.register_fake
-def _(x: Tensor, draw: Tensor, number: int, share: float) -> Tensor:
+def _(x: Tensor, draw: Tensor, number: Tensor, share: float) -> Tensor:
     return torch.empty(x.shape, dtype=torch.bool, device=x.device)
 
 
@@ -60,7 +60,9 @@ class LoRALinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.alpha, self.rslora, self.active, self.plain = rank, alpha, rslora, True, type(base)
         self.scale = alpha / (math.sqrt(rank) if rslora else rank)
-        self.dropout, self.number = None, 0
+        self.dropout = None
+        # A tensor as the draw is: the compiled code of one block then serves all, for it does not depend on the value.
+        self.number = torch.zeros((), dtype=torch.int64, device="cpu")
         self.quantised = base if isinstance(base, QuantisedLinear) else None
         self.register_parameter("weight", None if isinstance(base, QuantisedLinear) else base.weight)
         self.bias = base.bias
@@ -147,7 +149,8 @@ def replace(model: nn.Module, name: str, rank: int, alpha: float, rslora: bool =
 def set_dropout(model: nn.Module, dropout: LoRADropout | None) -> None:
     """Gives all adapters the same dropout, or none."""
     for number, layer in enumerate(adapters(model).values()):
-        layer.dropout, layer.number = dropout, number
+        layer.dropout = dropout
+        layer.number.fill_(number)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from afn_model.network.head import LanguageModelHead, float32_logits, sampling_logits
 from afn_model.train.lora_linear import LoRADropout, LoRALinear, adapters, merge, set_dropout
@@ -42,6 +43,25 @@ def test_dropout_is_a_function_of_seed_step_micro_batch_rank_and_layer():
     with torch.no_grad():
         assert model[0].dropped(x) is x, "answers are sampled from the whole adapter"
     assert model.eval()[0].dropped(x) is x
+
+
+def test_one_compiled_block_serves_all_layers():
+    """A number of the layer in the code would have it compiled for each, and given up after eight."""
+    model, counter = nn.ModuleList(LoRALinear(nn.Linear(4, 4), 2, 4) for _ in range(10)), CompileCounter()
+    drop = LoRADropout(0.5, 0)
+    set_dropout(model, drop)
+    torch._dynamo.reset()
+    for layer in model:
+        nn.init.ones_(layer.lora_A)
+        nn.init.ones_(layer.lora_B)
+        layer.compile(dynamic=True, backend=counter)
+    for micro in range(2):
+        drop.begin(0, micro)
+        for layer in model:
+            x = torch.randn(9, 4)
+            assert torch.equal(layer(x), layer.forward(x))
+    torch._dynamo.reset()
+    assert counter.frame_count == 1
 
 
 def test_an_adapter_is_not_merged_into_codes():
