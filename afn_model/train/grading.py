@@ -14,6 +14,7 @@ from afn_model.scoring.judge import Endpoint, GradeRequest, Judge
 from afn_model.scoring.own import OwnReward, Unanswered, is_reward
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.passes import asked
+from afn_model.train.values import made, mapping
 
 COUNTS = ("judge_asked", "judge_failed", "own_asked", "own_failed")
 
@@ -54,11 +55,15 @@ class Grader:
     Args:
         settings: the judge and the functions that may be asked.
         decode: token ids to text.
+
+    Raises:
+        ValueError: a judge that is not an endpoint.
     """
 
     def __init__(self, settings: GRPOSettings, decode: Callable[[Any], str]):
         self.settings, self.decode = settings, decode
-        self.judge = Judge(Endpoint(**settings.judge)) if settings.judge else None
+        judge = mapping(settings.judge, "judge")
+        self.judge = Judge(made(Endpoint, judge, "judge")) if judge else None
         self.own: dict[str, OwnReward] = {}
         self.counts = dict.fromkeys(COUNTS, 0)
         self.last_failure = ""

@@ -326,7 +326,7 @@ def test_a_later_stage_is_checked_before_the_first(folder, tmp_path):
     wrong = {"method": "grpo", "batch_prompts": 2, "name": "next"}
     for change, message in (
         ({"grpo": {"grup": 3}}, "stage next: grpo has no grup; it takes group"),
-        ({"grpo": {"group": 1}}, "stage next: out of range"),
+        ({"grpo": {"group": 1}}, "stage next: grpo: out of range"),
         ({"grpo": {"judge": {"uri": "x"}}}, "stage next: judge has no uri; it takes url"),
         ({"blend": {"tones": 0.0}}, "tones"),
     ):
