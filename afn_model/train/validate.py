@@ -9,7 +9,7 @@ from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
 from afn_model.train.grpo_settings import GRPOSettings
-from afn_model.train.values import made
+from afn_model.train.values import made, number
 
 MODEL = "model"
 
@@ -45,13 +45,16 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
 
 
 def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
+    """What the loader reads for a stage, whose prompts may have shorter audio than ``max_audio``."""
+    own = {"grpo": stage.grpo, "dpo": stage.dpo}.get(stage.method, {}).get("max_seconds")
+    longest = stage.max_audio if own is None else min(stage.max_audio, number(own, f"stage {stage.name}: max_seconds"))
     return DataConfig(
         datasets=curriculum.datasets,
         blend=stage.blend,
         seed=curriculum.seed,
         context=stage.context,
         bins=stage.bins,
-        max_seconds=stage.max_audio,
+        max_seconds=longest,
         chunk=stage.chunk,
         prompts_only=stage.method != "sft",
         bad_share=stage.bad_share,
