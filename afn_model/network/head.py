@@ -23,8 +23,12 @@ class LanguageModelHead(nn.Linear):
 
 
 def sampling_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
-    """Logits [T, V] in float32, from the product on where the head can; its hooks see them either way."""
-    logits = head(hidden, wide=True) if isinstance(head, LanguageModelHead) else head(hidden)
+    """Logits [T, V] in float32, from the product on where the head can; its hooks see them either way.
+
+    One with an adapter, which has ``operands``, can too.
+    """
+    wide = isinstance(head, LanguageModelHead) or hasattr(head, "operands")
+    logits = head(hidden, wide=True) if wide else head(hidden)
     return logits.float()
 
 

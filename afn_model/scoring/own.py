@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -59,7 +62,9 @@ class OwnReward:
         if self.worker is None:
             # Not in the thread below: the process ends with the thread that started it.
             command = [sys.executable, str(WORKER)]
-            self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # A session of its own, which what the function starts belongs to.
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.worker = subprocess.Popen(command, start_new_session=True, **pipes)
             messages.insert(0, {"function": self.function, "path": sys.path})
         found: list[dict[str, Any]] = []
         # A pipe that nobody reads blocks, and so does one that nobody writes to.
@@ -80,8 +85,10 @@ class OwnReward:
         return values
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, and those that the function has started."""
         if self.worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.worker.pid, signal.SIGKILL)
             self.worker.kill()
             self.worker.wait()
             self.worker = None

@@ -18,7 +18,8 @@ def main() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also from within an endless loop
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    requests, replies, own = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), os.getpid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what it or a program that it starts reads is no request
     os.dup2(2, 1)  # what the function prints is no reply
     first = json.loads(requests.readline())
     sys.path[:] = [os.getcwd(), *(path for path in first["path"] if path)]
@@ -37,6 +38,8 @@ def main() -> None:
                 reply = {"values": [float(value) for value in found]}
             except Exception as error:
                 reply = {"error": f"raised {one_line(error)}"}
+        if os.getpid() != own:  # a process that the function forked came back too: its reply would be the next one's
+            os._exit(0)
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
 

@@ -56,6 +56,8 @@ class DPOSettings:
             raise ValueError(
                 f"out of range: {self}; beta > 0, label_smoothing from 0 to below 0.5 and pass_tokens >= 1 are expected"
             )
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds is {self.max_seconds}; above 0 or null is expected")
 
     @property
     def needs_reference(self) -> bool:

@@ -12,8 +12,9 @@ from afn_model.infer.rollout import Rollout
 from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint, GradeRequest, Judge
 from afn_model.scoring.own import OwnReward, Unanswered, is_reward
-from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.grpo_settings import MOST_TIMEOUT, GRPOSettings
 from afn_model.train.passes import asked
+from afn_model.train.values import made, mapping
 
 COUNTS = ("judge_asked", "judge_failed", "own_asked", "own_failed")
 
@@ -54,11 +55,23 @@ class Grader:
     Args:
         settings: the judge and the functions that may be asked.
         decode: token ids to text.
+
+    Raises:
+        ValueError: a judge that is not an endpoint; more time for judge and functions than other ranks wait.
     """
 
     def __init__(self, settings: GRPOSettings, decode: Callable[[Any], str]):
         self.settings, self.decode = settings, decode
-        self.judge = Judge(Endpoint(**settings.judge)) if settings.judge else None
+        judge = mapping(settings.judge, "judge")
+        self.judge = Judge(made(Endpoint, judge, "judge")) if judge else None
+        # One after another, and meanwhile the other ranks wait.
+        longest = len(set(settings.functions)) * settings.reward_timeout
+        longest += self.judge.endpoint.deadline if self.judge else 0.0
+        if longest > MOST_TIMEOUT:
+            raise ValueError(
+                f"judge and functions may take {longest:g} s in a step, but the other ranks wait {MOST_TIMEOUT:g} s: "
+                "lower the judge's deadline or reward_timeout"
+            )
         self.own: dict[str, OwnReward] = {}
         self.counts = dict.fromkeys(COUNTS, 0)
         self.last_failure = ""

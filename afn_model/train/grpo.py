@@ -140,7 +140,7 @@ class GRPO:
             ranks must run all parts of the model.
 
     Raises:
-        ValueError: a KL weight without a reference; a judge that is not an endpoint.
+        ValueError: a KL weight without a reference; what ``Grader`` raises.
 
     Source: Shao et al., 2024, arXiv:2402.03300.
     """

@@ -96,6 +96,8 @@ class GRPOSettings:
             raise ValueError(
                 f"overlong is {self.overlong}; 0 to below max_new_tokens {self.max_new_tokens} is expected"
             )
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds is {self.max_seconds}; above 0 or null is expected")
         if not 0 < self.reward_timeout <= MOST_TIMEOUT:
             raise ValueError(
                 f"reward_timeout is {self.reward_timeout} s; above 0 and at most {MOST_TIMEOUT:g} are expected"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afn_model.hashing import key
+from afn_model.network.head import float32_logits
 from afn_model.train.quantise import QuantisedLinear
 
 ALIGNED = 8  # columns; kernels read whole 16 bytes of a row
@@ -37,14 +38,14 @@ class LoRADropout:
 
 
 @torch.library.custom_op("afn_model::lora_kept", mutates_args=())
-def lora_kept(x: Tensor, draw: Tensor, number: int, share: float) -> Tensor:
+def lora_kept(x: Tensor, draw: Tensor, number: Tensor, share: float) -> Tensor:
     """Which elements of x are kept, bool; an op, since compiled code cannot make generators."""
-    generator = torch.Generator(x.device).manual_seed(key(int(draw), number) >> 1)
+    generator = torch.Generator(x.device).manual_seed(key(int(draw), int(number)) >> 1)
     return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - share, generator=generator)
 
 
 @lora_kept.register_fake
-def _(x: Tensor, draw: Tensor, number: int, share: float) -> Tensor:
+def _(x: Tensor, draw: Tensor, number: Tensor, share: float) -> Tensor:
     return torch.empty(x.shape, dtype=torch.bool, device=x.device)
 
 
@@ -67,7 +68,9 @@ class LoRALinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.alpha, self.rslora, self.active, self.plain = rank, alpha, rslora, True, type(base)
         self.scale = alpha / (math.sqrt(rank) if rslora else rank)
-        self.dropout, self.number = None, 0
+        self.dropout = None
+        # A tensor as the draw is: the compiled code of one block then serves all, for it does not depend on the value.
+        self.number = torch.zeros((), dtype=torch.int64, device="cpu")
         self.quantised = base if isinstance(base, QuantisedLinear) else None
         self.register_parameter("weight", None if isinstance(base, QuantisedLinear) else base.weight)
         self.bias = base.bias
@@ -80,7 +83,10 @@ class LoRALinear(nn.Linear):
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, **where))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **where))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, wide: bool = False) -> Tensor:
+        """``wide``: what a head that has no bias returns in float32 from the products on, as it is trained."""
+        if wide:
+            return self.summed_in_float32(x)
         if self.quantised is None:
             y = F.linear(x, self.weight, self.bias)
         else:
@@ -98,6 +104,17 @@ class LoRALinear(nn.Linear):
         low = F.linear(self.dropped(x), self.lora_A.to(x.dtype))
         return y + F.linear(low, self.lora_B.to(x.dtype)) * self.scale
 
+    def summed_in_float32(self, x: Tensor) -> Tensor:
+        """x' W'ᵀ of ``operands``, float32, without a copy of W: a head's is a gigabyte, and read for every token."""
+        y = float32_logits(x, self.weight)
+        if not self.active:
+            return y
+        return y + float32_logits(self.low(x), self.lora_B.to(self.weight.dtype))
+
+    def low(self, x: Tensor) -> Tensor:
+        """scale · A x."""
+        return F.linear(self.dropped(x), self.lora_A.to(x.dtype)) * self.scale
+
     def dropped(self, x: Tensor) -> Tensor:
         """x with some elements left out, where a gradient is wanted: answers are sampled from the whole adapter."""
         drop = self.dropout
@@ -109,10 +126,9 @@ class LoRALinear(nn.Linear):
         """x' = [x, scale · A x] and W' = [W, B], with x' W'ᵀ = y − b; W' is a copy of W."""
         if not self.active:
             return x, self.weight
-        low = F.linear(self.dropped(x), self.lora_A.to(x.dtype)) * self.scale
         more = (0, -self.rank % ALIGNED)
         columns = F.pad(self.lora_B.to(self.weight.dtype), more)
-        return torch.cat((x, F.pad(low, more)), -1), torch.cat((self.weight, columns), 1)
+        return torch.cat((x, F.pad(self.low(x), more)), -1), torch.cat((self.weight, columns), 1)
 
     def merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """W + scale · B A, in the weight's dtype."""
@@ -143,7 +159,8 @@ def replace(
 def set_dropout(model: nn.Module, dropout: LoRADropout | None) -> None:
     """Gives all adapters the same dropout, or none."""
     for number, layer in enumerate(adapters(model).values()):
-        layer.dropout, layer.number = dropout, number
+        layer.dropout = dropout
+        layer.number.fill_(number)
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ from afn_model.train.stage_model import stage_model
 from afn_model.train.stopping import Stopped, stop_signals
 from afn_model.train.update import collected_together, update, with_audio
 from afn_model.train.validate import MODEL, data_config, start_folder
+from afn_model.train.values import made
 from afn_model.weights.config_json import to_json
 
 
@@ -96,9 +97,9 @@ class StageRun:
         self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter, known))
         self.settings: GRPOSettings | DPOSettings | None = None
         if stage.method == "grpo":
-            self.settings = GRPOSettings(**{"max_seconds": stage.max_audio, **stage.grpo})
+            self.settings = made(GRPOSettings, {"max_seconds": stage.max_audio, **stage.grpo}, f"{stage.name}: grpo")
         elif stage.method == "dpo":
-            self.settings = DPOSettings(**{"max_seconds": stage.max_audio, **stage.dpo})
+            self.settings = made(DPOSettings, {"max_seconds": stage.max_audio, **stage.dpo}, f"{stage.name}: dpo")
         reference = self.settings is not None and self.settings.needs_reference
         model, weights = together(process, lambda: load_base(start, stage, process.device))
         self.stage_model = stage_model(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 from afn_model.data.heldout import split
 from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
-from afn_model.scoring.judge import Endpoint
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
-from afn_model.train.grpo import GRPOSettings
-from afn_model.train.values import known, mapping
+from afn_model.train.grading import Grader
+from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.values import made, number
 
 MODEL = "model"
 
@@ -39,32 +38,29 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         raise ValueError(f"stage {stage.name}: a step has {has}, which {many} cannot share evenly; give {whole}")
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
-    known(stage.dpo, (f.name for f in fields(DPOSettings)), f"stage {stage.name}: dpo")
-    known(stage.grpo, (f.name for f in fields(GRPOSettings)), f"stage {stage.name}: grpo")
-    judge = mapping(stage.grpo.get("judge"), f"stage {stage.name}: judge")
-    known(judge, (f.name for f in fields(Endpoint)), f"stage {stage.name}: judge")
+    made(DPOSettings, stage.dpo, f"stage {stage.name}: dpo")
+    settings = made(GRPOSettings, stage.grpo, f"stage {stage.name}: grpo")
     try:
-        GRPOSettings(**stage.grpo)
-        DPOSettings(**stage.dpo)
-        if judge:
-            Endpoint(**judge)
-    except (TypeError, ValueError) as error:
+        Grader(settings, str)
+    except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from None
 
 
 def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
-    """What a stage trains on, without what its ``eval`` holds back."""
+    """What a stage trains on, without what its ``eval`` holds back; prompts may have shorter audio than ``max_audio``."""
     share, records = stage.eval.get("share"), {}
     if share:
         corpora = {name: Corpus(curriculum.datasets[name]) for name in stage.blend}
         records = {name: split(corpus, share, curriculum.seed)[0] for name, corpus in corpora.items()}
+    own = {"grpo": stage.grpo, "dpo": stage.dpo}.get(stage.method, {}).get("max_seconds")
+    longest = stage.max_audio if own is None else min(stage.max_audio, number(own, f"stage {stage.name}: max_seconds"))
     return DataConfig(
         datasets=curriculum.datasets,
         blend=stage.blend,
         seed=curriculum.seed,
         context=stage.context,
         bins=stage.bins,
-        max_seconds=stage.max_audio,
+        max_seconds=longest,
         chunk=stage.chunk,
         prompts_only=stage.method != "sft",
         bad_share=stage.bad_share,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from reprlib import Repr
-from typing import Any
+from typing import Any, TypeVar
 
 from afn_model.checks import is_number, is_whole
 
 # What the trainer itself keeps in a run folder, and the name by which a stage starts from the base model.
 TAKEN = ("base", "curriculum.yaml", "plots", "tensorboard")
 LONGEST_NAME = 200  # bytes; file systems take 255
+Made = TypeVar("Made")
 
 _short = Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
@@ -191,3 +193,26 @@ def changed_stages(raw: dict[str, Any], changes: Mapping[str, Any], known: Colle
             place = place[name]
         place[names[-1]] = value
     return {**raw, "stages": stages}
+
+
+def made(settings: type[Made], given: Mapping[str, Any], what: str) -> Made:
+    """Settings, a dataclass whose fields are numbers, text and the like, from what YAML has for them.
+
+    Raises:
+        ValueError: one line: a field that there is not, a value of another kind, or what the settings refuse.
+    """
+    kinds = {f.name: str(f.type).split(" | ") for f in fields(settings)}  # pyright: ignore[reportArgumentType]
+    known(given, kinds, what)
+    found = dict(given)
+    for key, value in given.items():
+        if value is None and "None" in kinds[key]:
+            continue
+        if kinds[key][0] in ("int", "float"):
+            found[key] = (whole if kinds[key][0] == "int" else number)(value, f"{what}: {key}")
+        elif kinds[key][0] in ("bool", "str") and type(value).__name__ != kinds[key][0]:
+            expected = "true or false" if kinds[key][0] == "bool" else "text"
+            raise ValueError(f"{what}: {key} is {shown(value)}; {expected} is expected")
+    try:
+        return settings(**found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from None

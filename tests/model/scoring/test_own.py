@@ -3,13 +3,17 @@
 import math
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from afn_model.scoring.own import OwnReward, Unanswered, is_reward
 
 FUNCTIONS = """
-import os, time
+import os, subprocess, time
+
+def starts(prompts, answers, samples):
+    return [subprocess.Popen(["sleep", "60"]).pid]
 
 def length(prompts, answers, samples):
     print("a line that is no reply")
@@ -31,6 +35,13 @@ def hangs(prompts, answers, samples):
 
 def leaves(prompts, answers, samples):
     os._exit(3)
+
+def reads(prompts, answers, samples):
+    return [len(input())] * len(answers)
+
+def forks(prompts, answers, samples):
+    os.fork()
+    return [len(answer) for answer in answers]
 
 def text(prompts, answers, samples):
     return ["good"]
@@ -74,6 +85,7 @@ def test_a_batch_goes_to_one_process_that_stays():
         ("one", "1 numbers for 2 answers"),
         ("text", "raised ValueError: could not convert"),
         ("leaves", "its process ended"),
+        ("reads", "raised EOFError"),
         ("none", "cannot be imported: AttributeError"),
     ],
 )
@@ -81,6 +93,23 @@ def test_what_goes_wrong_is_one_line_with_the_functions_name(function, reason):
     with pytest.raises(ValueError, match=rf"^reward own_functions:{function}: {reason}") as error:
         called(function, ["a", "b"])
     assert "\n" not in str(error.value)
+
+
+def test_a_process_that_the_function_forks_answers_nothing():
+    one = OwnReward("own_functions:forks")
+    try:
+        assert [one(["q"], ["a" * n], [{}]) for n in (1, 2, 3, 4)] == [[1.0], [2.0], [3.0], [4.0]]
+    finally:
+        one.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_what_the_function_starts_ends_with_it():
+    (pid,) = called("starts", ["a"])
+    stat, ends = Path(f"/proc/{int(pid)}/stat"), time.monotonic() + 30
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+        assert time.monotonic() < ends, "it still runs"
+        time.sleep(0.01)
 
 
 def test_an_endless_loop_is_ended_and_the_next_call_works():

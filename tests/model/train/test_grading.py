@@ -84,3 +84,13 @@ def test_records_name_functions_that_the_settings_allow():
     ):
         usable_rewards(sample("sky?"), GRPOSettings())
     assert len(usable_rewards(sample("sky?"), GRPOSettings(functions=[SCORE]))) == 2
+
+
+def test_judge_and_functions_take_no_longer_together_than_other_ranks_wait():
+    judge = {"url": "http://localhost", "model": "m", "deadline": 240}
+    names = [f"mine:f{number}" for number in range(5)]
+    Grader(GRPOSettings(judge=judge, functions=names[:4]), str)
+    with pytest.raises(ValueError, match="may take 540 s in a step, but the other ranks wait 480 s: lower the judge's"):
+        Grader(GRPOSettings(judge=judge, functions=names), str)
+    with pytest.raises(ValueError, match="may take 500 s in a step"):
+        Grader(GRPOSettings(functions=names, reward_timeout=100), str)

@@ -21,7 +21,7 @@ from afn_model.train.prepare import DONE
 from afn_model.train.stage_run import Options
 from afn_model.train.stopping import Stopped
 from afn_model.train.trainer import train
-from afn_model.train.validate import MODEL
+from afn_model.train.validate import MODEL, data_config
 from bench.resume import prepare
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.orders import in_orders
@@ -340,7 +340,7 @@ def test_a_later_stage_is_checked_before_the_first(folder, tmp_path):
     wrong = {"method": "grpo", "batch_prompts": 2, "name": "next"}
     for change, message in (
         ({"grpo": {"grup": 3}}, "stage next: grpo has no grup; it takes group"),
-        ({"grpo": {"group": 1}}, "stage next: out of range"),
+        ({"grpo": {"group": 1}}, "stage next: grpo: out of range"),
         ({"grpo": {"judge": {"uri": "x"}}}, "stage next: judge has no uri; it takes url"),
         ({"blend": {"tones": 0.0}}, "tones"),
     ):
@@ -349,6 +349,21 @@ def test_a_later_stage_is_checked_before_the_first(folder, tmp_path):
     with pytest.raises(ValueError, match="stage next: 1 ranks cannot be cut into groups of 2 that share the weights"):
         go(folder, tmp_path, stages=(one, replace(one, name="next", layout={"dtype": "bfloat16", "shard": 2})))
     assert not tmp_path.joinpath("all").exists()
+
+
+def test_prompts_may_have_shorter_audio_than_the_stage(folder):
+    """The loader reads them, so it must know."""
+    plan = curriculum(folder)
+    stage = replace(plan.stages[0], max_audio=20.0, batch_prompts=2)
+    for method, own, expected in (
+        ("grpo", 5, 5),
+        ("dpo", "1e1", 10),
+        ("dpo", 60, 20),
+        ("grpo", None, 20),
+        ("sft", 5, 20),
+    ):
+        one = replace(stage, method=method, grpo={"max_seconds": own}, dpo={"max_seconds": own})
+        assert data_config(plan, one).max_seconds == expected
 
 
 def test_grpo_without_a_usable_prompt_ends(folder, tmp_path):

@@ -4,9 +4,12 @@ import time
 
 import pytest
 
+from afn_model.scoring.judge import Endpoint
 from afn_model.train import values
 from afn_model.train.curriculum import Stage, read_curriculum, read_layout, write_curriculum
-from afn_model.train.values import shown
+from afn_model.train.dpo import DPOSettings
+from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.values import made, shown
 
 GOOD = """
 datasets: {a: a.jsonl}
@@ -205,3 +208,34 @@ def test_fields_of_stages_change():
         values.changed_stages(raw, {"lr": 2}, known)
     with pytest.raises(ValueError, match=r"--set a.lr.x: lr is 1, which has no fields"):
         values.changed_stages(raw, {"a.lr.x": 2}, known)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "message"),
+    [
+        (GRPOSettings, "{group: 2.5}", "group is 2.5, not a whole number"),
+        (GRPOSettings, "{updates: [2]}", r"updates is \[2\], not a number"),
+        (GRPOSettings, "{kl: .nan}", "kl is nan, not a number"),
+        (GRPOSettings, "{temperature: hot}", "temperature is 'hot', not a number"),
+        (GRPOSettings, "{kl: null}", "kl is None, not a number"),
+        (GRPOSettings, "{drop_equal: 'no'}", "drop_equal is 'no'; true or false is expected"),
+        (GRPOSettings, "{loss: 3}", "loss is 3; text is expected"),
+        (GRPOSettings, "{max_seconds: 0}", "max_seconds is 0.0; above 0 or null is expected"),
+        (DPOSettings, "{max_seconds: -1}", "max_seconds is -1.0; above 0 or null is expected"),
+        (DPOSettings, "{beta: true}", "beta is True, not a number"),
+        (DPOSettings, "{betta: 1}", "has no"),
+        (Endpoint, "{url: 5, model: m}", "url is 5; text is expected"),
+        (Endpoint, "{url: 'http://x', model: m, concurrency: 1.5}", "concurrency is 1.5, not a whole number"),
+        (Endpoint, "{}", "missing 2 required"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_one_line(settings, text, message):
+    with pytest.raises(ValueError, match=f"^here: .*{message}|^here {message}") as caught:
+        made(settings, values.parse_yaml(text), "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_numbers_where_yaml_reads_text():
+    """YAML 1.1 takes 1e-3 for text."""
+    assert made(GRPOSettings, values.parse_yaml("{kl: 1e-3, clip_high: null}"), "here") == GRPOSettings(kl=1e-3)
+    assert made(DPOSettings, values.parse_yaml("{beta: 1e-1, pass_tokens: 64.0}"), "here") == DPOSettings(0.1, 0, 64)
