@@ -237,8 +237,9 @@ def apply(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return {key: apply(one, change) for key, one in part.items()}
     if not isinstance(part, READ):
         return part
-    changed = {f.name: getattr(part, f.name) for f in fields(part) if f.name not in ON_HOST.get(type(part), ())}
-    return replace(part, **{name: apply(value, change) for name, value in changed.items()})
+    read: Any = part
+    changed = {f.name: getattr(read, f.name) for f in fields(read) if f.name not in ON_HOST.get(type(read), ())}
+    return replace(read, **{name: apply(value, change) for name, value in changed.items()})
 
 
 READ: tuple[Any, ...] = (DeviceBatch, AudioInputs, Windows, SequenceShard, DispatchPlan, Exchange)

@@ -75,6 +75,7 @@ def test_everything_is_copied_at_once(parts, split):
             exchanges = {} if one.shard is None else one.shard.exchanges()
             there, _ = device_batch.moved((one, exchanges), one.audio.pcm, torch.device("meta"))
         assert len(copies) == 2
+        assert copies[0].nbytes < one.audio.pcm.nbytes == copies[1].nbytes, "the samples are copied once"
         assert there.audio.pcm is not one.audio.pcm
         for name in ("input_ids", "positions", "cu_seqlens", "audio_rows", "targets", "rows"):
             assert torch.equal(getattr(there, name), getattr(one, name)), name
