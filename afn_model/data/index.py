@@ -40,7 +40,7 @@ from afn_model.data.corpus_files import CorpusFiles, locate
 from afn_model.data.foreign import Columns
 from afn_model.data.records import duration, measured_duration, parse
 from afn_model.files import fingerprint, fingerprint_as_of, fingerprint_of, read_json, write_json
-from afn_model.storage import FileState, NoSuchFile, StorageError, ahead, is_url, join, states
+from afn_model.storage import FileState, NoSuchFile, NotFromHereError, StorageError, ahead, is_url, join, states
 
 VERSION = 2
 FLUSH = 1 << 16  # entries buffered while building
@@ -257,12 +257,15 @@ def _read(line: bytes, check, measure, folder: str) -> _Told | ValueError | None
         seconds = duration(record)
         if check:
             check(record)
+        if is_url(folder):
+            for source in sources_of(record):
+                join(folder, source)  # raises
         containers = containers_of(record) if any(mark in line for mark in MARKS) else set()
         if measure == "all" or (measure and not seconds):
             seconds = measured_duration(record, folder)
         return _Told(seconds, containers, not seconds and bool(sources_of(record)))
     except ValueError as error:
-        if isinstance(error, StorageError) and not isinstance(error, NoSuchFile):
+        if isinstance(error, StorageError) and not isinstance(error, (NoSuchFile, NotFromHereError)):
             raise
         return error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from afn_model.audio.tables import ArrowTable, ParquetTable, cell_path, features, open_table
 from afn_model.data.foreign import ANSWER, AUDIO, QUESTION, RECORDS, TRANSCRIPT, Columns, record_of
-from afn_model.storage import join, parent
+from afn_model.storage import StorageError, join, parent
 
 AUDIOS = (*AUDIO, "audios", "sounds")
 _TEXTS = ("axis", "task", "source")  # of a record with messages, where they are text
@@ -139,7 +139,10 @@ def _recordings(table, file: str, group: int, found: _Columns, inside) -> list[A
 
 def _path_of(value, file: str, inside) -> str | None:
     path = value["path"].as_py() if value.is_valid and "path" in value else None
-    return inside(join(parent(file), path)) if path else None
+    try:
+        return inside(join(parent(file), path)) if path else None
+    except StorageError:  # a file of this machine, which the record is refused for
+        return path
 
 
 def _plain(value: Any, labels: list[str] | None = None) -> Any:
