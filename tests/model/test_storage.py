@@ -90,7 +90,8 @@ def test_a_signed_address_is_read_and_its_signature_told_nobody(server, tmp_path
         assert "s3cret" not in str(found.value)
     assert main(["data", "index", f"{server.url}/c.jsonl{signed}"]) == 2
     said = capsys.readouterr().err
-    assert "c.jsonl?…, line 2: not JSON" in said and "s3cret" not in said
+    assert "c.jsonl?…, line 2: not JSON" in said
+    assert "s3cret" not in said
     assert index_places(f"{server.url}/c.jsonl{signed}")[0].name.endswith("-c.jsonl.index")
 
 

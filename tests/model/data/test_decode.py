@@ -53,7 +53,7 @@ def test_workers_collect_garbage_where_the_trainer_does_so_itself(loader, monkey
     enabled = gc.isenabled()
     gc.disable()
     try:
-        with pytest.raises(ValueError, match="^collects: True$"):
+        with pytest.raises(ValueError, match=r"^collects: True$"):
             next(iter(loader)).micro  # noqa: B018
     finally:
         if enabled:
