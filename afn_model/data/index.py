@@ -11,6 +11,7 @@ in storage (``afn_model.data.copies``), or what tables and tar files say; record
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -48,6 +49,8 @@ ENTRY = struct.Struct("<qf")  # byte at which the line begins, seconds of audio
 _ENTRIES = np.dtype([("begin", "<i8"), ("seconds", "<f4")])
 _NAMED = 100  # wrong lines that are named
 _THREADS = 16  # answers of storage that are waited for at once
+_ATTEMPTS = 10  # where several processes index one corpus at once
+_UNFINISHED = ".index-"
 SOURCE = "source.json"  # which files an index with records of its own was made of
 
 
@@ -111,7 +114,7 @@ def build(
         try:
             if place.parent != Path(found.name).parent:
                 place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_name(f".index-{secrets.token_hex(4)}")
+            temporary = place.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}")
             temporary.mkdir()
         except OSError as error:
             problems.append(f"{place.parent}: {error.strerror}")
@@ -123,15 +126,30 @@ def build(
                 write_json(temporary / SOURCE, gathered)
             write_json(temporary / "facts.json", asdict(facts))
             write_json(temporary / "archives.json", {tar: asdict(state) for tar, state in tars.items()})
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place, ignore_errors=True)
-            temporary.rename(place)
+            _put(temporary, place)
             if gathered is not None and found.kind == "lines":
                 make_room(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return facts
     raise ValueError(f"{corpus}: no place for its index: {'; '.join(problems)}; AFN_INDEX_DIR names one")
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Renames a folder, and removes what was called so; others may do the same at the same time."""
+    for attempt in range(_ATTEMPTS):
+        former = place.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}")
+        try:
+            if place.is_dir() and not place.is_symlink():
+                with contextlib.suppress(FileNotFoundError):
+                    place.rename(former)
+            folder.rename(place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt + 1 == _ATTEMPTS:
+                raise
+        finally:
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def _found(corpus: str | Path) -> CorpusFiles:
