@@ -28,6 +28,8 @@ _MOST_KNOWN = 100_000  # files
 LISTED = 4  # files of one folder that are looked up one by one; the folder of more is listed
 HTTP = ("http", "https")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_USER = re.compile(r"(https?://)[^/\s?#'\"]*@|([a-z][a-z0-9+.-]*://)[^/\s?#'\":@]*:[^/\s?#'\"]*@", re.I)
+_QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?'\"]*)\?[^\s'\"]*=[^\s'\"]*?(?=[:;,)]*(?:[\s'\"]|$))", re.I)
 _MAGIC = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*)\}")
 _MOST_BRACES = 1_000_000
@@ -48,11 +50,18 @@ T = TypeVar("T")
 
 
 class StorageError(ValueError):
-    """One line that begins with the address of what cannot be read."""
+    """One line that begins with the address, as it may be shown, of what cannot be read."""
+
+    def __init__(self, text: str):
+        super().__init__(shown(text))
 
 
 class NoSuchFile(StorageError):
     """Nothing has this name."""
+
+
+class NotFromHereError(StorageError):
+    """What lies in storage names a file of this machine."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,11 @@ class FileState:
     written: int | str
 
 
+def shown(text: str) -> str:
+    """A text for people and logs: addresses in it without user, password and query, which may be a signature."""
+    return _QUERY.sub(r"\1?…", _USER.sub(r"\1\2", text))
+
+
 def is_url(path: Any) -> bool:
     """Whether a path is an address in storage or on the web."""
     return isinstance(path, str) and _URL.match(path) is not None
@@ -81,11 +95,23 @@ def located(folder: str | Path, path: str | Path) -> str | Path:
 
 
 def join(folder: str | os.PathLike, path: str) -> str:
-    """``path`` as seen from ``folder``, either of which may be an address; absolute paths stay as they are."""
+    """``path`` as seen from ``folder``, either of which may be an address; absolute paths stay as they are.
+
+    Raises:
+        NotFromHereError: an absolute path seen from storage: others have written it, who must not name files of this
+            machine.
+    """
     if is_url(path):
         return path
     folder = os.fspath(folder)
-    return posixpath.join(folder.rstrip("/"), path) if is_url(folder) else os.path.join(folder, path)
+    if not is_url(folder):
+        return os.path.join(folder, path)
+    if path.startswith("/"):
+        raise NotFromHereError(
+            f"{path:.200}: what lies in storage cannot name a file of this machine; a path from {folder} or an address "
+            "is expected"
+        )
+    return posixpath.join(folder.rstrip("/"), path)
 
 
 def parent(path: str) -> str:

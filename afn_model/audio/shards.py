@@ -160,7 +160,8 @@ def index_places(path: str | Path) -> list[Path]:
     folder = Path(named) if named else Path(caches, "afn", "index")
     url = is_url(path)
     whole = str(path) if url else os.path.realpath(path)
-    other = folder / f"{text_key(os.fsencode(whole)):016x}-{os.path.basename(whole)}.index"
+    name = os.path.basename(whole.partition("?")[0])[-100:] if url else os.path.basename(whole)  # no signature in it
+    other = folder / f"{text_key(os.fsencode(whole)):016x}-{name}.index"
     if url:
         return [other]
     return [other, beside] if named else [beside, other]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afn_model.ranges import RemoteBytes
-from afn_model.storage import is_url
+from afn_model.storage import is_url, shown
 
 STDIN = "-"
 
@@ -66,6 +66,7 @@ def read_source(source, name: str | None = None) -> AudioSource:
         path = os.fspath(source)
         name = name or path
         data = _read_path(path, name)
+    name = shown(os.fsdecode(name))
     if not len(data):
         raise ValueError(f"{name}: the file is empty")
     return AudioSource(name, data, path if isinstance(data, mmap.mmap) else None)

@@ -54,7 +54,10 @@ def read_cell(path: str) -> bytes:
         ValueError: no such file, one that is damaged, no such cell, or nothing in it.
     """
     table, group, row, column, item = find_cell(path)
-    value = table.column(group, column)[row].as_py()
+    try:
+        value = table.column(group, column)[row].as_py()
+    except IndexError:  # fewer rows than the file says
+        raise ValueError(f"{path}: there is no such cell in it") from None
     if item is not None:
         items = value or []
         if item >= len(items):
@@ -106,7 +109,7 @@ def _open_table(process: int, file: str, now: FileState) -> ParquetTable | Arrow
         return (ArrowTable if file.lower().endswith(".arrow") else ParquetTable)(file, now)
     except StorageError:
         raise
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+    except (pa.ArrowException, OSError, ValueError, IndexError, EOFError, struct.error) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{file}: truncated or damaged, or no table ({said})") from None
 
@@ -148,7 +151,10 @@ class ParquetTable:
 
     def read(self, group: int, names: Sequence[str]) -> list[dict[str, Any]]:
         """Rows with some columns; ``name.field`` is a field of one."""
-        return self._read(group, names).to_pylist()
+        try:
+            return self._read(group, names).to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path}: row group {group} has text that is no UTF-8 ({error})") from None
 
     def _read(self, group: int, names: Sequence[str]):
         pa = _pyarrow()
@@ -156,7 +162,7 @@ class ParquetTable:
             return self._file.read_row_group(group, columns=list(names), use_threads=False)
         except StorageError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, IndexError) as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"{self.path}: row group {group} is truncated or damaged ({said})") from None
 
@@ -224,7 +230,15 @@ class ArrowTable:
         else:
             self._mapped.seek(begin)
             source = self._mapped.read_buffer(end - begin)
-        return pa.ipc.read_record_batch(pa.ipc.read_message(pa.BufferReader(source)), self.schema)
+        try:
+            batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.BufferReader(source)), self.schema)
+            batch.validate(full=True)  # or a wrong offset reads other memory, or none
+        except (pa.ArrowException, OSError, EOFError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.path}: record batch {group} is truncated or damaged ({said})") from None
+        if batch.num_rows != self.rows[group]:
+            raise ValueError(f"{self.path}: record batch {group} is damaged: {batch.num_rows} rows")
+        return batch
 
     def read(self, group: int, names: Sequence[str]) -> list[dict[str, Any]]:
         batch, rows = self._batch(group), [{} for _ in range(self.rows[group])]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from afn_model.storage import shown
+
 
 def show_error(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    print(f"afn: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"afn: error: {shown(' '.join(text.split()))}", file=sys.stderr)
 
 
 MODEL = ("av", "jinja2", "safetensors", "soundfile", "tokenizers", "tqdm", "yaml")  # modules of the extra
@@ -34,4 +36,4 @@ def install_extra(name: str) -> str:
 
 def show_warning(message: Warning, *_: Any) -> None:
     """Stands in for ``warnings.showwarning``."""
-    print(f"afn: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"afn: warning: {shown(' '.join(str(message).split()))}", file=sys.stderr)

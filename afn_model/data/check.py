@@ -13,7 +13,7 @@ from afn_model.data.index import Corpus
 from afn_model.data.order import permute
 from afn_model.data.records import audios_of, parse_sample
 from afn_model.hashing import key
-from afn_model.storage import StorageError, check_allowed, is_url, join, states
+from afn_model.storage import StorageError, check_allowed, is_url, join, shown, states
 
 MOST = 1_000_000
 WEB = ("http://", "https://")
@@ -64,7 +64,11 @@ def _missing(corpus: Corpus, numbers) -> list[tuple[int, str]]:
         except ValueError:
             continue
         for source in sources:
-            path = join(folder, source)
+            try:
+                path = join(folder, source)
+            except StorageError as error:
+                found.append((number, str(error)))
+                continue
             if is_member(source):
                 tar, member = split_path(source)
                 members[tar].append((number, member))
@@ -91,13 +95,13 @@ def _missing_stored(wanted: dict[str, list[tuple[int, str]]]) -> list[tuple[int,
         web = web[:: -(-len(web) // _ASKED)]
     asked = states([url for url in wanted if url not in refused and (not url.startswith(WEB) or url in web)])
     found = [
-        (number, f"{source:.200}: {str(state).removeprefix(f'{url}: ')}")
+        (number, f"{shown(source):.200}: {str(state).removeprefix(f'{shown(url)}: ')}")
         for url, state in asked.items()
         if isinstance(state, StorageError)
         for number, source in wanted[url]
     ]
     why = "a web address, and recordings are files; AFN_ALLOW_HTTP=1 lets them be read"
-    return found + [(number, f"{source:.200}: {why}") for url in refused for number, source in wanted[url]]
+    return found + [(number, f"{shown(source):.200}: {why}") for url in refused for number, source in wanted[url]]
 
 
 def _missing_cell(number: int, source: str, path: str) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.data.micro_batch import MicroBatch
@@ -16,7 +16,7 @@ from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, q
 from afn_model.data.records import Sample, audios_of
 from afn_model.prompt.batch import IGNORED, Prepared
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.transport import Parcel
+from afn_model.prompt.transport import Failure, Parcel
 
 _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
 
@@ -34,9 +34,12 @@ class SampleDecoder(Dataset):
         self.blend, self.config, self.processor = blend, config, copy.copy(processor)
         self.processor.max_positions = None  # the plan has already kept each sample within the context
 
-    def __getitem__(self, job: DecodeJob) -> Parcel:
-        with one_thread():
-            return Parcel.of(self.decode(job))
+    def __getitem__(self, job: DecodeJob) -> Parcel | Failure:
+        try:
+            with one_thread():
+                return Parcel.of(self.decode(job), shared=get_worker_info() is not None)
+        except ValueError as error:
+            return Failure(str(error))
 
     def decode(self, job: DecodeJob) -> MicroBatch:
         """The micro-batch of a job."""

@@ -240,7 +240,7 @@ def record_of(row: dict, columns: Columns, paths: Callable[[str], str]) -> dict:
     if not isinstance(question, str) or not question.strip():
         raise ValueError("nothing is asked: no question column; --instruction is what all recordings are asked")
     heard = row[audio] if isinstance(row[audio], list) else [row[audio]]
-    if not all(isinstance(path, str) for path in heard) or not isinstance(row[text], str):
+    if not heard or not all(isinstance(path, str) for path in heard) or not isinstance(row[text], str):
         raise ValueError(f"{audio} and {text} must be text, got {row[audio]!r:.60} and {row[text]!r:.60}")
     asked_of = "<sound>\n" * len(heard) + question.strip()
     said = [{"role": "user", "content": asked_of}, {"role": "assistant", "content": row[text]}]

@@ -11,6 +11,7 @@ in storage (``afn_model.data.copies``), or what tables and tar files say; record
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -40,7 +41,7 @@ from afn_model.data.corpus_files import CorpusFiles, locate
 from afn_model.data.foreign import Columns
 from afn_model.data.records import duration, measured_duration, parse
 from afn_model.files import fingerprint, fingerprint_as_of, fingerprint_of, read_json, write_json
-from afn_model.storage import FileState, NoSuchFile, StorageError, ahead, is_url, join, states
+from afn_model.storage import FileState, NoSuchFile, NotFromHereError, StorageError, ahead, is_url, join, states
 
 VERSION = 2
 FLUSH = 1 << 16  # entries buffered while building
@@ -48,6 +49,8 @@ ENTRY = struct.Struct("<qf")  # byte at which the line begins, seconds of audio
 _ENTRIES = np.dtype([("begin", "<i8"), ("seconds", "<f4")])
 _NAMED = 100  # wrong lines that are named
 _THREADS = 16  # answers of storage that are waited for at once
+_ATTEMPTS = 10  # where several processes index one corpus at once
+_UNFINISHED = ".index-"
 SOURCE = "source.json"  # which files an index with records of its own was made of
 
 
@@ -111,7 +114,7 @@ def build(
         try:
             if place.parent != Path(found.name).parent:
                 place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_name(f".index-{secrets.token_hex(4)}")
+            temporary = place.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}")
             temporary.mkdir()
         except OSError as error:
             problems.append(f"{place.parent}: {error.strerror}")
@@ -123,15 +126,30 @@ def build(
                 write_json(temporary / SOURCE, gathered)
             write_json(temporary / "facts.json", asdict(facts))
             write_json(temporary / "archives.json", {tar: asdict(state) for tar, state in tars.items()})
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place, ignore_errors=True)
-            temporary.rename(place)
+            _put(temporary, place)
             if gathered is not None and found.kind == "lines":
                 make_room(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return facts
     raise ValueError(f"{corpus}: no place for its index: {'; '.join(problems)}; AFN_INDEX_DIR names one")
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Renames a folder, and removes what was called so; others may do the same at the same time."""
+    for attempt in range(_ATTEMPTS):
+        former = place.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}")
+        try:
+            if place.is_dir() and not place.is_symlink():
+                with contextlib.suppress(FileNotFoundError):
+                    place.rename(former)
+            folder.rename(place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt + 1 == _ATTEMPTS:
+                raise
+        finally:
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def _found(corpus: str | Path) -> CorpusFiles:
@@ -257,12 +275,15 @@ def _read(line: bytes, check, measure, folder: str) -> _Told | ValueError | None
         seconds = duration(record)
         if check:
             check(record)
+        if is_url(folder):
+            for source in sources_of(record):
+                join(folder, source)  # raises
         containers = containers_of(record) if any(mark in line for mark in MARKS) else set()
         if measure == "all" or (measure and not seconds):
             seconds = measured_duration(record, folder)
         return _Told(seconds, containers, not seconds and bool(sources_of(record)))
     except ValueError as error:
-        if isinstance(error, StorageError) and not isinstance(error, NoSuchFile):
+        if isinstance(error, StorageError) and not isinstance(error, (NoSuchFile, NotFromHereError)):
             raise
         return error
 

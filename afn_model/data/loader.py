@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import gc
 import itertools
 import multiprocessing.util
 import os
@@ -38,7 +39,7 @@ from afn_model.data.plan import (
     plan_chunk,
 )
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.transport import Parcel
+from afn_model.prompt.transport import Failure, Parcel
 
 __all__ = ["BadTally", "DataConfig", "GlobalBatch", "Loader", "MicroBatch", "Position"]
 
@@ -117,7 +118,7 @@ class Loader:
         heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
         decoder = SampleDecoder(self.blend, self.config, self.processor)
         decoded = _stream(decoder, self._jobs(heads), self.workers, self.ahead, self.pin)
-        early: deque[Parcel] = deque()
+        early: deque[Parcel | Failure] = deque()
         parcels = iter(lambda: early.popleft() if early else next(decoded), None)
         tally = BadTally(self.config.bad_share, self.blend.records)
         while True:
@@ -146,7 +147,7 @@ class Loader:
                 raise head
             yield [first, *itertools.islice(jobs, head.jobs - 1)]
 
-    def _micro(self, parcels: Iterator[Parcel], head: _Head, tally: BadTally) -> Iterator[MicroBatch]:
+    def _micro(self, parcels: Iterator[Parcel | Failure], head: _Head, tally: BadTally) -> Iterator[MicroBatch]:
         """A step's micro-batches; its bad samples are judged before its last one is trained on."""
         read = []
         for number in range(head.turn, head.turn + head.jobs):
@@ -164,21 +165,22 @@ class Loader:
         """Whether this rank decodes a job."""
         return self.group is None or number % self.group.size == self.group.rank
 
-    def _shared(self, parcel: Parcel | None, number: int) -> MicroBatch:
+    def _shared(self, parcel: Parcel | Failure | None, number: int) -> MicroBatch:
         """A micro-batch that one rank of the group has decoded, the others without its samples.
 
         What it found to be bad is bad for all of them: nobody else has looked at it.
         """
-        one = None if parcel is None else parcel.unpack()
         if self.group is None:
-            return one
-        light = one
-        if one is not None:
+            assert parcel is not None, "this rank decodes every job"
+            return parcel.unpack()
+        one, light = None, parcel
+        if isinstance(parcel, Parcel):
+            one = parcel.unpack()
             batch = one.batch if one.batch.pcm is None else replace(one.batch, pcm=one.batch.pcm[:0])
             light = Parcel.of(replace(one, batch=batch))
         source = number % self.group.size
-        found = self.group.gather_objects(light)[source]
-        return replace(one or found.unpack(), source=source)
+        found = self.group.gather_objects(light)[source]  # a failure too, or the others would wait for this rank
+        return replace(found.unpack() if one is None else one, source=source)
 
     def _jobs(self, heads: deque) -> Iterator[DecodeJob]:
         """This rank's jobs in order; puts each step's header into ``heads`` before its first job.
@@ -258,7 +260,7 @@ def _stream(dataset: Dataset, keys: Iterator, workers: int, ahead: int = 2, pin:
         pin_memory=pin,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # or every loader draws from the global one
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_begin_worker,
     )
     with _quiet_tokenizers():
         stream = iter(loader)  # forks the workers
@@ -278,7 +280,12 @@ def _quiet_tokenizers() -> Iterator[None]:
             del os.environ["TOKENIZERS_PARALLELISM"]
 
 
-def _outlive_signals(_: int) -> None:
+def _begin_worker(_: int) -> None:
+    gc.enable()  # a trainer collects at certain steps, of which a worker knows nothing
+    _outlive_signals()
+
+
+def _outlive_signals() -> None:
     """Leaves it to the trainer what to do when the whole job is told to end; workers go when it goes."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

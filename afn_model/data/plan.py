@@ -28,6 +28,7 @@ from afn_model.data.records import Sample, audios_of, parse_sample
 from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.storage import shown
 
 SLACK = 0.05  # seconds that a recording may be longer than the index says
 ROUNDED = 1e-3  # seconds that the index, which is in float32, may be off
@@ -310,7 +311,7 @@ def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chu
 def reason(error: Exception) -> str:
     """Why a sample is bad, in one line; an error that nothing here raises by itself is given its name."""
     kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-    return kind + " ".join(str(error).split())
+    return kind + shown(" ".join(str(error).split()))
 
 
 def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> tuple[int, float, int]:

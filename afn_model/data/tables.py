@@ -9,7 +9,7 @@ from typing import Any
 
 from afn_model.audio.tables import ArrowTable, ParquetTable, cell_path, features, open_table
 from afn_model.data.foreign import ANSWER, AUDIO, QUESTION, RECORDS, TRANSCRIPT, Columns, record_of
-from afn_model.storage import join, parent
+from afn_model.storage import StorageError, join, parent
 
 AUDIOS = (*AUDIO, "audios", "sounds")
 _TEXTS = ("axis", "task", "source")  # of a record with messages, where they are text
@@ -64,6 +64,8 @@ class _Columns:
     @classmethod
     def of(cls, table: ParquetTable | ArrowTable, file: str, columns: Columns) -> _Columns:
         schema = table.schema
+        if len(set(schema.names)) < len(schema.names):
+            raise ValueError(f"{file}: two of its columns have one name: {', '.join(schema.names)}")
         given = [name for name in (columns.audio, columns.text, columns.question) if name is not None]
         absent = [name for name in given if name not in schema.names]
         if absent:
@@ -92,7 +94,7 @@ def _kind(kind) -> str:
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind):
-        return "list" if _kind(kind.value_type) else ""
+        return "list" if _kind(kind.value_type) in ("struct", "binary") else ""
     if types.is_struct(kind):
         return "struct" if kind.get_field_index("bytes") >= 0 else ""
     return "binary" if types.is_binary(kind) or types.is_large_binary(kind) else ""
@@ -121,7 +123,11 @@ def _recordings(table, file: str, group: int, found: _Columns, inside) -> list[A
     if found.kind == "list":
         values = [value.as_py() if value.is_valid else None for value in table.column(group, name)]
         return [
-            value and [cell_path(here, group, row, name, item) for item in range(len(value))]
+            value
+            and [
+                cell_path(here, group, row, name, item) if _has_bytes(one) else _path_of(one, file, inside)
+                for item, one in enumerate(value)
+            ]
             for row, value in enumerate(values)
         ]
     cells = [cell_path(here, group, row, name) for row in range(count)]
@@ -132,14 +138,21 @@ def _recordings(table, file: str, group: int, found: _Columns, inside) -> list[A
     if found.kind == "binary":
         return [cell if value.is_valid else None for cell, value in zip(cells, values, strict=True)]
     return [
-        cell if value.is_valid and value["bytes"].is_valid else _path_of(value, file, inside)
+        cell if value.is_valid and value["bytes"].is_valid else _path_of(value.as_py(), file, inside)
         for cell, value in zip(cells, values, strict=True)
     ]
 
 
-def _path_of(value, file: str, inside) -> str | None:
-    path = value["path"].as_py() if value.is_valid and "path" in value else None
-    return inside(join(parent(file), path)) if path else None
+def _has_bytes(one: Any) -> bool:
+    return isinstance(one, bytes) or (isinstance(one, dict) and one.get("bytes") is not None)
+
+
+def _path_of(value: Any, file: str, inside) -> str | None:
+    path = value.get("path") if isinstance(value, dict) else None
+    try:
+        return inside(join(parent(file), path)) if path else None
+    except StorageError:  # a file of this machine, which the record is refused for
+        return path
 
 
 def _plain(value: Any, labels: list[str] | None = None) -> Any:

@@ -56,7 +56,7 @@ def _samples_of(file: str) -> list[tuple[str, dict[str, tuple[str, bytes]] | Val
 
 def _samples(file: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]] | ValueError]]:
     """(key, extension → (name, content)) of the samples in order; contents of recordings are not read."""
-    scan, current, members, wrong = walk(file), None, {}, None
+    scan, current, members, wrong, met = walk(file), None, {}, None, set()
     for member in scan:
         folder, base = posixpath.split(member.name)
         stem, _, extension = base.partition(".")
@@ -67,6 +67,9 @@ def _samples(file: str) -> Iterator[tuple[str, dict[str, tuple[str, bytes]] | Va
             if current is not None:
                 yield current, wrong or members
             current, members, wrong = key, {}, None
+            if key in met:  # of members of one name only the last is found: this recording, and the former text
+                wrong = ValueError("comes twice in it, and its members must follow one another")
+            met.add(key)
         extension = extension.lower()
         if extension in members:
             wrong = ValueError(f"two members are called {member.name}")

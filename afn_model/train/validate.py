@@ -47,7 +47,10 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
 
 
 def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
-    """What a stage trains on, without what its ``eval`` holds back; prompts may have shorter audio than ``max_audio``."""
+    """What the loader reads for a stage, without what its ``eval`` holds back.
+
+    Prompts may have shorter audio than ``max_audio``.
+    """
     share, records = stage.eval.get("share"), {}
     if share:
         corpora = {name: Corpus(curriculum.datasets[name]) for name in stage.blend}

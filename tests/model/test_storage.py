@@ -8,6 +8,8 @@ import pytest
 
 from afn_model import storage
 from afn_model.audio.decode import load_audio
+from afn_model.audio.shards import index_places
+from afn_model.cli import main
 from afn_model.storage import (
     StorageError,
     expand,
@@ -17,6 +19,7 @@ from afn_model.storage import (
     located,
     parent,
     read_range,
+    shown,
     state,
     states,
 )
@@ -53,11 +56,43 @@ def put(url, data):
 def test_paths_and_addresses_are_joined():
     assert join("s3://b/x", "y/a.wav") == "s3://b/x/y/a.wav"
     assert join("/data", "s3://b/a.wav") == "s3://b/a.wav"
-    assert join("s3://b/x", "/data/a.wav") == "/data/a.wav"
+    with pytest.raises(StorageError, match=r"^/data/a\.wav: what lies in storage cannot name a file of this machine"):
+        join("s3://b/x", "/data/a.wav")
     assert parent("s3://b/x/a.wav") == "s3://b/x"
     assert parent("s3://b") == parent("s3://b/a.wav") == "s3://b"
     assert located("/data", "hf://datasets/a/b/c.jsonl") == "hf://datasets/a/b/c.jsonl"
     assert str(located("/data", "c.jsonl")) == "/data/c.jsonl"
+
+
+SECRETS = [
+    ("https://h/a.wav?X-Sig=s3cret&x=1: no such file", "https://h/a.wav?…: no such file"),
+    ("HTTP://me:s3cret@h:80/a.wav: no", "HTTP://h:80/a.wav: no"),
+    ("https://s3cret@h/a", "https://h/a"),
+    ("cannot be read (403, url='https://h/a?sig=s3cret')", "cannot be read (403, url='https://h/a?…')"),
+    ("s3://key:s3@cret@b/a", "s3://b/a"),
+    ("abfs://box@account/a-00?.tar and what = x", "abfs://box@account/a-00?.tar and what = x"),
+    ("hf://datasets/a/b@main/c.jsonl", "hf://datasets/a/b@main/c.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SECRETS)
+def test_no_secret_of_an_address_is_shown(text, expected):
+    assert shown(text) == str(StorageError(text)) == expected
+
+
+def test_a_signed_address_is_read_and_its_signature_told_nobody(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AFN_INDEX_DIR", str(tmp_path))
+    signed = f"?X-Amz-Signature={'s3cret' * 80}"
+    server.files |= {f"a.wav{signed}": b"no audio", f"c.jsonl{signed}": b"{}\n{"}
+    for name in ("a.wav", "b.wav"):
+        with pytest.raises(ValueError, match=rf"{name}\?…: ") as found:
+            load_audio(f"{server.url}/{name}{signed}")
+        assert "s3cret" not in str(found.value)
+    assert main(["data", "index", f"{server.url}/c.jsonl{signed}"]) == 2
+    said = capsys.readouterr().err
+    assert "c.jsonl?…, line 2: not JSON" in said
+    assert "s3cret" not in said
+    assert index_places(f"{server.url}/c.jsonl{signed}")[0].name.endswith("-c.jsonl.index")
 
 
 def test_braces_and_stars(memory, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,3 +141,13 @@ def test_columns_are_kept_one_at_a_time(written):
     assert first.column(0, "audio") is kept
     second.column(0, "audio")
     assert tables._kept[0] is second, "not one for each table"
+
+
+def test_offsets_that_lead_elsewhere_in_memory_are_refused(tmp_path):
+    offsets, data = (pa.py_buffer(np.array(x, np.int32).tobytes()) for x in ([0, 5, 3], [1, 2]))
+    column = pa.Array.from_buffers(pa.binary(), 2, [None, offsets, data])
+    file = str(tmp_path / "a.arrow")
+    with pa.ipc.new_stream(file, pa.schema([("audio", pa.binary())])) as writer:
+        writer.write_batch(pa.record_batch([column], ["audio"]))
+    with pytest.raises(ValueError, match=r"a\.arrow: record batch 0 is truncated or damaged \(.*offset"):
+        read_cell(cell_path(file, 0, 0, "audio"))

@@ -9,7 +9,7 @@ from afn_model import storage
 from afn_model.data.check import missing_recordings
 from afn_model.data.copies import COPY, RECORDS, most_bytes
 from afn_model.data.index import Corpus, build
-from afn_model.data.records import check
+from afn_model.data.records import check, parse_sample
 from tests.corpora import clip
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec reads what lies in storage")
@@ -155,3 +155,12 @@ def test_a_bucket_without_access_is_one_line_before_anything_is_written(monkeypa
     assert len(found) == 6
     assert all("no access (PermissionError: Forbidden" in line for line in found)
     assert not list((tmp_path / "cache").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "//etc/passwd", "/data/a.tar#b.wav", "/data/a.parquet#0.0:audio"])
+def test_a_corpus_in_storage_names_no_file_of_this_machine(bucket, path):
+    bucket("c.jsonl", lines("a.flac", path, duration=1))
+    with pytest.raises(ValueError, match=r"^memory://b/c\.jsonl, line 2: .*: what lies in storage cannot name a file "):
+        build("memory://b/c.jsonl")
+    with pytest.raises(ValueError, match="cannot name a file of this machine"):
+        parse_sample(json.loads(lines(path)), "memory://b")

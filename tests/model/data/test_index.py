@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -316,3 +317,21 @@ def test_a_hundred_million_records(tmp_path):
     assert opened < 2
     assert each < 200e-6, "50 µs on a quiet machine"
     assert kilobytes < 20_000
+
+
+def test_two_processes_index_a_corpus_at_once(tmp_path, monkeypatch):
+    path, others = write(tmp_path / "c.jsonl", RECORDS), [tmp_path / "c.jsonl.index"]
+    rename = Path.rename
+
+    def other_is_first(self, target):
+        if target in others:
+            others.remove(target)
+            target.mkdir()
+            (target / "facts.json").write_text("{}")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", other_is_first)
+    build(path)
+    assert len(Corpus(path)) == 3
+    assert not others
+    assert sorted(os.listdir(tmp_path)) == ["c.jsonl", "c.jsonl.index"]

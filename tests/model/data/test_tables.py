@@ -175,3 +175,14 @@ def test_a_folder_that_datasets_has_saved(tmp_path):
 
 def _names(count):
     return [f"data-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
+
+
+def test_lists_with_gaps_and_columns_of_one_name_are_refused_in_one_line(tmp_path):
+    heard = [[], [None], [{"bytes": None, "path": "a.flac"}]]
+    table = pa.table({"text": list("abc"), "audio": pa.array(heard, pa.list_(AUDIO))})
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"row 0: .*text, got \[\] .*\n.*row 1: .*text, got \[None\] and 'b'$"):
+        build(tmp_path / "a.parquet", check=check)
+    pa.parquet.write_table(table.append_column("text", table["text"]), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet: two of its columns have one name: text, audio, text$"):
+        build(tmp_path / "b.parquet", check=check)

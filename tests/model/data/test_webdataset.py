@@ -1,6 +1,8 @@
 """WebDataset tar files: members are grouped into samples, texts become records, and what is wrong is named."""
 
+import io
 import json
+import tarfile
 
 import pytest
 import torch
@@ -87,6 +89,17 @@ def test_samples_that_cannot_be_used_are_named(tmp_path):
     assert said[5:] == ["g: two members are called g.TXT"]
     build(path)
     assert len(Corpus(path)) == 7, "unchecked, they are records that cannot train"
+
+
+def test_of_a_name_that_comes_twice_no_text_gets_the_other_recording(tmp_path):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as file:
+        for name, data in (("a.flac", ONE), ("a.txt", b"One."), ("b.flac", ONE), ("b.txt", b"b"), ("a.flac", TWO)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    with pytest.raises(ValueError, match="sample a: comes twice in it, and its members must follow one another$"):
+        build(path, check=check)
 
 
 def test_a_truncated_tar_file_is_one_line(tmp_path):

@@ -1,5 +1,8 @@
 """What a worker hands over: any object, its tensors in one buffer."""
 
+import gc
+import weakref
+
 import torch
 
 from afn_model.prompt.batch import Prepared
@@ -30,3 +33,18 @@ def test_a_tensor_that_comes_twice_is_sent_once():
     first, second = parcel.unpack()
     assert first is second
     assert Parcel.of("no tensors").unpack() == "no tensors"
+
+
+def test_nothing_of_what_was_sent_waits_for_the_garbage_collector():
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        sent = torch.ones(8)
+        parcel = Parcel.of([sent])
+        found = parcel.unpack()
+        alive = [weakref.ref(sent), weakref.ref(parcel.buffer.untyped_storage()), weakref.ref(found[0])]
+        del sent, parcel, found
+        assert [one() for one in alive] == [None] * 3
+    finally:
+        if enabled:
+            gc.enable()
