@@ -32,13 +32,11 @@ SHORT = (
 )
 SHARED = (
     "sharing a sequence by heads among four, without recomputation, is a tenth faster by links and rates that are "
-    "assumed, leaves 4 GB of the GPU, and every rank decodes the audio of all four."
+    "assumed, and leaves 4 GB of the GPU: not before these rates have been measured."
 )
-PROMPTS = "`batch_prompts: 64` are Music Flamingo's; up to 64 GPUs share them, and 128 need a multiple of 128."
 REASONS = {
     **{(name, gpus): SHORT for name in ("finetune 8K", "LoRA 8K") for gpus in SHIPPED},
     **{(name, gpus): SHARED for name in ("mid-1", "cot-sft") for gpus in (8, 16)},
-    **{(name, 128): PROMPTS for name in ("post", "cot-rl")},
 }
 
 

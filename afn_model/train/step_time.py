@@ -223,7 +223,8 @@ class StepTime:
         groups = account.ranks // self.load.plan.ranks
         other = update + (a.waiting * (compute + exposed) if groups > 1 else 0.0)
         busy = compute + exposed + sampled + other
-        data = self.micro_batches * self.audio / (max(account.layout.workers, 1) * a.decoded)
+        workers = max(account.layout.workers, 1) * self.load.plan.ranks  # ranks of a group share the decoding
+        data = self.micro_batches * self.audio / (workers * a.decoded)
         return StepSeconds(compute, exposed, sampled, other, max(0.0, data - busy))
 
     def tokens(self) -> float:

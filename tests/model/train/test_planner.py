@@ -26,7 +26,7 @@ SHORT = Stage("short", ("all",), {"x": 1.0}, batch_tokens=8192 * 16)
         (SHORT, replace(BF16, shard=3), 8, "shard 3 does not divide 8 GPUs"),
         (SHORT, BF16, 32, "32 ranks cannot share the 16 sequences of a step evenly"),
         (SHORT, replace(BF16, ring=2), 64, "32 groups of 2 ranks cannot share the 16 sequences"),
-        (AFNEXT["post"], BF16, 128, "128 ranks cannot share the 64 prompts of a step evenly"),
+        (AFNEXT["post"], BF16, 96, "96 ranks cannot share the 128 prompts of a step evenly"),
         (replace(SHORT, context=2**18, batch_tokens=2**18), BF16, 1, "is beyond the model's 131072 positions"),
     ],
 )
