@@ -48,6 +48,8 @@ NO_PICTURE = {
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
     "layouts.jsonl": "a layout and its best rival by stage: the table beside it says which and why",
     "memory.jsonl": "sizes that add up to what fits or does not: memory.md has the sum and its parts in each row",
+    "feed.jsonl": "what a rank needs against what six workers give: feed.md has both in each row",
+    "syncs.jsonl": "how often the host waits, 0 where all is well: a table says it",
     "margins.jsonl": "one row per test, of which only the first few matter: margins.md has them in order",
     "versions.jsonl": "yes or no: what passes with which version; a table says it",
     "lengths.json": "every count is 1, one binary for all lengths, which a test asserts",

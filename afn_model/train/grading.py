@@ -63,10 +63,11 @@ class Grader:
     def __init__(self, settings: GRPOSettings, decode: Callable[[Any], str]):
         self.settings, self.decode = settings, decode
         judge = mapping(settings.judge, "judge")
-        self.judge = Judge(made(Endpoint, judge, "judge")) if judge else None
+        endpoint = made(Endpoint, judge, "judge") if judge else None
+        self.judge = None if endpoint is None else Judge(endpoint)
         # One after another, and meanwhile the other ranks wait.
         longest = len(set(settings.functions)) * settings.reward_timeout
-        longest += self.judge.endpoint.deadline if self.judge else 0.0
+        longest += 0.0 if endpoint is None else endpoint.deadline
         if longest > MOST_TIMEOUT:
             raise ValueError(
                 f"judge and functions may take {longest:g} s in a step, but the other ranks wait {MOST_TIMEOUT:g} s: "
