@@ -84,6 +84,17 @@ class OwnReward:
             raise ValueError(f"reward {self.function}: {len(values)} numbers for {len(answers)} answers")
         return values
 
+    def check(self, timeout: float = 60.0) -> None:
+        """Imports the function without calling it, and ends its process.
+
+        Raises:
+            ValueError: it cannot be imported, or not in time.
+        """
+        try:
+            self([], [], [], timeout=timeout)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Ends the process, and those that the function has started."""
         if self.worker is not None:
