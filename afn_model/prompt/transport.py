@@ -16,6 +16,34 @@ from torch import Tensor
 ALIGNED = 64  # bytes: every tensor begins at a multiple of it
 
 
+# Not classes made anew in a function: each would be a cycle, which keeps its tensors until Python collects garbage, and
+# the trainer lets it do so every 50 steps.
+class Packer(pickle.Pickler):
+    """Puts numbers in the places of tensors, which it keeps in ``found``."""
+
+    def __init__(self, *options: Any):
+        super().__init__(*options)
+        self.found: list[Tensor] = []
+        self.places: dict[int, int] = {}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if type(obj) is not Tensor:
+            return None
+        if id(obj) not in self.places:
+            self.places[id(obj)] = len(self.found)
+            self.found.append(obj)
+        return self.places[id(obj)]
+
+
+class Unpacker(pickle.Unpickler):
+    """Puts ``views`` in the places of their numbers."""
+
+    views: list[Tensor]
+
+    def persistent_load(self, pid: int) -> Tensor:
+        return self.views[pid]
+
+
 @dataclass(frozen=True)
 class Parcel:
     """Any object, its tensors one after another in one buffer.
@@ -33,20 +61,10 @@ class Parcel:
     @staticmethod
     def of(value: Any) -> Parcel:
         """Packs an object that can be pickled; its tensors are copied."""
-        found: list[Tensor] = []
-        places: dict[int, int] = {}
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, obj: Any) -> int | None:
-                if type(obj) is not Tensor:
-                    return None
-                if id(obj) not in places:
-                    places[id(obj)] = len(found)
-                    found.append(obj)
-                return places[id(obj)]
-
         file = io.BytesIO()
-        Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+        pickler = Packer(file, pickle.HIGHEST_PROTOCOL)
+        pickler.dump(value)
+        found = pickler.found
         at, tensors = 0, []
         for tensor in found:
             tensors.append((at, tensor.dtype, tuple(tensor.shape)))
@@ -58,13 +76,9 @@ class Parcel:
 
     def unpack(self) -> Any:
         """The object; its tensors are views of the buffer."""
-        views = [view(self.buffer, *place) for place in self.tensors]
-
-        class Unpickler(pickle.Unpickler):
-            def persistent_load(self, pid: int) -> Tensor:
-                return views[pid]
-
-        return Unpickler(io.BytesIO(self.rest)).load()
+        unpickler = Unpacker(io.BytesIO(self.rest))
+        unpickler.views = [view(self.buffer, *place) for place in self.tensors]
+        return unpickler.load()
 
     def pin_memory(self, device: Any = None) -> Parcel:
         """The parcel in page-locked memory, which a GPU reads while the host goes on; ``DataLoader`` calls it."""

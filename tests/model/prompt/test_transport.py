@@ -1,5 +1,8 @@
 """What a worker hands over: any object, its tensors in one buffer."""
 
+import gc
+import weakref
+
 import torch
 
 from afn_model.prompt.batch import Prepared
@@ -30,3 +33,18 @@ def test_a_tensor_that_comes_twice_is_sent_once():
     first, second = parcel.unpack()
     assert first is second
     assert Parcel.of("no tensors").unpack() == "no tensors"
+
+
+def test_nothing_waits_for_garbage_to_be_collected():
+    """The trainer collects every 50 steps: until then the samples of all their micro-batches would stay in memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        sent = {"pcm": torch.arange(100)}
+        parcel = Parcel.of(sent)
+        found = parcel.unpack()
+        kept = [weakref.ref(x) for x in (sent["pcm"], found["pcm"], parcel.buffer)]
+        del sent, found, parcel
+        assert [ref() for ref in kept] == [None, None, None]
+    finally:
+        gc.enable()
