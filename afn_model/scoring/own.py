@@ -63,8 +63,9 @@ class OwnReward:
             # Not in the thread below: the process ends with the thread that started it.
             command = [sys.executable, str(WORKER)]
             # A session of its own, which what the function starts belongs to.
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self.worker = subprocess.Popen(command, start_new_session=True, **pipes)
+            self.worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
             messages.insert(0, {"function": self.function, "path": sys.path})
         found: list[dict[str, Any]] = []
         # A pipe that nobody reads blocks, and so does one that nobody writes to.

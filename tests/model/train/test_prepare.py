@@ -42,7 +42,10 @@ def test_reward_functions_are_imported_before_the_first_step(desk, tmp_path, mon
     (tmp_path / "own_prepared.py").write_text("def good(*given): raise KeyError(given)")
     monkeypatch.syspath_prepend(tmp_path)
     found = read_curriculum(desk / "tones.yaml")
-    for names, problem in ((["good"], ""), (["good", "other"], "own_prepared:other: cannot be imported: AttributeError")):
+    for names, problem in (
+        (["good"], ""),
+        (["good", "other"], "own_prepared:other: cannot be imported: Attr"),
+    ):
         functions = [f"own_prepared:{name}" for name in names]
         stage = replace(found.stages[0], method="grpo", batch_prompts=2, grpo={"functions": functions})
         with pytest.raises(ValueError, match=f"^stage all: reward {problem}") if problem else nullcontext():

@@ -339,7 +339,13 @@ def test_prompts_may_have_shorter_audio_than_the_stage(folder):
     """The loader reads them, so it must know."""
     plan = curriculum(folder)
     stage = replace(plan.stages[0], max_audio=20.0, batch_prompts=2)
-    for method, own, expected in (("grpo", 5, 5), ("dpo", "1e1", 10), ("dpo", 60, 20), ("grpo", None, 20), ("sft", 5, 20)):
+    for method, own, expected in (
+        ("grpo", 5, 5),
+        ("dpo", "1e1", 10),
+        ("dpo", 60, 20),
+        ("grpo", None, 20),
+        ("sft", 5, 20),
+    ):
         one = replace(stage, method=method, grpo={"max_seconds": own}, dpo={"max_seconds": own})
         assert data_config(plan, one).max_seconds == expected
 
