@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import queue
 import re
@@ -50,7 +51,7 @@ class Endpoint:
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")) or not self.model:
             raise ValueError(f"judge: url {self.url!r} and model {self.model!r} are expected to name an endpoint")
-        if self.timeout <= 0 or self.retries < 0 or self.backoff < 0 or self.concurrency < 1:
+        if not 0 < self.timeout < math.inf or self.retries < 0 or self.backoff < 0 or self.concurrency < 1:
             raise ValueError(f"judge: timeout, retries, backoff or concurrency is out of range: {self}")
         if not 0 < self.deadline <= MOST_DEADLINE:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +53,7 @@ class DPOSettings:
 
     def __post_init__(self):
         budget = 1 if self.pass_tokens is None else self.pass_tokens
-        if not self.beta > 0 or not 0 <= self.label_smoothing < 0.5 or budget < 1:
+        if not 0 < self.beta < math.inf or not 0 <= self.label_smoothing < 0.5 or budget < 1:
             raise ValueError(
                 f"out of range: {self}; beta > 0, label_smoothing from 0 to below 0.5 and pass_tokens >= 1 are expected"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,8 @@ class GRPOSettings:
                 f"out of range: {self}; group >= 2, max_new_tokens, updates, prompts and pass_tokens >= 1, clip and "
                 "epsilon > 0 and kl >= 0 are expected"
             )
+        if math.inf in (self.temperature, self.kl, self.epsilon):
+            raise ValueError(f"out of range: {self}; finite temperature, kl and epsilon are expected")
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"temperature {self.temperature}, top_p {self.top_p}: > 0 and in (0, 1] are expected")
         if self.scale not in SCALES or self.loss not in LOSSES:

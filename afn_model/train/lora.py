@@ -60,8 +60,8 @@ def add(
         device: of the adapters, where the model's weights are still to be read; theirs if None.
 
     Raises:
-        ValueError: a rank below 1 or above the layers' widths, an alpha that is no number, a target that no layer has,
-            or a model that has adapters already.
+        ValueError: a rank below 1 or above the layers' widths, an alpha that is no number, a target or a pattern that
+            no layer has, or a model that has adapters already.
     """
     whole(rank, "LoRA rank", 1)
     number(alpha, "LoRA alpha")
@@ -85,6 +85,9 @@ def add(
                     widest = max(layer.in_features, layer.out_features)
                     raise ValueError(f"LoRA rank {here} is above the layers' width, {widest}")
                 chosen[name] = here, number(by_pattern(alphas, name, alpha), f"alpha of {name}")
+    for what, patterns in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
+        if idle := [p for p in patterns if not any(by_pattern({p: True}, name, False) for name in chosen)]:
+            raise ValueError(f"{what}: {shown(idle[0])} is the name of no layer that gets an adapter")
     for part in (*by_part, *(["lm_head"] if "language_model" in by_part else [])):
         model.get_submodule(part).requires_grad_(False)
     for index, (name, (here, scaled)) in enumerate(chosen.items()):

@@ -16,13 +16,16 @@ from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend
 from afn_model.files import read_json
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.scoring.own import OwnReward
 from afn_model.train.checkpoint import finished
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.eval_settings import EvalSettings
 from afn_model.train.fingerprint import changed, difference, not_allowed, said
+from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.held_records import check_held_out, held_out
 from afn_model.train.outlook import outlook
 from afn_model.train.validate import data_config
+from afn_model.train.values import made
 
 DONE = "done.json"
 MOST_NAMED = 20  # missing recordings
@@ -146,12 +149,22 @@ def finished_stages(
     return done
 
 
+def importable(stage: Stage) -> None:
+    """ValueError where a function of one's own that a stage may ask cannot be imported."""
+    settings = made(GRPOSettings, stage.grpo, f"stage {stage.name}: grpo")
+    for function in dict.fromkeys(settings.functions):
+        try:
+            OwnReward(function).check(settings.reward_timeout)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name}: {error}") from None
+
+
 def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show: bool, strict: bool) -> None:
     """Says of every stage what it will do, and looks for what it needs.
 
     Raises:
-        ValueError: recordings that are not there, a context that the model has no positions for, or with ``strict`` a
-            warning.
+        ValueError: recordings that are not there, a context that the model has no positions for, a reward function that
+            cannot be imported, or with ``strict`` a warning.
     """
     if not stages:
         return
@@ -160,6 +173,8 @@ def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show
         most = processor.max_positions
         if most is not None and stage.context > most:
             raise ValueError(f"stage {stage.name}: context {stage.context} is more than the model's {most} positions")
+        if stage.method == "grpo":
+            importable(stage)
     names = dict.fromkeys(name for stage in stages for name in stage.blend)
     corpora = {name: Corpus(curriculum.datasets[name]) for name in names}
     held = {stage.name: found for stage in stages if (found := held_out(curriculum, stage)) is not None}

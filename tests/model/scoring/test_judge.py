@@ -166,6 +166,7 @@ def test_grades():
         ({"url": "localhost"}, "url 'localhost'"),
         ({"model": ""}, "model ''"),
         ({"timeout": 0}, "out of range"),
+        ({"timeout": float("inf")}, "out of range"),
         ({"retries": -1}, "out of range"),
         ({"deadline": 600.0}, "deadline is 600.0 s"),
         ({"key_variable": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE is not set"),

@@ -188,7 +188,7 @@ def test_a_run_goes_on_with_the_same_bits(tmp_path):
     assert go(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("settings", [{"beta": 0}, {"label_smoothing": 0.5}, {"pass_tokens": 0}])
+@pytest.mark.parametrize("settings", [{"beta": 0}, {"beta": math.inf}, {"label_smoothing": 0.5}, {"pass_tokens": 0}])
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="are expected"):
         DPOSettings(**settings)

@@ -448,6 +448,7 @@ def test_the_judge_is_fair_to_a_group(pair, monkeypatch):
         *({"group": 1}, {"clip": 0}, {"kl": -1}, {"updates": 0}, {"temperature": 0}, {"top_p": 0}),
         *({"max_new_tokens": 0}, {"pass_tokens": 0}, {"scale": "range"}, {"loss": "words"}, {"importance_cap": 0}),
         *({"clip_high": -1}, {"overlong": 1024}, {"reward_timeout": 900}, {"functions": "a.b:c"}),
+        *({"kl": math.inf}, {"temperature": math.inf}),
     ],
 )
 def test_settings_out_of_range(settings):

@@ -339,6 +339,15 @@ def test_ranks_and_alphas_that_are_none(saved, rank, alpha, line):
     assert all(parameter.requires_grad for parameter in model.language_model.parameters())
 
 
+@pytest.mark.parametrize("what", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_of_no_layer_is_an_error(saved, what):
+    """A slip of the pen would leave layers with a rank that nobody asked for."""
+    model, _ = saved
+    with pytest.raises(ValueError, match=f"^{what}: 'encoder.*' is the name of no layer that gets an adapter"):
+        add(model, 1, 1, **{what: {"layers.0.*": 2, "encoder.*": 2}})
+    assert not adapters(model)
+
+
 def test_all_linear_is_every_layer_of_the_blocks(saved):
     model, _ = saved
     add(model, 1, 1, "all-linear")

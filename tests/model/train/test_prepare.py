@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from queue import Queue
@@ -35,6 +36,21 @@ def test_a_context_that_the_model_has_not(desk):
     wide = replace(found.stages[0], context=1024, batch_tokens=4096)
     with pytest.raises(ValueError, match="stage all: context 1024 is more than the model's 512 positions"):
         prepare(found, [wide], desk / "base", show=False, strict=False)
+
+
+def test_reward_functions_are_imported_before_the_first_step(desk, tmp_path, monkeypatch):
+    """And not called: what they score is not there yet."""
+    (tmp_path / "own_prepared.py").write_text("def good(*given): raise KeyError(given)")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = read_curriculum(desk / "tones.yaml")
+    for names, problem in (
+        (["good"], ""),
+        (["good", "other"], "own_prepared:other: cannot be imported: Attr"),
+    ):
+        functions = [f"own_prepared:{name}" for name in names]
+        stage = replace(found.stages[0], method="grpo", batch_prompts=2, grpo={"functions": functions})
+        with pytest.raises(ValueError, match=f"^stage all: reward {problem}") if problem else nullcontext():
+            prepare(found, [stage], desk / "base", show=False, strict=False)
 
 
 def test_missing_recordings_are_all_named_before_the_first_step(desk, tmp_path):
