@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
+SILENT = 30.0  # seconds after which a web server that sends nothing has failed
 KNOWN_FOR = 3600.0  # seconds that a process takes a file in storage for unchanged
 PIECE = 1 << 22  # bytes of a download that are fetched at once
 _MOST_KNOWN = 100_000  # files
@@ -155,13 +156,22 @@ def _system(url: str) -> Any:
         try:
             import fsspec
 
-            system = fsspec.filesystem(scheme, skip_instance_cache=True)
+            system = fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
         except ImportError as error:
             raise StorageError(f"{url}: needs fsspec and {package}: pip install fsspec {package} ({error})") from None
         except Exception as error:  # credentials are read here
             raise _problem(url, error)[0] from None
         _systems[os.getpid(), scheme] = system
     return _systems[os.getpid(), scheme]
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Of a web server the client would wait five minutes, at each attempt, whether or not anything comes."""
+    if scheme not in HTTP:
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)}}
 
 
 def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import sys
+import time
 
 import pytest
 
@@ -93,6 +95,18 @@ def test_a_signed_address_is_read_and_its_signature_told_nobody(server, tmp_path
     assert "c.jsonl?…, line 2: not JSON" in said
     assert "s3cret" not in said
     assert index_places(f"{server.url}/c.jsonl{signed}")[0].name.endswith("-c.jsonl.index")
+
+
+def test_a_server_that_is_silent_has_failed(server, monkeypatch):
+    monkeypatch.setattr(storage, "SILENT", 0.05)
+    monkeypatch.setattr(storage, "WAITS", ())
+    monkeypatch.setattr(storage, "_systems", {})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+        start = time.monotonic()
+        with pytest.raises(StorageError, match=f"^{url}: cannot be read .*Timeout"):
+            state(url)
+    assert time.monotonic() - start < 60, "a client of its own accord waits for 300 s"
 
 
 def test_braces_and_stars(memory, tmp_path):
