@@ -61,6 +61,10 @@ class NoSuchFile(StorageError):
     """Nothing has this name."""
 
 
+class NoAnswerError(StorageError):
+    """What may pass has not: a lost connection, a busy server. It says nothing about the file."""
+
+
 class NotFromHereError(StorageError):
     """What lies in storage names a file of this machine."""
 
@@ -170,8 +174,10 @@ def _options(scheme: str) -> dict[str, Any]:
     if scheme not in HTTP:
         return {}
     import aiohttp
+    from fsspec.config import conf
 
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)}}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)
+    return {"client_kwargs": {"timeout": timeout, **conf.get(scheme, {}).get("client_kwargs", {})}}
 
 
 def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
@@ -197,7 +203,7 @@ def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
     kinds = (OSError, EOFError, TimeoutError)
     if not isinstance(error, kinds) and not type(error).__module__.startswith(_NETWORK):
         passing = False
-    return StorageError(f"{url}: cannot be read ({said})"), passing
+    return (NoAnswerError if passing else StorageError)(f"{url}: cannot be read ({said})"), passing
 
 
 def _ask(url: str, work: Callable[[Any], T]) -> T:
@@ -205,6 +211,7 @@ def _ask(url: str, work: Callable[[Any], T]) -> T:
 
     Raises:
         NoSuchFile: nothing has this name.
+        NoAnswerError: the error has not passed.
         StorageError: one line with the address: no access and what it needs, a package that is missing, another error.
     """
     system = _system(url)
