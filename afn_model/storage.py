@@ -18,6 +18,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -173,7 +174,7 @@ def _options(scheme: str) -> dict[str, Any]:
     """Of a web server the client would wait five minutes, at each attempt, whether or not anything comes."""
     if scheme not in HTTP:
         return {}
-    import aiohttp
+    aiohttp = import_module("aiohttp")  # of an extra, so that types are not checked against it
     from fsspec.config import conf
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)

@@ -37,7 +37,6 @@ MODULES = {
     "afn_model/bootstrap/fit.py": "tests/model/bootstrap/test_lessons.py",
     "afn_model/bootstrap/tiny.py": "tests/model/bootstrap/test_tiny_curriculum.py",
     "afn_model/data/containers.py": "tests/model/data/test_index.py and test_webdataset.py",
-    "afn_model/data/decode.py": "tests/model/data/test_loader.py",
     "afn_model/data/stats.py": "tests/model/cli/test_data.py",
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
     "afn_model/demo/report.py": "tests/model/demo/test_demo.py",
