@@ -383,9 +383,9 @@ def _braces(pattern: str) -> list[str]:
                 continue
             values = _numbers(match[1], match[2]) if match[1] else match[3].split(",")
             following += [name[: match.start()] + value + name[match.end() :] for value in values]
+            if len(following) > _MOST_BRACES:
+                raise StorageError(f"{pattern}: more than {_MOST_BRACES:,} names")
         names = following
-        if len(names) > _MOST_BRACES:
-            raise StorageError(f"{pattern}: more than {_MOST_BRACES:,} names")
     return names
 
 

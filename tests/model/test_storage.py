@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import time
+import tracemalloc
 
 import pytest
 
@@ -95,6 +96,15 @@ def test_a_signed_address_is_read_and_its_signature_told_nobody(server, tmp_path
     assert "c.jsonl?…, line 2: not JSON" in said
     assert "s3cret" not in said
     assert index_places(f"{server.url}/c.jsonl{signed}")[0].name.endswith("-c.jsonl.index")
+
+
+def test_braces_of_too_many_names_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(storage, "_MOST_BRACES", 100)
+    tracemalloc.start()
+    with pytest.raises(StorageError, match="more than 100 names"):
+        expand("{0..99}" * 3)
+    assert tracemalloc.get_traced_memory()[1] < 200_000, "10,000 names take more"
+    tracemalloc.stop()
 
 
 def test_a_server_that_is_silent_has_failed(server, monkeypatch):
