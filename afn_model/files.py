@@ -6,6 +6,7 @@ the other have their own few lines.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,11 +15,12 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+_ATTEMPTS = 10  # where several processes give one name to folders
 PARTIAL = ".partial-"  # folders in which several files are written before they get their names together
 _TEMPORARY = re.compile(rf"{re.escape(PARTIAL)}.+|\.[0-9a-f]{{8}}-.+")
 
@@ -162,3 +164,20 @@ def fingerprint_of(parts: Iterable[str | bytes | memoryview]) -> str:
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
+
+
+def put_folder(folder: Path, place: Path) -> None:
+    """Renames a folder, and removes what was called so; others may do the same at the same time."""
+    for attempt in range(_ATTEMPTS):
+        former = place.with_name(f".former-{secrets.token_hex(4)}")
+        try:
+            if place.is_dir() and not place.is_symlink():
+                with suppress(FileNotFoundError):
+                    place.rename(former)
+            folder.rename(place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt + 1 == _ATTEMPTS:
+                raise
+        finally:
+            shutil.rmtree(former, ignore_errors=True)

@@ -18,10 +18,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
+SILENT = 30.0  # seconds after which a web server that sends nothing has failed
 KNOWN_FOR = 3600.0  # seconds that a process takes a file in storage for unchanged
 PIECE = 1 << 22  # bytes of a download that are fetched at once
 _MOST_KNOWN = 100_000  # files
@@ -58,6 +60,10 @@ class StorageError(ValueError):
 
 class NoSuchFile(StorageError):
     """Nothing has this name."""
+
+
+class NoAnswerError(StorageError):
+    """What may pass has not: a lost connection, a busy server. It says nothing about the file."""
 
 
 class NotFromHereError(StorageError):
@@ -155,13 +161,24 @@ def _system(url: str) -> Any:
         try:
             import fsspec
 
-            system = fsspec.filesystem(scheme, skip_instance_cache=True)
+            system = fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
         except ImportError as error:
             raise StorageError(f"{url}: needs fsspec and {package}: pip install fsspec {package} ({error})") from None
         except Exception as error:  # credentials are read here
             raise _problem(url, error)[0] from None
         _systems[os.getpid(), scheme] = system
     return _systems[os.getpid(), scheme]
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Of a web server the client would wait five minutes, at each attempt, whether or not anything comes."""
+    if scheme not in HTTP:
+        return {}
+    aiohttp = import_module("aiohttp")  # of an extra, so that types are not checked against it
+    from fsspec.config import conf
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)
+    return {"client_kwargs": {"timeout": timeout, **conf.get(scheme, {}).get("client_kwargs", {})}}
 
 
 def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
@@ -187,7 +204,7 @@ def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
     kinds = (OSError, EOFError, TimeoutError)
     if not isinstance(error, kinds) and not type(error).__module__.startswith(_NETWORK):
         passing = False
-    return StorageError(f"{url}: cannot be read ({said})"), passing
+    return (NoAnswerError if passing else StorageError)(f"{url}: cannot be read ({said})"), passing
 
 
 def _ask(url: str, work: Callable[[Any], T]) -> T:
@@ -195,6 +212,7 @@ def _ask(url: str, work: Callable[[Any], T]) -> T:
 
     Raises:
         NoSuchFile: nothing has this name.
+        NoAnswerError: the error has not passed.
         StorageError: one line with the address: no access and what it needs, a package that is missing, another error.
     """
     system = _system(url)
@@ -365,9 +383,9 @@ def _braces(pattern: str) -> list[str]:
                 continue
             values = _numbers(match[1], match[2]) if match[1] else match[3].split(",")
             following += [name[: match.start()] + value + name[match.end() :] for value in values]
+            if len(following) > _MOST_BRACES:
+                raise StorageError(f"{pattern}: more than {_MOST_BRACES:,} names")
         names = following
-        if len(names) > _MOST_BRACES:
-            raise StorageError(f"{pattern}: more than {_MOST_BRACES:,} names")
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from afn_model.data.records import Sample, audios_of
 from afn_model.prompt.batch import IGNORED, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.transport import Failure, Parcel
+from afn_model.storage import NoAnswerError
 
+_OUTAGES = (10.0, 30.0)  # seconds to wait where storage gives no answer, beside the attempts of each reading
 _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
 
 
@@ -42,19 +45,25 @@ class SampleDecoder(Dataset):
             return Failure(str(error))
 
     def decode(self, job: DecodeJob) -> MicroBatch:
-        """The micro-batch of a job."""
+        """The micro-batch of a job.
+
+        Raises:
+            NoAnswerError: storage gives no answer, not a minute later either.
+        """
         samples, prepared, bad, cut, dropped = [], [], list(job.bad), 0, list(job.dropped)
         draws = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
         for source, record, tokens, longest in draws:
             name = self.blend.name(source, record)
             try:
                 sample = self.blend.sample(source, record)
-                made, shortened = self.prepare(sample, tokens, longest)
+                made, shortened = self.patiently(sample, tokens, longest)
                 if shortened and self.config.on_long != "cut":
                     raise Unwanted(too_long("a recording", longest, self.config))
                 prepared.append(made)
                 samples.append(sample)
                 cut += shortened
+            except NoAnswerError:  # no fault of the sample: a run that goes on from here has it
+                raise
             except Unwanted as error:
                 dropped.append((name, str(error)))
             except Exception as error:  # as in planning: one bad sample
@@ -66,6 +75,15 @@ class SampleDecoder(Dataset):
             ids = torch.tensor([self.processor.stop_ids[0]] * 2)
             prepared, axes = [Prepared(ids, torch.full((2,), IGNORED), [])], [""]
         return MicroBatch(self.processor.pack(prepared, ragged=True), samples, axes, bad, cut, dropped)
+
+    def patiently(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
+        """``prepare``, again where storage gave no answer."""
+        for wait in _OUTAGES:
+            try:
+                return self.prepare(sample, tokens, longest)
+            except NoAnswerError:
+                time.sleep(wait)
+        return self.prepare(sample, tokens, longest)
 
     def prepare(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
         """A sample with its audio, and how many of its recordings were cut."""

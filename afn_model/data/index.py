@@ -11,7 +11,6 @@ in storage (``afn_model.data.copies``), or what tables and tar files say; record
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -40,7 +39,7 @@ from afn_model.data.copies import RECORDS, fetch, make_room
 from afn_model.data.corpus_files import CorpusFiles, locate
 from afn_model.data.foreign import Columns
 from afn_model.data.records import duration, measured_duration, parse
-from afn_model.files import fingerprint, fingerprint_as_of, fingerprint_of, read_json, write_json
+from afn_model.files import fingerprint, fingerprint_as_of, fingerprint_of, put_folder, read_json, write_json
 from afn_model.storage import FileState, NoSuchFile, NotFromHereError, StorageError, ahead, is_url, join, states
 
 VERSION = 2
@@ -49,8 +48,7 @@ ENTRY = struct.Struct("<qf")  # byte at which the line begins, seconds of audio
 _ENTRIES = np.dtype([("begin", "<i8"), ("seconds", "<f4")])
 _NAMED = 100  # wrong lines that are named
 _THREADS = 16  # answers of storage that are waited for at once
-_ATTEMPTS = 10  # where several processes index one corpus at once
-_UNFINISHED = ".index-"
+_ATTEMPTS = 10  # where other processes remove a copy
 SOURCE = "source.json"  # which files an index with records of its own was made of
 
 
@@ -114,7 +112,7 @@ def build(
         try:
             if place.parent != Path(found.name).parent:
                 place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}")
+            temporary = place.with_name(f".index-{secrets.token_hex(4)}")
             temporary.mkdir()
         except OSError as error:
             problems.append(f"{place.parent}: {error.strerror}")
@@ -126,30 +124,13 @@ def build(
                 write_json(temporary / SOURCE, gathered)
             write_json(temporary / "facts.json", asdict(facts))
             write_json(temporary / "archives.json", {tar: asdict(state) for tar, state in tars.items()})
-            _put(temporary, place)
+            put_folder(temporary, place)
             if gathered is not None and found.kind == "lines":
                 make_room(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return facts
     raise ValueError(f"{corpus}: no place for its index: {'; '.join(problems)}; AFN_INDEX_DIR names one")
-
-
-def _put(folder: Path, place: Path) -> None:
-    """Renames a folder, and removes what was called so; others may do the same at the same time."""
-    for attempt in range(_ATTEMPTS):
-        former = place.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}")
-        try:
-            if place.is_dir() and not place.is_symlink():
-                with contextlib.suppress(FileNotFoundError):
-                    place.rename(former)
-            folder.rename(place)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt + 1 == _ATTEMPTS:
-                raise
-        finally:
-            shutil.rmtree(former, ignore_errors=True)
 
 
 def _found(corpus: str | Path) -> CorpusFiles:
@@ -315,7 +296,7 @@ class Corpus:
             lines = self.index / RECORDS
             if verify and fingerprint(lines) != self.facts.fingerprint:
                 raise ValueError(f"{self.path}: {self._damaged('its records are not what was written')}")
-            self._open(lines)
+            self._open_entries()
             return
         lines = Path(self.files.name)
         status = lines.stat()
@@ -336,7 +317,8 @@ class Corpus:
         tars = self._checked_tars()
         if written != self.facts.written or tars is not None:
             self._note(written, tars)
-        self._open(lines)
+        self._lines = self._opened(lines)
+        self._open_entries()
 
     def _check_source(self) -> None:
         """Compares the files of a corpus that has its records in the index with those that it was made of."""
@@ -346,7 +328,7 @@ class Corpus:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.path}: {self._damaged(str(error))}") from None
         if state is not None:
-            now = fetch(self.files.name, self.index / RECORDS, state, self.facts.fingerprint)
+            now = self._fetch(state)
             if now != state:
                 with contextlib.suppress(OSError):
                     write_json(self.index / SOURCE, source | {"state": asdict(now)})
@@ -356,18 +338,31 @@ class Corpus:
         tars = self._checked_tars()
         if tars is not None:
             self._note(0, tars)
-        size = (self.index / RECORDS).stat().st_size if (self.index / RECORDS).is_file() else 0
+        if state is None:
+            self._lines = self._opened(self.index / RECORDS)
+        size = os.fstat(self._lines).st_size
         if size != self.facts.bytes:
             raise ValueError(f"{self.path}: {self._damaged(f'{size} bytes of records')}")
         if state is not None:
             make_room(self.index)
 
-    def _open(self, lines: Path) -> None:
+    def _fetch(self, state: FileState) -> FileState:
+        """Opens the copy, made again where it has gone: another process may remove it to make room for its own."""
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):
+                now = fetch(self.files.name, self.index / RECORDS, state, self.facts.fingerprint)
+                self._lines = os.open(self.index / RECORDS, os.O_RDONLY)
+                return now
+        raise ValueError(f"{self.path}: others remove its copy to make room for their own: raise AFN_CACHE_GB")
+
+    def _opened(self, file: Path) -> int:
         try:
-            self._lines = os.open(lines, os.O_RDONLY)
-            self._entries = os.open(self.index / "entries", os.O_RDONLY)
+            return os.open(file, os.O_RDONLY)
         except OSError as error:
             raise ValueError(f"{self.path}: {self._damaged(error.strerror)}") from None
+
+    def _open_entries(self) -> None:
+        self._entries = self._opened(self.index / "entries")
         entries = os.fstat(self._entries).st_size
         if entries != ENTRY.size * (self.facts.records + 1):
             raise ValueError(f"{self.path}: {self._damaged(f'{entries} bytes for {self.facts.records} records')}")

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import socket
 import sys
+import time
+import tracemalloc
 
 import pytest
 
@@ -93,6 +96,27 @@ def test_a_signed_address_is_read_and_its_signature_told_nobody(server, tmp_path
     assert "c.jsonl?…, line 2: not JSON" in said
     assert "s3cret" not in said
     assert index_places(f"{server.url}/c.jsonl{signed}")[0].name.endswith("-c.jsonl.index")
+
+
+def test_braces_of_too_many_names_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(storage, "_MOST_BRACES", 100)
+    tracemalloc.start()
+    with pytest.raises(StorageError, match="more than 100 names"):
+        expand("{0..99}" * 3)
+    assert tracemalloc.get_traced_memory()[1] < 200_000, "10,000 names take more"
+    tracemalloc.stop()
+
+
+def test_a_server_that_is_silent_has_failed(server, monkeypatch):
+    monkeypatch.setattr(storage, "SILENT", 0.05)
+    monkeypatch.setattr(storage, "WAITS", ())
+    monkeypatch.setattr(storage, "_systems", {})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+        start = time.monotonic()
+        with pytest.raises(StorageError, match=f"^{url}: cannot be read .*Timeout"):
+            state(url)
+    assert time.monotonic() - start < 60, "a client of its own accord waits for 300 s"
 
 
 def test_braces_and_stars(memory, tmp_path):

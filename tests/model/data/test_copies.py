@@ -6,6 +6,7 @@ import os
 import pytest
 
 from afn_model import storage
+from afn_model.data import copies, index
 from afn_model.data.check import missing_recordings
 from afn_model.data.copies import COPY, RECORDS, most_bytes
 from afn_model.data.index import Corpus, build
@@ -130,6 +131,25 @@ def test_copies_that_do_not_fit_go_and_come_back(bucket, monkeypatch):
     monkeypatch.setenv("AFN_CACHE_GB", "much")
     with pytest.raises(ValueError, match="AFN_CACHE_GB is 'much', not a number above 0"):
         most_bytes()
+
+
+def test_a_copy_that_another_process_removes_at_once_is_fetched_again(bucket, monkeypatch):
+    url, goes = "memory://b/c.jsonl", [True, True, False]
+    bucket("c.jsonl", lines("a.flac"))
+    build(url)
+
+    def fetch(url, copy, *state):
+        found = copies.fetch(url, copy, *state)
+        if goes.pop(0):
+            copy.unlink()
+        return found
+
+    monkeypatch.setattr(index, "fetch", fetch)
+    assert Corpus(url)[0]["audios"] == [{"path": "a.flac"}]
+    assert not goes
+    goes[:] = [True] * 20
+    with pytest.raises(ValueError, match=r"^memory://b/c\.jsonl: others remove its copy .*: raise AFN_CACHE_GB$"):
+        Corpus(url)
 
 
 def test_a_bucket_without_access_is_one_line_before_anything_is_written(monkeypatch, tmp_path):

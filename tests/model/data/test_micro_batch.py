@@ -106,3 +106,18 @@ def test_ranks_that_share_sequences_decode_each_micro_batch_once(corpus, monkeyp
             assert torch.equal(one.batch.samples, whole.batch.samples)
             assert torch.equal(one.batch.pcm, whole.batch.pcm if rank == number % 3 else whole.batch.pcm[:0])
             assert [sample.id for sample in one.samples] == [sample.id for sample in whole.samples]
+
+
+def test_ranks_that_share_sequences_all_hear_of_a_failure(corpus, monkeypatch):
+    def fails(*_):
+        raise ValueError("no room")
+
+    monkeypatch.setattr(SampleDecoder, "decode", fails)
+    ranks = virtual_group(3)
+
+    def work(rank):
+        with pytest.raises(ValueError, match=r"^no room$"):
+            next(iter(loader(corpus, 2, group=ranks[rank]))).micro  # noqa: B018
+        return rank
+
+    assert in_threads(work, 3) == [0, 1, 2]

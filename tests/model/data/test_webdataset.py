@@ -98,7 +98,7 @@ def test_of_a_name_that_comes_twice_no_text_gets_the_other_recording(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             file.addfile(member, io.BytesIO(data))
-    with pytest.raises(ValueError, match="sample a: comes twice in it, and its members must follow one another$"):
+    with pytest.raises(ValueError, match=r"sample a: comes twice in it, and its members must follow one another$"):
         build(path, check=check)
 
 
