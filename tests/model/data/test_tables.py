@@ -14,6 +14,7 @@ from afn_model.data.records import audios_of, check, parse_sample
 from tests.corpora import clip, parquet
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow reads Parquet and Arrow files")
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow reads Parquet and Arrow files")
 ONE, TWO = clip(0.5), clip(0.75, seed=1)
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -180,9 +181,9 @@ def _names(count):
 def test_lists_with_gaps_and_columns_of_one_name_are_refused_in_one_line(tmp_path):
     heard = [[], [None], [{"bytes": None, "path": "a.flac"}]]
     table = pa.table({"text": list("abc"), "audio": pa.array(heard, pa.list_(AUDIO))})
-    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"row 0: .*text, got \[\] .*\n.*row 1: .*text, got \[None\] and 'b'$"):
         build(tmp_path / "a.parquet", check=check)
-    pa.parquet.write_table(table.append_column("text", table["text"]), tmp_path / "b.parquet")
+    pq.write_table(table.append_column("text", table["text"]), tmp_path / "b.parquet")
     with pytest.raises(ValueError, match=r"b\.parquet: two of its columns have one name: text, audio, text$"):
         build(tmp_path / "b.parquet", check=check)
