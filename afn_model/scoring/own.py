@@ -63,8 +63,9 @@ class OwnReward:
             # Not in the thread below: the process ends with the thread that started it.
             command = [sys.executable, str(WORKER)]
             # A session of its own, which what the function starts belongs to.
-            pipe = subprocess.PIPE
-            self.worker = subprocess.Popen(command, start_new_session=True, stdin=pipe, stdout=pipe)
+            self.worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
             messages.insert(0, {"function": self.function, "path": sys.path})
         found: list[dict[str, Any]] = []
         # A pipe that nobody reads blocks, and so does one that nobody writes to.
@@ -83,6 +84,17 @@ class OwnReward:
         if len(values) != len(answers):
             raise ValueError(f"reward {self.function}: {len(values)} numbers for {len(answers)} answers")
         return values
+
+    def check(self, timeout: float = 60.0) -> None:
+        """Imports the function without calling it, and ends its process.
+
+        Raises:
+            ValueError: it cannot be imported, or not in time.
+        """
+        try:
+            self([], [], [], timeout=timeout)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Ends the process, and those that the function has started."""
