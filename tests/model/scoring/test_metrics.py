@@ -36,7 +36,7 @@ def test_edits():
     assert [edits(*pair) for pair in pairs] == [slow_edits(*pair) for pair in pairs]
     assert word_error_rate("a dog barks, loudly", "The dog barks") == 2 / 3
     assert word_error_rate("one two three", "one") == 2
-    assert character_error_rate("abd", "A b c") == 1 / 3
+    assert character_error_rate("abx", "A b c") == 1 / 3
     assert word_error_rate("", "") == 0
 
 

@@ -19,7 +19,7 @@ from afn_model.train.eval_settings import EvalSettings, eval_settings
         ({"share": 0.1, "metrics": "wer"}, "metrics is 'wer'; a list"),
         ({"share": 0.1, "best": "wer"}, "best is 'wer'; loss or one of the metrics"),
         ({"share": 0.1, "keep_best": "yes"}, "keep_best is 'yes'; true or false"),
-        ({"share": 0.1, "evry": 5}, "has no evry; it takes data, share"),
+        ({"share": 0.1, "evvery": 5}, "has no evvery; it takes data, share"),
     ],
 )
 def test_what_is_wrong_is_one_line(raw, message):
