@@ -10,21 +10,12 @@ alive is added up op by op. What a kernel allocates inside of itself is not seen
 from __future__ import annotations
 
 import argparse
-import os
-import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import afn_kernels as ak
-from afn_kernels import _library
 from afn_model import AFNext
 from afn_model.config import ModelConfig, preset
 from afn_model.train import lora
@@ -33,56 +24,12 @@ from afn_model.train.adamw8bit import new_state
 from afn_model.train.quantise import quantise
 from afn_model.train.sft import select
 from afn_model.weights.checkpoint import SkipInit
+from bench.memory import counting
 
 BASES = ("bfloat16", "int8", "nf4")
 RANK, CONTEXT = 16, 8192
 HEAD_LOSS = 0.5e9  # what the head's loss takes inside of itself, by its documentation
 GPU = 24e9
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all fake storages that ops have made and that are still alive, and the most there ever were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self.sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, FakeTensor):
-                self.made(tensor.untyped_storage())
-        return found
-
-    def made(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self.sizes:
-            self.sizes[storage._cdata] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self.freed, storage._cdata)
-
-    def freed(self, storage: int) -> None:
-        self.now -= self.sizes.pop(storage)
-
-
-def every_tensor_is_plain(*_: Any) -> bool:
-    return True  # a mock would keep what it is called with
-
-
-@contextmanager
-def counting() -> Iterator[LiveBytes]:
-    """Inside, tensors have no data and every op takes the path of an eager call of its Triton kernel."""
-    with ExitStack() as stack:
-        for patch in (
-            mock.patch.dict(os.environ, TRITON_INTERPRET="1"),
-            mock.patch.object(_library, "plain", every_tensor_is_plain),
-            mock.patch.object(_library.Boundary, "_launch", property(lambda boundary: boundary.op)),
-            ak.prefer("triton"),
-            FakeTensorMode(allow_non_fake_inputs=True),
-        ):
-            stack.enter_context(patch)
-        yield stack.enter_context(LiveBytes())
 
 
 def held(tensors: Iterable[torch.Tensor]) -> int:
@@ -117,19 +64,19 @@ def step(model: AFNext, context: int) -> None:
 
 def count(config: ModelConfig, base: str, recompute: str, context: int = CONTEXT, rank: int = RANK) -> dict[str, float]:
     """Bytes by what they are for."""
-    with counting() as live:
+    with counting(host=0) as live:
         model = model_of(config, base, rank)
         trained = [p for p in model.parameters() if p.requires_grad]
         frozen = [*(p for p in model.parameters() if not p.requires_grad), *model.buffers()]
         checkpoint_blocks(model, recompute)
-        live.most = before = live.now
+        live.peak = before = live.now
         step(model, context)
         return {
             "base": held(frozen),
             "adapters": 2 * held(trained),  # with their gradients
             "adamw": 2 * held(trained),
             "adamw8bit": held(t for p in trained for t in new_state(p).values()),
-            "step": live.most - before - held(trained) + HEAD_LOSS,
+            "step": live.peak - before - held(trained) + HEAD_LOSS,
         }
 
 

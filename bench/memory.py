@@ -106,12 +106,16 @@ class MemoryCount(TorchDispatchMode):
 
     Tensors that come of no fake one are the host's, and are computed as they are: lengths, labels, tables.
 
+    Args:
+        host: elements below which a new tensor is taken for one of the host.
+
     Attributes:
         now, peak: bytes.
     """
 
-    def __init__(self):
+    def __init__(self, host: int):
         super().__init__()
+        self.host = host
         self.now = self.peak = 0
         self.sizes: dict[int, int] = {}
 
@@ -120,7 +124,7 @@ class MemoryCount(TorchDispatchMode):
             return NotImplemented  # it comes back for the local tensor
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
-        if not any(isinstance(x, FakeTensor) for x in given) and (given or math.prod(size) < HOST):
+        if not any(isinstance(x, FakeTensor) for x in given) and (given or math.prod(size) < self.host):
             with unset_fake_temporarily():
                 return func(*args, **kwargs or {})
         found = func(*args, **kwargs or {})
@@ -153,9 +157,9 @@ def _plain(*_: Any) -> bool:
 
 
 @contextmanager
-def counting() -> Iterator[MemoryCount]:
+def counting(host: int = HOST) -> Iterator[MemoryCount]:
     """Inside, big tensors are fake and counted, and every op takes the path of an eager call of its Triton kernel."""
-    memory, resize = MemoryCount(), torch.UntypedStorage.resize_
+    memory, resize = MemoryCount(host), torch.UntypedStorage.resize_
 
     def resize_(storage: torch.UntypedStorage, size: int):
         found = resize(storage, size)
