@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -22,6 +21,7 @@ from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from bench.resume import prepare
 from tests.budget import assert_within
+from tests.model.train.lending import lent_in_order
 from tests.tiny import noise, tiny
 
 QUESTIONS = ("What is said?", "Which is louder?", "When does the dog bark?")
@@ -108,18 +108,7 @@ def test_it_learns_what_is_preferred():
 
 def test_the_reference_is_asked_first_and_given_back():
     model, processor = tiny()
-    frozen, order = frozen_reference(model).requires_grad_(), []  # as a policy without its adapters would be
-
-    @contextmanager
-    def lent():
-        order.append("lent")
-        yield frozen
-        order.append("back")
-
-    for name, network in (("reference", frozen), ("policy", model)):
-        network.language_model.register_forward_hook(
-            lambda module, given, out, name=name: order.append((name, out.requires_grad))
-        )
+    lent, order = lent_in_order(model)
     one = DPO(model, processor, DPOSettings(pass_tokens=1), lent)
     for loss in next(one.updates(step_of(pairs()[:2]))):
         loss().backward()

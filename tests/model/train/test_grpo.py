@@ -3,7 +3,6 @@
 import copy
 import math
 import random
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference, overlong_penalty
 from tests import tiny
 from tests.budget import assert_same_but_rounding, assert_within
+from tests.model.train.lending import lent_in_order
 from tests.orders import in_orders
 from tests.tiny import noise, record
 
@@ -282,18 +282,7 @@ def test_groups_that_agree_are_left_out(pair):
 def test_the_reference_is_asked_first_and_leaves_no_graph(pair):
     """Before the policy's first activation, for all passes; and it is given back before the policy is asked."""
     model, _ = pair
-    frozen, order = frozen_reference(model).requires_grad_(), []  # as a policy without its adapters would be
-
-    @contextmanager
-    def lent():
-        order.append("lent")
-        yield frozen
-        order.append("back")
-
-    for name, network in (("reference", frozen), ("policy", model)):
-        network.language_model.register_forward_hook(
-            lambda module, given, out, name=name: order.append((name, out.requires_grad))
-        )
+    lent, order = lent_in_order(model)
     one = method(pair, lent, kl=0.1, pass_tokens=1)
     one.sampled, sample = (lambda *given: (sample(*given), order.clear())[0]), one.sampled
     gradients(one, step_of(colours()))
