@@ -92,10 +92,11 @@ class AudioStream:
         if piece.is_floating_point() and not (piece.abs() <= LOUDEST).all():
             after = f"after {self.samples / SAMPLE_RATE:.3f} s"
             raise ValueError(f"streamed audio has a sample {after} that is no number or far beyond full scale, 1")
-        if self.samples + len(piece) > round(self.max_seconds * SAMPLE_RATE):
+        most = round(self.max_seconds * SAMPLE_RATE)
+        if self.samples + len(piece) > most:
             raise ValueError(
-                f"streamed audio of {(self.samples + len(piece)) / SAMPLE_RATE:.3f} s is longer than"
-                f" {self.max_seconds:g} s: close the stream and begin another"
+                f"streamed audio of {self.samples + len(piece)} samples is longer than {self.max_seconds:g} s, {most}"
+                " samples: close the stream and begin another"
             )
         full: list[StreamWindow] = []
         while len(piece):

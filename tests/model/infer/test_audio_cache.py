@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -220,3 +221,40 @@ def test_what_is_in_use_is_kept_and_the_rest_by_last_use(model):
         widest = max(widest, cache.over)
     assert evicted > 20
     assert widest > 0
+
+
+class HalfAnHour:
+    """As large as the released encoder's output in bfloat16, without values."""
+
+    class config:
+        class audio:
+            width = 1280
+
+    def __init__(self):
+        self.sizes = []
+
+    def encode_batch(self, batch):
+        assert len(batch.pcm) == int(batch.samples.sum())
+        tokens = batch.window_tokens.tolist()
+        self.sizes.append(len(tokens))
+        return torch.empty(sum(tokens), 1280, dtype=torch.bfloat16, device="meta"), tokens
+
+
+def test_half_an_hour_is_encoded_once_and_a_growing_recording_by_its_new_windows():
+    model: Any = HalfAnHour()
+    cache = AudioCache(model, capacity=116_000_000)
+    row, digests = torch.zeros(480_000, dtype=torch.int16), [bytes([i]) * 32 for i in range(61)]
+
+    def ask(windows: int) -> None:
+        held = cache.add([row] * windows, [480_000] * windows, digests[:windows])
+        assert sum(window.pcm is not None for window in cache._windows.values()) == len(cache.missing(held))
+        cache.encode(held)
+        cache.release(held)
+
+    ask(60)
+    assert (cache.bytes, model.sizes) == (60 * 750 * 1280 * 2, [4] * 15)
+    ask(60)
+    assert (cache.windows_encoded, cache.windows_reused) == (60, 60)
+    ask(61)  # of which 60 have room when it is answered
+    assert (cache.windows_encoded, cache.windows_evicted, cache.over) == (61, 1, 0)
+    assert all(window.pcm is None for window in cache._windows.values())
