@@ -213,5 +213,6 @@ class AudioCache:
         while self.bytes > self.capacity and self._idle:
             digest, _ = self._idle.popitem(last=False)
             features = self._windows.pop(digest).features
-            self.bytes -= 0 if features is None else features.nbytes
+            assert features is not None
+            self.bytes -= features.nbytes
             self.windows_evicted += 1

@@ -18,7 +18,7 @@ FLOAT, WHOLE = torch.float32, torch.int16
 
 def recording(samples: int, dtype=WHOLE) -> torch.Tensor:
     pcm = torch.arange(samples).mul_(7919).remainder_(65_521).sub_(32_760).to(WHOLE)
-    return pcm if dtype == WHOLE else pcm / 32_768
+    return pcm if dtype == WHOLE else pcm / 30_000  # beyond full scale, and between the steps of int16
 
 
 def streamed(pieces, **options):

@@ -75,6 +75,7 @@ def test_content_of_a_page():
 
     assert prompt.content(0, ids[:4]) == words(1, 2, 9, 9) + A + words(0, 2)
     assert prompt.content(1, ids[4:8]) == words(9, 9, 9, 9) + A + words(0, -2) + B + words(1, 1)
+    assert prompt.content(0, ids[:2]) == words(1, 2), "the window begins where the page ends"
     # The last placeholder ends a page; what follows, the answer too, is ids alone.
     assert prompt.content(2, ids[8:]) == words(3, 4, 5, 6)
     assert prompt.content(3, [7, 7, 7, 7]) == words(7, 7, 7, 7)
