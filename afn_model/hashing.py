@@ -6,13 +6,14 @@ import hashlib
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15  # from one state of SplitMix64 to the next
+FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # factors of its draw
 
 
 def mix(x: int) -> int:
     """A 64-bit hash whose every output bit depends on every input bit (a draw of SplitMix64)."""
     x = (x + GAMMA) & MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    x = ((x ^ (x >> 30)) * FIRST) & MASK
+    x = ((x ^ (x >> 27)) * SECOND) & MASK
     return x ^ (x >> 31)
 
 

@@ -82,7 +82,7 @@ def ran(func: Any, args: tuple, kwargs: dict) -> Any:
     if name == "_to_copy" and wanted is None:
         here = bool(found)
     plain = func(*tree_map(values_of, args), **tree_map(values_of, kwargs))
-    if name.endswith("_") and found and isinstance(args[0], Tensor):
+    if name.endswith("_") and not name.endswith("__") and found and isinstance(args[0], Tensor):
         return args[0]
     if name == "_local_scalar_dense" or not here:
         return plain

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from afn_model.infer.batch_sampler import BatchSampler
 from afn_model.infer.finite import NotFiniteError, first_not_finite
 from afn_model.infer.history import History
 from afn_model.infer.rollout import Rollout
-from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import KVCache, SharedKVCache
@@ -72,7 +72,7 @@ def decode(
     # Another rank may have shorter prompts, and then goes on for longer.
     longest = max(limits) if any_running is None else params.max_new_tokens
     decoder = Decoder(model, batch, longest, samples=params.n, encoded=encoded, history=history)
-    sampler = Sampler(model, batch, params, keys)
+    sampler = BatchSampler(model, batch, params, keys)
     for step in range(1, longest + 1):
         token_B, logprob_B, finite_B = sampler.next(decoder.logits())
         said = None if logprob_B is None else logprob_B.tolist()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from afn_model.infer.answer import answer, answers
+from afn_model.infer.batch_sampler import BatchSampler
 from afn_model.infer.finite import NotFiniteError
 from afn_model.infer.history import History
-from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
 from tests.model.infer.test_generate import asked
 from tests.tiny import noise, tiny
@@ -34,7 +34,7 @@ def spoil(weight, value=math.nan):
 @pytest.mark.parametrize("options", WAYS)
 def test_one_score_is_enough(pair, options, keys):
     model, processor = pair
-    sampler = Sampler(model, processor([asked("What?")] * 4), SamplingParams(**options), keys)
+    sampler = BatchSampler(model, processor([asked("What?")] * 4), SamplingParams(**options), keys)
     logits = torch.randn(4, model.config.text.vocab_size)
     logits[1, 300] = math.nan
     logits[2, 5] = math.inf

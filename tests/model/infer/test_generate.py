@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from afn_model.config import RoteConfig
-from afn_model.infer.sampler import draw, penalise, race, scaled
-from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.batch_sampler import draw, penalise, race, scaled
 from tests.budget import assert_same_but_rounding
 from tests.orders import in_orders
 from tests.tiny import noise, tiny
@@ -233,43 +232,6 @@ def test_sampling_out_of_range(pair, options):
     model, processor = pair
     with pytest.raises(ValueError, match="out of range"):
         model.generate(processor(conversations()[0]), 1, **options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_new_tokens": -1},
-        {"repetition_penalty": -1.0},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"top_p": float("nan")},
-        {"n": 0, "temperature": 1.0},
-    ],
-)
-def test_sampling_params_out_of_range(options):
-    with pytest.raises(ValueError, match=r"out of range.*are expected"):
-        SamplingParams(**options)
-    with pytest.raises(ValueError, match="2 answers to a prompt would be the same at temperature 0"):
-        SamplingParams(n=2)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_new_tokens": 2.0},
-        {"n": True, "temperature": 1.0},
-        {"n": 2.0, "temperature": 1.0},
-        {"seed": 1.5},
-        {"stop_token_ids": 5},
-        {"stop_token_ids": "5"},
-        {"temperature": "1"},
-        {"top_p": None},
-        {"repetition_penalty": "1"},
-    ],
-)
-def test_sampling_params_of_other_types(options):
-    with pytest.raises(ValueError, match="must be whole numbers"):
-        SamplingParams(**options)
 
 
 def test_the_context_bounds_each_answer_by_its_own_prompt(pair):
