@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from afn_model.infer.generate import generate
+from afn_model.infer.generate import generate, sample
 from afn_model.infer.rollout import Rollout
-from afn_model.infer.sample import sample
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.network.network import Network
 from afn_model.prompt.batch import Batch
@@ -55,9 +54,8 @@ class AFNext(Network):
         keys: Sequence[int] | None = None,
         stop_token_ids: tuple[int, ...] | None = None,
         encoded: tuple[Tensor, list[int]] | None = None,
-        any_running: Callable[[bool], bool] = bool,
     ) -> list[Rollout]:
-        """``samples`` random answers to each prompt of a batch; see ``afn_model.infer.sample``."""
+        """``samples`` random answers to each prompt of a batch; see ``afn_model.infer.generate.sample``."""
         params = SamplingParams(
             max_new_tokens=max_new_tokens,
             repetition_penalty=1.0,
@@ -67,7 +65,7 @@ class AFNext(Network):
             n=samples,
             stop_token_ids=stop_token_ids,
         )
-        return sample(self, batch, params, keys=keys, encoded=encoded, any_running=any_running)
+        return sample(self, batch, params, keys=keys, encoded=encoded)
 
     @classmethod
     def from_pretrained(

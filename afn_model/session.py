@@ -17,6 +17,7 @@ import torch
 
 from afn_model.afnext import AFNext
 from afn_model.infer.answer import Answer, answer, answers
+from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.weights.checkpoint import load
@@ -51,6 +52,7 @@ class Session:
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype {dtype}: weights are floating point")
         self._model: AFNext | None = None
+        self._engine: Engine | None = None
         self._loading = Lock()
         self.folder, self.dtype, self.rote, self.on_step = folder, dtype, rote, on_step
         self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
@@ -69,9 +71,19 @@ class Session:
                 self._model = load(AFNext, self.folder, **options)
             return self._model
 
+    @property
+    def engine(self) -> Engine:
+        """What answers, made when first asked for. It keeps what it has computed: a second question about a recording
+        does not listen again."""
+        model = self.model
+        with self._loading:
+            if self._engine is None:
+                self._engine = Engine(model)
+            return self._engine
+
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:
         """The model's answers to conversations; an error raises. See ``afn_model.infer.answer.answer``."""
-        return answer(lambda: self.model, self.processor, conversations, params, **options)
+        return answer(lambda: self.engine, self.processor, conversations, params, **options)
 
     def answers(
         self, conversations: Sequence, params: SamplingParams | None = None, **options: Any
@@ -79,7 +91,7 @@ class Session:
         """Answers as they come, with errors in the places of those that cannot be given, so that one bad recording does
         not end the work on the others. See ``afn_model.infer.answer.answers``.
         """
-        return answers(lambda: self.model, self.processor, conversations, params, **options)
+        return answers(lambda: self.engine, self.processor, conversations, params, **options)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -108,9 +108,7 @@ def about_each(args: Namespace, question: str) -> int:
 
     failed, limits = 0, {"batch_size": args.batch, "batch_tokens": args.batch_tokens or BATCH_TOKENS}
     with open_session(args) as session, AnswerBar(len(files), quiet=args.quiet) as bar:
-        for place, found in session.answers(
-            conversations, params, in_order=True, on_progress=bar.on_progress, **limits
-        ):
+        for place, found in session.answers(conversations, params, on_progress=bar.on_progress, **limits):
             bar.done()
             if isinstance(found, ValueError):
                 if args.fail_fast:

@@ -26,12 +26,10 @@ def chat(args: Namespace) -> None:
 
 def talk(session: Session, params: SamplingParams, start: list[dict], *, quiet: bool = False) -> None:
     """Turn after turn, from the messages that a conversation starts with; each turn computes what is new in it."""
-    from afn_model.infer.history import History
-
     interactive = sys.stdin.isatty()
     if interactive:
         print(CHAT_HELP, file=sys.stderr)
-    messages, attached, history = start, [], History()
+    messages, attached = start, []
     while True:
         try:
             line = input("> " if interactive else "").strip()
@@ -48,7 +46,7 @@ def talk(session: Session, params: SamplingParams, start: list[dict], *, quiet: 
                 raise ValueError(f"{line}: no such command; {CHAT_HELP}")
             elif line:
                 asked = [*messages, {"role": "user", "content": [*attached, {"type": "text", "text": line}]}]
-                answer = print_answer(session, asked, params, history=history, quiet=quiet)
+                answer = print_answer(session, asked, params, quiet=quiet)
                 messages, attached = [*asked, {"role": "assistant", "content": answer.text}], []
         except (ValueError, OSError) as error:
             if not interactive:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.audio.recording import Audio, measured_seconds
 from afn_model.checks import is_whole
-from afn_model.infer.decoder import decode
-from afn_model.infer.finite import NotFiniteError
-from afn_model.infer.history import History
+from afn_model.infer.engine import Engine, Growing, Request
+from afn_model.infer.generate import explained
+from afn_model.infer.pages import PAGE
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.text_stream import TextStream
 from afn_model.prompt.conversation import Turn, is_conversation, read_conversation
 
 if TYPE_CHECKING:
-    from afn_model.infer.rollout import Rollout
-    from afn_model.network.network import Network
     from afn_model.prompt.batch import Batch, Prepared
     from afn_model.prompt.processor import AFNextProcessor
 
-# As many as a recording of half an hour has, the longest that the released models take: what has room for one of
-# those has room for any batch.
+# As many as a recording of half an hour has, the longest that the released models take.
 BATCH_TOKENS = 46_080
 OnProgress = Callable[[str, "list[int]", int, int], Any]
+Answerer = "Network | Engine | Callable[[], Network | Engine]"
 
 
 @dataclass(frozen=True)
@@ -44,10 +37,10 @@ class Answer:
         text: the answer.
         prompt_tokens, answer_tokens: how many; the stop token is not counted.
         finish: "stop" where the model ended the answer, "length" where ``max_new_tokens`` or the context did.
-        seconds: "read", spent on this conversation's recordings; "load", on reading weights for its batch;
-            "first_token", from then to the batch's first token; "total", from the start of reading to the last token of
-            this answer, without what was spent on reading other recordings.
-        together: conversations that were answered together with this one, which is counted.
+        seconds: "read", spent on this conversation's recordings; "load", on the weights, if they were read for it;
+            "first_token", from the end of reading to the first token; "total", from the start of reading to the last.
+        together: conversations that were being answered when its first token came, this one included.
+        reused: tokens of the prompt whose keys and values had been computed before.
     """
 
     text: str
@@ -56,10 +49,11 @@ class Answer:
     finish: str
     seconds: dict[str, float]
     together: int
+    reused: int = 0
 
 
 def answer(
-    model: Network | Callable[[], Network],
+    model: Answerer,
     processor: AFNextProcessor,
     conversations: Sequence,
     params: SamplingParams | None = None,
@@ -71,7 +65,7 @@ def answer(
         model, processor, conversations, params, options: as of ``answers``.
 
     Returns:
-        ``params.n`` answers to each conversation, in the order of the conversations whatever that of the batches.
+        ``params.n`` answers to each conversation, in the order of the conversations whatever that of the answers.
 
     Raises:
         ValueError: the first error of ``answers``, that of a single conversation included.
@@ -85,44 +79,40 @@ def answer(
 
 
 def answers(
-    model: Network | Callable[[], Network],
+    model: Answerer,
     processor: AFNextProcessor,
     conversations: Sequence,
     params: SamplingParams | None = None,
     *,
     batch_size: int = 8,
     batch_tokens: int = BATCH_TOKENS,
-    in_order: bool = False,
-    history: History | None = None,
     on_text: Callable[[int, str], Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[tuple[int, Answer | ValueError]]:
     """Answers to conversations, each up to its last message, as they come.
 
-    Conversations of like length are answered together. A random answer is a function of ``params.seed``, the place of
-    its conversation among ``conversations`` and its number among the ``params.n``, whatever the batches. A conversation
-    that cannot be answered has an error in place of its answers; the others are answered.
+    A conversation is read when another one has been answered. A random answer is a function of ``params.seed``, the
+    place of its conversation among ``conversations`` and its number among the ``params.n``, whatever else is answered.
+    A conversation that cannot be answered has an error in place of its answers; the others are answered.
 
     Args:
-        model: the model, or a function that returns it, called when the first recordings have been read.
+        model: the model, or an engine, which keeps what it computed for the next call; or a function that returns
+            either, called when the first recordings have been read.
         processor: of the model.
         conversations: each in a form that ``read_conversation`` reads, or its turns; a list of messages alone is one.
         params: how answers are generated; ``SamplingParams()`` if None.
-        batch_size: conversations answered together, at most.
-        batch_tokens: bounds a batch by memory: the tokens of its longest prompt times its answers, which is what their
-            keys and values are stored in. A longer conversation is answered alone.
-        in_order: make batches in the given order rather than by length, so that the first answers come first.
-        history: of the only conversation; what an earlier call computed of it is not computed again.
+        batch_size: conversations answered at the same time, at most.
+        batch_tokens: bounds them by memory too: tokens of prompts and answers. A longer conversation is answered alone.
         on_text: called with (place, piece) as text comes; the pieces of an answer add up to its text.
         on_progress: called with (stage, conversations, done, total): "read" before the recordings of one are read;
-            "prefill" with layers of the model done for a batch; "decode" with tokens of its longest answer.
+            "prefill" with tokens of its prompt done; "decode" with tokens of the longest answer of all that grow.
 
     Yields:
-        (place, ``Answer`` or ValueError): answers are counted conversation by conversation, ``params.n`` of each, and
-        come batch by batch. The ValueError names the recording by its file, or the conversation by its number.
+        (place, ``Answer`` or ValueError): answers are counted conversation by conversation, ``params.n`` of each. The
+        ValueError names the recording by its file, or the conversation by its number.
 
     Raises:
-        ValueError: a number out of range; nothing that is a conversation; a model whose scores are not finite.
+        ValueError: a number out of range; nothing that is a conversation.
     """
     for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
         if not is_whole(value) or value < 1:
@@ -131,62 +121,165 @@ def answers(
     if params.temperature > 0 and params.seed is None:
         params = replace(params, seed=int(torch.randint(2**62, ())))
     asked = [conversations] if is_conversation(conversations) else list(conversations)
-    if history is not None and len(asked) * params.n != 1:
-        raise ValueError(f"a history is that of one answer, not of {len(asked) * params.n}")
-    run = _Run(model, processor, params, asked, history, on_text, on_progress)
-    return run.answers(batch_size, batch_tokens, in_order)
+    return _Run(model, processor, params, asked, batch_size, batch_tokens, on_text, on_progress).answers()
 
 
 @dataclass
-class _Waiting:
-    """A conversation whose recordings have been read, and how long that took."""
+class _Conversation:
+    """A conversation whose recordings have been read.
+
+    Args:
+        index: its place.
+        prepared: what the processor made of it.
+        began, read: when reading began and ended.
+        loaded: when the model was there.
+    """
 
     index: int
     prepared: Prepared
-    seconds: float
+    began: float
+    read: float
+    loaded: float = 0.0
+    together: int = 0
+    request: Request | None = None
+    streams: list[TextStream] = field(default_factory=list)
+
+    def needs(self, params: SamplingParams) -> int:
+        """Tokens of prompt and answers."""
+        return len(self.prepared.ids) + params.n * params.max_new_tokens
 
 
 @dataclass
 class _Run:
     """One call of ``answers``."""
 
-    model: Network | Callable[[], Network]
+    model: Any
     processor: AFNextProcessor
     params: SamplingParams
     asked: list
-    history: History | None
+    batch_size: int
+    batch_tokens: int
     on_text: Callable[[int, str], Any] | None
     on_progress: OnProgress | None
 
-    def answers(self, batch_size: int, batch_tokens: int, in_order: bool) -> Iterator[tuple[int, Answer | ValueError]]:
-        turns: dict[int, list[Turn]] = {}
-        for index in range(len(self.asked)):
-            try:
-                turns[index] = _read(self.asked, index)
-            except ValueError as error:
-                yield from ((place, error) for place in self.places(index))
-        order = list(turns)
-        if len(turns) > batch_size and not in_order:
-            order.sort(key=lambda index: sum(map(_seconds, (audio for turn in turns[index] for audio in turn.audios))))
-        batch: list[_Waiting] = []
-        for index in order:
-            began = time.perf_counter()
+    def answers(self) -> Iterator[tuple[int, Answer | ValueError]]:
+        todo, running = iter(range(len(self.asked))), []
+        waiting: _Conversation | None = None
+        engine: Engine | None = None
+        try:
+            while True:
+                while len(running) < self.batch_size:
+                    if waiting is None and (index := next(todo, None)) is not None:
+                        found = self.read(index)
+                        if isinstance(found, ValueError):
+                            yield from ((place, found) for place in self.places(index))
+                            continue
+                        waiting = found
+                    tokens = sum(one.needs(self.params) for one in running)
+                    if waiting is None or (running and tokens + waiting.needs(self.params) > self.batch_tokens):
+                        break
+                    engine = self.engine(engine, waiting)
+                    try:
+                        self.begin(engine, waiting)
+                        running.append(waiting)
+                    except ValueError as error:
+                        error = ValueError(f"{self.where(waiting.index)}{error}")
+                        yield from ((place, error) for place in self.places(waiting.index))
+                    waiting = None
+                if not running:
+                    return
+                assert engine is not None
+                with torch.inference_mode():
+                    grown = engine.step()
+                self.note(running, grown)
+                for one in [one for one in running if one.request is not None and one.request.done]:
+                    running.remove(one)
+                    yield from self.ended(engine, one)
+        finally:
+            for one in running:
+                if engine is not None and one.request is not None:
+                    engine.abort(one.request)
+
+    def read(self, index: int) -> _Conversation | ValueError:
+        began = time.perf_counter()
+        try:
+            turns = _read(self.asked, index)
             self.tell("read", [index], 0, 1)
-            try:
-                prepared = _prepare(self.processor, turns[index], _where(self.asked, index))
-            except ValueError as error:
-                yield from ((place, error) for place in self.places(index))
+            prepared = _prepare(self.processor, turns, self.where(index))
+        except ValueError as error:
+            return error
+        return _Conversation(index, prepared, began, time.perf_counter())
+
+    def engine(self, engine: Engine | None, first: _Conversation) -> Engine:
+        """The engine; another one where a conversation does not fit, which then is the only one."""
+        given = self.model if isinstance(self.model, (torch.nn.Module, Engine)) else self.model()
+        first.loaded = time.perf_counter()
+        if isinstance(given, Engine):
+            return given
+        wanted = -(-max(self.batch_tokens, first.needs(self.params)) // PAGE) + self.batch_size * self.params.n
+        if engine is None or (engine.pool.pages < wanted and not engine.growing):
+            return Engine(given, pages=wanted, slots=self.batch_size * self.params.n)
+        return engine
+
+    def begin(self, engine: Engine, one: _Conversation) -> None:
+        """A conversation is answered from now on."""
+        packed = self.packed(one)
+        (one.request,) = engine.add(packed, self.params, keys=[one.index])
+        for place, growing in zip(self.places(one.index), one.request.answers, strict=True):
+            if self.on_text is not None:
+                one.streams.append(TextStream(self.processor.decode, partial(self.on_text, place)))
+                growing.on_token = one.streams[-1]
+
+    def packed(self, one: _Conversation) -> Batch:
+        return self.processor.pack([one.prepared])
+
+    def note(self, running: list[_Conversation], grown: list[Growing]) -> None:
+        """What a step has done."""
+        growing, longest = [], 0
+        for one in running:
+            assert one.request is not None
+            first = one.request.answers[0].sequence
+            tokens = max(len(answer.tokens) for answer in one.request.answers)
+            if tokens:
+                one.together = one.together or len(running)
+                growing.append(one.index)
+                longest = max(longest, tokens)
+            elif self.on_progress is not None:
+                self.tell("prefill", [one.index], first.computed, len(first.prompt.ids))
+        if growing and grown:
+            self.tell("decode", growing, longest, self.params.max_new_tokens)
+
+    def ended(self, engine: Engine, one: _Conversation) -> Iterator[tuple[int, Answer | ValueError]]:
+        """The answers to a conversation."""
+        assert one.request is not None
+        for stream in one.streams:
+            stream.close()
+        for place, growing in zip(self.places(one.index), one.request.answers, strict=True):
+            if growing.error is not None:
+                problem = explained(engine.model, self.packed(one), 0, growing)
+                yield place, ValueError(f"{self.where(one.index)}{problem}")
                 continue
-            longest = max(len(one.prepared.ids) for one in [*batch, _Waiting(index, prepared, 0.0)])
-            if batch and (len(batch) + 1) * self.params.n * longest > batch_tokens:
-                yield from self.decoded(batch)
-                batch = []
-            batch.append(_Waiting(index, prepared, time.perf_counter() - began))
-            if len(batch) == batch_size:
-                yield from self.decoded(batch)
-                batch = []
-        if batch:
-            yield from self.decoded(batch)
+            stopped = growing.reason == "stop"
+            ids = growing.tokens[:-1] if stopped else growing.tokens
+            now = time.perf_counter()
+            first, last = (growing.times or [now])[0], (growing.times or [now])[-1]
+            yield (
+                place,
+                Answer(
+                    text=self.processor.decode(ids),
+                    prompt_tokens=len(one.prepared.ids),
+                    answer_tokens=len(ids),
+                    finish=growing.reason or "abort",
+                    seconds={
+                        "read": one.read - one.began,
+                        "load": one.loaded - one.read,
+                        "first_token": first - one.loaded,
+                        "total": last - one.began,
+                    },
+                    together=max(1, one.together),
+                    reused=growing.sequence.reused,
+                ),
+            )
 
     def places(self, index: int) -> range:
         """Of a conversation's answers."""
@@ -196,88 +289,8 @@ class _Run:
         if self.on_progress is not None:
             self.on_progress(stage, conversations, done, total)
 
-    def decoded(self, batch: list[_Waiting]) -> Iterator[tuple[int, Answer | ValueError]]:
-        """The answers to a batch."""
-        began, chosen = time.perf_counter(), [one.index for one in batch]
-        packed = self.processor.pack([one.prepared for one in batch])
-        loading = time.perf_counter()
-        network: Any = self.model if isinstance(self.model, nn.Module) else self.model()
-        start = time.perf_counter()
-        places = [place for index in chosen for place in self.places(index)]
-        streams = [
-            None if self.on_text is None else TextStream(self.processor.decode, partial(self.on_text, place))
-            for place in places
-        ]
-        rollouts, first, ends = self.decode(network, packed, chosen, streams)
-        for row, (place, rollout) in enumerate(zip(places, rollouts, strict=True)):
-            one, ids = batch[rollout.prompt], rollout.answer
-            yield (
-                place,
-                Answer(
-                    text=self.processor.decode(ids),
-                    prompt_tokens=len(one.prepared.ids),
-                    answer_tokens=len(ids),
-                    finish="stop" if rollout.finished else "length",
-                    seconds={
-                        "read": one.seconds,
-                        "load": start - loading,
-                        "first_token": first - start,
-                        "total": one.seconds + ends[row] - began,
-                    },
-                    together=len(batch),
-                ),
-            )
-
-    def decode(
-        self, network: Network, batch: Batch, chosen: list[int], streams: list[TextStream | None]
-    ) -> tuple[list[Rollout], float, list[float]]:
-        """The answers to a batch, streamed as they are decoded; when its first token came, and the last of each."""
-        counts, times = [0] * len(streams), [0.0] * len(streams)
-        longest, first, hooks = 0, 0.0, self.watch_prefill(network, batch, chosen)
-
-        def on_token(row: int, token: int) -> None:
-            nonlocal first, longest
-            times[row] = time.perf_counter()
-            first = first or times[row]
-            while hooks:
-                hooks.pop().remove()
-            counts[row] += 1
-            if counts[row] > longest:
-                longest = counts[row]
-                self.tell("decode", chosen, longest, self.params.max_new_tokens)
-            stream = streams[row]
-            if stream is not None:
-                stream(token)
-
-        options: dict[str, Any] = {"keys": chosen, "history": self.history, "on_token": on_token}
-        try:
-            with torch.inference_mode():
-                rollouts = decode(network, batch, self.params, **options)
-        except NotFiniteError as error:
-            raise ValueError(f"{_where(self.asked, chosen[error.prompt])}{error}") from None
-        finally:
-            for hook in hooks:
-                hook.remove()
-        end = time.perf_counter()
-        for stream in filter(None, streams):
-            stream.close()
-        return rollouts, first or end, [last or end for last in times]
-
-    def watch_prefill(self, network: Network, batch: Batch, chosen: list[int]) -> list[Any]:
-        """Tells of every layer that is done; the hooks to remove when all are."""
-        if self.on_progress is None:
-            return []
-        layers = [*(network.encoder.layers if batch.pcm is not None else []), *network.language_model.layers]
-        done = iter(range(1, len(layers) + 1))
-        self.tell("prefill", chosen, 0, len(layers))
-        return [
-            layer.register_forward_hook(lambda *_: self.tell("prefill", chosen, next(done, len(layers)), len(layers)))
-            for layer in layers
-        ]
-
-
-def _where(asked: list, index: int) -> str:
-    return f"conversation {index}: " if len(asked) > 1 else ""
+    def where(self, index: int) -> str:
+        return f"conversation {index}: " if len(self.asked) > 1 else ""
 
 
 def _read(asked: list, index: int) -> list[Turn]:
@@ -287,7 +300,7 @@ def _read(asked: list, index: int) -> list[Turn]:
             return list(conversation)
         return read_conversation(conversation)
     except ValueError as error:
-        raise ValueError(f"{_where(asked, index)}{error}") from None
+        raise ValueError(f"conversation {index}: {error}" if len(asked) > 1 else str(error)) from None
 
 
 def _prepare(processor: AFNextProcessor, turns: list[Turn], where: str) -> Prepared:
@@ -302,15 +315,3 @@ def _prepare(processor: AFNextProcessor, turns: list[Turn], where: str) -> Prepa
             where = "" if any(file in str(error) for file in files) else f"{', '.join(files)}: "
         raise ValueError(f"{where}{error}") from None
     return prepared
-
-
-def _seconds(audio: Audio) -> float:
-    """Seconds of a recording by its header; an unreadable one counts as 0 s: the error is raised when it is decoded."""
-    if isinstance(audio.source, (str, os.PathLike)):
-        try:
-            return measured_seconds(replace(audio, source=os.fspath(audio.source)))
-        except ValueError:
-            return 0.0
-    samples = len(audio.source) if isinstance(audio.source, (np.ndarray, Tensor)) else 0
-    end = samples / (SAMPLE_RATE if audio.sampling_rate is None else audio.sampling_rate)
-    return min(end, math.inf if audio.end is None else audio.end) - (audio.start or 0.0)

@@ -101,6 +101,11 @@ class AudioCache:
             self._idle.pop(digest, None)
         return found
 
+    def hold(self, digests: Iterable[bytes]) -> None:
+        """Takes one reference more to windows that are held."""
+        for digest in digests:
+            self._window(digest).references += 1
+
     def missing(self, digests: Iterable[bytes]) -> list[bytes]:
         """The windows among these that are not encoded yet, each once."""
         return [digest for digest in dict.fromkeys(digests) if self._window(digest).features is None]

@@ -6,12 +6,8 @@ import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from afn_model.audio.frames import audio_tokens, window_samples
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from afn_model.audio.frames import audio_tokens
 
 
 @dataclass(frozen=True)
@@ -34,12 +30,15 @@ class WindowSpan:
 class PromptTokens:
     """Token ids of a prompt, placeholders included, and its windows in order of their places.
 
+    ``clock`` is the rotary position of each token; None where that is its place.
+
     Raises:
         ValueError: a window outside of the prompt, or that begins before the one before it ends.
     """
 
     ids: list[int]
     windows: tuple[WindowSpan, ...] = ()
+    clock: list[float] | None = None
 
     def __post_init__(self):
         end = 0
@@ -69,13 +68,13 @@ class PromptTokens:
 
 
 def spans_of(
-    ids: Tensor | Sequence[int], clips: Sequence[Tensor | int], audio_token_id: int, digests: Sequence[bytes]
+    ids: Sequence[int], clips: Sequence[Sequence[int]], audio_token_id: int, digests: Sequence[bytes]
 ) -> tuple[WindowSpan, ...]:
     """Where the windows of a prompt's recordings stand in it.
 
     Args:
-        ids: [n] token ids, placeholders included.
-        clips: its recordings in order of appearance, or how many samples each has.
+        ids: token ids, placeholders included.
+        clips: samples of the windows of each of its recordings, in order of appearance.
         audio_token_id: of the placeholders.
         digests: of every window of every recording, as of ``windows_of``.
 
@@ -83,10 +82,8 @@ def spans_of(
         ValueError: another number of placeholders or of digests than the recordings have, or a window with other
             tokens inside.
     """
-    known = ids if isinstance(ids, Sequence) else ids.tolist()
-    places = [place for place, token in enumerate(known) if token == audio_token_id]
-    lengths = [window_samples(clip if isinstance(clip, int) else clip.numel()) for clip in clips]
-    counts = [(index, audio_tokens(samples)) for clip in lengths for index, samples in enumerate(clip)]
+    places = [place for place, token in enumerate(ids) if token == audio_token_id]
+    counts = [(index, audio_tokens(samples)) for clip in clips for index, samples in enumerate(clip)]
     if len(counts) != len(digests):
         raise ValueError(f"{len(digests)} digests for the {len(counts)} audio windows of the prompt's recordings")
     if len(places) != sum(tokens for _, tokens in counts):
@@ -100,3 +97,38 @@ def spans_of(
         spans.append(WindowSpan(start, stop, digest, index))
         at += tokens
     return tuple(spans)
+
+
+def prompts_of(
+    ids: Sequence[int],
+    lengths: Sequence[int],
+    clips: Sequence[Sequence[int]],
+    audio_token_id: int,
+    digests: Sequence[bytes],
+) -> list[PromptTokens]:
+    """The prompts of a packed batch.
+
+    Args:
+        ids: of all prompts, one after another.
+        lengths: tokens of each prompt.
+        clips: samples of the windows of each recording, in order of appearance.
+        audio_token_id: of the placeholders.
+        digests: of every window of every recording.
+
+    Raises:
+        ValueError: what ``spans_of`` raises, and recordings that belong to no prompt.
+    """
+    prompts, at, clip, window = [], 0, 0, 0
+    for length in lengths:
+        own = list(ids[at : at + length])
+        wanted, first, windows = own.count(audio_token_id), clip, window
+        while clip < len(clips) and wanted > 0:
+            wanted -= sum(map(audio_tokens, clips[clip]))
+            window += len(clips[clip])
+            clip += 1
+        spans = spans_of(own, clips[first:clip], audio_token_id, digests[windows:window])
+        prompts.append(PromptTokens(own, spans))
+        at += length
+    if clip < len(clips):
+        raise ValueError(f"{len(clips)} recordings for prompts that have placeholders for {clip}")
+    return prompts

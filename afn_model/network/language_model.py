@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import afn_kernels as ak
 from afn_model.config import TextConfig
-from afn_model.network.kv_cache import KVCache
+from afn_model.network.kv_cache import PagedKV
 from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
@@ -46,17 +46,13 @@ class CausalAttention(nn.Module):
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if context.shared is not None:
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
-        cache = {} if context.cache is None else {"v": v, **context.cache.slot_mapping(layer)}
+        kv = context.kv
+        cache = {} if kv is None else {"v": v, **kv.slot_mapping(layer)}
         q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
-        if context.schedule is not None:
-            if context.cache is not None and context.cache.kept:
-                k, v = (x[0, : context.schedule.total_k] for x in context.cache.layer(layer))
-            out = ak.attention(q, k, v, causal=True, schedule=context.schedule)
-            assert isinstance(out, Tensor)
-        else:
-            assert context.cache is not None, "a step of one token reads a cache"
-            kv = context.cache
-            out = ak.decode_attention(q[:, None], *kv.layer(layer), kv.lengths, **kv.pages())[:, 0]
+        if kv is not None:
+            return self.o_proj(kv.attention(q, k, v, layer).flatten(1))
+        out = ak.attention(q, k, v, causal=True, schedule=context.schedule)
+        assert isinstance(out, Tensor)
         return self.o_proj(out.flatten(1))
 
 
@@ -109,39 +105,32 @@ class LanguageModel(nn.Module):
         *,
         cu_seqlens: Tensor | None = None,
         longest: int | None = None,
-        cache: KVCache | None = None,
+        kv: PagedKV | None = None,
         shared: SharedPrefix | SequenceShard | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
         Args:
-            x_TD: [T, width] packed embeddings; with a cache and no ``cu_seqlens``, one new token per sequence.
+            x_TD: [T, width] packed embeddings.
             positions: [T] float32 rotary positions.
-            cu_seqlens: [B + 1] int32 boundaries; given for whole sequences (training and prefill).
+            cu_seqlens: [B + 1] int32 boundaries of whole sequences.
             longest: tokens of the longest of them, where the host knows it.
-            cache: filled by a prefill, extended by each decoding step. Where its one sequence keeps tokens, a prefill
-                comes behind them and attends to them too.
+            kv: the paged keys and values that sequences go on from, in generation; excludes ``cu_seqlens``.
             shared: an object whose ``attention`` method, rotary included, replaces the default: ``SharedPrefix`` or
-                ``SequenceShard``; excludes ``cache`` and ``cu_seqlens``.
+                ``SequenceShard``; excludes ``kv`` and ``cu_seqlens``.
 
         Returns:
             [T, width].
         """
         d = torch.arange(0, self.config.head_dim, 2, device=x_TD.device, dtype=torch.int64).float()
         inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
-        if cache is not None:
-            cache.advance(cu_seqlens)
         schedule, calls = None, {"head_dim": self.config.head_dim, "dtype": x_TD.dtype}
         if cu_seqlens is not None:
-            keys: dict[str, Any] = {}
-            if cache is not None and cache.kept:
-                earlier = torch.tensor([0, cache.kept], dtype=torch.int32, device=cu_seqlens.device)
-                keys = {"cu_seqlens_k": cu_seqlens + earlier, "total_k": cache.kept + len(x_TD)}
-            keys |= {"longest": longest} if longest is not None else {}
-            schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **keys, **calls)
+            known: dict[str, Any] = {} if longest is None else {"longest": longest}
+            schedule = ak.attention_schedule(cu_seqlens, total_q=len(x_TD), causal=True, **known, **calls)
         elif isinstance(shared, SharedPrefix):
             shared = shared.scheduled(**calls)
-        context = ForwardContext(positions, inv_freq, schedule, cache, shared)
+        context = ForwardContext(positions, inv_freq, schedule, kv, shared)
         residual_TD = None
         for index, layer in enumerate(self.layers):
             x_TD, residual_TD = layer(x_TD, residual_TD, context, index)
@@ -150,10 +139,10 @@ class LanguageModel(nn.Module):
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """What every layer of one forward pass shares. Without a schedule it is one new token per sequence."""
+    """What every layer of one forward pass shares."""
 
     positions: Tensor
     inv_freq: Tensor
     schedule: AttentionSchedule | None
-    cache: KVCache | None
+    kv: PagedKV | None
     shared: SharedPrefix | SequenceShard | None = None

@@ -17,7 +17,6 @@ from afn_model.network.adaptor import Adaptor
 from afn_model.network.device_batch import AudioInputs, DeviceBatch, window_and_frame, window_numbers
 from afn_model.network.encoder import AudioEncoder, Windows
 from afn_model.network.head import LanguageModelHead, target_logprobs
-from afn_model.network.kv_cache import KVCache
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.linear import operands
 from afn_model.network.positions import rotary_positions
@@ -159,21 +158,19 @@ class Network(nn.Module):
         batch: Batch | DeviceBatch,
         *,
         encoded: tuple[Tensor, list[int]] | None = None,
-        cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states [T, width] of a packed batch, and the positions [T] they were computed at.
 
         Args:
             batch: packed conversations, or what ``prepare`` made of them; T then counts this rank's tokens.
             encoded: what ``encode_batch`` returned for this batch, when it is known already.
-            cache: an empty KV cache to fill.
         """
         here = self.prepare(batch, encode=encoded is None)
         x_TD, positions = self.embed_batch(here, encoded)
         if here.shard is not None:
             return self.language_model(x_TD, positions, shared=here.shard), positions
         boundaries = {"cu_seqlens": here.cu_seqlens, "longest": here.longest}
-        return self.language_model(x_TD, positions, **boundaries, cache=cache), positions
+        return self.language_model(x_TD, positions, **boundaries), positions
 
     def embed_batch(
         self, batch: Batch | DeviceBatch, encoded: tuple[Tensor, list[int]] | None = None

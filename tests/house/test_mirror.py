@@ -41,7 +41,6 @@ MODULES = {
     "afn_model/data/stats.py": "tests/model/cli/test_data.py",
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
     "afn_model/demo/report.py": "tests/model/demo/test_demo.py",
-    "afn_model/infer/batch_sampler.py": "tests/model/infer/test_generate.py",
     "afn_model/infer/decoder.py": "tests/model/infer/test_generate.py",
     "afn_model/infer/rollout.py": "tests/model/infer/test_generate.py",
     "afn_model/infer/sample.py": "tests/model/infer/test_generate.py",

@@ -1,11 +1,10 @@
 """Answers to conversations: batches, order, streams and errors."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from afn_model.infer.answer import BATCH_TOKENS, answer, answers
+from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import read_conversation
 from tests.model.infer.test_generate import asked, conversations
@@ -45,9 +44,8 @@ def test_batches_do_not_matter(pair, params):
     alone = texts(model, processor, conversations(), params, batch_size=1)
     assert len(alone) == 6 * params.n
     assert len(set(alone)) > 4 * params.n
-    for batch_size in (2, 4, 6, 100):
-        for in_order in (False, True):
-            assert texts(model, processor, conversations(), params, batch_size=batch_size, in_order=in_order) == alone
+    for batch_size in (2, 4, 100):
+        assert texts(model, processor, conversations(), params, batch_size=batch_size) == alone
 
 
 def test_random_answers(pair):
@@ -76,29 +74,18 @@ def test_pieces_of_text_add_up_to_the_answers(pair):
             assert len(pieces) > 1
 
 
-def test_answers_come_batch_by_batch(pair):
+def test_an_answer_comes_when_it_is_done(pair):
     model, processor = pair
-
-    def places(**options) -> list[int]:
-        given = {place: one.text for place, one in answers(*asking, batch_size=2, **options)}
-        assert [given[i] for i in range(6)] == texts(*asking)
-        return list(given)
-
-    asking = model, processor, conversations(), SHORT
-
-    assert places(in_order=True) == list(range(6))
-    # The one without audio first, then by the seconds of all audio: 0.3, 0.7, 1.0, 0.5 + 1.1, 2.2.
-    assert places() == [4, 0, 3, 1, 5, 2]
-
-
-def test_files_are_ordered_by_their_headers(pair, tmp_path):
-    model, processor = pair
-    files = [record(tmp_path / f"{seconds}.wav", seconds) for seconds in (1.5, 0.5, 1.0)]
-    for kind in (str, Path):
-        content = [[{"type": "audio", "path": kind(file)}, {"type": "text", "text": "?"}] for file in files]
-        talks = [[{"role": "user", "content": parts}] for parts in content]
-        given = answers(model, processor, talks, SamplingParams(max_new_tokens=1), batch_size=1)
-        assert [place for place, _ in given] == [1, 2, 0]
+    talks = conversations()
+    free = answer(model, processor, talks, SamplingParams(max_new_tokens=12, stop_token_ids=()))
+    assert {one.answer_tokens for one in free} == {12}
+    # One at a time they come in order; together a short one does not wait for the others.
+    assert [place for place, _ in answers(model, processor, talks, SHORT, batch_size=1)] == list(range(6))
+    said = model.generate(processor(talks), 12, stop_token_ids=())
+    stop = next(token for token in said[3] if all(token not in tokens[:6] for tokens in said[:3] + said[4:]))
+    assert said[3].index(stop) < 6
+    params = SamplingParams(max_new_tokens=12, stop_token_ids=(stop,))
+    assert next(answers(model, processor, talks, params))[0] == 3
 
 
 def test_forms_of_a_conversation(pair):
@@ -188,8 +175,7 @@ def test_an_error_takes_the_place_of_the_answers_it_prevents(pair, tmp_path, n):
     talks = [*good[:2], [{"role": "nobody", "content": "?"}], good[3], asked("What? " * 5000), good[5]]
     expected = dict(answers(model, processor, [*good[:2], good[4], good[3], good[4], good[5]], params))
     for batch_size in (1, 2, 8):
-        found = list(answers(model, processor, talks, params, batch_size=batch_size, in_order=True))
-        assert [place for place, _ in found][:n] == list(range(2 * n, 3 * n)), "what cannot be read comes first"
+        found = list(answers(model, processor, talks, params, batch_size=batch_size))
         by_place = dict(found)
         assert len(found) == len(by_place) == 6 * n
         for index, problem in ((2, "conversation 2: role 'nobody'"), (4, "conversation 4: ")):
@@ -210,27 +196,27 @@ def test_how_an_answer_ended(pair):
     assert (stopped.finish, stopped.answer_tokens) == ("stop", tokens.index(tokens[3]))
 
 
-def test_batches_are_bounded_by_tokens(pair):
+def test_what_is_answered_together_is_bounded_by_tokens(pair):
     model, processor = pair
     lengths = [1.0, 1.0, 10.0, 1.0, 1.0, 20.0, 4.0]
     talks = [asked("What?", noise(seconds, i)) for i, seconds in enumerate(lengths)]
-    tokens = processor(talks).cu_seqlens.diff().tolist()
-    params = SamplingParams(max_new_tokens=2)
+    needs = [tokens + 2 for tokens in processor(talks).cu_seqlens.diff().tolist()]
+    params = SamplingParams(max_new_tokens=2, stop_token_ids=())
     alone = [one.text for one in answer(model, processor, talks, params, batch_size=1)]
 
     def together(limit, **options) -> list[int]:
-        found = answer(model, processor, talks, params, batch_tokens=limit, in_order=True, **options)
+        found = answer(model, processor, talks, params, batch_tokens=limit, **options)
         assert [one.text for one in found] == alone
         return [one.together for one in found]
 
-    ten, twenty = tokens[2], tokens[5]
-    assert together(7 * twenty) == [7] * 7
-    assert together(3 * ten) == [3, 3, 3, 2, 2, 1, 1]
-    assert together(1) == [1] * 7
-    assert max(together(7 * twenty, batch_size=2)) == 2
+    assert together(sum(needs)) == [7] * 7
+    assert together(sum(needs) - 1)[:6] == [6] * 6
+    assert together(1) == [1] * 7, "what is longer is answered alone"
+    assert max(together(sum(needs), batch_size=2)) == 2
     twice = SamplingParams(max_new_tokens=2, n=2, temperature=1.0, seed=0)
-    found = answer(model, processor, talks[:2], twice, batch_tokens=2 * tokens[0])
-    assert [one.together for one in found] == [1] * 4, "each sample has keys and values of its own"
+    for limit, expected in ((2 * (needs[0] + 2), 2), (2 * (needs[0] + 2) - 1, 1)):
+        found = answer(model, processor, talks[:2], twice, batch_tokens=limit)
+        assert found[0].together == expected, "answers to one prompt share its keys and values"
 
 
 def test_half_an_hour_is_answered_alone():
@@ -242,21 +228,29 @@ def test_half_an_hour_is_answered_alone():
 def test_progress(pair):
     model, processor = pair
     told = []
-    talks = conversations()[:3]
-    answer(
-        model,
-        processor,
-        talks,
-        SamplingParams(max_new_tokens=5, stop_token_ids=()),
-        batch_size=2,
-        in_order=True,
-        on_progress=lambda *step: told.append(step),
-    )
-    layers = len(model.encoder.layers) + len(model.language_model.layers)
-    expected = []
-    for batch in ([0, 1], [2]):
-        expected += [("read", [index], 0, 1) for index in batch]
-        expected += [("prefill", batch, done, layers) for done in range(layers + 1)]
-        expected += [("decode", batch, done, 5) for done in range(1, 6)]
+    talks, params = conversations()[:3], SamplingParams(max_new_tokens=5, stop_token_ids=())
+    answer(model, processor, talks, params, batch_size=2, on_progress=lambda *step: told.append(step))
+    expected = [("read", [0], 0, 1), ("read", [1], 0, 1), *[("decode", [0, 1], done, 5) for done in range(1, 6)]]
+    expected += [("read", [2], 0, 1), *[("decode", [2], done, 5) for done in range(1, 6)]]
     assert told == expected
-    assert not any(module._forward_hooks for module in model.modules())
+    told.clear()
+    engine = Engine(model, chunk=128)
+    long = asked("What is said?", noise(12.0))
+    answer(engine, processor, long, params, on_progress=lambda *step: told.append(step))
+    tokens = len(processor(long).input_ids)
+    assert [step for step in told if step[0] == "prefill"] == [("prefill", [0], done, tokens) for done in (128, 256)]
+
+
+def test_an_engine_keeps_what_it_has_computed(pair):
+    model, processor = pair
+    engine, talk = Engine(model), [asked("What is said?", noise(33.0))[0]]
+    first = answer(engine, processor, [talk], SHORT)[0]
+    assert (first.reused, engine.audio.windows_encoded) == (0, 2)
+    for question in ("And then?", "Which is louder?"):
+        talk = [*talk, {"role": "assistant", "content": first.text}, *asked(question)]
+        again, expected = answer(engine, processor, [talk], SHORT)[0], answer(model, processor, [talk], SHORT)[0]
+        assert again.text == expected.text
+        assert again.reused > 800
+        assert engine.audio.windows_encoded == 2
+    assert not engine.growing
+    engine.pool.check([])

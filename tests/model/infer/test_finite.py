@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from afn_model.infer.answer import answer, answers
-from afn_model.infer.batch_sampler import BatchSampler
+from afn_model.infer.engine import Engine
 from afn_model.infer.finite import NotFiniteError
-from afn_model.infer.history import History
 from afn_model.infer.sampling_params import SamplingParams
 from tests.model.infer.test_generate import asked
 from tests.tiny import noise, tiny
@@ -28,20 +27,6 @@ def pair():
 def spoil(weight, value=math.nan):
     with torch.no_grad():
         weight.view(-1)[7] = value
-
-
-@pytest.mark.parametrize("keys", [None, range(4)])
-@pytest.mark.parametrize("options", WAYS)
-def test_one_score_is_enough(pair, options, keys):
-    model, processor = pair
-    sampler = BatchSampler(model, processor([asked("What?")] * 4), SamplingParams(**options), keys)
-    logits = torch.randn(4, model.config.text.vocab_size)
-    logits[1, 300] = math.nan
-    logits[2, 5] = math.inf
-    logits[3, 7] = -math.inf
-    token, _, finite = sampler.next(logits)
-    assert finite.tolist() == [True, False, False, True]
-    assert ((token >= 0) & (token < model.config.text.vocab_size)).all(), "they may be fed all the same"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -122,22 +107,38 @@ def test_the_conversation_is_named(pair):
         ValueError, match=r"^conversation 2: the scores of token 0 .*: language_model\.embed_tokens\.weight"
     ):
         answer(model, processor, [good, good, bad], params)
-    with pytest.raises(ValueError, match=r"^the scores of token 0"):
-        list(answers(model, processor, bad, params))
+    ((place, found),) = answers(model, processor, bad, params)
+    assert place == 0
+    assert str(found).startswith("the scores of token 0")
     assert len(answer(model, processor, [good, good], params)) == 2
 
 
-def test_a_history_forgets_what_is_not_finite(pair):
+def test_an_engine_forgets_what_is_not_finite(pair):
     model, processor = pair
-    history, params = History(), SamplingParams(max_new_tokens=4)
+    engine, params, talk = Engine(model), SamplingParams(max_new_tokens=4), asked("What? " * 60)
+    (expected,) = answer(model, processor, talk, params)
     module = model.language_model.norm
     eps, module.eps = module.eps, math.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
-        answer(model, processor, asked("What?"), params, history=history)
+        answer(engine, processor, talk, params)
     module.eps = eps
-    assert not len(history.ids)
-    again = answer(model, processor, asked("What?"), params, history=history)
-    assert [one.text for one in again] == [one.text for one in answer(model, processor, asked("What?"), params)]
+    assert not engine.pool.cached
+    (again,) = answer(engine, processor, talk, params)
+    assert (again.text, again.reused) == (expected.text, 0)
+    (warm,) = answer(engine, processor, talk, params)
+    assert warm.text == expected.text
+    assert warm.reused
+
+
+def test_one_bad_row_does_not_end_its_neighbours(pair):
+    model, processor = pair
+    with torch.no_grad():
+        model.language_model.embed_tokens.weight[processor.tokenizer.encode("é").ids] = math.nan
+    good, bad = asked("What?"), asked("é?")
+    expected = answer(model, processor, [good], SamplingParams(max_new_tokens=4))[0].text
+    found = dict(answers(model, processor, [good, bad, good], SamplingParams(max_new_tokens=4)))
+    assert [found[0].text, found[2].text] == [expected] * 2
+    assert "conversation 1: the scores of token 0 are NaN" in str(found[1])
 
 
 def test_scores_that_forbid_tokens_are_no_error(pair):

@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
-from afn_model.audio.frames import WINDOW
+from afn_model.audio.frames import WINDOW, window_samples
 from afn_model.infer.audio_stream import window_digest, windows_of
-from afn_model.infer.tokens import PromptTokens, WindowSpan, spans_of
+from afn_model.infer.tokens import PromptTokens, WindowSpan, prompts_of, spans_of
 from afn_model.prompt.conversation import read_conversation
 from tests.tiny import conversation, noise, processor
 
@@ -15,7 +15,8 @@ A, B = b"a" * 32, b"b" * 32
 
 
 def of(ids: list[int], clips, digests) -> list[tuple]:
-    return [(span.start, span.stop, span.digest, span.index) for span in spans_of(ids, clips, SOUND, digests)]
+    spans = spans_of(ids, list(map(window_samples, clips)), SOUND, digests)
+    return [(span.start, span.stop, span.digest, span.index) for span in spans]
 
 
 @pytest.mark.parametrize("boundaries", [True, False])
@@ -23,7 +24,12 @@ def test_spans_of_what_the_processor_prepares(boundaries):
     of, clips = processor(boundaries=boundaries), [noise(30.5), noise(2, 1)]
     prepared = of.prepare(read_conversation(conversation("What is said?", *clips)))
     rows = windows_of(prepared.clips)
-    spans = spans_of(prepared.ids, prepared.clips, of.sound_id, list(map(window_digest, rows)))
+    spans = spans_of(
+        prepared.ids.tolist(),
+        [window_samples(clip.numel()) for clip in prepared.clips],
+        of.sound_id,
+        list(map(window_digest, rows)),
+    )
     assert [(span.stop - span.start, span.index) for span in spans] == [(750, 0), (12, 1), (50, 0)]
     assert [span.digest for span in spans] == [window_digest(row) for row in rows]
     placed = [place for span in spans for place in range(span.start, span.stop)]
@@ -56,7 +62,7 @@ def test_a_recording_too_short_for_a_token_has_no_window():
 )
 def test_placeholders_that_do_not_match(ids, clips, digests, says):
     with pytest.raises(ValueError, match=says):
-        spans_of(ids, clips, SOUND, digests)
+        spans_of(ids, list(map(window_samples, clips)), SOUND, digests)
 
 
 def test_windows_lie_in_the_prompt_in_order():
@@ -96,3 +102,14 @@ def test_pages_of_equal_ids_differ_by_the_windows_samples_index_and_offset():
     contents = {PromptTokens(ids, windows).content(1, ids[4:]) for windows in variants}
     # In the second page the first and the seventh differ by where the window began.
     assert len(contents) == len(variants)
+
+
+def test_prompts_of_a_batch():
+    ids, lengths = [1, SOUND, SOUND, 2, 3, 4, SOUND, SOUND, 5, SOUND], [4, 2, 4]
+    first, second, third = prompts_of(ids, lengths, [[1_500], [], [1_500], [321]], SOUND, [A, B, A])
+    assert (first.ids, second.ids, third.ids) == ([1, SOUND, SOUND, 2], [3, 4], [SOUND, SOUND, 5, SOUND])
+    assert first.windows == (WindowSpan(1, 3, A, 0),)
+    assert second.windows == ()
+    assert third.windows == (WindowSpan(0, 2, B, 0), WindowSpan(3, 4, A, 0))
+    with pytest.raises(ValueError, match="2 recordings for prompts that have placeholders for 1"):
+        prompts_of([1, SOUND, SOUND], [3], [[1_500], [321]], SOUND, [A, B])

@@ -1,0 +1,311 @@
+"""The engine: requests come and go, and every step computes a part of each that runs.
+
+engine = Engine(model)
+(request,) = engine.add(processor.pack([prepared]), SamplingParams(max_new_tokens=256))
+while not request.done:
+    engine.step()
+request.answers[0].tokens
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Run
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from afn_model.audio.frames import audio_tokens
+from afn_model.hashing import key as hashed
+from afn_model.infer.audio_cache import AudioCache
+from afn_model.infer.pages import PAGE, PagePool
+from afn_model.infer.runner import Runner
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.schedule import Costs, Scheduler, Sequence
+from afn_model.infer.tokens import PromptTokens, prompts_of
+from afn_model.network.positions import rotary_positions
+
+if TYPE_CHECKING:
+    from afn_model.network.network import Network
+    from afn_model.prompt.batch import Batch
+
+AUDIO_BYTES = 4 << 30  # features of audio windows that are kept: 2,200 windows of a released model, 18 hours
+
+
+class NotFinite(ValueError):
+    """The scores of an answer's next token are NaN or infinite."""
+
+
+@dataclass(eq=False)
+class Growing:
+    """One answer of a request.
+
+    Args:
+        request, sample: what it answers, and its number among the answers to it.
+        sequence: its place in the schedule.
+        key: of its random numbers.
+        on_token: called with each token, stop tokens left out.
+        logprobs: of the tokens.
+        reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
+        error: what went wrong.
+        times: of the first and the last token, by the engine's clock.
+    """
+
+    request: Request
+    sample: int
+    sequence: Sequence
+    key: int
+    on_token: Callable[[int], Any] | None = None
+    logprobs: list[float] = field(default_factory=list)
+    reason: str | None = None
+    error: Exception | None = None
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Drawn so far, the stop token included."""
+        return self.sequence.tokens
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt and its answers."""
+
+    prompt: PromptTokens
+    params: SamplingParams
+    key: int
+    answers: list[Growing] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return all(answer.reason is not None for answer in self.answers)
+
+
+class Engine:
+    """Answers requests with one model, many at a time.
+
+    Args:
+        model: the model. Its weights must not change while the engine holds keys and values (``clear``).
+        pages: of keys and values, 64 tokens each; None takes what is free on a GPU, and 46,080 tokens elsewhere.
+        slots: answers that grow at the same time, at most.
+        chunk: tokens of prompts computed in one step, at most.
+        deterministic: an answer's bits depend on its request alone: not on what else runs, nor on what was computed
+            before, nor on when it came. Costs speed.
+        costs: predictions that bound a step while answers grow.
+        audio_bytes: of features of audio windows that are kept.
+        decode: token ids to text, for stop strings and thinking.
+        clock: seconds.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        *,
+        pages: int | None = None,
+        slots: int = 64,
+        chunk: int | None = None,
+        deterministic: bool = False,
+        costs: Costs | None = None,
+        audio_bytes: int = AUDIO_BYTES,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        chunk = (256 if deterministic else 8192) if chunk is None else chunk
+        pages = default_pages(model) if pages is None else pages
+        self.model, self.clock, self.deterministic = model, clock, deterministic
+        self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
+        self.pool = PagePool(pages)
+        self.scheduler = Scheduler(
+            self.pool,
+            slots=slots,
+            costs=costs,
+            chunk=chunk,
+            canonical=deterministic,
+            encoded=lambda digest: not self.audio.missing([digest]),
+            clock=clock,
+        )
+        self.runner = Runner(model, self.audio, pages=pages, slots=slots, deterministic=deterministic, chunk=chunk)
+        self.growing: dict[Sequence, Growing] = {}
+        self.seated: dict[int, tuple[Sequence, int]] = {}
+        self.requests = self.steps = 0
+
+    def add(
+        self,
+        batch: Batch,
+        params: SamplingParams | None = None,
+        *,
+        keys: Run[int] | None = None,
+        encoded: tuple[Tensor, list[int]] | None = None,
+        priority: int = 0,
+    ) -> list[Request]:
+        """Requests to answer every prompt of a batch.
+
+        Args:
+            batch: packed prompts, each ending where the answer begins.
+            params: how answers are generated; ``SamplingParams()`` if None.
+            keys: a whole number for each prompt, which with ``params.seed`` decides its random tokens; how many
+                requests came before it, if None.
+            encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
+            priority: those with a higher one go first.
+
+        Raises:
+            ValueError: a prompt that is empty, leaves no room in the context or needs more pages than there are, token
+                ids past the vocabulary, recordings that do not match their placeholders, another number of keys.
+        """
+        params = (params or SamplingParams()).resolved(self.model.config)
+        prompts = self._prompts(batch, encoded)
+        if keys is not None and len(keys) != len(prompts):
+            raise ValueError(f"{len(keys)} keys for {len(prompts)} prompts")
+        context = self.model.config.text.max_positions
+        seed = int(torch.randint(2**62, ())) if params.seed is None else params.seed
+        found, number = [], self.requests
+        self.requests += len(prompts)
+        for index, prompt in enumerate(prompts):
+            request = Request(prompt, params, number + index if keys is None else keys[index])
+            limit, leader = min(params.max_new_tokens, context - len(prompt.ids)), None
+            for sample in range(params.n):
+                sequence = Sequence(prompt, limit, priority=priority, leader=leader)
+                leader = leader or sequence
+                answer = Growing(request, sample, sequence, hashed(seed, request.key, sample))
+                request.answers.append(answer)
+                if not limit:
+                    answer.reason = "length"
+                    continue
+                if sample:
+                    self.audio.hold(span.digest for span in prompt.windows)
+                self.scheduler.add(sequence)
+                self.growing[sequence] = answer
+            found.append(request)
+        return found
+
+    @torch.inference_mode()
+    def step(self) -> list[Growing]:
+        """Computes the next part of what runs.
+
+        Returns:
+            the answers that grew or ended.
+        """
+        step = self.scheduler.plan()
+        if not step:
+            return []
+        self.steps += 1
+        for sequence in step.rows:
+            self._seat(sequence)
+        try:
+            drawn = self.runner.run(step)
+        except Exception as error:
+            for sequence in {*step.rows, *(chunk.sequence for chunk in step.chunks)}:
+                self._end(self.growing[sequence], "error", error)
+            raise
+        self.scheduler.launched(step)
+        if drawn is None:
+            return []
+        rows = [sequence for sequence, draws in zip(step.rows, step.draws, strict=True) if draws]
+        tokens = torch.where(drawn.finite, drawn.token, -1).tolist()  # one transfer for both: -1 is no token
+        logprobs = drawn.logprob.tolist()
+        now, grown = self.clock(), []
+        for sequence, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            answer = self.growing.get(sequence)
+            if answer is None:  # it ended while the step was computed
+                continue
+            grown.append(answer)
+            if token < 0:
+                self._end(answer, "error", NotFinite(f"the scores of token {len(answer.tokens)} are NaN or infinite"))
+            else:
+                self.scheduler.drawn(sequence, token)
+                self._grown(answer, token, logprob, now)
+        return grown
+
+    def run(self) -> None:
+        """Steps until nothing is left to do."""
+        while self.scheduler.running():
+            self.step()
+
+    def abort(self, request: Request) -> None:
+        """A request's answers end where they are; its pages are free from now on."""
+        for answer in request.answers:
+            if answer.reason is None:
+                self._end(answer, "abort")
+
+    def clear(self) -> None:
+        """Forgets what was computed for requests that have ended: for when the weights have changed.
+
+        Raises:
+            RuntimeError: a request runs.
+        """
+        if self.growing:
+            raise RuntimeError(f"{len(self.growing)} answers are being generated; abort them first")
+        self.pool.clear()
+        self.audio.clear()
+
+    def _prompts(self, batch: Batch, encoded: tuple[Tensor, list[int]] | None) -> list[PromptTokens]:
+        config, ids = self.model.config, batch.input_ids
+        lengths, context = batch.cu_seqlens.diff().tolist(), config.text.max_positions
+        for index, length in enumerate(lengths):
+            if not 0 < length < context:
+                raise ValueError(
+                    f"conversation {index} has {length} tokens; 1 to {context - 1} leave room for an answer"
+                )
+        if len(ids) and int(ids.max()) >= config.text.vocab_size:
+            raise ValueError(f"token id {int(ids.max())} is past the vocabulary of {config.text.vocab_size}")
+        clips: list[list[int]] = []
+        digests: list[bytes] = []
+        if batch.pcm is not None:
+            clips = [part.tolist() for part in batch.samples.split(batch.windows_per_audio.tolist())]
+            digests = self.audio.add(batch.pcm, batch.samples.tolist())
+        try:
+            prompts = prompts_of(ids.tolist(), lengths, clips, config.audio_token_id, digests)
+        except ValueError:
+            self.audio.release(digests)
+            raise
+        if encoded is not None:
+            for digest, features in zip(digests, encoded[0].split(encoded[1]), strict=True):
+                self.audio.put(digest, features)
+        if config.rote.reading == "paper":
+            tokens = [sum(map(audio_tokens, clip)) for clip in clips]
+            clock = rotary_positions(ids, batch.cu_seqlens, config.audio_token_id, tokens, config.rote)
+            for prompt, own in zip(prompts, clock.split(lengths), strict=True):
+                prompt.clock = own.tolist()
+        return prompts
+
+    def _seat(self, sequence: Sequence) -> None:
+        """The sampler's settings of a sequence that has got a slot."""
+        answer, place = self.growing[sequence], (sequence, sequence.preemptions)
+        if self.seated.get(sequence.slot) != place:
+            self.seated[sequence.slot] = place
+            sampler, ids = self.runner.sampler, sequence.prompt.ids
+            sampler.admit(sequence.slot, answer.request.params, answer.key, ids, sequence.tokens)
+
+    def _grown(self, answer: Growing, token: int, logprob: float, now: float) -> None:
+        answer.logprobs.append(logprob)
+        if not answer.times:
+            answer.times.append(now)
+        stop = token in answer.request.params.stop_token_ids
+        if not stop and answer.on_token is not None:
+            answer.on_token(token)
+        if stop or len(answer.tokens) == answer.sequence.limit:
+            answer.times.append(now)
+            self._end(answer, "stop" if stop else "length")
+
+    def _end(self, answer: Growing, reason: str, error: Exception | None = None) -> None:
+        answer.reason, answer.error = reason, error
+        del self.growing[answer.sequence]
+        self.scheduler.finish(answer.sequence)
+        for key in answer.sequence.keys if error is not None else ():
+            self.pool.forget(key)
+        self.audio.release([span.digest for span in answer.request.prompt.windows])
+
+
+def default_pages(model: Network) -> int:
+    """Pages that the memory of a GPU has room for, less a tenth; elsewhere as many as one context has, at least 720,
+    which take memory when they are first written to."""
+    config = model.config.text
+    page = config.layers * 2 * PAGE * config.kv_heads * config.head_dim * model.dtype.itemsize
+    if model.device.type == "cuda":
+        return max(1, int(0.9 * torch.cuda.mem_get_info(model.device)[0]) // page)
+    return max(46_080, config.max_positions) // PAGE + 64

@@ -1,0 +1,180 @@
+"""The tensors of the engine: keys and values in pages, and the forward passes of a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+import afn_kernels as ak
+from afn_model.infer.pages import PAGE
+from afn_model.infer.sampler import Drawn, Sampler
+from afn_model.network.head import sampling_logits
+from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Run
+
+    from afn_model.infer.audio_cache import AudioCache
+    from afn_model.infer.schedule import Chunk, Sequence, Step
+    from afn_model.network.network import Network
+
+TILE = 8  # rows of a forward pass in the deterministic mode
+SPLIT = 1024  # keys that a row reads together there
+
+
+class Runner:
+    """Executes steps.
+
+    Args:
+        model: the model.
+        audio: the windows' features.
+        pages: of keys and values.
+        slots: sequences that run at the same time, at most.
+        deterministic: every chunk is a forward pass of its own of ``chunk`` tokens, and rows come in tiles of 8, both
+            padded: what is computed together then has no part in any bit.
+        chunk: tokens of a padded chunk.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        audio: AudioCache,
+        *,
+        pages: int,
+        slots: int,
+        deterministic: bool = False,
+        chunk: int = 2048,
+    ):
+        config = model.config.text
+        shape = (config.layers, 2, pages, PAGE, config.kv_heads, config.head_dim)
+        self.model, self.audio = model, audio
+        self.kv = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self.sampler = Sampler(slots, config.vocab_size, model.device)
+        self.deterministic, self.chunk = deterministic, chunk
+
+    def run(self, step: Step) -> Drawn | None:
+        """Computes a step.
+
+        Returns:
+            what was drawn after its rows that draw, in order; None where none does.
+        """
+        if step.copies:
+            source, target = (torch.tensor(pages, device=self.kv.device) for pages in zip(*step.copies, strict=True))
+            self.kv[:, :, target] = self.kv[:, :, source]
+        if step.windows:
+            self.audio.encode(step.windows)
+        rows = list(zip(step.rows, step.places, strict=True))
+        hidden = None
+        if self.deterministic:
+            for chunk in step.chunks:
+                self._forward([chunk], [], padded=self.chunk)
+            tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
+        else:
+            tiles = [self._forward(step.chunks, rows, padded=0)]
+        drawing = [index for index, draws in enumerate(step.draws) if draws]
+        if not drawing:
+            return None
+        logits = [sampling_logits(self.model.lm_head, hidden) for hidden in tiles if len(hidden)]
+        scores = torch.cat(logits) if len(logits) > 1 else logits[0]
+        if len(drawing) < len(scores):
+            scores = scores[torch.tensor(drawing, device=scores.device)]
+        slots = self._numbers([step.rows[index].slot for index in drawing])
+        steps = self._numbers([step.places[index] + 1 - len(step.rows[index].prompt.ids) for index in drawing])
+        return self.sampler.next(scores, slots, steps)
+
+    def idle(self) -> None:
+        """A forward pass of one token that is nobody's: ranks that share the weights must make equally many."""
+        x_TD = self.model.language_model.embed_tokens(torch.zeros(1, dtype=torch.int64, device=self.kv.device))
+        positions = torch.zeros(1, device=self.kv.device)
+        kv = PagedKV(self.kv, torch.full((1,), -1, dtype=torch.int64, device=self.kv.device))
+        sampling_logits(self.model.lm_head, self.model.language_model(x_TD, positions, kv=kv))
+
+    def _forward(self, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]], padded: int) -> Tensor:
+        """Hidden states of the rows, [len(rows), width]; with ``padded`` [padded, width] of all."""
+        ids: list[int] = []
+        positions: list[float] = []
+        slots: list[int] = []
+        for chunk in chunks:
+            sequence, places = chunk.sequence, range(chunk.start, chunk.stop)
+            ids += [sequence.token(place) for place in places]
+            positions += self._positions(sequence, chunk.start, chunk.stop)
+            slots += [sequence.pages[place // PAGE] * PAGE + place % PAGE for place in places]
+        tokens = len(ids)
+        for sequence, place in rows:
+            ids.append(sequence.token(place))
+            positions += self._positions(sequence, place, place + 1)
+            slots.append(sequence.pages[place // PAGE] * PAGE + place % PAGE)
+        padding = max(0, padded - len(ids))
+        ids += [0] * padding
+        positions += [0.0] * padding
+        slots += [-1] * padding
+        kv = PagedKV(
+            self.kv,
+            self._numbers(slots),
+            tokens,
+            len(rows),
+            self._chunks(chunks) if chunks else None,
+            self._rows(rows) if rows else None,
+            SPLIT if self.deterministic else None,
+        )
+        x_TD = self._embed(ids, chunks, rows)
+        hidden = self.model.language_model(x_TD, torch.tensor(positions, device=self.kv.device), kv=kv)
+        return hidden if padded else hidden[tokens:]
+
+    def _embed(self, ids: list[int], chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
+        """Token embeddings, with those of the audio windows in their places."""
+        parts = [(chunk.sequence, chunk.start, chunk.stop) for chunk in chunks]
+        parts += [(sequence, place, place + 1) for sequence, place in rows]
+        audio, places, at = [], [], 0
+        for sequence, start, stop in parts:
+            for span in sequence.prompt.windows if start < len(sequence.prompt.ids) else ():
+                first, last = max(span.start, start), min(span.stop, stop)
+                if first < last:
+                    found = self.audio.embeddings(span.digest, span.index)
+                    audio.append(found[first - span.start : last - span.start])
+                    places += range(at + first - start, at + last - start)
+            at += stop - start
+        x_TD = self.model.language_model.embed_tokens(self._numbers(ids))
+        if not audio:
+            return x_TD
+        return ak.merge_embeddings(x_TD, torch.cat(audio).to(x_TD.dtype), self._numbers(places))
+
+    def _positions(self, sequence: Sequence, start: int, stop: int) -> list[float]:
+        """Rotary positions of tokens [start, stop)."""
+        clock = sequence.prompt.clock
+        if clock is None:
+            return [float(place) for place in range(start, stop)]
+        last, advance = len(clock) - 1, self.model.text_advance
+        return [clock[at] if at <= last else clock[last] + advance * (at - last) for at in range(start, stop)]
+
+    def _chunks(self, chunks: Run[Chunk]) -> PagedChunks:
+        config = self.model.config.text
+        bounds = [0]
+        for chunk in chunks:
+            bounds.append(bounds[-1] + chunk.stop - chunk.start)
+        cu_seqlens, schedule = self._numbers(bounds, torch.int32), None
+        if not self.deterministic and not any(chunk.start for chunk in chunks):
+            call = {"head_dim": config.head_dim, "dtype": self.kv.dtype}
+            longest = max(chunk.stop for chunk in chunks)
+            schedule = ak.attention_schedule(cu_seqlens, total_q=bounds[-1], longest=longest, causal=True, **call)
+        stops = [chunk.stop for chunk in chunks]
+        table = self._table([chunk.sequence for chunk in chunks], stops)
+        return PagedChunks(cu_seqlens, table, self._numbers(stops, torch.int32), schedule)
+
+    def _rows(self, rows: Run[tuple[Sequence, int]]) -> PagedRows:
+        lengths = [place + 1 for _, place in rows]
+        table = self._table([sequence for sequence, _ in rows], lengths)
+        return PagedRows(table, self._numbers(lengths, torch.int32))
+
+    def _table(self, sequences: list[Sequence], lengths: list[int]) -> Tensor:
+        """[N, pages of the longest] int32."""
+        width = -(-max(lengths) // PAGE)
+        found = [one.pages[:width] + [0] * (width - len(one.pages)) for one in sequences]
+        return self._numbers(found, torch.int32)
+
+    def _numbers(self, numbers: list, dtype: torch.dtype = torch.int64) -> Tensor:
+        """On the model's device, without waiting for it."""
+        found = torch.tensor(numbers, dtype=dtype)
+        return found if self.kv.device.type == "cpu" else found.pin_memory().to(self.kv.device, non_blocking=True)

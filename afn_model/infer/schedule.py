@@ -1,0 +1,462 @@
+"""What each step of the engine computes: continuous batching, chunked prefill, encoder windows, preemption. No torch.
+
+A sequence's prompt is computed in chunks, all but its last token; that one and every token after it is a *row*: one
+token of one sequence, after which the next token is drawn. Rows go first, and prompts share what is left of a step's
+budget, which is in predicted seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from afn_model.infer.pages import PAGE, OutOfPages, PagePool, page_key
+from afn_model.infer.tokens import PromptTokens, WindowSpan
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Predicted seconds of the parts of a step, and how long one may take.
+
+    Args:
+        step: of a step, whatever is in it.
+        token: of a prompt's token.
+        pair: of a prompt's token and one that it attends to.
+        window: of an audio window in the encoder.
+        row: of a token that is decoded.
+        key: of a token that a decoded one attends to.
+        budget: of a step while sequences decode; what it does not bound, ``chunk`` tokens do.
+    """
+
+    step: float = 0.0
+    token: float = 0.0
+    pair: float = 0.0
+    window: float = 0.0
+    row: float = 0.0
+    key: float = 0.0
+    budget: float = math.inf
+
+    def chunk(self, start: int, stop: int) -> float:
+        """Seconds of prompt tokens [start, stop)."""
+        return (stop - start) * (self.token + self.pair * (start + stop) / 2)
+
+    def most(self, start: int, seconds: float) -> int:
+        """The most prompt tokens from ``start`` on that take no longer than ``seconds``."""
+        if seconds <= 0:
+            return 0
+        linear = self.token + self.pair * start
+        if not self.pair:
+            return math.floor(seconds / linear) if linear else 2**31
+        root = math.sqrt(linear * linear + 2 * self.pair * seconds)
+        return math.floor(2 * seconds / (linear + root))  # the positive root of pair/2 n² + linear n = seconds
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One answer in the making.
+
+    Args:
+        prompt: what it answers.
+        limit: tokens that it may have; it is finished by its owner at the latest then.
+        priority: a higher one goes first.
+        leader: another answer to the same prompt, whose pages it goes on from.
+        tokens: drawn so far.
+        computed: tokens of prompt and answer whose keys and values are in ``pages``.
+        pending: tokens that are being drawn and not known yet.
+        keys: of the full pages, by which they are found again.
+        slot: its row of the device's state, -1 while it waits.
+    """
+
+    prompt: PromptTokens
+    limit: int
+    priority: int = 0
+    leader: Sequence | None = None
+    number: int = 0
+    arrived: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    computed: int = 0
+    pending: int = 0
+    published: int = 0
+    reused: int = 0
+    pages: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    slot: int = -1
+    preemptions: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens that are known."""
+        return len(self.prompt.ids) + len(self.tokens)
+
+    def token(self, place: int) -> int:
+        """The token at a place, -1 while it is not known."""
+        ids = self.prompt.ids
+        if place < len(ids):
+            return ids[place]
+        place -= len(ids)
+        return self.tokens[place] if place < len(self.tokens) else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens [start, stop) of a sequence that a step computes; nothing is drawn after them."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Step:
+    """What is computed together, in this order.
+
+    Args:
+        copies: (from, to) pages.
+        windows: digests of audio windows to encode.
+        chunks: of prompts.
+        rows: sequences that each compute one token.
+        places: of these tokens.
+        draws: whether the next token is drawn after each; otherwise it is known.
+    """
+
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    windows: list[bytes] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    rows: list[Sequence] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    draws: list[bool] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.chunks or self.windows)
+
+
+class Scheduler:
+    """Decides what each step computes.
+
+    Args:
+        pool: the pages.
+        slots: sequences that run at the same time, at most.
+        costs: predictions, and the budget of a step.
+        chunk: tokens of a prompt in one step, at most; a multiple of a page.
+        most_windows: encoded in one step while sequences decode.
+        canonical: prompts are cut at multiples of ``chunk`` only, and what was drawn is computed by rows only, so that
+            what is computed together never depends on what else there is to do.
+        encoded: whether the features of a window are known.
+        ageing: prompt tokens that a second of waiting is worth, where the shortest prompt goes first.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        *,
+        slots: int,
+        costs: Costs | None = None,
+        chunk: int = 2048,
+        most_windows: int = 4,
+        canonical: bool = False,
+        encoded: Callable[[bytes], bool] = lambda _: True,
+        ageing: float = 4096.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if chunk < PAGE or chunk % PAGE:
+            raise ValueError(f"chunk {chunk}: a multiple of a page of {PAGE} tokens is expected")
+        self.pool, self.costs, self.chunk, self.most_windows = pool, costs or Costs(), chunk, most_windows
+        self.canonical, self.encoded, self.ageing, self.clock = canonical, encoded, ageing, clock
+        self.waiting: list[Sequence] = []
+        self.prefilling: list[Sequence] = []
+        self.decoding: list[Sequence] = []
+        self.slots = list(range(slots))[::-1]
+        self.making: dict[bytes, Sequence] = {}  # keys of pages that are being computed, so that no other computes them
+        self.added = self.preempted = 0
+
+    # -- what comes and goes
+
+    def add(self, sequence: Sequence) -> None:
+        """A sequence waits to be computed.
+
+        Raises:
+            ValueError: it has no tokens, or more than there will ever be pages for.
+        """
+        if not sequence.prompt.ids:
+            raise ValueError("a prompt without tokens")
+        most = -(-(len(sequence.prompt.ids) + sequence.limit) // PAGE)
+        if most > self.pool.pages:
+            raise ValueError(
+                f"a prompt of {len(sequence.prompt.ids)} tokens with an answer of up to {sequence.limit} needs {most} "
+                f"pages of {PAGE}, and there are {self.pool.pages}"
+            )
+        sequence.number, sequence.arrived = self.added, self.clock()
+        self.added += 1
+        self._name(sequence, (len(sequence.prompt.ids) - 1) // PAGE)
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence ends, at whatever stage it is; its pages may be found by others."""
+        for there in (self.waiting, self.prefilling, self.decoding):
+            if sequence in there:
+                there.remove(sequence)
+        self._bequeath(sequence)
+        self._leave(sequence)
+
+    def running(self) -> int:
+        """Sequences that have not ended."""
+        return len(self.waiting) + len(self.prefilling) + len(self.decoding)
+
+    # -- a step
+
+    def plan(self) -> Step:
+        """The next step. Rows that draw expect a token each, in ``drawn``; false where there is nothing to do."""
+        step = Step()
+        self._rows(step)
+        budget = self.costs.budget - self._spent() if step.rows and (self.waiting or self.prefilling) else math.inf
+        self._admit(step)
+        tokens = self.chunk
+        for sequence in self._by_need():
+            before = sequence.computed
+            budget -= self._prefill(sequence, step, budget, tokens)
+            tokens -= sequence.computed - before
+        return step
+
+    def launched(self, step: Step) -> None:
+        """A step is being computed: its full pages may be found by others from now on."""
+        for chunk in step.chunks:
+            self._publish(chunk.sequence)
+        for sequence in step.rows:
+            if not sequence.computed % PAGE:
+                self._publish(sequence)
+
+    def drawn(self, sequence: Sequence, token: int) -> None:
+        """The token that a row of a sequence led to."""
+        sequence.pending -= 1
+        sequence.tokens.append(token)
+
+    # -- rows
+
+    def _rows(self, step: Step) -> None:
+        for sequence in [one for one in self.decoding if not one.computed % PAGE]:
+            if sequence.slot >= 0 and len(sequence.pages) * PAGE == sequence.computed:
+                self._grow(sequence)
+        for sequence in self.decoding:
+            if len(sequence.tokens) + sequence.pending < sequence.limit:
+                self._row(sequence, step)
+
+    def _begin_rows(self, sequence: Sequence, step: Step) -> None:
+        """The first row of a sequence whose chunks are done."""
+        self.decoding.append(sequence)
+        self._row(sequence, step)
+
+    def _row(self, sequence: Sequence, step: Step) -> None:
+        place = sequence.computed
+        draws = place + 1 >= len(sequence.prompt.ids) + len(sequence.tokens)  # or what follows is known already
+        step.rows.append(sequence)
+        step.places.append(place)
+        step.draws.append(draws)
+        sequence.computed = place + 1
+        sequence.pending += draws
+
+    def _grow(self, sequence: Sequence) -> None:
+        """A page more for a sequence; others wait where there is none."""
+        while not self.pool.room:
+            victim = max(self.prefilling + self.decoding, key=lambda one: (-one.priority, one.number))
+            self._preempt(victim)
+            if victim is sequence:
+                return
+        sequence.pages += self.pool.allocate(1)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """A sequence waits again. Its full pages stay where they are until somebody needs them."""
+        (self.decoding if sequence in self.decoding else self.prefilling).remove(sequence)
+        sequence.preemptions += 1
+        self.preempted += 1
+        self._publish(sequence)
+        self._leave(sequence)
+        self.waiting.insert(0, sequence)
+
+    def _spent(self) -> float:
+        """Predicted seconds of the rows."""
+        costs = self.costs
+        return costs.step + costs.row * len(self.decoding) + costs.key * sum(one.computed for one in self.decoding)
+
+    # -- prompts
+
+    def _target(self, sequence: Sequence) -> int:
+        """How many tokens of a sequence are computed in chunks."""
+        return (len(sequence.prompt.ids) if self.canonical else sequence.length) - 1
+
+    def _admit(self, step: Step) -> None:
+        """Sequences that wait get slots and pages, as long as there are some."""
+        if not self.waiting or not self.slots:
+            return
+        order = sorted(self.waiting, key=lambda one: (-one.priority, -one.preemptions, one.number))
+        for sequence in order:
+            if not self.slots:
+                break
+            if self._is_made_elsewhere(sequence):
+                continue
+            if not sequence.pages and not self._place(sequence, step):
+                break  # those behind it must not starve it
+            self.waiting.remove(sequence)
+            sequence.slot = self.slots.pop()
+            if sequence.computed >= self._target(sequence):
+                self._begin_rows(sequence, step)
+            else:
+                self.prefilling.append(sequence)
+                for key in sequence.keys[sequence.computed // PAGE :]:
+                    self.making.setdefault(key, sequence)
+
+    def _bequeath(self, sequence: Sequence) -> None:
+        """The pages of a prompt go over to the first of the answers to it that wait."""
+        heirs = [one for one in self.waiting if one.leader is sequence]
+        prompt, last = len(sequence.prompt.ids), (len(sequence.prompt.ids) - 1) // PAGE
+        if not heirs or not sequence.pages or sequence.computed < prompt - 1 or sequence.published > last:
+            return
+        heir, *others = heirs
+        heir.pages, heir.computed, heir.published = sequence.pages[: last + 1], prompt - 1, last
+        heir.reused = heir.computed
+        sequence.pages = sequence.pages[last + 1 :]
+        for other in others:
+            other.leader = heir
+
+    def _is_made_elsewhere(self, sequence: Sequence) -> bool:
+        """Whether another sequence is computing what this one would begin with."""
+        leader = sequence.leader
+        if sequence.pages:
+            return False
+        if leader is not None and leader.pages and leader.computed < len(leader.prompt.ids) - 1:
+            return True
+        found = self._found(sequence)
+        return len(found) < len(sequence.keys) and sequence.keys[len(found)] in self.making
+
+    def _found(self, sequence: Sequence) -> list[int]:
+        """Pages that hold the beginning of a sequence."""
+        pages = []
+        for index, key in enumerate(sequence.keys):
+            page = self.pool.find(key, self._content(sequence, index))
+            if page is None:
+                break
+            pages.append(page)
+        if self.canonical and len(pages) * PAGE < len(sequence.prompt.ids):
+            del pages[len(pages) * PAGE // self.chunk * self.chunk // PAGE :]
+        return pages
+
+    def _place(self, sequence: Sequence, step: Step) -> bool:
+        """Pages for a sequence: those that hold what it begins with, and fresh ones; False where there are too few."""
+        leader, prompt = sequence.leader, len(sequence.prompt.ids)
+        forked = leader is not None and leader.pages and not sequence.tokens and leader.computed >= prompt - 1
+        found = leader.pages[: (prompt - 1) // PAGE] if forked and leader is not None else self._found(sequence)
+        self.pool.hold(found)
+        fresh = -(-(self._target(sequence) + 1) // PAGE) - len(found)
+        # A page for each that decodes, so that what begins now does not end another soon.
+        if fresh + len(self.decoding) > self.pool.room and (self.decoding or self.prefilling):
+            self.pool.release(found)
+            return False
+        try:
+            pages = self.pool.allocate(fresh)
+        except OutOfPages:
+            self.pool.release(found)
+            return False
+        sequence.pages = found + pages
+        sequence.computed = sequence.published = len(found) * PAGE
+        if forked and leader is not None:
+            if (prompt - 1) % PAGE:
+                step.copies.append((leader.pages[len(found)], pages[0]))
+            sequence.computed = prompt - 1
+            sequence.published = len(found) * PAGE
+        sequence.reused = sequence.computed
+        return True
+
+    def _by_need(self) -> list[Sequence]:
+        """Prompts in the order of what is left of them, those that wait longer earlier."""
+        if len(self.prefilling) < 2:
+            return list(self.prefilling)
+        now = self.clock()
+
+        def left(one: Sequence) -> tuple[int, float, int]:
+            age = self.ageing * (now - one.arrived)
+            return -one.priority, self._target(one) - one.computed - age, one.number
+
+        return sorted(self.prefilling, key=left)
+
+    def _prefill(self, sequence: Sequence, step: Step, budget: float, tokens: int) -> float:
+        """A chunk of a prompt with the windows it needs, or some of these; the seconds that is predicted to take.
+
+        Where the step is empty, at least a window or a page, whatever it takes.
+        """
+        start, target = sequence.computed, self._target(sequence)
+        least = not (step.chunks or step.windows)
+        grid = min(target, start // self.chunk * self.chunk + self.chunk)
+        stop = grid if self.canonical else min(grid, start + tokens)
+        if stop - start > tokens:
+            return 0.0
+        most = self.most_windows if step.rows else len(sequence.prompt.windows)
+        spent, taken = 0.0, 0
+        for span in self._windows(sequence, start, stop):
+            if self.encoded(span.digest) or span.digest in step.windows:
+                continue
+            if taken == most or (spent + self.costs.window > budget and not (least and not taken)):
+                stop = span.start
+                break
+            step.windows.append(span.digest)
+            spent, taken = spent + self.costs.window, taken + 1
+        least = least and not taken
+        if self.canonical:
+            fits = stop == grid and (least or spent + self.costs.chunk(start, stop) <= budget)
+            stop = stop if fits else start
+        else:
+            stop = min(stop, start + max(self.costs.most(start, budget - spent), PAGE if least else 0))
+            stop = stop if stop == target else stop // PAGE * PAGE
+        if stop <= start:
+            return spent
+        step.chunks.append(Chunk(sequence, start, stop))
+        sequence.computed = stop
+        if stop == target:
+            self.prefilling.remove(sequence)
+            self._begin_rows(sequence, step)
+        return spent + self.costs.chunk(start, stop)
+
+    @staticmethod
+    def _windows(sequence: Sequence, start: int, stop: int) -> Iterable[WindowSpan]:
+        return (span for span in sequence.prompt.windows if span.start < stop and span.stop > start)
+
+    # -- pages
+
+    def _content(self, sequence: Sequence, page: int) -> bytes:
+        """What a full page holds, as bytes; two pages with the same content behind the same pages hold the same."""
+        ids, end = sequence.prompt.ids, (page + 1) * PAGE
+        tokens = ids[end - PAGE : end] if end <= len(ids) else [sequence.token(at) for at in range(end - PAGE, end)]
+        content = sequence.prompt.content(page, tokens)
+        if self.canonical and end >= len(ids):
+            # Rows have computed some of it: as part of a longer prompt the same tokens would have other bits.
+            content += b"rows from" + (len(ids) - 1).to_bytes(8, "little")
+        return content
+
+    def _name(self, sequence: Sequence, pages: int) -> None:
+        """Keys of the first full pages."""
+        for page in range(len(sequence.keys), pages):
+            parent = sequence.keys[-1] if sequence.keys else b""
+            sequence.keys.append(page_key(parent, self._content(sequence, page)))
+
+    def _publish(self, sequence: Sequence) -> None:
+        """The full pages of a sequence can be found from now on."""
+        full = min(sequence.computed, sequence.length) // PAGE
+        self._name(sequence, full)
+        for page in range(sequence.published, full):
+            key = sequence.keys[page]
+            self.pool.publish(sequence.pages[page], key, self._content(sequence, page))
+            if self.making.get(key) is sequence:
+                del self.making[key]
+        sequence.published = max(sequence.published, full)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Slot and pages go back."""
+        for key in sequence.keys:
+            if self.making.get(key) is sequence:
+                del self.making[key]
+        self.pool.release(sequence.pages)
+        sequence.pages = []
+        if sequence.slot >= 0:
+            self.slots.append(sequence.slot)
+        sequence.slot, sequence.computed, sequence.published, sequence.pending = -1, 0, 0, 0
