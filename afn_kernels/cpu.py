@@ -2,11 +2,14 @@
 
 import json
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from afn_kernels._registry import constant
 
 # As in csrc/include/afn/resample_simd.h.
 RESAMPLE_OUTPUTS = 16  # outputs of a block
@@ -26,6 +29,15 @@ def available() -> str:
     except ImportError as error:
         return f"the compiled extension is missing: {not_built('cpu') or error}"
     return ""
+
+
+_usable = lru_cache(available)
+
+
+@constant
+def usable() -> str:
+    """``available``, looked at once."""
+    return _usable()
 
 
 def not_built(what: str) -> str:
@@ -65,6 +77,7 @@ def install_command() -> str:
     return f"pip install --force-reinstall --no-deps --no-cache-dir --no-binary afn-kernels {source}"
 
 
+@constant  # called while torch.compile traces
 def warn_missing(what: str) -> None:
     """Says once in a process what runs without the extension, why, and what installs it."""
     global _warned
@@ -76,9 +89,6 @@ def warn_missing(what: str) -> None:
             f"compiler, this installs it: {install_command()} (said once; afn doctor says more)",
             stacklevel=3,
         )
-
-
-warn_missing._dynamo_marked_constant = True  # as afn_kernels._registry.constant: called while torch.compile traces
 
 
 def pack_bins(

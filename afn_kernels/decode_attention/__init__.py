@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _cuda, _device, _triton
+from afn_kernels import _cache_attention, _cuda, _device, _triton, cpu
 from afn_kernels._fp8_scales import FP8
 from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.attention.window import canonical, capping
@@ -71,6 +71,11 @@ def _supports(
     return _triton.supports(q) or _triton.supports(*tensors, dtypes=(*_triton.DTYPES, FP8))
 
 
+def _supports_cpu(q, k_cache, v_cache, lengths, *, k_scale, v_scale, **_) -> str:
+    reason = _cache_attention.wants_gradient(q, k_cache, v_cache, k_scale, v_scale)
+    return reason or _cache_attention.supports(q, k_cache, k_scale, v_scale)
+
+
 OP = Op(
     "decode_attention",
     (
@@ -83,6 +88,13 @@ OP = Op(
             "afn_kernels.decode_attention.boundary:decode_attention_cuda",
             _supports_cuda,
             why="as triton, with two tiles of up to 64 KB in flight on every multiprocessor, equal shares of all keys",
+        ),
+        Impl(
+            "cpu",
+            "afn_kernels.decode_attention.boundary:decode_attention_cpu",
+            available=cpu.usable,
+            supports=_supports_cpu,
+            why="compiled SIMD kernel; bits of a row depend on nothing beside it, and are those of paged_attention",
         ),
         Impl("reference", "afn_kernels.decode_attention.reference:decode_attention", why="plain PyTorch"),
     ),

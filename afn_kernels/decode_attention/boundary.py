@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from afn_kernels._cache_attention import indices
 from afn_kernels._library import Boundary
 
 
@@ -20,11 +21,19 @@ def _fake_prefix(
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
+def _fake_cpu(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, block_table: Tensor | None,
+    prefix_lengths: Tensor | None, left: int, softcap: float, scale: float,
+) -> Tensor:  # fmt: skip
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
 FORWARD = Boundary("decode_attention", "afn_kernels.decode_attention.triton:forward", _fake)
 FORWARD_PREFIX = Boundary(
     "decode_attention_shared_prefix", "afn_kernels.decode_attention.shared_prefix:forward", _fake_prefix
 )
 FORWARD_CUDA = Boundary("decode_attention_cuda", "afn_kernels.decode_attention.cuda:forward", _fake)
+FORWARD_CPU = Boundary("decode_attention_cpu", "afn_kernels.decode_attention.cpu:forward", _fake_cpu)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -45,6 +54,15 @@ def decode_attention_cuda(q, k_cache, v_cache, lengths, *, block_table, prefix_l
         x if x is None or x.dtype in (torch.int32, torch.int64) else x.int() for x in (lengths, block_table)
     )
     return _called(FORWARD_CUDA, q, k_cache, v_cache, lengths, block_table=table, **options)
+
+
+def decode_attention_cpu(
+    q, k_cache, v_cache, lengths, *, block_table, prefix_lengths=None, window=None, softcap=0.0, scale, **_
+):  # fmt: skip
+    """The "cpu" row of the op's table."""
+    numbers = indices(lengths), indices(block_table), indices(prefix_lengths)
+    left = -1 if window is None else window[0]
+    return FORWARD_CPU(q.contiguous(), _rows(k_cache), _rows(v_cache), *numbers, left, float(softcap), float(scale))
 
 
 def _called(

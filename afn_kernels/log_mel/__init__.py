@@ -1,13 +1,10 @@
 """Log-mel features of audio, as Whisper's encoder and other front ends take them."""
 
-from functools import lru_cache
-
 import torch
 
-from afn_kernels import _check, _cuda, _device, _triton
+from afn_kernels import _check, _cuda, _device, _triton, cpu
 from afn_kernels._library import has_tangent, plain
 from afn_kernels._registry import Impl, Op
-from afn_kernels.cpu import available as _extension_available
 from afn_kernels.log_mel import boundary
 from afn_kernels.log_mel.mel_config import MelConfig, decoded
 from afn_kernels.log_mel.tables import HOP
@@ -18,8 +15,7 @@ WHISPER_TEXTS = tuple(config.text for config in WHISPER.values())
 CONFIGS = "config=MelConfig.whisper(n_mels), or another, takes it"
 OTHER = "its transform is Whisper's, of 400 samples every 160"
 
-
-_cpu_available = lru_cache(_extension_available)
+_cpu_available = cpu.usable
 
 
 def _cpu_supports(pcm: torch.Tensor, **_) -> str:

@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _check, _device, _triton
+from afn_kernels import _cache_attention, _check, _device, _triton, cpu
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention.window import canonical, capping
@@ -19,6 +19,10 @@ def _supports(q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scal
     return _triton.supports(q) or _triton.supports(*tensors, dtypes=(*_triton.DTYPES, FP8))
 
 
+def _supports_cpu(q, k_cache, v_cache, *, k_scale, v_scale, **_) -> str:
+    return _cache_attention.supports(q, k_cache, k_scale, v_scale)
+
+
 OP = Op(
     "paged_attention",
     (
@@ -26,6 +30,13 @@ OP = Op(
             "afn_kernels.paged_attention.boundary:paged_attention",
             _supports,
             why="reads the pages where they are, tiles with most keys first, never waits for the GPU; not timed",
+        ),
+        Impl(
+            "cpu",
+            "afn_kernels.paged_attention.boundary:paged_attention_cpu",
+            available=cpu.usable,
+            supports=_supports_cpu,
+            why="compiled SIMD kernel; bits of a token depend on nothing beside it, and are those of decode_attention",
         ),
         Impl("reference", "afn_kernels.paged_attention.reference:paged_attention", why="plain PyTorch, pages gathered"),
     ),

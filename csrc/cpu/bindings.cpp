@@ -8,7 +8,9 @@
 #endif
 
 #include <algorithm>
+#include <array>
 
+#include "afn/attend.h"
 #include "afn/log_mel.h"
 #include "afn/log_mel_any.h"
 #include "afn/pack.h"
@@ -145,6 +147,62 @@ PYBIND11_MODULE(_cpu, m) {
         py::arg("lengths"), py::arg("count"), py::arg("context"), py::arg("seed"), py::arg("max_cost"),
         py::arg("buffer"), py::arg("step"), py::arg("clips"), py::arg("cu"),
         "Clips [count] bin by bin into clips, bounds of the bins into cu [count + 1]; returns the number of bins.");
+
+    namespace attend = afn::attend;
+    using Strides = std::array<int64_t, 3>;
+    using Numbers = std::pair<uintptr_t, bool>;
+    m.def(
+        "cache_attention",
+        [](uintptr_t q, uintptr_t out, uintptr_t k, const Strides& k_strides, uintptr_t v, const Strides& v_strides,
+           bool bfloat16, int64_t blocks, int64_t page, const Numbers& table, int64_t columns, int64_t table_stride,
+           uintptr_t bounds, int64_t fresh, const Numbers& lengths, int64_t sequences, const Numbers& prefixes,
+           int64_t members, int64_t heads, int64_t kv_heads, int64_t width, bool causal, int64_t left, int64_t right,
+           float scale, float softcap, int threads, const std::string& level) {
+            const auto numbers = [](const Numbers& x) {
+                return attend::Numbers{pointer<const void>(x.first), x.second};
+            };
+            const auto entries = [](uintptr_t at, const Strides& s) {
+                return attend::Entries{pointer<const void>(at), s[0], s[1], s[2]};
+            };
+            const attend::Call call{pointer<const void>(q),
+                                    pointer<void>(out),
+                                    entries(k, k_strides),
+                                    entries(v, v_strides),
+                                    bfloat16,
+                                    blocks,
+                                    page,
+                                    numbers(table),
+                                    columns,
+                                    table_stride,
+                                    {pointer<const void>(bounds), false},
+                                    fresh,
+                                    numbers(lengths),
+                                    numbers(prefixes),
+                                    sequences,
+                                    members,
+                                    heads,
+                                    kv_heads,
+                                    width,
+                                    causal,
+                                    left,
+                                    right,
+                                    scale,
+                                    softcap};
+            if (!out) return attend::fits(call, true);
+            const attend::Kernel& kernel = attend::kernel_of(level);
+            py::gil_scoped_release release;
+            if (!attend::fits(call, false)) return false;
+            attend::attend(call, threads, kernel);
+            return true;
+        },
+        py::arg("q"), py::arg("out"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
+        py::arg("bfloat16"), py::arg("blocks"), py::arg("page"), py::arg("table"), py::arg("columns"),
+        py::arg("table_stride"), py::arg("bounds"), py::arg("fresh"), py::arg("lengths"), py::arg("sequences"),
+        py::arg("prefixes"), py::arg("members"), py::arg("heads"), py::arg("kv_heads"), py::arg("width"),
+        py::arg("causal"), py::arg("left"), py::arg("right"), py::arg("scale"), py::arg("softcap"), py::arg("threads"),
+        py::arg("level") = "",
+        "Attention of new tokens over a KV cache; False, with nothing computed, where a length or a page is not there. "
+        "Without `out` only that is looked at, and whether lengths hold their new tokens.");
 
     m.def(
         "resample_rational",

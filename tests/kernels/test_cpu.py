@@ -10,7 +10,6 @@ import torch
 
 import afn_kernels as ak
 from afn_kernels import cpu
-from afn_kernels.log_mel import _cpu_available
 from afn_model.audio.resample import resample
 from afn_model.data.packing import pack
 
@@ -29,9 +28,9 @@ def absent(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu, "BUILT", built)
     monkeypatch.setattr(cpu, "_warned", False)
     monkeypatch.setitem(sys.modules, "afn_kernels._cpu", None)
-    _cpu_available.cache_clear()
+    cpu._usable.cache_clear()
     yield
-    _cpu_available.cache_clear()
+    cpu._usable.cache_clear()
 
 
 @pytest.mark.parametrize("what", CALLS)

@@ -43,12 +43,13 @@ def cuda(name, heads=14, far=(), **shape):
     return case(f"heads of 128, {name}", heads=heads, far=far, **options, **shape)
 
 
+CPU = ("triton", "cpu")
 CASES = [
     case("one token", dtypes=ALL, far=("q", "k_cache", "v_cache")),
-    case("five tokens, pages of 16", new=5, page=16, far=("k_cache", "v_cache"), size=150),
+    case("4 tokens x 7 heads, odd width", batch=2, new=4, heads=14, width=24, size=300, impls=CPU),
+    case("five tokens, pages of 16", new=5, page=16, far=("k_cache", "v_cache"), size=150, impls=CPU),
     case("one sequence of 1000", batch=1, size=1000),
     case("a single key", batch=2, size=1),
-    case("4 tokens x 7 heads, odd width", batch=2, new=4, heads=14, width=24, size=300),
     case("more rows than a tile", batch=1, new=8, heads=20, size=200, dtypes=(torch.float32,)),
     case("pages of 5", batch=2, page=5, size=150, dtypes=(torch.float32,)),
     case("window, pages of 16", new=3, page=16, size=150, dtypes=(BF16,), options={"window": (40, 0)}),

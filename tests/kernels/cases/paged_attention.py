@@ -21,7 +21,7 @@ def inputs(g, new, cached, heads=(4, 2), width=16, page=16):
     return made | {"cu_seqlens_q": cu(new), "lengths": torch.tensor(lengths, dtype=torch.int32)}
 
 
-def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, BF16), options=None, **shape):
+def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, BF16), options=None, impls=("triton",), **shape):
     """Sequences of ``new`` tokens behind ``cached`` ones; a last one has ``size`` new tokens behind 9."""
     return Case(
         "paged_attention",
@@ -31,11 +31,13 @@ def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, BF16), optio
         size=size,
         dtypes=dtypes,
         far=far,
+        impls=impls,
     )
 
 
+CPU = ("triton", "cpu")
 CASES = [
-    case("pages of 16", [3, 40, 1], [60, 0, 33], far=("q", "k_cache", "v_cache")),
+    case("pages of 16", [3, 40, 1], [60, 0, 33], far=("q", "k_cache", "v_cache"), impls=CPU),
     case("pages of 64, 7:1 heads", [66], [5], 12, heads=(7, 1), width=32, page=64),
     case("pages of 5, odd width", [33, 0, 7], [20, 11, 40], 20, width=48, page=5, dtypes=(torch.float32,)),
     case("every entry is seen", [9], [70], 33, options={"causal": False}, dtypes=(torch.float32,)),

@@ -1,0 +1,95 @@
+"""The compiled kernel of csrc/cpu/attend_simd.cpp: attention over a KV cache on a CPU, of decoding and of prefill."""
+
+import torch
+
+from afn_kernels._library import has_tangent
+
+DTYPES = (torch.float32, torch.bfloat16)
+INDICES = (torch.int32, torch.int64)
+WIDEST = 256  # of a head, as in csrc/include/afn/attend_simd.h
+
+
+def supports(q: torch.Tensor, k_cache: torch.Tensor, *scales: torch.Tensor | None) -> str:
+    """Why the kernel does not take these tensors, which share a device and fit; empty when it does."""
+    if q.device.type != "cpu":
+        return f"the tensors are on {q.device}"
+    if k_cache.dtype not in DTYPES or q.dtype != k_cache.dtype:
+        return f"{str(k_cache.dtype).removeprefix('torch.')} is computed by the reference"
+    if any(x is not None for x in scales):
+        return "scales of a cache are multiplied by the reference"
+    return f"a head of {q.shape[-1]} elements is above {WIDEST}" if q.shape[-1] > WIDEST else ""
+
+
+def wants_gradient(*tensors: torch.Tensor | None) -> str:
+    """Why a gradient cannot be had; empty where none is wanted."""
+    grad = torch.is_grad_enabled()
+    if any(x is not None and ((grad and x.requires_grad) or has_tangent(x)) for x in tensors):
+        return "it has no gradient; the reference has"
+    return ""
+
+
+def attend(
+    q: torch.Tensor | None,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    heads: int,
+    fresh: int = 0,
+    table: torch.Tensor | None = None,
+    bounds: torch.Tensor | None = None,
+    prefixes: torch.Tensor | None = None,
+    causal: bool = True,
+    left: int = -1,
+    right: int = 0,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+    threads: int = 0,
+    level: str = "",
+) -> torch.Tensor | None:
+    """Attention like ``decode_attention`` or ``paged_attention``; without q only looks whether the call fits.
+
+    Each row and head is computed alone: an online softmax over steps of 64 keys, which begin at multiples of 64 in the
+    sequence. So its bits depend on the query, the entries that it sees and the instruction set, and on nothing else.
+
+    Args:
+        q: [tokens, Hq, D] contiguous.
+        k, v: [B, capacity, Hk, D] or [pages, page_size, Hk, D] with a table; contiguous in the last axis.
+        lengths: [B] int32 or int64, contiguous.
+        heads: Hq.
+        fresh: new tokens of every sequence, where there are no bounds.
+        table: [B, pages] int32 or int64, contiguous in the last axis.
+        bounds: [B + 1] int32, contiguous.
+        prefixes: [groups] int32 or int64, contiguous.
+        causal, left, right, scale, softcap: as ``attention.window.flat`` has them.
+        threads: default PyTorch's. They change no bit.
+        level: SIMD level; by default $AFN_SIMD or the fastest.
+
+    Returns:
+        Like q; None where a length or a page that is read is not there. Without q, also where a length is below its new
+        tokens or a prefix is longer than what comes before them; an empty tensor where all is well.
+    """
+    from afn_kernels._cpu import cache_attention
+
+    nothing = (0, False)
+    out = k.new_empty(0) if q is None else torch.empty_like(q)
+    blocks, page, kv_heads, width = k.shape
+    done = cache_attention(
+        0 if q is None else q.data_ptr(), 0 if q is None else out.data_ptr(), k.data_ptr(), k.stride()[:3],
+        v.data_ptr(), v.stride()[:3], k.dtype == torch.bfloat16, blocks, page,
+        nothing if table is None else (table.data_ptr(), table.dtype == torch.int64),
+        0 if table is None else table.shape[1], 0 if table is None else table.stride(0),
+        0 if bounds is None else bounds.data_ptr(), fresh, (lengths.data_ptr(), lengths.dtype == torch.int64),
+        len(lengths), nothing if prefixes is None else (prefixes.data_ptr(), prefixes.dtype == torch.int64),
+        1 if prefixes is None else len(lengths) // max(1, len(prefixes)), heads, kv_heads, width, causal, left, right,
+        scale, softcap, threads or torch.get_num_threads(), level,
+    )  # fmt: skip
+    return out if done else None
+
+
+def indices(x: torch.Tensor | None) -> torch.Tensor | None:
+    """Whole numbers as the kernel takes them."""
+    if x is None:
+        return None
+    x = x if x.dtype in INDICES else x.long()
+    return x if x.stride(-1) == 1 and x.dim() > 1 else x.contiguous()
