@@ -66,7 +66,6 @@ class Runner:
         if step.windows:
             self.audio.encode(step.windows)
         rows = list(zip(step.rows, step.places, strict=True))
-        hidden = None
         if self.deterministic:
             for chunk in step.chunks:
                 self._forward([chunk], [], padded=self.chunk)
