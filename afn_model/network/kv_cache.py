@@ -71,13 +71,25 @@ class PagedKV:
         """Where ``ak.rotary`` writes the new tokens' keys and values."""
         return {"k_cache": self.kv[layer, 0], "v_cache": self.kv[layer, 1], "slots": self.slots}
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        """Causal attention of the new tokens [T, heads, head_dim], whose keys and values are in the pages already."""
+    @property
+    def fresh(self) -> bool:
+        """Whether chunks attend to the new keys and values themselves rather than to the pages."""
+        return self.chunks is not None and self.chunks.schedule is not None
+
+    def attention(self, q: Tensor, k: Tensor | None, v: Tensor | None, layer: int) -> Tensor:
+        """Causal attention of the new tokens, whose keys and values are in the pages already.
+
+        Args:
+            q: [T, heads, head_dim].
+            k, v: [T, KV heads, head_dim], the new ones; needed where they are ``fresh``.
+            layer: number of the layer.
+        """
         k_cache, v_cache = self.kv[layer, 0], self.kv[layer, 1]
         found, at = [], self.chunk_tokens
         if self.chunks is not None:
             new, chunks = q[:at], self.chunks
             if chunks.schedule is not None:
+                assert k is not None and v is not None, "chunks attend to them"  # noqa: PT018
                 out = ak.attention(new, k[:at], v[:at], causal=True, schedule=chunks.schedule)
                 assert isinstance(out, Tensor)
             else:

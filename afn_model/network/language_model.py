@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import afn_kernels as ak
@@ -41,8 +42,14 @@ class CausalAttention(nn.Module):
         self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
+        self.fused: tuple[Tensor, Tensor | None] | None = None  # by network.fused, for generation
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
+        if self.fused is not None and context.kv is not None and not context.kv.fresh:
+            weight, bias = self.fused
+            places, kv = (context.positions, context.inv_freq), context.kv
+            q = ak.qkv_rotary(F.linear(x_TD, weight), *places, **kv.slot_mapping(layer), bias=bias)
+            return self.o_proj(kv.attention(q, None, None, layer).flatten(1))
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if context.shared is not None:
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
@@ -64,8 +71,11 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.width, config.ffn, bias=False)
         self.up_proj = nn.Linear(config.width, config.ffn, bias=False)
         self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
+        self.fused: tuple[Tensor, Tensor | None] | None = None  # by network.fused, for generation
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        if self.fused is not None and not torch.is_grad_enabled():
+            return self.down_proj(ak.swiglu(*F.linear(x_TD, self.fused[0]).chunk(2, -1)))
         return self.down_proj(ak.swiglu(self.gate_proj(x_TD), self.up_proj(x_TD)))
 
 
