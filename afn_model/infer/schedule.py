@@ -63,8 +63,9 @@ class Sequence:
         priority: a higher one goes first.
         leader: another answer to the same prompt, whose pages it goes on from.
         tokens: drawn so far.
-        computed: tokens of prompt and answer whose keys and values are in ``pages``.
-        pending: tokens that are being drawn and not known yet.
+        length: tokens of prompt and answer that are known.
+        drawing: tokens drawn, with those that are not known yet.
+        computed: tokens whose keys and values are in ``pages``.
         keys: of the full pages, by which they are found again.
         slot: its row of the device's state, -1 while it waits.
     """
@@ -76,8 +77,9 @@ class Sequence:
     number: int = 0
     arrived: float = 0.0
     tokens: list[int] = field(default_factory=list)
+    length: int = 0
+    drawing: int = 0
     computed: int = 0
-    pending: int = 0
     published: int = 0
     reused: int = 0
     pages: list[int] = field(default_factory=list)
@@ -85,10 +87,8 @@ class Sequence:
     slot: int = -1
     preemptions: int = 0
 
-    @property
-    def length(self) -> int:
-        """Tokens that are known."""
-        return len(self.prompt.ids) + len(self.tokens)
+    def __post_init__(self):
+        self.length = len(self.prompt.ids) + len(self.tokens)
 
     def token(self, place: int) -> int:
         """The token at a place, -1 while it is not known."""
@@ -224,38 +224,37 @@ class Scheduler:
         """A step is being computed: its full pages may be found by others from now on."""
         for chunk in step.chunks:
             self._publish(chunk.sequence)
-        for sequence in step.rows:
-            if not sequence.computed % PAGE:
-                self._publish(sequence)
+        for sequence in [one for one in step.rows if not one.computed % PAGE]:
+            self._publish(sequence)
 
     def drawn(self, sequence: Sequence, token: int) -> None:
         """The token that a row of a sequence led to."""
-        sequence.pending -= 1
         sequence.tokens.append(token)
+        sequence.length += 1
 
     # -- rows
 
     def _rows(self, step: Step) -> None:
+        """A row of every sequence that decodes. Several hundred of them: no call for each."""
         for sequence in [one for one in self.decoding if not one.computed % PAGE]:
             if sequence.slot >= 0 and len(sequence.pages) * PAGE == sequence.computed:
                 self._grow(sequence)
-        for sequence in self.decoding:
-            if len(sequence.tokens) + sequence.pending < sequence.limit:
-                self._row(sequence, step)
+        step.rows = [one for one in self.decoding if one.drawing < one.limit]
+        step.places = [one.computed for one in step.rows]
+        step.draws = [one.computed + 1 >= one.length for one in step.rows]  # or what follows is known already
+        for sequence, draws in zip(step.rows, step.draws, strict=True):
+            sequence.computed += 1
+            sequence.drawing += draws
 
     def _begin_rows(self, sequence: Sequence, step: Step) -> None:
         """The first row of a sequence whose chunks are done."""
         self.decoding.append(sequence)
-        self._row(sequence, step)
-
-    def _row(self, sequence: Sequence, step: Step) -> None:
-        place = sequence.computed
-        draws = place + 1 >= len(sequence.prompt.ids) + len(sequence.tokens)  # or what follows is known already
+        draws = sequence.computed + 1 >= sequence.length
         step.rows.append(sequence)
-        step.places.append(place)
+        step.places.append(sequence.computed)
         step.draws.append(draws)
-        sequence.computed = place + 1
-        sequence.pending += draws
+        sequence.computed += 1
+        sequence.drawing += draws
 
     def _grow(self, sequence: Sequence) -> None:
         """A page more for a sequence; others wait where there is none."""
@@ -426,7 +425,9 @@ class Scheduler:
     def _content(self, sequence: Sequence, page: int) -> bytes:
         """What a full page holds, as bytes; two pages with the same content behind the same pages hold the same."""
         ids, end = sequence.prompt.ids, (page + 1) * PAGE
-        tokens = ids[end - PAGE : end] if end <= len(ids) else [sequence.token(at) for at in range(end - PAGE, end)]
+        tokens = ids[end - PAGE : end]
+        if end > len(ids):
+            tokens = tokens + sequence.tokens[max(0, end - PAGE - len(ids)) : end - len(ids)]
         content = sequence.prompt.content(page, tokens)
         if self.canonical and end >= len(ids):
             # Rows have computed some of it: as part of a longer prompt the same tokens would have other bits.
@@ -459,4 +460,5 @@ class Scheduler:
         sequence.pages = []
         if sequence.slot >= 0:
             self.slots.append(sequence.slot)
-        sequence.slot, sequence.computed, sequence.published, sequence.pending = -1, 0, 0, 0
+        sequence.slot, sequence.computed, sequence.published = -1, 0, 0
+        sequence.drawing = len(sequence.tokens)
