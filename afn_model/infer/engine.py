@@ -21,6 +21,7 @@ from torch import Tensor
 from afn_model.audio.frames import audio_tokens
 from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
+from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.runner import Runner
 from afn_model.infer.sampling_params import SamplingParams
@@ -96,7 +97,7 @@ class Engine:
             before, nor on when it came. Costs speed.
         costs: predictions that bound a step while answers grow.
         audio_bytes: of features of audio windows that are kept.
-        decode: token ids to text, for stop strings and thinking.
+        offload: where pages go that others need, and come back from.
         clock: seconds.
 
     Raises:
@@ -113,13 +114,15 @@ class Engine:
         deterministic: bool = False,
         costs: Costs | None = None,
         audio_bytes: int = AUDIO_BYTES,
+        offload: HostPages | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         chunk = (256 if deterministic else 8192) if chunk is None else chunk
         pages = default_pages(model) if pages is None else pages
         self.model, self.clock, self.deterministic = model, clock, deterministic
         self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
-        self.pool = PagePool(pages)
+        self.offload = offload
+        self.pool = PagePool(pages, None if offload is None else self._save)
         self.scheduler = Scheduler(
             self.pool,
             slots=slots,
@@ -127,6 +130,7 @@ class Engine:
             chunk=chunk,
             canonical=deterministic,
             encoded=lambda digest: not self.audio.missing([digest]),
+            **({} if offload is None else {"restore": offload.load_run}),
             clock=clock,
         )
         self.runner = Runner(model, self.audio, pages=pages, slots=slots, deterministic=deterministic, chunk=chunk)
@@ -272,6 +276,10 @@ class Engine:
             for prompt, own in zip(prompts, clock.split(lengths), strict=True):
                 prompt.clock = own.tolist()
         return prompts
+
+    def _save(self, page: int, key: bytes, content: bytes) -> None:
+        assert self.offload is not None
+        self.offload.save(key, content, self.runner.kv[:, :, page])
 
     def _seat(self, sequence: Sequence) -> None:
         """The sampler's settings of a sequence that has got a slot."""

@@ -60,6 +60,8 @@ class Runner:
         Returns:
             what was drawn after its rows that draw, in order; None where none does.
         """
+        for page, payload in step.restored:
+            self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
             source, target = (torch.tensor(pages, device=self.kv.device) for pages in zip(*step.copies, strict=True))
             self.kv[:, :, target] = self.kv[:, :, source]

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from afn_model.infer.pages import PAGE, OutOfPages, PagePool, page_key
 from afn_model.infer.tokens import PromptTokens, WindowSpan
@@ -59,7 +60,8 @@ class Sequence:
 
     Args:
         prompt: what it answers.
-        limit: tokens that it may have; it is finished by its owner at the latest then.
+        limit: tokens that it may have; it is finished by its owner at the latest then. With none, the full pages of the
+            prompt are computed, for others to find.
         priority: a higher one goes first.
         leader: another answer to the same prompt, whose pages it goes on from.
         tokens: drawn so far.
@@ -114,6 +116,7 @@ class Step:
 
     Args:
         copies: (from, to) pages.
+        restored: (page, what it holds) of pages that had been saved outside of the device.
         windows: digests of audio windows to encode.
         chunks: of prompts.
         rows: sequences that each compute one token.
@@ -122,6 +125,7 @@ class Step:
     """
 
     copies: list[tuple[int, int]] = field(default_factory=list)
+    restored: list[tuple[int, Any]] = field(default_factory=list)
     windows: list[bytes] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     rows: list[Sequence] = field(default_factory=list)
@@ -144,6 +148,8 @@ class Scheduler:
         canonical: prompts are cut at multiples of ``chunk`` only, and what was drawn is computed by rows only, so that
             what is computed together never depends on what else there is to do.
         encoded: whether the features of a window are known.
+        restore: what is saved outside of the device of a run of pages, given by keys and contents, up to the first that
+            is not.
         ageing: prompt tokens that a second of waiting is worth, where the shortest prompt goes first.
         clock: seconds.
     """
@@ -158,16 +164,19 @@ class Scheduler:
         most_windows: int = 4,
         canonical: bool = False,
         encoded: Callable[[bytes], bool] = lambda _: True,
+        restore: Callable[[list[tuple[bytes, bytes]]], list[Any]] = lambda _: [],
         ageing: float = 4096.0,
         clock: Callable[[], float] = time.monotonic,
     ):
         if chunk < PAGE or chunk % PAGE:
             raise ValueError(f"chunk {chunk}: a multiple of a page of {PAGE} tokens is expected")
         self.pool, self.costs, self.chunk, self.most_windows = pool, costs or Costs(), chunk, most_windows
-        self.canonical, self.encoded, self.ageing, self.clock = canonical, encoded, ageing, clock
+        self.canonical, self.encoded, self.restore = canonical, encoded, restore
+        self.ageing, self.clock = ageing, clock
         self.waiting: list[Sequence] = []
         self.prefilling: list[Sequence] = []
         self.decoding: list[Sequence] = []
+        self.ahead: list[Sequence] = []  # those without a limit whose pages are done
         self.slots = list(range(slots))[::-1]
         self.making: dict[bytes, Sequence] = {}  # keys of pages that are being computed, so that no other computes them
         self.added = self.preempted = 0
@@ -195,7 +204,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """A sequence ends, at whatever stage it is; its pages may be found by others."""
-        for there in (self.waiting, self.prefilling, self.decoding):
+        for there in (self.waiting, self.prefilling, self.decoding, self.ahead):
             if sequence in there:
                 there.remove(sequence)
         self._bequeath(sequence)
@@ -226,6 +235,9 @@ class Scheduler:
             self._publish(chunk.sequence)
         for sequence in [one for one in step.rows if not one.computed % PAGE]:
             self._publish(sequence)
+        for sequence in self.ahead:
+            self._leave(sequence)
+        self.ahead = []
 
     def drawn(self, sequence: Sequence, token: int) -> None:
         """The token that a row of a sequence led to."""
@@ -248,6 +260,9 @@ class Scheduler:
 
     def _begin_rows(self, sequence: Sequence, step: Step) -> None:
         """The first row of a sequence whose chunks are done."""
+        if not sequence.limit:
+            self.ahead.append(sequence)
+            return
         self.decoding.append(sequence)
         draws = sequence.computed + 1 >= sequence.length
         step.rows.append(sequence)
@@ -283,6 +298,9 @@ class Scheduler:
 
     def _target(self, sequence: Sequence) -> int:
         """How many tokens of a sequence are computed in chunks."""
+        if not sequence.limit:
+            grid = self.chunk if self.canonical else PAGE
+            return len(sequence.prompt.ids) // grid * grid
         return (len(sequence.prompt.ids) if self.canonical else sequence.length) - 1
 
     def _admit(self, step: Step) -> None:
@@ -337,33 +355,48 @@ class Scheduler:
             if page is None:
                 break
             pages.append(page)
-        if self.canonical and len(pages) * PAGE < len(sequence.prompt.ids):
-            del pages[len(pages) * PAGE // self.chunk * self.chunk // PAGE :]
         return pages
+
+    def _usable(self, sequence: Sequence, pages: int) -> int:
+        """How many of the pages that hold the beginning of a sequence it can go on from."""
+        grid = self.chunk // PAGE if self.canonical and pages * PAGE < len(sequence.prompt.ids) else 1
+        return pages // grid * grid
 
     def _place(self, sequence: Sequence, step: Step) -> bool:
         """Pages for a sequence: those that hold what it begins with, and fresh ones; False where there are too few."""
         leader, prompt = sequence.leader, len(sequence.prompt.ids)
         forked = leader is not None and leader.pages and not sequence.tokens and leader.computed >= prompt - 1
-        found = leader.pages[: (prompt - 1) // PAGE] if forked and leader is not None else self._found(sequence)
+        if forked and leader is not None:
+            found = leader.pages[: (prompt - 1) // PAGE]
+        else:
+            found = self._found(sequence)
         self.pool.hold(found)
-        fresh = -(-(self._target(sequence) + 1) // PAGE) - len(found)
         # A page for each that decodes, so that what begins now does not end another soon.
+        fresh = max(self._target(sequence) // PAGE, len(found)) + 1 - len(found)
         if fresh + len(self.decoding) > self.pool.room and (self.decoding or self.prefilling):
             self.pool.release(found)
             return False
+        saved: list[Any] = []
+        if not forked:
+            contents = [self._content(sequence, page) for page in range(len(found), len(sequence.keys))]
+            saved = self.restore(list(zip(sequence.keys[len(found) :], contents, strict=True))) if contents else []
+            usable = self._usable(sequence, len(found) + len(saved))
+            self.pool.release(found[usable:])
+            found, saved = found[:usable], saved[: max(0, usable - len(found))]
+        known = len(found) + len(saved)
+        fresh = max(self._target(sequence) // PAGE, known) + 1 - len(found)
         try:
             pages = self.pool.allocate(fresh)
         except OutOfPages:
             self.pool.release(found)
             return False
         sequence.pages = found + pages
-        sequence.computed = sequence.published = len(found) * PAGE
+        step.restored += zip(pages, saved, strict=False)
+        sequence.computed, sequence.published = known * PAGE, len(found)
         if forked and leader is not None:
             if (prompt - 1) % PAGE:
                 step.copies.append((leader.pages[len(found)], pages[0]))
             sequence.computed = prompt - 1
-            sequence.published = len(found) * PAGE
         sequence.reused = sequence.computed
         return True
 
