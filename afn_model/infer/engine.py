@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Run
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,31 +161,64 @@ class Engine:
             ValueError: a prompt that is empty, leaves no room in the context or needs more pages than there are, token
                 ids past the vocabulary, recordings that do not match their placeholders, another number of keys.
         """
-        params = (params or SamplingParams()).resolved(self.model.config)
+        params = params or SamplingParams()
+        if params.temperature > 0 and params.seed is None:
+            params = replace(params, seed=int(torch.randint(2**62, ())))
         prompts = self._prompts(batch, encoded)
         if keys is not None and len(keys) != len(prompts):
+            self.audio.release([span.digest for prompt in prompts for span in prompt.windows])
             raise ValueError(f"{len(keys)} keys for {len(prompts)} prompts")
-        context = self.model.config.text.max_positions
-        seed = int(torch.randint(2**62, ())) if params.seed is None else params.seed
-        found, number = [], self.requests
-        self.requests += len(prompts)
-        for index, prompt in enumerate(prompts):
-            request = Request(prompt, params, number + index if keys is None else keys[index])
-            limit, leader = min(params.max_new_tokens, context - len(prompt.ids)), None
-            for sample in range(params.n):
-                sequence = Sequence(prompt, limit, priority=priority, leader=leader)
-                leader = leader or sequence
-                answer = Growing(request, sample, sequence, hashed(seed, request.key, sample))
-                request.answers.append(answer)
-                if not limit:
-                    answer.reason = "length"
-                    continue
-                if sample:
-                    self.audio.hold(span.digest for span in prompt.windows)
+        given, requests = range(self.requests, self.requests + len(prompts)) if keys is None else keys, []
+        try:
+            for prompt, key in zip(prompts, given, strict=True):
+                requests.append(self.submit(prompt, params, key, priority))
+        except ValueError:
+            for request in requests:
+                self.abort(request)
+            self.audio.release([span.digest for later in prompts[len(requests) + 1 :] for span in later.windows])
+            raise
+        return requests
+
+    def submit(self, prompt: PromptTokens, params: SamplingParams, key: int, priority: int = 0) -> Request:
+        """A request to answer one prompt.
+
+        Args:
+            prompt: its tokens. Its windows are held by the caller (``audio.hold``), who hands that over.
+            params, key, priority: as of ``add``; random answers need a seed.
+
+        Raises:
+            ValueError: it leaves no room in the context, or needs more pages than there are.
+        """
+        params = params.resolved(self.model.config)
+        request = Request(prompt, params, key)
+        limit, leader = min(params.max_new_tokens, self.model.config.text.max_positions - len(prompt.ids)), None
+        self.requests += 1
+        windows = [span.digest for span in prompt.windows]
+        for sample in range(params.n):
+            sequence = Sequence(prompt, limit, priority=priority, leader=leader)
+            answer = Growing(request, sample, sequence, hashed(params.seed or 0, key, sample))
+            request.answers.append(answer)
+            if limit < 1:
+                answer.reason = "length"
+                continue
+            leader = leader or sequence
+            try:
                 self.scheduler.add(sequence)
-                self.growing[sequence] = answer
-            found.append(request)
-        return found
+            except ValueError:
+                self.abort(request)
+                self.audio.release(windows)
+                raise
+            self.audio.hold(windows)
+            self.growing[sequence] = answer
+        self.audio.release(windows)
+        return request
+
+    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
+        """Computes the full pages of what prompts will begin with, which they then find.
+
+        Its windows must be held until the scheduler has nothing more to do.
+        """
+        self.scheduler.add(Sequence(prompt, 0, priority=priority))
 
     @torch.inference_mode()
     def step(self) -> list[Growing]:
@@ -204,7 +237,10 @@ class Engine:
             drawn = self.runner.run(step)
         except Exception as error:
             for sequence in {*step.rows, *(chunk.sequence for chunk in step.chunks)}:
-                self._end(self.growing[sequence], "error", error)
+                if sequence in self.growing:
+                    self._end(self.growing[sequence], "error", error)
+                else:
+                    self.scheduler.finish(sequence)
             raise
         self.scheduler.launched(step)
         if drawn is None:

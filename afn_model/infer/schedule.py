@@ -260,9 +260,6 @@ class Scheduler:
 
     def _begin_rows(self, sequence: Sequence, step: Step) -> None:
         """The first row of a sequence whose chunks are done."""
-        if not sequence.limit:
-            self.ahead.append(sequence)
-            return
         self.decoding.append(sequence)
         draws = sequence.computed + 1 >= sequence.length
         step.rows.append(sequence)
@@ -318,7 +315,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             sequence.slot = self.slots.pop()
             if sequence.computed >= self._target(sequence):
-                self._begin_rows(sequence, step)
+                self._begin_rows(sequence, step) if sequence.limit else self._leave(sequence)
             else:
                 self.prefilling.append(sequence)
                 for key in sequence.keys[sequence.computed // PAGE :]:
@@ -365,11 +362,9 @@ class Scheduler:
     def _place(self, sequence: Sequence, step: Step) -> bool:
         """Pages for a sequence: those that hold what it begins with, and fresh ones; False where there are too few."""
         leader, prompt = sequence.leader, len(sequence.prompt.ids)
-        forked = leader is not None and leader.pages and not sequence.tokens and leader.computed >= prompt - 1
-        if forked and leader is not None:
-            found = leader.pages[: (prompt - 1) // PAGE]
-        else:
-            found = self._found(sequence)
+        if leader is not None and (not leader.pages or sequence.tokens or leader.computed < prompt - 1):
+            leader = None
+        found = self._found(sequence) if leader is None else leader.pages[: (prompt - 1) // PAGE]
         self.pool.hold(found)
         # A page for each that decodes, so that what begins now does not end another soon.
         fresh = max(self._target(sequence) // PAGE, len(found)) + 1 - len(found)
@@ -377,7 +372,7 @@ class Scheduler:
             self.pool.release(found)
             return False
         saved: list[Any] = []
-        if not forked:
+        if leader is None:
             contents = [self._content(sequence, page) for page in range(len(found), len(sequence.keys))]
             saved = self.restore(list(zip(sequence.keys[len(found) :], contents, strict=True))) if contents else []
             usable = self._usable(sequence, len(found) + len(saved))
@@ -393,7 +388,7 @@ class Scheduler:
         sequence.pages = found + pages
         step.restored += zip(pages, saved, strict=False)
         sequence.computed, sequence.published = known * PAGE, len(found)
-        if forked and leader is not None:
+        if leader is not None:
             if (prompt - 1) % PAGE:
                 step.copies.append((leader.pages[len(found)], pages[0]))
             sequence.computed = prompt - 1
@@ -446,7 +441,7 @@ class Scheduler:
         sequence.computed = stop
         if stop == target:
             self.prefilling.remove(sequence)
-            self._begin_rows(sequence, step)
+            self._begin_rows(sequence, step) if sequence.limit else self.ahead.append(sequence)
         return spent + self.costs.chunk(start, stop)
 
     @staticmethod
