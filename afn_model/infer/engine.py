@@ -21,6 +21,7 @@ from torch import Tensor
 from afn_model.audio.frames import audio_tokens
 from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
+from afn_model.infer.drafts import Draft
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.runner import Runner
@@ -49,6 +50,7 @@ class Growing:
         sequence: its place in the schedule.
         key: of its random numbers.
         on_token: called with each token, stop tokens left out.
+        draft: what it is expected to be.
         logprobs: of the tokens.
         reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
         error: what went wrong.
@@ -60,6 +62,7 @@ class Growing:
     sequence: Sequence
     key: int
     on_token: Callable[[int], Any] | None = None
+    draft: Draft | None = None
     logprobs: list[float] = field(default_factory=list)
     reason: str | None = None
     error: Exception | None = None
@@ -136,6 +139,7 @@ class Engine:
         self.runner = Runner(model, self.audio, pages=pages, slots=slots, deterministic=deterministic, chunk=chunk)
         self.growing: dict[Sequence, Growing] = {}
         self.seated: dict[int, tuple[Sequence, int]] = {}
+        self.drafting: list[Growing] = []
         self.requests = self.steps = 0
 
     def add(
@@ -179,12 +183,21 @@ class Engine:
             raise
         return requests
 
-    def submit(self, prompt: PromptTokens, params: SamplingParams, key: int, priority: int = 0) -> Request:
+    def submit(
+        self,
+        prompt: PromptTokens,
+        params: SamplingParams,
+        key: int,
+        priority: int = 0,
+        prediction: Run[int] | None = None,
+    ) -> Request:
         """A request to answer one prompt.
 
         Args:
             prompt: its tokens. Its windows are held by the caller (``audio.hold``), who hands that over.
             params, key, priority: as of ``add``; random answers need a seed.
+            prediction: token ids that the answers are expected to be, in part at least. It changes how many steps they
+                take and nothing else; in the deterministic mode it is not used.
 
         Raises:
             ValueError: it leaves no room in the context, or needs more pages than there are.
@@ -197,6 +210,9 @@ class Engine:
         for sample in range(params.n):
             sequence = Sequence(prompt, limit, priority=priority, leader=leader)
             answer = Growing(request, sample, sequence, hashed(params.seed or 0, key, sample))
+            if prediction and not self.deterministic:
+                answer.draft = Draft(prediction)
+                self.drafting.append(answer)
             request.answers.append(answer)
             if limit < 1:
                 answer.reason = "length"
@@ -231,27 +247,23 @@ class Engine:
         if not step:
             return []
         self.steps += 1
-        for sequence in step.rows:
+        for sequence in (*step.rows, *(chunk.sequence for chunk in step.verified)):
             self._seat(sequence)
         try:
             drawn = self.runner.run(step)
         except Exception as error:
-            for sequence in {*step.rows, *(chunk.sequence for chunk in step.chunks)}:
+            chunks = [chunk.sequence for chunk in (*step.chunks, *step.verified)]
+            for sequence in {*step.rows, *chunks}:
                 if sequence in self.growing:
                     self._end(self.growing[sequence], "error", error)
                 else:
                     self.scheduler.finish(sequence)
             raise
         self.scheduler.launched(step)
-        if drawn is None:
-            return []
-        rows = [sequence for sequence, draws in zip(step.rows, step.draws, strict=True) if draws]
-        tokens = torch.where(drawn.finite, drawn.token, -1).tolist()  # one transfer for both: -1 is no token
-        logprobs = drawn.logprob.tolist()
         now, grown = self.clock(), []
-        for sequence, token, logprob in zip(rows, tokens, logprobs, strict=True):
+        for sequence, token, logprob in drawn:
             answer = self.growing.get(sequence)
-            if answer is None:  # it ended while the step was computed
+            if answer is None:  # an earlier token of a draft has ended it
                 continue
             grown.append(answer)
             if token < 0:
@@ -259,6 +271,14 @@ class Engine:
             else:
                 self.scheduler.drawn(sequence, token)
                 self._grown(answer, token, logprob, now)
+        for chunk in step.verified:
+            if (answer := self.growing.get(chunk.sequence)) is not None:
+                assert answer.draft is not None
+                answer.draft.proposed += chunk.stop - chunk.start - 1
+                answer.draft.accepted += chunk.sequence.length - 1 - chunk.start - 1
+                self.scheduler.verified(chunk.sequence)
+        if self.drafting:
+            self._draft()
         return grown
 
     def run(self) -> None:
@@ -313,6 +333,13 @@ class Engine:
                 prompt.clock = own.tolist()
         return prompts
 
+    def _draft(self) -> None:
+        """What answers with a prediction are expected to go on with."""
+        self.drafting = [answer for answer in self.drafting if answer.reason is None]
+        for answer in self.drafting:
+            assert answer.draft is not None
+            answer.sequence.draft = answer.draft.propose()
+
     def _save(self, page: int, key: bytes, content: bytes) -> None:
         assert self.offload is not None
         self.offload.save(key, content, self.runner.kv[:, :, page])
@@ -327,6 +354,8 @@ class Engine:
 
     def _grown(self, answer: Growing, token: int, logprob: float, now: float) -> None:
         answer.logprobs.append(logprob)
+        if answer.draft is not None:
+            answer.draft.grown(answer.tokens)
         if not answer.times:
             answer.times.append(now)
         stop = token in answer.request.params.stop_token_ids

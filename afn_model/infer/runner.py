@@ -9,7 +9,7 @@ from torch import Tensor
 
 import afn_kernels as ak
 from afn_model.infer.pages import PAGE
-from afn_model.infer.sampler import Drawn, Sampler
+from afn_model.infer.sampler import Sampler
 from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
 
@@ -54,11 +54,11 @@ class Runner:
         self.sampler = Sampler(slots, config.vocab_size, model.device)
         self.deterministic, self.chunk = deterministic, chunk
 
-    def run(self, step: Step) -> Drawn | None:
+    def run(self, step: Step) -> list[tuple[Sequence, int, float]]:
         """Computes a step.
 
         Returns:
-            what was drawn after its rows that draw, in order; None where none does.
+            (sequence, token, log-probability) of what was drawn; -1 where the scores were NaN or infinite.
         """
         for page, payload in step.restored:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
@@ -71,19 +71,40 @@ class Runner:
         if self.deterministic:
             for chunk in step.chunks:
                 self._forward([chunk], [], padded=self.chunk)
-            tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
+            hidden = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
         else:
-            tiles = [self._forward(step.chunks, rows, padded=0)]
-        drawing = [index for index, draws in enumerate(step.draws) if draws]
-        if not drawing:
-            return None
-        logits = [sampling_logits(self.model.lm_head, hidden) for hidden in tiles if len(hidden)]
+            silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
+            hidden = [self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]]
+        logits = [sampling_logits(self.model.lm_head, states) for states in hidden if len(states)]
+        if not logits:
+            return []
         scores = torch.cat(logits) if len(logits) > 1 else logits[0]
-        if len(drawing) < len(scores):
-            scores = scores[torch.tensor(drawing, device=scores.device)]
-        slots = self._numbers([step.rows[index].slot for index in drawing])
-        steps = self._numbers([step.places[index] + 1 - len(step.rows[index].prompt.ids) for index in drawing])
-        return self.sampler.next(scores, slots, steps)
+        found, at = [], 0
+        for chunk in step.verified:
+            found += self._drawn_after(chunk, scores[at : at + chunk.stop - chunk.start])
+            at += chunk.stop - chunk.start
+        drawing = [index for index, draws in enumerate(step.draws) if draws]
+        if drawing:
+            if at or len(drawing) < len(scores):
+                scores = scores[self._numbers([at + index for index in drawing])]
+            slots = self._numbers([step.rows[index].slot for index in drawing])
+            steps = self._numbers([step.places[index] + 1 - len(step.rows[index].prompt.ids) for index in drawing])
+            drawn = self.sampler.next(scores, slots, steps)
+            tokens = torch.where(drawn.finite, drawn.token, -1).tolist()  # one transfer for both: -1 is no token
+            found += zip((step.rows[index] for index in drawing), tokens, drawn.logprob.tolist(), strict=True)
+        return found
+
+    def _drawn_after(self, chunk: Chunk, scores: Tensor) -> list[tuple[Sequence, int, float]]:
+        """What is drawn after each token of a draft, up to the first that the draft does not go on with."""
+        sequence, found = chunk.sequence, []
+        slots, first = self._numbers([sequence.slot]), chunk.start + 1 - len(sequence.prompt.ids)
+        for index in range(chunk.stop - chunk.start):
+            drawn = self.sampler.next(scores[index : index + 1], slots, self._numbers([first + index]))
+            token = int(torch.where(drawn.finite, drawn.token, -1))
+            found.append((sequence, token, float(drawn.logprob)))
+            if index == len(sequence.draft) or token != sequence.draft[index]:
+                break
+        return found
 
     def idle(self) -> None:
         """A forward pass of one token that is nobody's: ranks that share the weights must make equally many."""
@@ -93,7 +114,7 @@ class Runner:
         sampling_logits(self.model.lm_head, self.model.language_model(x_TD, positions, kv=kv))
 
     def _forward(self, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]], padded: int) -> Tensor:
-        """Hidden states of the rows, [len(rows), width]; with ``padded`` [padded, width] of all."""
+        """Hidden states [tokens, width] of chunks, then of rows, then of what they are padded with to ``padded``."""
         ids: list[int] = []
         positions: list[float] = []
         slots: list[int] = []
@@ -121,8 +142,7 @@ class Runner:
             SPLIT if self.deterministic else None,
         )
         x_TD = self._embed(ids, chunks, rows)
-        hidden = self.model.language_model(x_TD, torch.tensor(positions, device=self.kv.device), kv=kv)
-        return hidden if padded else hidden[tokens:]
+        return self.model.language_model(x_TD, torch.tensor(positions, device=self.kv.device), kv=kv)
 
     def _embed(self, ids: list[int], chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """Token embeddings, with those of the audio windows in their places."""

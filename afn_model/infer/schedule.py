@@ -70,6 +70,7 @@ class Sequence:
         computed: tokens whose keys and values are in ``pages``.
         keys: of the full pages, by which they are found again.
         slot: its row of the device's state, -1 while it waits.
+        draft: tokens that are expected next; what they lead to is computed together with the next token.
     """
 
     prompt: PromptTokens
@@ -87,18 +88,19 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     slot: int = -1
+    draft: list[int] = field(default_factory=list)
     preemptions: int = 0
 
     def __post_init__(self):
         self.length = len(self.prompt.ids) + len(self.tokens)
 
     def token(self, place: int) -> int:
-        """The token at a place, -1 while it is not known."""
+        """The token at a place, of the draft where it is not known yet."""
         ids = self.prompt.ids
         if place < len(ids):
             return ids[place]
         place -= len(ids)
-        return self.tokens[place] if place < len(self.tokens) else -1
+        return self.tokens[place] if place < len(self.tokens) else self.draft[place - len(self.tokens)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Step:
         restored: (page, what it holds) of pages that had been saved outside of the device.
         windows: digests of audio windows to encode.
         chunks: of prompts.
+        verified: the last known token of sequences and their drafts behind it; a token is drawn after each.
         rows: sequences that each compute one token.
         places: of these tokens.
         draws: whether the next token is drawn after each; otherwise it is known.
@@ -128,12 +131,13 @@ class Step:
     restored: list[tuple[int, Any]] = field(default_factory=list)
     windows: list[bytes] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+    verified: list[Chunk] = field(default_factory=list)
     rows: list[Sequence] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     draws: list[bool] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.chunks or self.windows)
+        return bool(self.rows or self.chunks or self.windows or self.verified)
 
 
 class Scheduler:
@@ -244,6 +248,12 @@ class Scheduler:
         sequence.tokens.append(token)
         sequence.length += 1
 
+    def verified(self, sequence: Sequence) -> None:
+        """A draft was verified: what was drawn is known, and keys and values behind it are not those of the answer."""
+        sequence.draft, sequence.computed = [], sequence.length - 1
+        sequence.drawing = len(sequence.tokens)
+        self._publish(sequence)
+
     # -- rows
 
     def _rows(self, step: Step) -> None:
@@ -251,12 +261,28 @@ class Scheduler:
         for sequence in [one for one in self.decoding if not one.computed % PAGE]:
             if sequence.slot >= 0 and len(sequence.pages) * PAGE == sequence.computed:
                 self._grow(sequence)
-        step.rows = [one for one in self.decoding if one.drawing < one.limit]
+        step.rows = [one for one in self.decoding if one.drawing < one.limit and not self._verify(one, step)]
         step.places = [one.computed for one in step.rows]
         step.draws = [one.computed + 1 >= one.length for one in step.rows]  # or what follows is known already
         for sequence, draws in zip(step.rows, step.draws, strict=True):
             sequence.computed += 1
             sequence.drawing += draws
+
+    def _verify(self, sequence: Sequence, step: Step) -> bool:
+        """Whether a sequence goes on with its draft."""
+        start = sequence.computed
+        if not sequence.draft or self.canonical or start + 1 < sequence.length:
+            return False
+        # The last token of an answer is drawn, and only pages that are free for it hold a draft.
+        most = min(len(sequence.draft), sequence.limit - len(sequence.tokens) - 1)
+        pages = (start + most) // PAGE + 1 - len(sequence.pages)
+        if most < 1 or pages > self.pool.room:
+            return False
+        sequence.pages += self.pool.allocate(max(0, pages))
+        del sequence.draft[most:]
+        step.verified.append(Chunk(sequence, start, start + 1 + most))
+        sequence.computed = start + 1 + most
+        return True
 
     def _begin_rows(self, sequence: Sequence, step: Step) -> None:
         """The first row of a sequence whose chunks are done."""
