@@ -24,9 +24,9 @@ from afn_model.infer.audio_cache import AudioCache
 from afn_model.infer.drafts import Draft
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
-from afn_model.infer.runner import Runner
+from afn_model.infer.runner import Launched, Runner
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Costs, Scheduler, Sequence
+from afn_model.infer.schedule import Chunk, Costs, Scheduler, Sequence, Step
 from afn_model.infer.tokens import PromptTokens, prompts_of
 from afn_model.network.positions import rotary_positions
 
@@ -101,6 +101,8 @@ class Engine:
         costs: predictions that bound a step while answers grow.
         audio_bytes: of features of audio windows that are kept.
         offload: where pages go that others need, and come back from.
+        ahead: whether a step begins before the tokens of the one before it are known; None is where there is a GPU.
+        graphs: whether steps that only decode are CUDA graphs; None is where there is a GPU.
         clock: seconds.
 
     Raises:
@@ -118,6 +120,8 @@ class Engine:
         costs: Costs | None = None,
         audio_bytes: int = AUDIO_BYTES,
         offload: HostPages | None = None,
+        ahead: bool | None = None,
+        graphs: bool | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         chunk = (256 if deterministic else 8192) if chunk is None else chunk
@@ -136,10 +140,14 @@ class Engine:
             **({} if offload is None else {"restore": offload.load_run}),
             clock=clock,
         )
-        self.runner = Runner(model, self.audio, pages=pages, slots=slots, deterministic=deterministic, chunk=chunk)
+        graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs
+        size = {"pages": pages, "slots": slots, "chunk": chunk}
+        self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs)
         self.growing: dict[Sequence, Growing] = {}
         self.seated: dict[int, tuple[Sequence, int]] = {}
         self.drafting: list[Growing] = []
+        self.ahead = model.device.type == "cuda" if ahead is None else ahead
+        self.pending: Launched | None = None
         self.requests = self.steps = 0
 
     def add(
@@ -240,17 +248,34 @@ class Engine:
     def step(self) -> list[Growing]:
         """Computes the next part of what runs.
 
+        With ``ahead``, a step begins before the tokens of the one before it are known to the host, which deals with
+        them while the device computes; an answer that has ended then costs one row more.
+
         Returns:
             the answers that grew or ended.
         """
         step = self.scheduler.plan()
-        if not step:
-            return []
-        self.steps += 1
+        launched = None
+        if step:
+            self.steps += 1
+            launched = self._launch(step)
+        before, self.pending = self.pending, None
+        if launched is not None and self.ahead and not self.drafting:
+            self.pending, launched = launched, None
+        grown = [] if before is None else self._take(before)
+        if launched is not None:
+            grown += self._take(launched)
+            for chunk in step.verified:
+                self._verified(chunk)
+        if self.drafting:
+            self._draft()
+        return grown
+
+    def _launch(self, step: Step) -> Launched:
         for sequence in (*step.rows, *(chunk.sequence for chunk in step.verified)):
             self._seat(sequence)
         try:
-            drawn = self.runner.run(step)
+            launched = self.runner.launch(step)
         except Exception as error:
             chunks = [chunk.sequence for chunk in (*step.chunks, *step.verified)]
             for sequence in {*step.rows, *chunks}:
@@ -260,10 +285,14 @@ class Engine:
                     self.scheduler.finish(sequence)
             raise
         self.scheduler.launched(step)
-        now, grown = self.clock(), []
-        for sequence, token, logprob in drawn:
+        return launched
+
+    def _take(self, launched: Launched) -> list[Growing]:
+        """The tokens of a step."""
+        results, now, grown = launched.results(), self.clock(), []
+        for sequence, token, logprob in results:
             answer = self.growing.get(sequence)
-            if answer is None:  # an earlier token of a draft has ended it
+            if answer is None:  # it has ended since the step was planned
                 continue
             grown.append(answer)
             if token < 0:
@@ -271,19 +300,18 @@ class Engine:
             else:
                 self.scheduler.drawn(sequence, token)
                 self._grown(answer, token, logprob, now)
-        for chunk in step.verified:
-            if (answer := self.growing.get(chunk.sequence)) is not None:
-                assert answer.draft is not None
-                answer.draft.proposed += chunk.stop - chunk.start - 1
-                answer.draft.accepted += chunk.sequence.length - 1 - chunk.start - 1
-                self.scheduler.verified(chunk.sequence)
-        if self.drafting:
-            self._draft()
         return grown
+
+    def _verified(self, chunk: Chunk) -> None:
+        if (answer := self.growing.get(chunk.sequence)) is not None:
+            assert answer.draft is not None
+            answer.draft.proposed += chunk.stop - chunk.start - 1
+            answer.draft.accepted += chunk.sequence.length - chunk.start - 2
+            self.scheduler.verified(chunk.sequence)
 
     def run(self) -> None:
         """Steps until nothing is left to do."""
-        while self.scheduler.running():
+        while self.scheduler.running() or self.pending is not None:
             self.step()
 
     def abort(self, request: Request) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import afn_kernels as ak
+from afn_model.infer.graphs import RowGraphs, RowInputs
 from afn_model.infer.pages import PAGE
-from afn_model.infer.sampler import Sampler
+from afn_model.infer.sampler import Drawn, Sampler
 from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
 
@@ -24,6 +27,28 @@ TILE = 8  # rows of a forward pass in the deterministic mode
 SPLIT = 1024  # keys that a row reads together there
 
 
+@dataclass
+class Launched:
+    """What a step draws.
+
+    Args:
+        sequences: that draw a token each.
+        drawn: these tokens, on the device.
+        known: (sequence, token, log-probability) of what is known already.
+    """
+
+    sequences: list[Sequence] = field(default_factory=list)
+    drawn: Drawn | None = None
+    known: list[tuple[Sequence, int, float]] = field(default_factory=list)
+
+    def results(self) -> list[tuple[Sequence, int, float]]:
+        """(sequence, token, log-probability) of all, waiting for the device; -1 where scores were NaN or infinite."""
+        if self.drawn is None:
+            return self.known
+        tokens = torch.where(self.drawn.finite, self.drawn.token, -1).tolist()
+        return [*self.known, *zip(self.sequences, tokens, self.drawn.logprob.tolist(), strict=True)]
+
+
 class Runner:
     """Executes steps.
 
@@ -35,6 +60,7 @@ class Runner:
         deterministic: every chunk is a forward pass of its own of ``chunk`` tokens, and rows come in tiles of 8, both
             padded: what is computed together then has no part in any bit.
         chunk: tokens of a padded chunk.
+        graphs: replay CUDA graphs where a step is rows alone.
     """
 
     def __init__(
@@ -46,6 +72,7 @@ class Runner:
         slots: int,
         deterministic: bool = False,
         chunk: int = 2048,
+        graphs: bool = False,
     ):
         config = model.config.text
         shape = (config.layers, 2, pages, PAGE, config.kv_heads, config.head_dim)
@@ -53,46 +80,73 @@ class Runner:
         self.kv = torch.empty(shape, dtype=model.dtype, device=model.device)
         self.sampler = Sampler(slots, config.vocab_size, model.device)
         self.deterministic, self.chunk = deterministic, chunk
+        self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
+        self.graphs: RowGraphs | None = None
+        if graphs:
+            width = -(-config.max_positions // PAGE)
+            self.graphs = RowGraphs(self._graphed, min(width, pages), model.device)
+        self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
-    def run(self, step: Step) -> list[tuple[Sequence, int, float]]:
-        """Computes a step.
-
-        Returns:
-            (sequence, token, log-probability) of what was drawn; -1 where the scores were NaN or infinite.
-        """
+    def launch(self, step: Step) -> Launched:
+        """Begins a step. Nothing waits for the device, unless drafts are verified."""
         for page, payload in step.restored:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
-            source, target = (torch.tensor(pages, device=self.kv.device) for pages in zip(*step.copies, strict=True))
+            source, target = (self._numbers(list(pages)) for pages in zip(*step.copies, strict=True))
             self.kv[:, :, target] = self.kv[:, :, source]
         if step.windows:
             self.audio.encode(step.windows)
         rows = list(zip(step.rows, step.places, strict=True))
-        if self.deterministic:
-            for chunk in step.chunks:
-                self._forward([chunk], [], padded=self.chunk)
-            hidden = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
-        else:
-            silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
-            hidden = [self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]]
-        logits = [sampling_logits(self.model.lm_head, states) for states in hidden if len(states)]
-        if not logits:
-            return []
-        scores = torch.cat(logits) if len(logits) > 1 else logits[0]
-        found, at = [], 0
+        scores = self._scores(step, rows)
+        launched, at = Launched(), 0
         for chunk in step.verified:
-            found += self._drawn_after(chunk, scores[at : at + chunk.stop - chunk.start])
+            launched.known += self._drawn_after(chunk, scores[at : at + chunk.stop - chunk.start])
             at += chunk.stop - chunk.start
         drawing = [index for index, draws in enumerate(step.draws) if draws]
         if drawing:
             if at or len(drawing) < len(scores):
                 scores = scores[self._numbers([at + index for index in drawing])]
-            slots = self._numbers([step.rows[index].slot for index in drawing])
+            launched.sequences = [step.rows[index] for index in drawing]
+            slots = self._numbers([sequence.slot for sequence in launched.sequences])
             steps = self._numbers([step.places[index] + 1 - len(step.rows[index].prompt.ids) for index in drawing])
-            drawn = self.sampler.next(scores, slots, steps)
-            tokens = torch.where(drawn.finite, drawn.token, -1).tolist()  # one transfer for both: -1 is no token
-            found += zip((step.rows[index] for index in drawing), tokens, drawn.logprob.tolist(), strict=True)
-        return found
+            launched.drawn = drawn = self.sampler.next(scores, slots, steps)
+            self.last.index_copy_(0, slots, drawn.token)
+        return launched
+
+    def _scores(self, step: Step, rows: list[tuple[Sequence, int]]) -> Tensor:
+        """Logits after the tokens of drafts, then after those of rows, then some that are nobody's; float32."""
+        if self.deterministic:
+            for chunk in step.chunks:
+                self._forward([chunk], [], padded=self.chunk)
+            tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
+            return torch.cat([sampling_logits(self.model.lm_head, tile) for tile in tiles]) if tiles else self._empty
+        if self.graphs is not None and rows and not step.chunks and not step.verified:
+            return self.graphs(self._inputs(rows))
+        silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
+        hidden = self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]
+        return sampling_logits(self.model.lm_head, hidden) if len(hidden) else self._empty
+
+    def _inputs(self, rows: list[tuple[Sequence, int]]) -> RowInputs:
+        positions = [self._positions(sequence, place, place + 1)[0] for sequence, place in rows]
+        slots = [sequence.pages[place // PAGE] * PAGE + place % PAGE for sequence, place in rows]
+        paged = self._rows(rows)
+        ids = self._ids([sequence.token(place) for sequence, place in rows], rows)
+        return RowInputs(ids, self._numbers(positions, torch.float32), self._numbers(slots), paged.table, paged.lengths)
+
+    def _graphed(self, rows: RowInputs) -> Tensor:
+        """Logits after rows."""
+        kv = PagedKV(self.kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
+        x_TD = self.model.language_model.embed_tokens(rows.ids)
+        return sampling_logits(self.model.lm_head, self.model.language_model(x_TD, rows.positions, kv=kv))
+
+    def _ids(self, ids: list[int], rows: Run[tuple[Sequence, int]]) -> Tensor:
+        """[T] int64; tokens of rows that the host does not know yet (-1) are the last ones drawn in their slots."""
+        found = self._numbers(ids)
+        if -1 not in ids[len(ids) - len(rows) :]:
+            return found
+        before = len(ids) - len(rows)
+        slots = self._numbers([0] * before + [sequence.slot for sequence, _ in rows])
+        return torch.where(found < 0, self.last[slots], found)
 
     def _drawn_after(self, chunk: Chunk, scores: Tensor) -> list[tuple[Sequence, int, float]]:
         """What is drawn after each token of a draft, up to the first that the draft does not go on with."""
@@ -106,13 +160,6 @@ class Runner:
                 break
         return found
 
-    def idle(self) -> None:
-        """A forward pass of one token that is nobody's: ranks that share the weights must make equally many."""
-        x_TD = self.model.language_model.embed_tokens(torch.zeros(1, dtype=torch.int64, device=self.kv.device))
-        positions = torch.zeros(1, device=self.kv.device)
-        kv = PagedKV(self.kv, torch.full((1,), -1, dtype=torch.int64, device=self.kv.device))
-        sampling_logits(self.model.lm_head, self.model.language_model(x_TD, positions, kv=kv))
-
     def _forward(self, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]], padded: int) -> Tensor:
         """Hidden states [tokens, width] of chunks, then of rows, then of what they are padded with to ``padded``."""
         ids: list[int] = []
@@ -120,7 +167,7 @@ class Runner:
         slots: list[int] = []
         for chunk in chunks:
             sequence, places = chunk.sequence, range(chunk.start, chunk.stop)
-            ids += [sequence.token(place) for place in places]
+            ids += sequence.known(chunk.start, chunk.stop)
             positions += self._positions(sequence, chunk.start, chunk.stop)
             slots += [sequence.pages[place // PAGE] * PAGE + place % PAGE for place in places]
         tokens = len(ids)
@@ -129,7 +176,7 @@ class Runner:
             positions += self._positions(sequence, place, place + 1)
             slots.append(sequence.pages[place // PAGE] * PAGE + place % PAGE)
         padding = max(0, padded - len(ids))
-        ids += [0] * padding
+        given = self._ids(ids, rows)
         positions += [0.0] * padding
         slots += [-1] * padding
         kv = PagedKV(
@@ -141,10 +188,11 @@ class Runner:
             self._rows(rows) if rows else None,
             SPLIT if self.deterministic else None,
         )
-        x_TD = self._embed(ids, chunks, rows)
+        given = F.pad(given, (0, padding)) if padding else given
+        x_TD = self._embed(given, chunks, rows)
         return self.model.language_model(x_TD, torch.tensor(positions, device=self.kv.device), kv=kv)
 
-    def _embed(self, ids: list[int], chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
+    def _embed(self, ids: Tensor, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """Token embeddings, with those of the audio windows in their places."""
         parts = [(chunk.sequence, chunk.start, chunk.stop) for chunk in chunks]
         parts += [(sequence, place, place + 1) for sequence, place in rows]
@@ -157,7 +205,7 @@ class Runner:
                     audio.append(found[first - span.start : last - span.start])
                     places += range(at + first - start, at + last - start)
             at += stop - start
-        x_TD = self.model.language_model.embed_tokens(self._numbers(ids))
+        x_TD = self.model.language_model.embed_tokens(ids)
         if not audio:
             return x_TD
         return ak.merge_embeddings(x_TD, torch.cat(audio).to(x_TD.dtype), self._numbers(places))

@@ -95,12 +95,21 @@ class Sequence:
         self.length = len(self.prompt.ids) + len(self.tokens)
 
     def token(self, place: int) -> int:
-        """The token at a place, of the draft where it is not known yet."""
+        """The token at a place, of the draft behind what is known; -1 where it is being drawn."""
         ids = self.prompt.ids
         if place < len(ids):
             return ids[place]
         place -= len(ids)
-        return self.tokens[place] if place < len(self.tokens) else self.draft[place - len(self.tokens)]
+        if place < len(self.tokens):
+            return self.tokens[place]
+        place -= len(self.tokens)
+        return self.draft[place] if place < len(self.draft) else -1
+
+    def known(self, start: int, stop: int) -> list[int]:
+        """The tokens at places [start, stop)."""
+        if stop <= len(self.prompt.ids):
+            return self.prompt.ids[start:stop]
+        return [self.token(place) for place in range(start, stop)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +256,7 @@ class Scheduler:
         """The token that a row of a sequence led to."""
         sequence.tokens.append(token)
         sequence.length += 1
+        sequence.drawing = max(sequence.drawing, len(sequence.tokens))
 
     def verified(self, sequence: Sequence) -> None:
         """A draft was verified: what was drawn is known, and keys and values behind it are not those of the answer."""

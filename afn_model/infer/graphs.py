@@ -1,0 +1,102 @@
+"""CUDA graphs of decoding: one for each number of rows, replayed instead of launching every kernel anew."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+SIZES = (1, 2, 4, *range(8, 257, 8))  # rows; a step with fewer is padded, one with more is not captured
+
+
+@dataclass
+class RowInputs:
+    """What a forward pass of R rows reads, all on the device.
+
+    Args:
+        ids, slots: [R] int64, the tokens and the places of their keys and values; -1 writes nothing.
+        positions: [R] float32.
+        table: [R, pages] int32.
+        lengths: [R] int32; 0 attends to nothing.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    table: Tensor
+    lengths: Tensor
+
+    @staticmethod
+    def empty(rows: int, pages: int, device: torch.device) -> RowInputs:
+        """Rows that are nobody's."""
+        options = {"device": device}
+        return RowInputs(
+            torch.zeros(rows, dtype=torch.int64, **options),
+            torch.zeros(rows, dtype=torch.float32, **options),
+            torch.full((rows,), -1, dtype=torch.int64, **options),
+            torch.zeros(rows, pages, dtype=torch.int32, **options),
+            torch.zeros(rows, dtype=torch.int32, **options),
+        )
+
+    def fill(self, other: RowInputs) -> None:
+        """Takes the rows of another one, which has fewer; those behind them are nobody's."""
+        rows, pages = other.table.shape
+        self.ids[:rows].copy_(other.ids)
+        self.positions[:rows].copy_(other.positions)
+        self.slots[:rows].copy_(other.slots)
+        self.slots[rows:].fill_(-1)
+        self.table[:rows, :pages].copy_(other.table)
+        self.lengths[:rows].copy_(other.lengths)
+        self.lengths[rows:].fill_(0)
+
+
+def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """A CUDA graph of a function without arguments: what replays it, and the tensor that every replay writes."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # kernels are compiled and workspaces allocated before they are captured
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+    return graph.replay, out
+
+
+@dataclass
+class RowGraphs:
+    """Graphs of ``forward``, captured when a number of rows first comes.
+
+    Args:
+        forward: of rows to logits [R, vocabulary], without host synchronisation.
+        pages: width of the tables.
+        device: of the inputs.
+        sizes: numbers of rows, ascending.
+        record: captures; replaced in tests, where there is no GPU.
+    """
+
+    forward: Callable[[RowInputs], Tensor]
+    pages: int
+    device: torch.device
+    sizes: tuple[int, ...] = SIZES
+    record: Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]] = capture
+    graphs: dict[int, tuple[RowInputs, Callable[[], None], Tensor]] = field(default_factory=dict)
+
+    def __call__(self, rows: RowInputs) -> Tensor:
+        """Logits [R, vocabulary], which the next call overwrites."""
+        count = len(rows.ids)
+        at = bisect_left(self.sizes, count)
+        if at == len(self.sizes) or rows.table.shape[1] > self.pages:
+            return self.forward(rows)
+        size = self.sizes[at]
+        if size not in self.graphs:
+            inputs = RowInputs.empty(size, self.pages, self.device)
+            self.graphs[size] = (inputs, *self.record(lambda: self.forward(inputs)))
+        inputs, replay, out = self.graphs[size]
+        inputs.fill(rows)
+        replay()
+        return out[:count]
