@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # As many as a recording of half an hour has, the longest that the released models take.
 BATCH_TOKENS = 46_080
 OnProgress = Callable[[str, "list[int]", int, int], Any]
-Answerer = "Network | Engine | Callable[[], Network | Engine]"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Answer:
 
 
 def answer(
-    model: Answerer,
+    model: Network | Engine | Callable[[], Network | Engine],
     processor: AFNextProcessor,
     conversations: Sequence,
     params: SamplingParams | None = None,
@@ -79,7 +78,7 @@ def answer(
 
 
 def answers(
-    model: Answerer,
+    model: Network | Engine | Callable[[], Network | Engine],
     processor: AFNextProcessor,
     conversations: Sequence,
     params: SamplingParams | None = None,
@@ -212,7 +211,7 @@ class _Run:
 
     def engine(self, engine: Engine | None, first: _Conversation) -> Engine:
         """The engine; another one where a conversation does not fit, which then is the only one."""
-        given = self.model if isinstance(self.model, (torch.nn.Module, Engine)) else self.model()
+        given: Any = self.model if isinstance(self.model, (torch.nn.Module, Engine)) else self.model()
         first.loaded = time.perf_counter()
         if isinstance(given, Engine):
             return given

@@ -137,7 +137,7 @@ class Engine:
             chunk=chunk,
             canonical=deterministic,
             encoded=lambda digest: not self.audio.missing([digest]),
-            **({} if offload is None else {"restore": offload.load_run}),
+            restore=_nothing_saved if offload is None else offload.load_run,
             clock=clock,
         )
         graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs
@@ -386,7 +386,7 @@ class Engine:
             answer.draft.grown(answer.tokens)
         if not answer.times:
             answer.times.append(now)
-        stop = token in answer.request.params.stop_token_ids
+        stop = token in (answer.request.params.stop_token_ids or ())
         if not stop and answer.on_token is not None:
             answer.on_token(token)
         if stop or len(answer.tokens) == answer.sequence.limit:
@@ -400,6 +400,10 @@ class Engine:
         for key in answer.sequence.keys if error is not None else ():
             self.pool.forget(key)
         self.audio.release([span.digest for span in answer.request.prompt.windows])
+
+
+def _nothing_saved(pages: list[tuple[bytes, bytes]]) -> list[Tensor]:
+    return []
 
 
 def default_pages(model: Network) -> int:

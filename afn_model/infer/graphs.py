@@ -32,13 +32,12 @@ class RowInputs:
     @staticmethod
     def empty(rows: int, pages: int, device: torch.device) -> RowInputs:
         """Rows that are nobody's."""
-        options = {"device": device}
         return RowInputs(
-            torch.zeros(rows, dtype=torch.int64, **options),
-            torch.zeros(rows, dtype=torch.float32, **options),
-            torch.full((rows,), -1, dtype=torch.int64, **options),
-            torch.zeros(rows, pages, dtype=torch.int32, **options),
-            torch.zeros(rows, dtype=torch.int32, **options),
+            torch.zeros(rows, dtype=torch.int64, device=device),
+            torch.zeros(rows, dtype=torch.float32, device=device),
+            torch.full((rows,), -1, dtype=torch.int64, device=device),
+            torch.zeros(rows, pages, dtype=torch.int32, device=device),
+            torch.zeros(rows, dtype=torch.int32, device=device),
         )
 
     def fill(self, other: RowInputs) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from afn_model.network.language_model import LanguageModel
+from afn_model.network.language_model import DecoderBlock, LanguageModel
 
 
 @torch.no_grad()
@@ -20,6 +18,7 @@ def fuse(model: LanguageModel) -> None:
     seen. Layers with an adapter, quantised or sharded weights, or hooks stay as they are.
     """
     for layer in model.layers:
+        assert isinstance(layer, DecoderBlock)
         attention, mlp = layer.self_attn, layer.mlp
         attention.fused = joined((attention.q_proj, attention.k_proj, attention.v_proj))
         mlp.fused = joined((mlp.gate_proj, mlp.up_proj))

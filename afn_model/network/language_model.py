@@ -47,8 +47,9 @@ class CausalAttention(nn.Module):
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
         if self.fused is not None and context.kv is not None and not context.kv.fresh:
             weight, bias = self.fused
-            places, kv = (context.positions, context.inv_freq), context.kv
-            q = ak.qkv_rotary(F.linear(x_TD, weight), *places, **kv.slot_mapping(layer), bias=bias)
+            kv, qkv = context.kv, F.linear(x_TD, weight)
+            caches: dict[str, Any] = kv.slot_mapping(layer)
+            q = ak.qkv_rotary(qkv, context.positions, context.inv_freq, **caches, bias=bias)
             return self.o_proj(kv.attention(q, None, None, layer).flatten(1))
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if context.shared is not None:
