@@ -78,7 +78,7 @@ class Session:
         model = self.model
         with self._loading:
             if self._engine is None:
-                self._engine = Engine(model)
+                self._engine = Engine(model, self.processor)
             return self._engine
 
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:

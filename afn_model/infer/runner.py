@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import afn_kernels as ak
+from afn_model.infer.grammar import GrammarState, masks
 from afn_model.infer.graphs import RowGraphs, RowInputs
 from afn_model.infer.pages import PAGE
 from afn_model.infer.sampler import Drawn, Sampler
@@ -17,6 +18,7 @@ from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Sequence as Run
 
     from afn_model.infer.audio_cache import AudioCache
@@ -87,8 +89,19 @@ class Runner:
             self.graphs = RowGraphs(self._graphed, min(width, pages), model.device)
         self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
-    def launch(self, step: Step) -> Launched:
-        """Begins a step. Nothing waits for the device, unless drafts are verified."""
+    def launch(
+        self,
+        step: Step,
+        forced: Mapping[Sequence, int],
+        grammars: Mapping[Sequence, GrammarState],
+    ) -> Launched:
+        """Begins a step. Nothing waits for the device, unless drafts are verified.
+
+        Args:
+            step: what to compute.
+            forced: tokens that must be drawn.
+            grammars: what says which tokens may be drawn.
+        """
         for page, payload in step.restored:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
@@ -109,7 +122,10 @@ class Runner:
             launched.sequences = [step.rows[index] for index in drawing]
             slots = self._numbers([sequence.slot for sequence in launched.sequences])
             steps = self._numbers([step.places[index] + 1 - len(step.rows[index].prompt.ids) for index in drawing])
-            launched.drawn = drawn = self.sampler.next(scores, slots, steps)
+            states = {row: grammars[one] for row, one in enumerate(launched.sequences) if one in grammars}
+            must = self._numbers([forced.get(one, -1) for one in launched.sequences]) if forced else None
+            allowed = masks(states, self.kv.device)
+            launched.drawn = drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
             self.last.index_copy_(0, slots, drawn.token)
         return launched
 
