@@ -225,6 +225,7 @@ class _Run:
         """A conversation is answered from now on."""
         packed = self.packed(one)
         (one.request,) = engine.add(packed, self.params, keys=[one.index])
+        self.tell("prefill", [one.index], 0, len(one.prepared.ids))
         for place, growing in zip(self.places(one.index), one.request.answers, strict=True):
             if self.on_text is not None:
                 growing.on_text = partial(self.on_text, place)
@@ -240,6 +241,8 @@ class _Run:
             first = one.request.answers[0].sequence
             tokens = max(len(answer.tokens) for answer in one.request.answers)
             if tokens:
+                if not one.together:
+                    self.tell("prefill", [one.index], len(one.prepared.ids), len(one.prepared.ids))
                 one.together = one.together or len(running)
                 growing.append(one.index)
                 longest = max(longest, tokens)
