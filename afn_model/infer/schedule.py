@@ -45,8 +45,8 @@ class Costs:
 
     def most(self, start: int, seconds: float) -> int:
         """The most prompt tokens from ``start`` on that take no longer than ``seconds``."""
-        if seconds <= 0:
-            return 0
+        if not 0 < seconds < math.inf:
+            return 2**31 if seconds > 0 else 0
         linear = self.token + self.pair * start
         if not self.pair:
             return math.floor(seconds / linear) if linear else 2**31
