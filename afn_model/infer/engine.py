@@ -113,6 +113,7 @@ class Engine:
         offload: where pages go that others need, and come back from.
         ahead: whether a step begins before the tokens of the one before it are known; None is where there is a GPU.
         graphs: whether steps that only decode are CUDA graphs; None is where there is a GPU.
+        kv_dtype: of keys and values: ``torch.float8_e4m3fn`` holds twice as many; that of the model if None.
         clock: seconds.
 
     Raises:
@@ -133,10 +134,11 @@ class Engine:
         offload: HostPages | None = None,
         ahead: bool | None = None,
         graphs: bool | None = None,
+        kv_dtype: torch.dtype | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         chunk = (256 if deterministic else 8192) if chunk is None else chunk
-        pages = default_pages(model) if pages is None else pages
+        pages = default_pages(model, kv_dtype or model.dtype) if pages is None else pages
         self.model, self.processor = model, processor
         self.clock, self.deterministic = clock, deterministic
         self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
@@ -154,7 +156,7 @@ class Engine:
         )
         graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs
         size = {"pages": pages, "slots": slots, "chunk": chunk}
-        self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs)
+        self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs, kv_dtype=kv_dtype)
         self.growing: dict[Sequence, Growing] = {}
         self.seated: dict[int, tuple[Sequence, int]] = {}
         self.drafting: list[Growing] = []
@@ -454,11 +456,11 @@ def _nothing_saved(pages: list[tuple[bytes, bytes]]) -> list[Tensor]:
     return []
 
 
-def default_pages(model: Network) -> int:
+def default_pages(model: Network, dtype: torch.dtype) -> int:
     """Pages that the memory of a GPU has room for, less a tenth; elsewhere as many as one context has, at least 720,
     which take memory when they are first written to."""
     config = model.config.text
-    page = config.layers * 2 * PAGE * config.kv_heads * config.head_dim * model.dtype.itemsize
+    page = config.layers * 2 * PAGE * config.kv_heads * config.head_dim * dtype.itemsize
     if model.device.type == "cuda":
         return max(1, int(0.9 * torch.cuda.mem_get_info(model.device)[0]) // page)
     return max(46_080, config.max_positions) // PAGE + 64

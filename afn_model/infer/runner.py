@@ -63,6 +63,7 @@ class Runner:
             padded: what is computed together then has no part in any bit.
         chunk: tokens of a padded chunk.
         graphs: replay CUDA graphs where a step is rows alone.
+        kv_dtype: of keys and values; that of the model if None, or float8_e4m3fn.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class Runner:
         deterministic: bool = False,
         chunk: int = 2048,
         graphs: bool = False,
+        kv_dtype: torch.dtype | None = None,
     ):
         config = model.config.text
         shape = (config.layers, 2, pages, PAGE, config.kv_heads, config.head_dim)
         self.model, self.audio = model, audio
-        self.kv = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self.kv = torch.empty(shape, dtype=kv_dtype or model.dtype, device=model.device)
         self.sampler = Sampler(slots, config.vocab_size, model.device)
         self.deterministic, self.chunk = deterministic, chunk
         self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
@@ -240,8 +242,9 @@ class Runner:
         for chunk in chunks:
             bounds.append(bounds[-1] + chunk.stop - chunk.start)
         cu_seqlens, schedule = self._numbers(bounds, torch.int32), None
-        if not self.deterministic and not any(chunk.start for chunk in chunks):
-            call = {"head_dim": config.head_dim, "dtype": self.kv.dtype}
+        whole = self.kv.dtype == self.model.dtype and not any(chunk.start for chunk in chunks)
+        if whole and not self.deterministic:
+            call = {"head_dim": config.head_dim, "dtype": self.model.dtype}
             longest = max(chunk.stop for chunk in chunks)
             schedule = ak.attention_schedule(cu_seqlens, total_q=bounds[-1], longest=longest, causal=True, **call)
         stops = [chunk.stop for chunk in chunks]

@@ -67,9 +67,9 @@ class PagedKV:
     rows: PagedRows | None = None
     split: int | None = None
 
-    def slot_mapping(self, layer: int) -> dict[str, Tensor]:
-        """Where ``ak.rotary`` writes the new tokens' keys and values."""
-        return {"k_cache": self.kv[layer, 0], "v_cache": self.kv[layer, 1], "slots": self.slots}
+    def slot_mapping(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where new keys and values are written: both caches [pages, page, KV heads, head_dim], and the slots."""
+        return self.kv[layer, 0], self.kv[layer, 1], self.slots
 
     @property
     def fresh(self) -> bool:
