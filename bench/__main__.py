@@ -47,7 +47,6 @@ BENCHMARKS = {
     "front_ends": Benchmark("front_ends", ("front_ends.jsonl", "front_ends.md")),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
-    "pages": Benchmark("pages", ("pages.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),
     "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),
     "resample": Benchmark("resample", ("resample.jsonl", "resample.md")),

@@ -33,7 +33,7 @@ class NoPageLeft(Exception):
     """The pool has refused, as it should."""
 
 
-class Answer:
+class PagedAnswer:
     def __init__(self, tokens):
         self.tokens, self.pages, self.keys = list(tokens), [], []
 
@@ -68,7 +68,7 @@ class PagedAnswers:
     # -- what the engine does
 
     def add(self, tokens):
-        answer = Answer(tokens)
+        answer = PagedAnswer(tokens)
         full = len(tokens) // SIZE
         found = []
         for page in range(full):
@@ -124,7 +124,7 @@ class PagedAnswers:
             answer.pages[-1] = new
 
     def fork(self, answer):
-        other = Answer(answer.tokens)
+        other = PagedAnswer(answer.tokens)
         self.hold(answer.pages)
         other.pages = list(answer.pages)
         self.answers.append(other)
