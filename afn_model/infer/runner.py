@@ -84,6 +84,7 @@ class Runner:
         self.kv = torch.empty(shape, dtype=kv_dtype or model.dtype, device=model.device)
         self.sampler = Sampler(slots, config.vocab_size, model.device)
         self.deterministic, self.chunk = deterministic, chunk
+        self.share = model.device.type == "cuda" and not deterministic  # read a prompt once for all answers to it
         self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
         self.graphs: RowGraphs | None = None
         if graphs:
@@ -138,7 +139,8 @@ class Runner:
                 self._forward([chunk], [], padded=self.chunk)
             tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
             return torch.cat([sampling_logits(self.model.lm_head, tile) for tile in tiles]) if tiles else self._empty
-        if self.graphs is not None and rows and not step.chunks and not step.verified:
+        alone = not step.chunks and not step.verified
+        if self.graphs is not None and rows and alone and not any(one.leader is not None for one, _ in rows):
             return self.graphs(self._inputs(rows))
         silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
         hidden = self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]
@@ -252,9 +254,35 @@ class Runner:
         return PagedChunks(cu_seqlens, table, self._numbers(stops, torch.int32), schedule)
 
     def _rows(self, rows: Run[tuple[Sequence, int]]) -> PagedRows:
-        lengths = [place + 1 for _, place in rows]
-        table = self._table([sequence for sequence, _ in rows], lengths)
-        return PagedRows(table, self._numbers(lengths, torch.int32))
+        sequences, lengths = [sequence for sequence, _ in rows], [place + 1 for _, place in rows]
+        if self.share and len({id(sequence.prompt) for sequence in sequences}) < len(rows):
+            return self._shared(sequences, lengths)
+        return PagedRows(self._table(sequences, lengths), self._numbers(lengths, torch.int32))
+
+    def _shared(self, sequences: list[Sequence], lengths: list[int]) -> PagedRows:
+        """Answers to one prompt beside each other, in groups of the size of the largest: the first stands for those
+        that the others lack."""
+        groups: dict[int, list[int]] = {}
+        for row, sequence in enumerate(sequences):
+            groups.setdefault(id(sequence.prompt), []).append(row)
+        size = max(map(len, groups.values()))
+        order = [row for group in groups.values() for row in group + group[:1] * (size - len(group))]
+        places = [0] * len(sequences)
+        for index, group in enumerate(groups.values()):
+            for member, row in enumerate(group):
+                places[row] = index * size + member
+        prefixes = [self._prefix([sequences[row] for row in group]) for group in groups.values()]
+        table = self._table([sequences[row] for row in order], [lengths[row] for row in order])
+        numbers = self._numbers([lengths[row] for row in order], torch.int32)
+        return PagedRows(table, numbers, self._numbers(prefixes, torch.int32), self._numbers(places))
+
+    @staticmethod
+    def _prefix(group: list[Sequence]) -> int:
+        """Tokens in pages that all of a group have."""
+        first, most = group[0].pages, (len(group[0].prompt.ids) - 1) // PAGE
+        for one in group[1:]:
+            most = next((at for at in range(most) if one.pages[at] != first[at]), most)
+        return most * PAGE
 
     def _table(self, sequences: list[Sequence], lengths: list[int]) -> Tensor:
         """[N, pages of the longest] int32."""
