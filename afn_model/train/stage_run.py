@@ -145,7 +145,8 @@ class StageRun:
         if isinstance(self.settings, DPOSettings):
             return DPO(*given, context=context, gather=gather, sharded=sharded)
         whole = gathered if sharded else None
-        return GRPO(*given, context=context, seed=self.curriculum.seed, gather=gather, gathered=whole)
+        options = {"wanted": self.stage.batch_prompts, "gather": gather, "collect": processes.gather_objects}
+        return GRPO(*given, context=context, seed=self.curriculum.seed, **options, gathered=whole)
 
     def make_evaluator(self) -> Evaluator:
         given = (self.curriculum, self.stage, self.model, self.processor, self.process, self.sp_group)
@@ -231,6 +232,7 @@ class StageRun:
                 detailed = done.step % self.layout.log_every == 0 or done.step + 1 == stage.steps
                 tick = time.perf_counter()
                 global_batch = next(global_batches)
+                global_batch.following = global_batches
                 wait, work = time.perf_counter() - tick, Counter(dict.fromkeys(WORK, 0.0))
                 global_batch.through(partial(self.count, work))
                 if self.stage_model.sharded:
@@ -254,7 +256,7 @@ class StageRun:
                 meter.step(**totals["work"], wait_s=wait + global_batch.wait, step_s=time.perf_counter() - tick)
                 self.note_bad(global_batch)
                 if stage.method != "sft":  # these read audio themselves, after the loader has counted bad samples
-                    bad.add(global_batch.micro, global_batch.ends_chunk)
+                    bad.add(global_batch.read, global_batch.ends_chunk)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
                 if window:
