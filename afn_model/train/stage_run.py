@@ -150,7 +150,8 @@ class StageRun:
 
     def make_evaluator(self) -> Evaluator:
         given = (self.curriculum, self.stage, self.model, self.processor, self.process, self.sp_group)
-        return Evaluator(*given, self.stage_model.sharded)
+        method = None if self.settings is None else self.method
+        return Evaluator(*given, self.stage_model.sharded, method)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
