@@ -80,6 +80,9 @@ class StageRun:
         layout: RunLayout,
         process: Process,
         options: Options,
+        *,
+        allow_changes: Collection[str] = (),
+        init_from: Path | None = None,
     ):
         self.curriculum, self.stage, self.options = curriculum, stage, options
         self.layout, self.process = layout, process
@@ -109,8 +112,7 @@ class StageRun:
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep, pin=process.device.type == "cuda")
         self.finite = FiniteCheck(stage.name)
-        self.allow_changes: Collection[str] = ()
-        self.init_from: Path | None = None
+        self.allow_changes, self.init_from = allow_changes, init_from
         self.saved = -1  # step of the newest checkpoint
         self.left_out = [0.0, 0.0]  # recordings cut and samples dropped since the last row
         self.done = Progress()
