@@ -151,8 +151,7 @@ class Stage:
             trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
             need(trained, f"rates: {shown(part)} is no part that trains")
             need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
-        eval_settings(self.eval, f"stage {self.name}: eval")
-        need(not self.eval or self.method == "sft", "eval is for stages of sft")
+        eval_settings(self.eval, f"stage {self.name}: eval", self.method)
         if self.lora is not None:
             check_lora(self.lora, self.modules, bool(self.adapter), self.method, f"stage {self.name}: lora")
 

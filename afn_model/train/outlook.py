@@ -63,6 +63,9 @@ def outlook(curriculum: Curriculum, stage: Stage, processor: AFNextProcessor) ->
     """
     found = stage_forecast(curriculum, stage, processor)
     lines = str(found).splitlines()
+    further = stage.grpo.get("dynamic_sampling", 0) if stage.method == "grpo" else 0
+    if further:
+        lines.append(f"a step may draw {further} times more prompts (dynamic_sampling): an epoch may have fewer steps")
     if stage.minutes is not None:
         lines.append(f"it ends after {stage.minutes:g} minutes at the latest")
     # Where only a clock ends the stage, its number of steps is not known.

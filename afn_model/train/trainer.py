@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,7 +85,8 @@ def train(
             for stage in () if dry_run else stages:
                 if stage.name not in done:
                     first = Path(init_from) if init_from and stage is stages[0] else None
-                    run_stage(curriculum, stage, Path(base), out, layout, process, options, allow_changes, first)
+                    given = curriculum, stage, Path(base), out, for_stage(layout, stage), process, options
+                    run_stage(partial(StageRun, *given, allow_changes=allow_changes, init_from=first))
                     # Only now is the stage's model garbage, which the next one would be loaded beside.
                     gc.collect()
                     if process.device.type == "cuda":
@@ -99,21 +101,9 @@ def train(
             processes.stop()
 
 
-def run_stage(
-    curriculum: Curriculum,
-    stage: Stage,
-    base: Path,
-    out: Path,
-    layout: RunLayout,
-    process: Process,
-    options: Options,
-    allow_changes: Collection[str],
-    init_from: Path | None,
-) -> None:
+def run_stage(begin: Callable[[], StageRun]) -> None:
     """One stage from its model's loading to its end; no reference to the model is left."""
-    run = StageRun(curriculum, stage, base, out, for_stage(layout, stage), process, options)
-    run.allow_changes = allow_changes
-    run.init_from = init_from
+    run = begin()
     with contextlib.closing(run):
         run.run()
     processes.barrier()

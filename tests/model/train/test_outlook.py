@@ -38,6 +38,11 @@ def test_a_stage_that_is_meant_has_no_warnings(folder):
         assert what in text, what
 
 
+def test_further_draws_are_said(folder):
+    found = of(folder, method="grpo", batch_prompts=4, grpo={"dynamic_sampling": 2})
+    assert any("draw 2 times more prompts" in line for line in found.lines)
+
+
 def test_steps_that_are_said_are_those_that_are_made(folder):
     """As the loader deals them out."""
     from afn_model.data.loader import Loader
