@@ -34,6 +34,18 @@ def install_extra(name: str) -> str:
     return f"pip install 'afn-kernels[{name}]'"
 
 
+def show_finish(finish: str, tokens: int, file: str = "") -> None:
+    """Says why an answer of so many tokens ended, where the model did not end it."""
+    why = {
+        "length": f"cut off after {tokens} tokens (--max-new-tokens, or the model's context)",
+        "repetition": "ended as it went round in circles",
+    }
+    if finish != "stop":
+        where = f"{shown(file)}: " if file else ""
+        said = why.get(finish, "not ended by the model")
+        print(f"afn: {where}the answer was {said}: finish {finish}", file=sys.stderr)
+
+
 def show_warning(message: Warning, *_: Any) -> None:
     """Stands in for ``warnings.showwarning``."""
     print(f"afn: warning: {shown(' '.join(str(message).split()))}", file=sys.stderr)

@@ -14,7 +14,7 @@ from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
 from afn_model.train.quantise import quantise
 from afn_model.train.sft import select
-from afn_model.weights.checkpoint import DTYPES, fill, on_meta
+from afn_model.weights.checkpoint import DTYPES, Stored, fill, on_meta
 from afn_model.weights.slices import StoredWeights
 
 
@@ -45,12 +45,27 @@ def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext, 
     model, stored = on_meta(AFNext, start)
     base = (stage.lora or {}).get("base")
     if base is not None:
-        part = model.language_model
-        linear = [f"language_model.{n}.weight" for n, module in part.named_modules() if isinstance(module, nn.Linear)]
-        # Memory-mapped, so that nothing is read before it is coded.
-        fill(model, {name: stored[name] for name in linear}, DTYPES[stored[linear[0]].dtype], torch.device("cpu"), None)
-        quantise(part, base, device)
+        code_base(model, stored, base, device)
     return model, StoredWeights(stored)
+
+
+def code_base(model: AFNext, stored: dict[str, Stored], kind: str, device: torch.device) -> list[str]:
+    """Reads the language model's linear layers one after the other, and puts their codes in their place.
+
+    Args:
+        model, stored: as ``on_meta`` returns them.
+        kind: "int8" or "nf4".
+        device: where the codes go.
+
+    Returns:
+        The names of the weights that have been read.
+    """
+    part = model.language_model
+    linear = [f"language_model.{n}.weight" for n, module in part.named_modules() if isinstance(module, nn.Linear)]
+    # Memory-mapped, so that nothing is read before it is coded.
+    fill(model, {name: stored[name] for name in linear}, DTYPES[stored[linear[0]].dtype], torch.device("cpu"), None)
+    quantise(part, kind, device)
+    return linear
 
 
 def adapt(model: AFNext, stage: Stage, *, seed: int, rank: int = 0, device: torch.device | None = None) -> Adapted:
