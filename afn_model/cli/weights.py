@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from afn_model.afnext import AFNext
-from afn_model.train import lora
-from afn_model.train.adapt import code_base
+from afn_model.train.quantise import code_base
 from afn_model.weights.checkpoint import DTYPES, fill, load, on_meta
+
+CONFIG = "adapter_config.json"
 
 
 def reader(adapter: str | None, quantize: str | None) -> Callable[..., AFNext]:
@@ -30,8 +31,8 @@ def reader(adapter: str | None, quantize: str | None) -> Callable[..., AFNext]:
     """
     if quantize == "fp8":
         raise ValueError("--quantize fp8: not in this version; there are int8 and nf4")
-    if adapter is not None and not (Path(adapter) / lora.CONFIG).is_file():
-        raise ValueError(f"--adapter {adapter}: no peft adapter: {lora.CONFIG} is missing")
+    if adapter is not None and not (Path(adapter) / CONFIG).is_file():
+        raise ValueError(f"--adapter {adapter}: no peft adapter: {CONFIG} is missing")
     return partial(_read, adapter, quantize)
 
 
@@ -54,6 +55,8 @@ def _read(
         dtype = dtype or DTYPES[stored["lm_head.weight"].dtype]
         fill(model, {name: stored[name] for name in stored if name not in coded}, dtype, device, on_step)
     if adapter is not None:
+        from afn_model.train import lora
+
         lora.load(model, adapter, device)
         if quantize is None:
             lora.merge(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from afn_model.scoring.text import answer_in
 
@@ -72,7 +73,7 @@ def read_times(text: str, seconds: float) -> Timed:
         return Timed([], "past end")
     if any(end is not None and end < start for start, end in times):
         return Timed([], "reversed")
-    if any(later < earlier for earlier, later in zip(starts, starts[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(starts)):
         return Timed([], "order")
     found = [Segment(0.0, starts[0], _said("", text[: marks[0].start()].removeprefix("WEBVTT")))]
     for mark, after, (start, end), following in zip(
@@ -133,7 +134,8 @@ def _seconds(time: str) -> float | None:
 
 def _shifted(time: str, offset: float) -> str:
     separator = "," if "," in time else "."
-    digits = len(time.partition(separator)[2].rstrip(" seconds")) if separator in time else 0
+    fraction = re.search(r"[.,](\d+)", time)
+    digits = len(fraction[1]) if fraction else 0
     later = (_seconds(time) or 0.0) + offset
     if ":" not in time:
         number = re.match(_NUMBER, time)
