@@ -159,8 +159,8 @@ class Asking:
             fits = min(fits, (room - answer) / TOKENS_A_SECOND)
             if self.spoken:
                 fits = min(fits, room / (TOKENS_A_SECOND + SPOKEN))
-        # Where not even a second fits, the recording is heard as it is, and the error is the model's.
-        self.longest = min(fits if fits >= 1 else processor.max_seconds, args.chunk_seconds or math.inf)
+        # Where not even a second fits, or nothing may be cut, the error is the model's.
+        self.longest = min(math.inf if args.strict or fits < 1 else fits, args.chunk_seconds or math.inf)
 
     def conversation(self, part: dict[str, Any]) -> list[dict]:
         system = [] if self.args.system is None else [{"role": "system", "content": self.args.system}]
@@ -199,7 +199,7 @@ class Asking:
             audio = Audio(part.get("audio", part.get("path")), start=start, end=end)
             seconds = seconds_of(audio)
             spans = [((start or 0.0), (start or 0.0) + seconds)]
-            if seconds > self.longest and not self.args.strict:
+            if seconds > self.longest:
                 spans = cut(audio, self.longest, seconds)
         except ValueError as error:
             found.error = error

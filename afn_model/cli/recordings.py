@@ -109,7 +109,7 @@ class AnswerFile:
     Args:
         path: of the file; made when the first answer is written.
         same: fields that all its answers must share with the coming ones, such as the question.
-        again: recordings that are asked about again: their answers are taken out, and those to another question.
+        again: recordings that are asked about again: answers about them, to whatever question, are taken out.
 
     Raises:
         ValueError: a file that holds something else, or answers with other values of ``same``.
@@ -126,10 +126,11 @@ class AnswerFile:
             if row is None:
                 raise ValueError(f"{path}, line {number}: not an answer that --out has written; choose another file")
             differs = next((key for key, value in same.items() if row.get(key) != value), None)
-            if differs and not again:
+            replaced = bool(again) and set(row["audio"]) <= set(again)
+            if differs and not replaced:
                 found = f"{differs} {row.get(differs)!r:.60} instead of {same[differs]!r:.60}"
                 raise ValueError(f"{path}, line {number}: {found}; choose another file")
-            if not differs and not (again and set(row["audio"]) <= set(again)):
+            if not replaced:
                 kept.append(line)
                 self.done.update(row["audio"])
         if torn and not torn.startswith(b'{"model": '):

@@ -163,6 +163,8 @@ def test_chat(afn, model, recordings, monkeypatch):
     alone = talk("And then?")
     assert talk(f"/audio {recordings[0]}", QUESTION, "And then?") != first + "\n" + alone
     assert talk(f"/audio {recordings[0]}", QUESTION, "/reset", "And then?") == first + "\n" + alone
+    monkeypatch.setattr(sys, "stdin", io.StringIO(QUESTION))
+    assert afn(*with_steps("chat", recordings[0], "--model", model)) == first + "\n"
     both = from_python(model, QUESTION, *recordings[:2])[0]
     assert talk(f"/audio {recordings[0]}", f"/audio {recordings[1]}", QUESTION) == both + "\n"
 

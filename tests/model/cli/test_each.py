@@ -91,6 +91,8 @@ def test_what_is_longer_than_the_context_is_cut(run, model, asked):
     assert out[1] == f"[{int(offset // 60):02d}:{offset % 60:04.1f}] talk"
     run("transcribe", "talk.wav", "--model", model, "--strict")
     assert parts(asked[1]) == [("talk.wav", None, None)]
+    run("transcribe", "talk.wav", "--model", model, "--strict", "--chunk-seconds", 60)
+    assert len(parts(asked[2])) == 4
 
 
 def test_what_a_transcript_may_have_depends_on_the_recording(run, model, asked, monkeypatch):
@@ -170,6 +172,9 @@ def test_other_peoples_files_stay(run, model, asked):
     code, _, err = run("caption", *arguments[1:], "--format", "srt")
     assert code == 2
     assert "question 'Transcribe the input speech.' instead of 'Generate" in err[0]
+    record(Path("b.wav"), 0.5)
+    code, _, err = run("caption", "b.wav", *arguments[2:], "--format", "srt", "--overwrite")
+    assert (code, len(err)) == (2, 1), "the answer about a.wav would be lost"
     assert run("caption", *arguments[1:], "--format", "srt", "--overwrite") == (0, [], [])
     assert Path("out/a.txt").read_text() == "Dear diary"
 
