@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from afn_model.cli.messages import show_error, show_finish
 from afn_model.cli.out_folder import OutFolder
 from afn_model.cli.recordings import AnswerFile, named, named_bytes, part_about
+from afn_model.infer.subtitles import FORMATS
 
 if TYPE_CHECKING:
     from afn_model.cli.session import AnswerBar
@@ -70,8 +71,6 @@ class Printer:
             (file,), answer = row["audio"], row["answer"]
             print(f"{file}: {answer}" if self.several else answer, flush=True)
         else:
-            from afn_model.infer.subtitles import FORMATS
-
             print(FORMATS[self.form](row), end="", flush=True)
 
 

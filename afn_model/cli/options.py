@@ -6,10 +6,11 @@ import argparse
 import os
 from argparse import ArgumentParser
 
+from afn_model.infer.subtitles import FORMATS
+
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # As vLLM and transformers say them.
 ALSO = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
-FORMATS = ("txt", "json", "srt", "vtt", "tsv")
 SHORTEST = 1.0  # seconds of a piece
 
 
