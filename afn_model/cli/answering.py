@@ -49,7 +49,7 @@ def print_answer(
         (answer,) = session.answer([conversation], params, **options)
     print(flush=True)
     if not quiet:
-        show_finish(answer.finish, answer.answer_tokens)
+        show_finish(answer.finish, f"after {answer.answer_tokens} tokens")
     return answer
 
 
@@ -95,7 +95,7 @@ def ask_once(args: Namespace) -> None:
     row = as_json(answer, files, args.question, args)
     print(json.dumps(row, ensure_ascii=False) if args.json else answer.text)
     if not args.quiet:
-        show_finish(answer.finish, answer.answer_tokens)
+        show_finish(answer.finish, f"after {answer.answer_tokens} tokens")
 
 
 def transcribe(args: Namespace) -> int:

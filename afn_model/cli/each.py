@@ -110,7 +110,7 @@ def about_each(args: Namespace, question: str, *, spoken: bool = False) -> int:
             answer = joined(one)
             out.write(as_json(answer, [one.file], question, args) | timed(one))
             if not args.quiet:
-                show_finish(answer.finish, answer.answer_tokens, one.file if len(given) > 1 else "")
+                show_finish(answer.finish, ended(one), one.file if len(given) > 1 else "")
     if failed and len(files) > 1:
         print(f"afn: {failed} of {len(files)} recordings could not be used", file=sys.stderr)
     return 1 if failed else 0
@@ -281,6 +281,14 @@ def joined(one: Recording) -> Answer:
         seconds={name: sum(answer.seconds[name] for answer in answers) for name in answers[0].seconds},
         together=max(answer.together for answer in answers),
     )
+
+
+def ended(one: Recording) -> str:
+    """After how many tokens an answer ended, or in how many pieces the model did not end it."""
+    answers = [piece.answer for piece in one.pieces if piece.answer is not None]
+    if len(answers) == 1:
+        return f"after {answers[0].answer_tokens} tokens"
+    return f"in {sum(answer.finish != 'stop' for answer in answers)} of {len(answers)} pieces"
 
 
 def timed(one: Recording) -> dict[str, Any]:

@@ -34,10 +34,10 @@ def install_extra(name: str) -> str:
     return f"pip install 'afn-kernels[{name}]'"
 
 
-def show_finish(finish: str, tokens: int, file: str = "") -> None:
-    """Says why an answer of so many tokens ended, where the model did not end it."""
+def show_finish(finish: str, about: str, file: str = "") -> None:
+    """Says why an answer ended, where the model did not end it; ``about`` is its length, or which pieces are meant."""
     why = {
-        "length": f"cut off after {tokens} tokens (--max-new-tokens, or the model's context)",
+        "length": f"cut off {about} (--max-new-tokens, or the model's context)",
         "repetition": "ended as it went round in circles",
     }
     if finish != "stop":

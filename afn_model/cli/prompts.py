@@ -25,7 +25,7 @@ ne=Nepali nl=Dutch no=Norwegian pa=Punjabi pl=Polish pt=Portuguese ro=Romanian r
 sk=Slovak sl=Slovenian sq=Albanian sr=Serbian sv=Swedish sw=Swahili ta=Tamil te=Telugu th=Thai tl=Tagalog
 tr=Turkish uk=Ukrainian ur=Urdu uz=Uzbek vi=Vietnamese yo=Yoruba zh=Chinese zu=Zulu
 """
-LANGUAGES = dict(pair.split("=") for pair in _CODES.split())
+LANGUAGES = {code: name for code, _, name in (pair.partition("=") for pair in _CODES.split())}
 
 
 def language(name: str) -> str:
