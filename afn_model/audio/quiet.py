@@ -47,6 +47,5 @@ def cut_points(pcm: Tensor, longest_seconds: float, search_seconds: float) -> li
 
 def quietest(pcm: Tensor) -> int:
     """Where the quietest 100 ms of samples [n] begin, in steps of 10 ms; the last of them. n is at least 1,600."""
-    frames = pcm[: len(pcm) // HOP * HOP].double()
-    power = (frames - frames.mean()).square().view(-1, HOP).sum(1).unfold(0, QUIET // HOP, 1).sum(1)
+    power = pcm[: len(pcm) // HOP * HOP].double().square().view(-1, HOP).sum(1).unfold(0, QUIET // HOP, 1).sum(1)
     return int((power == power.min()).nonzero()[-1]) * HOP
