@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels._library import has_tangent
+from afn_kernels import cpu
 
 DTYPES = (torch.float32, torch.bfloat16)
 INDICES = (torch.int32, torch.int64)
@@ -11,21 +11,13 @@ WIDEST = 256  # of a head, as in csrc/include/afn/attend_simd.h
 
 def supports(q: torch.Tensor, k_cache: torch.Tensor, *scales: torch.Tensor | None) -> str:
     """Why the kernel does not take these tensors, which share a device and fit; empty when it does."""
-    if q.device.type != "cpu":
+    if not q.is_cpu:
         return f"the tensors are on {q.device}"
     if k_cache.dtype not in DTYPES or q.dtype != k_cache.dtype:
         return f"{str(k_cache.dtype).removeprefix('torch.')} is computed by the reference"
     if any(x is not None for x in scales):
         return "scales of a cache are multiplied by the reference"
     return f"a head of {q.shape[-1]} elements is above {WIDEST}" if q.shape[-1] > WIDEST else ""
-
-
-def wants_gradient(*tensors: torch.Tensor | None) -> str:
-    """Why a gradient cannot be had; empty where none is wanted."""
-    grad = torch.is_grad_enabled()
-    if any(x is not None and ((grad and x.requires_grad) or has_tangent(x)) for x in tensors):
-        return "it has no gradient; the reference has"
-    return ""
 
 
 def attend(
@@ -85,6 +77,14 @@ def attend(
         scale, softcap, threads or torch.get_num_threads(), level,
     )  # fmt: skip
     return out if done else None
+
+
+def fits(k: torch.Tensor, lengths: torch.Tensor, heads: int, **options) -> bool:
+    """Whether lengths and pages are sure to be what they must; what is not is for somebody else to say."""
+    if not lengths.is_cpu or cpu.usable():
+        return False
+    options |= {name: indices(options.get(name)) for name in ("table", "prefixes")}
+    return attend(None, k, k, indices(lengths), heads=heads, **options) is not None
 
 
 def indices(x: torch.Tensor | None) -> torch.Tensor | None:

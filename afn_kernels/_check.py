@@ -27,9 +27,8 @@ def check(on: bool = True) -> None:
 
 def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
-    (first_name, first), *_ = tensors.items()
     alike(op, **tensors)
-    _floating(op, first_name, first)
+    _floating(op, *next(iter(tensors.items())))
 
 
 def _floating(op: str, name: str, x: torch.Tensor) -> None:
@@ -56,10 +55,11 @@ def mixed(op: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
 
 def alike(op: str, **tensors: torch.Tensor) -> None:
     """The same, of any dtype."""
-    (first_name, first), *rest = tensors.items()
     are_tensors(op, **tensors)
-    for name, tensor in rest:
-        if tensor.dtype != first.dtype or tensor.device != first.device:
+    first_name, first = next(iter(tensors.items()))
+    dtype, device = first.dtype, first.device
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype or tensor.device != device:
             found = f"{name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
             raise ValueError(f"{op}: {found}; cast or move one of them")
 

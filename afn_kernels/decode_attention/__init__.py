@@ -2,10 +2,11 @@
 
 import torch
 
-from afn_kernels import _cache_attention, _cuda, _device, _triton, cpu
+from afn_kernels import _cache_attention, _cuda, _device, _triton
 from afn_kernels._fp8_scales import FP8
 from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.cpu import usable, wants_gradient
 from afn_kernels.decode_attention.arguments import check_split, check_tensors, check_values, readable
 from afn_kernels.decode_attention.config import HEAD_DIMS
 
@@ -72,7 +73,7 @@ def _supports(
 
 
 def _supports_cpu(q, k_cache, v_cache, lengths, *, k_scale, v_scale, **_) -> str:
-    reason = _cache_attention.wants_gradient(q, k_cache, v_cache, k_scale, v_scale)
+    reason = wants_gradient(q, k_cache, v_cache, k_scale, v_scale)
     return reason or _cache_attention.supports(q, k_cache, k_scale, v_scale)
 
 
@@ -92,7 +93,7 @@ OP = Op(
         Impl(
             "cpu",
             "afn_kernels.decode_attention.boundary:decode_attention_cpu",
-            available=cpu.usable,
+            available=usable,
             supports=_supports_cpu,
             why="compiled SIMD kernel; bits of a row depend on nothing beside it, and are those of paged_attention",
         ),

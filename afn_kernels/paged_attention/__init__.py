@@ -2,10 +2,11 @@
 
 import torch
 
-from afn_kernels import _cache_attention, _check, _device, _triton, cpu
+from afn_kernels import _cache_attention, _check, _device, _triton
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.cpu import usable
 
 
 def _supports(q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scale, v_scale, scale=1.0, **_) -> str:
@@ -34,7 +35,7 @@ OP = Op(
         Impl(
             "cpu",
             "afn_kernels.paged_attention.boundary:paged_attention_cpu",
-            available=cpu.usable,
+            available=usable,
             supports=_supports_cpu,
             why="compiled SIMD kernel; bits of a token depend on nothing beside it, and are those of decode_attention",
         ),
@@ -143,6 +144,10 @@ def paged_attention(
 def _check_lengths(block_table, cu_seqlens_q, lengths, k_cache, causal: bool, window) -> None:
     """Lengths hold their new tokens, and the pages that are read are there; looked at only where that is free."""
     if not (_check.readable(lengths) and _check.readable(cu_seqlens_q) and len(lengths)):
+        return
+    left, right = (-1, 0) if window is None else window
+    here = {"table": block_table, "bounds": cu_seqlens_q.contiguous(), "causal": causal, "left": left, "right": right}
+    if _check.readable(block_table) and _cache_attention.fits(k_cache, lengths, k_cache.shape[2], **here):
         return
     page, new = k_cache.shape[1], cu_seqlens_q.diff()
     if (short := (lengths < new).nonzero()).numel():
