@@ -60,6 +60,18 @@ def supports(*tensors: Tensor | None) -> str:
     return wants_gradient(*tensors)
 
 
+def avoid(*_, slots: Tensor | None = None, **__) -> str:
+    """Why ``impl="auto"`` leaves a kernel aside that has a reference with a gradient, and no gradient itself.
+
+    A loss compares passes with and without a gradient: theirs are the same bits. Nothing goes on from a written cache.
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the reference"
+    if slots is None and not torch.is_inference_mode_enabled():
+        return "outside torch.inference_mode() its bits would not be those of a pass with a gradient"
+    return ""
+
+
 def not_built(what: str) -> str:
     """Why the build of this installation has no kernels of ``what``, "cpu" or "cuda"; empty where that is not known."""
     try:

@@ -6,6 +6,7 @@ import torch
 
 from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
+from afn_kernels.cpu import avoid as _outside_inference
 from afn_kernels.cpu import supports as _row_supports
 from afn_kernels.cpu import usable
 
@@ -33,6 +34,7 @@ OP = Op(
             "afn_kernels.rms_norm.boundary:rms_norm_cpu",
             available=usable,
             supports=_supports_cpu,
+            avoid=_outside_inference,
             why="compiled SIMD kernel, one read of every row; its bits depend on the row alone",
         ),
         Impl("reference", "afn_kernels.rms_norm.reference:rms_norm", why="plain PyTorch"),

@@ -7,6 +7,7 @@ import torch
 from afn_kernels import _check, _triton
 from afn_kernels._kept import kept
 from afn_kernels._registry import Impl, Op
+from afn_kernels.cpu import avoid as _outside_inference
 from afn_kernels.cpu import supports as _row_supports
 from afn_kernels.cpu import usable, wants_gradient
 
@@ -47,6 +48,7 @@ OP = Op(
             "afn_kernels.rotary.boundary:rotary_cpu",
             available=usable,
             supports=_supports_cpu,
+            avoid=_outside_inference,
             why="compiled, q, k and the cache in one pass, angles once a token, rounded as the reference's",
         ),
         Impl("reference", "afn_kernels.rotary.reference:rotary", why="plain PyTorch"),
