@@ -1,5 +1,8 @@
 """The compiled kernel of csrc/cpu/attend_simd.cpp: attention over a KV cache on a CPU, of decoding and of prefill."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 
 from afn_kernels import cpu
@@ -18,6 +21,13 @@ def supports(q: torch.Tensor, k_cache: torch.Tensor, *scales: torch.Tensor | Non
     if any(x is not None for x in scales):
         return "scales of a cache are multiplied by the reference"
     return f"a head of {q.shape[-1]} elements is above {WIDEST}" if q.shape[-1] > WIDEST else ""
+
+
+@lru_cache
+def _compiled() -> Callable[..., bool]:
+    from afn_kernels._cpu import cache_attention
+
+    return cache_attention
 
 
 def attend(
@@ -61,12 +71,10 @@ def attend(
         Like q; None where a length or a page that is read is not there. Without q, also where a length is below its new
         tokens or a prefix is longer than what comes before them; an empty tensor where all is well.
     """
-    from afn_kernels._cpu import cache_attention
-
     nothing = (0, False)
     out = k.new_empty(0) if q is None else torch.empty_like(q)
     blocks, page, kv_heads, width = k.shape
-    done = cache_attention(
+    done = _compiled()(
         0 if q is None else q.data_ptr(), 0 if q is None else out.data_ptr(), k.data_ptr(), k.stride()[:3],
         v.data_ptr(), v.stride()[:3], k.dtype == torch.bfloat16, blocks, page,
         nothing if table is None else (table.data_ptr(), table.dtype == torch.int64),

@@ -130,6 +130,10 @@ def decode_attention(
     a sequence's result are the same whatever else is in the batch; with ``prefix_lengths``, whatever other groups are
     in it, as long as groups have as many sequences. It is fast for one to eight new tokens.
 
+    The cpu implementation computes every row and head alone, over the keys in order: the bits of a row are the same
+    whatever is beside it, however many threads there are and whether keys are in pages, and they are those of
+    ``paged_attention``. It has no use for ``split``. Of float32 and bfloat16.
+
     Args:
         q: [B, n, Hq, D] queries of the n newest tokens, any floating dtype.
         k_cache: [B, capacity, Hk, D], or [pages, page_size, Hk, D] with ``block_table``; dtype of q, or
@@ -144,7 +148,7 @@ def decode_attention(
         softcap: c; None and 0 cap nothing.
         split: keys per split, a multiple of 16, counted from the first key that is read; None leaves it to the batch.
             The kernels keep a partial result for every split up to the capacity, so 512 to 2,048 is a good size; a
-            batch is spread evenly where its splits are many times the GPU's multiprocessors. The reference has none.
+            batch is spread evenly where its splits are many times the GPU's multiprocessors. On the CPU there are none.
         prefix_lengths: [groups] integer: the B sequences are so many groups of equal size, one after another, and those
             of a group begin with the same keys and values, of which this is the number: they are read once for all of
             them, from the group's first sequence (its pages, or its row of the cache; the others may have anything

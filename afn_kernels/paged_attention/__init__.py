@@ -71,6 +71,9 @@ def paged_attention(
     For a few new tokens per sequence ``decode_attention`` is faster: it splits the context. Lengths, pages and
     boundaries may change without a new compilation, and between replays of a captured CUDA graph.
 
+    The cpu implementation gives a token the bits that ``decode_attention`` gives it there, whether its prompt is
+    computed whole or in chunks of any size. Of float32 and bfloat16.
+
     Args:
         q: [T, Hq, D] queries of the new tokens, one sequence after the other, any floating dtype.
         k_cache: [pages, page_size, Hk, D], dtype of q, or float8_e4m3fn; Hq is a multiple of Hk.

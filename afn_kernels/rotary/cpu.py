@@ -49,7 +49,7 @@ def write(
 
 
 def _turned(q, k, positions, inv_freq, interleaved, v, slots, k_cache, v_cache, threads, level):
-    turned = torch.empty(q.shape, dtype=q.dtype), torch.empty(k.shape, dtype=q.dtype)
+    turned = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
     _cpu.rotary(
         *_heads(q), *_heads(k), turned[0].data_ptr(), turned[1].data_ptr(), positions.data_ptr(),
         positions.dtype == torch.float64, positions.dim() == 2, inv_freq.data_ptr(), inv_freq.dtype == torch.float64,
