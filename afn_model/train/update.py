@@ -64,7 +64,7 @@ def update(
             total += value.detach()
         if not losses:
             continue
-        norm = clip_grad_norm(trained, clip)
+        norm = clip_grad_norm(getattr(optimiser, "graded", trained), clip)
         finite.observe(optimiser, total, norm, step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

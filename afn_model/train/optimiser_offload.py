@@ -1,0 +1,221 @@
+"""Optimiser offload: moments, and master weights, in host memory; a step runs on the GPU, a bucket at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from afn_model.train.adamw8bit import AdamW8bit, local, new_state
+from afn_model.train.host_memory import ALIGNED, Lane, host_memory
+
+BUCKET = 2**29  # bytes of states that move together; a larger parameter is a bucket of its own
+MASTER = "master"  # attribute of a parameter in lower precision: its float32 weights on the host
+
+
+@dataclass
+class Part:
+    """What of one parameter is in a bucket.
+
+    Args:
+        parameter: of the model.
+        group: its number among the optimiser's groups.
+        places: of each state: first byte in the bucket, and the tensor there.
+        beside: states that stay where they are.
+    """
+
+    parameter: nn.Parameter
+    group: int
+    places: dict[str, tuple[int, Tensor]]
+    beside: dict[str, Tensor]
+
+
+@dataclass
+class Bucket:
+    """States that move together, in one piece of host memory."""
+
+    memory: Tensor
+    parts: list[Part] = field(default_factory=list)
+
+
+@dataclass
+class Gradient:
+    """What the gradient clip sees of a parameter with master weights."""
+
+    grad: Tensor
+
+
+class OffloadedOptimiser(torch.optim.Optimizer):
+    """AdamW, or AdamW with moments in 8 bits, whose states are in host memory between its steps.
+
+    In a step they are copied to the GPU in buckets, two at a time: while one is updated, the next arrives and the one
+    before leaves. The update is the optimiser's own on the same numbers, so weights and moments are the same to the last
+    bit. A GPU needs room for two buckets in a step, when the activations are gone.
+
+    With ``compute`` the model's trained weights become rounded copies in that dtype; the float32 weights are among the
+    states. Gradients are then summed over micro-batches in float32 in ``gradients``, as FSDP2 does: a parameter has
+    none of its own.
+
+    Args:
+        inner: of parameters on their device, before its first step: PyTorch's AdamW or ``AdamW8bit``.
+        compute: dtype of the model's copies; None where the parameters themselves are the float32 weights, sharded or
+            not. Copies are for a model that is not sharded.
+
+    Raises:
+        ValueError: the host has not so much memory.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, compute: torch.dtype | None = None):
+        assert isinstance(inner, (torch.optim.AdamW, AdamW8bit)) and not inner.state
+        super().__init__(inner.param_groups, inner.defaults)
+        self.inner, self.compute = inner, compute
+        self.gradients: dict[nn.Parameter, Tensor] = {}
+        self.device = local(self.param_groups[0]["params"][0]).device
+        self.inward, self.outward = Lane(self.device), Lane(self.device)
+        self.buckets: list[Bucket] = []
+        waiting: list[tuple[nn.Parameter, int, dict[str, Tensor]]] = []
+        held = 0
+        for number, group in enumerate(self.param_groups):
+            for parameter in group["params"]:
+                states = self.states(parameter)
+                size = sum(map(padded, states.values()))
+                if waiting and held + size > BUCKET:
+                    self.fill(waiting, held)
+                    waiting, held = [], 0
+                waiting.append((parameter, number, states))
+                held += size
+        self.fill(waiting, held)
+
+    def states(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Those of a parameter before the first step."""
+        weights = {} if self.compute is None else {MASTER: parameter.detach()}
+        if isinstance(self.inner, AdamW8bit):
+            return weights | new_state(parameter)
+        zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return weights | {"step": torch.zeros((), dtype=torch.float32)} | zeros
+
+    @torch.no_grad()
+    def fill(self, found: Iterable[tuple[nn.Parameter, int, dict[str, Tensor]]], size: int) -> None:
+        """Moves states to a new bucket, and makes the model's copies of the weights."""
+        bucket, at = Bucket(host_memory(size, self.device)), 0
+        for parameter, group, states in found:
+            part = Part(parameter, group, {}, {})
+            for name, state in states.items():
+                if name == "step" and isinstance(self.inner, AdamW8bit):  # a number that its step reads on the host
+                    part.beside[name] = self.state[parameter][name] = state
+                    continue
+                own = local(state)
+                there = view(bucket.memory, at, own)
+                there.copy_(own)
+                part.places[name] = at, there
+                at += padded(state)
+                if name == MASTER:
+                    setattr(parameter, MASTER, there)
+                    parameter.data = parameter.data.to(self.compute)
+                    parameter.register_post_accumulate_grad_hook(self.collect)
+                else:
+                    cut = isinstance(state, DTensor)
+                    self.state[parameter][name] = DTensor(there, state._spec, requires_grad=False) if cut else there
+            bucket.parts.append(part)
+        self.buckets.append(bucket)
+
+    def collect(self, parameter: Tensor) -> None:
+        """Adds a backward's gradient to those of the micro-batches before."""
+        assert isinstance(parameter, nn.Parameter)
+        if parameter.grad is not None:
+            held = self.gradients.get(parameter)
+            if held is None:
+                self.gradients[parameter] = parameter.grad.float()
+            else:
+                held.add_(parameter.grad)
+            parameter.grad = None
+
+    @property
+    def graded(self) -> list[Any]:
+        """What has the gradients in its ``grad``, in the order of the groups."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if self.compute is None:
+            return parameters
+        return [Gradient(self.gradients[p]) for p in parameters if p in self.gradients]
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        if self.compute is not None:
+            return self.gradients.get(parameter)
+        return None if parameter.grad is None else local(parameter.grad)
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A step with the gradients that there are; parameters without one stay as they are."""
+        assert closure is None
+        if hasattr(self, "found_inf"):
+            self.inner.found_inf = self.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        todo = [b for b in self.buckets if any(self.gradient(part.parameter) is not None for part in b.parts)]
+        most = max((len(bucket.memory) for bucket in todo), default=0)
+        slots = [torch.empty(most, dtype=torch.uint8, device=self.device) for _ in todo[:2]]
+        free = [self.inward.reached() for _ in slots]
+        for number, bucket in enumerate(todo):
+            slot = slots[number % 2][: len(bucket.memory)]
+            self.inward.wait(self.inward.copy(slot, bucket.memory, free[number % 2]))
+            self.update(bucket, slot)
+            free[number % 2] = self.outward.copy(bucket.memory, slot, self.outward.reached())
+        for event in free:
+            self.outward.wait(event)
+
+    def update(self, bucket: Bucket, slot: Tensor) -> None:
+        """The inner optimiser's step on states in a slot of the device."""
+        groups: list[dict[str, Any]] = [{**group, "params": []} for group in self.param_groups]
+        self.inner.param_groups, self.inner.state = groups, defaultdict(dict)
+        weights: list[tuple[nn.Parameter, nn.Parameter]] = []
+        for part in bucket.parts:
+            gradient = self.gradient(part.parameter)
+            if gradient is None:
+                continue
+            states = {name: view(slot, at, like) for name, (at, like) in part.places.items()}
+            master = states.pop(MASTER, None)
+            weight = nn.Parameter(local(part.parameter.detach()) if master is None else master)
+            weight.grad = gradient
+            groups[part.group]["params"].append(weight)
+            self.inner.state[weight] = states | part.beside
+            if master is not None:
+                weights.append((part.parameter, weight))
+        self.inner.step()
+        for parameter, weight in weights:
+            parameter.copy_(weight)
+        self.inner.param_groups, self.inner.state = [], defaultdict(dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self.gradients.clear()
+
+
+def view(memory: Tensor, at: int, like: Tensor) -> Tensor:
+    """A tensor of a shape and dtype at a byte of a piece of memory."""
+    return memory[at : at + like.nbytes].view(like.dtype).view(like.shape)
+
+
+def padded(state: Tensor) -> int:
+    """Bytes of a state's place in a bucket."""
+    return -(-local(state).nbytes // ALIGNED) * ALIGNED
+
+
+def settle() -> None:
+    """Waits for copies to the host, before something there is read or written by other means."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def stored(parameter: nn.Parameter) -> Tensor:
+    """The weights that a checkpoint has of a parameter: its master weights, where there are some."""
+    return getattr(parameter, MASTER, parameter.detach())
+
+
+@torch.no_grad()
+def refresh(parameter: nn.Parameter) -> None:
+    """Rounds master weights that were written to into the model's copy."""
+    if hasattr(parameter, MASTER):
+        parameter.copy_(getattr(parameter, MASTER))
