@@ -182,6 +182,7 @@ class RunLayout:
             keeps them whole up to a quarter of the GPU's memory.
         recompute: activations recomputed in the backward: none, encoder, selective or full.
         offload_optimiser: moments, and on one GPU float32 weights, are in host memory; a step runs on the GPU.
+        offload_gradients: with it, on one GPU, the sums of the micro-batches' gradients are there too.
         offload_activations: the inputs of recomputed blocks wait for their backward in host memory; with
             recompute none there are none.
         compile: run the blocks through torch.compile.
@@ -201,6 +202,7 @@ class RunLayout:
     frozen: str = "auto"
     recompute: str = "none"
     offload_optimiser: bool = False
+    offload_gradients: bool = False
     offload_activations: bool = False
     compile: bool = False
     workers: int = 1
@@ -223,9 +225,11 @@ class RunLayout:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
             raise ValueError("layout: keep, checkpoint_every and log_every are at least 1")
-        for name in ("offload_optimiser", "offload_activations", "compile"):
+        for name in ("offload_optimiser", "offload_gradients", "offload_activations", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"layout: {name} is {shown(getattr(self, name))}; true or false is expected")
+        if self.offload_gradients and not self.offload_optimiser:
+            raise ValueError("layout: offload_gradients is for layouts with offload_optimiser: true")
         if self.offload_activations and self.compile:
             raise ValueError("layout: offload_activations and compile exclude each other; set one of them to false")
         if not self.checkpoint_minutes > 0:

@@ -70,16 +70,17 @@ class Lane:
     def __init__(self, device: torch.device):
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def copy(self, to: Tensor, of: Tensor, after: Any = None) -> Any:
-        """Begins a copy behind the event ``after``; the event of its end, None on a CPU.
+    def copy(self, to: Tensor, of: Tensor, *after: Any) -> Any:
+        """Begins a copy behind the events ``after``; the event of its end, None on a CPU.
 
         Neither tensor may be freed or written to by another stream until that has waited for the event.
         """
         if self.stream is None:
             to.copy_(of)
             return None
-        if after is not None:
-            self.stream.wait_event(after)
+        for event in after:
+            if event is not None:
+                self.stream.wait_event(event)
         with torch.cuda.stream(self.stream):
             to.copy_(of, non_blocking=True)
             return self.stream.record_event()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from afn_distributed.shard import clip_grad_norm
 from afn_model.train.adamw8bit import AdamW8bit, local, new_state
+from afn_model.train.gradient_offload import HostGradients
 from afn_model.train.host_memory import ALIGNED, Lane, host_memory
 
 BUCKET = 2**29  # bytes of states that move together; a larger parameter is a bucket of its own
@@ -27,19 +29,22 @@ class Part:
         group: its number among the optimiser's groups.
         places: of each state: first byte in the bucket, and the tensor there.
         beside: states that stay where they are.
+        sum_at: byte among the bucket's sums of gradients.
     """
 
     parameter: nn.Parameter
     group: int
     places: dict[str, tuple[int, Tensor]]
     beside: dict[str, Tensor]
+    sum_at: int
 
 
 @dataclass
 class Bucket:
-    """States that move together, in one piece of host memory."""
+    """States that move together, in one piece of host memory, and the sums of gradients, where they are on the host."""
 
     memory: Tensor
+    sums: Tensor
     parts: list[Part] = field(default_factory=list)
 
 
@@ -65,18 +70,20 @@ class OffloadedOptimiser(torch.optim.Optimizer):
         inner: of parameters on their device, before its first step: PyTorch's AdamW or ``AdamW8bit``.
         compute: dtype of the model's copies; None where the parameters themselves are the float32 weights, sharded or
             not. Copies are for a model that is not sharded.
+        gradients: with ``compute``, the sums of gradients are on the host too.
 
     Raises:
         ValueError: the host has not so much memory.
     """
 
-    def __init__(self, inner: torch.optim.Optimizer, compute: torch.dtype | None = None):
+    def __init__(self, inner: torch.optim.Optimizer, compute: torch.dtype | None = None, *, gradients: bool = False):
         assert isinstance(inner, (torch.optim.AdamW, AdamW8bit)) and not inner.state
         super().__init__(inner.param_groups, inner.defaults)
         self.inner, self.compute = inner, compute
         self.gradients: dict[nn.Parameter, Tensor] = {}
         self.device = local(self.param_groups[0]["params"][0]).device
         self.inward, self.outward = Lane(self.device), Lane(self.device)
+        self.sums = HostGradients(self.device) if gradients and compute is not None else None
         self.buckets: list[Bucket] = []
         waiting: list[tuple[nn.Parameter, int, dict[str, Tensor]]] = []
         held = 0
@@ -102,9 +109,14 @@ class OffloadedOptimiser(torch.optim.Optimizer):
     @torch.no_grad()
     def fill(self, found: Iterable[tuple[nn.Parameter, int, dict[str, Tensor]]], size: int) -> None:
         """Moves states to a new bucket, and makes the model's copies of the weights."""
-        bucket, at = Bucket(host_memory(size, self.device)), 0
+        found, at, sum_at = list(found), 0, 0
+        sums = sum(padded(states[MASTER]) for _, _, states in found) if self.sums is not None else 0
+        bucket = Bucket(host_memory(size, self.device), host_memory(sums, self.device))
         for parameter, group, states in found:
-            part = Part(parameter, group, {}, {})
+            part = Part(parameter, group, {}, {}, sum_at)
+            if self.sums is not None:
+                self.sums.places[parameter] = view(bucket.sums, sum_at, states[MASTER])
+                sum_at += padded(states[MASTER])
             for name, state in states.items():
                 if name == "step" and isinstance(self.inner, AdamW8bit):  # a number that its step reads on the host
                     part.beside[name] = self.state[parameter][name] = state
@@ -127,26 +139,41 @@ class OffloadedOptimiser(torch.optim.Optimizer):
     def collect(self, parameter: Tensor) -> None:
         """Adds a backward's gradient to those of the micro-batches before."""
         assert isinstance(parameter, nn.Parameter)
-        if parameter.grad is not None:
-            held = self.gradients.get(parameter)
-            if held is None:
-                self.gradients[parameter] = parameter.grad.float()
-            else:
-                held.add_(parameter.grad)
-            parameter.grad = None
+        if parameter.grad is None:
+            return
+        if self.sums is not None:
+            self.sums.add(parameter, parameter.grad)
+        elif parameter in self.gradients:
+            self.gradients[parameter].add_(parameter.grad)
+        else:
+            self.gradients[parameter] = parameter.grad.float()
+        parameter.grad = None
 
-    @property
-    def graded(self) -> list[Any]:
-        """What has the gradients in its ``grad``, in the order of the groups."""
+    def clip(self, largest: float) -> Tensor:
+        """``afn_distributed.shard.clip_grad_norm`` of the gradients, wherever they are."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if self.sums is not None:
+            return self.sums.clip(parameters, largest)
         if self.compute is None:
-            return parameters
-        return [Gradient(self.gradients[p]) for p in parameters if p in self.gradients]
+            return clip_grad_norm(parameters, largest)
+        summed: list[Any] = [Gradient(self.gradients[p]) for p in parameters if p in self.gradients]
+        return clip_grad_norm(summed, largest)
 
-    def gradient(self, parameter: nn.Parameter) -> Tensor | None:
+    def graded(self, parameter: nn.Parameter) -> bool:
+        """Whether the step has a gradient of a parameter."""
+        if self.sums is not None:
+            return parameter in self.sums.norms
+        return parameter in self.gradients if self.compute is not None else parameter.grad is not None
+
+    def gradient(self, part: Part, sums: Tensor) -> Tensor:
+        """On the device; ``sums`` are those of the part's bucket, where they were on the host."""
+        if self.sums is not None:
+            found = view(sums, part.sum_at, part.places[MASTER][1])
+            return found if self.sums.scale is None else found.mul_(self.sums.scale)
         if self.compute is not None:
-            return self.gradients.get(parameter)
-        return None if parameter.grad is None else local(parameter.grad)
+            return self.gradients[part.parameter]
+        assert part.parameter.grad is not None
+        return local(part.parameter.grad)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -154,31 +181,36 @@ class OffloadedOptimiser(torch.optim.Optimizer):
         assert closure is None
         if hasattr(self, "found_inf"):
             self.inner.found_inf = self.found_inf  # pyright: ignore[reportAttributeAccessIssue]
-        todo = [b for b in self.buckets if any(self.gradient(part.parameter) is not None for part in b.parts)]
-        most = max((len(bucket.memory) for bucket in todo), default=0)
+        if self.sums is not None:
+            self.sums.settle()
+        todo = [bucket for bucket in self.buckets if any(self.graded(part.parameter) for part in bucket.parts)]
+        most = max((len(bucket.memory) + len(bucket.sums) for bucket in todo), default=0)
         slots = [torch.empty(most, dtype=torch.uint8, device=self.device) for _ in todo[:2]]
         free = [self.inward.reached() for _ in slots]
         for number, bucket in enumerate(todo):
-            slot = slots[number % 2][: len(bucket.memory)]
+            slot, sums = slots[number % 2][: len(bucket.memory) + len(bucket.sums)].split(
+                [len(bucket.memory), len(bucket.sums)]
+            )
+            if len(sums):
+                self.inward.copy(sums, bucket.sums, free[number % 2])
             self.inward.wait(self.inward.copy(slot, bucket.memory, free[number % 2]))
-            self.update(bucket, slot)
+            self.update(bucket, slot, sums)
             free[number % 2] = self.outward.copy(bucket.memory, slot, self.outward.reached())
         for event in free:
             self.outward.wait(event)
 
-    def update(self, bucket: Bucket, slot: Tensor) -> None:
+    def update(self, bucket: Bucket, slot: Tensor, sums: Tensor) -> None:
         """The inner optimiser's step on states in a slot of the device."""
         groups: list[dict[str, Any]] = [{**group, "params": []} for group in self.param_groups]
         self.inner.param_groups, self.inner.state = groups, defaultdict(dict)
         weights: list[tuple[nn.Parameter, nn.Parameter]] = []
         for part in bucket.parts:
-            gradient = self.gradient(part.parameter)
-            if gradient is None:
+            if not self.graded(part.parameter):
                 continue
             states = {name: view(slot, at, like) for name, (at, like) in part.places.items()}
             master = states.pop(MASTER, None)
             weight = nn.Parameter(local(part.parameter.detach()) if master is None else master)
-            weight.grad = gradient
+            weight.grad = self.gradient(part, sums)
             groups[part.group]["params"].append(weight)
             self.inner.state[weight] = states | part.beside
             if master is not None:
@@ -191,6 +223,8 @@ class OffloadedOptimiser(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
         self.gradients.clear()
+        if self.sums is not None:
+            self.sums.clear()
 
 
 def view(memory: Tensor, at: int, like: Tensor) -> Tensor:

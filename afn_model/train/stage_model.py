@@ -145,7 +145,7 @@ def stage_model(
         apex=not layout.offload_optimiser,
     )
     if layout.offload_optimiser:
-        optimiser = OffloadedOptimiser(optimiser, compute if copies else None)
+        optimiser = OffloadedOptimiser(optimiser, compute if copies else None, gradients=layout.offload_gradients)
     return StageModel(model, optimiser, adapted, sharded, other, originals)
 
 
