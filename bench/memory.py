@@ -385,7 +385,7 @@ reserved for CUDA, NCCL, matmul workspaces, scratch of kernels and holes between
 than {most:g}. *Activations* is what a forward leaves for its backward, gathered weights of the embeddings and the head
 included; *working* is what comes on top at the peak: gathered blocks, whole gradients on their way, what is
 recomputed. Tokens are those of a GPU in one micro-batch: in GRPO one prompt of ten minutes with its answers, all as
-long as they may be.
+long as they may be. *Host* is what is offloaded, to page-locked memory of the host, without a checkpoint's copy.
 
 | {head} |
 {rule}
@@ -402,7 +402,7 @@ the reference. While GRPO samples, every GPU has all weights; a token of keys an
 """
 HEAD = (
     "stage | layout | GPUs | method | recomputed | sequence shared by | tokens | weights and moments | gradients "
-    "| activations | working | reserve | **total** | fits"
+    "| activations | working | reserve | **total** | host | fits"
 )
 
 
@@ -417,7 +417,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         fits = ("yes" if x["total"] < MOST else "no") + ("" if x["shipped"] else ", not shipped")
         table.append(
             f"| {x['stage']} | {x['layout']} | {x['ranks']} | {x['method']} | {x['recompute']} | "
-            f"{', '.join(ways) or '-'} | {x['tokens']:,} | {sizes} | **{x['total']:.1f}** | {fits} |"
+            f"{', '.join(ways) or '-'} | {x['tokens']:,} | {sizes} | **{x['total']:.1f}** | {x.get('host', '-')} | "
+            f"{fits} |"
         )
         sampling = "- | -"
         if "rollout" in x:

@@ -27,13 +27,13 @@ from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.lora_linear import LoRALinear
+from afn_model.train.optimiser import MOMENTS
 from afn_model.train.optimiser_offload import BUCKET
 from afn_model.train.quantise import quantise
 from afn_model.train.stage_model import WHOLE_SHARE, copies_alone, gathered_together
 from afn_model.weights.checkpoint import SkipInit
 
 RESERVE = 8e9  # bytes: CUDA's context, NCCL's buffers, matmul workspaces, holes between blocks; assumed
-MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
 LARGE = 10_000  # classes from which logits are worth counting
 LOSS_CHUNK = 0.5e9  # most bytes of logits that the head's loss works with; see ``ak.linear_cross_entropy``
 

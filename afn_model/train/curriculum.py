@@ -420,7 +420,7 @@ def _start(raw: Any, what: str, earlier: list[Stage]) -> Start:
 
 
 def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> RunLayout:
-    """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, 8gpu, 128gpu."""
+    """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, gpu-offload, ..."""
     path = find(file, "layouts")
     changes, raw = dict(changes or {}), read_yaml(path)
     try:

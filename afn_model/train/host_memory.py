@@ -13,6 +13,7 @@ from torch import Tensor
 
 CHUNK = 2**30  # bytes of an arena's pieces
 ALIGNED = 256
+PORTABLE = 1  # cudaHostRegisterPortable: locked for every context
 
 
 class Pages(mmap.mmap):
@@ -39,7 +40,7 @@ def host_memory(size: int, device: torch.device) -> Tensor:
         raise ValueError(f"the host has no {size / 1e9:.1f} GB for what is offloaded: {error.strerror}") from None
     found = torch.frombuffer(pages, dtype=torch.uint8)[:size]
     if device.type == "cuda" and size:
-        failed = int(torch.cuda.cudart().cudaHostRegister(found.data_ptr(), size, 0))
+        failed = int(torch.cuda.cudart().cudaHostRegister(found.data_ptr(), size, PORTABLE))
         if failed:
             raise ValueError(f"the host cannot lock {size / 1e9:.1f} GB for what is offloaded: CUDA error {failed}")
         pages.locked = found.data_ptr()

@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 from afn_model.train.adamw8bit import AdamW8bit
 from afn_model.train.curriculum import SCHEDULES
 
+MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
+
 
 def make_optimiser(
     named_parameters: Iterable[tuple[str, nn.Parameter]],

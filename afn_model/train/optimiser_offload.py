@@ -58,9 +58,9 @@ class Gradient:
 class OffloadedOptimiser(torch.optim.Optimizer):
     """AdamW, or AdamW with moments in 8 bits, whose states are in host memory between its steps.
 
-    In a step they are copied to the GPU in buckets, two at a time: while one is updated, the next arrives and the one
-    before leaves. The update is the optimiser's own on the same numbers, so weights and moments are the same to the last
-    bit. A GPU needs room for two buckets in a step, when the activations are gone.
+    In a step they are copied to the GPU in buckets, two at a time: while one is updated, the one before leaves and the
+    next arrives. The update is the optimiser's own on the same numbers, so weights and moments are the same to the
+    last bit. A GPU needs room for two buckets in a step, when the activations are gone.
 
     With ``compute`` the model's trained weights become rounded copies in that dtype; the float32 weights are among the
     states. Gradients are then summed over micro-batches in float32 in ``gradients``, as FSDP2 does: a parameter has
@@ -77,7 +77,8 @@ class OffloadedOptimiser(torch.optim.Optimizer):
     """
 
     def __init__(self, inner: torch.optim.Optimizer, compute: torch.dtype | None = None, *, gradients: bool = False):
-        assert isinstance(inner, (torch.optim.AdamW, AdamW8bit)) and not inner.state
+        assert isinstance(inner, (torch.optim.AdamW, AdamW8bit))
+        assert not inner.state
         super().__init__(inner.param_groups, inner.defaults)
         self.inner, self.compute = inner, compute
         self.gradients: dict[nn.Parameter, Tensor] = {}

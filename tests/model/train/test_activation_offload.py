@@ -1,4 +1,4 @@
-"""Activation offload: the same gradients bit for bit, at most two blocks' inputs on the device, nothing read too early."""
+"""Activation offload: the same gradients bit for bit, few blocks' inputs on the device, nothing read too early."""
 
 import gc
 
@@ -87,7 +87,9 @@ def test_gradients_of_a_model_are_the_same_bit_for_bit(offload, frozen):
 
     wanted, _ = of("none", None)
     # Two encoder blocks and two of the decoder, of two inputs each but for the first; frozen ones have no gradient.
-    inputs = {"encoder": 3, "selective": 3 + 2, "full": 3 + 3} if not frozen else {"encoder": 0, "selective": 2, "full": 2}
+    inputs = (
+        {"encoder": 3, "selective": 3 + 2, "full": 3 + 3} if not frozen else {"encoder": 0, "selective": 2, "full": 2}
+    )
     for mode in MODES[1:]:
         found, live = of(mode, offload)
         assert live == inputs[mode], mode

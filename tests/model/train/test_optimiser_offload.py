@@ -64,7 +64,9 @@ class Rounded(nn.Module):
         inner = copy.deepcopy(self.model).to(BF16)
         for p, own in zip(inner.parameters(), self.model.parameters(), strict=True):
             if own.requires_grad:
-                p.register_hook(lambda g, own=own: setattr(own, "grad", g.float() + (0 if own.grad is None else own.grad)))
+                p.register_hook(
+                    lambda g, own=own: setattr(own, "grad", g.float() + (0 if own.grad is None else own.grad))
+                )
         return inner(x)
 
 
