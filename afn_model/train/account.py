@@ -312,7 +312,9 @@ class Account:
             inputs = self.frames * e * audio.width
             every = self.block() * audio.layers
             if self.layout.recompute != "none":
-                every = inputs * (2 if self.layout.offload_activations else 2 * audio.layers - 1)
+                every = inputs * (2 * audio.layers - 1)
+                if self.layout.offload_activations:  # the last block's leave with the first of the decoder
+                    every = inputs * 2 * (self.layout.recompute == "encoder")
             # Of the stem: both inputs, both outputs before their GELU; then the sum that the last norm reads.
             found += every + self.frames * e * (2 * audio.n_mels + 6 * audio.width)
         if self.units.trains_encoder or self.units.trains_adaptor:
@@ -360,8 +362,12 @@ class Account:
         mlp = again[mode] + row * text.ffn * (3 - self.keeps("language_model.down_proj")) + row * 2 * text.width
         attention = (again[mode] if mode == "full" else 0) + row * 5 * text.width + self.moving()
         inner = np.maximum(mlp, attention)
-        if self.sums_on_host:  # those that arrive, are added to, and leave
-            inner = inner + 4 * units.largest
+        if self.sums_on_host:  # of a layer: those that arrive, are added to, and leave
+            inner = inner + 3 * 4 * text.width * text.ffn
+        if self.layout.offload_activations:  # the inputs of the next block
+            inner = inner + {"full": 2, "selective": 1}.get(mode, 0) * self.input_of_mlp()
+        if self.copies:  # what the last norm and the head kept is gone, and with it the head's own gradient
+            inner = inner - self.head()
         # The loss of SFT computes the head's gradient in its forward, the other methods' in their backward.
         inner = inner + e * units.head * (self.stage.method != "sft")
         layer = max(units.layers, key=self.gathered, default=Unit(0, 0))
@@ -374,6 +380,8 @@ class Account:
         if units.trains_encoder:
             group = max(units.encoder, key=self.gathered, default=Unit(0, 0))
             encoded = (self.block() if mode != "none" else 0) + self.frames * e * 2 * audio.ffn
+            if self.layout.offload_activations:
+                encoded = encoded + self.frames * e * audio.width * 4
             phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
         # Weights are freed before their gradients are summed.
         root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.method == "sft")

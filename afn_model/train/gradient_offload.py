@@ -52,7 +52,7 @@ class HostGradients:
             self.following[self.last] = parameter
         self.passed[parameter], self.last = None, parameter
         following = self.following.get(parameter)
-        if following in self.norms and following not in self.coming:
+        if following is not None and following in self.norms and following not in self.coming:
             self.fetch(following)
 
     def fetch(self, parameter: nn.Parameter) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 2**30  # bytes of an arena's pieces
+CHUNK = 2**30  # bytes of an arena's pieces, or four of the tensors that are larger than a fourth of it
 ALIGNED = 256
 PORTABLE = 1  # cudaHostRegisterPortable: locked for every context
 
@@ -23,7 +23,12 @@ class Pages(mmap.mmap):
 
     def __del__(self):
         if self.locked:
-            torch.cuda.cudart().cudaHostUnregister(self.locked)
+            runtime().cudaHostUnregister(self.locked)
+
+
+def runtime() -> Any:
+    """CUDA's, as PyTorch has loaded it."""
+    return torch.cuda.cudart()
 
 
 def host_memory(size: int, device: torch.device) -> Tensor:
@@ -40,7 +45,7 @@ def host_memory(size: int, device: torch.device) -> Tensor:
         raise ValueError(f"the host has no {size / 1e9:.1f} GB for what is offloaded: {error.strerror}") from None
     found = torch.frombuffer(pages, dtype=torch.uint8)[:size]
     if device.type == "cuda" and size:
-        failed = int(torch.cuda.cudart().cudaHostRegister(found.data_ptr(), size, PORTABLE))
+        failed = int(runtime().cudaHostRegister(found.data_ptr(), size, PORTABLE))
         if failed:
             raise ValueError(f"the host cannot lock {size / 1e9:.1f} GB for what is offloaded: CUDA error {failed}")
         pages.locked = found.data_ptr()
@@ -114,7 +119,7 @@ class Arena:
         while self.at < len(self.chunks) and self.used + like.nbytes > len(self.chunks[self.at]):
             self.at, self.used = self.at + 1, 0
         if self.at == len(self.chunks):
-            self.chunks.append(host_memory(max(CHUNK, like.nbytes), self.device))
+            self.chunks.append(host_memory(max(CHUNK, 4 * like.nbytes), self.device))
         found = self.chunks[self.at][self.used : self.used + like.nbytes].view(like.dtype).view(like.shape)
         self.used += -(-like.nbytes // ALIGNED) * ALIGNED
         self.live += 1

@@ -21,7 +21,7 @@ MASTER = "master"  # attribute of a parameter in lower precision: its float32 we
 
 
 @dataclass
-class Part:
+class BucketPart:
     """What of one parameter is in a bucket.
 
     Args:
@@ -45,7 +45,7 @@ class Bucket:
 
     memory: Tensor
     sums: Tensor
-    parts: list[Part] = field(default_factory=list)
+    parts: list[BucketPart] = field(default_factory=list)
 
 
 @dataclass
@@ -114,7 +114,7 @@ class OffloadedOptimiser(torch.optim.Optimizer):
         sums = sum(padded(states[MASTER]) for _, _, states in found) if self.sums is not None else 0
         bucket = Bucket(host_memory(size, self.device), host_memory(sums, self.device))
         for parameter, group, states in found:
-            part = Part(parameter, group, {}, {}, sum_at)
+            part = BucketPart(parameter, group, {}, {}, sum_at)
             if self.sums is not None:
                 self.sums.places[parameter] = view(bucket.sums, sum_at, states[MASTER])
                 sum_at += padded(states[MASTER])
@@ -166,7 +166,7 @@ class OffloadedOptimiser(torch.optim.Optimizer):
             return parameter in self.sums.norms
         return parameter in self.gradients if self.compute is not None else parameter.grad is not None
 
-    def gradient(self, part: Part, sums: Tensor) -> Tensor:
+    def gradient(self, part: BucketPart, sums: Tensor) -> Tensor:
         """On the device; ``sums`` are those of the part's bucket, where they were on the host."""
         if self.sums is not None:
             found = view(sums, part.sum_at, part.places[MASTER][1])

@@ -7,7 +7,7 @@ import torch
 LANES = []
 
 
-class Place:
+class TensorPlace:
     """Where a tensor is, without holding its memory."""
 
     def __init__(self, tensor):
@@ -28,7 +28,7 @@ class LateLane:
         LANES.append(self)
 
     def copy(self, to, of, *after):
-        self.queue.append((Place(to), Place(of), (*after, *self.first)))
+        self.queue.append((TensorPlace(to), TensorPlace(of), (*after, *self.first)))
         return self, len(self.queue)
 
     def behind(self, other):

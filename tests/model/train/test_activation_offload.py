@@ -26,7 +26,7 @@ def offload(request, monkeypatch):
         late.finish()
 
 
-class Watched(nn.Module):
+class WatchedBlock(nn.Module):
     """A block of two inputs that notes how many of all blocks' inputs are on the device."""
 
     def __init__(self, offload, seen):
@@ -43,7 +43,7 @@ class Watched(nn.Module):
 def gradients(offload, seen=None, passes=2, blocks=6):
     """Of two backwards, between them a forward whose graph is dropped."""
     torch.manual_seed(0)
-    net = nn.ModuleList(Watched(offload, seen) for _ in range(blocks))
+    net = nn.ModuleList(WatchedBlock(offload, seen) for _ in range(blocks))
     for block in net:
         block.forward = _checkpointed(block, block.forward, offload)
 
@@ -99,7 +99,7 @@ def test_gradients_of_a_model_are_the_same_bit_for_bit(offload, frozen):
 
 def test_a_graph_may_be_gone_through_twice(offload):
     x = torch.randn(4, 8).requires_grad_()
-    block = Watched(None, [])
+    block = WatchedBlock(None, [])
     block.forward = _checkpointed(block, block.forward, offload)
     loss = block(*block(x * 2, x))[0].sum()
     first = torch.autograd.grad(loss, x, retain_graph=True)[0]

@@ -12,7 +12,7 @@ from afn_model.train.host_memory import Arena, Lane, available
 CPU = torch.device("cpu")
 
 
-class Owner:
+class PieceOwner:
     """What a piece of an arena belongs to."""
 
 
@@ -27,9 +27,9 @@ def test_memory_is_zeros_of_its_size():
 
 def test_an_arena_begins_anew_when_nothing_is_in_use(monkeypatch):
     monkeypatch.setattr(host_memory, "CHUNK", 1000)
-    arena, owners = Arena(CPU), [Owner() for _ in range(4)]
+    arena, owners = Arena(CPU), [PieceOwner() for _ in range(4)]
     one, two, three = (arena.take(torch.empty(n), owner) for n, owner in zip((100, 40, 300), owners, strict=False))
-    assert [len(chunk) for chunk in arena.chunks] == [1000, 1200]
+    assert [len(chunk) for chunk in arena.chunks] == [1600, 4800]
     assert (one.data_ptr(), two.data_ptr()) == (arena.chunks[0].data_ptr(), arena.chunks[0].data_ptr() + 512)
     assert three.data_ptr() == arena.chunks[1].data_ptr()
     del owners[:2]
@@ -38,7 +38,7 @@ def test_an_arena_begins_anew_when_nothing_is_in_use(monkeypatch):
     owners.clear()
     gc.collect()
     assert arena.live == 0
-    again = arena.take(torch.empty(7, 5, dtype=torch.bfloat16), owner := Owner())
+    again = arena.take(torch.empty(7, 5, dtype=torch.bfloat16), owner := PieceOwner())
     assert again.data_ptr() == arena.chunks[0].data_ptr()
     assert (again.shape, again.dtype, len(arena.chunks)) == ((7, 5), torch.bfloat16, 2)
     del owner

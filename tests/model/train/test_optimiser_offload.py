@@ -1,6 +1,8 @@
 """Optimiser offload: the same weights and moments bit for bit, in steps, after a resumption, on shards and in a run."""
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -141,12 +143,17 @@ def test_the_memory_of_states_is_the_hosts():
     """Nothing but the rounded weights is the device's: 2 bytes of a parameter that trains."""
     model = layers()
     trained = [p for n, p in model.named_parameters() if n != "3.weight"]
-    optimiser = OffloadedOptimiser(optimiser_of(model, "adamw"), BF16)
+    optimiser = OffloadedOptimiser(optimiser_of(model, "adamw", BF16), BF16)
     assert all(p.dtype == BF16 for p in trained)
     host = {bucket.memory.untyped_storage().data_ptr() for bucket in optimiser.buckets}
     held = [t for p in trained for t in (*optimiser.state[p].values(), getattr(p, MASTER))]
     assert {t.untyped_storage().data_ptr() for t in held} == host
     assert sum(t.numel() for t in held) == sum(3 * p.numel() + 1 for p in trained)
+    backward(model, 0, BF16)
+    gone = weakref.ref(optimiser.buckets[0])
+    del model, optimiser, trained, held
+    gc.collect()
+    assert gone() is None, "a stage's host memory is free for the next"
 
 
 def of_shards(here):
