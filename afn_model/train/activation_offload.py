@@ -90,7 +90,6 @@ class Saved:
         self.host = offload.arena.take(tensor, self)
         self.there: Tensor | None = tensor
         lane = offload.outward
-        lane.behind(offload.inward)  # memory that is used again: what was read from it has been read
         with torch.no_grad():
             self.moving = lane.copy(self.host, tensor, lane.reached())
 

@@ -52,7 +52,8 @@ class HostGradients:
             self.following[self.last] = parameter
         self.passed[parameter], self.last = None, parameter
         following = self.following.get(parameter)
-        if following is not None and following in self.norms and following not in self.coming:
+        if following in self.norms and following not in self.passed and following not in self.coming:
+            assert following is not None
             self.fetch(following)
 
     def fetch(self, parameter: nn.Parameter) -> None:

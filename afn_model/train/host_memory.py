@@ -91,11 +91,6 @@ class Lane:
             to.copy_(of, non_blocking=True)
             return self.stream.record_event()
 
-    def behind(self, other: Lane) -> None:
-        """What is copied from now on waits for all that the other lane has been given."""
-        if self.stream is not None and other.stream is not None:
-            self.stream.wait_stream(other.stream)
-
     def reached(self) -> Any:
         """An event behind all that the current stream has been given; None on a CPU."""
         return None if self.stream is None else torch.cuda.current_stream(self.stream.device).record_event()

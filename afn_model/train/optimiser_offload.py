@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ class OffloadedOptimiser(torch.optim.Optimizer):
                 if name == MASTER:
                     setattr(parameter, MASTER, there)
                     parameter.data = parameter.data.to(self.compute)
-                    parameter.register_post_accumulate_grad_hook(self.collect)
+                    parameter.register_post_accumulate_grad_hook(collector(self))
                 else:
                     cut = isinstance(state, DTensor)
                     self.state[parameter][name] = DTensor(there, state._spec, requires_grad=False) if cut else there
@@ -226,6 +227,17 @@ class OffloadedOptimiser(torch.optim.Optimizer):
         self.gradients.clear()
         if self.sums is not None:
             self.sums.clear()
+
+
+def collector(optimiser: OffloadedOptimiser) -> Callable[[Tensor], None]:
+    """A hook that does not keep the optimiser: a cycle through a hook is never found to be garbage."""
+    held = weakref.ref(optimiser)
+
+    def collect(parameter: Tensor) -> None:
+        if (found := held()) is not None:
+            found.collect(parameter)
+
+    return collect
 
 
 def view(memory: Tensor, at: int, like: Tensor) -> Tensor:

@@ -24,15 +24,12 @@ class LateLane:
     """What ``afn_model.train.host_memory.Lane`` promises, and no more: a copy is made when somebody waits for it."""
 
     def __init__(self, device):
-        self.queue, self.done, self.first = [], 0, ()
+        self.queue, self.done = [], 0
         LANES.append(self)
 
     def copy(self, to, of, *after):
-        self.queue.append((TensorPlace(to), TensorPlace(of), (*after, *self.first)))
+        self.queue.append((TensorPlace(to), TensorPlace(of), after))
         return self, len(self.queue)
-
-    def behind(self, other):
-        self.first = ((other, len(other.queue)),)
 
     def reached(self):
         return None  # the stream that computes is never behind

@@ -66,6 +66,7 @@ def test_two_blocks_inputs_are_on_the_device(offload):
     assert all(torch.equal(a, b) for a, b in zip(found, gradients(None), strict=True))
     assert max(kept for kept, _ in seen) == 12
     assert max(there for _, there in seen) == 2, "beside those that a block has been given again"
+    assert [there for _, there in seen].count(0) == 2, "one block ahead, but for the first block in each backward"
     gc.collect()
     assert offload.arena.live == 0
     assert len(offload.arena.chunks) == 1

@@ -64,7 +64,6 @@ def test_what_a_machine_has(tmp_path, monkeypatch):
 
 def test_on_a_cpu_a_copy_is_done_when_it_returns():
     lane, to = Lane(CPU), torch.zeros(3)
-    lane.behind(Lane(CPU))
     assert lane.copy(to, torch.ones(3), lane.reached()) is None
     lane.wait(None)
     assert to.tolist() == [1, 1, 1]
