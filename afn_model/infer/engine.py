@@ -446,6 +446,8 @@ class Engine:
         if answer.finish.reason is None and (text := answer.finish.end(reason)) and answer.on_text is not None:
             answer.on_text(text)
         del self.growing[answer.sequence]
+        if answer.sequence.slot >= 0:
+            self.runner.sampler.release(answer.sequence.slot)
         self.scheduler.finish(answer.sequence)
         for key in answer.sequence.keys if error is not None else ():
             self.pool.forget(key)
