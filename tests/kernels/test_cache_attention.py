@@ -112,6 +112,9 @@ def test_members_of_a_group_read_the_prefix_of_the_first():
     assert torch.equal(ak.decode_attention(**i, impl="cpu"), expected)
     with pytest.raises(ValueError, match="page 0 of sequence 1 is 1000000, outside the"):
         ak.decode_attention(**i | {"prefix_lengths": torch.tensor([0, 40])}, impl="cpu")
+    i["block_table"][0, 1] = 10**6  # before the window of the first, in that of the second
+    with pytest.raises(ValueError, match="a length or a page is not there"):
+        ak.decode_attention(**i, window=(30, 0), impl="cpu")
 
 
 def shared() -> dict[str, torch.Tensor]:
