@@ -241,12 +241,14 @@ class Engine:
         self.audio.release(windows)
         return request
 
-    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
+    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> Sequence:
         """Computes the full pages of what prompts will begin with, which they then find.
 
-        Its windows must be held until the scheduler has nothing more to do.
+        Its windows must be held until that is done, or until ``scheduler.finish`` has ended it.
         """
-        self.scheduler.add(Sequence(prompt, 0, priority=priority))
+        sequence = Sequence(prompt, 0, priority=priority)
+        self.scheduler.add(sequence)
+        return sequence
 
     @torch.inference_mode()
     def step(self) -> list[Growing]:

@@ -32,7 +32,7 @@ def audio_prompt(before: list[int], windows: int, after: list[int], tokens: int 
 
 
 @dataclass
-class Told:
+class StepNote:
     """A step's part in what the memory has noted of it."""
 
     tokens: int
@@ -108,7 +108,7 @@ class StubEngine:
         self.slots: dict[int, int] = {}  # the token last drawn in each
         self.answers: dict[Sequence, Drawing] = {}
         self.pending: list[tuple[Sequence, int]] | None = None
-        self.steps: list[Told] = []
+        self.steps: list[StepNote] = []
         self.computed: Counter[Sequence] = Counter()  # prompt tokens
         self.encoded = self.restored = 0
 
@@ -200,7 +200,7 @@ class StubEngine:
         seconds = costs.step + costs.window * len(step.windows) + costs.row * len(step.rows)
         seconds += sum(costs.chunk(chunk.start, chunk.stop) for chunk in step.chunks)
         seconds += costs.key * sum(step.places)
-        self.steps.append(Told(sum(chunk.stop - chunk.start for chunk in step.chunks), len(step.rows), seconds))
+        self.steps.append(StepNote(sum(chunk.stop - chunk.start for chunk in step.chunks), len(step.rows), seconds))
         for page, payload in step.restored:
             self.restored += 1
             self.memory[page] = payload

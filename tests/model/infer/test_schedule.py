@@ -233,6 +233,18 @@ def test_nobody_waits_for_pages_that_those_who_wait_hold():
     assert [one.said for one in (first, second, urgent)] == [one.expected() for one in (first, second, urgent)]
 
 
+def test_a_token_on_its_way_is_not_drawn_again():
+    """Of two equal requests the second is preempted, and what it needs is in the pages of the first."""
+    stub = StubEngine(6, slots=2, ahead=True)
+    answers = stub.add(text(20), 200)
+    stub.step()
+    answers += stub.add(text(20), 200)
+    stub.run()
+    assert answers[1].sequence.preemptions
+    assert [one.said for one in answers] == [one.expected() for one in answers]
+    stub.check_empty()
+
+
 def test_drafts_change_no_token_and_save_steps():
     counts = {}
     for name, wrong in (("right", 0), ("half wrong", 2), ("all wrong", 1)):
