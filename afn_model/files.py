@@ -136,7 +136,7 @@ def model_folder(folder: str | Path) -> Path:
         merged = folder.parent / "model"
         if (merged / "config.json").exists():
             raise ValueError(f"{folder}: a LoRA adapter, not a model; the model with it is {merged}")
-        raise ValueError(f"{folder}: a LoRA adapter, not a model; afn_model.train.lora.load applies it to its base")
+        raise ValueError(f"{folder}: a LoRA adapter, not a model; --adapter {folder} puts it on its base, --model")
     if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         return folder
     models = sorted(str(file.parent) for depth in ("*", "*/*") for file in folder.glob(f"{depth}/config.json"))

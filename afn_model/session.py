@@ -33,6 +33,8 @@ class Session:
         rote: reading of the rotary time embedding; what the folder says if None.
         strict: an error where a recording is longer than the model takes or its last mp3 frame is incomplete.
         on_step: called with (tensors read, all tensors) while weights are read.
+        read: reads the model, as ``weights.checkpoint.load``, which does so if None: called with (AFNext, folder), and
+            dtype, device, rote and on_step.
 
     Raises:
         ValueError: no such folder, no tokenizer in it, no such device, no GPU where one is asked for, or a dtype that
@@ -48,19 +50,22 @@ class Session:
         rote: str | None = None,
         strict: bool = False,
         on_step: Callable[[int, int], Any] | None = None,
+        read: Callable[..., AFNext] | None = None,
     ):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype {dtype}: weights are floating point")
         self._model: AFNext | None = None
         self._engine: Engine | None = None
         self._loading = Lock()
-        self.folder, self.dtype, self.rote, self.on_step = folder, dtype, rote, on_step
+        self.folder, self.dtype, self.rote, self.on_step, self.read = folder, dtype, rote, on_step, read or load
         self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = _device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device}: PyTorch finds no GPU (afn doctor says what there is)")
+        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {device}: the last GPU here is cuda:{torch.cuda.device_count() - 1}")
 
     @property
     def model(self) -> AFNext:
@@ -68,7 +73,7 @@ class Session:
         with self._loading:
             if self._model is None:
                 options = {"dtype": self.dtype, "device": self.device, "rote": self.rote, "on_step": self.on_step}
-                self._model = load(AFNext, self.folder, **options)
+                self._model = self.read(AFNext, self.folder, **options)
             return self._model
 
     @property
@@ -78,7 +83,7 @@ class Session:
         model = self.model
         with self._loading:
             if self._engine is None:
-                self._engine = Engine(model)
+                self._engine = Engine(model, self.processor)
             return self._engine
 
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:

@@ -1,9 +1,10 @@
 """Files in object storage, on the hub and on the web, through fsspec: they are looked up, listed and read by range.
 
 ``s3://``, ``gs://``, ``az://``, ``hf://`` and ``memory://`` are read as soon as fsspec and the package of the scheme
-are there; ``http://`` and ``https://`` only where the environment says ``AFN_ALLOW_HTTP=1``. What may pass (a lost
-connection, a busy server) is tried again, at most five times in some eight seconds. File systems are made in each
-process: those with an event loop do not survive a fork.
+are there; ``http://`` and ``https://`` only where the environment says ``AFN_ALLOW_HTTP=1``, without redirects from
+the internet into a private network (``afn_model.redirects``). What may pass (a lost connection, a busy server) is
+tried again, at most five times in some eight seconds. File systems are made in each process: those with an event loop
+do not survive a fork.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
+
+from afn_model.redirects import RefusedRedirect, guarded
 
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
 SILENT = 30.0  # seconds after which a web server that sends nothing has failed
@@ -120,8 +123,14 @@ def join(folder: str | os.PathLike, path: str) -> str:
     return posixpath.join(folder.rstrip("/"), path)
 
 
+def bare(path: str) -> str:
+    """A path, of a web address without its query, which may be a signature with slashes in it."""
+    return path.partition("?")[0] if is_url(path) and _scheme(path) in HTTP else path
+
+
 def parent(path: str) -> str:
     """The folder of a file; of ``s3://bucket`` itself."""
+    path = bare(path)
     begin = _URL.match(path)
     if begin is None:
         return os.path.dirname(path)
@@ -178,12 +187,15 @@ def _options(scheme: str) -> dict[str, Any]:
     from fsspec.config import conf
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENT, sock_read=SILENT)
-    return {"client_kwargs": {"timeout": timeout, **conf.get(scheme, {}).get("client_kwargs", {})}}
+    given = {"timeout": timeout, "trace_configs": [guarded()]}
+    return {"client_kwargs": {**given, **conf.get(scheme, {}).get("client_kwargs", {})}}
 
 
 def _problem(url: str, error: Exception) -> tuple[StorageError, bool]:
     """What is wrong, in one line, and whether it may pass."""
     cause = error.__cause__
+    if refusal := next((one for one in (error, cause) if isinstance(one, RefusedRedirect)), None):
+        return StorageError(f"{url}: {refusal}"), False
     if (
         isinstance(error, FileNotFoundError)
         and isinstance(cause, Exception)

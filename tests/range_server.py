@@ -19,6 +19,7 @@ class RangeServer(ThreadingHTTPServer):
         ranges: whether parts are sent; else the whole file always is.
         errors: statuses that the next requests get.
         forbidden: names that get a 403.
+        redirects: names that are elsewhere, and where.
     """
 
     daemon_threads = True
@@ -30,6 +31,7 @@ class RangeServer(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, str | None]] = []
         self.errors: list[int] = []
         self.forbidden: set[str] = set()
+        self.redirects: dict[str, str] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
@@ -69,6 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         server.asked.append((self.command, name, wanted))
         status = server.errors.pop(0) if server.errors else 403 if name in server.forbidden else 200
+        if name in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[name])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         data = server.files.get(name)
         if status == 200 and data is None:
             status = 404

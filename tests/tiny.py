@@ -80,6 +80,11 @@ def save_tiny(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def without_finish(said: str) -> str:
+    """What is said on stderr without the lines about answers that ``--max-new-tokens`` cut off."""
+    return "".join(line for line in said.splitlines(keepends=True) if "finish length" not in line)
+
+
 def noise(seconds: float, seed: int = 0, rate: int = 16_000, channels: int = 1) -> np.ndarray:
     """[n] or [n, channels] samples of a random melody in noise, different for every seed."""
     rng = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from afn_model.hashing import text_key
 from afn_model.ranges import FIRST, BytesFile, LocalBytes, RemoteBytes, open_bytes
 from afn_model.storage import NoSuchFile, StorageError, is_url, state
 
-MARK = ".tar#"
+MARK = re.compile(r"\.tar(?:\?[^#]*)?#")  # of a web address the query belongs to the file
 MAGIC = b"afntar2\n"
 MEMBERS = np.dtype([("name", "<u8"), ("begin", "<i8"), ("bytes", "<i8")])
 _HEADER = struct.Struct("<8sqqq32s32s32s")  # magic; bytes, mtime in ns, last header of the tar; digests: see _Archive
@@ -36,13 +37,14 @@ _DAMAGE = (tarfile.TarError, ValueError, ArithmeticError, MemoryError, Recursion
 
 def is_member(source) -> bool:
     """Whether an audio source names a member of a tar file."""
-    return isinstance(source, str) and MARK in source
+    return isinstance(source, str) and MARK.search(source) is not None
 
 
 def split_path(path: str) -> tuple[str, str]:
     """(tar file, member) of ``x.tar#member``."""
-    at = path.index(MARK) + len(MARK)
-    return path[: at - 1], path[at:]
+    found = MARK.search(path)
+    assert found is not None
+    return path[: found.end() - 1], path[found.end() :]
 
 
 def read_member(path: str, first: int = FIRST) -> bytes | RemoteBytes:

@@ -17,9 +17,9 @@ from importlib import import_module
 from typing import Any
 
 from afn_model.ranges import BytesFile, open_bytes
-from afn_model.storage import FileState, NoSuchFile, StorageError, is_url, state
+from afn_model.storage import FileState, NoSuchFile, StorageError, bare, is_url, state
 
-MARKS = (".parquet#", ".arrow#")
+MARK = re.compile(r"\.(?:parquet|arrow)(?:\?[^#]*)?#")  # of a web address the query belongs to the file
 _CELL = re.compile(r"(\d+)\.(\d+):(.+?)(?:\[(\d+)\])?", re.S)
 _OPEN = 16  # tables a process keeps open
 _CONTINUES = b"\xff\xff\xff\xff"
@@ -33,13 +33,14 @@ def _pyarrow(name: str = "pyarrow") -> Any:
 
 def is_cell(source) -> bool:
     """Whether an audio source names a cell of a table."""
-    return isinstance(source, str) and any(mark in source for mark in MARKS)
+    return isinstance(source, str) and MARK.search(source) is not None
 
 
 def split_cell(path: str) -> tuple[str, str]:
     """(file, cell) of ``x.parquet#cell``."""
-    at = min(path.index(mark) + len(mark) for mark in MARKS if mark in path)
-    return path[: at - 1], path[at:]
+    found = MARK.search(path)
+    assert found is not None
+    return path[: found.end() - 1], path[found.end() :]
 
 
 def cell_path(file: str, group: int, row: int, column: str, item: int | None = None) -> str:
@@ -106,7 +107,7 @@ def _open_table(process: int, file: str, now: FileState) -> ParquetTable | Arrow
     except ImportError:
         raise ValueError(f"{file}: needs pyarrow: pip install pyarrow") from None
     try:
-        return (ArrowTable if file.lower().endswith(".arrow") else ParquetTable)(file, now)
+        return (ArrowTable if bare(file).lower().endswith(".arrow") else ParquetTable)(file, now)
     except StorageError:
         raise
     except (pa.ArrowException, OSError, ValueError, IndexError, EOFError, struct.error) as error:

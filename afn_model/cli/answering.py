@@ -8,20 +8,15 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from afn_model.cli.messages import show_error
-from afn_model.cli.recordings import STDIN, AnswerFile, expand, part_about
+from afn_model.cli.each import about_each
+from afn_model.cli.messages import show_finish
+from afn_model.cli.prompts import CAPTION, DETAILED_CAPTION, transcribing
+from afn_model.cli.recordings import STDIN, expand, part_about
 
 if TYPE_CHECKING:
     from afn_model.infer.answer import Answer
     from afn_model.infer.sampling_params import SamplingParams
     from afn_model.session import Session
-
-TRANSCRIBE = "Transcribe the input speech."
-CAPTION = "Generate a caption for the input audio."
-DETAILED_CAPTION = (
-    "Generate a detailed caption for the input audio. "
-    "In the caption, transcribe all spoken content by all speakers in the audio precisely."
-)
 
 
 def opening(args: Namespace) -> list[dict]:
@@ -53,77 +48,58 @@ def print_answer(
         options |= {"on_text": on_text, "on_progress": bar.on_progress}
         (answer,) = session.answer([conversation], params, **options)
     print(flush=True)
+    if not quiet:
+        show_finish(answer.finish, f"after {answer.answer_tokens} tokens")
     return answer
 
 
-def ask(args: Namespace) -> None:
-    from afn_model.cli.session import AnswerBar, as_json, open_session, sampling_params
-
-    if not args.audio and (os.path.isfile(args.question) or args.question == STDIN):
+def ask(args: Namespace) -> int:
+    if not args.audio and not args.list and (os.path.isfile(args.question) or args.question == STDIN):
         raise ValueError(f"{args.question}: a recording without a question")
+    if args.each:
+        return about_each(args, args.question)
+    given = {
+        "--format": args.format,
+        "--out-dir": args.out_dir,
+        "--out": args.out,
+        "--chunk-seconds": args.chunk_seconds,
+    }
+    if found := next((name for name, value in given.items() if value is not None), None):
+        raise ValueError(f"{found} is for questions about every recording by itself: --each")
+    ask_once(args)
+    return 0
+
+
+def ask_once(args: Namespace) -> None:
+    """One question about all recordings together."""
+    from afn_model.cli.session import AnswerBar, as_json, open_session, sampling_params, set_end
+
+    set_end(args)
     if args.audio.count(STDIN) > 1:
         raise ValueError("standard input is one recording, given once")
+    files = expand(args.audio, args.list) if args.audio or args.list else []
     stream = sys.stdout.isatty() and not (args.json or args.no_stream)
     params = sampling_params(args)
-    conversation = question_about(args.audio, args.question, args)
-    with open_session(args) as session:
-        if stream:
-            print_answer(session, conversation, params, quiet=args.quiet)
-            return
-        with AnswerBar(quiet=args.quiet) as bar:
-            (answer,) = session.answer([conversation], params, on_progress=bar.on_progress)
-    row = as_json(answer, args.audio, args.question, args)
+    conversation = question_about(files, args.question, args)
+    try:
+        with open_session(args) as session:
+            if stream:
+                print_answer(session, conversation, params, quiet=args.quiet)
+                return
+            with AnswerBar(quiet=args.quiet) as bar:
+                (answer,) = session.answer([conversation], params, on_progress=bar.on_progress)
+    except ValueError as error:
+        if files and "the model's context is" in str(error):
+            raise ValueError(f"{error}; --start and --end ask about a part, --each in pieces") from None
+        raise
+    row = as_json(answer, files, args.question, args)
     print(json.dumps(row, ensure_ascii=False) if args.json else answer.text)
-
-
-def about_each(args: Namespace, question: str) -> int:
-    """The same question about every recording, in batches; with several recordings, each answer after its file.
-
-    Returns:
-        the exit code: 1 where a recording could not be answered about, and the others were.
-    """
-    from afn_model.audio.source import is_pipe
-    from afn_model.cli.session import MAY_BE_GIVEN, AnswerBar, as_json, open_session, same_in_all, sampling_params
-    from afn_model.infer.answer import BATCH_TOKENS
-
-    params = sampling_params(args)
-    given = expand(args.audio, args.list)
-    out = None if args.out is None else AnswerFile(args.out, dict.fromkeys(MAY_BE_GIVEN) | same_in_all(question, args))
-    # What comes through a pipe is another recording every time, whatever the pipe's name.
-    files = given if out is None else [file for file in given if file not in out.done or is_pipe(file)]
-    if not files:
-        if not args.quiet:
-            print(f"afn: {args.out} has answers about all {len(given)} recordings", file=sys.stderr)
-        return 0
-    conversations = [question_about([file], question, args) for file in files]
-
-    def show(file: str, answer: Answer) -> None:
-        row: dict[str, Any] = as_json(answer, [file], question, args)
-        if out is not None:
-            out.write(row)
-        elif args.json:
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-        else:
-            print(answer.text if len(given) == 1 else f"{file}: {answer.text}", flush=True)
-
-    failed, limits = 0, {"batch_size": args.batch, "batch_tokens": args.batch_tokens or BATCH_TOKENS}
-    with open_session(args) as session, AnswerBar(len(files), quiet=args.quiet) as bar:
-        for place, found in session.answers(conversations, params, on_progress=bar.on_progress, **limits):
-            bar.done()
-            if isinstance(found, ValueError):
-                if args.fail_fast:
-                    raise found
-                failed += 1
-                show_error(found)
-            else:
-                show(files[place], found)
-    if failed and len(files) > 1:
-        print(f"afn: {failed} of {len(files)} recordings could not be used", file=sys.stderr)
-    return 1 if failed else 0
+    if not args.quiet:
+        show_finish(answer.finish, f"after {answer.answer_tokens} tokens")
 
 
 def transcribe(args: Namespace) -> int:
-    return about_each(args, TRANSCRIBE)
+    return about_each(args, transcribing(args), spoken=True)
 
 
 def caption(args: Namespace) -> int:

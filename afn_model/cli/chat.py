@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.answering import opening, print_answer
 from afn_model.cli.messages import show_error
+from afn_model.cli.recordings import expand
 
 if TYPE_CHECKING:
     from afn_model.infer.sampling_params import SamplingParams
@@ -21,15 +22,20 @@ def chat(args: Namespace) -> None:
 
     params = sampling_params(args)
     with open_session(args) as session:
-        talk(session, params, opening(args), quiet=args.quiet)
+        attached = [attach(file, session) for file in expand(args.audio)] if args.audio else []
+        talk(session, params, opening(args), attached, quiet=args.quiet)
 
 
-def talk(session: Session, params: SamplingParams, start: list[dict], *, quiet: bool = False) -> None:
-    """Turn after turn, from the messages that a conversation starts with; each turn computes what is new in it."""
+def talk(
+    session: Session, params: SamplingParams, start: list[dict], attached: list[dict], *, quiet: bool = False
+) -> None:
+    """Turn after turn, from the messages that a conversation starts with and the recordings that the first one is
+    about; each turn computes what is new in it.
+    """
     interactive = sys.stdin.isatty()
     if interactive:
         print(CHAT_HELP, file=sys.stderr)
-    messages, attached = start, []
+    messages = start
     while True:
         try:
             line = input("> " if interactive else "").strip()

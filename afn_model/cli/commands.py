@@ -115,9 +115,9 @@ COMMANDS = {
         (options.add_question, *ANSWERING, options.add_part, options.add_json),
         "ask a question about recordings",
     ),
-    "transcribe": Command(transcribe, LISTENING, "write down what is said"),
+    "transcribe": Command(transcribe, (*LISTENING, options.add_speech), "write down what is said"),
     "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
-    "chat": Command(chat, ANSWERING, "talk about recordings, turn after turn"),
+    "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True
     ),

@@ -34,6 +34,18 @@ def install_extra(name: str) -> str:
     return f"pip install 'afn-kernels[{name}]'"
 
 
+def show_finish(finish: str, about: str, file: str = "") -> None:
+    """Says why an answer ended, where the model did not end it; ``about`` is its length, or which pieces are meant."""
+    why = {
+        "length": f"cut off {about} (--max-new-tokens, or the model's context)",
+        "repetition": "ended as it went round in circles",
+    }
+    if finish != "stop":
+        where = f"{shown(file)}: " if file else ""
+        said = why.get(finish, "not ended by the model")
+        print(f"afn: {where}the answer was {said}: finish {finish}", file=sys.stderr)
+
+
 def show_warning(message: Warning, *_: Any) -> None:
     """Stands in for ``warnings.showwarning``."""
     print(f"afn: warning: {shown(' '.join(str(message).split()))}", file=sys.stderr)

@@ -18,7 +18,7 @@ from afn_model.infer.answer import Answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
 
-MAY_BE_GIVEN = ("system", "start", "end")  # options that decide what is asked about what
+MAY_BE_GIVEN = ("system", "start", "end", "adapter", "quantize")  # options that decide what is asked about what
 REDRAWN = 0.1  # seconds between two looks of a progress line
 
 
@@ -71,16 +71,17 @@ class AnswerBar:
         if not self.shown or (stage == self.stage and now - self.drawn < REDRAWN):
             return
         self.stage, self.drawn = stage, now
+        several = self.files > 1 or (self.bar is not None and self.bar.n > 0)
+        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining} left" if several else "{desc} {elapsed}"
         if self.bar is None:
-            several = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining} left"
-            form = several if self.files > 1 else "{desc} {elapsed}"
             self.bar = tqdm(total=self.files, bar_format=form, leave=False)
+        self.bar.bar_format = form
         self.bar.set_description_str(said_of(stage, conversations, done, total, self.files))
 
-    def done(self) -> None:
-        """A recording is done: makes way for its line of output until the next step."""
+    def done(self, share: float = 1.0) -> None:
+        """A recording, or a share of one, is done: makes way for its line of output until the next step."""
         if self.bar is not None:
-            self.bar.n += 1
+            self.bar.n += share
             self.bar.clear()
 
 
@@ -97,26 +98,49 @@ def open_session(args: Namespace) -> Iterator[Session]:
     """The session that the options of ``options.add_model`` ask for, with a progress bar while weights are read."""
     if args.quiet:
         warnings.simplefilter("ignore")
-    with LoadingBar(f"Loading {args.model}", quiet=args.quiet) as bar:
-        yield Session(
-            args.model,
-            dtype=dtype_of(args.dtype),
-            device=args.device,
-            rote=args.rote,
-            strict=args.strict,
-            on_step=bar.on_step,
-        )
+    read = None
+    if args.adapter or args.quantize:
+        from afn_model.cli.weights import reader
+
+        read = reader(args.adapter, args.quantize)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads or threads)
+    try:
+        with LoadingBar(f"Loading {args.model}", quiet=args.quiet) as bar:
+            yield Session(
+                args.model,
+                dtype=dtype_of(args.dtype),
+                device=args.device,
+                rote=args.rote,
+                strict=args.strict,
+                on_step=bar.on_step,
+                read=read,
+            )
+    finally:
+        torch.set_num_threads(threads)
 
 
 def sampling_params(args: Namespace) -> SamplingParams:
     """What the options of ``options.add_sampling`` ask for."""
     return SamplingParams(
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=1024 if args.max_new_tokens is None else args.max_new_tokens,
         repetition_penalty=args.repetition_penalty,
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
     )
+
+
+def set_end(args: Namespace) -> None:
+    """Puts ``--end`` in the place of ``--duration``.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if args.duration is not None and args.end is not None:
+        raise ValueError("--end and --duration both say where the part of a recording ends")
+    if args.duration is not None:
+        args.end = (args.start or 0.0) + args.duration
 
 
 def same_in_all(question: str, args: Namespace) -> dict[str, Any]:

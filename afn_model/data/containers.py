@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from afn_model.audio import tables
-from afn_model.audio.shards import MARK, is_member, open_archive, split_path
+from afn_model.audio.shards import is_member, open_archive, split_path
 from afn_model.data.corpus_files import CorpusFiles
 from afn_model.data.records import audios_of, parse_sample
 from afn_model.files import fingerprint_of
 from afn_model.storage import FileState, NoSuchFile, join, states
 
-MARKS = tuple(mark.encode() for mark in (MARK, *tables.MARKS))
+MARK = re.compile(rb"\.(?:tar|parquet|arrow)[?#]")  # of what may name a recording in one
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from afn_model.data.foreign import Columns
 from afn_model.files import read_json
 from afn_model.storage import (
     StorageError,
+    bare,
     check_allowed,
     expand,
     forget,
@@ -102,14 +103,14 @@ def locate(corpus: str | Path) -> CorpusFiles:
 
 
 def _kind(name: str) -> str | None:
-    lower = name.lower()
+    lower = bare(name).lower()
     kinds = {".parquet": "tables", ".arrow": "tables", ".tar": "tars", ".jsonl": "lines"}
     return next((kind for ending, kind in kinds.items() if lower.endswith(ending)), None)
 
 
 def _may_be_folder(name: str) -> bool:
     """Storage is not asked where the name says that it is a file."""
-    return not is_url(name) or "." not in posixpath.basename(name.rstrip("/"))
+    return not is_url(name) or "." not in posixpath.basename(bare(name).rstrip("/"))
 
 
 def _common(files: tuple[str, ...]) -> str:

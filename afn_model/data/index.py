@@ -27,7 +27,7 @@ import numpy as np
 
 from afn_model.audio.shards import is_member
 from afn_model.data.containers import (
-    MARKS,
+    MARK,
     ContainerState,
     container_state,
     container_states,
@@ -259,7 +259,7 @@ def _read(line: bytes, check, measure, folder: str) -> _Told | ValueError | None
         if is_url(folder):
             for source in sources_of(record):
                 join(folder, source)  # raises
-        containers = containers_of(record) if any(mark in line for mark in MARKS) else set()
+        containers = containers_of(record) if MARK.search(line) else set()
         if measure == "all" or (measure and not seconds):
             seconds = measured_duration(record, folder)
         return _Told(seconds, containers, not seconds and bool(sources_of(record)))

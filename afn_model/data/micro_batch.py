@@ -59,7 +59,10 @@ class GlobalBatch:
 
     Attributes:
         wait: seconds that the reader waited for micro-batches.
+        following: the stream that this batch is from, for ``more``; None where there is none.
     """
+
+    following: Iterator[GlobalBatch] | None = None
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class GlobalBatch:
         self.position, self.seen, self.supervised, self.ends_chunk = position, seen, supervised, ends_chunk
         self.wait, self._read = 0.0, []
         self._each: list[Callable[[MicroBatch], MicroBatch]] = []
+        self._more: list[GlobalBatch] = []
 
     def through(self, change: Callable[[MicroBatch], MicroBatch]) -> GlobalBatch:
         """This batch; its micro-batches go through ``change`` as they are read."""
@@ -113,10 +117,26 @@ class GlobalBatch:
             self._kept, self._each = list(self), []
         return self._kept
 
+    def more(self) -> GlobalBatch:
+        """The stream's next global batch, which belongs to this step too: the next step begins after it.
+
+        All ranks must ask for it equally often.
+        """
+        assert self.following is not None, "no stream to draw from"
+        begun = time.perf_counter()
+        found = next(self.following)
+        self._more.append(found)
+        assert len(found.micro) == len(found)  # all of it is read now
+        self.wait += time.perf_counter() - begun
+        self.position, self.seen = found.position, found.seen
+        self.ends_chunk = self.ends_chunk or found.ends_chunk
+        return found
+
     @property
     def read(self) -> list[MicroBatch]:
-        """What was read so far, without batches."""
-        return self._kept if self._kept is not None else self._read
+        """What was read so far, without batches; of ``more`` too."""
+        own = self._kept if self._kept is not None else self._read
+        return [*own, *(micro for batch in self._more for micro in batch.read)]
 
     @property
     def bad(self) -> list[tuple[str, str]]:

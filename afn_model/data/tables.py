@@ -9,7 +9,7 @@ from typing import Any
 
 from afn_model.audio.tables import ArrowTable, ParquetTable, cell_path, features, open_table
 from afn_model.data.foreign import ANSWER, AUDIO, QUESTION, RECORDS, TRANSCRIPT, Columns, record_of
-from afn_model.storage import StorageError, join, parent
+from afn_model.storage import StorageError, bare, join, parent
 
 AUDIOS = (*AUDIO, "audios", "sounds")
 _TEXTS = ("axis", "task", "source")  # of a record with messages, where they are text
@@ -101,7 +101,7 @@ def _kind(kind) -> str:
 
 
 def _rows(table, file: str, found: _Columns, inside, columns: Columns) -> Iterator[tuple[str, dict | ValueError]]:
-    number, name = 0, inside(file)
+    number, name = 0, inside(bare(file))
     for group, count in enumerate(table.rows):
         plain = table.read(group, found.plain) if found.plain else [{} for _ in range(count)]
         heard = _recordings(table, file, group, found, inside) if found.audio else [None] * count

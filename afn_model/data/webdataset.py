@@ -15,7 +15,7 @@ from typing import Any
 from afn_model.audio.shards import walk
 from afn_model.data.foreign import ANSWER, RECORDS, TRANSCRIPT, Columns, record_of
 from afn_model.data.tables import with_audios
-from afn_model.storage import ahead, is_url
+from afn_model.storage import ahead, bare, is_url
 
 AUDIO = frozenset("flac wav mp3 ogg oga opus m4a m4b aac mp4 webm wma aif aiff au caf w64 amr".split())  # noqa: SIM905
 _THREADS = 8  # tar files in storage that are looked through at once
@@ -44,7 +44,7 @@ def rows(
                 if isinstance(members, ValueError):
                     raise members
                 record = _record(members, inside(file), columns)
-                record.setdefault("id", f"{posixpath.basename(file).removesuffix('.tar')}/{key}")
+                record.setdefault("id", f"{posixpath.basename(bare(file)).removesuffix('.tar')}/{key}")
             except ValueError as error:
                 record = error
             yield f"{file}, sample {key}", record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,10 @@ from afn_model.infer.engine import Engine, Growing, Request
 from afn_model.infer.generate import explained
 from afn_model.infer.pages import PAGE
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.text_stream import TextStream
 from afn_model.prompt.conversation import Turn, is_conversation, read_conversation
 
 if TYPE_CHECKING:
+    from afn_model.network.network import Network
     from afn_model.prompt.batch import Batch, Prepared
     from afn_model.prompt.processor import AFNextProcessor
 
@@ -35,7 +35,8 @@ class Answer:
     Args:
         text: the answer.
         prompt_tokens, answer_tokens: how many; the stop token is not counted.
-        finish: "stop" where the model ended the answer, "length" where ``max_new_tokens`` or the context did.
+        finish: "stop" where the model or a stop string ended the answer, "length" where ``max_new_tokens`` or the
+            context did, "repetition" where it went in circles.
         seconds: "read", spent on this conversation's recordings; "load", on the weights, if they were read for it;
             "first_token", from the end of reading to the first token; "total", from the start of reading to the last.
         together: conversations that were being answered when its first token came, this one included.
@@ -141,7 +142,6 @@ class _Conversation:
     loaded: float = 0.0
     together: int = 0
     request: Request | None = None
-    streams: list[TextStream] = field(default_factory=list)
 
     def needs(self, params: SamplingParams) -> int:
         """Tokens of prompt and answers."""
@@ -214,20 +214,21 @@ class _Run:
         given: Any = self.model if isinstance(self.model, (torch.nn.Module, Engine)) else self.model()
         first.loaded = time.perf_counter()
         if isinstance(given, Engine):
+            given.processor = given.processor or self.processor
             return given
         wanted = -(-max(self.batch_tokens, first.needs(self.params)) // PAGE) + self.batch_size * self.params.n
         if engine is None or (engine.pool.pages < wanted and not engine.growing):
-            return Engine(given, pages=wanted, slots=self.batch_size * self.params.n)
+            return Engine(given, self.processor, pages=wanted, slots=self.batch_size * self.params.n)
         return engine
 
     def begin(self, engine: Engine, one: _Conversation) -> None:
         """A conversation is answered from now on."""
         packed = self.packed(one)
         (one.request,) = engine.add(packed, self.params, keys=[one.index])
+        self.tell("prefill", [one.index], 0, len(one.prepared.ids))
         for place, growing in zip(self.places(one.index), one.request.answers, strict=True):
             if self.on_text is not None:
-                one.streams.append(TextStream(self.processor.decode, partial(self.on_text, place)))
-                growing.on_token = one.streams[-1]
+                growing.on_text = partial(self.on_text, place)
 
     def packed(self, one: _Conversation) -> Batch:
         return self.processor.pack([one.prepared])
@@ -240,6 +241,8 @@ class _Run:
             first = one.request.answers[0].sequence
             tokens = max(len(answer.tokens) for answer in one.request.answers)
             if tokens:
+                if not one.together:
+                    self.tell("prefill", [one.index], len(one.prepared.ids), len(one.prepared.ids))
                 one.together = one.together or len(running)
                 growing.append(one.index)
                 longest = max(longest, tokens)
@@ -251,21 +254,18 @@ class _Run:
     def ended(self, engine: Engine, one: _Conversation) -> Iterator[tuple[int, Answer | ValueError]]:
         """The answers to a conversation."""
         assert one.request is not None
-        for stream in one.streams:
-            stream.close()
         for place, growing in zip(self.places(one.index), one.request.answers, strict=True):
             if growing.error is not None:
                 problem = explained(engine.model, self.packed(one), 0, growing)
                 yield place, ValueError(f"{self.where(one.index)}{problem}")
                 continue
-            stopped = growing.reason == "stop"
-            ids = growing.tokens[:-1] if stopped else growing.tokens
+            ids = growing.finish.answer
             now = time.perf_counter()
             first, last = (growing.times or [now])[0], (growing.times or [now])[-1]
             yield (
                 place,
                 Answer(
-                    text=self.processor.decode(ids),
+                    text=growing.finish.text,
                     prompt_tokens=len(one.prepared.ids),
                     answer_tokens=len(ids),
                     finish=growing.reason or "abort",

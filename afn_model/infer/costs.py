@@ -38,8 +38,8 @@ class Costs:
 
     def most(self, start: int, seconds: float) -> int:
         """The most prompt tokens from ``start`` on that take no longer than ``seconds``."""
-        if seconds <= 0 or seconds == math.inf:
-            return 0 if seconds <= 0 else 2**31
+        if not 0 < seconds < math.inf:
+            return 2**31 if seconds > 0 else 0
         linear = self.token + self.pair * start
         if not self.pair:
             return math.floor(seconds / linear) if linear else 2**31

@@ -23,6 +23,8 @@ from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
 from afn_model.infer.costs import Costs
 from afn_model.infer.drafts import Draft
+from afn_model.infer.finish import END_OF_THINKING, Finish, Reason
+from afn_model.infer.grammar import Grammars, GrammarState
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.runner import Launched, Runner
@@ -34,6 +36,7 @@ from afn_model.network.positions import rotary_positions
 if TYPE_CHECKING:
     from afn_model.network.network import Network
     from afn_model.prompt.batch import Batch
+    from afn_model.prompt.processor import AFNextProcessor
 
 AUDIO_BYTES = 4 << 30  # features of audio windows that are kept: 2,200 windows of a released model, 18 hours
 
@@ -51,7 +54,10 @@ class Growing:
         sequence: its place in the schedule.
         key: of its random numbers.
         on_token: called with each token, stop tokens left out.
+        on_text: called with its text, piece by piece.
+        finish: decides when it ends.
         draft: what it is expected to be.
+        grammar: what its next token may be.
         logprobs: of the tokens.
         reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
         error: what went wrong.
@@ -62,10 +68,13 @@ class Growing:
     sample: int
     sequence: Sequence
     key: int
+    finish: Finish
     on_token: Callable[[int], Any] | None = None
+    on_text: Callable[[str], Any] | None = None
+    grammar: GrammarState | None = None
     draft: Draft | None = None
     logprobs: list[float] = field(default_factory=list)
-    reason: str | None = None
+    reason: Reason | None = None
     error: Exception | None = None
     times: list[float] = field(default_factory=list)
 
@@ -94,6 +103,7 @@ class Engine:
 
     Args:
         model: the model. Its weights must not change while the engine holds keys and values (``clear``).
+        processor: of the model; text, and with it stop strings, grammars and a cap on thinking, needs it.
         pages: of keys and values, 64 tokens each; None takes what is free on a GPU, and 46,080 tokens elsewhere.
         slots: answers that grow at the same time, at most.
         chunk: tokens of prompts computed in one step, at most.
@@ -104,6 +114,7 @@ class Engine:
         offload: where pages go that others need, and come back from.
         ahead: whether a step begins before the tokens of the one before it are known; None is where there is a GPU.
         graphs: whether steps that only decode are CUDA graphs; None is where there is a GPU.
+        kv_dtype: of keys and values: ``torch.float8_e4m3fn`` holds twice as many; that of the model if None.
         clock: seconds.
 
     Raises:
@@ -113,6 +124,7 @@ class Engine:
     def __init__(
         self,
         model: Network,
+        processor: AFNextProcessor | None = None,
         *,
         pages: int | None = None,
         slots: int = 64,
@@ -123,11 +135,13 @@ class Engine:
         offload: HostPages | None = None,
         ahead: bool | None = None,
         graphs: bool | None = None,
+        kv_dtype: torch.dtype | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         chunk = (256 if deterministic else 8192) if chunk is None else chunk
-        pages = default_pages(model) if pages is None else pages
-        self.model, self.clock, self.deterministic = model, clock, deterministic
+        pages = default_pages(model, kv_dtype or model.dtype) if pages is None else pages
+        self.model, self.processor = model, processor
+        self.clock, self.deterministic = clock, deterministic
         self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
         self.offload = offload
         self.pool = PagePool(pages, None if offload is None else self._save)
@@ -145,10 +159,12 @@ class Engine:
         )
         graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs
         size = {"pages": pages, "slots": slots, "chunk": chunk}
-        self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs)
+        self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs, kv_dtype=kv_dtype)
         self.growing: dict[Sequence, Growing] = {}
         self.seated: dict[int, tuple[Sequence, int]] = {}
         self.drafting: list[Growing] = []
+        self.led: list[Growing] = []  # answers whose next token the host has a say in
+        self.grammars: Grammars | None = None
         self.ahead = model.device.type == "cuda" if ahead is None else ahead
         self.pending: Launched | None = None
         self.requests = self.steps = 0
@@ -220,8 +236,12 @@ class Engine:
         windows = [span.digest for span in prompt.windows]
         for sample in range(params.n):
             sequence = Sequence(prompt, limit, priority=priority, leader=leader)
-            answer = Growing(request, sample, sequence, hashed(params.seed or 0, key, sample))
-            if prediction and not self.deterministic:
+            answer = Growing(
+                request, sample, sequence, hashed(params.seed or 0, key, sample), self._finish(params, limit)
+            )
+            if params.grammar is not None:
+                answer.grammar = self._grammars(params).start(params.grammar)
+            if prediction and not self.deterministic and answer.grammar is None and params.max_thinking_tokens is None:
                 answer.draft = Draft(prediction)
                 self.drafting.append(answer)
             request.answers.append(answer)
@@ -238,6 +258,8 @@ class Engine:
                 raise
             self.audio.hold(windows)
             self.growing[sequence] = answer
+            if answer.grammar is not None or params.max_thinking_tokens is not None:
+                self.led.append(answer)
         self.audio.release(windows)
         return request
 
@@ -266,7 +288,7 @@ class Engine:
             self.steps += 1
             launched = self._launch(step)
         before, self.pending = self.pending, None
-        if launched is not None and self.ahead and not self.drafting:
+        if launched is not None and self.ahead and not self.drafting and not self.led:
             self.pending, launched = launched, None
         grown = [] if before is None else self._take(before)
         if launched is not None:
@@ -281,7 +303,10 @@ class Engine:
         for sequence in (*step.rows, *(chunk.sequence for chunk in step.verified)):
             self._seat(sequence)
         try:
-            launched = self.runner.launch(step)
+            self.led = [answer for answer in self.led if answer.reason is None]
+            forced = {one.sequence: one.finish.forced for one in self.led if one.finish.forced is not None}
+            grammars = {one.sequence: one.grammar for one in self.led if one.grammar is not None}
+            launched = self.runner.launch(step, forced, grammars)
         except Exception as error:
             for chunk in step.chunks:
                 chunk.sequence.computed = chunk.start  # nobody may go on from there
@@ -395,20 +420,47 @@ class Engine:
 
     def _grown(self, answer: Growing, token: int, logprob: float, now: float) -> None:
         answer.logprobs.append(logprob)
-        if answer.draft is not None:
-            answer.draft.grown(answer.tokens)
+        answer.times[1:] = [now]
         if not answer.times:
             answer.times.append(now)
-        stop = token in (answer.request.params.stop_token_ids or ())
-        if not stop and answer.on_token is not None:
+        if answer.draft is not None:
+            answer.draft.grown(answer.tokens)
+        finish, ended = answer.finish, False
+        if answer.grammar is not None:
+            answer.grammar.accept(token)
+            ended = answer.grammar.ended
+        text = finish.feed(token, ended=ended)
+        if answer.on_token is not None and (finish.reason != "stop" or token not in finish.stop_ids):
             answer.on_token(token)
-        if stop or len(answer.tokens) == answer.sequence.limit:
-            answer.times.append(now)
-            self._end(answer, "stop" if stop else "length")
+        if text and answer.on_text is not None:
+            answer.on_text(text)
+        if finish.reason is not None:
+            self._end(answer, finish.reason)
 
-    def _end(self, answer: Growing, reason: str, error: Exception | None = None) -> None:
+    def _finish(self, params: SamplingParams, limit: int) -> Finish:
+        """What ends an answer; text is kept where there is a processor."""
+        if self.processor is None:
+            if params.stop_strings or params.max_thinking_tokens is not None:
+                raise ValueError("stop strings and a cap on thinking need the engine's processor")
+            return Finish(params, limit)
+        end = self.processor.tokenizer.encode(END_OF_THINKING, add_special_tokens=False).ids
+        return Finish(params, limit, decode=self.processor.decode, end_of_thinking=end)
+
+    def _grammars(self, params: SamplingParams) -> Grammars:
+        if self.processor is None:
+            raise ValueError("a grammar needs the engine's processor")
+        if self.grammars is None:
+            size = self.model.config.text.vocab_size
+            self.grammars = Grammars(self.processor.tokenizer.to_str(), size, params.stop_token_ids or ())
+        return self.grammars
+
+    def _end(self, answer: Growing, reason: Reason, error: Exception | None = None) -> None:
         answer.reason, answer.error = reason, error
+        if answer.finish.reason is None and (text := answer.finish.end(reason)) and answer.on_text is not None:
+            answer.on_text(text)
         del self.growing[answer.sequence]
+        if answer.sequence.slot >= 0:
+            self.runner.sampler.release(answer.sequence.slot)
         self.scheduler.finish(answer.sequence)
         for key in answer.sequence.keys if error is not None else ():
             self.pool.forget(key)
@@ -419,11 +471,11 @@ def _nothing_saved(pages: list[tuple[bytes, bytes]]) -> list[Tensor]:
     return []
 
 
-def default_pages(model: Network) -> int:
+def default_pages(model: Network, dtype: torch.dtype) -> int:
     """Pages that the memory of a GPU has room for, less a tenth; elsewhere as many as one context has, at least 720,
     which take memory when they are first written to."""
     config = model.config.text
-    page = config.layers * 2 * PAGE * config.kv_heads * config.head_dim * model.dtype.itemsize
+    page = config.layers * 2 * PAGE * config.kv_heads * config.head_dim * dtype.itemsize
     if model.device.type == "cuda":
         return max(1, int(0.9 * torch.cuda.mem_get_info(model.device)[0]) // page)
     return max(46_080, config.max_positions) // PAGE + 64

@@ -48,7 +48,7 @@ class SavedPage:
 
     content: bytes
     payload: Tensor
-    copied: torch.cuda.Event | None = None
+    copied: torch.Event | torch.cuda.Event | None = None
 
     def complete(self) -> Tensor:
         if self.copied is not None:
@@ -265,7 +265,7 @@ def _head(folder: str, key: bytes, page: SavedPage) -> bytes:
 
 def _write(path: Path, head: bytes, page: SavedPage) -> OSError | None:
     """Writes a file that is complete or not there. It need not be on the disk yet: the checksum says whether it is."""
-    values = memoryview(page.complete().reshape(-1).view(torch.uint8).numpy())
+    values = page.complete().reshape(-1).view(torch.uint8).numpy().data
     digest = hashlib.sha256(head)
     digest.update(values)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
@@ -288,7 +288,7 @@ def _read(path: Path, key: bytes, size: int, pin: bool) -> SavedPage | None:
             if size < _BEGIN or os.fstat(file.fileno()).st_size != size:
                 return None
             data = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
-            view = memoryview(data.numpy())
+            view = data.numpy().data
             if file.readinto(view) != size or hashlib.sha256(view[32:]).digest() != view[:32]:
                 return None
         os.utime(path)

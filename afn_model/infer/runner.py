@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import afn_kernels as ak
+from afn_model.infer.grammar import GrammarState, masks
 from afn_model.infer.graphs import RowGraphs, RowInputs
 from afn_model.infer.pages import PAGE
 from afn_model.infer.sampler import Drawn, Sampler
@@ -17,6 +18,7 @@ from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Sequence as Run
 
     from afn_model.infer.audio_cache import AudioCache
@@ -61,6 +63,7 @@ class Runner:
             padded: what is computed together then has no part in any bit.
         chunk: tokens of a padded chunk.
         graphs: replay CUDA graphs where a step is rows alone.
+        kv_dtype: of keys and values; that of the model if None, or float8_e4m3fn.
     """
 
     def __init__(
@@ -73,13 +76,15 @@ class Runner:
         deterministic: bool = False,
         chunk: int = 2048,
         graphs: bool = False,
+        kv_dtype: torch.dtype | None = None,
     ):
         config = model.config.text
         shape = (config.layers, 2, pages, PAGE, config.kv_heads, config.head_dim)
         self.model, self.audio = model, audio
-        self.kv = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self.kv = torch.empty(shape, dtype=kv_dtype or model.dtype, device=model.device)
         self.sampler = Sampler(slots, config.vocab_size, model.device)
         self.deterministic, self.chunk = deterministic, chunk
+        self.share = model.device.type == "cuda" and not deterministic  # read a prompt once for all answers to it
         self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
         self.graphs: RowGraphs | None = None
         if graphs:
@@ -87,8 +92,19 @@ class Runner:
             self.graphs = RowGraphs(self._graphed, min(width, pages), model.device)
         self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
-    def launch(self, step: Step) -> Launched:
-        """Begins a step. Nothing waits for the device, unless drafts are verified."""
+    def launch(
+        self,
+        step: Step,
+        forced: Mapping[Sequence, int],
+        grammars: Mapping[Sequence, GrammarState],
+    ) -> Launched:
+        """Begins a step. Nothing waits for the device, unless drafts are verified.
+
+        Args:
+            step: what to compute.
+            forced: tokens that must be drawn.
+            grammars: what says which tokens may be drawn.
+        """
         for page, payload in step.restored:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
@@ -109,7 +125,10 @@ class Runner:
             launched.sequences = [step.rows[index] for index in drawing]
             slots = self._numbers([sequence.slot for sequence in launched.sequences])
             steps = self._numbers([step.places[index] + 1 - len(step.rows[index].prompt.ids) for index in drawing])
-            launched.drawn = drawn = self.sampler.next(scores, slots, steps)
+            states = {row: grammars[one] for row, one in enumerate(launched.sequences) if one in grammars}
+            must = self._numbers([forced.get(one, -1) for one in launched.sequences]) if forced else None
+            allowed = masks(states, self.kv.device)
+            launched.drawn = drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
             self.last.index_copy_(0, slots, drawn.token)
         return launched
 
@@ -120,7 +139,8 @@ class Runner:
                 self._forward([chunk], [], padded=self.chunk)
             tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
             return torch.cat([sampling_logits(self.model.lm_head, tile) for tile in tiles]) if tiles else self._empty
-        if self.graphs is not None and rows and not step.chunks and not step.verified:
+        alone = not step.chunks and not step.verified
+        if self.graphs is not None and rows and alone and not any(one.leader is not None for one, _ in rows):
             return self.graphs(self._inputs(rows))
         silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
         hidden = self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]
@@ -224,8 +244,9 @@ class Runner:
         for chunk in chunks:
             bounds.append(bounds[-1] + chunk.stop - chunk.start)
         cu_seqlens, schedule = self._numbers(bounds, torch.int32), None
-        if not self.deterministic and not any(chunk.start for chunk in chunks):
-            call = {"head_dim": config.head_dim, "dtype": self.kv.dtype}
+        whole = self.kv.dtype == self.model.dtype and not any(chunk.start for chunk in chunks)
+        if whole and not self.deterministic:
+            call = {"head_dim": config.head_dim, "dtype": self.model.dtype}
             longest = max(chunk.stop for chunk in chunks)
             schedule = ak.attention_schedule(cu_seqlens, total_q=bounds[-1], longest=longest, causal=True, **call)
         stops = [chunk.stop for chunk in chunks]
@@ -233,9 +254,35 @@ class Runner:
         return PagedChunks(cu_seqlens, table, self._numbers(stops, torch.int32), schedule)
 
     def _rows(self, rows: Run[tuple[Sequence, int]]) -> PagedRows:
-        lengths = [place + 1 for _, place in rows]
-        table = self._table([sequence for sequence, _ in rows], lengths)
-        return PagedRows(table, self._numbers(lengths, torch.int32))
+        sequences, lengths = [sequence for sequence, _ in rows], [place + 1 for _, place in rows]
+        if self.share and len({id(sequence.prompt) for sequence in sequences}) < len(rows):
+            return self._shared(sequences, lengths)
+        return PagedRows(self._table(sequences, lengths), self._numbers(lengths, torch.int32))
+
+    def _shared(self, sequences: list[Sequence], lengths: list[int]) -> PagedRows:
+        """Answers to one prompt beside each other, in groups of the size of the largest: the first stands for those
+        that the others lack."""
+        groups: dict[int, list[int]] = {}
+        for row, sequence in enumerate(sequences):
+            groups.setdefault(id(sequence.prompt), []).append(row)
+        size = max(map(len, groups.values()))
+        order = [row for group in groups.values() for row in group + group[:1] * (size - len(group))]
+        places = [0] * len(sequences)
+        for index, group in enumerate(groups.values()):
+            for member, row in enumerate(group):
+                places[row] = index * size + member
+        prefixes = [self._prefix([sequences[row] for row in group]) for group in groups.values()]
+        table = self._table([sequences[row] for row in order], [lengths[row] for row in order])
+        numbers = self._numbers([lengths[row] for row in order], torch.int32)
+        return PagedRows(table, numbers, self._numbers(prefixes, torch.int32), self._numbers(places))
+
+    @staticmethod
+    def _prefix(group: list[Sequence]) -> int:
+        """Tokens in pages that all of a group have."""
+        first, most = group[0].pages, (len(group[0].prompt.ids) - 1) // PAGE
+        for one in group[1:]:
+            most = next((at for at in range(most) if one.pages[at] != first[at]), most)
+        return most * PAGE
 
     def _table(self, sequences: list[Sequence], lengths: list[int]) -> Tensor:
         """[N, pages of the longest] int32."""

@@ -48,9 +48,10 @@ class SamplingParams:
         ignore_eos: the model's own stop tokens do not end an answer; ``stop_token_ids`` still do.
         max_thinking_tokens: tokens inside of ``<think>``, at most; then ``</think>`` is put there. None is no limit.
         loop_tokens: an answer whose last so many tokens are at least 4 copies of one pattern, the last one perhaps in
-            part, ends as "repetition"; 0 never ends it, which is the default so that an answer is the model's own; 256
-            is above what songs and lists repeat. At least 4.
-        grammar: what the answer must be: a JSON schema as a dictionary, or a regular expression. Needs llguidance.
+            part, ends as "repetition"; at least 4, such as 256. 0 is off: by default an answer is what the model says,
+            as elsewhere, and a chorus is not cut.
+        grammar: what the answer must be: a JSON schema as a dictionary, or a regular expression that all of it matches.
+            Needs llguidance (``afn_model.infer.grammar``).
 
     Raises:
         ValueError: a number out of range or of another type, or several greedy answers, which would all be the same.
@@ -86,6 +87,8 @@ class SamplingParams:
                 raise ValueError(f"out of range: {name}={shown(value)}; values with {what} are expected")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens={self.min_new_tokens} is above max_new_tokens={self.max_new_tokens}")
+        if self.grammar is not None and (self.min_new_tokens or self.ignore_eos):
+            raise ValueError("a grammar says when an answer ends: min_new_tokens=0 and ignore_eos=False are expected")
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"{self.n} answers to a prompt would be the same at temperature 0")
 

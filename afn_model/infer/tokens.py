@@ -130,5 +130,8 @@ def prompts_of(
         prompts.append(PromptTokens(own, spans))
         at += length
     if clip < len(clips):
-        raise ValueError(f"{len(clips)} recordings for prompts that have placeholders for {clip}")
+        tokens = sum(map(audio_tokens, (samples for windows in clips for samples in windows)))
+        raise ValueError(
+            f"{list(ids).count(audio_token_id)} audio placeholders in the prompt for {tokens} audio embeddings"
+        )
     return prompts

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import afn_kernels as ak
 
@@ -85,10 +84,49 @@ def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature
     if temperature == 1 and (hidden.is_cuda or hidden.element_size() > 2):  # elsewhere the op rounds 16-bit logits
         return ak.linear_logprob(hidden, weight, targets)
 
-    def some(hidden: Tensor, targets: Tensor) -> Tensor:
-        scores = float32_logits(hidden, weight) / temperature
-        return -F.cross_entropy(scores, targets, reduction="none")
+    return _TargetLogprobs.apply(hidden, weight, targets, temperature)
 
-    parts = zip(hidden.split(ROWS), targets.split(ROWS), strict=True)
-    found: list[Any] = [checkpoint(some, *part, use_reentrant=False) for part in parts]
-    return torch.cat(found)
+
+class _TargetLogprobs(torch.autograd.Function):
+    """The logits of ``ROWS`` rows at a time, forward and backward; the weight's gradient is summed in float32 over all
+    rows and rounded once: 32 parts that are each rounded to bfloat16 are 0.7 % off."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature = temperature
+        narrow, parts = weight.to(hidden.dtype), zip(hidden.split(ROWS), targets.split(ROWS), strict=True)
+        found = [F.cross_entropy(float32_logits(h, narrow) / temperature, t, reduction="none") for h, t in parts]
+        return -torch.cat(found)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        need_hidden, need_weight, *_ = ctx.needs_input_grad
+        narrow, slopes = weight.to(hidden.dtype), []
+        total = (
+            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if need_weight else None
+        )
+        for h, t, up in zip(hidden.split(ROWS), targets.split(ROWS), upstream[0].split(ROWS), strict=True):
+            slope = (float32_logits(h, narrow) / ctx.temperature).softmax(-1).neg_()
+            slope.scatter_add_(1, t[:, None], torch.ones_like(slope[:, :1]))
+            slope = slope.mul_(up[:, None] / ctx.temperature).to(hidden.dtype)
+            if need_hidden:
+                slopes.append(slope @ narrow)
+            if total is not None:
+                for part, columns in zip(total.split(CLASSES), slope.split(CLASSES, 1), strict=True):
+                    part += _wide_product(columns.t(), h)
+        return (
+            torch.cat(slopes) if need_hidden else None,
+            None if total is None else total.to(weight.dtype),
+            None,
+            None,
+        )
+
+
+def _wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b, float32 from the sums on."""
+    if a.element_size() <= 2 and a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a @ b if a.element_size() > 2 else a.float() @ b.float()

@@ -38,12 +38,15 @@ class PagedRows:
     Args:
         table: [R, pages] int32, the pages of each sequence in order.
         lengths: [R] int32 tokens of each sequence, the new one included.
-        prefix_lengths: [groups] int32, where as many neighbours each have the same first tokens in the same pages.
+        prefix_lengths: [groups] int32, where R / groups neighbours each have the same first tokens in the same pages,
+            which are then read once for all of them.
+        places: [rows] int64, where each row stands among the R, which have others in between; None where they are all.
     """
 
     table: Tensor
     lengths: Tensor
     prefix_lengths: Tensor | None = None
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class PagedKV:
     rows: PagedRows | None = None
     split: int | None = None
 
-    def slot_mapping(self, layer: int) -> dict[str, Tensor]:
-        """Where ``ak.rotary`` writes the new tokens' keys and values."""
-        return {"k_cache": self.kv[layer, 0], "v_cache": self.kv[layer, 1], "slots": self.slots}
+    def slot_mapping(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where new keys and values are written: both caches [pages, page, KV heads, head_dim], and the slots."""
+        return self.kv[layer, 0], self.kv[layer, 1], self.slots
 
     @property
     def fresh(self) -> bool:
@@ -97,8 +100,11 @@ class PagedKV:
             found.append(out)
         if self.rows is not None:
             rows, new = self.rows, q[at : at + self.row_tokens, None]
+            if rows.places is not None:
+                new = new.new_zeros(len(rows.table), *new.shape[1:]).index_copy_(0, rows.places, new)
             options = {"block_table": rows.table, "split": self.split, "prefix_lengths": rows.prefix_lengths}
-            found.append(ak.decode_attention(new, k_cache, v_cache, rows.lengths, **options)[:, 0])
+            out = ak.decode_attention(new, k_cache, v_cache, rows.lengths, **options)[:, 0]
+            found.append(out if rows.places is None else out[rows.places])
         padding = len(q) - at - self.row_tokens
         if padding:
             found.append(q.new_zeros(padding, *q.shape[1:]))

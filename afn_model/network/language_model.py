@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import afn_kernels as ak
@@ -16,6 +15,7 @@ from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from afn_kernels.attention.schedule import AttentionSchedule
+    from afn_model.network.fused import FP8Linear, JointLinear
     from afn_model.network.sequence_shard import SequenceShard
 
 
@@ -42,26 +42,37 @@ class CausalAttention(nn.Module):
         self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
-        self.fused: tuple[Tensor, Tensor | None] | None = None  # by network.fused, for generation
+        self.fused: JointLinear | FP8Linear | None = None  # by network.fused, for generation
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
-        if self.fused is not None and context.kv is not None and not context.kv.fresh:
-            weight, bias = self.fused
-            kv, qkv = context.kv, F.linear(x_TD, weight)
-            caches: dict[str, Any] = kv.slot_mapping(layer)
-            q = ak.qkv_rotary(qkv, context.positions, context.inv_freq, **caches, bias=bias)
-            return self.o_proj(kv.attention(q, None, None, layer).flatten(1))
+        if context.kv is not None:
+            return self.o_proj(self.cached(x_TD, context, context.kv, layer).flatten(1))
         q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if context.shared is not None:
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
-        kv = context.kv
-        cache = {} if kv is None else {"v": v, **kv.slot_mapping(layer)}
-        q, k = ak.rotary(q, k, context.positions, context.inv_freq, **cache)
-        if kv is not None:
-            return self.o_proj(kv.attention(q, k, v, layer).flatten(1))
+        q, k = ak.rotary(q, k, context.positions, context.inv_freq)
         out = ak.attention(q, k, v, causal=True, schedule=context.schedule)
         assert isinstance(out, Tensor)
         return self.o_proj(out.flatten(1))
+
+    def cached(self, x_TD: Tensor, context: ForwardContext, kv: PagedKV, layer: int) -> Tensor:
+        """Attention over paged keys and values, [T, heads, head_dim]."""
+        fused, bias = self.fused, None
+        if fused is None:
+            qkv = torch.cat([p(x_TD) for p in (self.q_proj, self.k_proj, self.v_proj)], dim=1)
+        else:
+            qkv, bias = fused.product(x_TD), fused.bias
+        caches = kv.slot_mapping(layer)
+        if not kv.fresh:
+            q = ak.qkv_rotary(qkv, context.positions, context.inv_freq, *caches, bias=bias)
+            return kv.attention(q, None, None, layer)
+        x = (qkv if bias is None else qkv + bias).unflatten(-1, (-1, self.head_dim))
+        kv_heads = kv.kv.shape[-2]
+        q, k, v = x.split((x.shape[1] - 2 * kv_heads, kv_heads, kv_heads), 1)
+        k_cache, v_cache, slots = caches
+        places = context.positions, context.inv_freq
+        q, k = ak.rotary(q, k, *places, v=v, k_cache=k_cache, v_cache=v_cache, slots=slots)
+        return kv.attention(q, k, v, layer)
 
 
 class FeedForward(nn.Module):
@@ -72,11 +83,11 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.width, config.ffn, bias=False)
         self.up_proj = nn.Linear(config.width, config.ffn, bias=False)
         self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
-        self.fused: tuple[Tensor, Tensor | None] | None = None  # by network.fused, for generation
+        self.fused: JointLinear | FP8Linear | None = None  # by network.fused, for generation
 
     def forward(self, x_TD: Tensor) -> Tensor:
         if self.fused is not None and not torch.is_grad_enabled():
-            return self.down_proj(ak.swiglu(*F.linear(x_TD, self.fused[0]).chunk(2, -1)))
+            return self.down_proj(ak.swiglu(*self.fused.product(x_TD).chunk(2, -1)))
         return self.down_proj(ak.swiglu(self.gate_proj(x_TD), self.up_proj(x_TD)))
 
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from afn_model.afnext import AFNext
 from afn_model.train import lora
 from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
-from afn_model.train.quantise import quantise
+from afn_model.train.quantise import code_base
 from afn_model.train.sft import select
-from afn_model.weights.checkpoint import DTYPES, fill, on_meta
+from afn_model.weights.checkpoint import on_meta
 from afn_model.weights.slices import StoredWeights
 
 
@@ -45,11 +44,7 @@ def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext, 
     model, stored = on_meta(AFNext, start)
     base = (stage.lora or {}).get("base")
     if base is not None:
-        part = model.language_model
-        linear = [f"language_model.{n}.weight" for n, module in part.named_modules() if isinstance(module, nn.Linear)]
-        # Memory-mapped, so that nothing is read before it is coded.
-        fill(model, {name: stored[name] for name in linear}, DTYPES[stored[linear[0]].dtype], torch.device("cpu"), None)
-        quantise(part, base, device)
+        code_base(model, stored, base, device)
     return model, StoredWeights(stored)
 
 

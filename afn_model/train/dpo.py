@@ -31,7 +31,7 @@ from afn_model.train.passes import (
     usable,
 )
 
-SUMS = ("pairs", "margin", "right", "chosen", "rejected")
+SUMS = ("pairs", "margin", "right", "chosen", "rejected", "loss")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class DPO:
         margin, counted = chosen - rejected, one.counted.to(gained.device)
         wrong = self.settings.label_smoothing
         losses = -(1 - wrong) * F.logsigmoid(margin) - wrong * F.logsigmoid(-margin)
-        found = torch.stack((torch.ones_like(margin), margin, margin > 0, chosen, rejected))  # as SUMS
+        found = torch.stack((torch.ones_like(margin), margin, margin > 0, chosen, rejected, losses))  # as SUMS
         self.sums += (counted * found.detach()).sum(1)
         return (counted * losses).sum() / total
 
@@ -170,14 +170,20 @@ class DPO:
     def metrics(self) -> dict[str, Any]:
         """Means over the pairs of all ranks, before the update: ``reward_margin`` is β m, ``reward_chosen`` and
         ``reward_rejected`` its two parts, ``accuracy`` the share of pairs with a margin above 0."""
-        sums = dict(zip(SUMS, self.gather(self.sums.double().cpu()).tolist(), strict=True))
-        names = {
-            "reward_margin": "margin",
-            "accuracy": "right",
-            "reward_chosen": "chosen",
-            "reward_rejected": "rejected",
-        }
-        return {name: sums[found] / sums["pairs"] for name, found in names.items() if sums["pairs"]}
+        return {name: value for name, value in means(self.gather(self.sums.double().cpu())).items() if name != "loss"}
+
+
+def means(sums: Tensor) -> dict[str, float]:
+    """Columns of a log from ``SUMS`` over pairs; none without pairs."""
+    found = dict(zip(SUMS, sums.tolist(), strict=True))
+    names = {
+        "loss": "loss",
+        "reward_margin": "margin",
+        "accuracy": "right",
+        "reward_chosen": "chosen",
+        "reward_rejected": "rejected",
+    }
+    return {name: found[of] / found["pairs"] for name, of in names.items() if found["pairs"]}
 
 
 def prepare_pair(

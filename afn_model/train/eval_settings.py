@@ -12,11 +12,14 @@ from afn_model.train.values import known, mapping, shown
 
 METRICS = ("exact", "f1", "wer", "cer", "score")
 LOWER = ("loss", "wer", "cer")  # of these a smaller one is better
+OWN = {"sft": ("loss",), "dpo": ("loss", "accuracy", "reward_margin"), "grpo": ("reward",)}  # by method
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """A held-out evaluation of a stage of SFT, every so many steps and after the last.
+    """A held-out evaluation of a stage, every so many steps and after the last.
+
+    Of SFT it finds the loss, of DPO also accuracy and margin, of GRPO the reward of greedy answers.
 
     Args:
         data: a dataset of the curriculum, or the path of an indexed corpus; or
@@ -25,8 +28,9 @@ class EvalSettings:
         every: optimiser steps between evaluations.
         samples: records that an evaluation takes at most, evenly drawn and always the same.
         metrics: scores of greedy answers: exact, f1, wer, cer against the record's last answer, score by its truth.
-        max_new_tokens: longest answer of those.
-        best: what the best evaluation is decided by: loss, or one of ``metrics``.
+        max_new_tokens: longest answer; of GRPO that of its own settings, if not given.
+        best: what the best evaluation is decided by: loss, or one of ``metrics``; of DPO also accuracy or
+            reward_margin, and of GRPO reward in place of loss.
         patience: evaluations without a better one after which the stage ends.
         keep_best: the checkpoint of the best one is kept and becomes the stage's model.
     """
@@ -48,8 +52,8 @@ class EvalSettings:
         return than is None or (value < than if self.best in LOWER else value > than)
 
 
-def eval_settings(raw: Mapping[str, Any], what: str) -> EvalSettings | None:
-    """The settings of a stage's ``eval``, None where it is empty.
+def eval_settings(raw: Mapping[str, Any], what: str, method: str = "sft") -> EvalSettings | None:
+    """The settings of the ``eval`` of a stage of a method, None where it is empty.
 
     Raises:
         ValueError: an unknown field, a value out of range, neither ``data`` nor ``share``, or both.
@@ -74,6 +78,7 @@ def eval_settings(raw: Mapping[str, Any], what: str) -> EvalSettings | None:
     metrics = given.get("metrics", [])
     listed = isinstance(metrics, (list, tuple)) and all(isinstance(m, str) and m in METRICS for m in metrics)
     need(listed, "metrics", f"a list of {', '.join(METRICS)}")
-    need(given.get("best", "loss") in ("loss", *metrics), "best", "loss or one of the metrics")
+    own = OWN[method]
+    need(given.get("best", own[0]) in (*own, *metrics), "best", f"{', '.join(own)} or one of the metrics")
     need(isinstance(given.get("keep_best", False), bool), "keep_best", "true or false")
-    return EvalSettings(**{**given, "metrics": tuple(dict.fromkeys(metrics))})
+    return EvalSettings(**{"best": own[0], **given, "metrics": tuple(dict.fromkeys(metrics))})

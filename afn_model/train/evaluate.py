@@ -1,4 +1,4 @@
-"""Held-out evaluation of a stage while it trains: loss and scores of records that training never sees."""
+"""Held-out evaluation of a stage while it trains: loss, rewards and scores of records that training never sees."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -21,14 +21,17 @@ from afn_model.data.index import Corpus
 from afn_model.data.loader import Loader
 from afn_model.data.micro_batch import GlobalBatch
 from afn_model.data.plan import DataConfig, question
-from afn_model.data.records import parse_sample
+from afn_model.data.records import Sample, parse_sample
 from afn_model.infer.answer import answers
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import edits, score, word_f1
 from afn_model.scoring.text import answer_in, normalise, words_in
 from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.dpo import DPO, SUMS, means
 from afn_model.train.eval_settings import EvalSettings, eval_settings
+from afn_model.train.grading import COUNTS, usable_rewards
+from afn_model.train.grpo import GRPO, check_rewards
 from afn_model.train.held_records import held_out
 from afn_model.train.sft import SFT
 from afn_model.train.update import with_audio
@@ -36,6 +39,14 @@ from afn_model.train.validate import data_config
 
 KEPT = 1 << 30  # bytes of decoded audio that a rank keeps from one evaluation to the next
 ANSWERED = 32  # records answered together
+
+
+@dataclass
+class Answered:
+    """Records, as samples, with what was said of them, and (name, reason) of those that could not be answered."""
+
+    said: list[tuple[dict, Sample, str]] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Evaluator:
@@ -48,6 +59,7 @@ class Evaluator:
         process: this rank.
         sp_group: the ranks that share every sequence with this one, if any.
         sharded: whether weights are cut over ranks.
+        method: what trains a stage of DPO or GRPO.
     """
 
     def __init__(
@@ -59,51 +71,59 @@ class Evaluator:
         process: Process,
         sp_group: SequenceParallel | None,
         sharded: bool,
+        method: DPO | GRPO | None = None,
     ):
-        settings, found = eval_settings(stage.eval, f"stage {stage.name}: eval"), held_out(curriculum, stage)
+        settings = eval_settings(stage.eval, f"stage {stage.name}: eval", stage.method)
+        found = held_out(curriculum, stage)
         assert settings is not None, "the stage has no eval"
         assert found is not None, "the stage has no eval"
+        if isinstance(method, GRPO) and stage.eval.get("max_new_tokens") is None:
+            settings = replace(settings, max_new_tokens=method.settings.max_new_tokens)
         self.settings: EvalSettings = settings
         self.model, self.processor, self.process, self.sharded = model, processor, process, sharded
         self.sp_size = 1 if sp_group is None else sp_group.size
         own = data_config(curriculum, stage)
         groups = process.world_size // self.sp_size
-        # In whole bins of the stage's context, one for each rank; a bad record is reported, and is no reason to end.
-        self.config: DataConfig = replace(own, **found, bins=groups, bad_share=1.0, on_long="cut")
-        self.method = SFT(model, gather=processes.sum_over, collect=processes.gather_objects, sp_group=sp_group)
+        # SFT: whole bins of the stage's context, one for each rank. A bad record is reported, and is no reason to end.
+        bins = groups if method is None else own.bins
+        self.config: DataConfig = replace(own, **found, bins=bins, bad_share=1.0, on_long="cut")
+        self.sft = SFT(model, gather=processes.sum_over, collect=processes.gather_objects, sp_group=sp_group)
+        self.method = copy.copy(method)  # what is counted here is not counted in training
         self.kept: list[GlobalBatch] | None = None
         self.told = False
         self.short = copy.copy(processor)
-        self.short.max_seconds, self.short.strict = stage.max_audio, False
+        self.short.max_seconds, self.short.strict = self.config.max_seconds, False
 
     def __call__(self) -> dict[str, Any]:
-        """Columns of a row: eval_loss over all supervised tokens, eval_losses by axis, eval_<metric>; on all ranks."""
+        """Columns of a row, on all ranks: of SFT ``loss``, of DPO ``pairs``, of GRPO ``rewards``, and ``scores``."""
         with undisturbed(self.model), torch.no_grad():
-            return self.loss() | (self.scores() if self.settings.metrics else {})
+            if isinstance(self.method, GRPO):
+                told = self.answered(self.records())
+                return self.rewards(told, self.method) | self.scores(told)
+            found = self.loss() if self.method is None else self.pairs(self.method)
+            if self.settings.metrics:
+                found |= self.scores(self.answered([one for one in self.records() if reference(one[1]) is not None]))
+            return found
 
     def loss(self) -> dict[str, Any]:
+        """eval_loss over all supervised tokens, and eval_losses by axis."""
         totals, samples, bad = torch.zeros(2, dtype=torch.float64), 0, []
         by_axis: dict[str, list[float]] = {}
         for batch in self.batches():
-            self.method.detailed = []
+            self.sft.detailed = []
             for micro in batch.micro:
                 samples += len(micro.samples)
                 bad += micro.bad
                 micro = with_audio(replace(micro), self.processor) if self.sharded else micro
-                self.method.loss(micro, 1.0, True)
-            for axis, (value, count) in self.method.by_axis().items():
+                self.sft.loss(micro, 1.0, True)
+            for axis, (value, count) in self.sft.by_axis().items():
                 entry = by_axis.setdefault(axis, [0.0, 0])
                 entry[0] += value
                 entry[1] += count
                 totals += torch.tensor([value, count], dtype=torch.float64)
-        self.method.detailed = []
+        self.sft.detailed = []
         value, count = processes.sum_over(totals).tolist()
-        samples, unusable = processes.sum_over(torch.tensor([float(samples), float(len(bad))])).tolist()
-        if not count:
-            raise ValueError(f"no held-out record can be used: {'; '.join(': '.join(one) for one in bad[:3])}")
-        if bad and not self.told:
-            warnings.warn(f"{len(bad)} held-out records cannot be used: {': '.join(bad[0])}", stacklevel=2)
-            self.told = True
+        counts = self.counted(samples, bad, usable=count > 0)
         merged: dict[str, list[float]] = {}
         for of_rank in processes.gather_objects(by_axis):
             for axis, (loss, tokens) in of_rank.items():
@@ -111,13 +131,65 @@ class Evaluator:
                 entry[0] += loss
                 entry[1] += tokens
         losses = {axis: loss / tokens for axis, (loss, tokens) in sorted(merged.items()) if tokens}
-        return {
-            "eval_loss": value / count,
-            "eval_losses": losses,
-            "eval_tokens": round(count),
-            "eval_samples": round(samples / self.sp_size),
-            "eval_bad": round(unusable / self.sp_size),
-        }
+        return {"eval_loss": value / count, "eval_losses": losses, "eval_tokens": round(count), **counts}
+
+    def pairs(self, method: DPO) -> dict[str, Any]:
+        """eval_loss, and the columns that DPO logs, over all pairs."""
+        sums, samples, bad = torch.zeros(len(SUMS), dtype=torch.float64), 0, []
+        for batch in self.batches():
+            # What a method finds to be bad it takes out of its batch, which comes again.
+            own = [replace(micro, bad=list(micro.bad)) for micro in batch.micro]
+            batch = GlobalBatch(own, batch.position, batch.seen)
+            for losses in method.updates(batch):
+                for loss in losses:
+                    loss()
+            sums += method.sums.double().cpu()
+            samples, bad = samples + sum(len(micro.samples) for micro in own), bad + batch.bad
+        sums = processes.sum_over(sums)
+        counts = self.counted(samples, bad, usable=bool(sums[0]))
+        return {f"eval_{name}": value for name, value in means(sums).items()} | counts
+
+    def rewards(self, told: Answered, method: GRPO) -> dict[str, Any]:
+        """eval_reward, the mean reward of greedy answers, and eval_rewards by kind."""
+        bad, samples, texts = list(told.bad), [], []
+        for record, sample, text in told.said:
+            check_rewards(sample)
+            try:
+                usable_rewards(sample, method.settings)
+            except ValueError as error:
+                bad.append((str(record.get("id", "?")), str(error)))
+                continue
+            samples.append(sample)
+            texts.append([text])
+        graded = method.grader.grade_texts(samples, texts)
+        if method.grader.asks_others:
+            asked = torch.tensor([float(method.grader.counts[name]) for name in COUNTS])
+            method.grader.require(processes.sum_over(asked).tolist())
+        bad += [(sample.id, "no reward") for sample, found in zip(samples, graded, strict=True) if not found.totals]
+        found = [(one.totals[0], one.by_kind[0]) for one in graded if one.totals]
+        everyone = [one for of_rank in processes.gather_objects(found) for one in of_rank]
+        counts = self.counted(len(found), bad, usable=bool(everyone))
+        kinds = sorted({kind for _, by_kind in everyone for kind in by_kind})
+        by_kind = {kind: fmean(each[kind] for _, each in everyone if kind in each) for kind in kinds}
+        return {"eval_reward": fmean(total for total, _ in everyone), "eval_rewards": by_kind, **counts}
+
+    def counted(self, samples: float, bad: list[tuple[str, str]], *, usable: bool) -> dict[str, int]:
+        """Columns of how many records were used and could not be, over all ranks; warns of bad ones once.
+
+        Raises:
+            ValueError: no record of any rank is ``usable``.
+        """
+        samples, unusable = processes.sum_over(torch.tensor([float(samples), float(len(bad))])).tolist()
+        if not usable:
+            raise ValueError(f"no held-out record can be used: {'; '.join(': '.join(one) for one in bad[:3])}")
+        self.warn(bad, "used")
+        return {"eval_samples": round(samples / self.sp_size), "eval_bad": round(unusable / self.sp_size)}
+
+    def warn(self, bad: list[tuple[str, str]], what: str) -> None:
+        """Says once which records are bad."""
+        if bad and not self.told:
+            warnings.warn(f"{len(bad)} held-out records cannot be {what}: {', '.join(bad[0])}", stacklevel=3)
+            self.told = True
 
     def batches(self) -> Iterator[GlobalBatch]:
         """This rank's part of all held-out records, in the same order every time."""
@@ -136,38 +208,49 @@ class Evaluator:
             yield batch
             kept.append(batch)
             size += sum(one.batch.pcm.nbytes for one in micro if one.batch is not None and one.batch.pcm is not None)
+            size += sum(clip.nbytes for one in micro for prepared in one.prepared or () for clip in prepared.clips)
             if batch.seen >= loader.samples_per_epoch:
                 break
         most = float(processes.sum_over(torch.tensor(float(size > KEPT))))
         self.kept = None if most else kept
 
-    def scores(self) -> dict[str, float]:
-        """Means over the held-out records with a true answer; error rates over all their words or characters."""
-        mine = self.records()[self.process.rank :: self.process.world_size]
-        params = SamplingParams(max_new_tokens=self.settings.max_new_tokens)
-        told: list[tuple[dict, str]] = []
-        wrong: list[ValueError] = []
+    def answered(self, records: list[tuple[str, dict]]) -> Answered:
+        """Greedy answers to this rank's share of the records."""
+        params, found = SamplingParams(max_new_tokens=self.settings.max_new_tokens), Answered()
+        mine, asked = [], []
+        for folder, record in records[self.process.rank :: self.process.world_size]:
+            try:
+                sample = parse_sample(record, folder)
+                asked.append(question(sample.turns))
+                mine.append((record, sample))
+            except ValueError as error:
+                found.bad.append((str(record.get("id", "?")), str(error)))
         with gathered(self.model) if self.sharded else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of recordings that are cut, in every evaluation again
-            asked = [question(parse_sample(record, folder).turns) for folder, record in mine]
-            for place, found in answers(self.model, self.short, asked, params, batch_size=ANSWERED) if asked else ():
-                if isinstance(found, ValueError):
-                    wrong.append(found)
+            for place, one in answers(self.model, self.short, asked, params, batch_size=ANSWERED) if asked else ():
+                if isinstance(one, ValueError):
+                    found.bad.append((mine[place][1].id, str(one)))
                 else:
-                    told.append((mine[place][1], found.text))
-        if wrong and not self.told:
-            warnings.warn(f"{len(wrong)} held-out records cannot be answered: {wrong[0]}", stacklevel=2)
-            self.told = True
-        everyone = [pair for of_rank in processes.gather_objects(told) for pair in of_rank]
+                    found.said.append((*mine[place], one.text))
+        return found
+
+    def scores(self, told: Answered) -> dict[str, float]:
+        """eval_<metric>: means over the held-out records with a true answer; error rates over all their words or
+        characters."""
+        if not self.settings.metrics:
+            return {}
+        self.warn(told.bad, "answered")
+        own = [(record, text) for record, _, text in told.said if reference(record) is not None]
+        everyone = [pair for of_rank in processes.gather_objects(own) for pair in of_rank]
         return {f"eval_{name}": scored(name, everyone) for name in self.settings.metrics}
 
     def records(self) -> list[tuple[str, dict]]:
-        """(folder, record) of the held-out records that have an answer to compare with, by number."""
+        """(folder, record) of the held-out records, by number."""
         found = []
         for name, numbers in sorted(self.config.records.items()):
             corpus = Corpus(self.config.datasets[name])
             found += [(corpus.folder, corpus[int(number)]) for number in numbers]
-        return [(folder, record) for folder, record in found if reference(record) is not None]
+        return found
 
 
 def reference(record: dict) -> str | None:

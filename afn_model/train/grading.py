@@ -84,8 +84,12 @@ class Grader:
 
     def grade(self, samples: Sequence[Sample], rollouts: Sequence[Sequence[Rollout]]) -> list[Graded]:
         """The rewards of the answers to each sample's prompt; ``counts`` is then of this call."""
+        return self.grade_texts(samples, [[self.decode(one.answer) for one in group] for group in rollouts])
+
+    def grade_texts(self, samples: Sequence[Sample], texts: Sequence[list[str]]) -> list[Graded]:
+        """The same of answers that are texts."""
         self.counts = dict.fromkeys(COUNTS, 0)
-        found = [Graded([self.decode(one.answer) for one in group], []) for group in rollouts]
+        found = [Graded(group, []) for group in texts]
         specs = [usable_rewards(sample, self.settings) for sample in samples]
         judged = self.judged(samples, specs, found)
         own = self.called(samples, specs, found)

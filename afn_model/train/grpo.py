@@ -106,7 +106,11 @@ COUNTED = (
     "mismatch",
     "compared",
     "reward",
+    "groups",
+    "equal",
+    "kept",
 )
+GROUPS = {"groups_drawn": "groups", "groups_equal": "equal", "groups_kept": "kept"}
 NAMES = (*COUNTED, *COUNTS, *(f"{what} {kind}" for kind in rewards.KINDS for what in ("sum", "count")))
 
 
@@ -118,6 +122,9 @@ class GRPO:
     w = min(p_old / p_sampler, cap), of the numbers of trainer and sampler for the same policy. N counts the answers of
     all ranks. Tokens are averaged within an answer first, so that an answer of a word and one of a page, which a blend
     of questions and captions both has, weigh the same. ``GRPOSettings`` has what others do instead.
+
+    With ``settings.dynamic_sampling`` a step draws further global batches until it has ``wanted`` groups whose rewards
+    differ (DAPO, arXiv:2503.14476, section 3.2); the next step begins behind them. All ranks draw equally often.
 
     In the first update p_old is p itself without gradient. How much the log-probabilities of sampler and trainer differ
     is logged as ``mismatch``.
@@ -135,7 +142,9 @@ class GRPO:
         context: a prompt has fewer tokens than this, and a pass at most as many unless ``settings.pass_tokens`` says
             otherwise; the model's positions if None.
         seed: of the sampling.
+        wanted: groups of a step, over all ranks, for ``settings.dynamic_sampling``.
         gather: sums a tensor over the ranks.
+        collect: lists what each rank has.
         gathered: where weights are sharded, a context in which they are whole; every pass then has audio, because all
             ranks must run all parts of the model.
 
@@ -154,7 +163,9 @@ class GRPO:
         *,
         context: int | None = None,
         seed: int = 0,
+        wanted: int = 0,
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        collect: Callable[[Any], list[Any]] = lambda value: [value],
         gathered: Callable[[AFNext], AbstractContextManager] | None = None,
     ):
         if settings.kl and reference is None:
@@ -162,12 +173,14 @@ class GRPO:
         self.model, self.processor, self.settings = model, processor, settings
         self.reference = None if reference is None else as_reference(reference)
         self.context = model.config.text.max_positions if context is None else context
-        self.seed, self.gather, self.sharded = seed, gather, gathered is not None
+        self.seed, self.wanted, self.sharded = seed, wanted, gathered is not None
+        self.gather, self.collect_objects = gather, collect
         self.gathered = gathered or nullcontext
         self.grader = Grader(settings, processor.decode)
         self.placeholder: Group | None = None
         self.tally = Tally()
         self.answers: list[dict[str, Any]] = []  # to the first prompts of the last step
+        self.draws = 0  # global batches of the last step
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """Samples and grades, then ``settings.updates`` optimiser steps, each a loss per pass.
@@ -179,9 +192,9 @@ class GRPO:
             ValueError: a sample whose rewards are malformed, by its id; a judge that grades nothing at all, a function
                 of one's own that fails for more than half of the prompts.
         """
-        self.tally, self.answers = Tally(), []
-        visit = key(self.seed, global_batch.position.chunk, global_batch.position.step)
-        groups = self.graded(*self.sampled(self.prompts(global_batch), visit))
+        self.tally, self.answers, self.draws = Tally(), [], 0
+        groups = self.groups(global_batch)
+        self.tally.add(kept=len(groups), counted=sum(float(group.counted.sum()) for group in groups))
         passes = list(self.passes(groups))
         if self.settings.kl and self.reference is not None:
             asked = reference_logprobs([one.packed for one in passes], self.reference, self.settings.temperature)
@@ -194,13 +207,47 @@ class GRPO:
             yield [partial(self.loss, one, max(total, 1.0), update) for one in passes]
         self.collect()
 
+    def groups(self, global_batch: GlobalBatch) -> list[Group]:
+        """The groups of this rank that train, those of further draws included."""
+        groups = self.drawn(global_batch)
+        for _ in range(self.settings.dynamic_sampling):
+            missing = self.wanted - round(float(self.gather(torch.tensor(float(len(groups))))))
+            if missing <= 0:
+                break
+            found = self.drawn(more := global_batch.more())
+            groups += self.chosen(found, missing, self.visit(more))
+        return groups
+
+    def visit(self, global_batch: GlobalBatch) -> int:
+        """A seed for a draw's place in the data."""
+        return key(self.seed, global_batch.position.chunk, global_batch.position.step)
+
+    def drawn(self, global_batch: GlobalBatch) -> list[Group]:
+        """The groups of one draw that train."""
+        found = self.graded(*self.sampled(self.prompts(global_batch), self.visit(global_batch)))
+        self.draws += 1
+        return found
+
+    def chosen(self, groups: list[Group], room: int, visit: int) -> list[Group]:
+        """Of a draw's groups on all ranks so many, by a hash: the same ones whatever the number of ranks.
+
+        A prompt that a draw has twice has equal groups, of which both or none are chosen.
+        """
+        keys = [key(visit, number_of(group.sample)) for group in groups if group.sample is not None]
+        everyone = sorted(one for of_rank in self.collect_objects(keys) for one in of_rank)
+        last = everyone[:room][-1] if everyone else 0
+        return [group for one, group in zip(keys, groups, strict=True) if one <= last]
+
     def prompts(self, global_batch: GlobalBatch) -> list[tuple[Sample, Prepared]]:
         """The prompts of this rank that can be used."""
 
         def read(sample: Sample, prepared: Prepared | None) -> Prepared:
             return prepare_prompt(self.processor, sample, self.settings, self.context, prepared)
 
-        return usable(global_batch, read, check_rewards)
+        found = usable(global_batch, read, check_rewards)
+        for micro in global_batch.micro:
+            micro.prepared = None  # the audio of a prompt that is left out is not kept
+        return found
 
     def sampled(
         self, prompts: list[tuple[Sample, Prepared]], visit: int
@@ -263,10 +310,11 @@ class GRPO:
             counted = torch.ones(len(group))
             if settings.mask_truncated:
                 counted = torch.tensor([float(one.finished) for one in group])
-            if settings.drop_equal and bool((totals == totals[0]).all()):
+            equal = bool((totals == totals[0]).all())
+            if settings.leaves_equal_out and equal:
                 counted = torch.zeros(len(group))
-            self.note(sample, group, found, totals, keep=number < settings.prompts)
-            self.tally.add(counted=counted.sum())
+            self.note(sample, group, found, totals, keep=number < settings.prompts and self.draws == 0)
+            self.tally.add(groups=1, equal=equal)
             if counted.any():
                 answers, said = (
                     [one.tokens for one in group],
@@ -361,12 +409,15 @@ class GRPO:
             "length": ("length", "answers"),
             "mismatch": ("mismatch", "compared"),
         }
-        if self.settings.drop_equal or self.settings.mask_truncated:
+        if self.settings.leaves_equal_out or self.settings.mask_truncated:
             means["counted"] = ("counted", "answers")
         metrics: dict[str, Any] = {name: sums[a] / sums[n] for name, (a, n) in means.items() if sums[n]}
         kinds = [kind for kind in rewards.KINDS if sums[f"count {kind}"]]
         metrics["rewards"] = {kind: sums[f"sum {kind}"] / sums[f"count {kind}"] for kind in kinds}
         metrics["mismatch_max"] = self.tally.worst
+        metrics |= {column: int(sums[name]) for column, name in GROUPS.items()}
+        if self.settings.dynamic_sampling:
+            metrics["draws"] = self.draws
         shown = [name for name in COUNTS if self.settings.judge or name.startswith("own")]
         shown = [name for name in shown if self.settings.functions or name.startswith("judge")]
         return metrics | {name: int(sums[name]) for name in shown}

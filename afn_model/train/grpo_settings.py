@@ -37,6 +37,9 @@ class GRPOSettings:
             None leaves the weight out.
         drop_equal: leave groups whose rewards are all equal out of the loss and of its mean. It is the half of DAPO's
             dynamic sampling that needs no further prompts: the batch becomes smaller, not other.
+        dynamic_sampling: the whole of it (section 3.2): ``drop_equal``, and while fewer groups than ``batch_prompts``
+            are left, as many prompts as a step has are drawn again, at most so many times; groups beyond
+            ``batch_prompts`` are left out. With fewer after the last draw the step trains on those. 0 draws none.
         overlong: so many tokens before ``max_new_tokens`` the reward begins to fall, by 1 at ``max_new_tokens`` (DAPO's
             soft overlong punishment); 0 does not punish.
         mask_truncated: leave answers that ``max_new_tokens`` has cut off out of the loss (DAPO's overlong filtering);
@@ -63,6 +66,7 @@ class GRPOSettings:
     loss: str = "answer"
     importance_cap: float | None = 2.0
     drop_equal: bool = False
+    dynamic_sampling: int = 0
     overlong: int = 0
     mask_truncated: bool = False
     prompts: int = 4
@@ -99,6 +103,8 @@ class GRPOSettings:
             raise ValueError(
                 f"overlong is {self.overlong}; 0 to below max_new_tokens {self.max_new_tokens} is expected"
             )
+        if self.dynamic_sampling < 0:
+            raise ValueError(f"dynamic_sampling is {self.dynamic_sampling}; a whole number from 0 is expected")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds is {self.max_seconds}; above 0 or null is expected")
         if not 0 < self.reward_timeout <= MOST_TIMEOUT:
@@ -107,6 +113,10 @@ class GRPOSettings:
             )
         if isinstance(self.functions, str) or not all(isinstance(name, str) for name in self.functions):
             raise ValueError(f"functions is {self.functions!r:.60}; a list of package.module:name is expected")
+
+    @property
+    def leaves_equal_out(self) -> bool:
+        return self.drop_equal or self.dynamic_sampling > 0
 
     @property
     def needs_reference(self) -> bool:

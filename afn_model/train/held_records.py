@@ -18,7 +18,7 @@ def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
     Raises:
         ValueError: a corpus that is not there or not indexed, or of whose records none can be held back.
     """
-    settings = eval_settings(stage.eval, f"stage {stage.name}: eval")
+    settings = eval_settings(stage.eval, f"stage {stage.name}: eval", stage.method)
     if settings is None:
         return None
     if settings.data is not None:
@@ -42,7 +42,7 @@ def check_held_out(curriculum: Curriculum, stage: Stage) -> None:
     Raises:
         ValueError: some are there, or there are no held-out records.
     """
-    settings = eval_settings(stage.eval, f"stage {stage.name}: eval")
+    settings = eval_settings(stage.eval, f"stage {stage.name}: eval", stage.method)
     found = held_out(curriculum, stage)
     if settings is None or found is None or settings.data is None:
         return

@@ -71,7 +71,7 @@ class RunLog:
         if self.bar is not None:
             self.bar.set_postfix_str(f"{clock(row.get('left_s'))} left", refresh=False)
             self.bar.update(100 * row.get("progress", 0.0) - self.bar.n)
-        if self.show and (row["step"] // self.every != self.said or "eval_loss" in row):
+        if self.show and (row["step"] // self.every != self.said or is_evaluation(row)):
             self.said = row["step"] // self.every
             self.say(line(row))
         return row
@@ -205,6 +205,11 @@ def memory(device: torch.device) -> float:
     return most if sys.platform == "darwin" else 1024 * most
 
 
+def is_evaluation(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a held-out evaluation."""
+    return any(name.startswith("eval_") for name in row)
+
+
 def by_axis(totals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Mean losses by data axis from (sum over tokens, tokens); an axis without tokens is left out."""
     return {axis: float(total) / float(count) for axis, (total, count) in sorted(totals.items()) if count > 0}
@@ -235,6 +240,9 @@ def line(row: Mapping[str, Any]) -> str:
         ("loss", "loss {:.4f}"),
         ("reward", "reward {:.3f}"),
         ("eval_loss", "held-out loss {:.4f}"),
+        ("eval_reward", "held-out reward {:.3f}"),
+        ("eval_accuracy", "accuracy {:.3f}"),
+        ("eval_reward_margin", "margin {:.3f}"),
         *((f"eval_{name}", f"{name} {{:.3f}}") for name in METRICS),
         ("tokens_per_s", "{:,.0f} tokens/s"),
         ("audio_hours_per_s", "{:.3g} h audio/s"),

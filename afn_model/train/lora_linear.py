@@ -157,9 +157,9 @@ def replace(
 
 
 def set_dropout(model: nn.Module, dropout: LoRADropout | None) -> None:
-    """Gives all adapters the same dropout, or none."""
+    """Gives all adapters that train the same dropout, or none; a frozen one is read whole."""
     for number, layer in enumerate(adapters(model).values()):
-        layer.dropout = dropout
+        layer.dropout = dropout if layer.lora_A.requires_grad else None
         layer.number.fill_(number)
 
 

@@ -118,7 +118,7 @@ def config_of(layers: Mapping[str, LoRALinear], saved: Iterable[str], base: str 
         "rank_pattern": other["rank"],
         "alpha_pattern": other["alpha"],
         "use_rslora": first.rslora,
-        "lora_dropout": first.dropout.share if first.dropout else 0.0,
+        "lora_dropout": next((layer.dropout.share for layer in layers.values() if layer.dropout), 0.0),
         "bias": "none",
         # Whole names: the encoder has layers of the same last names.
         "target_modules": list(names.values()),

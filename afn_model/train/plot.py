@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.plot_style import COLOURS, GREY, INK, RULE, plotting, save
-from afn_model.train.log import read_rows
+from afn_model.train.log import is_evaluation, read_rows
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Run:
                 x.append(at - 0.5)
                 y.append(math.nan)
             stage, value = row["stage"], pick(row)
-            if value is None and "eval_loss" in row:  # a held-out evaluation between two rows of training
+            if value is None and is_evaluation(row):  # a held-out evaluation between two rows of training
                 continue
             x.append(at)
             y.append(math.nan if value is None else float(value))
@@ -37,7 +37,7 @@ class Run:
     @property
     def held_out(self) -> Run:
         """The held-out evaluations alone."""
-        pairs = [(row, at) for row, at in zip(self.rows, self.at, strict=True) if "eval_loss" in row]
+        pairs = [(row, at) for row, at in zip(self.rows, self.at, strict=True) if is_evaluation(row)]
         return Run([row for row, _ in pairs], [at for _, at in pairs], self.starts)
 
     def has(self, name: str) -> bool:
@@ -133,8 +133,8 @@ def losses(run: Run, plt: Any) -> Any:
         label = "without an axis" if name == "all" else name.replace("_", " ")
         curve(axes, run, lambda row, name=name: (row.get("losses") or {}).get(name), colour, label)
     curve(axes, run, lambda row: None if row.get("reward") is not None else row.get("loss"), INK, "all", width=2.0)
-    if run.held_out.rows:
-        curve(axes, run.held_out, lambda row: row["eval_loss"], GREY, "held out", width=2.0)
+    if run.has("eval_loss"):
+        curve(axes, run.held_out, lambda row: row.get("eval_loss"), GREY, "held out", width=2.0)
     axes.set(title="Loss by data axis", ylabel="cross-entropy per supervised token, nats")
     axes.set_ylim(bottom=0)
     return finish(figure, [axes], run)
@@ -153,6 +153,8 @@ def rewards(run: Run, plt: Any) -> Any:
         colour = COLOURS[number % len(COLOURS)]
         curve(axes[0], run, lambda row, name=name: (row.get("rewards") or {}).get(name), colour, name.replace("_", " "))
     curve(axes[0], run, lambda row: row.get("reward"), INK, "all", width=2.0)
+    if run.has("eval_reward"):
+        curve(axes[0], run.held_out, lambda row: row.get("eval_reward"), GREY, "held out", width=2.0)
     axes[0].set(title="Reward by kind", ylabel="mean reward, 0 to 1", ylim=(-0.02, 1.02))
     for panel, (name, text), colour in zip(axes[1:], drift, COLOURS, strict=False):
         curve(panel, run, lambda row, name=name: row.get(name), colour, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from afn_model.checks import shown
 from afn_model.train.lora_settings import BASES
+from afn_model.weights.checkpoint import DTYPES, Stored, fill
+
+if TYPE_CHECKING:
+    from afn_model.network.network import Network
 
 # The 16 levels of NF4: quantiles of N(0, 1) divided by the largest, seven below zero, zero, and eight above.
 NF4 = (
@@ -170,3 +174,22 @@ def quantise(model: nn.Module, kind: str, device: torch.device | str | None = No
         if layer.bias is not None:
             layer.bias.requires_grad_(False)
         model.set_submodule(name, coded)
+
+
+def code_base(model: Network, stored: dict[str, Stored], kind: str, device: torch.device) -> list[str]:
+    """Reads the language model's linear layers one after the other, and puts their codes in their place.
+
+    Args:
+        model, stored: as ``on_meta`` returns them.
+        kind: "int8" or "nf4".
+        device: where the codes go.
+
+    Returns:
+        The names of the weights that have been read.
+    """
+    part = model.language_model
+    linear = [f"language_model.{n}.weight" for n, module in part.named_modules() if isinstance(module, nn.Linear)]
+    # Memory-mapped, so that nothing is read before it is coded.
+    fill(model, {name: stored[name] for name in linear}, DTYPES[stored[linear[0]].dtype], torch.device("cpu"), None)
+    quantise(part, kind, device)
+    return linear

@@ -80,6 +80,9 @@ class StageRun:
         layout: RunLayout,
         process: Process,
         options: Options,
+        *,
+        allow_changes: Collection[str] = (),
+        init_from: Path | None = None,
     ):
         self.curriculum, self.stage, self.options = curriculum, stage, options
         self.layout, self.process = layout, process
@@ -109,8 +112,7 @@ class StageRun:
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep, pin=process.device.type == "cuda")
         self.finite = FiniteCheck(stage.name)
-        self.allow_changes: Collection[str] = ()
-        self.init_from: Path | None = None
+        self.allow_changes, self.init_from = allow_changes, init_from
         self.saved = -1  # step of the newest checkpoint
         self.left_out = [0.0, 0.0]  # recordings cut and samples dropped since the last row
         self.done = Progress()
@@ -145,11 +147,13 @@ class StageRun:
         if isinstance(self.settings, DPOSettings):
             return DPO(*given, context=context, gather=gather, sharded=sharded)
         whole = gathered if sharded else None
-        return GRPO(*given, context=context, seed=self.curriculum.seed, gather=gather, gathered=whole)
+        options = {"wanted": self.stage.batch_prompts, "gather": gather, "collect": processes.gather_objects}
+        return GRPO(*given, context=context, seed=self.curriculum.seed, **options, gathered=whole)
 
     def make_evaluator(self) -> Evaluator:
         given = (self.curriculum, self.stage, self.model, self.processor, self.process, self.sp_group)
-        return Evaluator(*given, self.stage_model.sharded)
+        method = None if self.settings is None else self.method
+        return Evaluator(*given, self.stage_model.sharded, method)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
@@ -196,7 +200,8 @@ class StageRun:
         models = 1 + len(self.curriculum.milestones(stage.name))
 
         def look_for_room() -> None:
-            warn(stage.name, check_room(self.folder, self.model, self.layout, models), strict=self.options.strict)
+            found = check_room(self.folder, self.model, self.layout, models, stage.optimiser)
+            warn(stage.name, found, strict=self.options.strict)
 
         agreed(process, look_for_room)
         if process.rank == 0:
@@ -231,6 +236,7 @@ class StageRun:
                 detailed = done.step % self.layout.log_every == 0 or done.step + 1 == stage.steps
                 tick = time.perf_counter()
                 global_batch = next(global_batches)
+                global_batch.following = global_batches
                 wait, work = time.perf_counter() - tick, Counter(dict.fromkeys(WORK, 0.0))
                 global_batch.through(partial(self.count, work))
                 if self.stage_model.sharded:
@@ -254,7 +260,7 @@ class StageRun:
                 meter.step(**totals["work"], wait_s=wait + global_batch.wait, step_s=time.perf_counter() - tick)
                 self.note_bad(global_batch)
                 if stage.method != "sft":  # these read audio themselves, after the loader has counted bad samples
-                    bad.add(global_batch.micro, global_batch.ends_chunk)
+                    bad.add(global_batch.read, global_batch.ends_chunk)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
                 if window:

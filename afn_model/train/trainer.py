@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +16,11 @@ from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage
 from afn_model.train.lock import locked
+from afn_model.train.planner import check_host
 from afn_model.train.prepare import agreed, announce, finished_stages, prepare
 from afn_model.train.stage_run import Options, StageRun, sp_size
 from afn_model.train.validate import MODEL, check
+from afn_model.weights.config_json import read_config
 
 
 def train(
@@ -75,6 +79,8 @@ def train(
                     held.enter_context(locked(out))
                 done = finished_stages(stages, out, allow_changes, curriculum)
                 todo = [stage for stage in stages if stage.name not in done]
+                for stage in todo:
+                    look_for_host_memory(stage, for_stage(layout, stage), Path(base), process.world_size)
                 for name in sorted(done):
                     announce(f"{name}: done before", options.show)
                 prepare(curriculum, todo, Path(base), show=options.show, strict=options.strict)
@@ -84,7 +90,8 @@ def train(
             for stage in () if dry_run else stages:
                 if stage.name not in done:
                     first = Path(init_from) if init_from and stage is stages[0] else None
-                    run_stage(curriculum, stage, Path(base), out, layout, process, options, allow_changes, first)
+                    given = curriculum, stage, Path(base), out, for_stage(layout, stage), process, options
+                    run_stage(partial(StageRun, *given, allow_changes=allow_changes, init_from=first))
                     # Only now is the stage's model garbage, which the next one would be loaded beside.
                     gc.collect()
                     if process.device.type == "cuda":
@@ -99,21 +106,15 @@ def train(
             processes.stop()
 
 
-def run_stage(
-    curriculum: Curriculum,
-    stage: Stage,
-    base: Path,
-    out: Path,
-    layout: RunLayout,
-    process: Process,
-    options: Options,
-    allow_changes: Collection[str],
-    init_from: Path | None,
-) -> None:
+def look_for_host_memory(stage: Stage, layout: RunLayout, base: Path, ranks: int) -> None:
+    """ValueError where a machine has too little memory for what a stage offloads."""
+    if layout.offload_optimiser or layout.offload_activations:
+        check_host(read_config(base), stage, layout, ranks, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def run_stage(begin: Callable[[], StageRun]) -> None:
     """One stage from its model's loading to its end; no reference to the model is left."""
-    run = StageRun(curriculum, stage, base, out, for_stage(layout, stage), process, options)
-    run.allow_changes = allow_changes
-    run.init_from = init_from
+    run = begin()
     with contextlib.closing(run):
         run.run()
     processes.barrier()

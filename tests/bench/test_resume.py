@@ -89,7 +89,8 @@ def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path, warm):
     (tmp_path / "tones.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     index.build(tmp_path / "tones.jsonl")
     plan = (tmp_path / "tones.yaml").read_text()
-    grpo = "method: grpo\n    batch_prompts: 4\n    grpo: {group: 4, max_new_tokens: 6, prompts: 2}\n    "
+    settings = "{group: 4, max_new_tokens: 6, prompts: 2, dynamic_sampling: 2}"
+    grpo = f"method: grpo\n    batch_prompts: 4\n    grpo: {settings}\n    "
     (tmp_path / "tones.yaml").write_text(plan.replace("trains: all", f"{grpo}trains: all"))
     found = []
     for ranks in (1, 2):
@@ -101,10 +102,12 @@ def test_grpo_on_two_ranks_is_grpo_on_one(tmp_path, warm):
         found.append([json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()])
     for one, two in zip(*found, strict=True):
         assert one["reward"] == pytest.approx(two["reward"])
-        assert one["tokens"] == two["tokens"]
+        for name in ("tokens", "draws", "groups_drawn", "groups_equal", "groups_kept"):
+            assert one[name] == two[name], name
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3, abs=1e-5)
     assert any(row["grad_norm"] for row in found[0])
+    assert any(row["draws"] > 1 for row in found[0])
     for ranks in (1, 2):
         kept = [
             json.loads(line) for line in (tmp_path / f"run-{ranks}" / "all" / "answers.jsonl").read_text().splitlines()

@@ -131,12 +131,13 @@ def test_the_log_has_the_columns_of_the_table(folder, said):
     rows = map(json.loads, (folder / "runs/first/lora/log.jsonl").read_text().splitlines())
     columns = {name for row in rows if "eval_loss" in row for name in row}
     always = {"stage", "step", "progress", "seconds", "left_s", "bad"}
-    assert columns - always | {f"eval_{name}" for name in METRICS} == evaluated
+    of_others = {"reward", "rewards", "accuracy", "reward_margin", "reward_chosen", "reward_rejected"}
+    assert columns - always | {f"eval_{name}" for name in {*METRICS, *of_others}} == evaluated
     found = set()
     for log in (folder / "runs").glob("*/*/log.jsonl"):
         found |= json.loads(log.read_text().splitlines()[0]).keys()
     asked = {"judge_asked", "judge_failed", "own_asked", "own_failed"}
-    assert found | asked | {"counted"} == documented
+    assert found | asked | {"counted", "draws"} == documented
 
 
 def test_python_blocks_run(folder, said, monkeypatch):

@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from afn_model import storage
+from afn_model import redirects, storage
 from afn_model.audio.decode import load_audio
 from afn_model.audio.shards import index_places
 from afn_model.cli import main
@@ -164,6 +164,26 @@ def test_the_web_is_read_where_that_is_switched_on(server, monkeypatch):
         load_audio(f"{server.url}/a")
     with pytest.raises(StorageError, match=r"^ftp://h/a: no address that is read; s3, gs"):
         load_audio("ftp://h/a")
+
+
+def test_a_public_server_does_not_redirect_into_a_private_network(server, monkeypatch):
+    server.files["b"] = b"12345"
+    port = server.server_port
+    server.redirects = {"a": f"{server.url}/b", "in": f"http://localhost:{port}/b", "relative": "/b"}
+    where = {"localhost": ["10.0.0.1"], "127.0.0.1": ["127.0.0.1"]}
+
+    async def addresses(host):
+        return where[host]
+
+    monkeypatch.setattr(redirects, "addresses", addresses)
+    monkeypatch.setattr(storage, "_systems", {})
+    assert [read_range(f"{server.url}/{name}", 1, 3, 5) for name in ("a", "relative", "in")] == [b"23"] * 3
+    where["127.0.0.1"] = ["1.1.1.1"]
+    server.since()
+    for read in (lambda url: read_range(url, 1, 3, 5), state, lambda url: storage.read_first(url, 5)):
+        with pytest.raises(StorageError, match=r"/in: 127.0.0.1 redirects to localhost, an address of a private net"):
+            read(f"{server.url}/in")
+    assert {name for _, name, _ in server.asked} == {"in"}
 
 
 def test_what_may_pass_is_tried_again_and_not_for_ever(server):

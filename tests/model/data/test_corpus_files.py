@@ -116,6 +116,20 @@ def test_every_form_gives_the_same_batches_from_here_and_from_storage(tmp_path, 
         assert torch.equal(batch.batch.pcm, like.pcm), (name, remote)
 
 
+def test_a_signed_address_is_what_its_path_says(tmp_path, server):
+    pytest.importorskip("pyarrow", reason="pyarrow reads Parquet files")
+    written(tmp_path)
+    processor = tiny.processor()
+    for name, kind in (("t-0.tar", "tars"), ("t-0.parquet", "tables"), ("t.jsonl", "lines")):
+        address = f"{server.url}/t/{name}?sig=a/b.jsonl%2B&x=1"
+        assert (locate(address).kind, locate(address).folder) == (kind, f"{server.url}/t")
+        server.files[f"t/{name}?sig=a/b.jsonl%2B&x=1"] = (tmp_path / name).read_bytes()
+        if kind != "lines":
+            there, here = batches(address, processor)[1], batches(str(tmp_path / name), processor)[1]
+            assert torch.equal(there.batch.pcm, here.batch.pcm)
+            assert [sample.id for sample in there.samples] == [sample.id for sample in here.samples]
+
+
 def test_a_long_recording_in_storage_is_not_fetched_whole(tmp_path, server):
     for kind, first in (("WAV", 3), ("FLAC", 1)):
         long = clip(60, kind)

@@ -230,15 +230,18 @@ def test_progress(pair):
     told = []
     talks, params = conversations()[:3], SamplingParams(max_new_tokens=5, stop_token_ids=())
     answer(model, processor, talks, params, batch_size=2, on_progress=lambda *step: told.append(step))
-    expected = [("read", [0], 0, 1), ("read", [1], 0, 1), *[("decode", [0, 1], done, 5) for done in range(1, 6)]]
-    expected += [("read", [2], 0, 1), *[("decode", [2], done, 5) for done in range(1, 6)]]
+    tokens = [len(processor(talk).input_ids) for talk in talks]
+    reading = [[("read", [i], 0, 1), ("prefill", [i], 0, tokens[i])] for i in range(3)]
+    read = [("prefill", [i], tokens[i], tokens[i]) for i in range(3)]
+    expected = [*reading[0], *reading[1], *read[:2], *[("decode", [0, 1], done, 5) for done in range(1, 6)]]
+    expected += [*reading[2], read[2], *[("decode", [2], done, 5) for done in range(1, 6)]]
     assert told == expected
     told.clear()
     engine = Engine(model, chunk=128)
     long = asked("What is said?", noise(12.0))
     answer(engine, processor, long, params, on_progress=lambda *step: told.append(step))
     tokens = len(processor(long).input_ids)
-    assert [step for step in told if step[0] == "prefill"] == [("prefill", [0], done, tokens) for done in (128, 256)]
+    assert [done for stage, _, done, _ in told if stage == "prefill"] == [0, 128, 256, tokens]
 
 
 def test_an_engine_keeps_what_it_has_computed(pair):

@@ -1,17 +1,20 @@
-"""The page pool beside a model of it, with a canary in every page."""
+"""The page pool beside a model of it, with a canary in every page, and pages in memory and files behind it."""
 
 import ast
 import random
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from afn_model.infer import pages as module
+from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import OutOfPages, PagePool, page_key
 
 SIZE = 4  # tokens of a page here
@@ -30,7 +33,7 @@ class NoPageLeft(Exception):
     """The pool has refused, as it should."""
 
 
-class Answer:
+class PagedAnswer:
     def __init__(self, tokens):
         self.tokens, self.pages, self.keys = list(tokens), [], []
 
@@ -46,14 +49,18 @@ class Answer:
 class PagedAnswers:
     """Answers that share pages as the engine's do, and what the pool should know of each page."""
 
-    def __init__(self):
+    def __init__(self, folder):
         self.memory = [[None] * SIZE for _ in range(PAGES)]
-        self.host = {}
+        self.folder, self.host = folder, None
+        self.loaded = Counter()  # where pages were found
         self.serial = 0
         self.log = []
         self.restart()
 
     def restart(self):
+        if self.host is not None:
+            self.host.close(keep=len(self.log) % 2 == 0)
+        self.host = HostPages(4 * 8 * SIZE, self.folder, 30 * 400)
         self.pool = PagePool(PAGES, self.evicted)
         self.answers = []
         self.published, self.recency = {}, []  # key: (page, content); cached pages, the next to be evicted first
@@ -61,7 +68,7 @@ class PagedAnswers:
     # -- what the engine does
 
     def add(self, tokens):
-        answer = Answer(tokens)
+        answer = PagedAnswer(tokens)
         full = len(tokens) // SIZE
         found = []
         for page in range(full):
@@ -117,7 +124,7 @@ class PagedAnswers:
             answer.pages[-1] = new
 
     def fork(self, answer):
-        other = Answer(answer.tokens)
+        other = PagedAnswer(answer.tokens)
         self.hold(answer.pages)
         other.pages = list(answer.pages)
         self.answers.append(other)
@@ -200,16 +207,23 @@ class PagedAnswers:
         self.recency = [other for other in self.recency if other != page]
 
     def save(self, key, content, values):
-        self.host[key] = (content, list(values))
+        self.host.save(key, content, torch.tensor(values).view(1, 1, SIZE, 1, 1))
+        assert self.host.load(key, content).flatten().tolist() == values
 
     def load(self, answer, page):
-        content, values = self.host.get(answer.key(page), (None, None))
-        return values if content == answer.content(page) else None
+        key = answer.key(page)
+        there = "memory" if key in self.host._memory else "folder" if key in self.host else "nowhere"
+        payload = self.host.load(key, answer.content(page))
+        self.loaded[there] += 1
+        assert (payload is None) == (there == "nowhere")
+        return None if payload is None else payload.flatten().tolist()
 
     def check(self):
         self.pool.check(answer.pages for answer in self.answers)
         assert self.pool.free + self.pool.cached + self.pool.used == PAGES
         assert (self.pool.used, self.pool.cached) == (len(self.held()), len(self.recency))
+        assert self.host.bytes <= self.host.capacity
+        assert self.host.disk.bytes <= self.host.disk.capacity
         for answer in self.answers:
             rows = [value for page in answer.pages for value in self.memory[page]]
             assert rows[: len(answer.tokens)] == canaries(answer.tokens)
@@ -238,13 +252,18 @@ class PagedAnswers:
 
 
 ACTIONS = ("add", "extend", "fork", "end", "preempt", "evict", "forget", "clear", "restart")
-OFTEN = (30, 40, 10, 15, 5, 4, 1, 0.3, 0.3)
+OFTEN = (30, 40, 10, 15, 5, 10, 1, 0.3, 0.5)
 
 
 class PageMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.answers = PagedAnswers()
+        self.folder = tempfile.TemporaryDirectory()
+        self.answers = PagedAnswers(Path(self.folder.name))
+
+    def teardown(self):
+        self.answers.host.close()
+        self.folder.cleanup()
 
     @rule(
         action=st.sampled_from(["add", "add", "extend", "extend", *ACTIONS]),
@@ -259,18 +278,22 @@ PageMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50
 TestPageMachine = PageMachine.TestCase
 
 
-def operations(count, seed):
-    """Random operations on pages; which pages were handed out."""
+def operations(count, seed, folder):
+    """Random operations on pages; the answers that are left."""
     draw = random.Random(seed)
-    answers = PagedAnswers()
+    answers = PagedAnswers(folder)
     for action in draw.choices(ACTIONS, OFTEN, k=count):
-        answers.act(action, draw.randrange(100), draw.choices((0, 1), (1, 3), k=draw.randint(1, 5 * SIZE)))
-    return answers.log
+        answers.act(action, draw.randrange(100), draw.choices((0, 1), (1, 5), k=draw.randint(1, 4 * SIZE)))
+    answers.host.close()
+    return answers
 
 
-def test_equal_operations_get_equal_pages():
+def test_equal_operations_get_equal_pages(tmp_path):
     seed = random.randrange(2**31)
-    assert operations(3000, seed) == operations(3000, seed)
+    one, other = (operations(1200, seed, tmp_path / name) for name in "ab")
+    assert one.log == other.log
+    assert one.loaded == other.loaded
+    assert min(one.loaded[there] for there in ("memory", "folder", "nowhere"))
 
 
 def chain(pool, *contents):

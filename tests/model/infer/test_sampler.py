@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afn_model.hashing import MASK, key
-from afn_model.infer.sampler import UNIT, Sampler, signed, uniform
+from afn_model.infer.sampler import UNIT, Sampler, draw, signed, uniform
 from afn_model.infer.sampling_params import SamplingParams
 from bench import syncs
 from tests.budget import assert_within, fresh
@@ -148,6 +148,25 @@ def test_equally_likely_tokens_are_taken_by_id():
     assert_within(drawn[0].top[1], torch.full((1, 4), -math.log(V)), 2**-22, name="logprob")  # 5.7 rounded
 
 
+def test_the_least_weight_is_lost_nowhere():
+    """Where float64 does not tell 2^53 + 1 from 2^53, and where the largest number rounds up to 1."""
+    weight = torch.full((1, V), UNIT)
+    weight[0, 256], weight[0, 257:] = 1, 0
+    for way in ({"top_k": 300}, {"top_k": 257, "min_p": 2.0**-45}):
+        sampler = admitted([{"temperature": 1.0} | way])
+        assert sampler.kept((weight / UNIT).float(), weight, torch.tensor([0])).equal(weight)
+    for given, last in ((weight, 256), (torch.tensor([[0, 3, 0]]), 1)):
+        assert draw(given, torch.ones(1, 1, dtype=torch.float64)).tolist() == [[last]]
+
+
+def test_no_order_of_summation_changes_a_bit():
+    logits, rows = 4 * torch.randn(50, V, generator=fresh()), torch.arange(50)
+    order = torch.randperm(V, generator=fresh())
+    first, again = (admitted([{"logprobs": 1}] * 50).next(x, rows, rows) for x in (logits, logits[:, order]))
+    assert first.logprob.equal(again.logprob)
+    assert first.top[1].equal(again.top[1])
+
+
 def test_penalties_and_biases_are_what_is_said_of_them():
     ways = [{"repetition_penalty": 1.2}, {"frequency_penalty": 0.5}, {"presence_penalty": 0.5}, {"logit_bias": {9: 2}}]
     sampler = admitted(ways)
@@ -166,7 +185,7 @@ def test_penalties_and_biases_are_what_is_said_of_them():
 
 def test_a_slot_that_is_taken_again_remembers_nothing():
     scores, first = torch.zeros(1, V), torch.tensor([0])
-    scores[0, 40], scores[0, 50] = 1.0, 0.9
+    scores[0, 40], scores[0, 60] = 1.0, 0.9
     sampler = admitted([{"repetition_penalty": 2.0, "frequency_penalty": 2.0, "logit_bias": {9: 90}, "logprobs": 2}])
     assert sampler.next(scores, first, first).token.tolist() == [9]
     sampler.admit(0, params(repetition_penalty=1.5, presence_penalty=0.5), 0, torch.tensor([1, 2]))

@@ -54,6 +54,10 @@ def test_out_of_range(options, expected):
         ({"stop": [5]}, "stop must be text or a list of texts, got [5]"),
         ({"ignore_eos": 1}, "ignore_eos must be True or False, got 1"),
         ({"grammar": 5}, "grammar must be None, a JSON schema or a regular expression, got 5"),
+        (
+            {"grammar": "yes|no", "ignore_eos": True},
+            "a grammar says when an answer ends: min_new_tokens=0 and ignore_eos=False are expected",
+        ),
         ({"n": 2}, "2 answers to a prompt would be the same at temperature 0"),
         ({"min_new_tokens": 3, "max_new_tokens": 2}, "min_new_tokens=3 is above max_new_tokens=2"),
     ],

@@ -111,5 +111,5 @@ def test_prompts_of_a_batch():
     assert first.windows == (WindowSpan(1, 3, A, 0),)
     assert second.windows == ()
     assert third.windows == (WindowSpan(0, 2, B, 0), WindowSpan(3, 4, A, 0))
-    with pytest.raises(ValueError, match="2 recordings for prompts that have placeholders for 1"):
+    with pytest.raises(ValueError, match="2 audio placeholders in the prompt for 3 audio embeddings"):
         prompts_of([1, SOUND, SOUND], [3], [[1_500], [321]], SOUND, [A, B])

@@ -71,6 +71,27 @@ def test_logprobs_divide_logits(temperature, monkeypatch):
     assert_same_but_rounding(found, in_orders(lambda: run(plain)))
 
 
+@pytest.mark.parametrize("master", [torch.bfloat16, torch.float32])
+def test_the_gradient_of_many_parts_is_rounded_once(master, monkeypatch):
+    """In bfloat16, 64 rows one by one; all have one direction, so that the parts add up."""
+    monkeypatch.setattr("afn_model.network.head.ROWS", 1)
+    hidden = (torch.randn(1, WIDTH) + 0.1 * torch.randn(64, WIDTH)).bfloat16()
+    weight = (0.05 * torch.randn(CLASSES, WIDTH)).to(master).requires_grad_()
+    targets = torch.randint(CLASSES, (64,))
+    (found,) = torch.autograd.grad(target_logprobs(hidden, weight, targets, 0.7).sum(), weight)
+    wide = weight.detach().bfloat16().double().requires_grad_()
+    logprobs = (hidden.double() @ wide.t() / 0.7).log_softmax(-1).gather(1, targets[:, None])
+    (exact,) = torch.autograd.grad(logprobs.sum(), wide)
+    chosen = torch.nn.functional.one_hot(targets, CLASSES)
+    slope = (chosen - (hidden.double() @ wide.detach().t() / 0.7).softmax(-1)) / 0.7
+    # Each row's slope is rounded to bfloat16, by half its eps, and what is not float32 once more in the end; a
+    # hundredth is for the float32 numbers in between.
+    terms = slope.abs().t() @ hidden.double().abs()
+    once = 0.505 * torch.finfo(torch.bfloat16).eps
+    assert found.dtype == master
+    assert_within(found, exact, once * (terms + (exact.abs() if master == torch.bfloat16 else 0)))
+
+
 def test_no_row():
     assert target_logprobs(torch.zeros(0, 8), torch.zeros(5, 8), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from afn_model.scoring.own import OwnReward, Unanswered, is_reward
+from tests.model.importable import module
 
 FUNCTIONS = """
 import os, subprocess, time
@@ -48,13 +49,7 @@ def text(prompts, answers, samples):
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def mine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mine")
-    (folder / "own_functions.py").write_text(FUNCTIONS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield
+mine = module("own_functions", FUNCTIONS)
 
 
 def called(function: str, answers: list[str]) -> list[float]:

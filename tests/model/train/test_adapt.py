@@ -8,9 +8,11 @@ from safetensors.torch import load_file
 
 from afn_model import AFNext
 from afn_model.train import adamw8bit, lora
+from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import RunLayout, read_curriculum, write_curriculum
 from afn_model.train.fingerprint import start_fingerprint
 from afn_model.train.lora_settings import LINEAR
+from afn_model.train.peft_config import config_of
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from bench.resume import prepare
@@ -99,6 +101,20 @@ def test_a_stage_goes_on_from_an_adapter(folder, tmp_path):
     assert len(set(starts)) == 3, "a checkpoint of one is not taken for that of another"
     with pytest.raises(ValueError, match="stage all: lora: rank is the adapter's; beside one it takes dropout, base"):
         go(folder, tmp_path / "other", **more | {"lora": {"rank": 2}})
+
+
+def test_dropout_is_for_adapters_that_train(folder):
+    stage = read_curriculum(folder / "tones.yaml").stages[0]
+    settings = {"rank": 2, "alpha": 4, "targets": {"encoder": "all-linear", "language_model": ["q_proj"]}}
+    model = AFNext.from_pretrained(folder / "base")
+    lora.add(model, **settings)
+    lora.save(model, folder / "both")
+    model = AFNext.from_pretrained(folder / "base")
+    more = {"trains": ("language_model",), "lora": {"dropout": 0.1}, "adapter": str(folder / "both")}
+    adapt(model, replace(stage, **more), seed=0)
+    drops = {name.partition(".")[0]: layer.dropout is not None for name, layer in lora.adapters(model).items()}
+    assert drops == {"encoder": False, "language_model": True}
+    assert config_of(lora.adapters(model), (), None)["lora_dropout"] == 0.1
 
 
 def test_a_part_moves_by_its_own_rate(folder, tmp_path):

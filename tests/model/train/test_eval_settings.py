@@ -34,6 +34,14 @@ def test_settings():
     assert found == EvalSettings(data="held", metrics=("wer",), best="wer")
 
 
+def test_each_method_has_its_own_best():
+    raw = {"share": 0.1}
+    assert [eval_settings(raw, "eval", method).best for method in ("sft", "dpo", "grpo")] == ["loss", "loss", "reward"]
+    assert eval_settings({**raw, "best": "accuracy"}, "eval", "dpo").better(0.6, 0.5)
+    with pytest.raises(ValueError, match=r"^eval: best is 'loss'; reward or one of the metrics is expected"):
+        eval_settings({**raw, "best": "loss"}, "eval", "grpo")
+
+
 def test_which_is_better():
     loss, exact = EvalSettings(), EvalSettings(best="exact")
     assert loss.better(1.0, None)

@@ -1,23 +1,34 @@
 """Held-out evaluation while a stage trains: it disturbs nothing, goes on after a stop, and says which model is kept."""
 
+import copy
 import json
 import math
 import os
 import signal
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_model import AFNext, AFNextProcessor
 from afn_model.data import index
-from afn_model.data.plan import Blend, Position
+from afn_model.data.loader import GlobalBatch, MicroBatch
+from afn_model.data.plan import Blend, Position, question
+from afn_model.data.records import parse_sample
+from afn_model.infer.answer import answer
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.scoring import rewards
 from afn_model.train.checkpoint import Checkpoints
 from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.evaluate import Evaluator, reference, scored, undisturbed
+from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.held_records import held_out
+from afn_model.train.log import is_evaluation
 from afn_model.train.resume import Progress
 from afn_model.train.stage_run import Options
 from afn_model.train.stopping import Stopped
@@ -25,20 +36,26 @@ from afn_model.train.trainer import train
 from afn_model.train.validate import MODEL, data_config
 from bench.resume import prepare
 from tests.budget import assert_within
+from tests.distributed.ranks import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=3, keep=1)
 TRAINED = ("step", "loss", "grad_norm", "lr")
-HELD = ("step", "eval_loss", "eval_losses", "eval_exact", "eval_wer", "best_step")
+HELD = ("step", "eval_loss", "eval_losses", "eval_exact", "eval_wer", "best_step", "eval_reward", "eval_rewards")
 EVAL = {"data": "held", "every": 2, "metrics": ["exact", "wer"], "max_new_tokens": 2, "samples": 6}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The corpus of tones, cut into 36 records to train on and 12 held out; both folders' recordings are the same's."""
+    """The corpus of tones, cut into 36 records to train on and 12 held out, with what all methods train on."""
     folder = tmp_path_factory.mktemp("tones")
     prepare(folder)
-    lines = (folder / "tones.jsonl").read_text().splitlines(keepends=True)
+    lines = []
+    for record in map(json.loads, (folder / "tones.jsonl").read_text().splitlines()):
+        true = record["conversations"][1]["value"]
+        least = 0 if int(record["id"]) % 4 else 5  # words: no two ranks have the same rewards
+        graded = [{"kind": "cer", "text": true}, {"kind": "constraint", "name": "words", "min": least, "weight": 0.5}]
+        lines.append(json.dumps({**record, "chosen": true, "rejected": "a tone", "rewards": graded}) + "\n")
     for name, some in (("tones", lines[:36]), ("held", lines[36:])):
         (folder / f"{name}.jsonl").write_text("".join(some))
         index.build(folder / f"{name}.jsonl")
@@ -53,8 +70,107 @@ def go(folder, run, on_row=None, callbacks=(), **changes):
     options = Options(show=False, tensorboard=False, on_row=on_row, callbacks=callbacks)
     train(plan, folder / "base", run, layout=LAYOUT, options=options)
     rows = [json.loads(line) for line in (run / "all" / "log.jsonl").read_text().splitlines()]
-    trained, held = ([row for row in rows if ("eval_loss" in row) == which] for which in (False, True))
+    trained, held = ([row for row in rows if is_evaluation(row) == which] for which in (False, True))
     return [[{k: r.get(k) for k in keys} for r in some] for keys, some in ((TRAINED, trained), (HELD, held))]
+
+
+METHODS = {
+    "sft": {},
+    "dpo": {"batch_prompts": 4},
+    "grpo": {"batch_prompts": 4, "grpo": {"group": 4, "max_new_tokens": 4, "kl": 0, "dynamic_sampling": 1}},
+}
+
+
+def found_by(process, folder, method):
+    """What an evaluation by a method finds on a rank, of a model that has moved away from its reference."""
+    plan = read_curriculum(folder / "tones.yaml")
+    stage = replace(plan.stages[0], method=method, eval={"data": "held", "metrics": ["cer"]}, **METHODS[method])
+    model = AFNext.from_pretrained(folder / "base")
+    given = model, AFNextProcessor.from_pretrained(folder / "base", pcm_dtype=torch.int16)
+    trained = None
+    if method == "dpo":
+        trained = DPO(*given, DPOSettings(), frozen_reference(model), context=192, gather=processes.sum_over)
+    if method == "grpo":
+        trained = GRPO(*given, GRPOSettings(**stage.grpo), gather=processes.sum_over)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    evaluate = Evaluator(replace(plan, stages=(stage,)), stage, *given, process, None, False, trained)
+    found = evaluate()
+    assert evaluate() == found, "a second time, of recordings that were kept"
+    return found, trained
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """By method: what one rank finds, and the trained method."""
+    here = Process(0, 1, 0, torch.device("cpu"), False)
+    return {method: found_by(here, folder, method) for method in METHODS}
+
+
+def held_samples(folder):
+    return [parse_sample(json.loads(line), folder) for line in (folder / "held.jsonl").read_text().splitlines()]
+
+
+def test_dpo_is_evaluated_by_its_loss_and_margins(folder, alone):
+    found, method = alone["dpo"]
+    samples = held_samples(folder)
+    (losses,) = method.updates(GlobalBatch([MicroBatch(None, samples, [""] * 12)], Position(), 12))
+    with torch.no_grad():
+        loss = sum(one() for one in losses)
+    expected = {"loss": float(loss), **method.metrics()}
+    names = {"loss", "accuracy", "reward_margin", "reward_chosen", "reward_rejected"}
+    assert expected.keys() == names
+    assert found.keys() == {f"eval_{name}" for name in (*names, "samples", "bad", "cer")}
+    assert (found["eval_samples"], found["eval_bad"]) == (12, 0)
+    for name, value in expected.items():
+        # Sums of answers' log-probabilities, β · some 40 nats, in float32 and another order.
+        assert_within(torch.tensor(found[f"eval_{name}"]), torch.tensor(value), 2**-18 * (1 + abs(value)))
+
+
+def test_grpo_is_evaluated_by_the_rewards_of_greedy_answers(folder, alone):
+    found, method = alone["grpo"]
+    model, processor = method.model, copy.copy(method.processor)
+    asked = [question(sample.turns) for sample in held_samples(folder)]
+    said = [one.text for one in answer(model, processor, asked, SamplingParams(max_new_tokens=4), batch_size=12)]
+    graded = [
+        rewards.reward(text, sample.rewards, [], []) for sample, text in zip(held_samples(folder), said, strict=True)
+    ]
+    assert found["eval_rewards"] == {kind: fmean(one[kind] for one in graded) for kind in ("cer", "constraint")}
+    assert found["eval_reward"] == pytest.approx(fmean((one["cer"] + 0.5 * one["constraint"]) / 1.5 for one in graded))
+    assert 0 < found["eval_reward"] < 1
+    assert (found["eval_samples"], found["eval_bad"]) == (12, 0)
+
+
+def same_on_this_rank(process, folder, alone):
+    for method, expected in alone.items():
+        found, _ = found_by(process, folder, method)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, rel=2**-18), (method, name)
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_does(folder, alone):
+    run(2, same_on_this_rank, folder, {method: found for method, (found, _) in alone.items()})
+
+
+@pytest.mark.slow
+def test_grpo_goes_on_after_a_stop(folder, tmp_path):
+    """With prompts drawn again, and evaluations of which the best one is kept."""
+    change = {"method": "grpo", **METHODS["grpo"], "eval": {"data": "held", "every": 2, "keep_best": True}}
+    whole = go(folder, tmp_path / "whole", **change)
+    assert [row["step"] for row in whole[1]] == [1, 3, 4]
+    assert all(0 <= row["eval_reward"] <= 1 for row in whole[1])
+
+    def stop(row):
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="after step 4"):
+        go(folder, tmp_path / "stop", on_row=stop, **change)
+    assert go(folder, tmp_path / "stop", **change) == whole
+    log = (tmp_path / "whole" / "all" / "log.jsonl").read_text().splitlines()
+    assert any(row.get("draws", 1) > 1 for row in map(json.loads, log))
 
 
 def weights(run):

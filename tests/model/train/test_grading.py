@@ -8,6 +8,7 @@ from afn_model.infer.rollout import Rollout
 from afn_model.prompt.conversation import Turn
 from afn_model.train.grading import COUNTS, Grader, usable_rewards
 from afn_model.train.grpo_settings import GRPOSettings
+from tests.model.importable import module
 
 FUNCTIONS = """
 import time
@@ -24,13 +25,7 @@ def score(prompts, answers, samples):
 SCORE = "grading_functions:score"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def mine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mine")
-    (folder / "grading_functions.py").write_text(FUNCTIONS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield
+mine = module("grading_functions", FUNCTIONS)
 
 
 def sample(question: str, **spec) -> Sample:

@@ -12,11 +12,12 @@ from afn_model.audio.recording import Audio
 from afn_model.config import AudioConfig
 from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.data.records import Sample
+from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import grading
 from afn_model.train.activation_checkpoint import checkpoint_blocks
-from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference, overlong_penalty
+from afn_model.train.grpo import GRPO, GRPOSettings, advantages, frozen_reference, number_of, overlong_penalty
 from tests import tiny
 from tests.budget import assert_same_but_rounding, assert_within
 from tests.model.train.lending import lent_in_order
@@ -279,6 +280,45 @@ def test_groups_that_agree_are_left_out(pair):
     assert losses == []
 
 
+def drawn(pair, *draws: list[Sample], wanted: int, **options) -> tuple[dict, GlobalBatch, list[list[list[int]]]]:
+    """What a step logs that may draw so many global batches, the batch, and the answers that it trains on."""
+    first, *others = (step_of(samples, number) for number, samples in enumerate(draws))
+    first.following = iter(others)
+    one = method(pair, group=16, dynamic_sampling=len(draws) - 1)
+    one.wanted = wanted
+    for name, value in options.items():
+        setattr(one, name, value)
+    losses = next(one.updates(first))
+    one.collect()
+    return one.metrics(), first, [answers for loss in losses for answers in loss.args[0].packed.answers]
+
+
+def mixed() -> list[Sample]:
+    """Half of the colours are right: that all of 16 answers are, or none, has a probability of 3e-5."""
+    return [asks(question, {"kind": "exact", "answer": list(WORDS[:4])}) for question in QUESTIONS]
+
+
+def test_prompts_are_drawn_until_enough_groups_differ(pair):
+    same = [asks(q, {"kind": "constraint", "name": "words", "max": 9}) for q in QUESTIONS]
+    logged, step, answers = drawn(pair, same, [*mixed(), *same], mixed(), mixed(), wanted=7)
+    assert [logged[name] for name in ("draws", "groups_drawn", "groups_equal", "groups_kept")] == [3, 16, 8, 7]
+    assert (step.position.step, len(step.read), len(answers)) == (2, 3, 7)
+    assert logged["counted"] == 7 / 16
+    # No more draws than it may make: it trains on what it has. And none where the first has enough.
+    assert drawn(pair, same, mixed(), wanted=7)[0]["groups_kept"] == 4
+    assert drawn(pair, mixed(), mixed(), wanted=4)[0]["draws"] == 1
+
+
+def test_ranks_choose_the_same_of_a_draw_that_has_too_many(pair):
+    whole = drawn(pair, [], [], mixed(), wanted=3)[2]
+    everyone = [key(key(1, 0, 2), number_of(sample)) for sample in mixed()]  # seed 1, the third batch
+    halves = []
+    for half in (mixed()[:2], mixed()[2:]):
+        halves += drawn(pair, [], [], half, wanted=3, collect_objects=lambda own: [everyone])[2]
+    assert len(halves) == len(whole) == 3
+    assert all(answers in whole for answers in halves)
+
+
 def test_the_reference_is_asked_first_and_leaves_no_graph(pair):
     """Before the policy's first activation, for all passes; and it is given back before the policy is asked."""
     model, _ = pair
@@ -436,7 +476,13 @@ def test_the_judge_is_fair_to_a_group(pair, monkeypatch):
     [
         *({"group": 1}, {"clip": 0}, {"kl": -1}, {"updates": 0}, {"temperature": 0}, {"top_p": 0}),
         *({"max_new_tokens": 0}, {"pass_tokens": 0}, {"scale": "range"}, {"loss": "words"}, {"importance_cap": 0}),
-        *({"clip_high": -1}, {"overlong": 1024}, {"reward_timeout": 900}, {"functions": "a.b:c"}),
+        *(
+            {"clip_high": -1},
+            {"overlong": 1024},
+            {"reward_timeout": 900},
+            {"dynamic_sampling": -1},
+            {"functions": "a.b:c"},
+        ),
         *({"kl": math.inf}, {"temperature": math.inf}),
     ],
 )
