@@ -21,6 +21,7 @@ from torch import Tensor
 from afn_model.audio.frames import audio_tokens
 from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
+from afn_model.infer.costs import Costs
 from afn_model.infer.drafts import Draft
 from afn_model.infer.finish import END_OF_THINKING, Finish, Reason
 from afn_model.infer.grammar import Grammars, GrammarState
@@ -28,7 +29,7 @@ from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.runner import Launched, Runner
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Chunk, Costs, Scheduler, Sequence, Step
+from afn_model.infer.schedule import Chunk, Scheduler, Sequence, Step
 from afn_model.infer.tokens import PromptTokens, prompts_of
 from afn_model.network.positions import rotary_positions
 
@@ -108,7 +109,7 @@ class Engine:
         chunk: tokens of prompts computed in one step, at most.
         deterministic: an answer's bits depend on its request alone: not on what else runs, nor on what was computed
             before, nor on when it came. Costs speed.
-        costs: predictions that bound a step while answers grow.
+        costs: predictions that bound a step while answers grow; None is ``Costs.of`` the model where there is a GPU.
         audio_bytes: of features of audio windows that are kept.
         offload: where pages go that others need, and come back from.
         ahead: whether a step begins before the tokens of the one before it are known; None is where there is a GPU.
@@ -144,6 +145,8 @@ class Engine:
         self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
         self.offload = offload
         self.pool = PagePool(pages, None if offload is None else self._save)
+        if costs is None and model.device.type == "cuda":
+            costs = Costs.of(model.config, itemsize=model.dtype.itemsize)
         self.scheduler = Scheduler(
             self.pool,
             slots=slots,
@@ -249,6 +252,7 @@ class Engine:
             try:
                 self.scheduler.add(sequence)
             except ValueError:
+                answer.reason = "error"
                 self.abort(request)
                 self.audio.release(windows)
                 raise
@@ -259,12 +263,14 @@ class Engine:
         self.audio.release(windows)
         return request
 
-    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
+    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> Sequence:
         """Computes the full pages of what prompts will begin with, which they then find.
 
-        Its windows must be held until the scheduler has nothing more to do.
+        Its windows must be held until that is done, or until ``scheduler.finish`` has ended it.
         """
-        self.scheduler.add(Sequence(prompt, 0, priority=priority))
+        sequence = Sequence(prompt, 0, priority=priority)
+        self.scheduler.add(sequence)
+        return sequence
 
     @torch.inference_mode()
     def step(self) -> list[Growing]:
@@ -302,8 +308,15 @@ class Engine:
             grammars = {one.sequence: one.grammar for one in self.led if one.grammar is not None}
             launched = self.runner.launch(step, forced, grammars)
         except Exception as error:
+            for chunk in step.chunks:
+                chunk.sequence.computed = chunk.start  # nobody may go on from there
             chunks = [chunk.sequence for chunk in (*step.chunks, *step.verified)]
-            for sequence in {*step.rows, *chunks}:
+            windows = [
+                one
+                for one in self.scheduler.prefilling
+                if any(span.digest in step.windows for span in one.prompt.windows)
+            ]
+            for sequence in dict.fromkeys((*step.rows, *chunks, *windows)):
                 if sequence in self.growing:
                     self._end(self.growing[sequence], "error", error)
                 else:

@@ -20,7 +20,7 @@ class RowInputs:
         ids, slots: [R] int64, the tokens and the places of their keys and values; -1 writes nothing.
         positions: [R] float32.
         table: [R, pages] int32.
-        lengths: [R] int32; 0 attends to nothing.
+        lengths: [R] int32, at least 1.
     """
 
     ids: Tensor
@@ -37,7 +37,7 @@ class RowInputs:
             torch.zeros(rows, dtype=torch.float32, device=device),
             torch.full((rows,), -1, dtype=torch.int64, device=device),
             torch.zeros(rows, pages, dtype=torch.int32, device=device),
-            torch.zeros(rows, dtype=torch.int32, device=device),
+            torch.ones(rows, dtype=torch.int32, device=device),
         )
 
     def fill(self, other: RowInputs) -> None:
@@ -49,7 +49,7 @@ class RowInputs:
         self.slots[rows:].fill_(-1)
         self.table[:rows, :pages].copy_(other.table)
         self.lengths[:rows].copy_(other.lengths)
-        self.lengths[rows:].fill_(0)
+        self.lengths[rows:].fill_(1)
 
 
 def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
