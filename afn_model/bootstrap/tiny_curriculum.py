@@ -1,10 +1,10 @@
 """All seven stages at tiny scale on a CPU, from nothing to Captioner, Instruct and Think, evaluated after every stage.
 
-    python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum [--seed 0] [--scale 1.0]
+    python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum [--seed 0] [--scale 1.0] [--until STAGE]
 
 Writes corpora of the synthetic world, gives encoder and language model a short start, runs the trainer on
 ``curricula/tiny.yaml`` and asks the model of every stage about held-out voices, scenes and phrasings. A run that was
-stopped goes on.
+stopped goes on; one that ended after ``--until`` goes on without having lost any time.
 """
 
 from __future__ import annotations
@@ -180,14 +180,15 @@ def scaled(curriculum: Curriculum, scale: float, seed: int) -> Curriculum:
     return replace(curriculum, stages=stages, seed=seed)
 
 
-def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict:
-    """Everything, from where it stands; returns what ``results.json`` in the run folder holds."""
+def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True, until: str | None = None) -> dict:
+    """Everything, or every stage up to one, from where it stands; returns what ``results.json`` in the folder holds."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
     results = {"seed": seed, "scale": scale, "starts": 0, "stages": {}, "seconds": {}}
     if file.exists():
         results = json.loads(file.read_text())
-    results["starts"] += "cot-rl" not in results["stages"]  # a run that was stopped does not know all of its time
+    # A run that was stopped, rather than one that ended after a stage, does not know all of its time.
+    results["starts"] += "cot-rl" not in results["stages"] and not results.pop("ended", False)
     write_json(file, results)
     tick = time.perf_counter()
 
@@ -215,6 +216,9 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         note(stage.name, stage.release_name, folder)
 
     curriculum = scaled(read_curriculum("tiny", data / "train"), scale, seed)
+    if until is not None:
+        names = [stage.name for stage in curriculum.stages]
+        curriculum = replace(curriculum, stages=curriculum.stages[: names.index(until) + 1])
     train(
         curriculum,
         home,
@@ -223,6 +227,10 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         options=Options(show=show, tensorboard=False),
         on_stage=on_stage,
     )
+    if until is not None:
+        results["ended"] = True
+        write_json(file, results)
+        return results
     if "post_seeds" not in results:
         first = {"seed": seed, "captioner": results["stages"]["mid-2"]["reward"]}
         first["instruct"] = results["stages"]["post"]["reward"]
@@ -236,8 +244,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of corpora and steps")
+    stages = [stage.name for stage in read_curriculum("tiny").stages]
+    parser.add_argument("--until", choices=stages, metavar="STAGE", help="the last stage of this run")
     args = parser.parse_args()
-    run(args.out, args.seed, args.scale)
+    run(args.out, args.seed, args.scale, until=args.until)
 
 
 if __name__ == "__main__":
