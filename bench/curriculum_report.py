@@ -249,7 +249,10 @@ def near_tie(errors: float) -> str:
 
 
 def changes(report: CurriculumReport) -> dict[str, tuple[list[str], list[str]]]:
-    """Of every stage what rose and what fell by more than two standard errors since the stage it started from."""
+    """Of every stage what rose and what fell by more than two standard errors since the stage it started from.
+
+    The reward of a stage of reinforcement is that of its own blend, on all of its held-out prompts.
+    """
     found = {}
     for name in [name for name in report.stages if name in STAGES]:
         start = report.stages.get(report.trained[name].start)
@@ -259,8 +262,19 @@ def changes(report: CurriculumReport) -> dict[str, tuple[list[str], list[str]]]:
             keys = [key for key in after if key in before and key != "temporal_with_reasoning"]
             moved = {key: apart(start, report.stages[name], key).errors for key in keys}
             words = {k: f"{MEASURES.get(k, (k,))[0]} {before[k][0]:.2f} → {after[k][0]:.2f}" for k in keys}
+            if name in report.results.get("reinforcement", {}):
+                moved["reward"], words["reward"] = reward_of(report, name)
             found[name] = tuple([words[key] for key in keys if sign * moved[key] > 2] for sign in (1, -1))
     return found
+
+
+def reward_of(report: CurriculumReport, name: str) -> tuple[float, str]:
+    """How far a stage of reinforcement moved its own reward, in standard errors and in words, with the run's seed."""
+    found = report.results["reinforcement"][name]
+    pair = scores(found["before"]), scores(found["after"][str(report.results["seed"])])
+    count = sum(len(values) for values in pair[0].values())
+    values = " → ".join(f"{mean(one, found['blend']):.2f}" for one in pair)
+    return gain(*pair, found["blend"]).errors, f"reward on {count} prompts {values}"
 
 
 def helping(report: CurriculumReport) -> Claim:

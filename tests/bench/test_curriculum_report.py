@@ -179,6 +179,20 @@ def test_a_claim_turns_when_its_numbers_turn(whole, letter, path, value, words):
     assert set(others.values()) == {"holds"}, others
 
 
+def test_a_stage_of_reinforcement_helps_by_its_own_reward(whole):
+    """On its own prompts, where what every stage is asked has not moved."""
+    same = put("stages/cot-rl", stage("cot-sft") | {"becomes": "Think"})
+    assert weigh(whole, same)["e"].holds
+    rows = report.changes(report.read(whole))
+    assert "reward on 200 prompts 0.60 → 0.80" in rows["cot-rl"][0]
+
+    def flat(found):
+        same(found)
+        found["reinforcement"]["cot-rl"] = reinforced(0.6, 0.6, 0.8, 0.8)
+
+    assert weigh(whole, flat)["e"].text.startswith("No change beyond two standard errors: cot-rl.")
+
+
 def test_a_gain_within_the_error_says_so(whole):
     claim = weigh(whole, put("stages/mid-2/axes/music", 0.15))["a"]
     assert claim.holds
