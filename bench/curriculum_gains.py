@@ -33,16 +33,17 @@ def gain(before: Scores, after: Scores, blend: Mapping[str, float]) -> Gain:
 
     Args:
         before, after: scores of the same records, from 0 to 1.
-        blend: axis → weight.
+        blend: axis → weight; axes that it does not name are left out.
 
     Raises:
         ValueError: not as many records of an axis in both.
 
     Source: Agresti and Min, 2005, doi:10.1002/sim.1781.
     """
-    total, difference, variance = sum(blend[axis] for axis in after), 0.0, 0.0
-    for axis, scores in after.items():
-        found = [b - a for a, b in zip(before[axis], scores, strict=True)]
+    axes = [axis for axis in after if axis in blend]
+    total, difference, variance = sum(blend[axis] for axis in axes), 0.0, 0.0
+    for axis in axes:
+        found = [b - a for a, b in zip(before[axis], after[axis], strict=True)]
         share, n = blend[axis] / total, len(found)
         difference += share * sum(found) / n
         spread = (sum(d * d for d in found) + 1) / (n + 2) - (sum(found) / (n + 2)) ** 2

@@ -317,7 +317,9 @@ def reinforced(report: CurriculumReport) -> Claim:
         text = f"{stage} ({counts}), from {mean(before, blend):.3f}: "
         text += "; ".join(f"seed {seed} {one} ({one.errors:.1f} errors)" for seed, one in gains.items())
         if len(afters) > 1:
-            text += f"; their mean {over_seeds(before, list(afters.values()), blend)}, with the spread of seeds in it"
+            several = list(afters.values())
+            text += f"; their mean {over_seeds(before, several, blend)}, with the spread of seeds in it, and by axis "
+            text += ", ".join(f"{axis} {over_seeds(before, several, {axis: 1})}" for axis in before)
         lines.append(f"{text}.")
         holds.append(all(one.errors > 2 for one in gains.values()))
     if not all(holds):

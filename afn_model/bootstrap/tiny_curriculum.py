@@ -216,7 +216,8 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True, until: 
     if file.exists():
         results = json.loads(file.read_text())
     # A run that was stopped, rather than one that ended after a stage, does not know all of its time.
-    results["starts"] += "cot-rl" not in results["stages"] and not results.pop("ended", False)
+    ended = results.pop("ended", False)
+    results["starts"] += "cot-rl" not in results["stages"] and not ended
     write_json(file, results)
     tick = time.perf_counter()
 

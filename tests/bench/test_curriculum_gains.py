@@ -30,6 +30,7 @@ def test_seeds_add_their_spread():
     blend = {"a": 1, "b": 0}
     same = gains.over_seeds(BEFORE, [AFTER, AFTER], blend)
     assert same == gains.gain(BEFORE, AFTER, blend)
+    assert gains.over_seeds(BEFORE, [AFTER, AFTER], {"a": 1}) == same, "an axis that is not named is left out"
     both = gains.over_seeds(BEFORE, [AFTER, {"a": [1.0] * 4, "b": [0.5, 0.5]}], blend)
     assert both.difference == pytest.approx((0.25 + 0.5) / 2)
     records = gains.gain(BEFORE, {"a": [1.0, 1.0, 0.5, 1.0], "b": [0.5, 0.5]}, blend)

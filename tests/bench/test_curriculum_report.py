@@ -154,6 +154,7 @@ def test_a_good_run_holds_in_everything(whole):
     assert found["f"].text.startswith("40.0 minutes")
     assert "other seeds of the stages of reinforcement, and more prompts, took 2.0 more" in found["f"].text
     assert "post (100 safety, 100 cot), from 0.500: seed 0 +0.200 ± 0.030 (6.6 errors); seed 1 " in found["g"].text
+    assert "in it, and by axis safety +0.210 ± 0.041, cot +0.210 ± 0.041. cot-rl (" in found["g"].text
 
 
 @pytest.mark.parametrize(
