@@ -22,7 +22,7 @@ class Gain:
         return self.difference / self.error
 
     def __str__(self) -> str:
-        return f"{self.difference:+.3f} ± {self.error:.3f}"
+        return f"{round(self.difference, 3) + 0.0:+.3f} ± {self.error:.3f}"  # no −0.000
 
 
 def gain(before: Scores, after: Scores, blend: Mapping[str, float]) -> Gain:

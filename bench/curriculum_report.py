@@ -298,6 +298,9 @@ def in_time(report: CurriculumReport) -> Claim:
     text += f"; other seeds of the stages of reinforcement, and more prompts, took {more / 60:.1f} more" if more else ""
     text += "."
     text += "" if whole else " The run was stopped and went on: some time before that was not counted."
+    host = report.results.get("machine")
+    if host and host["load"] > 2 * host["cores"]:
+        text += f" Other work ran beside it: a load of {host['load']} on {host['cores']} cores."
     text += f" Not there yet: {', '.join(report.missing)}." if report.missing else ""
     small = report.results["scale"] < 1
     text += f" This run is only {report.results['scale']:g} of the curriculum." if small else ""

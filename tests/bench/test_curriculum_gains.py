@@ -24,6 +24,7 @@ def test_equal_answers_have_an_error_and_no_gain():
     found = gains.gain(BEFORE, BEFORE, {"a": 1, "b": 1})
     assert found.difference == 0
     assert found.error > 0
+    assert str(gains.Gain(-1e-9, 0.25)) == "+0.000 ± 0.250"
 
 
 def test_seeds_add_their_spread():

@@ -214,6 +214,12 @@ def test_a_run_that_was_stopped_proves_no_time(whole):
     assert claim.text.startswith("At least 40.0 minutes")
 
 
+def test_other_work_beside_a_run_is_told(whole):
+    assert "Other work" not in weigh(whole)["f"].text
+    found = weigh(whole, put("machine/load", 11.3))
+    assert found["f"].text.endswith(" Other work ran beside it: a load of 11.3 on 2 cores.")
+
+
 def test_a_small_run_proves_no_time(whole):
     assert weigh(whole, put("scale", 0.1))["f"].holds is None
 
