@@ -58,6 +58,8 @@ class Growing:
         draft: what it is expected to be.
         grammar: what its next token may be.
         logprobs: of the tokens.
+        top: the likeliest tokens in their places, (id, log-probability), where the request asks for them and has no
+            prediction.
         reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
         error: what went wrong.
         times: of the first and the last token, by the engine's clock.
@@ -73,6 +75,7 @@ class Growing:
     grammar: GrammarState | None = None
     draft: Draft | None = None
     logprobs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
     reason: Reason | None = None
     error: Exception | None = None
     times: list[float] = field(default_factory=list)
@@ -174,6 +177,7 @@ class Engine:
         keys: Run[int] | None = None,
         encoded: tuple[Tensor, list[int]] | None = None,
         priority: int = 0,
+        prediction: Run[int] | None = None,
     ) -> list[Request]:
         """Requests to answer every prompt of a batch.
 
@@ -184,6 +188,7 @@ class Engine:
                 requests came before it, if None.
             encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
             priority: those with a higher one go first.
+            prediction: as of ``submit``, for all of them.
 
         Raises:
             ValueError: a prompt that is empty, leaves no room in the context or needs more pages than there are, token
@@ -199,7 +204,7 @@ class Engine:
         given, requests = range(self.requests, self.requests + len(prompts)) if keys is None else keys, []
         try:
             for prompt, key in zip(prompts, given, strict=True):
-                requests.append(self.submit(prompt, params, key, priority))
+                requests.append(self.submit(prompt, params, key, priority, prediction))
         except ValueError:
             for request in requests:
                 self.abort(request)
@@ -314,7 +319,7 @@ class Engine:
 
     def _take(self, launched: Launched) -> list[Growing]:
         """The tokens of a step."""
-        results, now, grown = launched.results(), self.clock(), []
+        results, top, now, grown = launched.results(), launched.top(), self.clock(), []
         for sequence, token, logprob in results:
             answer = self.growing.get(sequence)
             if answer is None:  # it has ended since the step was planned
@@ -323,6 +328,8 @@ class Engine:
             if token < 0:
                 self._end(answer, "error", NotFinite(f"the scores of token {len(answer.tokens)} are NaN or infinite"))
             else:
+                if sequence in top and (most := answer.request.params.logprobs):
+                    answer.top.append(top[sequence][:most])
                 self.scheduler.drawn(sequence, token)
                 self._grown(answer, token, logprob, now)
         return grown
