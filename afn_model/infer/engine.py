@@ -238,25 +238,25 @@ class Engine:
         windows = [span.digest for span in prompt.windows]
         for sample in range(params.n):
             sequence = Sequence(prompt, limit, priority=priority, leader=leader)
-            answer = Growing(
-                request, sample, sequence, hashed(params.seed or 0, key, sample), self._finish(params, limit)
-            )
-            if params.grammar is not None:
-                answer.grammar = self._grammars(params).start(params.grammar)
-            if prediction and not self.deterministic and answer.grammar is None and params.max_thinking_tokens is None:
-                answer.draft = Draft(prediction)
-                self.drafting.append(answer)
+            try:
+                finish = self._finish(params, limit)
+                answer = Growing(request, sample, sequence, hashed(params.seed or 0, key, sample), finish)
+                if params.grammar is not None:
+                    answer.grammar = self._grammars(params).start(params.grammar)
+                if limit > 0:
+                    self.scheduler.add(sequence)
+            except ValueError:
+                self.abort(request)  # the answers before it
+                self.audio.release(windows)
+                raise
             request.answers.append(answer)
             if limit < 1:
                 answer.reason = "length"
                 continue
             leader = leader or sequence
-            try:
-                self.scheduler.add(sequence)
-            except ValueError:
-                self.abort(request)
-                self.audio.release(windows)
-                raise
+            if prediction and not self.deterministic and answer.grammar is None and params.max_thinking_tokens is None:
+                answer.draft = Draft(prediction)
+                self.drafting.append(answer)
             self.audio.hold(windows)
             self.growing[sequence] = answer
             if answer.grammar is not None or params.max_thinking_tokens is not None:
