@@ -298,6 +298,8 @@ def _of_record(fields: dict[str, Any], folder: str, defaults: SamplingParams) ->
         for audio in turn.audios:
             if audio.source.lower().startswith(("http://", "https://")):
                 raise ValueError(f"{shown(audio.source)}: nothing is fetched from the web for a line")
+            if audio.source == "-":
+                raise ValueError("-: no line is about standard input")
     return BatchRequest(turns, *_asked(fields, defaults))
 
 

@@ -2,22 +2,14 @@
 
 import errno
 import json
-import multiprocessing
 import os
-import random
-import signal
-import time
 
 import pytest
-import torch
 
 from afn_model.infer import batch
 from afn_model.infer.batch import BatchItem, BatchOutput, answer_batch, pieces_of
 from afn_model.infer.batch_lines import Said, Usage, read_line
-from afn_model.infer.batch_replica import OneReplica, Replica
-from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
-from tests.tiny import record, tiny
 
 SHORT = SamplingParams(max_new_tokens=4)
 
@@ -178,53 +170,3 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_later(tmp_path, monkeypatc
     done = run(source, target)
     assert (done.lines + done.before, len(read(target))) == (5, 5)
     assert {row["answer"] for row in read(target)} == set("01234")
-
-
-def really(source, target):
-    """In a process that is to be killed."""
-    torch.set_num_threads(1)
-    model, processor = tiny()
-
-    def workers():
-        made = Replica(
-            lambda: Engine(model, processor, deterministic=True, chunk=64),
-            processor,
-            folder=str(source.parent),
-            defaults=SHORT,
-            together=3,
-        )
-        return OneReplica(made)
-
-    answer_batch(source, target, workers, defaults=SHORT)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_goes_on(tmp_path):
-    """Three times at moments that the output's size decides, then to its end: as if nobody had killed it."""
-    rows = [asks(f"{n}", temperature=1.0) for n in range(12)]
-    for n in range(3):
-        record(tmp_path / f"{n}.wav", 0.5, n)
-        rows += [
-            {"id": f"{n} {q}", "sound": f"{n}.wav", "conversations": [{"from": "human", "value": f"<sound>{q}"}]}
-            for q in ("Who?", "When?")
-        ]
-    source, target, whole = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
-    really(source, whole)
-    expected = {row["id"]: row["answer"] for row in read(whole)}
-    assert len(expected) == len(read(whole)) == 18
-    assert len(set(expected.values())) > 10
-    context, sizes = multiprocessing.get_context("fork"), sorted(random.sample(range(whole.stat().st_size - 300), 3))
-    for size in sizes:
-        child = context.Process(target=really, args=(source, target))
-        child.start()
-        while child.is_alive() and (not target.exists() or target.stat().st_size <= size):
-            time.sleep(0.001)
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
-        with target.open("ab") as file:
-            file.write(target.read_bytes()[:20])  # what a crash of the machine may leave of a line
-    really(source, target)
-    assert {row["id"]: row["answer"] for row in read(target)} == expected
-    assert len(read(target)) == 18

@@ -118,6 +118,12 @@ def test_what_cannot_be_answered(fields, problem):
         request(fields)
 
 
+def test_no_line_reads_standard_input():
+    record = {"sound": "-", "messages": [{"role": "user", "content": "<sound>"}]}
+    with pytest.raises(ValueError, match="-: no line is about standard input"):
+        request(record, folder="")
+
+
 def test_what_is_no_json():
     for raw, openai in ((b'{"id": 1', False), (b'{"custom_id": "a", ', True), (b"[]", False), (b"\xff", False)):
         found = read_line(raw, 4)
