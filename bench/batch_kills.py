@@ -2,9 +2,9 @@
 
     python -m bench.batch_kills --out bench/results/cpu/batch_kills.jsonl [--kills 20]
 
-A tiny model answers questions about recordings and about nothing, at random temperatures. The process that writes the
-answers gets SIGKILL at random moments: when the file of answers has reached a random size, and a random part of a
-line's time later. Some kills leave a part of a line, as a machine that loses power may.
+A tiny model answers questions about recordings and about nothing, at random. The process that writes the answers gets
+SIGKILL at random moments: when the file of answers has grown by a random number of bytes, and a random part of a line's
+time later. Some kills leave a part of a line, as a machine that loses power may.
 """
 
 from __future__ import annotations
@@ -72,43 +72,47 @@ def answers(target: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in target.read_bytes().splitlines()]
 
 
-def killed(source: Path, target: Path, at: int, delay: float, torn: int) -> int:
-    """Answers until the file has so many bytes, kills it ``delay`` seconds later, and adds a part of a line.
+def killed(source: Path, target: Path, growth: int, delay: float, torn: int) -> bool:
+    """Answers until the file has grown by so many bytes, kills it ``delay`` seconds later, and adds a part of a line.
 
     Returns:
-        bytes of the file when it was killed.
+        whether there was something to kill.
     """
+    target.touch()
+    size = target.stat().st_size
     child = multiprocessing.get_context("fork").Process(target=answer_all, args=(source, target))
     child.start()
-    while child.is_alive() and (not target.exists() or target.stat().st_size < at):
+    while child.is_alive() and target.stat().st_size <= size + growth:
         time.sleep(0.001)
     time.sleep(delay)
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    size = target.stat().st_size if target.exists() else 0
     with target.open("ab") as file:
         file.write(target.read_bytes()[:torn])
-    return size
+    return child.exitcode == -signal.SIGKILL
 
 
-def measure(folder: Path, kills: int, lines: int = 60, recordings: int = 6, seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path, kills: int, lines: int = 200, recordings: int = 6, seed: int = 0) -> dict[str, Any]:
     """Kills a batch so many times; how many lines were lost, answered twice, or differently."""
     source, whole, target = prepare(folder, lines, recordings), folder / "whole.jsonl", folder / "out.jsonl"
     began = time.monotonic()
     answer_all(source, whole)
     took = time.monotonic() - began
     expected = {row["id"]: row["answer"] for row in answers(whole)}
-    rng, size = random.Random(seed), whole.stat().st_size
-    at = sorted(rng.randrange(int(0.95 * size)) for _ in range(kills))
-    found_at = [killed(source, target, one, rng.uniform(0, took / lines), rng.choice((0, 1, 9, 40))) for one in at]
+    rng, most = random.Random(seed), int(1.5 * whole.stat().st_size / (kills + 1))
+    done, left = 0, []
+    for _ in range(kills):
+        torn = rng.choice((0, 1, 9, 40))
+        done += killed(source, target, rng.randrange(most), rng.uniform(0, took / lines), torn)
+        left.append(target.read_bytes().count(b"\n"))
     answer_all(source, target)
     found = answers(target)
     by_id = {row["id"]: row["answer"] for row in found}
     return {
         "lines": lines,
-        "kills": kills,
-        "moments": len(set(found_at)),
+        "kills": done,
+        "answered_at_kills": left,
         "different_answers": len(set(expected.values())),
         "lost": len(set(expected) - set(by_id)),
         "twice": len(found) - len(by_id),
