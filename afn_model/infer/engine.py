@@ -59,6 +59,8 @@ class Growing:
         draft: what it is expected to be.
         grammar: what its next token may be.
         logprobs: of the tokens.
+        top: the likeliest tokens in their places, (id, log-probability), where the request asks for them and has no
+            prediction.
         reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
         error: what went wrong.
         times: of the first and the last token, by the engine's clock.
@@ -74,6 +76,7 @@ class Growing:
     grammar: GrammarState | None = None
     draft: Draft | None = None
     logprobs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
     reason: Reason | None = None
     error: Exception | None = None
     times: list[float] = field(default_factory=list)
@@ -177,6 +180,7 @@ class Engine:
         keys: Run[int] | None = None,
         encoded: tuple[Tensor, list[int]] | None = None,
         priority: int = 0,
+        prediction: Run[int] | None = None,
     ) -> list[Request]:
         """Requests to answer every prompt of a batch.
 
@@ -187,6 +191,7 @@ class Engine:
                 requests came before it, if None.
             encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
             priority: those with a higher one go first.
+            prediction: as of ``submit``, for all of them.
 
         Raises:
             ValueError: a prompt that is empty, leaves no room in the context or needs more pages than there are, token
@@ -202,7 +207,7 @@ class Engine:
         given, requests = range(self.requests, self.requests + len(prompts)) if keys is None else keys, []
         try:
             for prompt, key in zip(prompts, given, strict=True):
-                requests.append(self.submit(prompt, params, key, priority))
+                requests.append(self.submit(prompt, params, key, priority, prediction))
         except ValueError:
             for request in requests:
                 self.abort(request)
@@ -236,26 +241,25 @@ class Engine:
         windows = [span.digest for span in prompt.windows]
         for sample in range(params.n):
             sequence = Sequence(prompt, limit, priority=priority, leader=leader)
-            answer = Growing(
-                request, sample, sequence, hashed(params.seed or 0, key, sample), self._finish(params, limit)
-            )
-            if params.grammar is not None:
-                answer.grammar = self._grammars(params).start(params.grammar)
-            if prediction and not self.deterministic and answer.grammar is None and params.max_thinking_tokens is None:
-                answer.draft = Draft(prediction)
-                self.drafting.append(answer)
+            try:
+                finish = self._finish(params, limit)
+                answer = Growing(request, sample, sequence, hashed(params.seed or 0, key, sample), finish)
+                if params.grammar is not None:
+                    answer.grammar = self._grammars(params).start(params.grammar)
+                if limit > 0:
+                    self.scheduler.add(sequence)
+            except ValueError:
+                self.abort(request)  # the answers before it
+                self.audio.release(windows)
+                raise
             request.answers.append(answer)
             if limit < 1:
                 answer.reason = "length"
                 continue
             leader = leader or sequence
-            try:
-                self.scheduler.add(sequence)
-            except ValueError:
-                answer.reason = "error"
-                self.abort(request)
-                self.audio.release(windows)
-                raise
+            if prediction and not self.deterministic and answer.grammar is None and params.max_thinking_tokens is None:
+                answer.draft = Draft(prediction)
+                self.drafting.append(answer)
             self.audio.hold(windows)
             self.growing[sequence] = answer
             if answer.grammar is not None or params.max_thinking_tokens is not None:
@@ -327,7 +331,7 @@ class Engine:
 
     def _take(self, launched: Launched) -> list[Growing]:
         """The tokens of a step."""
-        results, now, grown = launched.results(), self.clock(), []
+        results, top, now, grown = launched.results(), launched.top(), self.clock(), []
         for sequence, token, logprob in results:
             answer = self.growing.get(sequence)
             if answer is None:  # it has ended since the step was planned
@@ -336,6 +340,8 @@ class Engine:
             if token < 0:
                 self._end(answer, "error", NotFinite(f"the scores of token {len(answer.tokens)} are NaN or infinite"))
             else:
+                if sequence in top and (most := answer.request.params.logprobs):
+                    answer.top.append(top[sequence][:most])
                 self.scheduler.drawn(sequence, token)
                 self._grown(answer, token, logprob, now)
         return grown

@@ -50,6 +50,13 @@ class Launched:
         tokens = torch.where(self.drawn.finite, self.drawn.token, -1).tolist()
         return [*self.known, *zip(self.sequences, tokens, self.drawn.logprob.tolist(), strict=True)]
 
+    def top(self) -> dict[Sequence, list[tuple[int, float]]]:
+        """(id, log-probability) of the likeliest tokens for each sequence that draws, where a slot asks for them."""
+        if self.drawn is None or self.drawn.top is None:
+            return {}
+        pairs = [list(zip(*row, strict=True)) for row in zip(*(part.tolist() for part in self.drawn.top), strict=True)]
+        return dict(zip(self.sequences, pairs, strict=True))
+
 
 class Runner:
     """Executes steps.
