@@ -9,6 +9,7 @@ request = listening.ask("What happened?", SamplingParams(max_new_tokens=256))
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +74,8 @@ class Listening:
             samples = [WINDOW] * len(self.held)
             prompt = self._prompt(self.before, [], samples, self.held)
             if len(prompt.ids) < self.engine.model.config.text.max_positions:
-                self.engine.compute_ahead(prompt, AHEAD)
+                with suppress(ValueError):  # too long for the engine's pages: the question will say so
+                    self.engine.compute_ahead(prompt, AHEAD)
 
     def ask(self, question: str, params: SamplingParams | None = None, key: int = 0) -> Request:
         """Asks about what has been heard so far. The recording may go on afterwards.
