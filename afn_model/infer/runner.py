@@ -35,20 +35,24 @@ class Launched:
 
     Args:
         sequences: that draw a token each.
-        drawn: these tokens, on the device.
+        drawn: these tokens, -1 where scores were NaN or infinite, and their log-probabilities, on the host.
+        copied: when they are there; None where they are.
         known: (sequence, token, log-probability) of what is known already.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
-    drawn: Drawn | None = None
+    drawn: tuple[Tensor, Tensor] | None = None
+    copied: torch.cuda.Event | None = None
     known: list[tuple[Sequence, int, float]] = field(default_factory=list)
 
     def results(self) -> list[tuple[Sequence, int, float]]:
         """(sequence, token, log-probability) of all, waiting for the device; -1 where scores were NaN or infinite."""
         if self.drawn is None:
             return self.known
-        tokens = torch.where(self.drawn.finite, self.drawn.token, -1).tolist()
-        return [*self.known, *zip(self.sequences, tokens, self.drawn.logprob.tolist(), strict=True)]
+        if self.copied is not None:
+            self.copied.synchronize()
+        tokens, logprobs = (part.tolist() for part in self.drawn)
+        return [*self.known, *zip(self.sequences, tokens, logprobs, strict=True)]
 
     def top(self) -> dict[Sequence, list[tuple[int, float]]]:
         """(id, log-probability) of the likeliest tokens for each sequence that draws, where a slot asks for them."""
@@ -135,9 +139,20 @@ class Runner:
             states = {row: grammars[one] for row, one in enumerate(launched.sequences) if one in grammars}
             must = self._numbers([forced.get(one, -1) for one in launched.sequences]) if forced else None
             allowed = masks(states, self.kv.device)
-            launched.drawn = drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
+            drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
             self.last.index_copy_(0, slots, drawn.token)
+            self._read(launched, drawn)
         return launched
+
+    def _read(self, launched: Launched, drawn: Drawn) -> None:
+        """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
+        found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob
+        if self.kv.is_cuda:
+            pinned = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found]
+            found = tuple(there.copy_(part, non_blocking=True) for there, part in zip(pinned, found, strict=True))
+            launched.copied = torch.cuda.Event()
+            launched.copied.record(torch.cuda.current_stream(self.kv.device))
+        launched.drawn = found
 
     def _scores(self, step: Step, rows: list[tuple[Sequence, int]]) -> Tensor:
         """Logits after the tokens of drafts, then after those of rows, then some that are nobody's; float32."""
@@ -217,7 +232,7 @@ class Runner:
         )
         given = F.pad(given, (0, padding)) if padding else given
         x_TD = self._embed(given, chunks, rows)
-        return self.model.language_model(x_TD, torch.tensor(positions, device=self.kv.device), kv=kv)
+        return self.model.language_model(x_TD, self._numbers(positions, torch.float32), kv=kv)
 
     def _embed(self, ids: Tensor, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """Token embeddings, with those of the audio windows in their places."""
