@@ -281,7 +281,7 @@ class Engine:
                 answer.draft = Draft(prediction)
                 self.drafting.append(answer)
 
-    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> Sequence:
+    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
         """Computes the full pages of what prompts will begin with, which they then find.
 
         Its windows must be held; they are held for it until it is computed.

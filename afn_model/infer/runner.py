@@ -35,30 +35,42 @@ class Launched:
 
     Args:
         sequences: that draw a token each.
-        drawn: these tokens, -1 where scores were NaN or infinite, and their log-probabilities, on the host.
+        drawn: these tokens (-1 where scores were NaN or infinite), their log-probabilities, and where a slot asks for
+            them ids and log-probabilities of the likeliest tokens; on the host.
         copied: when they are there; None where they are.
         known: (sequence, token, log-probability) of what is known already.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
-    drawn: tuple[Tensor, Tensor] | None = None
+    drawn: tuple[Tensor, ...] = ()
     copied: torch.cuda.Event | None = None
     known: list[tuple[Sequence, int, float]] = field(default_factory=list)
 
+    def fetch(self, drawn: Drawn) -> None:
+        """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
+        found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob, *(drawn.top or ())
+        if drawn.token.is_cuda:
+            pinned = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found]
+            found = tuple(there.copy_(part, non_blocking=True) for there, part in zip(pinned, found, strict=True))
+            self.copied = torch.cuda.Event()
+            self.copied.record(torch.cuda.current_stream(drawn.token.device))
+        self.drawn = found
+
     def results(self) -> list[tuple[Sequence, int, float]]:
-        """(sequence, token, log-probability) of all, waiting for the device; -1 where scores were NaN or infinite."""
-        if self.drawn is None:
+        """(sequence, token, log-probability) of all, waiting for this step; -1 where scores were NaN or infinite."""
+        if not self.drawn:
             return self.known
         if self.copied is not None:
             self.copied.synchronize()
-        tokens, logprobs = (part.tolist() for part in self.drawn)
+        tokens, logprobs = (part.tolist() for part in self.drawn[:2])
         return [*self.known, *zip(self.sequences, tokens, logprobs, strict=True)]
 
     def top(self) -> dict[Sequence, list[tuple[int, float]]]:
-        """(id, log-probability) of the likeliest tokens for each sequence that draws, where a slot asks for them."""
-        if self.drawn is None or self.drawn.top is None:
+        """(id, log-probability) of the likeliest tokens for each sequence that draws, after ``results``."""
+        if len(self.drawn) < 4:
             return {}
-        pairs = [list(zip(*row, strict=True)) for row in zip(*(part.tolist() for part in self.drawn.top), strict=True)]
+        ids, logprobs = (part.tolist() for part in self.drawn[2:])
+        pairs = [list(zip(*row, strict=True)) for row in zip(ids, logprobs, strict=True)]
         return dict(zip(self.sequences, pairs, strict=True))
 
 
@@ -141,18 +153,8 @@ class Runner:
             allowed = masks(states, self.kv.device)
             drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
             self.last.index_copy_(0, slots, drawn.token)
-            self._read(launched, drawn)
+            launched.fetch(drawn)
         return launched
-
-    def _read(self, launched: Launched, drawn: Drawn) -> None:
-        """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
-        found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob
-        if self.kv.is_cuda:
-            pinned = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found]
-            found = tuple(there.copy_(part, non_blocking=True) for there, part in zip(pinned, found, strict=True))
-            launched.copied = torch.cuda.Event()
-            launched.copied.record(torch.cuda.current_stream(self.kv.device))
-        launched.drawn = found
 
     def _scores(self, step: Step, rows: list[tuple[Sequence, int]]) -> Tensor:
         """Logits after the tokens of drafts, then after those of rows, then some that are nobody's; float32."""
