@@ -150,7 +150,7 @@ class Engine:
         pages = default_pages(model, kv_dtype or model.dtype) if pages is None else pages
         self.model, self.processor = model, processor
         self.clock, self.deterministic = clock, deterministic
-        self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
+        audio = self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
         self.offload = offload
         self.pool = PagePool(pages, None if offload is None else self._save)
         if costs is None and model.device.type == "cuda":
@@ -161,7 +161,7 @@ class Engine:
             costs=costs,
             chunk=chunk,
             canonical=deterministic,
-            encoded=lambda digest: not self.audio.missing([digest]),
+            encoded=lambda digest: not audio.missing([digest]),  # not self: its tensors go when it does
             restore=_nothing_saved if offload is None else offload.load_run,
             clock=clock,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,7 +113,7 @@ class Runner:
         self.graphs: RowGraphs | None = None
         if graphs:
             width = -(-config.max_positions // PAGE)
-            self.graphs = RowGraphs(self._graphed, min(width, pages), model.device)
+            self.graphs = RowGraphs(partial(row_logits, model, self.kv), min(width, pages), model.device)
         self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
     def launch(
@@ -132,7 +133,8 @@ class Runner:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
             source, target = (self._numbers(list(pages)) for pages in zip(*step.copies, strict=True))
-            self.kv[:, :, target] = self.kv[:, :, source]
+            kv = self.kv.view(torch.uint8)  # which devices copy by index, whatever they do with FP8
+            kv[:, :, target] = kv[:, :, source]
         if step.windows:
             self.audio.encode(step.windows)
         rows = list(zip(step.rows, step.places, strict=True))
@@ -176,12 +178,6 @@ class Runner:
         paged = self._rows(rows)
         ids = self._ids([sequence.token(place) for sequence, place in rows], rows)
         return RowInputs(ids, self._numbers(positions, torch.float32), self._numbers(slots), paged.table, paged.lengths)
-
-    def _graphed(self, rows: RowInputs) -> Tensor:
-        """Logits after rows."""
-        kv = PagedKV(self.kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
-        x_TD = self.model.language_model.embed_tokens(rows.ids)
-        return sampling_logits(self.model.lm_head, self.model.language_model(x_TD, rows.positions, kv=kv))
 
     def _ids(self, ids: list[int], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """[T] int64; tokens of rows that the host does not know yet (-1) are the last ones drawn in their slots."""
@@ -318,3 +314,10 @@ class Runner:
         """On the model's device, without waiting for it."""
         found = torch.tensor(numbers, dtype=dtype)
         return found if self.kv.device.type == "cpu" else found.pin_memory().to(self.kv.device, non_blocking=True)
+
+
+def row_logits(model: Network, kv: Tensor, rows: RowInputs) -> Tensor:
+    """Logits after rows, whose keys and values are written into pages."""
+    paged = PagedKV(kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
+    x_TD = model.language_model.embed_tokens(rows.ids)
+    return sampling_logits(model.lm_head, model.language_model(x_TD, rows.positions, kv=paged))
