@@ -166,7 +166,8 @@ class Runner:
             tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
             return torch.cat([sampling_logits(self.model.lm_head, tile) for tile in tiles]) if tiles else self._empty
         alone = not step.chunks and not step.verified
-        if self.graphs is not None and rows and alone and not any(one.leader is not None for one, _ in rows):
+        together = self.share and any(one.leader is not None for one, _ in rows)
+        if self.graphs is not None and rows and alone and not together:
             return self.graphs(self._inputs(rows))
         silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
         hidden = self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]
