@@ -46,7 +46,21 @@ def wrong(lines: list[dict]) -> list[dict]:
 
 def what(x: dict) -> str:
     """A line's subject in words."""
-    names = ("op", "check", "impl", "tool", "source", "kernel", "test", "what", "sweep", "change", "goal", "figure", "how")
+    names = (
+        "op",
+        "check",
+        "impl",
+        "tool",
+        "source",
+        "kernel",
+        "test",
+        "what",
+        "sweep",
+        "change",
+        "goal",
+        "figure",
+        "how",
+    )
     return ", ".join(str(x[name]) for name in names if x.get(name)) or x["step"]
 
 

@@ -141,7 +141,9 @@ def recording(seed: int) -> list[torch.Tensor]:
     return [0.1 * torch.randn(SAMPLES, generator=g) for _ in range(WINDOWS)]
 
 
-def asked(engine: Engine, windows: list[torch.Tensor], question: int, key: int, limit: int = 1) -> tuple[Request, float]:
+def asked(
+    engine: Engine, windows: list[torch.Tensor], question: int, key: int, limit: int = 1
+) -> tuple[Request, float]:
     """A request about a recording, and the seconds that hashing its windows took."""
     began = time.perf_counter()
     digests = engine.audio.add(windows, [len(x) for x in windows])
