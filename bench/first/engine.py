@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,7 +188,7 @@ def within(check: str, distance: float, budget: float, good: bool = True, why: s
 
 
 def tokens() -> None:
-    """Prompts in chunks beside rows, one with a window, against plain PyTorch in float64; the sampler against a CPU's."""
+    """Chunks beside rows, one prompt with a window, against plain PyTorch in float64; the sampler against a CPU's."""
     given = prompts()
     for dtype in DTYPES:
         judge = Judge(dtype, given, True)
@@ -202,7 +203,7 @@ def tokens() -> None:
 def sampled() -> None:
     """The same logits, settings and keys give the same tokens on both devices."""
     vocabulary = 151_672 if GPU else 1000
-    settings = (
+    settings: tuple[dict[str, Any], ...] = (
         {}, {"temperature": 0.7}, {"temperature": 1.0, "top_p": 0.9}, {"temperature": 1.3, "top_k": 50},
         {"temperature": 1.0, "min_p": 0.05, "repetition_penalty": 1.3},
         {"temperature": 0.9, "presence_penalty": 0.5, "frequency_penalty": 0.3, "logit_bias": {3: 4.0}},

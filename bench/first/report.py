@@ -17,8 +17,8 @@ from bench.report import cell, groups, summary, table
 WRONG = ("failed", "crashed", "timed out")
 JUDGED = {
     "verify": "checks against float64", "repeats": "repeats on equal inputs", "counters": "arrival counters",
-    "assembler": "another ptxas", "engine": "the engine", "sanitised": "NVIDIA's checkers", "launch": "launches under them",
-    "compiled": "compiled for sm_90a", "test": "failed tests", "step": "processes",
+    "assembler": "another ptxas", "engine": "the engine", "sanitised": "NVIDIA's checkers",
+    "launch": "launches under them", "compiled": "compiled for sm_90a", "test": "failed tests", "step": "processes",
 }  # fmt: skip
 PLANTED = "planted "
 
@@ -209,8 +209,8 @@ def engine(lines: list[dict]) -> list[str]:
     names = {
         "decode": "kv batch context how layers step_ms tokens_per_s gb_s",
         "first token": "how layers tokens seconds hashing_s reused windows_encoded",
-        "arrival": "how layers budget_ms steps seconds alone_p50_ms alone_p99_ms alone_most_ms beside_p50_ms beside_p99_ms"
-        " beside_most_ms",
+        "arrival": "how layers budget_ms steps seconds alone_p50_ms alone_p99_ms alone_most_ms beside_p50_ms "
+        "beside_p99_ms beside_most_ms",
         "pages": "how gb save_gb_s load_gb_s",
     }
     for figure, fields in names.items():

@@ -111,8 +111,8 @@ def decode() -> None:
                     seconds = step_seconds(engine, count, context)
                     read = weights + count * context * token
                     say(
-                        "serving", figure="decode", kv=str(dtype)[6:], batch=count, context=context, how=how, status="ok",
-                        layers=text.layers, step_ms=1e3 * seconds, tokens_per_s=count / seconds,
+                        "serving", figure="decode", kv=str(dtype)[6:], batch=count, context=context, how=how,
+                        status="ok", layers=text.layers, step_ms=1e3 * seconds, tokens_per_s=count / seconds,
                         gb_s=read / seconds / 1e9,
                     )  # fmt: skip
         del engine, replayed, graphs
@@ -141,9 +141,7 @@ def recording(seed: int) -> list[torch.Tensor]:
     return [0.1 * torch.randn(SAMPLES, generator=g) for _ in range(WINDOWS)]
 
 
-def asked(
-    engine: Engine, windows: list[torch.Tensor], question: int, key: int, limit: int = 1
-) -> tuple[Request, float]:
+def asked(engine: Engine, windows: list[torch.Tensor], question: int, key: int) -> tuple[Request, float]:
     """A request about a recording, and the seconds that hashing its windows took."""
     began = time.perf_counter()
     digests = engine.audio.add(windows, [len(x) for x in windows])
@@ -153,7 +151,7 @@ def asked(
         spans.append(WindowSpan(len(ids), len(ids) + count, digest, index))
         ids += [engine.model.config.audio_token_id] * count
     prompt = PromptTokens(ids + drawn(QUESTION, seed=question), tuple(spans))
-    params = SamplingParams(max_new_tokens=limit, stop_token_ids=(), repetition_penalty=1.0)
+    params = SamplingParams(max_new_tokens=1, stop_token_ids=(), repetition_penalty=1.0)
     return engine.submit(prompt, params, key), hashed
 
 
@@ -239,7 +237,8 @@ def saved() -> None:
         good = torch.equal(kv, expected)
         say(
             "serving", figure="pages", how=how, status="ok" if good else "failed", why="" if good else "other bits",
-            gb=total / 1e9, save_gb_s=total / (times[1] - times[0]) / 1e9, load_gb_s=total / (times[3] - times[2]) / 1e9,
+            gb=total / 1e9, save_gb_s=total / (times[1] - times[0]) / 1e9,
+            load_gb_s=total / (times[3] - times[2]) / 1e9,
         )  # fmt: skip
         del found
         pages.close(keep=False)

@@ -57,7 +57,8 @@ def test_a_step_waits_for_no_more_than_its_kernels(model, graphs, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch, "tensor", syncs.tensor_here)
     with ak.prefer("reference"), torch.no_grad(), syncs.Waits() as waits:
-        engine = asked(syncs.to_device(model), ahead=True, graphs=graphs)
+        syncs.to_device(model)
+        engine = asked(model, ahead=True, graphs=graphs)
         if engine.runner.graphs is not None:
             engine.runner.graphs.sizes = ()  # what would be captured, called
         while engine.scheduler.running() or engine.pending is not None:
