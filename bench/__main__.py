@@ -59,6 +59,7 @@ BENCHMARKS = {
     "syncs": Benchmark("syncs", ("syncs.jsonl", "syncs.md")),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
     "resume": Benchmark("resume", ("resume.jsonl",)),
+    "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
     "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),

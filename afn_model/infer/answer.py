@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from afn_model.checks import is_whole
-from afn_model.infer.engine import Engine, Growing, Request
+from afn_model.infer.engine import Engine, Growing, NotFinite, Request, seeded
 from afn_model.infer.generate import explained
 from afn_model.infer.pages import PAGE
 from afn_model.infer.sampling_params import SamplingParams
@@ -103,7 +103,8 @@ def answers(
         params: how answers are generated; ``SamplingParams()`` if None.
         batch_size: conversations answered at the same time, at most.
         batch_tokens: bounds them by memory too: tokens of prompts and answers. A longer conversation is answered alone.
-        on_text: called with (place, piece) as text comes; the pieces of an answer add up to its text.
+        on_text: called with (place, piece) as text comes; the pieces of an answer add up to its text. What it raises
+            ends the answer and is raised.
         on_progress: called with (stage, conversations, done, total): "read" before the recordings of one are read;
             "prefill" with tokens of its prompt done; "decode" with tokens of the longest answer of all that grow.
 
@@ -117,9 +118,7 @@ def answers(
     for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
         if not is_whole(value) or value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    params = params or SamplingParams()
-    if params.temperature > 0 and params.seed is None:
-        params = replace(params, seed=int(torch.randint(2**62, ())))
+    params = seeded(params or SamplingParams())
     asked = [conversations] if is_conversation(conversations) else list(conversations)
     return _Run(model, processor, params, asked, batch_size, batch_tokens, on_text, on_progress).answers()
 
@@ -191,6 +190,9 @@ class _Run:
                 with torch.inference_mode():
                     grown = engine.step()
                 self.note(running, grown)
+                for growing in [one for run in running if run.request is not None for one in run.request.answers]:
+                    if growing.raised is not None:
+                        raise growing.raised
                 for one in [one for one in running if one.request is not None and one.request.done]:
                     running.remove(one)
                     yield from self.ended(engine, one)
@@ -256,7 +258,9 @@ class _Run:
         assert one.request is not None
         for place, growing in zip(self.places(one.index), one.request.answers, strict=True):
             if growing.error is not None:
-                problem = explained(engine.model, self.packed(one), 0, growing)
+                problem: BaseException = growing.error
+                if isinstance(problem, NotFinite):
+                    problem = explained(engine.model, self.packed(one), 0, growing)
                 yield place, ValueError(f"{self.where(one.index)}{problem}")
                 continue
             ids = growing.finish.answer

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Run
 from dataclasses import dataclass, field, replace
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,8 +60,11 @@ class Growing:
         draft: what it is expected to be.
         grammar: what its next token may be.
         logprobs: of the tokens.
+        top: the likeliest tokens in their places, (id, log-probability), where the request asks for them and has no
+            prediction.
         reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
         error: what went wrong.
+        raised: what a callback raised, which ends the answer and no other; it is ``error`` too.
         times: of the first and the last token, by the engine's clock.
     """
 
@@ -74,8 +78,10 @@ class Growing:
     grammar: GrammarState | None = None
     draft: Draft | None = None
     logprobs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
     reason: Reason | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
+    raised: Exception | None = None
     times: list[float] = field(default_factory=list)
 
     @property
@@ -100,6 +106,8 @@ class Request:
 
 class Engine:
     """Answers requests with one model, many at a time.
+
+    Threads may share it: one of them has it at a time, and callbacks come in the thread whose step it is.
 
     Args:
         model: the model. Its weights must not change while the engine holds keys and values (``clear``).
@@ -142,7 +150,7 @@ class Engine:
         pages = default_pages(model, kv_dtype or model.dtype) if pages is None else pages
         self.model, self.processor = model, processor
         self.clock, self.deterministic = clock, deterministic
-        self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
+        audio = self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
         self.offload = offload
         self.pool = PagePool(pages, None if offload is None else self._save)
         if costs is None and model.device.type == "cuda":
@@ -153,7 +161,7 @@ class Engine:
             costs=costs,
             chunk=chunk,
             canonical=deterministic,
-            encoded=lambda digest: not self.audio.missing([digest]),
+            encoded=lambda digest: not audio.missing([digest]),  # not self: its tensors go when it does
             restore=_nothing_saved if offload is None else offload.load_run,
             clock=clock,
         )
@@ -161,13 +169,15 @@ class Engine:
         size = {"pages": pages, "slots": slots, "chunk": chunk}
         self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs, kv_dtype=kv_dtype)
         self.growing: dict[Sequence, Growing] = {}
+        self.early: dict[Sequence, list[bytes]] = {}  # what is computed ahead, and the windows that needs
         self.seated: dict[int, tuple[Sequence, int]] = {}
         self.drafting: list[Growing] = []
         self.led: list[Growing] = []  # answers whose next token the host has a say in
-        self.grammars: Grammars | None = None
+        self.grammars: dict[tuple[int, ...], Grammars] = {}  # by stop tokens
         self.ahead = model.device.type == "cuda" if ahead is None else ahead
         self.pending: Launched | None = None
         self.requests = self.steps = 0
+        self.lock = RLock()
 
     def add(
         self,
@@ -177,6 +187,7 @@ class Engine:
         keys: Run[int] | None = None,
         encoded: tuple[Tensor, list[int]] | None = None,
         priority: int = 0,
+        prediction: Run[int] | None = None,
     ) -> list[Request]:
         """Requests to answer every prompt of a batch.
 
@@ -187,28 +198,28 @@ class Engine:
                 requests came before it, if None.
             encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
             priority: those with a higher one go first.
+            prediction: as of ``submit``, for all of them.
 
         Raises:
             ValueError: a prompt that is empty, leaves no room in the context or needs more pages than there are, token
                 ids past the vocabulary, recordings that do not match their placeholders, another number of keys.
         """
-        params = params or SamplingParams()
-        if params.temperature > 0 and params.seed is None:
-            params = replace(params, seed=int(torch.randint(2**62, ())))
-        prompts = self._prompts(batch, encoded)
-        if keys is not None and len(keys) != len(prompts):
-            self.audio.release([span.digest for prompt in prompts for span in prompt.windows])
-            raise ValueError(f"{len(keys)} keys for {len(prompts)} prompts")
-        given, requests = range(self.requests, self.requests + len(prompts)) if keys is None else keys, []
-        try:
-            for prompt, key in zip(prompts, given, strict=True):
-                requests.append(self.submit(prompt, params, key, priority))
-        except ValueError:
-            for request in requests:
-                self.abort(request)
-            self.audio.release([span.digest for later in prompts[len(requests) + 1 :] for span in later.windows])
-            raise
-        return requests
+        params = seeded(params or SamplingParams())
+        count = len(batch.cu_seqlens) - 1
+        if keys is not None and len(keys) != count:
+            raise ValueError(f"{len(keys)} keys for {count} prompts")
+        with self.lock:
+            prompts = self._prompts(batch, encoded)
+            given, requests = range(self.requests, self.requests + count) if keys is None else keys, []
+            try:
+                for prompt, key in zip(prompts, given, strict=True):
+                    requests.append(self.submit(prompt, params, key, priority, prediction))
+            except BaseException:
+                for request in requests:
+                    self.abort(request)
+                self.audio.release([span.digest for later in prompts[len(requests) + 1 :] for span in later.windows])
+                raise
+            return requests
 
     def submit(
         self,
@@ -222,55 +233,67 @@ class Engine:
 
         Args:
             prompt: its tokens. Its windows are held by the caller (``audio.hold``), who hands that over.
-            params, key, priority: as of ``add``; random answers need a seed.
+            params, key, priority: as of ``add``.
             prediction: token ids that the answers are expected to be, in part at least. It changes how many steps they
                 take and nothing else; in the deterministic mode it is not used.
 
         Raises:
-            ValueError: it leaves no room in the context, or needs more pages than there are.
+            ValueError: it leaves no room in the context, needs more pages than there are, or has parameters that do not
+                fit the vocabulary, a grammar that cannot be compiled, or what needs a processor without one.
         """
-        params = params.resolved(self.model.config)
-        request = Request(prompt, params, key)
-        limit, leader = min(params.max_new_tokens, self.model.config.text.max_positions - len(prompt.ids)), None
-        self.requests += 1
-        windows = [span.digest for span in prompt.windows]
+        request = Request(prompt, seeded(params).resolved(self.model.config), key)
+        with self.lock:
+            self.requests += 1
+            windows = [span.digest for span in prompt.windows]
+            try:
+                self._begin(request, priority, prediction)
+            except BaseException:
+                self.abort(request)
+                raise
+            finally:
+                self.audio.release(windows)
+        return request
+
+    def _begin(self, request: Request, priority: int, prediction: Run[int] | None) -> None:
+        """The answers of a request wait to be computed; each holds the windows."""
+        prompt, params, config, leader = request.prompt, request.params, self.model.config.text, None
+        limit = min(params.max_new_tokens, config.max_positions - len(prompt.ids))
+        self.runner.sampler.entries(params)  # tokens past the vocabulary
+        if prediction and not 0 <= min(prediction) <= max(prediction) < config.vocab_size:
+            raise ValueError(f"a prediction of tokens 0 to {config.vocab_size - 1} is expected")
         for sample in range(params.n):
             sequence = Sequence(prompt, limit, priority=priority, leader=leader)
-            answer = Growing(
-                request, sample, sequence, hashed(params.seed or 0, key, sample), self._finish(params, limit)
-            )
+            key = hashed(params.seed or 0, request.key, sample)
+            answer = Growing(request, sample, sequence, key, self._finish(params, limit))
             if params.grammar is not None:
                 answer.grammar = self._grammars(params).start(params.grammar)
-            if prediction and not self.deterministic and answer.grammar is None and params.max_thinking_tokens is None:
-                answer.draft = Draft(prediction)
-                self.drafting.append(answer)
             request.answers.append(answer)
             if limit < 1:
                 answer.reason = "length"
                 continue
             leader = leader or sequence
-            try:
-                self.scheduler.add(sequence)
-            except ValueError:
-                answer.reason = "error"
-                self.abort(request)
-                self.audio.release(windows)
-                raise
-            self.audio.hold(windows)
+            self.scheduler.add(sequence)
+            self.audio.hold(span.digest for span in prompt.windows)
             self.growing[sequence] = answer
             if answer.grammar is not None or params.max_thinking_tokens is not None:
                 self.led.append(answer)
-        self.audio.release(windows)
-        return request
+            elif prediction and not self.deterministic:
+                answer.draft = Draft(prediction)
+                self.drafting.append(answer)
 
-    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> Sequence:
+    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
         """Computes the full pages of what prompts will begin with, which they then find.
 
-        Its windows must be held until that is done, or until ``scheduler.finish`` has ended it.
+        Its windows must be held; they are held for it until it is computed.
+
+        Raises:
+            ValueError: it needs more pages than there are.
         """
-        sequence = Sequence(prompt, 0, priority=priority)
-        self.scheduler.add(sequence)
-        return sequence
+        with self.lock:
+            sequence = Sequence(prompt, 0, priority=priority)
+            self.scheduler.add(sequence)
+            self.early[sequence] = [span.digest for span in prompt.windows]
+            self.audio.hold(self.early[sequence])
 
     @torch.inference_mode()
     def step(self) -> list[Growing]:
@@ -281,7 +304,21 @@ class Engine:
 
         Returns:
             the answers that grew or ended.
+
+        Raises:
+            Exception: the step could not be computed. Answers that had begun have ended, with this as their ``error``;
+                those that wait go on with the next step.
         """
+        with self.lock:
+            try:
+                return self._step()
+            except BaseException as error:
+                self._give_up(error)
+                raise
+            finally:
+                self._forget_early()
+
+    def _step(self) -> list[Growing]:
         step = self.scheduler.plan()
         launched = None
         if step:
@@ -302,32 +339,34 @@ class Engine:
     def _launch(self, step: Step) -> Launched:
         for sequence in (*step.rows, *(chunk.sequence for chunk in step.verified)):
             self._seat(sequence)
-        try:
-            self.led = [answer for answer in self.led if answer.reason is None]
-            forced = {one.sequence: one.finish.forced for one in self.led if one.finish.forced is not None}
-            grammars = {one.sequence: one.grammar for one in self.led if one.grammar is not None}
-            launched = self.runner.launch(step, forced, grammars)
-        except Exception as error:
-            for chunk in step.chunks:
-                chunk.sequence.computed = chunk.start  # nobody may go on from there
-            chunks = [chunk.sequence for chunk in (*step.chunks, *step.verified)]
-            windows = [
-                one
-                for one in self.scheduler.prefilling
-                if any(span.digest in step.windows for span in one.prompt.windows)
-            ]
-            for sequence in dict.fromkeys((*step.rows, *chunks, *windows)):
-                if sequence in self.growing:
-                    self._end(self.growing[sequence], "error", error)
-                else:
-                    self.scheduler.finish(sequence)
-            raise
+        self.led = [answer for answer in self.led if answer.reason is None]
+        forced = {one.sequence: one.finish.forced for one in self.led if one.finish.forced is not None}
+        grammars = {one.sequence: one.grammar for one in self.led if one.grammar is not None}
+        launched = self.runner.launch(step, forced, grammars)
         self.scheduler.launched(step)
         return launched
 
+    def _give_up(self, error: BaseException) -> None:
+        """A step was not completed: nobody knows what is in the pages of those that had begun."""
+        self.pending = None
+        begun = {*self.scheduler.prefilling, *self.scheduler.decoding, *self.scheduler.ahead}
+        for sequence in [one for one in (*self.growing, *self.early) if one.slot >= 0 or one in begun]:
+            sequence.computed = 0  # no other answer goes on from its pages
+            if (answer := self.growing.get(sequence)) is None:
+                self.scheduler.finish(sequence)
+            else:
+                self._end(answer, "error" if isinstance(error, Exception) else "abort", error)
+
+    def _forget_early(self) -> None:
+        """Gives back the windows of what has been computed ahead."""
+        if self.early:
+            there = {*self.scheduler.waiting, *self.scheduler.prefilling, *self.scheduler.ahead}
+            for sequence in [one for one in self.early if one not in there]:
+                self.audio.release(self.early.pop(sequence))
+
     def _take(self, launched: Launched) -> list[Growing]:
         """The tokens of a step."""
-        results, now, grown = launched.results(), self.clock(), []
+        results, top, now, grown = launched.results(), launched.top(), self.clock(), []
         for sequence, token, logprob in results:
             answer = self.growing.get(sequence)
             if answer is None:  # it has ended since the step was planned
@@ -336,6 +375,8 @@ class Engine:
             if token < 0:
                 self._end(answer, "error", NotFinite(f"the scores of token {len(answer.tokens)} are NaN or infinite"))
             else:
+                if sequence in top and (most := answer.request.params.logprobs):
+                    answer.top.append(top[sequence][:most])
                 self.scheduler.drawn(sequence, token)
                 self._grown(answer, token, logprob, now)
         return grown
@@ -348,26 +389,32 @@ class Engine:
             self.scheduler.verified(chunk.sequence)
 
     def run(self) -> None:
-        """Steps until nothing is left to do."""
+        """Steps until nothing is left to do. What a callback raises is raised."""
         while self.scheduler.running() or self.pending is not None:
-            self.step()
+            for answer in self.step():
+                if answer.raised is not None:
+                    raise answer.raised
 
     def abort(self, request: Request) -> None:
         """A request's answers end where they are; its pages are free from now on."""
-        for answer in request.answers:
-            if answer.reason is None:
-                self._end(answer, "abort")
+        with self.lock:
+            for answer in request.answers:
+                if answer.reason is None:
+                    self._end(answer, "abort")
 
     def clear(self) -> None:
         """Forgets what was computed for requests that have ended: for when the weights have changed.
 
         Raises:
-            RuntimeError: a request runs.
+            RuntimeError: a request runs, or pages outside of the device are of the weights before.
         """
-        if self.growing:
-            raise RuntimeError(f"{len(self.growing)} answers are being generated; abort them first")
-        self.pool.clear()
-        self.audio.clear()
+        with self.lock:
+            if self.scheduler.running():
+                raise RuntimeError(f"{self.scheduler.running()} answers are being generated; abort them first")
+            if self.offload is not None:
+                raise RuntimeError("offloaded pages are of the weights before: make an engine with a new HostPages")
+            self.audio.clear()
+            self.pool.clear()
 
     def _prompts(self, batch: Batch, encoded: tuple[Tensor, list[int]] | None) -> list[PromptTokens]:
         config, ids = self.model.config, batch.input_ids
@@ -377,8 +424,9 @@ class Engine:
                 raise ValueError(
                     f"conversation {index} has {length} tokens; 1 to {context - 1} leave room for an answer"
                 )
-        if len(ids) and int(ids.max()) >= config.text.vocab_size:
-            raise ValueError(f"token id {int(ids.max())} is past the vocabulary of {config.text.vocab_size}")
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < config.text.vocab_size:
+            wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+            raise ValueError(f"token id {wrong} is past the vocabulary of {config.text.vocab_size}")
         clips: list[list[int]] = []
         digests: list[bytes] = []
         if batch.pcm is not None:
@@ -386,12 +434,12 @@ class Engine:
             digests = self.audio.add(batch.pcm, batch.samples.tolist())
         try:
             prompts = prompts_of(ids.tolist(), lengths, clips, config.audio_token_id, digests)
-        except ValueError:
+            if encoded is not None:
+                for digest, features in zip(digests, encoded[0].split(encoded[1]), strict=True):
+                    self.audio.put(digest, features)
+        except BaseException:
             self.audio.release(digests)
             raise
-        if encoded is not None:
-            for digest, features in zip(digests, encoded[0].split(encoded[1]), strict=True):
-                self.audio.put(digest, features)
         if config.rote.reading == "paper":
             tokens = [sum(map(audio_tokens, clip)) for clip in clips]
             clock = rotary_positions(ids, batch.cu_seqlens, config.audio_token_id, tokens, config.rote)
@@ -427,15 +475,31 @@ class Engine:
             answer.draft.grown(answer.tokens)
         finish, ended = answer.finish, False
         if answer.grammar is not None:
-            answer.grammar.accept(token)
+            try:
+                answer.grammar.accept(token)
+            except ValueError as error:
+                self._end(answer, "error", error)
+                return
             ended = answer.grammar.ended
         text = finish.feed(token, ended=ended)
-        if answer.on_token is not None and (finish.reason != "stop" or token not in finish.stop_ids):
-            answer.on_token(token)
-        if text and answer.on_text is not None:
-            answer.on_text(text)
-        if finish.reason is not None:
+        if text:
+            self._call(answer, answer.on_text, text)
+        if finish.reason != "stop" or token not in finish.stop_ids:
+            self._call(answer, answer.on_token, token)
+        if finish.reason is not None and answer.reason is None:
             self._end(answer, finish.reason)
+
+    def _call(self, answer: Growing, callback: Callable[[Any], Any] | None, what: Any) -> None:
+        """Calls back, unless that has raised something before, which ends the answer."""
+        if callback is None or answer.raised is not None:
+            return
+        try:
+            callback(what)
+        except Exception as error:
+            answer.raised = error
+            if answer.reason is None:
+                self._end(answer, "error")
+            answer.reason, answer.error = "error", error
 
     def _finish(self, params: SamplingParams, limit: int) -> Finish:
         """What ends an answer; text is kept where there is a processor."""
@@ -449,22 +513,34 @@ class Engine:
     def _grammars(self, params: SamplingParams) -> Grammars:
         if self.processor is None:
             raise ValueError("a grammar needs the engine's processor")
-        if self.grammars is None:
+        stop = params.stop_token_ids or ()
+        if not stop:
+            raise ValueError("a grammar needs a stop token after it, and stop_token_ids is empty")
+        if stop not in self.grammars:
             size = self.model.config.text.vocab_size
-            self.grammars = Grammars(self.processor.tokenizer.to_str(), size, params.stop_token_ids or ())
-        return self.grammars
+            self.grammars[stop] = Grammars(self.processor.tokenizer.to_str(), size, stop)
+        return self.grammars[stop]
 
-    def _end(self, answer: Growing, reason: Reason, error: Exception | None = None) -> None:
+    def _end(self, answer: Growing, reason: Reason, error: BaseException | None = None) -> None:
         answer.reason, answer.error = reason, error
-        if answer.finish.reason is None and (text := answer.finish.end(reason)) and answer.on_text is not None:
-            answer.on_text(text)
-        del self.growing[answer.sequence]
-        if answer.sequence.slot >= 0:
-            self.runner.sampler.release(answer.sequence.slot)
-        self.scheduler.finish(answer.sequence)
-        for key in answer.sequence.keys if error is not None else ():
-            self.pool.forget(key)
-        self.audio.release([span.digest for span in answer.request.prompt.windows])
+        sequence, text = answer.sequence, answer.finish.end(reason) if answer.finish.reason is None else ""
+        if self.growing.pop(sequence, None) is not None:
+            for slot in [slot for slot, (one, _) in self.seated.items() if one is sequence]:
+                del self.seated[slot]
+                self.runner.sampler.release(slot)
+            self.scheduler.finish(sequence)
+            for key in sequence.keys if error is not None else ():
+                self.pool.forget(key)
+            self.audio.release([span.digest for span in answer.request.prompt.windows])
+        if text:
+            self._call(answer, answer.on_text, text)
+
+
+def seeded(params: SamplingParams) -> SamplingParams:
+    """With a seed where answers are random."""
+    if params.temperature == 0 or params.seed is not None:
+        return params
+    return replace(params, seed=int(torch.randint(2**62, ())))
 
 
 def _nothing_saved(pages: list[tuple[bytes, bytes]]) -> list[Tensor]:

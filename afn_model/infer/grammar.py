@@ -112,6 +112,14 @@ class GrammarState:
         return mask
 
 
+def _mask(state: GrammarState) -> np.ndarray:
+    """The mask; all tokens where the grammar cannot go on, which then accepts none: that ends this answer alone."""
+    try:
+        return state.mask()
+    except ValueError:
+        return np.full(state.words, -1, np.int32)
+
+
 def masks(states: Mapping[int, GrammarState], device: torch.device | str) -> tuple[Tensor, Tensor] | None:
     """What ``Sampler.next`` takes as ``allowed``, for the states of some rows; None where there are none.
 
@@ -121,6 +129,6 @@ def masks(states: Mapping[int, GrammarState], device: torch.device | str) -> tup
     """
     if not states:
         return None
-    words = np.stack([state.mask() for state in states.values()])
+    words = np.stack([_mask(state) for state in states.values()])
     device = torch.device(device)
     return copied(torch.tensor(list(states)), device), copied(torch.from_numpy(words), device)

@@ -52,16 +52,19 @@ class RowInputs:
         self.lengths[rows:].fill_(1)
 
 
-def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """A CUDA graph of a function without arguments: what replays it, and the tensor that every replay writes."""
+def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    """A CUDA graph of a function without arguments: what replays it, and the tensor that every replay writes.
+
+    Threads that write and read offloaded pages may use CUDA meanwhile. A capture that fails gives the stream back.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # kernels are compiled and workspaces allocated before they are captured
         for _ in range(2):
             run()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    with torch.cuda.stream(here), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         out = run()
     return graph.replay, out
 
@@ -82,8 +85,8 @@ class RowGraphs:
     pages: int
     device: torch.device
     sizes: tuple[int, ...] = SIZES
-    record: Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]] = capture
-    graphs: dict[int, tuple[RowInputs, Callable[[], None], Tensor]] = field(default_factory=dict)
+    record: Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]] = capture
+    graphs: dict[int, tuple[RowInputs, Callable[[], object], Tensor]] = field(default_factory=dict)
 
     def __call__(self, rows: RowInputs) -> Tensor:
         """Logits [R, vocabulary], which the next call overwrites."""

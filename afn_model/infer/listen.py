@@ -9,6 +9,7 @@ request = listening.ask("What happened?", SamplingParams(max_new_tokens=256))
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,7 @@ from torch import Tensor
 from afn_model.audio.frames import SAMPLE_RATE, WINDOW, audio_tokens
 from afn_model.infer.audio_stream import AudioStream, StreamWindow
 from afn_model.infer.engine import Engine, Request
-from afn_model.infer.pages import PAGE
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Sequence
 from afn_model.infer.tokens import PromptTokens, spans_of
 from afn_model.network.positions import rotary_positions
 from afn_model.prompt.conversation import read_conversation
@@ -57,7 +56,6 @@ class Listening:
         self.engine, self.processor, self.system = engine, processor, system
         self.stream = AudioStream(dtype=processor.pcm_dtype, max_seconds=longest)
         self.held: list[bytes] = []
-        self.ahead: list[Sequence] = []  # what is being computed
         self.before, _ = self._around("-")
 
     def push(self, pcm: Tensor | np.ndarray) -> None:
@@ -75,11 +73,9 @@ class Listening:
         if full:
             samples = [WINDOW] * len(self.held)
             prompt = self._prompt(self.before, [], samples, self.held)
-            most = min(self.engine.model.config.text.max_positions - 1, self.engine.pool.pages * PAGE)
-            running = {*self.engine.scheduler.waiting, *self.engine.scheduler.prefilling}
-            self.ahead = [one for one in self.ahead if one in running]
-            if len(prompt.ids) <= most:
-                self.ahead.append(self.engine.compute_ahead(prompt, AHEAD))
+            if len(prompt.ids) < self.engine.model.config.text.max_positions:
+                with suppress(ValueError):  # too long for the engine's pages: the question will say so
+                    self.engine.compute_ahead(prompt, AHEAD)
 
     def ask(self, question: str, params: SamplingParams | None = None, key: int = 0) -> Request:
         """Asks about what has been heard so far. The recording may go on afterwards.
@@ -107,9 +103,6 @@ class Listening:
     def close(self) -> None:
         """The recording is over: its windows may be forgotten. Questions that were asked go on."""
         self.stream.abort()
-        for sequence in self.ahead:
-            self.engine.scheduler.finish(sequence)
-        self.ahead = []
         self.engine.audio.release(self.held)
         self.held = []
 

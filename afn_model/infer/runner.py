@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,20 +36,43 @@ class Launched:
 
     Args:
         sequences: that draw a token each.
-        drawn: these tokens, on the device.
+        drawn: these tokens (-1 where scores were NaN or infinite), their log-probabilities, and where a slot asks for
+            them ids and log-probabilities of the likeliest tokens; on the host.
+        copied: when they are there; None where they are.
         known: (sequence, token, log-probability) of what is known already.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
-    drawn: Drawn | None = None
+    drawn: tuple[Tensor, ...] = ()
+    copied: torch.cuda.Event | None = None
     known: list[tuple[Sequence, int, float]] = field(default_factory=list)
 
+    def fetch(self, drawn: Drawn) -> None:
+        """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
+        found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob, *(drawn.top or ())
+        if drawn.token.is_cuda:
+            pinned = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found]
+            found = tuple(there.copy_(part, non_blocking=True) for there, part in zip(pinned, found, strict=True))
+            self.copied = torch.cuda.Event()
+            self.copied.record(torch.cuda.current_stream(drawn.token.device))
+        self.drawn = found
+
     def results(self) -> list[tuple[Sequence, int, float]]:
-        """(sequence, token, log-probability) of all, waiting for the device; -1 where scores were NaN or infinite."""
-        if self.drawn is None:
+        """(sequence, token, log-probability) of all, waiting for this step; -1 where scores were NaN or infinite."""
+        if not self.drawn:
             return self.known
-        tokens = torch.where(self.drawn.finite, self.drawn.token, -1).tolist()
-        return [*self.known, *zip(self.sequences, tokens, self.drawn.logprob.tolist(), strict=True)]
+        if self.copied is not None:
+            self.copied.synchronize()
+        tokens, logprobs = (part.tolist() for part in self.drawn[:2])
+        return [*self.known, *zip(self.sequences, tokens, logprobs, strict=True)]
+
+    def top(self) -> dict[Sequence, list[tuple[int, float]]]:
+        """(id, log-probability) of the likeliest tokens for each sequence that draws, after ``results``."""
+        if len(self.drawn) < 4:
+            return {}
+        ids, logprobs = (part.tolist() for part in self.drawn[2:])
+        pairs = [list(zip(*row, strict=True)) for row in zip(ids, logprobs, strict=True)]
+        return dict(zip(self.sequences, pairs, strict=True))
 
 
 class Runner:
@@ -89,7 +113,7 @@ class Runner:
         self.graphs: RowGraphs | None = None
         if graphs:
             width = -(-config.max_positions // PAGE)
-            self.graphs = RowGraphs(self._graphed, min(width, pages), model.device)
+            self.graphs = RowGraphs(partial(row_logits, model, self.kv), min(width, pages), model.device)
         self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
     def launch(
@@ -109,7 +133,8 @@ class Runner:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
             source, target = (self._numbers(list(pages)) for pages in zip(*step.copies, strict=True))
-            self.kv[:, :, target] = self.kv[:, :, source]
+            kv = self.kv.view(torch.uint8)  # which devices copy by index, whatever they do with FP8
+            kv[:, :, target] = kv[:, :, source]
         if step.windows:
             self.audio.encode(step.windows)
         rows = list(zip(step.rows, step.places, strict=True))
@@ -128,8 +153,9 @@ class Runner:
             states = {row: grammars[one] for row, one in enumerate(launched.sequences) if one in grammars}
             must = self._numbers([forced.get(one, -1) for one in launched.sequences]) if forced else None
             allowed = masks(states, self.kv.device)
-            launched.drawn = drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
+            drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
             self.last.index_copy_(0, slots, drawn.token)
+            launched.fetch(drawn)
         return launched
 
     def _scores(self, step: Step, rows: list[tuple[Sequence, int]]) -> Tensor:
@@ -152,12 +178,6 @@ class Runner:
         paged = self._rows(rows)
         ids = self._ids([sequence.token(place) for sequence, place in rows], rows)
         return RowInputs(ids, self._numbers(positions, torch.float32), self._numbers(slots), paged.table, paged.lengths)
-
-    def _graphed(self, rows: RowInputs) -> Tensor:
-        """Logits after rows."""
-        kv = PagedKV(self.kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
-        x_TD = self.model.language_model.embed_tokens(rows.ids)
-        return sampling_logits(self.model.lm_head, self.model.language_model(x_TD, rows.positions, kv=kv))
 
     def _ids(self, ids: list[int], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """[T] int64; tokens of rows that the host does not know yet (-1) are the last ones drawn in their slots."""
@@ -210,7 +230,7 @@ class Runner:
         )
         given = F.pad(given, (0, padding)) if padding else given
         x_TD = self._embed(given, chunks, rows)
-        return self.model.language_model(x_TD, torch.tensor(positions, device=self.kv.device), kv=kv)
+        return self.model.language_model(x_TD, self._numbers(positions, torch.float32), kv=kv)
 
     def _embed(self, ids: Tensor, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """Token embeddings, with those of the audio windows in their places."""
@@ -294,3 +314,10 @@ class Runner:
         """On the model's device, without waiting for it."""
         found = torch.tensor(numbers, dtype=dtype)
         return found if self.kv.device.type == "cpu" else found.pin_memory().to(self.kv.device, non_blocking=True)
+
+
+def row_logits(model: Network, kv: Tensor, rows: RowInputs) -> Tensor:
+    """Logits after rows, whose keys and values are written into pages."""
+    paged = PagedKV(kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
+    x_TD = model.language_model.embed_tokens(rows.ids)
+    return sampling_logits(model.lm_head, model.language_model(x_TD, rows.positions, kv=paged))

@@ -147,6 +147,8 @@ class Scheduler:
     ):
         if chunk < PAGE or chunk % PAGE:
             raise ValueError(f"chunk {chunk}: a multiple of a page of {PAGE} tokens is expected")
+        if slots < 1:
+            raise ValueError(f"{slots} slots: at least one is expected")
         self.pool, self.costs, self.chunk, self.most_windows = pool, costs or Costs(), chunk, most_windows
         self.canonical, self.encoded, self.restore = canonical, encoded, restore
         self.ageing, self.clock = ageing, clock
@@ -262,6 +264,9 @@ class Scheduler:
     def _begin_rows(self, sequence: Sequence, step: Step) -> None:
         """The first row of a sequence whose chunks are done."""
         self.decoding.append(sequence)
+        for span in self._windows(sequence, sequence.computed, sequence.computed + 1):
+            if span.digest not in step.windows and not self.encoded(span.digest):
+                step.windows.append(span.digest)  # the prompt ends with audio
         draws = sequence.computed + 1 >= sequence.length
         step.rows.append(sequence)
         step.places.append(sequence.computed)
@@ -272,11 +277,22 @@ class Scheduler:
     def _grow(self, sequence: Sequence) -> None:
         """A page more for a sequence; others wait where there is none."""
         while not self.pool.room:
+            if self._take_back():
+                continue
             victim = max(self.prefilling + self.decoding, key=lambda one: (-one.priority, one.number))
             self._preempt(victim)
             if victim is sequence:
                 return
         sequence.pages += self.pool.allocate(1)
+
+    def _take_back(self) -> bool:
+        """The pages that were left to an answer that still waits, the last one that goes first; whether there were."""
+        heirs = [one for one in self.waiting if one.pages]
+        if heirs:
+            heir = min(heirs, key=lambda one: (one.priority, -one.number))
+            self.pool.release(heir.pages)
+            heir.pages, heir.computed, heir.published, heir.reused = [], 0, 0, 0
+        return bool(heirs)
 
     def _preempt(self, sequence: Sequence) -> None:
         """A sequence waits again. Its full pages stay where they are until somebody needs them."""
@@ -311,10 +327,11 @@ class Scheduler:
                 break
             if self._is_made_elsewhere(sequence):
                 continue
-            if not sequence.pages and not self._place(sequence, step):
-                if self.decoding or self.prefilling:
-                    break  # those behind it must not starve it
-                continue  # one behind it that has inherited pages holds what it needs
+            while not (placed := sequence.pages or self._place(sequence, step)):
+                if self.decoding or self.prefilling or not self._take_back():
+                    break
+            if not placed:
+                break  # those behind it must not starve it
             self.waiting.remove(sequence)
             sequence.slot = self.slots.pop()
             if sequence.computed >= self._target(sequence):

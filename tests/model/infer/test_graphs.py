@@ -1,8 +1,12 @@
 """Graphs of rows with a stand-in for their recording. That tokens are the same: test_engine.py."""
 
+import contextlib
+import types
+
+import pytest
 import torch
 
-from afn_model.infer.graphs import RowGraphs, RowInputs
+from afn_model.infer.graphs import RowGraphs, RowInputs, capture
 
 PAGES = 5
 
@@ -58,3 +62,44 @@ def test_what_is_too_large_is_not_captured():
     for rows in (rows_of(5, 0), rows_of(2, 1, pages=PAGES + 1)):
         assert torch.equal(graphs(rows), forward(rows))
     assert not recordings
+
+
+class _Graph:
+    def replay(self) -> None: ...
+
+
+def test_a_failed_capture_gives_the_stream_back(monkeypatch):
+    streams, modes = ["default"], []
+
+    @contextlib.contextmanager
+    def restored(stream):
+        before, streams[0] = streams[0], stream
+        try:
+            yield
+        finally:
+            streams[0] = before
+
+    @contextlib.contextmanager
+    def graph(_, capture_error_mode="global"):  # as PyTorch's: one that fails stays on its stream
+        modes.append(capture_error_mode)
+        streams[0] = "capture"
+        yield
+        streams[0] = "default"
+
+    side = types.SimpleNamespace(wait_stream=lambda _: None)
+    here = types.SimpleNamespace(wait_stream=lambda _: None)
+    fakes = {"Stream": lambda: side, "stream": restored, "graph": graph, "CUDAGraph": _Graph,
+             "current_stream": lambda: here if streams[0] == "default" else streams[0]}  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    def run():
+        if streams[0] == "capture":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return torch.zeros(1)
+
+    with pytest.raises(RuntimeError, match="capturing"):
+        capture(run)
+    assert streams[0] in ("default", here)
+    capture(lambda: torch.zeros(1))
+    assert modes == ["thread_local"] * 2
