@@ -43,7 +43,6 @@ MODULES = {
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
     "afn_model/demo/report.py": "tests/model/demo/test_demo.py",
     "afn_model/infer/rollout.py": "tests/model/infer/test_generate.py",
-    "afn_model/infer/runner.py": "tests/model/infer/test_engine.py",
     "afn_model/infer/text_stream.py": "tests/model/cli/test_commands.py",
     "afn_model/network/adaptor.py": "tests/model/network/test_network.py",
     "afn_model/network/language_model.py": "tests/model/network/test_network.py",

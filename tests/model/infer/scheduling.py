@@ -85,6 +85,7 @@ class StubEngine:
         pages, slots, options: of pool and scheduler.
         ahead: a step begins before the tokens of the one before it are known.
         saved: pages outside of the device by key; evicted ones go there. None keeps none.
+        watched: whether the memory is kept and compared; where not, tokens mean nothing.
     """
 
     def __init__(
@@ -259,7 +260,7 @@ class StubEngine:
         if sequence not in self.history:
             found = np.zeros(len(sequence.prompt.ids) + sequence.limit + 8, dtype=np.int64)
             history = 0
-            for place, token in enumerate(embedded(sequence.prompt)):
+            for place, token in enumerate(embedded(sequence.prompt) if self.watched else ()):
                 history = found[place] = mixed(history, token)
             self.history[sequence] = found
         return self.history[sequence]
@@ -285,12 +286,12 @@ class StubEngine:
             assert not len(wrong), f"place {wrong[0]} of {stop} holds something else"
 
     def write(self, sequence: Sequence, start: int, tokens: list[int], chunk: int | None) -> None:
+        if not self.watched:
+            return
         found = self.past(sequence)
         for place, token in enumerate(tokens, start):
             if place >= len(sequence.prompt.ids):
                 found[place] = mixed(int(found[place - 1]), token)
-        if not self.watched:
-            return
         at = self.places(sequence, start, start + len(tokens))
         for page in {int(place) // self.page for place in at}:
             assert self.pool._references[page] == 1, "written to while others hold it"

@@ -1,6 +1,7 @@
 """The engine: the same bits whatever else runs, the same tokens however it is configured, and errors that end one."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,7 +178,7 @@ def recorded(run):
     return lambda: out.copy_(run()), out
 
 
-@pytest.mark.parametrize("params", [GREEDY, RANDOM], ids=["greedy", "random"])
+@pytest.mark.parametrize("params", [GREEDY, replace(RANDOM, n=1)], ids=["greedy", "random"])
 def test_graphs_give_the_same_tokens(pair, batches, params):
     eager = mixed(Engine(pair[0], pages=400), batches, params, range(COUNT))
     engine = Engine(pair[0], pages=400, graphs=True, ahead=True)
@@ -189,10 +190,10 @@ def test_graphs_give_the_same_tokens(pair, batches, params):
         assert [one.tokens for one in replayed[index].answers] == [one.tokens for one in eager[index].answers]
 
 
-@pytest.mark.parametrize("params", [GREEDY, SamplingParams(max_new_tokens=60, temperature=0.8, seed=3)])
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.8, seed=3)], ids=["greedy", "random"])
 def test_a_prediction_changes_nothing_but_the_number_of_steps(pair, batches, params):
     model = pair[0]
-    params = SamplingParams(**{**vars(params), "max_new_tokens": 60, "stop_token_ids": ()})
+    params = replace(params, max_new_tokens=60, stop_token_ids=())
     engine = Engine(model, pages=60)
     plain = [asked(engine, batch, params, index) for index, batch in enumerate(batches[:3])]
     engine.run()
@@ -255,7 +256,7 @@ def test_an_exception_ends_what_was_in_its_step(pair, batches, params, at, monke
     check_idle(engine)
     ended = [one for request in requests for one in request.answers if one.reason == "error"]
     assert failures == 1
-    assert 1 <= len(ended) <= 4
+    assert 1 <= len(ended) < sum(len(request.answers) for request in requests)
     assert all(isinstance(one.error, Broken) for one in ended)
     for index, request in enumerate(requests):
         for one, right in zip(told(request), told(expected[index]), strict=True):
