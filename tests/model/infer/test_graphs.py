@@ -64,7 +64,7 @@ def test_what_is_too_large_is_not_captured():
     assert not recordings
 
 
-class _Graph:
+class _ReplayedGraph:
     def replay(self) -> None: ...
 
 
@@ -88,7 +88,7 @@ def test_a_failed_capture_gives_the_stream_back(monkeypatch):
 
     side = types.SimpleNamespace(wait_stream=lambda _: None)
     here = types.SimpleNamespace(wait_stream=lambda _: None)
-    fakes = {"Stream": lambda: side, "stream": restored, "graph": graph, "CUDAGraph": _Graph,
+    fakes = {"Stream": lambda: side, "stream": restored, "graph": graph, "CUDAGraph": _ReplayedGraph,
              "current_stream": lambda: here if streams[0] == "default" else streams[0]}  # fmt: skip
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)

@@ -31,7 +31,7 @@ def asked(model: Network, **options) -> Engine:
     return engine
 
 
-class _Nothing(TorchDispatchMode):
+class _NoOperations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         raise AssertionError(f"{func} is called")
 
@@ -49,7 +49,7 @@ def test_a_step_waits_for_no_more_than_its_kernels(model, graphs, monkeypatch):
 
     def results_of(self: Launched) -> list:
         read.append(self)
-        with _Nothing():
+        with _NoOperations():
             return results(self)
 
     monkeypatch.setattr(Launched, "results", results_of)
