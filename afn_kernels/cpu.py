@@ -253,7 +253,7 @@ class DecoderLayer(NamedTuple):
     down_bias: Tensor | None
 
 
-class DecodeStep:
+class CompiledDecoder:
     """One new token of each of a few sequences through all layers of a Qwen2-family decoder, in one call.
 
     In every layer h ← h + W_o attention(rotary(W_q n + b_q, W_k n + b_k), W_v n + b_v) and then
@@ -293,9 +293,10 @@ class DecodeStep:
             for name, x in layer._asdict().items():
                 if x is None and name.endswith("_bias"):
                     continue
+                if x is None or x.shape != shapes[name]:
+                    found = None if x is None else list(x.shape)
+                    raise ValueError(f"{name} is {found}, expected {list(shapes[name])}")
                 _check_float32(x)
-                if x.shape != shapes[name]:
-                    raise ValueError(f"{name} is {list(x.shape)}, expected {list(shapes[name])}")
         if heads % kv_heads or head_dim > 256:
             raise ValueError(f"{heads} query heads over {kv_heads} KV heads of {head_dim} elements, at most 256")
         self._run, self._kept = decode_step, (list(layers), norm, inv_freq)
@@ -339,7 +340,7 @@ class DecodeStep:
         """
         rows, width = len(x), len(self._kept[1])
         x, positions = x.contiguous(), positions.contiguous()
-        slots, table, lengths = slots.contiguous(), table.contiguous(), lengths.contiguous()
+        slots, table, lengths = slots.long().contiguous(), table.contiguous(), lengths.contiguous()
         _check_float32(x, positions, kv)
         alike = x.shape == (rows, width) and positions.shape == slots.shape == lengths.shape == (rows,)
         if not alike or table.dim() != 2 or len(table) != rows:
@@ -352,7 +353,7 @@ class DecodeStep:
                 raise ValueError(f"{numbers.dtype} on {numbers.device}: not int32 or int64 on the CPU")
         out = torch.empty_like(x)
         done = self._run(
-            self._decoder, x.data_ptr(), positions.data_ptr(), slots.long().data_ptr(), kv.data_ptr(), rows,
+            self._decoder, x.data_ptr(), positions.data_ptr(), slots.data_ptr(), kv.data_ptr(), rows,
             kv.shape[2], kv.shape[3], (table.data_ptr(), table.dtype == torch.int64), table.shape[1], table.stride(0),
             (lengths.data_ptr(), lengths.dtype == torch.int64), out.data_ptr(), threads or torch.get_num_threads(),
             level,

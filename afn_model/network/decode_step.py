@@ -31,7 +31,7 @@ class CompiledRows:
 
     def __init__(self, model: LanguageModel):
         self.model = model
-        self._step: cpu.DecodeStep | None = None
+        self._step: cpu.CompiledDecoder | None = None
         self._owners: list[tuple[dict, str]] = []
         self._owned: list[nn.Module | Tensor | None] = []
         self._hooks: list[dict] = []
@@ -81,7 +81,7 @@ class CompiledRows:
             self._weights.append(self.model.norm.weight)
             if all(w.is_cpu and w.dtype == torch.float32 and w.is_contiguous() for w in self._weights):
                 config = self.model.config
-                self._step = cpu.DecodeStep(
+                self._step = cpu.CompiledDecoder(
                     found, self.model.norm.weight, inverse_frequencies(config, torch.device("cpu")),
                     heads=config.heads, kv_heads=config.kv_heads, eps=self.model.norm.eps,
                 )  # fmt: skip

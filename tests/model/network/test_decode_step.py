@@ -12,9 +12,9 @@ import afn_kernels as ak
 from afn_kernels import cpu
 from afn_model.config import TextConfig
 from afn_model.network.decode_step import MOST_ROWS, CompiledRows
-from afn_model.network.fused import fuse, quantise_fp8
+from afn_model.network.fused import JointLinear, fuse, quantise_fp8
 from afn_model.network.kv_cache import PagedKV, PagedRows
-from afn_model.network.language_model import LanguageModel
+from afn_model.network.language_model import DecoderBlock, LanguageModel
 from tests.budget import assert_within_budget, fresh
 from tests.orders import in_orders
 
@@ -65,7 +65,7 @@ def rows_of(config: TextConfig, lengths: tuple[int, ...] = LENGTHS) -> Rows:
 def assert_like(model: LanguageModel, rows: Rows, out: Tensor, kv: Tensor) -> None:
     """Hidden states and pages are the model's, within what roundings change in them."""
 
-    def through(model: LanguageModel, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def plainly(model: LanguageModel, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         x, positions, paged = rows.paged()
         paged = replace(paged, kv=paged.kv.to(dtype))
         with ak.prefer("reference"):
@@ -73,10 +73,16 @@ def assert_like(model: LanguageModel, rows: Rows, out: Tensor, kv: Tensor) -> No
 
     plain = LanguageModel(replace(model.config, layers=len(model.layers)))
     plain.load_state_dict(model.state_dict())
-    exact = through(plain.double(), torch.float64)
-    others = list(zip(*in_orders(lambda: through(model, torch.float32), count=12), strict=True))
+    exact = plainly(plain.double(), torch.float64)
+    others = list(zip(*in_orders(lambda: plainly(model, torch.float32), count=12), strict=True))
     for name, found, same, oracle in zip(("hidden", "pages"), (out, kv), others, exact, strict=True):
         assert_within_budget(found, list(same), oracle, name=name)
+
+
+def through(compiled: CompiledRows, x: Tensor, positions: Tensor, kv: PagedKV) -> Tensor:
+    found = compiled(x, positions, kv)
+    assert found is not None, "it stands aside"
+    return found
 
 
 CONFIG = TextConfig(20, 24, 2, heads=2, kv_heads=1, ffn=44)
@@ -93,7 +99,7 @@ def test_it_is_the_model(level, width, heads, kv_heads, ffn, monkeypatch):
     rows.slots[3] = -1
 
     x, positions, kv = rows.paged()
-    out = CompiledRows(model)(x, positions, kv)
+    out = through(CompiledRows(model), x, positions, kv)
     assert_like(model, rows, out, kv.kv)
     written = (kv.kv != rows.kv).flatten(-2).any(-1).flatten(2).all(1).all(0)
     assert written.nonzero()[:, 0].tolist() == sorted(slot for slot in rows.slots.tolist() if slot >= 0)
@@ -104,9 +110,9 @@ def test_it_is_the_model(level, width, heads, kv_heads, ffn, monkeypatch):
 def test_a_row_has_the_same_bits_beside_any_others(level, monkeypatch):
     monkeypatch.setenv("AFN_SIMD", level)
     compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
-    whole = compiled(*rows.paged())
+    whole = through(compiled, *rows.paged())
     for size in (1, 2, 3, 4, 5):
-        parts = [compiled(*rows.paged(slice(at, at + size))) for at in range(0, len(LENGTHS), size)]
+        parts = [through(compiled, *rows.paged(slice(at, at + size))) for at in range(0, len(LENGTHS), size)]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -119,7 +125,7 @@ def test_threads_change_no_bit():
     for threads in (1, 3):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        found.append(CompiledRows(model)(*rows.paged()))
+        found.append(through(CompiledRows(model), *rows.paged()))
         torch.set_num_threads(before)
     assert torch.equal(*found)
 
@@ -129,22 +135,29 @@ def test_padding_is_zeros():
     compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
     x, positions, kv = rows.paged()
     more = torch.cat([x, x[:2]]), torch.cat([positions, positions[:2]])
-    out = compiled(*more, replace(kv, slots=torch.cat([kv.slots, kv.slots.new_full((2,), -1)])))
-    assert torch.equal(out[:-2], compiled(*rows.paged()))
+    out = through(compiled, *more, replace(kv, slots=torch.cat([kv.slots, kv.slots.new_full((2,), -1)])))
+    assert torch.equal(out[:-2], through(compiled, *rows.paged()))
     assert not out[-2:].any()
 
+
+def layer_of(model: LanguageModel, index: int) -> DecoderBlock:
+    layer = model.layers[index]
+    assert isinstance(layer, DecoderBlock)
+    return layer
 
 
 def joint(model: LanguageModel) -> None:
     fuse(model)
-    model.layers[0].mlp.fused.weight.mul_(2)
+    fused = layer_of(model, 0).mlp.fused
+    assert isinstance(fused, JointLinear)
+    fused.weight.mul_(2)
 
 
 CHANGES = {
-    "in place": lambda model: model.layers[0].mlp.down_proj.weight.mul_(2),
-    "data": lambda model: setattr(model.layers[1].self_attn.k_proj.bias, "data", model.norm.weight[:12] * 3),
-    "parameter": lambda model: setattr(model, "norm", model.layers[0].input_layernorm),
-    "module": lambda model: setattr(model.layers[1].self_attn, "q_proj", model.layers[0].self_attn.q_proj),
+    "in place": lambda model: layer_of(model, 0).mlp.down_proj.weight.mul_(2),
+    "data": lambda model: setattr(layer_of(model, 1).self_attn.k_proj.bias, "data", model.norm.weight[:12] * 3),
+    "parameter": lambda model: setattr(model, "norm", layer_of(model, 0).input_layernorm),
+    "module": lambda model: setattr(layer_of(model, 1).self_attn, "q_proj", layer_of(model, 0).self_attn.q_proj),
     "layer": lambda model: model.layers.pop(1),
     "joint weights": joint,
 }
@@ -155,11 +168,11 @@ CHANGES = {
 def test_a_change_of_the_weights_is_seen(change):
     model, rows = model_of(CONFIG), rows_of(CONFIG)
     compiled = CompiledRows(model)
-    before = compiled(*rows.paged())
+    before = through(compiled, *rows.paged())
     CHANGES[change](model)
     rows.kv = rows.kv[: len(model.layers)].contiguous()
     x, positions, kv = rows.paged()
-    found = compiled(x, positions, kv)
+    found = through(compiled, x, positions, kv)
     assert not torch.equal(found, before)
     assert_like(model, rows, found, kv.kv)
 
@@ -169,16 +182,16 @@ class MoreThanLinear(nn.Linear):
 
 
 def adapted(model: LanguageModel) -> None:
-    model.layers[1].self_attn.o_proj = MoreThanLinear(24, 24, bias=False)
+    layer_of(model, 1).self_attn.o_proj = MoreThanLinear(24, 24, bias=False)
 
 
 ASIDE = {
-    "a hook": lambda model: model.layers[0].register_forward_hook(lambda *_: None),
-    "a hook before": lambda model: model.layers[1].mlp.up_proj.register_forward_pre_hook(lambda *_: None),
+    "a hook": lambda model: layer_of(model, 0).register_forward_hook(lambda *_: None),
+    "a hook before": lambda model: layer_of(model, 1).mlp.up_proj.register_forward_pre_hook(lambda *_: None),
     "FP8": quantise_fp8,
     "an adapter": adapted,
     "bfloat16": lambda model: model.bfloat16(),
-    "one weight in float64": lambda model: model.layers[0].self_attn.v_proj.double(),
+    "one weight in float64": lambda model: layer_of(model, 0).self_attn.v_proj.double(),
 }
 
 
