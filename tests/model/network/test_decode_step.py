@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 import afn_kernels as ak
 from afn_kernels import cpu
-from afn_model.config import TextConfig
+from afn_model import AFNext
+from afn_model.config import AudioConfig, ModelConfig, TextConfig
+from afn_model.infer.engine import Engine
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.tokens import PromptTokens
 from afn_model.network.decode_step import MOST_ROWS, CompiledRows
 from afn_model.network.fused import JointLinear, fuse, quantise_fp8
 from afn_model.network.kv_cache import PagedKV, PagedRows
@@ -230,3 +234,23 @@ def test_it_stands_aside_from_calls():
         assert compiled(*many.paged()) is None
         with torch.autocast("cpu"):
             assert compiled(*rows.paged()) is None
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_engine_decodes_by_it(deterministic, monkeypatch):
+    """Four answers of six tokens after a prompt's last one, whose pass is a chunk and begins them: rows of them all."""
+    text = TextConfig(20, 24, 2, heads=2, kv_heads=1, ffn=44, max_positions=64)
+    audio = AudioConfig(width=16, layers=1, heads=2, ffn=16)
+    model = AFNext(ModelConfig(audio=audio, text=text, audio_token_id=19, stop_token_ids=(0,))).eval()
+    rows, step = [], cpu.CompiledDecoder.__call__
+
+    def counted(self, x, *rest, **options):
+        rows.append(len(x))
+        return step(self, x, *rest, **options)
+
+    monkeypatch.setattr(cpu.CompiledDecoder, "__call__", counted)
+    engine = Engine(model, pages=16, deterministic=deterministic)
+    engine.submit(PromptTokens([1, 2, 3]), SamplingParams(max_new_tokens=6, stop_token_ids=(), n=4, temperature=1.0), 0)
+    engine.run()
+    assert sum(rows) >= 4 * 5
+    assert max(rows) == 4
