@@ -14,8 +14,9 @@ AFN_DEFINE_KERNEL_OF
 
 namespace {
 
-constexpr int64_t kAlone = 1 << 22;  // products that one thread computes before another one could begin
-constexpr int64_t kColumns = 32;     // of weights that one thread takes at once, at least
+// What one thread computes, and reads from memory, in some ten times what the start of another one takes.
+constexpr int64_t kAlone = 1 << 24, kAloneWeights = 1 << 22;
+constexpr int64_t kColumns = 32;  // of weights that one thread takes at once, at least
 
 class Run {
   public:
@@ -71,7 +72,8 @@ class Run {
 
     void product(const Linear& linear, const float* x, int64_t in, float* y, int64_t out, int64_t y_stride) const {
         const Product call{x, linear.weight, linear.bias, y, rows_.rows, in, y_stride};
-        if (rows_.rows * in * out <= kAlone || threads_ <= 1) return kernel_.product(call, 0, out);
+        const bool alone = rows_.rows * in * out <= kAlone && in * out <= kAloneWeights;
+        if (alone || threads_ <= 1) return kernel_.product(call, 0, out);
         const int64_t part = std::max(kColumns, out / (4 * threads_) / kColumns * kColumns);
         parallel_for((out + part - 1) / part, threads_,
                      [&](int64_t i) { kernel_.product(call, i * part, std::min(out, (i + 1) * part)); });

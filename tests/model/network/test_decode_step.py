@@ -123,7 +123,7 @@ def test_a_row_has_the_same_bits_beside_any_others(level, monkeypatch):
 @torch.inference_mode()
 def test_threads_change_no_bit():
     """A product of 8 rows with these weights is above what one thread computes alone."""
-    config = TextConfig(20, 520, 1, heads=4, kv_heads=2, ffn=1030)
+    config = TextConfig(20, 1040, 1, heads=8, kv_heads=2, ffn=2060)
     model, rows = model_of(config), rows_of(config, (5,) * 8)
     found = []
     for threads in (1, 3):
