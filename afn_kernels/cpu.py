@@ -2,13 +2,16 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from afn_kernels import _registry
 from afn_kernels._library import has_tangent
 from afn_kernels._registry import constant
 
@@ -70,6 +73,11 @@ def avoid(*_, slots: Tensor | None = None, **__) -> str:
     if slots is None and not torch.is_inference_mode_enabled():
         return "outside torch.inference_mode() its bits would not be those of a pass with a gradient"
     return ""
+
+
+def steered() -> bool:
+    """Whether something else decides how ops are computed: a preferred implementation, autocast or torch.compile."""
+    return bool(_registry._preferred) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
 
 
 def not_built(what: str) -> str:
@@ -222,6 +230,135 @@ def resample_any_ratio(
     out = torch.empty(count, dtype=torch.float32, device="cpu")
     run(x.data_ptr(), filters.data_ptr(), rows - 1, taps, rate, to, first, count, out.data_ptr(), level)
     return out
+
+
+class DecoderLayer(NamedTuple):
+    """Weights of one layer of a decoder, each [out, in] with a bias [out] or None; of norms [width]."""
+
+    input_norm: Tensor
+    post_norm: Tensor
+    q: Tensor
+    q_bias: Tensor | None
+    k: Tensor
+    k_bias: Tensor | None
+    v: Tensor
+    v_bias: Tensor | None
+    o: Tensor
+    o_bias: Tensor | None
+    gate: Tensor
+    gate_bias: Tensor | None
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+
+class CompiledDecoder:
+    """One new token of each of a few sequences through all layers of a Qwen2-family decoder, in one call.
+
+    In every layer h ← h + W_o attention(rotary(W_q n + b_q, W_k n + b_k), W_v n + b_v) and then
+    h ← h + W_down (silu(W_gate n) · W_up n), each with n = h / rms(h) · weight; and that norm of the result. New keys
+    and values are written into pages, over which attention goes as by ``decode_attention``'s cpu implementation.
+
+    Weights are read where they are: what is written into them in place is seen. Every output of a product is summed in
+    an order that depends on its length and the instruction set alone, so a row's bits do not depend on the rows beside
+    it. It has no gradient.
+
+    Args:
+        layers: float32 weights on the CPU, contiguous.
+        norm: [width], of the last norm.
+        inv_freq: [head_dim / 2] float32.
+        heads: query heads.
+        kv_heads: heads of keys and values.
+        eps: of the norms.
+
+    Raises:
+        ImportError: the extension was not built.
+        ValueError: weights of another dtype, device, layout or shape.
+    """
+
+    def __init__(
+        self, layers: Sequence[DecoderLayer], norm: Tensor, inv_freq: Tensor, *, heads: int, kv_heads: int, eps: float
+    ):
+        from afn_kernels._cpu import Decoder, decode_step
+
+        width, head_dim = len(norm), 2 * len(inv_freq)
+        ffn, queries, keys = len(layers[0].gate), heads * head_dim, kv_heads * head_dim
+        outs = {"q": (queries, width), "k": (keys, width), "v": (keys, width), "o": (width, queries)}
+        outs |= {"gate": (ffn, width), "up": (ffn, width), "down": (width, ffn)}
+        shapes = {"input_norm": (width,), "post_norm": (width,), **outs}
+        shapes |= {f"{name}_bias": shape[:1] for name, shape in outs.items()}
+        _check_float32(norm, inv_freq)
+        for layer in layers:
+            for name, x in layer._asdict().items():
+                if x is None and name.endswith("_bias"):
+                    continue
+                if x is None or x.shape != shapes[name]:
+                    found = None if x is None else list(x.shape)
+                    raise ValueError(f"{name} is {found}, expected {list(shapes[name])}")
+                _check_float32(x)
+        if heads % kv_heads or head_dim > 256:
+            raise ValueError(f"{heads} query heads over {kv_heads} KV heads of {head_dim} elements, at most 256")
+        self._run, self._kept = decode_step, (list(layers), norm, inv_freq)
+        self._caches = kv_heads, head_dim
+        pointers = [[0 if x is None else x.data_ptr() for x in layer] for layer in layers]
+        self._decoder = Decoder(
+            pointers, norm.data_ptr(), inv_freq.data_ptr(), width, heads, kv_heads, head_dim, ffn, eps
+        )
+
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        kv: Tensor,
+        table: Tensor,
+        lengths: Tensor,
+        *,
+        threads: int = 0,
+        level: str = "",
+    ) -> Tensor | None:
+        """Hidden states behind the last norm.
+
+        Args:
+            x: [R, width] float32 embeddings.
+            positions: [R] float32.
+            slots: [R] int64, the places of the new tokens in the pages taken as one run; nothing is written for
+                negative ones.
+            kv: [layers, 2, pages, page, kv_heads, head_dim] float32, contiguous; changes in place.
+            table: [R, columns] int32 or int64, the pages of each sequence in order.
+            lengths: [R] int32 or int64, the new token included.
+            threads: default PyTorch's. They change no bit.
+            level: SIMD level; by default $AFN_SIMD or the fastest.
+
+        Returns:
+            [R, width] float32; None, with nothing written, where a length is not in 1 to what the table holds, or a
+            page is not there.
+
+        Raises:
+            ValueError: tensors of another dtype, device, layout or shape.
+        """
+        rows, width = len(x), len(self._kept[1])
+        x, positions = x.contiguous(), positions.contiguous()
+        slots, table, lengths = slots.long().contiguous(), table.contiguous(), lengths.contiguous()
+        _check_float32(x, positions, kv)
+        alike = x.shape == (rows, width) and positions.shape == slots.shape == lengths.shape == (rows,)
+        if not alike or table.dim() != 2 or len(table) != rows:
+            shapes = [list(y.shape) for y in (x, positions, slots, table, lengths)]
+            raise ValueError(f"x, positions, slots, table, lengths are {shapes}: not of {rows} rows of {width}")
+        if kv.dim() != 6 or (*kv.shape[:2], *kv.shape[4:]) != (len(self._kept[0]), 2, *self._caches):
+            raise ValueError(f"kv is {list(kv.shape)}: not of {len(self._kept[0])} layers and heads of {self._caches}")
+        for numbers in (slots, table, lengths):
+            if numbers.device.type != "cpu" or numbers.dtype not in (torch.int64, torch.int32):
+                raise ValueError(f"{numbers.dtype} on {numbers.device}: not int32 or int64 on the CPU")
+        out = torch.empty_like(x)
+        done = self._run(
+            self._decoder, x.data_ptr(), positions.data_ptr(), slots.data_ptr(), kv.data_ptr(), rows,
+            kv.shape[2], kv.shape[3], (table.data_ptr(), table.dtype == torch.int64), table.shape[1], table.stride(0),
+            (lengths.data_ptr(), lengths.dtype == torch.int64), out.data_ptr(), threads or torch.get_num_threads(),
+            level,
+        )  # fmt: skip
+        return out if done else None
 
 
 def _check_float32(*tensors: Tensor) -> None:

@@ -15,6 +15,7 @@ from afn_model.infer.grammar import GrammarState, masks
 from afn_model.infer.graphs import RowGraphs, RowInputs
 from afn_model.infer.pages import PAGE
 from afn_model.infer.sampler import Drawn, Sampler
+from afn_model.network.decode_step import CompiledRows
 from afn_model.network.head import sampling_logits
 from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
 
@@ -110,6 +111,7 @@ class Runner:
         self.deterministic, self.chunk = deterministic, chunk
         self.share = model.device.type == "cuda" and not deterministic  # read a prompt once for all answers to it
         self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
+        self.compiled = CompiledRows(model.language_model)
         self.graphs: RowGraphs | None = None
         if graphs:
             width = -(-config.max_positions // PAGE)
@@ -231,7 +233,9 @@ class Runner:
         )
         given = F.pad(given, (0, padding)) if padding else given
         x_TD = self._embed(given, chunks, rows)
-        return self.model.language_model(x_TD, self._numbers(positions, torch.float32), kv=kv)
+        places = self._numbers(positions, torch.float32)
+        found = self.compiled(x_TD, places, kv)
+        return self.model.language_model(x_TD, places, kv=kv) if found is None else found
 
     def _embed(self, ids: Tensor, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """Token embeddings, with those of the audio windows in their places."""

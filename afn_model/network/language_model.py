@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from afn_model.network.sequence_shard import SequenceShard
 
 
+def inverse_frequencies(config: TextConfig, device: torch.device) -> Tensor:
+    """[head_dim / 2] float32: θ^(−2d / head_dim), radians of a position."""
+    d = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.int64).float()
+    return 1.0 / config.rope_theta ** (d / config.head_dim)
+
+
 class ResidualRMSNorm(nn.Module):
     """h = x + residual and h / rms(h) · weight, in one pass through ``afn_kernels``."""
 
@@ -144,8 +150,7 @@ class LanguageModel(nn.Module):
         Returns:
             [T, width].
         """
-        d = torch.arange(0, self.config.head_dim, 2, device=x_TD.device, dtype=torch.int64).float()
-        inv_freq = 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
+        inv_freq = inverse_frequencies(self.config, x_TD.device)
         schedule, calls = None, {"head_dim": self.config.head_dim, "dtype": x_TD.dtype}
         if cu_seqlens is not None:
             known: dict[str, Any] = {} if longest is None else {"longest": longest}

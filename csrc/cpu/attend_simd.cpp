@@ -9,33 +9,15 @@
 
 #include "afn/attend_simd.h"
 
-#include "afn/shuffles.h"
+#include "afn/exp2.h"
 
 namespace afn::attend::AFN_LEVEL {
 namespace {
 
 using namespace afn::AFN_LEVEL;
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kInfinity = __builtin_inff();
 static_assert(kKeys % (4 * L) == 0 && kPadding % L == 0);
-
-INLINE Vec all(float x) { return x - Vec{}; }
-
-// 2^x for x <= 0, 0 below -126; 1 at 0. Relative error 1e-7.
-INLINE Vec exp2(Vec x) {
-    const Vec shift = all(12582912.0f);  // 1.5 * 2^23: what is added to it is rounded to a whole number
-    const Vec shifted = x + shift, r = x - (shifted - shift);
-    Vec p = all(1.5353361959569156e-4f);
-    p = p * r + 1.3398873852565885e-3f;
-    p = p * r + 9.61843691766262e-3f;
-    p = p * r + 5.5503323674201965e-2f;
-    p = p * r + 0.24022647738456726f;
-    p = p * r + 0.6931471824645996f;
-    p = p * r + 1.0f;
-    const Vec y = from_bits(bits(p) + (bits(shifted) << 23));
-    return x < -126.0f ? Vec{} : x == x ? y : x;
-}
 
 INLINE Vec tanh(Vec x) {
     const Vec size = x < 0.0f ? -x : x, square = x * x;

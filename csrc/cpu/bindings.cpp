@@ -11,6 +11,7 @@
 #include <array>
 
 #include "afn/attend.h"
+#include "afn/decode_step.h"
 #include "afn/log_mel.h"
 #include "afn/log_mel_any.h"
 #include "afn/pack.h"
@@ -299,4 +300,54 @@ PYBIND11_MODULE(_cpu, m) {
         py::arg("threads"), py::arg("level") = "",
         "q and k turned by their positions, and k and v written into rows of a cache. Axes are strides of tokens and "
         "heads and how many heads there are; rows are how many, and strides of rows and heads.");
+
+    namespace step = afn::decode_step;
+    py::class_<step::Decoder>(m, "Decoder", "Addresses of a decoder's float32 weights, layer by layer, and its sizes.")
+        .def(py::init([](const std::vector<std::array<uintptr_t, 16>>& layers, uintptr_t norm, uintptr_t inv_freq,
+                         int64_t width, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t ffn, double eps) {
+                 step::Decoder decoder{{},
+                                       pointer<const float>(norm),
+                                       pointer<const float>(inv_freq),
+                                       width,
+                                       heads,
+                                       kv_heads,
+                                       head_dim,
+                                       ffn,
+                                       eps};
+                 for (const auto& at : layers) {
+                     const auto linear = [&](int i) {
+                         return step::Linear{pointer<const float>(at[i]), pointer<const float>(at[i + 1])};
+                     };
+                     decoder.layers.push_back({pointer<const float>(at[0]), linear(2), linear(4), linear(6), linear(8),
+                                               pointer<const float>(at[1]), linear(10), linear(12), linear(14)});
+                 }
+                 return decoder;
+             }),
+             py::arg("layers"), py::arg("norm"), py::arg("inv_freq"), py::arg("width"), py::arg("heads"),
+             py::arg("kv_heads"), py::arg("head_dim"), py::arg("ffn"), py::arg("eps"));
+
+    m.def(
+        "decode_step",
+        [](const step::Decoder& decoder, uintptr_t x, uintptr_t positions, uintptr_t slots, uintptr_t kv, int64_t rows,
+           int64_t pages, int64_t page, const Numbers& table, int64_t columns, int64_t table_stride,
+           const Numbers& lengths, uintptr_t out, int threads, const std::string& level) {
+            const step::Rows call{pointer<const float>(x),
+                                  pointer<const float>(positions),
+                                  pointer<const int64_t>(slots),
+                                  pointer<float>(kv),
+                                  rows,
+                                  pages,
+                                  page,
+                                  {pointer<const void>(table.first), table.second},
+                                  {pointer<const void>(lengths.first), lengths.second},
+                                  columns,
+                                  table_stride};
+            py::gil_scoped_release release;
+            return step::run(decoder, call, pointer<float>(out), threads, level);
+        },
+        py::arg("decoder"), py::arg("x"), py::arg("positions"), py::arg("slots"), py::arg("kv"), py::arg("rows"),
+        py::arg("pages"), py::arg("page"), py::arg("table"), py::arg("columns"), py::arg("table_stride"),
+        py::arg("lengths"), py::arg("out"), py::arg("threads"), py::arg("level") = "",
+        "One new token of each sequence through all layers; False, with nothing computed, where a length or a page is "
+        "not there.");
 }

@@ -124,3 +124,39 @@ def test_a_record_of_the_build_that_is_not_there(monkeypatch, tmp_path, text):
     assert cpu.not_built("cpu") == ""
     cpu.BUILT.write_text(text)
     assert cpu.not_built("cpu") == ""
+
+
+@pytest.mark.skipif(bool(cpu.available()), reason="not built")
+def test_a_compiled_decoder_says_what_does_not_fit():
+    """Its addresses are taken on trust behind these checks. What it computes: tests/model/network/test_decode_step."""
+    width, ffn = 8, 12
+    square, wide, tall = torch.ones(width, width), torch.ones(ffn, width), torch.ones(width, ffn)
+    norm, bias = torch.ones(width), torch.ones(width)
+    linear = (square, bias, square, bias, square, bias, square, None, wide, None, wide, None, tall, None)
+    layer = cpu.DecoderLayer(norm, norm, *linear)
+    sizes = {"heads": 2, "kv_heads": 2, "eps": 1e-6}
+    for other, message in (
+        ({"up": square}, r"up is \[8, 8\], expected \[12, 8\]"),
+        ({"o_bias": torch.ones(3)}, r"o_bias is \[3\], expected \[8\]"),
+        ({"k": None}, r"k is None, expected \[8, 8\]"),
+        ({"q": square.double()}, "not contiguous float32"),
+        ({"down": wide.t()}, "not contiguous float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cpu.CompiledDecoder([layer, layer._replace(**other)], norm, torch.ones(2), **sizes)
+    keys = dict.fromkeys(("k", "v"), torch.ones(12, width)) | dict.fromkeys(("k_bias", "v_bias"), torch.ones(12))
+    with pytest.raises(ValueError, match="2 query heads over 3 KV heads"):
+        cpu.CompiledDecoder([layer._replace(**keys)], norm, torch.ones(2), heads=2, kv_heads=3, eps=1e-6)
+    step = cpu.CompiledDecoder([layer], norm, torch.ones(2), **sizes)
+    kv, table = torch.zeros(1, 2, 3, 4, 2, 4), torch.tensor([[1, 2]])
+    given = [torch.ones(1, width), torch.ones(1), torch.tensor([4]), kv, table, torch.tensor([1])]
+    assert step(*given) is not None
+    for index, other, message in (
+        (0, torch.ones(1, 7), "not of 1 rows of 8"),
+        (2, torch.tensor([4, 5]), "not of 1 rows of 8"),
+        (3, torch.zeros(1, 2, 3, 4, 1, 4), "not of 1 layers"),
+        (3, kv.double(), "not contiguous float32"),
+        (4, table.float(), "not int32 or int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            step(*[other if at == index else x for at, x in enumerate(given)])

@@ -1,0 +1,256 @@
+"""The compiled decode step is the language model's own, row by row, and stands aside where it could differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import afn_kernels as ak
+from afn_kernels import cpu
+from afn_model import AFNext
+from afn_model.config import AudioConfig, ModelConfig, TextConfig
+from afn_model.infer.engine import Engine
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.tokens import PromptTokens
+from afn_model.network.decode_step import MOST_ROWS, CompiledRows
+from afn_model.network.fused import JointLinear, fuse, quantise_fp8
+from afn_model.network.kv_cache import PagedKV, PagedRows
+from afn_model.network.language_model import DecoderBlock, LanguageModel
+from tests.budget import assert_within_budget, fresh
+from tests.orders import in_orders
+
+pytestmark = pytest.mark.skipif(bool(cpu.available()), reason=cpu.available() or "built")
+LEVELS = [] if cpu.available() else __import__("afn_kernels._cpu")._cpu.simd_levels()
+PAGE = 4
+LENGTHS = (1, 3, 4, 5, 8, 9, 70)  # at the first token, at both sides of a page's border, past a step of 64 keys
+
+
+@dataclass
+class Rows:
+    """New tokens of sequences of any length, each with pages of its own."""
+
+    x: Tensor
+    positions: Tensor
+    slots: Tensor
+    kv: Tensor
+    table: Tensor
+    lengths: Tensor
+
+    def paged(self, only: slice = slice(None)) -> tuple[Tensor, Tensor, PagedKV]:
+        """Arguments of a forward pass over some of them, with a copy of the pages."""
+        rows = PagedRows(self.table[only], self.lengths[only])
+        kv = PagedKV(self.kv.clone(), self.slots[only], row_tokens=len(rows.table), rows=rows)
+        return self.x[only], self.positions[only], kv
+
+
+def model_of(config: TextConfig) -> LanguageModel:
+    """With random weights, biases and norms."""
+    model, g = LanguageModel(config), fresh()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=g) * (1.5 * weight.shape[-1] ** -0.5))
+    return model.requires_grad_(False)
+
+
+def rows_of(config: TextConfig, lengths: tuple[int, ...] = LENGTHS) -> Rows:
+    g, count = fresh(), len(lengths)
+    pages = -(-max(lengths) // PAGE)
+    table = torch.randperm(count * pages, generator=g).view(count, pages).int()
+    last = torch.tensor(lengths) - 1
+    slots = table[torch.arange(count), last // PAGE].long() * PAGE + last % PAGE
+    kv = torch.randn(config.layers, 2, count * pages, PAGE, config.kv_heads, config.head_dim, generator=g)
+    x, positions = torch.randn(count, config.width, generator=g), last * 0.75
+    return Rows(x, positions, slots, kv, table, torch.tensor(lengths).int())
+
+
+def assert_like(model: LanguageModel, rows: Rows, out: Tensor, kv: Tensor) -> None:
+    """Hidden states and pages are the model's, within what roundings change in them."""
+
+    def plainly(model: LanguageModel, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x, positions, paged = rows.paged()
+        paged = replace(paged, kv=paged.kv.to(dtype))
+        with ak.prefer("reference"):
+            return model(x.to(dtype), positions, kv=paged), paged.kv
+
+    plain = LanguageModel(replace(model.config, layers=len(model.layers)))
+    plain.load_state_dict(model.state_dict())
+    exact = plainly(plain.double(), torch.float64)
+    others = list(zip(*in_orders(lambda: plainly(model, torch.float32), count=12), strict=True))
+    for name, found, same, oracle in zip(("hidden", "pages"), (out, kv), others, exact, strict=True):
+        assert_within_budget(found, list(same), oracle, name=name)
+
+
+def through(compiled: CompiledRows, x: Tensor, positions: Tensor, kv: PagedKV) -> Tensor:
+    found = compiled(x, positions, kv)
+    assert found is not None, "it stands aside"
+    return found
+
+
+CONFIG = TextConfig(20, 24, 2, heads=2, kv_heads=1, ffn=44)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("width", "heads", "kv_heads", "ffn"), [(24, 2, 1, 44), (96, 6, 2, 37), (40, 4, 4, 130)])
+@torch.inference_mode()
+def test_it_is_the_model(level, width, heads, kv_heads, ffn, monkeypatch):
+    """Hidden states and pages, of widths that fill no vectors; a row that is not written changes no page."""
+    monkeypatch.setenv("AFN_SIMD", level)
+    config = TextConfig(20, width, 2, heads, kv_heads, ffn)
+    model, rows = model_of(config), rows_of(config)
+    rows.slots[3] = -1
+
+    x, positions, kv = rows.paged()
+    out = through(CompiledRows(model), x, positions, kv)
+    assert_like(model, rows, out, kv.kv)
+    written = (kv.kv != rows.kv).flatten(-2).any(-1).flatten(2).all(1).all(0)
+    assert written.nonzero()[:, 0].tolist() == sorted(slot for slot in rows.slots.tolist() if slot >= 0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@torch.inference_mode()
+def test_a_row_has_the_same_bits_beside_any_others(level, monkeypatch):
+    monkeypatch.setenv("AFN_SIMD", level)
+    compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
+    whole = through(compiled, *rows.paged())
+    for size in (1, 2, 3, 4, 5):
+        parts = [through(compiled, *rows.paged(slice(at, at + size))) for at in range(0, len(LENGTHS), size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@torch.inference_mode()
+def test_threads_change_no_bit():
+    """A product of 8 rows with these weights is above what one thread computes alone."""
+    config = TextConfig(20, 1040, 1, heads=8, kv_heads=2, ffn=2060)
+    model, rows = model_of(config), rows_of(config, (5,) * 8)
+    found = []
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        found.append(through(CompiledRows(model), *rows.paged()))
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+@torch.inference_mode()
+def test_padding_is_zeros():
+    compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
+    x, positions, kv = rows.paged()
+    more = torch.cat([x, x[:2]]), torch.cat([positions, positions[:2]])
+    out = through(compiled, *more, replace(kv, slots=torch.cat([kv.slots, kv.slots.new_full((2,), -1)])))
+    assert torch.equal(out[:-2], through(compiled, *rows.paged()))
+    assert not out[-2:].any()
+
+
+def layer_of(model: LanguageModel, index: int) -> DecoderBlock:
+    layer = model.layers[index]
+    assert isinstance(layer, DecoderBlock)
+    return layer
+
+
+def joint(model: LanguageModel) -> None:
+    fuse(model)
+    fused = layer_of(model, 0).mlp.fused
+    assert isinstance(fused, JointLinear)
+    fused.weight.mul_(2)
+
+
+CHANGES = {
+    "in place": lambda model: layer_of(model, 0).mlp.down_proj.weight.mul_(2),
+    "data": lambda model: setattr(layer_of(model, 1).self_attn.k_proj.bias, "data", model.norm.weight[:12] * 3),
+    "parameter": lambda model: setattr(model, "norm", layer_of(model, 0).input_layernorm),
+    "module": lambda model: setattr(layer_of(model, 1).self_attn, "q_proj", layer_of(model, 0).self_attn.q_proj),
+    "layer": lambda model: model.layers.pop(1),
+    "joint weights": joint,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.inference_mode()
+def test_a_change_of_the_weights_is_seen(change):
+    model, rows = model_of(CONFIG), rows_of(CONFIG)
+    compiled = CompiledRows(model)
+    before = through(compiled, *rows.paged())
+    CHANGES[change](model)
+    rows.kv = rows.kv[: len(model.layers)].contiguous()
+    x, positions, kv = rows.paged()
+    found = through(compiled, x, positions, kv)
+    assert not torch.equal(found, before)
+    assert_like(model, rows, found, kv.kv)
+
+
+class MoreThanLinear(nn.Linear):
+    """What an adapter is to it."""
+
+
+def adapted(model: LanguageModel) -> None:
+    layer_of(model, 1).self_attn.o_proj = MoreThanLinear(24, 24, bias=False)
+
+
+ASIDE = {
+    "a hook": lambda model: layer_of(model, 0).register_forward_hook(lambda *_: None),
+    "a hook before": lambda model: layer_of(model, 1).mlp.up_proj.register_forward_pre_hook(lambda *_: None),
+    "FP8": quantise_fp8,
+    "an adapter": adapted,
+    "bfloat16": lambda model: model.bfloat16(),
+    "one weight in float64": lambda model: layer_of(model, 0).self_attn.v_proj.double(),
+}
+
+
+@pytest.mark.parametrize("why", ASIDE)
+@torch.inference_mode()
+def test_it_stands_aside_from_models(why):
+    model, rows = model_of(CONFIG), rows_of(CONFIG)
+    compiled = CompiledRows(model)
+    assert compiled(*rows.paged()) is not None
+    handle = ASIDE[why](model)
+    assert compiled(*rows.paged()) is None
+    if hasattr(handle, "remove"):
+        handle.remove()
+        assert compiled(*rows.paged()) is not None
+
+
+def test_it_stands_aside_from_calls():
+    """With a gradient, with chunks, with shared prefixes, of many rows, of bfloat16, with a page that is not there."""
+    compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
+    assert compiled(*rows.paged()) is None
+    with torch.inference_mode():
+        x, positions, kv = rows.paged()
+        assert kv.rows is not None
+        prefixes = replace(kv.rows, prefix_lengths=torch.zeros(1).int())
+        for other in (
+            replace(kv, rows=None, row_tokens=0),
+            replace(kv, chunk_tokens=1),
+            replace(kv, rows=prefixes),
+            replace(kv, kv=kv.kv.bfloat16()),
+            replace(kv, rows=replace(kv.rows, lengths=kv.rows.lengths * 0)),
+            replace(kv, rows=replace(kv.rows, table=kv.rows.table + kv.kv.shape[2])),
+        ):
+            assert compiled(x, positions, other) is None
+            assert other.kv.dtype != torch.float32 or torch.equal(other.kv, rows.kv)
+        many = rows_of(CONFIG, (2,) * (MOST_ROWS + 1))
+        assert compiled(*many.paged()) is None
+        with torch.autocast("cpu"):
+            assert compiled(*rows.paged()) is None
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_engine_decodes_by_it(deterministic, monkeypatch):
+    """Four answers of six tokens after a prompt's last one, whose pass is a chunk and begins them: rows of them all."""
+    text = TextConfig(20, 24, 2, heads=2, kv_heads=1, ffn=44, max_positions=64)
+    audio = AudioConfig(width=16, layers=1, heads=2, ffn=16)
+    model = AFNext(ModelConfig(audio=audio, text=text, audio_token_id=19, stop_token_ids=(0,))).eval()
+    rows, step = [], cpu.CompiledDecoder.__call__
+
+    def counted(self, x, *rest, **options):
+        rows.append(len(x))
+        return step(self, x, *rest, **options)
+
+    monkeypatch.setattr(cpu.CompiledDecoder, "__call__", counted)
+    engine = Engine(model, pages=16, deterministic=deterministic)
+    engine.submit(PromptTokens([1, 2, 3]), SamplingParams(max_new_tokens=6, stop_token_ids=(), n=4, temperature=1.0), 0)
+    engine.run()
+    assert sum(rows) >= 4 * 5
+    assert max(rows) == 4
