@@ -103,8 +103,8 @@ def answers(
         params: how answers are generated; ``SamplingParams()`` if None.
         batch_size: conversations answered at the same time, at most.
         batch_tokens: bounds them by memory too: tokens of prompts and answers. A longer conversation is answered alone.
-        on_text: called with (place, piece) as text comes; the pieces of an answer add up to its text. What it raises ends
-            the answer and is raised.
+        on_text: called with (place, piece) as text comes; the pieces of an answer add up to its text. What it raises
+            ends the answer and is raised.
         on_progress: called with (stage, conversations, done, total): "read" before the recordings of one are read;
             "prefill" with tokens of its prompt done; "decode" with tokens of the longest answer of all that grow.
 

@@ -141,8 +141,8 @@ class Runner:
         """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
         found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob
         if self.kv.is_cuda:
-            pinned = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found]
-            found = tuple(there.copy_(part, non_blocking=True) for there, part in zip(pinned, found, strict=True))
+            tokens, logprobs = (torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found)
+            found = tokens.copy_(found[0], non_blocking=True), logprobs.copy_(found[1], non_blocking=True)
             launched.copied = torch.cuda.Event()
             launched.copied.record(torch.cuda.current_stream(self.kv.device))
         launched.drawn = found
