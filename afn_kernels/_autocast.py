@@ -8,7 +8,8 @@ import torch
 
 def enabled(x: torch.Tensor) -> bool:
     """Whether a call on ``x`` is made under ``torch.autocast`` of its device."""
-    return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
+    kind = x.device.type
+    return kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
 
 
 def lower(*tensors: torch.Tensor | None) -> tuple[Any, ...]:

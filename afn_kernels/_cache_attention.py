@@ -1,8 +1,11 @@
 """The compiled kernel of csrc/cpu/attend_simd.cpp: attention over a KV cache on a CPU, of decoding and of prefill."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 
-from afn_kernels._library import has_tangent
+from afn_kernels import cpu
 
 DTYPES = (torch.float32, torch.bfloat16)
 INDICES = (torch.int32, torch.int64)
@@ -11,7 +14,7 @@ WIDEST = 256  # of a head, as in csrc/include/afn/attend_simd.h
 
 def supports(q: torch.Tensor, k_cache: torch.Tensor, *scales: torch.Tensor | None) -> str:
     """Why the kernel does not take these tensors, which share a device and fit; empty when it does."""
-    if q.device.type != "cpu":
+    if not q.is_cpu:
         return f"the tensors are on {q.device}"
     if k_cache.dtype not in DTYPES or q.dtype != k_cache.dtype:
         return f"{str(k_cache.dtype).removeprefix('torch.')} is computed by the reference"
@@ -20,12 +23,11 @@ def supports(q: torch.Tensor, k_cache: torch.Tensor, *scales: torch.Tensor | Non
     return f"a head of {q.shape[-1]} elements is above {WIDEST}" if q.shape[-1] > WIDEST else ""
 
 
-def wants_gradient(*tensors: torch.Tensor | None) -> str:
-    """Why a gradient cannot be had; empty where none is wanted."""
-    grad = torch.is_grad_enabled()
-    if any(x is not None and ((grad and x.requires_grad) or has_tangent(x)) for x in tensors):
-        return "it has no gradient; the reference has"
-    return ""
+@lru_cache
+def _compiled() -> Callable[..., bool]:
+    from afn_kernels._cpu import cache_attention
+
+    return cache_attention
 
 
 def attend(
@@ -69,12 +71,10 @@ def attend(
         Like q; None where a length or a page that is read is not there. Without q, also where a length is below its new
         tokens or a prefix is longer than what comes before them; an empty tensor where all is well.
     """
-    from afn_kernels._cpu import cache_attention
-
     nothing = (0, False)
     out = k.new_empty(0) if q is None else torch.empty_like(q)
     blocks, page, kv_heads, width = k.shape
-    done = cache_attention(
+    done = _compiled()(
         0 if q is None else q.data_ptr(), 0 if q is None else out.data_ptr(), k.data_ptr(), k.stride()[:3],
         v.data_ptr(), v.stride()[:3], k.dtype == torch.bfloat16, blocks, page,
         nothing if table is None else (table.data_ptr(), table.dtype == torch.int64),
@@ -85,6 +85,14 @@ def attend(
         scale, softcap, threads or torch.get_num_threads(), level,
     )  # fmt: skip
     return out if done else None
+
+
+def fits(k: torch.Tensor, lengths: torch.Tensor, heads: int, **options) -> bool:
+    """Whether lengths and pages are sure to be what they must; what is not is for somebody else to say."""
+    if not lengths.is_cpu or cpu.usable():
+        return False
+    options |= {name: indices(options.get(name)) for name in ("table", "prefixes")}
+    return attend(None, k, k, indices(lengths), heads=heads, **options) is not None
 
 
 def indices(x: torch.Tensor | None) -> torch.Tensor | None:

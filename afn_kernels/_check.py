@@ -27,9 +27,8 @@ def check(on: bool = True) -> None:
 
 def same_dtype_and_device(op: str, **tensors: torch.Tensor) -> None:
     """Every tensor shares the first one's dtype and device."""
-    (first_name, first), *_ = tensors.items()
     alike(op, **tensors)
-    _floating(op, first_name, first)
+    _floating(op, *next(iter(tensors.items())))
 
 
 def _floating(op: str, name: str, x: torch.Tensor) -> None:
@@ -56,10 +55,11 @@ def mixed(op: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
 
 def alike(op: str, **tensors: torch.Tensor) -> None:
     """The same, of any dtype."""
-    (first_name, first), *rest = tensors.items()
     are_tensors(op, **tensors)
-    for name, tensor in rest:
-        if tensor.dtype != first.dtype or tensor.device != first.device:
+    first_name, first = next(iter(tensors.items()))
+    dtype, device = first.dtype, first.device
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype or tensor.device != device:
             found = f"{name} is {tensor.dtype} on {tensor.device}, {first_name} is {first.dtype} on {first.device}"
             raise ValueError(f"{op}: {found}; cast or move one of them")
 
@@ -212,7 +212,9 @@ def last_dim(op: str, name: str, tensor: torch.Tensor, size: int) -> None:
 
 def same_as(op: str, name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor, check=None) -> None:
     """Same shape, dtype and device; ``check=alike`` where the dtype may be a narrow one."""
-    (check or same_dtype_and_device)(op, **{other_name: other, name: tensor})
+    both = isinstance(tensor, torch.Tensor) and isinstance(other, torch.Tensor)
+    if not (both and tensor.dtype == other.dtype == torch.float32 and tensor.device == other.device):  # quickly
+        (check or same_dtype_and_device)(op, **{other_name: other, name: tensor})
     same_shape(op, name, tensor, other_name, other)
 
 

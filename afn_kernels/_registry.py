@@ -271,7 +271,7 @@ class Op:
 
     def _not_compiled(self, row: Impl, *args, **kwargs) -> None:
         """Says so, once, if the call would have run in the compiled extension."""
-        if row.available() and not row.supports(*args, **kwargs):
+        if row.available() and not row.supports(*args, **kwargs) and not row.avoid(*args, **kwargs):
             getattr(_LOADED, _load("afn_kernels.cpu:warn_missing"))(self.name)
 
     def _fell_back(self, chosen: Impl, *args, **kwargs) -> None:

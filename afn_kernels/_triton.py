@@ -55,9 +55,10 @@ def available() -> str:
     """Why kernels cannot be launched on this machine; empty when they can."""
     if not _installed():
         return "triton is not installed"
-    if why := _unfit(interpreted() and not compile_only):
+    simulated = interpreted()
+    if why := _unfit(simulated and not compile_only):
         return why
-    if _gpu() or interpreted() or compile_only:
+    if _gpu() or simulated or compile_only:
         return ""
     return "no CUDA GPU is here (with TRITON_INTERPRET=1 it runs on a CPU, for tests)"
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afn_kernels._library import has_tangent
 from afn_kernels._registry import constant
 
 # As in csrc/include/afn/resample_simd.h.
@@ -38,6 +39,37 @@ _usable = lru_cache(available)
 def usable() -> str:
     """``available``, looked at once."""
     return _usable()
+
+
+def wants_gradient(*tensors: Tensor | None) -> str:
+    """Why compiled kernels do not take a call: they have no gradient; empty where none is wanted."""
+    grad = torch.is_grad_enabled()
+    for x in tensors:
+        if x is not None and ((grad and x.requires_grad) or has_tangent(x)):
+            return "it has no gradient; the reference has"
+    return ""
+
+
+def supports(*tensors: Tensor | None) -> str:
+    """Why the kernels of float32 rows do not take these tensors; empty when they do."""
+    for x in tensors:
+        if x is not None and not x.is_cpu:
+            return f"the tensors are on {x.device}"
+        if x is not None and x.dtype != torch.float32:
+            return f"{str(x.dtype).removeprefix('torch.')} is computed by the reference"
+    return wants_gradient(*tensors)
+
+
+def avoid(*_, slots: Tensor | None = None, **__) -> str:
+    """Why ``impl="auto"`` leaves a kernel aside that has a reference with a gradient, and no gradient itself.
+
+    A loss compares passes with and without a gradient: theirs are the same bits. Nothing goes on from a written cache.
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the reference"
+    if slots is None and not torch.is_inference_mode_enabled():
+        return "outside torch.inference_mode() its bits would not be those of a pass with a gradient"
+    return ""
 
 
 def not_built(what: str) -> str:

@@ -59,9 +59,12 @@ BENCHMARKS = {
     "syncs": Benchmark("syncs", ("syncs.jsonl", "syncs.md")),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
     "resume": Benchmark("resume", ("resume.jsonl",)),
+    "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
+    "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
+    "goodput": Benchmark("goodput", ("goodput.jsonl", "goodput.md"), folder="simulated"),
     "layouts": Benchmark("layouts", ("layouts.jsonl", "layouts.md"), folder="simulated"),
     "memory": Benchmark("memory", ("memory.jsonl", "memory.md"), folder="memory"),
 }

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afn_model.bootstrap.tiny_curriculum import AUDIO, REWARDED
+from afn_model.bootstrap.tiny_curriculum import AUDIO, REINFORCED, REWARDED
 from afn_model.files import write_text
 from afn_model.train.log import read_rows
+from bench.curriculum_gains import Gain, gain, mean, over_seeds, scores
 from bench.curriculum_picture import draw
 
 STAGES = ("pre-1", "pre-2", "mid-1", "mid-2", "post", "cot-sft", "cot-rl")
@@ -33,9 +34,9 @@ LIMIT_S = 3600
 ERRORS = """\
 ± is one standard error over the n held-out records of this one run: binomial, √(p (1 − p) / (n + 2)) with
 p = (n · score + 1) / (n + 2), so that scores of 0 and 1 have one too. Where answers earn partial credit it is an upper
-bound, as no score from 0 to 1 varies more than a coin of the same mean. Differences count both models as if they had
-been asked different records; they were asked the same ones, which as a rule makes the true error smaller. None of this
-covers what another seed would have learnt."""
+bound, as no score from 0 to 1 varies more than a coin of the same mean. The error of a difference is that of the paired
+differences d between two models' answers to the same records, √([(Σ d² + 1) / (n + 2) − (Σ d / (n + 2))²] / (n + 2)),
+so that equal answers have one too (Agresti and Min, 2005). Neither covers what another seed would have learnt."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def read(run: Path) -> CurriculumReport:
         raise ValueError(f"{file}: {error}") from None
     if not results.get("stages"):
         raise ValueError(f"{file}: no stage has been evaluated yet")
+    if not all("records" in stage for stage in results["stages"].values()):
+        raise ValueError(f"{file}: scores of single records are missing; an older version wrote it: run it again")
     logs = {name: read_rows(run / name / "log.jsonl") for name in STAGES}
     logs = {name: rows for name, rows in logs.items() if rows}
     return CurriculumReport(results, logs, {name: trained(run / name, logs.get(name, [])) for name in STAGES})
@@ -128,9 +131,22 @@ def error(score: float, n: int) -> float:
     return math.sqrt(p * (1 - p) / (n + 2))
 
 
-def apart(a: tuple[float, int], b: tuple[float, int]) -> float:
-    """b − a in standard errors of the difference; each is a mean and its n."""
-    return (b[0] - a[0]) / math.hypot(error(*a), error(*b))
+def apart(before: dict, after: dict, key: str, other: str | None = None) -> Gain:
+    """How much higher a stage's measure is than the same one of an earlier stage, or another one of its records."""
+    blend = MEASURES[key][1] if key in MEASURES else {key: 1}
+    return gain(each(before, other or key), each(after, key), blend)
+
+
+def each(stage: dict, key: str) -> dict[str, list[float]]:
+    """Scores of the records that a measure of a stage is a mean of, by axis."""
+    if key == "reward":
+        return scores(stage["rewards"])
+    same = {"temporal_with_reasoning": "cot", "answers_with_most_timestamps_right": "timestamps_within_1_s"}
+    name = same.get(key, key)
+    found = scores({name: stage["records"][name]})[name]
+    if key == "answers_with_most_timestamps_right":
+        found = [float(share > 0.5) for share in found]
+    return {"cot" if key in MEASURES else key: found}
 
 
 def measured(stage: dict) -> dict[str, tuple[float, int]]:
@@ -154,7 +170,15 @@ def show(value: tuple[float, int]) -> str:
 
 def claims(report: CurriculumReport) -> list[Claim]:
     """Every claim of the curriculum, weighed."""
-    return [captioner(report), instruct(report), timestamps(report), think(report), helping(report), in_time(report)]
+    return [
+        captioner(report),
+        instruct(report),
+        timestamps(report),
+        think(report),
+        helping(report),
+        in_time(report),
+        reinforced(report),
+    ]
 
 
 def captioner(report: CurriculumReport) -> Claim:
@@ -166,7 +190,7 @@ def captioner(report: CurriculumReport) -> Claim:
     absent = [axis for axis in AUDIO if axis not in before or axis not in after]
     pairs = {axis: (before[axis], after[axis]) for axis in AUDIO if axis not in absent}
     behind = [axis for axis, (a, b) in pairs.items() if b[0] <= a[0]]
-    near = [axis for axis, pair in pairs.items() if axis not in behind and apart(*pair) < 2]
+    near = [axis for axis in pairs if axis not in behind and apart(base, model, axis).errors < 2]
     text = "; ".join(f"{axis} {show(a)} → {show(b)}" for axis, (a, b) in pairs.items()) + "."
     text += f" Not above the bootstrap: {', '.join(behind)}." if behind else ""
     text += f" Above it by less than two standard errors of the difference: {', '.join(near)}." if near else ""
@@ -176,28 +200,22 @@ def captioner(report: CurriculumReport) -> Claim:
 
 def instruct(report: CurriculumReport) -> Claim:
     name = "Instruct's reward on held-out prompts exceeds Captioner's by more than the spread of three seeds"
-    seeds = list({row["seed"]: row for row in report.results.get("post_seeds") or []}.values())
-    if len(seeds) < 3:
+    found = report.results.get("reinforcement", {}).get("post")
+    if found is None or len(found["after"]) < 3:
         before, after = report.model("Captioner"), report.model("Instruct")
-        count = {0: "one seed only", 1: "one seed only", 2: "two seeds only"}[len(seeds)]
         if before is None or after is None:
             return Claim(name, None, "There is no Instruct yet.")
-        a, b = measured(before)["reward"], measured(after)["reward"]
-        text = f"{count}: {show(a)} → {show(b)}, a difference of {b[0] - a[0]:+.3f}"
-        return Claim(name, None, f"{text} or {apart(a, b):+.1f} standard errors, but no spread to hold it against.")
-    margins = [row["instruct"] - row["captioner"] for row in seeds]
-    rewards = [row["instruct"] for row in seeds]
-    spread = max(rewards) - min(rewards)
-    text = "; ".join(f"seed {row['seed']}: {row['captioner']:.3f} → {row['instruct']:.3f}" for row in seeds)
-    text += f". Smallest margin {min(margins):+.3f}, spread of Instruct's reward (largest − smallest of {len(seeds)} "
-    text += f"seeds) {spread:.3f}."
+        text = " → ".join(show(measured(model)["reward"]) for model in (before, after))
+        text = f"one seed only: {text}, a difference of {apart(before, after, 'reward')}"
+        return Claim(name, None, f"{text}, but no spread to hold it against.")
+    before = mean(scores(found["before"]), found["blend"])
+    rewards = {seed: mean(scores(after), found["blend"]) for seed, after in found["after"].items()}
+    margin, spread = min(rewards.values()) - before, max(rewards.values()) - min(rewards.values())
+    text = "; ".join(f"seed {seed}: {before:.3f} → {reward:.3f}" for seed, reward in rewards.items())
+    text += f". Smallest margin {margin:+.3f}, spread of Instruct's reward (largest − smallest of {len(rewards)} "
     # What another seed would have made of the stages before is not in a spread around one Captioner.
-    text += " All start from one Captioner: the seeds differ in post alone." if same(seeds, "captioner") else ""
-    return Claim(name, min(margins) > spread, text)
-
-
-def same(rows: list[dict], key: str) -> bool:
-    return len({row[key] for row in rows}) == 1
+    text += f"seeds) {spread:.3f}. All start from one Captioner: the seeds differ in post alone."
+    return Claim(name, margin > spread, text)
 
 
 def timestamps(report: CurriculumReport) -> Claim:
@@ -220,9 +238,10 @@ def think(report: CurriculumReport) -> Claim:
     ways = {"temporal_direct": "directly", "temporal_with_reasoning": "asked to reason"}
     way = max(ways, key=lambda key: other[key])
     ours, theirs = (model["temporal_with_reasoning"], n), (other[way], other["n"]["cot"])
+    ahead = apart(other, model, "temporal_with_reasoning", way)
     text = f"Think, reasoning, {show(ours)}; Instruct at its best ({ways[way]}) {show(theirs)}; n = {n}. "
     text += f"Think asked directly, which tells reasoning from more training: {show((model['temporal_direct'], n))}."
-    return Claim(name, ours[0] > theirs[0], text + near_tie(abs(apart(theirs, ours))))
+    return Claim(name, ours[0] > theirs[0], text + near_tie(abs(ahead.errors)))
 
 
 def near_tie(errors: float) -> str:
@@ -230,7 +249,10 @@ def near_tie(errors: float) -> str:
 
 
 def changes(report: CurriculumReport) -> dict[str, tuple[list[str], list[str]]]:
-    """Of every stage what rose and what fell by more than two standard errors since the stage it started from."""
+    """Of every stage what rose and what fell by more than two standard errors since the stage it started from.
+
+    The reward of a stage of reinforcement is that of its own blend, on all of its held-out prompts.
+    """
     found = {}
     for name in [name for name in report.stages if name in STAGES]:
         start = report.stages.get(report.trained[name].start)
@@ -238,10 +260,21 @@ def changes(report: CurriculumReport) -> dict[str, tuple[list[str], list[str]]]:
             before, after = measured(start), measured(report.stages[name])
             # Temporal questions with reasoning are axis cot: they count once.
             keys = [key for key in after if key in before and key != "temporal_with_reasoning"]
-            moved = {key: apart(before[key], after[key]) for key in keys}
+            moved = {key: apart(start, report.stages[name], key).errors for key in keys}
             words = {k: f"{MEASURES.get(k, (k,))[0]} {before[k][0]:.2f} → {after[k][0]:.2f}" for k in keys}
+            if name in report.results.get("reinforcement", {}):
+                moved["reward"], words["reward"] = reward_of(report, name)
             found[name] = tuple([words[key] for key in keys if sign * moved[key] > 2] for sign in (1, -1))
     return found
+
+
+def reward_of(report: CurriculumReport, name: str) -> tuple[float, str]:
+    """How far a stage of reinforcement moved its own reward, in standard errors and in words, with the run's seed."""
+    found = report.results["reinforcement"][name]
+    pair = scores(found["before"]), scores(found["after"][str(report.results["seed"])])
+    count = sum(len(values) for values in pair[0].values())
+    values = " → ".join(f"{mean(one, found['blend']):.2f}" for one in pair)
+    return gain(*pair, found["blend"]).errors, f"reward on {count} prompts {values}"
 
 
 def helping(report: CurriculumReport) -> Claim:
@@ -261,15 +294,42 @@ def in_time(report: CurriculumReport) -> Claim:
     clock = report.results["seconds"]
     seconds, whole = sum(clock.get(part, 0.0) for part in ("base", *STAGES)), report.results["starts"] == 1
     text = f"{'' if whole else 'At least '}{seconds / 60:.1f} minutes with recording, bootstrap and evaluations"
-    text += f"; post with the other seeds took {clock['post_seeds'] / 60:.1f} more" if "post_seeds" in clock else ""
+    more = sum(took for part, took in clock.items() if part.endswith("_seeds"))
+    text += f"; other seeds of the stages of reinforcement, and more prompts, took {more / 60:.1f} more" if more else ""
     text += "."
     text += "" if whole else " The run was stopped and went on: some time before that was not counted."
+    host = report.results.get("machine")
+    if host and host["load"] > 2 * host["cores"]:
+        text += f" Other work ran beside it: a load of {host['load']} on {host['cores']} cores."
     text += f" Not there yet: {', '.join(report.missing)}." if report.missing else ""
     small = report.results["scale"] < 1
     text += f" This run is only {report.results['scale']:g} of the curriculum." if small else ""
     return Claim(
         name, False if seconds >= LIMIT_S else True if whole and not report.missing and not small else None, text
     )
+
+
+def reinforced(report: CurriculumReport) -> Claim:
+    name = "Reinforcement raises the reward on held-out prompts by more than two standard errors, with every seed"
+    lines, holds = [], []
+    for stage, found in report.results.get("reinforcement", {}).items():
+        before, blend = scores(found["before"]), found["blend"]
+        afters = {seed: scores(after) for seed, after in found["after"].items()}
+        gains = {seed: gain(before, after, blend) for seed, after in afters.items()}
+        counts = ", ".join(f"{len(values)} {axis}" for axis, values in before.items())
+        text = f"{stage} ({counts}), from {mean(before, blend):.3f}: "
+        text += "; ".join(f"seed {seed} {one} ({one.errors:.1f} errors)" for seed, one in gains.items())
+        if len(afters) > 1:
+            several = list(afters.values())
+            text += f"; their mean {over_seeds(before, several, blend)}, with the spread of seeds in it, and by axis "
+            text += ", ".join(f"{axis} {over_seeds(before, several, {axis: 1})}" for axis in before)
+        lines.append(f"{text}.")
+        holds.append(all(one.errors > 2 for one in gains.values()))
+    if not all(holds):
+        return Claim(name, False, " ".join(lines))
+    stages = [stage for stage in REINFORCED if stage not in report.results.get("reinforcement", {})]
+    lines += [f"Not there yet: {', '.join(stages)}."] if stages else []
+    return Claim(name, None if stages else True, " ".join(lines))
 
 
 def markdown(report: CurriculumReport, picture: str) -> str:
@@ -293,7 +353,7 @@ def markdown(report: CurriculumReport, picture: str) -> str:
         ],
     )
     out += ["## Claims", "", ERRORS, ""]
-    for letter, claim in zip("abcdef", claims(report), strict=True):
+    for letter, claim in zip("abcdefg", claims(report), strict=True):
         out += [f"- **({letter}) {claim.name}: {claim.verdict}.** {claim.text}"]
     out += ["", "What moved by more than two standard errors of the difference, stage by stage:", ""]
     rows = []

@@ -50,6 +50,7 @@ from afn_model.config import ModelConfig
 from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.files import write_rows, write_text
 from afn_model.prompt.batch import IGNORED, Batch
+from afn_model.train import host_memory, optimiser_offload
 from afn_model.train.curriculum import Stage, for_stage, read_curriculum, read_layout
 from afn_model.train.grpo import GRPOSettings
 from afn_model.train.optimiser import FiniteCheck
@@ -59,7 +60,7 @@ from afn_model.train.update import collected_together, update
 
 OUT = Path("bench/results/memory/memory.jsonl")
 GPU, MOST, RESERVE = 80.0, 76.0, 6.0  # GB: of the GPU, that a shipped layout may take, that shapes do not show
-RANKS = {"gpu": 1, "8gpu": 8, "128gpu": 128}
+RANKS = {"gpu": 1, "gpu-offload": 1, "8gpu": 8, "128gpu": 128}
 MICRO = 2  # micro-batches of a step
 HOST = 1 << 16  # elements up to which a new tensor is taken for one of the host: lengths, tables
 TEXT, WINDOW, PER_SECOND, SAMPLES = 64, 750, 25, 640  # text tokens of a conversation; audio tokens of 30 s, of 1 s; PCM
@@ -88,12 +89,15 @@ def cases() -> list[MemoryCase]:
     for layout in RANKS:
         for stage in curriculum.stages:
             # Weights, gradients and moments of all parameters take 132 GB.
-            found.append(MemoryCase(stage, layout, layout != "gpu" or "language_model" not in stage.modules))
+            fits = layout != "gpu" or "language_model" not in stage.modules
+            # What does not fit on one GPU otherwise; cot-sft takes what mid-1 does.
+            if layout != "gpu-offload" or ("language_model" in stage.modules and stage.name != "cot-sft"):
+                found.append(MemoryCase(stage, layout, fits))
     mid, post = curriculum["mid-1"], curriculum["post"]
     short = {"context": 8192, "max_audio": 60.0, "batch_tokens": 131_072}
     adapters = {"trains": ("language_model",), "lora": LORA}
     full = replace(mid, name="finetune 8K", trains=("adaptor", "language_model"), **short)
-    found += [MemoryCase(full, layout, layout != "gpu") for layout in ("gpu", "8gpu")]
+    found += [MemoryCase(full, layout, layout != "gpu") for layout in ("gpu", "gpu-offload", "8gpu")]
     for layout in ("gpu", "8gpu"):
         found.append(MemoryCase(replace(mid, name="LoRA 8K", **short, **adapters), layout))
         found.append(MemoryCase(replace(mid, name="LoRA 24K", **adapters), layout))
@@ -111,13 +115,15 @@ class MemoryCount(TorchDispatchMode):
 
     Attributes:
         now, peak: bytes.
+        offloaded: bytes of the host that what is offloaded has been given.
     """
 
     def __init__(self, host: int):
         super().__init__()
         self.host = host
-        self.now = self.peak = 0
+        self.now = self.peak = self.offloaded = 0
         self.sizes: dict[int, int] = {}
+        self.elsewhere: list[Tensor] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(issubclass(kind, DTensor) for kind in types):
@@ -133,6 +139,15 @@ class MemoryCount(TorchDispatchMode):
                 if isinstance(x, FakeTensor):
                     self.add(x)
         return found
+
+    def host_memory(self, size: int, device: torch.device) -> Tensor:
+        """Takes the place of ``afn_model.train.host_memory.host_memory``: fake too, and not counted with the rest."""
+        before, peak = self.now, self.peak
+        found = torch.empty(max(size, self.host), dtype=torch.uint8)
+        self.elsewhere.append(found)
+        self.sizes[found.untyped_storage()._cdata] = 0
+        self.now, self.peak, self.offloaded = before, peak, self.offloaded + size
+        return found[:size]
 
     def add(self, x: Tensor) -> None:
         storage = x.untyped_storage()
@@ -173,6 +188,8 @@ def counting(host: int = HOST) -> Iterator[MemoryCount]:
             mock.patch.object(_library, "plain", _plain),
             mock.patch.object(_library.Boundary, "_launch", property(lambda boundary: boundary.op)),
             mock.patch.object(torch.UntypedStorage, "resize_", resize_),
+            mock.patch.object(host_memory, "host_memory", memory.host_memory),
+            mock.patch.object(optimiser_offload, "host_memory", memory.host_memory),
             ak.prefer("triton"),
             FakeTensorMode(allow_non_fake_inputs=True),
             memory,
@@ -272,6 +289,7 @@ class Observed:
 
     def loss(self, loss: Callable[[], Tensor]) -> Tensor:
         grads = [p.grad for p in self.found.model.parameters() if p.grad is not None]
+        grads += getattr(self.found.optimiser, "gradients", {}).values()
         self.gradients = sum(cast(Any, g).to_local().nbytes if isinstance(g, DTensor) else g.nbytes for g in grads)
         found = loss()
         self.kept = self.memory.now
@@ -296,7 +314,9 @@ def fake_model() -> AFNext:
 
 
 def moments(optimiser: torch.optim.Optimizer) -> None:
-    """AdamW's state as it is after the first step; a fused step allocates nothing else."""
+    """AdamW's state as it is after the first step, where it is not there yet; a fused step allocates nothing else."""
+    if isinstance(optimiser, optimiser_offload.OffloadedOptimiser):
+        return
     for group in optimiser.param_groups:
         for p in group["params"]:
             zeros = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
@@ -344,6 +364,8 @@ def count(case: MemoryCase, changes: Mapping[str, Any] | None = None) -> dict[st
             "activations": kept,
             "working": memory.peak - states - observed.gradients - kept,
         }
+        if memory.offloaded:
+            row["host"] = round(memory.offloaded / 1e9, 1)
         del found, observed, method
     sizes = {name: round(size / 1e9, 1) for name, size in {"loading": loading, **parts}.items()}
     total = round(memory.peak / 1e9 + RESERVE, 1)
@@ -363,7 +385,7 @@ reserved for CUDA, NCCL, matmul workspaces, scratch of kernels and holes between
 than {most:g}. *Activations* is what a forward leaves for its backward, gathered weights of the embeddings and the head
 included; *working* is what comes on top at the peak: gathered blocks, whole gradients on their way, what is
 recomputed. Tokens are those of a GPU in one micro-batch: in GRPO one prompt of ten minutes with its answers, all as
-long as they may be.
+long as they may be. *Host* is what is offloaded, to page-locked memory of the host, without a checkpoint's copy.
 
 | {head} |
 {rule}
@@ -380,7 +402,7 @@ the reference. While GRPO samples, every GPU has all weights; a token of keys an
 """
 HEAD = (
     "stage | layout | GPUs | method | recomputed | sequence shared by | tokens | weights and moments | gradients "
-    "| activations | working | reserve | **total** | fits"
+    "| activations | working | reserve | **total** | host | fits"
 )
 
 
@@ -395,7 +417,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         fits = ("yes" if x["total"] < MOST else "no") + ("" if x["shipped"] else ", not shipped")
         table.append(
             f"| {x['stage']} | {x['layout']} | {x['ranks']} | {x['method']} | {x['recompute']} | "
-            f"{', '.join(ways) or '-'} | {x['tokens']:,} | {sizes} | **{x['total']:.1f}** | {fits} |"
+            f"{', '.join(ways) or '-'} | {x['tokens']:,} | {sizes} | **{x['total']:.1f}** | {x.get('host', '-')} | "
+            f"{fits} |"
         )
         sampling = "- | -"
         if "rollout" in x:

@@ -2,10 +2,11 @@
 
 import torch
 
-from afn_kernels import _cache_attention, _cuda, _device, _triton, cpu
+from afn_kernels import _cache_attention, _cuda, _device, _triton
 from afn_kernels._fp8_scales import FP8
 from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.cpu import usable, wants_gradient
 from afn_kernels.decode_attention.arguments import check_split, check_tensors, check_values, readable
 from afn_kernels.decode_attention.config import HEAD_DIMS
 
@@ -72,7 +73,7 @@ def _supports(
 
 
 def _supports_cpu(q, k_cache, v_cache, lengths, *, k_scale, v_scale, **_) -> str:
-    reason = _cache_attention.wants_gradient(q, k_cache, v_cache, k_scale, v_scale)
+    reason = wants_gradient(q, k_cache, v_cache, k_scale, v_scale)
     return reason or _cache_attention.supports(q, k_cache, k_scale, v_scale)
 
 
@@ -92,7 +93,7 @@ OP = Op(
         Impl(
             "cpu",
             "afn_kernels.decode_attention.boundary:decode_attention_cpu",
-            available=cpu.usable,
+            available=usable,
             supports=_supports_cpu,
             why="compiled SIMD kernel; bits of a row depend on nothing beside it, and are those of paged_attention",
         ),
@@ -129,6 +130,10 @@ def decode_attention(
     a sequence's result are the same whatever else is in the batch; with ``prefix_lengths``, whatever other groups are
     in it, as long as groups have as many sequences. It is fast for one to eight new tokens.
 
+    The cpu implementation computes every row and head alone, over the keys in order: the bits of a row are the same
+    whatever is beside it, however many threads there are and whether keys are in pages, and they are those of
+    ``paged_attention``. It has no use for ``split``. Of float32 and bfloat16.
+
     Args:
         q: [B, n, Hq, D] queries of the n newest tokens, any floating dtype.
         k_cache: [B, capacity, Hk, D], or [pages, page_size, Hk, D] with ``block_table``; dtype of q, or
@@ -143,7 +148,7 @@ def decode_attention(
         softcap: c; None and 0 cap nothing.
         split: keys per split, a multiple of 16, counted from the first key that is read; None leaves it to the batch.
             The kernels keep a partial result for every split up to the capacity, so 512 to 2,048 is a good size; a
-            batch is spread evenly where its splits are many times the GPU's multiprocessors. The reference has none.
+            batch is spread evenly where its splits are many times the GPU's multiprocessors. On the CPU there are none.
         prefix_lengths: [groups] integer: the B sequences are so many groups of equal size, one after another, and those
             of a group begin with the same keys and values, of which this is the number: they are read once for all of
             them, from the group's first sequence (its pages, or its row of the cache; the others may have anything

@@ -4,7 +4,7 @@ import numbers
 
 import torch
 
-from afn_kernels import _check
+from afn_kernels import _cache_attention, _check
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels.attention.window import Window
 
@@ -99,6 +99,10 @@ def check_values(
             of its group see, or a page that is read and is not there.
     """
     if not len(lengths):
+        return
+    left = -1 if window is None else window[0]
+    here = {"fresh": q.shape[1], "table": block_table, "prefixes": prefix_lengths, "left": left}
+    if q.shape[1] and _cache_attention.fits(k_cache, lengths, q.shape[2], **here):
         return
     new, page = q.shape[1], k_cache.shape[1]
     capacity = page if block_table is None else block_table.shape[1] * page

@@ -2,9 +2,10 @@
 
 import torch
 
-from afn_kernels import _check, _cuda, _device, _triton, cpu
+from afn_kernels import _check, _cuda, _device, _triton
 from afn_kernels._library import has_tangent, plain
 from afn_kernels._registry import Impl, Op
+from afn_kernels.cpu import usable as _cpu_available
 from afn_kernels.log_mel import boundary
 from afn_kernels.log_mel.mel_config import MelConfig, decoded
 from afn_kernels.log_mel.tables import HOP
@@ -14,8 +15,6 @@ WHISPER = {n_mels: MelConfig.whisper(n_mels) for n_mels in (80, 128)}
 WHISPER_TEXTS = tuple(config.text for config in WHISPER.values())
 CONFIGS = "config=MelConfig.whisper(n_mels), or another, takes it"
 OTHER = "its transform is Whisper's, of 400 samples every 160"
-
-_cpu_available = cpu.usable
 
 
 def _cpu_supports(pcm: torch.Tensor, **_) -> str:

@@ -2,10 +2,11 @@
 
 import torch
 
-from afn_kernels import _cache_attention, _check, _device, _triton, cpu
+from afn_kernels import _cache_attention, _check, _device, _triton
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.cpu import usable
 
 
 def _supports(q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scale, v_scale, scale=1.0, **_) -> str:
@@ -34,7 +35,7 @@ OP = Op(
         Impl(
             "cpu",
             "afn_kernels.paged_attention.boundary:paged_attention_cpu",
-            available=cpu.usable,
+            available=usable,
             supports=_supports_cpu,
             why="compiled SIMD kernel; bits of a token depend on nothing beside it, and are those of decode_attention",
         ),
@@ -69,6 +70,9 @@ def paged_attention(
 
     For a few new tokens per sequence ``decode_attention`` is faster: it splits the context. Lengths, pages and
     boundaries may change without a new compilation, and between replays of a captured CUDA graph.
+
+    The cpu implementation gives a token the bits that ``decode_attention`` gives it there, whether its prompt is
+    computed whole or in chunks of any size. Of float32 and bfloat16.
 
     Args:
         q: [T, Hq, D] queries of the new tokens, one sequence after the other, any floating dtype.
@@ -143,6 +147,10 @@ def paged_attention(
 def _check_lengths(block_table, cu_seqlens_q, lengths, k_cache, causal: bool, window) -> None:
     """Lengths hold their new tokens, and the pages that are read are there; looked at only where that is free."""
     if not (_check.readable(lengths) and _check.readable(cu_seqlens_q) and len(lengths)):
+        return
+    left, right = (-1, 0) if window is None else window
+    here = {"table": block_table, "bounds": cu_seqlens_q.contiguous(), "causal": causal, "left": left, "right": right}
+    if _check.readable(block_table) and _cache_attention.fits(k_cache, lengths, k_cache.shape[2], **here):
         return
     page, new = k_cache.shape[1], cu_seqlens_q.diff()
     if (short := (lengths < new).nonzero()).numel():

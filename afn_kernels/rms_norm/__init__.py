@@ -6,6 +6,9 @@ import torch
 
 from afn_kernels import _check, _triton
 from afn_kernels._registry import Impl, Op
+from afn_kernels.cpu import avoid as _outside_inference
+from afn_kernels.cpu import supports as _row_supports
+from afn_kernels.cpu import usable
 
 
 def _supports(x, weight, *, residual, eps, offset) -> str:
@@ -16,11 +19,23 @@ def _supports(x, weight, *, residual, eps, offset) -> str:
     return _triton.supports(x, weight, residual)
 
 
+def _supports_cpu(x, weight, *, residual, eps, offset) -> str:
+    return _row_supports(x, weight, residual) if x.shape[-1] else "its rows have no elements"
+
+
 OP = Op(
     "rms_norm",
     (
         _triton.implementation(
             "afn_kernels.rms_norm.boundary:rms_norm", _supports, why="one read and one write of every row"
+        ),
+        Impl(
+            "cpu",
+            "afn_kernels.rms_norm.boundary:rms_norm_cpu",
+            available=usable,
+            supports=_supports_cpu,
+            avoid=_outside_inference,
+            why="compiled SIMD kernel, one read of every row; its bits depend on the row alone",
         ),
         Impl("reference", "afn_kernels.rms_norm.reference:rms_norm", why="plain PyTorch"),
     ),

@@ -39,6 +39,12 @@ def _backward_fake(
     return dy.new_empty(h.shape), dresidual, rstd.new_empty(h.shape[1] if need_dw else 0)
 
 
+def _forward_cpu_fake(
+    x: Tensor, weight: Tensor | None, residual: Tensor | None, eps: float, offset: float | None
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(0 if residual is None else x.shape)
+
+
 FORWARD = Boundary(
     "rms_norm",
     "afn_kernels.rms_norm.triton:forward",
@@ -47,6 +53,7 @@ FORWARD = Boundary(
     backward=_backward,
 )
 BACKWARD = Boundary("rms_norm_backward", "afn_kernels.rms_norm.triton:backward", _backward_fake)
+FORWARD_CPU = Boundary("rms_norm_cpu", "afn_kernels.rms_norm.cpu:forward", _forward_cpu_fake)
 
 
 def rms_norm(x, weight, *, residual, eps, offset):
@@ -54,3 +61,12 @@ def rms_norm(x, weight, *, residual, eps, offset):
     rows = None if residual is None else as_rows(residual)
     y, h, _ = FORWARD(as_rows(x), None if weight is None else weight.contiguous(), rows, eps, offset)
     return y.view(x.shape) if residual is None else (y.view(x.shape), h.view(x.shape))
+
+
+def rms_norm_cpu(x, weight, *, residual, eps, offset):
+    """The "cpu" row of the op's table."""
+    rows = None if residual is None else as_rows(residual)
+    y, h = FORWARD_CPU(as_rows(x), None if weight is None else weight.contiguous(), rows, eps, offset)
+    if x.dim() != 2:
+        y, h = y.view(x.shape), h if residual is None else h.view(x.shape)
+    return y if residual is None else (y, h)

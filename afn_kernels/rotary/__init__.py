@@ -7,6 +7,11 @@ import torch
 from afn_kernels import _check, _triton
 from afn_kernels._kept import kept
 from afn_kernels._registry import Impl, Op
+from afn_kernels.cpu import avoid as _outside_inference
+from afn_kernels.cpu import supports as _row_supports
+from afn_kernels.cpu import usable, wants_gradient
+
+MOST_PAIRS = 512  # of features that the compiled kernel turns, as in csrc/include/afn/rows_simd.h
 
 
 def _supports(q, k, positions, inv_freq, *, interleaved, v, k_cache, v_cache, slots) -> str:
@@ -26,11 +31,25 @@ def _supports_given(q, k, cos, sin, *, interleaved) -> str:
     return _triton.supports(q, k, cos, sin)
 
 
+def _supports_cpu(q, k, positions, inv_freq, *, interleaved, v, k_cache, v_cache, slots) -> str:
+    if inv_freq.shape[0] > MOST_PAIRS:
+        return f"{inv_freq.shape[0]} pairs of features are above {MOST_PAIRS}"
+    return _row_supports(q, k, v, k_cache, v_cache) or wants_gradient(positions, inv_freq)
+
+
 OP = Op(
     "rotary",
     (
         _triton.implementation(
             "afn_kernels.rotary.boundary:rotary", _supports, why="q, k and the cache in one launch, angles once a token"
+        ),
+        Impl(
+            "cpu",
+            "afn_kernels.rotary.boundary:rotary_cpu",
+            available=usable,
+            supports=_supports_cpu,
+            avoid=_outside_inference,
+            why="compiled, q, k and the cache in one pass, angles once a token, rounded as the reference's",
         ),
         Impl("reference", "afn_kernels.rotary.reference:rotary", why="plain PyTorch"),
     ),

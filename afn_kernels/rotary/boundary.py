@@ -55,6 +55,12 @@ def _write_fake(
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
+def _forward_cpu_fake(
+    q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
 FORWARD = Boundary(
     "rotary",
     "afn_kernels.rotary.triton:forward",
@@ -64,14 +70,25 @@ FORWARD = Boundary(
 )
 BACKWARD = Boundary("rotary_backward", "afn_kernels.rotary.triton:backward", _backward_fake)
 WRITE = Boundary("rotary_write", "afn_kernels.rotary.triton:write", _write_fake, writes=("k_cache", "v_cache"))
+FORWARD_CPU = Boundary("rotary_cpu", "afn_kernels.rotary.cpu:forward", _forward_cpu_fake)
+WRITE_CPU = Boundary("rotary_write_cpu", "afn_kernels.rotary.cpu:write", _write_fake, writes=("k_cache", "v_cache"))
 
 
-def rotary(q, k, positions, inv_freq, *, interleaved, v, k_cache, v_cache, slots):
+def rotary(q, k, positions, inv_freq, **options):
     """The "triton" row of the op's table."""
+    return _turned(lambda *args: FORWARD(*args, False), WRITE, q, k, positions, inv_freq, **options)
+
+
+def rotary_cpu(q, k, positions, inv_freq, **options):
+    """The "cpu" row of the op's table."""
+    return _turned(FORWARD_CPU, WRITE_CPU, q, k, positions, inv_freq, **options)
+
+
+def _turned(forward, write, q, k, positions, inv_freq, *, interleaved, v, k_cache, v_cache, slots):
     q, k, positions, inv_freq = _adjacent(q), _adjacent(k), positions.contiguous(), inv_freq.contiguous()
     if slots is None:
-        return FORWARD(q, k, positions, inv_freq, interleaved, False)
-    rotated = WRITE(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache, interleaved)
+        return forward(q, k, positions, inv_freq, interleaved)
+    rotated = write(q, k, _adjacent(v), positions, inv_freq, slots.contiguous(), k_cache, v_cache, interleaved)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version((k_cache, v_cache))  # a direct launch is no write that autograd sees
     return rotated

@@ -1,10 +1,10 @@
 """All seven stages at tiny scale on a CPU, from nothing to Captioner, Instruct and Think, evaluated after every stage.
 
-    python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum [--seed 0] [--scale 1.0]
+    python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum [--seed 0] [--scale 1.0] [--until STAGE]
 
 Writes corpora of the synthetic world, gives encoder and language model a short start, runs the trainer on
 ``curricula/tiny.yaml`` and asks the model of every stage about held-out voices, scenes and phrasings. A run that was
-stopped goes on.
+stopped goes on; one that ended after ``--until`` goes on without having lost any time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from afn_model.eval.heldout import answer
 from afn_model.files import write_json
 from afn_model.host import machine
 from afn_model.scoring import rewards
-from afn_model.scoring.metrics import by_axis, timestamps
+from afn_model.scoring.metrics import by_axis, score, timestamps
 from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
@@ -49,11 +49,14 @@ TRAIN = {
     "text": 1125,
     "cot": 2400,
 }
-HELDOUT = 80
+HELDOUT = 80  # records of an axis that every stage is asked
+# More of them where a stage is rewarded: what reinforcement does is measured on all.
+PROMPTS = {"safety": 320, "cot": 320, "talkers": 160, "skills": 160, "multi_audio": 160, "multi_turn": 160}
 ENCODER_STEPS, TEXT_STEPS = 1400, 3500
 AUDIO = [axis for axis in TRAIN if axis not in ("text", "safety", "cot")]
 WRITTEN = ("music", "talkers", "skills", "multi_audio", "multi_turn", "multilingual", "text")
 REWARDED = read_curriculum("tiny")["post"].blend  # what the post stage is rewarded on
+REINFORCED = tuple(stage.name for stage in read_curriculum("tiny").stages if stage.method == "grpo")
 
 
 def world(out: Path, seed: int, scale: float) -> Path:
@@ -61,7 +64,7 @@ def world(out: Path, seed: int, scale: float) -> Path:
     folder = out / "world"
     if not (folder / "done").exists():
         train_sizes = {axis: max(8, round(scale * count)) for axis, count in TRAIN.items()}
-        heldout = dict.fromkeys(TRAIN, max(1, round(HELDOUT * min(1, 4 * scale))))
+        heldout = {axis: max(1, round(PROMPTS.get(axis, HELDOUT) * min(1, 4 * scale))) for axis in TRAIN}
         with tqdm(total=1, desc="Recording a world") as bar:
 
             def on_step(done: int, total: int) -> None:
@@ -105,28 +108,37 @@ def base(out: Path, folder: Path, seed: int, scale: float) -> Path:
     return home
 
 
-def read(folder: Path, axes: Sequence[str]) -> list[dict]:
-    return [json.loads(line) for axis in axes for line in (folder / f"{axis}.jsonl").read_text("utf-8").splitlines()]
+def read(folder: Path, axes: Sequence[str], most: int | None = None) -> list[dict]:
+    """The first records of each axis; all of them where no number is given."""
+    lines = [line for axis in axes for line in (folder / f"{axis}.jsonl").read_text("utf-8").splitlines()[:most]]
+    return [json.loads(line) for line in lines]
 
 
 def evaluate(model_folder: Path, heldout: Path) -> dict:
     """Held-out scores of a model by axis, its rewards, and how it does on questions of when."""
     model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
-    records = read(heldout, list(TRAIN))
+    records = read(heldout, list(TRAIN), HELDOUT)
     answers = answer(model, processor, records, heldout)
     scores = by_axis(records, answers)
+    shares = rewarded(records, answers, REWARDED)
     reasoned = [(record, said) for record, said in zip(records, answers, strict=True) if record["axis"] == "cot"]
     twins = [direct(record) for record, _ in reasoned]
     plain = answer(model, processor, twins, heldout)
     times = [timestamps(record, said) for record, said in reasoned]
+    each = listed((record["axis"], score(record, said)) for record, said in zip(records, answers, strict=True))
+    each["temporal_direct"] = [score(record, said) for record, said in zip(twins, plain, strict=True)]
+    each["timestamps_within_1_s"] = times
     return {
         "axes": {axis: round(row["score"], 4) for axis, row in scores.items()},
         "n": {axis: row["n"] for axis, row in scores.items()},
-        "reward": mean_reward(records, answers),
+        "reward": weighed(shares, REWARDED),
         "temporal_with_reasoning": round(scores["cot"]["score"], 4),
         "temporal_direct": round(by_axis(twins, plain)["long"]["score"], 4),
         "timestamps_within_1_s": round(sum(times) / len(times), 4),
         "answers_with_most_timestamps_right": round(sum(t > 0.5 for t in times) / len(times), 4),
+        # Of every record in the corpora's order: two models are compared record by record.
+        "records": {name: compact(values) for name, values in each.items()},
+        "rewards": {axis: compact(values) for axis, values in shares.items()},
         "examples": [
             {
                 "id": record["id"],
@@ -139,40 +151,56 @@ def evaluate(model_folder: Path, heldout: Path) -> dict:
     }
 
 
-def mean_reward(records: Sequence[dict], answers: Sequence[str]) -> float:
-    """Mean reward of answers as shares of the most there was to get, axes weighed as the post stage blends them."""
-    found: dict[str, list[float]] = {axis: [] for axis in REWARDED}
-    for record, said in zip(records, answers, strict=True):
-        if record["axis"] in REWARDED:
-            most = sum(spec.get("weight", 1.0) for spec in record["rewards"])
-            got = rewards.total(rewards.reward(said, record["rewards"]), record["rewards"])
-            found[record["axis"]].append(got / most)
-    weighed = sum(REWARDED[axis] * sum(shares) / len(shares) for axis, shares in found.items())
-    return round(weighed / sum(REWARDED.values()), 4)
+def listed(pairs: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found
 
 
-def reward_of(model_folder: Path, heldout: Path) -> float:
-    """Mean reward of a model on held-out prompts."""
-    model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
-    records = read(heldout, list(REWARDED))
-    return mean_reward(records, answer(model, processor, records, heldout))
+def compact(values: Iterable[float]) -> str:
+    """Numbers as one line of text: "1 0 0.667"."""
+    return " ".join(f"{value:.3g}" for value in values)
 
 
-def other_seeds(out: Path, curriculum: Curriculum, seeds: Sequence[int], heldout: Path) -> list[dict]:
-    """Held-out rewards of Instruct models made from the run's Captioner with other seeds of data and sampling."""
-    rows, captioner = [], reward_of(out / "mid-2" / MODEL, heldout)
+def rewarded(records: Sequence[dict], answers: Sequence[str], axes: Collection[str]) -> dict[str, list[float]]:
+    """Rewards of the answers to records of some axes, by axis."""
+    pairs = [pair for pair in zip(records, answers, strict=True) if pair[0]["axis"] in axes]
+    return listed(
+        (record["axis"], rewards.total(rewards.reward(said, record["rewards"]), record["rewards"]))
+        for record, said in pairs
+    )
+
+
+def weighed(shares: Mapping[str, Sequence[float]], blend: Mapping[str, float]) -> float:
+    """Mean reward, axes weighed as a stage blends them."""
+    total = sum(blend[axis] * sum(some) / len(some) for axis, some in shares.items())
+    return round(total / sum(blend[axis] for axis in shares), 4)
+
+
+def reinforcement(out: Path, curriculum: Curriculum, name: str, seeds: Sequence[int], heldout: Path) -> dict:
+    """What a stage of GRPO does to the rewards of greedy answers to all held-out prompts, with several seeds.
+
+    The seeds are of data and sampling: all start from the same model.
+    """
+    stage = curriculum[name]
+    records, start = read(heldout, list(stage.blend)), stage.start.stage
+
+    def rewards_of(folder: Path) -> dict[str, str]:
+        model, processor = AFNext.from_pretrained(folder / MODEL), AFNextProcessor.from_pretrained(folder / MODEL)
+        found = rewarded(records, answer(model, processor, records, heldout), stage.blend)
+        return {axis: compact(values) for axis, values in found.items()}
+
+    after = {str(curriculum.seed): rewards_of(out / name)}
     for seed in seeds:
-        run = out / f"post-seed-{seed}"
-        if not (run / "mid-2").exists():
+        run = out / f"{name}-seed-{seed}"
+        if not (run / start).exists():
             run.mkdir(exist_ok=True)
-            (run / "mid-2").symlink_to((out / "mid-2").absolute())
+            (run / start).symlink_to((out / start).absolute())
         options = Options(show=False, tensorboard=False)
-        train(
-            replace(curriculum, seed=seed), out / "base", run, layout=read_layout("cpu"), only="post", options=options
-        )
-        instruct = reward_of(run / "post" / MODEL, heldout)
-        rows.append({"seed": seed, "captioner": captioner, "instruct": instruct})
-    return rows
+        train(replace(curriculum, seed=seed), out / "base", run, layout=read_layout("cpu"), only=name, options=options)
+        after[str(seed)] = rewards_of(run / name)
+    return {"start": start, "blend": stage.blend, "before": rewards_of(out / start), "after": after}
 
 
 def scaled(curriculum: Curriculum, scale: float, seed: int) -> Curriculum:
@@ -180,14 +208,16 @@ def scaled(curriculum: Curriculum, scale: float, seed: int) -> Curriculum:
     return replace(curriculum, stages=stages, seed=seed)
 
 
-def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict:
-    """Everything, from where it stands; returns what ``results.json`` in the run folder holds."""
+def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True, until: str | None = None) -> dict:
+    """Everything, or every stage up to one, from where it stands; returns what ``results.json`` in the folder holds."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
     results = {"seed": seed, "scale": scale, "starts": 0, "stages": {}, "seconds": {}}
     if file.exists():
         results = json.loads(file.read_text())
-    results["starts"] += "cot-rl" not in results["stages"]  # a run that was stopped does not know all of its time
+    # A run that was stopped, rather than one that ended after a stage, does not know all of its time.
+    ended = results.pop("ended", False)
+    results["starts"] += "cot-rl" not in results["stages"] and not ended
     write_json(file, results)
     tick = time.perf_counter()
 
@@ -215,6 +245,9 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         note(stage.name, stage.release_name, folder)
 
     curriculum = scaled(read_curriculum("tiny", data / "train"), scale, seed)
+    if until is not None:
+        names = [stage.name for stage in curriculum.stages]
+        curriculum = replace(curriculum, stages=curriculum.stages[: names.index(until) + 1])
     train(
         curriculum,
         home,
@@ -223,11 +256,15 @@ def run(out: Path, seed: int = 0, scale: float = 1.0, show: bool = True) -> dict
         options=Options(show=show, tensorboard=False),
         on_stage=on_stage,
     )
-    if "post_seeds" not in results:
-        first = {"seed": seed, "captioner": results["stages"]["mid-2"]["reward"]}
-        first["instruct"] = results["stages"]["post"]["reward"]
-        results["post_seeds"] = [first, *other_seeds(out, curriculum, (seed + 1, seed + 2), data / "heldout")]
-        clock("post_seeds")
+    if until is not None:
+        results["ended"] = True
+        write_json(file, results)
+        return results
+    for name in REINFORCED:
+        found = results.setdefault("reinforcement", {})
+        if name not in found:
+            found[name] = reinforcement(out, curriculum, name, (seed + 1, seed + 2), data / "heldout")
+            clock(f"{name}_seeds")
     return results
 
 
@@ -236,8 +273,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of corpora and steps")
+    stages = [stage.name for stage in read_curriculum("tiny").stages]
+    parser.add_argument("--until", choices=stages, metavar="STAGE", help="the last stage of this run")
     args = parser.parse_args()
-    run(args.out, args.seed, args.scale)
+    run(args.out, args.seed, args.scale, until=args.until)
 
 
 if __name__ == "__main__":

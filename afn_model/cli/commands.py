@@ -11,6 +11,7 @@ from typing import Any
 
 from afn_model.cli import options
 from afn_model.cli.answering import ask, caption, transcribe
+from afn_model.cli.batch import add_batch, batch
 from afn_model.cli.chat import chat
 from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, add_step, copy_, import_
 from afn_model.cli.data import index as data_index
@@ -117,6 +118,7 @@ COMMANDS = {
     ),
     "transcribe": Command(transcribe, (*LISTENING, options.add_speech), "write down what is said"),
     "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
+    "batch": Command(batch, (add_batch, *ANSWERING), "answer a file of requests into a file of answers", True),
     "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True

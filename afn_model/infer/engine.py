@@ -22,6 +22,7 @@ from torch import Tensor
 from afn_model.audio.frames import audio_tokens
 from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
+from afn_model.infer.costs import Costs
 from afn_model.infer.drafts import Draft
 from afn_model.infer.finish import END_OF_THINKING, Finish, Reason
 from afn_model.infer.grammar import Grammars, GrammarState
@@ -29,7 +30,7 @@ from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.runner import Launched, Runner
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Chunk, Costs, Scheduler, Sequence, Step
+from afn_model.infer.schedule import Chunk, Scheduler, Sequence, Step
 from afn_model.infer.tokens import PromptTokens, prompts_of
 from afn_model.network.positions import rotary_positions
 
@@ -59,6 +60,8 @@ class Growing:
         draft: what it is expected to be.
         grammar: what its next token may be.
         logprobs: of the tokens.
+        top: the likeliest tokens in their places, (id, log-probability), where the request asks for them and has no
+            prediction.
         reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
         error: what went wrong.
         raised: what a callback raised, which ends the answer and no other; it is ``error`` too.
@@ -75,6 +78,7 @@ class Growing:
     grammar: GrammarState | None = None
     draft: Draft | None = None
     logprobs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
     reason: Reason | None = None
     error: BaseException | None = None
     raised: Exception | None = None
@@ -113,7 +117,7 @@ class Engine:
         chunk: tokens of prompts computed in one step, at most.
         deterministic: an answer's bits depend on its request alone: not on what else runs, nor on what was computed
             before, nor on when it came. Costs speed.
-        costs: predictions that bound a step while answers grow.
+        costs: predictions that bound a step while answers grow; None is ``Costs.of`` the model where there is a GPU.
         audio_bytes: of features of audio windows that are kept; None is 4 GiB, or a quarter of what is free on a GPU
             where that is less.
         offload: where pages go that others need, and come back from.
@@ -149,16 +153,18 @@ class Engine:
         pages = default_pages(model, kv_dtype or model.dtype, room, audio_bytes) if pages is None else pages
         self.model, self.processor = model, processor
         self.clock, self.deterministic = clock, deterministic
-        self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
+        audio = self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
         self.offload = offload
         self.pool = PagePool(pages, None if offload is None else self._save)
+        if costs is None and model.device.type == "cuda":
+            costs = Costs.of(model.config, itemsize=model.dtype.itemsize)
         self.scheduler = Scheduler(
             self.pool,
             slots=slots,
             costs=costs,
             chunk=chunk,
             canonical=deterministic,
-            encoded=lambda digest: not self.audio.missing([digest]),
+            encoded=lambda digest: not audio.missing([digest]),  # not self: its tensors go when it does
             restore=_nothing_saved if offload is None else offload.load_run,
             clock=clock,
         )
@@ -184,6 +190,7 @@ class Engine:
         keys: Run[int] | None = None,
         encoded: tuple[Tensor, list[int]] | None = None,
         priority: int = 0,
+        prediction: Run[int] | None = None,
     ) -> list[Request]:
         """Requests to answer every prompt of a batch.
 
@@ -194,6 +201,7 @@ class Engine:
                 requests came before it, if None.
             encoded: what ``model.encode_batch`` returned for this batch, when it is known already.
             priority: those with a higher one go first.
+            prediction: as of ``submit``, for all of them.
 
         Raises:
             ValueError: a prompt that is empty, leaves no room in the context or needs more pages than there are, token
@@ -208,7 +216,7 @@ class Engine:
             given, requests = range(self.requests, self.requests + count) if keys is None else keys, []
             try:
                 for prompt, key in zip(prompts, given, strict=True):
-                    requests.append(self.submit(prompt, params, key, priority))
+                    requests.append(self.submit(prompt, params, key, priority, prediction))
             except BaseException:
                 for request in requests:
                     self.abort(request)
@@ -361,7 +369,7 @@ class Engine:
 
     def _take(self, launched: Launched) -> list[Growing]:
         """The tokens of a step."""
-        results, now, grown = launched.results(), self.clock(), []
+        results, top, now, grown = launched.results(), launched.top(), self.clock(), []
         for sequence, token, logprob in results:
             answer = self.growing.get(sequence)
             if answer is None:  # it has ended since the step was planned
@@ -370,6 +378,8 @@ class Engine:
             if token < 0:
                 self._end(answer, "error", NotFinite(f"the scores of token {len(answer.tokens)} are NaN or infinite"))
             else:
+                if sequence in top and (most := answer.request.params.logprobs):
+                    answer.top.append(top[sequence][:most])
                 self.scheduler.drawn(sequence, token)
                 self._grown(answer, token, logprob, now)
         return grown

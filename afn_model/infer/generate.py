@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from afn_model.infer.costs import Costs
 from afn_model.infer.engine import Engine, Growing
 from afn_model.infer.finite import NotFiniteError, first_not_finite
 from afn_model.infer.pages import PAGE
@@ -93,6 +94,7 @@ def _rollouts(
         model,
         pages=max(1, sum(length // PAGE + params.n * own for length in lengths)),
         slots=min(max(1, len(lengths) * params.n), SLOTS),
+        costs=Costs(),  # nobody waits for a token
     )
     requests = engine.add(batch, params, keys=keys, encoded=encoded)
     answers = [answer for request in requests for answer in request.answers]

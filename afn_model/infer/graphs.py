@@ -20,7 +20,7 @@ class RowInputs:
         ids, slots: [R] int64, the tokens and the places of their keys and values; -1 writes nothing.
         positions: [R] float32.
         table: [R, pages] int32.
-        lengths: [R] int32; 0 attends to nothing.
+        lengths: [R] int32, at least 1.
     """
 
     ids: Tensor
@@ -37,7 +37,7 @@ class RowInputs:
             torch.zeros(rows, dtype=torch.float32, device=device),
             torch.full((rows,), -1, dtype=torch.int64, device=device),
             torch.zeros(rows, pages, dtype=torch.int32, device=device),
-            torch.zeros(rows, dtype=torch.int32, device=device),
+            torch.ones(rows, dtype=torch.int32, device=device),
         )
 
     def fill(self, other: RowInputs) -> None:
@@ -49,19 +49,22 @@ class RowInputs:
         self.slots[rows:].fill_(-1)
         self.table[:rows, :pages].copy_(other.table)
         self.lengths[:rows].copy_(other.lengths)
-        self.lengths[rows:].fill_(0)
+        self.lengths[rows:].fill_(1)
 
 
-def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """A CUDA graph of a function without arguments: what replays it, and the tensor that every replay writes."""
+def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    """A CUDA graph of a function without arguments: what replays it, and the tensor that every replay writes.
+
+    Threads that write and read offloaded pages may use CUDA meanwhile. A capture that fails gives the stream back.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # kernels are compiled and workspaces allocated before they are captured
         for _ in range(2):
             run()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    with torch.cuda.stream(here), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         out = run()
     return graph.replay, out
 
@@ -82,8 +85,8 @@ class RowGraphs:
     pages: int
     device: torch.device
     sizes: tuple[int, ...] = SIZES
-    record: Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]] = capture
-    graphs: dict[int, tuple[RowInputs, Callable[[], None], Tensor]] = field(default_factory=dict)
+    record: Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]] = capture
+    graphs: dict[int, tuple[RowInputs, Callable[[], object], Tensor]] = field(default_factory=dict)
 
     def __call__(self, rows: RowInputs) -> Tensor:
         """Logits [R, vocabulary], which the next call overwrites."""

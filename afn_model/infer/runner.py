@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,24 +36,43 @@ class Launched:
 
     Args:
         sequences: that draw a token each.
-        drawn: these tokens, -1 where scores were NaN or infinite, and their log-probabilities, on the host.
+        drawn: these tokens (-1 where scores were NaN or infinite), their log-probabilities, and where a slot asks for
+            them ids and log-probabilities of the likeliest tokens; on the host.
         copied: when they are there; None where they are.
         known: (sequence, token, log-probability) of what is known already.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
-    drawn: tuple[Tensor, Tensor] | None = None
+    drawn: tuple[Tensor, ...] = ()
     copied: torch.cuda.Event | None = None
     known: list[tuple[Sequence, int, float]] = field(default_factory=list)
 
+    def fetch(self, drawn: Drawn) -> None:
+        """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
+        found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob, *(drawn.top or ())
+        if drawn.token.is_cuda:
+            pinned = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found]
+            found = tuple(there.copy_(part, non_blocking=True) for there, part in zip(pinned, found, strict=True))
+            self.copied = torch.cuda.Event()
+            self.copied.record(torch.cuda.current_stream(drawn.token.device))
+        self.drawn = found
+
     def results(self) -> list[tuple[Sequence, int, float]]:
-        """(sequence, token, log-probability) of all, waiting for the device; -1 where scores were NaN or infinite."""
-        if self.drawn is None:
+        """(sequence, token, log-probability) of all, waiting for this step; -1 where scores were NaN or infinite."""
+        if not self.drawn:
             return self.known
         if self.copied is not None:
             self.copied.synchronize()
-        tokens, logprobs = (part.tolist() for part in self.drawn)
+        tokens, logprobs = (part.tolist() for part in self.drawn[:2])
         return [*self.known, *zip(self.sequences, tokens, logprobs, strict=True)]
+
+    def top(self) -> dict[Sequence, list[tuple[int, float]]]:
+        """(id, log-probability) of the likeliest tokens for each sequence that draws, after ``results``."""
+        if len(self.drawn) < 4:
+            return {}
+        ids, logprobs = (part.tolist() for part in self.drawn[2:])
+        pairs = [list(zip(*row, strict=True)) for row in zip(ids, logprobs, strict=True)]
+        return dict(zip(self.sequences, pairs, strict=True))
 
 
 class Runner:
@@ -93,7 +113,7 @@ class Runner:
         self.graphs: RowGraphs | None = None
         if graphs:
             width = -(-config.max_positions // PAGE)
-            self.graphs = RowGraphs(self._graphed, min(width, pages), model.device)
+            self.graphs = RowGraphs(partial(row_logits, model, self.kv), min(width, pages), model.device)
         self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
     def launch(
@@ -113,7 +133,8 @@ class Runner:
             self.kv[:, :, page].copy_(payload, non_blocking=True)
         if step.copies:
             source, target = (self._numbers(list(pages)) for pages in zip(*step.copies, strict=True))
-            self.kv[:, :, target] = self.kv[:, :, source]
+            kv = self.kv.view(torch.uint8)  # which devices copy by index, whatever they do with FP8
+            kv[:, :, target] = kv[:, :, source]
         if step.windows:
             self.audio.encode(step.windows)
         rows = list(zip(step.rows, step.places, strict=True))
@@ -134,18 +155,8 @@ class Runner:
             allowed = masks(states, self.kv.device)
             drawn = self.sampler.next(scores, slots, steps, allowed=allowed, forced=must)
             self.last.index_copy_(0, slots, drawn.token)
-            self._read(launched, drawn)
+            launched.fetch(drawn)
         return launched
-
-    def _read(self, launched: Launched, drawn: Drawn) -> None:
-        """Begins to copy what was drawn to the host: to wait for that is not to wait for the step after it."""
-        found = torch.where(drawn.finite, drawn.token, -1), drawn.logprob
-        if self.kv.is_cuda:
-            tokens, logprobs = (torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in found)
-            found = tokens.copy_(found[0], non_blocking=True), logprobs.copy_(found[1], non_blocking=True)
-            launched.copied = torch.cuda.Event()
-            launched.copied.record(torch.cuda.current_stream(self.kv.device))
-        launched.drawn = found
 
     def _scores(self, step: Step, rows: list[tuple[Sequence, int]]) -> Tensor:
         """Logits after the tokens of drafts, then after those of rows, then some that are nobody's; float32."""
@@ -155,7 +166,8 @@ class Runner:
             tiles = [self._forward([], rows[at : at + TILE], padded=TILE) for at in range(0, len(rows), TILE)]
             return torch.cat([sampling_logits(self.model.lm_head, tile) for tile in tiles]) if tiles else self._empty
         alone = not step.chunks and not step.verified
-        if self.graphs is not None and rows and alone and not any(one.leader is not None for one, _ in rows):
+        together = self.share and any(one.leader is not None for one, _ in rows)
+        if self.graphs is not None and rows and alone and not together:
             return self.graphs(self._inputs(rows))
         silent = sum(chunk.stop - chunk.start for chunk in step.chunks)
         hidden = self._forward([*step.chunks, *step.verified], rows, padded=0)[silent:]
@@ -167,12 +179,6 @@ class Runner:
         paged = self._rows(rows)
         ids = self._ids([sequence.token(place) for sequence, place in rows], rows)
         return RowInputs(ids, self._numbers(positions, torch.float32), self._numbers(slots), paged.table, paged.lengths)
-
-    def _graphed(self, rows: RowInputs) -> Tensor:
-        """Logits after rows."""
-        kv = PagedKV(self.kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
-        x_TD = self.model.language_model.embed_tokens(rows.ids)
-        return sampling_logits(self.model.lm_head, self.model.language_model(x_TD, rows.positions, kv=kv))
 
     def _ids(self, ids: list[int], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """[T] int64; tokens of rows that the host does not know yet (-1) are the last ones drawn in their slots."""
@@ -309,3 +315,10 @@ class Runner:
         """On the model's device, without waiting for it."""
         found = torch.tensor(numbers, dtype=dtype)
         return found if self.kv.device.type == "cpu" else found.pin_memory().to(self.kv.device, non_blocking=True)
+
+
+def row_logits(model: Network, kv: Tensor, rows: RowInputs) -> Tensor:
+    """Logits after rows, whose keys and values are written into pages."""
+    paged = PagedKV(kv, rows.slots, 0, len(rows.ids), None, PagedRows(rows.table, rows.lengths))
+    x_TD = model.language_model.embed_tokens(rows.ids)
+    return sampling_logits(model.lm_head, model.language_model(x_TD, rows.positions, kv=paged))

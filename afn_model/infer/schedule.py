@@ -13,45 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from afn_model.infer.costs import Costs
 from afn_model.infer.pages import PAGE, OutOfPages, PagePool, page_key
 from afn_model.infer.tokens import PromptTokens, WindowSpan
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Predicted seconds of the parts of a step, and how long one may take.
-
-    Args:
-        step: of a step, whatever is in it.
-        token: of a prompt's token.
-        pair: of a prompt's token and one that it attends to.
-        window: of an audio window in the encoder.
-        row: of a token that is decoded.
-        key: of a token that a decoded one attends to.
-        budget: of a step while sequences decode; what it does not bound, ``chunk`` tokens do.
-    """
-
-    step: float = 0.0
-    token: float = 0.0
-    pair: float = 0.0
-    window: float = 0.0
-    row: float = 0.0
-    key: float = 0.0
-    budget: float = math.inf
-
-    def chunk(self, start: int, stop: int) -> float:
-        """Seconds of prompt tokens [start, stop)."""
-        return (stop - start) * (self.token + self.pair * (start + stop) / 2)
-
-    def most(self, start: int, seconds: float) -> int:
-        """The most prompt tokens from ``start`` on that take no longer than ``seconds``."""
-        if not 0 < seconds < math.inf:
-            return 2**31 if seconds > 0 else 0
-        linear = self.token + self.pair * start
-        if not self.pair:
-            return math.floor(seconds / linear) if linear else 2**31
-        root = math.sqrt(linear * linear + 2 * self.pair * seconds)
-        return math.floor(2 * seconds / (linear + root))  # the positive root of pair/2 n² + linear n = seconds
 
 
 @dataclass(eq=False, slots=True)
@@ -233,11 +197,10 @@ class Scheduler:
 
     def plan(self) -> Step:
         """The next step. Rows that draw expect a token each, in ``drawn``; false where there is nothing to do."""
-        step = Step()
-        preempted = self.preempted
+        step, preempted = Step(), self.preempted
         self._rows(step)
         budget = self.costs.budget - self._spent() if step.rows and (self.waiting or self.prefilling) else math.inf
-        if self.preempted == preempted:  # a token of what was preempted may not be known yet
+        if self.preempted == preempted:  # else one waits whose token may still be on its way
             self._admit(step)
         tokens = self.chunk
         for sequence in self._by_need():
@@ -427,7 +390,8 @@ class Scheduler:
         found = self._found(sequence) if leader is None else leader.pages[: (prompt - 1) // PAGE]
         self.pool.hold(found)
         # A page for each that decodes, so that what begins now does not end another soon.
-        fresh = max(self._target(sequence) // PAGE, len(found)) + 1 - len(found)
+        most = self._target(sequence) // PAGE
+        fresh = max(most + bool(sequence.limit) - len(found), bool(sequence.limit))
         if fresh + len(self.decoding) > self.pool.room and (self.decoding or self.prefilling):
             self.pool.release(found)
             return False
@@ -439,7 +403,7 @@ class Scheduler:
             self.pool.release(found[usable:])
             found, saved = found[:usable], saved[: max(0, usable - len(found))]
         known = len(found) + len(saved)
-        fresh = max(self._target(sequence) // PAGE, known) + 1 - len(found)
+        fresh = max(most, known) + bool(sequence.limit) - len(found)
         try:
             pages = self.pool.allocate(fresh)
         except OutOfPages:

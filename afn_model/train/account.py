@@ -27,12 +27,13 @@ from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.lora_linear import LoRALinear
+from afn_model.train.optimiser import MOMENTS
+from afn_model.train.optimiser_offload import BUCKET
 from afn_model.train.quantise import quantise
-from afn_model.train.stage_model import WHOLE_SHARE, gathered_together
+from afn_model.train.stage_model import WHOLE_SHARE, copies_alone, gathered_together
 from afn_model.weights.checkpoint import SkipInit
 
 RESERVE = 8e9  # bytes: CUDA's context, NCCL's buffers, matmul workspaces, holes between blocks; assumed
-MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
 LARGE = 10_000  # classes from which logits are worth counting
 LOSS_CHUNK = 0.5e9  # most bytes of logits that the head's loss works with; see ``ak.linear_cross_entropy``
 
@@ -84,6 +85,7 @@ class StageUnits:
         inputs: last names of the linear layers whose inputs are kept, of a decoder layer and an encoder block.
         ranks: Σ ranks of the adapters of a decoder layer.
         copied: trained parameters that GRPO's reference needs a frozen copy of.
+        largest: parameters of the largest tensor that trains.
     """
 
     root: Unit
@@ -96,6 +98,7 @@ class StageUnits:
     inputs: frozenset[str]
     ranks: int
     copied: int
+    largest: int
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -152,6 +155,7 @@ def _stage_units(
         inputs=frozenset(f"{n.partition('.')[0]}.{n.rpartition('.')[2]}" for n in inputs if n.startswith(first)),
         ranks=sum(m.rank for n, m in adapted.items() if n.startswith(first[0])),
         copied=sum(p.numel() for p in copied),
+        largest=max((p.numel() for p in model.parameters() if p.requires_grad), default=0),
     )
 
 
@@ -193,7 +197,9 @@ class Account:
         self.size, self.shard = getattr(torch, layout.dtype).itemsize, layout.shard or ranks
         self.whole = keeps_whole(config, stage, layout, ranks, memory)
         self.units = stage_units(config, stage, layout, whole=self.whole)
-        self.sharded = ranks > 1 or layout.dtype != "float32"
+        self.copies = copies_alone(stage, layout, ranks)
+        self.sums_on_host = self.copies and layout.offload_gradients
+        self.sharded = (ranks > 1 or layout.dtype != "float32") and not self.copies
         self.reserve = reserve
         shared = (layout.ulysses, layout.ring) if stage.method == "sft" else (1, 1)
         text = config.text
@@ -211,10 +217,46 @@ class Account:
             reference = self.size * units.copied / (1 if self.stage.lora else self.shard)
         return {
             "frozen weights": units.frozen / (1 if self.whole else self.shard) + units.fixed,
-            "trained weights": 4 * units.trained / self.shard,
-            "moments": MOMENTS[self.stage.optimiser] * units.trained / self.shard,
+            "trained weights": (self.size if self.copies else 4) * units.trained / self.shard,
+            "moments": 0.0 if self.layout.offload_optimiser else self.moments(),
             "reference": reference,
         }
+
+    def moments(self) -> float:
+        return MOMENTS[self.stage.optimiser] * self.units.trained / self.shard
+
+    def host(self) -> dict[str, float]:
+        """Bytes of the host by kind: of what is offloaded, and of what a checkpoint is written from; of each rank."""
+        layout, units = self.layout, self.units
+        if not (layout.offload_optimiser or layout.offload_activations):
+            return {}
+        found = {"float32 weights": 4.0 * units.trained} if self.copies else {}
+        if layout.offload_optimiser:
+            found["moments"] = self.moments()
+        if self.sums_on_host:
+            found["gradients"] = 4.0 * units.trained
+        if layout.offload_activations:
+            found["activations"] = float(self.offloaded().max())
+        return {**found, "checkpoint": 4 * units.trained / self.shard + self.moments()}
+
+    def offloaded(self) -> np.ndarray:
+        """[ranks] bytes of inputs of recomputed blocks that are on the host after a forward."""
+        if not self.layout.offload_activations:
+            return 0 * self.rows
+        layers, mode = self.config.text.layers, self.layout.recompute
+        count = {"full": 2 * layers - 1, "selective": layers}.get(mode, 0)
+        found = count * self.input_of_mlp()
+        if self.units.trains_encoder and mode != "none":
+            found = found + self.frames * self.size * self.config.audio.width * (2 * self.config.audio.layers - 1)
+        return found
+
+    def staging(self) -> float:
+        """Bytes of the two buckets of states that a step of an offloaded optimiser has on the GPU."""
+        if not self.layout.offload_optimiser:
+            return 0.0
+        each = (4 if self.copies else 0) + (4 if self.sums_on_host else 0) + MOMENTS[self.stage.optimiser]
+        largest, rest = (each * n / self.shard for n in (self.units.largest, self.units.trained))
+        return min(2 * max(BUCKET, largest), 2 * rest)
 
     def gathered(self, unit: Unit) -> float:
         """Bytes of a unit's weights while they are whole; nothing where they always are."""
@@ -247,11 +289,12 @@ class Account:
 
     def layer(self, mode: str) -> np.ndarray:
         """[ranks] bytes that a decoder layer keeps between its forward and its backward."""
+        kept = 0 if self.layout.offload_activations else 1
         if mode == "full":
-            return 2 * self.input_of_mlp()
+            return kept * 2 * self.input_of_mlp()
         needed = self.keeps("language_model.gate_proj", "language_model.up_proj")
         if mode == "selective":
-            return self.attention() + self.input_of_mlp()
+            return self.attention() + kept * self.input_of_mlp()
         return self.attention() + self.mlp() + self.input_of_mlp() * needed
 
     def block(self) -> np.ndarray:
@@ -270,6 +313,8 @@ class Account:
             every = self.block() * audio.layers
             if self.layout.recompute != "none":
                 every = inputs * (2 * audio.layers - 1)
+                if self.layout.offload_activations:  # the last block's leave with the first of the decoder
+                    every = inputs * 2 * (self.layout.recompute == "encoder")
             # Of the stem: both inputs, both outputs before their GELU; then the sum that the last norm reads.
             found += every + self.frames * e * (2 * audio.n_mels + 6 * audio.width)
         if self.units.trains_encoder or self.units.trains_adaptor:
@@ -287,7 +332,9 @@ class Account:
     def activations(self) -> np.ndarray:
         """[ranks] bytes that a forward leaves for its backward, with the weights that stay gathered."""
         layers = self.layer(self.layout.recompute) * self.config.text.layers
-        if self.layout.recompute == "full":  # the first layer has one input
+        if self.layout.offload_activations:
+            layers = layers + {"full": 2, "selective": 1}.get(self.layout.recompute, 0) * self.input_of_mlp()
+        elif self.layout.recompute == "full":  # the first layer has one input
             layers = layers - self.input_of_mlp()
         return self.gathered(self.units.root) + layers + self.encoder() + self.head()
 
@@ -315,6 +362,12 @@ class Account:
         mlp = again[mode] + row * text.ffn * (3 - self.keeps("language_model.down_proj")) + row * 2 * text.width
         attention = (again[mode] if mode == "full" else 0) + row * 5 * text.width + self.moving()
         inner = np.maximum(mlp, attention)
+        if self.sums_on_host:  # of a layer: those that arrive, are added to, and leave
+            inner = inner + 3 * 4 * text.width * text.ffn
+        if self.layout.offload_activations:  # the inputs of the next block
+            inner = inner + {"full": 2, "selective": 1}.get(mode, 0) * self.input_of_mlp()
+        if self.copies:  # what the last norm and the head kept is gone, and with it the head's own gradient
+            inner = inner - self.head()
         # The loss of SFT computes the head's gradient in its forward, the other methods' in their backward.
         inner = inner + e * units.head * (self.stage.method != "sft")
         layer = max(units.layers, key=self.gathered, default=Unit(0, 0))
@@ -327,14 +380,19 @@ class Account:
         if units.trains_encoder:
             group = max(units.encoder, key=self.gathered, default=Unit(0, 0))
             encoded = (self.block() if mode != "none" else 0) + self.frames * e * 2 * audio.ffn
+            if self.layout.offload_activations:
+                encoded = encoded + self.frames * e * audio.width * 4
             phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
         # Weights are freed before their gradients are summed.
         root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.method == "sft")
         phases.append(root - kept * text.layers - self.encoder())
+        phases.append(self.staging() - self.activations())
         return np.maximum.reduce(phases)
 
     def sums(self, unit: Unit) -> float:
         """Bytes of a unit's gradients while they are summed: whole in the compute dtype and in float32."""
+        if self.copies:
+            return float(self.size * unit.trained)
         if not self.sharded:
             return 4.0 * unit.trained
         return unit.trained * (self.size + 4 + 4 / self.shard * (self.shard > 1))
@@ -352,7 +410,8 @@ class Account:
 
     def total(self) -> dict[str, float]:
         """Bytes by column, of the fullest GPU; "peak" names what decides."""
-        states, gradients = sum(self.states().values()), 4 * self.units.trained / self.shard
+        states = sum(self.states().values())
+        gradients = 0.0 if self.sums_on_host else 4 * self.units.trained / self.shard
         kept, working = self.activations(), self.working()
         rank = int(np.argmax(kept + working))
         found: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from afn_model.afnext import AFNext
+    from afn_model.train.activation_offload import ActivationOffload
 
 MODES = ("none", "encoder", "selective", "full")
 
 
-def checkpoint_blocks(model: AFNext, mode: str) -> None:
+def checkpoint_blocks(model: AFNext, mode: str, offload: ActivationOffload | None = None) -> None:
     """Makes blocks keep only their inputs between forward and backward, in place.
 
     "encoder" applies to the encoder's blocks, which are cheap, and "full" to every block of the language model too.
@@ -29,6 +31,7 @@ def checkpoint_blocks(model: AFNext, mode: str) -> None:
     Args:
         model: the model.
         mode: "none", "encoder", "selective" or "full".
+        offload: where the inputs that are kept wait for the backward; on the GPU if None.
 
     Raises:
         ValueError: another mode.
@@ -40,10 +43,10 @@ def checkpoint_blocks(model: AFNext, mode: str) -> None:
     layers = list(model.language_model.layers)
     decoder = {"encoder": [], "selective": [layer.mlp for layer in layers], "full": layers}[mode]
     for module in (*model.encoder.layers, *decoder):
-        module.forward = _checkpointed(module, module.forward)
+        module.forward = _checkpointed(module, module.forward, offload)
 
 
-def _checkpointed(module: nn.Module, forward: Callable) -> Callable:
+def _checkpointed(module: nn.Module, forward: Callable, offload: ActivationOffload | None) -> Callable:
     # A flag and not the parameters: held here, they would stay whole on every rank after the model is sharded.
     trained = any(parameter.requires_grad for parameter in module.parameters())
 
@@ -52,6 +55,7 @@ def _checkpointed(module: nn.Module, forward: Callable) -> Callable:
         reached = any(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves((args, kwargs)))
         if not torch.is_grad_enabled() or not (trained or reached):
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, **kwargs, use_reentrant=False, preserve_rng_state=False)
+        with nullcontext() if offload is None else offload.inputs(args, kwargs):
+            return checkpoint(forward, *args, **kwargs, use_reentrant=False, preserve_rng_state=False)
 
     return recomputed

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from afn_distributed.process import destroy
 from afn_model.files import fingerprint, sync, write_json
 from afn_model.hashing import text_key
+from afn_model.train.optimiser_offload import refresh, settle, stored
 from afn_model.train.staging import KeptStager
 
 FACTS = "facts.json"
@@ -189,7 +190,8 @@ class Checkpoints:
         """
         reader = dcp.FileSystemReader(path)
         stored = {n: m for n, m in stored_metadata(path, reader).items() if n.startswith("model.")}
-        own = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+        settle()
+        own = {f"model.{name}": stored(parameter) for name, parameter in model.named_parameters()}
         read = {
             name: torch.empty_like(own[name], dtype=found.properties.dtype)
             for name, found in stored.items()
@@ -199,6 +201,7 @@ class Checkpoints:
         self._read(path, reader, read)
         for name, tensor in read.items():
             own[name].copy_(tensor)
+            refresh(model.get_parameter(name.removeprefix("model.")))
         return {name.removeprefix("model.") for name in read}
 
     def at(self, step: int) -> Path:
@@ -372,7 +375,8 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     ready(optimiser)
-    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    settle()
+    tensors = {f"model.{name}": stored(p) for name, p in model.named_parameters() if p.requires_grad}
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             for key, value in optimiser.state[parameter].items():
@@ -392,6 +396,8 @@ def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping
         for name, own in training_state(model, optimiser).items():
             if own is not tensors[name]:
                 own.copy_(tensors[name])
+    for parameter in model.parameters():
+        refresh(parameter)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in optimiser.param_groups:
         if "step" in group:

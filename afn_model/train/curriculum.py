@@ -180,6 +180,10 @@ class RunLayout:
         frozen: weights that do not train: every rank keeps them whole, or they are sharded as those that train; auto
             keeps them whole up to a quarter of the GPU's memory.
         recompute: activations recomputed in the backward: none, encoder, selective or full.
+        offload_optimiser: moments, and on one GPU float32 weights, are in host memory; a step runs on the GPU.
+        offload_gradients: with it, on one GPU, the sums of the micro-batches' gradients are there too.
+        offload_activations: the inputs of recomputed blocks wait for their backward in host memory; with
+            recompute none there are none.
         compile: run the blocks through torch.compile.
         workers: processes that decode audio, per rank.
         keep: checkpoints kept per stage.
@@ -196,6 +200,9 @@ class RunLayout:
     contexts: dict[int, dict[str, Any]] = field(default_factory=dict)
     frozen: str = "auto"
     recompute: str = "none"
+    offload_optimiser: bool = False
+    offload_gradients: bool = False
+    offload_activations: bool = False
     compile: bool = False
     workers: int = 1
     keep: int = 2
@@ -217,8 +224,13 @@ class RunLayout:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
             raise ValueError("layout: keep, checkpoint_every and log_every are at least 1")
-        if not isinstance(self.compile, bool):
-            raise ValueError(f"layout: compile is {shown(self.compile)}; true or false is expected")
+        for name in ("offload_optimiser", "offload_gradients", "offload_activations", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"layout: {name} is {shown(getattr(self, name))}; true or false is expected")
+        if self.offload_gradients and not self.offload_optimiser:
+            raise ValueError("layout: offload_gradients is for layouts with offload_optimiser: true")
+        if self.offload_activations and self.compile:
+            raise ValueError("layout: offload_activations and compile exclude each other; set one of them to false")
         if not self.checkpoint_minutes > 0:
             raise ValueError(f"layout: checkpoint_minutes is {self.checkpoint_minutes}; a number above 0 is expected")
         for context, changes in values.mapping(self.contexts, "layout: contexts").items():
@@ -407,7 +419,7 @@ def _start(raw: Any, what: str, earlier: list[Stage]) -> Start:
 
 
 def read_layout(file: str | Path, changes: Mapping[str, Any] | None = None) -> RunLayout:
-    """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, 8gpu, 128gpu."""
+    """A layout from its YAML file, or by the name of one that comes with the package: cpu, gpu, gpu-offload, ..."""
     path = find(file, "layouts")
     changes, raw = dict(changes or {}), read_yaml(path)
     try:

@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 from afn_model.train.adamw8bit import AdamW8bit
 from afn_model.train.curriculum import SCHEDULES
 
+MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
+
 
 def make_optimiser(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
@@ -23,6 +25,7 @@ def make_optimiser(
     *,
     rates: Mapping[str, float] | None = None,
     kind: str = "adamw",
+    apex: bool = True,
 ) -> torch.optim.Optimizer:
     """Fused AdamW; matrices decay, vectors do not.
 
@@ -36,6 +39,7 @@ def make_optimiser(
         rates: of parts by their name or the beginning of it; the factor of such a part is its rate / lr. The head
             goes with the language model.
         kind: "adamw" or "adamw8bit".
+        apex: whether apex may be taken.
 
     Raises:
         ValueError: nothing to train.
@@ -55,7 +59,7 @@ def make_optimiser(
     settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
     if kind == "adamw8bit":
         return AdamW8bit(groups, **settings)
-    if whole_on_gpu(p for _, p in trained) and importlib.util.find_spec("apex"):
+    if apex and whole_on_gpu(p for _, p in trained) and importlib.util.find_spec("apex"):
         from apex.optimizers import FusedAdam
 
         return FusedAdam(groups, adam_w_mode=True, **settings)
@@ -127,7 +131,7 @@ class FiniteCheck:
         else:
             self.pending = (step, values, None)
         # An optimiser that does not read found_inf would apply the step.
-        if not values.is_cuda or not isinstance(optimiser, torch.optim.AdamW):
+        if not values.is_cuda or not isinstance(getattr(optimiser, "inner", optimiser), torch.optim.AdamW):
             self.flush()
 
     def flush(self) -> None:

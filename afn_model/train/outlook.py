@@ -13,10 +13,10 @@ from afn_model.data.forecast import Forecast, forecast
 from afn_model.data.index import Corpus
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage
-from afn_model.train.optimiser import learning_rate
+from afn_model.train.optimiser import MOMENTS, learning_rate
 from afn_model.train.quantise import coded_weights
 
-TRAINED_BYTES = 12  # of a trained parameter in a checkpoint: itself and AdamW's two moments, float32
+WEIGHT_BYTES = 4  # of a trained parameter in a checkpoint, beside its moments
 LOW_RATE = 0.5  # share of ``lr`` that a stage should reach
 
 
@@ -88,7 +88,9 @@ def rates(stage: Stage, steps: int) -> tuple[list[str], list[str]]:
     return [line], [low] if rate < LOW_RATE * stage.lr else []
 
 
-def check_room(folder: Path, model: torch.nn.Module, layout: RunLayout, models: int) -> list[str]:
+def check_room(
+    folder: Path, model: torch.nn.Module, layout: RunLayout, models: int, optimiser: str = "adamw"
+) -> list[str]:
     """Warnings of a disk that may become full.
 
     Args:
@@ -96,6 +98,7 @@ def check_room(folder: Path, model: torch.nn.Module, layout: RunLayout, models: 
         model: what trains has ``requires_grad``; sharded or not.
         layout: how many checkpoints are kept.
         models: whole models that the stage writes.
+        optimiser: whose moments a checkpoint has.
 
     Raises:
         ValueError: not even one checkpoint and the models fit.
@@ -103,7 +106,7 @@ def check_room(folder: Path, model: torch.nn.Module, layout: RunLayout, models: 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() for p in model.parameters()) + coded_weights(model)
     weights *= getattr(torch, layout.dtype).itemsize
-    one, exported = TRAINED_BYTES * trained, models * weights
+    one, exported = (WEIGHT_BYTES + MOMENTS[optimiser]) * trained, models * weights
     there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free
     need = f"a checkpoint takes {size(one)} and {models} x the model {size(exported)}, but {size(free)} are free"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from afn_model.data.forecast import Forecast
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.account import Account, stage_units
 from afn_model.train.curriculum import RECOMPUTE, Curriculum, RunLayout, Stage, for_stage
+from afn_model.train.host_memory import available
 from afn_model.train.outlook import stage_forecast
 from afn_model.train.rates import ASSUMED, Rates, described, read_rates
 from afn_model.train.step_time import StepSeconds, StepTime, band
@@ -23,6 +24,12 @@ from afn_model.weights.config_json import read_config
 ULYSSES, RINGS = (1, 2, 4, 7, 8, 14, 28), (1, 2, 4, 8, 16)
 FEW = 0.5  # GB of frozen weights that are not worth a setting
 FEWEST = 1024  # tokens of a rank; with fewer, kernels take about as long as their launches
+# What may be offloaded, the least first.
+OFFLOADS = (
+    {"offload_optimiser": True},
+    {"offload_optimiser": True, "offload_activations": True},
+    {"offload_optimiser": True, "offload_activations": True, "offload_gradients": True},
+)
 COLUMNS = ("states", "gradients", "activations", "working", "reserve", "rollout", "total")
 
 
@@ -41,6 +48,9 @@ class StagePlan:
         step: estimated seconds of a step, and their band from the rates' doubts.
         rate: tokens/s per GPU, and its band.
         forecast: how much there is to read; None without data.
+        host: GB of the host by kind, of each rank.
+        transfers: estimated seconds of a step in which the link to the host is busy.
+        pcie: the rate that they are estimated from, B/s.
     """
 
     stage: Stage
@@ -56,6 +66,9 @@ class StagePlan:
     band: tuple[float, float]
     rate: tuple[float, float, float]
     forecast: Forecast | None = None
+    host: dict[str, float] = field(default_factory=dict)
+    transfers: float = 0.0
+    pcie: float = ASSUMED.pcie
 
     @property
     def peak(self) -> float:
@@ -143,7 +156,33 @@ def plan_stage(
         band=(low, high),
         rate=(tokens / high, tokens / step.total, tokens / low),
         forecast=forecast,
+        host={name: size / 1e9 for name, size in account.host().items()},
+        transfers=time.transfers(),
+        pcie=rates.pcie,
     )
+
+
+def check_host(config: ModelConfig, stage: Stage, layout: RunLayout, ranks: int, here: int) -> None:
+    """Whether this machine has the memory for what its ranks offload.
+
+    Args:
+        config: of the model.
+        stage, layout: of the run.
+        ranks: of all machines.
+        here: of this one.
+
+    Raises:
+        ValueError: one line: it has less.
+    """
+    host = Account(config, stage, layout, ranks, longest(stage)).host()
+    need, free = here * sum(host.values()), available()
+    if need > free:
+        kinds = ", ".join(f"{name} {here * size / 1e9:,.1f}" for name, size in host.items() if here * size >= 5e7)
+        less = "" if stage.optimiser == "adamw8bit" else "; optimiser: adamw8bit takes less"
+        raise ValueError(
+            f"stage {stage.name}: what is offloaded takes {need / 1e9:,.1f} GB of the host ({kinds}), but "
+            f"{free / 1e9:,.1f} are free{less}"
+        )
 
 
 def step_time(
@@ -207,7 +246,7 @@ def search(
 
 def changed(layout: RunLayout, other: RunLayout, gpus: int) -> dict[str, Any]:
     """The fields of a layout that the other changes and that matter on so many ranks."""
-    found = {name: getattr(other, name) for name in ("recompute", "ulysses", "ring", "shard", "frozen")}
+    found = {name: getattr(other, name) for name in ("recompute", "ulysses", "ring", "shard", "frozen", *OFFLOADS[-1])}
     return {
         name: value
         for name, value in found.items()
@@ -225,6 +264,15 @@ def remedies(
         changes = changed(layout, found[0][1], gpus)
         return [f"{_settings(changes)}: {found[0][0]:,.0f} tokens/s per GPU"]
     lines = []
+    for offload in OFFLOADS:
+        if layout.compile and "offload_activations" in offload:
+            continue
+        if found := search(config, stage, replace(layout, **offload), gpus, **options):
+            best = found[0][1]
+            host = sum(Account(config, stage, best, gpus, longest(stage), memory * 1e9).host().values()) / 1e9
+            rate = f"{found[0][0]:,.0f} tokens/s per GPU and {host:,.0f} GB of the host for each"
+            lines.append(f"{_settings(changed(layout, best, gpus))}: {rate}")
+            break
     for text, other in _smaller(stage):
         found = search(config, other, layout, gpus, **options)
         if found:
@@ -238,8 +286,9 @@ def remedies(
 
 
 def _settings(changes: dict[str, Any]) -> str:
-    inside = ", ".join(f"{name}: {value}" for name, value in changes.items())
-    return f"layout: {{{inside}}} in the stage, or {' '.join(f'--set {k}={v}' for k, v in changes.items())}"
+    shown = {name: str(value).lower() if isinstance(value, bool) else value for name, value in changes.items()}
+    inside = ", ".join(f"{name}: {value}" for name, value in shown.items())
+    return f"layout: {{{inside}}} in the stage, or {' '.join(f'--set {k}={v}' for k, v in shown.items())}"
 
 
 def _smaller(stage: Stage) -> Iterator[tuple[str, Stage]]:
@@ -351,6 +400,12 @@ def lines(found: StagePlan) -> list[str]:
         f"  layout: {layout.dtype}, recompute {layout.recompute}{shared}, weights over {shard}"
         + (f", frozen ones {'whole' if found.whole else 'sharded'}" if found.held["frozen weights"] >= 0.05 else "")
     )
+    if found.host:
+        kinds = ", ".join(f"{name} {size:,.1f}" for name, size in found.host.items() if size >= 0.05)
+        text.append(
+            f"  GB of the host for each GPU: {sum(found.host.values()):,.1f} ({kinds}); {duration(found.transfers)} of "
+            f"transfers a step at {found.pcie / 1e9:.3g} GB/s"
+        )
     unit = "micro-batches" if stage.method == "sft" else "prompts"
     low, middle, high = found.rate
     text.append(

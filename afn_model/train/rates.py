@@ -35,6 +35,9 @@ class Rates:
     nvlink: float = rate(320e9, 250e9, 370e9, "B/s", "NCCL's all-to-all in a node; data sheet 450e9 each way")
     network: float = rate(46e9, 23e9, 48e9, "B/s", "NDR InfiniBand of one GPU, expected (NVIDIA/nccl-tests issue 290)")
     across: float = rate(200e9, 125e9, 300e9, "B/s", "gathers over nodes: seen on 256 H100 (NVIDIA/nccl issue 1218)")
+    pcie: float = rate(
+        50e9, 20e9, 58e9, "B/s", "assumed: page-locked copies, each way; 64e9 by the data sheet of PCIe 5"
+    )
     message: float = rate(20e-6, 10e-6, 50e-6, "s", "assumed: to start a message")
     sms: float = rate(0.10, 0.15, 0.05, "share", "assumed: of the SMs, taken by NCCL while it runs beside kernels")
     waiting: float = rate(0.03, 0.10, 0.01, "share", "assumed: of a step, for the group with the dearest sequences")

@@ -17,11 +17,13 @@ from afn_distributed.shard import mesh_of, shard
 from afn_model.afnext import AFNext
 from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
-from afn_model.train.adapt import Adapted, adapt
+from afn_model.train.activation_offload import ActivationOffload
+from afn_model.train.adapt import Adapted, adapt, with_adapters
 from afn_model.train.curriculum import RunLayout, Stage
 from afn_model.train.grpo import frozen_reference
 from afn_model.train.lora_linear import adapters
 from afn_model.train.optimiser import make_optimiser
+from afn_model.train.optimiser_offload import OffloadedOptimiser
 from afn_model.train.prepare import together
 from afn_model.weights.slices import StoredWeights
 
@@ -36,10 +38,11 @@ class StageModel:
     """What a stage trains.
 
     Args:
-        model: the policy, in training mode; trained weights are float32, frozen ones have the layout's dtype.
+        model: the policy, in training mode; trained weights are float32, frozen ones have the layout's dtype, and so
+            have trained ones whose float32 weights are on the host.
         optimiser: of what trains.
         adapted: what trains: whole submodules and adapters.
-        sharded: whether the weights are cut over ranks, or gathered in another dtype than they are stored in.
+        sharded: whether the weights are cut over ranks, or computed with in another dtype than the optimiser's.
         reference: for the KL penalty of GRPO: a frozen copy of the policy, sharded as the policy is; with adapters the
             policy itself. ``reference_context`` gives what to ask.
         originals: with adapters, frozen copies of the submodules that train besides them, by name.
@@ -92,7 +95,7 @@ def stage_model(
     Args:
         model: whole and on this rank's device, or with ``weights`` on the meta device.
         stage: says what trains, and how.
-        layout: precision, recomputation and sharding.
+        layout: precision, recomputation, sharding and offload.
         process: this rank.
         reference: whether the stage asks a frozen copy of the policy.
         seed: of the run.
@@ -115,12 +118,15 @@ def stage_model(
         other = model if itself else frozen_reference(model, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
-    checkpoint_blocks(model, layout.recompute)
+    checkpoint_blocks(
+        model, layout.recompute, ActivationOffload(process.device) if layout.offload_activations else None
+    )
     if layout.compile:
         for block in (*model.language_model.layers, *model.encoder.layers):
             block.compile(dynamic=True)
     sharded = process.world_size > 1 or compute != torch.float32
-    if sharded:
+    copies = sharded and copies_alone(stage, layout, process.world_size)
+    if sharded and not copies:
         mesh = mesh_of(process, layout.shard or None)
         whole = kept_whole(model, layout, process.device)
         _shard(model, mesh, compute, whole)
@@ -136,8 +142,20 @@ def stage_model(
         weight_decay=stage.weight_decay,
         rates=stage.rates,
         kind=stage.optimiser,
+        apex=not layout.offload_optimiser,
     )
+    if layout.offload_optimiser:
+        optimiser = OffloadedOptimiser(optimiser, compute if copies else None, gradients=layout.offload_gradients)
     return StageModel(model, optimiser, adapted, sharded, other, originals)
+
+
+def copies_alone(stage: Stage, layout: RunLayout, ranks: int) -> bool:
+    """Whether the model has trained weights in the layout's dtype alone: the float32 ones are on the host.
+
+    That is for one GPU, which FSDP2 has nothing to cut for. Of several, each has its share of the float32 weights, from
+    which the others are gathered; what trains beside adapters is small.
+    """
+    return layout.offload_optimiser and ranks == 1 and layout.dtype != "float32" and not with_adapters(stage)
 
 
 def kept_whole(model: AFNext, layout: RunLayout, device: torch.device) -> set[nn.Parameter]:

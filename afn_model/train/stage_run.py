@@ -200,7 +200,8 @@ class StageRun:
         models = 1 + len(self.curriculum.milestones(stage.name))
 
         def look_for_room() -> None:
-            warn(stage.name, check_room(self.folder, self.model, self.layout, models), strict=self.options.strict)
+            found = check_room(self.folder, self.model, self.layout, models, stage.optimiser)
+            warn(stage.name, found, strict=self.options.strict)
 
         agreed(process, look_for_room)
         if process.rank == 0:

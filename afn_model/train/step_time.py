@@ -171,7 +171,28 @@ class StepTime:
         exposed += more * text.layers
         if self.load.plan.ranks > 1:  # embeddings of audio to their tokens
             exposed += self.rates.message + float(self.account.frames.max()) * text.width / self.rates.nvlink
-        return encoded + layer * text.layers, exposed
+        compute = encoded + layer * text.layers
+        return compute, exposed + max(0.0, self.moved()[0] - compute)
+
+    def moved(self) -> tuple[float, float]:
+        """Seconds in which what is offloaded leaves in a forward, and comes and leaves in its backward."""
+        account = self.account
+        inputs = float(account.offloaded().max())
+        sums = 4.0 * self.units.trained if account.sums_on_host else 0.0
+        return inputs / self.rates.pcie, (inputs + sums) / self.rates.pcie
+
+    def states_moved(self) -> float:
+        """Seconds in which an offloaded optimiser's states come in a step, while those before them leave."""
+        account = self.account
+        if not account.layout.offload_optimiser:
+            return 0.0
+        kinds = account.host()
+        size = sum(kinds.get(name, 0.0) for name in ("float32 weights", "moments", "gradients"))
+        return (size + account.staging() / 2) / self.rates.pcie
+
+    def transfers(self) -> float:
+        """Seconds of a step in which the link to the host is busy, hidden or not."""
+        return self.passes * sum(self.moved()) + self.states_moved()
 
     def backward(self) -> tuple[float, float]:
         """Seconds of kernels and of exposed messages of one backward with its recomputation."""
@@ -187,7 +208,13 @@ class StepTime:
             messages = sum(self.gather(unit) + self.reduce(unit) for unit in units.encoder)
             encoded, more = self.beside(times * float(self.encode().max()), messages)
             compute, exposed = compute + encoded, exposed + more
-        return compute, exposed
+        return compute, exposed + max(0.0, self.moved()[1] - compute)
+
+    @property
+    def passes(self) -> int:
+        """Forwards with a backward in the optimiser steps on a batch."""
+        stage = self.account.stage
+        return self.micro_batches * (GRPOSettings(**stage.grpo).updates if stage.method == "grpo" else 1)
 
     def sampling(self) -> float:
         """Seconds in which a rank samples all its answers of a step, with the gather of the weights."""
@@ -214,11 +241,10 @@ class StepTime:
             sampled = self.sampling()
         if account.states()["reference"] or (stage.method != "sft" and self.lora):
             reference = self.forward()[0] + self.head(1)
-        times = self.micro_batches * (GRPOSettings(**stage.grpo).updates if stage.method == "grpo" else 1)
-        compute = compute * times + reference * self.micro_batches
-        exposed *= times
+        compute = compute * self.passes + reference * self.micro_batches
+        exposed *= self.passes
         copies = account.ranks // account.shard
-        update = 32.0 * self.units.trained / account.shard / a.hbm
+        update = max(32.0 * self.units.trained / account.shard / a.hbm, self.states_moved())
         update += 2 * (copies - 1) / copies * 4 * self.units.trained / account.shard / a.network
         groups = account.ranks // self.load.plan.ranks
         other = update + (a.waiting * (compute + exposed) if groups > 1 else 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage
 from afn_model.train.lock import locked
+from afn_model.train.planner import check_host
 from afn_model.train.prepare import agreed, announce, finished_stages, prepare
 from afn_model.train.stage_run import Options, StageRun, sp_size
 from afn_model.train.validate import MODEL, check
+from afn_model.weights.config_json import read_config
 
 
 def train(
@@ -76,6 +79,8 @@ def train(
                     held.enter_context(locked(out))
                 done = finished_stages(stages, out, allow_changes, curriculum)
                 todo = [stage for stage in stages if stage.name not in done]
+                for stage in todo:
+                    look_for_host_memory(stage, for_stage(layout, stage), Path(base), process.world_size)
                 for name in sorted(done):
                     announce(f"{name}: done before", options.show)
                 prepare(curriculum, todo, Path(base), show=options.show, strict=options.strict)
@@ -99,6 +104,12 @@ def train(
     finally:
         if own:
             processes.stop()
+
+
+def look_for_host_memory(stage: Stage, layout: RunLayout, base: Path, ranks: int) -> None:
+    """ValueError where a machine has too little memory for what a stage offloads."""
+    if layout.offload_optimiser or layout.offload_activations:
+        check_host(read_config(base), stage, layout, ranks, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def run_stage(begin: Callable[[], StageRun]) -> None:

@@ -16,6 +16,7 @@ from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.optimiser import FiniteCheck
+from afn_model.train.optimiser_offload import OffloadedOptimiser
 
 if TYPE_CHECKING:
     from afn_model.train.stage_model import StageModel
@@ -64,7 +65,7 @@ def update(
             total += value.detach()
         if not losses:
             continue
-        norm = clip_grad_norm(trained, clip)
+        norm = optimiser.clip(clip) if isinstance(optimiser, OffloadedOptimiser) else clip_grad_norm(trained, clip)
         finite.observe(optimiser, total, norm, step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 PARTS = {"A": 335, "B": 240}  # seconds: certainty, then figures
+SPARE = "C"  # figures in the seconds that these leave: a step begins where half of its limit is left
 TOTAL = 575  # of a command that may take 590
 
 
@@ -62,6 +63,19 @@ GROUPS = {
     "movements": ("merge_embeddings", "pack_heads", "unpack_heads"),
     "fp8": ("quantize_fp8",),
 }
+ENGINE = {
+    "tokens": "answers against float64; drawn tokens against a CPU's",
+    "graphs": "CUDA graphs of decoding, and one step ahead, change no answer",
+    "steps": "nor do one step ahead alone and shared prompts",
+    "bits": "deterministic=True: the same bits alone, together, cold, warm",
+    "fp8": "FP8 products, keys and weights against a CPU's emulation",
+    "host": "pages go to host memory and files and come back",
+}
+SERVING = {
+    "decode": (110, "tokens a second, eager and by graphs, at 1, 16 and 64 sequences of 1K and 45K tokens"),
+    "prompts": (90, "first tokens of 30 minutes and of a second question; gaps of 16 decoders beside such a prompt"),
+    "pages": (30, "GB/s of pages to the host and back"),
+}
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 SOURCES = ("decode_attention", "log_mel", "qkv_rotary", "ulysses_permute")
 TESTS = 16  # processes of pytest: one a core, since kernels are compiled
@@ -112,10 +126,11 @@ def plan() -> tuple[Phase, ...]:
         Phase("setting", "A", 1, (
             step("setting", "setting", 30, "versions, driver, clocks; what a copy and a matrix product reach"),
         )),
-        Phase("checks", "A", 12, (
+        Phase("checks", "A", 18, (
             *(step(f"verify {name}", f"verify {name}", 85, "right or wrong at real shapes, in bf16, against float64")
               for name in groups),
             step("launches", "launches", 85, "small launches of csrc/cuda kept for the sanitiser, if not carried"),
+            *(step(f"engine {name}", f"engine {name}", 85, what) for name, what in ENGINE.items()),
         )),
         Phase("repeats", "A", 12, (
             step("noise", "noise", 45, "random matrix products beside the others", background=True),
@@ -151,19 +166,29 @@ def plan() -> tuple[Phase, ...]:
             step(f"ncu {name}", f"profile {name}", 40, "where the kernel's time goes, by Nsight Compute")
             for name in PROFILES
         )),
+        Phase("serving", SPARE, 1, tuple(
+            step(f"serving {name}", f"serving {name}", limit, what) for name, (limit, what) in SERVING.items()
+        )),
     )  # fmt: skip
 
 
 def rehearsal() -> tuple[Phase, ...]:
     """The plan where there is no GPU: every kind of step at toy shapes, every launch compiled, faults on purpose.
 
-    Of NVIDIA's checkers, which are not asked, one stands for all; of the parts of the tests two stand for all.
+    Of NVIDIA's checkers, which are not asked, one stands for all; of the parts of the tests two stand for all. The
+    engine's checks share a process, and so do its figures.
     """
     kept = []
+    left_out = {f"{tool} {source}" for tool in TOOLS[1:] for source in SOURCES}
+    left_out |= {f"tests {i}" for i in range(2, TESTS)}
+    left_out |= {f"engine {name}" for name in ENGINE} | {f"serving {name}" for name in SERVING}
+    together = {
+        "checks": step("engine", "engine", 85, "all checks of the engine, one after another"),
+        "serving": step("serving", "serving", 110, "all figures of the engine, of a toy model"),
+    }
     for phase in plan():
-        left_out = {f"{tool} {source}" for tool in TOOLS[1:] for source in SOURCES}
-        left_out |= {f"tests {i}" for i in range(2, TESTS)}
-        kept.append(replace(phase, steps=tuple(x for x in phase.steps if x.name not in left_out)))
+        steps = tuple(x for x in phase.steps if x.name not in left_out)
+        kept.append(replace(phase, steps=(*steps, together[phase.name]) if phase.name in together else steps))
     return (
         Phase("faults", "A", 3, (
             step("planted hang", "planted hang", 1, "a step that hangs is ended at its limit"),
@@ -186,8 +211,9 @@ def seconds(phases: Sequence[Phase], part: str) -> int:
 def text(phases: Sequence[Phase]) -> str:
     """The plan for a reader: part, phase, its seconds on paper; its steps."""
     lines = []
-    for part, most in PARTS.items():
-        lines.append(f"Part {part}: at most {seconds(phases, part)} s of {most} s")
+    for part in (*PARTS, SPARE):
+        most = f"{PARTS[part]} s" if part in PARTS else "what these leave"
+        lines.append(f"Part {part}: at most {seconds(phases, part)} s of {most}")
         for phase in (x for x in phases if x.part == part):
             lines.append(f"  {phase.name}: {phase.seconds()} s, {phase.workers} at a time")
             for one in phase.steps:

@@ -17,8 +17,8 @@ from bench.report import cell, groups, summary, table
 WRONG = ("failed", "crashed", "timed out")
 JUDGED = {
     "verify": "checks against float64", "repeats": "repeats on equal inputs", "counters": "arrival counters",
-    "assembler": "another ptxas", "sanitised": "NVIDIA's checkers", "launch": "launches under them",
-    "compiled": "compiled for sm_90a", "test": "failed tests", "step": "processes",
+    "assembler": "another ptxas", "engine": "the engine", "sanitised": "NVIDIA's checkers",
+    "launch": "launches under them", "compiled": "compiled for sm_90a", "test": "failed tests", "step": "processes",
 }  # fmt: skip
 PLANTED = "planted "
 
@@ -46,7 +46,21 @@ def wrong(lines: list[dict]) -> list[dict]:
 
 def what(x: dict) -> str:
     """A line's subject in words."""
-    names = ("op", "check", "impl", "tool", "source", "kernel", "test", "what", "sweep", "change", "goal", "how")
+    names = (
+        "op",
+        "check",
+        "impl",
+        "tool",
+        "source",
+        "kernel",
+        "test",
+        "what",
+        "sweep",
+        "change",
+        "goal",
+        "figure",
+        "how",
+    )
     return ", ".join(str(x[name]) for name in names if x.get(name)) or x["step"]
 
 
@@ -186,6 +200,30 @@ def steps(lines: list[dict]) -> list[str]:
     return out
 
 
+def engine(lines: list[dict]) -> list[str]:
+    """How near the engine's checks came to their budgets, and its times."""
+    rows = [[x["check"], x["status"], f"{x['used']:.2f}", f"{x['apart']:.1e}" if "apart" in x else ""]
+            for x in lines if x["kind"] == "engine" and "used" in x]  # fmt: skip
+    out = ["## The engine", "", *table("check | right | of the budget | apart", rows)] if rows else []
+    found = [x for x in lines if x["kind"] == "serving" and x["status"] == "ok"]
+    names = {
+        "decode": "kv batch context how layers step_ms tokens_per_s gb_s",
+        "first token": "how layers tokens seconds hashing_s reused windows_encoded",
+        "arrival": "how layers budget_ms steps seconds alone_p50_ms alone_p99_ms alone_most_ms beside_p50_ms "
+        "beside_p99_ms beside_most_ms",
+        "pages": "how gb save_gb_s load_gb_s",
+    }
+    for figure, fields in names.items():
+        rows = [[shown(x[name]) for name in fields.split()] for x in found if x["figure"] == figure]
+        head = " | ".join(name.replace("_per_s", "/s").replace("_", " ") for name in fields.split())
+        out += [f"## The engine: {figure}", "", *caution(lines), *table(head, rows)] if rows else []
+    return out
+
+
+def shown(x: object) -> str:
+    return f"{x:,.4g}" if isinstance(x, float) else str(x)
+
+
 def phases(lines: list[dict]) -> list[str]:
     """How long each phase took, and which of its steps took longest."""
     found: dict[str, list[dict]] = {}
@@ -204,7 +242,7 @@ def phases(lines: list[dict]) -> list[str]:
 
 
 def markdown(lines: list[dict]) -> str:
-    parts = (setting, counts, faults, goals, peers, sweeps, steps, margins, skipped, phases)
+    parts = (setting, counts, faults, goals, peers, sweeps, steps, engine, margins, skipped, phases)
     return "\n".join(line for part in parts for line in part(lines))
 
 

@@ -15,6 +15,7 @@
 #include "afn/log_mel_any.h"
 #include "afn/pack.h"
 #include "afn/resample.h"
+#include "afn/rows.h"
 #include "afn/simd.h"
 
 namespace py = pybind11;
@@ -229,4 +230,73 @@ PYBIND11_MODULE(_cpu, m) {
         py::arg("x"), py::arg("taps"), py::arg("phases"), py::arg("length"), py::arg("rate"), py::arg("to"),
         py::arg("first"), py::arg("count"), py::arg("out"), py::arg("level") = "",
         "Outputs first to first + count by a filter interpolated between its phases.");
+
+    namespace rows = afn::rows;
+    m.def(
+        "rms_norm",
+        [](uintptr_t x, uintptr_t residual, uintptr_t weight, uintptr_t y, uintptr_t h, int64_t count, int64_t width,
+           int64_t x_stride, int64_t residual_stride, double eps, bool shifted, float offset, int threads,
+           const std::string& level) {
+            const rows::Kernel& kernel = rows::kernel_of(level);
+            const rows::Norm norm{pointer<const float>(x),
+                                  pointer<const float>(residual),
+                                  pointer<const float>(weight),
+                                  pointer<float>(y),
+                                  pointer<float>(h),
+                                  width,
+                                  x_stride,
+                                  residual_stride,
+                                  eps,
+                                  shifted,
+                                  offset};
+            py::gil_scoped_release release;
+            rows::norm(norm, count, threads, kernel);
+        },
+        py::arg("x"), py::arg("residual"), py::arg("weight"), py::arg("y"), py::arg("h"), py::arg("count"),
+        py::arg("width"), py::arg("x_stride"), py::arg("residual_stride"), py::arg("eps"), py::arg("shifted"),
+        py::arg("offset"), py::arg("threads"), py::arg("level") = "",
+        "Rows over their root mean square, times a weight, behind the sum with a residual.");
+
+    m.def(
+        "rotary",
+        [](uintptr_t q, const Strides& q_axes, uintptr_t k, const Strides& k_axes, uintptr_t q_out, uintptr_t k_out,
+           uintptr_t positions, bool wide_positions, bool each_pair, uintptr_t freq, bool wide_freq, bool interleaved,
+           int64_t tokens, int64_t width, int64_t pairs, uintptr_t v, const Strides& v_axes, uintptr_t slots,
+           uintptr_t k_cache, const Strides& k_rows, uintptr_t v_cache, const Strides& v_rows, int threads,
+           const std::string& level) {
+            const rows::Kernel& kernel = rows::kernel_of(level);
+            const auto heads = [](uintptr_t at, const Strides& axes) {
+                return rows::Heads{pointer<const float>(at), axes[0], axes[1], axes[2]};
+            };
+            const rows::Rotary rotary{heads(q, q_axes),
+                                      heads(k, k_axes),
+                                      heads(v, v_axes),
+                                      pointer<float>(q_out),
+                                      pointer<float>(k_out),
+                                      pointer<const void>(positions),
+                                      pointer<const void>(freq),
+                                      wide_positions,
+                                      wide_freq,
+                                      each_pair,
+                                      interleaved,
+                                      width,
+                                      pairs,
+                                      pointer<const int64_t>(slots),
+                                      pointer<float>(k_cache),
+                                      pointer<float>(v_cache),
+                                      k_rows[0],
+                                      k_rows[1],
+                                      k_rows[2],
+                                      v_rows[1],
+                                      v_rows[2]};
+            py::gil_scoped_release release;
+            rows::rotary(rotary, tokens, threads, kernel);
+        },
+        py::arg("q"), py::arg("q_axes"), py::arg("k"), py::arg("k_axes"), py::arg("q_out"), py::arg("k_out"),
+        py::arg("positions"), py::arg("wide_positions"), py::arg("each_pair"), py::arg("freq"), py::arg("wide_freq"),
+        py::arg("interleaved"), py::arg("tokens"), py::arg("width"), py::arg("pairs"), py::arg("v"), py::arg("v_axes"),
+        py::arg("slots"), py::arg("k_cache"), py::arg("k_rows"), py::arg("v_cache"), py::arg("v_rows"),
+        py::arg("threads"), py::arg("level") = "",
+        "q and k turned by their positions, and k and v written into rows of a cache. Axes are strides of tokens and "
+        "heads and how many heads there are; rows are how many, and strides of rows and heads.");
 }

@@ -11,7 +11,7 @@ def test_the_command_writes_rates_that_a_plan_reads(tmp_path, capsys):
     main(["--device", "cpu", "--out", str(file)])
     rates = read_rates(file)
     assert set(rates.measured) == {*NAMES} - {
-        "nvlink", "network", "across", "message", "sms", "waiting", "answer"
+        "nvlink", "network", "across", "pcie", "message", "sms", "waiting", "answer"
     }  # fmt: skip
     assert json.loads(file.read_text())["device"] == "cpu"
     assert "matmul" in capsys.readouterr().out

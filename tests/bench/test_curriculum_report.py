@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from afn_model.bootstrap.tiny_curriculum import REWARDED
 from bench import curriculum_report as report
 from bench.curriculum_picture import spread
 
@@ -47,14 +48,34 @@ def stage(name: str) -> dict:
     }
 
 
+def scores(mean: float, n: int = 60) -> str:
+    """Scores of records, 0 and 1, of about this mean."""
+    return " ".join("1" if i < round(mean * n) else "0" for i in range(n))
+
+
+def filled(stage: dict) -> dict:
+    """The stage with scores of records that its means are those of."""
+    means = stage["axes"] | {key: stage[key] for key in ("temporal_direct", "timestamps_within_1_s")}
+    means["timestamps_within_1_s"] = stage["answers_with_most_timestamps_right"]
+    shares = dict.fromkeys(REWARDED, " ".join([str(stage["reward"])] * 60))
+    return stage | {"records": {name: scores(mean) for name, mean in means.items()}, "rewards": shares}
+
+
+def reinforced(before: float, *after: float) -> dict:
+    """A stage of reinforcement measured on two axes of different weights, the same on both."""
+    start, *seeds = [{axis: scores(mean, 100) for axis in ("safety", "cot")} for mean in (before, *after)]
+    after = {str(seed): found for seed, found in enumerate(seeds)}
+    return {"start": "", "blend": {"safety": 2, "cot": 1}, "before": start, "after": after}
+
+
 def results(*names: str) -> dict:
     names = names or tuple(STEPS)
     return {
         "seed": 0,
         "scale": 1.0,
-        "stages": {name: stage(name) for name in names},
+        "stages": {name: filled(stage(name)) for name in names},
         "starts": 1,
-        "seconds": dict.fromkeys(names, 300.0) | {"post_seeds": 120.0},
+        "seconds": dict.fromkeys(names, 300.0) | {"post_seeds": 90.0, "cot-rl_seeds": 30.0},
         "total_seconds": 300.0 * len(names) + 120,
         "machine": {
             "date": "2026-01-02T03:04:05+00:00",
@@ -65,7 +86,7 @@ def results(*names: str) -> dict:
             "python": "3.11.7",
             "torch": "2.11.0",
         },
-        "post_seeds": [{"seed": i, "captioner": 0.5 + 0.01 * i, "instruct": 0.6 + 0.01 * i} for i in range(3)],
+        "reinforcement": {"post": reinforced(0.5, 0.7, 0.71, 0.72), "cot-rl": reinforced(0.6, 0.8, 0.8, 0.8)},
     }
 
 
@@ -109,7 +130,8 @@ def weigh(run, change=lambda found: None) -> dict[str, report.Claim]:
     read = report.read(run)
     found = copy.deepcopy(read.results)
     change(found)
-    return dict(zip("abcdef", report.claims(report.CurriculumReport(found, read.logs, read.trained)), strict=True))
+    found["stages"] = {name: filled(stage) for name, stage in found["stages"].items()}
+    return dict(zip("abcdefg", report.claims(report.CurriculumReport(found, read.logs, read.trained)), strict=True))
 
 
 def put(path: str, value):
@@ -126,24 +148,27 @@ def put(path: str, value):
 
 def test_a_good_run_holds_in_everything(whole):
     found = weigh(whole)
-    assert [claim.verdict for claim in found.values()] == ["holds"] * 6, found
-    assert "Smallest margin +0.100" in found["b"].text
+    assert [claim.verdict for claim in found.values()] == ["holds"] * 7, found
+    assert "Smallest margin +0.200" in found["b"].text
     assert "spread of Instruct's reward (largest − smallest of 3 seeds) 0.020" in found["b"].text
     assert found["f"].text.startswith("40.0 minutes")
-    assert "post with the other seeds took 2.0 more" in found["f"].text
+    assert "other seeds of the stages of reinforcement, and more prompts, took 2.0 more" in found["f"].text
+    assert "post (100 safety, 100 cot), from 0.500: seed 0 +0.200 ± 0.030 (6.6 errors); seed 1 " in found["g"].text
+    assert "in it, and by axis safety +0.210 ± 0.041, cot +0.210 ± 0.041. cot-rl (" in found["g"].text
 
 
 @pytest.mark.parametrize(
     ("letter", "path", "value", "words"),
     [
         ("a", "stages/mid-2/axes/talkers", 0.1, "Not above the bootstrap: talkers."),
-        ("b", "post_seeds", [{"seed": i, "captioner": 0.5, "instruct": 0.55 + i / 10} for i in range(3)], "+0.050"),
+        ("b", "reinforcement/post", reinforced(0.5, 0.65, 0.75, 0.85), "Smallest margin +0.150"),
         ("c", "stages/cot-rl/answers_with_most_timestamps_right", 0.5, "chance may have decided it"),
         ("d", "stages/post/temporal_direct", 0.86, "at its best (directly)"),
         ("d", "stages/post/temporal_with_reasoning", 0.99, "at its best (asked to reason)"),
         ("e", "stages/cot-sft/axes/long", 0.6, "cot-sft lowers long 0.90 → 0.60"),
         ("e", "stages/pre-2", LEVELS["pre-1"], "No change beyond two standard errors: pre-2"),
         ("f", "seconds/mid-1", 1500.0, "60.0 minutes"),
+        ("g", "reinforcement/cot-rl", reinforced(0.6, 0.8, 0.61, 0.8), "seed 1 +0.010 ± 0.010 (1.0 errors)"),
     ],
 )
 def test_a_claim_turns_when_its_numbers_turn(whole, letter, path, value, words):
@@ -155,22 +180,32 @@ def test_a_claim_turns_when_its_numbers_turn(whole, letter, path, value, words):
     assert set(others.values()) == {"holds"}, others
 
 
+def test_a_stage_of_reinforcement_helps_by_its_own_reward(whole):
+    """On its own prompts, where what every stage is asked has not moved."""
+    same = put("stages/cot-rl", stage("cot-sft") | {"becomes": "Think"})
+    assert weigh(whole, same)["e"].holds
+    rows = report.changes(report.read(whole))
+    assert "reward on 200 prompts 0.60 → 0.80" in rows["cot-rl"][0]
+
+    def flat(found):
+        same(found)
+        found["reinforcement"]["cot-rl"] = reinforced(0.6, 0.6, 0.8, 0.8)
+
+    assert weigh(whole, flat)["e"].text.startswith("No change beyond two standard errors: cot-rl.")
+
+
 def test_a_gain_within_the_error_says_so(whole):
     claim = weigh(whole, put("stages/mid-2/axes/music", 0.15))["a"]
     assert claim.holds
     assert claim.text.endswith("Above it by less than two standard errors of the difference: music.")
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "one seed only"), (1, "one seed only"), (2, "two seeds only")])
-def test_fewer_than_three_seeds_tell_nothing(whole, count, words):
-    claim = weigh(whole, lambda found: found.update(post_seeds=found["post_seeds"][:count]))["b"]
-    assert claim.holds is None
-    assert claim.text.startswith(f"{words}: 0.90 ± 0.02 → 0.98 ± 0.01")
-
-
-def test_the_same_seed_thrice_is_one_seed(whole):
-    same = [{"seed": 0, "captioner": 0.5, "instruct": 0.6}] * 3
-    assert weigh(whole, put("post_seeds", same))["b"].holds is None
+@pytest.mark.parametrize("found", [{}, {"post": reinforced(0.5, 0.6)}, {"post": reinforced(0.5, 0.6, 0.6)}])
+def test_fewer_than_three_seeds_tell_nothing(whole, found):
+    claims = weigh(whole, put("reinforcement", found))
+    assert claims["b"].holds is None
+    assert claims["b"].text.startswith("one seed only: 0.90 ± 0.02 → 0.98 ± 0.01, a difference of +0.080 ± ")
+    assert claims["g"].holds is None
 
 
 def test_a_run_that_was_stopped_proves_no_time(whole):
@@ -179,10 +214,10 @@ def test_a_run_that_was_stopped_proves_no_time(whole):
     assert claim.text.startswith("At least 40.0 minutes")
 
 
-def test_seeds_around_one_captioner_say_so(whole):
-    rows = [{"seed": i, "captioner": 0.5, "instruct": 0.6 + 0.01 * i} for i in range(3)]
-    assert "All start from one Captioner" in weigh(whole, put("post_seeds", rows))["b"].text
-    assert "All start from one Captioner" not in weigh(whole)["b"].text
+def test_other_work_beside_a_run_is_told(whole):
+    assert "Other work" not in weigh(whole)["f"].text
+    found = weigh(whole, put("machine/load", 11.3))
+    assert found["f"].text.endswith(" Other work ran beside it: a load of 11.3 on 2 cores.")
 
 
 def test_a_small_run_proves_no_time(whole):
@@ -193,8 +228,14 @@ def test_errors():
     """At 0 and 1 there is an error too, and it falls with the root of n."""
     assert report.error(0.5, 98) == pytest.approx(0.05)
     assert [report.error(0.0, 60), report.error(1.0, 60)] == pytest.approx([math.sqrt(61) / 62**1.5] * 2)
-    assert report.apart((0.5, 98), (0.6, 98)) == pytest.approx(0.1 / math.hypot(0.05, report.error(0.6, 98)))
-    assert report.apart((0.6, 98), (0.5, 98)) < -1
+
+
+def test_one_measure_may_be_compared_with_another():
+    think, instruct = filled(stage("cot-rl")), filled(stage("post"))
+    ahead = report.apart(instruct, think, "temporal_with_reasoning", "temporal_direct")
+    assert ahead.difference == pytest.approx(0.85 - 0.4)
+    most = report.apart(instruct, think, "answers_with_most_timestamps_right")
+    assert most.difference == pytest.approx(0.85 - 0.05)
 
 
 def test_what_is_written(whole, tmp_path):
@@ -222,7 +263,7 @@ def test_what_is_written(whole, tmp_path):
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_an_unfinished_run(tmp_path, count):
     found = results(*list(STEPS)[:count])
-    del found["machine"], found["post_seeds"]
+    del found["machine"], found["reinforcement"]
     run = write_run(tmp_path / "run", found)
     if count == 3:
         (run / "pre-2" / "done.json").unlink()
@@ -230,7 +271,7 @@ def test_an_unfinished_run(tmp_path, count):
     assert (run / "report.png").stat().st_size > 5000
     assert f"The run is unfinished: {', '.join(list(STEPS)[count:])} not evaluated yet." in text
     verdicts = {letter: claim.verdict for letter, claim in weigh(run).items()}
-    assert verdicts == dict.fromkeys("abcdef", "cannot be told") | ({"a": "holds"} if count == 5 else {})
+    assert verdicts == dict.fromkeys("abcdefg", "cannot be told") | ({"a": "holds"} if count == 5 else {})
     assert "(Think)" not in text
     if count == 3:
         assert "pre-2 101 steps (SFT) in 200 s" in text, "from the last row of its log"
@@ -248,6 +289,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch):
         (None, "no such file"),
         ("{", "results.json: Expecting"),
         ('{"stages": {}}', "no stage has"),
+        ('{"stages": {"base": {}}}', "scores of single records are missing"),
     ):
         if written is not None:
             (tmp_path / "results.json").write_text(written)

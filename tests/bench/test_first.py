@@ -20,6 +20,7 @@ from bench import run as bench_run
 from bench.first import __main__ as first
 from bench.first import built, child, figures, harness, launches, plan, profile, report, sweeps
 from bench.first import checks as step_checks
+from bench.first import engine as engine_checks
 from bench.first.__main__ import selected
 from bench.first.checks import ops_of
 from bench.first.plan import Phase, PlanStep
@@ -78,6 +79,7 @@ def test_the_plan_fits():
     text = plan.text(phases)
     assert f"Part A: at most {plan.seconds(phases, 'A')} s of 335 s" in text
     assert all(one.name in text and one.answers in text for one in everything)
+    assert f"Part C: at most {plan.seconds(phases, 'C')} s of what these leave" in text
     limit = int(re.search(r"timeout --foreground (\d+)\W.*bench\.first", (ROOT / "Makefile").read_text())[1])
     assert plan.TOTAL + 10 <= limit <= 590
 
@@ -194,6 +196,47 @@ def test_what_is_wrong_is_shown(tmp_path):
     (tmp_path / "first.jsonl").write_text(json.dumps(lines[0] | {"rehearsal": "on a CPU"}) + "\n")
     assert report.write(tmp_path) == 0
     assert "**No GPU has run this.**" in (tmp_path / "first.md").read_text()
+
+
+def test_the_engine_is_in_the_report(tmp_path):
+    lines = [
+        line("engine", check="bits: warm, bfloat16"),
+        line("engine", "failed", check="graphs: graphs, bfloat16", apart=0.1, budget=0.05, used=2.0, why="0.1 apart"),
+        line("serving", figure="decode", how="graphs", kv="bfloat16", batch=64, context=1024, layers=28, step_ms=9.5,
+             tokens_per_s=6736.84, gb_s=2100.0),
+        line("serving", "skipped", figure="decode", kv="bfloat16", batch=64, context=45_056, why="it takes 165 GB"),
+    ]  # fmt: skip
+    (tmp_path / "first.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    assert report.write(tmp_path) == 1
+    found = (tmp_path / "first.md").read_text()
+    assert "| the engine | 1 failed, 1 ok |" in found
+    assert "| engine | graphs: graphs, bfloat16 | failed | 0.1 apart |" in found
+    assert "| graphs: graphs, bfloat16 | failed | 2.00 | 1.0e-01 |" in found
+    assert "| bfloat16 | 64 | 1024 | graphs | 28 | 9.5 | 6,737 | 2,100 |" in found
+    assert "| serving | decode | it takes 165 GB |" in found
+
+
+def test_an_engine_that_says_something_else_is_found(capsys, monkeypatch):
+    """The engine's judge: its own answers are within the budget, and those of other weights are not."""
+    monkeypatch.setattr(engine_checks, "GPU", False)
+    monkeypatch.setattr(engine_checks, "LENGTHS", (5, 70))
+    monkeypatch.setattr(engine_checks, "ORDERS", 2)
+    given, model = engine_checks.prompts(), engine_checks.network(torch.float32, "cpu")
+    judge = engine_checks.Judge(torch.float32, given, True)
+    distance, likelier = judge(engine_checks.said(engine_checks.engine_of(model), given, audio=True))
+    assert distance <= judge.allowed
+    assert likelier <= 2 * judge.allowed
+    with torch.no_grad():
+        model.language_model.layers[1].self_attn.fused.bias.add_(1e-3)
+    distance, _ = judge(other := engine_checks.said(engine_checks.engine_of(model), given, audio=True))
+    assert distance > judge.allowed
+    assert engine_checks.apart([([1, 2, 3], torch.tensor([-1.0, -2.0, -3.0]))],
+                               [([1, 5, 3], torch.tensor([-1.0, -2.5, -9.0]))]) == 0.5  # fmt: skip
+    assert not engine_checks.equal(other, [(tokens, logprobs + 1e-7) for tokens, logprobs in other])
+    monkeypatch.setitem(engine_checks.CHECKS, "bits", lambda: 1 / 0)
+    assert engine_checks.engine("bits") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["status"], said["why"]) == ("failed", "ZeroDivisionError: division by zero")
 
 
 def test_only_what_was_right_and_never_wrong_is_timed(monkeypatch):

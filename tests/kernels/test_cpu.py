@@ -66,6 +66,24 @@ def test_a_compiled_graph_says_it_too(absent):
         torch.compile(ak.log_mel, backend="eager", fullgraph=True)(torch.zeros(1, 320))
 
 
+@pytest.mark.skipif(bool(cpu.available()), reason=cpu.available() or "built")
+def test_without_inference_mode_bits_are_those_of_a_pass_with_a_gradient():
+    q, k, v = torch.randn(3, 5, 2, 16)
+    caches, where = torch.zeros(2, 5, 2, 16), {"positions": torch.arange(5.0), "inv_freq": torch.rand(8)}
+    calls = {
+        "rms_norm": {"x": q, "weight": torch.rand(16)},
+        "rotary": {"q": q, "k": k, **where},
+    }
+    written = calls["rotary"] | {"v": v, "k_cache": caches[0], "v_cache": caches[1], "slots": torch.arange(5)}
+    for op, call in calls.items():
+        with torch.no_grad():
+            assert ak.explain(op, **call).chosen == "reference"
+        with torch.inference_mode():
+            assert ak.explain(op, **call).chosen == "cpu"
+    with torch.no_grad():
+        assert ak.explain("rotary", **written).chosen == "cpu"
+
+
 class Origin:
     """Metadata of an installed distribution."""
 

@@ -18,6 +18,7 @@ def unweighted(g, rows):
 
 MIXED = {"keep": ("weight", "residual"), "dtypes": (BF16, HALF)}
 WEIGHTS = {"weight": 3**-0.5}  # normalised values have a mean square of 1, the direction one of 1/3
+COMPILED = {"dtypes": (torch.float32,), "impls": ("cpu",)}
 CASES = [
     Case("rms_norm", "plain", plain, ("x", "weight"), dtypes=ALL, weights=WEIGHTS, far=("x",)),
     Case("rms_norm", "one row", plain, ("x", "weight"), size=1, weights=WEIGHTS),
@@ -30,4 +31,6 @@ CASES = [
     Case("rms_norm", "offset", inputs, ("x", "weight", "residual"), {"offset": 1.0}, size=9, weights=WEIGHTS),
     Case("rms_norm", "offset, float32 weight", plain, ("x", "weight"), {"offset": 1}, size=9, weights=WEIGHTS, **MIXED),
     Case("rms_norm", "no weight", unweighted, ("x", "residual"), size=9),
+    Case("rms_norm", "compiled", lambda g, n: inputs(g, n, 37), far=("x", "residual"), **COMPILED),
+    Case("rms_norm", "compiled, offset", lambda g, n: plain(g, n, 300), options={"offset": 1.0}, **COMPILED),
 ]

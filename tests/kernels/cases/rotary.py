@@ -51,6 +51,17 @@ CASES = [
     case("partial", lambda g, n: partial(g, n, 10, 24), size=5, options={"rotary_dim": 10}, **ONE),
     case("neighbours", lambda g, n: partial(g, n, 4), size=5, options={"interleaved": True, "rotary_dim": 4}, **ONE),
     case("sections", of_axes, size=5, options={"sections": (2, 3, 3)}, **ONE),
+    case("compiled", wrt=(), far=("q", "k"), size=31, impls=("cpu",), **ONE),
+    case("compiled, sections", of_axes, (), size=5, options={"sections": (2, 3, 3)}, impls=("cpu",), **ONE),
+    case(
+        "compiled, neighbours",
+        lambda g, n: partial(g, n, 10),
+        (),
+        size=5,
+        impls=("cpu",),
+        options={"interleaved": True, "rotary_dim": 10},
+        **ONE,
+    ),
     given("twice the half, partial", lambda g, n: tables(g, n, 6), rotary_dim=12),
     given("neighbours", tables, interleaved=True),
 ]

@@ -37,9 +37,8 @@ def assert_nothing_is_kept(engine: Engine) -> None:
     engine.pool.check([])
     assert not any(window.references for window in engine.audio._windows.values())
     assert len(engine.scheduler.slots) == engine.runner.sampler.slots
-    of = engine.scheduler
-    kept = (engine.growing, engine.early, engine.seated, engine.runner.sampler.params, of.making, of.ahead)
-    assert (of.running(), *map(len, kept)) == (0,) * 7
+    assert not any((engine.growing, engine.early, engine.seated, engine.runner.sampler.params))
+    assert not any((engine.scheduler.running(), engine.scheduler.making, engine.scheduler.ahead))
 
 
 def alone(pair, batch, params=PARAMS) -> list[int]:

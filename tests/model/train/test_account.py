@@ -111,6 +111,44 @@ def test_states_by_hand():
     assert held["frozen weights"] == 4 * cut["frozen weights"] > 0
 
 
+def test_what_is_offloaded_by_hand():
+    """On one GPU 2 bytes of a weight are left of 16, on several the weights and gradients that each has a share of."""
+    some = stage(optimiser="adamw8bit")
+    layout = RunLayout(dtype="bfloat16", offload_optimiser=True)
+    one = Account(SMALL, some, layout, 1, longest(some))
+    n = one.units.trained
+    assert one.states()["trained weights"] == 2 * n
+    assert one.states()["moments"] == 0
+    assert one.total()["gradients"] == 4 * n
+    assert one.gathered(one.units.root) == 0
+    kept = {"float32 weights": 4 * n, "moments": 2.04 * n, "checkpoint": 6.04 * n}
+    assert one.host() == pytest.approx(kept)
+    sums = Account(SMALL, some, replace(layout, offload_gradients=True), 1, longest(some))
+    assert sums.host() == pytest.approx(kept | {"gradients": 4 * n})
+    assert sums.total()["gradients"] == 0
+    assert sums.staging() == pytest.approx(min(2 * 2**29, 2 * 10.04 * n))
+    four = Account(SMALL, some, replace(layout, offload_gradients=True), 4, longest(some))
+    assert four.host() == pytest.approx({"moments": 2.04 * n / 4, "checkpoint": 6.04 * n / 4})
+    assert four.states()["trained weights"] == four.total()["gradients"] == n
+    adapters = stage(**ADAPTERS)
+    assert set(Account(SMALL, adapters, layout, 1, longest(adapters)).host()) == {"moments", "checkpoint"}
+    assert Account(SMALL, some, RunLayout(dtype="bfloat16"), 1, longest(some)).host() == {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_offloaded_inputs_are_what_a_forward_no_longer_leaves(mode):
+    """What is on the host is what is gone from the GPU, but for the inputs of the last block."""
+    stays, goes = (RunLayout(dtype="bfloat16", recompute=mode, offload_activations=x) for x in (False, True))
+    before, after = (Account(SMALL, stage(), layout, 1, longest(stage())) for layout in (stays, goes))
+    on_host = float(after.offloaded().max())
+    last = {"full": 2, "selective": 1}.get(mode, 0) * float(after.input_of_mlp().max())
+    last += (mode == "encoder") * 2 * float(after.frames.max()) * 2 * SMALL.audio.width
+    left = float((before.activations() - after.activations()).max())
+    assert left == (0 if mode == "none" else pytest.approx(on_host - last))
+    assert (on_host == 0) == (mode == "none")
+    assert not before.offloaded().any()
+
+
 def test_a_reference_is_what_trains_once_more():
     grpo = Stage("some", ("adaptor", "language_model"), {"x": 1.0}, "grpo", context=2048, batch_prompts=8)
     layout = RunLayout(dtype="bfloat16", shard=2)

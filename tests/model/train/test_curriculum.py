@@ -127,7 +127,7 @@ def test_layouts():
         read_layout("gpu", {"frozen": "no"})
     with pytest.raises(ValueError, match="the layout has no gpus"):
         read_layout("gpu", {"gpus": 8})
-    with pytest.raises(ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu"):
+    with pytest.raises(ValueError, match="layouts that come with the package are 128gpu, 8gpu, cpu, gpu, gpu-offload"):
         read_layout("tpu")
 
 

@@ -1,14 +1,26 @@
 """Plans: what they say, what they refuse, and changes that do fit."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from afn_model.config import ModelConfig
 from afn_model.data.forecast import Forecast
+from afn_model.train import planner
 from afn_model.train.account import Account
-from afn_model.train.curriculum import Curriculum, RunLayout, Stage, read_curriculum, read_layout
-from afn_model.train.planner import changed, check_layout, duration, plan, plan_stage, remedies, search
+from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage, read_curriculum, read_layout
+from afn_model.train.planner import (
+    changed,
+    check_host,
+    check_layout,
+    duration,
+    lines,
+    plan,
+    plan_stage,
+    remedies,
+    search,
+)
 from afn_model.train.typical import longest
 
 FULL = ModelConfig()
@@ -78,11 +90,62 @@ def test_a_change_of_layout_that_fits():
 
 def test_what_fits_on_one_gpu_instead_of_a_full_fine_tune():
     ways = remedies(FULL, SHORT, BF16, 1)
-    assert ways[0].startswith("trains: language_model, lora: {rank: 16, alpha: 32}")
+    assert "offload_optimiser: true" in ways[0]
+    assert re.fullmatch(r".*: [\d,]+ tokens/s per GPU and [\d,]+ GB of the host for each", ways[0])
+    assert ways[1].startswith("trains: language_model, lora: {rank: 16, alpha: 32}")
     assert any(way.startswith("lora: {rank: 16, alpha: 32, base: nf4}") for way in ways)
     assert ways[-1].startswith("--gpus 4")
     small = remedies(FULL, SHORT, BF16, 1, memory=24.0)
     assert small[0].startswith("lora: {rank: 16, alpha: 32, base: nf4}")
+
+
+def test_the_least_that_is_offloaded_is_proposed(monkeypatch):
+    """Moments alone where these are too much, and gradients only where nothing less fits; nothing where it fits."""
+    tried = []
+
+    def found(config, stage, layout, gpus, **options):
+        tried.append((layout.offload_optimiser, layout.offload_activations, layout.offload_gradients))
+        return [(5.0, layout)] if len(tried) == fits else []
+
+    monkeypatch.setattr(planner, "search", found)
+    monkeypatch.setattr(planner, "_smaller", lambda stage: [])
+    for fits in (1, 2, 3, 4):
+        tried.clear()
+        way = remedies(FULL, SHORT, replace(BF16, shard=128), 128)[0]
+        assert tried == [(False,) * 3, (True, False, False), (True, True, False), (True, True, True)][:fits]
+        assert way.count("--set") == fits - 1
+    compiled = replace(BF16, compile=True)
+    fits = 5
+    tried.clear()
+    remedies(FULL, SHORT, compiled, 128)
+    assert tried == [(False,) * 3, (True, False, False)], "a compiled block keeps its inputs"
+
+
+def test_one_gpu_of_80_gb_trains_every_stage_whole():
+    """By the planner's model and its reserve of 8 GB, and what it says of the host."""
+    layout = read_layout("gpu-offload")
+    for stage in AFNEXT.stages:
+        found = plan_stage(FULL, stage, for_stage(layout, stage), 1)
+        assert found.peak < 76, stage.name
+        (line,) = (line for line in lines(found) if "of the host" in line)
+        assert line.startswith(f"  GB of the host for each GPU: {sum(found.host.values()):,.1f} (")
+        assert line.endswith("of transfers a step at 50 GB/s")
+    assert not any("of the host" in line for line in lines(plan_stage(FULL, SHORT, BF16, 8)))
+
+
+def test_a_host_that_is_too_small_is_one_line(monkeypatch):
+    layout = replace(BF16, offload_optimiser=True)
+    account = Account(FULL, SHORT, layout, 8, longest(SHORT))
+    need = 8 * sum(account.host().values())
+    monkeypatch.setattr(planner, "available", lambda: need)
+    check_host(FULL, SHORT, layout, 8, 8)
+    monkeypatch.setattr(planner, "available", lambda: need - 1)
+    check_host(FULL, SHORT, layout, 8, 7)
+    with pytest.raises(
+        ValueError, match=r"stage short: what is offloaded takes [\d.]+ GB of the host \(moments "
+    ) as error:
+        check_host(FULL, SHORT, layout, 8, 8)
+    assert str(error.value).endswith("are free; optimiser: adamw8bit takes less")
 
 
 def test_a_search_is_best_first_and_fits():

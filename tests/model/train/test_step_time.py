@@ -52,6 +52,25 @@ def test_attention_alone():
     assert ring.compute == pytest.approx(own, rel=1e-3)
 
 
+def test_a_link_to_the_host_that_is_slow_is_waited_for():
+    """States once a step, inputs of blocks and sums of gradients in every micro-batch; hidden where it is fast."""
+    layout = RunLayout(dtype="bfloat16", recompute="full", offload_optimiser=True, offload_gradients=True)
+    layout = replace(layout, offload_activations=True)
+    fast, slow = (time_of(stage(), layout, rates=replace(ASSUMED, pcie=rate)) for rate in (1e15, 1e9))
+    n, rows = fast.units.trained, 8192 * 2 * FULL.text.width
+    inputs, largest = 55 * rows, fast.units.largest
+    once = 16 * n + 16 * largest
+    assert slow.transfers() == pytest.approx((2 * (2 * inputs + 4 * n) + once) / 1e9)
+    assert fast.step().exposed == 0
+    computes = fast.forward()[0] + fast.backward()[0]
+    assert slow.step().exposed == pytest.approx(2 * ((2 * inputs + 4 * n) / 1e9 - computes))
+    assert slow.step().other == pytest.approx(once / 1e9)
+    still = time_of(
+        stage(), replace(layout, offload_optimiser=False, offload_gradients=False, offload_activations=False)
+    )
+    assert still.transfers() == 0
+
+
 def test_a_slow_host_keeps_the_gpu_waiting():
     slow, few = replace(ASSUMED, launch=1e-3), BatchShape((64,), (), 8)
     for part in ("forward", "backward"):
