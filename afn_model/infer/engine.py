@@ -118,7 +118,8 @@ class Engine:
         deterministic: an answer's bits depend on its request alone: not on what else runs, nor on what was computed
             before, nor on when it came. Costs speed.
         costs: predictions that bound a step while answers grow; None is ``Costs.of`` the model where there is a GPU.
-        audio_bytes: of features of audio windows that are kept.
+        audio_bytes: of features of audio windows that are kept; None is 4 GiB, or a quarter of what is free on a GPU
+            where that is less.
         offload: where pages go that others need, and come back from.
         ahead: whether a step begins before the tokens of the one before it are known; None is where there is a GPU.
         graphs: whether steps that only decode are CUDA graphs; None is where there is a GPU.
@@ -139,7 +140,7 @@ class Engine:
         chunk: int | None = None,
         deterministic: bool = False,
         costs: Costs | None = None,
-        audio_bytes: int = AUDIO_BYTES,
+        audio_bytes: int | None = None,
         offload: HostPages | None = None,
         ahead: bool | None = None,
         graphs: bool | None = None,
@@ -147,7 +148,9 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ):
         chunk = (256 if deterministic else 8192) if chunk is None else chunk
-        pages = default_pages(model, kv_dtype or model.dtype) if pages is None else pages
+        room = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else None
+        audio_bytes = min(AUDIO_BYTES, (room or 4 * AUDIO_BYTES) // 4) if audio_bytes is None else audio_bytes
+        pages = default_pages(model, kv_dtype or model.dtype, room, audio_bytes) if pages is None else pages
         self.model, self.processor = model, processor
         self.clock, self.deterministic = clock, deterministic
         audio = self.audio = AudioCache(model, capacity=audio_bytes, deterministic=deterministic)
@@ -547,11 +550,11 @@ def _nothing_saved(pages: list[tuple[bytes, bytes]]) -> list[Tensor]:
     return []
 
 
-def default_pages(model: Network, dtype: torch.dtype) -> int:
-    """Pages that the memory of a GPU has room for, less a tenth; elsewhere as many as one context has, at least 720,
-    which take memory when they are first written to."""
+def default_pages(model: Network, dtype: torch.dtype, room: int | None, audio_bytes: int) -> int:
+    """Pages for nine tenths of the bytes that are free on a GPU, less those of audio; where it is not known what is
+    free, as many as one context has, at least 720, which take memory when they are first written to."""
     config = model.config.text
     page = config.layers * 2 * PAGE * config.kv_heads * config.head_dim * dtype.itemsize
-    if model.device.type == "cuda":
-        return max(1, int(0.9 * torch.cuda.mem_get_info(model.device)[0]) // page)
+    if room is not None:
+        return max(1, int(0.9 * room - audio_bytes) // page)
     return max(46_080, config.max_positions) // PAGE + 64

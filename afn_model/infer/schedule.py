@@ -362,7 +362,10 @@ class Scheduler:
         if leader is not None and leader.pages and leader.computed < len(leader.prompt.ids) - 1:
             return True
         found = self._found(sequence)
-        return len(found) < len(sequence.keys) and sequence.keys[len(found)] in self.making
+        maker = self.making.get(sequence.keys[len(found)]) if len(found) < len(sequence.keys) else None
+        if maker is not None:
+            maker.priority = max(maker.priority, sequence.priority)
+        return maker is not None
 
     def _found(self, sequence: Sequence) -> list[int]:
         """Pages that hold the beginning of a sequence."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afn_model.audio.frames import MIN_SAMPLES, WINDOW
-from afn_model.infer.engine import Engine
+from afn_model.infer.engine import Engine, default_pages
 from afn_model.infer.listen import Listening
 from afn_model.infer.pages import PagePool
 from afn_model.infer.sampling_params import SamplingParams
@@ -233,3 +233,23 @@ def test_a_token_that_is_not_known_yet_is_not_drawn_twice():
         pending = [(one, places[one] + 1 - len(one.prompt.ids)) for one in drawing]
     assert scheduler.preempted
     assert not scheduler.running()
+
+
+def test_keys_leave_room_for_audio_and_activations(pair):
+    config, room = pair[0].config.text, 10**9
+    page = config.layers * 2 * 64 * config.kv_heads * config.head_dim * 2
+    used = default_pages(pair[0], torch.bfloat16, room, room // 4) * page + room // 4
+    assert 0.9 * room - page < used <= 0.9 * room
+
+
+def test_what_others_wait_for_is_as_urgent_as_they_are():
+    """A recording computed ahead, a question about it, and in every step another prompt that takes all of the step."""
+    scheduler, prompt = Scheduler(PagePool(64), slots=8, chunk=64), [5] * 300
+    scheduler.add(Sequence(PromptTokens(prompt), 0, priority=-1))
+    draw(scheduler, compute(scheduler, scheduler.plan()))
+    question = Sequence(PromptTokens([*prompt, 6]), 1, priority=1)
+    scheduler.add(question)
+    for place in range(20):
+        scheduler.add(Sequence(PromptTokens([10 + place] * 65), 1))
+        draw(scheduler, compute(scheduler, scheduler.plan()))
+    assert question.tokens
