@@ -61,7 +61,6 @@ BENCHMARKS = {
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
-    "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
     "goodput": Benchmark("goodput", ("goodput.jsonl", "goodput.md"), folder="simulated"),

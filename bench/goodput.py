@@ -150,6 +150,7 @@ def simulate(users: int, minutes: float, seconds: float, budget: float = 0.04, s
     return {
         "users": users,
         "minutes": minutes,
+        "simulated_s": seconds,
         "limits_s": [FIRST[minutes], EACH],
         "requests": len(counted),
         "goodput_per_s": round(len(good) / (0.9 * seconds), 3),
