@@ -229,7 +229,7 @@ class StubEngine:
             token = sequence.token(place)
             self.write(sequence, place, [self.slots[sequence.slot] if token < 0 else token], None)
             if draws and sequence in self.answers:
-                token = self.answers[sequence].draw(int(self.history[sequence][place]))
+                token = self.answers[sequence].draw(int(self.past(sequence)[place]))
                 self.slots[sequence.slot] = token
                 results.append((sequence, token))
         return results
@@ -249,7 +249,7 @@ class StubEngine:
         if sequence not in self.answers:
             return found
         for index in range(chunk.stop - chunk.start):
-            token = self.answers[sequence].draw(int(self.history[sequence][chunk.start + index]))
+            token = self.answers[sequence].draw(int(self.past(sequence)[chunk.start + index]))
             found.append((sequence, token))
             if index == len(sequence.draft) or token != sequence.draft[index]:
                 break
