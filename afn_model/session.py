@@ -19,6 +19,7 @@ from afn_model.afnext import AFNext
 from afn_model.infer.answer import Answer, answer, answers
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.network.fused import fuse
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.weights.checkpoint import load
 
@@ -83,6 +84,8 @@ class Session:
         model = self.model
         with self._loading:
             if self._engine is None:
+                if model.device.type == "cuda":
+                    fuse(model.language_model)  # on a CPU a decode step is compiled as a whole
                 self._engine = Engine(model, self.processor)
             return self._engine
 

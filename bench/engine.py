@@ -29,11 +29,13 @@ from afn_model.audio.frames import HOP, SAMPLE_RATE, WINDOW, audio_tokens
 from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.infer.audio_stream import window_digest
 from afn_model.infer.costs import Costs
-from afn_model.infer.engine import Engine, Request
+from afn_model.infer.engine import Engine
 from afn_model.infer.listen import Listening
 from afn_model.infer.pages import PagePool
+from afn_model.infer.request import Request
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Scheduler, Sequence
+from afn_model.infer.schedule import Scheduler
+from afn_model.infer.sequence import Sequence
 from afn_model.infer.tokens import PromptTokens
 from afn_model.prompt.batch import Batch
 from bench.goodput import SimulatedEngine, question

@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from afn_model.infer.pages import PagePool
-from afn_model.infer.schedule import Costs, Scheduler, Sequence
+from afn_model.infer.schedule import Costs, Scheduler
+from afn_model.infer.sequence import Sequence
 from afn_model.infer.tokens import PromptTokens, WindowSpan
 from afn_model.plot_style import COLOURS, GREY, INK, plotting
 

@@ -20,7 +20,8 @@ from afn_model.bootstrap.tiny_curriculum import REWARDED, TRAIN, mean_reward, re
 from afn_model.eval.heldout import answer
 from afn_model.host import machine
 from afn_model.infer.engine import Engine
-from afn_model.network.fused import FP8, quantise_fp8
+from afn_model.network.fused import quantise_fp8
+from afn_model.network.joint import FP8
 from afn_model.scoring.metrics import by_axis
 
 VARIANTS = {

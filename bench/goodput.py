@@ -20,7 +20,8 @@ from afn_model.config import ModelConfig
 from afn_model.files import write_rows, write_text
 from afn_model.infer.costs import Costs
 from afn_model.infer.pages import PAGE, PagePool
-from afn_model.infer.schedule import Scheduler, Sequence, Step
+from afn_model.infer.schedule import Scheduler
+from afn_model.infer.sequence import EngineStep, Sequence
 from afn_model.infer.tokens import PromptTokens, WindowSpan
 
 OUT = Path("bench/results/simulated/goodput.jsonl")
@@ -81,7 +82,7 @@ class SimulatedEngine:
         self.asked[sequence] = Asked(sequence, self.now, cold)
         return sequence
 
-    def seconds(self, step: Step) -> float:
+    def seconds(self, step: EngineStep) -> float:
         costs, page = self.costs, PAGE * 57_344
         found = costs.step + costs.window * len(step.windows) + costs.row * len(step.rows)
         found += costs.key * sum(step.places) + page * len(step.restored) / HOST

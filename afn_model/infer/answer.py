@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from afn_model.checks import is_whole
-from afn_model.infer.engine import Engine, Growing, NotFinite, Request, seeded
+from afn_model.infer.engine import Engine
 from afn_model.infer.generate import explained
 from afn_model.infer.pages import PAGE
+from afn_model.infer.request import Growing, NotFinite, Request, seeded
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn, is_conversation, read_conversation
 

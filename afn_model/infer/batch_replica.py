@@ -16,7 +16,8 @@ import torch
 from afn_model.audio.recording import Audio, load
 from afn_model.checks import said
 from afn_model.infer.batch_lines import BatchLine, BatchRequest, Said, Usage, read_line, recording_key
-from afn_model.infer.engine import Engine, Growing, Request
+from afn_model.infer.engine import Engine
+from afn_model.infer.request import Growing, Request
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import Turn

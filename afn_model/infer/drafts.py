@@ -11,7 +11,7 @@ MOST = 7  # tokens of a draft: with the one before them, as many as ``ak.decode_
 SUFFIX = 8  # tokens that a place in the text is looked for by, at most
 
 
-class Draft:
+class AnswerDraft:
     """An earlier or cheaper text of the same recording, such as the transcript of a shorter part of it.
 
     Args:

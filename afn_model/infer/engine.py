@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Run
-from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +22,16 @@ from afn_model.audio.frames import audio_tokens
 from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
 from afn_model.infer.costs import Costs
-from afn_model.infer.drafts import Draft
+from afn_model.infer.drafts import AnswerDraft
 from afn_model.infer.finish import END_OF_THINKING, Finish, Reason
-from afn_model.infer.grammar import Grammars, GrammarState
+from afn_model.infer.grammar import Grammars
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
-from afn_model.infer.runner import Launched, Runner
+from afn_model.infer.request import Growing, NotFinite, Request, seeded
+from afn_model.infer.runner import LaunchedStep, ModelRunner
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Chunk, Scheduler, Sequence, Step
+from afn_model.infer.schedule import Scheduler
+from afn_model.infer.sequence import EngineStep, PromptChunk, Sequence
 from afn_model.infer.tokens import PromptTokens, prompts_of
 from afn_model.network.positions import rotary_positions
 
@@ -40,68 +41,6 @@ if TYPE_CHECKING:
     from afn_model.prompt.processor import AFNextProcessor
 
 AUDIO_BYTES = 4 << 30  # features of audio windows that are kept: 2,200 windows of a released model, 18 hours
-
-
-class NotFinite(ValueError):
-    """The scores of an answer's next token are NaN or infinite."""
-
-
-@dataclass(eq=False)
-class Growing:
-    """One answer of a request.
-
-    Args:
-        request, sample: what it answers, and its number among the answers to it.
-        sequence: its place in the schedule.
-        key: of its random numbers.
-        on_token: called with each token, stop tokens left out.
-        on_text: called with its text, piece by piece.
-        finish: decides when it ends.
-        draft: what it is expected to be.
-        grammar: what its next token may be.
-        logprobs: of the tokens.
-        top: the likeliest tokens in their places, (id, log-probability), where the request asks for them and has no
-            prediction.
-        reason: "stop", "length", "repetition", "abort" or "error" once it has ended.
-        error: what went wrong.
-        raised: what a callback raised, which ends the answer and no other; it is ``error`` too.
-        times: of the first and the last token, by the engine's clock.
-    """
-
-    request: Request
-    sample: int
-    sequence: Sequence
-    key: int
-    finish: Finish
-    on_token: Callable[[int], Any] | None = None
-    on_text: Callable[[str], Any] | None = None
-    grammar: GrammarState | None = None
-    draft: Draft | None = None
-    logprobs: list[float] = field(default_factory=list)
-    top: list[list[tuple[int, float]]] = field(default_factory=list)
-    reason: Reason | None = None
-    error: BaseException | None = None
-    raised: Exception | None = None
-    times: list[float] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> list[int]:
-        """Drawn so far, the stop token included."""
-        return self.sequence.tokens
-
-
-@dataclass(eq=False)
-class Request:
-    """A prompt and its answers."""
-
-    prompt: PromptTokens
-    params: SamplingParams
-    key: int
-    answers: list[Growing] = field(default_factory=list)
-
-    @property
-    def done(self) -> bool:
-        return all(answer.reason is not None for answer in self.answers)
 
 
 class Engine:
@@ -170,7 +109,9 @@ class Engine:
         )
         graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs
         size = {"pages": pages, "slots": slots, "chunk": chunk}
-        self.runner = Runner(model, self.audio, **size, deterministic=deterministic, graphs=graphs, kv_dtype=kv_dtype)
+        self.runner = ModelRunner(
+            model, self.audio, **size, deterministic=deterministic, graphs=graphs, kv_dtype=kv_dtype
+        )
         self.growing: dict[Sequence, Growing] = {}
         self.early: dict[Sequence, list[bytes]] = {}  # what is computed ahead, and the windows that needs
         self.seated: dict[int, tuple[Sequence, int]] = {}
@@ -178,7 +119,7 @@ class Engine:
         self.led: list[Growing] = []  # answers whose next token the host has a say in
         self.grammars: dict[tuple[int, ...], Grammars] = {}  # by stop tokens
         self.ahead = model.device.type == "cuda" if ahead is None else ahead
-        self.pending: Launched | None = None
+        self.pending: LaunchedStep | None = None
         self.requests = self.steps = 0
         self.lock = RLock()
 
@@ -281,7 +222,7 @@ class Engine:
             if answer.grammar is not None or params.max_thinking_tokens is not None:
                 self.led.append(answer)
             elif prediction and not self.deterministic:
-                answer.draft = Draft(prediction)
+                answer.draft = AnswerDraft(prediction)
                 self.drafting.append(answer)
 
     def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
@@ -339,7 +280,7 @@ class Engine:
             self._draft()
         return grown
 
-    def _launch(self, step: Step) -> Launched:
+    def _launch(self, step: EngineStep) -> LaunchedStep:
         for sequence in (*step.rows, *(chunk.sequence for chunk in step.verified)):
             self._seat(sequence)
         self.led = [answer for answer in self.led if answer.reason is None]
@@ -367,7 +308,7 @@ class Engine:
             for sequence in [one for one in self.early if one not in there]:
                 self.audio.release(self.early.pop(sequence))
 
-    def _take(self, launched: Launched) -> list[Growing]:
+    def _take(self, launched: LaunchedStep) -> list[Growing]:
         """The tokens of a step."""
         results, top, now, grown = launched.results(), launched.top(), self.clock(), []
         for sequence, token, logprob in results:
@@ -384,7 +325,7 @@ class Engine:
                 self._grown(answer, token, logprob, now)
         return grown
 
-    def _verified(self, chunk: Chunk) -> None:
+    def _verified(self, chunk: PromptChunk) -> None:
         if (answer := self.growing.get(chunk.sequence)) is not None:
             assert answer.draft is not None
             answer.draft.proposed += chunk.stop - chunk.start - 1
@@ -537,13 +478,6 @@ class Engine:
             self.audio.release([span.digest for span in answer.request.prompt.windows])
         if text:
             self._call(answer, answer.on_text, text)
-
-
-def seeded(params: SamplingParams) -> SamplingParams:
-    """With a seed where answers are random."""
-    if params.temperature == 0 or params.seed is not None:
-        return params
-    return replace(params, seed=int(torch.randint(2**62, ())))
 
 
 def _nothing_saved(pages: list[tuple[bytes, bytes]]) -> list[Tensor]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from afn_model.infer.costs import Costs
-from afn_model.infer.engine import Engine, Growing
+from afn_model.infer.engine import Engine
 from afn_model.infer.finite import NotFiniteError, first_not_finite
 from afn_model.infer.pages import PAGE
+from afn_model.infer.request import Growing
 from afn_model.infer.rollout import Rollout
 from afn_model.infer.sampling_params import SamplingParams
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from afn_model.audio.frames import SAMPLE_RATE, WINDOW, audio_tokens
 from afn_model.infer.audio_stream import AudioStream, StreamWindow
-from afn_model.infer.engine import Engine, Request
+from afn_model.infer.engine import Engine
+from afn_model.infer.request import Request
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens, spans_of
 from afn_model.network.positions import rotary_positions

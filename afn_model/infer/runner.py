@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Run
 
     from afn_model.infer.audio_cache import AudioCache
-    from afn_model.infer.schedule import Chunk, Sequence, Step
+    from afn_model.infer.sequence import EngineStep, PromptChunk, Sequence
     from afn_model.network.network import Network
 
 TILE = 8  # rows of a forward pass in the deterministic mode
@@ -32,7 +32,7 @@ SPLIT = 1024  # keys that a row reads together there
 
 
 @dataclass
-class Launched:
+class LaunchedStep:
     """What a step draws.
 
     Args:
@@ -76,7 +76,7 @@ class Launched:
         return dict(zip(self.sequences, pairs, strict=True))
 
 
-class Runner:
+class ModelRunner:
     """Executes steps.
 
     Args:
@@ -120,10 +120,10 @@ class Runner:
 
     def launch(
         self,
-        step: Step,
+        step: EngineStep,
         forced: Mapping[Sequence, int],
         grammars: Mapping[Sequence, GrammarState],
-    ) -> Launched:
+    ) -> LaunchedStep:
         """Begins a step. Nothing waits for the device, unless drafts are verified.
 
         Args:
@@ -141,7 +141,7 @@ class Runner:
             self.audio.encode(step.windows)
         rows = list(zip(step.rows, step.places, strict=True))
         scores = self._scores(step, rows)
-        launched, at = Launched(), 0
+        launched, at = LaunchedStep(), 0
         for chunk in step.verified:
             launched.known += self._drawn_after(chunk, scores[at : at + chunk.stop - chunk.start])
             at += chunk.stop - chunk.start
@@ -160,7 +160,7 @@ class Runner:
             launched.fetch(drawn)
         return launched
 
-    def _scores(self, step: Step, rows: list[tuple[Sequence, int]]) -> Tensor:
+    def _scores(self, step: EngineStep, rows: list[tuple[Sequence, int]]) -> Tensor:
         """Logits after the tokens of drafts, then after those of rows, then some that are nobody's; float32."""
         if self.deterministic:
             for chunk in step.chunks:
@@ -191,7 +191,7 @@ class Runner:
         slots = self._numbers([0] * before + [sequence.slot for sequence, _ in rows])
         return torch.where(found < 0, self.last[slots], found)
 
-    def _drawn_after(self, chunk: Chunk, scores: Tensor) -> list[tuple[Sequence, int, float]]:
+    def _drawn_after(self, chunk: PromptChunk, scores: Tensor) -> list[tuple[Sequence, int, float]]:
         """What is drawn after each token of a draft, up to the first that the draft does not go on with."""
         sequence, found = chunk.sequence, []
         slots, first = self._numbers([sequence.slot]), chunk.start + 1 - len(sequence.prompt.ids)
@@ -203,7 +203,7 @@ class Runner:
                 break
         return found
 
-    def _forward(self, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]], padded: int) -> Tensor:
+    def _forward(self, chunks: Run[PromptChunk], rows: Run[tuple[Sequence, int]], padded: int) -> Tensor:
         """Hidden states [tokens, width] of chunks, then of rows, then of what they are padded with to ``padded``."""
         ids: list[int] = []
         positions: list[float] = []
@@ -237,7 +237,7 @@ class Runner:
         found = self.compiled(x_TD, places, kv)
         return self.model.language_model(x_TD, places, kv=kv) if found is None else found
 
-    def _embed(self, ids: Tensor, chunks: Run[Chunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
+    def _embed(self, ids: Tensor, chunks: Run[PromptChunk], rows: Run[tuple[Sequence, int]]) -> Tensor:
         """Token embeddings, with those of the audio windows in their places."""
         parts = [(chunk.sequence, chunk.start, chunk.stop) for chunk in chunks]
         parts += [(sequence, place, place + 1) for sequence, place in rows]
@@ -263,7 +263,7 @@ class Runner:
         last, advance = len(clock) - 1, self.model.text_advance
         return [clock[at] if at <= last else clock[last] + advance * (at - last) for at in range(start, stop)]
 
-    def _chunks(self, chunks: Run[Chunk]) -> PagedChunks:
+    def _chunks(self, chunks: Run[PromptChunk]) -> PagedChunks:
         config = self.model.config.text
         bounds = [0]
         for chunk in chunks:

@@ -10,107 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from afn_model.infer.costs import Costs
 from afn_model.infer.pages import PAGE, OutOfPages, PagePool, page_key
-from afn_model.infer.tokens import PromptTokens, WindowSpan
-
-
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """One answer in the making.
-
-    Args:
-        prompt: what it answers.
-        limit: tokens that it may have; it is finished by its owner at the latest then. With none, the full pages of the
-            prompt are computed, for others to find.
-        priority: a higher one goes first.
-        leader: another answer to the same prompt, whose pages it goes on from.
-        tokens: drawn so far.
-        length: tokens of prompt and answer that are known.
-        drawing: tokens drawn, with those that are not known yet.
-        computed: tokens whose keys and values are in ``pages``.
-        keys: of the full pages, by which they are found again.
-        slot: its row of the device's state, -1 while it waits.
-        draft: tokens that are expected next; what they lead to is computed together with the next token.
-    """
-
-    prompt: PromptTokens
-    limit: int
-    priority: int = 0
-    leader: Sequence | None = None
-    number: int = 0
-    arrived: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-    length: int = 0
-    drawing: int = 0
-    computed: int = 0
-    published: int = 0
-    reused: int = 0
-    pages: list[int] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
-    slot: int = -1
-    draft: list[int] = field(default_factory=list)
-    preemptions: int = 0
-
-    def __post_init__(self):
-        self.length = len(self.prompt.ids) + len(self.tokens)
-
-    def token(self, place: int) -> int:
-        """The token at a place, of the draft behind what is known; -1 where it is being drawn."""
-        ids = self.prompt.ids
-        if place < len(ids):
-            return ids[place]
-        place -= len(ids)
-        if place < len(self.tokens):
-            return self.tokens[place]
-        place -= len(self.tokens)
-        return self.draft[place] if place < len(self.draft) else -1
-
-    def known(self, start: int, stop: int) -> list[int]:
-        """The tokens at places [start, stop)."""
-        if stop <= len(self.prompt.ids):
-            return self.prompt.ids[start:stop]
-        return [self.token(place) for place in range(start, stop)]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens [start, stop) of a sequence that a step computes; nothing is drawn after them."""
-
-    sequence: Sequence
-    start: int
-    stop: int
-
-
-@dataclass(slots=True)
-class Step:
-    """What is computed together, in this order.
-
-    Args:
-        copies: (from, to) pages.
-        restored: (page, what it holds) of pages that had been saved outside of the device.
-        windows: digests of audio windows to encode.
-        chunks: of prompts.
-        verified: the last known token of sequences and their drafts behind it; a token is drawn after each.
-        rows: sequences that each compute one token.
-        places: of these tokens.
-        draws: whether the next token is drawn after each; otherwise it is known.
-    """
-
-    copies: list[tuple[int, int]] = field(default_factory=list)
-    restored: list[tuple[int, Any]] = field(default_factory=list)
-    windows: list[bytes] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-    verified: list[Chunk] = field(default_factory=list)
-    rows: list[Sequence] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    draws: list[bool] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.rows or self.chunks or self.windows or self.verified)
+from afn_model.infer.sequence import EngineStep, PromptChunk, Sequence
+from afn_model.infer.tokens import WindowSpan
 
 
 class Scheduler:
@@ -195,9 +100,9 @@ class Scheduler:
 
     # -- a step
 
-    def plan(self) -> Step:
+    def plan(self) -> EngineStep:
         """The next step. Rows that draw expect a token each, in ``drawn``; false where there is nothing to do."""
-        step, preempted = Step(), self.preempted
+        step, preempted = EngineStep(), self.preempted
         self._rows(step)
         budget = self.costs.budget - self._spent() if step.rows and (self.waiting or self.prefilling) else math.inf
         if self.preempted == preempted:  # else one waits whose token may still be on its way
@@ -209,7 +114,7 @@ class Scheduler:
             tokens -= sequence.computed - before
         return step
 
-    def launched(self, step: Step) -> None:
+    def launched(self, step: EngineStep) -> None:
         """A step is being computed: its full pages may be found by others from now on."""
         for chunk in step.chunks:
             self._publish(chunk.sequence)
@@ -233,7 +138,7 @@ class Scheduler:
 
     # -- rows
 
-    def _rows(self, step: Step) -> None:
+    def _rows(self, step: EngineStep) -> None:
         """A row of every sequence that decodes. Several hundred of them: no call for each."""
         for sequence in [one for one in self.decoding if not one.computed % PAGE]:
             if sequence.slot >= 0 and len(sequence.pages) * PAGE == sequence.computed:
@@ -245,7 +150,7 @@ class Scheduler:
             sequence.computed += 1
             sequence.drawing += draws
 
-    def _verify(self, sequence: Sequence, step: Step) -> bool:
+    def _verify(self, sequence: Sequence, step: EngineStep) -> bool:
         """Whether a sequence goes on with its draft."""
         start = sequence.computed
         if not sequence.draft or self.canonical or start + 1 < sequence.length:
@@ -257,11 +162,11 @@ class Scheduler:
             return False
         sequence.pages += self.pool.allocate(max(0, pages))
         del sequence.draft[most:]
-        step.verified.append(Chunk(sequence, start, start + 1 + most))
+        step.verified.append(PromptChunk(sequence, start, start + 1 + most))
         sequence.computed = start + 1 + most
         return True
 
-    def _begin_rows(self, sequence: Sequence, step: Step) -> None:
+    def _begin_rows(self, sequence: Sequence, step: EngineStep) -> None:
         """The first row of a sequence whose chunks are done."""
         self.decoding.append(sequence)
         for span in self._windows(sequence, sequence.computed, sequence.computed + 1):
@@ -317,7 +222,7 @@ class Scheduler:
             return len(sequence.prompt.ids) // grid * grid
         return (len(sequence.prompt.ids) if self.canonical else sequence.length) - 1
 
-    def _admit(self, step: Step) -> None:
+    def _admit(self, step: EngineStep) -> None:
         """Sequences that wait get slots and pages, as long as there are some."""
         if not self.waiting or not self.slots:
             return
@@ -382,7 +287,7 @@ class Scheduler:
         grid = self.chunk // PAGE if self.canonical and pages * PAGE < len(sequence.prompt.ids) else 1
         return pages // grid * grid
 
-    def _place(self, sequence: Sequence, step: Step) -> bool:
+    def _place(self, sequence: Sequence, step: EngineStep) -> bool:
         """Pages for a sequence: those that hold what it begins with, and fresh ones; False where there are too few."""
         leader, prompt = sequence.leader, len(sequence.prompt.ids)
         if leader is not None and (not leader.pages or sequence.tokens or leader.computed < prompt - 1):
@@ -431,7 +336,7 @@ class Scheduler:
 
         return sorted(self.prefilling, key=left)
 
-    def _prefill(self, sequence: Sequence, step: Step, budget: float, tokens: int) -> float:
+    def _prefill(self, sequence: Sequence, step: EngineStep, budget: float, tokens: int) -> float:
         """A chunk of a prompt with the windows it needs, or some of these; the seconds that is predicted to take.
 
         Where the step is empty, at least a window or a page, whatever it takes.
@@ -461,7 +366,7 @@ class Scheduler:
             stop = stop if stop == target else stop // PAGE * PAGE
         if stop <= start:
             return spent
-        step.chunks.append(Chunk(sequence, start, stop))
+        step.chunks.append(PromptChunk(sequence, start, stop))
         sequence.computed = stop
         if stop == target:
             self.prefilling.remove(sequence)

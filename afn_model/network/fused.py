@@ -8,68 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-import afn_kernels as ak
+from afn_model.network.joint import FP8Linear, JointLinear, bias_of
 from afn_model.network.language_model import DecoderBlock, LanguageModel
-
-FP8 = torch.float8_e4m3fn
-
-
-class FP8Linear(nn.Module):
-    """y = (x_fp8 · s_x) (W_fp8 · s_W)ᵀ + b, a scale for each row of x and of W.
-
-    Args:
-        weight: [out, in].
-        bias: [out], or None.
-
-    Source: Micikevicius et al., 2022, arXiv:2209.05433.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None):
-        super().__init__()
-        self.values: Tensor
-        self.scale: Tensor
-        self.bias: Tensor | None
-        values, scale = ak.quantize_fp8(weight.detach())
-        self.register_buffer("values", values)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if bias is None else bias.detach())
-
-    def product(self, x: Tensor) -> Tensor:
-        """Without the bias: [T, in] to [T, out] in the dtype of x."""
-        x_fp8, scale = ak.quantize_fp8(x)
-        if x.is_cuda and x.dtype == torch.bfloat16:
-            return torch._scaled_mm(x_fp8, self.values.t(), scale, self.scale.t(), out_dtype=x.dtype)
-        # Elsewhere the same numbers in float32: products of e4m3 values are exact in it.
-        return (F.linear(x_fp8.float(), self.values.float()) * scale * self.scale.t()).to(x.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.product(x)
-        return y if self.bias is None else y + self.bias
-
-
-class JointLinear:
-    """Linear layers of one input: weight [Σ out, in] and bias [Σ out] that their parameters are views of."""
-
-    def __init__(self, layers: Sequence[nn.Linear]):
-        self.weight = torch.cat([layer.weight for layer in layers])
-        self.bias = None if layers[0].bias is None else torch.cat([bias_of(layer) for layer in layers])
-        at = 0
-        for layer in layers:
-            layer.weight.data = self.weight[at : at + layer.out_features]
-            if self.bias is not None:
-                layer.bias.data = self.bias[at : at + layer.out_features]
-            at += layer.out_features
-
-    def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
-
-
-def bias_of(layer: nn.Linear) -> Tensor:
-    """[out]; zeros where a layer has none."""
-    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from afn_kernels.attention.schedule import AttentionSchedule
-    from afn_model.network.fused import FP8Linear, JointLinear
+    from afn_model.network.joint import FP8Linear, JointLinear
     from afn_model.network.sequence_shard import SequenceShard
 
 

@@ -32,8 +32,9 @@ from afn_model.infer.pages import PAGE
 from afn_model.infer.sampler import Sampler
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens, WindowSpan
-from afn_model.network.fused import FP8, FP8Linear, fuse, quantise_fp8
+from afn_model.network.fused import fuse, quantise_fp8
 from afn_model.network.head import sampling_logits
+from afn_model.network.joint import FP8, FP8Linear
 from afn_model.network.network import Network
 from bench.first.child import DEVICE, left, say
 
@@ -140,7 +141,7 @@ def scores(model: Network, given: list[list[int]], answers: Answers, *, audio: b
 
 
 @dataclass
-class Judge:
+class AnswerJudge:
     """Of answers in a dtype to the prompts, the last with a window if ``audio``.
 
     Args:
@@ -191,7 +192,7 @@ def tokens() -> None:
     """Chunks beside rows, one prompt with a window, against plain PyTorch in float64; the sampler against a CPU's."""
     given = prompts()
     for dtype in DTYPES:
-        judge = Judge(dtype, given, True)
+        judge = AnswerJudge(dtype, given, True)
         found = said(engine_of(network(dtype)), given, audio=True)
         distance, likelier = judge(found)
         good = likelier <= 2 * judge.allowed
@@ -233,7 +234,7 @@ def variants(check: str, cases: dict[str, Callable[[Network], Engine]]) -> None:
     """Engines that must answer as a plain one does."""
     given = prompts()
     for dtype in DTYPES:
-        model, judge = network(dtype), Judge(dtype, given, False)
+        model, judge = network(dtype), AnswerJudge(dtype, given, False)
         plain = said(engine_of(model), given)
         distance, _ = judge(plain)
         within(f"{check}: none", distance, judge.allowed, dtype=name(dtype))
@@ -262,7 +263,7 @@ def steps() -> None:
     given = prompts()
     params = SamplingParams(max_new_tokens=TOKENS, stop_token_ids=(), temperature=1.0, top_k=4, seed=5, n=3)
     for dtype in DTYPES:
-        model, judge, found = network(dtype), Judge(dtype, given, False), []
+        model, judge, found = network(dtype), AnswerJudge(dtype, given, False), []
         judge(said(engine_of(model), given))
         for share in (False, True):
             engine = engine_of(model, slots=16)

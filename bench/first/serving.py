@@ -12,13 +12,15 @@ import torch
 from afn_kernels import _verdicts
 from afn_model.audio.frames import audio_tokens
 from afn_model.config import preset
-from afn_model.infer.engine import Engine, Request
+from afn_model.infer.engine import Engine
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE
+from afn_model.infer.request import Request
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.schedule import Costs
 from afn_model.infer.tokens import PromptTokens, WindowSpan
-from afn_model.network.fused import FP8, fuse
+from afn_model.network.fused import fuse
+from afn_model.network.joint import FP8
 from afn_model.network.network import Network
 from bench import timing
 from bench.first.child import DEVICE, left, say

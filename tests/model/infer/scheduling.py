@@ -10,7 +10,8 @@ import numpy as np
 
 from afn_model.infer import schedule
 from afn_model.infer.pages import PagePool
-from afn_model.infer.schedule import Chunk, Scheduler, Sequence, Step
+from afn_model.infer.schedule import Scheduler
+from afn_model.infer.sequence import EngineStep, PromptChunk, Sequence
 from afn_model.infer.tokens import PromptTokens, WindowSpan
 
 MASK = 2**62 - 1
@@ -139,7 +140,7 @@ class StubEngine:
                 found.append(answer)
         return found
 
-    def step(self) -> Step:
+    def step(self) -> EngineStep:
         step = self.scheduler.plan()
         launched = None
         if step:
@@ -196,7 +197,7 @@ class StubEngine:
 
     # -- what the runner does
 
-    def launch(self, step: Step) -> list[tuple[Sequence, int]]:
+    def launch(self, step: EngineStep) -> list[tuple[Sequence, int]]:
         costs = self.scheduler.costs
         seconds = costs.step + costs.window * len(step.windows) + costs.row * len(step.rows)
         seconds += sum(costs.chunk(chunk.start, chunk.stop) for chunk in step.chunks)
@@ -234,7 +235,7 @@ class StubEngine:
                 results.append((sequence, token))
         return results
 
-    def check_chunk(self, chunk: Chunk) -> None:
+    def check_chunk(self, chunk: PromptChunk) -> None:
         sequence, scheduler = chunk.sequence, self.scheduler
         for span in sequence.prompt.windows:
             if span.start < chunk.stop and span.stop > chunk.start:
@@ -244,7 +245,7 @@ class StubEngine:
             assert not chunk.start % scheduler.chunk, "a chunk begins off the grid"
             assert chunk.stop == min(stop, prompt - 1) or (not sequence.limit and chunk.stop == stop)
 
-    def drawn_after(self, chunk: Chunk) -> list[tuple[Sequence, int]]:
+    def drawn_after(self, chunk: PromptChunk) -> list[tuple[Sequence, int]]:
         sequence, found = chunk.sequence, []
         if sequence not in self.answers:
             return found

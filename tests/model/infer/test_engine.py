@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from afn_model.infer.engine import Engine, NotFinite
+from afn_model.infer.engine import Engine
 from afn_model.infer.listen import Listening
 from afn_model.infer.offload import HostPages
+from afn_model.infer.request import NotFinite
 from afn_model.infer.sampling_params import SamplingParams
 from tests.budget import assert_same_but_rounding
 from tests.orders import in_orders

@@ -11,7 +11,8 @@ from afn_model.infer.engine import Engine, default_pages
 from afn_model.infer.listen import Listening
 from afn_model.infer.pages import PagePool
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Scheduler, Sequence, Step
+from afn_model.infer.schedule import Scheduler
+from afn_model.infer.sequence import EngineStep, Sequence
 from afn_model.infer.tokens import PromptTokens, spans_of
 from tests.tiny import conversation, noise, tiny
 
@@ -181,7 +182,7 @@ def test_threads_share_an_engine(pair, batches):
     assert_nothing_is_kept(engine)
 
 
-def compute(scheduler: Scheduler, step: Step) -> list[Sequence]:
+def compute(scheduler: Scheduler, step: EngineStep) -> list[Sequence]:
     """What a step draws, once it is computed."""
     scheduler.launched(step)
     return [sequence for sequence, draws in zip(step.rows, step.draws, strict=True) if draws]

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import afn_kernels as ak
 from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.infer.engine import Engine
-from afn_model.infer.runner import Launched
+from afn_model.infer.runner import LaunchedStep
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens
 from afn_model.network.network import Network
@@ -45,14 +45,14 @@ def model():
 def test_a_step_waits_for_no_more_than_its_kernels(model, graphs, monkeypatch):
     """With ``ahead`` the host waits for tokens alone, and reading them asks nothing of the device: that would come
     behind the next step."""
-    results, read = Launched.results, []
+    results, read = LaunchedStep.results, []
 
-    def results_of(self: Launched) -> list:
+    def results_of(self: LaunchedStep) -> list:
         read.append(self)
         with _NoOperations():
             return results(self)
 
-    monkeypatch.setattr(Launched, "results", results_of)
+    monkeypatch.setattr(LaunchedStep, "results", results_of)
     monkeypatch.setattr(syncs.OnDevice, "tolist", lambda self: self.values.tolist())
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch, "tensor", syncs.tensor_here)

@@ -16,7 +16,8 @@ from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens
 from afn_model.network.decode_step import MOST_ROWS, CompiledRows
-from afn_model.network.fused import JointLinear, fuse, quantise_fp8
+from afn_model.network.fused import fuse, quantise_fp8
+from afn_model.network.joint import JointLinear
 from afn_model.network.kv_cache import PagedKV, PagedRows
 from afn_model.network.language_model import DecoderBlock, LanguageModel
 from tests.budget import assert_within_budget, fresh

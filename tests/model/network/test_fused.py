@@ -8,7 +8,8 @@ import torch
 import afn_kernels as ak
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.network.fused import FP8, FP8Linear, fuse, quantise_fp8
+from afn_model.network.fused import fuse, quantise_fp8
+from afn_model.network.joint import FP8, FP8Linear
 from tests.budget import assert_same_but_rounding
 from tests.model.infer.test_generate import conversations
 from tests.orders import in_orders
