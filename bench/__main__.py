@@ -46,6 +46,7 @@ BENCHMARKS = {
     "features": Benchmark("features", ("features.jsonl",)),
     "front_ends": Benchmark("front_ends", ("front_ends.jsonl", "front_ends.md")),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
+    "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),
     "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),

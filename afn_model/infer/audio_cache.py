@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ from afn_model.prompt.batch import Batch
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
+
+
+HASHERS, HASHED_TOGETHER = 4, 8  # threads, and the windows from which on they pay
 
 
 @dataclass
@@ -90,7 +94,7 @@ class AudioCache:
         rows = [row[:n] for row, n in zip(given, samples, strict=True)]
         if any(len(row) != n for row, n in zip(rows, samples, strict=True)):
             raise ValueError(f"an audio window of {min(map(len, rows))} samples was given for one of {max(samples)}")
-        found = [window_digest(row) for row in rows] if digests is None else list(digests)
+        found = digests_of(rows) if digests is None else list(digests)
         if len(found) != len(rows):
             raise ValueError(f"{len(found)} digests for {len(rows)} audio windows")
         new = {d: row for d, row in zip(found, rows, strict=True) if d not in self._windows}
@@ -221,3 +225,11 @@ class AudioCache:
             assert features is not None
             self.bytes -= features.nbytes
             self.windows_evicted += 1
+
+
+def digests_of(windows: Sequence[Tensor]) -> list[bytes]:
+    """``window_digest`` of each, of many on several threads: hashing lets others run."""
+    if len(windows) < HASHED_TOGETHER:
+        return [window_digest(window) for window in windows]
+    with ThreadPoolExecutor(HASHERS) as pool:
+        return list(pool.map(window_digest, windows))

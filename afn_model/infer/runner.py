@@ -110,6 +110,8 @@ class ModelRunner:
         self.sampler = Sampler(slots, config.vocab_size, model.device)
         self.deterministic, self.chunk = deterministic, chunk
         self.share = model.device.type == "cuda" and not deterministic  # read a prompt once for all answers to it
+        # Where no part of a prompt was there before, a GPU's fastest attention does not read pages; a CPU's does.
+        self.fresh = model.device.type == "cuda" and not deterministic
         self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
         self.compiled = CompiledRows(model.language_model)
         self.graphs: RowGraphs | None = None
@@ -270,7 +272,7 @@ class ModelRunner:
             bounds.append(bounds[-1] + chunk.stop - chunk.start)
         cu_seqlens, schedule = self._numbers(bounds, torch.int32), None
         whole = self.kv.dtype == self.model.dtype and not any(chunk.start for chunk in chunks)
-        if whole and not self.deterministic:
+        if whole and self.fresh:
             call = {"head_dim": config.head_dim, "dtype": self.model.dtype}
             longest = max(chunk.stop for chunk in chunks)
             schedule = ak.attention_schedule(cu_seqlens, total_q=bounds[-1], longest=longest, causal=True, **call)

@@ -128,7 +128,8 @@ class Scheduler:
         """The token that a row of a sequence led to."""
         sequence.tokens.append(token)
         sequence.length += 1
-        sequence.drawing = max(sequence.drawing, len(sequence.tokens))
+        if len(sequence.tokens) > sequence.drawing:  # it was preempted meanwhile
+            sequence.drawing = len(sequence.tokens)
 
     def verified(self, sequence: Sequence) -> None:
         """A draft was verified: what was drawn is known, and keys and values behind it are not those of the answer."""
@@ -143,7 +144,9 @@ class Scheduler:
         for sequence in [one for one in self.decoding if not one.computed % PAGE]:
             if sequence.slot >= 0 and len(sequence.pages) * PAGE == sequence.computed:
                 self._grow(sequence)
-        step.rows = [one for one in self.decoding if one.drawing < one.limit and not self._verify(one, step)]
+        step.rows = [
+            one for one in self.decoding if one.drawing < one.limit and not (one.draft and self._verify(one, step))
+        ]
         step.places = [one.computed for one in step.rows]
         step.draws = [one.computed + 1 >= one.length for one in step.rows]  # or what follows is known already
         for sequence, draws in zip(step.rows, step.draws, strict=True):
@@ -153,7 +156,7 @@ class Scheduler:
     def _verify(self, sequence: Sequence, step: EngineStep) -> bool:
         """Whether a sequence goes on with its draft."""
         start = sequence.computed
-        if not sequence.draft or self.canonical or start + 1 < sequence.length:
+        if self.canonical or start + 1 < sequence.length:
             return False
         # The last token of an answer is drawn, and only pages that are free for it hold a draft.
         most = min(len(sequence.draft), sequence.limit - len(sequence.tokens) - 1)
@@ -381,6 +384,8 @@ class Scheduler:
 
     def _content(self, sequence: Sequence, page: int) -> bytes:
         """What a full page holds, as bytes; two pages with the same content behind the same pages hold the same."""
+        if page < len(sequence.contents):
+            return sequence.contents[page]
         ids, end = sequence.prompt.ids, (page + 1) * PAGE
         tokens = ids[end - PAGE : end]
         if end > len(ids):
@@ -394,8 +399,9 @@ class Scheduler:
     def _name(self, sequence: Sequence, pages: int) -> None:
         """Keys of the first full pages."""
         for page in range(len(sequence.keys), pages):
-            parent = sequence.keys[-1] if sequence.keys else b""
-            sequence.keys.append(page_key(parent, self._content(sequence, page)))
+            parent, content = sequence.keys[-1] if sequence.keys else b"", self._content(sequence, page)
+            sequence.contents.append(content)
+            sequence.keys.append(page_key(parent, content))
 
     def _publish(self, sequence: Sequence) -> None:
         """The full pages of a sequence can be found from now on."""

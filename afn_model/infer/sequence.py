@@ -22,7 +22,7 @@ class Sequence:
         length: tokens of prompt and answer that are known.
         drawing: tokens drawn, with those that are not known yet.
         computed: tokens whose keys and values are in ``pages``.
-        keys: of the full pages, by which they are found again.
+        keys, contents: of the full pages, by which they are found again.
         slot: its row of the device's state, -1 while it waits.
         draft: tokens that are expected next; what they lead to is computed together with the next token.
     """
@@ -41,6 +41,7 @@ class Sequence:
     reused: int = 0
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
     slot: int = -1
     draft: list[int] = field(default_factory=list)
     preemptions: int = 0

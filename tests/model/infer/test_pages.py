@@ -292,7 +292,7 @@ def test_equal_operations_get_equal_pages(tmp_path):
     seed = random.randrange(2**31)
     one, other = (operations(1200, seed, tmp_path / name) for name in "ab")
     assert one.log == other.log
-    assert one.loaded == other.loaded
+    assert one.loaded["memory"] == other.loaded["memory"]  # what a folder has dropped depends on the clock
     assert min(one.loaded[there] for there in ("memory", "folder", "nowhere"))
 
 

@@ -15,6 +15,8 @@ from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens
 from afn_model.network.network import Network
 from bench import syncs
+from tests.model.infer.test_generate import conversations
+from tests.tiny import tiny
 
 AUDIO = AudioConfig(width=32, layers=1, heads=1, ffn=32)
 TEXT = TextConfig(vocab_size=64, width=32, layers=1, heads=2, kv_heads=1, ffn=48, max_positions=512)
@@ -82,3 +84,16 @@ def test_an_engine_that_nobody_holds_gives_its_memory_back(model, options):
         assert kv() is None
     finally:
         gc.enable()
+
+
+def test_whole_prompts_attend_to_themselves_or_to_pages():
+    model, processor = tiny()
+    params, found = SamplingParams(max_new_tokens=6, stop_token_ids=(), logprobs=0), []
+    for fresh in (False, True):
+        engine = Engine(model, pages=100)
+        engine.runner.fresh = fresh
+        requests = engine.add(processor(conversations()), params)
+        engine.run()
+        found.append([request.answers[0] for request in requests])
+    assert [answer.tokens for answer in found[0]] == [answer.tokens for answer in found[1]]
+    assert any(a.logprobs != b.logprobs for a, b in zip(*found, strict=True)), "both ways are the same one"
