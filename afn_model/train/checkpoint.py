@@ -189,15 +189,15 @@ class Checkpoints:
             ValueError: a checkpoint that cannot be read, or has weights that the model has not, or of other shapes.
         """
         reader = dcp.FileSystemReader(path)
-        stored = {n: m for n, m in stored_metadata(path, reader).items() if n.startswith("model.")}
+        there = {n: m for n, m in stored_metadata(path, reader).items() if n.startswith("model.")}
         settle()
         own = {f"model.{name}": stored(parameter) for name, parameter in model.named_parameters()}
         read = {
             name: torch.empty_like(own[name], dtype=found.properties.dtype)
-            for name, found in stored.items()
+            for name, found in there.items()
             if name in own and isinstance(found, TensorStorageMetadata)
         }
-        compare(path, stored, read)
+        compare(path, there, read)
         self._read(path, reader, read)
         for name, tensor in read.items():
             own[name].copy_(tensor)

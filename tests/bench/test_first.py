@@ -222,7 +222,7 @@ def test_an_engine_that_says_something_else_is_found(capsys, monkeypatch):
     monkeypatch.setattr(engine_checks, "LENGTHS", (5, 70))
     monkeypatch.setattr(engine_checks, "ORDERS", 2)
     given, model = engine_checks.prompts(), engine_checks.network(torch.float32, "cpu")
-    judge = engine_checks.Judge(torch.float32, given, True)
+    judge = engine_checks.AnswerJudge(torch.float32, given, True)
     distance, likelier = judge(engine_checks.said(engine_checks.engine_of(model), given, audio=True))
     assert distance <= judge.allowed
     assert likelier <= 2 * judge.allowed

@@ -197,6 +197,6 @@ def test_folders_that_are_no_model_say_where_one_is(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a LoRA adapter, not a model; the model with it is .*run/a/model$"):
         model_folder(run / "a" / "adapter")
     (run / "a" / "adapter").rename(tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"a LoRA adapter, not a model; afn_model\.train\.lora\.load applies it"):
+    with pytest.raises(ValueError, match=r"a LoRA adapter, not a model; --adapter .*adapter puts it on it"):
         model_folder(tmp_path / "adapter")
     assert model_folder(run / "a" / "model") == run / "a" / "model"
