@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from afn_model.audio.frames import audio_tokens
 from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
 from afn_model.infer.costs import Costs
@@ -27,13 +26,12 @@ from afn_model.infer.finish import END_OF_THINKING, Finish, Reason
 from afn_model.infer.grammar import Grammars
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
-from afn_model.infer.request import Growing, NotFinite, Request, seeded
+from afn_model.infer.request import Growing, NotFinite, Request, seeded, set_clocks
 from afn_model.infer.runner import LaunchedStep, ModelRunner
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.schedule import Scheduler
 from afn_model.infer.sequence import EngineStep, PromptChunk, Sequence
 from afn_model.infer.tokens import PromptTokens, prompts_of
-from afn_model.network.positions import rotary_positions
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
@@ -384,11 +382,7 @@ class Engine:
         except BaseException:
             self.audio.release(digests)
             raise
-        if config.rote.reading == "paper":
-            tokens = [sum(map(audio_tokens, clip)) for clip in clips]
-            clock = rotary_positions(ids, batch.cu_seqlens, config.audio_token_id, tokens, config.rote)
-            for prompt, own in zip(prompts, clock.split(lengths), strict=True):
-                prompt.clock = own.tolist()
+        set_clocks(prompts, clips, config)
         return prompts
 
     def _draft(self) -> None:
@@ -451,7 +445,8 @@ class Engine:
             if params.stop_strings or params.max_thinking_tokens is not None:
                 raise ValueError("stop strings and a cap on thinking need the engine's processor")
             return Finish(params, limit)
-        end = self.processor.tokenizer.encode(END_OF_THINKING, add_special_tokens=False).ids
+        capped, tokenizer = params.max_thinking_tokens is not None, self.processor.tokenizer
+        end = tokenizer.encode(END_OF_THINKING, add_special_tokens=False).ids if capped else ()
         return Finish(params, limit, decode=self.processor.decode, end_of_thinking=end)
 
     def _grammars(self, params: SamplingParams) -> Grammars:

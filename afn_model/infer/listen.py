@@ -13,16 +13,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from afn_model.audio.frames import SAMPLE_RATE, WINDOW, audio_tokens
 from afn_model.infer.audio_stream import AudioStream, StreamWindow
 from afn_model.infer.engine import Engine
-from afn_model.infer.request import Request
+from afn_model.infer.request import Request, set_clocks
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens, spans_of
-from afn_model.network.positions import rotary_positions
 from afn_model.prompt.conversation import read_conversation
 
 if TYPE_CHECKING:
@@ -127,8 +125,5 @@ class Listening:
         tokens = sum(map(audio_tokens, samples))
         ids = [*before, *[config.audio_token_id] * tokens, *after]
         prompt = PromptTokens(ids, spans_of(ids, [samples], config.audio_token_id, held))
-        if config.rote.reading == "paper":
-            bounds = torch.tensor([0, len(ids)], dtype=torch.int32)
-            clock = rotary_positions(torch.tensor(ids), bounds, config.audio_token_id, [tokens], config.rote)
-            prompt.clock = clock.tolist()
+        set_clocks([prompt], [samples], config)
         return prompt

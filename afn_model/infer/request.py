@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from afn_model.audio.frames import audio_tokens
+from afn_model.config import ModelConfig
 from afn_model.infer.drafts import AnswerDraft
 from afn_model.infer.finish import Finish, Reason
 from afn_model.infer.grammar import GrammarState
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.sequence import Sequence
 from afn_model.infer.tokens import PromptTokens
+from afn_model.network.positions import rotary_positions
 
 
 class NotFinite(ValueError):
@@ -83,3 +86,21 @@ def seeded(params: SamplingParams) -> SamplingParams:
     if params.temperature == 0 or params.seed is not None:
         return params
     return replace(params, seed=int(torch.randint(2**62, ())))
+
+
+def set_clocks(prompts: list[PromptTokens], clips: list[list[int]], config: ModelConfig) -> None:
+    """The rotary positions of prompts, where these are not places.
+
+    Args:
+        prompts: in order.
+        clips: samples of the windows of each recording in them.
+        config: of the model.
+    """
+    if config.rote.reading != "paper":
+        return
+    lengths, tokens = [len(prompt.ids) for prompt in prompts], [sum(map(audio_tokens, clip)) for clip in clips]
+    ids = torch.tensor([token for prompt in prompts for token in prompt.ids])
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    clock = rotary_positions(ids, bounds, config.audio_token_id, tokens, config.rote)
+    for prompt, own in zip(prompts, clock.split(lengths), strict=True):
+        prompt.clock = own.tolist()

@@ -179,7 +179,7 @@ class ModelRunner:
 
     def _inputs(self, rows: list[tuple[Sequence, int]]) -> RowInputs:
         positions = [self._positions(sequence, place, place + 1)[0] for sequence, place in rows]
-        slots = [sequence.pages[place // PAGE] * PAGE + place % PAGE for sequence, place in rows]
+        slots = [sequence.places(place, place + 1)[0] for sequence, place in rows]
         paged = self._rows(rows)
         ids = self._ids([sequence.token(place) for sequence, place in rows], rows)
         return RowInputs(ids, self._numbers(positions, torch.float32), self._numbers(slots), paged.table, paged.lengths)
@@ -211,15 +211,14 @@ class ModelRunner:
         positions: list[float] = []
         slots: list[int] = []
         for chunk in chunks:
-            sequence, places = chunk.sequence, range(chunk.start, chunk.stop)
-            ids += sequence.known(chunk.start, chunk.stop)
-            positions += self._positions(sequence, chunk.start, chunk.stop)
-            slots += [sequence.pages[place // PAGE] * PAGE + place % PAGE for place in places]
+            ids += chunk.sequence.known(chunk.start, chunk.stop)
+            positions += self._positions(chunk.sequence, chunk.start, chunk.stop)
+            slots += chunk.sequence.places(chunk.start, chunk.stop)
         tokens = len(ids)
         for sequence, place in rows:
             ids.append(sequence.token(place))
             positions += self._positions(sequence, place, place + 1)
-            slots.append(sequence.pages[place // PAGE] * PAGE + place % PAGE)
+            slots += sequence.places(place, place + 1)
         padding = max(0, padded - len(ids))
         given = self._ids(ids, rows)
         positions += [0.0] * padding

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from afn_model.infer.pages import PAGE
 from afn_model.infer.tokens import PromptTokens
 
 
@@ -59,6 +60,10 @@ class Sequence:
             return self.tokens[place]
         place -= len(self.tokens)
         return self.draft[place] if place < len(self.draft) else -1
+
+    def places(self, start: int, stop: int) -> list[int]:
+        """Where keys and values of tokens [start, stop) stand, in the pages taken as one run."""
+        return [self.pages[at // PAGE] * PAGE + at % PAGE for at in range(start, stop)]
 
     def known(self, start: int, stop: int) -> list[int]:
         """The tokens at places [start, stop)."""

@@ -1,6 +1,5 @@
 """The plan of ten minutes fits ten minutes; what hangs, crashes or comes too late is a line; what is wrong is shown."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -25,6 +24,7 @@ from bench.first.__main__ import selected
 from bench.first.checks import ops_of
 from bench.first.plan import Phase, PlanStep
 from bench.first.runner import Journal, Runner
+from tests.captures import stand_in
 from tests.cuda import compiler
 
 ROOT = Path(__file__).parents[2]
@@ -418,27 +418,7 @@ class _Driver:
 
 
 def test_a_failed_capture_gives_the_stream_back(monkeypatch):
-    streams = ["default"]
-
-    @contextlib.contextmanager
-    def restored(stream):
-        before, streams[0] = streams[0], stream
-        try:
-            yield
-        finally:
-            streams[0] = before
-
-    @contextlib.contextmanager
-    def capture(_):  # as PyTorch's: one that fails stays on its stream
-        streams[0] = "capture"
-        yield
-        streams[0] = "default"
-
-    side = types.SimpleNamespace(wait_stream=lambda _: None)
-    fakes = {"Stream": lambda: side, "stream": restored, "graph": capture, "CUDAGraph": object,
-             "current_stream": lambda: side if streams[0] == "default" else streams[0]}  # fmt: skip
-    for name, fake in fakes.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
+    streams, _, _ = stand_in(monkeypatch)
 
     def call(_):
         if streams[0] == "capture":

@@ -1,12 +1,10 @@
 """Graphs of rows with a stand-in for their recording. That tokens are the same: test_engine.py."""
 
-import contextlib
-import types
-
 import pytest
 import torch
 
 from afn_model.infer.graphs import RowGraphs, RowInputs, capture
+from tests.captures import stand_in
 
 PAGES = 5
 
@@ -64,34 +62,8 @@ def test_what_is_too_large_is_not_captured():
     assert not recordings
 
 
-class _ReplayedGraph:
-    def replay(self) -> None: ...
-
-
 def test_a_failed_capture_gives_the_stream_back(monkeypatch):
-    streams, modes = ["default"], []
-
-    @contextlib.contextmanager
-    def restored(stream):
-        before, streams[0] = streams[0], stream
-        try:
-            yield
-        finally:
-            streams[0] = before
-
-    @contextlib.contextmanager
-    def graph(_, capture_error_mode="global"):  # as PyTorch's: one that fails stays on its stream
-        modes.append(capture_error_mode)
-        streams[0] = "capture"
-        yield
-        streams[0] = "default"
-
-    side = types.SimpleNamespace(wait_stream=lambda _: None)
-    here = types.SimpleNamespace(wait_stream=lambda _: None)
-    fakes = {"Stream": lambda: side, "stream": restored, "graph": graph, "CUDAGraph": _ReplayedGraph,
-             "current_stream": lambda: here if streams[0] == "default" else streams[0]}  # fmt: skip
-    for name, fake in fakes.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
+    streams, here, modes = stand_in(monkeypatch)
 
     def run():
         if streams[0] == "capture":
