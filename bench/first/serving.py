@@ -12,12 +12,12 @@ import torch
 from afn_kernels import _verdicts
 from afn_model.audio.frames import audio_tokens
 from afn_model.config import preset
+from afn_model.infer.costs import Costs
 from afn_model.infer.engine import Engine
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE
 from afn_model.infer.request import Request
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.schedule import Costs
 from afn_model.infer.tokens import PromptTokens, WindowSpan
 from afn_model.network.fused import fuse
 from afn_model.network.joint import FP8
@@ -31,8 +31,7 @@ WARM, STEPS = (4, 24) if GPU else (2, 3)
 WINDOWS, SAMPLES, QUESTION = (60, 480_000, 40) if GPU else (2, 32_000, 8)
 DECODERS, HELD, ALONE = (16, 2000, 64) if GPU else (2, 70, 4)  # sequences, tokens that each has, steps before a prompt
 SAVED = 512 if GPU else 8  # pages
-# Estimates for an H200 from its data sheet and 600 TFLOP/s; a prompt's chunks are held to a budget by them.
-COSTS = Costs(step=6e-3, token=2.2e-5, pair=1.0e-9, window=5e-3, row=2.5e-5, key=1.5e-8, budget=0.04)
+BUDGET = 0.04  # seconds of a step, by estimates, while others decode
 
 
 def real() -> Network:
@@ -162,9 +161,9 @@ def prompted() -> None:
     model = real()
     tokens = WINDOWS * audio_tokens(SAMPLES) + QUESTION
     pages = 3 * (tokens // PAGE + 2) + DECODERS * ((HELD + 4000) // PAGE + 2)
-    engine = engine_of(
-        model, pages=pages, slots=DECODERS + 4, chunk=8192 if GPU else 128, costs=COSTS, graphs=True, ahead=True
-    )
+    costs = Costs.of(model.config, budget=BUDGET)
+    size = {"pages": pages, "slots": DECODERS + 4, "chunk": 8192 if GPU else 128}
+    engine = engine_of(model, **size, costs=costs, graphs=True, ahead=True)
     fill(engine.runner.kv)
     asked(engine, recording(1)[: WINDOWS // 2], 1, 1)  # everything is compiled
     engine.run()
@@ -191,7 +190,7 @@ def prompted() -> None:
         raise RuntimeError("the prompt's first token did not come in 3000 steps")
     say(
         "serving", figure="arrival", how=f"{DECODERS} decoders beside {tokens:,} tokens", status="ok",
-        layers=model.config.text.layers, budget_ms=1e3 * COSTS.budget, steps=engine.steps - steps,
+        layers=model.config.text.layers, budget_ms=1e3 * BUDGET, steps=engine.steps - steps,
         seconds=time.perf_counter() - began,
         **{f"{name}_{q}_ms": 1e3 * timing.quantile(found, p) for name, found in (("alone", before), ("beside", during))
            for q, p in (("p50", 0.5), ("p99", 0.99), ("most", 1.0))},
