@@ -19,6 +19,7 @@ from afn_model.cli.data import inspect as data_inspect
 from afn_model.cli.data import stats as data_stats
 from afn_model.cli.data import step as data_step
 from afn_model.cli.messages import install_extra
+from afn_model.cli.serve import add_serve, serve
 from afn_model.cli.train import add_train, train
 
 
@@ -120,6 +121,7 @@ COMMANDS = {
     "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
     "batch": Command(batch, (add_batch, *ANSWERING), "answer a file of requests into a file of answers", True),
     "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
+    "serve": Command(serve, (add_serve, options.add_model), "answer over HTTP as OpenAI's API, with a page", True),
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True
     ),

@@ -1,0 +1,84 @@
+"""``afn serve``: one model behind OpenAI's API, and a page. Heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
+
+from afn_model.cli.messages import install_extra
+from afn_model.cli.options import positive
+
+NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
+
+
+def add_serve(parser: ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1, this machine alone")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    parser.add_argument("--name", metavar="NAME", help="of the model, as clients say it; default that of its folder")
+    told = "clients must send it; may be given several times; default the environment's AFN_API_KEYS (with commas)"
+    parser.add_argument("--api-key", action="append", default=[], metavar="KEY", help=told)
+    told = "recordings may be fetched from this host by address; default none are fetched"
+    parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help=told)
+    parser.add_argument("--slots", type=positive, default=64, metavar="N", help="answers that grow at the same time")
+    told = "64 tokens each, of keys and values; default what is free on a GPU"
+    parser.add_argument("--pages", type=positive, metavar="N", help=told)
+    parser.add_argument("--kv-dtype", choices=("auto", "fp8"), default="auto", help="of keys and values")
+    told = "answers' bits depend on their requests alone; costs speed"
+    parser.add_argument("--deterministic", action="store_true", help=told)
+    parser.add_argument("--max-requests", type=positive, default=256, metavar="N", help="more are answered 429")
+    parser.add_argument("--max-body-mb", type=positive, default=512, metavar="N", help="of a request")
+    parser.add_argument("--decoders", type=positive, default=2, metavar="N", help="processes that decode recordings")
+    parser.add_argument("--log-content", action="store_true", help="log prompts and answers")
+
+
+def serve(args: Namespace) -> None:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ValueError(f"the server needs {', '.join(missing)}: {install_extra('serve')}")
+    import torch
+    import uvicorn
+
+    from afn_model.cli.session import open_session
+    from afn_model.infer.engine import Engine
+    from afn_model.network.fused import fuse
+    from afn_model.serve.app import create_app
+    from afn_model.serve.server import Server
+    from afn_model.serve.settings import Settings
+
+    keys = args.api_key or [key for key in os.environ.get("AFN_API_KEYS", "").split(",") if key]
+    with open_session(args) as session:
+        model, processor = session.model, session.processor
+        if model.device.type == "cuda":
+            fuse(model.language_model)
+        engine = Engine(
+            model,
+            processor,
+            pages=args.pages,
+            slots=args.slots,
+            deterministic=args.deterministic,
+            kv_dtype=torch.float8_e4m3fn if args.kv_dtype == "fp8" else None,
+        )
+        settings = Settings(
+            name=args.name or os.path.basename(os.path.abspath(args.model)),
+            keys=tuple(keys),
+            hosts=tuple(args.allow_host),
+            max_seconds=processor.max_seconds,
+            max_requests=args.max_requests,
+            max_body_bytes=args.max_body_mb << 20,
+            decoders=args.decoders,
+            log_content=args.log_content,
+        )
+        app = create_app(Server(engine, settings))
+        if not args.quiet:
+            print(f"Serving {settings.name} on http://{args.host}:{args.port}", file=sys.stderr)
+        if args.host not in ("127.0.0.1", "localhost", "::1") and not keys and not args.quiet:
+            print("Warning: other machines may ask, and no key is asked for (--api-key)", file=sys.stderr)
+        uvicorn.run(
+            app,
+            host=args.host,
+            port=args.port,
+            log_level="warning",
+            timeout_keep_alive=30,
+            h11_max_incomplete_event_size=65_536,
+        )

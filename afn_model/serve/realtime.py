@@ -1,0 +1,7 @@
+"""``/v1/realtime``: transcription while a recording comes."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,126 @@
+"""What all routes share: the engine, its processor, recordings, limits and counters."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import Request
+
+from afn_model.infer.engine import Engine
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.prompt.conversation import Turn
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.serve.engine_thread import AnswerStream, EngineThread
+from afn_model.serve.errors import ApiError
+from afn_model.serve.intake import Intake
+from afn_model.serve.limits import Limits
+from afn_model.serve.metrics import Metrics
+from afn_model.serve.settings import Settings
+from afn_model.serve.uploads import Uploads
+
+
+class Server:
+    """One model behind an API.
+
+    Args:
+        engine: with its processor; the server's alone from now on.
+        settings: what is allowed.
+        fingerprint: what answers' bits depend on beside their request, for ``system_fingerprint``.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings | None = None, *, fingerprint: str | None = None):
+        if engine.processor is None:
+            raise ValueError("a server needs an engine with a processor")
+        self.settings = settings or Settings()
+        self.processor: AFNextProcessor = engine.processor
+        self.metrics = Metrics(self.settings.name)
+        self.thread = EngineThread(engine, on_step=self.metrics.stepped)
+        self.intake = Intake(self.settings, self.processor.pcm_dtype)
+        self.uploads = Uploads(self.settings.upload_bytes)
+        self.limits = Limits(self.settings)
+        self.fingerprint, self.started = fingerprint, int(time.time())
+
+    async def start(self) -> None:
+        await self.intake.start()
+        self.thread.start()
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.thread.stop)
+        await self.intake.stop()
+
+    def client_of(self, headers) -> str:
+        """Who sends a request: a digest of its key, "" where no key is asked for.
+
+        Raises:
+            ApiError: 401, no key or another one.
+        """
+        if not self.settings.keys:
+            return ""
+        given = headers.get("authorization", "").removeprefix("Bearer ").encode()
+        right = [hmac.compare_digest(given, key.encode()) for key in self.settings.keys]  # each, whatever is found
+        if not any(right):
+            raise ApiError(401, "this server asks for a key: Authorization: Bearer KEY", code="invalid_api_key")
+        return hashlib.sha256(given).hexdigest()[:32]
+
+    def check_model(self, name: str | None) -> None:
+        """Raises:
+        ApiError: 404, no such model.
+        """
+        if name not in (None, "", self.settings.name):
+            what = f"there is no model {name!r:.80} here; there is {self.settings.name!r}"
+            raise ApiError(404, what, param="model", code="model_not_found")
+
+    @asynccontextmanager
+    async def ask(
+        self,
+        turns: Sequence[Turn],
+        params: SamplingParams,
+        *,
+        prediction: str = "",
+        priority: int = 0,
+        endpoint: str = "chat",
+    ) -> AsyncIterator[AnswerStream]:
+        """The answers to a conversation; those that have not ended when the block is left are aborted.
+
+            async with server.ask(turns, params) as stream:
+                async for delta in stream:
+                    ...
+
+        Args:
+            turns: up to where the answer begins; their recordings are samples (``Recording.pcm``).
+            params: how it is answered.
+            prediction: text that the answers are expected to be.
+            priority: those with a higher one go first.
+            endpoint: what asks, for the counters.
+
+        Raises:
+            ApiError: 400 a conversation that cannot be answered, 429 too many are, 503 the engine has died.
+        """
+        seconds = sum(audio.source.shape[0] / 16_000 for turn in turns for audio in turn.audios)
+        with self.limits.admitted(seconds):
+            if not self.thread.alive:
+                raise ApiError(503, "the engine has died; the server must be started again", code="engine_died")
+            batch = await asyncio.to_thread(self._pack, list(turns))
+            draft = self.processor.tokenizer.encode(prediction, add_special_tokens=False).ids if prediction else None
+            options = {"keys": [0], "priority": priority, "prediction": draft}
+            stream = await self.thread.submit(lambda engine: engine.add(batch, params, **options)[0])
+            with self.metrics.request(stream, endpoint):
+                async with stream:
+                    yield stream
+
+    def _pack(self, turns: list[Turn]):
+        prepared, context = self.processor.prepare(turns), self.processor.max_positions
+        if context is not None and len(prepared.ids) >= context:
+            what = f"{len(prepared.ids)} tokens leave no room for an answer in the model's context of {context}"
+            raise ApiError(400, what, param="messages", code="context_length_exceeded")
+        return self.processor.pack([prepared])
+
+
+def server_of(request: Request) -> Server:
+    """The server of a request's application."""
+    return request.app.state.server

@@ -1,0 +1,42 @@
+"""What a server is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server allows.
+
+    Args:
+        name: of the model, as clients say it.
+        keys: that clients must send, ``Authorization: Bearer KEY``; none asks for no key.
+        hosts: that recordings may be fetched from by address; none fetches nothing.
+        max_seconds: of a recording that is asked about; longer ones are refused, or cut into pieces by transcriptions.
+        max_file_seconds: of a recording that is uploaded or transcribed.
+        max_body_bytes: of a request.
+        max_requests: that wait or run at the same time; more are answered 429.
+        max_audio_seconds: of all recordings that wait or run.
+        max_sessions: of realtime at the same time.
+        upload_bytes: of samples of recordings that are kept for later questions; the least recently used go first.
+        decoders: processes that decode recordings.
+        decode_seconds: that a recording may take to be decoded.
+        max_new_tokens: of an answer whose request does not say.
+        log_content: whether prompts and answers are logged.
+    """
+
+    name: str = "afnext"
+    keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    max_seconds: float = 1800.0
+    max_file_seconds: float = 4 * 3600.0
+    max_body_bytes: int = 512 << 20
+    max_requests: int = 256
+    max_audio_seconds: float = 64 * 1800.0
+    max_sessions: int = 32
+    upload_bytes: int = 2 << 30
+    decoders: int = 2
+    decode_seconds: float = 120.0
+    max_new_tokens: int = 1024
+    log_content: bool = False
