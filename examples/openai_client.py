@@ -11,6 +11,7 @@ import math
 import struct
 import sys
 import wave
+from pathlib import Path
 
 from openai import OpenAI
 
@@ -42,4 +43,4 @@ def main(url: str = "http://127.0.0.1:8000/v1", data: bytes | None = None, key: 
 
 
 if __name__ == "__main__":
-    main(data=open(sys.argv[1], "rb").read() if len(sys.argv) > 1 else None)
+    main(data=Path(sys.argv[1]).read_bytes() if len(sys.argv) > 1 else None)

@@ -11,7 +11,7 @@ import pytest
 
 from afn_model import Session
 from afn_model.cli import main
-from afn_model.cli.each import Piece, AskedRecording, in_order, timed
+from afn_model.cli.each import AskedRecording, Piece, in_order, timed
 from afn_model.infer.answer import Answer
 from tests.tiny import record, save_tiny
 
