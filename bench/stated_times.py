@@ -3,7 +3,8 @@
     python -m bench.stated_times --out bench/results/cpu/stated_times.json
 
 Scenes of the synthetic world have words and sounds in coloured noise, 12 to 30 dB below them. Answers are written about
-each: with the times of its events, and with times that are wrong, behind the end, where nothing is heard, or reversed.
+each: with the times of its events, and with times that are wrong, behind the end, where nothing is heard, or reversed;
+and "elsewhere", at random, a second or more from the event: where another one is heard only listening again can tell.
 No model is run.
 """
 
@@ -93,7 +94,13 @@ def wrong_times(events: Sequence[dict], seconds: float) -> dict[str, list[Span]]
             silent.append((low, high))
     past: list[Span] = [(seconds + 1.0, None), (seconds * 1.5 + 1.0, None), (seconds - 0.2, seconds + 3.0)]
     reverse: list[Span] = [(one["end"], one["start"]) for one in events if one["end"] - one["start"] > 0.2]
-    return {"past_end": past, "silent": silent, "reversed": reverse}
+    rng = np.random.default_rng(len(events))
+    elsewhere: list[Span] = []
+    for one in events:
+        at = float(rng.uniform(0, seconds))
+        if not one["start"] - 1 < at < one["end"] + 1:
+            elsewhere.append((at, None))
+    return {"past_end": past, "silent": silent, "reversed": reverse, "elsewhere": elsewhere}
 
 
 def checked(loudness: Loudness, times: Sequence[Span], form: int) -> list[CheckedTime]:
@@ -119,10 +126,10 @@ def measure(split: str = "heldout", count: dict[str, int] | None = None) -> dict
         for kind, times in wrong_times(events, loudness.seconds).items():
             found = checked(loudness, times, number)
             stated[kind] += len(found)
-            flagged[kind] += sum(one.status == kind for one in found)
+            flagged[kind] += sum(one.status != "ok" if kind == "elsewhere" else one.status == kind for one in found)
     wrong = {
         kind: {"stated": stated[kind], "flagged": flagged[kind], "share": round(flagged[kind] / stated[kind], 4)}
-        for kind in ("past_end", "silent", "reversed")
+        for kind in ("past_end", "silent", "reversed", "elsewhere")
     }
     right_row = {"stated": stated["right"], "flagged": false.total(), "as": dict(sorted(false.items()))}
     right_row["share"] = round(false.total() / stated["right"], 4)

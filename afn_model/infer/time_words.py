@@ -97,7 +97,7 @@ RANGE = re.compile(
     re.IGNORECASE,
 )
 END_KEY = re.compile(
-    r"[\"']?,?\s{0,2}[\"']?(?:end|stop|offset|to)(?:_?(?:time|seconds|sec|s))?[\"']?\s?[:=]\s?[\"']?", re.IGNORECASE
+    r"[\"']?,?\s{0,2}[\"']?(?:end|stop|offset|to)(?:[ _]?(?:time|seconds|sec|s))?[\"']?\s?[:=]\s?[\"']?", re.IGNORECASE
 )
 AND = re.compile(
     r"(?:[ -]?(?:mark|point))? (?:and|&) (?:(?:about|around|approximately|roughly|the|~)\s?){0,2}", re.IGNORECASE
@@ -119,12 +119,14 @@ _OF_DAY_BEHIND = re.compile(
     r"|on (?:mon|tues|wednes|thurs|fri|satur|sun)day)",
     re.IGNORECASE,
 )
-_RATIO_BEHIND = re.compile(r" (?:ratio|aspect|odds|split|mix|scale|long\b|in length|train|bus|express|from [A-Z])")
+_RATIO_BEHIND = re.compile(
+    r" (?:ratio|aspect|odds|split|mix|scale|long\b|in length|train|bus|flight|express|news|bulletin|from [A-Z])"
+)
 _OF_DAY = re.compile(
-    r"\b(?:meet(?: \w+)? at|meeting \w*\s?(?:at|for)|scheduled (?:for|at)|appointment \w*\s?(?:at|for)|departs? at"
-    r"|departing at|leaves (?:\w+ ){0,2}at|(?:tonight|tomorrow|yesterday|dinner|lunch|breakfast)\b[^.;\n]{0,12}"
-    r"|clock (?:says|reads|shows)"
-    r"|(?:wake|woke) up at|alarm (?:is|was) set (?:for|to))\s*$",
+    r"(?:\b(?:meet(?: \w+)? at|meeting (?:starts|begins|is|was|runs|ends)\b[^.;\n]{0,36}|scheduled (?:for|at)"
+    r"|appointment \w*\s?(?:at|for)|departs? at|departing at|leaves (?:\w+ ){0,2}at|clock (?:says|reads|shows)"
+    r"|(?:tonight|tomorrow|yesterday|dinner|lunch|breakfast)\b[^.;\n]{0,12}|(?:wake|woke) up at"
+    r"|alarm (?:is|was) set (?:for|to))|[\"“](?:it['’]?s|it is))\s*$",
     re.IGNORECASE,
 )
 _RATIO = re.compile(r"\b(?:ratio|odds|aspect|proportion)\b[^.;\n]{0,32}$", re.IGNORECASE)
@@ -212,6 +214,6 @@ def is_no_clock(text: str, one: FoundTime) -> bool:
         return True
     if lead.endswith((":", "=", "of", "is")) and {name, *(w.strip(":=") for w in words[-2:])} & _LABELS:
         return True
-    if _OF_DAY.search(before):
+    if (one.pair is None or 0 < one.pair[0] < 24) and _OF_DAY.search(before):
         return True
     return lead not in WHEN and bool(_RATIO.search(before) or _SCORE.search(before))
