@@ -70,17 +70,18 @@ def test_odds_of_yes():
 
 def test_an_engine_answers_for_every_time_as_if_it_were_asked_alone(monkeypatch):
     model, of = tiny()
-    text, recording = "A bell at 3 s, a dog at 0:08, a cat at 1:30.", pcm(12.0)
+    text, recording = "A bell at 3 s, a cat at 1:30, a dog at 0:08.", pcm(12.0)
     times = stated_times(text)
     engine = Engine(model, of, deterministic=True)
     monkeypatch.setattr(listen_again, "log_odds", lambda top, _: tuple(top))
     found = verify(engine, of, times, text, recording)
     alone = []
-    for turns in questions(times, text, recording)[:2]:
+    for turns in questions(times, text, recording)[::2]:
+        assert turns is not None
         (request,) = engine.add(of.pack([of.prepare(turns)]), ASKED)
         engine.run()
         alone.append(tuple(request.answers[0].top[0]))
-    assert found == [*alone, None]
-    assert found[0] != found[1]
+    assert found == [alone[0], None, alone[1]]
+    assert alone[0] != alone[1]
     assert [len(top) for top in alone] == [20, 20]
-    assert verify(engine, of, times[2:], text, recording) == [None]
+    assert verify(engine, of, times[1:2], text, recording) == [None]

@@ -88,6 +88,15 @@ def test_times_told_from_the_end_need_the_length_of_the_recording():
     assert [(one.start, one.end) for one in stated_times(text, 30.0)] == [(25.0, 30.0), (28.0, None)]
 
 
+def test_clocks_of_a_text_have_one_unit():
+    def starts(text):
+        return [one.start for one in stated_times(text)]
+
+    assert starts("A bell at 2:59 and at 3:10.") == [179, 190]
+    assert starts("A bell at 2:75 and at 3:10.") == [2.75, 3.1], "no minute has 75 seconds"
+    assert starts("A bell at 2:75 and at 1:03:10.") == [3790], "hours are there: 2:75 is a slip"
+
+
 def test_times_in_the_timelines_of_the_world():
     text = "<think>0.4 s bell, 1.9 s seven, 12.0 s dog.</think><answer>dog</answer>"
     assert [one.start for one in stated_times(text)] == [0.4, 1.9, 12.0]

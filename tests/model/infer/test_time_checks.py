@@ -130,6 +130,14 @@ def test_recordings_that_are_short_or_silent(samples):
     assert statuses("At 0:00.", found) == ["silent" if samples else "ok"]
 
 
+def test_levels_are_below_full_scale():
+    """0 dB is full scale in both dtypes, to the step of int16: 20 log10(1 + 2^-15) dB."""
+    step = 20 * np.log10(1 + 2**-15)
+    assert Loudness(np.ones(3200, np.float32)).levels == pytest.approx(0, abs=step)
+    assert Loudness(np.full(3200, 32767, np.int16)).levels == pytest.approx(0, abs=2 * step)
+    assert Loudness(np.full(100, -16384, np.int16)).levels == pytest.approx(20 * np.log10(0.5), abs=step)
+
+
 def test_samples_of_another_kind_are_refused():
     with pytest.raises(ValueError, match=r"\[n\] samples of float32 or int16 are expected, got float64 \[3\]"):
         Loudness(np.zeros(3))

@@ -22,6 +22,7 @@ def test_words_that_say_when(lead):
 @pytest.mark.parametrize("lead", ["for", "for about", "lasting", "every", "longer than", "delayed by", "a", "in"])
 def test_words_that_say_how_long(lead):
     assert stated_times(f"A bell rings {lead} 7 seconds") == []
+    assert stated_times(f"A bell rings {lead} 7 seconds in the middle of the night.") == []
 
 
 @pytest.mark.parametrize("clock", ["Mark 4:12", "a 3:45 song", "7:30 pm", "Final score: 21:14", "a ratio of 1:10"])
