@@ -26,6 +26,7 @@ DIGITAL_SILENCE = -80.0  # dBFS that no microphone is below
 SIGMAS = 4.5  # half an hour of Gaussian levels, 30,000 of them independent, has one above this in 10 % of cases
 MOST_SENTENCE = 400  # characters to either side
 _QUOTES = re.compile(r"“([^”\n]{1,400})”|\"([^\"\n]{1,400})\"|«([^»\n]{1,400})»")
+_AROUND_WORDS, _NO_WORDS = re.compile(r"<[^>]{0,12}>"), " \t\r\n()[]<>|:;-–—*\"“”'"
 _NAMED = re.compile(
     r"\b(?:recording|audio|clip|track|file|sound|sample)s?[ #-]{0,2}(?P<number>\d{1,2})\b(?![:.]\d)"
     r"|\b(?P<word>first|second|third|fourth|fifth|sixth|1st|2nd|3rd|4th|5th|6th|last)"
@@ -220,7 +221,9 @@ def _spoken(times: Sequence[StatedTime], text: str, kind: str) -> list[tuple[int
         for one, following in zip(times, [*times[1:], None], strict=False):
             said = text[one.span[1] : following.span[0] if following else len(text)]
             end = one.end if one.end is not None else following.start if following else None
-            words = re.sub(r"<[^>]{0,12}>|^\W+|\W+$|\n\d+\s*$", "", said)
+            words = _AROUND_WORDS.sub("", said).strip(_NO_WORDS)
+            above, _, number = words.rpartition("\n")
+            words = above.rstrip() if number.isdigit() else words  # of the next cue
             found.append((len(words), end - one.start) if end is not None else (0, 0.0))
         return found
     sentences = [sentence_of(text, one.span) for one in times]

@@ -55,6 +55,8 @@ def test_starts_of_a_transcript_do_not_go_back(heard):
     assert statuses(text, heard) == ["ok"] * 4
     said = "[0:02 - 0:04] " + "word " * 11 + "[0:10 - 0:12] Two."
     assert statuses(said, heard, kind="transcript") == ["rate", "ok"]
+    cues = "1\n00:00:02,000 --> 00:00:04,000\n" + "x" * 50 + "\n\n22\n00:00:10,000 --> 00:00:12,000\nTwo.\n"
+    assert statuses(cues, heard, kind="transcript") == ["ok", "ok"], "50 characters in 2 s, without the next number"
     assert statuses("[0:02] " + "word " * 11 + "[0:10] Two.", heard, kind="transcript") == ["ok", "ok"]
 
 
@@ -147,6 +149,15 @@ def test_sentences():
     text = "<think>One at 3.5 s. Two at 0:04! Three\nFour at 0:05 (loud). Five."
     spans = [sentence_of(text, one.span) for one in stated_times(text)]
     assert [text[slice(*span)] for span in spans] == ["One at 3.5 s.", "Two at 0:04!", "Four at 0:05 (loud)."]
+
+
+def test_long_texts_take_time_in_their_length():
+    for piece in (" ", "\n1 ", "<a ", '"', "([-", "clip 1 ", "a."):
+        text = f"[0:02] a{piece * (100_000 // len(piece))}b [0:10 - 0:11] c"
+        began = time.process_time()
+        for kind in ("transcript", "answer"):
+            check_times(stated_times(text), text, [Loudness(scene(20))], kind=kind)
+        assert time.process_time() - began < 2, piece
 
 
 def test_half_an_hour_is_looked_at_once_and_then_at_once():
