@@ -84,7 +84,7 @@ def test_a_request_is_seen_from_the_queue_to_its_end(pair):
     gaps = [answer for stream in (first, second) for answer in stream.request.answers]
     assert seen["vllm:inter_token_latency_seconds_count",] >= sum(len(answer.tokens) - 1 for answer in gaps)
     assert seen["afn:step_seconds_count", "kind=decode"] > 0
-    assert seen["vllm:iteration_tokens_total_count",] == engine.steps == seen["afn:steps_total",]
+    assert seen["vllm:iteration_tokens_total_count",] >= engine.steps == seen["afn:steps_total",]
     assert seen["vllm:num_requests_running",] == seen["vllm:num_requests_waiting",] == 0
     assert seen["vllm:kv_cache_usage_perc",] == 0
     assert seen["afn:kv_cache_cached_perc",] == engine.pool.cached / 100 > 0
