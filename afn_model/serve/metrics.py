@@ -67,7 +67,9 @@ class Metrics:
         self.per_token = histogram("vllm:request_time_per_output_token_seconds", "Mean after the first.", FINE)
         self.e2e = histogram("vllm:e2e_request_latency_seconds", "From the queue to the last token.", COARSE)
         self.queued = histogram("vllm:request_queue_time_seconds", "In the queue.", COARSE)
-        self.prefill = histogram("vllm:request_prefill_time_seconds", "From the queue's end to the first token.", COARSE)
+        self.prefill = histogram(
+            "vllm:request_prefill_time_seconds", "From the queue's end to the first token.", COARSE
+        )
         self.decode = histogram("vllm:request_decode_time_seconds", "From the first token to the last.", COARSE)
         self.inference = histogram("vllm:request_inference_time_seconds", "Prefill and decode.", COARSE)
         self.prompt_size = histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", COUNTS)

@@ -110,7 +110,9 @@ class SessionConfig:
             return replace(self, turn_detection=None if value is None else _turns(value, param))
         given = _object(value, param, ("model", "language", "prompt", "question"))
         if given.get("model") not in (None, "", model):
-            raise ApiError(404, f"there is no model {given['model']!r:.80} here; there is {model!r}", param=f"{param}.model")
+            raise ApiError(
+                404, f"there is no model {given['model']!r:.80} here; there is {model!r}", param=f"{param}.model"
+            )
         said = {one: _text(given[one], f"{param}.{one}") for one in ("language", "prompt", "question") if one in given}
         return replace(self, **said)
 

@@ -208,7 +208,9 @@ def test_what_is_wrong_is_said_and_the_session_goes_on(address):
             await refused(b"\xff\xfe", "invalid_json")
             await refused("[1]", "invalid_event", "type")
             await refused({"type": "response.create"}, "unknown_event", "type")
-            error = await refused({"type": "input_audio_buffer.clear", "event_id": "e1", "x": 1}, "unknown_parameter", "x")
+            error = await refused(
+                {"type": "input_audio_buffer.clear", "event_id": "e1", "x": 1}, "unknown_parameter", "x"
+            )
             assert error["event_id"] == "e1"
             await refused({"type": "input_audio_buffer.append"}, "invalid_value", "audio")
             await refused({"type": "input_audio_buffer.append", "audio": "?"}, "invalid_value", "audio")
