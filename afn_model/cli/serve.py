@@ -80,6 +80,5 @@ def serve(args: Namespace) -> None:
             port=args.port,
             log_level="warning",
             timeout_keep_alive=30,
-            ws_max_size=8 << 20,
             h11_max_incomplete_event_size=65_536,
         )

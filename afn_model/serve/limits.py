@@ -90,6 +90,7 @@ class Limits:
     ):
         self.settings, self.rejected, self.clock = settings, rejected, clock
         self.requests, self.audio_seconds = 0, 0.0
+        self.sessions = 0  # of realtime
         self.throughput = Throughput(UNKNOWN if costs is None or not costs.token else _predicted(costs))
         self.promises: list[Promise] = []
         self._clients: Counter[str] = Counter()
@@ -190,8 +191,8 @@ class Limits:
     def _wait(self, requests: float, seconds: float, rate: float) -> float:
         """Seconds until so many requests and so much audio have ended, with a probability of 0.9.
 
-        Where ends are a Poisson process, n have come after about (n + 1.28 √n) / rate, and a third is added, since rates
-        drift.
+        Where ends are a Poisson process, n have come after about (n + 1.28 √n) / rate; a third is added, since
+        rates drift.
         """
         need = max(0.0, requests)
         if seconds > 0:

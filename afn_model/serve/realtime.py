@@ -61,18 +61,18 @@ async def realtime(socket: WebSocket) -> None:
     session, code, reason = RealtimeSession(server, send), 1000, "client"
     metrics = server.metrics
     try:
-        if server.sessions >= server.settings.max_sessions:
+        if server.limits.sessions >= server.settings.max_sessions:
             code, reason = 1013, "refused"
             metrics.rejected("sessions")
-            what = f"{server.sessions} sessions are open here: try again later"
+            what = f"{server.limits.sessions} sessions are open here: try again later"
             await session.error(ApiError(429, what, code="too_many_sessions"))
             return
-        server.sessions += 1
+        server.limits.sessions += 1
         metrics.sessions.inc()
         try:
             code, reason = await _converse(socket, session, server.settings.idle_seconds)
         finally:
-            server.sessions -= 1
+            server.limits.sessions -= 1
             metrics.sessions.dec()
     finally:
         metrics.closed[reason].inc()

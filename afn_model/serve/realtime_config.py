@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afn_model.data.foreign import TRANSCRIBE
+from afn_model.prompt import questions
 from afn_model.serve.errors import ApiError
 
 RATES = (16_000, 24_000, 48_000)
@@ -44,10 +44,9 @@ class SessionConfig:
 
     def asked(self) -> str:
         """The question about a recording."""
-        said = self.question
-        if said is None:
-            said = TRANSCRIBE if self.language is None else f"{TRANSCRIBE} The language is {self.language}."
-        return said if self.prompt is None else f"{said} {self.prompt}"
+        if self.question is None:
+            return questions.transcription([self.language] if self.language else [], more=self.prompt)
+        return self.question if self.prompt is None else f"{self.question} {self.prompt}"
 
     def shown(self, id: str, model: str) -> dict[str, Any]:
         """As ``session.created`` and ``session.updated`` say it."""
@@ -114,6 +113,11 @@ class SessionConfig:
                 404, f"there is no model {given['model']!r:.80} here; there is {model!r}", param=f"{param}.model"
             )
         said = {one: _text(given[one], f"{param}.{one}") for one in ("language", "prompt", "question") if one in given}
+        if said.get("language"):
+            try:
+                questions.language(str(said["language"]))
+            except ValueError as error:
+                raise ApiError(400, str(error), param=f"{param}.language", code="invalid_value") from None
         return replace(self, **said)
 
 

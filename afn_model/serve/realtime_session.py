@@ -267,13 +267,10 @@ class RealtimeSession:
             await self.server.thread.call(item.taken())
             while await self.server.thread.call(item.behind) > BEHIND:
                 await asyncio.sleep(0.01)
-        if self.config.interim_ms and item.interim is None:
-            if (
-                item.samples - item.asked_at >= self.config.interim_ms * SAMPLE_RATE // 1000
-                and item.samples >= MIN_SAMPLES
-            ):
-                item.asked_at = item.samples
-                item.interim = self._start(self._say_interim(item))
+        every = self.config.interim_ms * SAMPLE_RATE // 1000
+        if every and item.interim is None and item.samples - item.asked_at >= every:
+            item.asked_at = item.samples
+            item.interim = self._start(self._say_interim(item))
 
     # -- recordings
 

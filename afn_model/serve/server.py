@@ -44,7 +44,6 @@ class Server:
         self.uploads = Uploads(self.settings.upload_bytes)
         self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
         self.fingerprint, self.started = fingerprint, int(time.time())
-        self.sessions = 0  # of realtime, open now
 
     async def start(self) -> None:
         await self.intake.start()

@@ -117,7 +117,7 @@ def simulated(seed, *, regular, audio, seconds=500.0, most=32, slots=8, overload
     def start():
         nonlocal busy
         while waiting and busy < slots:
-            client, stack, length = waiting.pop(0)
+            stack, length = waiting.pop(0)
             busy += 1
             service = (1.0 + 0.1 * length) * (1.0 if regular else rng.exponential())
             plan(clock.now + service, "end", stack)
@@ -139,7 +139,7 @@ def simulated(seed, *, regular, audio, seconds=500.0, most=32, slots=8, overload
             (client, length, back), stack, came = what, ExitStack(), False
             try:
                 stack.enter_context(limits.admitted(length, client))
-                waiting.append((client, stack, length))
+                waiting.append((stack, length))
                 came = True
             except ApiError as error:
                 plan(clock.now + error.retry_after, "new", (client, length, True))

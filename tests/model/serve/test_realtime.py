@@ -27,10 +27,9 @@ LENGTH = 12
 
 @pytest.fixture(scope="module")
 def server():
-    found = tiny_server(
+    return tiny_server(
         engine={"deterministic": True}, keys=("secret",), max_new_tokens=LENGTH, max_seconds=60.0, max_sessions=3
     )
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ def held(engine):
 
 async def closed(server):
     for _ in range(4000):
-        if not server.sessions:
+        if not server.limits.sessions:
             return
         await asyncio.sleep(0.005)
     raise AssertionError("the session goes on")

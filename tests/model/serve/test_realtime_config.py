@@ -19,9 +19,8 @@ def test_what_is_not_named_stays():
     second = first.updated(heard(format={"type": "audio/pcm", "rate": 16_000}) | {"interim_ms": 500}, "tiny")
     assert second == SessionConfig(16_000, TurnDetection(0.25, 300, 900), "German", interim_ms=500)
     assert second.asked() == "Transcribe the input speech. The language is German."
-    third = second.updated(
-        heard(turn_detection=None, transcription={"prompt": "Names: Ann.", "language": None}), "tiny"
-    )
+    said = {"prompt": "Names: Ann.", "language": None}
+    third = second.updated(heard(turn_detection=None, transcription=said), "tiny")
     assert third.asked() == "Transcribe the input speech. Names: Ann."
     assert third.turn_detection is None
     assert third.shown("sess_1", "tiny")["audio"]["input"]["turn_detection"] is None
