@@ -226,7 +226,7 @@ class Engine:
     def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> Sequence:
         """Computes the full pages of what prompts will begin with, which they then find.
 
-        What is returned is in ``early`` until they are computed; ``abandon`` ends it before.
+        What is returned is in ``early`` until they are computed.
 
         Its windows must be held; they are held for it until it is computed.
 
@@ -239,13 +239,6 @@ class Engine:
             self.early[sequence] = [span.digest for span in prompt.windows]
             self.audio.hold(self.early[sequence])
         return sequence
-
-    def abandon(self, sequence: Sequence) -> None:
-        """What is computed ahead is not wanted any longer; its pages are free from now on."""
-        with self.lock:
-            if sequence in self.early:
-                self.scheduler.finish(sequence)
-                self.audio.release(self.early.pop(sequence))
 
     @torch.inference_mode()
     def step(self) -> list[Growing]:

@@ -127,8 +127,11 @@ class Listening:
 
     def abandon(self) -> None:
         """The recording is not wanted any longer: as ``close``, and nothing more is computed of it."""
-        for sequence in self.early:
-            self.engine.abandon(sequence)
+        with self.engine.lock:
+            for sequence in self.early:
+                if sequence in self.engine.early:
+                    self.engine.scheduler.finish(sequence)
+                    self.engine.audio.release(self.engine.early.pop(sequence))
         self.close()
 
     def _around(self, question: str) -> tuple[list[int], list[int]]:

@@ -315,7 +315,7 @@ def test_a_client_that_goes_leaves_nothing(server, address, committed):
 
 def test_limits_of_sessions(server, address):
     async def talked():
-        async with opened(address) as (socket, tell, hear):
+        async with opened(address) as (_socket, tell, hear):
             await tell(MANUAL)
             await hear("session.updated")
             for seed in range(3):
