@@ -99,7 +99,7 @@ def test_costs_are_the_prior():
     assert limits_of(costs=Costs()).throughput.rate == UNKNOWN
 
 
-def simulated(seed, *, regular, audio, seconds=500.0, most=32, slots=8, overload=1.5):
+def simulated(seed, *, regular, audio, seconds=400.0, most=32, slots=8, overload=1.5):
     """An engine that answers ``slots`` requests at a time, in their order. For 100 s of every 200 ``overload``
     times what it can comes, for the others 0.3 times.
 
