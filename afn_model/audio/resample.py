@@ -85,24 +85,64 @@ def _bank(source: int, target: int) -> tuple[Tensor, Tensor, int, int]:
     return _low_pass(late, cutoff).float(), first.flatten(), blocks * outputs * source // target, width
 
 
-def _by_bank(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[Tensor]:
-    filters, first, step, width = _bank(source, target)
-    convert, together = cpu.resample_rational, cpu.RESAMPLE_GROUPS
-    if cpu.available():
-        cpu.warn_missing("resampling")
-        convert, together = _rational, _TOGETHER
-    reach = int(first[-1]) + filters.shape[1]
-    count = written = 0
-    pending, silence = filters.new_zeros(width), filters.new_zeros(together * step + reach)
-    for block, samples in _with_end(blocks, silence):
-        count += samples
-        pending = torch.cat([pending, block])
-        groups = max(0, (pending.numel() - reach) // step + 1) // together * together
+class RationalResampler:
+    """``resample`` of a stream whose samples come when they come, at rates in a simple ratio: the same bits.
+
+    Args:
+        rate: of the input, Hz.
+        to: of the output, Hz.
+
+    Raises:
+        ValueError: rates in no simple ratio.
+    """
+
+    def __init__(self, rate: int, to: int):
+        ratio = Fraction(rate, to)
+        self.source, self.target = ratio.numerator, ratio.denominator
+        if math.prod(_bank_shape(self.source, self.target)) > _LARGEST_BANK:
+            raise ValueError(f"{rate} Hz to {to} Hz is no simple ratio: {self.source} to {self.target}")
+        self._count = self._written = 0
+        if ratio == 1:
+            return
+        self._filters, self._first, self._step, width = _bank(self.source, self.target)
+        self._convert, self._together = cpu.resample_rational, cpu.RESAMPLE_GROUPS
+        if cpu.available():
+            cpu.warn_missing("resampling")
+            self._convert, self._together = _rational, _TOGETHER
+        self._reach = int(self._first[-1]) + self._filters.shape[1]
+        self._pending = self._filters.new_zeros(width)
+
+    def push(self, block: Tensor) -> Tensor:
+        """What the next samples [b] float32 complete, [n] float32."""
+        return self._push(block, len(block))
+
+    def end(self) -> Tensor:
+        """What is left when the stream has ended; ceil(samples · to / rate) have come in all then."""
+        if self.source == self.target:
+            return torch.zeros(0, dtype=torch.float32, device="cpu")
+        return self._push(self._filters.new_zeros(self._together * self._step + self._reach), 0)
+
+    def _push(self, block: Tensor, samples: int) -> Tensor:
+        if self.source == self.target:
+            return block
+        self._count += samples
+        self._pending = torch.cat([self._pending, block])
+        groups = max(0, (self._pending.numel() - self._reach) // self._step + 1) // self._together * self._together
         if not groups:
-            continue
-        out = convert(pending, filters, first, step, groups)[: -(-count * target // source) - written]
-        pending = pending[groups * step :]
-        written += out.numel()
+            return block[:0]
+        out = self._convert(self._pending, self._filters, self._first, self._step, groups)
+        out = out[: -(-self._count * self.target // self.source) - self._written]
+        self._pending = self._pending[groups * self._step :]
+        self._written += out.numel()
+        return out
+
+
+def _by_bank(blocks: Iterable[Tensor], source: int, target: int) -> Iterator[Tensor]:
+    stream = RationalResampler(source, target)
+    for block in blocks:
+        if (out := stream.push(block)).numel():
+            yield out
+    if (out := stream.end()).numel():
         yield out
 
 

@@ -223,8 +223,10 @@ class Engine:
                 answer.draft = AnswerDraft(prediction)
                 self.drafting.append(answer)
 
-    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> None:
+    def compute_ahead(self, prompt: PromptTokens, priority: int = 0) -> Sequence:
         """Computes the full pages of what prompts will begin with, which they then find.
+
+        What is returned is in ``early`` until they are computed.
 
         Its windows must be held; they are held for it until it is computed.
 
@@ -236,6 +238,7 @@ class Engine:
             self.scheduler.add(sequence)
             self.early[sequence] = [span.digest for span in prompt.windows]
             self.audio.hold(self.early[sequence])
+        return sequence
 
     @torch.inference_mode()
     def step(self) -> list[Growing]:

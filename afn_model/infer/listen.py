@@ -9,6 +9,7 @@ request = listening.ask("What happened?", SamplingParams(max_new_tokens=256))
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Run
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from afn_model.infer.audio_stream import AudioStream, StreamWindow
 from afn_model.infer.engine import Engine
 from afn_model.infer.request import Request, set_clocks
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.sequence import Sequence
 from afn_model.infer.tokens import PromptTokens, spans_of
 from afn_model.prompt.conversation import read_conversation
 
@@ -55,6 +57,7 @@ class Listening:
         self.engine, self.processor, self.system = engine, processor, system
         self.stream = AudioStream(dtype=processor.pcm_dtype, max_seconds=longest)
         self.held: list[bytes] = []
+        self.early: list[Sequence] = []
         self.before, _ = self._around("-")
 
     def push(self, pcm: Tensor | np.ndarray) -> None:
@@ -74,10 +77,27 @@ class Listening:
             prompt = self._prompt(self.before, [], samples, self.held)
             if len(prompt.ids) < self.engine.model.config.text.max_positions:
                 with suppress(ValueError):  # too long for the engine's pages: the question will say so
-                    self.engine.compute_ahead(prompt, AHEAD)
+                    self.early.append(self.engine.compute_ahead(prompt, AHEAD))
 
-    def ask(self, question: str, params: SamplingParams | None = None, key: int = 0) -> Request:
+    @property
+    def behind(self) -> int:
+        """How many times what ``push`` has completed is not computed yet."""
+        self.early = [sequence for sequence in self.early if sequence in self.engine.early]
+        return len(self.early)
+
+    def ask(
+        self,
+        question: str,
+        params: SamplingParams | None = None,
+        key: int = 0,
+        *,
+        prediction: Run[int] | None = None,
+    ) -> Request:
         """Asks about what has been heard so far. The recording may go on afterwards.
+
+        Args:
+            question: what is asked.
+            params, key, prediction: as of ``Engine.submit``.
 
         Raises:
             ValueError: nothing that can be heard yet, or no room in the context.
@@ -97,13 +117,22 @@ class Listening:
         self.engine.audio.hold(self.held)
         if last is not None:
             self.engine.audio.add([last.pcm], [len(last.pcm)], [last.digest])
-        return self.engine.submit(prompt, params or SamplingParams(), key)
+        return self.engine.submit(prompt, params or SamplingParams(), key, prediction=prediction)
 
     def close(self) -> None:
         """The recording is over: its windows may be forgotten. Questions that were asked go on."""
         self.stream.abort()
         self.engine.audio.release(self.held)
         self.held = []
+
+    def abandon(self) -> None:
+        """The recording is not wanted any longer: as ``close``, and nothing more is computed of it."""
+        with self.engine.lock:
+            for sequence in self.early:
+                if sequence in self.engine.early:
+                    self.engine.scheduler.finish(sequence)
+                    self.engine.audio.release(self.engine.early.pop(sequence))
+        self.close()
 
     def _around(self, question: str) -> tuple[list[int], list[int]]:
         """Token ids before and after the recording's."""

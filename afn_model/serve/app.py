@@ -11,8 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afn_model.serve import audio_routes, chat, health, page_routes, realtime, transcriptions
 from afn_model.serve.errors import ApiError, add_handlers
+from afn_model.serve.limits import asking
 from afn_model.serve.server import Server
 
+KEY = "openai-insecure-api-key."  # a WebSocket's subprotocol, as OpenAI names it
 OPEN = ("/health",)  # paths that need no key
 PAGE = ("/", "/page/")  # the page itself holds nothing of anybody: it asks for the key
 HEADERS = {
@@ -43,6 +45,16 @@ def create_app(server: Server) -> FastAPI:
     return app
 
 
+def _headers(scope: Scope) -> Headers:
+    """Of a request; a WebSocket's key may be a subprotocol, since browsers set no headers there."""
+    found = Headers(scope=scope)
+    if scope["type"] == "websocket" and "authorization" not in found:
+        for name in scope.get("subprotocols", ()):
+            if name.startswith(KEY):
+                return Headers({"authorization": f"Bearer {name.removeprefix(KEY)}"})
+    return found
+
+
 class Guard:
     """Asks for the key, bounds the body and sets the headers of every answer.
 
@@ -56,10 +68,11 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        path, headers = scope["path"], Headers(scope=scope)
+        path, headers = scope["path"], _headers(scope)
         try:
             free = path in OPEN or path == PAGE[0] or path.startswith(PAGE[1])
             scope["client_id"] = "" if free else self.server.client_of(headers)
+            asking.set(scope["client_id"] or (scope.get("client") or ("",))[0])
             most, said = self.server.settings.max_body_bytes, headers.get("content-length", "0")
             if not said.isdecimal() or int(said) > most:
                 raise ApiError(413, f"a request may have {most:,} bytes", code="too_large")

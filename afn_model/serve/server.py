@@ -38,11 +38,11 @@ class Server:
             raise ValueError("a server needs an engine with a processor")
         self.settings = settings or Settings()
         self.processor: AFNextProcessor = engine.processor
-        self.metrics = Metrics(self.settings.name)
+        self.metrics = Metrics(self.settings.name, engine)
         self.thread = EngineThread(engine, on_step=self.metrics.stepped)
         self.intake = Intake(self.settings, self.processor.pcm_dtype)
         self.uploads = Uploads(self.settings.upload_bytes)
-        self.limits = Limits(self.settings)
+        self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
         self.fingerprint, self.started = fingerprint, int(time.time())
 
     async def start(self) -> None:

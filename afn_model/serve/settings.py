@@ -22,6 +22,8 @@ class Settings:
         upload_bytes: of samples of recordings that are kept for later questions; the least recently used go first.
         decoders: processes that decode recordings.
         decode_seconds: that a recording may take to be decoded.
+        idle_seconds: after which a realtime session that sends nothing is closed.
+        step_seconds: that a step of the engine may take before ``/health`` says that it is stuck.
         max_new_tokens: of an answer whose request does not say.
         log_content: whether prompts and answers are logged.
     """
@@ -38,5 +40,7 @@ class Settings:
     upload_bytes: int = 2 << 30
     decoders: int = 2
     decode_seconds: float = 120.0
+    idle_seconds: float = 300.0
+    step_seconds: float = 600.0
     max_new_tokens: int = 1024
     log_content: bool = False

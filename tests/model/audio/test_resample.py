@@ -12,7 +12,7 @@ import torchaudio
 
 from afn_kernels import cpu
 from afn_model.audio import resample as module
-from afn_model.audio.resample import KAISER, ROLLOFF, resample
+from afn_model.audio.resample import KAISER, ROLLOFF, RationalResampler, resample
 from tests.budget import assert_same_but_rounding, assert_within, fresh
 
 built = pytest.mark.skipif(bool(cpu.available()), reason=cpu.available() or "built")
@@ -229,3 +229,19 @@ def test_what_the_compiled_sums_refuse(call):
         run(x, level="mmx")
     with pytest.raises(ValueError, match=r"not 16 in a multiple of 8|not a multiple of 32"):
         run(x, filters=run.keywords["filters"][..., :-1])
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+def test_samples_that_are_pushed(rate):
+    """The same bits as of the whole recording, and none is kept back that has all it needs."""
+    signal = noise(rate + 7)
+    expected = converted(signal, rate)
+    stream = RationalResampler(rate, TO)
+    pieces = [stream.push(piece) for piece in signal.split(1001)]
+    assert sum(map(len, pieces)) > len(expected) - 400
+    assert torch.equal(torch.cat([*pieces, stream.end()]), expected)
+
+
+def test_rates_in_no_simple_ratio_are_not_pushed():
+    with pytest.raises(ValueError, match="15999 Hz to 16000 Hz is no simple ratio: 15999 to 16000"):
+        RationalResampler(15_999, TO)

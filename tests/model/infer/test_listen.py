@@ -103,3 +103,32 @@ def test_a_recording_that_outgrows_the_pages_is_heard_on(pair):
     listening.close()
     engine.run()
     assert not held(engine)
+
+
+def test_a_recording_that_is_abandoned(pair):
+    """Nothing of it is held or computed from then on, whether it has been begun or not; a question goes on."""
+    model, processor = pair
+    pcm = noise(61.0, 5).astype(np.float32)
+    for steps in (0, 1):
+        engine = Engine(model, pages=60, chunk=64)
+        listening = Listening(engine, processor)
+        listening.push(pcm[:480_000])
+        listening.push(pcm[480_000:])
+        assert listening.behind == 2
+        for _ in range(steps):
+            engine.step()
+        listening.abandon()
+        assert engine.scheduler.running() == 0
+        assert not engine.early
+        assert not held(engine)
+        assert not engine.scheduler.making
+        engine.pool.check([])
+    engine = Engine(model, pages=60)
+    listening = Listening(engine, processor)
+    listening.push(pcm[:490_000])
+    request = listening.ask("What is said?", PARAMS, prediction=[5, 6, 7])
+    assert request.answers[0].draft is not None
+    listening.abandon()
+    engine.run()
+    assert request.answers[0].tokens == uploaded(model, processor, pcm[:490_000]).answers[0].tokens
+    assert not held(engine)
