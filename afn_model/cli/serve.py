@@ -63,7 +63,7 @@ def serve(args: Namespace) -> None:
         print(f"Serving {app.state.server.settings.name} on {address}", file=sys.stderr)
     if args.open:
         Timer(1.0, webbrowser.open, [address]).start()
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", ws_max_size=8 << 20)
 
 
 def application(args: Namespace) -> FastAPI:
