@@ -1,9 +1,9 @@
 """Decodes recordings of which nobody knows where they come from: each in a process that has nothing to lose.
 
-``python -m afn_model.serve.intake_worker FD`` imports the decoders once and waits. For each recording it makes a copy of
-itself, which sees the bytes of that recording alone, can open nothing, and is gone after it; a copy costs 20 ms of a
-CPU, importing a second. FD is a socket of packets: a job in JSON with three descriptors (the file, room for its samples,
-where to report), or the number of one to be ended.
+``python -m afn_model.serve.intake_worker FD`` imports the decoders once and waits. For each recording it makes a copy
+of itself, which sees the bytes of that recording alone, can open nothing, and is gone after it; a copy costs 20 ms of a
+CPU, importing a second. FD is a socket of packets: a job in JSON with three descriptors (the file, room for its
+samples, where to report), or the number of one to be ended.
 """
 
 from __future__ import annotations

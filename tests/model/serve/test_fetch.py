@@ -234,6 +234,18 @@ def test_addresses_that_are_nobodys_business(address):
     assert not is_public(ipaddress.ip_address(address))
 
 
+OTHERS = """
+127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255 192.0.2.1
+198.18.0.1 240.0.0.1 ::1 :: fe80::1 fc00::1 fd00:ec2::254 ff02::1 ::ffff:10.0.0.1 ::ffff:8.8.8.8 64:ff9b::a00:1
+2002:a00:1::1 2001:0:1::1 2001:db8::1 fec0::1
+""".split()
+
+
+@pytest.mark.parametrize("address", OTHERS)
+def test_addresses_that_are_nobodys_business(address):
+    assert not is_public(ipaddress.ip_address(address))
+
+
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
 def test_addresses_of_the_internet(address):
     assert is_public(ipaddress.ip_address(address))
