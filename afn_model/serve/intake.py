@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -216,12 +216,12 @@ class Intake:
         try:
             begun = b""
             with suppress(asyncio.TimeoutError, ConnectionError):
-                begun = await asyncio.wait_for(loop.sock_recv(report, 1), STARTING)
+                begun = await _within(STARTING, loop.sock_recv(report, 1))
             if begun != intake_worker.BEGUN:
                 raise DecoderDied("the process that makes decoders has ended")
             found = b""
             with suppress(ConnectionError):
-                found = await asyncio.wait_for(rest(), limit)
+                found = await _within(limit, rest())
             ended = True
             return found
         except asyncio.TimeoutError:
@@ -240,6 +240,20 @@ def _memory(name: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that comes when the work is done."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})  # until nobody looks at the descriptor, whose number is given again
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
