@@ -22,6 +22,11 @@ from afn_model.serve.settings import Settings
 from tests.model.serve.hostile import playlists, silence, sound, wav_of
 
 
+@pytest.fixture(scope="module", autouse=True)
+def started():
+    DECODERS.start()
+
+
 def decoded(data: bytes, dtype=torch.int16, settings: Settings | None = None, **options):
     return asyncio.run(Intake(settings or Settings(), dtype).decode(data, **options))
 
