@@ -321,7 +321,7 @@ def _ogg(data, start: int) -> Structure:
         opening, ended = bool(flags & 2), bool(flags & 4)
     if begins and not ended:
         problems.append("its last page is not marked as the end")
-    parts = _parts(data, begins) or _whole(data)
+    parts = _parts(data, begins) if begins else _whole(data)
     return Structure(parts, problems=tuple(dict.fromkeys(problems)), dense=True)
 
 

@@ -81,6 +81,37 @@ def load_audio(
         raise ValueError(f"{found.name}: {error}") from None
 
 
+def stream_audio(
+    source: AudioSource,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    max_seconds: float = 1800,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Tensor]:
+    """What ``load_audio`` returns, block by block, so that nobody need hold more than a block of it.
+
+    Args:
+        source: the recording.
+        start, end, max_seconds, dtype: as for ``load_audio``; other mistakes of the file are warnings.
+
+    Raises:
+        TooLongError: there is more than ``max_seconds``, after as much of it.
+        NotAudioError: no decoder reads it.
+        ValueError: what else ``load_audio`` refuses, without the recording's name.
+    """
+    clip = _Clip(source.name, start, end, strict=False, max_seconds=max_seconds, whole=True)
+    return _converted(*_decode(source, clip), clip, dtype)
+
+
+class TooLongError(ValueError):
+    """There is more of a recording than is allowed."""
+
+
+class NotAudioError(ValueError):
+    """Bytes that no decoder reads."""
+
+
 def audio_seconds(source: AudioSource) -> float:
     """How long a recording is: by its header where that counts samples, otherwise by the time stamps of its packets.
 
@@ -145,6 +176,7 @@ class _Clip:
     end: float | None
     strict: bool
     max_seconds: float
+    whole: bool = False  # or it is an error, if it is not strict otherwise
     problems: list[str] = field(default_factory=list)
 
     def samples(self, rate: int, length: int | None = None) -> tuple[int, int]:
@@ -201,7 +233,7 @@ def _open(source: AudioSource, structure: Structure, number: int) -> AudioFile |
         named_mp3 = source.path is not None and source.path.lower().endswith(".mp3")  # a name that libsndfile goes by
         with contextlib.suppress(ValueError):
             return SoundFileAudio(bytes(source.data) if source.path is None or named_mp3 else source.path)
-    raise ValueError(f"not audio that FFmpeg or libsndfile reads ({reason})")
+    raise NotAudioError(f"not audio that FFmpeg or libsndfile reads ({reason})")
 
 
 def _decode(source: AudioSource, clip: _Clip) -> tuple[int, Iterator[PcmBlock]]:
@@ -278,19 +310,26 @@ def _at_one_rate(blocks: Iterable[PcmBlock], rate: int) -> Iterator[PcmBlock]:
 
 def _finish(rate: int, blocks: Iterable[PcmBlock], clip: _Clip, dtype: torch.dtype) -> Tensor:
     """Checks, limits, resamples and converts; says what was wrong with the recording."""
+    return torch.cat(list(_converted(rate, blocks, clip, dtype)))
+
+
+def _converted(rate: int, blocks: Iterable[PcmBlock], clip: _Clip, dtype: torch.dtype) -> Iterator[Tensor]:
     if dtype not in (torch.float32, torch.int16):
         raise ValueError(f"dtype must be torch.float32 or torch.int16, not {dtype}")
-    pieces = list(resample(_checked(rate, blocks, clip), rate, SAMPLE_RATE))
-    pcm = torch.cat(pieces)[: round(clip.max_seconds * SAMPLE_RATE)] if pieces else torch.empty(0)
-    if pcm.numel() < MIN_SAMPLES:
+    count, most, heard = 0, round(clip.max_seconds * SAMPLE_RATE), False
+    for block in resample(_checked(rate, blocks, clip), rate, SAMPLE_RATE):
+        pcm = block[: most - count]
+        count += pcm.numel()
+        heard = heard or bool(pcm.any())
+        yield pcm if dtype == torch.float32 else (pcm * 32768).round_().clamp_(-32768, 32767).to(torch.int16)
+    if count < MIN_SAMPLES:
         raise ValueError(
-            f"{pcm.numel() / SAMPLE_RATE:.4f} s is too short: one audio token needs {MIN_SAMPLES / SAMPLE_RATE:.4f} s"
+            f"{count / SAMPLE_RATE:.4f} s is too short: one audio token needs {MIN_SAMPLES / SAMPLE_RATE:.4f} s"
         )
     if clip.problems:
-        if not pcm.any():
+        if not heard:
             raise ValueError(f"damaged: there is only silence ({'; '.join(clip.problems)})")
         clip.complain("; ".join(dict.fromkeys(clip.problems)), "what is there is used")
-    return pcm if dtype == torch.float32 else (pcm * 32768).round_().clamp_(-32768, 32767).to(torch.int16)
 
 
 def _checked(rate: int, blocks: Iterable[PcmBlock], clip: _Clip) -> Iterator[Tensor]:
@@ -307,6 +346,8 @@ def _checked(rate: int, blocks: Iterable[PcmBlock], clip: _Clip) -> Iterator[Ten
         mix, loudest = max(mix, peak), max(loudest, block.loudest)
         yield block.pcm
         count += block.pcm.numel()
+    if count > limit and clip.whole:
+        raise TooLongError(f"longer than {clip.max_seconds:g} s")
     if count > limit:
         clip.complain(f"longer than {clip.max_seconds:g} s", "the rest is left out")
     if mix > _OVERDRIVEN:

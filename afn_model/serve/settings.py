@@ -20,7 +20,8 @@ class Settings:
         max_audio_seconds: of all recordings that wait or run.
         max_sessions: of realtime at the same time.
         upload_bytes: of samples of recordings that are kept for later questions; the least recently used go first.
-        decoders: processes that decode recordings.
+        encode_uploads: whether recordings that are uploaded are encoded before there is a question.
+        decoders: processes that decode recordings at the same time.
         decode_seconds: that a recording may take to be decoded.
         idle_seconds: after which a realtime session that sends nothing is closed.
         step_seconds: that a step of the engine may take before ``/health`` says that it is stuck.
@@ -38,6 +39,7 @@ class Settings:
     max_audio_seconds: float = 64 * 1800.0
     max_sessions: int = 32
     upload_bytes: int = 2 << 30
+    encode_uploads: bool = True
     decoders: int = 2
     decode_seconds: float = 120.0
     idle_seconds: float = 300.0

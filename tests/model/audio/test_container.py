@@ -157,3 +157,12 @@ def test_a_video_with_sound_has_one_stream_after_all():
     first, other = map(stamped, pages)
     assert [begin for begin, _ in inspect(first + first + other).parts] == [0]
     assert [begin for begin, _ in inspect(first + other + first + other).parts] == [0, 58]
+
+
+def test_an_ogg_file_without_a_whole_page_is_said_to_be_damaged():
+    """Where its streams are counted, there is none."""
+    page = bytearray(ogg("VORBIS")[:58])
+    page[22] ^= 1
+    found = inspect(page)
+    assert found.parts == ((0, 58),)
+    assert found.problems[0] == "damaged at byte 0 (wrong checksum)"
