@@ -58,7 +58,7 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
 
     - messages: ``{"role": system|user|assistant, "content": text or parts}``, parts being
       ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio"|"path"|"url": source}`` with optional
-      ``sampling_rate``, ``start`` and ``end``, or an ``Audio`` as source;
+      ``sampling_rate``, ``start`` and ``end``; an ``Audio`` as source says them itself;
     - messages whose text has ``<sound>``, or ``<sound-1>``, ``<sound-2>``, ... (which may repeat), and ``audios``, each
       a path, bytes, an open file, an array, the ``{"array", "sampling_rate"}`` or ``{"bytes", "path"}`` of an audio
       column of ``datasets``, a pair (array, rate), or a list of samples;

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -29,7 +30,14 @@ router = APIRouter()
 log = logging.getLogger("afn.serve")
 
 
-@router.post("/v1/chat/completions")
+def described(path: str, model: type[BaseModel]) -> dict[str, Any]:
+    """A route's body for ``/openapi.json``: it is read by us, as a large one would hold up the event loop."""
+    at = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema/$defs"
+    schema = model.model_json_schema(ref_template=at + "/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+@router.post("/v1/chat/completions", openapi_extra=described("/v1/chat/completions", ChatRequest))
 async def complete(request: Request) -> Response:
     """Answers a conversation, whole or as a stream."""
     return ChatResponse(server_of(request), request)
@@ -94,7 +102,7 @@ class ChatResponse(Response):
             log.info("%s was asked %r and answered %r", chat.id, [turn.text for turn in chat.heard.turns], answers)
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", openapi_extra=described("/tokenize", TokenizeRequest))
 async def tokenize(request: Request) -> Response:
     """Counts the tokens of a text, or of a conversation with its recordings."""
     server = server_of(request)

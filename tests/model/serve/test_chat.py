@@ -147,6 +147,13 @@ def test_thoughts_come_apart(server, client):
     assert cut.usage.completion_tokens_details.reasoning_tokens == 2 + close
 
 
+def test_without_a_seed_each_answer_is_another(client):
+    hot = {"temperature": 1.0, "ignore_eos": True}
+    assert len({ask(client, **hot).choices[0].message.content for _ in range(2)}) == 2
+    assert len({ask(client, **hot, seed=-3).choices[0].message.content for _ in range(2)}) == 1
+    assert len({ask(client, **options).choices[0].message.content for options in ({}, {"temperature": 0})}) == 1
+
+
 def test_prefill_is_gone_on_from(server, client):
     tokenizer, start = server.processor.tokenizer, {"role": "assistant", "content": "A dog barks at"}
     closed = {"continue_final_message": False, "add_generation_prompt": False}
@@ -308,6 +315,16 @@ def test_bodies_that_are_no_request(address):
     for body in (b"", b"{", b"[]", b'{"messages": ["\\ud800"]}', b"[" * 100_000, b"\xff"):
         reply = httpx.post(f"{address}/v1/chat/completions", content=body)
         assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_the_schema_says_what_is_read(address):
+    found = httpx.get(f"{address}/openapi.json").json()
+    schema = found["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"messages", "max_completion_tokens", "response_format"} <= schema["properties"].keys()
+    place = found
+    for name in schema["properties"]["messages"]["items"]["$ref"].removeprefix("#/").split("/"):
+        place = place[name.replace("~1", "/")]
+    assert place["properties"].keys() >= {"role", "content"}
 
 
 def idle(server):
