@@ -21,7 +21,7 @@ from afn_model.serve.chat_audio import hear
 from afn_model.serve.chat_reply import Chat
 from afn_model.serve.chat_request import CHAT, TOKENIZE, ChatRequest, TokenizeRequest, opening, read, sampling
 from afn_model.serve.chat_stream import EventStream
-from afn_model.serve.errors import ApiError
+from afn_model.serve.errors import ApiError, as_api_error
 from afn_model.serve.server import Server, server_of
 
 GONE = 499  # what logs call a client that did not wait for its answer
@@ -69,6 +69,11 @@ class ChatResponse(Response):
         except ApiError as error:
             status = error.status
             raise
+        except Exception as error:
+            log.exception("a chat completion failed")
+            failed = as_api_error(error)
+            status = failed.status
+            raise failed from None
         finally:
             self.note(status)
 

@@ -16,6 +16,7 @@ from afn_model.serve.settings import Settings
 
 AT_ONCE = 1 << 16  # bytes of a body that are read in the event loop; more are read in a thread
 LARGE = 2**31 - 1
+MOST_SECONDS = 1e6  # that a part of a recording may begin or end at; what it has is said when it is decoded
 ALIASES = {"grammar": "response_format", "schema": "response_format", "answers": "n"}  # what errors say for fields
 # What OpenAI's API or another server has and this one has not, and why.
 REFUSED = {
@@ -55,8 +56,8 @@ class Part(_Strict):
     text: str | None = None
     input_audio: InputAudio | None = None
     audio_url: AudioUrl | None = None
-    start: Annotated[float, Field(ge=0)] | None = None
-    end: Annotated[float, Field(gt=0)] | None = None
+    start: Annotated[float, Field(ge=0, le=MOST_SECONDS)] | None = None
+    end: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Part:

@@ -189,7 +189,11 @@ def test_how_it_ends(client):
     loop = ask(client, **forced, loop_tokens=16)
     assert (loop.choices[0].finish_reason, loop.afn["finish_reason"]) == ("stop", "repetition")
     assert loop.usage.completion_tokens == 16
-    assert ask(client, **forced, stop_token_ids=[65]).usage.completion_tokens == 0
+    for stream in (False, True):
+        empty = ask(client, **forced, stop_token_ids=[65], logprobs=True, stream=stream)
+        choices = [one.choices[0] for one in empty] if stream else empty.choices
+        assert not any(choice.logprobs and choice.logprobs.content for choice in choices)
+        assert choices[-1].finish_reason == "stop"
     assert ask(client, max_completion_tokens=openai.NOT_GIVEN, max_tokens=3, min_tokens=3).usage.completion_tokens == 3
     assert ask(client, max_completion_tokens=0).choices[0].finish_reason == "length"
 
@@ -200,11 +204,20 @@ def test_forms(client):
     assert (said[0].isdecimal(), said[1:]) == (True, ":<think>")
 
 
-def test_a_prediction_changes_nothing_but_steps(server, client):
+def test_a_prediction_changes_nothing_but_steps(server, client, monkeypatch):
     plain = ask(client, ignore_eos=True).choices[0].message.content
+    add, told = server.thread.engine.add, []
+
+    def noted(batch, params, **options):
+        told.append((options["priority"], options["prediction"] is not None))
+        return add(batch, params, **options)
+
+    monkeypatch.setattr(server.thread.engine, "add", noted)
     for text in (plain, [{"type": "text", "text": "Something else"}]):
         guess = {"type": "content", "content": text}
         assert ask(client, ignore_eos=True, prediction=guess).choices[0].message.content == plain
+    ask(client, priority=3, prediction=guess, logprobs=True, top_logprobs=1)
+    assert told == [(0, True), (0, True), (-3, False)], "the likeliest tokens are not known of drafts"
 
 
 def test_parts_of_every_kind_are_one_recording(server, client, monkeypatch):
@@ -286,6 +299,7 @@ ERRORS = [
     (bad_part({"type": "text", "text": "Hear <sound>"}), 400, PART, "0 audios"),
     (bad_part(CLIP | {"start": 2.0, "end": 1.0}), 400, PART, "above start"),
     (bad_part(CLIP | {"start": 5.0}), 422, PART, "outside"),
+    (bad_part(CLIP | {"end": 1e308}), 400, PART, "1000000"),
     (bad_part({"type": "input_audio", "input_audio": {"format": "wav"}}), 400, PART, "data"),
     (bad_part({"type": "input_audio", "input_audio": {"data": "?", "format": "wav"}}), 400, PART, "not base64"),
     (bad_part({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}), 400, PART, "empty"),
