@@ -103,7 +103,7 @@ def test_streamed_is_the_whole_one_in_pieces(client):
         ("chat.completion.chunk", chunks[0].id, chunks[0].created, "tiny", "fp_1")
     }
     *parts, last = chunks
-    assert (last.choices, [one.usage for one in parts]) == ([], [None] * len(parts))
+    assert (last.choices, [one.model_dump(exclude_unset=True)["usage"] for one in parts]) == ([], [None] * len(parts))
     assert last.usage.completion_tokens == whole.usage.completion_tokens == 24
     assert last.usage.prompt_tokens_details.cached_tokens == 64
     for index, expected in enumerate(whole.choices):
@@ -152,6 +152,12 @@ def test_without_a_seed_each_answer_is_another(client):
     assert len({ask(client, **hot).choices[0].message.content for _ in range(2)}) == 2
     assert len({ask(client, **hot, seed=-3).choices[0].message.content for _ in range(2)}) == 1
     assert len({ask(client, **options).choices[0].message.content for options in ({}, {"temperature": 0})}) == 1
+
+
+def test_what_may_begin_a_tag_is_sent_in_the_end(server, client):
+    forced = {"logit_bias": {server.processor.token_id("<"): 100}, "repetition_penalty": 1.0, "ignore_eos": True}
+    chunks = ask(client, **forced, top_k=-1, max_completion_tokens=3, stream=True)
+    assert "".join(one.choices[0].delta.content or "" for one in chunks) == "<<<"
 
 
 def test_prefill_is_gone_on_from(server, client):
