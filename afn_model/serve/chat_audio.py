@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from afn_model.audio.recording import Audio, load
 from afn_model.checks import shown
 from afn_model.prompt.conversation import Turn, read_conversation
-from afn_model.serve.chat_request import Message, Part
+from afn_model.serve.chat_request import ContentPart, Message
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server
@@ -27,7 +27,7 @@ Key = tuple[str, "float | None", "float | None"]  # what is known of a file, and
 
 
 @dataclass(frozen=True)
-class Heard:
+class HeardChat:
     """A conversation with its recordings.
 
     Args:
@@ -39,7 +39,7 @@ class Heard:
     recordings: list[Recording]
 
 
-async def hear(messages: Sequence[Message], server: Server, owner: str) -> Heard:
+async def hear(messages: Sequence[Message], server: Server, owner: str) -> HeardChat:
     """Reads a conversation.
 
     Args:
@@ -64,7 +64,7 @@ async def hear(messages: Sequence[Message], server: Server, owner: str) -> Heard
     recordings = list(dict.fromkeys(found[place] for place in parts))
     audios = {one: Audio(one.pcm) for one in recordings}
     turns = await asyncio.to_thread(_turns, messages, {place: audios[one] for place, one in found.items()})
-    return Heard(turns, recordings)
+    return HeardChat(turns, recordings)
 
 
 def _check(messages: Sequence[Message]) -> None:
@@ -102,7 +102,7 @@ def param(message: int, part: int) -> str:
     return f"messages[{message}].content[{part}]"
 
 
-async def _recordings(parts: dict[Place, Part], server: Server, owner: str) -> dict[Place, Recording]:
+async def _recordings(parts: dict[Place, ContentPart], server: Server, owner: str) -> dict[Place, Recording]:
     """The recording of each part; the same one where parts are equal."""
     contents = await together([_content(part, server, owner, param(*place)) for place, part in parts.items()])
     keys: list[Key] = []
@@ -133,7 +133,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-async def _content(part: Part, server: Server, owner: str, where: str) -> bytes | Recording:
+async def _content(part: ContentPart, server: Server, owner: str, where: str) -> bytes | Recording:
     """The bytes of the file that a part is about, or an upload."""
     if part.input_audio is not None:
         return await _bytes(part.input_audio.data, f"{where}.input_audio.data", where)

@@ -18,7 +18,7 @@ from afn_model.infer.batch_lines import Usage
 from afn_model.infer.request import Growing
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.token_logprobs import TokenLogprobs
-from afn_model.serve.chat_audio import Heard
+from afn_model.serve.chat_audio import HeardChat
 from afn_model.serve.chat_request import ChatRequest, misfit
 from afn_model.serve.engine_thread import AnswerStream, Delta, EngineDied
 from afn_model.serve.errors import ApiError
@@ -49,7 +49,7 @@ class Chat:
     params: SamplingParams
     prediction: str
     opening: dict[str, bool]
-    heard: Heard
+    heard: HeardChat
     times_of: TimesOf
     arrived: float
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")

@@ -49,7 +49,7 @@ class AudioUrl(_Strict):
     url: str
 
 
-class Part(_Strict):
+class ContentPart(_Strict):
     """A part of a message; ``start`` and ``end`` are seconds of its recording."""
 
     type: Literal["text", "input_audio", "audio_url"]
@@ -60,7 +60,7 @@ class Part(_Strict):
     end: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> Part:
+    def _whole(self) -> ContentPart:
         for name in ("text", "input_audio", "audio_url"):
             if (name == self.type) != (getattr(self, name) is not None):
                 raise ValueError(f"a part of type {self.type} {'needs' if name == self.type else 'has no'} {name}")
@@ -79,7 +79,7 @@ class Message(_Strict):
     """A message. What an answer brings beside its text may come back with it, and is not read again."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[Part], BeforeValidator(_parts)]
+    content: Annotated[list[ContentPart], BeforeValidator(_parts)]
     refusal: None = None
     reasoning: str | None = None
     reasoning_content: str | None = None

@@ -6,7 +6,7 @@ import threading
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 from afn_model.serve import chat_stream
-from afn_model.serve.chat_audio import Heard
+from afn_model.serve.chat_audio import HeardChat
 from afn_model.serve.chat_reply import Chat
 from afn_model.serve.chat_request import ChatRequest
 from afn_model.serve.chat_stream import EventStream
@@ -29,7 +29,7 @@ def test_a_comment_breaks_a_silence(monkeypatch):
     monkeypatch.setattr(server.thread.engine.runner, "launch", waits)
     monkeypatch.setattr(chat_stream, "SILENCE", 0.0)
     asked = ChatRequest.model_validate({"messages": [{"role": "user", "content": "-"}], "stream": True})
-    heard = Heard([Turn("user", ("-",))], [])
+    heard = HeardChat([Turn("user", ("-",))], [])
     chat = Chat(server, asked, SamplingParams(max_new_tokens=3), "", {}, heard, lambda text, pcms: [], 0.0)
 
     async def run():
