@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
+PORT   ?= 8000
 
-.PHONY: help demo curriculum test test-fast test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
+.PHONY: help demo serve-demo curriculum test test-fast test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
         gpu-bench gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -12,6 +13,10 @@ help: ## what there is to make
 
 demo: $(VENV)/.demo ## trains a small model on a synthetic world and lets it answer
 	$(BIN)/afn demo --out $(RUN)
+
+serve-demo: $(VENV)/.serve ## the small model behind a page and OpenAI's API: ask a recording, click a moment; PORT=
+	test -f $(RUN)/config.json || $(MAKE) demo
+	$(BIN)/afn serve --model $(RUN) --port $(PORT) --open
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
 	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum
@@ -137,6 +142,10 @@ $(VENV)/.demo: $(NATIVE) | $(VENV)/bin/python
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,test]'
+	touch $@
+
+$(VENV)/.serve: $(VENV)/.demo
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,serve]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.demo

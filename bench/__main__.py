@@ -62,6 +62,7 @@ BENCHMARKS = {
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),
+    "stated_times": Benchmark("stated_times", ("stated_times.json",)),
     "ops": Benchmark("run --device cpu --first", ("ops.jsonl", "ops.md", "*.png"), draw="report"),
     "adapters": Benchmark("adapters", ("adapters.md",), folder="memory"),
     "goodput": Benchmark("goodput", ("goodput.jsonl", "goodput.md"), folder="simulated"),

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import webbrowser
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
+from threading import Timer
+from typing import TYPE_CHECKING
 
 from afn_model.cli.messages import install_extra
 from afn_model.cli.options import positive
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1, this machine alone")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000")
     parser.add_argument("--name", metavar="NAME", help="of the model, as clients say it; default that of its folder")
     told = "clients must send it; may be given several times; default the environment's AFN_API_KEYS (with commas)"
     parser.add_argument("--api-key", action="append", default=[], metavar="KEY", help=told)
@@ -30,14 +37,38 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--max-requests", type=positive, default=256, metavar="N", help="more are answered 429")
     parser.add_argument("--max-body-mb", type=positive, default=512, metavar="N", help="of a request")
     parser.add_argument("--decoders", type=positive, default=2, metavar="N", help="processes that decode recordings")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--log-content", action="store_true", help="log prompts and answers")
+    told = (
+        "engines, on a GPU each where there are GPUs, by Ray Serve on this machine or its cluster; default one, no Ray"
+    )
+    parser.add_argument("--replicas", type=positive, metavar="N", help=told)
 
 
 def serve(args: Namespace) -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ValueError(f"the server needs {', '.join(missing)}: {install_extra('serve')}")
-    import torch
+    args.api_key = args.api_key or [key for key in os.environ.get("AFN_API_KEYS", "").split(",") if key]
+    if args.host not in LOCAL and not args.api_key and not args.quiet:
+        print("Warning: other machines may ask, and no key is asked for (--api-key)", file=sys.stderr)
+    if args.replicas is not None:
+        from afn_model.serve.replicas import serve_replicas
+
+        serve_replicas(args, args.replicas, host=args.host, port=args.port, requests=args.max_requests)
+        return
     import uvicorn
+
+    app, address = application(args), f"http://{args.host}:{args.port}"
+    if not args.quiet:
+        print(f"Serving {app.state.server.settings.name} on {address}", file=sys.stderr)
+    if args.open:
+        Timer(1.0, webbrowser.open, [address]).start()
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+
+
+def application(args: Namespace) -> FastAPI:
+    """The application that the options of a command line ask for, with its model read."""
+    import torch
 
     from afn_model.cli.session import open_session
     from afn_model.infer.engine import Engine
@@ -46,7 +77,6 @@ def serve(args: Namespace) -> None:
     from afn_model.serve.server import Server
     from afn_model.serve.settings import Settings
 
-    keys = args.api_key or [key for key in os.environ.get("AFN_API_KEYS", "").split(",") if key]
     with open_session(args) as session:
         model, processor = session.model, session.processor
         if model.device.type == "cuda":
@@ -59,26 +89,14 @@ def serve(args: Namespace) -> None:
             deterministic=args.deterministic,
             kv_dtype=torch.float8_e4m3fn if args.kv_dtype == "fp8" else None,
         )
-        settings = Settings(
-            name=args.name or os.path.basename(os.path.abspath(args.model)),
-            keys=tuple(keys),
-            hosts=tuple(args.allow_host),
-            max_seconds=processor.max_seconds,
-            max_requests=args.max_requests,
-            max_body_bytes=args.max_body_mb << 20,
-            decoders=args.decoders,
-            log_content=args.log_content,
-        )
-        app = create_app(Server(engine, settings))
-        if not args.quiet:
-            print(f"Serving {settings.name} on http://{args.host}:{args.port}", file=sys.stderr)
-        if args.host not in ("127.0.0.1", "localhost", "::1") and not keys and not args.quiet:
-            print("Warning: other machines may ask, and no key is asked for (--api-key)", file=sys.stderr)
-        uvicorn.run(
-            app,
-            host=args.host,
-            port=args.port,
-            log_level="warning",
-            timeout_keep_alive=30,
-            h11_max_incomplete_event_size=65_536,
-        )
+    settings = Settings(
+        name=args.name or os.path.basename(os.path.abspath(args.model)),
+        keys=tuple(args.api_key),
+        hosts=tuple(args.allow_host),
+        max_seconds=processor.max_seconds,
+        max_requests=args.max_requests,
+        max_body_bytes=args.max_body_mb << 20,
+        decoders=args.decoders,
+        log_content=args.log_content,
+    )
+    return create_app(Server(engine, settings))

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from afn_model.scoring.text import answer_in
+from afn_model.scoring.text import answer_in, clock_seconds
 
 PAST_END = 0.5  # seconds that a time may lie beyond the end of the recording
 _CLOCK = r"(?:\d{1,2}:)?\d{1,3}:[0-5]\d(?:[.,]\d{1,3})?"
@@ -126,10 +126,8 @@ def _seconds(time: str) -> float | None:
     if ":" not in time:
         found = re.match(_NUMBER, time)
         return float(found[0]) if found else None
-    *hours, minutes, rest = time.replace(",", ".").split(":")
-    if hours and int(minutes) > 59:
-        return None
-    return 3600 * int(hours[0] if hours else 0) + 60 * int(minutes) + float(rest)
+    *hours, minutes, _ = time.split(":")
+    return None if hours and int(minutes) > 59 else clock_seconds(time)
 
 
 def _shifted(time: str, offset: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s\b|sec|seconds?)?")
-_TIME = re.compile(r"(?:(\d+):)?(\d+):(\d\d(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:s\b|secs?\b|seconds?\b)")
+_TIME = re.compile(r"(?:\d+:)?\d+:\d\d(?:\.\d+)?|(\d+(?:\.\d+)?)\s*(?:s\b|secs?\b|seconds?\b)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _TAGGED = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
@@ -42,11 +42,30 @@ def answer_in(text: str) -> str:
     return (found[1] if found else text.rpartition("</think>")[2]).strip()
 
 
+def answer_span(text: str, *, thinking: bool = False) -> tuple[int, int]:
+    """The characters that ``answer_in`` reads, first and last + 1; none of a text that ends inside of ``<think>``.
+
+    Args:
+        text: what a model has said.
+        thinking: it begins inside of ``<think>``, which the prompt has opened.
+    """
+    if found := _ANSWER.search(text):
+        return found.span(1)
+    opened, closed = text.rfind("<think>"), text.rfind("</think>")
+    if opened > closed or (thinking and closed < 0):
+        return len(text), len(text)
+    return (closed + len("</think>") if closed >= 0 else 0), len(text)
+
+
+def clock_seconds(clock: str) -> float:
+    """``[hours:]minutes:seconds``, the fraction behind a point or a comma, in seconds."""
+    *hours, minutes, seconds = clock.replace(",", ".").split(":")
+    return 3600 * int(hours[0] if hours else 0) + 60 * int(minutes) + float(seconds)
+
+
 def times_in(text: str) -> list[float]:
     """Seconds of every time in a text: ``3.5 s``, ``1:02.5``, ``1:00:00``; plain numbers where there are none."""
-    found = [
-        float(m[4]) if m[4] else 3600 * int(m[1] or 0) + 60 * int(m[2]) + float(m[3]) for m in _TIME.finditer(text)
-    ]
+    found = [float(m[1]) if m[1] else clock_seconds(m[0]) for m in _TIME.finditer(text)]
     return found or [float(number) for number in _NUMBER.findall(text)]
 
 

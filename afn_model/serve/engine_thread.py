@@ -132,7 +132,7 @@ class AnswerStream:
 
 
 @dataclass
-class _Told:
+class _PassedOn:
     """What of an answer has been passed on."""
 
     stream: AnswerStream
@@ -155,7 +155,7 @@ class EngineThread:
         self.stepping_since: float | None = None
         self._wanted: queue.SimpleQueue[Callable[[Engine], object] | None] = queue.SimpleQueue()
         self._closing, self._closed = threading.Lock(), False
-        self._told: dict[Growing, _Told] = {}
+        self._told: dict[Growing, _PassedOn] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stopping = False
 
@@ -220,7 +220,7 @@ class EngineThread:
             stream = AnswerStream(self, add(engine), loop)
             made.append(stream)
             for growing in stream.request.answers:
-                told = self._told[growing] = _Told(stream)
+                told = self._told[growing] = _PassedOn(stream)
                 growing.on_text = told.text.append
             self._pass_on([growing for growing in stream.request.answers if growing.reason is not None])
             return stream
