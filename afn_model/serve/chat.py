@@ -17,6 +17,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.infer.stated_times import stated_times
+from afn_model.infer.time_checks import check_times
 from afn_model.serve.chat_audio import hear
 from afn_model.serve.chat_reply import Chat
 from afn_model.serve.chat_request import CHAT, TOKENIZE, ChatRequest, TokenizeRequest, opening, read, sampling
@@ -150,16 +153,13 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def timestamps_of(text: str, pcms: Sequence[Tensor]) -> list[dict[str, Any]]:
+def timestamps_of(text: str, pcms: Sequence[Tensor], thinking: bool) -> list[dict[str, Any]]:
     """The times that an answer states, each checked against its recordings; JSON-ready.
 
     Args:
-        text: of the answer, with its ``<think>`` tags.
+        text: of the answer, with its tags.
         pcms: samples of each recording at 16 kHz.
+        thinking: the text begins inside of ``<think>``.
     """
-    try:
-        from afn_model.infer.stated_times import stated_times  # pyright: ignore[reportMissingImports]
-        from afn_model.infer.time_checks import check_times  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return []
-    return check_times(stated_times(text), text, pcms)
+    times = stated_times(text, len(pcms[0]) / SAMPLE_RATE if len(pcms) == 1 else None, thinking=thinking)
+    return [one.to_json() for one in check_times(times, text, pcms)] if times else []

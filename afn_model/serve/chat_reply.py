@@ -27,7 +27,7 @@ from afn_model.serve.server import Server
 
 FINISH = {"repetition": "stop"}  # what OpenAI has no word for
 written = lru_cache(2)(TokenLogprobs)  # what it knows of tokens is kept for later requests
-TimesOf = Callable[[str, Sequence[Tensor]], "list[dict[str, Any]]"]
+TimesOf = Callable[[str, Sequence[Tensor], bool], "list[dict[str, Any]]"]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Chat:
         """
         async with AsyncExitStack() as stack:
             options: dict[str, Any] = {"prediction": self.prediction, "priority": -self.asked.priority}
-            asking = self.server.ask(self.heard.turns, self.params, **options, **self.opening)
+            asking = self.server.ask(self.heard.turns, self.params, **(options | self.opening))
             try:
                 stream = await stack.enter_async_context(asking)
             except ValueError as error:
@@ -160,13 +160,11 @@ class Choice:
 
     async def look_for_times(self) -> None:
         """The times that the answer states; where they stand is counted in ``reasoning`` and in ``content``."""
-        opened = "<think>" if self.stream.request.thinking else ""
         pcms = [recording.pcm for recording in self.chat.heard.recordings]
-        times = await asyncio.to_thread(self.chat.times_of, opened + "".join(self.text), pcms)
+        times = await asyncio.to_thread(self.chat.times_of, "".join(self.text), pcms, self.stream.request.thinking)
         for found in times:
-            start, stop = found["span"]
-            place = self.parts.place(max(0, start - len(opened)), max(0, stop - len(opened)))
-            self.times.append(found | {"span": list(place), "choice": self.index})
+            thought, *span = self.parts.place(*found["span"])
+            self.times.append(found | {"where": "think" if thought else "answer", "span": span, "choice": self.index})
 
     @property
     def finish(self) -> str | None:

@@ -52,17 +52,17 @@ class Reasoning:
         self._take(held)
         return (held, "") if self.thinking else ("", held)
 
-    def place(self, start: int, stop: int) -> tuple[int, int]:
-        """Where characters [start, stop) of the text are in their side, which is that of the first one.
+    def place(self, start: int, stop: int) -> tuple[bool, int, int]:
+        """Where characters [start, stop) of the text are: (whether in the thoughts, start, stop there).
 
-        What goes past the end of a piece of that side is left out.
+        They are where the first one is; what goes past the end of a piece of that side is left out.
         """
-        for first, last, _, own in self._runs:
+        for first, last, thinking, own in self._runs:
             if start < last:
                 begin = max(start, first)
-                return own + begin - first, own + max(begin, min(stop, last)) - first
+                return thinking, own + begin - first, own + max(begin, min(stop, last)) - first
         length = self._lengths[self.thinking]
-        return length, length
+        return self.thinking, length, length
 
     @property
     def _tag(self) -> str:

@@ -8,6 +8,7 @@ import logging
 import httpx
 import openai
 import pytest
+import torch
 
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
@@ -424,16 +425,26 @@ def test_tokens_are_counted(server, client, address):
     assert "either" in count()["error"]["message"]
 
 
-def test_times_stand_where_their_text_went(client, monkeypatch):
-    def times(text, pcms):
-        assert [len(pcm) for pcm in pcms] == [16_000]
-        assert text.startswith("<think>")
-        return [{"start": 3.0, "span": (7, 9), "where": "think"}, {"start": 4.0, "span": (len(text) - 1, len(text))}]
+def test_times_stand_where_their_text_went(client):
+    """They are read of all the text, and found in the part of it that they went to."""
+    text = " at 0.5 s</think> It barks at 0:40."
+    extra = {"response_format": form("^It barks at 0:40[.]$"), "max_completion_tokens": 60}
+    (found,) = ask(client, **extra).afn["timestamps"]
+    said = json.loads(ask(client, **extra).choices[0].message.content)
+    start, stop = found.pop("span")
+    assert f'"{said}"'[start:stop] == found["text"] == "0:40"
+    assert (found["start"], found["status"], found["where"], found["choice"]) == (40.0, "past_end", "answer", 0)
+    *_, end = ask(client, **extra, stream=True)
+    assert [one["start"] for one in end.afn["timestamps"]] == [40.0]
+    pcms = [torch.zeros(16_000)]
+    first, second = chat.timestamps_of(text, pcms, True)
+    assert [first["where"], first["status"], second["status"]] == ["think", "silent", "past_end"]
+    for count, found in ((1, [0.5]), (2, [])):
+        assert [one["start"] for one in chat.timestamps_of("the last half second", count * pcms, False)] == found
 
-    monkeypatch.setattr(chat, "timestamps_of", times)
+
+def test_spans_of_thoughts(client, monkeypatch):
+    monkeypatch.setattr(chat, "timestamps_of", lambda text, pcms, thinking: [{"span": (1, 3), "where": str(thinking)}])
     opened = {"role": "assistant", "content": "<think>"}
-    reply = ask(client, QUESTION, opened, ignore_eos=True, max_thinking_tokens=2, max_completion_tokens=24)
-    first, last = reply.afn["timestamps"]
-    assert (first["span"], first["choice"], first["where"]) == ([0, 2], 0, "think")
-    said = reply.choices[0].message.content
-    assert last["span"] == [len(said) - 1, len(said)]
+    (found,) = ask(client, QUESTION, opened, ignore_eos=True).afn["timestamps"]
+    assert (found["span"], found["where"]) == ([1, 3], "think")

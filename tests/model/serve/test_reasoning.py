@@ -47,9 +47,11 @@ def test_places_are_counted_in_their_own_part():
     parts.close()
     for digit in "1234":
         at = text.index(digit)
-        start, stop = parts.place(at, at + 1)
-        assert (parts.thought if digit in "13" else parts.said)[start:stop] == digit
+        thinking, start, stop = parts.place(at, at + 1)
+        assert thinking is (digit in "13")
+        assert (parts.thought if thinking else parts.said)[start:stop] == digit
     first = text.index("two")
-    start, stop = parts.place(first, len(text))
+    thinking, start, stop = parts.place(first, len(text))
+    assert not thinking
     assert parts.said[start:stop] == "two 2", "what is past the end of a piece is left out"
-    assert parts.place(len(text), len(text)) == (len(parts.said), len(parts.said))
+    assert parts.place(len(text), len(text)) == (False, len(parts.said), len(parts.said))
