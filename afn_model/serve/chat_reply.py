@@ -66,7 +66,8 @@ class Chat:
         """
         async with AsyncExitStack() as stack:
             options: dict[str, Any] = {"prediction": self.prediction, "priority": -self.asked.priority}
-            asking = self.server.ask(self.heard.turns, self.params, **(options | self.opening))
+            options |= self.opening
+            asking = self.server.ask(self.heard.turns, self.params, **options)
             try:
                 stream = await stack.enter_async_context(asking)
             except ValueError as error:
