@@ -167,10 +167,18 @@ class Usage:
     audio: int
     cached: int
 
-    def as_json(self, answers: int) -> dict[str, Any]:
-        details = {"audio_tokens": self.audio, "cached_tokens": self.cached}
+    def as_json(self, answers: int, thought: int | None = None) -> dict[str, Any]:
+        """OpenAI's ``usage``.
+
+        Args:
+            answers: tokens of all answers.
+            thought: those of them inside of ``<think>``; None where it is not known.
+        """
+        text = self.prompt - self.audio
+        details = {"audio_tokens": self.audio, "text_tokens": text, "cached_tokens": self.cached}
         tokens = {"prompt_tokens": self.prompt, "completion_tokens": answers, "total_tokens": self.prompt + answers}
-        return tokens | {"prompt_tokens_details": details}
+        found: dict[str, Any] = tokens | {"prompt_tokens_details": details}
+        return found if thought is None else found | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
 
 def read_line(raw: bytes, number: int) -> BatchLine:
@@ -233,7 +241,7 @@ def _of_body(body: dict[str, Any], defaults: SamplingParams) -> BatchRequest:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"body.messages must be a list of objects, got {shown(messages)}")
     turns = read_conversation([_message(message, f"message {index}") for index, message in enumerate(messages)])
-    return BatchRequest(turns, *_asked(body, defaults), model=str(body.get("model") or ""))
+    return BatchRequest(turns, *_seeded(body, defaults), model=str(body.get("model") or ""))
 
 
 def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
@@ -300,11 +308,25 @@ def _of_record(fields: dict[str, Any], folder: str, defaults: SamplingParams) ->
                 raise ValueError(f"{shown(audio.source)}: nothing is fetched from the web for a line")
             if audio.source == "-":
                 raise ValueError("-: no line is about standard input")
-    return BatchRequest(turns, *_asked(fields, defaults))
+    return BatchRequest(turns, *_seeded(fields, defaults))
 
 
-def _asked(fields: dict[str, Any], defaults: SamplingParams) -> tuple[SamplingParams, str]:
-    """How a line is answered, and the text that is expected."""
+def _seeded(fields: dict[str, Any], defaults: SamplingParams) -> tuple[SamplingParams, str]:
+    """As ``asked``; the same seed for all lines that have none."""
+    params, prediction = asked(fields, defaults)
+    return (params if params.seed is not None else replace(params, seed=0)), prediction
+
+
+def asked(fields: dict[str, Any], defaults: SamplingParams) -> tuple[SamplingParams, str]:
+    """How an answer is wanted, and the text that is expected.
+
+    Args:
+        fields: ``ASKED`` as OpenAI's API says them; others are not looked at.
+        defaults: what they change.
+
+    Raises:
+        ValueError: a field's value that does not fit, which the error begins with or names by its setting.
+    """
     given: dict[str, Any] = {}
     for name, field in SETTINGS.items():
         if (value := fields.get(name)) is None:
@@ -326,13 +348,13 @@ def _asked(fields: dict[str, Any], defaults: SamplingParams) -> tuple[SamplingPa
         raise ValueError(f"logprobs must be true or false, and true for top_logprobs, got {shown(wanted)}")
     if wanted:
         given["logprobs"] = 0 if top is None else top
-    if (form := _grammar(fields.get("response_format"))) is not None:
+    if (form := grammar_of(fields.get("response_format"))) is not None:
         given["grammar"] = form
-    params = replace(defaults, **given)
-    return (params if params.seed is not None else replace(params, seed=0)), _prediction(fields.get("prediction"))
+    return replace(defaults, **given), prediction_of(fields.get("prediction"))
 
 
-def _grammar(form: Any) -> dict[str, Any] | None:
+def grammar_of(form: Any) -> dict[str, Any] | None:
+    """The JSON schema of a ``response_format``; None for text."""
     if form is None:
         return None
     kind = form.get("type") if isinstance(form, dict) else None
@@ -348,7 +370,8 @@ def _grammar(form: Any) -> dict[str, Any] | None:
     return _object(given.get("schema"), "response_format.json_schema.schema")
 
 
-def _prediction(given: Any) -> str:
+def prediction_of(given: Any) -> str:
+    """The text of a ``prediction``."""
     if given is None:
         return ""
     content = given.get("content") if isinstance(given, dict) and given.get("type") == "content" else None

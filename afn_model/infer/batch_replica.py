@@ -19,6 +19,7 @@ from afn_model.infer.batch_lines import BatchLine, BatchRequest, Said, Usage, re
 from afn_model.infer.engine import Engine
 from afn_model.infer.request import Growing, Request
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.token_logprobs import TokenLogprobs
 from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
@@ -57,6 +58,7 @@ class Replica:
     ):
         self.make, self.processor, self.folder, self.defaults = engine, processor, folder, defaults
         self.system, self.together = system, together
+        self.written = TokenLogprobs(processor.tokenizer)
         self.engine: Engine | None = None
         self.pool = ThreadPoolExecutor(readers, "afn-batch")
         self.ahead = readers * AHEAD
@@ -136,7 +138,9 @@ class Replica:
             turns = [replace(turn, parts=tuple(map(self._decoded, turn.parts))) for turn in request.turns]
             if self.system is not None and turns[0].role != "system":
                 turns = [Turn("system", (self.system,)), *turns]
-            prepared, context = self.processor.prepare(turns), self.processor.max_positions
+            opened = turns[-1].role == "assistant"
+            prepared = self.processor.prepare(turns, continue_final_message=opened)
+            context = self.processor.max_positions
             if len(prepared.ids) == context:
                 raise ValueError(f"{context} tokens leave no room for an answer in a context of {context}")
         except ValueError as error:
@@ -173,15 +177,8 @@ class Replica:
     def _said(self, one: Growing, params: SamplingParams) -> Said:
         ids, logprobs = one.finish.answer, None
         if params.logprobs is not None:
-            logprobs = [self._token(token, logprob) for token, logprob in zip(ids, one.logprobs)]  # noqa: B905
-            for entry, top in zip(logprobs, one.top or [[]] * len(ids)):  # noqa: B905
-                entry["top_logprobs"] = [self._token(token, logprob) for token, logprob in top]
+            logprobs = self.written.entries(ids, one.logprobs, one.top)
         return Said(one.finish.text, one.reason or "abort", len(ids), logprobs)
-
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self.processor.tokenizer.decode([token], skip_special_tokens=False)
-        whole = "\ufffd" not in text  # else a part of a character
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
 class Workers(Protocol):

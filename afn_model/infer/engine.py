@@ -22,7 +22,7 @@ from afn_model.hashing import key as hashed
 from afn_model.infer.audio_cache import AudioCache
 from afn_model.infer.costs import Costs
 from afn_model.infer.drafts import AnswerDraft
-from afn_model.infer.finish import END_OF_THINKING, Finish, Reason
+from afn_model.infer.finish import END_OF_THINKING, Finish, Reason, ends_inside
 from afn_model.infer.grammar import Grammars
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
@@ -203,10 +203,12 @@ class Engine:
         self.runner.sampler.entries(params)  # tokens past the vocabulary
         if prediction and not 0 <= min(prediction) <= max(prediction) < config.vocab_size:
             raise ValueError(f"a prediction of tokens 0 to {config.vocab_size - 1} is expected")
+        if self.processor is not None:
+            request.thinking = ends_inside(prompt.ids, self.processor.tokenizer)
         for sample in range(params.n):
             sequence = Sequence(prompt, limit, priority=priority, leader=leader)
             key = hashed(params.seed or 0, request.key, sample)
-            answer = Growing(request, sample, sequence, key, self._finish(params, limit))
+            answer = Growing(request, sample, sequence, key, self._finish(params, limit, request.thinking))
             if params.grammar is not None:
                 answer.grammar = self._grammars(params).start(params.grammar)
             request.answers.append(answer)
@@ -442,7 +444,7 @@ class Engine:
                 self._end(answer, "error")
             answer.reason, answer.error = "error", error
 
-    def _finish(self, params: SamplingParams, limit: int) -> Finish:
+    def _finish(self, params: SamplingParams, limit: int, thinking: bool) -> Finish:
         """What ends an answer; text is kept where there is a processor."""
         if self.processor is None:
             if params.stop_strings or params.max_thinking_tokens is not None:
@@ -450,7 +452,7 @@ class Engine:
             return Finish(params, limit)
         capped, tokenizer = params.max_thinking_tokens is not None, self.processor.tokenizer
         end = tokenizer.encode(END_OF_THINKING, add_special_tokens=False).ids if capped else ()
-        return Finish(params, limit, decode=self.processor.decode, end_of_thinking=end)
+        return Finish(params, limit, decode=self.processor.decode, end_of_thinking=end, thinking=thinking)
 
     def _grammars(self, params: SamplingParams) -> Grammars:
         if self.processor is None:

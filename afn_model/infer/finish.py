@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from afn_model.infer.sampling_params import LOOP_REPEATS, SamplingParams
 from afn_model.infer.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Reason = Literal["stop", "length", "repetition", "error", "abort"]
 THINK, END_OF_THINKING = "<think>", "</think>"
@@ -147,6 +150,20 @@ class Finish:
         cap = self.params.max_thinking_tokens
         if self.thinking and cap is not None and self.thought >= cap and not self._forced:
             self._forced = list(self.end_of_thinking)
+
+
+def ends_inside(ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Whether the turn that a prompt ends with is the assistant's and ends inside of ``<think>``.
+
+    Args:
+        ids: of the prompt.
+        tokenizer: whose turns begin with ``<|im_start|>``; of another one, none ends so.
+    """
+    start = tokenizer.token_to_id("<|im_start|>")
+    first = next((at + 1 for at in range(len(ids) - 1, -1, -1) if ids[at] == start), len(ids))
+    role = tokenizer.decode(list(ids[first : first + len("assistant")]))
+    text = tokenizer.decode(list(ids[first:])) if role.startswith("assistant") else ""
+    return text.rfind(THINK) > text.rfind(END_OF_THINKING)
 
 
 def begun(text: str, stop: str) -> int:

@@ -69,12 +69,13 @@ class Growing:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and its answers."""
+    """A prompt and its answers; ``thinking`` is whether the prompt ends inside of ``<think>``."""
 
     prompt: PromptTokens
     params: SamplingParams
     key: int
     answers: list[Growing] = field(default_factory=list)
+    thinking: bool = False
 
     @property
     def done(self) -> bool:

@@ -241,7 +241,7 @@ class Scheduler:
             if not placed:
                 break  # those behind it must not starve it
             self.waiting.remove(sequence)
-            sequence.slot = self.slots.pop()
+            sequence.slot, sequence.began = self.slots.pop(), sequence.began or self.clock()
             if sequence.computed >= self._target(sequence):
                 self._begin_rows(sequence, step) if sequence.limit else self._leave(sequence)
             else:

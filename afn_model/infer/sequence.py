@@ -26,6 +26,7 @@ class Sequence:
         keys, contents: of the full pages, by which they are found again.
         slot: its row of the device's state, -1 while it waits.
         draft: tokens that are expected next; what they lead to is computed together with the next token.
+        began: when it first got a slot, by the scheduler's clock, as ``arrived``.
     """
 
     prompt: PromptTokens
@@ -34,6 +35,7 @@ class Sequence:
     leader: Sequence | None = None
     number: int = 0
     arrived: float = 0.0
+    began: float = 0.0
     tokens: list[int] = field(default_factory=list)
     length: int = 0
     drawing: int = 0

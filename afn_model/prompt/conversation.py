@@ -58,7 +58,7 @@ def read_conversation(conversation: dict | Sequence[dict], audios=None) -> list[
 
     - messages: ``{"role": system|user|assistant, "content": text or parts}``, parts being
       ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio"|"path"|"url": source}`` with optional
-      ``sampling_rate``, ``start`` and ``end``;
+      ``sampling_rate``, ``start`` and ``end``; an ``Audio`` as source says them itself;
     - messages whose text has ``<sound>``, or ``<sound-1>``, ``<sound-2>``, ... (which may repeat), and ``audios``, each
       a path, bytes, an open file, an array, the ``{"array", "sampling_rate"}`` or ``{"bytes", "path"}`` of an audio
       column of ``datasets``, a pair (array, rate), or a list of samples;
@@ -127,6 +127,8 @@ def _part_audio(part: dict) -> Audio:
     source = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
     if source is None:
         raise ValueError(f"an audio part needs 'audio', 'path' or 'url', got {shown(sorted(map(str, part)))}")
+    if isinstance(source, Audio):
+        return source
     return _source_audio(source, part.get("sampling_rate"), part.get("start"), part.get("end"))
 
 

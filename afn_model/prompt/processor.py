@@ -139,6 +139,7 @@ class AFNextProcessor:
         *,
         training: bool = False,
         add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
         max_seconds: float | None = None,
     ) -> Prepared:
         """Loads and tokenises one conversation.
@@ -146,12 +147,18 @@ class AFNextProcessor:
         Args:
             turns: from ``read_conversation``.
             training, add_generation_prompt: as for calling the processor.
+            continue_final_message: the last turn is the assistant's and stays open: the answer goes on from it.
             max_seconds: longest audio; that of the processor if None.
 
         Raises:
             ValueError: as for calling the processor.
         """
-        text = self._render(turns, training, add_generation_prompt)
+        if continue_final_message:
+            if len(turns) < 2 or turns[-1].role != "assistant":
+                raise ValueError("only a message of the assistant behind another message can be continued")
+            text = self._render(turns[:-1], False, True) + turns[-1].text
+        else:
+            text = self._render(turns, training, add_generation_prompt)
         spans = answer_spans(text, turns) if training else []
         audios = [audio for turn in turns for audio in turn.audios]
         longest = self.max_seconds if max_seconds is None else max_seconds

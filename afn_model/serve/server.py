@@ -8,6 +8,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Request
 
@@ -84,6 +85,7 @@ class Server:
         prediction: str = "",
         priority: int = 0,
         endpoint: str = "chat",
+        **prompt: bool | None,
     ) -> AsyncIterator[AnswerStream]:
         """The answers to a conversation; those that have not ended when the block is left are aborted.
 
@@ -97,6 +99,7 @@ class Server:
             prediction: text that the answers are expected to be.
             priority: those with a higher one go first.
             endpoint: what asks, for the counters.
+            prompt: ``add_generation_prompt`` and ``continue_final_message`` of ``AFNextProcessor.prepare``.
 
         Raises:
             ApiError: 400 a conversation that cannot be answered, 429 too many are, 503 the engine has died.
@@ -105,7 +108,7 @@ class Server:
         with self.limits.admitted(seconds):
             if not self.thread.alive:
                 raise ApiError(503, "the engine has died; the server must be started again", code="engine_died")
-            batch = await asyncio.to_thread(self._pack, list(turns))
+            batch = await asyncio.to_thread(self._pack, list(turns), prompt)
             draft = self.processor.tokenizer.encode(prediction, add_special_tokens=False).ids if prediction else None
             options = {"keys": [0], "priority": priority, "prediction": draft}
             stream = await self.thread.submit(lambda engine: engine.add(batch, params, **options)[0])
@@ -113,8 +116,8 @@ class Server:
                 async with stream:
                     yield stream
 
-    def _pack(self, turns: list[Turn]):
-        prepared, context = self.processor.prepare(turns), self.processor.max_positions
+    def _pack(self, turns: list[Turn], prompt: dict[str, Any]):
+        prepared, context = self.processor.prepare(turns, **prompt), self.processor.max_positions
         if context is not None and len(prepared.ids) >= context:
             what = f"{len(prepared.ids)} tokens leave no room for an answer in the model's context of {context}"
             raise ApiError(400, what, param="messages", code="context_length_exceeded")

@@ -55,6 +55,8 @@ MODULES = {
     "afn_model/scoring/text.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/scoring/timestamps.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/serve/app.py": "tests/model/serve/test_server.py",
+    "afn_model/serve/chat_reply.py": "tests/model/serve/test_chat.py",
+    "afn_model/serve/chat_request.py": "tests/model/serve/test_chat.py",
     "afn_model/serve/errors.py": "tests/model/serve/test_server.py",
     "afn_model/serve/recording.py": "tests/model/serve/test_intake.py",
     "afn_model/serve/settings.py": "tests/model/serve/test_server.py",

@@ -163,7 +163,7 @@ def test_lines_of_output_are_openais():
         "prompt_tokens": 40,
         "completion_tokens": 5,
         "total_tokens": 45,
-        "prompt_tokens_details": {"audio_tokens": 25, "cached_tokens": 0},
+        "prompt_tokens_details": {"audio_tokens": 25, "text_tokens": 15, "cached_tokens": 0},
     }
     assert [choice["message"]["content"] for choice in body["choices"]] == ["Hi", "Ho"]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]

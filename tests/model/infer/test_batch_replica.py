@@ -78,9 +78,20 @@ def test_a_recording_is_read_and_heard_once(pair, folder, monkeypatch):
     assert [one["answer"] for one in found[:3]] == expected
     assert found[3]["response"]["body"]["choices"][0]["message"]["content"] == expected[1]
     usage = found[3]["response"]["body"]["usage"]
-    assert usage["prompt_tokens_details"] == {"audio_tokens": 775, "cached_tokens": found[1]["cached_tokens"]}
+    text, cached = usage["prompt_tokens"] - 775, found[1]["cached_tokens"]
+    assert usage["prompt_tokens_details"] == {"audio_tokens": 775, "text_tokens": text, "cached_tokens": cached}
     assert found[1]["cached_tokens"] > 700
     assert len({one["answer"] for one in found[:3]}) > 1
+
+
+def test_the_assistants_last_message_goes_on(pair, folder):
+    def line(name, *messages):
+        body = {"messages": [{"role": "user", "content": "Who?"}, *messages], "max_tokens": 2}
+        return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+    rows = [line("a"), line("b", {"role": "assistant", "content": "A dog"})]
+    plain, begun = [one["response"]["body"]["usage"]["prompt_tokens"] for one in answered(replica(pair, folder), rows)]
+    assert begun == plain + len(pair[1].tokenizer.encode("A dog", add_special_tokens=False).ids)
 
 
 def test_an_answer_is_a_function_of_line_and_id(pair, folder):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from afn_model.infer.finish import Finish, in_loop
+from afn_model.infer.finish import Finish, ends_inside, in_loop
 from afn_model.infer.sampling_params import SamplingParams
 from tests.tiny import tokenizer
 
@@ -142,6 +142,23 @@ def test_thinking_is_cut_at_its_cap(of, request):
     assert finish.forced is None
     finish.feed(said[0])
     assert finish.forced == close[0]
+
+
+@pytest.mark.parametrize("of", ["words", "letters"])
+def test_prompts_that_end_inside_of_thinking(of, request):
+    of = request.getfixturevalue(of)
+    asked = "<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n"
+    for said, inside in (
+        (asked, False),
+        (asked + "<think>\n", True),
+        (asked + "<think>a</think>b", False),
+        (asked + "<think>a</think>b<think>", True),
+        (asked + "<think>a<|im_end|>\n<|im_start|>assistant\n", False),
+        (asked + "<think>a<|im_end|>\n<|im_start|>user\n<think>", False),
+        ("<think>", False),
+        ("", False),
+    ):
+        assert ends_inside(of.encode(said, add_special_tokens=False).ids, of) is inside, said
 
 
 def test_thinking_without_a_cap_goes_on(letters):

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from afn_model.audio.recording import Audio
 from afn_model.config import RoteConfig
 from afn_model.prompt.conversation import read_conversation
 from tests.budget import assert_same_but_rounding
@@ -108,6 +109,7 @@ FORMS = {
     "a list and a rate": lambda: {"array": SAMPLES.tolist(), "sampling_rate": 8000},
     "bytes and path": lambda: {"bytes": wav(), "path": "gone.wav"},
     "a tensor": lambda: {"array": torch.from_numpy(SAMPLES), "sampling_rate": 8000},
+    "an audio": lambda: Audio(SAMPLES, 8000),
 }
 
 

@@ -260,6 +260,20 @@ def test_labels_are_what_the_assistant_says_and_its_end(processor):
     assert processor(conversation).labels is None
 
 
+def test_the_assistants_last_message_goes_on(processor):
+    begun = [*ask("Who?", clip(1)), {"role": "assistant", "content": "<think>\nA dog"}]
+    turns = read_conversation(begun)
+    found = processor.prepare(turns, continue_final_message=True)
+    text = processor.tokenizer.decode(found.ids.tolist(), skip_special_tokens=False)
+    assert text.endswith("<|im_start|>assistant\n<think>\nA dog")
+    assert len(found.clips) == 1
+    closed = processor.tokenizer.decode(processor.prepare(turns).ids.tolist(), skip_special_tokens=False)
+    assert closed == text + "<|im_end|>\n"
+    for wrong in (turns[:1], turns[1:]):
+        with pytest.raises(ValueError, match="can be continued"):
+            processor.prepare(wrong, continue_final_message=True)
+
+
 def test_every_placeholder_of_thirty_minutes(processor):
     batch = processor(ask("Summarise.", np.zeros(1800 * SAMPLE_RATE, np.int16)))
     assert int((batch.input_ids == processor.sound_id).sum()) == 45_000

@@ -1,0 +1,213 @@
+"""The recordings of a conversation: read where they are, decoded at the same time, equal ones once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from afn_model.audio.recording import Audio, load
+from afn_model.checks import shown
+from afn_model.prompt.conversation import Turn, read_conversation
+from afn_model.serve.chat_request import ContentPart, Message
+from afn_model.serve.errors import ApiError
+from afn_model.serve.recording import Recording
+from afn_model.serve.server import Server
+
+MOST = 256  # recordings of a request
+PIECE = 1 << 20  # characters of base64 that are decoded at once: meanwhile no other thread runs Python
+UPLOAD = "afn://sha256/"
+T = TypeVar("T")
+Place = tuple[int, int]  # message, and part of it
+Key = tuple[str, "float | None", "float | None"]  # what is known of a file, and which seconds of it
+
+
+@dataclass(frozen=True)
+class HeardChat:
+    """A conversation with its recordings.
+
+    Args:
+        turns: of it.
+        recordings: each once, in order of appearance.
+    """
+
+    turns: list[Turn]
+    recordings: list[Recording]
+
+
+async def hear(messages: Sequence[Message], server: Server, owner: str) -> HeardChat:
+    """Reads a conversation.
+
+    Args:
+        messages: of the request.
+        server: that decodes.
+        owner: of the uploads that it may be about.
+
+    Raises:
+        ApiError: what is wrong with a part, and which.
+    """
+    parts = {
+        (index, place): part
+        for index, message in enumerate(messages)
+        for place, part in enumerate(message.content)
+        if part.type != "text"
+    }
+    if len(parts) > MOST:
+        where = param(*list(parts)[MOST])
+        raise ApiError(400, f"{where}: a request may be about {MOST} recordings", param=where)
+    await asyncio.to_thread(_check, messages)
+    found = await _recordings(parts, server, owner)
+    recordings = list(dict.fromkeys(found[place] for place in parts))
+    audios = {one: Audio(one.pcm) for one in recordings}
+    turns = await asyncio.to_thread(_turns, messages, {place: audios[one] for place, one in found.items()})
+    return HeardChat(turns, recordings)
+
+
+def _check(messages: Sequence[Message]) -> None:
+    """ApiError where a text holds what only the prompt itself may."""
+    for index, message in enumerate(messages):
+        for place, part in enumerate(message.content):
+            try:
+                read_conversation([{"role": "user", "content": part.text or ""}])
+            except ValueError as error:
+                where = param(index, place)
+                raise ApiError(400, f"{where}: {error}", param=where) from None
+
+
+def _turns(messages: Sequence[Message], audios: dict[Place, Audio]) -> list[Turn]:
+    contents = [
+        [
+            {"type": "text", "text": part.text}
+            if part.type == "text"
+            else {"type": "audio", "audio": audios[at, place]}
+            for place, part in enumerate(message.content)
+        ]
+        for at, message in enumerate(messages)
+    ]
+    roles = ["system" if message.role == "developer" else message.role for message in messages]
+    try:
+        return read_conversation(
+            [{"role": role, "content": parts} for role, parts in zip(roles, contents, strict=True)]
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error), param="messages") from None
+
+
+def param(message: int, part: int) -> str:
+    """What errors call a part."""
+    return f"messages[{message}].content[{part}]"
+
+
+async def _recordings(parts: dict[Place, ContentPart], server: Server, owner: str) -> dict[Place, Recording]:
+    """The recording of each part; the same one where parts are equal."""
+    contents = await together([_content(part, server, owner, param(*place)) for place, part in parts.items()])
+    keys: list[Key] = []
+    for content, part in zip(contents, parts.values(), strict=True):
+        known = content.id if isinstance(content, Recording) else await asyncio.to_thread(_digest, content)
+        keys.append((known, part.start, part.end))
+    first: dict[Key, int] = {}
+    for at, key in enumerate(keys):
+        first.setdefault(key, at)
+    places = list(parts)
+    work = [_decoded(contents[at], key[1], key[2], server, param(*places[at])) for key, at in first.items()]
+    found = dict(zip(first, await together(work), strict=True))
+    return {place: found[key] for place, key in zip(places, keys, strict=True)}
+
+
+async def together(work: Sequence[Awaitable[T]]) -> list[T]:
+    """What several things come to, done at the same time; the first error ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+async def _content(part: ContentPart, server: Server, owner: str, where: str) -> bytes | Recording:
+    """The bytes of the file that a part is about, or an upload."""
+    if part.input_audio is not None:
+        return await _bytes(part.input_audio.data, f"{where}.input_audio.data", where)
+    url = part.audio_url.url if part.audio_url is not None else ""
+    kind = url[:16].lower()
+    if kind.startswith("data:"):
+        head, comma, data = url.partition(",")
+        mime, *rest = head[len("data:") :].split(";")
+        if not comma or "base64" not in [one.strip().lower() for one in rest]:
+            what = f"{where}.audio_url.url must be data:audio/...;base64,..., got {shown(url[:80])}"
+            raise ApiError(400, what, param=where)
+        if mime.partition("/")[0].lower() not in ("audio", "video", "application", ""):
+            raise ApiError(415, f"{where}.audio_url.url is {shown(mime)}, not audio", param=where)
+        return await _bytes(data, f"{where}.audio_url.url", where)
+    if kind.startswith(UPLOAD):
+        found = server.uploads.get(owner, url[len(UPLOAD) :])
+        if found is None:
+            what = f"{where}: there is no recording {shown(url)}; upload it again"
+            raise ApiError(404, what, param=where, code="recording_not_found")
+        return found
+    if kind.startswith(("http://", "https://")):
+        if not server.settings.hosts:
+            what = f"{where}: this server fetches nothing by address; send the recording, or upload it"
+            raise ApiError(400, what, param=where)
+        from afn_model.serve.fetch import fetch  # pyright: ignore[reportMissingImports]
+
+        return await fetch(url, server.settings, where)
+    what = f"{where}.audio_url.url must begin with data:, {UPLOAD} or https://, got {shown(url[:80])}"
+    raise ApiError(400, what, param=where)
+
+
+async def _bytes(text: str, name: str, where: str) -> bytes:
+    """The bytes of base64."""
+    try:
+        found = decode_base64(text) if len(text) <= PIECE // 16 else await asyncio.to_thread(decode_base64, text)
+    except ValueError:
+        raise ApiError(400, f"{name} is not base64: {shown(text[:80])}", param=where) from None
+    if not found:
+        raise ApiError(400, f"{name} is empty", param=where)
+    return found
+
+
+def decode_base64(text: str, piece: int = PIECE) -> bytes:
+    """The bytes of base64, some at a time: between them other threads have their turn.
+
+    Args:
+        text: standard alphabet, padded, nothing else in it.
+        piece: characters at a time, a multiple of four.
+
+    Raises:
+        ValueError: something else.
+    """
+    if len(text) % 4 or "=" in text[:-2]:
+        raise ValueError("no base64")
+    return b"".join(base64.b64decode(text[at : at + piece], validate=True) for at in range(0, len(text), piece))
+
+
+async def _decoded(
+    content: bytes | Recording, start: float | None, end: float | None, server: Server, where: str
+) -> Recording:
+    if not isinstance(content, Recording):
+        return await server.intake.decode(content, start=start, end=end, param=where)
+    if start is not None or end is not None:
+        options: dict[str, Any] = {
+            "strict": True,
+            "max_seconds": server.settings.max_seconds,
+            "dtype": content.pcm.dtype,
+        }
+        try:
+            pcm = await asyncio.to_thread(partial(load, Audio(content.pcm, start=start, end=end), **options))
+        except ValueError as error:
+            raise ApiError(400, f"{where}: {error}", param=where) from None
+        return Recording(f"{content.id}@{start or 0:g}-{'' if end is None else f'{end:g}'}", pcm)
+    if content.seconds > server.settings.max_seconds:
+        what = f"{where}: {content.seconds:.0f} s are longer than {server.settings.max_seconds:g} s; start and end "
+        raise ApiError(413, what + "of the part say which of them are asked about", param=where, code="too_long")
+    return content
