@@ -158,7 +158,7 @@ async def _content(part: ContentPart, server: Server, owner: str, where: str) ->
         if not server.settings.hosts:
             what = f"{where}: this server fetches nothing by address; send the recording, or upload it"
             raise ApiError(400, what, param=where)
-        from afn_model.serve.fetch import fetch  # pyright: ignore[reportMissingImports]
+        from afn_model.serve.fetch import fetch
 
         return await fetch(url, server.settings, where)
     what = f"{where}.audio_url.url must begin with data:, {UPLOAD} or https://, got {shown(url[:80])}"
