@@ -28,7 +28,7 @@ OUT = Path("bench/results/simulated/goodput.jsonl")
 USERS, MINUTES = (1, 8, 64), (0.5, 5, 30)
 QUESTIONS, THINKS, ANSWER, TOKENS = 4, 10.0, 128, 750  # per recording; mean seconds; mean tokens; of a window
 FIRST, EACH = {0.5: 0.5, 5: 1.0, 30: 5.0}, 0.05  # seconds until the first token, by minutes; of each after it
-MEMORY, HOST = 56e9, 50e9  # bytes for keys and values of an H100 beside the weights; B/s from host memory
+MEMORY = 56e9  # bytes for keys and values of an H100 beside the weights
 
 
 @dataclass
@@ -66,6 +66,7 @@ class SimulatedEngine:
             chunk=8192,
             encoded=self.features.__contains__,
             restore=self._saved,
+            saved=self.saved.__contains__,
             clock=lambda: self.now,
         )
 
@@ -83,9 +84,9 @@ class SimulatedEngine:
         return sequence
 
     def seconds(self, step: EngineStep) -> float:
-        costs, page = self.costs, PAGE * 57_344
+        costs = self.costs
         found = costs.step + costs.window * len(step.windows) + costs.row * len(step.rows)
-        found += costs.key * sum(step.places) + page * len(step.restored) / HOST
+        found += costs.key * sum(step.places) + costs.page * len(step.restored)
         return found + sum(costs.chunk(chunk.start, chunk.stop) for chunk in step.chunks)
 
     def step(self) -> list[Asked]:

@@ -103,6 +103,7 @@ class Engine:
             canonical=deterministic,
             encoded=lambda digest: not audio.missing([digest]),  # not self: its tensors go when it does
             restore=_nothing_saved if offload is None else offload.load_run,
+            saved=().__contains__ if offload is None else offload.__contains__,
             clock=clock,
         )
         graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs

@@ -1,6 +1,7 @@
 """The scheduler: steps, gaps and recomputed tokens counted exactly, and any order of what can happen to it."""
 
 import heapq
+import math
 import random
 import sys
 
@@ -17,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from afn_model.config import ModelConfig
-from afn_model.infer import schedule
+from afn_model.infer import schedule, sequence
 from afn_model.infer.costs import Costs
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.schedule import Scheduler
@@ -99,8 +100,8 @@ def test_equal_prompts_that_arrive_together_are_computed_once():
     assert stub.encoded == 3
     shared = (len(HEAD) + 3 * 128) // PAGE * PAGE
     lengths = [len(one.sequence.prompt.ids) - 1 for one in answers]
-    assert stub.computed[answers[0].sequence] == lengths[0]
-    for one, length in zip(answers[1:3], lengths[1:], strict=False):
+    assert stub.computed[answers[1].sequence] == lengths[1]  # the shortest goes first
+    for one, length in zip(answers[:3:2], lengths[:3:2], strict=True):
         assert stub.computed[one.sequence] == length - shared
     assert stub.computed[answers[3].sequence] == lengths[3] - lengths[3] // PAGE * PAGE
     stub.check_empty()
@@ -173,25 +174,105 @@ def test_a_higher_priority_goes_first_and_the_others_follow():
     assert ends[0] < high.gaps[-1] < ends[1] < ends[2] < ends[3]
 
 
-def test_waiting_makes_a_long_prompt_go_before_short_ones():
-    """A new short prompt at every step: without ageing they always go first."""
+def test_a_long_prompt_gets_its_share_beside_short_ones():
+    """A new short prompt at every step, which it fills: they pass the long one in all steps but every fourth."""
 
-    def steps(ageing: float) -> int | None:
-        now = [0.0]
-        stub = StubEngine(2000, slots=16, chunk=PAGE, ageing=ageing, clock=lambda: now[0], watched=False)
-        (long,) = stub.add(text(5000), 1)
+    def steps(share: int) -> int | None:
+        stub = StubEngine(2000, slots=16, chunk=PAGE, share=share, clock=lambda: 0.0, watched=False)
+        (long,) = stub.add(text(3000), 1)
         for step in range(200):
             stub.add(text(PAGE + 1, step + 1), 1)
-            now[0] += 0.05
             stub.step()
             if long.said:
-                return step
+                return step + 1
         return None
 
-    assert steps(0.0) is None
-    found = steps(4096.0)
+    assert steps(10**6) is None
+    found, pages = steps(4), -(-2999 // PAGE)
     assert found is not None
-    assert found < 130
+    assert 4 * pages - 4 < found <= 4 * pages
+
+
+@pytest.mark.parametrize(("ageing", "first"), [(0.1, 0), (math.inf, 1)])
+def test_a_prompt_that_has_waited_counts_as_shorter(ageing, first):
+    now = [0.0]
+    stub = StubEngine(100, slots=2, chunk=PAGE, ageing=ageing, clock=lambda: now[0])
+    answers = stub.add(text(20 * PAGE), 1)
+    stub.step()
+    now[0] = 1.0
+    answers += stub.add(text(10 * PAGE, 1), 1)
+    stub.run()
+    assert answers[first].gaps < answers[1 - first].gaps
+
+
+def test_a_question_about_a_known_recording_passes_new_recordings():
+    """Which get pages one after another, as they can be computed: those who wait for the device hold none."""
+    costs = Costs.of(ModelConfig(), budget=0.04)
+    stub = StubEngine(3000, slots=32, costs=costs, chunk=8192, watched=False)
+    (first,) = stub.add(audio_prompt(HEAD, 60, QUESTION), 900)
+    while len(first.sequence.tokens) < 2:
+        stub.step()
+    for number in range(8):
+        stub.add(audio_prompt(HEAD, 60, QUESTION, name=f"new {number} "), 2)
+    for _ in range(10):
+        stub.step()
+    (known,) = stub.add(audio_prompt(HEAD, 60, QUESTION[::-1]), 2)
+    began = len(stub.steps)
+    while not known.sequence.tokens:
+        stub.step()
+    assert known.gaps[0] <= began + 2
+    while len(stub.scheduler.waiting) > 1:
+        stub.step()
+        assert len(stub.scheduler.prefilling) <= 2
+    assert max(step.seconds for step in stub.steps[began:]) <= 2 * costs.budget
+
+
+def test_a_prompt_that_has_waited_gets_the_pages_that_others_want():
+    """Answers that need a page each come for ever; one that needs most pages waits for its ``patience`` and for those
+    that run then."""
+
+    def steps(patience: float) -> int | None:
+        now = [0.0]
+        stub = StubEngine(20, slots=16, patience=patience, clock=lambda: now[0], watched=False)
+        for step in range(150):
+            stub.add(text(2, step), 20)
+            if step == 10:
+                (large,) = stub.add(text(15 * PAGE), 1)
+            now[0] += 0.1
+            stub.step()
+            if step > 10 and large.said:
+                return step - 10
+        return None
+
+    assert steps(math.inf) is None
+    found = steps(2.0)
+    assert found is not None
+    assert 20 <= found <= 20 + 20 + 2
+
+
+def test_pages_that_come_back_are_in_the_budget():
+    """Half an hour comes back from the host while 16 answers grow: 52 ms at once, and nothing is computed again."""
+    costs = Costs.of(ModelConfig(), budget=0.04)
+    stub = StubEngine(1100, slots=32, costs=costs, chunk=8192, saved={}, watched=False)
+    recording = audio_prompt(HEAD, 60, QUESTION)
+    for prompt in (recording, text(1090 * PAGE)):
+        stub.add(prompt, 1)
+        stub.run()
+    for seed in range(16):
+        stub.add(text(500 + seed, seed), 300)
+    while len(stub.scheduler.decoding) < 16:
+        stub.step()
+    began = len(stub.steps)
+    (again,), (equal,) = stub.add(recording, 2), stub.add(recording, 2)
+    while not (again.said and equal.said):
+        stub.step()
+        stub.check()
+    pages = len(recording.ids) // PAGE
+    assert 600 < stub.restored <= pages, "what comes back is wanted twice, or was never gone"
+    assert stub.restored * costs.page > costs.budget
+    assert stub.computed[again.sequence] + stub.computed[equal.sequence] < 2 * PAGE
+    assert max(step.seconds for step in stub.steps[began:]) <= costs.budget + max(costs.page, costs.chunk(45_000, 45_064))
+    assert len(stub.steps) - began < 12
 
 
 def test_what_never_fits_is_said_at_once():
@@ -276,7 +357,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         budget=st.sampled_from([float("inf"), 6.0, 20.0]),
     )
     def begin(self, canonical, ahead, saves, pages, slots, budget):
-        costs = Costs(step=1.0, token=0.5, window=3.0, row=0.5, budget=budget)
+        costs = Costs(step=1.0, token=0.5, window=3.0, row=0.5, page=2.0, budget=budget)
         self.options = {"canonical": canonical, "ahead": ahead, "slots": slots, "costs": costs, "chunk": 8}
         self.pages, self.saved = pages, {} if saves else None
         self.start()
@@ -360,12 +441,13 @@ class ScheduleMachine(RuleBasedStateMachine):
 
 def test_anything_in_any_order(monkeypatch):
     monkeypatch.setattr(schedule, "PAGE", 4)
+    monkeypatch.setattr(sequence, "PAGE", 4)
     quick = settings(max_examples=40, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(ScheduleMachine, settings=quick)
 
 
 if __name__ == "__main__":  # python -m tests.model.infer.test_schedule 1000: as many runs of up to 100 operations
-    schedule.PAGE = 4
+    schedule.PAGE = sequence.PAGE = 4
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     long = settings(max_examples=runs, stateful_step_count=100, deadline=None, database=None)
     run_state_machine_as_test(ScheduleMachine, settings=long)
