@@ -271,7 +271,9 @@ def test_pages_that_come_back_are_in_the_budget():
     assert 600 < stub.restored <= pages, "what comes back is wanted twice, or was never gone"
     assert stub.restored * costs.page > costs.budget
     assert stub.computed[again.sequence] + stub.computed[equal.sequence] < 2 * PAGE
-    assert max(step.seconds for step in stub.steps[began:]) <= costs.budget + max(costs.page, costs.chunk(45_000, 45_064))
+    assert max(step.seconds for step in stub.steps[began:]) <= costs.budget + max(
+        costs.page, costs.chunk(45_000, 45_064)
+    )
     assert len(stub.steps) - began < 12
 
 
