@@ -25,9 +25,9 @@ import torch.nn.functional as F
 
 import afn_kernels as ak
 from afn_model import AFNext
+from afn_model.audio.digests import window_digest
 from afn_model.audio.frames import HOP, SAMPLE_RATE, WINDOW, audio_tokens
 from afn_model.config import AudioConfig, ModelConfig, TextConfig
-from afn_model.infer.audio_stream import window_digest
 from afn_model.infer.costs import Costs
 from afn_model.infer.engine import Engine
 from afn_model.infer.listen import Listening

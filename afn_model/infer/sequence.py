@@ -84,8 +84,14 @@ class Sequence:
             pages: how many, at least.
             canonical: what rows have computed is not taken for what is computed as part of a prompt.
         """
-        ids = self.prompt.ids
-        for page in range(len(self.keys), pages):
+        ids, leader = self.prompt.ids, self.leader
+        if not self.contents:
+            whole = min(pages, (len(ids) - 1) // PAGE)
+            if leader is not None and len(leader.keys) >= whole:
+                self.contents, self.keys = leader.contents[:whole], leader.keys[:whole]
+            else:
+                self.contents = self.prompt.contents(whole, PAGE)
+        for page in range(len(self.contents), pages):
             end = (page + 1) * PAGE
             tokens = ids[end - PAGE : end]
             if end > len(ids):
@@ -94,6 +100,7 @@ class Sequence:
             if canonical and end >= len(ids):
                 content += b"rows from" + (len(ids) - 1).to_bytes(8, "little")
             self.contents.append(content)
+        for content in self.contents[len(self.keys) :]:
             self.keys.append(page_key(self.keys[-1] if self.keys else b"", content))
 
 
