@@ -1,6 +1,6 @@
 """What the engine's scheduler would do on one H100, by the model's arithmetic: simulated, nothing is measured.
 
-    python -m bench.goodput [--out bench/results/simulated/goodput.jsonl] [--seconds 300]
+    python -m bench.goodput [--out bench/results/simulated/goodput.jsonl] [--seconds 1200]
 
 The scheduler is the engine's own; time is that of ``Costs.of``, whose rates are assumptions. A user asks several
 questions about a recording one after another, thinking in between, and then goes on with another recording. Pages that
@@ -204,7 +204,7 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--seconds", type=float, default=300.0, help="simulated, of each case")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="simulated, of each case")
     args = parser.parse_args()
     rates = "assumed: 600e12 FLOP/s in products, 400e12 in attention, 2.7e12 B/s of memory, 50e9 B/s from the host"
     rows = []
