@@ -300,8 +300,8 @@ class Scheduler:
         return key in self.pool or self.saved(key)
 
     def _bequeath(self, sequence: Sequence) -> None:
-        """The pages of a prompt go over to the first of the answers to it that wait."""
-        heirs = [one for one in self.waiting if one.leader is sequence]
+        """The pages of a prompt go over to the first of the answers to it that wait to begin."""
+        heirs = [one for one in self.waiting if one.leader is sequence and not one.preemptions]
         prompt, last = len(sequence.prompt.ids), (len(sequence.prompt.ids) - 1) // PAGE
         if not heirs or not sequence.pages or sequence.computed < prompt - 1 or sequence.published > last:
             return

@@ -7,22 +7,15 @@ import sys
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import run_state_machine_as_test
 
 from afn_model.config import ModelConfig
 from afn_model.infer import schedule, sequence
 from afn_model.infer.costs import Costs
 from afn_model.infer.pages import PAGE, PagePool
-from afn_model.infer.schedule import Scheduler
+from afn_model.infer.schedule import Scheduler, boundary
 from afn_model.infer.tokens import PromptTokens
+from tests.model.infer.schedule_machine import ScheduleMachine
 from tests.model.infer.scheduling import StubEngine, audio_prompt
 
 HEAD, QUESTION = list(range(40)), list(range(100, 120))
@@ -305,6 +298,69 @@ def test_a_prompt_computed_ahead_is_found(canonical, pages):
     assert answer.said == answer.expected()
 
 
+def test_pages_that_only_come_back_are_found_too():
+    """A prompt computed ahead of which all was saved: a step that copies pages and nothing else."""
+    stub, prompt = StubEngine(8, saved={}), text(4 * PAGE + 1)
+    for other in (prompt, text(8 * PAGE, 1), prompt):
+        stub.add(other, 0)
+        stub.run(20)
+    assert (stub.restored, sum(stub.computed.values())) == (4, 12 * PAGE)
+    (answer,) = stub.add(text(4 * PAGE - 1), 3)
+    stub.run()
+    assert stub.restored == 4
+    assert answer.said == answer.expected()
+    stub.check_empty()
+
+
+def test_an_answer_that_ends_before_its_pages_are_back_keeps_none_of_them():
+    costs = Costs(page=1.0, row=1.0, budget=3.0)
+    stub = StubEngine(12, saved={}, costs=costs)
+    for prompt in (text(6 * PAGE), text(12 * PAGE - 1, 1)):
+        stub.add(prompt, 1)
+        stub.run()
+    stub.add(text(10, 2), 20)
+    stub.step()
+    (answer,) = stub.add(text(6 * PAGE), 1)
+    stub.step()
+    assert 0 < len(answer.sequence.returning) < 5
+    stub.end(answer)
+    assert not answer.sequence.returning
+    stub.run()
+    stub.check_empty()
+
+
+def test_a_higher_priority_is_not_passed_where_it_does_not_fit():
+    stub = StubEngine(10, slots=4)
+    stub.add(text(6 * PAGE), 20)
+    stub.step()
+    (high,), (equal,), (low,) = (stub.add(text(size, size), 2, priority=p) for size, p in ((500, 1), (20, 1), (10, 0)))
+    stub.run()
+    assert equal.gaps[0] < high.gaps[0] <= low.gaps[0], "an equal one that fits passes, a lower one does not"
+
+
+def test_who_computes_what_another_waits_for_is_as_old():
+    now = [0.0]
+    stub = StubEngine(200, slots=2, chunk=PAGE, clock=lambda: now[0])
+    for seed in range(2):
+        stub.add(text(10, seed), 3)
+    stub.step()
+    (waits,) = stub.add(PromptTokens([5] * 3000), 1)
+    now[0] = 0.01
+    (makes,) = stub.add(PromptTokens([5] * 2000), 1)
+    while makes.sequence.slot < 0:
+        stub.step()
+    assert waits.sequence.slot < 0
+    assert makes.sequence.arrived == waits.sequence.arrived == 0.0
+    stub.run()
+    assert stub.computed[waits.sequence] == 2999 - 1999 // PAGE * PAGE
+
+
+@pytest.mark.parametrize("there", range(6))
+def test_what_is_there_of_a_chain_is_found_from_anywhere(there):
+    keys = [b"%d" % number for number in range(5)]
+    assert {boundary(keys, near, set(keys[:there]).__contains__) for near in range(6)} == {min(there, 5)}
+
+
 def test_nobody_waits_for_pages_that_those_who_wait_hold():
     """Samples that inherit a prompt hold its pages while they wait; what goes before them may need these."""
     stub = StubEngine(10, slots=1)
@@ -327,6 +383,16 @@ def test_a_token_on_its_way_is_not_drawn_again():
     stub.check_empty()
 
 
+def test_an_answer_that_had_begun_does_not_go_on_from_the_prompts_pages_alone():
+    """Of two answers to a prompt one is preempted where its next token begins a page, and the other one ends."""
+    stub = StubEngine(4, slots=2, ahead=True)
+    first, second = stub.add(text(2 * PAGE - 1), 3, samples=2)
+    stub.run()
+    assert second.sequence.preemptions
+    assert [one.said for one in (first, second)] == [one.expected() for one in (first, second)]
+    stub.check_empty()
+
+
 def test_drafts_change_no_token_and_save_steps():
     counts = {}
     for name, wrong in (("right", 0), ("half wrong", 2), ("all wrong", 1)):
@@ -343,102 +409,6 @@ def test_drafts_change_no_token_and_save_steps():
         counts[name] = len(stub.steps)
     assert counts["right"] == 1 + 10  # the first token, then eight at a time, the last of 80 by itself
     assert counts["right"] < counts["half wrong"] < counts["all wrong"] == 80
-
-
-class ScheduleMachine(RuleBasedStateMachine):
-    """Everything that can happen, in any order, with pages of 4 tokens; the memory checks whatever is read."""
-
-    operations = 0
-
-    @initialize(
-        canonical=st.booleans(),
-        ahead=st.booleans(),
-        saves=st.booleans(),
-        pages=st.integers(5, 16),
-        slots=st.integers(1, 4),
-        budget=st.sampled_from([float("inf"), 6.0, 20.0]),
-    )
-    def begin(self, canonical, ahead, saves, pages, slots, budget):
-        costs = Costs(step=1.0, token=0.5, window=3.0, row=0.5, page=2.0, budget=budget)
-        self.options = {"canonical": canonical, "ahead": ahead, "slots": slots, "costs": costs, "chunk": 8}
-        self.pages, self.saved = pages, {} if saves else None
-        self.start()
-
-    def start(self):
-        self.now = 0.0
-        self.stub = StubEngine(self.pages, saved=self.saved, clock=lambda: self.now, **self.options)
-        self.asked = []
-
-    @rule(
-        head=st.integers(0, 2),
-        windows=st.integers(0, 3),
-        tail=st.integers(1, 9),
-        kind=st.integers(0, 1),
-        limit=st.integers(0, 14),
-        samples=st.integers(1, 3),
-        priority=st.integers(0, 1),
-        vocabulary=st.sampled_from([2, 5]),
-        draft=st.sampled_from([None, None, None, 0, 3]),
-    )
-    def add(self, head, windows, tail, kind, limit, samples, priority, vocabulary, draft):
-        prompt = audio_prompt([7] * 4 * head, windows, [kind] * tail, tokens=6)
-
-        def drafted(answer):
-            said = answer.expected()
-            return [token if not draft or place % draft else token + 1 for place, token in enumerate(said)]
-
-        given = {"samples": samples if limit else 1, "priority": priority, "vocabulary": vocabulary, "stop": 1}
-        fits = -(-(len(prompt.ids) + limit) // 4) <= self.pages
-        try:
-            self.asked += self.stub.add(prompt, limit, draft=None if draft is None else drafted, **given)
-            assert fits
-        except ValueError:
-            assert not fits
-        ScheduleMachine.operations += 1
-
-    @rule(count=st.integers(1, 6))
-    def step(self, count):
-        for _ in range(count):
-            self.stub.step()
-            self.stub.check()
-            self.now += 0.1
-        ScheduleMachine.operations += count
-
-    @precondition(lambda self: self.stub.answers)
-    @rule(data=st.data())
-    def abort(self, data):
-        answers = list(self.stub.answers.values())
-        answer = answers[data.draw(st.integers(0, len(answers) - 1))]
-        self.stub.end(answer)
-        self.asked.remove(answer)
-        ScheduleMachine.operations += 1
-
-    @rule(count=st.integers(1, 16))
-    def evict(self, count):
-        """Pages are needed for something else for a moment."""
-        count = min(count, self.stub.pool.room)
-        taken = self.stub.pool.allocate(count)
-        self.stub.memory[taken] = -1
-        self.stub.pool.release(taken)
-        ScheduleMachine.operations += 1
-
-    @rule()
-    def restart(self):
-        """All at once is gone but what was saved."""
-        self.start()
-        ScheduleMachine.operations += 1
-
-    @invariant()
-    def holds(self):
-        if hasattr(self, "stub"):
-            self.stub.check()
-
-    def teardown(self):
-        if hasattr(self, "stub"):
-            self.stub.run(5000)
-            self.stub.check_empty()
-            for answer in self.asked:
-                assert answer.said == answer.expected()
 
 
 def test_anything_in_any_order(monkeypatch):
