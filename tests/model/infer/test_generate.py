@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from afn_model.config import RoteConfig
+from afn_model.infer import generate
+from afn_model.infer.engine import Engine
 from tests.budget import assert_same_but_rounding
 from tests.orders import in_orders
 from tests.tiny import noise, tiny
@@ -98,6 +100,24 @@ def test_max_new_tokens(pair):
     longest = model.generate(batch, 12, stop_token_ids=())
     for limit in (0, 1, 5):
         assert model.generate(batch, limit, stop_token_ids=()) == [tokens[:limit] for tokens in longest]
+
+
+def test_answers_past_the_slots_have_no_pages_of_their_own(pair, monkeypatch):
+    assert generate.pages_for([640, 1000], 3, 64) == 10 + 15 + 6 * 2
+    assert generate.pages_for([640, 1000] * 1000, 3, 64) == 256 * 15 + 256 * 2 + 256
+    model, processor = pair
+    batch, made = processor(conversations()), []
+    free = model.generate(batch, 100, stop_token_ids=())
+
+    def engine(*args, **options):
+        made.append(Engine(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(generate, "SLOTS", 2)
+    monkeypatch.setattr(generate, "Engine", engine)
+    assert model.generate(batch, 100, stop_token_ids=()) == free
+    assert not made[0].scheduler.preempted
+    assert made[0].pool.pages < 6 * 2
 
 
 def test_seeds(pair):
