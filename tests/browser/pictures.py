@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from afn_model.world.espeak import Espeak
 from afn_model.world.sounds import sound
-from tests.browser.stub_server import Scripted, Stub, serving
+from tests.browser.stub_server import CHROMIUM, Scripted, Stub, serving
 
-CHROMIUM = "/usr/bin/chromium"
-SIZES = {"": (1000, 860), "-narrow": (390, 844)}
+SIZES = {"": (1000, 960), "-narrow": (390, 844)}
 SPOKEN = (
     (1.0, "Good morning. We are standing at the old stone bridge, which was built in seventeen eighty four."),
     (9.5, "It took eleven years, and three hundred people worked on it through every winter."),
@@ -78,6 +78,15 @@ def show(page: Page, url: str, recording: Path) -> None:
     page.wait_for_timeout(300)
 
 
+def picture(page: Page, file: Path) -> None:
+    """Of what is seen, in 255 colours."""
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=file)
+    with Image.open(file) as full:
+        small = full.convert("RGB").quantize(255, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
+
+
 def main(folder: Path) -> None:
     recording = folder / "bridge.wav"
     stub = Stub(script=Scripted(ANSWER, REASONING, TIMES))
@@ -90,9 +99,9 @@ def main(folder: Path) -> None:
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 page.goto(url)
                 kind = name + ("-dark" if scheme == "dark" else "")
-                page.screenshot(path=folder / f"page-empty{kind}.png")
+                picture(page, folder / f"page-empty{kind}.png")
                 show(page, url, recording)
-                page.screenshot(path=folder / f"page{kind}.png")
+                picture(page, folder / f"page{kind}.png")
         browser.close()
     recording.unlink()
 

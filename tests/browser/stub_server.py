@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +28,8 @@ from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server
 from afn_model.serve.settings import Settings
 from afn_model.serve.uploads import Uploads
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Stub:
         self.uploads = Uploads(1 << 30)
         self.files: dict[str, bytes] = {}
         self.asked: list[dict[str, Any]] = []
+        self.instead: Recording | None = None  # of what is uploaded
+        self.ranges: list[str] = []
         self.left = threading.Event()  # a client has gone before its answer ended
 
     client_of = Server.client_of
@@ -81,6 +86,9 @@ class Stub:
         @app.post("/v1/audio")
         async def upload(request: Request) -> dict[str, Any]:
             data = await request.body()
+            if self.instead is not None:
+                self.keep(request.scope["client_id"], self.instead)
+                return {"id": self.instead.id, "seconds": self.instead.seconds, "windows": 60}
             try:
                 pcm, rate = soundfile.read(io.BytesIO(data), dtype="float32")
             except soundfile.LibsndfileError:
@@ -88,16 +96,14 @@ class Stub:
             if rate != 16_000:
                 pcm = np.interp(np.arange(0, len(pcm), rate / 16_000), np.arange(len(pcm)), pcm).astype(np.float32)
             recording = Recording(hashlib.sha256(data).hexdigest(), torch.from_numpy(pcm))
-            self.uploads.add(request.scope["client_id"], recording)
-            file = io.BytesIO()
-            soundfile.write(file, pcm, 16_000, format="WAV", subtype="PCM_16")
-            self.files[recording.id] = file.getvalue()
+            self.keep(request.scope["client_id"], recording)
             return {"id": recording.id, "seconds": recording.seconds, "windows": -(-len(pcm) // 480_000)}
 
         @app.get("/v1/audio/{id}/content")
         async def content(request: Request, id: str) -> Response:
             data = self.files[id]
             asked = request.headers.get("range", "bytes=0-").removeprefix("bytes=")
+            self.ranges.append(asked)
             first, _, last = asked.partition("-")
             start, end = int(first), min(int(last or len(data) - 1), len(data) - 1)
             headers = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{end}/{len(data)}"}
@@ -109,6 +115,12 @@ class Stub:
             return StreamingResponse(self.stream(), media_type="text/event-stream")
 
         return app
+
+    def keep(self, owner: str, recording: Recording) -> None:
+        self.uploads.add(owner, recording)
+        file = io.BytesIO()
+        soundfile.write(file, recording.pcm.numpy(), 16_000, format="WAV", subtype="PCM_16")
+        self.files[recording.id] = file.getvalue()
 
     async def stream(self) -> AsyncIterator[str]:
         def event(delta: dict[str, str], finish: str | None = None, **more: Any) -> str:
@@ -138,7 +150,7 @@ class Stub:
 @contextmanager
 def serving(stub: Stub) -> Iterator[str]:
     """The address of a stub that listens on a free port of this machine."""
-    web = uvicorn.Server(uvicorn.Config(stub.app(), host="127.0.0.1", port=0, log_level="warning"))
+    web = uvicorn.Server(uvicorn.Config(stub.app(), host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=web.run, daemon=True)
     thread.start()
     try:

@@ -76,7 +76,6 @@ export class Player {
     this.wave.on("error", () => {}); // the audio element tells
     this.wave.on("ready", () => {
       this.fit = this.wave.getWidth() / seconds;
-      $("zoom").disabled = this.fit >= CLOSEST;
       this.pictures.open(this.recording, this.wave);
       this.mark(this.times);
     });
@@ -117,7 +116,8 @@ export class Player {
 
   zoom() {
     if (!this.wave) return;
-    const pixels = this.fit * (CLOSEST / this.fit) ** ($("zoom").value / 100);
+    const closest = Math.max(CLOSEST, 4 * this.fit);
+    const pixels = this.fit * (closest / this.fit) ** ($("zoom").value / 100);
     this.wave.zoom(pixels);
     this.timeline(pixels);
     this.pictures.look();

@@ -11,7 +11,7 @@ const CHECKS = {
 };
 
 export function clock(seconds, decimals = 0) {
-  const units = Math.round(Math.max(0, seconds) * 10 ** decimals);
+  const units = Math.floor(Math.max(0, seconds) * 10 ** decimals + 1e-6);
   const whole = Math.floor(units / 10 ** decimals);
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
   const fraction = decimals ? `.${String(units % 10 ** decimals).padStart(decimals, "0")}` : "";
