@@ -1,9 +1,10 @@
-"""A browser, a server for each test, and what every test asks of the page: no errors and nothing that policies refuse."""
+"""A browser, a server for each test, and what all tests ask of the page: no errors, nothing that policies refuse."""
 
 from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -21,11 +22,11 @@ def browser(tmp_path_factory):
     if not CHROMIUM:
         pytest.skip("there is no chromium on the path")
     heard = tmp_path_factory.mktemp("microphone") / "tone.wav"
-    import numpy as np
-
     soundfile.write(heard, 0.5 * np.sin(2 * np.pi * TONE * np.arange(16_000 * 4) / 16_000), 16_000)
-    fake = ("ui-for-media-stream", "device-for-media-stream", f"file-for-fake-audio-capture={heard}")
-    args = ["--no-sandbox", "--mute-audio", *(f"--use-{'' if name.startswith('file') else 'fake-'}{name}" for name in fake)]
+    args = [
+        *("--no-sandbox", "--mute-audio", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
+        f"--use-file-for-fake-audio-capture={heard}",
+    ]
     with sync_api.sync_playwright() as play:
         found = play.chromium.launch(executable_path=CHROMIUM, args=args)
         yield found

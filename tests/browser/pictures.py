@@ -35,11 +35,12 @@ ANSWER = (
     "A dog barks at 0:19, and rain falls from 0:22 to 0:30. The man goes on at 0:31 with the railway, pauses at 0:37, "
     "and says at 0:40 that the bridge is closed to cars. People clap from 0:47 to 0:53; a car passes at 1:12."
 )
+OK, DOUBT, WRONG = "ok", "silent", "past_end"
 TIMES = (
-    *(("0:01", 1.0, None, "ok"), ("0:19", 19.0, None, "ok"), ("0:22 to 0:30", 22.0, 30.0, "ok"), ("0:31", 31.0, None, "ok")),
-    *(("0:01", 1.0, None, "ok"), ("0:09 to 0:16", 9.0, 16.0, "ok"), ("0:19", 19.0, None, "ok")),
-    *(("0:22 to 0:30", 22.0, 30.0, "ok"), ("0:31", 31.0, None, "ok"), ("0:37", 37.0, None, "silent")),
-    *(("0:40", 40.0, None, "ok"), ("0:47 to 0:53", 47.0, 53.0, "ok"), ("1:12", 72.0, None, "past_end")),
+    *(("0:01", 1, None, OK), ("0:19", 19, None, OK), ("0:22 to 0:30", 22, 30, OK), ("0:31", 31, None, OK)),  # thoughts
+    *(("0:01", 1, None, OK), ("0:09 to 0:16", 9, 16, OK), ("0:19", 19, None, OK), ("0:22 to 0:30", 22, 30, OK)),
+    *(("0:31", 31, None, OK), ("0:37", 37, None, DOUBT), ("0:40", 40, None, OK), ("0:47 to 0:53", 47, 53, OK)),
+    ("1:12", 72, None, WRONG),
 )
 
 

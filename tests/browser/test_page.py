@@ -177,7 +177,9 @@ def test_an_answer_is_stopped(page, stub, recordings):
 
 
 def test_answers_are_saved(page, stub, recordings):
-    stub.script = Scripted("0:01 Good morning.\n0:03 - 0:04: Good night.", "", (("0:01", 1, None, "ok"), ("0:03 - 0:04", 3, 4, "ok")))
+    stub.script = Scripted(
+        "0:01 Good morning.\n0:03 - 0:04: Good night.", "", (("0:01", 1, None, "ok"), ("0:03 - 0:04", 3, 4, "ok"))
+    )
     choose(page, recordings[0])
     ask(page)
     with page.expect_download() as saved:
@@ -295,13 +297,14 @@ def test_errors_are_sentences(page, stub, tmp_path, recordings):
 ACCESSIBLE = """() => {
   const wrong = [];
   const seen = new Set();
+  const $ = (id) => document.getElementById(id);
   const visible = (one) => one.checkVisibility({ checkVisibilityCSS: true });
   for (const one of document.querySelectorAll("[id]")) {
     if (seen.has(one.id)) wrong.push(`two of id ${one.id}`);
     seen.add(one.id);
   }
   for (const one of document.querySelectorAll("button, input, textarea, select, a, summary, [role]")) {
-    const by = (one.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => document.getElementById(id)?.textContent);
+    const by = (one.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => $(id)?.textContent);
     const labels = [...(one.labels ?? [])].map((label) => label.textContent);
     const names = [one.getAttribute("aria-label"), ...by, ...labels];
     if (one.matches("button, a, summary")) names.push(one.textContent);
@@ -361,7 +364,20 @@ def test_who_sees_little_or_uses_a_keyboard_can_use_it(page, stub, recordings):
     for _ in range(60):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.id"))
-    wanted = ["key-open", "theme", "help-open", "files", "record", "play", "speed", "zoom", "mel", "seek", "question", "send"]
+    wanted = [
+        "key-open",
+        "theme",
+        "help-open",
+        "files",
+        "record",
+        "play",
+        "speed",
+        "zoom",
+        "mel",
+        "seek",
+        "question",
+        "send",
+    ]
     assert [id for id in order[: order.index("send") + 1] if id in wanted] == wanted
 
 

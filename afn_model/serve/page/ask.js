@@ -84,12 +84,20 @@ export class Conversation {
   async ask(question) {
     if (!question || this.running) return;
     if (this.recordings.waiting) return this.onError(new Error("A recording is still on its way to the server."));
-    if (!this.recordings.ready.length) return this.onError(new Error("There is no recording yet: choose, drop or record one."));
+    if (!this.recordings.ready.length)
+      return this.onError(new Error("There is no recording yet: choose, drop or record one."));
     this.onError(null);
     const before = this.turns.flatMap((turn) => turn.heard);
     const turn = {
-      question, heard: this.recordings.ready.filter((item) => !before.includes(item)), about: this.recordings.shown,
-      reasoning: "", answer: "", times: [], placed: [], links: [], state: "",
+      question,
+      heard: this.recordings.ready.filter((item) => !before.includes(item)),
+      about: this.recordings.shown,
+      reasoning: "",
+      answer: "",
+      times: [],
+      placed: [],
+      links: [],
+      state: "",
     };
     this.turns = this.turns.filter((other) => other.answer || other.heard.length); // failures leave nothing behind
     this.turns.push(turn);
@@ -142,8 +150,11 @@ export class Conversation {
   draw(turn) {
     turn.item = element("li", "turn");
     const parts = (turn.parts = {
-      question: element("p", "question", turn.question), thinking: element("details", "thinking"),
-      reasoning: element("div", "reasoning"), answer: element("div", "answer"), foot: element("div", "foot row"),
+      question: element("p", "question", turn.question),
+      thinking: element("details", "thinking"),
+      reasoning: element("div", "reasoning"),
+      answer: element("div", "answer"),
+      foot: element("div", "foot row"),
     });
     parts.question.prepend(element("span", "hidden", "You asked: "));
     parts.thinking.hidden = true;
@@ -176,7 +187,10 @@ export class Conversation {
     const near = atEnd();
     const thought = placed(turn.reasoning, turn.times, "think");
     const said = placed(turn.answer, turn.times, "answer", before);
-    turn.links = [...write(parts.reasoning, turn.reasoning, thought, onLink), ...write(parts.answer, turn.answer, said, onLink)];
+    turn.links = [
+      ...write(parts.reasoning, turn.reasoning, thought, onLink),
+      ...write(parts.answer, turn.answer, said, onLink),
+    ];
     turn.placed = [...said, ...thought];
     const checks = doubts(said);
     if (checks) parts.answer.after(element("p", "checks", checks));
@@ -194,17 +208,23 @@ export class Conversation {
       const { seconds } = turn.about ?? { seconds: Infinity };
       if (navigator.clipboard) add("Copy", "Copy the answer", () => navigator.clipboard.writeText(turn.answer));
       if (cues(turn.answer, said, seconds).length) {
-        add("Save srt", "Save subtitles, srt", () => save(`${name}.srt`, srt(turn.answer, said, seconds), "text/plain"));
+        add("Save srt", "Save subtitles, srt", () =>
+          save(`${name}.srt`, srt(turn.answer, said, seconds), "text/plain"),
+        );
       }
       add("Save json", "Save the conversation, json", () => save(`${name}.json`, this.json(), "application/json"));
     }
     if (near) toEnd();
-    this.focus(turn);
+    if (turn.placed.length || !this.current) this.focus(turn); // else the times before stay in sight
   }
 
   json() {
     const turns = this.turns.map(({ question, answer, reasoning, times, usage, heard }) => ({
-      question, answer, reasoning, timestamps: times, usage,
+      question,
+      answer,
+      reasoning,
+      timestamps: times,
+      usage,
       recordings: heard.map(({ id, name, seconds }) => ({ id, name, seconds })),
     }));
     return `${JSON.stringify({ model: this.model(), turns }, null, 2)}\n`;
@@ -213,7 +233,7 @@ export class Conversation {
   // Which answer's times the waveform shows.
   focus(turn) {
     this.current = turn;
-    this.player.mark(this.recordings.shown === turn?.about ? turn?.placed ?? [] : []);
+    this.player.mark(this.recordings.shown === turn?.about ? (turn?.placed ?? []) : []);
   }
 
   async pick(turn, time) {
@@ -231,11 +251,13 @@ export class Conversation {
 
   // Marks the link of a time: the one under the pointer on the waveform.
   point(time) {
-    for (const [link, other] of this.current?.links ?? []) link.classList.toggle("lit", Boolean(time) && same(other, time));
+    for (const [link, other] of this.current?.links ?? [])
+      link.classList.toggle("lit", Boolean(time) && same(other, time));
   }
 
   follow(now) {
-    const found = this.current && this.recordings.shown === this.current.about ? playing(this.current.placed, now) : null;
+    const found =
+      this.current && this.recordings.shown === this.current.about ? playing(this.current.placed, now) : null;
     for (const [link, time] of this.current?.links ?? []) {
       if (found && same(time, found) && now > 0) link.setAttribute("aria-current", "time");
       else link.removeAttribute("aria-current");

@@ -32,7 +32,9 @@ export function srt(answer, times, seconds) {
     const clock = [part(ms / 3.6e6, 2), part((ms / 6e4) % 60, 2), part((ms / 1000) % 60, 2)].join(":");
     return `${clock},${part(ms % 1000, 3)}`;
   };
-  const parts = cues(answer, times, seconds).map((c, i) => `${i + 1}\n${stamp(c.start)} --> ${stamp(c.end)}\n${c.text}\n`);
+  const parts = cues(answer, times, seconds).map(
+    (c, i) => `${i + 1}\n${stamp(c.start)} --> ${stamp(c.end)}\n${c.text}\n`,
+  );
   return parts.join("\n");
 }
 

@@ -56,22 +56,38 @@ export class Player {
     if (!recording) return this.audio.removeAttribute("src");
     const address = `/v1/audio/${recording.id}`;
     const n = Math.max(200, Math.min(60_000, Math.ceil(recording.seconds * 100)));
-    const found = await (await call(`${address}/peaks?n=${n}`)).json();
-    let source = `${address}/content`;
-    if (key.get()) source = URL.createObjectURL(await (await call(source)).blob()); // <audio> sends no key
+    const outline = call(`${address}/peaks?n=${n}`).then((response) => response.json());
+    // <audio> sends no key
+    const whole = key.get() && call(`${address}/content`).then((response) => response.blob());
+    const [found, blob] = await Promise.all([outline, whole]);
+    const source = blob ? URL.createObjectURL(blob) : `${address}/content`;
     if (this.recording !== recording) return source.startsWith("blob:") && URL.revokeObjectURL(source);
     this.blob = source.startsWith("blob:") ? source : null;
-    this.draw(source, Uint8Array.from(atob(found.peaks), (letter) => letter.charCodeAt(0)));
+    this.draw(
+      source,
+      Uint8Array.from(atob(found.peaks), (letter) => letter.charCodeAt(0)),
+    );
   }
 
   draw(source, bytes) {
     const pairs = new Int8Array(bytes.buffer);
-    const outline = [1, 0].map((side) => Float32Array.from({ length: pairs.length / 2 }, (_, i) => pairs[2 * i + side] / 127));
+    const outline = [1, 0].map((side) =>
+      Float32Array.from({ length: pairs.length / 2 }, (_, i) => pairs[2 * i + side] / 127),
+    );
     const { seconds } = this.recording;
     this.regions = Regions.create();
     this.wave = WaveSurfer.create({
-      container: "#wave", height: HEIGHT, media: this.audio, url: source, peaks: outline, duration: seconds,
-      normalize: true, cursorWidth: 2, dragToSeek: true, ...this.colours(), plugins: [this.regions],
+      container: "#wave",
+      height: HEIGHT,
+      media: this.audio,
+      url: source,
+      peaks: outline,
+      duration: seconds,
+      normalize: true,
+      cursorWidth: 2,
+      dragToSeek: true,
+      ...this.colours(),
+      plugins: [this.regions],
     });
     this.wave.on("error", () => {}); // the audio element tells
     this.wave.on("ready", () => {
@@ -79,16 +95,28 @@ export class Player {
       this.pictures.open(this.recording, this.wave);
       this.mark(this.times);
     });
-    this.wave.registerPlugin(Hover.create({ lineColor: resolved("--quiet"), labelBackground: resolved("--ink"),
-      labelColor: resolved("--paper"), labelSize: 12, formatTimeCallback: (at) => clock(at, 1) }));
+    this.wave.registerPlugin(
+      Hover.create({
+        lineColor: resolved("--quiet"),
+        labelBackground: resolved("--ink"),
+        labelColor: resolved("--paper"),
+        labelSize: 12,
+        formatTimeCallback: (at) => clock(at, 1),
+      }),
+    );
     this.regions.on("region-clicked", (region, event) => {
       event.stopPropagation();
       this.play(this.timeOf(region).start);
     });
-    for (const [happens, entered] of [["over", true], ["leave", false]]) {
-      this.regions.on("region-created", (region) => region.on(happens, () => {
-        this.onHover(entered ? this.timeOf(region) : null);
-      }));
+    for (const [happens, entered] of [
+      ["over", true],
+      ["leave", false],
+    ]) {
+      this.regions.on("region-created", (region) =>
+        region.on(happens, () => {
+          this.onHover(entered ? this.timeOf(region) : null);
+        }),
+      );
     }
     $("zoom").value = 0;
     this.setSpeed(Number($("speed").value));
@@ -99,7 +127,11 @@ export class Player {
   }
 
   colours() {
-    return { waveColor: resolved("--wave"), progressColor: resolved("--wave-played"), cursorColor: resolved("--accent") };
+    return {
+      waveColor: resolved("--wave"),
+      progressColor: resolved("--wave-played"),
+      cursorColor: resolved("--accent"),
+    };
   }
 
   repaint() {
@@ -109,8 +141,14 @@ export class Player {
   timeline(pixels) {
     if (this.ruler) this.wave.unregisterPlugin(this.ruler);
     const step = interval(pixels);
-    this.ruler = Timeline.create({ height: 18, timeInterval: step / 5, primaryLabelInterval: step, secondaryLabelInterval: 0,
-      formatTimeCallback: (at) => clock(at, step < 1 ? 1 : 0), style: { fontSize: "11px", color: "var(--quiet)" } });
+    this.ruler = Timeline.create({
+      height: 18,
+      timeInterval: step / 5,
+      primaryLabelInterval: step,
+      secondaryLabelInterval: 0,
+      formatTimeCallback: (at) => clock(at, step < 1 ? 1 : 0),
+      style: { fontSize: "11px", color: "var(--quiet)" },
+    });
     this.wave.registerPlugin(this.ruler);
   }
 
@@ -131,7 +169,13 @@ export class Player {
     times.forEach((time, i) => {
       if (times.findIndex((other) => same(time, other)) < i) return;
       const end = time.end > time.start ? { end: time.end } : {};
-      this.regions.addRegion({ id: `t${i} ${verdict(time)[0]}`, start: time.start, ...end, drag: false, resize: false });
+      this.regions.addRegion({
+        id: `t${i} ${verdict(time)[0]}`,
+        start: time.start,
+        ...end,
+        drag: false,
+        resize: false,
+      });
     });
   }
 
@@ -165,7 +209,9 @@ export class Player {
   play(from) {
     if (!this.wave) return;
     if (from !== undefined) this.seek(from);
-    this.audio.play().catch((error) => error.name !== "AbortError" && this.onError(new Error("The recording cannot be played.")));
+    this.audio
+      .play()
+      .catch((error) => error.name !== "AbortError" && this.onError(new Error("The recording cannot be played.")));
   }
 
   toggle() {

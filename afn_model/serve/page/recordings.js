@@ -110,7 +110,12 @@ export class Recordings {
         name.append(length);
         name.setAttribute("aria-current", String(item === this.shown));
         const remove = document.createElement("button");
-        Object.assign(remove, { type: "button", className: "plain", textContent: "×", onclick: () => this.remove(item) });
+        Object.assign(remove, {
+          type: "button",
+          className: "plain",
+          textContent: "×",
+          onclick: () => this.remove(item),
+        });
         remove.setAttribute("aria-label", `Remove ${item.name}`);
         row.append(remove);
       } else {
@@ -148,7 +153,7 @@ export class Recordings {
       $("record").disabled = false;
       $("recorded").textContent = "0:00";
       $("record").focus();
-      const now = new Date().toTimeString().slice(0, 5);
+      const now = new Date().toTimeString().slice(0, 5).replace(":", ".");
       if (use) await this.add([new File([file], `Recorded at ${now}.wav`, { type: "audio/wav" })]);
     };
     $("record-stop").onclick = () => end(true);

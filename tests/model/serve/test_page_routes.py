@@ -1,5 +1,6 @@
 """The page's files, and pictures of recordings, as they are served."""
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -39,8 +40,6 @@ def get(stub):
         transport = httpx.ASGITransport(stub.app(), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             return await client.get(path, headers={"Authorization": f"Bearer {key}"} | headers)
-
-    import asyncio
 
     return lambda *args, **headers: asyncio.run(asks(*args, **headers))
 
@@ -85,7 +84,9 @@ def test_nothing_is_inline_or_from_elsewhere():
     for name in ours:
         text = (FOLDER / name).read_text()
         assert not re.search(r"(src|href|url|from|import|fetch)\W{1,3}(https?:)?//", text), name
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            name
+        )
         for imported in re.findall(r'(?:from|import) "\./([^"]+)"', text):
             assert imported in files(), (name, imported)
     for asked in re.findall(r'(?:src|href)="/page/([^"]+)"', page):
@@ -111,7 +112,8 @@ def test_the_policy_names_the_style_of_wavesurfer():
     height = re.search(r"^const HEIGHT = (\d+);", (FOLDER / "player.js").read_text(), re.MULTILINE)[1]
     said = re.sub(r"\$\{this\.getHeight\([^}]*\)\}", height, style).replace("\\n", "\n")
     assert "${" not in said
-    assert STYLE_HASH == "sha256-" + base64.b64encode(hashlib.sha256(said.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(said.encode()).digest()).decode()
+    assert f"sha256-{digest}" == STYLE_HASH
 
 
 def test_wheels_carry_the_page():
