@@ -34,23 +34,24 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @dataclass
 class Scripted:
-    """What is answered: text, and times in it by their words: (words, start, end, status)."""
+    """What is answered: text, and times in it by their words: (words, start, end, status, recording if it is known)."""
 
     answer: str = "A dog barks."
     reasoning: str = ""
-    times: tuple[tuple[str, float, float | None, str], ...] = ()
+    times: tuple[tuple[Any, ...], ...] = ()
     error: str = ""  # in the stream, after the answer
     endless: bool = False
 
     def timestamps(self) -> list[dict[str, Any]]:
         """Spans count in the thoughts and in the answer, as those of ``/v1/chat/completions``."""
         whole, at, found = self.reasoning + self.answer, 0, []
-        for words, start, end, status in self.times:
+        for words, start, end, status, *recording in self.times:
             at = whole.index(words, at)
             thought = at < len(self.reasoning)
             first = at if thought else at - len(self.reasoning)
             said = {"text": words, "where": "think" if thought else "answer", "span": [first, first + len(words)]}
-            found.append({"start": start, "end": end, "status": status} | said)
+            of = {"recording": recording[0] if recording else None}
+            found.append({"start": start, "end": end, "status": status} | said | of)
             at += len(words)
         return found
 

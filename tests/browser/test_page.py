@@ -163,6 +163,21 @@ def test_times_lead_to_their_moment(page, stub, recordings):
     until(lambda: now(page) >= 6.9)
 
 
+def test_times_are_of_the_recording_that_the_server_names(page, stub, recordings):
+    stub.script = Scripted("First 0:03, then 0:02.", times=(("0:03", 3, None, "ok", 0), ("0:02", 2, None, "ok", 1)))
+    choose(page, recordings)
+    until(lambda: page.text_content("#recordings [aria-current=true]") in ("talk.wav0:08", "street.wav0:05"))
+    until(lambda: page.locator("#recordings [aria-current]").count() == 2)
+    ask(page)
+    markers = page.locator("#wave [part~=marker]")
+    assert markers.count() == 1
+    for link, name, at in ((0, "talk", 3), (1, "street", 2)):
+        page.locator(".answer a").nth(link).click()
+        page.locator("#recordings [aria-current=true]", has_text=name).wait_for()
+        until(lambda at=at: at <= now(page) < at + 1 and playing(page))
+        until(lambda: markers.count() == 1)
+
+
 def test_an_answer_is_stopped(page, stub, recordings):
     stub.script = Scripted("One two three", endless=True)
     choose(page, recordings[0])
@@ -174,6 +189,18 @@ def test_an_answer_is_stopped(page, stub, recordings):
     page.locator(".state", has_text="Stopped.").wait_for()
     assert stub.left.wait(10)
     assert page.is_visible("#send")
+    stub.script = Scripted(endless=True, answer="")
+    ids = len(stub.asked)
+    page.fill("#question", "Go on.")
+    page.click("#send")
+    until(lambda: len(stub.asked) > ids)
+    page.keyboard.press("Escape")
+    page.locator(".state", has_text="Stopped.").nth(1).wait_for()
+    stub.script = Scripted("Four.")
+    ask(page, "Next?")
+    said = [message["content"] if message["role"] == "assistant" else message["content"][-1]["text"]
+            for message in stub.asked[-1]["messages"]]  # fmt: skip
+    assert said == ["Count.", "One two three", "Next?"]  # what had no answer is as if it had not been asked
 
 
 def test_answers_are_saved(page, stub, recordings):

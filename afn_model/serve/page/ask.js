@@ -77,7 +77,8 @@ export class Conversation {
   body() {
     const body = { messages: this.messages(), temperature: 0, stream: true, stream_options: { include_usage: true } };
     if (this.model()) body.model = this.model();
-    if ($("think").checked) body.messages.push({ role: "assistant", content: "<think>\n" }); // the answer goes on from it
+    // The answer goes on from what an assistant's last message says.
+    if ($("think").checked) body.messages.push({ role: "assistant", content: "<think>\n" });
     return body;
   }
 
@@ -88,9 +89,11 @@ export class Conversation {
       return this.onError(new Error("There is no recording yet: choose, drop or record one."));
     this.onError(null);
     const before = this.turns.flatMap((turn) => turn.heard);
+    const heard = this.recordings.ready.filter((item) => !before.includes(item));
     const turn = {
       question,
-      heard: this.recordings.ready.filter((item) => !before.includes(item)),
+      heard,
+      all: [...before, ...heard],
       about: this.recordings.shown,
       reasoning: "",
       answer: "",
@@ -99,7 +102,6 @@ export class Conversation {
       links: [],
       state: "",
     };
-    this.turns = this.turns.filter((other) => other.answer || other.heard.length); // failures leave nothing behind
     this.turns.push(turn);
     this.draw(turn);
     $("question").value = "";
@@ -114,6 +116,7 @@ export class Conversation {
     }
     this.running = null;
     this.busy(turn, false);
+    if (!turn.answer) this.turns = this.turns.filter((other) => other !== turn); // as if it had not been asked
     this.finish(turn);
     return undefined;
   }
@@ -122,7 +125,6 @@ export class Conversation {
     turn.state = error.message;
     turn.item.classList.add("failed");
     if (turn.answer) return;
-    this.turns = this.turns.filter((other) => other !== turn);
     $("question").value ||= turn.question; // to try again
     this.grow();
   }
@@ -185,8 +187,10 @@ export class Conversation {
     };
     const before = Array.from(turn.reasoning).length;
     const near = atEnd();
-    const thought = placed(turn.reasoning, turn.times, "think");
-    const said = placed(turn.answer, turn.times, "answer", before);
+    // The server says which recording a time is of where it can tell.
+    const times = turn.times.map((time) => ({ ...time, of: turn.all[time.recording] ?? turn.about }));
+    const thought = placed(turn.reasoning, times, "think");
+    const said = placed(turn.answer, times, "answer", before);
     turn.links = [
       ...write(parts.reasoning, turn.reasoning, thought, onLink),
       ...write(parts.answer, turn.answer, said, onLink),
@@ -196,7 +200,8 @@ export class Conversation {
     if (checks) parts.answer.after(element("p", "checks", checks));
     if (turn.state) parts.foot.append(element("span", "state", turn.state));
     if (turn.usage) parts.foot.append(element("span", "quiet", `${turn.usage.completion_tokens} tokens`));
-    const name = (turn.about?.name ?? "answer").replace(/\.\w+$/, "");
+    const about = said[0]?.of ?? turn.about;
+    const name = about.name.replace(/\.\w+$/, "");
     const add = (label, what, run) => {
       const button = element("button", "plain", label);
       button.type = "button";
@@ -205,11 +210,11 @@ export class Conversation {
       parts.foot.append(button);
     };
     if (turn.answer) {
-      const { seconds } = turn.about ?? { seconds: Infinity };
+      const lines = said.filter((time) => time.of === about);
       if (navigator.clipboard) add("Copy", "Copy the answer", () => navigator.clipboard.writeText(turn.answer));
-      if (cues(turn.answer, said, seconds).length) {
+      if (cues(turn.answer, lines, about.seconds).length) {
         add("Save srt", "Save subtitles, srt", () =>
-          save(`${name}.srt`, srt(turn.answer, said, seconds), "text/plain"),
+          save(`${name}.srt`, srt(turn.answer, lines, about.seconds), "text/plain"),
         );
       }
       add("Save json", "Save the conversation, json", () => save(`${name}.json`, this.json(), "application/json"));
@@ -230,17 +235,22 @@ export class Conversation {
     return `${JSON.stringify({ model: this.model(), turns }, null, 2)}\n`;
   }
 
+  // Times of the answer that is looked at, in the recording that is shown.
+  inSight() {
+    return (this.current?.placed ?? []).filter((time) => time.of === this.recordings.shown);
+  }
+
   // Which answer's times the waveform shows.
   focus(turn) {
     this.current = turn;
-    this.player.mark(this.recordings.shown === turn?.about ? (turn?.placed ?? []) : []);
+    this.player.mark(this.inSight());
   }
 
   async pick(turn, time) {
-    if (turn.about && this.recordings.shown !== turn.about) this.recordings.show(turn.about);
+    if (this.recordings.shown !== time.of) this.recordings.show(time.of);
     if (this.current !== turn) this.focus(turn);
     await this.player.ready;
-    this.player.play(time.start);
+    this.player.play();
   }
 
   light(turn, time) {
@@ -256,8 +266,7 @@ export class Conversation {
   }
 
   follow(now) {
-    const found =
-      this.current && this.recordings.shown === this.current.about ? playing(this.current.placed, now) : null;
+    const found = playing(this.inSight(), now);
     for (const [link, time] of this.current?.links ?? []) {
       if (found && same(time, found) && now > 0) link.setAttribute("aria-current", "time");
       else link.removeAttribute("aria-current");

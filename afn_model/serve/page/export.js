@@ -2,7 +2,7 @@
 
 import { verdict } from "./times.js";
 
-// What is said of each of an answer's placed times: what follows it where it begins its line, else the sentence around it.
+// What is said of each placed time of an answer: what follows it where it begins its line, else the sentence around it.
 export function cues(answer, times, seconds) {
   const letters = Array.from(answer);
   const kept = times.filter((time) => verdict(time)[0] !== "wrong");

@@ -29,7 +29,8 @@ export function verdict(time) {
 }
 
 // Thoughts and answer may state the same time.
-export const same = (one, other) => one?.start === other?.start && (one?.end ?? null) === (other?.end ?? null);
+export const same = (one, other) =>
+  one?.of === other?.of && one?.start === other?.start && (one?.end ?? null) === (other?.end ?? null);
 
 // The times of the thoughts ("think") or of the answer, with `at`, where they are written there. Spans count characters
 // (code points) of that text, or of thoughts and answer together, `before` being the length of the thoughts.
