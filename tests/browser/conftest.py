@@ -11,6 +11,11 @@ import soundfile
 from tests.browser.stub_server import CHROMIUM, Stub, serving
 from tests.tiny import noise
 
+SOUGHT = """() => {
+  window.sought = [];
+  const audio = document.querySelector("#audio");
+  audio.addEventListener("seeking", () => sought.push(audio.currentTime));
+}"""
 TONE = 440.0  # Hz, what the microphone hears
 
 
@@ -54,6 +59,7 @@ def page(browser, server):
     found.on("pageerror", lambda error: errors.append(str(error)))
     found.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
     found.goto(server)
+    found.evaluate(SOUGHT)
     yield found
     context.close()
     # The browser itself tells of answers such as 401, which tests ask for.

@@ -56,6 +56,11 @@ def playing(page) -> bool:
     return not page.evaluate("document.querySelector('#audio').paused")
 
 
+def plays_from(page, seconds: float) -> None:
+    """Waits until it does, after it was there."""
+    until(lambda: page.evaluate("sought.at(-1)") == seconds and playing(page) and now(page) > seconds)
+
+
 def test_files_are_listed_shown_and_removed(page, recordings):
     choose(page, recordings)
     until(lambda: page.locator("#recordings li .quiet").all_text_contents() == ["0:08", "0:05"])
@@ -150,17 +155,17 @@ def test_times_lead_to_their_moment(page, stub, recordings):
     links.nth(1).hover()
     assert "lit" in regions.get_attribute("part")
     links.nth(1).click()
-    until(lambda: now(page) >= 3.0 and playing(page))
+    plays_from(page, 3)
     until(lambda: links.nth(1).get_attribute("aria-current") == "time")
     page.click("#play")
     page.mouse.move(1, 1)
     page.locator("#wave [part~=marker][part~=fine]").dispatch_event("mouseenter")
     until(lambda: "lit" in links.nth(0).get_attribute("class"))
     regions.click(position={"x": 20, "y": 20})
-    until(lambda: now(page) >= 3.0 and playing(page))
+    plays_from(page, 3)
     box = page.locator("#wave").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.875, box["y"] + 20)  # the waveform itself, at 7 s
-    until(lambda: now(page) >= 6.9)
+    until(lambda: abs(page.evaluate("sought.at(-1)") - 7) < 0.1)
 
 
 def test_times_are_of_the_recording_that_the_server_names(page, stub, recordings):
@@ -174,7 +179,7 @@ def test_times_are_of_the_recording_that_the_server_names(page, stub, recordings
     for link, name, at in ((0, "talk", 3), (1, "street", 2)):
         page.locator(".answer a").nth(link).click()
         page.locator("#recordings [aria-current=true]", has_text=name).wait_for()
-        until(lambda at=at: at <= now(page) < at + 1 and playing(page))
+        plays_from(page, at)
         until(lambda: markers.count() == 1)
 
 

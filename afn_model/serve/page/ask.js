@@ -250,7 +250,7 @@ export class Conversation {
     if (this.recordings.shown !== time.of) this.recordings.show(time.of);
     if (this.current !== turn) this.focus(turn);
     await this.player.ready;
-    this.player.play();
+    this.player.play(time.start);
   }
 
   light(turn, time) {

@@ -63,10 +63,8 @@ export class Player {
     const source = blob ? URL.createObjectURL(blob) : `${address}/content`;
     if (this.recording !== recording) return source.startsWith("blob:") && URL.revokeObjectURL(source);
     this.blob = source.startsWith("blob:") ? source : null;
-    this.draw(
-      source,
-      Uint8Array.from(atob(found.peaks), (letter) => letter.charCodeAt(0)),
-    );
+    const bytes = Uint8Array.from(atob(found.peaks), (letter) => letter.charCodeAt(0));
+    return this.draw(source, bytes);
   }
 
   draw(source, bytes) {
@@ -90,6 +88,7 @@ export class Player {
       plugins: [this.regions],
     });
     this.wave.on("error", () => {}); // the audio element tells
+    const ready = new Promise((resolve) => this.wave.once("ready", resolve)); // <audio> has its source by then
     this.wave.on("ready", () => {
       this.fit = this.wave.getWidth() / seconds;
       this.pictures.open(this.recording, this.wave);
@@ -124,6 +123,7 @@ export class Player {
     $("seek").max = seconds;
     this.timeline(this.wave.getWidth() / seconds);
     this.moved();
+    return ready;
   }
 
   colours() {
