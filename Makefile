@@ -29,7 +29,7 @@ test-fast: $(VENV)/.test ## all but what is slow or long (tests/long.txt), for d
 	$(PYTEST) -m "not slow and not long"
 
 test-browser: $(VENV)/.test ## the server's page in a real browser: needs chromium on the path
-	$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install -q -e ".[browser]" --no-build-isolation
+	$(BIN)/pip install -q --disable-pip-version-check 'playwright>=1.48'  # [browser]
 	AFN_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 test-versions: $(VENV)/.test ## a wheel on the lowest, pinned and newest versions: SETS=, 5 GB each in turn

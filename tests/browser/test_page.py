@@ -66,6 +66,7 @@ def test_files_are_listed_shown_and_removed(page, recordings):
     until(lambda: page.locator("#recordings li .quiet").all_text_contents() == ["0:08", "0:05"])
     page.click("#recordings li:first-child .name")
     until(lambda: page.text_content("#length") == "0:08")
+    assert page.evaluate("document.activeElement.textContent") == "talk.wav0:08"
     page.click("#recordings li:first-child [aria-label='Remove talk.wav']")
     until(lambda: page.text_content("#length") == "0:05")
     page.click("[aria-label='Remove street.wav']")

@@ -126,7 +126,9 @@ export class Recordings {
       }
       return row;
     });
+    const focused = [...$("recordings").children].findIndex((row) => row.contains(document.activeElement));
     $("recordings").replaceChildren(...rows);
+    if (focused >= 0) (rows[Math.min(focused, rows.length - 1)]?.querySelector(".name") ?? $("record")).focus();
     $("drop").classList.toggle("some", this.list.length > 0);
   }
 
