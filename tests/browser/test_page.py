@@ -43,9 +43,10 @@ def choose(page, files) -> None:
 
 
 def ask(page, question: str = "What happens?") -> None:
+    before = page.locator(".turn").count()
     page.fill("#question", question)
     page.keyboard.press("Enter")
-    page.locator(".turn[aria-busy=false]").last.wait_for()
+    page.locator(f".turn:nth-child({before + 1})[aria-busy=false]").wait_for()
 
 
 def now(page) -> float:
