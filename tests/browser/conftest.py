@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -49,8 +51,8 @@ def server(browser, stub):
         yield address
 
 
-@pytest.fixture
-def page(browser, server):
+@contextmanager
+def opened(browser, server: str) -> Iterator:
     """The page, open; whatever it complains about fails the test."""
     context = browser.new_context(viewport={"width": 1000, "height": 860}, color_scheme="light", accept_downloads=True)
     context.set_default_timeout(10_000)
@@ -64,6 +66,12 @@ def page(browser, server):
     context.close()
     # The browser itself tells of answers such as 401, which tests ask for.
     assert not [error for error in errors if "Failed to load resource" not in error]
+
+
+@pytest.fixture
+def page(browser, server):
+    with opened(browser, server) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
