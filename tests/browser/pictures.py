@@ -1,4 +1,4 @@
-"""Pictures of the page for the documentation: ``python -m tests.browser.pictures docs``.
+"""Pictures of the page for the documentation: ``python -m tests.browser.pictures docs``; with ``all``, of other states.
 
 The recording is made by the synthetic world and the answer is written here: they show the page, not a model.
 """
@@ -31,14 +31,14 @@ REASONING = (
     "He goes on at 0:31. It ends in applause."
 )
 ANSWER = (
-    "A man introduces an old stone bridge at 0:01 and says how long it took to build from 0:09 to 0:16.\n\n"
+    "A man introduces an old stone bridge at 0:01 and says how long it took to build from 0:09 to 0:14.\n\n"
     "A dog barks at 0:19, and rain falls from 0:22 to 0:30. The man goes on at 0:31 with the railway, pauses at 0:37, "
     "and says at 0:40 that the bridge is closed to cars. People clap from 0:47 to 0:53; a car passes at 1:12."
 )
 OK, DOUBT, WRONG = "ok", "silent", "past_end"
 TIMES = (
     *(("0:01", 1, None, OK), ("0:19", 19, None, OK), ("0:22 to 0:30", 22, 30, OK), ("0:31", 31, None, OK)),  # thoughts
-    *(("0:01", 1, None, OK), ("0:09 to 0:16", 9, 16, OK), ("0:19", 19, None, OK), ("0:22 to 0:30", 22, 30, OK)),
+    *(("0:01", 1, None, OK), ("0:09 to 0:14", 9, 14, OK), ("0:19", 19, None, OK), ("0:22 to 0:30", 22, 30, OK)),
     *(("0:31", 31, None, OK), ("0:37", 37, None, DOUBT), ("0:40", 40, None, OK), ("0:47 to 0:53", 47, 53, OK)),
     ("1:12", 72, None, WRONG),
 )
@@ -88,7 +88,7 @@ def picture(page: Page, file: Path) -> None:
     small.save(file, optimize=True)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, everything: bool) -> None:
     recording = folder / "bridge.wav"
     stub = Stub(script=Scripted(ANSWER, REASONING, TIMES))
     stub.settings = type(stub.settings)(name="audio-flamingo-next")
@@ -96,11 +96,12 @@ def main(folder: Path) -> None:
     with serving(stub) as url, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for scheme in ("light", "dark"):
-            for name, (width, height) in SIZES.items():
+            for name, (width, height) in SIZES.items() if everything else [("", SIZES[""])]:
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 page.goto(url)
                 kind = name + ("-dark" if scheme == "dark" else "")
-                picture(page, folder / f"page-empty{kind}.png")
+                if everything:
+                    picture(page, folder / f"page-empty{kind}.png")
                 show(page, url, recording)
                 picture(page, folder / f"page{kind}.png")
         browser.close()
@@ -108,4 +109,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "all" in sys.argv)
