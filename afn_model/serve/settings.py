@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Settings:
         decoders: processes that decode recordings.
         decode_seconds: that a recording may take to be decoded.
         max_new_tokens: of an answer whose request does not say.
+        then_url: of the API of a text model that answers about captions; None leaves it to the model itself.
+        then_model: its name; the first that is listed there if None.
+        then_key: that it asks for.
+        then_seconds: that it may take for an answer.
         log_content: whether prompts and answers are logged.
     """
 
@@ -39,4 +43,8 @@ class Settings:
     decoders: int = 2
     decode_seconds: float = 120.0
     max_new_tokens: int = 1024
+    then_url: str | None = None
+    then_model: str | None = None
+    then_key: str | None = field(default=None, repr=False)
+    then_seconds: float = 120.0
     log_content: bool = False
