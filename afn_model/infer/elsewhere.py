@@ -45,7 +45,7 @@ def complete(
         url: of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` may follow.
         messages: of the conversation.
         model: its name; the first that the endpoint lists if None.
-        key: ``Authorization: Bearer KEY``; none is sent without it, and none to where a redirect leads: none is followed.
+        key: ``Authorization: Bearer KEY``, if there is one; it goes nowhere else, as no redirect is followed.
         fields: of the request, beside these.
         seconds: that the whole exchange may take.
 
