@@ -101,6 +101,12 @@ def shift_times(text: str, offset: float) -> str:
     return text
 
 
+def time_marks(text: str) -> list[tuple[int, int, str]]:
+    """Where the times of a transcript stand in its text, right or wrong ones: (start, end, the speaker that is named
+    there or "")."""
+    return [(mark.start(), mark.end(), _said(mark.groupdict().get("who"), "")) for mark in _marks(text)]
+
+
 def _marks(text: str) -> list[re.Match]:
     """The times of the form that comes first, with what stands around them."""
     found = {name: [m for m in form.finditer(text) if _valid(m)] for name, form in _FORMS.items()}

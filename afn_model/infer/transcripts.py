@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from afn_model.infer.timestamps import Segment, Timed, read_times, shift_times
+from afn_model.infer.timestamps import Segment, Timed, read_times, shift_times, time_marks
 from afn_model.scoring.text import answer_in
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def timed(text: str, start: float, end: float) -> Timed:
 
 def estimated(text: str, start: float, end: float, *, turns: bool = False) -> list[Segment]:
     """Segments of the answer about a piece that carries no usable times: each has the share of the time that it has of
-    the characters.
+    the characters. Times that cannot be right are no part of a segment's text; what stands between two is one segment.
 
     Args:
         text: of the answer.
@@ -76,19 +77,23 @@ def estimated(text: str, start: float, end: float, *, turns: bool = False) -> li
     """
     said = answer_in(text)
     before = max(0, text.rfind(said))
-    cuts = [m.end() for m in (_TURN if turns else _SENTENCE).finditer(said)]
-    spans = [
-        span
-        for a, b in zip([0, *cuts], [*cuts, len(said)], strict=True)
-        for span in ([(a, b)] if turns else _lines(said, a, b))
-        if said[span[0] : span[1]].strip()
-    ]
-    sizes = [len(said[a:b].strip()) for a, b in spans]
-    found, total, past = list[Segment](), sum(sizes), 0
-    for (a, b), size in zip(spans, sizes, strict=True):
-        first, last = (start + (end - start) * share / total for share in (past, past + size))
-        found.append(Segment(first, min(last, end), said[a:b].strip(), (before + a, before + b)))
-        past += size
+    marks = {first: (last, who) for first, last, who in time_marks(said)}
+    cuts = {m.end() for m in (_TURN if turns else _SENTENCE).finditer(said)}
+    if marks:
+        cuts = set(marks)
+    bounds = sorted({0, *cuts, len(said)})
+    rows = list[tuple[str, tuple[int, int]]]()
+    for a, b in pairwise(bounds):
+        for first, last in [(a, b)] if turns else _lines(said, a, b):
+            behind, who = marks.get(first, (first, ""))
+            words = f"{who} {said[behind:last].strip()}".strip()
+            if words:
+                rows.append((words, (before + first, before + last)))
+    found, total, past = list[Segment](), sum(len(words) for words, _ in rows), 0
+    for words, span in rows:
+        first, last = (start + (end - start) * share / total for share in (past, past + len(words)))
+        found.append(Segment(first, min(last, end), words, span))
+        past += len(words)
     return found
 
 

@@ -85,7 +85,7 @@ class SpeechRequest:
             module = import_module("afn_model.infer.time_grammar")
         except ModuleNotFoundError:
             raise ApiError(400, "timestamps: grammar is not in this version", param="timestamps") from None
-        return module.timed_transcript_grammar(seconds, "srt" if self.form in FILES else "verbose_json")
+        return module.timed_transcript_grammar(seconds)
 
 
 async def read_form(request: Request, task: str) -> tuple[dict[str, Any], bytes | str]:

@@ -322,9 +322,9 @@ def test_a_piece_without_usable_times_is_one_segment():
 def test_a_text_model_answers_about_captions(run, model, asked, monkeypatch):
     monkeypatch.setenv("AFN_THEN_KEY", "k")
     files = [record(Path(f"{name}.wav"), 1.5) for name in "ab"]
-    with text_endpoint(lambda body: reply(f"so: {body['messages'][0]['content'][-7:]}")) as there:
+    with text_endpoint(lambda body: reply(f"so: {body['messages'][0]['content'][-6:]}")) as there:
         then = ["--then", there.url, "--then-question", "Is it?", "--model", model]
-        assert run("caption", *files, *then) == (0, ["a.wav: so: \nIs it?", "b.wav: so: \nIs it?"], [])
+        assert run("caption", *files, *then) == (0, ["a.wav: so: Is it?", "b.wav: so: Is it?"], [])
         said = "[Recording 1, 1.5 s. What is to be heard in it: [0:00.1] a]\nIs it?"
         assert there.asked[1] == (
             "POST /v1/chat/completions",
@@ -333,7 +333,7 @@ def test_a_text_model_answers_about_captions(run, model, asked, monkeypatch):
         )
         code, out, _ = run("caption", "a.wav", *then, "--then-model", "own", "--json", "--start", 0.5)
         row = json.loads(out[0])
-        assert (row["caption"], row["answer"], there.last["model"]) == ("[0:00.6] a", "so: \nIs it?", "own")
+        assert (row["caption"], row["answer"], there.last["model"]) == ("[00:00.6] a", "so: Is it?", "own")
         assert (row["then_question"], row["then_model"]) == ("Is it?", "own")
         assert row["segments"] == [{"start": 0.5, "end": 1.5, "text": row["answer"]}]
     code, out, err = run("caption", *files, *then)

@@ -37,6 +37,8 @@ def test_sentences_share_the_time_by_their_length():
     assert [one.end - one.start for one in found] == pytest.approx([share * size for size in sizes])
     assert (found[0].start, found[-1].end) == (10.0, 31.0)
     assert all(a.end == b.start for a, b in pairwise(found))
+    found = estimated("So. [Speaker 1] [0:09 - 0:02] Hello. Hi. [0:01] there.", 0.0, 1.0)  # no such times
+    assert [one.text for one in found] == ["So.", "[Speaker 1] Hello. Hi.", "there."]
     assert estimated("", 0.0, 1.0) == estimated(" \n", 0.0, 1.0) == []
 
 

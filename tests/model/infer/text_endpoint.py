@@ -64,7 +64,10 @@ def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: 
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Listening(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Listening(("127.0.0.1", 0), Handler)
     found.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
