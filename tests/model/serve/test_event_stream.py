@@ -71,6 +71,15 @@ def test_a_stream_that_is_left_ends_its_events():
 
     assert asyncio.run(asyncio.wait_for(told(), 30)) == [True]
 
+    async def between():
+        ended = []
+        stream = lines({"n": 0}, events(1, 2, ended=ended))
+        assert [await anext(stream), await anext(stream)][1] == 'data: {"n": 1}\n\n'
+        await stream.aclose()
+        return ended
+
+    assert asyncio.run(between()) == [True]
+
 
 class Web:
     """A request whose client goes when it is told to."""

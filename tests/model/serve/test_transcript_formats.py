@@ -63,12 +63,10 @@ def test_every_token_belongs_to_one_segment(some):
 
 
 def test_times_end_with_the_recording(some):
-    piece = spoken(some, "[0:00 - 0:06.4] A dog barks.", end=96_001 / 16_000)
-    row = Transcript("transcribe", "x", 0.0, torch.zeros(96_001), [piece], some)
-    (found,) = to_verbose_json(row)["segments"]
-    assert found["end"] == round(96_001 / 16_000, 3) <= row.duration
-    (short,) = to_verbose_json(Transcript("transcribe", "x", 0.0, torch.zeros(96_009), [piece], some))["segments"]
-    assert short["end"] == 6.0
+    samples = 96_009  # 6.0005625 s, which would be rounded up
+    piece = spoken(some, "[0:00 - 0:06.4] A dog barks.", end=samples / 16_000)
+    found = to_verbose_json(Transcript("transcribe", "x", 0.0, torch.zeros(samples), [piece], some))
+    assert found["segments"][0]["end"] == found["duration"] == samples / 16_000
 
 
 @pytest.mark.parametrize(("dtype", "full"), [(torch.float32, 1.0), (torch.int16, 32768.0)])
@@ -94,6 +92,9 @@ def test_speakers(some):
     assert found["text"] == "A: Well.\nB: Hello. Who is it?\nA: Me.\nSpeaker 27: Us.\nA: And me."
     assert [row["id"] for row in found["segments"]] == [f"seg_{number}" for number in range(5)]
     assert [letter(number) for number in (1, 26, 27, 0)] == ["A", "Z", "Speaker 27", "Speaker 0"]
+    # Who is not named is who spoke before.
+    timed = spoken(some, "[Speaker 2] [0:00] Hello. [0:02] Who is it?")
+    assert [row["speaker"] for row in speaker_rows(said(some, timed), timed)] == ["B", "B"]
     # A label that the model has timed by itself, without words, is nobody's turn.
     timed = spoken(some, "[Speaker 1] [0:00 - 0:02] Hello. [Speaker 2] [0:02 - 0:03]")
     assert [row["text"] for row in speaker_rows(said(some, timed), timed)] == ["Hello."]
