@@ -38,7 +38,7 @@ class Piece:
 
 
 @dataclass
-class Recording:
+class AskedRecording:
     """What is asked about, with its number among the given ones."""
 
     number: int
@@ -169,14 +169,14 @@ class Asking:
         system = [] if self.args.system is None else [{"role": "system", "content": self.args.system}]
         return [*system, {"role": "user", "content": [part, {"type": "text", "text": self.question}]}]
 
-    def answers(self, files: Sequence[str], bar: AnswerBar) -> Iterator[Recording]:
+    def answers(self, files: Sequence[str], bar: AnswerBar) -> Iterator[AskedRecording]:
         """Recordings with their answers, or their errors, as they come."""
         for group in self.groups(files, bar):
             yield from (one for one in group if one.error is not None)
             yield from self.answered([one for one in group if one.error is None], bar)
 
-    def groups(self, files: Sequence[str], bar: AnswerBar) -> Iterator[list[Recording]]:
-        group: list[Recording] = []
+    def groups(self, files: Sequence[str], bar: AnswerBar) -> Iterator[list[AskedRecording]]:
+        group: list[AskedRecording] = []
         most = ROOM * self.batch_tokens / TOKENS_A_SECOND
         for number, file in enumerate(files):
             if not group:
@@ -188,13 +188,13 @@ class Asking:
         if group:
             yield group
 
-    def recording(self, number: int, file: str) -> Recording:
+    def recording(self, number: int, file: str) -> AskedRecording:
         """A recording in pieces that the model takes."""
         from afn_model.audio.pieces import cut, seconds_of
         from afn_model.audio.recording import Audio
         from afn_model.audio.source import STDIN, is_pipe, read_source
 
-        start, end, found = self.args.start, self.args.end, Recording(number, file)
+        start, end, found = self.args.start, self.args.end, AskedRecording(number, file)
         try:
             part = part_about(file, start, end)
             if file != STDIN and is_pipe(file):
@@ -212,7 +212,7 @@ class Asking:
             found.pieces.append(Piece(part | bounds, first, last))
         return found
 
-    def answered(self, group: list[Recording], bar: AnswerBar) -> Iterator[Recording]:
+    def answered(self, group: list[AskedRecording], bar: AnswerBar) -> Iterator[AskedRecording]:
         from afn_model.hashing import key
 
         pieces = [(one, piece) for one in group for piece in one.pieces]
@@ -249,9 +249,9 @@ class Asking:
                     yield one
 
 
-def in_order(found: Iterator[Recording]) -> Iterator[Recording]:
+def in_order(found: Iterator[AskedRecording]) -> Iterator[AskedRecording]:
     """Recordings in the given order; errors at once."""
-    waiting: dict[int, Recording | None] = {}
+    waiting: dict[int, AskedRecording | None] = {}
     following = 0
     for one in found:
         if one.error is not None:
@@ -264,7 +264,7 @@ def in_order(found: Iterator[Recording]) -> Iterator[Recording]:
                 yield ready
 
 
-def joined(one: Recording) -> Answer:
+def joined(one: AskedRecording) -> Answer:
     """The answer about a whole recording, of those about its pieces; times in it count from its beginning."""
     answers = [piece.answer for piece in one.pieces if piece.answer is not None]
     pieces = zip(one.pieces, answers, strict=True)
@@ -282,7 +282,7 @@ def joined(one: Recording) -> Answer:
     )
 
 
-def ended(one: Recording) -> str:
+def ended(one: AskedRecording) -> str:
     """After how many tokens an answer ended, or in how many pieces the model did not end it."""
     answers = [piece.answer for piece in one.pieces if piece.answer is not None]
     if len(answers) == 1:
@@ -290,7 +290,7 @@ def ended(one: Recording) -> str:
     return f"in {sum(answer.finish != 'stop' for answer in answers)} of {len(answers)} pieces"
 
 
-def timed(one: Recording) -> dict[str, Any]:
+def timed(one: AskedRecording) -> dict[str, Any]:
     """``segments`` with the times of the model, or one for each piece that has no usable ones, and which of these."""
     from afn_model.infer.timestamps import Segment
     from afn_model.scoring.text import answer_in

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Audio, Turn, read_conversation
 from afn_model.prompt.questions import DETAILED_CAPTION, described
 from afn_model.scoring.text import answer_in
+from afn_model.serve.caption_cache import Caption
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
-
-if TYPE_CHECKING:
-    from afn_model.serve.server import Server
-
-KEPT = 4096  # captions
+from afn_model.serve.server import Server
 
 
 @dataclass(frozen=True)
@@ -26,47 +22,6 @@ class CaptionRequest:
     """How recordings are described: the answer to which question."""
 
     prompt: str = DETAILED_CAPTION
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What a recording sounds like.
-
-    Args:
-        text: without thinking.
-        finish: why it ended.
-        prompt_tokens, audio_tokens, answer_tokens: that it took.
-    """
-
-    text: str
-    finish: str
-    prompt_tokens: int
-    audio_tokens: int
-    answer_tokens: int
-
-
-class CaptionCache:
-    """The captions that were asked for last, by (recording, prompt).
-
-    Args:
-        capacity: captions.
-    """
-
-    def __init__(self, capacity: int = KEPT):
-        self.capacity = capacity
-        self._kept: OrderedDict[tuple[str, str], Caption] = OrderedDict()
-
-    def get(self, recording: str, prompt: str) -> Caption | None:
-        found = self._kept.get((recording, prompt))
-        if found is not None:
-            self._kept.move_to_end((recording, prompt))
-        return found
-
-    def add(self, recording: str, prompt: str, caption: Caption) -> None:
-        self._kept[recording, prompt] = caption
-        self._kept.move_to_end((recording, prompt))
-        while len(self._kept) > self.capacity:
-            self._kept.popitem(last=False)
 
 
 def read_caption_request(value: Any, param: str = "afn_caption") -> CaptionRequest | None:

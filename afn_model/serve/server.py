@@ -15,7 +15,7 @@ from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.serve.captions import CaptionCache
+from afn_model.serve.caption_cache import CaptionCache
 from afn_model.serve.engine_thread import AnswerStream, EngineThread
 from afn_model.serve.errors import ApiError
 from afn_model.serve.intake import Intake

@@ -56,6 +56,7 @@ MODULES = {
     "afn_model/scoring/timestamps.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/serve/app.py": "tests/model/serve/test_server.py",
     "afn_model/serve/errors.py": "tests/model/serve/test_server.py",
+    "afn_model/serve/caption_cache.py": "tests/model/serve/test_captions.py",
     "afn_model/serve/hearing.py": "tests/model/serve/test_transcriptions.py",
     "afn_model/serve/recording.py": "tests/model/serve/test_intake.py",
     "afn_model/serve/settings.py": "tests/model/serve/test_server.py",

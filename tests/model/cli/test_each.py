@@ -11,7 +11,7 @@ import pytest
 
 from afn_model import Session
 from afn_model.cli import main
-from afn_model.cli.each import Piece, Recording, in_order, timed
+from afn_model.cli.each import AskedRecording, Piece, in_order, timed
 from afn_model.infer.answer import Answer
 from tests.model.infer.text_endpoint import reply, text_endpoint
 from tests.tiny import record, save_tiny
@@ -301,7 +301,7 @@ def test_progress_of_one_recording_in_pieces(run, model, asked, monkeypatch):
 
 
 def test_in_order():
-    found = [Recording(number, str(number)) for number in (2, 0, 3, 1)]
+    found = [AskedRecording(number, str(number)) for number in (2, 0, 3, 1)]
     found[0].error = ValueError("2")
     assert [one.number for one in in_order(iter(found))] == [2, 0, 1, 3]
 
@@ -309,7 +309,7 @@ def test_in_order():
 def test_a_piece_without_usable_times_is_one_segment():
     texts = ("[0:01] One.", "<think>[0:01]</think>Two.", "[0:59] Three.", " ")
     pieces = [Piece({}, 10.0 * i, 10.0 * i + 10, Answer(text, 1, 1, "stop", {}, 1)) for i, text in enumerate(texts)]
-    assert timed(Recording(0, "a.wav", pieces)) == {
+    assert timed(AskedRecording(0, "a.wav", pieces)) == {
         "segments": [
             {"start": 1.0, "end": 10.0, "text": "One."},
             {"start": 10.0, "end": 20.0, "text": "Two."},

@@ -8,7 +8,8 @@ import torch
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Audio, Turn
 from afn_model.prompt.questions import DETAILED_CAPTION
-from afn_model.serve.captions import Caption, CaptionCache, CaptionRequest, read_caption_request, with_captions
+from afn_model.serve.caption_cache import Caption, CaptionCache
+from afn_model.serve.captions import CaptionRequest, read_caption_request, with_captions
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
 from tests.model.serve.scripted import TEXT_TOKENS, Script, always
