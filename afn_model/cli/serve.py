@@ -38,6 +38,9 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--max-body-mb", type=positive, default=512, metavar="N", help="of a request")
     parser.add_argument("--decoders", type=positive, default=2, metavar="N", help="processes that decode recordings")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    told = "API of a text model that answers where a request wants captions; its key is the environment's AFN_THEN_KEY"
+    parser.add_argument("--then-url", metavar="URL", help=told)
+    parser.add_argument("--then-model", metavar="NAME", help="of it; default the first that is listed there")
     parser.add_argument("--log-content", action="store_true", help="log prompts and answers")
     told = (
         "engines, on a GPU each where there are GPUs, by Ray Serve on this machine or its cluster; default one, no Ray"
@@ -97,6 +100,9 @@ def application(args: Namespace) -> FastAPI:
         max_requests=args.max_requests,
         max_body_bytes=args.max_body_mb << 20,
         decoders=args.decoders,
+        then_url=args.then_url,
+        then_model=args.then_model,
+        then_key=os.environ.get("AFN_THEN_KEY"),
         log_content=args.log_content,
     )
     return create_app(Server(engine, settings))

@@ -16,6 +16,7 @@ from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.serve.caption_cache import CaptionCache
 from afn_model.serve.engine_thread import AnswerStream, EngineThread
 from afn_model.serve.errors import ApiError
 from afn_model.serve.intake import Intake
@@ -44,6 +45,7 @@ class Server:
         self.intake = Intake(self.settings, self.processor.pcm_dtype)
         self.uploads = Uploads(self.settings.upload_bytes)
         self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
+        self.captions = CaptionCache()
         self.fingerprint, self.started = fingerprint, int(time.time())
 
     async def start(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Settings:
         idle_seconds: after which a realtime session that sends nothing is closed.
         step_seconds: that a step of the engine may take before ``/health`` says that it is stuck.
         max_new_tokens: of an answer whose request does not say.
+        then_url: of the API of a text model that answers about captions; None leaves it to the model itself.
+        then_model: its name; the first that is listed there if None.
+        then_key: that it asks for.
+        then_seconds: that it may take for an answer.
         log_content: whether prompts and answers are logged.
     """
 
@@ -45,4 +49,8 @@ class Settings:
     idle_seconds: float = 300.0
     step_seconds: float = 600.0
     max_new_tokens: int = 1024
+    then_url: str | None = None
+    then_model: str | None = None
+    then_key: str | None = field(default=None, repr=False)
+    then_seconds: float = 120.0
     log_content: bool = False
