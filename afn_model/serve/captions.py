@@ -98,7 +98,7 @@ async def with_captions(
 
 
 async def _caption(server: Server, recording: Recording, prompt: str) -> Caption:
-    parts = [{"type": "audio", "audio": recording.pcm}, {"type": "text", "text": prompt}]
+    parts = [{"type": "audio", "audio": recording.audio}, {"type": "text", "text": prompt}]
     try:
         turns = read_conversation([{"role": "user", "content": parts}])
     except ValueError as error:

@@ -15,9 +15,9 @@ from afn_model.audio.frames import HOP, SAMPLE_RATE
 from afn_model.infer.subtitles import to_srt, to_vtt
 from afn_model.infer.text_stream import TextStream
 from afn_model.infer.timestamps import Segment
+from afn_model.infer.token_logprobs import writer
 from afn_model.infer.transcripts import estimated, placed, speaker_in, timed
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.prompt.token_bytes import token_bytes
 from afn_model.scoring.text import answer_in
 
 SILENT = 1e-6  # mean power of a frame, of full scale: -60 dB
@@ -111,14 +111,8 @@ def usage_of(pieces: Sequence[Spoken]) -> dict[str, Any]:
 
 def logprobs_of(processor: AFNextProcessor, tokens: Sequence[int], logprobs: Sequence[float]) -> list[dict[str, Any]]:
     """Tokens with their bytes and log-probabilities."""
-    return [
-        {
-            "token": processor.decode([token]),
-            "bytes": list(token_bytes(processor.tokenizer, token)),
-            "logprob": logprob,
-        }
-        for token, logprob in zip(tokens, logprobs, strict=True)
-    ]
+    written = writer(processor.tokenizer)
+    return [written.entry(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True)]
 
 
 def to_json(said: Transcript, *, logprobs: bool = False) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from afn_model.audio.digests import windows_of
 from afn_model.audio.frames import window_samples
-from afn_model.audio.recording import Audio
-from afn_model.infer.audio_stream import windows_of
 from afn_model.infer.engine import Engine
 from afn_model.infer.listen import AHEAD
 from afn_model.infer.request import set_clocks
@@ -129,7 +128,7 @@ class Uploads:
 
 def begun(processor: AFNextProcessor, recording: Recording) -> list[int]:
     """The tokens that a question about a recording begins with, where nothing stands before the recording."""
-    turn = Turn("user", (Audio(recording.pcm), "-"))
+    turn = Turn("user", (recording.audio, "-"))
     ids = processor.prepare([turn], max_seconds=recording.seconds + 1.0).ids.tolist()
     return ids[: len(ids) - ids[::-1].index(processor.sound_id)]
 

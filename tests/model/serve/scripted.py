@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.serve.engine_thread import Delta
-from afn_model.serve.server import Server
+from afn_model.serve.server import Server, seconds_of
 
 LOGPROB = -0.25  # of every token
 TEXT_TOKENS = 30  # of every prompt
@@ -37,7 +38,7 @@ class Question:
     @property
     def samples(self) -> list[int]:
         """Of each recording."""
-        return [len(audio.source) for turn in self.turns for audio in turn.audios]
+        return [round(seconds_of(audio) * SAMPLE_RATE) for turn in self.turns for audio in turn.audios]
 
 
 class ScriptedStream:
