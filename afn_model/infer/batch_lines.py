@@ -331,7 +331,7 @@ def asked(fields: dict[str, Any], defaults: SamplingParams) -> tuple[SamplingPar
     for name, field in SETTINGS.items():
         if (value := fields.get(name)) is None:
             continue
-        if given.get(field, value) != value:
+        if field in given and given[field] != value:
             raise ValueError(f"{name} {shown(value)}: another value of the same setting is {shown(given[field])}")
         given[field] = value
     if isinstance(bias := given.get("logit_bias"), dict):

@@ -70,7 +70,8 @@ def text_of(reply: dict[str, Any], where: str = "") -> str:
         ElsewhereError: no text in the reply.
     """
     try:
-        text = reply["choices"][0]["message"]["content"]
+        texts = [choice["message"]["content"] for choice in reply["choices"]]
+        text = texts[0] if all(isinstance(one, (str, type(None))) for one in texts) else None
     except (KeyError, IndexError, TypeError):
         text = None
     if not isinstance(text, str):
@@ -110,7 +111,8 @@ def _exchange(url: str, body: dict[str, Any] | None, key: str | None, deadline: 
         raise ElsewhereError(url, said) from None
     try:
         found = json.loads(raw)
-    except ValueError:
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # as it may be sent on
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ElsewhereError(url, "the reply is no JSON object")

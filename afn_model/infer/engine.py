@@ -23,7 +23,7 @@ from afn_model.infer.audio_cache import AudioCache
 from afn_model.infer.costs import Costs
 from afn_model.infer.drafts import AnswerDraft
 from afn_model.infer.finish import END_OF_THINKING, Finish, Reason, ends_inside
-from afn_model.infer.grammar import Grammars
+from afn_model.infer.grammar import KEPT_TOKENIZERS, Grammars
 from afn_model.infer.offload import HostPages
 from afn_model.infer.pages import PAGE, PagePool
 from afn_model.infer.request import Growing, NotFinite, Request, seeded, set_clocks
@@ -461,10 +461,11 @@ class Engine:
         stop = params.stop_token_ids or ()
         if not stop:
             raise ValueError("a grammar needs a stop token after it, and stop_token_ids is empty")
-        if stop not in self.grammars:
-            size = self.model.config.text.vocab_size
-            self.grammars[stop] = Grammars(self.processor.tokenizer.to_str(), size, stop)
-        return self.grammars[stop]
+        size, known = self.model.config.text.vocab_size, self.grammars
+        known[stop] = known.pop(stop, None) or Grammars(self.processor.tokenizer.to_str(), size, stop)
+        if len(known) > KEPT_TOKENIZERS:
+            del known[next(iter(known))]  # the one that was used least recently
+        return known[stop]
 
     def _end(self, answer: Growing, reason: Reason, error: BaseException | None = None) -> None:
         answer.reason, answer.error = reason, error

@@ -14,6 +14,7 @@ from afn_model.checks import said, shown
 from afn_model.network.device_batch import copied
 
 KEPT = 64  # compiled grammars
+KEPT_TOKENIZERS = 4  # of an engine, each with its stop tokens: clients name these
 # As json.dumps writes. Free white space lets a model write nothing else until its answer is at its longest.
 JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -75,6 +76,8 @@ class Grammars:
         compiled = matcher(self.tokenizer, source, log_level=0)
         if compiled.is_error():
             raise ValueError(compiled.get_error())
+        if not GrammarState(compiled.deep_copy(), self.vocab_size).mask().any():
+            raise ValueError("nothing fits it")
         return compiled
 
 

@@ -72,7 +72,7 @@ _FORMS = {
     rf"|{_NUMBER}[ ]?s,[ ]?{_NUMBER}(?=[ ]?s)|{_POINT})(?={_S}[ ]?\]){_S}",
     "key": rf"(?<!\w)(?:{_KEY}[\"']?[ ]?[:=][ ]?[\"']?|timestamps?[ ]|t[ ]?=[ ]?){_NUMBER}(?!\w|[:.]\d|[ ]?[%/]"
     r"|[ ]?(?:[a-z]{0,5}Hz|bpm|dB|ms|s\b|sec|min|hour|LUFS))",
-    "clock": r"(?<![\w:.,/])(?:\d{1,2}:)?\d{1,3}:\d\d(?:[.,]\d{1,3})?(?!\w|:\d|/\d)",
+    "clock": r"(?<![\w:.,/])(?:\d{1,2}:)?\d{1,3}:\d\d(?:[.,]\d{1,3})?s?(?!\w|:\d|/\d)",
     "prime": r"(?<![\w.'])\d{1,3}['′][0-5]\d(?:\.\d{1,3})?(?:\"|″|'')",
     "short": r"(?<![\w.])(?:\d{1,2}[ ]?h[ ]?)?\d{1,3}[ ]?m[ ]?\d{1,2}(?:\.\d{1,3})?[ ]?s(?!\w)",
     "amount": rf"(?<![\w.:])(?<!\d/)(?:{_LIST}(?:{_NUMBER}(?:{_HALF})?[ -]?|{SPELLED}(?:{_HALF})?[ -]){_UNIT}"
@@ -126,7 +126,8 @@ def _scan(text: str) -> Iterator[FoundTime]:
                 values[-1] = (*values[-1][:2], end)
             yield FoundTime(form, values[0][1], end, values, [True] * (len(values) - 1))
         elif form in ("clock", "prime", "short"):
-            clock = re.sub(r"[^\d.,]+", ":", said.rstrip("\"″' sS")) if form != "clock" else said
+            clock = said.rstrip("\"″' sS")
+            clock = re.sub(r"[^\d.,]+", ":", clock) if form != "clock" else clock
             if (value := _clock(clock, form)) is not None:
                 pair = re.fullmatch(r"(\d+):(\d\d)", clock)
                 yield FoundTime(form, start, end, [(value, start, end)], pair=pair and (int(pair[1]), int(pair[2])))

@@ -10,6 +10,7 @@ from afn_model.infer.listen_again import ASKED, log_odds, questions
 from afn_model.infer.stated_times import stated_times
 from afn_model.infer.time_checks import CheckedTime, check_times
 from afn_model.prompt.conversation import Turn
+from afn_model.serve.chat_audio import together
 from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server
 
@@ -64,5 +65,5 @@ async def times_of(
             (answer,) = await stream.ended()
         return log_odds(answer.top[0], server.processor) if answer.top else None
 
-    found = await asyncio.gather(*map(confirmed, turns))
+    found = await together([confirmed(about) for about in turns])
     return [row | {"log_odds": odds} for row, odds in zip(rows, found, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Caption:
 
 
 class CaptionCache:
-    """The captions that were asked for last, by (recording, prompt).
+    """The captions that were asked for last, by (client, recording, prompt): nobody learns what others ask about.
 
     Args:
         capacity: captions.
@@ -34,16 +35,18 @@ class CaptionCache:
 
     def __init__(self, capacity: int = KEPT):
         self.capacity = capacity
-        self._kept: OrderedDict[tuple[str, str], Caption] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, bytes], Caption] = OrderedDict()
 
-    def get(self, recording: str, prompt: str) -> Caption | None:
-        found = self._kept.get((recording, prompt))
+    def get(self, owner: str, recording: str, prompt: str) -> Caption | None:
+        key = owner, recording, hashlib.sha256(prompt.encode()).digest()
+        found = self._kept.get(key)
         if found is not None:
-            self._kept.move_to_end((recording, prompt))
+            self._kept.move_to_end(key)
         return found
 
-    def add(self, recording: str, prompt: str, caption: Caption) -> None:
-        self._kept[recording, prompt] = caption
-        self._kept.move_to_end((recording, prompt))
+    def add(self, owner: str, recording: str, prompt: str, caption: Caption) -> None:
+        key = owner, recording, hashlib.sha256(prompt.encode()).digest()
+        self._kept[key] = caption
+        self._kept.move_to_end(key)
         while len(self._kept) > self.capacity:
             self._kept.popitem(last=False)

@@ -12,9 +12,12 @@ from afn_model.prompt.conversation import Audio, Turn, read_conversation
 from afn_model.prompt.questions import DETAILED_CAPTION, described
 from afn_model.scoring.text import answer_in
 from afn_model.serve.caption_cache import Caption
+from afn_model.serve.chat_audio import together
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server
+
+TOGETHER = 8  # recordings of a request that are described at the same time
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,17 @@ def read_caption_request(value: Any, param: str = "afn_caption") -> CaptionReque
 
 
 async def with_captions(
-    server: Server, turns: Sequence[Turn], recordings: Sequence[Recording], asked: CaptionRequest
+    server: Server, turns: Sequence[Turn], recordings: Sequence[Recording], asked: CaptionRequest, owner: str = ""
 ) -> tuple[list[Turn], list[dict[str, Any]]]:
     """A conversation with captions in the place of its recordings.
 
     Args:
-        server: whose model describes them, all at the same time; captions that it has are not asked for again.
+        server: whose model describes them, several at the same time; captions that it has are not asked for again.
+            The request that they are for has been admitted.
         turns: of the conversation.
         recordings: of its audios, in order.
         asked: which question is asked about each.
+        owner: the client whose captions they are.
 
     Returns:
         (turns of text alone, what to tell the client of each recording: ``afn.captions``).
@@ -62,15 +67,17 @@ async def with_captions(
     audios = [audio for turn in turns for audio in turn.audios]
     assert len(audios) == len(recordings), f"{len(recordings)} recordings for {len(audios)} audios"
     different = {recording.id: recording for recording in recordings}
-    known = {id: server.captions.get(id, asked.prompt) for id in different}
+    known = {id: server.captions.get(owner, id, asked.prompt) for id in different}
     missing = [id for id, caption in known.items() if caption is None]
-    tasks = [asyncio.create_task(_caption(server, different[id], asked.prompt)) for id in missing]
-    try:
-        found = known | dict(zip(missing, await asyncio.gather(*tasks), strict=True))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    room = asyncio.Semaphore(TOGETHER)
+
+    async def described_by_model(id: str) -> Caption:
+        async with room:
+            made = await _caption(server, different[id], asked.prompt)
+        server.captions.add(owner, id, asked.prompt, made)
+        return made
+
+    found = known | dict(zip(missing, await together([described_by_model(id) for id in missing]), strict=True))
     rows, texts = list[dict[str, Any]](), list[str]()
     for number, recording in enumerate(recordings, 1):
         caption = found[recording.id]
@@ -78,7 +85,7 @@ async def with_captions(
         texts.append(described(caption.text, number, recording.seconds) + "\n")
         rows.append(
             {
-                "sha256": recording.id,
+                "id": recording.id,
                 "seconds": recording.seconds,
                 "caption": caption.text,
                 "finish_reason": caption.finish,
@@ -104,11 +111,7 @@ async def _caption(server: Server, recording: Recording, prompt: str) -> Caption
     except ValueError as error:
         raise ApiError(400, f"afn_caption.prompt: {error}", param="afn_caption.prompt") from None
     params = SamplingParams(max_new_tokens=server.settings.max_new_tokens)
-    async with server.ask(turns, params, endpoint="captions") as stream:
+    async with server.ask(turns, params, endpoint="captions", admitted=True) as stream:
         (answer,) = await stream.ended()
-        if answer.reason in (None, "abort"):
-            raise ApiError(503, "the server is being stopped", code="stopped")
         text, tokens = answer_in(answer.text), len(answer.tokens)
-        found = Caption(text, str(answer.reason), stream.prompt_tokens, stream.audio_tokens, tokens)
-    server.captions.add(recording.id, prompt, found)
-    return found
+        return Caption(text, str(answer.reason), stream.prompt_tokens, stream.audio_tokens, tokens)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -21,12 +21,11 @@ from afn_model.serve.chat_audio import hear
 from afn_model.serve.chat_reply import Chat
 from afn_model.serve.chat_request import CHAT, TOKENIZE, ChatRequest, TokenizeRequest, opening, read, sampling
 from afn_model.serve.chat_stream import EventStream, once
-from afn_model.serve.errors import ApiError, as_api_error
+from afn_model.serve.errors import GONE, ApiError, as_api_error
 from afn_model.serve.event_stream import unless_gone
 from afn_model.serve.server import Server, server_of
 from afn_model.serve.text_model import answer_elsewhere
 
-GONE = 499  # what logs call a client that did not wait for its answer
 router = APIRouter()
 log = logging.getLogger("afn.serve")
 
@@ -36,6 +35,11 @@ def described(path: str, model: type[BaseModel]) -> dict[str, Any]:
     at = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema/$defs"
     schema = model.model_json_schema(ref_template=at + "/{model}")
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def whole(reply: dict[str, Any]) -> Response:
+    """A reply that is sent at once: a large one is written in a thread."""
+    return Response(json.dumps(reply, ensure_ascii=False).encode(), media_type="application/json")
 
 
 @router.post("/v1/chat/completions", openapi_extra=described("/v1/chat/completions", ChatRequest))
@@ -85,23 +89,31 @@ class ChatResponse(Response):
         params, prediction = sampling(asked, self.server.settings)
         start = opening(asked.messages, asked.add_generation_prompt, asked.continue_final_message)
         heard, captions = await hear(asked.messages, self.server, scope["client_id"]), list[dict[str, Any]]()
-        if (wanted := read_caption_request(asked.afn_caption)) is not None:
-            turns, captions = await with_captions(self.server, heard.turns, heard.mentioned, wanted)
-            if self.server.settings.then_url is not None:
-                found = await answer_elsewhere(self.server, asked, turns, heard.recordings, captions)
-                await (once(found) if asked.stream else JSONResponse(found))(scope, receive, send)
-                return 200
-            heard = replace(heard, turns=turns)
-        chat = Chat(self.server, asked, params, prediction, start, heard, captions, self.arrived)
-        self.chat = chat
-        if asked.stream:
+        with ExitStack() as admitted:
+            if (wanted := read_caption_request(asked.afn_caption)) is not None:
+                admitted.enter_context(self.server.limits.admitted(sum(one.seconds for one in heard.recordings)))
+                owner = scope["client_id"]
+                turns, captions = await with_captions(self.server, heard.turns, heard.mentioned, wanted, owner)
+                if self.server.settings.then_url is not None:
+                    found = await answer_elsewhere(self.server, asked, turns, heard.recordings, captions)
+                    reply = await asyncio.to_thread(once if asked.stream else whole, found)
+                    await reply(scope, receive, send)
+                    return 200
+                heard = replace(heard, turns=turns)
+            known = wanted is not None
+            chat = Chat(self.server, asked, params, prediction, start, heard, captions, self.arrived, admitted=known)
+            self.chat = chat
+            return await self.tell(chat, scope, receive, send)
+
+    async def tell(self, chat: Chat, scope: Scope, receive: Receive, send: Send) -> int:
+        """Sends the engine's answer; its status."""
+        if chat.asked.stream:
             stream = EventStream(chat, send)
             await stream.run()
             return 200 if stream.error is None else stream.error.status
-        found = await chat.whole()
-        content = await asyncio.to_thread(json.dumps, found, ensure_ascii=False)
-        headers = {"x-request-id": chat.id}
-        await Response(content.encode(), 200, headers, "application/json")(scope, receive, send)
+        reply = await asyncio.to_thread(whole, await chat.whole())
+        reply.headers["x-request-id"] = chat.id
+        await reply(scope, receive, send)
         return 200
 
     def note(self, status: int) -> None:
@@ -122,6 +134,13 @@ async def tokenize(request: Request) -> Response:
     asked: TokenizeRequest = await read(await request.body(), TOKENIZE)
     server.check_model(asked.model)
     tokenizer = server.processor.tokenizer
+
+    def reply(ids: list[int]) -> Response:
+        found = {"count": len(ids), "max_model_len": server.processor.max_positions, "tokens": ids}
+        if asked.return_token_strs:
+            found["token_strs"] = [tokenizer.id_to_token(token) for token in ids]
+        return whole(found)
+
     if asked.messages is None:
         found = await asyncio.to_thread(tokenizer.encode, asked.prompt or "", add_special_tokens=False)
         ids = found.ids
@@ -130,7 +149,4 @@ async def tokenize(request: Request) -> Response:
         options = opening(asked.messages, asked.add_generation_prompt, asked.continue_final_message)
         prepared = await asyncio.to_thread(partial(server.processor.prepare, heard.turns, **options))
         ids = prepared.ids.tolist()
-    reply = {"count": len(ids), "max_model_len": server.processor.max_positions, "tokens": ids}
-    if asked.return_token_strs:
-        reply["token_strs"] = [tokenizer.id_to_token(token) for token in ids]
-    return JSONResponse(reply)
+    return await asyncio.to_thread(reply, ids)

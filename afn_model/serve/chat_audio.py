@@ -19,6 +19,7 @@ from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server
 
 MOST = 256  # recordings of a request
+AT_ONCE = 2  # of them that are decoded at the same time, or as many as there are decoders
 SHORT = 1 << 16  # characters that are decoded without a thread
 UPLOAD = "afn://sha256/"
 T = TypeVar("T")
@@ -119,7 +120,13 @@ async def _recordings(parts: dict[Place, ContentPart], server: Server, owner: st
     for at, key in enumerate(keys):
         first.setdefault(key, at)
     places = list(parts)
-    work = [_decoded(contents[at], key[1], key[2], server, param(*places[at])) for key, at in first.items()]
+    room = asyncio.Semaphore(max(AT_ONCE, server.settings.decoders))
+
+    async def decoded(key: Key, at: int) -> Recording:
+        async with room:
+            return await _decoded(contents[at], key[1], key[2], server, param(*places[at]))
+
+    work = [decoded(key, at) for key, at in first.items()]
     found = dict(zip(first, await together(work), strict=True))
     return {place: found[key] for place, key in zip(places, keys, strict=True)}
 
@@ -188,7 +195,7 @@ async def _decoded(
             pcm = await asyncio.to_thread(partial(load, Audio(content.pcm, start=start, end=end), **options))
         except ValueError as error:
             raise ApiError(400, f"{where}: {error}", param=where) from None
-        return Recording(f"{content.id}@{start or 0:g}-{'' if end is None else f'{end:g}'}", pcm)
+        return Recording(Recording.part_id(content.id, start, end), pcm)
     if content.seconds > server.settings.max_seconds:
         what = f"{where}: {content.seconds:.0f} s are longer than {server.settings.max_seconds:g} s; start and end "
         raise ApiError(413, what + "of the part say which of them are asked about", param=where, code="too_long")

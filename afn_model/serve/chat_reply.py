@@ -17,8 +17,7 @@ from afn_model.infer.token_logprobs import writer
 from afn_model.serve.answer_times import times_of
 from afn_model.serve.chat_audio import HeardChat
 from afn_model.serve.chat_request import ChatRequest, misfit
-from afn_model.serve.engine_thread import AnswerStream, Delta, EngineDied
-from afn_model.serve.errors import ApiError
+from afn_model.serve.engine_thread import AnswerStream, Delta
 from afn_model.serve.reasoning import Reasoning
 from afn_model.serve.server import Server
 
@@ -37,6 +36,7 @@ class Chat:
         heard: the conversation.
         captions: what the text model read in the place of recordings, for ``afn.captions``.
         arrived: when the request came, by the engine's clock.
+        admitted: whether it has its place already.
     """
 
     server: Server
@@ -47,6 +47,7 @@ class Chat:
     heard: HeardChat
     captions: list[dict[str, Any]]
     arrived: float
+    admitted: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     choices: list[Choice] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Chat:
         """
         async with AsyncExitStack() as stack:
             options: dict[str, Any] = {"prediction": self.prediction, "priority": -self.asked.priority}
+            options["admitted"] = self.admitted
             options |= self.opening
             asking = self.server.ask(self.heard.turns, self.params, **options)
             try:
@@ -99,7 +101,8 @@ class Chat:
         """``usage`` of answers that have ended."""
         ended = [choice.growing.finish for choice in self.choices]
         usage = Usage(stream.prompt_tokens, stream.audio_tokens, stream.cached_tokens)
-        said, thought = sum(len(finish.answer) for finish in ended), sum(finish.thought for finish in ended)
+        said = sum(len(finish.answer) for finish in ended)
+        thought = 0 if self.params.grammar is not None else sum(finish.thought for finish in ended)
         self.usage = usage.as_json(said, thought)
         return self.usage
 
@@ -118,7 +121,8 @@ class Choice:
         request = stream.request
         self.growing: Growing = request.answers[index]
         self.stop_ids = frozenset(request.params.stop_token_ids or ())
-        self.parts = Reasoning(request.thinking, splits=chat.params.grammar is None)
+        splits = chat.params.grammar is None  # else all of it is of the form that is asked for
+        self.parts = Reasoning(request.thinking and splits, splits=splits)
         self.text: list[str] = []
         self.logprobs: list[dict[str, Any]] = []
         self.times: list[dict[str, Any]] = []
@@ -135,8 +139,7 @@ class Choice:
         Raises:
             ApiError: it could not be completed.
         """
-        if delta.error is not None or delta.reason in ("abort", "error"):
-            raise failed(delta.error)
+        delta.check()
         if delta.text:
             self.text.append(delta.text)
         thought, said = self.parts.feed(delta.text)
@@ -196,10 +199,3 @@ class Choice:
                 "total": last - arrived,
             },
         }
-
-
-def failed(error: BaseException | None) -> ApiError:
-    """What a client is told of an answer that was begun and could not be completed, which is never its fault."""
-    if error is None or isinstance(error, EngineDied):
-        return ApiError(503, "the server ends; the answer was not completed", code="engine_died")
-    return ApiError(500, "the server could not complete this answer", code="internal_error")

@@ -23,14 +23,18 @@ from typing import TypeVar
 from afn_model.infer.engine import Engine
 from afn_model.infer.finish import Reason
 from afn_model.infer.request import Growing, Request
+from afn_model.serve.errors import ApiError
 
 T = TypeVar("T")
 FAILURES = 3  # steps in a row that may fail before the engine is given up
 log = logging.getLogger("afn.serve")
 
 
-class EngineDied(RuntimeError):
+class EngineDied(ApiError):
     """The engine's thread has ended, or its steps have failed again and again."""
+
+    def __init__(self):
+        super().__init__(503, "the engine has died; the server must be started again", code="engine_died")
 
 
 @dataclass
@@ -59,6 +63,15 @@ class Delta:
         self.logprobs += later.logprobs
         self.top += later.top
         self.reason, self.error = later.reason, later.error
+
+    def check(self) -> None:
+        """Raises:
+        ApiError: the answer was begun and could not be completed, which is never the client's fault.
+        """
+        if self.reason == "abort" and (self.error is None or isinstance(self.error, EngineDied)):
+            raise ApiError(503, "the server ends; the answer was not completed", code="engine_died")
+        if self.error is not None or self.reason in ("abort", "error"):
+            raise ApiError(500, "the server could not complete this answer", code="internal_error")
 
 
 class AnswerStream:
@@ -94,14 +107,12 @@ class AnswerStream:
         """The whole answers, in their order.
 
         Raises:
-            Exception: what ended one of them early.
+            ApiError: as ``Delta.check``.
         """
         whole = {sample: Delta(sample) for sample in range(len(self.request.answers))}
         async for delta in self:
+            delta.check()
             whole[delta.sample].join(delta)
-            if delta.error is not None:
-                self.abort()
-                raise delta.error
         return list(whole.values())
 
     def abort(self) -> None:
@@ -200,7 +211,7 @@ class EngineThread:
         def wanted(engine: Engine) -> None:
             try:
                 if self._closed:
-                    raise EngineDied("the engine has died")
+                    raise EngineDied
                 result, error = work(engine), None
             except BaseException as raised:
                 result, error = None, raised
@@ -208,7 +219,7 @@ class EngineThread:
 
         with self._closing:
             if self._closed:
-                raise EngineDied("the engine has died")
+                raise EngineDied
             self._wanted.put(wanted)
         return await found
 
@@ -248,7 +259,7 @@ class EngineThread:
                     log.exception("a step failed")
                     failures += 1
                     if failures == FAILURES:
-                        raise EngineDied(f"{FAILURES} steps failed, one after another") from error
+                        raise EngineDied from error
                 finally:
                     self.stepping_since = None
                 if self.on_step is not None:
@@ -264,13 +275,16 @@ class EngineThread:
         try:
             while (work := self._wanted.get(block=wait)) is not None:
                 wait = False
-                try:
-                    work(self.engine)
-                except Exception:
-                    log.exception("work for the engine failed")
+                self._do(work)
         except queue.Empty:
             pass
         self._pass_on([])
+
+    def _do(self, work: Callable[[Engine], object]) -> None:
+        try:
+            work(self.engine)
+        except Exception:
+            log.exception("work for the engine failed")
 
     def _pass_on(self, grown: list[Growing]) -> None:
         """Tells each loop at once what has come of all answers, those that were aborted included."""
@@ -294,6 +308,8 @@ class EngineThread:
             )
             if growing.reason is not None:
                 del self._told[growing]
+            if growing.reason == "error":
+                log.error("an answer could not be completed", exc_info=growing.error)
             loops.setdefault(told.stream.loop, []).append((told.stream, delta))
         for loop, deltas in loops.items():
             _tell(loop, partial(_take, deltas))
@@ -311,7 +327,7 @@ class EngineThread:
             except queue.Empty:
                 return
             if work is not None:
-                work(self.engine)
+                self._do(work)
 
 
 def _take(deltas: list[tuple[AnswerStream, Delta]]) -> None:

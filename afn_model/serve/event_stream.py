@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from afn_model.serve.errors import ApiError, as_api_error
+from afn_model.serve.errors import GONE, ApiError, as_api_error
 
 T = TypeVar("T")
 SILENCE = 15.0  # seconds after which a comment says that the connection lives: proxies close silent ones
@@ -26,7 +26,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ApiError(499, "the client has gone", code="client_gone")
+            raise ApiError(GONE, "the client has gone", code="client_gone")
         return await working
     finally:
         gone.cancel()

@@ -149,7 +149,9 @@ async def _get(
     parts: SplitResult, host: str, port: int, addresses: list[str], fetching: Fetching, most: int
 ) -> bytes | _Elsewhere:
     """The body of an answer, or where it sends us."""
-    tls = (fetching.tls or ssl.create_default_context()) if parts.scheme == "https" else None
+    tls = None
+    if parts.scheme == "https":
+        tls = fetching.tls or await asyncio.to_thread(ssl.create_default_context)
     reader, writer = await _connected(addresses, port, host, tls)
     try:
         http = h11.Connection(h11.CLIENT)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 import afn_kernels
+from afn_model.serve.engine_thread import EngineDied
 from afn_model.serve.errors import ApiError
 from afn_model.serve.server import Server, server_of
 
@@ -24,7 +25,7 @@ async def health(request: Request) -> dict[str, Any]:
     """
     server = server_of(request)
     if not server.thread.alive:
-        raise ApiError(503, "the engine has died; the server must be started again", code="engine_died")
+        raise EngineDied
     since = server.thread.stepping_since
     seconds = 0.0 if since is None else time.monotonic() - since
     if seconds > server.settings.step_seconds:

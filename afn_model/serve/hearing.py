@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from afn_model.audio.frames import SAMPLE_RATE
@@ -35,8 +36,8 @@ class Hearing:
 
     def __init__(self, server: Server, asked: SpeechRequest, recording: Recording, spans: list[tuple[int, int]]):
         self.server, self.asked, self.recording, self.spans = server, asked, recording, spans
-        self._news = [asyncio.Queue[Delta | Spoken | BaseException]() for _ in spans]
-        self._ahead, self._tasks = asyncio.Semaphore(AHEAD), list[asyncio.Task[None]]()
+        self._news: defaultdict[int, asyncio.Queue[Delta | Spoken | BaseException]] = defaultdict(asyncio.Queue)
+        self._tasks = list[asyncio.Task[None]]()
 
     @classmethod
     async def of(cls, server: Server, asked: SpeechRequest, recording: Recording) -> Hearing:
@@ -60,7 +61,8 @@ class Hearing:
         return Transcript(asked.task, asked.language, asked.temperature, pcm, pieces, self.server.processor)
 
     async def __aenter__(self) -> Hearing:
-        self._tasks = [asyncio.create_task(self._listen(number)) for number in range(len(self.spans))]
+        following = iter(range(len(self.spans)))
+        self._tasks = [asyncio.create_task(self._listen(following)) for _ in range(min(AHEAD, len(self.spans)))]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,21 +76,22 @@ class Hearing:
         Raises:
             Exception: what went wrong.
         """
-        for queue in self._news:
+        for number in range(len(self.spans)):
             while True:
-                found = await queue.get()
+                found = await self._news[number].get()
                 if isinstance(found, BaseException):
                     raise found
                 yield found
                 if isinstance(found, Spoken):
                     break
+            del self._news[number]
 
-    async def _listen(self, number: int) -> None:
-        try:
-            async with self._ahead:
+    async def _listen(self, following: Iterator[int]) -> None:
+        for number in following:
+            try:
                 await self._answer(number)
-        except Exception as error:
-            self._news[number].put_nowait(error)
+            except Exception as error:
+                self._news[number].put_nowait(error)
 
     async def _answer(self, number: int) -> None:
         """Asks about a piece; behind the first one, again while the server is full: the recording was admitted."""
@@ -108,14 +111,11 @@ class Hearing:
         turns, params = about(asked, self.recording.pcm[start:end]), asked.sampling((end - start) / SAMPLE_RATE)
         async with self.server.ask(turns, params, endpoint=ENDPOINTS[asked.task]) as stream:
             async for delta in stream:
-                if delta.error is not None:
-                    raise delta.error
+                delta.check()
                 if delta.reason is not None and delta.tokens and delta.tokens[-1] in self.server.processor.stop_ids:
                     delta.tokens, delta.logprobs = delta.tokens[:-1], delta.logprobs[: len(delta.tokens) - 1]
                 whole.join(delta)
                 news.put_nowait(delta)
-            if whole.reason in (None, "abort"):
-                raise ApiError(503, "the server is being stopped", code="stopped")
             counts = (stream.prompt_tokens, stream.audio_tokens, stream.cached_tokens)
         bounds = (start / SAMPLE_RATE, end / SAMPLE_RATE)
         news.put_nowait(Spoken(*bounds, whole.text, whole.tokens, whole.logprobs, str(whole.reason), *counts))

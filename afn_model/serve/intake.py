@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -121,7 +122,13 @@ class Intake:
     def __init__(self, settings: Settings, dtype: torch.dtype = torch.float32):
         self.settings, self.dtype = settings, dtype
         self.waiting = self.bytes = 0
+        self._mapped: WeakSet[mmap.mmap] = WeakSet()
         self._free = asyncio.Semaphore(settings.decoders)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the samples of recordings that somebody has."""
+        return sum(map(len, self._mapped))
 
     async def start(self) -> None:
         """Starts the process that makes decoders, without waiting for it."""
@@ -162,6 +169,10 @@ class Intake:
         job |= {"memory": MEMORY, "seconds": math.ceil(self.settings.decode_seconds)}
         with self._admitted(len(data)):
             async with self._free:
+                width, most = torch.empty(0, dtype=self.dtype).element_size(), self.settings
+                if self.held > most.upload_bytes + most.max_audio_seconds * SAMPLE_RATE * width:
+                    what = "there is no room for more recordings now"
+                    raise ApiError(429, what, param=param, code="queue_full", retry_after=5.0)
                 for _ in range(2):  # the second after the process that makes decoders has been killed
                     with suppress(DecoderDied):
                         return await self._decoded(data, job, param)
@@ -196,10 +207,10 @@ class Intake:
             report = await self._report(number, ours, param)
             found = _read(report, capacity, param)
             count, problems = found
-            pcm, digests = await _in_thread(lambda: _samples(room, count, self.dtype, param))
+            pcm, digests, mapped = await _in_thread(lambda: _samples(room, count, self.dtype, param))
+            self._mapped.add(mapped)
         start, end = job["start"], job["end"]
-        part = "" if start is None and end is None else f"@{start or 0!r}-{'' if end is None else repr(end)}"
-        return Recording(digest + part, pcm, tuple(digests), problems)
+        return Recording(Recording.part_id(digest, start, end), pcm, tuple(digests), problems)
 
     async def _report(self, job: int, report: socket.socket, param: str | None) -> bytes:
         """What a decoder says; nothing where it was killed."""
@@ -294,8 +305,10 @@ def _plain(said: Any) -> str:
     return "".join(one if one.isprintable() else "?" for one in str(said))[:600]
 
 
-def _samples(room: int, count: int, dtype: torch.dtype, param: str | None) -> tuple[torch.Tensor, list[bytes]]:
-    """The samples, which nobody can change, and the digest of each window.
+def _samples(
+    room: int, count: int, dtype: torch.dtype, param: str | None
+) -> tuple[torch.Tensor, list[bytes], mmap.mmap]:
+    """The samples, which nobody can change, the digest of each window, and what lives as long as the samples do.
 
     They are hashed here: a decoder that a file has taken over could say the digest of somebody else's window, whose
     features it would then get or spoil.
@@ -305,5 +318,6 @@ def _samples(room: int, count: int, dtype: torch.dtype, param: str | None) -> tu
     except OSError:
         raise ApiError(422, "the recording cannot be decoded: its decoder has not ended", param=param) from None
     width = torch.empty(0, dtype=dtype).element_size()
-    pcm = torch.frombuffer(mmap.mmap(room, count * width, access=mmap.ACCESS_COPY), dtype=dtype, count=count)
-    return pcm, digests_of(windows_of([pcm]))
+    mapped = mmap.mmap(room, count * width, access=mmap.ACCESS_COPY)
+    pcm = torch.frombuffer(mapped, dtype=dtype, count=count)
+    return pcm, digests_of(windows_of([pcm])), mapped

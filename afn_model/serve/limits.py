@@ -121,7 +121,7 @@ class Limits:
             if self._pass():
                 self.throughput.work += work(audio_seconds)
             self.requests -= 1
-            self.audio_seconds -= audio_seconds
+            self.audio_seconds = self.audio_seconds - audio_seconds if self.requests else 0.0  # rounding adds up
             self._clients[client] -= 1
             self._seconds[client] -= audio_seconds
             if not self._clients[client]:

@@ -164,7 +164,10 @@ class RealtimeSession:
                 raise ApiError(413, f"an event may have {LARGEST:,} characters, not {len(text):,}", code="too_large")
             try:
                 event = json.loads(text) if len(text) <= INLINE else await asyncio.to_thread(json.loads, text)
+                if "\\" in text:  # half of a surrogate pair can be written so, which is no text
+                    json.dumps(event, ensure_ascii=False).encode()
             except (ValueError, RecursionError):
+                event = None
                 raise ApiError(400, "an event is a JSON object", code="invalid_json") from None
             if not isinstance(event, dict) or not isinstance(event.get("type"), str):
                 raise ApiError(400, "an event is a JSON object with a type", param="type", code="invalid_event")
@@ -226,7 +229,8 @@ class RealtimeSession:
     async def _turns(self, voice: VoiceActivity, pcm: np.ndarray) -> None:
         """Samples go into the recordings of the turns that they begin and end."""
         self._tail = np.concatenate([self._tail, pcm])
-        for what, at in voice.feed(pcm):
+        turns = voice.feed(pcm) if len(pcm) <= INLINE // 2 else await asyncio.to_thread(voice.feed, pcm)
+        for what, at in turns:
             ms = round(self._before_ms + at * 1000 / self.config.rate)
             if what == "started":
                 self._cut(at)
@@ -322,14 +326,12 @@ class RealtimeSession:
                 stream = await self._ask(item, question, last=True)
                 with metrics.request(stream, "realtime"):
                     async with stream:
-                        text, tokens, error, aborted = "", 0, None, False
+                        text, tokens = "", 0
                         async for delta in stream:
-                            text, tokens, error = text + delta.text, tokens + len(delta.tokens), delta.error or error
-                            aborted = delta.reason == "abort"
+                            text, tokens = text + delta.text, tokens + len(delta.tokens)
                             if delta.text:
                                 await self.send(f"{NAME}.delta", **about, delta=delta.text)
-                        if error is not None or aborted:
-                            raise error or ApiError(503, "the engine has died", code="engine_died")
+                            delta.check()
             heard = {"audio_tokens": stream.audio_tokens, "text_tokens": stream.prompt_tokens - stream.audio_tokens}
             usage = {"type": "tokens", "input_tokens": stream.prompt_tokens, "output_tokens": tokens}
             usage |= {"total_tokens": stream.prompt_tokens + tokens, "input_token_details": heard}

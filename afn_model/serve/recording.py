@@ -29,6 +29,13 @@ class Recording:
     digests: tuple[bytes, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @staticmethod
+    def part_id(id: str, start: float | None, end: float | None) -> str:
+        """What a part is known by, from ``start`` to ``end`` seconds; the whole, if both are None."""
+        if start is None and end is None:
+            return id
+        return f"{id}@{start or 0!r}-{'' if end is None else repr(end)}"
+
     @property
     def seconds(self) -> float:
         return len(self.pcm) / SAMPLE_RATE

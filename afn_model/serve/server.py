@@ -17,10 +17,11 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.prompt.batch import Batch
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.serve.caption_cache import CaptionCache
-from afn_model.serve.engine_thread import AnswerStream, EngineThread
+from afn_model.serve.engine_thread import AnswerStream, EngineDied, EngineThread
 from afn_model.serve.errors import ApiError
 from afn_model.serve.intake import Intake
 from afn_model.serve.limits import Limits
@@ -114,21 +115,22 @@ class Server:
         seconds = sum(map(seconds_of, (audio for turn in turns for audio in turn.audios)))
         with nullcontext() if admitted else self.limits.admitted(seconds):
             if not self.thread.alive:
-                raise ApiError(503, "the engine has died; the server must be started again", code="engine_died")
-            batch = await asyncio.to_thread(self._pack, list(turns), prompt)
-            draft = self.processor.tokenizer.encode(prediction, add_special_tokens=False).ids if prediction else None
+                raise EngineDied
+            batch, draft = await asyncio.to_thread(self._pack, list(turns), prompt, prediction)
             options = {"keys": [0], "priority": priority, "prediction": draft}
             stream = await self.thread.submit(lambda engine: engine.add(batch, params, **options)[0])
             with self.metrics.request(stream, endpoint):
                 async with stream:
                     yield stream
 
-    def _pack(self, turns: list[Turn], prompt: dict[str, Any]):
+    def _pack(self, turns: list[Turn], prompt: dict[str, Any], prediction: str) -> tuple[Batch, list[int] | None]:
+        """The prompt, and the tokens of what is expected."""
         prepared, context = self.processor.prepare(turns, **prompt), self.processor.max_positions
         if context is not None and len(prepared.ids) >= context:
             what = f"{len(prepared.ids)} tokens leave no room for an answer in the model's context of {context}"
             raise ApiError(400, what, param="messages", code="context_length_exceeded")
-        return self.processor.pack([prepared], ragged=True)
+        draft = self.processor.tokenizer.encode(prediction, add_special_tokens=False).ids if prediction else None
+        return self.processor.pack([prepared], ragged=True), draft
 
 
 def seconds_of(audio: Audio) -> float:

@@ -77,8 +77,8 @@ async def answer_elsewhere(
     fields = asked.model_dump(exclude=ours, exclude_unset=True, exclude_none=True)
     reply = await complete_elsewhere(server.settings, messages_of(turns), fields)
     times: list[dict[str, Any]] = []
-    for index, choice in enumerate(reply.get("choices", ())):
-        text = (choice.get("message") or {}).get("content") or ""
+    for index, choice in enumerate(reply["choices"]):
+        text = choice["message"]["content"] or ""
         found = await times_of(server, text, recordings, False, verify=bool(asked.afn_verify))
         times += [one | {"choice": index} for one in found]
     return reply | {"afn": {"captions": captions, "timestamps": times}}

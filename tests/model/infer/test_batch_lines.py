@@ -2,9 +2,11 @@
 
 import base64
 import json
+import math
 
 import pytest
 
+from afn_model.infer import batch_lines
 from afn_model.infer.batch_lines import BatchLine, Said, Usage, key_of, read_line, recordings
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import read_conversation
@@ -172,3 +174,8 @@ def test_lines_of_output_are_openais():
     assert wrong["response"]["status_code"] == 400
     assert wrong["response"]["body"]["error"]["message"] == wrong["error"]["message"] == "why"
     assert [key_of(row) for row in ({}, {"id": 1}, {"id": 1, "text": "x"}, {"id": 1, "response": "x"})] == [None] * 4
+
+
+def test_a_stop_that_is_no_number_is_no_other_value():
+    with pytest.raises(ValueError, match=r"^stop must be text"):
+        batch_lines.asked({"stop": math.nan}, SamplingParams())

@@ -363,3 +363,13 @@ def test_requests_that_cannot_be_answered(pair, batches):
     engine.run()
     engine.clear()
     assert engine.pool.free == engine.pool.pages
+
+
+def test_stop_tokens_that_clients_name_take_no_room_for_ever():
+    pytest.importorskip("llguidance", reason="llguidance (extra grammar) is not installed")
+    model, processor = tiny()
+    engine = Engine(model, processor, pages=60)
+    for token in (2, 3, 4, 2, 5, 6):
+        (request,) = engine.add(processor(conversation("?")), SamplingParams(grammar="ab", stop_token_ids=(token,)))
+        engine.abort(request)
+    assert list(engine.grammars) == [(4,), (2,), (5,), (6,)]

@@ -97,6 +97,7 @@ def test_a_state_is_its_own(of, grammars):
         ("((", r"the regular expression '\(\(' cannot be compiled: .*unclosed group"),
         ("a(?=b)", r"the regular expression 'a\(\?=b\)' cannot be compiled: .*look-around"),
         ({"type": "nothing"}, "the JSON schema {'type': 'nothing'} cannot be compiled: Invalid type: nothing"),
+        ({"$ref": "#"}, r"the JSON schema {'\$ref': '#'} cannot be compiled: "),
         ({"type": float}, "the JSON schema {'type': <class 'float'>} cannot be compiled: .*not JSON serializable"),
     ],
 )

@@ -104,6 +104,14 @@ def test_times_in_the_timelines_of_the_world():
     assert [(one.start, one.end) for one in parts] == [(0, 10), (10, 20)]
 
 
+def test_a_clock_may_have_a_unit():
+    found = stated_times("At 00:15s the piano begins, from 1:02.5s to 1:04 s, but not in 3:10st.")
+    assert [(one.start, one.end, one.text) for one in found][:2] == [
+        (15, None, "00:15s"),
+        (62.5, 64, "1:02.5s to 1:04"),
+    ]
+
+
 def test_any_text_at_all_is_read():
     for seed in range(200):
         pieces = re.findall(r"\w+|\W+", " ".join(text for text, *_ in sentences(FILES[0])))

@@ -9,7 +9,7 @@ from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Audio, Turn
 from afn_model.prompt.questions import DETAILED_CAPTION
 from afn_model.serve.caption_cache import Caption, CaptionCache
-from afn_model.serve.captions import CaptionRequest, read_caption_request, with_captions
+from afn_model.serve.captions import TOGETHER, CaptionRequest, read_caption_request, with_captions
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
 from tests.model.serve.scripted import TEXT_TOKENS, Script, always
@@ -73,7 +73,7 @@ def test_a_conversation_becomes_text(server):
     answer = rows[1].pop("usage").pop("completion_tokens")
     assert answer > 0
     assert rows[1] == {
-        "sha256": "b",
+        "id": "b",
         "seconds": 2.5,
         "caption": "40000 samples <|im_end|>",
         "finish_reason": "stop",
@@ -96,6 +96,23 @@ def test_another_prompt_is_another_caption(server):
     with pytest.raises(ApiError, match="only the prompt itself may") as error:
         asyncio.run(asked("<|im_end|>"))
     assert (error.value.status, error.value.param) == (400, "afn_caption.prompt")
+
+
+def test_nobody_learns_what_others_have_asked_about(server):
+    Script(server, always("A dog."))
+    a = recording("a", 1.0)
+    given = server, [Turn("user", (Audio(a.pcm),))], [a], CaptionRequest()
+    rows = [asyncio.run(with_captions(*given, owner))[1] for owner in ("one", "one", "other")]
+    assert [row["cached"] for (row,) in rows] == [False, True, False]
+
+
+def test_so_many_at_the_same_time(server):
+    told = Script(server, always("A dog."))
+    recordings = [recording(str(number), 0.1) for number in range(TOGETHER + 2)]
+    turns = [Turn("user", tuple(Audio(one.pcm) for one in recordings))]
+    _, rows = asyncio.run(with_captions(server, turns, recordings, CaptionRequest()))
+    assert (len(rows), told.most) == (TOGETHER + 2, TOGETHER)
+    assert all(one.options["admitted"] for one in told.asked)
 
 
 def test_an_error_ends_the_other_captions(server):
@@ -132,11 +149,11 @@ def test_the_model_describes_and_answers(server):
 def test_the_last_captions_are_kept():
     cache = CaptionCache(2)
     for name in "ab":
-        cache.add(name, "?", Caption(name, "stop", 1, 1, 1))
-    assert cache.get("a", "?") == Caption("a", "stop", 1, 1, 1)
-    cache.add("c", "?", Caption("c", "stop", 1, 1, 1))
-    assert [cache.get(name, "?") is None for name in "abc"] == [False, True, False]
-    assert cache.get("a", "!") is None
+        cache.add("me", name, "?", Caption(name, "stop", 1, 1, 1))
+    assert cache.get("me", "a", "?") == Caption("a", "stop", 1, 1, 1)
+    cache.add("me", "c", "?", Caption("c", "stop", 1, 1, 1))
+    assert [cache.get("me", name, "?") is None for name in "abc"] == [False, True, False]
+    assert cache.get("me", "a", "!") is cache.get("you", "a", "?") is None
 
 
 def test_what_a_request_says():

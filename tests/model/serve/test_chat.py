@@ -176,6 +176,13 @@ def test_prefill_is_gone_on_from(server, client):
     assert said.choices[0].message.content.startswith(halves.content)
 
 
+def test_a_form_after_thoughts_is_the_answer(client):
+    begun = {"role": "assistant", "content": "<think>Hm."}
+    reply = ask(client, QUESTION, begun, response_format=form("^ab$"))
+    assert (reply.choices[0].message.content, reply.choices[0].message.reasoning) == ('"ab"', None)
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 0
+
+
 def test_history_may_hold_what_an_answer_brought(client):
     first = ask(client).choices[0].message
     assert ask(client, QUESTION, first, {"role": "user", "content": "And then?"}).choices

@@ -91,6 +91,8 @@ def test_long_uploads_are_asked_about_in_parts(monkeypatch):
     assert (found.value.status, found.value.param) == (413, "messages[0].content[0]")
     heard = asyncio.run(hear([message(part | {"start": 1.25})], server, "me"))
     assert heard.recordings[0].pcm.equal(recording.pcm[20_000:])
+    near = asyncio.run(hear([message(part | {"start": 1.2500001})], server, "me"))
+    assert heard.recordings[0].id == f"{recording.id}@1.25-" != near.recordings[0].id
     with pytest.raises(ApiError, match="upload it again") as found:
         asyncio.run(hear([message(part)], server, "another"))
     assert found.value.status == 404

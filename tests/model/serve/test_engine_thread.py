@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from afn_model.infer.engine import Engine
+from afn_model.infer.request import NotFinite
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.serve.engine_thread import EngineDied, EngineThread
+from afn_model.serve.engine_thread import Delta, EngineDied, EngineThread
+from afn_model.serve.errors import ApiError
 from tests.tiny import conversation, noise, tiny
 
 LONG = SamplingParams(max_new_tokens=200, stop_token_ids=())
@@ -107,6 +109,32 @@ def test_steps_that_fail_again_and_again_end_it(pair):
     asyncio.run(asyncio.wait_for(asked(), 30))
     assert not thread.alive
     assert isinstance(thread.error, EngineDied)
+
+
+def test_what_fails_in_the_end_leaves_nobody_waiting(pair):
+    thread = EngineThread(Engine(*pair, pages=60))
+
+    def fails(_):
+        raise RuntimeError("the device is gone")
+
+    async def asked():
+        thread.post(fails)
+        late = asyncio.ensure_future(thread.call(lambda engine: None))
+        await asyncio.sleep(0)
+        thread._stopping = True
+        thread.start()
+        with pytest.raises(EngineDied):
+            await late
+
+    asyncio.run(asyncio.wait_for(asked(), 30))
+
+
+def test_what_cannot_be_completed_is_not_the_clients_fault():
+    for error, status in ((NotFinite("nan"), 500), (EngineDied(), 503), (None, 503)):
+        with pytest.raises(ApiError) as told:
+            Delta(0, reason="abort" if status == 503 else "error", error=error).check()
+        assert told.value.status == status
+    Delta(0, reason="stop").check()
 
 
 def test_stopping_ends_what_runs(pair):

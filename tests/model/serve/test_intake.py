@@ -1,6 +1,7 @@
 """Recordings are decoded as ``load_audio`` decodes them, in processes that are watched, ended and replaced."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -185,6 +186,23 @@ def test_only_so_many_wait():
         few = Intake(Settings(max_requests=3, max_body_bytes=len(sound()) // 4))
         found = await asyncio.gather(few.decode(sound()), few.decode(sound()), return_exceptions=True)
         assert [getattr(one, "status", 200) for one in found] == [200, 429]
+
+    asyncio.run(asked())
+
+
+def test_recordings_that_somebody_has_are_counted():
+    of = Intake(Settings(upload_bytes=0, max_audio_seconds=0.9, decoders=1))
+
+    async def asked():
+        first, second = await asyncio.gather(*(of.decode(sound(1.0)) for _ in range(2)), return_exceptions=True)
+        assert (of.held, second.status, second.code) == (first.pcm.nbytes, 429, "queue_full")
+        part = first.pcm[:10]  # holds all of it
+        del first, second
+        gc.collect()
+        assert of.held == 64_000
+        del part
+        await until(lambda: gc.collect() is not None and not of.held)
+        await of.decode(sound(1.0))
 
     asyncio.run(asked())
 

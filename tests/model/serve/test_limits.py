@@ -41,6 +41,21 @@ def test_more_than_the_most_is_turned_away():
     assert (limits.requests, limits.audio_seconds) == (0, 0.0)
 
 
+def test_what_has_ended_counts_nothing():
+    limits = limits_of()
+    with ExitStack() as stack:
+        for seconds in (0.1, 0.2, 0.3):
+            stack.enter_context(limits.admitted(seconds))
+        stack.pop_all().close()
+    assert (limits.requests, limits.audio_seconds) == (0, 0.0)
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(limits.admitted(0.1))
+    second.enter_context(limits.admitted(0.7))
+    first.close()
+    second.close()
+    assert limits.audio_seconds == 0.0
+
+
 def test_nobody_has_more_than_half_while_others_wait():
     why, clock = [], Clock()
     limits = limits_of(clock, why.append, max_requests=8)

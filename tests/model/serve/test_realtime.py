@@ -205,6 +205,9 @@ def test_what_is_wrong_is_said_and_the_session_goes_on(address):
             await refused("{", "invalid_json")
             await refused("[" * 100_000, "invalid_json")
             await refused(b"\xff\xfe", "invalid_json")
+            await refused('{"type": "x", "event_id": "\\ud800"}', "invalid_json")
+            half = update(audio={"input": {"transcription": {"prompt": "\ud800"}}})
+            await refused(json.dumps(half), "invalid_json")
             await refused("[1]", "invalid_event", "type")
             await refused({"type": "response.create"}, "unknown_event", "type")
             error = await refused(

@@ -102,7 +102,7 @@ def test_the_engine_dies():
 
     _, told = told_by(talk)
     assert told[-1]["type"].endswith("failed")
-    assert (told[-1]["error"]["type"], told[-1]["error"]["code"]) == ("server_error", "internal_error")
+    assert (told[-1]["error"]["type"], told[-1]["error"]["code"]) == ("server_error", "engine_died")
 
 
 def test_nothing_is_read_while_the_engine_is_behind(monkeypatch):

@@ -11,7 +11,7 @@ from afn_model.serve.errors import ApiError
 from afn_model.serve.settings import Settings
 from afn_model.serve.text_model import complete_elsewhere, messages_of
 from tests.model.infer.text_endpoint import reply, text_endpoint
-from tests.model.serve.serving import running, tiny_server, wav
+from tests.model.serve.serving import in_process, running, tiny_server, wav
 
 TURNS = [Turn("system", ("Be brief.",)), Turn("user", ("[Recording 1]\n", "What is it?"))]
 
@@ -85,6 +85,26 @@ def test_a_chat_completion_goes_by_way_of_a_caption():
     (message,) = first["messages"]
     assert caption["caption"] in message["content"]
     assert message["content"].endswith("What barks?")
+
+
+def test_a_request_with_captions_has_one_place():
+    with text_endpoint(lambda _: reply("A dog.")) as there:
+        server = tiny_server(then_url=there.url, then_model="own", max_new_tokens=2, max_requests=2)
+
+        async def asked():
+            parts = [
+                {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav(0.1, seed)).decode()}}
+                for seed in range(3)
+            ]
+            body = {"messages": [{"role": "user", "content": parts}], "afn_caption": True}
+            async with in_process(server) as client:
+                whole = await client.post("/v1/chat/completions", json=body)
+                with server.limits.admitted(), server.limits.admitted():  # the text model takes a place too
+                    return whole, await client.post("/v1/chat/completions", json=body)
+
+        whole, full = asyncio.run(asked())
+    assert (whole.status_code, len(whole.json()["afn"]["captions"])) == (200, 3)
+    assert (full.status_code, len(there.asked)) == (429, 1)
 
 
 def test_without_another_model_ours_reads_the_caption():
