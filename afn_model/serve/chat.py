@@ -66,8 +66,8 @@ class ChatResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = GONE
         try:
-            body = await self.request.body()
-            status = await unless_gone(self.request, self.answer(body, scope, receive, send))
+            asked = await read(b"".join([piece async for piece in self.request.stream()]), CHAT)
+            status = await unless_gone(self.request, self.answer(asked, scope, receive, send))
         except ClientDisconnect:
             pass
         except ApiError as error:
@@ -82,13 +82,13 @@ class ChatResponse(Response):
         finally:
             self.note(status)
 
-    async def answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> int:
+    async def answer(self, asked: ChatRequest, scope: Scope, receive: Receive, send: Send) -> int:
         """Sends the answer; its status."""
-        asked: ChatRequest = await read(body, CHAT)
         self.server.check_model(asked.model)
         params, prediction = sampling(asked, self.server.settings)
         start = opening(asked.messages, asked.add_generation_prompt, asked.continue_final_message)
         heard, captions = await hear(asked.messages, self.server, scope["client_id"]), list[dict[str, Any]]()
+        asked.messages.clear()  # half an hour in base64 is as large as its samples
         with ExitStack() as admitted:
             if (wanted := read_caption_request(asked.afn_caption)) is not None:
                 admitted.enter_context(self.server.limits.admitted(sum(one.seconds for one in heard.recordings)))

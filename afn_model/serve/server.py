@@ -119,6 +119,7 @@ class Server:
             batch, draft = await asyncio.to_thread(self._pack, list(turns), prompt, prediction)
             options = {"keys": [0], "priority": priority, "prediction": draft}
             stream = await self.thread.submit(lambda engine: engine.add(batch, params, **options)[0])
+            del batch  # samples of several recordings are a copy
             with self.metrics.request(stream, endpoint):
                 async with stream:
                     yield stream

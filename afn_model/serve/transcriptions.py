@@ -51,6 +51,7 @@ async def answered(request: Request, task: str) -> Response:
     server.check_model(fields.get("model"))
     asked = read_request(fields, task)
     recording = await recording_of(server, request.scope["client_id"], file)
+    del file
     hearing = await Hearing.of(server, asked, recording)
     if not asked.stream:
         return await unless_gone(request, whole(hearing))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import tracemalloc
 
 import httpx
 import openai
@@ -13,6 +14,7 @@ from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.serve import chat_reply
 from afn_model.serve.recording import Recording
+from afn_model.serve.server import Server
 from tests.model.serve.serving import in_process, running, tiny_server, wav
 from tests.tiny import conversation
 
@@ -387,6 +389,29 @@ def test_nobody_answers_a_client_that_has_gone(server, address, stream, caplog):
     running_now, _ = idle(server)
     assert running_now == 0
     assert asyncio.run(server.thread.call(lambda engine: engine.steps)) == idle(server)[1]
+
+
+def test_what_a_request_was_is_not_kept_while_it_is_answered(monkeypatch):
+    server, ask, kept = tiny_server(), Server.ask, []
+
+    def looks(self, *args, **options):
+        kept.append(tracemalloc.get_traced_memory()[0])
+        return ask(self, *args, **options)
+
+    monkeypatch.setattr(Server, "ask", looks)
+    parts = [{"type": "input_audio", "input_audio": {"data": base64.b64encode(wav(60.0)).decode()}}]
+    body = json.dumps({"messages": [{"role": "user", "content": parts}], "max_tokens": 1}).encode()
+
+    async def asked():
+        async with in_process(server) as client:
+            tracemalloc.start()
+            try:
+                return await client.post("/v1/chat/completions", content=body)
+            finally:
+                tracemalloc.stop()
+
+    assert asyncio.run(asked()).status_code == 200
+    assert kept[0] < len(body) / 2
 
 
 def test_an_answer_that_fails(server, address, monkeypatch):
