@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afn_model.serve import audio_routes, chat, health, page_routes, realtime, transcriptions
 from afn_model.serve.errors import ApiError, add_handlers
 from afn_model.serve.limits import asking
+from afn_model.serve.origins import check_origin
 from afn_model.serve.server import Server
 
 KEY = "openai-insecure-api-key."  # a WebSocket's subprotocol, as OpenAI names it
@@ -71,6 +72,8 @@ class Guard:
         path, headers = scope["path"], _headers(scope)
         try:
             free = path in OPEN or path == PAGE[0] or path.startswith(PAGE[1])
+            if not free and not self.server.settings.keys:
+                check_origin(headers)
             scope["client_id"] = "" if free else self.server.client_of(headers)
             asking.set(scope["client_id"] or (scope.get("client") or ("",))[0])
             most, said = self.server.settings.max_body_bytes, headers.get("content-length", "0")

@@ -8,7 +8,6 @@ import logging
 from collections import deque
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
@@ -47,9 +46,6 @@ class Inbox:
 @router.websocket("/v1/realtime")
 async def realtime(socket: WebSocket) -> None:
     server: Server = socket.app.state.server
-    if not server.settings.keys and not same_origin(socket):
-        await socket.close(1008, "pages of other servers may ask only with a key")
-        return
     await socket.accept("realtime" if "realtime" in socket.scope["subprotocols"] else None)
     writing = asyncio.Lock()
 
@@ -148,9 +144,3 @@ def _check(socket: WebSocket, server: Server) -> None:
             raise ApiError(400, what, param="intent", code="invalid_value")
     except ApiError as error:
         raise SessionOver(1008, "refused", error) from None
-
-
-def same_origin(socket: WebSocket) -> bool:
-    """Whether the page that asks, if it is one, is the server's own: browsers let any page open a WebSocket."""
-    origin = socket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
