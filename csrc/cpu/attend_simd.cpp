@@ -64,8 +64,9 @@ void find(const Call& call, const Entries& cache, const Tile& tile, int64_t star
         int64_t stop = (page + 1) * call.page;
         if (key < prefix && stop > prefix) stop = prefix;
         if (stop > end) stop = end;
-        const int64_t block = call.table.at ? call.table[row * call.table_stride + page] : row;
-        const int64_t origin = block * cache.block - page * call.page * cache.token + tile.kv_head * cache.head;
+        const int64_t block = call.table.at ? call.table[row * call.table_stride + page] : call.key_bounds.at ? 0 : row;
+        const int64_t origin =
+            block * cache.block + (call.first_key(row) - page * call.page) * cache.token + tile.kv_head * cache.head;
         for (; key < stop; ++key) {
             const int64_t at = origin + key * cache.token;
             if (direct) {
@@ -239,7 +240,7 @@ INLINE int within(int64_t x) { return static_cast<int>(x < 0 ? 0 : x < kKeys ? x
 void attend(const Call& call, const Tile& tile, float* scratch) {
     const int64_t count = tile.last - tile.first, wide = padded(call.width), group = call.heads / call.kv_heads;
     const int64_t token = call.begin(tile.sequence), fresh = call.begin(tile.sequence + 1) - token;
-    const int64_t length = call.lengths[tile.sequence];
+    const int64_t length = call.length(tile.sequence);
     float* q = scratch;
     float* acc = q + count * wide;
     float* columns = acc + count * wide;

@@ -126,6 +126,7 @@ class Run {
                 1,
                 rows_.lengths,
                 {nullptr, false},
+                {nullptr, false},
                 rows_.rows,
                 1,
                 d_.heads,
