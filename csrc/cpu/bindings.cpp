@@ -331,7 +331,8 @@ PYBIND11_MODULE(_cpu, m) {
         "decode_step",
         [](const step::Decoder& decoder, uintptr_t x, uintptr_t positions, uintptr_t slots, uintptr_t kv, int64_t rows,
            int64_t pages, int64_t page, const Numbers& table, int64_t columns, int64_t table_stride,
-           const Numbers& lengths, uintptr_t out, int threads, const std::string& level) {
+           const Numbers& lengths, const Numbers& bounds, int64_t sequences, uintptr_t out, int threads,
+           const std::string& level) {
             const step::Rows call{pointer<const float>(x),
                                   pointer<const float>(positions),
                                   pointer<const int64_t>(slots),
@@ -342,13 +343,16 @@ PYBIND11_MODULE(_cpu, m) {
                                   {pointer<const void>(table.first), table.second},
                                   {pointer<const void>(lengths.first), lengths.second},
                                   columns,
-                                  table_stride};
+                                  table_stride,
+                                  {pointer<const void>(bounds.first), bounds.second},
+                                  sequences};
             py::gil_scoped_release release;
             return step::run(decoder, call, pointer<float>(out), threads, level);
         },
         py::arg("decoder"), py::arg("x"), py::arg("positions"), py::arg("slots"), py::arg("kv"), py::arg("rows"),
         py::arg("pages"), py::arg("page"), py::arg("table"), py::arg("columns"), py::arg("table_stride"),
-        py::arg("lengths"), py::arg("out"), py::arg("threads"), py::arg("level") = "",
-        "One new token of each sequence through all layers; False, with nothing computed, where a length or a page is "
-        "not there.");
+        py::arg("lengths"), py::arg("bounds"), py::arg("sequences"), py::arg("out"), py::arg("threads"),
+        py::arg("level") = "",
+        "New tokens of sequences through all layers; False, with nothing computed, where a length or a page is not "
+        "there.");
 }

@@ -29,7 +29,8 @@ class Run {
           attend_kernel_(attend::kernel_of(level)) {}
 
     bool operator()(float* out) {
-        if (!attend::fits(attention(nullptr, nullptr, 0), true)) return false;
+        const attend::Call call = attention(nullptr, nullptr, 0);
+        if (call.begin(0) != 0 || call.begin(rows_.sequences) != rows_.rows || !attend::fits(call, true)) return false;
         const int64_t n = rows_.rows, queries = d_.heads * d_.head_dim, keys = d_.kv_heads * d_.head_dim;
         const int64_t joint = queries + 2 * keys;
         const std::unique_ptr<float[]> memory(new float[n * (4 * d_.width + joint + 2 * queries + keys + 2 * d_.ffn)]);
@@ -122,12 +123,12 @@ class Run {
                 rows_.table,
                 rows_.columns,
                 rows_.table_stride,
-                {nullptr, false},
+                rows_.bounds,
                 1,
                 rows_.lengths,
                 {nullptr, false},
                 {nullptr, false},
-                rows_.rows,
+                rows_.sequences,
                 1,
                 d_.heads,
                 d_.kv_heads,
