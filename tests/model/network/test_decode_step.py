@@ -273,8 +273,7 @@ def test_it_stands_aside_from_models(why):
 
 
 def test_it_stands_aside_from_calls(monkeypatch):
-    """With a gradient, with fresh chunks, with shared prefixes, of many rows, of bfloat16, with a page that is not there,
-    with boundaries of other tokens."""
+    """With a gradient, fresh chunks, shared prefixes, many rows, bfloat16, a page that is not there, bounds."""
     compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
     assert compiled(*rows.paged()) is None
     with torch.inference_mode():
