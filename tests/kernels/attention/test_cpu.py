@@ -104,9 +104,21 @@ def test_when_it_is_taken(monkeypatch):
     assert "gradient" in row.supports(i["q"], i["k"], i["v"], return_lse=False, carry=None)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [([5], [6]), ([6], [5]), ([-1], [5]), ([2, 3], [5])])
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [
+        ([0, 5], [0, 6]),
+        ([0, 2, 5], [0, 3, 6]),
+        ([0, 5], [-1, 4]),
+        ([0, 6], [0, 5]),
+        ([-1, 5], [0, 5]),
+        ([0, 5], [3, 2]),
+        ([0, 2, 5], [0, 5]),
+    ],
+)
 def test_boundaries_that_nobody_looked_at_reach_past_nothing(queries, keys):
     """As those of a graph."""
     q, k, v = (torch.randn(5, 1, 16) for _ in range(3))
+    bounds = (torch.tensor(x, dtype=torch.int32) for x in (queries, keys))
     with pytest.raises(ValueError, match="boundaries reach past the 5 queries or 5 keys"):
-        torch.ops.afn.attention_cpu(q, k, v, cu(queries), cu(keys), False, -1, -1, 0.0, 1.0)
+        torch.ops.afn.attention_cpu(q, k, v, *bounds, False, -1, -1, 0.0, 1.0)
