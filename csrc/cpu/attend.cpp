@@ -81,11 +81,14 @@ void attend(const Call& call, int threads, const Kernel& kernel) {
         void operator()(int64_t i) const { kernel.attend(call, tiles[i], scratch.get()); }
     };
     const int64_t bytes = (scratch_size(most, call.width) * 4 + 63) / 64 * 64;
-    parallel_with(static_cast<int64_t>(tiles.size()), products > kAlone ? threads : 1, [&] {
-        auto* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
-        if (!scratch) throw std::bad_alloc();
-        return Worker{call, kernel, tiles, std::unique_ptr<float, Free>(scratch)};
-    });
+    parallel_with(
+        static_cast<int64_t>(tiles.size()), products > kAlone ? threads : 1,
+        [&] {
+            auto* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
+            if (!scratch) throw std::bad_alloc();
+            return Worker{call, kernel, tiles, std::unique_ptr<float, Free>(scratch)};
+        },
+        Threads::pooled);
 }
 
 }  // namespace afn::attend

@@ -77,7 +77,8 @@ class Run {
         if (alone || threads_ <= 1) return kernel_.product(call, 0, out);
         const int64_t part = std::max(kColumns, out / (4 * threads_) / kColumns * kColumns);
         parallel_for((out + part - 1) / part, threads_,
-                     [&](int64_t i) { kernel_.product(call, i * part, std::min(out, (i + 1) * part)); });
+                     [&](int64_t i) { kernel_.product(call, i * part, std::min(out, (i + 1) * part)); },
+                     Threads::pooled);
     }
 
     float* cache(size_t layer, int which) const {
