@@ -107,7 +107,9 @@ def sequences(kv: PagedKV) -> tuple[Tensor, Tensor, Tensor | None]:
     if rows is None:
         return chunks.table, chunks.lengths, chunks.cu_seqlens
     wider = rows.table.shape[1] - chunks.table.shape[1]
-    tables = F.pad(chunks.table, (0, max(0, wider))), F.pad(rows.table, (0, max(0, -wider)))
+    tables = [chunks.table, rows.table]
+    if wider:
+        tables[wider < 0] = F.pad(tables[wider < 0], (0, abs(wider)))
     ends = torch.arange(kv.chunk_tokens + 1, kv.chunk_tokens + kv.row_tokens + 1, dtype=chunks.cu_seqlens.dtype)
     return torch.cat(tables), torch.cat((chunks.lengths, rows.lengths)), torch.cat((chunks.cu_seqlens, ends))
 
