@@ -41,6 +41,8 @@ class CompiledRows:
         self._hooks: list[dict] = []
         self._weights: list[Tensor] = []
         self._pointers: list[int] = []
+        self._norms: list[ResidualRMSNorm] = []
+        self._eps: list[float] = []
         self._most = 0  # tokens
 
     def __call__(self, x_TD: Tensor, positions: Tensor, kv: PagedKV) -> Tensor | None:
@@ -72,7 +74,7 @@ class CompiledRows:
     def _same(self) -> bool:
         """Whether modules and weights are those that were looked at."""
         now = [owned.get(name) for owned, name in self._owners]
-        same = bool(now) and all(map(is_, now, self._owned))
+        same = bool(now) and all(map(is_, now, self._owned)) and [norm.eps for norm in self._norms] == self._eps
         return same and [weight.data_ptr() for weight in self._weights] == self._pointers
 
     def _look(self) -> None:
@@ -82,9 +84,11 @@ class CompiledRows:
                 self._owners += [(owned, name) for name in owned]
             self._hooks += [module._forward_hooks, module._forward_pre_hooks]
         self._owned = [owned.get(name) for owned, name in self._owners]
+        self._norms = [module for module in self.model.modules() if isinstance(module, ResidualRMSNorm)]
+        self._eps = [norm.eps for norm in self._norms]
         layers = [weights_of(layer) for layer in self.model.layers]
         found = [layer for layer in layers if layer is not None]
-        if found and len(found) == len(layers) and not cpu.usable():
+        if found and len(found) == len(layers) and len(set(self._eps)) == 1 and not cpu.usable():
             self._weights = [weight for layer in found for weight in layer if weight is not None]
             self._weights.append(self.model.norm.weight)
             if all(w.is_cpu and w.dtype == torch.float32 and w.is_contiguous() for w in self._weights):

@@ -98,7 +98,7 @@ def assert_like(model: LanguageModel, rows: Rows, out: Tensor, kv: Tensor) -> No
         with ak.prefer("reference"):
             return model(x.to(dtype), positions, kv=paged), paged.kv
 
-    plain = LanguageModel(replace(model.config, layers=len(model.layers)))
+    plain = LanguageModel(replace(model.config, layers=len(model.layers), rms_eps=model.norm.eps))
     plain.load_state_dict(model.state_dict())
     exact = plainly(plain.double(), torch.float64)
     others = list(zip(*in_orders(lambda: plainly(model, torch.float32), count=12), strict=True))
@@ -224,6 +224,7 @@ CHANGES = {
     "module": lambda model: setattr(layer_of(model, 1).self_attn, "q_proj", layer_of(model, 0).self_attn.q_proj),
     "layer": lambda model: model.layers.pop(1),
     "joint weights": joint,
+    "eps": lambda model: [setattr(module, "eps", 0.5) for module in model.modules() if hasattr(module, "eps")],
 }
 
 
@@ -254,6 +255,7 @@ ASIDE = {
     "a hook before": lambda model: layer_of(model, 1).mlp.up_proj.register_forward_pre_hook(lambda *_: None),
     "FP8": quantise_fp8,
     "an adapter": adapted,
+    "an eps of its own": lambda model: setattr(layer_of(model, 1).input_layernorm, "eps", 0.5),
     "bfloat16": lambda model: model.bfloat16(),
     "one weight in float64": lambda model: layer_of(model, 0).self_attn.v_proj.double(),
 }
