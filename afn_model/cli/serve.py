@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
@@ -37,6 +38,8 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--max-requests", type=positive, default=256, metavar="N", help="more are answered 429")
     parser.add_argument("--max-body-mb", type=positive, default=512, metavar="N", help="of a request")
     parser.add_argument("--decoders", type=positive, default=2, metavar="N", help="processes that decode recordings")
+    told = "uploads are kept there too, for other servers and later ones; with --replicas a folder of its own if none"
+    parser.add_argument("--upload-folder", metavar="DIR", help=told)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     told = "API of a text model that answers where a request wants captions; its key is the environment's AFN_THEN_KEY"
     parser.add_argument("--then-url", metavar="URL", help=told)
@@ -57,6 +60,7 @@ def serve(args: Namespace) -> None:
     if args.replicas is not None:
         from afn_model.serve.replicas import serve_replicas
 
+        args.upload_folder = args.upload_folder or tempfile.mkdtemp(prefix="afn-uploads-")
         serve_replicas(args, args.replicas, host=args.host, port=args.port, requests=args.max_requests)
         return
     import uvicorn
@@ -96,6 +100,7 @@ def application(args: Namespace) -> FastAPI:
         name=args.name or os.path.basename(os.path.abspath(args.model)),
         keys=tuple(args.api_key),
         hosts=tuple(args.allow_host),
+        upload_folder=args.upload_folder,
         max_seconds=processor.max_seconds,
         max_requests=args.max_requests,
         max_body_bytes=args.max_body_mb << 20,

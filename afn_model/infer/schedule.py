@@ -119,7 +119,7 @@ class Scheduler:
         step, preempted = EngineStep(), self.preempted
         self._rows(step)
         budget = self.costs.budget - self._spent() if step.rows and (self.waiting or self.prefilling) else math.inf
-        if not (self.prefilling or self.waiting):
+        if not self.prefilling and not (self.waiting and self.slots):
             return step
         self.planned += 1
         now, eldest = self.clock(), min((*self.prefilling, *self.waiting), key=lambda one: (-one.priority, one.arrived))
@@ -288,10 +288,13 @@ class Scheduler:
 
     def _order(self, sequence: Sequence, now: float) -> tuple[int, int, float, float, int]:
         """Of those that wait: those that had begun and then those that have waited long ask for pages first."""
-        sequence.here = boundary(sequence.keys, sequence.here, self.pool.__contains__)
-        sequence.reach = boundary(sequence.keys, max(sequence.here, sequence.reach), self._can_be_had)
+        if sequence.keys:
+            sequence.here = boundary(sequence.keys, sequence.here, self.pool.__contains__)
+            sequence.reach = boundary(sequence.keys, max(sequence.here, sequence.reach), self._can_be_had)
+        if not self._is_new(sequence, now):
+            return -sequence.priority, -sequence.preemptions, 0.0, 0.0, sequence.number
         first, left, number = self._rank(sequence, now)
-        return first, -sequence.preemptions, *((1.0, left) if self._is_new(sequence, now) else (0.0, 0.0)), number
+        return first, -sequence.preemptions, 1.0, left, number
 
     def _is_new(self, sequence: Sequence, now: float) -> bool:
         return now - sequence.arrived < self.patience

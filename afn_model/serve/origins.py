@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -20,9 +19,10 @@ def check_origin(headers: Headers) -> None:
         ApiError: 403.
     """
     host, origin = headers.get("host", ""), headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         raise ApiError(403, "pages of other servers may ask only with a key (afn serve --api-key)", code="other_origin")
-    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    name = host.rstrip("0123456789").removesuffix(":") if ":" in host else host
+    name = name.strip("[]").rstrip(".").lower()
     if "." in name and not name.endswith((".localhost", ".local")) and not _is_number(name):
         what = f"without a key (afn serve --api-key) this server is asked by number, not as {name!r:.80}"
         raise ApiError(403, what, code="other_host")

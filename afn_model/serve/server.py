@@ -27,6 +27,7 @@ from afn_model.serve.intake import Intake
 from afn_model.serve.limits import Limits
 from afn_model.serve.metrics import Metrics
 from afn_model.serve.settings import Settings
+from afn_model.serve.upload_folder import UploadFolder
 from afn_model.serve.uploads import Uploads
 
 
@@ -47,7 +48,8 @@ class Server:
         self.metrics = Metrics(self.settings.name, engine)
         self.thread = EngineThread(engine, on_step=self.metrics.stepped)
         self.intake = Intake(self.settings, self.processor.pcm_dtype)
-        self.uploads = Uploads(self.settings.upload_bytes)
+        folder, most = self.settings.upload_folder, self.settings.upload_folder_bytes
+        self.uploads = Uploads(self.settings.upload_bytes, None if folder is None else UploadFolder(folder, most))
         self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
         self.captions = CaptionCache()
         self.fingerprint, self.started = fingerprint, int(time.time())

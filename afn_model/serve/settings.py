@@ -21,6 +21,8 @@ class Settings:
         max_sessions: of realtime at the same time.
         upload_bytes: of samples of recordings that are kept for later questions; the least recently used go first.
         encode_uploads: whether recordings that are uploaded are encoded before there is a question.
+        upload_folder: where they are kept too: several servers that have the same one see the same recordings.
+        upload_folder_bytes: of it.
         decoders: processes that decode recordings at the same time.
         decode_seconds: that a recording may take to be decoded.
         idle_seconds: after which a realtime session that sends nothing is closed.
@@ -44,6 +46,8 @@ class Settings:
     max_sessions: int = 32
     upload_bytes: int = 2 << 30
     encode_uploads: bool = True
+    upload_folder: str | None = None
+    upload_folder_bytes: int = 64 << 30
     decoders: int = 2
     decode_seconds: float = 120.0
     idle_seconds: float = 300.0

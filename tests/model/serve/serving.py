@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import soundfile
 import uvicorn
+from fastapi import FastAPI
 
 from afn_model.infer.engine import Engine
 from afn_model.serve.app import create_app
@@ -69,3 +71,8 @@ def running(server: Server) -> Iterator[str]:
     finally:
         web.should_exit = True
         thread.join(30)
+
+
+def application(args: Namespace) -> FastAPI:
+    """What a replica serves; uploads are kept in ``args.folder``."""
+    return create_app(tiny_server(upload_folder=args.folder))

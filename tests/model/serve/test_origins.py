@@ -21,6 +21,8 @@ from tests.model.serve.serving import tiny_server
         ("machine", None),
         ("machine.local:8000", None),
         ("10.0.0.7:8000", "http://10.0.0.7:8000"),
+        ("10.0.0.7", None),
+        ("[::1", None),
         ("", None),
     ],
 )
@@ -37,6 +39,7 @@ def test_its_own_page_and_programs(host, origin):
         ("rebound.example.org:8000", None, "other_host"),
         ("rebound.example.org:8000", "http://rebound.example.org:8000", "other_host"),
         ("127.0.0.1.example.org", None, "other_host"),
+        ("Rebound.Example.Org.", None, "other_host"),
     ],
 )
 def test_pages_of_others(host, origin, code):
