@@ -8,6 +8,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -16,6 +17,7 @@ from afn_model.audio.digests import DecodedRecording
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 from afn_model.infer.engine import Engine
+from afn_model.infer.request import Request as InferRequest
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.batch import Batch
 from afn_model.prompt.conversation import Turn
@@ -120,7 +122,7 @@ class Server:
                 raise EngineDied
             batch, draft = await asyncio.to_thread(self._pack, list(turns), prompt, prediction)
             options = {"keys": [0], "priority": priority, "prediction": draft}
-            stream = await self.thread.submit(lambda engine: engine.add(batch, params, **options)[0])
+            stream = await self.thread.submit(partial(_add, batch=batch, params=params, **options))
             del batch  # samples of several recordings are a copy
             with self.metrics.request(stream, endpoint):
                 async with stream:
@@ -134,6 +136,10 @@ class Server:
             raise ApiError(400, what, param="messages", code="context_length_exceeded")
         draft = self.processor.tokenizer.encode(prediction, add_special_tokens=False).ids if prediction else None
         return self.processor.pack([prepared], ragged=True), draft
+
+
+def _add(engine: Engine, batch: Batch, params: SamplingParams, **options: Any) -> InferRequest:
+    return engine.add(batch, params, **options)[0]
 
 
 def seconds_of(audio: Audio) -> float:
