@@ -3,10 +3,13 @@
 import asyncio
 import math
 
+import pytest
 import torch
 
 from afn_model.serve.answer_times import checked_times, times_of
+from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
+from tests.model.serve.scripted import Script
 from tests.model.serve.serving import tiny_server
 from tests.tiny import noise
 
@@ -40,3 +43,23 @@ def test_heard_again():
     assert found[2]["log_odds"] is None, "there is nothing to hear"
     assert all(one["log_odds"] is None or math.isfinite(one["log_odds"]) for one in found)
     assert server.thread.engine.requests == 2
+
+
+def test_an_error_ends_what_is_heard_again():
+    async def answer(question):
+        while len(told.asked) < 2:
+            await asyncio.sleep(0)
+        if question is told.asked[0]:
+            raise ApiError(503, "the engine has died")
+        return await asyncio.Event().wait()
+
+    server = tiny_server()
+    told = Script(server, answer)
+
+    async def asked():
+        recording = Recording("a", torch.from_numpy(noise(9.0)).float())
+        with pytest.raises(ApiError, match="died"):
+            await times_of(server, "A bell at 2 seconds, a dog at 5 seconds.", [recording], False, verify=True)
+        assert (told.left.is_set(), told.running) == (True, 0)
+
+    asyncio.run(asked())
