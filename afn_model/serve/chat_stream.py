@@ -14,8 +14,8 @@ from starlette.types import Send
 from afn_model.serve.chat_reply import Chat, Choice
 from afn_model.serve.engine_thread import AnswerStream
 from afn_model.serve.errors import ApiError, as_api_error
+from afn_model.serve.event_stream import SILENCE, line
 
-SILENCE = 15.0  # seconds after which a comment is sent, so that nobody on the way takes the stream for dead
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -45,7 +45,7 @@ def once(reply: dict[str, Any]) -> Response:
         for choice in reply.get("choices", ())
     ]
     chunks.append(head | {"choices": [], "usage": reply.get("usage")})
-    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    body = "".join(map(line, chunks)) + "data: [DONE]\n\n"
     return Response(body.encode(), headers={name.decode(): value.decode() for name, value in HEADERS})
 
 
@@ -84,7 +84,7 @@ class EventStream:
                 if not isinstance(error, ApiError):
                     log.exception("%s failed", self.chat.id)
                 self.error = as_api_error(error)
-                await self._tell(f"data: {json.dumps(self.error.body())}\n\n")
+                await self._tell(line(self.error.body()))
             finally:
                 alive.cancel()
                 await asyncio.gather(alive, return_exceptions=True)
