@@ -16,6 +16,7 @@ from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.serve.bodies import Bodies
 from afn_model.serve.engine_thread import AnswerStream, EngineThread
 from afn_model.serve.errors import ApiError
 from afn_model.serve.intake import Intake
@@ -43,6 +44,7 @@ class Server:
         self.thread = EngineThread(engine, on_step=self.metrics.stepped)
         self.intake = Intake(self.settings, self.processor.pcm_dtype)
         self.uploads = Uploads(self.settings.upload_bytes)
+        self.bodies = Bodies(self.settings)
         self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
         self.fingerprint, self.started = fingerprint, int(time.time())
 
@@ -53,6 +55,9 @@ class Server:
     async def stop(self) -> None:
         await asyncio.to_thread(self.thread.stop)
         await self.intake.stop()
+        offload = self.thread.engine.offload
+        if offload is not None and not self.thread.alive:
+            await asyncio.to_thread(offload.close)
 
     def client_of(self, headers) -> str:
         """Who sends a request: a digest of its key, "" where no key is asked for.
@@ -62,7 +67,7 @@ class Server:
         """
         if not self.settings.keys:
             return ""
-        given = headers.get("authorization", "").removeprefix("Bearer ").encode()
+        given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
         right = [hmac.compare_digest(given, key.encode()) for key in self.settings.keys]  # each, whatever is found
         if not any(right):
             raise ApiError(401, "this server asks for a key: Authorization: Bearer KEY", code="invalid_api_key")
