@@ -89,13 +89,13 @@ class Streams:
 @pytest.mark.slow
 def test_a_killed_server_starts_again_with_what_it_saved(model, tmp_path):
     """Pages that the pool gave up before are read again; one that is damaged is computed again."""
-    options = ["--pages", "40", "--slots", "16", "--offload", str(tmp_path), "--offload-memory-gb", "0"]
+    options = ["--pages", "200", "--slots", "16", "--offload", str(tmp_path), "--offload-memory-gb", "0"]
     with serving(model, 0, *options) as (process, port):
         first = ask(port, LONG)
         assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert first["system_fingerprint"].startswith("fp_")
-        for other in range(12):
-            ask(port, f"{other} {LONG}", max_tokens=1)
+        for other in range(18):  # the pool gives up its pages for theirs
+            ask(port, f"{other} {' '.join([LONG] * 6)}", max_tokens=1)
         streams = Streams(port, 16)
         process.send_signal(signal.SIGKILL)
         for found in streams.ended(10):
