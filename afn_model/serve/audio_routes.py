@@ -81,7 +81,8 @@ async def deleted(request: Request, id: str) -> dict[str, Any]:
     return {"object": "audio", "id": id, "deleted": True}
 
 
-@router.api_route("/v1/audio/{id}/content", methods=["GET", "HEAD"])
+@router.head("/v1/audio/{id}/content", include_in_schema=False)
+@router.get("/v1/audio/{id}/content")
 async def content(request: Request, id: str) -> Response:
     """The recording as the model hears it: WAV, 16 kHz, 16 bits; parts of it by ``Range``."""
     pcm = _find(request, id).recording.pcm
