@@ -5,6 +5,7 @@ import hmac
 import logging
 import re
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -240,3 +241,15 @@ def test_an_answer_says_what_its_bits_depend_on(server):
             return whole["system_fingerprint"], (await client.get("/version")).json()["system_fingerprint"]
 
     assert asyncio.run(asked()) == ("fp_0123456789ab",) * 2
+
+
+def test_pages_are_kept_when_the_server_ends():
+    server, closed = tiny_server(), []
+    server.thread.engine.offload = SimpleNamespace(close=lambda: closed.append(server.thread.alive))
+
+    async def ended():
+        async with in_process(server):
+            assert not closed
+
+    asyncio.run(ended())
+    assert closed == [False], "by its own thread alone, while it runs"
