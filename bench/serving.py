@@ -251,7 +251,10 @@ def latency(port: int, rounds: int) -> list[dict]:
                 p95=round(1e3 * last, 2),
             )
         )
-    return rows
+    bursts = [asyncio.run(together(port, CLIENTS, 3))[0] for _ in range(rounds)]
+    median = min(statistics.median(reply.added() for reply in burst) for burst in bursts)
+    said = f"first token after the engine's, {CLIENTS} clients that ask in the same moment, ms"
+    return [*rows, row(said, "measured", round(1e3 * median, 2), True)]
 
 
 def recordings(port: int, clients: int = CLIENTS) -> list[dict]:
@@ -294,7 +297,7 @@ def recordings(port: int, clients: int = CLIENTS) -> list[dict]:
         same == clients,
         different_answers=len(set(said)),
     )
-    return [found, health(healths, "the tiny model answers them")]
+    return [found, health(healths, "the tiny model answers about recordings")]
 
 
 def measure(rounds: int, device: str) -> dict:
@@ -309,6 +312,7 @@ def measure(rounds: int, device: str) -> dict:
 def table(record: dict) -> str:
     lines = [
         f"A server and its clients on the same two cores, {record['date'][:10]}: `python -m bench.serving`.",
+        "But for the rows about recordings the model is a wait of 8 ms for each step: at most 8,000 tokens per second.",
         "",
         "| claim | bar | measured | holds |",
         "|---|---|---|---|",

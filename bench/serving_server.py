@@ -27,7 +27,7 @@ STEP = 0.008  # seconds
 class StubRunner(ModelRunner):
     """Draws the same tokens in turn."""
 
-    words: list[int] = []
+    words: tuple[int, ...] = ()
 
     def launch(self, step, forced, grammars) -> LaunchedStep:
         time.sleep(STEP)
@@ -40,7 +40,8 @@ class StubRunner(ModelRunner):
 def stubbed(engine: Engine) -> Engine:
     """An engine whose steps wait."""
     assert engine.processor is not None
-    StubRunner.words = engine.processor.tokenizer.encode("What is said? A dog barks.", add_special_tokens=False).ids
+    said = engine.processor.tokenizer.encode("What is said? A dog barks.", add_special_tokens=False)
+    StubRunner.words = tuple(said.ids)
     engine.runner.__class__ = StubRunner
     return engine
 

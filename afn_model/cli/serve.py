@@ -44,7 +44,7 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--log-content", action="store_true", help="log prompts and answers")
     told = "keys and values that do not fit go to this folder, and are there after a restart; default nowhere"
     parser.add_argument("--offload", metavar="DIR", help=told)
-    parser.add_argument("--offload-gb", type=positive, default=64, metavar="N", help="of the folder's files; default 64")
+    parser.add_argument("--offload-gb", type=positive, default=64, metavar="N", help="of its files; default 64")
     told = "of host memory before the folder; default 4"
     parser.add_argument("--offload-memory-gb", type=memory, default=4, metavar="N", help=told)
     told = (

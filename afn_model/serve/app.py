@@ -60,7 +60,7 @@ def _headers(scope: Scope) -> Headers:
 
 
 class Guard:
-    """Asks for the key, bounds bodies (``Bodies``), sees to errors that nobody has expected, and sets the headers of every answer.
+    """Asks for the key, bounds bodies, sees to errors that nobody has expected, and sets every answer's headers.
 
     ``scope["client_id"]`` says who asks (``Server.client_of``).
     """

@@ -16,8 +16,8 @@ class ApiError(Exception):
     """What a client is told.
 
     Args:
-        status: of HTTP: 400 bad field, 401 no key, 404 no such model or recording, 408 too slow, 413 too large, 415 not audio that is
-            read, 422 audio that cannot be decoded, 429 too many requests, 503 not ready.
+        status: of HTTP: 400 bad field, 401 no key, 404 no such model or recording, 408 too slow, 413 too large, 415 not
+            audio that is read, 422 audio that cannot be decoded, 429 too many requests, 503 not ready.
         message: one sentence: what was wrong, what is expected.
         param: the field, such as ``messages[2].content[0]``.
         code: a word that programs may look at.

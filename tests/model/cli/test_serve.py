@@ -28,8 +28,8 @@ def model(tmp_path_factory):
 @contextmanager
 def serving(model, port=0, *options):
     """(process, port) of a server that answers."""
-    words = [sys.executable, "-m", "afn_model.cli", "serve", "--model", str(model), "--name", "tiny", "--port", str(port)]
-    process = subprocess.Popen([*words, *options], stderr=subprocess.PIPE, text=True)
+    words = ["serve", "--model", str(model), "--name", "tiny", "--port", str(port), *options]
+    process = subprocess.Popen([sys.executable, "-m", "afn_model.cli", *words], stderr=subprocess.PIPE, text=True)
     try:
         said = []
         for line in process.stderr:

@@ -11,7 +11,7 @@ from afn_model.serve.settings import Settings
 SETTINGS = Settings(max_body_bytes=4 * PACE, max_waiting_bytes=6 * PACE, body_seconds=10.0)
 
 
-class Client:
+class Sender:
     """Sends parts of a body, each after so many seconds of a clock that nobody waits for; then nothing."""
 
     def __init__(self, *parts: tuple[int, float]):
@@ -40,15 +40,15 @@ def refused(bodies, client, **how) -> int:
 
 
 def test_a_body_is_too_large_by_what_it_says_or_by_what_comes():
-    assert asyncio.run(read(Bodies(SETTINGS), Client((4 * PACE, 0)), str(4 * PACE))) == 4 * PACE
-    assert refused(Bodies(SETTINGS), Client(), length=str(4 * PACE + 1)) == 413
-    assert refused(Bodies(SETTINGS), Client(), length="-1") == 413
-    assert refused(Bodies(SETTINGS), Client((2 * PACE, 0), (2 * PACE + 1, 0)), times=2) == 413
+    assert asyncio.run(read(Bodies(SETTINGS), Sender((4 * PACE, 0)), str(4 * PACE))) == 4 * PACE
+    assert refused(Bodies(SETTINGS), Sender(), length=str(4 * PACE + 1)) == 413
+    assert refused(Bodies(SETTINGS), Sender(), length="-1") == 413
+    assert refused(Bodies(SETTINGS), Sender((2 * PACE, 0), (2 * PACE + 1, 0)), times=2) == 413
 
 
 def test_all_bodies_together_are_bounded():
     async def two():
-        bodies, first, second = Bodies(SETTINGS), Client((3 * PACE, 0)), Client((3 * PACE, 0), (1, 0))
+        bodies, first, second = Bodies(SETTINGS), Sender((3 * PACE, 0)), Sender((3 * PACE, 0), (1, 0))
         with bodies.read(first.receive, "0") as receive:
             await receive()
             with pytest.raises(ApiError) as error:
@@ -63,11 +63,11 @@ def test_all_bodies_together_are_bounded():
 
 
 def test_a_body_that_comes_too_slowly_is_not_waited_for():
-    slow, steady = Client((1, 6.0), (1, 6.0), (1, 0.0)), Client((2 * PACE, 6.0), (PACE, 5.9), (1, 0.0))
+    slow, steady = Sender((1, 6.0), (1, 6.0), (1, 0.0)), Sender((2 * PACE, 6.0), (PACE, 5.9), (1, 0.0))
     assert refused(Bodies(SETTINGS, lambda: slow.now), slow, times=3) == 408
     assert asyncio.run(read(Bodies(SETTINGS, lambda: steady.now), steady, times=3)) == 3 * PACE + 1
     quick = Settings(body_seconds=0.01)
-    assert refused(Bodies(quick), Client()) == 408
+    assert refused(Bodies(quick), Sender()) == 408
 
 
 def test_an_answer_may_take_longer_than_a_body():

@@ -148,7 +148,10 @@ def test_a_client_sees_its_own_uploads(server):
         async with client_of(server, KEYS[0]) as first, client_of(server, KEYS[1]) as second:
             id = (await first.post("/v1/audio", content=wav())).json()["id"]
             listed = [len((await client.get("/v1/audio")).json()["data"]) for client in (first, second)]
-            parts = [{"type": "audio_url", "audio_url": {"url": UPLOAD + id}}, {"type": "text", "text": "What is said?"}]
+            parts = [
+                {"type": "audio_url", "audio_url": {"url": UPLOAD + id}},
+                {"type": "text", "text": "What is said?"},
+            ]
             question = QUESTION | {"messages": [{"role": "user", "content": parts}]}
             replies = [await client.post("/v1/chat/completions", json=question) for client in (first, second)]
             gone = [await second.get(f"/v1/audio/{id}"), await second.delete(f"/v1/audio/{id}")]
