@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 PORT   ?= 8000
 
-.PHONY: help demo serve-demo curriculum test test-fast test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
+.PHONY: help demo serve-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
         gpu-bench gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -32,6 +32,10 @@ test: $(VENV)/.test ## every test, on a CPU: WORKERS=2, SEED= of the order
 
 test-fast: $(VENV)/.test ## all but what is slow or long (tests/long.txt), for daily work
 	$(PYTEST) -m "not slow and not long"
+
+test-browser: $(VENV)/.test ## the server's page in a real browser: needs chromium on the path
+	$(BIN)/pip install -q --disable-pip-version-check 'playwright>=1.48'  # [browser]
+	AFN_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 test-versions: $(VENV)/.test ## a wheel on the lowest, pinned and newest versions: SETS=, 5 GB each in turn
 	$(BIN)/python -m tests.versions $(if $(SETS),--sets $(SETS))

@@ -201,6 +201,7 @@ setup(
         "afn_distributed": ["py.typed"],
         "afn_model": ["py.typed"],
         "afn_model.prompt": ["*.jinja"],
+        "afn_model.serve": ["page/*", "page/vendor/*"],
         "afn_model.train": ["curricula/*.yaml", "layouts/*.yaml"],
     },
     long_description=readme(),

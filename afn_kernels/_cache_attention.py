@@ -1,4 +1,4 @@
-"""The compiled kernel of csrc/cpu/attend_simd.cpp: attention over a KV cache on a CPU, of decoding and of prefill."""
+"""The compiled kernel of csrc/cpu/attend_simd.cpp: attention on a CPU, over a KV cache and of packed sequences."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -30,16 +30,24 @@ def _compiled() -> Callable[..., bool]:
     return cache_attention
 
 
+def level() -> str:
+    """The SIMD level of a call that names none."""
+    from afn_kernels._cpu import simd_level
+
+    return simd_level()
+
+
 def attend(
     q: torch.Tensor | None,
     k: torch.Tensor,
     v: torch.Tensor,
-    lengths: torch.Tensor,
+    lengths: torch.Tensor | None,
     *,
     heads: int,
     fresh: int = 0,
     table: torch.Tensor | None = None,
     bounds: torch.Tensor | None = None,
+    key_bounds: torch.Tensor | None = None,
     prefixes: torch.Tensor | None = None,
     causal: bool = True,
     left: int = -1,
@@ -49,19 +57,21 @@ def attend(
     threads: int = 0,
     level: str = "",
 ) -> torch.Tensor | None:
-    """Attention like ``decode_attention`` or ``paged_attention``; without q only looks whether the call fits.
+    """Attention like that of the ops which call it; without q only looks whether the call fits.
 
     Each row and head is computed alone: an online softmax over steps of 64 keys, which begin at multiples of 64 in the
     sequence. So its bits depend on the query, the entries that it sees and the instruction set, and on nothing else.
 
     Args:
         q: [tokens, Hq, D] contiguous.
-        k, v: [B, capacity, Hk, D] or [pages, page_size, Hk, D] with a table; contiguous in the last axis.
-        lengths: [B] int32 or int64, contiguous.
+        k, v: [B, capacity, Hk, D] or [pages, page_size, Hk, D] with a table, or [1, Tk, Hk, D] with
+            ``key_bounds``; contiguous in the last axis.
+        lengths: [B] int32 or int64, contiguous; None with ``key_bounds``.
         heads: Hq.
         fresh: new tokens of every sequence, where there are no bounds.
         table: [B, pages] int32 or int64, contiguous in the last axis.
         bounds: [B + 1] int32, contiguous.
+        key_bounds: [B + 1] int32, contiguous: boundaries of packed keys.
         prefixes: [groups] int32 or int64, contiguous.
         causal, left, right, scale, softcap: as ``attention.window.flat`` has them.
         threads: default PyTorch's. They change no bit.
@@ -74,14 +84,17 @@ def attend(
     nothing = (0, False)
     out = k.new_empty(0) if q is None else torch.empty_like(q)
     blocks, page, kv_heads, width = k.shape
+    sequences = len(key_bounds) - 1 if lengths is None else len(lengths)
     done = _compiled()(
         0 if q is None else q.data_ptr(), 0 if q is None else out.data_ptr(), k.data_ptr(), k.stride()[:3],
         v.data_ptr(), v.stride()[:3], k.dtype == torch.bfloat16, blocks, page,
         nothing if table is None else (table.data_ptr(), table.dtype == torch.int64),
         0 if table is None else table.shape[1], 0 if table is None else table.stride(0),
-        0 if bounds is None else bounds.data_ptr(), fresh, (lengths.data_ptr(), lengths.dtype == torch.int64),
-        len(lengths), nothing if prefixes is None else (prefixes.data_ptr(), prefixes.dtype == torch.int64),
-        1 if prefixes is None else len(lengths) // max(1, len(prefixes)), heads, kv_heads, width, causal, left, right,
+        0 if bounds is None else bounds.data_ptr(), fresh,
+        nothing if lengths is None else (lengths.data_ptr(), lengths.dtype == torch.int64),
+        0 if key_bounds is None else key_bounds.data_ptr(), sequences,
+        nothing if prefixes is None else (prefixes.data_ptr(), prefixes.dtype == torch.int64),
+        1 if prefixes is None else sequences // max(1, len(prefixes)), heads, kv_heads, width, causal, left, right,
         scale, softcap, threads or torch.get_num_threads(), level,
     )  # fmt: skip
     return out if done else None

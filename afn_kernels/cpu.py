@@ -254,11 +254,12 @@ class DecoderLayer(NamedTuple):
 
 
 class CompiledDecoder:
-    """One new token of each of a few sequences through all layers of a Qwen2-family decoder, in one call.
+    """A few new tokens of sequences through all layers of a Qwen2-family decoder, in one call.
 
     In every layer h ← h + W_o attention(rotary(W_q n + b_q, W_k n + b_k), W_v n + b_v) and then
     h ← h + W_down (silu(W_gate n) · W_up n), each with n = h / rms(h) · weight; and that norm of the result. New keys
-    and values are written into pages, over which attention goes as by ``decode_attention``'s cpu implementation.
+    and values are written into pages, over which attention goes as by the cpu implementations of ``decode_attention``
+    and ``paged_attention``: a token sees those that come before it in its sequence, the new ones too.
 
     Weights are read where they are: what is written into them in place is seen. Every output of a product is summed in
     an order that depends on its length and the instruction set alone, so a row's bits do not depend on the rows beside
@@ -314,6 +315,7 @@ class CompiledDecoder:
         kv: Tensor,
         table: Tensor,
         lengths: Tensor,
+        bounds: Tensor | None = None,
         *,
         threads: int = 0,
         level: str = "",
@@ -321,19 +323,20 @@ class CompiledDecoder:
         """Hidden states behind the last norm.
 
         Args:
-            x: [R, width] float32 embeddings.
+            x: [R, width] float32 embeddings of the new tokens, sequence after sequence.
             positions: [R] float32.
             slots: [R] int64, the places of the new tokens in the pages taken as one run; nothing is written for
                 negative ones.
             kv: [layers, 2, pages, page, kv_heads, head_dim] float32, contiguous; changes in place.
-            table: [R, columns] int32 or int64, the pages of each sequence in order.
-            lengths: [R] int32 or int64, the new token included.
+            table: [N, columns] int32 or int64, the pages of each sequence in order.
+            lengths: [N] int32 or int64, the new tokens included.
+            bounds: [N + 1] int32 or int64 boundaries of the new tokens; None where each sequence has one.
             threads: default PyTorch's. They change no bit.
             level: SIMD level; by default $AFN_SIMD or the fastest.
 
         Returns:
-            [R, width] float32; None, with nothing written, where a length is not in 1 to what the table holds, or a
-            page is not there.
+            [R, width] float32; None, with nothing written, where a length is below its new tokens or above what the
+            table holds, a page is not there, or boundaries are not those of R tokens.
 
         Raises:
             ValueError: tensors of another dtype, device, layout or shape.
@@ -342,21 +345,25 @@ class CompiledDecoder:
         x, positions = x.contiguous(), positions.contiguous()
         slots, table, lengths = slots.long().contiguous(), table.contiguous(), lengths.contiguous()
         _check_float32(x, positions, kv)
-        alike = x.shape == (rows, width) and positions.shape == slots.shape == lengths.shape == (rows,)
-        if not alike or table.dim() != 2 or len(table) != rows:
+        sequences = rows if bounds is None else len(bounds) - 1
+        alike = x.shape == (rows, width) and positions.shape == slots.shape == (rows,) and sequences >= 0
+        if not alike or lengths.shape != (sequences,) or table.dim() != 2 or len(table) != sequences:
             shapes = [list(y.shape) for y in (x, positions, slots, table, lengths)]
-            raise ValueError(f"x, positions, slots, table, lengths are {shapes}: not of {rows} rows of {width}")
+            what = f"{rows} rows of {width}" + ("" if bounds is None else f" of {sequences} sequences")
+            raise ValueError(f"x, positions, slots, table, lengths are {shapes}: not of {what}")
         if kv.dim() != 6 or (*kv.shape[:2], *kv.shape[4:]) != (len(self._kept[0]), 2, *self._caches):
             raise ValueError(f"kv is {list(kv.shape)}: not of {len(self._kept[0])} layers and heads of {self._caches}")
-        for numbers in (slots, table, lengths):
+        bounds = None if bounds is None else bounds.contiguous()
+        for numbers in (slots, table, lengths, slots if bounds is None else bounds):
             if numbers.device.type != "cpu" or numbers.dtype not in (torch.int64, torch.int32):
                 raise ValueError(f"{numbers.dtype} on {numbers.device}: not int32 or int64 on the CPU")
         out = torch.empty_like(x)
         done = self._run(
             self._decoder, x.data_ptr(), positions.data_ptr(), slots.data_ptr(), kv.data_ptr(), rows,
             kv.shape[2], kv.shape[3], (table.data_ptr(), table.dtype == torch.int64), table.shape[1], table.stride(0),
-            (lengths.data_ptr(), lengths.dtype == torch.int64), out.data_ptr(), threads or torch.get_num_threads(),
-            level,
+            (lengths.data_ptr(), lengths.dtype == torch.int64),
+            (0, False) if bounds is None else (bounds.data_ptr(), bounds.dtype == torch.int64), sequences,
+            out.data_ptr(), threads or torch.get_num_threads(), level,
         )  # fmt: skip
         return out if done else None
 

@@ -1,6 +1,6 @@
 """What the engine's scheduler would do on one H100, by the model's arithmetic: simulated, nothing is measured.
 
-    python -m bench.goodput [--out bench/results/simulated/goodput.jsonl] [--seconds 300]
+    python -m bench.goodput [--out bench/results/simulated/goodput.jsonl] [--seconds 1200]
 
 The scheduler is the engine's own; time is that of ``Costs.of``, whose rates are assumptions. A user asks several
 questions about a recording one after another, thinking in between, and then goes on with another recording. Pages that
@@ -28,7 +28,7 @@ OUT = Path("bench/results/simulated/goodput.jsonl")
 USERS, MINUTES = (1, 8, 64), (0.5, 5, 30)
 QUESTIONS, THINKS, ANSWER, TOKENS = 4, 10.0, 128, 750  # per recording; mean seconds; mean tokens; of a window
 FIRST, EACH = {0.5: 0.5, 5: 1.0, 30: 5.0}, 0.05  # seconds until the first token, by minutes; of each after it
-MEMORY, HOST = 56e9, 50e9  # bytes for keys and values of an H100 beside the weights; B/s from host memory
+MEMORY = 56e9  # bytes for keys and values of an H100 beside the weights
 
 
 @dataclass
@@ -66,6 +66,7 @@ class SimulatedEngine:
             chunk=8192,
             encoded=self.features.__contains__,
             restore=self._saved,
+            saved=self.saved.__contains__,
             clock=lambda: self.now,
         )
 
@@ -83,9 +84,9 @@ class SimulatedEngine:
         return sequence
 
     def seconds(self, step: EngineStep) -> float:
-        costs, page = self.costs, PAGE * 57_344
+        costs = self.costs
         found = costs.step + costs.window * len(step.windows) + costs.row * len(step.rows)
-        found += costs.key * sum(step.places) + page * len(step.restored) / HOST
+        found += costs.key * sum(step.places) + costs.page * len(step.restored)
         return found + sum(costs.chunk(chunk.start, chunk.stop) for chunk in step.chunks)
 
     def step(self) -> list[Asked]:
@@ -203,7 +204,7 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--seconds", type=float, default=300.0, help="simulated, of each case")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="simulated, of each case")
     args = parser.parse_args()
     rates = "assumed: 600e12 FLOP/s in products, 400e12 in attention, 2.7e12 B/s of memory, 50e9 B/s from the host"
     rows = []

@@ -1,11 +1,11 @@
 """Stated times: how many are found in written sentences, and how many wrong ones are flagged in known scenes.
 
-    python -m bench.stated_times --out bench/results/cpu/stated_times.json
+    python -m bench.stated_times --out bench/results/cpu/stated_times.json --model runs/demo
 
 Scenes of the synthetic world have words and sounds in coloured noise, 12 to 30 dB below them. Answers are written about
 each: with the times of its events, and with times that are wrong, behind the end, where nothing is heard, or reversed;
 and "elsewhere", at random, a second or more from the event: where another one is heard only listening again can tell.
-No model is run.
+``--model`` is a folder of ``make demo``: its answers to the held-out questions about onsets are checked as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.files import write_json
 from afn_model.infer.stated_times import StatedTime, stated_times
 from afn_model.infer.time_checks import AROUND, CheckedTime, Loudness, check_times
@@ -136,15 +137,50 @@ def measure(split: str = "heldout", count: dict[str, int] | None = None) -> dict
     return {"scenes": number, "with_background_found": background, "wrong": wrong, "right": right_row}
 
 
+def of_model(folder: Path, wrong: float = 1.0) -> dict[str, Any]:
+    """Answers of a model that ``make demo`` trained, and which of their times are flagged.
+
+    Args:
+        folder: of its run.
+        wrong: seconds from the truth that make an answer wrong; a right one is within half a second.
+    """
+    from afn_model import SamplingParams, Session
+    from afn_model.audio.decode import load_audio
+
+    held = folder / "corpus/heldout"
+    records = [json.loads(line) for line in (held / "onset.jsonl").read_text(encoding="utf-8").splitlines()]
+    audios = [load_audio(held / one["audios"][0]["path"]) for one in records]
+    asked = []
+    for one, pcm in zip(records, audios, strict=True):
+        question = one["messages"][0]["content"].removeprefix("<sound>\n")
+        parts = [{"type": "audio", "audio": pcm}, {"type": "text", "text": question}]
+        asked.append([{"role": "user", "content": parts}])
+    answers = Session(folder).answer(asked, SamplingParams(max_new_tokens=16))
+    counts: Counter[str] = Counter()
+    for one, pcm, answer in zip(records, audios, answers, strict=True):
+        times = check_times(stated_times(answer.text, len(pcm) / SAMPLE_RATE), answer.text, [pcm])
+        if len(times) != 1:
+            counts["no time"] += 1
+            continue
+        off = abs(times[0].time.start - one["truth"]["seconds"])
+        kind = "wrong" if off > wrong else "right" if off <= AROUND else "between"
+        counts[kind] += 1
+        counts[f"{kind}, flagged"] += times[0].status != "ok"
+    return {"questions": len(records), "wrong_from": wrong, "right_within": AROUND} | dict(sorted(counts.items()))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", type=Path)
     args = parser.parse_args(arguments)
     result: dict[str, Any] = {"sentences": {}}
     for name in ("stated_times", "stated_times_heldout"):
         lines = (SENTENCES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         result["sentences"][name] = precision_and_recall([json.loads(line) for line in lines])
     result["scenes"] = {split: measure(split) for split in ("train", "heldout")}
+    if args.model:
+        result["demo"] = of_model(args.model)
     print(json.dumps(result, indent=2))
     if args.out:
         write_json(args.out, result)

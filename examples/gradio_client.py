@@ -28,7 +28,7 @@ def ask(path: str, question: str):
 
 
 def main():
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
     inputs = [gradio.Audio(type="filepath", label="Recording"), gradio.Textbox("What is said?", label="Question")]
     return gradio.Interface(ask, inputs, gradio.Textbox(label="Answer"), title="Audio Flamingo Next")

@@ -7,13 +7,18 @@ import torch
 
 
 class ReplayedGraph:
+    memory: object = None
+
     def replay(self) -> None: ...
 
+    def pool(self) -> object:
+        return self.memory
 
-def stand_in(monkeypatch) -> tuple[list, object, list[str]]:
+
+def stand_in(monkeypatch) -> tuple[list, object, list[tuple[str, object]]]:
     """The stream that is current, as a list of one, "capture" during a capture; what stands for the one outside of it;
-    and the error modes of captures."""
-    streams, modes = ["default"], []
+    and the error mode and the memory pool of each capture."""
+    streams, captures = ["default"], []
 
     @contextlib.contextmanager
     def restored(stream):
@@ -24,8 +29,9 @@ def stand_in(monkeypatch) -> tuple[list, object, list[str]]:
             streams[0] = before
 
     @contextlib.contextmanager
-    def graph(_, capture_error_mode="global"):
-        modes.append(capture_error_mode)
+    def graph(captured, pool=None, capture_error_mode="global"):
+        captured.memory = object() if pool is None else pool
+        captures.append((capture_error_mode, captured.memory))
         streams[0] = "capture"
         yield
         streams[0] = "default"
@@ -35,4 +41,4 @@ def stand_in(monkeypatch) -> tuple[list, object, list[str]]:
              "current_stream": lambda: here if streams[0] == "default" else streams[0]}  # fmt: skip
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    return streams, here, modes
+    return streams, here, captures

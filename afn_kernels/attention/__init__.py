@@ -5,12 +5,14 @@ from typing import Literal, overload
 
 import torch
 
-from afn_kernels import _autocast, _check, _triton
+from afn_kernels import _autocast, _cache_attention, _check, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import checks, providers
 from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
 from afn_kernels.attention.window import canonical, capping
+from afn_kernels.cpu import avoid as _outside_inference
+from afn_kernels.cpu import usable, wants_gradient
 
 
 def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
@@ -19,6 +21,19 @@ def _dense_supports(q, k, v, *, return_lse, carry, **_) -> str:
 
 def _fused_supports(q, k, v, *, softcap=0.0, **options) -> str:
     return "PyTorch's fused attention caps no scores" if softcap else _dense_supports(q, k, v, **options)
+
+
+def _supports_cpu(q, k, v, **options) -> str:
+    return _cache_attention.supports(q, k) or _dense_supports(q, k, v, **options) or wants_gradient(q, k, v)
+
+
+def _avoid_cpu(q, k, v, *, causal=False, **_) -> str:
+    if reason := _outside_inference():
+        return reason
+    level = _cache_attention.level()
+    if level == "avx512" or (level == "avx2" and causal):
+        return ""
+    return f"PyTorch's fused attention is the faster where the instruction set is {level}"
 
 
 def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry=None, **_) -> str:
@@ -75,10 +90,18 @@ OP = Op(
             avoid=providers.unmeasured,
         ),
         Impl(
+            "cpu",
+            "afn_kernels.attention.boundary:attention_cpu",
+            available=usable,
+            supports=_supports_cpu,
+            avoid=_avoid_cpu,
+            why="compiled SIMD kernel without padding; bits of a query depend on nothing beside its sequence",
+        ),
+        Impl(
             "sdpa",
             "afn_kernels.attention.dense:sdpa",
             supports=_fused_supports,
-            why="PyTorch's fused attention on the padded batch; fastest on a CPU at every length measured",
+            why="PyTorch's fused attention on the padded batch; the fastest on a CPU that has a gradient",
         ),
         Impl(
             "matmul",

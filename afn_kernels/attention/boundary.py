@@ -1,4 +1,4 @@
-"""attention as torch.compile and autograd see its Triton kernels."""
+"""attention as torch.compile and autograd see its kernels."""
 
 import torch
 from torch import Tensor
@@ -41,6 +41,13 @@ def _backward_fake(
     return empty_gradients(q, k, v, need_dq, need_dkv, need_carry)
 
 
+def _forward_cpu_fake(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, causal: bool, left: int,
+    right: int, softcap: float, scale: float,
+) -> Tensor:  # fmt: skip
+    return q.new_empty(q.shape)
+
+
 FORWARD = Boundary(
     "attention",
     "afn_kernels.attention.triton:forward",
@@ -49,6 +56,7 @@ FORWARD = Boundary(
     backward=_backward,
 )
 BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
+FORWARD_CPU = Boundary("attention_cpu", "afn_kernels.attention.cpu:forward", _forward_cpu_fake)
 
 
 def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse, carry, schedule, **_):
@@ -66,3 +74,9 @@ def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, s
         q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, *flat(window), float(softcap), float(scale)
     )
     return (out, lse) if return_lse or carry is not None else out
+
+
+def attention_cpu(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, **_):
+    """The "cpu" row of the op's table."""
+    tensors = q.contiguous(), *(x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    return FORWARD_CPU(*tensors, cu_seqlens_q, cu_seqlens_k, causal, *flat(window), float(softcap), float(scale))

@@ -60,6 +60,22 @@ def cut(audio: Audio, longest: float, seconds: float | None = None) -> list[tupl
     return [*pieces, (start, end)]
 
 
+def cut_samples(pcm: Tensor, longest: float) -> list[tuple[int, int]]:
+    """[start, end) of the pieces of samples [n] at 16 kHz, where ``cut`` would cut a file of them.
+
+    Args:
+        pcm: [n], int16 or float.
+        longest: seconds that a piece may have.
+    """
+    start, pieces, search = 0, list[tuple[int, int]](), min(SEARCHED, longest / 5)
+    while (left := (len(pcm) - start) / SAMPLE_RATE) > longest:
+        reach = min(longest, left - min(LEFT, longest / 2))
+        first = cut_points(pcm[start : start + round((reach + search) * SAMPLE_RATE)], reach, search)[0]
+        pieces.append((start, start + first))
+        start += first
+    return [*pieces, (start, len(pcm))]
+
+
 def _stretch(audio: Audio, seconds: float) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the piece is heard

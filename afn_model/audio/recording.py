@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from afn_model.audio.decode import array_to_pcm, audio_seconds, load_audio
-from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.digests import DecodedRecording
+from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE
 from afn_model.audio.shards import is_member, read_member
 from afn_model.audio.source import is_pipe, read_source
 from afn_model.audio.tables import is_cell, read_cell
@@ -20,7 +21,7 @@ from afn_model.checks import is_number, is_whole
 from afn_model.ranges import BLOCK, FIRST, RemoteBytes
 from afn_model.storage import StorageError, is_url
 
-_SOURCES = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor)
+_SOURCES = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor, DecodedRecording)
 _CONTENT = ("array", "bytes", "path", "audio")  # keys of a dict: the samples, or the file
 
 
@@ -31,7 +32,7 @@ class Audio:
     Args:
         source: path, bytes, open file, or a 1-D array, tensor or list of samples; ``(samples, rate)`` or ``{"array",
             "sampling_rate"}``, ``{"bytes"}`` and ``{"path"}``, as data sets have them; a decoder with
-            ``get_all_samples``. What it holds is kept, not the dict.
+            ``get_all_samples``; a ``DecodedRecording``. What it holds is kept, not the dict.
         sampling_rate: whole Hz, for an array; 16,000 if None.
         start, end: seconds.
 
@@ -89,6 +90,11 @@ def load(
 ) -> Tensor:
     """Samples [n] at 16 kHz of a recording, whatever it comes from; options and errors as of ``load_audio``."""
     options = {"start": audio.start, "end": audio.end, "strict": strict, "max_seconds": max_seconds, "dtype": dtype}
+    if isinstance(audio.source, DecodedRecording):
+        pcm, whole = audio.source.pcm, audio.start is None and audio.end is None
+        if whole and pcm.dtype == dtype and MIN_SAMPLES <= len(pcm) <= max_seconds * SAMPLE_RATE:
+            return pcm
+        return array_to_pcm(pcm, SAMPLE_RATE, **options)
     if isinstance(audio.source, (np.ndarray, Tensor)):
         rate = SAMPLE_RATE if audio.sampling_rate is None else audio.sampling_rate
         return array_to_pcm(audio.source, rate, **options)

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from argparse import Namespace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.each import about_each
 from afn_model.cli.messages import show_finish
-from afn_model.cli.prompts import CAPTION, DETAILED_CAPTION, transcribing
+from afn_model.cli.prompts import transcribing
 from afn_model.cli.recordings import STDIN, expand, part_about
+from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION
 
 if TYPE_CHECKING:
     from afn_model.infer.answer import Answer
@@ -103,4 +105,26 @@ def transcribe(args: Namespace) -> int:
 
 
 def caption(args: Namespace) -> int:
-    return about_each(args, DETAILED_CAPTION if args.detailed else CAPTION)
+    if args.then is None and (args.then_question or args.then_model):
+        raise ValueError("--then-question and --then-model are for a text model: --then says where")
+    if args.then is not None and not args.then_question:
+        raise ValueError("--then needs --then-question, what the text model is asked about every caption")
+    question = DETAILED_CAPTION if args.detailed else CAPTION
+    return about_each(args, question, then=None if args.then is None else partial(ask_then, args))
+
+
+def ask_then(args: Namespace, row: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """A row whose answer is that of a text model to a question about the caption, which the row keeps.
+
+    Raises:
+        ValueError: the text model does not answer.
+    """
+    from afn_model.infer.elsewhere import complete, text_of
+    from afn_model.prompt.questions import described
+
+    told = f"{described(row['answer'], 1, seconds)}\n{args.then_question}"
+    key = os.environ.get("AFN_THEN_KEY")
+    answer = text_of(complete(args.then, [{"role": "user", "content": told}], model=args.then_model, key=key))
+    start = args.start or 0.0
+    whole = {"start": round(start, 3), "end": round(start + seconds, 3), "text": answer}
+    return row | {"answer": answer, "caption": row["answer"], "segments": [whole], "times": "none"}

@@ -61,10 +61,10 @@ def talk(
 
 
 def attach(file: str, session: Session) -> dict[str, Any]:
-    """A part of a message with the samples of a recording, which later turns then need not read again."""
+    """A part of a message with the samples of a recording, which later turns then need not read or hash again."""
     from afn_model.audio.decode import load_audio
-    from afn_model.audio.frames import SAMPLE_RATE
+    from afn_model.audio.digests import DecodedRecording
 
     processor = session.processor
     pcm = load_audio(file, strict=processor.strict, max_seconds=processor.max_seconds)
-    return {"type": "audio", "audio": pcm, "sampling_rate": SAMPLE_RATE}
+    return {"type": "audio", "audio": DecodedRecording(pcm)}

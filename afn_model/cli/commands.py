@@ -118,7 +118,7 @@ COMMANDS = {
         "ask a question about recordings",
     ),
     "transcribe": Command(transcribe, (*LISTENING, options.add_speech), "write down what is said"),
-    "caption": Command(caption, (*LISTENING, options.add_detailed), "describe what is to be heard"),
+    "caption": Command(caption, (*LISTENING, options.add_detailed, options.add_then), "describe what is to be heard"),
     "batch": Command(batch, (add_batch, *ANSWERING), "answer a file of requests into a file of answers", True),
     "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
     "serve": Command(serve, (add_serve, options.add_model), "answer over HTTP as OpenAI's API, with a page", True),

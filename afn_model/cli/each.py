@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from afn_model.cli.messages import show_error, show_finish
 from afn_model.cli.out_folder import OutFolder
 from afn_model.cli.recordings import AnswerFile, named, named_bytes, part_about
 from afn_model.infer.subtitles import FORMATS
+from afn_model.infer.transcripts import TOKENS_A_SECOND, longest_piece, placed, transcript_tokens
+from afn_model.infer.transcripts import timed as timed_piece
 
 if TYPE_CHECKING:
     from afn_model.cli.session import AnswerBar
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
 
 TOGETHER = 256  # recordings whose lengths are looked up at once, before the first of them is answered about
 ROOM = 8  # batches' worth of audio that is asked about in one call of the engine
-TOKENS_A_SECOND = 25  # of audio
-SPOKEN = 6  # tokens a second that a transcript may have where nothing is said: fast speech has about 5
-LEAST = 1024  # tokens that an answer may have where nothing is said
 
 
 @dataclass
@@ -74,13 +73,20 @@ class Printer:
             print(FORMATS[self.form](row), end="", flush=True)
 
 
-def about_each(args: Namespace, question: str, *, spoken: bool = False) -> int:
+def about_each(
+    args: Namespace,
+    question: str,
+    *,
+    spoken: bool = False,
+    then: Callable[[dict[str, Any], float], dict[str, Any]] | None = None,
+) -> int:
     """Asks the same question about every recording that the options name.
 
     Args:
         args: of the command line.
         question: what is asked.
         spoken: whether the answer is a transcript, whose length is that of the recording.
+        then: makes what is written of an answer's row and the recording's seconds.
 
     Returns:
         the exit code: 1 where a recording could not be answered about, and the others were.
@@ -101,14 +107,19 @@ def about_each(args: Namespace, question: str, *, spoken: bool = False) -> int:
     with open_session(args) as session, AnswerBar(len(files), quiet=args.quiet) as bar:
         asking = Asking(session, args, question, params, spoken)
         for one in in_order(asking.answers(files, bar)) if ordered else asking.answers(files, bar):
-            if one.error is not None:
-                if args.fail_fast:
+            try:
+                if one.error is not None:
                     raise one.error
+                answer = joined(one)
+                row = as_json(answer, [one.file], question, args) | timed(one)
+                row = row if then is None else then(row, one.seconds)
+            except ValueError as error:
+                if args.fail_fast:
+                    raise
                 failed += 1
-                show_error(one.error)
+                show_error(error)
                 continue
-            answer = joined(one)
-            out.write(as_json(answer, [one.file], question, args) | timed(one))
+            out.write(row)
             if not args.quiet:
                 show_finish(answer.finish, ended(one), one.file if len(given) > 1 else "")
     if failed and len(files) > 1:
@@ -149,15 +160,8 @@ class Asking:
         self.session, self.args, self.question, self.params = session, args, question, params
         self.spoken = spoken and args.max_new_tokens is None
         self.batch_tokens = args.batch_tokens or BATCH_TOKENS
-        processor = session.processor
         turns = read_conversation(self.conversation({"type": "audio", "path": "a recording"}))
-        fits = processor.max_seconds
-        if processor.max_positions is not None:
-            room = processor.max_positions - processor.text_tokens(turns)
-            answer = min(params.max_new_tokens, processor.max_positions // 4)
-            fits = min(fits, (room - answer) / TOKENS_A_SECOND)
-            if self.spoken:
-                fits = min(fits, room / (TOKENS_A_SECOND + SPOKEN))
+        fits = longest_piece(session.processor, turns, params.max_new_tokens, spoken=self.spoken)
         # Where not even a second fits, or nothing may be cut, the error is the model's.
         self.longest = min(math.inf if args.strict or fits < 1 else fits, args.chunk_seconds or math.inf)
 
@@ -217,7 +221,7 @@ class Asking:
         params = self.params
         if self.spoken:
             longest = max(piece.end - piece.start for _, piece in pieces)
-            params = replace(params, max_new_tokens=max(LEAST, math.ceil(SPOKEN * longest)))
+            params = replace(params, max_new_tokens=transcript_tokens(longest))
         if params.seed is not None and group[0].number:  # other draws in every call
             params = replace(params, seed=key(params.seed, group[0].number) >> 1)
         # By default as many as there is room for if every answer is as long as it may be.
@@ -262,13 +266,9 @@ def in_order(found: Iterator[AskedRecording]) -> Iterator[AskedRecording]:
 
 def joined(one: AskedRecording) -> Answer:
     """The answer about a whole recording, of those about its pieces; times in it count from its beginning."""
-    from afn_model.infer.timestamps import read_times, shift_times
-
     answers = [piece.answer for piece in one.pieces if piece.answer is not None]
-    texts = []
-    for piece, answer in zip(one.pieces, answers, strict=True):
-        status = read_times(answer.text, piece.end - piece.start).status
-        texts.append(shift_times(answer.text, piece.start) if piece.start and status == "model" else answer.text)
+    pieces = zip(one.pieces, answers, strict=True)
+    texts = [placed(answer.text, piece.start, piece.end) for piece, answer in pieces]
     if len(answers) == 1:
         return replace(answers[0], text=texts[0])
     return replace(
@@ -292,15 +292,15 @@ def ended(one: AskedRecording) -> str:
 
 def timed(one: AskedRecording) -> dict[str, Any]:
     """``segments`` with the times of the model, or one for each piece that has no usable ones, and which of these."""
-    from afn_model.infer.timestamps import Segment, read_times
+    from afn_model.infer.timestamps import Segment
     from afn_model.scoring.text import answer_in
 
     segments, statuses = list[Segment](), list[str]()
     for piece in one.pieces:
         assert piece.answer is not None
-        found = read_times(piece.answer.text, piece.end - piece.start)
+        found = timed_piece(piece.answer.text, piece.start, piece.end)
         statuses.append(found.status)
-        segments += [Segment(s.start + piece.start, s.end + piece.start, s.text) for s in found.segments]
+        segments += found.segments
         if found.status != "model" and (text := answer_in(piece.answer.text)):
             segments.append(Segment(piece.start, piece.end, text))
     rows = [{"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text} for s in segments]

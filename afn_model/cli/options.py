@@ -124,6 +124,13 @@ def add_detailed(parser: ArgumentParser) -> None:
     parser.add_argument("--detailed", action="store_true", help="with everything that is said")
 
 
+def add_then(parser: ArgumentParser) -> None:
+    told = "a text model that is asked --then-question about every caption: the address of its API, such as"
+    parser.add_argument("--then", metavar="URL", help=f"{told} http://127.0.0.1:8000/v1; its key is AFN_THEN_KEY")
+    parser.add_argument("--then-question", metavar="TEXT", help="for the text model")
+    parser.add_argument("--then-model", metavar="NAME", help="of the text model; default the first that it lists")
+
+
 def add_convert(parser: ArgumentParser) -> None:
     parser.usage = (
         "%(prog)s SRC DST --layout LAYOUT [options]\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
@@ -40,7 +41,12 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--decoders", type=positive, default=2, metavar="N", help="processes that decode recordings")
     told = "seconds that answers may take when the server is told to end; default 10"
     parser.add_argument("--grace", type=positive, default=10, metavar="S", help=told)
+    told = "uploads are kept there too, for other servers and later ones; with --replicas a folder of its own if none"
+    parser.add_argument("--upload-folder", metavar="DIR", help=told)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    told = "API of a text model that answers where a request wants captions; its key is the environment's AFN_THEN_KEY"
+    parser.add_argument("--then-url", metavar="URL", help=told)
+    parser.add_argument("--then-model", metavar="NAME", help="of it; default the first that is listed there")
     parser.add_argument("--log-content", action="store_true", help="log prompts and answers")
     told = "keys and values that do not fit go to this folder, and are there after a restart; default nowhere"
     parser.add_argument("--offload", metavar="DIR", help=told)
@@ -67,6 +73,7 @@ def serve(args: Namespace) -> None:
     if args.replicas is not None:
         from afn_model.serve.replicas import serve_replicas
 
+        args.upload_folder = args.upload_folder or tempfile.mkdtemp(prefix="afn-uploads-")
         serve_replicas(args, args.replicas, host=args.host, port=args.port, requests=args.max_requests)
         return
     from afn_model.serve.web import bound, run
@@ -120,11 +127,15 @@ def application(args: Namespace) -> FastAPI:
         name=args.name or os.path.basename(os.path.abspath(args.model)),
         keys=tuple(args.api_key),
         hosts=tuple(args.allow_host),
+        upload_folder=args.upload_folder,
         max_seconds=processor.max_seconds,
         max_requests=args.max_requests,
         max_body_bytes=args.max_body_mb << 20,
         decoders=args.decoders,
         stop_seconds=args.grace,
+        then_url=args.then_url,
+        then_model=args.then_model,
+        then_key=os.environ.get("AFN_THEN_KEY"),
         log_content=args.log_content,
     )
     return create_app(Server(engine, settings, fingerprint=fingerprint(depends)))

@@ -18,7 +18,8 @@ from afn_model.infer.answer import Answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
 
-MAY_BE_GIVEN = ("system", "start", "end", "adapter", "quantize")  # options that decide what is asked about what
+# Options that decide what is asked about what; the last two are those of captions alone.
+MAY_BE_GIVEN = ("system", "start", "end", "adapter", "quantize", "then_question", "then_model")
 REDRAWN = 0.1  # seconds between two looks of a progress line
 
 
@@ -145,7 +146,7 @@ def set_end(args: Namespace) -> None:
 
 def same_in_all(question: str, args: Namespace) -> dict[str, Any]:
     """What ``as_json`` says alike of all answers of one command."""
-    given = {name: getattr(args, name) for name in MAY_BE_GIVEN if getattr(args, name) is not None}
+    given = {name: value for name in MAY_BE_GIVEN if (value := getattr(args, name, None)) is not None}
     return {"model": args.model, "question": question} | given
 
 

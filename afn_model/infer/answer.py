@@ -234,7 +234,7 @@ class _Run:
                 growing.on_text = partial(self.on_text, place)
 
     def packed(self, one: _Conversation) -> Batch:
-        return self.processor.pack([one.prepared])
+        return self.processor.pack([one.prepared], ragged=True)
 
     def note(self, running: list[_Conversation], grown: list[Growing]) -> None:
         """What a step has done."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -12,15 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from afn_model.audio.digests import digests_of
 from afn_model.audio.frames import audio_tokens
-from afn_model.infer.audio_stream import window_digest
 from afn_model.prompt.batch import Batch
 
 if TYPE_CHECKING:
     from afn_model.network.network import Network
-
-
-HASHERS, HASHED_TOGETHER = 4, 8  # threads, and the windows from which on they pay
 
 
 @dataclass
@@ -67,7 +63,10 @@ class AudioCache:
         return max(0, self.bytes - self.capacity)
 
     def add(
-        self, windows: Tensor | Sequence[Tensor], samples: Sequence[int], digests: Sequence[bytes] | None = None
+        self,
+        windows: Tensor | Sequence[Tensor],
+        samples: Sequence[int],
+        digests: Sequence[bytes | None] | None = None,
     ) -> list[bytes]:
         """Takes a reference to a window for each time it occurs.
 
@@ -75,7 +74,7 @@ class AudioCache:
             windows: [W, T] padded, [Σ samples] window after window, or a list of [n], as of ``windows_of``. Copied
                 where they are new.
             samples: valid samples of each.
-            digests: ``window_digest`` of each where that is known, which spares 1 ms of hashing per window.
+            digests: ``window_digest`` of each, None where that is not known; one that is spares 1 ms of hashing.
 
         Returns:
             The digest of each.
@@ -94,9 +93,11 @@ class AudioCache:
         rows = [row[:n] for row, n in zip(given, samples, strict=True)]
         if any(len(row) != n for row, n in zip(rows, samples, strict=True)):
             raise ValueError(f"an audio window of {min(map(len, rows))} samples was given for one of {max(samples)}")
-        found = digests_of(rows) if digests is None else list(digests)
-        if len(found) != len(rows):
-            raise ValueError(f"{len(found)} digests for {len(rows)} audio windows")
+        known = [None] * len(rows) if digests is None else digests
+        if len(known) != len(rows):
+            raise ValueError(f"{len(known)} digests for {len(rows)} audio windows")
+        hashed = iter(digests_of([row for row, digest in zip(rows, known, strict=True) if digest is None]))
+        found = [next(hashed) if digest is None else digest for digest in known]
         new = {d: row for d, row in zip(found, rows, strict=True) if d not in self._windows}
         self._windows |= {digest: CachedWindow(row.detach().to("cpu", copy=True)) for digest, row in new.items()}
         self.windows_reused += len(found) - len(new)
@@ -225,11 +226,3 @@ class AudioCache:
             assert features is not None
             self.bytes -= features.nbytes
             self.windows_evicted += 1
-
-
-def digests_of(windows: Sequence[Tensor]) -> list[bytes]:
-    """``window_digest`` of each, of many on several threads: hashing lets others run."""
-    if len(windows) < HASHED_TOGETHER:
-        return [window_digest(window) for window in windows]
-    with ThreadPoolExecutor(HASHERS) as pool:
-        return list(pool.map(window_digest, windows))

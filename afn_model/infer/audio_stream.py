@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE, WINDOW, window_samples
+from afn_model.audio.digests import window_digest
+from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE, WINDOW
 
 LOUDEST = 2.0**31  # beyond, the power of a sample would overflow float32
-
-
-def window_digest(pcm: Tensor) -> bytes:
-    """sha256(dtype ‖ number of samples as 8 bytes, little-endian ‖ samples), 32 bytes.
-
-    The same recording as int16 and as float32 has different digests: convert it first, as ``load_audio`` and
-    ``AudioStream`` do with ``dtype``.
-
-    Args:
-        pcm: [n] valid samples at 16 kHz, float32 or int16.
-
-    Raises:
-        ValueError: another shape or dtype, or a window too short for a token or longer than 30 s.
-    """
-    if pcm.dim() != 1 or pcm.dtype not in (torch.float32, torch.int16):
-        raise ValueError(f"an audio window must be [n] float32 or int16, got {pcm.dtype} {list(pcm.shape)}")
-    if not MIN_SAMPLES <= len(pcm) <= WINDOW:
-        raise ValueError(f"an audio window must have {MIN_SAMPLES} to {WINDOW} samples, got {len(pcm)}")
-    found = hashlib.sha256(str(pcm.dtype).removeprefix("torch.").encode() + len(pcm).to_bytes(8, "little"))
-    found.update(pcm.detach().cpu().contiguous().numpy().data)
-    return found.digest()
-
-
-def windows_of(clips: Iterable[Tensor]) -> list[Tensor]:
-    """Every window of recordings [n], in order: 30 s each, then what is left; a tail too short for a token is not."""
-    return [row for clip in clips for row, _ in zip(clip.split(WINDOW), window_samples(len(clip)), strict=False)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from afn_model.audio.digests import DecodedRecording
 from afn_model.audio.recording import Audio, load
 from afn_model.checks import said
 from afn_model.infer.batch_lines import BatchLine, BatchRequest, Said, Usage, read_line, recording_key
@@ -121,7 +122,7 @@ class Replica:
         prediction = None
         if request.prediction and not request.params.logprobs:  # the likeliest tokens are not known of drafts
             prediction = self.processor.tokenizer.encode(request.prediction, add_special_tokens=False).ids
-        batch = self.processor.pack([prepared])
+        batch = self.processor.pack([prepared], ragged=True)
         prepared.clips.clear()
         try:
             (begun,) = self.engine.add(batch, request.params, keys=[line.random_key], prediction=prediction)
@@ -162,7 +163,7 @@ class Replica:
             of = self.processor
             try:
                 pcm = load(part, strict=of.strict, max_seconds=of.max_seconds, dtype=of.pcm_dtype)
-                found.set_result(Audio(pcm))
+                found.set_result(Audio(DecodedRecording(pcm)))
             except BaseException as error:
                 found.set_exception(error)
         return found.result()

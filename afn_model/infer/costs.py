@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from afn_model.infer.pages import PAGE
+
 if TYPE_CHECKING:
     from afn_model.config import ModelConfig
 
@@ -21,6 +23,7 @@ class Costs:
         window: of an audio window in the encoder.
         row: of a token that is decoded.
         key: of a token that a decoded one attends to.
+        page: of a page of keys and values that comes back from host memory.
         budget: of a step while sequences decode; what it does not bound, ``chunk`` tokens do.
     """
 
@@ -30,6 +33,7 @@ class Costs:
     window: float = 0.0
     row: float = 0.0
     key: float = 0.0
+    page: float = 0.0
     budget: float = math.inf
 
     def chunk(self, start: int, stop: int) -> float:
@@ -55,6 +59,7 @@ class Costs:
         matmul: float = 600e12,
         attention: float = 400e12,
         memory: float = 2.7e12,
+        host: float = 50e9,
         overhead: float = 1e-3,
         itemsize: int = 2,
     ) -> Costs:
@@ -67,6 +72,7 @@ class Costs:
             budget: seconds of a step while sequences decode.
             matmul, attention: FLOP/s that products with the weights and attention reach.
             memory: B/s that reads of weights, keys and values reach.
+            host: B/s that copies from the host's memory reach.
             overhead: seconds of a step on the host and between kernels.
             itemsize: bytes of a weight, a key and a value.
         """
@@ -86,5 +92,6 @@ class Costs:
             window=(encoder + adaptor) / matmul,
             row=2 * (weights + head) / matmul,
             key=itemsize * text.layers * 2 * kv / memory,
+            page=itemsize * text.layers * 2 * kv * PAGE / host,
             budget=budget,
         )

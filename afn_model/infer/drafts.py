@@ -5,6 +5,7 @@ They are verified, not trusted: an answer with drafts is the answer without them
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 MOST = 7  # tokens of a draft: with the one before them, as many as ``ak.decode_attention`` takes together
@@ -28,6 +29,9 @@ class AnswerDraft:
         if not 1 <= most <= MOST:
             raise ValueError(f"a draft proposes 1 to {MOST} tokens at a time, not {most}")
         self.ids, self.most = list(ids), most
+        self.places: dict[int, list[int]] = {}  # of each token
+        for place, token in enumerate(self.ids):
+            self.places.setdefault(token, []).append(place)
         self.at: int | None = 0  # where the answer goes on in the text
         self.proposed = self.accepted = 0
 
@@ -45,11 +49,9 @@ class AnswerDraft:
     def place(self, tokens: Sequence[int]) -> int | None:
         """Behind the longest run of the text that the answer ends with; of equally long ones the first one behind where
         the answer was."""
-        best, longest, last = None, 0, tokens[-1]
-        after = self.at or 0
-        for end in sorted(range(len(self.ids)), key=lambda place: (place < after, place)):
-            if self.ids[end] != last:
-                continue
+        best, longest, ends = None, 0, self.places.get(tokens[-1], [])
+        after = bisect_left(ends, self.at or 0)
+        for end in (*ends[after:], *ends[:after]):
             run = 1
             while run < min(SUFFIX, len(tokens), end + 1) and self.ids[end - run] == tokens[-1 - run]:
                 run += 1

@@ -103,6 +103,7 @@ class Engine:
             canonical=deterministic,
             encoded=lambda digest: not audio.missing([digest]),  # not self: its tensors go when it does
             restore=_nothing_saved if offload is None else offload.load_run,
+            saved=().__contains__ if offload is None else offload.__contains__,
             clock=clock,
         )
         graphs = model.device.type == "cuda" and not deterministic if graphs is None else graphs
@@ -134,7 +135,7 @@ class Engine:
         """Requests to answer every prompt of a batch.
 
         Args:
-            batch: packed prompts, each ending where the answer begins.
+            batch: packed prompts, each ending where the answer begins. Windows without ``digests`` are hashed.
             params: how answers are generated; ``SamplingParams()`` if None.
             keys: a whole number for each prompt, which with ``params.seed`` decides its random tokens; how many
                 requests came before it, if None.
@@ -378,7 +379,7 @@ class Engine:
         digests: list[bytes] = []
         if batch.pcm is not None:
             clips = [part.tolist() for part in batch.samples.split(batch.windows_per_audio.tolist())]
-            digests = self.audio.add(batch.pcm, batch.samples.tolist())
+            digests = self.audio.add(batch.pcm, batch.samples.tolist(), batch.digests)
         try:
             prompts = prompts_of(ids.tolist(), lengths, clips, config.audio_token_id, digests)
             if encoded is not None:

@@ -90,10 +90,9 @@ def _rollouts(
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Rollout]:
     lengths = batch.cu_seqlens.diff().tolist()
-    own = -(-(params.max_new_tokens + PAGE) // PAGE)  # an answer's own pages, that of the prompt's end included
     engine = Engine(
         model,
-        pages=max(1, sum(length // PAGE + params.n * own for length in lengths)),
+        pages=pages_for(lengths, params.n, params.max_new_tokens),
         slots=min(max(1, len(lengths) * params.n), SLOTS),
         costs=Costs(),  # nobody waits for a token
     )
@@ -116,6 +115,21 @@ def _rollouts(
         )
         for place, answer in enumerate(answers)
     ]
+
+
+def pages_for(lengths: Sequence[int], n: int, new: int) -> int:
+    """Pages for as many answers as grow at the same time.
+
+    Args:
+        lengths: tokens of each prompt.
+        n: answers to each.
+        new: tokens of an answer, at most.
+    """
+    own = -(-(new + PAGE) // PAGE)  # an answer's own pages, that of the prompt's end included
+    answers = min(len(lengths) * n, SLOTS)
+    spare = answers * (answers < len(lengths) * n)  # the next ones begin while others still grow
+    prompts = sorted((length // PAGE for length in lengths), reverse=True)[:answers]
+    return max(1, sum(prompts) + answers * own + spare)
 
 
 def explained(model: Network, batch: Batch, prompt: int, answer: Growing) -> NotFiniteError:

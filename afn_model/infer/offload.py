@@ -113,6 +113,9 @@ class HostPages:
             if (payload := self.load(key, content)) is None:
                 break
             found.append(payload)
+        for key, _ in reversed(pages[: len(found)]):  # the end of a chain leaves first
+            if key in self._memory:
+                self._memory.move_to_end(key)
         self.disk.read_ahead(())
         return found
 

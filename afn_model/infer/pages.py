@@ -67,6 +67,10 @@ class PagePool:
         """Pages that can be allocated."""
         return len(self._free) + len(self._cached)
 
+    def __contains__(self, key: bytes) -> bool:
+        """Whether a page can be found by a key; its content is compared when it is."""
+        return key in self._by_key
+
     def allocate(self, count: int) -> list[int]:
         """Pages with one reference each; where too few are free, cached ones are evicted, least recently used first.
 
@@ -121,21 +125,6 @@ class PagePool:
             return
         assert self._published[page] is None, f"page {page} has another key"
         self._by_key[key], self._published[page] = page, (key, content)
-
-    def fork(self, page: int) -> int:
-        """The page to write to in place of a page that the caller has a reference to.
-
-        It is the page itself where nobody else holds it and it cannot be found. Otherwise it is another one, to which
-        the caller copies what it needs of the first before it allocates again; the reference goes over to it.
-
-        Raises:
-            OutOfPages: there is none; nothing has changed.
-        """
-        if self._references[page] == 1 and self._published[page] is None:
-            return page
-        (other,) = self.allocate(1)
-        self.release([page])
-        return other
 
     def forget(self, key: bytes) -> None:
         """A page is no longer found by its key; free where nobody holds it. ``on_evict`` is not called."""

@@ -13,6 +13,7 @@ from torch import Tensor
 import afn_kernels as ak
 from afn_model.infer.grammar import GrammarState, masks
 from afn_model.infer.graphs import RowGraphs, RowInputs
+from afn_model.infer.page_tables import PageTables
 from afn_model.infer.pages import PAGE
 from afn_model.infer.sampler import Drawn, Sampler
 from afn_model.network.decode_step import CompiledRows
@@ -114,10 +115,11 @@ class ModelRunner:
         self.fresh = model.device.type == "cuda" and not deterministic
         self.last = torch.zeros(slots, dtype=torch.int64, device=model.device)  # drawn in each slot
         self.compiled = CompiledRows(model.language_model)
+        width = min(-(-config.max_positions // PAGE), pages)
+        self.tables = PageTables(slots, width)
         self.graphs: RowGraphs | None = None
         if graphs:
-            width = -(-config.max_positions // PAGE)
-            self.graphs = RowGraphs(partial(row_logits, model, self.kv), min(width, pages), model.device)
+            self.graphs = RowGraphs(partial(row_logits, model, self.kv), width, model.device)
         self._empty = torch.empty(0, config.vocab_size, device=model.device)
 
     def launch(
@@ -312,13 +314,13 @@ class ModelRunner:
 
     def _table(self, sequences: list[Sequence], lengths: list[int]) -> Tensor:
         """[N, pages of the longest] int32."""
-        width = -(-max(lengths) // PAGE)
-        found = [one.pages[:width] + [0] * (width - len(one.pages)) for one in sequences]
-        return self._numbers(found, torch.int32)
+        return self._there(self.tables.of(sequences, lengths))
 
     def _numbers(self, numbers: list, dtype: torch.dtype = torch.int64) -> Tensor:
+        return self._there(torch.tensor(numbers, dtype=dtype))
+
+    def _there(self, found: Tensor) -> Tensor:
         """On the model's device, without waiting for it."""
-        found = torch.tensor(numbers, dtype=dtype)
         return found if self.kv.device.type == "cpu" else found.pin_memory().to(self.kv.device, non_blocking=True)
 
 

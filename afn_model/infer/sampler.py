@@ -120,7 +120,7 @@ class Sampler:
         if params.repetition_penalty != 1:
             if self.seen is None:
                 self.seen = self.table(self.vocab_size, torch.bool)
-            given = prompt_ids if isinstance(prompt_ids, Tensor) else torch.tensor(prompt_ids, dtype=torch.int64)
+            given = prompt_ids if isinstance(prompt_ids, Tensor) else torch.tensor(list(set(prompt_ids)))
             seen = self.seen[slot].zero_()
             for ids in (given.long(), answered):
                 seen.index_fill_(0, copied(ids, self.device), 1)

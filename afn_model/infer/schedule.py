@@ -3,6 +3,13 @@
 A sequence's prompt is computed in chunks, all but its last token; that one and every token after it is a *row*: one
 token of one sequence, after which the next token is drawn. Rows go first, and prompts share what is left of a step's
 budget, which is in predicted seconds.
+
+Prompts go in the order of what is left of them to compute, divided by 1 + waited / ``ageing``: the question about a
+recording that is known passes one that is new. The eldest goes first in every fourth step, so that none is passed for
+ever. A prompt gets its pages when those before it leave it a part of a step: what cannot be computed yet takes no room
+from what can.
+
+Source: Brinch Hansen, 1971 ("Short-term scheduling in multiprogramming systems"), for the highest response ratio next.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from afn_model.infer.costs import Costs
-from afn_model.infer.pages import PAGE, OutOfPages, PagePool, page_key
+from afn_model.infer.pages import PAGE, OutOfPages, PagePool
 from afn_model.infer.sequence import EngineStep, PromptChunk, Sequence
 from afn_model.infer.tokens import WindowSpan
 
@@ -32,7 +39,10 @@ class Scheduler:
         encoded: whether the features of a window are known.
         restore: what is saved outside of the device of a run of pages, given by keys and contents, up to the first that
             is not.
-        ageing: prompt tokens that a second of waiting is worth, where the shortest prompt goes first.
+        saved: whether a page is, by its key.
+        ageing: seconds of waiting after which a prompt counts half as long as it is.
+        share: in every so many steps the eldest prompt goes first.
+        patience: seconds after which no other of its priority takes the pages that a prompt waits for.
         clock: seconds.
     """
 
@@ -47,7 +57,10 @@ class Scheduler:
         canonical: bool = False,
         encoded: Callable[[bytes], bool] = lambda _: True,
         restore: Callable[[list[tuple[bytes, bytes]]], list[Any]] = lambda _: [],
-        ageing: float = 4096.0,
+        saved: Callable[[bytes], bool] = lambda _: False,
+        ageing: float = 0.25,
+        share: int = 4,
+        patience: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ):
         if chunk < PAGE or chunk % PAGE:
@@ -55,15 +68,16 @@ class Scheduler:
         if slots < 1:
             raise ValueError(f"{slots} slots: at least one is expected")
         self.pool, self.costs, self.chunk, self.most_windows = pool, costs or Costs(), chunk, most_windows
-        self.canonical, self.encoded, self.restore = canonical, encoded, restore
-        self.ageing, self.clock = ageing, clock
+        self.canonical, self.encoded, self.restore, self.saved = canonical, encoded, restore, saved
+        self.ageing, self.share, self.patience, self.clock = ageing, share, patience, clock
         self.waiting: list[Sequence] = []
         self.prefilling: list[Sequence] = []
         self.decoding: list[Sequence] = []
         self.ahead: list[Sequence] = []  # those without a limit whose pages are done
+        self.brought: list[Sequence] = []  # those that pages have come back for in this step
         self.slots = list(range(slots))[::-1]
         self.making: dict[bytes, Sequence] = {}  # keys of pages that are being computed, so that no other computes them
-        self.added = self.preempted = 0
+        self.added = self.preempted = self.planned = 0
 
     # -- what comes and goes
 
@@ -83,7 +97,7 @@ class Scheduler:
             )
         sequence.number, sequence.arrived = self.added, self.clock()
         self.added += 1
-        self._name(sequence, (len(sequence.prompt.ids) - 1) // PAGE)
+        sequence.name((len(sequence.prompt.ids) - 1) // PAGE, self.canonical)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence) -> None:
@@ -105,19 +119,24 @@ class Scheduler:
         step, preempted = EngineStep(), self.preempted
         self._rows(step)
         budget = self.costs.budget - self._spent() if step.rows and (self.waiting or self.prefilling) else math.inf
+        if not self.prefilling and not (self.waiting and self.slots):
+            return step
+        self.planned += 1
+        now, eldest = self.clock(), min((*self.prefilling, *self.waiting), key=lambda one: (-one.priority, one.arrived))
         if self.preempted == preempted:  # else one waits whose token may still be on its way
-            self._admit(step)
-        tokens = self.chunk
-        for sequence in self._by_need():
-            before = sequence.computed
+            self._admit(step, now, eldest)
+        first, tokens = None if self.planned % self.share else eldest, self.chunk
+        for sequence in sorted(self.prefilling, key=lambda one: (one is not first, self._rank(one, now))):
             budget -= self._prefill(sequence, step, budget, tokens)
-            tokens -= sequence.computed - before
+            if step.chunks and step.chunks[-1].sequence is sequence:
+                tokens -= step.chunks[-1].stop - step.chunks[-1].start
         return step
 
     def launched(self, step: EngineStep) -> None:
         """A step is being computed: its full pages may be found by others from now on."""
-        for chunk in step.chunks:
-            self._publish(chunk.sequence)
+        for sequence in [*(chunk.sequence for chunk in step.chunks), *self.brought]:
+            self._publish(sequence)
+        self.brought = []
         for sequence in [one for one in step.rows if not one.computed % PAGE]:
             self._publish(sequence)
         for sequence in self.ahead:
@@ -225,33 +244,67 @@ class Scheduler:
             return len(sequence.prompt.ids) // grid * grid
         return (len(sequence.prompt.ids) if self.canonical else sequence.length) - 1
 
-    def _admit(self, step: EngineStep) -> None:
+    def _left(self, sequence: Sequence) -> int:
+        """Tokens of a sequence to compute in chunks; before it has pages, as far as is known."""
+        known = sequence.computed + PAGE * len(sequence.returning) if sequence.pages else PAGE * sequence.reach
+        return max(0, self._target(sequence) - known)
+
+    def _rank(self, sequence: Sequence, now: float) -> tuple[int, float, int]:
+        """What is less goes first."""
+        waited = max(0.0, now - sequence.arrived)
+        return -sequence.priority, self._left(sequence) / (1 + waited / self.ageing), sequence.number
+
+    def _admit(self, step: EngineStep, now: float, eldest: Sequence) -> None:
         """Sequences that wait get slots and pages, as long as there are some."""
         if not self.waiting or not self.slots:
             return
-        order = sorted(self.waiting, key=lambda one: (-one.priority, -one.preemptions, one.number))
-        for sequence in order:
-            if not self.slots:
+        blocked = None
+        before = [(self._rank(one, now), self._left(one)) for one in self.prefilling]
+        for sequence in sorted(self.waiting, key=lambda one: self._order(one, now)):
+            if not self.slots or (blocked is not None and sequence.priority < blocked.priority):
                 break
+            rank, late = self._rank(sequence, now), sequence is not eldest and self._left(sequence) > 0
+            if late and sum(left for other, left in before if other < rank) >= self.chunk:
+                continue  # its turn is later
             if self._is_made_elsewhere(sequence):
                 continue
             while not (placed := sequence.pages or self._place(sequence, step)):
                 if self.decoding or self.prefilling or not self._take_back():
                     break
-            if not placed:
+            if not placed and (sequence.preemptions or not self._is_new(sequence, now)):
                 break  # those behind it must not starve it
+            if not placed:
+                blocked = blocked or sequence
+                continue
             self.waiting.remove(sequence)
             sequence.slot, sequence.began = self.slots.pop(), sequence.began or self.clock()
             if sequence.computed >= self._target(sequence):
                 self._begin_rows(sequence, step) if sequence.limit else self._leave(sequence)
             else:
                 self.prefilling.append(sequence)
+                before.append((self._rank(sequence, now), self._left(sequence)))
                 for key in sequence.keys[sequence.computed // PAGE :]:
                     self.making.setdefault(key, sequence)
 
+    def _order(self, sequence: Sequence, now: float) -> tuple[int, int, float, float, int]:
+        """Of those that wait: those that had begun and then those that have waited long ask for pages first."""
+        if sequence.keys:
+            sequence.here = boundary(sequence.keys, sequence.here, self.pool.__contains__)
+            sequence.reach = boundary(sequence.keys, max(sequence.here, sequence.reach), self._can_be_had)
+        if not self._is_new(sequence, now):
+            return -sequence.priority, -sequence.preemptions, 0.0, 0.0, sequence.number
+        first, left, number = self._rank(sequence, now)
+        return first, -sequence.preemptions, 1.0, left, number
+
+    def _is_new(self, sequence: Sequence, now: float) -> bool:
+        return now - sequence.arrived < self.patience
+
+    def _can_be_had(self, key: bytes) -> bool:
+        return key in self.pool or self.saved(key)
+
     def _bequeath(self, sequence: Sequence) -> None:
-        """The pages of a prompt go over to the first of the answers to it that wait."""
-        heirs = [one for one in self.waiting if one.leader is sequence]
+        """The pages of a prompt go over to the first of the answers to it that wait to begin."""
+        heirs = [one for one in self.waiting if one.leader is sequence and not one.preemptions]
         prompt, last = len(sequence.prompt.ids), (len(sequence.prompt.ids) - 1) // PAGE
         if not heirs or not sequence.pages or sequence.computed < prompt - 1 or sequence.published > last:
             return
@@ -269,17 +322,17 @@ class Scheduler:
             return False
         if leader is not None and leader.pages and leader.computed < len(leader.prompt.ids) - 1:
             return True
-        found = self._found(sequence)
-        maker = self.making.get(sequence.keys[len(found)]) if len(found) < len(sequence.keys) else None
+        maker = self.making.get(sequence.keys[sequence.here]) if sequence.here < len(sequence.keys) else None
         if maker is not None:
             maker.priority = max(maker.priority, sequence.priority)
+            maker.arrived = min(maker.arrived, sequence.arrived)
         return maker is not None
 
     def _found(self, sequence: Sequence) -> list[int]:
         """Pages that hold the beginning of a sequence."""
         pages = []
         for index, key in enumerate(sequence.keys):
-            page = self.pool.find(key, self._content(sequence, index))
+            page = self.pool.find(key, sequence.contents[index])
             if page is None:
                 break
             pages.append(page)
@@ -295,18 +348,20 @@ class Scheduler:
         leader, prompt = sequence.leader, len(sequence.prompt.ids)
         if leader is not None and (not leader.pages or sequence.tokens or leader.computed < prompt - 1):
             leader = None
+        most, busy = self._target(sequence) // PAGE, self.decoding or self.prefilling
+        if leader is None and busy and most + len(self.decoding) - sequence.here > self.pool.room:
+            return False  # without a look at every page
         found = self._found(sequence) if leader is None else leader.pages[: (prompt - 1) // PAGE]
         self.pool.hold(found)
         # A page for each that decodes, so that what begins now does not end another soon.
-        most = self._target(sequence) // PAGE
         fresh = max(most + bool(sequence.limit) - len(found), bool(sequence.limit))
-        if fresh + len(self.decoding) > self.pool.room and (self.decoding or self.prefilling):
+        if busy and fresh + len(self.decoding) > self.pool.room:
             self.pool.release(found)
             return False
         saved: list[Any] = []
         if leader is None:
-            contents = [self._content(sequence, page) for page in range(len(found), len(sequence.keys))]
-            saved = self.restore(list(zip(sequence.keys[len(found) :], contents, strict=True))) if contents else []
+            rest = list(zip(sequence.keys, sequence.contents, strict=True))[len(found) :]
+            saved = self.restore(rest) if rest else []
             usable = self._usable(sequence, len(found) + len(saved))
             self.pool.release(found[usable:])
             found, saved = found[:usable], saved[: max(0, usable - len(found))]
@@ -317,41 +372,47 @@ class Scheduler:
         except OutOfPages:
             self.pool.release(found)
             return False
-        sequence.pages = found + pages
-        step.restored += zip(pages, saved, strict=False)
-        sequence.computed, sequence.published = known * PAGE, len(found)
+        sequence.pages, sequence.returning = found + pages, saved
+        sequence.computed, sequence.published = len(found) * PAGE, len(found)
+        sequence.reused = known * PAGE
         if leader is not None:
             if (prompt - 1) % PAGE:
                 step.copies.append((leader.pages[len(found)], pages[0]))
-            sequence.computed = prompt - 1
-        sequence.reused = sequence.computed
+            sequence.computed = sequence.reused = prompt - 1
         return True
 
-    def _by_need(self) -> list[Sequence]:
-        """Prompts in the order of what is left of them, those that wait longer earlier."""
-        if len(self.prefilling) < 2:
-            return list(self.prefilling)
-        now = self.clock()
-
-        def left(one: Sequence) -> tuple[int, float, int]:
-            age = self.ageing * (now - one.arrived)
-            return -one.priority, self._target(one) - one.computed - age, one.number
-
-        return sorted(self.prefilling, key=left)
+    def _bring_back(self, sequence: Sequence, step: EngineStep, budget: float) -> float:
+        """Pages of a sequence that were saved come back, as many as the budget allows; the predicted seconds."""
+        count, each = len(sequence.returning), self.costs.page
+        if count * each > budget:
+            count = max(int(budget / each), 0 if step.chunks or step.windows or step.restored else 1)
+        if not count:
+            return 0.0
+        first = sequence.computed // PAGE
+        step.restored += zip(sequence.pages[first : first + count], sequence.returning[:count], strict=True)
+        del sequence.returning[:count]
+        sequence.computed += count * PAGE
+        self.brought.append(sequence)
+        return count * each
 
     def _prefill(self, sequence: Sequence, step: EngineStep, budget: float, tokens: int) -> float:
         """A chunk of a prompt with the windows it needs, or some of these; the seconds that is predicted to take.
 
-        Where the step is empty, at least a window or a page, whatever it takes.
+        Where the step has nothing of a prompt yet, at least a window or a page, whatever it takes.
         """
+        spent, taken = self._bring_back(sequence, step, budget) if sequence.returning else 0.0, 0
         start, target = sequence.computed, self._target(sequence)
-        least = not (step.chunks or step.windows)
+        if sequence.returning:
+            return spent
+        if start >= target:
+            self._prefilled(sequence, step)
+            return spent
+        least = not (step.chunks or step.windows or step.restored)
         grid = min(target, start // self.chunk * self.chunk + self.chunk)
         stop = grid if self.canonical else min(grid, start + tokens)
         if stop - start > tokens:
-            return 0.0
+            return spent
         most = self.most_windows if step.rows else len(sequence.prompt.windows)
-        spent, taken = 0.0, 0
         for span in self._windows(sequence, start, stop):
             if self.encoded(span.digest) or span.digest in step.windows:
                 continue
@@ -372,9 +433,12 @@ class Scheduler:
         step.chunks.append(PromptChunk(sequence, start, stop))
         sequence.computed = stop
         if stop == target:
-            self.prefilling.remove(sequence)
-            self._begin_rows(sequence, step) if sequence.limit else self.ahead.append(sequence)
+            self._prefilled(sequence, step)
         return spent + self.costs.chunk(start, stop)
+
+    def _prefilled(self, sequence: Sequence, step: EngineStep) -> None:
+        self.prefilling.remove(sequence)
+        self._begin_rows(sequence, step) if sequence.limit else self.ahead.append(sequence)
 
     @staticmethod
     def _windows(sequence: Sequence, start: int, stop: int) -> Iterable[WindowSpan]:
@@ -382,34 +446,13 @@ class Scheduler:
 
     # -- pages
 
-    def _content(self, sequence: Sequence, page: int) -> bytes:
-        """What a full page holds, as bytes; two pages with the same content behind the same pages hold the same."""
-        if page < len(sequence.contents):
-            return sequence.contents[page]
-        ids, end = sequence.prompt.ids, (page + 1) * PAGE
-        tokens = ids[end - PAGE : end]
-        if end > len(ids):
-            tokens = tokens + sequence.tokens[max(0, end - PAGE - len(ids)) : end - len(ids)]
-        content = sequence.prompt.content(page, tokens)
-        if self.canonical and end >= len(ids):
-            # Rows have computed some of it: as part of a longer prompt the same tokens would have other bits.
-            content += b"rows from" + (len(ids) - 1).to_bytes(8, "little")
-        return content
-
-    def _name(self, sequence: Sequence, pages: int) -> None:
-        """Keys of the first full pages."""
-        for page in range(len(sequence.keys), pages):
-            parent, content = sequence.keys[-1] if sequence.keys else b"", self._content(sequence, page)
-            sequence.contents.append(content)
-            sequence.keys.append(page_key(parent, content))
-
     def _publish(self, sequence: Sequence) -> None:
         """The full pages of a sequence can be found from now on."""
         full = min(sequence.computed, sequence.length) // PAGE
-        self._name(sequence, full)
+        sequence.name(full, self.canonical)
         for page in range(sequence.published, full):
             key = sequence.keys[page]
-            self.pool.publish(sequence.pages[page], key, self._content(sequence, page))
+            self.pool.publish(sequence.pages[page], key, sequence.contents[page])
             if self.making.get(key) is sequence:
                 del self.making[key]
         sequence.published = max(sequence.published, full)
@@ -420,8 +463,18 @@ class Scheduler:
             if self.making.get(key) is sequence:
                 del self.making[key]
         self.pool.release(sequence.pages)
-        sequence.pages = []
+        sequence.pages, sequence.returning = [], []
         if sequence.slot >= 0:
             self.slots.append(sequence.slot)
         sequence.slot, sequence.computed, sequence.published = -1, 0, 0
         sequence.drawing = len(sequence.tokens)
+
+
+def boundary(keys: list[bytes], near: int, there: Callable[[bytes], bool]) -> int:
+    """How many of the first keys are there, looked for up and down from a number near it: what is evicted of a chain is
+    its end."""
+    while near < len(keys) and there(keys[near]):
+        near += 1
+    while near and not there(keys[near - 1]):
+        near -= 1
+    return near

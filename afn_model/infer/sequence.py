@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from afn_model.infer.pages import PAGE
+from afn_model.infer.pages import PAGE, page_key
 from afn_model.infer.tokens import PromptTokens
 
 
@@ -24,6 +24,9 @@ class Sequence:
         drawing: tokens drawn, with those that are not known yet.
         computed: tokens whose keys and values are in ``pages``.
         keys, contents: of the full pages, by which they are found again.
+        here, reach: of these pages, how many of the first are on the device, and how many there or saved, as far as is
+            known while it waits.
+        returning: what is still to be copied into the pages behind ``computed``, having been saved.
         slot: its row of the device's state, -1 while it waits.
         draft: tokens that are expected next; what they lead to is computed together with the next token.
         began: when it first got a slot, by the scheduler's clock, as ``arrived``.
@@ -45,6 +48,9 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
+    here: int = 0
+    reach: int = 0
+    returning: list[Any] = field(default_factory=list)
     slot: int = -1
     draft: list[int] = field(default_factory=list)
     preemptions: int = 0
@@ -72,6 +78,32 @@ class Sequence:
         if stop <= len(self.prompt.ids):
             return self.prompt.ids[start:stop]
         return [self.token(place) for place in range(start, stop)]
+
+    def name(self, pages: int, canonical: bool) -> None:
+        """Content and keys of the first full pages; two with the same content behind the same pages hold the same.
+
+        Args:
+            pages: how many, at least.
+            canonical: what rows have computed is not taken for what is computed as part of a prompt.
+        """
+        ids, leader = self.prompt.ids, self.leader
+        if not self.contents:
+            whole = min(pages, (len(ids) - 1) // PAGE)
+            if leader is not None and len(leader.keys) >= whole:
+                self.contents, self.keys = leader.contents[:whole], leader.keys[:whole]
+            else:
+                self.contents = self.prompt.contents(whole, PAGE)
+        for page in range(len(self.contents), pages):
+            end = (page + 1) * PAGE
+            tokens = ids[end - PAGE : end]
+            if end > len(ids):
+                tokens = tokens + self.tokens[max(0, end - PAGE - len(ids)) : end - len(ids)]
+            content = self.prompt.content(page, tokens)
+            if canonical and end >= len(ids):
+                content += b"rows from" + (len(ids) - 1).to_bytes(8, "little")
+            self.contents.append(content)
+        for content in self.contents[len(self.keys) :]:
+            self.keys.append(page_key(self.keys[-1] if self.keys else b"", content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +140,4 @@ class EngineStep:
     draws: list[bool] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.chunks or self.windows or self.verified)
+        return bool(self.rows or self.chunks or self.windows or self.verified or self.restored)

@@ -18,11 +18,11 @@ def to_srt(segments: Sequence[Segment]) -> str:
     return "\n".join(cues)
 
 
-def to_vtt(segments: Sequence[Segment]) -> str:
-    """WebVTT; what would be a tag or an entity there is written as entities."""
+def to_vtt(segments: Sequence[Segment], note: str = "") -> str:
+    """WebVTT; what would be a tag or an entity there is written as entities. ``note`` is a line for readers."""
     escaped = [_cue(one.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for one in segments]
     cues = [f"\n{clock(one.start)} --> {clock(one.end)}\n{text}\n" for one, text in zip(segments, escaped, strict=True)]
-    return "WEBVTT\n" + "".join(cues)
+    return "WEBVTT\n" + (f"\nNOTE {note}\n" if note else "") + "".join(cues)
 
 
 def to_tsv(segments: Sequence[Segment]) -> str:

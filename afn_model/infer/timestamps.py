@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from afn_model.scoring.text import answer_in, clock_seconds
@@ -30,11 +30,12 @@ _FORMS = {name: re.compile(form, re.MULTILINE) for name, form in FORMS.items()}
 
 @dataclass(frozen=True)
 class Segment:
-    """What is said from ``start`` to ``end``, in seconds."""
+    """What is said from ``start`` to ``end``, in seconds; ``span`` is where it stands in the answer, with its times."""
 
     start: float
     end: float
     text: str
+    span: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def read_times(text: str, seconds: float) -> Timed:
         text: an answer; of one with thinking, what follows that.
         seconds: of the recording, 0 is its beginning.
     """
-    text = answer_in(text)
-    marks = _marks(text)
+    said = answer_in(text)
+    before = max(0, text.rfind(said))
+    text, marks = said, _marks(said)
     if not marks:
         return Timed([], "none")
     times = [(_first(mark), _last(mark)) for mark in marks]
@@ -75,13 +77,16 @@ def read_times(text: str, seconds: float) -> Timed:
         return Timed([], "reversed")
     if any(later < earlier for earlier, later in pairwise(starts)):
         return Timed([], "order")
-    found = [Segment(0.0, starts[0], _said("", text[: marks[0].start()].removeprefix("WEBVTT")))]
+    first = _said("", text[: marks[0].start()].removeprefix("WEBVTT"))
+    found = [Segment(0.0, starts[0], first, (before, before + marks[0].start()))]
     for mark, after, (start, end), following in zip(
         marks, [*marks[1:], None], times, [*starts[1:], seconds], strict=True
     ):
-        said = _said(mark.groupdict().get("who"), text[mark.end() : after.start() if after else len(text)])
+        last = after.start() if after else len(text)
+        said = _said(mark.groupdict().get("who"), text[mark.end() : last])
         stop = following if end is None else end
-        found.append(Segment(min(start, seconds), min(stop, seconds), said))
+        span = (before + mark.start(), before + last)
+        found.append(Segment(min(start, seconds), min(stop, seconds), said, span))
     return Timed([one for one in found if one.text], "model")
 
 
@@ -94,6 +99,12 @@ def shift_times(text: str, offset: float) -> str:
                 first, last = mark.span(name)
                 text = text[:first] + _shifted(mark[name], offset) + text[last:]
     return text
+
+
+def time_marks(text: str) -> list[tuple[int, int, str]]:
+    """Where the times of a transcript stand in its text, right or wrong ones: (start, end, the speaker that is named
+    there or "")."""
+    return [(mark.start(), mark.end(), _said(mark.groupdict().get("who"), "")) for mark in _marks(text)]
 
 
 def _marks(text: str) -> list[re.Match]:

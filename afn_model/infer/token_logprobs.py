@@ -59,3 +59,4 @@ def _byte_letters() -> dict[str, int]:
 
 
 BYTES = _byte_letters()
+writer = lru_cache(2)(TokenLogprobs)  # by tokenizer: what it knows of tokens is kept for later answers

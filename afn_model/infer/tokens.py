@@ -16,7 +16,7 @@ class WindowSpan:
 
     Args:
         start, stop: places in the prompt.
-        digest: of the window's samples, 32 bytes (``audio_stream.window_digest``).
+        digest: of the window's samples, 32 bytes (``audio.digests.window_digest``).
         index: the window's number in its recording, which its rotary time embedding depends on.
     """
 
@@ -66,6 +66,20 @@ class PromptTokens:
             parts.append(window.digest + struct.pack("<2i", window.index, window.start - first))
         return b"".join(parts)
 
+    def contents(self, pages: int, size: int) -> list[bytes]:
+        """``content`` of the first pages, which have no token of an answer; all at once.
+
+        Args:
+            pages: how many.
+            size: tokens of a page.
+        """
+        packed = struct.pack(f"<{pages * size}i", *self.ids[: pages * size])
+        found = [packed[at : at + 4 * size] for at in range(0, len(packed), 4 * size)]
+        for window in self.windows:
+            for page in range(window.start // size, min(pages, -(-window.stop // size))):
+                found[page] += window.digest + struct.pack("<2i", window.index, window.start - page * size)
+        return found
+
 
 def spans_of(
     ids: Sequence[int], clips: Sequence[Sequence[int]], audio_token_id: int, digests: Sequence[bytes]
@@ -82,20 +96,20 @@ def spans_of(
         ValueError: another number of placeholders or of digests than the recordings have, or a window with other
             tokens inside.
     """
-    places = [place for place, token in enumerate(ids) if token == audio_token_id]
     counts = [(index, audio_tokens(samples)) for clip in clips for index, samples in enumerate(clip)]
     if len(counts) != len(digests):
         raise ValueError(f"{len(digests)} digests for the {len(counts)} audio windows of the prompt's recordings")
-    if len(places) != sum(tokens for _, tokens in counts):
-        wanted = sum(tokens for _, tokens in counts)
-        raise ValueError(f"{len(places)} audio placeholders in the prompt for {wanted} audio tokens of its recordings")
-    spans, at = [], 0
+    wanted, there = sum(tokens for _, tokens in counts), ids.count(audio_token_id)
+    if there != wanted:
+        raise ValueError(f"{there} audio placeholders in the prompt for {wanted} audio tokens of its recordings")
+    spans, stop = [], 0
     for (index, tokens), digest in zip(counts, digests, strict=True):
-        start, stop = places[at], places[at + tokens - 1] + 1
-        if stop - start != tokens:
-            raise ValueError(f"audio window {len(spans)} has other tokens among its placeholders [{start}, {stop})")
+        start = ids.index(audio_token_id, stop)
+        stop = start + tokens
+        if ids[start:stop].count(audio_token_id) != tokens:
+            last = [place for place, token in enumerate(ids) if place >= start and token == audio_token_id][tokens - 1]
+            raise ValueError(f"audio window {len(spans)} has other tokens among its placeholders [{start}, {last + 1})")
         spans.append(WindowSpan(start, stop, digest, index))
-        at += tokens
     return tuple(spans)
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 import afn_kernels as ak
-from afn_model.network.linear import product
+from afn_model.network.linear import linear, product
 
 
 class Adaptor(nn.Module):
@@ -13,4 +13,4 @@ class Adaptor(nn.Module):
         self.linear_2 = nn.Linear(text_width, text_width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.linear_2(ak.bias_gelu(product(self.linear_1, x_ND), self.linear_1.bias))
+        return linear(self.linear_2, ak.bias_gelu(product(self.linear_1, x_ND), self.linear_1.bias))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import AudioConfig
-from afn_model.network.linear import product
+from afn_model.network.linear import linear, product
 
 if TYPE_CHECKING:
     from afn_kernels.attention.schedule import AttentionSchedule
@@ -45,10 +45,11 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(config.width, config.width)
 
     def forward(self, x_TD: Tensor, schedule: AttentionSchedule) -> Tensor:
-        q, k, v = (p(x_TD).unflatten(-1, (self.heads, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        projections = self.q_proj, self.k_proj, self.v_proj
+        q, k, v = (linear(p, x_TD).unflatten(-1, (self.heads, self.head_dim)) for p in projections)
         out = ak.attention(q, k, v, schedule=schedule)
         assert isinstance(out, Tensor)
-        return self.out_proj(out.flatten(1))
+        return linear(self.out_proj, out.flatten(1))
 
 
 class EncoderBlock(nn.Module):
@@ -66,7 +67,7 @@ class EncoderBlock(nn.Module):
         """(delta, residual) of the previous block to (delta, residual) of this one."""
         x_TD, h_TD = self.self_attn_layer_norm(x_TD, residual_TD)
         x_TD, h_TD = self.final_layer_norm(self.self_attn(x_TD, schedule), h_TD)
-        return self.fc2(ak.bias_gelu(product(self.fc1, x_TD), self.fc1.bias)), h_TD
+        return linear(self.fc2, ak.bias_gelu(product(self.fc1, x_TD), self.fc1.bias)), h_TD
 
 
 class AudioEncoder(nn.Module):

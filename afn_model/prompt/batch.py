@@ -27,6 +27,7 @@ class Batch:
         samples: [W] int64, valid samples of each window.
         windows_per_audio: [A] int64, audios in order of appearance.
         labels: [T] int64, -100 where not supervised, or None.
+        digests: ``audio.digests.window_digest`` of each window where it is known, which spares an engine hashing it.
     """
 
     input_ids: Tensor
@@ -35,6 +36,7 @@ class Batch:
     samples: Tensor
     windows_per_audio: Tensor
     labels: Tensor | None = None
+    digests: list[bytes | None] | None = None
 
     @property
     def mel_lengths(self) -> Tensor:
@@ -77,7 +79,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on ``device``."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: x.to(device) for name, x in tensors.items() if x is not None})
+        return replace(self, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)})
 
     def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
         """(input_ids [B, S], attention_mask [B, S]), padded on the right with ``pad_id`` and 0."""
@@ -116,6 +118,7 @@ def join(first: Batch, second: Batch) -> Batch:
         raise ValueError(f"batches of {windows[0].dtype} and {windows[1].dtype} samples cannot be joined")
     width = max((pcm.shape[1] for pcm in windows), default=0)
     labels = [batch.labels for batch in parts if batch.labels is not None]
+    digests = [digest for batch in parts for digest in batch.digests or [None] * len(batch.samples)]
     return Batch(
         input_ids=torch.cat([batch.input_ids for batch in parts]),
         cu_seqlens=torch.cat((first.cu_seqlens, second.cu_seqlens[1:] + first.cu_seqlens[-1])),
@@ -125,16 +128,19 @@ def join(first: Batch, second: Batch) -> Batch:
         samples=torch.cat([batch.samples for batch in parts]),
         windows_per_audio=torch.cat([batch.windows_per_audio for batch in parts]),
         labels=torch.cat(labels) if len(labels) == len(parts) else None,
+        digests=digests if any(digests) else None,
     )
 
 
 @dataclass
 class Prepared:
-    """One conversation: token ids [n], labels [n] or None, and its clips [samples] at 16 kHz in order of appearance."""
+    """One conversation: token ids [n], labels [n] or None, its clips [samples] at 16 kHz in order of appearance, and
+    digests of the windows of each clip, where they are known."""
 
     ids: Tensor
     labels: Tensor | None
     clips: list[Tensor]
+    digests: Sequence[Sequence[bytes] | None] | None = None
 
 
 def _pack(prepared: Sequence[Prepared], dtype: torch.dtype, ragged: bool = False) -> Batch:
@@ -144,9 +150,14 @@ def _pack(prepared: Sequence[Prepared], dtype: torch.dtype, ragged: bool = False
     counts, pcm = list(itertools.chain(*samples)), None
     if clips:
         # A tail too short for a token is in no window.
-        pcm = torch.cat([clip[: sum(of_clip)].to(dtype) for clip, of_clip in zip(clips, samples, strict=True)])
+        parts = [clip[: sum(of_clip)].to(dtype) for clip, of_clip in zip(clips, samples, strict=True)]
+        pcm = torch.cat(parts) if len(parts) > 1 else parts[0]
         pcm = pcm if ragged else padded_windows(pcm, counts)
     lengths = torch.tensor([0] + [len(row) for row in ids])
+    known = [found for one in prepared for found in one.digests or [None] * len(one.clips)]
+    digests = [
+        digest for of_clip, found in zip(samples, known, strict=True) for digest in found or [None] * len(of_clip)
+    ]
     return Batch(
         input_ids=torch.cat(ids),
         cu_seqlens=lengths.cumsum(0).to(torch.int32),
@@ -154,4 +165,5 @@ def _pack(prepared: Sequence[Prepared], dtype: torch.dtype, ragged: bool = False
         samples=torch.tensor(counts, dtype=torch.int64),
         windows_per_audio=torch.tensor([len(of_clip) for of_clip in samples], dtype=torch.int64),
         labels=torch.cat(labels) if len(labels) == len(ids) else None,
+        digests=digests if any(digests) else None,
     )

@@ -15,8 +15,9 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+from afn_model.audio.digests import DecodedRecording
 from afn_model.audio.frames import audio_tokens
-from afn_model.audio.recording import load
+from afn_model.audio.recording import Audio, load
 from afn_model.checks import is_listed, number, shown, whole
 from afn_model.files import model_folder, write_json, write_text
 from afn_model.prompt.batch import IGNORED, Batch, Prepared, _pack
@@ -168,7 +169,9 @@ class AFNextProcessor:
         ids, labels = self._encode(text, [audio_tokens(clip.numel()) for clip in clips], spans)
         if self.max_positions is not None and len(ids) > self.max_positions:
             raise ValueError(f"{len(ids)} tokens, but the model's context is {self.max_positions}")
-        return Prepared(ids, labels if training else None, clips)
+        if training:
+            return Prepared(ids, labels, clips)
+        return Prepared(ids, None, clips, [_digests(audio, clip) for audio, clip in zip(audios, clips, strict=True)])
 
     def pack(self, prepared: Sequence[Prepared], *, ragged: bool = False) -> Batch:
         """One batch of conversations, one after another; labels where all of them have some.
@@ -292,6 +295,12 @@ class AFNextProcessor:
             "feature_extractor": extractor,
         }
         write_json(folder / "processor_config.json", settings)
+
+
+def _digests(audio: Audio, clip: Tensor) -> tuple[bytes, ...] | None:
+    """Those of a clip's windows, where the recording it is the whole of keeps them."""
+    known = isinstance(audio.source, DecodedRecording) and clip is audio.source.pcm
+    return audio.source.digests if known else None
 
 
 def _learnt(encoding: Encoding, offset: int, spans: list[tuple[int, int]]) -> list[bool]:

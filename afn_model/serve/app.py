@@ -22,8 +22,8 @@ OPEN = ("/health",)  # paths that need no key
 PAGE = ("/", "/page/")  # the page itself holds nothing of anybody: it asks for the key
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-    "connect-src 'self'; style-src 'self'; script-src 'self'; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
+    f"connect-src 'self'; style-src 'self' '{page_routes.STYLE_HASH}'; script-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",

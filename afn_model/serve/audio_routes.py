@@ -40,6 +40,7 @@ async def upload(request: Request) -> dict[str, Any]:
 async def _upload(server: Server, owner: str, data: bytes) -> Upload:
     recording = await server.intake.decode(data, max_seconds=server.settings.max_file_seconds, param="file")
     kept = server.uploads.add(owner, recording, len(data))
+    await asyncio.to_thread(server.uploads.save, owner, kept)
     if server.settings.encode_uploads and recording.seconds <= server.settings.max_seconds:
         with suppress(ValueError):  # more than the model's context: the question will say so
             ids = await asyncio.to_thread(begun, server.processor, recording)

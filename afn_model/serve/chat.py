@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -15,20 +15,18 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from torch import Tensor
 
-from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.infer.stated_times import stated_times
-from afn_model.infer.time_checks import check_times
+from afn_model.serve.captions import read_caption_request, with_captions
 from afn_model.serve.chat_audio import hear
 from afn_model.serve.chat_reply import Chat
 from afn_model.serve.chat_request import CHAT, TOKENIZE, ChatRequest, TokenizeRequest, opening, read, sampling
-from afn_model.serve.chat_stream import EventStream
+from afn_model.serve.chat_stream import EventStream, once
 from afn_model.serve.errors import ApiError, as_api_error
+from afn_model.serve.event_stream import unless_gone
 from afn_model.serve.server import Server, server_of
+from afn_model.serve.text_model import answer_elsewhere
 
 GONE = 499  # what logs call a client that did not wait for its answer
-T = TypeVar("T")
 router = APIRouter()
 log = logging.getLogger("afn.serve")
 
@@ -65,13 +63,13 @@ class ChatResponse(Response):
         status = GONE
         try:
             body = await self.request.body()
-            done = await unless_gone(receive, self.answer(body, scope, receive, send))
-            status = status if done is None else done
+            status = await unless_gone(self.request, self.answer(body, scope, receive, send))
         except ClientDisconnect:
             pass
         except ApiError as error:
             status = error.status
-            raise
+            if status != GONE:
+                raise
         except Exception as error:
             log.exception("a chat completion failed")
             failed = as_api_error(error)
@@ -86,8 +84,15 @@ class ChatResponse(Response):
         self.server.check_model(asked.model)
         params, prediction = sampling(asked, self.server.settings)
         start = opening(asked.messages, asked.add_generation_prompt, asked.continue_final_message)
-        heard = await hear(asked.messages, self.server, scope["client_id"])
-        chat = Chat(self.server, asked, params, prediction, start, heard, timestamps_of, self.arrived)
+        heard, captions = await hear(asked.messages, self.server, scope["client_id"]), list[dict[str, Any]]()
+        if (wanted := read_caption_request(asked.afn_caption)) is not None:
+            turns, captions = await with_captions(self.server, heard.turns, heard.mentioned, wanted)
+            if self.server.settings.then_url is not None:
+                found = await answer_elsewhere(self.server, asked, turns, heard.recordings, captions)
+                await (once(found) if asked.stream else JSONResponse(found))(scope, receive, send)
+                return 200
+            heard = replace(heard, turns=turns)
+        chat = Chat(self.server, asked, params, prediction, start, heard, captions, self.arrived)
         self.chat = chat
         if asked.stream:
             stream = EventStream(chat, send)
@@ -129,37 +134,3 @@ async def tokenize(request: Request) -> Response:
     if asked.return_token_strs:
         reply["token_strs"] = [tokenizer.id_to_token(token) for token in ids]
     return JSONResponse(reply)
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """What some work comes to; None where the client goes before, which ends it.
-
-    Args:
-        receive: of ASGI; the request's body has been read.
-        work: for the client.
-    """
-    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
-        return doing.result() if doing.done() else None
-    finally:
-        for task in (doing, gone):
-            task.cancel()
-        await asyncio.gather(doing, gone, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def timestamps_of(text: str, pcms: Sequence[Tensor], thinking: bool) -> list[dict[str, Any]]:
-    """The times that an answer states, each checked against its recordings; JSON-ready.
-
-    Args:
-        text: of the answer, with its tags.
-        pcms: samples of each recording at 16 kHz.
-        thinking: the text begins inside of ``<think>``.
-    """
-    times = stated_times(text, len(pcms[0]) / SAMPLE_RATE if len(pcms) == 1 else None, thinking=thinking)
-    return [one.to_json() for one in check_times(times, text, pcms)] if times else []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -14,12 +13,13 @@ from afn_model.audio.recording import Audio, load
 from afn_model.checks import shown
 from afn_model.prompt.conversation import Turn, read_conversation
 from afn_model.serve.chat_request import ContentPart, Message
+from afn_model.serve.data_urls import decode_base64, decode_data_url
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server, aside
 
 MOST = 256  # recordings of a request
-PIECE = 1 << 20  # characters of base64 that are decoded at once: meanwhile no other thread runs Python
+SHORT = 1 << 16  # characters that are decoded without a thread
 UPLOAD = "afn://sha256/"
 T = TypeVar("T")
 Place = tuple[int, int]  # message, and part of it
@@ -37,6 +37,12 @@ class HeardChat:
 
     turns: list[Turn]
     recordings: list[Recording]
+
+    @property
+    def mentioned(self) -> list[Recording]:
+        """The recording of every audio of the turns, in order."""
+        known = {one.audio: one for one in self.recordings}
+        return [known[audio] for turn in self.turns for audio in turn.audios]
 
 
 async def hear(messages: Sequence[Message], server: Server, owner: str) -> HeardChat:
@@ -63,7 +69,7 @@ async def hear(messages: Sequence[Message], server: Server, owner: str) -> Heard
     await aside(partial(_check, messages), size)
     found = await _recordings(parts, server, owner)
     recordings = list(dict.fromkeys(found[place] for place in parts))
-    audios = {one: Audio(one.pcm) for one in recordings}
+    audios = {one: one.audio for one in recordings}
     turns = await aside(partial(_turns, messages, {place: audios[one] for place, one in found.items()}), size)
     return HeardChat(turns, recordings)
 
@@ -137,18 +143,11 @@ def _digest(content: bytes) -> str:
 async def _content(part: ContentPart, server: Server, owner: str, where: str) -> bytes | Recording:
     """The bytes of the file that a part is about, or an upload."""
     if part.input_audio is not None:
-        return await _bytes(part.input_audio.data, f"{where}.input_audio.data", where)
+        return await _bytes(decode_base64, part.input_audio.data, server, where)
     url = part.audio_url.url if part.audio_url is not None else ""
     kind = url[:16].lower()
     if kind.startswith("data:"):
-        head, comma, data = url.partition(",")
-        mime, *rest = head[len("data:") :].split(";")
-        if not comma or "base64" not in [one.strip().lower() for one in rest]:
-            what = f"{where}.audio_url.url must be data:audio/...;base64,..., got {shown(url[:80])}"
-            raise ApiError(400, what, param=where)
-        if mime.partition("/")[0].lower() not in ("audio", "video", "application", ""):
-            raise ApiError(415, f"{where}.audio_url.url is {shown(mime)}, not audio", param=where)
-        return await _bytes(data, f"{where}.audio_url.url", where)
+        return await _bytes(decode_data_url, url, server, where)
     if kind.startswith(UPLOAD):
         found = server.uploads.get(owner, url[len(UPLOAD) :])
         if found is None:
@@ -166,30 +165,13 @@ async def _content(part: ContentPart, server: Server, owner: str, where: str) ->
     raise ApiError(400, what, param=where)
 
 
-async def _bytes(text: str, name: str, where: str) -> bytes:
-    """The bytes of base64."""
-    try:
-        found = decode_base64(text) if len(text) <= PIECE // 16 else await asyncio.to_thread(decode_base64, text)
-    except ValueError:
-        raise ApiError(400, f"{name} is not base64: {shown(text[:80])}", param=where) from None
+async def _bytes(decode: Callable[[str, int, str], bytes], text: str, server: Server, where: str) -> bytes:
+    """The bytes of a recording that stands in the request."""
+    most = server.settings.max_body_bytes
+    found = decode(text, most, where) if len(text) <= SHORT else await asyncio.to_thread(decode, text, most, where)
     if not found:
-        raise ApiError(400, f"{name} is empty", param=where)
+        raise ApiError(400, f"{where}: the recording is empty", param=where)
     return found
-
-
-def decode_base64(text: str, piece: int = PIECE) -> bytes:
-    """The bytes of base64, some at a time: between them other threads have their turn.
-
-    Args:
-        text: standard alphabet, padded, nothing else in it.
-        piece: characters at a time, a multiple of four.
-
-    Raises:
-        ValueError: something else.
-    """
-    if len(text) % 4 or "=" in text[:-2]:
-        raise ValueError("no base64")
-    return b"".join(base64.b64decode(text[at : at + piece], validate=True) for at in range(0, len(text), piece))
 
 
 async def _decoded(

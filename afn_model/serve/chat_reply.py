@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
-
-from torch import Tensor
 
 from afn_model.audio.frames import window_samples
 from afn_model.infer.batch_lines import Usage
 from afn_model.infer.request import Growing
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.token_logprobs import TokenLogprobs
+from afn_model.infer.token_logprobs import writer
+from afn_model.serve.answer_times import times_of
 from afn_model.serve.chat_audio import HeardChat
 from afn_model.serve.chat_request import ChatRequest, misfit
 from afn_model.serve.engine_thread import AnswerStream, Delta, EngineDied
@@ -26,8 +23,6 @@ from afn_model.serve.reasoning import Reasoning
 from afn_model.serve.server import Server
 
 FINISH = {"repetition": "stop"}  # what OpenAI has no word for
-written = lru_cache(2)(TokenLogprobs)  # what it knows of tokens is kept for later requests
-TimesOf = Callable[[str, Sequence[Tensor], bool], "list[dict[str, Any]]"]
 
 
 @dataclass
@@ -40,7 +35,7 @@ class Chat:
         params, prediction: of the answers.
         opening: where they begin, as ``AFNextProcessor.prepare`` is told.
         heard: the conversation.
-        times_of: the times that an answer states, checked against its recordings.
+        captions: what the text model read in the place of recordings, for ``afn.captions``.
         arrived: when the request came, by the engine's clock.
     """
 
@@ -50,7 +45,7 @@ class Chat:
     prediction: str
     opening: dict[str, bool]
     heard: HeardChat
-    times_of: TimesOf
+    captions: list[dict[str, Any]]
     arrived: float
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -129,7 +124,7 @@ class Choice:
         self.times: list[dict[str, Any]] = []
         self.reason: str | None = None
         asks = chat.params.logprobs is not None
-        self._written = written(chat.server.processor.tokenizer) if asks else None
+        self._written = writer(chat.server.processor.tokenizer) if asks else None
 
     def take(self, delta: Delta) -> tuple[str, str, list[dict[str, Any]]]:
         """What the answer has grown by.
@@ -161,9 +156,9 @@ class Choice:
 
     async def look_for_times(self) -> None:
         """The times that the answer states; where they stand is counted in ``reasoning`` and in ``content``."""
-        pcms = [recording.pcm for recording in self.chat.heard.recordings]
-        times = await asyncio.to_thread(self.chat.times_of, "".join(self.text), pcms, self.stream.request.thinking)
-        for found in times:
+        chat, thinking = self.chat, self.stream.request.thinking
+        verify = bool(chat.asked.afn_verify)
+        for found in await times_of(chat.server, "".join(self.text), chat.heard.recordings, thinking, verify=verify):
             thought, *span = self.parts.place(*found["span"])
             self.times.append(found | {"where": "think" if thought else "answer", "span": span, "choice": self.index})
 
@@ -188,7 +183,8 @@ class Choice:
         """``afn``: what OpenAI's API has no place for."""
         heard, sequence, arrived = self.chat.heard.recordings, self.growing.sequence, self.chat.arrived
         first, last = [*self.growing.times, *2 * [self.chat.server.thread.engine.clock()]][:2]
-        return {
+        captions = {"captions": self.chat.captions} if self.chat.captions else {}
+        return captions | {
             "finish_reason": self.reason,
             "timestamps": self.times,
             "audio": [

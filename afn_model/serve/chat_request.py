@@ -132,6 +132,8 @@ class ChatRequest(_Strict):
     priority: Annotated[int, Field(ge=-LARGE, le=LARGE)] = 0
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    afn_caption: bool | dict[str, Any] | None = None
+    afn_verify: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     modalities: list[Literal["text"]] | None = None
     user: str | None = None

@@ -8,6 +8,7 @@ import logging
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
+from starlette.responses import Response
 from starlette.types import Send
 
 from afn_model.serve.chat_reply import Chat, Choice
@@ -21,6 +22,31 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 log = logging.getLogger("afn.serve")
+
+
+def once(reply: dict[str, Any]) -> Response:
+    """A whole ``chat.completion`` as the stream of one chunk for each choice."""
+    head = {name: reply.get(name) for name in ("id", "created", "model", "system_fingerprint")}
+    head["object"] = "chat.completion.chunk"
+    chunks = [
+        head
+        | {
+            "choices": [
+                {
+                    "index": choice.get("index", 0),
+                    "delta": choice.get("message"),
+                    "logprobs": choice.get("logprobs"),
+                    "finish_reason": choice.get("finish_reason"),
+                }
+            ],
+            "usage": None,
+            "afn": reply.get("afn"),
+        }
+        for choice in reply.get("choices", ())
+    ]
+    chunks.append(head | {"choices": [], "usage": reply.get("usage")})
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    return Response(body.encode(), headers={name.decode(): value.decode() for name, value in HEADERS})
 
 
 class EventStream:

@@ -21,9 +21,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from afn_model.audio.digests import digests_of, windows_of
 from afn_model.audio.frames import MIN_SAMPLES, SAMPLE_RATE
-from afn_model.infer.audio_cache import digests_of
-from afn_model.infer.audio_stream import windows_of
 from afn_model.serve import intake_worker
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
+from afn_model.audio.digests import DecodedRecording
 from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.recording import Audio
+from afn_model.infer.time_checks import Loudness
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +20,7 @@ class Recording:
     Args:
         id: sha256 of the file's bytes, in hexadecimal; of a part of it, with ``@START-END`` behind it.
         pcm: [n] at 16 kHz, of the processor's dtype.
-        digests: ``window_digest`` of each of its windows.
+        digests: ``window_digest`` of each of its windows; hashed when first needed, if none.
         problems: what is wrong with the file, which was used as far as it plays.
     """
 
@@ -28,3 +32,13 @@ class Recording:
     @property
     def seconds(self) -> float:
         return len(self.pcm) / SAMPLE_RATE
+
+    @cached_property
+    def audio(self) -> Audio:
+        """The recording in a conversation; the engine reads no sample of windows that it knows."""
+        return Audio(DecodedRecording(self.pcm, self.digests or None))
+
+    @cached_property
+    def loudness(self) -> Loudness:
+        """What its stated times are checked by."""
+        return Loudness(self.pcm)

@@ -27,8 +27,8 @@ def deployment(args: Namespace, replicas: int, *, requests: int, build: str = "a
         requests: that one of them is given at the same time.
         build: ``module:function``.
     """
-    import ray
-    from ray import serve
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray import serve  # pyright: ignore[reportMissingImports]
 
     gpu = 1 if ray.cluster_resources().get("GPU", 0) >= replicas else 0
     options = {
@@ -51,8 +51,8 @@ def serve_replicas(args: Namespace, replicas: int, *, host: str, port: int, requ
     """
     if find_spec("ray") is None or find_spec("ray.serve") is None:
         raise ValueError('--replicas needs Ray Serve: pip install "ray[serve]"')
-    import ray
-    from ray import serve
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray import serve  # pyright: ignore[reportMissingImports]
 
     if not ray.is_initialized():
         ray.init(log_to_driver=not args.quiet)

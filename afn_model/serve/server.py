@@ -7,23 +7,28 @@ import hashlib
 import hmac
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
 
+from afn_model.audio.digests import DecodedRecording
+from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.recording import Audio
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.serve.bodies import Bodies
+from afn_model.serve.caption_cache import CaptionCache
 from afn_model.serve.engine_thread import AnswerStream, EngineThread
 from afn_model.serve.errors import ApiError
 from afn_model.serve.intake import Intake
 from afn_model.serve.limits import Limits
 from afn_model.serve.metrics import Metrics
 from afn_model.serve.settings import Settings
+from afn_model.serve.upload_folder import UploadFolder
 from afn_model.serve.uploads import Uploads
 
 SMALL = 2048  # characters that take less than a millisecond, whatever is done with them
@@ -47,9 +52,11 @@ class Server:
         self.metrics = Metrics(self.settings.name, engine)
         self.thread = EngineThread(engine, on_step=self.metrics.stepped)
         self.intake = Intake(self.settings, self.processor.pcm_dtype)
-        self.uploads = Uploads(self.settings.upload_bytes)
+        folder, most = self.settings.upload_folder, self.settings.upload_folder_bytes
+        self.uploads = Uploads(self.settings.upload_bytes, None if folder is None else UploadFolder(folder, most))
         self.bodies = Bodies(self.settings)
         self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
+        self.captions = CaptionCache()
         self.fingerprint, self.started = fingerprint, int(time.time())
 
     async def start(self) -> None:
@@ -94,6 +101,7 @@ class Server:
         prediction: str = "",
         priority: int = 0,
         endpoint: str = "chat",
+        admitted: bool = False,
         **prompt: bool | None,
     ) -> AsyncIterator[AnswerStream]:
         """The answers to a conversation; those that have not ended when the block is left are aborted.
@@ -103,18 +111,19 @@ class Server:
                     ...
 
         Args:
-            turns: up to where the answer begins; their recordings are samples (``Recording.pcm``).
+            turns: up to where the answer begins; their recordings are decoded (``Recording.audio``).
             params: how it is answered.
             prediction: text that the answers are expected to be.
             priority: those with a higher one go first.
             endpoint: what asks, for the counters.
+            admitted: it is a part of a request that was admitted: it waits for no place.
             prompt: ``add_generation_prompt`` and ``continue_final_message`` of ``AFNextProcessor.prepare``.
 
         Raises:
             ApiError: 400 a conversation that cannot be answered, 429 too many are, 503 the engine has died.
         """
-        seconds = sum(audio.source.shape[0] / 16_000 for turn in turns for audio in turn.audios)
-        with self.limits.admitted(seconds):
+        seconds = sum(map(seconds_of, (audio for turn in turns for audio in turn.audios)))
+        with nullcontext() if admitted else self.limits.admitted(seconds):
             if not self.thread.alive:
                 raise ApiError(503, "the engine has died; the server must be started again", code="engine_died")
             size = SMALL + 1 if seconds else sum(len(turn.text) for turn in turns)
@@ -131,7 +140,13 @@ class Server:
         if context is not None and len(prepared.ids) >= context:
             what = f"{len(prepared.ids)} tokens leave no room for an answer in the model's context of {context}"
             raise ApiError(400, what, param="messages", code="context_length_exceeded")
-        return self.processor.pack([prepared])
+        return self.processor.pack([prepared], ragged=True)
+
+
+def seconds_of(audio: Audio) -> float:
+    """Of a decoded recording."""
+    source = audio.source
+    return len(source.pcm if isinstance(source, DecodedRecording) else source) / SAMPLE_RATE
 
 
 async def aside(work: Callable[[], T], size: int) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,17 @@ class Settings:
         max_sessions: of realtime at the same time.
         upload_bytes: of samples of recordings that are kept for later questions; the least recently used go first.
         encode_uploads: whether recordings that are uploaded are encoded before there is a question.
+        upload_folder: where they are kept too: several servers that have the same one see the same recordings.
+        upload_folder_bytes: of it.
         decoders: processes that decode recordings at the same time.
         decode_seconds: that a recording may take to be decoded.
         idle_seconds: after which a realtime session that sends nothing is closed.
         step_seconds: that a step of the engine may take before ``/health`` says that it is stuck.
         max_new_tokens: of an answer whose request does not say.
+        then_url: of the API of a text model that answers about captions; None leaves it to the model itself.
+        then_model: its name; the first that is listed there if None.
+        then_key: that it asks for.
+        then_seconds: that it may take for an answer.
         log_content: whether prompts and answers are logged.
     """
 
@@ -52,9 +58,15 @@ class Settings:
     max_sessions: int = 32
     upload_bytes: int = 2 << 30
     encode_uploads: bool = True
+    upload_folder: str | None = None
+    upload_folder_bytes: int = 64 << 30
     decoders: int = 2
     decode_seconds: float = 120.0
     idle_seconds: float = 300.0
     step_seconds: float = 600.0
     max_new_tokens: int = 1024
+    then_url: str | None = None
+    then_model: str | None = None
+    then_key: str | None = field(default=None, repr=False)
+    then_seconds: float = 120.0
     log_content: bool = False

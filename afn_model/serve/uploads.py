@@ -10,9 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from afn_model.audio.digests import windows_of
 from afn_model.audio.frames import window_samples
-from afn_model.audio.recording import Audio
-from afn_model.infer.audio_stream import windows_of
 from afn_model.infer.engine import Engine
 from afn_model.infer.listen import AHEAD
 from afn_model.infer.request import set_clocks
@@ -20,6 +19,7 @@ from afn_model.infer.tokens import PromptTokens, spans_of
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.serve.recording import Recording
+from afn_model.serve.upload_folder import UploadFolder
 
 EARLY = 4  # recordings that may wait to be computed before there is a question
 
@@ -59,32 +59,40 @@ class Uploads:
 
     Args:
         capacity: bytes.
+        folder: where they are kept too, and found again.
     """
 
-    def __init__(self, capacity: int):
-        self.capacity, self.bytes = capacity, 0
+    def __init__(self, capacity: int, folder: UploadFolder | None = None):
+        self.capacity, self.folder, self.bytes = capacity, folder, 0
         self._kept: OrderedDict[tuple[str, str], Upload] = OrderedDict()
         self._owned: Counter[str] = Counter()  # bytes
         self._coming: dict[tuple[str, str], asyncio.Task[Upload]] = {}
 
-    def add(self, owner: str, recording: Recording, size: int = 0) -> Upload:
+    def add(self, owner: str, recording: Recording, size: int = 0, created: int | None = None) -> Upload:
         """Keeps a recording for a client (``client_of`` its request).
 
         Args:
             owner: the client.
             recording: decoded.
             size: bytes of its file.
+            created: when it came; now if None.
         """
-        self.remove(owner, recording.id)
-        kept = self._kept[owner, recording.id] = Upload(recording, size)
+        self._forget(owner, recording.id)
+        created = int(time.time()) if created is None else created
+        kept = self._kept[owner, recording.id] = Upload(recording, size, created)
         self._count(owner, recording.pcm.nbytes)
         while self.bytes > self.capacity and len(self._kept) > 1:
             most = max(self._owned, key=lambda one: self._owned[one])
             first = next(id for client, id in self._kept if client == most)
             if most == owner and first == recording.id:  # alone more than all others
                 break
-            self.remove(most, first)
+            self._forget(most, first)
         return kept
+
+    def save(self, owner: str, upload: Upload) -> None:
+        """Writes a recording into the folder, if there is one; takes a while."""
+        if self.folder is not None:
+            self.folder.save(owner, upload.recording, {"size": upload.size, "created": upload.created})
 
     async def made(self, owner: str, id: str, make: Callable[[], Coroutine[Any, Any, Upload]]) -> Upload:
         """A client's upload; made where there is none, once for all who ask at the same time."""
@@ -102,6 +110,9 @@ class Uploads:
         found = self._kept.get((owner, id))
         if found is not None:
             self._kept.move_to_end((owner, id))
+        elif self.folder is not None and (saved := self.folder.load(owner, id)) is not None:
+            recording, said = saved
+            found = self.add(owner, recording, **said)
         return found
 
     def get(self, owner: str, id: str) -> Recording | None:
@@ -111,10 +122,17 @@ class Uploads:
 
     def of(self, owner: str) -> list[Upload]:
         """What a client has, what it used last first."""
+        for id in self.folder.ids(owner) if self.folder is not None else ():
+            self.find(owner, id)
         return [kept for (client, _), kept in reversed(self._kept.items()) if client == owner]
 
     def remove(self, owner: str, id: str) -> bool:
-        """Forgets a recording; whether there was one."""
+        """Forgets a recording, in the folder too; whether there was one here."""
+        if self.folder is not None:
+            self.folder.remove(owner, id)
+        return self._forget(owner, id)
+
+    def _forget(self, owner: str, id: str) -> bool:
         found = self._kept.pop((owner, id), None)
         if found is not None:
             self._count(owner, -found.recording.pcm.nbytes)
@@ -129,7 +147,7 @@ class Uploads:
 
 def begun(processor: AFNextProcessor, recording: Recording) -> list[int]:
     """The tokens that a question about a recording begins with, where nothing stands before the recording."""
-    turn = Turn("user", (Audio(recording.pcm), "-"))
+    turn = Turn("user", (recording.audio, "-"))
     ids = processor.prepare([turn], max_seconds=recording.seconds + 1.0).ids.tolist()
     return ids[: len(ids) - ids[::-1].index(processor.sound_id)]
 

@@ -111,6 +111,7 @@ def decode() -> None:
                 if left(5.0):
                     seconds = step_seconds(engine, count, context)
                     read = weights + count * context * token
+                    how = "graphs that were not captured" if graphs is not None and graphs.failed else how
                     say(
                         "serving", figure="decode", kv=str(dtype)[6:], batch=count, context=context, how=how,
                         status="ok", layers=text.layers, step_ms=1e3 * seconds, tokens_per_s=count / seconds,

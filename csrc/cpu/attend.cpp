@@ -26,14 +26,14 @@ struct Range {
 };
 
 Range seen(const Call& call, int64_t sequence) {
-    const int64_t fresh = call.begin(sequence + 1) - call.begin(sequence), length = call.lengths[sequence];
+    const int64_t fresh = call.begin(sequence + 1) - call.begin(sequence), length = call.length(sequence);
     if (!fresh) return {0, 0};
     const int64_t begin = call.left == kUnlimited ? 0 : std::max<int64_t>(0, length - fresh - call.left);
     return {std::min(begin, length), length};
 }
 
 bool pages_are_there(const Call& call, int64_t sequence, int64_t begin, int64_t end) {
-    if (!call.table.at) return end <= call.page;
+    if (!call.table.at) return call.first_key(sequence) + end <= call.page;
     for (int64_t page = begin / call.page; page * call.page < end; ++page) {
         const int64_t block = call.table[sequence * call.table_stride + page];
         if (block < 0 || block >= call.blocks) return false;
@@ -45,8 +45,10 @@ bool pages_are_there(const Call& call, int64_t sequence, int64_t begin, int64_t 
 
 bool fits(const Call& call, bool whole) {
     for (int64_t s = 0; s < call.sequences; ++s) {
-        const int64_t length = call.lengths[s], fresh = call.begin(s + 1) - call.begin(s), prefix = call.prefix(s);
-        if (fresh < 0 || length < 0 || length > call.capacity() || prefix < 0 || prefix > length) return false;
+        const int64_t length = call.length(s), fresh = call.begin(s + 1) - call.begin(s), prefix = call.prefix(s);
+        if (fresh < 0 || length < 0 || call.first_key(s) < 0 || length > call.capacity() || prefix < 0 ||
+            prefix > length)
+            return false;
         if (whole && (length < fresh || prefix > length - fresh)) return false;
         const Range range = seen(call, s);
         if (range.begin >= range.end) continue;
@@ -79,11 +81,14 @@ void attend(const Call& call, int threads, const Kernel& kernel) {
         void operator()(int64_t i) const { kernel.attend(call, tiles[i], scratch.get()); }
     };
     const int64_t bytes = (scratch_size(most, call.width) * 4 + 63) / 64 * 64;
-    parallel_with(static_cast<int64_t>(tiles.size()), products > kAlone ? threads : 1, [&] {
-        auto* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
-        if (!scratch) throw std::bad_alloc();
-        return Worker{call, kernel, tiles, std::unique_ptr<float, Free>(scratch)};
-    });
+    parallel_with(
+        static_cast<int64_t>(tiles.size()), products > kAlone ? threads : 1,
+        [&] {
+            auto* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
+            if (!scratch) throw std::bad_alloc();
+            return Worker{call, kernel, tiles, std::unique_ptr<float, Free>(scratch)};
+        },
+        Threads::pooled);
 }
 
 }  // namespace afn::attend

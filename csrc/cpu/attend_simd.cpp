@@ -64,8 +64,9 @@ void find(const Call& call, const Entries& cache, const Tile& tile, int64_t star
         int64_t stop = (page + 1) * call.page;
         if (key < prefix && stop > prefix) stop = prefix;
         if (stop > end) stop = end;
-        const int64_t block = call.table.at ? call.table[row * call.table_stride + page] : row;
-        const int64_t origin = block * cache.block - page * call.page * cache.token + tile.kv_head * cache.head;
+        const int64_t block = call.table.at ? call.table[row * call.table_stride + page] : call.key_bounds.at ? 0 : row;
+        const int64_t origin =
+            block * cache.block + (call.first_key(row) - page * call.page) * cache.token + tile.kv_head * cache.head;
         for (; key < stop; ++key) {
             const int64_t at = origin + key * cache.token;
             if (direct) {
@@ -149,19 +150,26 @@ INLINE void add(const Group& g, int row, const Step& values, int begin, int end,
 
 template <int R>
 INLINE void add_all(const Group& g, int row, const Step& values, int begin, int end) {
-    constexpr int C = R <= 2 ? 4 : 2;
+    constexpr int C = R <= 2 || L == 16 ? 4 : 2;  // as many sums as registers hold, and as latencies ask for
     if (begin >= end) return;
-    int64_t d = 0;
-    for (; d + C * L <= g.wide; d += C * L) add<R, C>(g, row, values, begin, end, d);
-    for (; d < g.wide; d += L) add<R, 1>(g, row, values, begin, end, d);
+    int64_t d = 0, left = g.wide / L;
+    for (; left >= 2 * C || left == C; left -= C, d += C * L) add<R, C>(g, row, values, begin, end, d);
+    for (; left >= 3; left -= 3, d += 3 * L) add<R, 3>(g, row, values, begin, end, d);
+    for (; left >= 2; left -= 2, d += 2 * L) add<R, 2>(g, row, values, begin, end, d);
+    if (left) add<R, 1>(g, row, values, begin, end, d);
+}
+
+template <int Far, int... I>
+INLINE Vec larger(Vec v, Indices<I...>) {
+    const Vec beside = __builtin_shufflevector(v, v, (I ^ Far)...);
+    return beside > v ? beside : v;
 }
 
 INLINE float largest(Vec v) {
-    float lanes[L], found;
-    store(lanes, v);
-    found = lanes[0];
-    for (int i = 1; i < L; ++i) found = lanes[i] > found ? lanes[i] : found;
-    return found;
+    if constexpr (L >= 16) v = larger<8>(v, Lanes());
+    if constexpr (L >= 8) v = larger<4>(v, Lanes());
+    v = larger<2>(v, Lanes());
+    return larger<1>(v, Lanes())[0];
 }
 
 INLINE float total(const float* lanes) {
@@ -208,7 +216,7 @@ __attribute__((noinline)) void weigh(float* scores, int begin, int end, float ca
 
 template <int R>
 void rows(const Group& g, const float* columns, const Step& values, float cap, float* most, float* sums) {
-    constexpr int C = R <= 2 ? 4 : 2;
+    constexpr int C = R <= 2 || L == 16 ? 4 : 2;
     int low = kKeys, high = 0;
     for (int r = 0; r < R; ++r) {
         if (g.begin[r] >= g.end[r]) continue;
@@ -239,7 +247,7 @@ INLINE int within(int64_t x) { return static_cast<int>(x < 0 ? 0 : x < kKeys ? x
 void attend(const Call& call, const Tile& tile, float* scratch) {
     const int64_t count = tile.last - tile.first, wide = padded(call.width), group = call.heads / call.kv_heads;
     const int64_t token = call.begin(tile.sequence), fresh = call.begin(tile.sequence + 1) - token;
-    const int64_t length = call.lengths[tile.sequence];
+    const int64_t length = call.length(tile.sequence);
     float* q = scratch;
     float* acc = q + count * wide;
     float* columns = acc + count * wide;

@@ -157,9 +157,9 @@ PYBIND11_MODULE(_cpu, m) {
         "cache_attention",
         [](uintptr_t q, uintptr_t out, uintptr_t k, const Strides& k_strides, uintptr_t v, const Strides& v_strides,
            bool bfloat16, int64_t blocks, int64_t page, const Numbers& table, int64_t columns, int64_t table_stride,
-           uintptr_t bounds, int64_t fresh, const Numbers& lengths, int64_t sequences, const Numbers& prefixes,
-           int64_t members, int64_t heads, int64_t kv_heads, int64_t width, bool causal, int64_t left, int64_t right,
-           float scale, float softcap, int threads, const std::string& level) {
+           uintptr_t bounds, int64_t fresh, const Numbers& lengths, uintptr_t key_bounds, int64_t sequences,
+           const Numbers& prefixes, int64_t members, int64_t heads, int64_t kv_heads, int64_t width, bool causal,
+           int64_t left, int64_t right, float scale, float softcap, int threads, const std::string& level) {
             const auto numbers = [](const Numbers& x) {
                 return attend::Numbers{pointer<const void>(x.first), x.second};
             };
@@ -179,6 +179,7 @@ PYBIND11_MODULE(_cpu, m) {
                                     {pointer<const void>(bounds), false},
                                     fresh,
                                     numbers(lengths),
+                                    {pointer<const void>(key_bounds), false},
                                     numbers(prefixes),
                                     sequences,
                                     members,
@@ -199,10 +200,10 @@ PYBIND11_MODULE(_cpu, m) {
         },
         py::arg("q"), py::arg("out"), py::arg("k"), py::arg("k_strides"), py::arg("v"), py::arg("v_strides"),
         py::arg("bfloat16"), py::arg("blocks"), py::arg("page"), py::arg("table"), py::arg("columns"),
-        py::arg("table_stride"), py::arg("bounds"), py::arg("fresh"), py::arg("lengths"), py::arg("sequences"),
-        py::arg("prefixes"), py::arg("members"), py::arg("heads"), py::arg("kv_heads"), py::arg("width"),
-        py::arg("causal"), py::arg("left"), py::arg("right"), py::arg("scale"), py::arg("softcap"), py::arg("threads"),
-        py::arg("level") = "",
+        py::arg("table_stride"), py::arg("bounds"), py::arg("fresh"), py::arg("lengths"), py::arg("key_bounds"),
+        py::arg("sequences"), py::arg("prefixes"), py::arg("members"), py::arg("heads"), py::arg("kv_heads"),
+        py::arg("width"), py::arg("causal"), py::arg("left"), py::arg("right"), py::arg("scale"), py::arg("softcap"),
+        py::arg("threads"), py::arg("level") = "",
         "Attention of new tokens over a KV cache; False, with nothing computed, where a length or a page is not there. "
         "Without `out` only that is looked at, and whether lengths hold their new tokens.");
 
@@ -330,7 +331,8 @@ PYBIND11_MODULE(_cpu, m) {
         "decode_step",
         [](const step::Decoder& decoder, uintptr_t x, uintptr_t positions, uintptr_t slots, uintptr_t kv, int64_t rows,
            int64_t pages, int64_t page, const Numbers& table, int64_t columns, int64_t table_stride,
-           const Numbers& lengths, uintptr_t out, int threads, const std::string& level) {
+           const Numbers& lengths, const Numbers& bounds, int64_t sequences, uintptr_t out, int threads,
+           const std::string& level) {
             const step::Rows call{pointer<const float>(x),
                                   pointer<const float>(positions),
                                   pointer<const int64_t>(slots),
@@ -341,13 +343,16 @@ PYBIND11_MODULE(_cpu, m) {
                                   {pointer<const void>(table.first), table.second},
                                   {pointer<const void>(lengths.first), lengths.second},
                                   columns,
-                                  table_stride};
+                                  table_stride,
+                                  {pointer<const void>(bounds.first), bounds.second},
+                                  sequences};
             py::gil_scoped_release release;
             return step::run(decoder, call, pointer<float>(out), threads, level);
         },
         py::arg("decoder"), py::arg("x"), py::arg("positions"), py::arg("slots"), py::arg("kv"), py::arg("rows"),
         py::arg("pages"), py::arg("page"), py::arg("table"), py::arg("columns"), py::arg("table_stride"),
-        py::arg("lengths"), py::arg("out"), py::arg("threads"), py::arg("level") = "",
-        "One new token of each sequence through all layers; False, with nothing computed, where a length or a page is "
-        "not there.");
+        py::arg("lengths"), py::arg("bounds"), py::arg("sequences"), py::arg("out"), py::arg("threads"),
+        py::arg("level") = "",
+        "New tokens of sequences through all layers; False, with nothing computed, where a length or a page is not "
+        "there.");
 }

@@ -29,7 +29,8 @@ class Run {
           attend_kernel_(attend::kernel_of(level)) {}
 
     bool operator()(float* out) {
-        if (!attend::fits(attention(nullptr, nullptr, 0), true)) return false;
+        const attend::Call call = attention(nullptr, nullptr, 0);
+        if (call.begin(0) != 0 || call.begin(rows_.sequences) != rows_.rows || !attend::fits(call, true)) return false;
         const int64_t n = rows_.rows, queries = d_.heads * d_.head_dim, keys = d_.kv_heads * d_.head_dim;
         const int64_t joint = queries + 2 * keys;
         const std::unique_ptr<float[]> memory(new float[n * (4 * d_.width + joint + 2 * queries + keys + 2 * d_.ffn)]);
@@ -76,7 +77,8 @@ class Run {
         if (alone || threads_ <= 1) return kernel_.product(call, 0, out);
         const int64_t part = std::max(kColumns, out / (4 * threads_) / kColumns * kColumns);
         parallel_for((out + part - 1) / part, threads_,
-                     [&](int64_t i) { kernel_.product(call, i * part, std::min(out, (i + 1) * part)); });
+                     [&](int64_t i) { kernel_.product(call, i * part, std::min(out, (i + 1) * part)); },
+                     Threads::pooled);
     }
 
     float* cache(size_t layer, int which) const {
@@ -122,11 +124,12 @@ class Run {
                 rows_.table,
                 rows_.columns,
                 rows_.table_stride,
-                {nullptr, false},
+                rows_.bounds,
                 1,
                 rows_.lengths,
                 {nullptr, false},
-                rows_.rows,
+                {nullptr, false},
+                rows_.sequences,
                 1,
                 d_.heads,
                 d_.kv_heads,

@@ -13,17 +13,34 @@ namespace {
 
 using namespace afn::AFN_LEVEL;
 
+// Lanes whose number has the bit Far come from b, the others from a: each with the lane that far away added.
 template <int Far, int... I>
-INLINE Vec beside(Vec v, Indices<I...>) {
-    return __builtin_shufflevector(v, v, (I ^ Far)...);
+INLINE Vec fold(Vec a, Vec b, Indices<I...>) {
+    return __builtin_shufflevector(a, b, (I & Far ? L + I : I)...) +
+           __builtin_shufflevector(a, b, (I & Far ? L + (I ^ Far) : I ^ Far)...);
 }
 
-INLINE float total(Vec v) {
-    if constexpr (L >= 16) v += beside<8>(v, Lanes());
-    if constexpr (L >= 8) v += beside<4>(v, Lanes());
-    v += beside<2>(v, Lanes());
-    v += beside<1>(v, Lanes());
-    return v[0];
+template <int Far, int N>
+INLINE void fold_all(Vec (&v)[N]) {
+    UNROLL for (int i = 0; i < N / 2; ++i) v[i] = fold<Far>(v[2 * i], v[2 * i + 1], Lanes());
+}
+
+// The place among L of the sum that ends up in a lane: its number's bits in reverse.
+INLINE constexpr int place(int lane) {
+    int found = 0;
+    for (int bit = 1; bit < L; bit *= 2) found = 2 * found + (lane & bit ? 1 : 0);
+    return found;
+}
+
+// Sums of the lanes of L vectors, each as a tree: halves of it, then halves of what is left.
+INLINE void totals(const Vec (&v)[L], float* to) {
+    Vec rest[L];
+    UNROLL for (int i = 0; i < L; ++i) rest[place(i)] = v[i];
+    if constexpr (L >= 16) fold_all<8>(rest);
+    if constexpr (L >= 8) fold_all<4>(reinterpret_cast<Vec(&)[L >= 16 ? 8 : L]>(rest));
+    fold_all<2>(reinterpret_cast<Vec(&)[4]>(rest));
+    fold_all<1>(reinterpret_cast<Vec(&)[2]>(rest));
+    store(to, rest[0]);
 }
 
 INLINE Vec load_some(const float* p, int64_t count) {
@@ -53,10 +70,18 @@ INLINE void block(const Product& p, int64_t row, int64_t column) {
             UNROLL for (int c = 0; c < C; ++c) sum[r][c] += weight[c] * value;
         }
     }
-    UNROLL for (int r = 0; r < R; ++r) {
-        UNROLL for (int c = 0; c < C; ++c) {
-            const float bias = p.bias ? p.bias[column + c] : 0.0f;
-            p.y[(row + r) * p.y_stride + column + c] = total(sum[r][c]) + bias;
+    float bias[C];
+    UNROLL for (int c = 0; c < C; ++c) bias[c] = p.bias ? p.bias[column + c] : 0.0f;
+    UNROLL for (int first = 0; first < R * C; first += L) {
+        Vec some[L];
+        float found[L];
+        UNROLL for (int i = 0; i < L; ++i) some[i] =
+            first + i < R * C ? sum[(first + i) / C][(first + i) % C] : all(0.0f);
+        totals(some, found);
+        UNROLL for (int i = 0; i < L; ++i) {
+            if (first + i >= R * C) break;
+            const int r = (first + i) / C, c = (first + i) % C;
+            p.y[(row + r) * p.y_stride + column + c] = found[i] + bias[c];
         }
     }
 }

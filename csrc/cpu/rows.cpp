@@ -14,7 +14,8 @@ constexpr int64_t kPart = 1 << 16;  // elements that one thread computes before 
 template <class Run>
 void shared_out(int64_t rows, int64_t width, int threads, const Run& run) {
     const int64_t part = std::max<int64_t>(1, kPart / std::max<int64_t>(1, width));
-    parallel_for((rows + part - 1) / part, threads, [&](int64_t i) { run(i * part, std::min(rows, (i + 1) * part)); });
+    parallel_for((rows + part - 1) / part, threads, [&](int64_t i) { run(i * part, std::min(rows, (i + 1) * part)); },
+                 Threads::pooled);
 }
 
 }  // namespace

@@ -59,3 +59,19 @@ def test_a_patched_model_gives_the_same_logits(capsys):
     assert apart < 1e-5
     assert re.search(r"^replaced ", said, re.M)
     assert "the same bits: True" in said
+
+
+def test_clients_of_a_server(tmp_path, monkeypatch, capsys):
+    """The program, and what gradio would call; both get the same answer."""
+    pytest.importorskip("openai")
+    from tests.model.serve.serving import running, tiny_server, wav
+
+    (tmp_path / "a.wav").write_bytes(wav(1.0))
+    with running(tiny_server(max_new_tokens=8)) as url:
+        said = run("openai_client")["main"](f"{url}/v1", wav(1.0))
+        assert said
+        assert capsys.readouterr().out == f"{said}\n"
+        monkeypatch.setenv("AFN_URL", f"{url}/v1")
+        *_, answer = run("gradio_client")["ask"](str(tmp_path / "a.wav"), "What is to be heard, and when?")
+    assert answer
+    assert said.startswith(answer)

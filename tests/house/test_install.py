@@ -153,7 +153,7 @@ def test_one_line_gives_the_package_its_links(checkout, tmp_path, url):
     version = next(line for line in metadata.splitlines() if line.startswith("Version: ")).removeprefix("Version: ")
     assert ("Project-URL: Source, https://example.org/afn\n" in metadata) == bool(url)
     assert f"({url}/blob/v{version}/docs/using-the-kernels.md)" in metadata or not url
-    assert f"({url}/raw/v{version}/docs/architecture.png)" in metadata or not url
+    assert f"({url}/raw/v{version}/docs/page.png)" in metadata or not url
     assert ("](docs/" in metadata) == (not url)
     assert "Author: The afn-kernels authors" in metadata
 

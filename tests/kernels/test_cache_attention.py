@@ -1,6 +1,9 @@
 """What the compiled attention over a KV cache promises beyond the questions of test_every_op.py."""
 
 import itertools
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -69,6 +72,24 @@ def test_threads_change_no_bit():
     options = {"heads": 4, "table": given["block_table"], "bounds": torch.tensor([0, 1500]).int()}
     one, three = (attend(*tensors, threads=threads, **options) for threads in (1, 3))
     assert torch.equal(one, three)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_has_threads_of_its_own():
+    """PyTorch's pool, whose threads the child has not, would never answer."""
+    tensors = torch.randn(200, 1, 64), *torch.randn(2, 1, 200, 1, 64), torch.tensor([200])
+    options = {"heads": 1, "fresh": 200, "threads": 2}  # work for two
+    expected = attend(*tensors, **options)
+    child = os.fork()
+    if not child:
+        os._exit(0 if torch.equal(attend(*tensors, **options), expected) else 1)
+    end = time.monotonic() + 60
+    while not (found := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+        time.sleep(0.01)
+    if not found[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert found == (child, 0), "the child has not ended well"
 
 
 @pytest.mark.parametrize("level", LEVELS)

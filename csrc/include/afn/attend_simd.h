@@ -42,8 +42,9 @@ struct Call {
     int64_t columns, table_stride;
     Numbers bounds;  // [sequences + 1] of the tokens; null where every sequence has `fresh` of them
     int64_t fresh;
-    Numbers lengths;   // [sequences]
-    Numbers prefixes;  // [groups], null without
+    Numbers lengths;     // [sequences]
+    Numbers key_bounds;  // [sequences + 1] of packed keys, which one block holds; null where there are lengths
+    Numbers prefixes;    // [groups], null without
     int64_t sequences, members;
     int64_t heads, kv_heads, width;
     bool causal;
@@ -52,6 +53,10 @@ struct Call {
 
     AFN_INLINED int64_t capacity() const { return table.at ? columns * page : page; }
     AFN_INLINED int64_t begin(int64_t sequence) const { return bounds.at ? bounds[sequence] : sequence * fresh; }
+    AFN_INLINED int64_t first_key(int64_t sequence) const { return key_bounds.at ? key_bounds[sequence] : 0; }
+    AFN_INLINED int64_t length(int64_t sequence) const {
+        return key_bounds.at ? key_bounds[sequence + 1] - key_bounds[sequence] : lengths[sequence];
+    }
     // Where its first entries are, and how many those are.
     AFN_INLINED int64_t owner(int64_t sequence) const { return prefixes.at ? sequence / members * members : sequence; }
     AFN_INLINED int64_t prefix(int64_t sequence) const { return prefixes.at ? prefixes[sequence / members] : 0; }

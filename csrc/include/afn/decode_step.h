@@ -1,4 +1,4 @@
-// One new token of a few sequences through all layers of a decoder, in float32 on a CPU.
+// A few new tokens of sequences through all layers of a decoder, in float32 on a CPU.
 #pragma once
 
 #include <string>
@@ -28,14 +28,16 @@ struct Decoder {
     double eps;
 };
 
-// Keys and values: kv [layers][2][pages][page][kv_heads][head_dim].
+// Keys and values: kv [layers][2][pages][page][kv_heads][head_dim]. A row is a token, sequence after sequence.
 struct Rows {
     const float *x, *positions;  // [rows][width], [rows]
     const int64_t* slots;        // [rows], the new tokens' places in the pages taken as one run; negative: unwritten
     float* kv;
     int64_t rows, pages, page;
-    attend::Numbers table, lengths;  // [rows][columns], [rows]
+    attend::Numbers table, lengths;  // [sequences][columns], [sequences]
     int64_t columns, table_stride;
+    attend::Numbers bounds;  // [sequences + 1] of the rows; null where every sequence has one
+    int64_t sequences;
 };
 
 // Hidden states [rows][width] behind the last norm, into out. False, with nothing computed or written, where a length

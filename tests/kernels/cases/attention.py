@@ -81,6 +81,7 @@ CASES = [
     case("window on both sides", packed((1, 1), 16, [40, 3], [66, 1]), window=(9, 17), dtypes=FULL),
     case("softcap", packed((2, 1), 16, [3]), 34, causal=True, softcap=1.5, dtypes=(BF16,)),
     case("window and softcap, fewer queries", one((2, 1), 16, 60), 20, window=(21, 0), softcap=0.9, dtypes=FULL),
+    case("no gradient", packed((4, 2), 24, [1, 37, 0], [9, 20, 3]), 35, wrt=(), impls=("cpu",), dtypes=LOW),
     case("log-sum-exp", one((4, 2), 16, 20), 40, causal=True, return_lse=True, dtypes=FULL),
     # In half precision the float32 output is not within float32's budget: test_attention.py has its own.
     case(

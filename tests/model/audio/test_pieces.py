@@ -5,7 +5,7 @@ import io
 import pytest
 import soundfile
 
-from afn_model.audio.pieces import cut, seconds_of
+from afn_model.audio.pieces import cut, cut_samples, seconds_of
 from afn_model.audio.recording import Audio, load
 from tests.tiny import noise
 
@@ -47,6 +47,17 @@ def test_a_part_is_cut_within_itself(talk):
     pieces = cut(Audio(talk, start=4.1, end=15.0), 5.0)
     assert (pieces[0][0], pieces[-1][1]) == (4.1, pytest.approx(15.0))
     assert 8.9 < pieces[0][1] < 9.2
+
+
+@pytest.mark.parametrize(("seconds", "longest"), [(16.3, 5.0), (6.0, 5.99), (3.0, 3.0)])
+def test_samples_are_cut_where_a_file_of_them_is(tmp_path, seconds, longest):
+    pcm, file = noise(seconds), str(tmp_path / "talk.wav")
+    pcm[int(4.3 * 16_000) : int(4.4 * 16_000)] = 0
+    soundfile.write(file, pcm, 16_000, subtype="FLOAT")
+    whole = load(Audio(file))
+    found, of_file = cut_samples(whole, longest), cut(Audio(file), longest)
+    assert found == [(round(a * 16_000), round(b * 16_000)) for a, b in of_file]
+    assert sum(b - a for a, b in found) == len(whole)
 
 
 def test_no_piece_is_too_short_to_be_heard(tmp_path):

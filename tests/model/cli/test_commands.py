@@ -14,9 +14,9 @@ import torch
 import afn_kernels as ak
 from afn_model import AFNext, SamplingParams, Session
 from afn_model.cli import main
-from afn_model.cli.prompts import CAPTION, DETAILED_CAPTION, TRANSCRIBE
 from afn_model.infer.pages import PAGE
 from afn_model.infer.text_stream import TextStream
+from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION, TRANSCRIBE
 from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.weights.checkpoint import LAYOUTS, find_layout
 from tests.tiny import STEPS, noise, record, save_tiny, without_finish

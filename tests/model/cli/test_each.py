@@ -13,6 +13,7 @@ from afn_model import Session
 from afn_model.cli import main
 from afn_model.cli.each import AskedRecording, Piece, in_order, timed
 from afn_model.infer.answer import Answer
+from tests.model.infer.text_endpoint import reply, text_endpoint
 from tests.tiny import record, save_tiny
 
 FEW = ("--max-new-tokens", "4")
@@ -316,3 +317,28 @@ def test_a_piece_without_usable_times_is_one_segment():
         ],
         "times": "model, none, past end",
     }
+
+
+def test_a_text_model_answers_about_captions(run, model, asked, monkeypatch):
+    monkeypatch.setenv("AFN_THEN_KEY", "k")
+    files = [record(Path(f"{name}.wav"), 1.5) for name in "ab"]
+    with text_endpoint(lambda body: reply(f"so: {body['messages'][0]['content'][-6:]}")) as there:
+        then = ["--then", there.url, "--then-question", "Is it?", "--model", model]
+        assert run("caption", *files, *then) == (0, ["a.wav: so: Is it?", "b.wav: so: Is it?"], [])
+        said = "[Recording 1, 1.5 s. What is to be heard in it: [0:00.1] a]\nIs it?"
+        assert there.asked[1] == (
+            "POST /v1/chat/completions",
+            "Bearer k",
+            {"model": "first", "messages": [{"role": "user", "content": said}]},
+        )
+        code, out, _ = run("caption", "a.wav", *then, "--then-model", "own", "--json", "--start", 0.5)
+        row = json.loads(out[0])
+        assert (row["caption"], row["answer"], there.last["model"]) == ("[00:00.6] a", "so: Is it?", "own")
+        assert (row["then_question"], row["then_model"]) == ("Is it?", "own")
+        assert row["segments"] == [{"start": 0.5, "end": 1.5, "text": row["answer"]}]
+    code, out, err = run("caption", *files, *then)
+    assert (code, out, len(err)) == (1, [], 3)
+    assert "nobody answers" in err[0]
+    for given in (["--then-question", "?"], ["--then", "http://127.0.0.1:9"]):
+        code, _, err = run("caption", "a.wav", *given, "--model", model)
+        assert (code, "--then" in err[0]) == (2, True)

@@ -102,7 +102,7 @@ class StubEngine:
         self.page, self.ahead, self.saved, self.watched = schedule.PAGE, ahead, saved, watched
         self.pool = PagePool(pages, None if saved is None else self.save)
         if saved is not None:
-            options["restore"] = self.load
+            options |= {"restore": self.load, "saved": saved.__contains__}
         self.features: set[bytes] = set()
         self.scheduler = Scheduler(self.pool, slots=slots, encoded=self.features.__contains__, **options)
         self.memory = np.full((pages, self.page), -1, dtype=np.int64)
@@ -201,7 +201,7 @@ class StubEngine:
         costs = self.scheduler.costs
         seconds = costs.step + costs.window * len(step.windows) + costs.row * len(step.rows)
         seconds += sum(costs.chunk(chunk.start, chunk.stop) for chunk in step.chunks)
-        seconds += costs.key * sum(step.places)
+        seconds += costs.key * sum(step.places) + costs.page * len(step.restored)
         self.steps.append(StepNote(sum(chunk.stop - chunk.start for chunk in step.chunks), len(step.rows), seconds))
         for page, payload in step.restored:
             self.restored += 1

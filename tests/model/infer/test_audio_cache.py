@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from afn_model.audio.digests import window_digest
 from afn_model.infer.audio_cache import AudioCache
-from afn_model.infer.audio_stream import window_digest
 from afn_model.network.network import Network
 from afn_model.prompt.batch import Prepared, _pack
 from tests.budget import assert_same_but_rounding

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afn_model.audio.decode import array_to_pcm
+from afn_model.audio.digests import window_digest, windows_of
 from afn_model.audio.frames import MIN_SAMPLES, WINDOW, split_windows
-from afn_model.infer.audio_stream import AudioStream, window_digest, windows_of
+from afn_model.infer.audio_stream import AudioStream
 
 FLOAT, WHOLE = torch.float32, torch.int16
 

@@ -11,7 +11,7 @@ from afn_model.train.flops import forward_flops, head, language_model_linear
 
 def test_the_arithmetic_is_that_of_training():
     config = ModelConfig()
-    costs = Costs.of(config, matmul=1.0, attention=1.0, memory=1.0, overhead=0.0)
+    costs = Costs.of(config, matmul=1.0, attention=1.0, memory=1.0, host=1.0, overhead=0.0)
     flops = forward_flops(config, [45_000], 0, [3000] * 60)
     language, encoder = (
         sum(value for name, value in flops.items() if name.startswith(parts))
@@ -21,6 +21,7 @@ def test_the_arithmetic_is_that_of_training():
     assert 60 * costs.window == pytest.approx(encoder, rel=1e-12)
     assert costs.row == language_model_linear(config.text) + head(config.text) == costs.step  # 2 FLOP, 2 bytes
     assert costs.key == 57_344
+    assert costs.page == 64 * 57_344
 
 
 def test_a_chunk_of_chunks():

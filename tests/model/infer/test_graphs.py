@@ -1,9 +1,11 @@
 """Graphs of rows with a stand-in for their recording. That tokens are the same: test_engine.py."""
 
+import warnings
+
 import pytest
 import torch
 
-from afn_model.infer.graphs import RowGraphs, RowInputs, capture
+from afn_model.infer.graphs import GraphCapture, RowGraphs, RowInputs
 from tests.captures import stand_in
 
 PAGES = 5
@@ -63,7 +65,8 @@ def test_what_is_too_large_is_not_captured():
 
 
 def test_a_failed_capture_gives_the_stream_back(monkeypatch):
-    streams, here, modes = stand_in(monkeypatch)
+    streams, here, captures = stand_in(monkeypatch)
+    capture = GraphCapture()
 
     def run():
         if streams[0] == "capture":
@@ -73,5 +76,35 @@ def test_a_failed_capture_gives_the_stream_back(monkeypatch):
     with pytest.raises(RuntimeError, match="capturing"):
         capture(run)
     assert streams[0] in ("default", here)
-    capture(lambda: torch.zeros(1))
-    assert modes == ["thread_local"] * 2
+    for _ in range(3):
+        capture(lambda: torch.zeros(1))
+    modes, pools = zip(*captures, strict=True)
+    assert modes == ("thread_local",) * 4
+    assert len({id(pool) for pool in pools[1:]}) == 1, "each graph has memory of its own"
+    assert pools[0] is not pools[1]
+
+
+def test_where_a_capture_fails_decoding_goes_on_without():
+    graphs, recordings = graphs_of()
+    graphs(rows_of(2, 0))
+    tried, record = [], graphs.record
+
+    def fail(run):
+        tried.append(run)
+        raise RuntimeError("CUDA error: operation not permitted\nmore lines")
+
+    graphs.record = fail
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for seed, count in enumerate((4, 1, 3, 2)):
+            rows = rows_of(count, seed)
+            assert torch.equal(graphs(rows), forward(rows))
+    assert [str(one.message) for one in said] == [
+        "no CUDA graph of 4 rows, decoding goes on without: CUDA error: operation not permitted"
+    ]
+    assert graphs.failed
+    assert len(tried) == 1
+    assert len(recordings) == 1  # what was captured before is replayed
+    graphs.record = record
+    graphs(rows_of(1, 9))
+    assert list(graphs.graphs) == [2]

@@ -71,6 +71,15 @@ def test_memory_keeps_what_was_used_last():
     assert host.load(third, b"2") is None
 
 
+def test_of_a_chain_that_came_back_the_end_leaves_first():
+    pages, host = chain(4), HostPages(3 * BYTES)
+    for one in pages[:3]:
+        host.save(*one)
+    assert len(host.load_run([(key, content) for key, content, _ in pages])) == 3
+    host.save(*pages[3])
+    assert [key in host for key, *_ in pages] == [True, True, False, True]
+
+
 def test_the_content_is_compared_in_memory():
     (key, content, payload), (_, _, other) = chain(2)
     host = HostPages(4 * BYTES)

@@ -1,27 +1,21 @@
 """The scheduler: steps, gaps and recomputed tokens counted exactly, and any order of what can happen to it."""
 
 import heapq
+import math
 import random
 import sys
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import run_state_machine_as_test
 
 from afn_model.config import ModelConfig
-from afn_model.infer import schedule
+from afn_model.infer import schedule, sequence
 from afn_model.infer.costs import Costs
 from afn_model.infer.pages import PAGE, PagePool
-from afn_model.infer.schedule import Scheduler
+from afn_model.infer.schedule import Scheduler, boundary
 from afn_model.infer.tokens import PromptTokens
+from tests.model.infer.schedule_machine import ScheduleMachine
 from tests.model.infer.scheduling import StubEngine, audio_prompt
 
 HEAD, QUESTION = list(range(40)), list(range(100, 120))
@@ -99,8 +93,8 @@ def test_equal_prompts_that_arrive_together_are_computed_once():
     assert stub.encoded == 3
     shared = (len(HEAD) + 3 * 128) // PAGE * PAGE
     lengths = [len(one.sequence.prompt.ids) - 1 for one in answers]
-    assert stub.computed[answers[0].sequence] == lengths[0]
-    for one, length in zip(answers[1:3], lengths[1:], strict=False):
+    assert stub.computed[answers[1].sequence] == lengths[1]  # the shortest goes first
+    for one, length in zip(answers[:3:2], lengths[:3:2], strict=True):
         assert stub.computed[one.sequence] == length - shared
     assert stub.computed[answers[3].sequence] == lengths[3] - lengths[3] // PAGE * PAGE
     stub.check_empty()
@@ -173,25 +167,107 @@ def test_a_higher_priority_goes_first_and_the_others_follow():
     assert ends[0] < high.gaps[-1] < ends[1] < ends[2] < ends[3]
 
 
-def test_waiting_makes_a_long_prompt_go_before_short_ones():
-    """A new short prompt at every step: without ageing they always go first."""
+def test_a_long_prompt_gets_its_share_beside_short_ones():
+    """A new short prompt at every step, which it fills: they pass the long one in all steps but every fourth."""
 
-    def steps(ageing: float) -> int | None:
-        now = [0.0]
-        stub = StubEngine(2000, slots=16, chunk=PAGE, ageing=ageing, clock=lambda: now[0], watched=False)
-        (long,) = stub.add(text(5000), 1)
+    def steps(share: int) -> int | None:
+        stub = StubEngine(2000, slots=16, chunk=PAGE, share=share, clock=lambda: 0.0, watched=False)
+        (long,) = stub.add(text(3000), 1)
         for step in range(200):
             stub.add(text(PAGE + 1, step + 1), 1)
-            now[0] += 0.05
             stub.step()
             if long.said:
-                return step
+                return step + 1
         return None
 
-    assert steps(0.0) is None
-    found = steps(4096.0)
+    assert steps(10**6) is None
+    found, pages = steps(4), -(-2999 // PAGE)
     assert found is not None
-    assert found < 130
+    assert 4 * pages - 4 < found <= 4 * pages
+
+
+@pytest.mark.parametrize(("ageing", "first"), [(0.1, 0), (math.inf, 1)])
+def test_a_prompt_that_has_waited_counts_as_shorter(ageing, first):
+    now = [0.0]
+    stub = StubEngine(100, slots=2, chunk=PAGE, ageing=ageing, clock=lambda: now[0])
+    answers = stub.add(text(20 * PAGE), 1)
+    stub.step()
+    now[0] = 1.0
+    answers += stub.add(text(10 * PAGE, 1), 1)
+    stub.run()
+    assert answers[first].gaps < answers[1 - first].gaps
+
+
+def test_a_question_about_a_known_recording_passes_new_recordings():
+    """Which get pages one after another, as they can be computed: those who wait for the device hold none."""
+    costs = Costs.of(ModelConfig(), budget=0.04)
+    stub = StubEngine(3000, slots=32, costs=costs, chunk=8192, watched=False)
+    (first,) = stub.add(audio_prompt(HEAD, 60, QUESTION), 900)
+    while len(first.sequence.tokens) < 2:
+        stub.step()
+    for number in range(8):
+        stub.add(audio_prompt(HEAD, 60, QUESTION, name=f"new {number} "), 2)
+    for _ in range(10):
+        stub.step()
+    (known,) = stub.add(audio_prompt(HEAD, 60, QUESTION[::-1]), 2)
+    began = len(stub.steps)
+    while not known.sequence.tokens:
+        stub.step()
+    assert known.gaps[0] <= began + 2
+    while len(stub.scheduler.waiting) > 1:
+        stub.step()
+        assert len(stub.scheduler.prefilling) <= 2
+    assert max(step.seconds for step in stub.steps[began:]) <= 2 * costs.budget
+
+
+def test_a_prompt_that_has_waited_gets_the_pages_that_others_want():
+    """Answers that need a page each come for ever; one that needs most pages waits for its ``patience`` and for those
+    that run then."""
+
+    def steps(patience: float) -> int | None:
+        now = [0.0]
+        stub = StubEngine(20, slots=16, patience=patience, clock=lambda: now[0], watched=False)
+        for step in range(150):
+            stub.add(text(2, step), 20)
+            if step == 10:
+                (large,) = stub.add(text(15 * PAGE), 1)
+            now[0] += 0.1
+            stub.step()
+            if step > 10 and large.said:
+                return step - 10
+        return None
+
+    assert steps(math.inf) is None
+    found = steps(2.0)
+    assert found is not None
+    assert 20 <= found <= 20 + 20 + 2
+
+
+def test_pages_that_come_back_are_in_the_budget():
+    """Half an hour comes back from the host while 16 answers grow: 52 ms at once, and nothing is computed again."""
+    costs = Costs.of(ModelConfig(), budget=0.04)
+    stub = StubEngine(1100, slots=32, costs=costs, chunk=8192, saved={}, watched=False)
+    recording = audio_prompt(HEAD, 60, QUESTION)
+    for prompt in (recording, text(1090 * PAGE)):
+        stub.add(prompt, 1)
+        stub.run()
+    for seed in range(16):
+        stub.add(text(500 + seed, seed), 300)
+    while len(stub.scheduler.decoding) < 16:
+        stub.step()
+    began = len(stub.steps)
+    (again,), (equal,) = stub.add(recording, 2), stub.add(recording, 2)
+    while not (again.said and equal.said):
+        stub.step()
+        stub.check()
+    pages = len(recording.ids) // PAGE
+    assert 600 < stub.restored <= pages, "what comes back is wanted twice, or was never gone"
+    assert stub.restored * costs.page > costs.budget
+    assert stub.computed[again.sequence] + stub.computed[equal.sequence] < 2 * PAGE
+    assert max(step.seconds for step in stub.steps[began:]) <= costs.budget + max(
+        costs.page, costs.chunk(45_000, 45_064)
+    )
+    assert len(stub.steps) - began < 12
 
 
 def test_what_never_fits_is_said_at_once():
@@ -222,6 +298,69 @@ def test_a_prompt_computed_ahead_is_found(canonical, pages):
     assert answer.said == answer.expected()
 
 
+def test_pages_that_only_come_back_are_found_too():
+    """A prompt computed ahead of which all was saved: a step that copies pages and nothing else."""
+    stub, prompt = StubEngine(8, saved={}), text(4 * PAGE + 1)
+    for other in (prompt, text(8 * PAGE, 1), prompt):
+        stub.add(other, 0)
+        stub.run(20)
+    assert (stub.restored, sum(stub.computed.values())) == (4, 12 * PAGE)
+    (answer,) = stub.add(text(4 * PAGE - 1), 3)
+    stub.run()
+    assert stub.restored == 4
+    assert answer.said == answer.expected()
+    stub.check_empty()
+
+
+def test_an_answer_that_ends_before_its_pages_are_back_keeps_none_of_them():
+    costs = Costs(page=1.0, row=1.0, budget=3.0)
+    stub = StubEngine(12, saved={}, costs=costs)
+    for prompt in (text(6 * PAGE), text(12 * PAGE - 1, 1)):
+        stub.add(prompt, 1)
+        stub.run()
+    stub.add(text(10, 2), 20)
+    stub.step()
+    (answer,) = stub.add(text(6 * PAGE), 1)
+    stub.step()
+    assert 0 < len(answer.sequence.returning) < 5
+    stub.end(answer)
+    assert not answer.sequence.returning
+    stub.run()
+    stub.check_empty()
+
+
+def test_a_higher_priority_is_not_passed_where_it_does_not_fit():
+    stub = StubEngine(10, slots=4)
+    stub.add(text(6 * PAGE), 20)
+    stub.step()
+    (high,), (equal,), (low,) = (stub.add(text(size, size), 2, priority=p) for size, p in ((500, 1), (20, 1), (10, 0)))
+    stub.run()
+    assert equal.gaps[0] < high.gaps[0] <= low.gaps[0], "an equal one that fits passes, a lower one does not"
+
+
+def test_who_computes_what_another_waits_for_is_as_old():
+    now = [0.0]
+    stub = StubEngine(200, slots=2, chunk=PAGE, clock=lambda: now[0])
+    for seed in range(2):
+        stub.add(text(10, seed), 3)
+    stub.step()
+    (waits,) = stub.add(PromptTokens([5] * 3000), 1)
+    now[0] = 0.01
+    (makes,) = stub.add(PromptTokens([5] * 2000), 1)
+    while makes.sequence.slot < 0:
+        stub.step()
+    assert waits.sequence.slot < 0
+    assert makes.sequence.arrived == waits.sequence.arrived == 0.0
+    stub.run()
+    assert stub.computed[waits.sequence] == 2999 - 1999 // PAGE * PAGE
+
+
+@pytest.mark.parametrize("there", range(6))
+def test_what_is_there_of_a_chain_is_found_from_anywhere(there):
+    keys = [b"%d" % number for number in range(5)]
+    assert {boundary(keys, near, set(keys[:there]).__contains__) for near in range(6)} == {min(there, 5)}
+
+
 def test_nobody_waits_for_pages_that_those_who_wait_hold():
     """Samples that inherit a prompt hold its pages while they wait; what goes before them may need these."""
     stub = StubEngine(10, slots=1)
@@ -244,6 +383,16 @@ def test_a_token_on_its_way_is_not_drawn_again():
     stub.check_empty()
 
 
+def test_an_answer_that_had_begun_does_not_go_on_from_the_prompts_pages_alone():
+    """Of two answers to a prompt one is preempted where its next token begins a page, and the other one ends."""
+    stub = StubEngine(4, slots=2, ahead=True)
+    first, second = stub.add(text(2 * PAGE - 1), 3, samples=2)
+    stub.run()
+    assert second.sequence.preemptions
+    assert [one.said for one in (first, second)] == [one.expected() for one in (first, second)]
+    stub.check_empty()
+
+
 def test_drafts_change_no_token_and_save_steps():
     counts = {}
     for name, wrong in (("right", 0), ("half wrong", 2), ("all wrong", 1)):
@@ -262,110 +411,15 @@ def test_drafts_change_no_token_and_save_steps():
     assert counts["right"] < counts["half wrong"] < counts["all wrong"] == 80
 
 
-class ScheduleMachine(RuleBasedStateMachine):
-    """Everything that can happen, in any order, with pages of 4 tokens; the memory checks whatever is read."""
-
-    operations = 0
-
-    @initialize(
-        canonical=st.booleans(),
-        ahead=st.booleans(),
-        saves=st.booleans(),
-        pages=st.integers(5, 16),
-        slots=st.integers(1, 4),
-        budget=st.sampled_from([float("inf"), 6.0, 20.0]),
-    )
-    def begin(self, canonical, ahead, saves, pages, slots, budget):
-        costs = Costs(step=1.0, token=0.5, window=3.0, row=0.5, budget=budget)
-        self.options = {"canonical": canonical, "ahead": ahead, "slots": slots, "costs": costs, "chunk": 8}
-        self.pages, self.saved = pages, {} if saves else None
-        self.start()
-
-    def start(self):
-        self.now = 0.0
-        self.stub = StubEngine(self.pages, saved=self.saved, clock=lambda: self.now, **self.options)
-        self.asked = []
-
-    @rule(
-        head=st.integers(0, 2),
-        windows=st.integers(0, 3),
-        tail=st.integers(1, 9),
-        kind=st.integers(0, 1),
-        limit=st.integers(0, 14),
-        samples=st.integers(1, 3),
-        priority=st.integers(0, 1),
-        vocabulary=st.sampled_from([2, 5]),
-        draft=st.sampled_from([None, None, None, 0, 3]),
-    )
-    def add(self, head, windows, tail, kind, limit, samples, priority, vocabulary, draft):
-        prompt = audio_prompt([7] * 4 * head, windows, [kind] * tail, tokens=6)
-
-        def drafted(answer):
-            said = answer.expected()
-            return [token if not draft or place % draft else token + 1 for place, token in enumerate(said)]
-
-        given = {"samples": samples if limit else 1, "priority": priority, "vocabulary": vocabulary, "stop": 1}
-        fits = -(-(len(prompt.ids) + limit) // 4) <= self.pages
-        try:
-            self.asked += self.stub.add(prompt, limit, draft=None if draft is None else drafted, **given)
-            assert fits
-        except ValueError:
-            assert not fits
-        ScheduleMachine.operations += 1
-
-    @rule(count=st.integers(1, 6))
-    def step(self, count):
-        for _ in range(count):
-            self.stub.step()
-            self.stub.check()
-            self.now += 0.1
-        ScheduleMachine.operations += count
-
-    @precondition(lambda self: self.stub.answers)
-    @rule(data=st.data())
-    def abort(self, data):
-        answers = list(self.stub.answers.values())
-        answer = answers[data.draw(st.integers(0, len(answers) - 1))]
-        self.stub.end(answer)
-        self.asked.remove(answer)
-        ScheduleMachine.operations += 1
-
-    @rule(count=st.integers(1, 16))
-    def evict(self, count):
-        """Pages are needed for something else for a moment."""
-        count = min(count, self.stub.pool.room)
-        taken = self.stub.pool.allocate(count)
-        self.stub.memory[taken] = -1
-        self.stub.pool.release(taken)
-        ScheduleMachine.operations += 1
-
-    @rule()
-    def restart(self):
-        """All at once is gone but what was saved."""
-        self.start()
-        ScheduleMachine.operations += 1
-
-    @invariant()
-    def holds(self):
-        if hasattr(self, "stub"):
-            self.stub.check()
-
-    def teardown(self):
-        if hasattr(self, "stub"):
-            self.stub.run(5000)
-            self.stub.check_empty()
-            for answer in self.asked:
-                assert answer.said == answer.expected()
-
-
 def test_anything_in_any_order(monkeypatch):
     monkeypatch.setattr(schedule, "PAGE", 4)
+    monkeypatch.setattr(sequence, "PAGE", 4)
     quick = settings(max_examples=40, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(ScheduleMachine, settings=quick)
 
 
 if __name__ == "__main__":  # python -m tests.model.infer.test_schedule 1000: as many runs of up to 100 operations
-    schedule.PAGE = 4
+    schedule.PAGE = sequence.PAGE = 4
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     long = settings(max_examples=runs, stateful_step_count=100, deadline=None, database=None)
     run_state_machine_as_test(ScheduleMachine, settings=long)

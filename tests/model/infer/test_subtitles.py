@@ -2,7 +2,8 @@
 
 import json
 
-from afn_model.infer.subtitles import FORMATS
+from afn_model.infer.subtitles import FORMATS, to_vtt
+from afn_model.infer.timestamps import Segment
 
 ROW = {
     "model": "m",
@@ -48,3 +49,7 @@ def test_nothing_said_is_a_valid_file():
         "vtt": "WEBVTT\n",
         "tsv": "start\tend\ttext\n",
     }
+
+
+def test_a_note_is_no_cue():
+    assert to_vtt([Segment(0.0, 1.0, "Hi")], "said") == "WEBVTT\n\nNOTE said\n\n00:00:00.000 --> 00:00:01.000\nHi\n"

@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
+from afn_model.audio.digests import window_digest, windows_of
 from afn_model.audio.frames import WINDOW, window_samples
-from afn_model.infer.audio_stream import window_digest, windows_of
 from afn_model.infer.tokens import PromptTokens, WindowSpan, prompts_of, spans_of
 from afn_model.prompt.conversation import read_conversation
 from tests.tiny import conversation, noise, processor
@@ -85,6 +85,15 @@ def test_content_of_a_page():
     # The last placeholder ends a page; what follows, the answer too, is ids alone.
     assert prompt.content(2, ids[8:]) == words(3, 4, 5, 6)
     assert prompt.content(3, [7, 7, 7, 7]) == words(7, 7, 7, 7)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 12])
+def test_contents_of_all_pages_are_those_of_each(size):
+    ids = [1, 2, *[SOUND] * 6, 3, *[SOUND] * 4, 4, 5]
+    prompt = PromptTokens(ids, (WindowSpan(2, 5, A, 0), WindowSpan(5, 8, B, 1), WindowSpan(9, 13, A, 0)))
+    for pages in range(len(ids) // size + 1):
+        expected = [prompt.content(page, ids[page * size : page * size + size]) for page in range(pages)]
+        assert prompt.contents(pages, size) == expected
 
 
 def test_pages_of_equal_ids_differ_by_the_windows_samples_index_and_offset():

@@ -1,7 +1,8 @@
-"""The compiled decode step is the language model's own, row by row, and stands aside where it could differ."""
+"""The compiled step is the language model's own, token by token, and stands aside where it could differ."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -15,10 +16,11 @@ from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.tokens import PromptTokens
-from afn_model.network.decode_step import MOST_ROWS, CompiledRows
+from afn_model.network import decode_step
+from afn_model.network.decode_step import MOST_ROWS, ROWS, CompiledRows
 from afn_model.network.fused import fuse, quantise_fp8
 from afn_model.network.joint import JointLinear
-from afn_model.network.kv_cache import PagedKV, PagedRows
+from afn_model.network.kv_cache import PagedChunks, PagedKV, PagedRows
 from afn_model.network.language_model import DecoderBlock, LanguageModel
 from tests.budget import assert_within_budget, fresh
 from tests.orders import in_orders
@@ -39,11 +41,14 @@ class Rows:
     kv: Tensor
     table: Tensor
     lengths: Tensor
+    chunks: PagedChunks | None = None  # which come first
 
     def paged(self, only: slice = slice(None)) -> tuple[Tensor, Tensor, PagedKV]:
         """Arguments of a forward pass over some of them, with a copy of the pages."""
         rows = PagedRows(self.table[only], self.lengths[only])
         kv = PagedKV(self.kv.clone(), self.slots[only], row_tokens=len(rows.table), rows=rows)
+        if self.chunks is not None:
+            kv = replace(kv, chunks=self.chunks, chunk_tokens=int(self.chunks.cu_seqlens[-1]))
         return self.x[only], self.positions[only], kv
 
 
@@ -67,6 +72,23 @@ def rows_of(config: TextConfig, lengths: tuple[int, ...] = LENGTHS) -> Rows:
     return Rows(x, positions, slots, kv, table, torch.tensor(lengths).int())
 
 
+def mixed_of(config: TextConfig, spans: list[tuple[int, int]], lengths: tuple[int, ...]) -> Rows:
+    """Tokens [start, stop) of some sequences, and a row of others."""
+    g, rows = fresh(), rows_of(config, lengths)
+    pages = -(-max(stop for _, stop in spans) // PAGE)
+    table = rows.kv.shape[2] + torch.randperm(len(spans) * pages, generator=g).view(-1, pages).int()
+    kv = torch.randn(config.layers, 2, len(spans) * pages, *rows.kv.shape[3:], generator=g)
+    places = [torch.arange(*span) for span in spans]
+    slots = [row[at // PAGE].long() * PAGE + at % PAGE for row, at in zip(table, places, strict=True)]
+    bounds = torch.tensor([0, *itertools.accumulate(map(len, places))]).int()
+    x = torch.randn(int(bounds[-1]), config.width, generator=g)
+    return Rows(
+        torch.cat([x, rows.x]), torch.cat([*places, rows.positions]).float(), torch.cat([*slots, rows.slots]),
+        torch.cat([rows.kv, kv], 2), rows.table, rows.lengths,
+        PagedChunks(bounds, table, torch.tensor([stop for _, stop in spans]).int()),
+    )  # fmt: skip
+
+
 def assert_like(model: LanguageModel, rows: Rows, out: Tensor, kv: Tensor) -> None:
     """Hidden states and pages are the model's, within what roundings change in them."""
 
@@ -76,7 +98,7 @@ def assert_like(model: LanguageModel, rows: Rows, out: Tensor, kv: Tensor) -> No
         with ak.prefer("reference"):
             return model(x.to(dtype), positions, kv=paged), paged.kv
 
-    plain = LanguageModel(replace(model.config, layers=len(model.layers)))
+    plain = LanguageModel(replace(model.config, layers=len(model.layers), rms_eps=model.norm.eps))
     plain.load_state_dict(model.state_dict())
     exact = plainly(plain.double(), torch.float64)
     others = list(zip(*in_orders(lambda: plainly(model, torch.float32), count=12), strict=True))
@@ -119,6 +141,43 @@ def test_a_row_has_the_same_bits_beside_any_others(level, monkeypatch):
     for size in (1, 2, 3, 4, 5):
         parts = [through(compiled, *rows.paged(slice(at, at + size))) for at in range(0, len(LENGTHS), size)]
         assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("spans", [[(0, 5), (63, 64), (3, 70)], [(0, 66)]], ids=["some", "a longer one"])
+@torch.inference_mode()
+def test_chunks_beside_rows_are_the_models(spans):
+    model, rows = model_of(CONFIG), mixed_of(CONFIG, spans, (1, 9, 5))
+    x, positions, kv = rows.paged()
+    out = through(CompiledRows(model), x, positions, kv)
+    assert_like(model, rows, out, kv.kv)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@torch.inference_mode()
+def test_a_prompts_token_has_the_bits_of_a_row(level, monkeypatch):
+    """In chunks of any size, alone and beside rows: hidden states, and the pages that it leaves."""
+    monkeypatch.setenv("AFN_SIMD", level)
+    tokens = 67
+    compiled, mixed = CompiledRows(model_of(CONFIG)), mixed_of(CONFIG, [(0, tokens)], LENGTHS)
+    assert mixed.chunks is not None
+    x, positions, kv = mixed.paged()
+    whole, table = through(compiled, x, positions, kv), mixed.chunks.table
+    for size in (1, 3, 64):
+        pages, found = mixed.kv.clone(), []
+        for start in range(0, tokens, size):
+            stop = min(start + size, tokens)
+            here, lengths = slice(start, stop), torch.tensor([stop]).int()
+            part = PagedKV(pages, mixed.slots[here], row_tokens=1, rows=PagedRows(table, lengths))
+            if size > 1:
+                chunk = PagedChunks(torch.tensor([0, stop - start]).int(), table, lengths)
+                part = replace(part, row_tokens=0, rows=None, chunk_tokens=stop - start, chunks=chunk)
+            found.append(through(compiled, x[here], positions[here], part))
+        assert torch.equal(torch.cat(found), whole[:tokens])
+        assert torch.equal(pages[:, :, table[0].long()], kv.kv[:, :, table[0].long()])
+    rows = rows_of(CONFIG)
+    rows.x, rows.positions, rows.slots, rows.kv = x[tokens:], positions[tokens:], mixed.slots[tokens:], mixed.kv
+    rows.table, rows.lengths = mixed.table, mixed.lengths
+    assert torch.equal(through(compiled, *rows.paged()), whole[tokens:])
 
 
 @torch.inference_mode()
@@ -165,6 +224,7 @@ CHANGES = {
     "module": lambda model: setattr(layer_of(model, 1).self_attn, "q_proj", layer_of(model, 0).self_attn.q_proj),
     "layer": lambda model: model.layers.pop(1),
     "joint weights": joint,
+    "eps": lambda model: [setattr(module, "eps", 0.5) for module in model.modules() if hasattr(module, "eps")],
 }
 
 
@@ -195,6 +255,7 @@ ASIDE = {
     "a hook before": lambda model: layer_of(model, 1).mlp.up_proj.register_forward_pre_hook(lambda *_: None),
     "FP8": quantise_fp8,
     "an adapter": adapted,
+    "an eps of its own": lambda model: setattr(layer_of(model, 1).input_layernorm, "eps", 0.5),
     "bfloat16": lambda model: model.bfloat16(),
     "one weight in float64": lambda model: layer_of(model, 0).self_attn.v_proj.double(),
 }
@@ -213,15 +274,23 @@ def test_it_stands_aside_from_models(why):
         assert compiled(*rows.paged()) is not None
 
 
-def test_it_stands_aside_from_calls():
-    """With a gradient, with chunks, with shared prefixes, of many rows, of bfloat16, with a page that is not there."""
+def test_it_stands_aside_from_calls(monkeypatch):
+    """With a gradient, fresh chunks, shared prefixes, many rows, bfloat16, a page that is not there, bounds."""
     compiled, rows = CompiledRows(model_of(CONFIG)), rows_of(CONFIG)
     assert compiled(*rows.paged()) is None
     with torch.inference_mode():
         x, positions, kv = rows.paged()
         assert kv.rows is not None
         prefixes = replace(kv.rows, prefix_lengths=torch.zeros(1).int())
+        chunks = PagedChunks(torch.arange(len(LENGTHS) + 1).int(), kv.rows.table, kv.rows.lengths)
+        alone = replace(kv, rows=None, row_tokens=0, chunks=chunks, chunk_tokens=len(LENGTHS))
+        schedule = ak.attention_schedule(chunks.cu_seqlens, total_q=7, head_dim=12, dtype=torch.float32, causal=True)
+        assert torch.equal(through(compiled, *rows.paged()), through(compiled, x, positions, alone))
+        kv, alone = (replace(one, kv=rows.kv.clone()) for one in (kv, alone))
         for other in (
+            replace(alone, chunks=replace(chunks, schedule=schedule)),
+            replace(alone, chunks=replace(chunks, cu_seqlens=chunks.cu_seqlens + 1)),
+            replace(alone, chunks=replace(chunks, cu_seqlens=(chunks.cu_seqlens - 1).clamp(min=0))),
             replace(kv, rows=None, row_tokens=0),
             replace(kv, chunk_tokens=1),
             replace(kv, rows=prefixes),
@@ -231,8 +300,12 @@ def test_it_stands_aside_from_calls():
         ):
             assert compiled(x, positions, other) is None
             assert other.kv.dtype != torch.float32 or torch.equal(other.kv, rows.kv)
-        many = rows_of(CONFIG, (2,) * (MOST_ROWS + 1))
-        assert compiled(*many.paged()) is None
+        for count, taken in ((MOST_ROWS, True), (MOST_ROWS + 1, False)):
+            assert (compiled(*rows_of(CONFIG, (2,) * count).paged()) is not None) == taken
+        monkeypatch.setattr(decode_step, "MOST_PRODUCTS", 1)
+        compiled = CompiledRows(compiled.model)
+        for count, taken in ((ROWS, True), (ROWS + 1, False)):
+            assert (compiled(*rows_of(CONFIG, (2,) * count).paged()) is not None) == taken
         with torch.autocast("cpu"):
             assert compiled(*rows.paged()) is None
 

@@ -15,10 +15,21 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from afn_model.serve.chat_audio import UPLOAD
-from bench.fuzz_mutations import flipped, structure
+from bench.fuzz_mutations import NASTY, flipped, structure
 from tests.model.serve.serving import wav
 
 JSON = {"content-type": "application/json"}
+SPEECH = {
+    "model": ("tiny",),
+    "response_format": ("json", "text", "srt", "vtt", "verbose_json"),
+    "stream": ("true", "false"),
+    "temperature": ("0", "0.5"),
+    "language": ("en", "de"),
+    "prompt": ("A dog",),
+    "timestamp_granularities[]": ("segment", "word"),
+    "chunking_strategy": ("auto",),
+    "colour": ("red",),
+}
 Sent = tuple[str, str, dict[str, Any]]  # method, path, and what httpx takes beside
 
 
@@ -97,7 +108,7 @@ def own(count: int, number: int, id: str) -> Iterator[Sent]:
     """Mutations of good requests: JSON, forms and raw bodies."""
     for at in range(count):
         rng = random.Random(f"{number} {at}")
-        kind = rng.choice(("chat", "chat", "chat", "tokenize", "bytes", "raw", "form", "form", "path", "range"))
+        kind = rng.choice(("chat", "chat", "chat", "tokenize", "bytes", "raw", "form", "speech", "path", "range"))
         if kind == "chat":
             body = structure(json.dumps(questions(rng, id)).encode(), False, rng)
             yield "POST", "/v1/chat/completions", {"content": body, "headers": JSON}
@@ -120,6 +131,13 @@ def own(count: int, number: int, id: str) -> Iterator[Sent]:
             boundary = f"multipart/form-data; boundary={rng.choice(kinds)}".encode("latin-1")
             path = rng.choice(("/v1/audio", "/v1/audio/transcriptions"))
             yield "POST", path, {"content": flipped(body, rng), "headers": {"content-type": boundary}}
+        elif kind == "speech":
+            fields = {
+                name: str(rng.choice((*good, *NASTY[:40]))) for name, good in SPEECH.items() if rng.random() < 0.4
+            }
+            fields = {name: value.encode("utf-8", "replace") for name, value in fields.items()}
+            files = {rng.choice(("file", "file", "file", "fil")): ("a.wav", wav(0.3, at % 5))}
+            yield "POST", "/v1/audio/transcriptions", {"data": fields, "files": files}
         elif kind == "path":
             parts = ("v1", "audio", "content", "models", "..", "%00", "%ff", id, "x" * 3000, "%2f", "", "\u00e9")
             path = "/" + "/".join(rng.choice(parts) for _ in range(rng.randrange(1, 5)))

@@ -6,12 +6,14 @@ import asyncio
 import io
 import socket
 import threading
+from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import soundfile
+from fastapi import FastAPI
 
 from afn_model.infer.engine import Engine
 from afn_model.serve.app import create_app
@@ -68,3 +70,8 @@ def running(server: Server, *, send_buffer: int | None = None) -> Iterator[str]:
     finally:
         web.should_exit = True
         thread.join(30)
+
+
+def application(args: Namespace) -> FastAPI:
+    """What a replica serves; uploads are kept in ``args.folder``."""
+    return create_app(tiny_server(upload_folder=args.folder))

@@ -8,11 +8,10 @@ import logging
 import httpx
 import openai
 import pytest
-import torch
 
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.serve import chat
+from afn_model.serve import chat_reply
 from afn_model.serve.recording import Recording
 from tests.model.serve.serving import in_process, running, tiny_server, wav
 from tests.tiny import conversation
@@ -310,7 +309,7 @@ ERRORS = [
     (bad_part({"type": "input_audio", "input_audio": {"format": "wav"}}), 400, PART, "data"),
     (bad_part({"type": "input_audio", "input_audio": {"data": "?", "format": "wav"}}), 400, PART, "not base64"),
     (bad_part({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}), 400, PART, "empty"),
-    (bad_part({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}), 422, PART, ""),
+    (bad_part({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}), 415, PART, "not audio"),
     (bad_part({"type": "audio_url", "audio_url": {"url": "data:audio/wav,AAAA"}}), 400, PART, "base64"),
     (bad_part({"type": "audio_url", "audio_url": {"url": "data:image/png;base64,AAAA"}}), 415, PART, "not audio"),
     (bad_part({"type": "audio_url", "audio_url": {"url": "afn://sha256/beef"}}), 404, PART, "upload it again"),
@@ -427,7 +426,6 @@ def test_tokens_are_counted(server, client, address):
 
 def test_times_stand_where_their_text_went(client):
     """They are read of all the text, and found in the part of it that they went to."""
-    text = " at 0.5 s</think> It barks at 0:40."
     extra = {"response_format": form("^It barks at 0:40[.]$"), "max_completion_tokens": 60}
     (found,) = ask(client, **extra).afn["timestamps"]
     said = json.loads(ask(client, **extra).choices[0].message.content)
@@ -436,15 +434,13 @@ def test_times_stand_where_their_text_went(client):
     assert (found["start"], found["status"], found["where"], found["choice"]) == (40.0, "past_end", "answer", 0)
     *_, end = ask(client, **extra, stream=True)
     assert [one["start"] for one in end.afn["timestamps"]] == [40.0]
-    pcms = [torch.zeros(16_000)]
-    first, second = chat.timestamps_of(text, pcms, True)
-    assert [first["where"], first["status"], second["status"]] == ["think", "silent", "past_end"]
-    for count, found in ((1, [0.5]), (2, [])):
-        assert [one["start"] for one in chat.timestamps_of("the last half second", count * pcms, False)] == found
 
 
 def test_spans_of_thoughts(client, monkeypatch):
-    monkeypatch.setattr(chat, "timestamps_of", lambda text, pcms, thinking: [{"span": (1, 3), "where": str(thinking)}])
+    async def times_of(server, text, recordings, thinking, verify):
+        return [{"span": (1, 3), "where": str(thinking)}]
+
+    monkeypatch.setattr(chat_reply, "times_of", times_of)
     opened = {"role": "assistant", "content": "<think>"}
     (found,) = ask(client, QUESTION, opened, ignore_eos=True).afn["timestamps"]
     assert (found["span"], found["where"]) == ([1, 3], "think")

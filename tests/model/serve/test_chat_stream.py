@@ -30,7 +30,7 @@ def test_a_comment_breaks_a_silence(monkeypatch):
     monkeypatch.setattr(chat_stream, "SILENCE", 0.0)
     asked = ChatRequest.model_validate({"messages": [{"role": "user", "content": "-"}], "stream": True})
     heard = HeardChat([Turn("user", ("-",))], [])
-    chat = Chat(server, asked, SamplingParams(max_new_tokens=3), "", {}, heard, lambda *_: [], 0.0)
+    chat = Chat(server, asked, SamplingParams(max_new_tokens=3), "", {}, heard, [], 0.0)
 
     async def run():
         await server.start()

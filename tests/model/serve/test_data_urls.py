@@ -1,6 +1,7 @@
 """Base64 and ``data:`` addresses: exactly that, and no more than is allowed."""
 
 import base64
+import random
 
 import pytest
 
@@ -35,6 +36,10 @@ def test_more_than_is_allowed_is_not_decoded(monkeypatch):
         assert caught.value.status == 413
 
 
+def test_schemes_and_encodings_have_no_case():
+    assert decode_data_url("DATA:audio/wav;Base64,YQ==", 10) == b"a"
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -42,7 +47,6 @@ def test_more_than_is_allowed_is_not_decoded(monkeypatch):
         "data:audio/wav;base64",
         "data:audio/wav;base64;YQ==",
         "data:,YQ==",
-        "DATA:audio/wav;base64,YQ==",
         "http://host/a.wav",
         "data:audio/wav;" + "a=b;" * 400 + "base64,YQ==",
         "data:a\nb/c;base64,YQ==",
@@ -58,3 +62,12 @@ def test_the_last_bytes_count_too():
     with pytest.raises(ApiError) as caught:
         decode_base64(base64.b64encode(bytes(101)).decode(), 100)
     assert caught.value.status == 413
+
+
+def test_base64_in_pieces_is_base64():
+    for size in range(30):
+        data = random.Random(size).randbytes(size)
+        assert decode_base64(base64.b64encode(data).decode(), 100, piece=8) == data
+    for wrong in ("A", "AAA", "AA==AAAA", "AAA=AAAA", "AAAA====", "AA\nA", "AA-_", "ÄAAA", "A==="):
+        with pytest.raises(ApiError):
+            decode_base64(wrong, 100, piece=4)

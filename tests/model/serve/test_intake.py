@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from afn_model.audio.decode import load_audio
-from afn_model.infer.audio_stream import window_digest, windows_of
+from afn_model.audio.digests import window_digest, windows_of
 from afn_model.serve import intake
 from afn_model.serve.errors import ApiError
 from afn_model.serve.intake import DECODERS, Intake

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from afn_model.infer.audio_stream import window_digest, windows_of
+from afn_model.audio.digests import window_digest, windows_of
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.serve.recording import Recording

@@ -1,0 +1,150 @@
+"""A model elsewhere that answers about text: any endpoint with OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from afn_model.storage import shown
+
+SECONDS = 120.0  # that an answer may take
+MOST = 16 << 20  # bytes of an answer
+PATH = "/chat/completions"
+
+
+class ElsewhereError(ValueError):
+    """The other model did not answer.
+
+    Args:
+        where: its address.
+        said: what is wrong, without the address.
+    """
+
+    def __init__(self, where: str, said: str):
+        super().__init__(f"{shown(where)}: {said}")
+        self.said = said
+
+
+def complete(
+    url: str,
+    messages: Sequence[dict[str, Any]],
+    *,
+    model: str | None = None,
+    key: str | None = None,
+    fields: dict[str, Any] | None = None,
+    seconds: float = SECONDS,
+) -> dict[str, Any]:
+    """The reply to a conversation.
+
+    Args:
+        url: of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` may follow.
+        messages: of the conversation.
+        model: its name; the first that the endpoint lists if None.
+        key: ``Authorization: Bearer KEY``, if there is one; it goes nowhere else, as no redirect is followed.
+        fields: of the request, beside these.
+        seconds: that the whole exchange may take.
+
+    Raises:
+        ElsewhereError: no http address, nobody answers in time, an error, or a reply without text.
+    """
+    base, deadline = url.rstrip("/").removesuffix(PATH), time.monotonic() + seconds
+    if not base.startswith(("http://", "https://")):
+        raise ElsewhereError(url, "an address that begins with http:// or https:// is expected")
+    if model is None:
+        model = _first_model(base, _exchange(f"{base}/models", None, key, deadline))
+    body = {**(fields or {}), "model": model, "messages": list(messages)}
+    reply = _exchange(base + PATH, body, key, deadline)
+    text_of(reply, base)
+    return reply
+
+
+def text_of(reply: dict[str, Any], where: str = "") -> str:
+    """What the other model says.
+
+    Raises:
+        ElsewhereError: no text in the reply.
+    """
+    try:
+        text = reply["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise ElsewhereError(where, f"there is no text in the reply: {json.dumps(reply):.200}")
+    return text
+
+
+class _Unfollowed(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: the key is for one host, and a POST is not sent twice."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _exchange(url: str, body: dict[str, Any] | None, key: str | None, deadline: float) -> dict[str, Any]:
+    headers = {"Accept": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    data = None
+    if body is not None:
+        data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+    opener = urllib.request.build_opener(_Unfollowed)
+    try:
+        request = urllib.request.Request(url, data, headers)
+        with opener.open(request, timeout=max(0.001, deadline - time.monotonic())) as answer:
+            raw = _read(url, answer, deadline)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ElsewhereError(url, f"{error.code} {error.reason}{_reason(error)}") from None
+    except TimeoutError:
+        raise ElsewhereError(url, "no answer in time") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, ElsewhereError):
+            raise
+        reason = getattr(error, "reason", error)
+        said = "no answer in time" if isinstance(reason, TimeoutError) else f"nobody answers: {reason}"
+        raise ElsewhereError(url, said) from None
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ElsewhereError(url, "the reply is no JSON object")
+    return found
+
+
+def _read(url: str, answer: http.client.HTTPResponse, deadline: float) -> bytes:
+    raw = bytearray()
+    while block := answer.read1(1 << 16):
+        raw += block
+        if len(raw) > MOST:
+            raise ElsewhereError(url, f"the reply has more than {MOST:,} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(raw)
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What the body of an error says, in OpenAI's form or as it stands."""
+    try:
+        text = error.read(4096).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    try:
+        told = json.loads(text)["error"]
+        text = str(told["message"] if isinstance(told, dict) else told)
+    except (ValueError, KeyError, TypeError):
+        pass
+    text = " ".join(text.split())
+    return f": {text:.200}" if text else ""
+
+
+def _first_model(url: str, listed: dict[str, Any]) -> str:
+    try:
+        return str(listed["data"][0]["id"])
+    except (KeyError, IndexError, TypeError):
+        raise ElsewhereError(url, "it lists no model; name one") from None
