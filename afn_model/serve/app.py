@@ -95,7 +95,11 @@ class Guard:
         async def sending(message: Message) -> None:
             nonlocal begun
             begun = True
-            await send(message)
+            try:
+                await send(message)
+            except Exception as error:  # a connection whose client breaks HTTP's rules while it is answered
+                log.warning("%.200r cannot be answered: %s", scope["path"], type(error).__name__)
+                raise ClientDisconnect from error
 
         try:
             with self.server.bodies.read(receive, length) as bounded:
@@ -108,7 +112,7 @@ class Guard:
         except Exception as error:
             told = as_api_error(RuntimeError())
             said = format_exc() if self.server.settings.log_content else "".join(format_tb(error.__traceback__))
-            log.error("%s %s failed: %s\n%s", scope["method"], scope["path"], type(error).__name__, said)
+            log.error("%.20r %.200r failed: %s\n%s", scope["method"], scope["path"], type(error).__name__, said)
         if not begun:  # what is cut off is no whole answer for its client either
             await told.response()(scope, receive, send)
 

@@ -218,7 +218,7 @@ def test_what_nobody_expected_says_nothing_of_itself(server, caplog):
     with caplog.at_level(logging.DEBUG):
         asyncio.run(asked())
     failures = [record.getMessage() for record in caplog.records if record.name == "afn.serve"]
-    assert [re.match(r"GET /odd/\w+ failed: (\w+)", one)[1] for one in failures] == ["KeyError", "MemoryError"]
+    assert [re.match(r"'GET' '/odd/\w+' failed: (\w+)", one)[1] for one in failures] == ["KeyError", "MemoryError"]
     assert all("test_server.py" in one and SECRET not in one for one in failures)
 
 
@@ -256,3 +256,18 @@ def test_pages_are_kept_when_the_server_ends():
 
     asyncio.run(ended())
     assert closed == [False], "by its own thread alone, while it runs"
+
+
+@pytest.mark.parametrize("path", ["/health", "/nowhere", "/tokenize"])
+def test_a_connection_that_breaks_is_no_error_of_the_server(server, caplog, path):
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_):
+        raise RuntimeError("a state that is not HTTP's")
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "root_path": "", "client": ("c", 1)}
+    scope["headers"] = [(b"authorization", b"Bearer " + KEYS[0].encode())]
+    with caplog.at_level(logging.DEBUG, "afn.serve"):
+        asyncio.run(create_app(server)(scope, receive, send))
+    assert [record.getMessage() for record in caplog.records] == [f"{path!r} cannot be answered: RuntimeError"]
