@@ -47,6 +47,7 @@ BENCHMARKS = {
     "front_ends": Benchmark("front_ends", ("front_ends.jsonl", "front_ends.md")),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
+    "serving": Benchmark("serving", ("serving.jsonl", "serving.md")),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),
     "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),

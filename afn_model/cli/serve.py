@@ -8,6 +8,7 @@ import tempfile
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--max-requests", type=positive, default=256, metavar="N", help="more are answered 429")
     parser.add_argument("--max-body-mb", type=positive, default=512, metavar="N", help="of a request")
     parser.add_argument("--decoders", type=positive, default=2, metavar="N", help="processes that decode recordings")
+    told = "seconds that answers may take when the server is told to end; default 10"
+    parser.add_argument("--grace", type=positive, default=10, metavar="S", help=told)
     told = "uploads are kept there too, for other servers and later ones; with --replicas a folder of its own if none"
     parser.add_argument("--upload-folder", metavar="DIR", help=told)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
@@ -45,10 +48,20 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--then-url", metavar="URL", help=told)
     parser.add_argument("--then-model", metavar="NAME", help="of it; default the first that is listed there")
     parser.add_argument("--log-content", action="store_true", help="log prompts and answers")
+    told = "keys and values that do not fit go to this folder, and are there after a restart; default nowhere"
+    parser.add_argument("--offload", metavar="DIR", help=told)
+    parser.add_argument("--offload-gb", type=positive, default=64, metavar="N", help="of its files; default 64")
+    told = "of host memory before the folder; default 4"
+    parser.add_argument("--offload-memory-gb", type=memory, default=4, metavar="N", help=told)
     told = (
         "engines, on a GPU each where there are GPUs, by Ray Serve on this machine or its cluster; default one, no Ray"
     )
     parser.add_argument("--replicas", type=positive, metavar="N", help=told)
+
+
+def memory(text: str) -> int:
+    """A whole number of GB, 0 for none; argparse names the option."""
+    return 0 if text == "0" else positive(text)
 
 
 def serve(args: Namespace) -> None:
@@ -63,14 +76,19 @@ def serve(args: Namespace) -> None:
         args.upload_folder = args.upload_folder or tempfile.mkdtemp(prefix="afn-uploads-")
         serve_replicas(args, args.replicas, host=args.host, port=args.port, requests=args.max_requests)
         return
-    import uvicorn
+    from afn_model.serve.web import bound, run
 
-    app, address = application(args), f"http://{args.host}:{args.port}"
-    if not args.quiet:
-        print(f"Serving {app.state.server.settings.name} on {address}", file=sys.stderr)
-    if args.open:
-        Timer(1.0, webbrowser.open, [address]).start()
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", ws_max_size=8 << 20)
+    with bound(args.host, args.port) as listening:  # before the model is read
+        app, host = application(args), f"[{args.host}]" if ":" in args.host else args.host
+        address = f"http://{host}:{listening.getsockname()[1]}"
+
+        def started() -> None:
+            if not args.quiet:
+                print(f"Serving {app.state.server.settings.name} on {address}", file=sys.stderr, flush=True)
+            if args.open:
+                Timer(0.0, webbrowser.open, [address]).start()
+
+        run(app, listening, started)
 
 
 def application(args: Namespace) -> FastAPI:
@@ -79,13 +97,21 @@ def application(args: Namespace) -> FastAPI:
 
     from afn_model.cli.session import open_session
     from afn_model.infer.engine import Engine
+    from afn_model.infer.offload import HostPages, page_folder
+    from afn_model.infer.pages import PAGE
     from afn_model.network.fused import fuse
     from afn_model.serve.app import create_app
+    from afn_model.serve.fingerprint import facts, fingerprint, weights_digest
     from afn_model.serve.server import Server
     from afn_model.serve.settings import Settings
 
     with open_session(args) as session:
         model, processor = session.model, session.processor
+        mode = {"kv_dtype": args.kv_dtype, "deterministic": args.deterministic}
+        depends, pages = facts(model, weights=weights_digest(model), **mode), None
+        if args.offload is not None:
+            folder, memory = page_folder(Path(args.offload), page=PAGE, **depends), args.offload_memory_gb << 30
+            pages = HostPages(memory, folder, args.offload_gb << 30, device=str(model.device))
         if model.device.type == "cuda":
             fuse(model.language_model)
         engine = Engine(
@@ -94,6 +120,7 @@ def application(args: Namespace) -> FastAPI:
             pages=args.pages,
             slots=args.slots,
             deterministic=args.deterministic,
+            offload=pages,
             kv_dtype=torch.float8_e4m3fn if args.kv_dtype == "fp8" else None,
         )
     settings = Settings(
@@ -105,9 +132,10 @@ def application(args: Namespace) -> FastAPI:
         max_requests=args.max_requests,
         max_body_bytes=args.max_body_mb << 20,
         decoders=args.decoders,
+        stop_seconds=args.grace,
         then_url=args.then_url,
         then_model=args.then_model,
         then_key=os.environ.get("AFN_THEN_KEY"),
         log_content=args.log_content,
     )
-    return create_app(Server(engine, settings))
+    return create_app(Server(engine, settings, fingerprint=fingerprint(depends)))

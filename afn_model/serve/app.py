@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from traceback import format_exc, format_tb
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afn_model.serve import audio_routes, chat, health, page_routes, realtime, transcriptions
-from afn_model.serve.errors import ApiError, add_handlers
+from afn_model.serve.errors import ApiError, add_handlers, as_api_error
 from afn_model.serve.limits import asking
 from afn_model.serve.origins import check_origin
 from afn_model.serve.server import Server
@@ -26,6 +29,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+log = logging.getLogger("afn.serve")
 
 
 def create_app(server: Server) -> FastAPI:
@@ -57,7 +61,7 @@ def _headers(scope: Scope) -> Headers:
 
 
 class Guard:
-    """Asks for the key, bounds the body and sets the headers of every answer.
+    """Asks for the key, bounds bodies, sees to errors that nobody has expected, and sets every answer's headers.
 
     ``scope["client_id"]`` says who asks (``Server.client_of``).
     """
@@ -73,12 +77,9 @@ class Guard:
         try:
             free = path in OPEN or path == PAGE[0] or path.startswith(PAGE[1])
             if not free and not self.server.settings.keys:
-                check_origin(headers)
+                check_origin(Headers(scope=scope))
             scope["client_id"] = "" if free else self.server.client_of(headers)
             asking.set(scope["client_id"] or (scope.get("client") or ("",))[0])
-            most, said = self.server.settings.max_body_bytes, headers.get("content-length", "0")
-            if not said.isdecimal() or int(said) > most:
-                raise ApiError(413, f"a request may have {most:,} bytes", code="too_large")
         except ApiError as error:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": error.message})
@@ -87,18 +88,36 @@ class Guard:
             return
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
+        else:
+            await self._answer(scope, receive, self._with_headers(send), headers.get("content-length", "0"))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, length: str) -> None:
+        """Nothing of an error that nobody has expected is said, or logged but where it was: it may quote a request."""
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            try:
+                await send(message)
+            except Exception as error:  # a connection whose client breaks HTTP's rules while it is answered
+                log.warning("%.200r cannot be answered: %s", scope["path"], type(error).__name__)
+                raise ClientDisconnect from error
+
+        try:
+            with self.server.bodies.read(receive, length) as bounded:
+                await self.app(scope, bounded, sending)
             return
-        taken = 0
-
-        async def bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > most:
-                raise ApiError(413, f"a request may have {most:,} bytes", code="too_large")
-            return message
-
-        await self.app(scope, bounded, self._with_headers(send))
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            told = error
+        except Exception as error:
+            told = as_api_error(RuntimeError())
+            said = format_exc() if self.server.settings.log_content else "".join(format_tb(error.__traceback__))
+            log.error("%.20r %.200r failed: %s\n%s", scope["method"], scope["path"], type(error).__name__, said)
+        if not begun:  # what is cut off is no whole answer for its client either
+            await told.response()(scope, receive, send)
 
     @staticmethod
     def _with_headers(send: Send) -> Send:

@@ -16,7 +16,7 @@ from afn_model.serve.chat_request import ContentPart, Message
 from afn_model.serve.data_urls import decode_base64, decode_data_url
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
-from afn_model.serve.server import Server
+from afn_model.serve.server import Server, aside
 
 MOST = 256  # recordings of a request
 AT_ONCE = 2  # of them that are decoded at the same time, or as many as there are decoders
@@ -66,11 +66,12 @@ async def hear(messages: Sequence[Message], server: Server, owner: str) -> Heard
     if len(parts) > MOST:
         where = param(*list(parts)[MOST])
         raise ApiError(400, f"{where}: a request may be about {MOST} recordings", param=where)
-    await asyncio.to_thread(_check, messages)
+    size = sum(len(part.text or "") for message in messages for part in message.content)
+    await aside(partial(_check, messages), size)
     found = await _recordings(parts, server, owner)
     recordings = list(dict.fromkeys(found[place] for place in parts))
     audios = {one: one.audio for one in recordings}
-    turns = await asyncio.to_thread(_turns, messages, {place: audios[one] for place, one in found.items()})
+    turns = await aside(partial(_turns, messages, {place: audios[one] for place, one in found.items()}), size)
     return HeardChat(turns, recordings)
 
 

@@ -152,6 +152,9 @@ class _PassedOn:
     top: int = 0
 
 
+Deltas = list[tuple[AnswerStream, Delta]]
+
+
 class EngineThread:
     """Steps an engine while it has work.
 
@@ -288,7 +291,7 @@ class EngineThread:
 
     def _pass_on(self, grown: list[Growing]) -> None:
         """Tells each loop at once what has come of all answers, those that were aborted included."""
-        loops: dict[asyncio.AbstractEventLoop, list[tuple[AnswerStream, Delta]]] = {}
+        loops: dict[asyncio.AbstractEventLoop, tuple[Deltas, Deltas]] = {}  # those who have waited longest come first
         ended = [growing for growing in self._told if growing.reason is not None]
         for growing in dict.fromkeys([*grown, *ended]):
             told = self._told.get(growing)
@@ -310,9 +313,10 @@ class EngineThread:
                 del self._told[growing]
             if growing.reason == "error":
                 log.error("an answer could not be completed", exc_info=growing.error)
-            loops.setdefault(told.stream.loop, []).append((told.stream, delta))
+            deltas = loops.setdefault(told.stream.loop, ([], []))
+            deltas[first > 0].append((told.stream, delta))
         for loop, deltas in loops.items():
-            _tell(loop, partial(_take, deltas))
+            _tell(loop, partial(_take, deltas[0] + deltas[1]))
 
     def _end(self) -> None:
         """Nobody waits for what will not come."""
@@ -330,7 +334,7 @@ class EngineThread:
                 self._do(work)
 
 
-def _take(deltas: list[tuple[AnswerStream, Delta]]) -> None:
+def _take(deltas: Deltas) -> None:
     for stream, delta in deltas:
         stream.take(delta)
 

@@ -19,8 +19,8 @@ class ApiError(Exception):
     """What a client is told.
 
     Args:
-        status: of HTTP: 400 bad field, 401 no key, 404 no such model or recording, 413 too large, 415 not audio that is
-            read, 422 audio that cannot be decoded, 429 too many requests, 503 not ready.
+        status: of HTTP: 400 bad field, 401 no key, 404 no such model or recording, 408 too slow, 413 too large, 415 not
+            audio that is read, 422 audio that cannot be decoded, 429 too many requests, 503 not ready.
         message: one sentence: what was wrong, what is expected.
         param: the field, such as ``messages[2].content[0]``.
         code: a word that programs may look at.
@@ -67,7 +67,9 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return ApiError(error.status_code, str(error.detail)).response()
+        response = ApiError(error.status_code, str(error.detail)).response()
+        response.headers.update(error.headers or {})  # which methods there are
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def misread(_: Request, error: RequestValidationError) -> JSONResponse:

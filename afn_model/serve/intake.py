@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -226,12 +226,12 @@ class Intake:
         try:
             begun = b""
             with suppress(asyncio.TimeoutError, ConnectionError):
-                begun = await _within(STARTING, loop.sock_recv(report, 1))
+                begun = await within(STARTING, loop.sock_recv(report, 1))
             if begun != intake_worker.BEGUN:
                 raise DecoderDied("the process that makes decoders has ended")
             found = b""
             with suppress(ConnectionError):
-                found = await _within(limit, rest())
+                found = await within(limit, rest())
             ended = True
             return found
         except asyncio.TimeoutError:
@@ -252,7 +252,7 @@ def _memory(name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+async def within(seconds: float, work: Awaitable[T]) -> T:
     """``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that comes when the work is done."""
     task = asyncio.ensure_future(work)
     try:

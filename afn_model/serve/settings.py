@@ -16,6 +16,12 @@ class Settings:
         max_seconds: of a recording that is asked about; longer ones are refused, or cut into pieces by transcriptions.
         max_file_seconds: of a recording that is uploaded or transcribed.
         max_body_bytes: of a request.
+        max_waiting_bytes: of the bodies of all requests that are read or answered; more are answered 429.
+        max_connections: at the same time; one more ends the one that has been idle longest.
+        header_seconds: that a connection may be idle, or take to say what it wants.
+        body_seconds: that a body may take to come, beside a second for each 32 KiB.
+        write_seconds: that a client may leave the 64 KiB of an answer that wait for it unread.
+        stop_seconds: that answers may take to end when the server is told to.
         max_requests: that wait or run at the same time; more are answered 429.
         max_audio_seconds: of all recordings that wait or run.
         max_sessions: of realtime at the same time.
@@ -41,6 +47,12 @@ class Settings:
     max_seconds: float = 1800.0
     max_file_seconds: float = 4 * 3600.0
     max_body_bytes: int = 512 << 20
+    max_waiting_bytes: int = 2 << 30
+    max_connections: int = 1024
+    header_seconds: float = 20.0
+    body_seconds: float = 30.0
+    write_seconds: float = 60.0
+    stop_seconds: float = 10.0
     max_requests: int = 256
     max_audio_seconds: float = 64 * 1800.0
     max_sessions: int = 32

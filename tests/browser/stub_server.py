@@ -23,6 +23,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from afn_model.serve import page_routes
 from afn_model.serve.app import Guard
+from afn_model.serve.bodies import Bodies
 from afn_model.serve.errors import ApiError, add_handlers
 from afn_model.serve.recording import Recording
 from afn_model.serve.server import Server
@@ -65,6 +66,7 @@ class Stub:
 
     def __post_init__(self) -> None:
         self.uploads = Uploads(1 << 30)
+        self.bodies = Bodies(self.settings)
         self.files: dict[str, bytes] = {}
         self.asked: list[dict[str, Any]] = []
         self.instead: Recording | None = None  # of what is uploaded

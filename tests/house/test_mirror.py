@@ -20,6 +20,7 @@ SEVERAL = {
     "kernels/patch/test_around.py": "patched models and what others do to models",
     "model/cli/test_bad_input.py": "errors of all commands",
     "model/infer/test_engine_faults.py": "what the engine and those who call it do when something goes wrong",
+    "model/serve/test_fuzz.py": "mutated requests to all routes",
     "model/weights/test_other_readers.py": "folders as vLLM and llama.cpp's converter read them",
     "model/network/test_kernels_in_training.py": "optimiser steps of the whole network in Triton",
 }

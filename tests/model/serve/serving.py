@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import threading
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
@@ -12,13 +13,13 @@ from typing import Any
 
 import httpx
 import soundfile
-import uvicorn
 from fastapi import FastAPI
 
 from afn_model.infer.engine import Engine
 from afn_model.serve.app import create_app
 from afn_model.serve.server import Server
 from afn_model.serve.settings import Settings
+from afn_model.serve.web import WebServer, bound
 from tests.tiny import noise, tiny
 
 
@@ -50,24 +51,22 @@ async def in_process(server: Server, key: str | None = None) -> AsyncIterator[ht
 
 
 @contextmanager
-def running(server: Server) -> Iterator[str]:
-    """The address of a server that listens on a free port of this machine."""
-    settings = uvicorn.Config(create_app(server), host="127.0.0.1", port=0, log_level="warning")
-    web = uvicorn.Server(settings)
-    ready = threading.Event()
-    told, web.startup = web.startup, None  # type: ignore[method-assign]
+def running(server: Server, *, send_buffer: int | None = None) -> Iterator[str]:
+    """The address of a server that listens on a free port of this machine.
 
-    async def startup(sockets: Any = None) -> None:
-        await told(sockets=sockets)
-        ready.set()
-
-    web.startup = startup  # type: ignore[method-assign]
-    thread = threading.Thread(target=lambda: asyncio.run(web.serve()), daemon=True)
+    Args:
+        server: that answers.
+        send_buffer: bytes that the system holds for a client that does not read.
+    """
+    ready, listening = threading.Event(), bound("127.0.0.1", 0)
+    if send_buffer is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    web = WebServer(create_app(server), ready.set)
+    thread = threading.Thread(target=lambda: asyncio.run(web.serve([listening])), daemon=True)
     thread.start()
     try:
         assert ready.wait(60), "the server does not start"
-        port = web.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         web.should_exit = True
         thread.join(30)

@@ -390,8 +390,9 @@ def test_pages_of_others_and_sessions_that_sleep():
 
         async def talked():
             url = address.replace("http", "ws") + "/v1/realtime"
-            with pytest.raises(websockets.InvalidStatus):
-                await websockets.connect(url, origin="https://example.org")
+            for spoken in (None, ["realtime", "openai-insecure-api-key.x"]):
+                with pytest.raises(websockets.InvalidStatus):
+                    await websockets.connect(url, origin="https://example.org", subprotocols=spoken)
             async with websockets.connect(url, origin=address) as socket:
                 assert json.loads(await socket.recv())["type"] == "session.created"
                 error = json.loads(await asyncio.wait_for(socket.recv(), 20))["error"]

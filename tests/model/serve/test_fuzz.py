@@ -1,0 +1,82 @@
+"""Mutated requests to all routes: no error of the server, nobody else harmed, nothing left behind."""
+
+import base64
+import gc
+import os
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from tests.model.serve.mutated import findings, garbage, generated, own
+from tests.model.serve.serving import running, tiny_server, wav
+
+AUDIO = base64.b64encode(wav(0.3, 7)).decode()
+PARTS = [{"type": "input_audio", "input_audio": {"data": AUDIO, "format": "wav"}}, {"type": "text", "text": "What?"}]
+GOOD = {"messages": [{"role": "user", "content": PARTS}], "max_tokens": 6}
+GROWN = 100 << 20  # bytes of memory that 1,000 requests may leave: caches of one server fill up, a leak goes on
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = tiny_server(max_body_bytes=4 << 20, max_new_tokens=4, encode_uploads=False, upload_bytes=4 << 20)
+    model = found.thread.engine.model  # a short context, as answers may be as long as it is
+    model.config = replace(model.config, text=replace(model.config.text, max_positions=200))
+    return found
+
+
+@pytest.fixture(scope="module")
+def url(server):
+    with running(server) as found:
+        yield found
+
+
+def resident() -> int:
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def fuzzed(server, url, count, number, *, schema) -> dict[int, int]:
+    """Sends so many requests; how many had which status."""
+    found, statuses = [], {}
+    with httpx.Client(base_url=url, timeout=30) as client:
+        id = client.post("/v1/audio", content=wav(0.3, 8)).json()["id"]
+
+        def answer() -> list:
+            return client.post("/v1/chat/completions", json=GOOD).json()["choices"]
+
+        right, document = answer(), client.get("/openapi.json").json()
+        several = list(generated(document, count // 2, number)) if schema else []
+        several += own(count - len(several), number, id)
+        for at, sent in enumerate(several):
+            reply = client.request(sent[0], sent[1], **sent[2])
+            statuses[reply.status_code] = statuses.get(reply.status_code, 0) + 1
+            found += findings(sent, reply)
+            if at % 25 == 0:
+                assert answer() == right, f"after {sent}"
+        garbage(url, count // 20, number)
+        assert answer() == right
+    assert not found, "\n".join(found)
+    assert (server.limits.requests, server.bodies.bytes, server.intake.waiting) == (0, 0, 0)
+    engine = server.thread.engine
+    with engine.lock:
+        assert not engine.scheduler.running()
+        engine.pool.check()
+    assert server.thread.alive
+    return statuses
+
+
+def test_requests_of_strangers(server, url):
+    statuses = fuzzed(server, url, 100, 1, schema=False)
+    assert statuses[200] > 5
+    assert statuses[400] > 20
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_of_strangers(server, url):
+    fuzzed(server, url, 200, 2, schema=True)
+    before = resident()
+    statuses = fuzzed(server, url, 1000, 3, schema=True)
+    assert sum(statuses.values()) >= 1000
+    assert resident() - before < GROWN
