@@ -23,7 +23,8 @@ NOBODY = "all"  # the folder of clients without a key
 class UploadFolder:
     """Keeps recordings as ``OWNER/ID.npy``, samples that are mapped when they are used, and ``OWNER/ID.json``.
 
-    A recording is there once its json is. The least recently used go first when there are more than ``capacity`` bytes.
+    A recording is there once its json is. Where there are more than ``capacity`` bytes, the client that has the most
+    loses the one it has used least recently, as of ``Uploads``.
 
     Args:
         path: made if it is not there; nobody else may read it.
@@ -49,7 +50,7 @@ class UploadFolder:
         if there is None or there.with_suffix(".json").exists():
             return
         there.parent.mkdir(mode=0o700, exist_ok=True)
-        self._make_room(recording.pcm.nbytes)
+        self._make_room(there.parent, recording.pcm.nbytes)
         said = more | {"digests": [one.hex() for one in recording.digests], "problems": recording.problems}
         with _replacing(there) as file:
             np.save(file, recording.pcm.numpy())
@@ -85,13 +86,21 @@ class UploadFolder:
         """Where the samples are; None where that is no id."""
         return self.path / (owner or NOBODY) / f"{id}.npy" if _ID.fullmatch(id) else None
 
-    def _make_room(self, size: int) -> None:
-        files = {file: (_used(file), _size(file)) for file in self.path.glob("*/*.npy")}
-        total = sum(of for _, of in files.values())
-        for file in sorted(files, key=lambda file: files[file][0]):
-            if total + size <= self.capacity:
+    def _make_room(self, owner: Path, size: int) -> None:
+        """For so many bytes more of a client's, by its folder."""
+        owned: dict[Path, list[tuple[float, int, Path]]] = {owner: []}
+        for file in self.path.glob("*/*.npy"):
+            owned.setdefault(file.parent, []).append((_used(file), _size(file), file))
+        sizes = {client: sum(of for _, of, _ in files) for client, files in owned.items()}
+        sizes[owner] += size
+        for files in owned.values():
+            files.sort(key=lambda one: -one[0])
+        while sum(sizes.values()) > self.capacity:
+            most = max((client for client in sizes if owned[client]), key=lambda one: sizes[one], default=None)
+            if most is None:
                 return
-            total -= files[file][1]
+            _, of, file = owned[most].pop()
+            sizes[most] -= of
             for one in (file.with_suffix(".json"), file):
                 one.unlink(missing_ok=True)
 

@@ -53,6 +53,16 @@ def test_the_least_recently_used_go_first(tmp_path):
     assert {id[0] for id in folder.ids("")} == {"a", "c", "d"}
 
 
+def test_nobody_pushes_out_what_others_keep(tmp_path):
+    folder = UploadFolder(tmp_path, 3 * 4128)
+    folder.save("one", recording("a"), {})
+    for file in tmp_path.rglob("*.npy"):
+        os.utime(file, (1000, 1000))
+    for letter in "bcde":
+        folder.save("other", recording(letter), {})
+    assert ([id[0] for id in folder.ids("one")], len(folder.ids("other"))) == (["a"], 2)
+
+
 def test_what_is_not_whole_is_not_there(tmp_path):
     folder = UploadFolder(tmp_path, 10**6)
     folder.save("", recording("a"), {"size": 3})
