@@ -60,7 +60,6 @@ MODULES = {
     "afn_model/serve/chat_request.py": "tests/model/serve/test_chat.py",
     "afn_model/serve/errors.py": "tests/model/serve/test_server.py",
     "afn_model/serve/caption_cache.py": "tests/model/serve/test_captions.py",
-    "afn_model/serve/hearing.py": "tests/model/serve/test_transcriptions.py",
     "afn_model/serve/recording.py": "tests/model/serve/test_intake.py",
     "afn_model/serve/settings.py": "tests/model/serve/test_server.py",
     "afn_model/serve/transcript_request.py": "tests/model/serve/test_transcriptions.py",
