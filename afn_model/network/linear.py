@@ -19,7 +19,7 @@ ONEDNN_PRODUCTS = 1 << 21
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), [..., in] to [..., out]."""
-    found = _onednn(layer, x, True) if torch.is_inference_mode_enabled() else None
+    found = _onednn(layer, x, True)
     return layer(x) if found is None else found
 
 
@@ -28,7 +28,7 @@ def product(layer: nn.Linear, x: Tensor) -> Tensor:
     own = getattr(layer, "product", None)
     if own is not None:
         return own(x)
-    found = _onednn(layer, x, False) if torch.is_inference_mode_enabled() else None
+    found = _onednn(layer, x, False)
     return F.linear(x, layer.weight) if found is None else found
 
 
@@ -43,7 +43,9 @@ def _onednn(layer: nn.Module, x: Tensor, with_bias: bool) -> Tensor | None:
 
     On AMD's CPUs the library that PyTorch multiplies float32 matrices by uses no AVX-512, and takes twice as long.
     """
-    if torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32:
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return None
+    if not x.is_cpu or x.dtype != torch.float32:
         return None
     if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter or layer.weight.dtype != x.dtype:
         return None

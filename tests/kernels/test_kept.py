@@ -110,7 +110,7 @@ def test_the_first_call_of_an_op_leaves_no_trace(op, impl, device):
                 outs = first_call(mode, lambda inputs: case.call(inputs, impl), inputs, backend)
                 assert_same_bits(case.evaluate(inputs, impl), expected)
                 # In inference mode "auto" may take compiled kernels that have other bits.
-                inferred = mode in ("inference_mode", "all at once") and op in ("rms_norm", "rotary")
+                inferred = mode in ("inference_mode", "all at once") and op in ("attention", "rms_norm", "rotary")
                 if mode in ("inference_mode", "default device", "default dtype", "all at once") and not inferred:
                     assert_same_bits({f"out{i}": out for i, out in enumerate(outs)}, forward)
             except Exception as error:

@@ -18,7 +18,7 @@ from tests.kernels.test_log_mel import LEVELS, amplitude, noise
 
 built = pytest.mark.skipif(bool(_cpu_available()), reason=_cpu_available() or "built")
 IMPLS = [pytest.param("cpu", marks=built), "reference"]
-DRAWS = 3
+DRAWS = 8
 LENGTHS = (16_000, 9_137, 12_345)  # of a padded batch: whole hops, and not
 
 

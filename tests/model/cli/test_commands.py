@@ -351,15 +351,15 @@ def test_the_model_may_be_named_by_the_environment(afn, model, recordings, monke
 
 
 def test_a_later_turn_of_a_chat_computes_only_itself(afn, model, recordings, monkeypatch):
-    from afn_model.network.language_model import LanguageModel
+    from afn_model.infer.runner import ModelRunner
 
-    passes, forward = [], LanguageModel.forward
+    passes, embed = [], ModelRunner._embed
 
-    def counted(self, x_TD, *arguments, **options):
-        passes.append(len(x_TD))
-        return forward(self, x_TD, *arguments, **options)
+    def counted(self, ids, *arguments):
+        passes.append(len(ids))
+        return embed(self, ids, *arguments)
 
-    monkeypatch.setattr(LanguageModel, "forward", counted)
+    monkeypatch.setattr(ModelRunner, "_embed", counted)
     lines = f"/audio {recordings[2]}", QUESTION, "And then?", "And then?"
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     afn(*with_steps("chat", "--model", model))
