@@ -81,6 +81,7 @@ def application(args: Namespace) -> FastAPI:
     from afn_model.infer.engine import Engine
     from afn_model.network.fused import fuse
     from afn_model.serve.app import create_app
+    from afn_model.serve.fingerprint import fingerprint
     from afn_model.serve.server import Server
     from afn_model.serve.settings import Settings
 
@@ -110,4 +111,5 @@ def application(args: Namespace) -> FastAPI:
         then_key=os.environ.get("AFN_THEN_KEY"),
         log_content=args.log_content,
     )
-    return create_app(Server(engine, settings))
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+    return create_app(Server(engine, settings, fingerprint=fingerprint(args, device)))

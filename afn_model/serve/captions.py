@@ -108,7 +108,8 @@ async def _caption(server: Server, recording: Recording, prompt: str) -> Caption
         (answer,) = await stream.ended()
         if answer.reason in (None, "abort"):
             raise ApiError(503, "the server is being stopped", code="stopped")
-        text, tokens = answer_in(answer.text), len(answer.tokens)
+        text, stop_ids = answer_in(answer.text), server.processor.stop_ids
+        tokens = sum(token not in stop_ids for token in answer.tokens)
         found = Caption(text, str(answer.reason), stream.prompt_tokens, stream.audio_tokens, tokens)
     server.captions.add(recording.id, prompt, found)
     return found

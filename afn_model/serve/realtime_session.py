@@ -324,7 +324,8 @@ class RealtimeSession:
                     async with stream:
                         text, tokens, error, aborted = "", 0, None, False
                         async for delta in stream:
-                            text, tokens, error = text + delta.text, tokens + len(delta.tokens), delta.error or error
+                            text, error = text + delta.text, delta.error or error
+                            tokens += sum(token not in self.server.processor.stop_ids for token in delta.tokens)
                             aborted = delta.reason == "abort"
                             if delta.text:
                                 await self.send(f"{NAME}.delta", **about, delta=delta.text)
