@@ -251,5 +251,6 @@ def misfit(error: ValueError, fields: dict[str, Any]) -> ApiError:
     if name == "logprobs" and "top_logprobs" in fields:
         name = "top_logprobs"
     if name is None and "context" in words:
+        said += "; fewer or shorter recordings and texts are expected, or parts of recordings (start and end)"
         return ApiError(400, said, param="messages", code="context_length_exceeded")
     return ApiError(400, said, param=name)

@@ -68,11 +68,11 @@ def _recording(request: Request, id: str) -> Recording:
 
 @router.get("/v1/audio/{id}/peaks")
 async def audio_peaks(request: Request, id: str, n: int = Query(2000, ge=1, le=100_000)) -> dict[str, Any]:
-    """Minimum and maximum of each of at most ``n`` parts of a recording: int8 pairs, 127 for 1, in base64."""
+    """Minimum and maximum of each of at most ``n`` parts of a recording: int8 pairs in base64, 127 for ``loudest``."""
     recording = _recording(request, id)
-    pairs = await asyncio.to_thread(peaks, recording.pcm, n)
+    pairs, loudest = await asyncio.to_thread(peaks, recording.pcm, n)
     data = base64.b64encode(pairs.numpy().tobytes()).decode()
-    return {"id": id, "seconds": recording.seconds, "n": len(pairs), "peaks": data}
+    return {"id": id, "seconds": recording.seconds, "n": len(pairs), "loudest": loudest, "peaks": data}
 
 
 @router.get("/v1/audio/{id}/mel/{window}.png", response_class=Response)

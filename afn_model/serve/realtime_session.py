@@ -328,7 +328,8 @@ class RealtimeSession:
                     async with stream:
                         text, tokens = "", 0
                         async for delta in stream:
-                            text, tokens = text + delta.text, tokens + len(delta.tokens)
+                            text += delta.text
+                            tokens += sum(token not in self.server.processor.stop_ids for token in delta.tokens)
                             if delta.text:
                                 await self.send(f"{NAME}.delta", **about, delta=delta.text)
                             delta.check()

@@ -65,6 +65,7 @@ def plays_from(page, seconds: float) -> None:
 def test_files_are_listed_shown_and_removed(page, recordings):
     choose(page, recordings)
     until(lambda: page.locator("#recordings li .quiet").all_text_contents() == ["0:08", "0:05"])
+    assert page.get_attribute("#question", "placeholder") == "Ask about the 2 recordings"
     page.click("#recordings li:first-child .name")
     until(lambda: page.text_content("#length") == "0:08")
     assert page.evaluate("document.activeElement.textContent") == "talk.wav0:08"
@@ -295,8 +296,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(page, recordings, stub):
     page.locator("#key-dialog").wait_for()
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
-    page.locator("#message", has_text="does not take this API key").wait_for()
-    page.locator("#key-dialog").wait_for()
+    page.locator("#key-message", has_text="does not take this API key").wait_for()  # in the dialog, not behind it
     page.fill("#key", "right")
     page.keyboard.press("Enter")
     page.locator("#model", has_text="tiny").wait_for()
@@ -326,6 +326,25 @@ def test_errors_are_sentences(page, stub, tmp_path, recordings):
     page.click("#send")
     page.locator(".answer", has_text="Fine.").wait_for()
     assert stub.asked[-1]["messages"] == stub.asked[0]["messages"]
+    field = {"message": "messages[2].content[0]: 2400 s are too long", "param": "messages[2].content[0]"}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=413, json={"error": field}))
+    ask(page)
+    assert page.locator(".state").last.text_content() == "2400 s are too long."
+
+
+def test_the_last_turn_is_in_sight(page, stub, recordings):
+    choose(page, recordings[0])
+    page.click(".options summary")
+    stub.script = Scripted("", reasoning="Hm.")
+    for number in range(5):
+        ask(page, f"Question {number}")
+    last, form = page.locator(".turn").last, page.locator("#ask")
+    assert last.locator(".foot").text_content().startswith("The model gave no answer.")
+    box = last.bounding_box()
+    assert box["y"] + box["height"] <= form.bounding_box()["y"]
+    stub.script = Scripted("Yes")
+    ask(page)
+    assert page.locator(".turn").last.locator(".foot .quiet").text_content() == "1 token"
 
 
 ACCESSIBLE = """() => {

@@ -14,12 +14,14 @@ export const sentence = (text) => {
 
 function refused(status, text) {
   if (status === 401) {
-    document.dispatchEvent(new Event("key-needed"));
-    return new Error(key.get() ? "The server does not take this API key." : "This server asks for an API key.");
+    const told = key.get() ? "The server does not take this API key." : "This server asks for an API key.";
+    document.dispatchEvent(new CustomEvent("key-needed", { detail: told }));
+    return new Error(told);
   }
   let said = "";
   try {
-    said = JSON.parse(text).error.message;
+    const { message, param } = JSON.parse(text).error;
+    said = param && message.startsWith(`${param}: `) ? message.slice(param.length + 2) : message; // a field is no word here
   } catch {
     said = `The server answered with an error (${status})`;
   }

@@ -110,6 +110,7 @@ export class Conversation {
     this.busy(turn, true);
     try {
       await this.listen(turn, await asks("/v1/chat/completions", this.body(), this.running.signal));
+      if (!turn.answer) turn.state ||= "The model gave no answer.";
     } catch (error) {
       if (error.name === "AbortError") turn.state = "Stopped.";
       else this.fail(turn, error);
@@ -163,7 +164,7 @@ export class Conversation {
     parts.thinking.append(element("summary", "", "Thinking"), parts.reasoning);
     turn.item.append(parts.question, parts.thinking, parts.answer, parts.foot);
     $("turns").append(turn.item);
-    turn.item.scrollIntoView({ block: "nearest" });
+    toEnd(); // the form covers the end of what scrollIntoView would show
   }
 
   busy(turn, on) {
@@ -199,7 +200,8 @@ export class Conversation {
     const checks = doubts(said);
     if (checks) parts.answer.after(element("p", "checks", checks));
     if (turn.state) parts.foot.append(element("span", "state", turn.state));
-    if (turn.usage) parts.foot.append(element("span", "quiet", `${turn.usage.completion_tokens} tokens`));
+    const tokens = turn.usage?.completion_tokens;
+    if (turn.usage) parts.foot.append(element("span", "quiet", `${tokens} ${tokens === 1 ? "token" : "tokens"}`));
     const about = said[0]?.of ?? turn.about;
     const name = about.name.replace(/\.\w+$/, "");
     const add = (label, what, run) => {

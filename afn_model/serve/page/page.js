@@ -44,6 +44,7 @@ for (const button of document.querySelectorAll("[data-close]")) button.onclick =
 $("help-open").onclick = () => $("help").showModal();
 $("key-open").onclick = () => {
   $("key").value = key.get();
+  $("key-message").textContent = "";
   $("key-dialog").showModal();
 };
 $("key-form").onsubmit = (event) => {
@@ -52,7 +53,10 @@ $("key-form").onsubmit = (event) => {
   $("key-dialog").close();
   greet();
 };
-document.addEventListener("key-needed", () => $("key-dialog").open || $("key-open").click());
+document.addEventListener("key-needed", ({ detail }) => {
+  if (!$("key-dialog").open) $("key-open").click();
+  $("key-message").textContent = detail; // what stands behind the dialog is dimmed, and not read aloud
+});
 
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const dark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";

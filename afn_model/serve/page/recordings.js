@@ -126,6 +126,7 @@ export class Recordings {
       }
       return row;
     });
+    $("question").placeholder = `Ask about the ${this.ready.length > 1 ? `${this.ready.length} recordings` : "recording"}`;
     const focused = [...$("recordings").children].findIndex((row) => row.contains(document.activeElement));
     $("recordings").replaceChildren(...rows);
     if (focused >= 0) (rows[Math.min(focused, rows.length - 1)]?.querySelector(".name") ?? $("record")).focus();

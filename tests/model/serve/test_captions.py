@@ -130,6 +130,14 @@ def test_an_error_ends_the_other_captions(server):
     assert (told.left.is_set(), told.running) == (True, 0)
 
 
+def test_the_token_that_ends_a_caption_is_not_counted(server):
+    Script(server, always("Rain."))
+    a = recording("a", 1.0)
+    _, rows = asyncio.run(with_captions(server, [Turn("user", (Audio(a.pcm), "What?"))], [a], CaptionRequest()))
+    tokens = server.processor.tokenizer.encode("Rain.", add_special_tokens=False).ids
+    assert rows[0]["usage"]["completion_tokens"] == len(tokens)
+
+
 def test_the_model_describes_and_answers(server):
     a = recording("a", 1.0)
 

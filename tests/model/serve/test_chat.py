@@ -306,7 +306,7 @@ ERRORS = [
     ({"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content", "array"),
     ({"messages": [{"role": "user", "name": "Ann", "content": "-"}]}, 400, "messages[0].name", "not supported"),
     ({"messages": [{"role": "assistant", "content": [CLIP]}]}, 400, "messages[0]", "text alone"),
-    ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "messages", "context"),
+    ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "messages", "; fewer or shorter"),
     (bad_part({"type": "image_url"}), 400, PART, "'input_audio'"),
     (bad_part({"type": "text"}), 400, PART, "needs text"),
     (bad_part({"type": "text", "text": "-", "end": 1.0}), 400, PART, "not of text"),

@@ -127,8 +127,9 @@ def test_peaks_of_a_recording(get, stub):
     pcm = next(iter(stub.uploads._kept.values()))
     pcm = getattr(pcm, "recording", pcm).pcm
     found = get(f"/v1/audio/{ID}/peaks?n=500").json()
-    assert found.pop("peaks") == base64.b64encode(peaks(pcm, 500).numpy().tobytes()).decode()
-    assert found == {"id": ID, "seconds": 31.0, "n": 500}
+    outline, loudest = peaks(pcm, 500)
+    assert found.pop("peaks") == base64.b64encode(outline.numpy().tobytes()).decode()
+    assert found == {"id": ID, "seconds": 31.0, "n": 500, "loudest": loudest}
     assert len(base64.b64decode(get(f"/v1/audio/{ID}/peaks").json()["peaks"])) == 2 * 2000
     assert get(f"/v1/audio/{ID}/peaks?n=0").json()["error"]["param"] == "query.n"
     assert get(f"/v1/audio/{ID}/peaks?n=0").status_code == 400

@@ -119,6 +119,18 @@ def test_nothing_is_read_while_the_engine_is_behind(monkeypatch):
     assert waiting == [0]
 
 
+def test_the_token_that_ends_an_answer_is_not_counted():
+    async def talk(server, session):
+        server.thread.engine.model.lm_head.weight.data.zero_()  # of equal scores the first wins: <|endoftext|>
+        await session.handle(MANUAL)
+        await session.handle(append(noise(0.2, 1, 24_000)))
+        await session.handle(COMMIT)
+
+    _, told = told_by(talk)
+    assert told[-1]["type"].endswith("completed")
+    assert told[-1]["usage"]["output_tokens"] == 0
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.01])
 def test_too_little_to_commit_is_kept(seconds):
     async def talk(server, session):
