@@ -84,9 +84,7 @@ class Session:
         model = self.model
         with self._loading:
             if self._engine is None:
-                if model.device.type == "cuda":
-                    fuse(model.language_model)  # on a CPU a decode step is compiled as a whole
-                self._engine = Engine(model, self.processor)
+                self._engine = engine_of(model, self.processor)
             return self._engine
 
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:
@@ -100,6 +98,13 @@ class Session:
         not end the work on the others. See ``afn_model.infer.answer.answers``.
         """
         return answers(lambda: self.engine, self.processor, conversations, params, **options)
+
+
+def engine_of(model: AFNext, processor: AFNextProcessor, **options: Any) -> Engine:
+    """An engine that answers with a model as fast as it can; options are those of ``Engine``."""
+    if model.device.type == "cuda":
+        fuse(model.language_model)  # on a CPU a decode step is compiled as a whole
+    return Engine(model, processor, **options)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -96,14 +96,13 @@ def application(args: Namespace) -> FastAPI:
     import torch
 
     from afn_model.cli.session import open_session
-    from afn_model.infer.engine import Engine
     from afn_model.infer.offload import HostPages, page_folder
     from afn_model.infer.pages import PAGE
-    from afn_model.network.fused import fuse
     from afn_model.serve.app import create_app
     from afn_model.serve.fingerprint import facts, fingerprint, weights_digest
     from afn_model.serve.server import Server
     from afn_model.serve.settings import Settings
+    from afn_model.session import engine_of
 
     with open_session(args) as session:
         model, processor = session.model, session.processor
@@ -112,9 +111,7 @@ def application(args: Namespace) -> FastAPI:
         if args.offload is not None:
             folder, memory = page_folder(Path(args.offload), page=PAGE, **depends), args.offload_memory_gb << 30
             pages = HostPages(memory, folder, args.offload_gb << 30, device=str(model.device))
-        if model.device.type == "cuda":
-            fuse(model.language_model)
-        engine = Engine(
+        engine = engine_of(
             model,
             processor,
             pages=args.pages,

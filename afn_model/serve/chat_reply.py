@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from afn_model.audio.frames import window_samples
 from afn_model.infer.batch_lines import Usage
 from afn_model.infer.request import Growing
 from afn_model.infer.sampling_params import SamplingParams
@@ -190,9 +189,7 @@ class Choice:
         return captions | {
             "finish_reason": self.reason,
             "timestamps": self.times,
-            "audio": [
-                {"id": one.id, "seconds": one.seconds, "windows": len(window_samples(len(one.pcm)))} for one in heard
-            ],
+            "audio": [{"id": one.id, "seconds": one.seconds, "windows": one.windows} for one in heard],
             "timing": {
                 "queue": max(0.0, (sequence.began or last) - (sequence.arrived or last)),
                 "first_token": first - arrived,

@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from afn_model.audio.digests import DecodedRecording
-from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.frames import SAMPLE_RATE, window_samples
 from afn_model.audio.recording import Audio
 from afn_model.infer.time_checks import Loudness
 
@@ -39,6 +39,11 @@ class Recording:
     @property
     def seconds(self) -> float:
         return len(self.pcm) / SAMPLE_RATE
+
+    @property
+    def windows(self) -> int:
+        """Of the encoder."""
+        return len(window_samples(len(self.pcm)))
 
     @cached_property
     def audio(self) -> Audio:

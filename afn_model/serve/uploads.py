@@ -44,7 +44,7 @@ class Upload:
             "object": "audio",
             "id": self.recording.id,
             "seconds": self.recording.seconds,
-            "windows": len(window_samples(len(self.recording.pcm))),
+            "windows": self.recording.windows,
             "bytes": self.size,
             "created": self.created,
             "problems": list(self.recording.problems),

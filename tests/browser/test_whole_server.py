@@ -11,7 +11,6 @@ from tests.browser.test_page import ask, choose, plays_from
 from tests.model.serve.serving import running, tiny_server
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("afn_model.serve.chat_stream", reason="the server answers no chat yet")
 SAID = "A dog barks at 0:03 and at 0:59."
 
 
