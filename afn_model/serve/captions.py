@@ -113,6 +113,5 @@ async def _caption(server: Server, recording: Recording, prompt: str) -> Caption
     params = SamplingParams(max_new_tokens=server.settings.max_new_tokens)
     async with server.ask(turns, params, endpoint="captions", admitted=True) as stream:
         (answer,) = await stream.ended()
-        text, stop_ids = answer_in(answer.text), server.processor.stop_ids
-        tokens = sum(token not in stop_ids for token in answer.tokens)
+        text, tokens = answer_in(answer.text), len(answer.without_stop(server.processor.stop_ids))
         return Caption(text, str(answer.reason), stream.prompt_tokens, stream.audio_tokens, tokens)

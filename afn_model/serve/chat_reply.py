@@ -144,10 +144,7 @@ class Choice:
         thought, said = self.parts.feed(delta.text)
         entries: list[dict[str, Any]] = []
         if self._written is not None:
-            tokens = delta.tokens
-            if delta.reason is not None and tokens and tokens[-1] in self.stop_ids:
-                tokens = tokens[:-1]
-            entries = self._written.entries(tokens, delta.logprobs, delta.top)
+            entries = self._written.entries(delta.without_stop(self.stop_ids), delta.logprobs, delta.top)
             self.logprobs += entries
         self.reason = delta.reason
         return thought, said, entries

@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +63,11 @@ class Delta:
         self.logprobs += later.logprobs
         self.top += later.top
         self.reason, self.error = later.reason, later.error
+
+    def without_stop(self, stop_ids: Collection[int]) -> list[int]:
+        """Its tokens, but for the stop token that ends the answer."""
+        ended = self.reason is not None and self.tokens and self.tokens[-1] in stop_ids
+        return self.tokens[:-1] if ended else self.tokens
 
     def check(self) -> None:
         """Raises:

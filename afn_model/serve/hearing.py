@@ -112,8 +112,8 @@ class Hearing:
         async with self.server.ask(turns, params, endpoint=ENDPOINTS[asked.task]) as stream:
             async for delta in stream:
                 delta.check()
-                if delta.reason is not None and delta.tokens and delta.tokens[-1] in self.server.processor.stop_ids:
-                    delta.tokens, delta.logprobs = delta.tokens[:-1], delta.logprobs[: len(delta.tokens) - 1]
+                delta.tokens = delta.without_stop(self.server.processor.stop_ids)
+                delta.logprobs = delta.logprobs[: len(delta.tokens)]
                 whole.join(delta)
                 news.put_nowait(delta)
             counts = (stream.prompt_tokens, stream.audio_tokens, stream.cached_tokens)

@@ -329,7 +329,7 @@ class RealtimeSession:
                         text, tokens = "", 0
                         async for delta in stream:
                             text += delta.text
-                            tokens += sum(token not in self.server.processor.stop_ids for token in delta.tokens)
+                            tokens += len(delta.without_stop(self.server.processor.stop_ids))
                             if delta.text:
                                 await self.send(f"{NAME}.delta", **about, delta=delta.text)
                             delta.check()
