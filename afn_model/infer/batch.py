@@ -60,13 +60,14 @@ class BatchOutput:
 
     Args:
         path: of the file, made if need be. A last line that a killed run has left torn is cut off.
+        retry_errors: lines with errors are not done.
 
     Raises:
         ValueError: another process has it, or it holds something else.
     """
 
-    def __init__(self, path: str | Path):
-        self.path, self.done = Path(path), set[str]()
+    def __init__(self, path: str | Path, *, retry_errors: bool = False):
+        self.path, self.done, self.retry_errors = Path(path), set[str](), retry_errors
         self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
@@ -99,7 +100,8 @@ class BatchOutput:
                 if key is None:
                     what = "no line that a batch has written; choose another file"
                     raise ValueError(f"{self.path}, line {number}: {what}")
-                self.done.add(key)
+                if not (self.retry_errors and row.get("error")):
+                    self.done.add(key)
                 size += len(last)
         if not last.endswith(b"\n") and last[: len(BEGIN)] != BEGIN[: len(last)]:
             raise ValueError(f"{self.path}: no file that a batch has written; choose another one")
@@ -139,6 +141,7 @@ def answer_batch(
     in_order: bool = False,
     limit: int | None = None,
     max_errors: int | None = None,
+    retry_errors: bool = False,
     on_progress: Callable[[BatchProgress], Any] | None = None,
 ) -> BatchProgress:
     """Answers the lines of a file that another file has no answers to.
@@ -152,6 +155,7 @@ def answer_batch(
         in_order: lines are answered and written in the order of ``source``.
         limit: lines that are looked at.
         max_errors: lines with errors after which it is given up; None for no bound.
+        retry_errors: lines whose answer in ``target`` is an error are answered again, in a new line.
         on_progress: called before the first line and after each.
 
     Returns:
@@ -166,7 +170,7 @@ def answer_batch(
         raise ValueError(f"{target}: is the file of requests; the answers need one of their own")
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"{target}: is there and not a regular file")
-    output = BatchOutput(target)
+    output = BatchOutput(target, retry_errors=retry_errors)
     try:
         items, before = look(source, defaults, output.done, limit)
         progress = BatchProgress(of_lines=len(items), of_seconds=_seconds(items), before=before)

@@ -1,0 +1,114 @@
+"""What is asked of a model: each item of a benchmark as a line of a batch, under a key that says all it depends on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from afn_model.eval.items import Item
+from afn_model.eval.prompts import PROMPTS, THINK, content
+from afn_model.eval.table import Benchmark
+from afn_model.files import fingerprint_of
+
+DIGITS = 16  # hexadecimal, of a key
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How all items of a run are asked.
+
+    Args:
+        model: what answers: {"name", "weights": digest, "dtype", ...}; no path.
+        variant: "instruct", "think" or "captioner", one of ``table.VARIANTS``: whose numbers of the paper are meant.
+            "think" asks for reasoning.
+        prompt: "" for the prompt of the table, "official" for that of the authors, or a key of ``prompts.PROMPTS``.
+        generation: settings in the place of the table's, as a line of a batch says them.
+        seed: of random answers, and of ablations.
+        ablation: "" or a key of ``ablations.ABLATIONS``.
+        deterministic: an answer's bits depend on its line alone.
+    """
+
+    model: Mapping[str, Any]
+    variant: str = "instruct"
+    prompt: str = ""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    ablation: str = ""
+    deterministic: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def prompt_of(self, row: Benchmark) -> str:
+        """The key of the prompt for a benchmark."""
+        if self.prompt == "official":
+            return row.official_prompt or row.prompt
+        return self.prompt or row.prompt
+
+    def generation_of(self, row: Benchmark) -> dict[str, Any]:
+        most = 4096 if self.variant == "think" else 1024
+        return {"max_tokens": most, "temperature": 0.0, "seed": self.seed} | row.generation | dict(self.generation)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A line for one item.
+
+    Args:
+        key: "benchmark/item/digest", the digest being over what an answer depends on: the benchmark's version, the
+            item, the bytes of its recordings, the text, the model and how it generates. No path is in it.
+        row, item: what it is about.
+        messages: of the conversation, with recordings as parts.
+        settings: of the answer.
+    """
+
+    key: str
+    row: Benchmark
+    item: Item
+    messages: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """The line of a batch."""
+        return {"id": self.key, "messages": [dict(message) for message in self.messages], **self.settings}
+
+
+def asks_of(row: Benchmark, items: Sequence[Item], asking: Asking, digest: Callable[[str], str]) -> Iterator[Ask]:
+    """The lines for a benchmark's items.
+
+    Args:
+        row: of the table.
+        items: of the benchmark, or of an ablation of it.
+        asking: how they are asked.
+        digest: path of a recording -> digest of its bytes.
+    """
+    name, settings = asking.prompt_of(row), asking.generation_of(row)
+    for item in items:
+        text = PROMPTS[name](item, row.language)
+        if asking.variant == "think":
+            text = f"{text}\n{THINK}"
+        messages = [{"role": "user", "content": content(item, text)}]
+        yield ask_of(row, item, messages, settings, asking.model, digest)
+
+
+def ask_of(
+    row: Benchmark,
+    item: Item,
+    messages: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    model: Mapping[str, Any],
+    digest: Callable[[str], str],
+) -> Ask:
+    """A line with its key; arguments as of ``Ask`` and ``asks_of``."""
+    told = [{**message, "content": [_told(part, digest) for part in message["content"]]} for message in messages]
+    parts = [row.name, row.version, item.id, told, dict(settings), dict(model)]
+    found = fingerprint_of([json.dumps(parts, sort_keys=True, ensure_ascii=False)])[:DIGITS]
+    return Ask(f"{row.name}/{item.id}/{found}", row, item, messages, settings)
+
+
+def _told(part: Mapping[str, Any], digest: Callable[[str], str]) -> Mapping[str, Any]:
+    if part.get("type") != "audio":
+        return part
+    return {**part, "path": digest(part["path"])}

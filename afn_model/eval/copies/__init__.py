@@ -1,0 +1,70 @@
+"""Copies of the official files, a few rows each, with recordings and questions of the synthetic world: every format and
+every oddity of the real ones, for tests and for ``afn bench run --suite demo``.
+
+A benchmark's rows here are no rows of the benchmark: their scores say that the road from file to report works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from afn_model.eval.copies.sounds import Sounds
+from afn_model.eval.table import Benchmark
+
+# Loader of the table -> module and function, (folder of the benchmark, Sounds, **options of the row) -> None.
+COPIES: dict[str, str] = {
+    "mmau": "choices:mmau",
+    "mmar": "choices:mmar",
+    "mmsu": "choices:mmsu",
+    "mmau-pro": "choices:mmau_pro",
+    "muchomusic": "choices:muchomusic",
+    "rul-muchomusic": "choices:rul",
+    "cmm": "choices:cmm",
+    "voicebench": "choices:voicebench",
+    "librisqa": "choices:librisqa",
+    "entailment": "labels:entailment",
+    "nonspeech7k": "labels:nonspeech7k",
+    "nsynth": "labels:nsynth",
+    "medley-solos-db": "labels:medley_solos_db",
+    "gtzan": "labels:gtzan",
+    "compa-r": "labels:compa_r",
+    "clotho": "captions:clotho",
+    "audiocaps": "captions:audiocaps",
+    "songcaps": "captions:songcaps",
+    "longaudiobench": "captions:longaudiobench",
+    "musicinstruct": "captions:musicinstruct",
+    "librispeech": "speech:librispeech",
+    "spgispeech": "speech:spgispeech",
+    "tedlium": "speech:tedlium",
+    "gigaspeech": "speech:gigaspeech",
+    "common-voice": "speech:common_voice",
+    "voxpopuli": "speech:voxpopuli",
+    "open-asr": "speech:open_asr",
+    "covost2": "speech:covost2",
+    "multi-talker": "talkers:multi_talker",
+    "diarisation": "talkers:diarisation",
+    "event-captions": "talkers:event_captions",
+}
+
+
+def write_copies(rows: Sequence[Benchmark], data: str | Path, *, seed: int = 0) -> None:
+    """Writes the files of benchmarks to a data folder; a benchmark's folder that is there already is left as it is.
+
+    Raises:
+        ValueError: the synthetic world's packages are missing.
+    """
+    sounds, made = Sounds(seed), set[Path]()
+    for row in rows:
+        folder = Path(data) / row.name
+        if folder.exists() and folder not in made:
+            continue
+        made.add(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        writer(row)(folder, sounds, **row.options)
+
+
+def writer(row: Benchmark) -> Callable[..., None]:
+    module, function = COPIES[row.loader].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), function)

@@ -1,0 +1,73 @@
+"""Loaders of the official files: one function for each format, (files) -> items. No hub library is needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from afn_model.eval.items import Item, distinct
+from afn_model.eval.loaders.files import Files
+from afn_model.eval.table import Benchmark
+
+# Name in the table -> module and function, (Files, **options of the row) -> Iterator[Item].
+LOADERS: dict[str, str] = {
+    # choices
+    "mmau": "mmau:mmau",
+    "mmar": "mmar:mmar",
+    "mmsu": "mmsu:mmsu",
+    "mmau-pro": "mmau_pro:mmau_pro",
+    "muchomusic": "muchomusic:muchomusic",
+    "rul-muchomusic": "muchomusic:rul",
+    "cmm": "cmm:cmm",
+    "voicebench": "voicebench:voicebench",
+    "librisqa": "librisqa:librisqa",
+    # labels, entailment, captions, open answers
+    "entailment": "entailment:entailment",
+    "nonspeech7k": "labels:nonspeech7k",
+    "nsynth": "labels:nsynth",
+    "medley-solos-db": "labels:medley_solos_db",
+    "gtzan": "labels:gtzan",
+    "compa-r": "compa_r:compa_r",
+    "clotho": "captions:clotho",
+    "audiocaps": "captions:audiocaps",
+    "songcaps": "open_answers:songcaps",
+    "longaudiobench": "open_answers:longaudiobench",
+    "musicinstruct": "open_answers:musicinstruct",
+    # speech
+    "librispeech": "speech:librispeech",
+    "spgispeech": "speech:spgispeech",
+    "tedlium": "speech:tedlium",
+    "gigaspeech": "speech:gigaspeech",
+    "common-voice": "speech:common_voice",
+    "voxpopuli": "speech:voxpopuli",
+    "open-asr": "speech:open_asr",
+    "covost2": "covost2:covost2",
+    # what the paper leaves out
+    "multi-talker": "talkers:multi_talker",
+    "diarisation": "talkers:diarisation",
+    "event-captions": "talkers:event_captions",
+}
+
+
+def load(benchmark: Benchmark, data: str | Path) -> list[Item]:
+    """The items of a benchmark, each with an id of its own.
+
+    Args:
+        benchmark: a row of the table.
+        data: the data folder; the benchmark's files are in the folder of its name in it, or in that of the name before
+            the first "-" that exists, as parts of a benchmark share their files.
+
+    Raises:
+        ValueError: a file that is missing, or that is not what the benchmark publishes: named, with what is expected.
+    """
+    module, function = LOADERS[benchmark.loader].split(":")
+    make = getattr(import_module(f"{__name__}.{module}"), function)
+    return distinct(make(Files(folder_of(benchmark, data), benchmark.files), **benchmark.options))
+
+
+def folder_of(benchmark: Benchmark, data: str | Path) -> Path:
+    """The folder of a benchmark's files: that of its name or of the beginning of its name."""
+    parts = benchmark.name.split("-")
+    names = ["-".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    data = Path(data).resolve()
+    return next((data / name for name in names if (data / name).is_dir()), data / names[0])

@@ -1,0 +1,180 @@
+"""Files of a benchmark: finding them, reading their rows, and what all loaders must cope with."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afn_model.audio.tables import cell_path
+from afn_model.checks import shown
+
+LETTERS = string.ascii_uppercase
+
+
+class Files:
+    """The files of one benchmark.
+
+    Args:
+        folder: of the benchmark.
+        names: name -> path or pattern in the folder; a list of them is tried in turn.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[str, str | Sequence[str]]):
+        self.folder, self.names = folder, names
+
+    def all(self, name: str) -> list[Path]:
+        """Files of a name, sorted.
+
+        Raises:
+            ValueError: there is none.
+        """
+        given = self.names[name]
+        patterns = [given] if isinstance(given, str) else list(given)
+        for pattern in patterns:
+            if found := sorted(path for path in self.folder.glob(pattern) if path.is_file()):
+                return found
+        raise ValueError(f"{self.folder}: no {' or '.join(patterns)} in it")
+
+    def one(self, name: str) -> Path:
+        """The file of a name; of several the first."""
+        return self.all(name)[0]
+
+    def audio(self, path: str, *folders: str) -> str:
+        """Where a recording is: a path of a benchmark's file looked for in the benchmark's folder, in ``folders`` of it
+        and, by its last part, in these. A recording that is nowhere keeps the first path, which errors will name."""
+        plain = path.replace("\\", "/").removeprefix("./").lstrip("/")
+        tried = [self.folder / plain, *(self.folder / folder / plain for folder in folders)]
+        tried += [self.folder / folder / Path(plain).name for folder in ("", *folders)]
+        return str(next((one for one in tried if one.is_file()), tried[0]))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error})") from None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON Lines file."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: no JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: an object is expected, got {shown(row)}")
+            yield row
+
+
+def read_table(path: Path, *, sep: str = ",", quoted: bool = True, escape: str | None = None) -> Iterator[dict]:
+    """Rows of a table of text by the names of its first line.
+
+    Args:
+        path: of the file, UTF-8.
+        sep: between fields.
+        quoted: fields may stand in double quotes; some sets are written without any (``csv.QUOTE_NONE``).
+        escape: character before a separator that is none.
+    """
+    csv.field_size_limit(1 << 24)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        rows = csv.DictReader(file, delimiter=sep, quoting=quoting, escapechar=escape, strict=quoted)
+        try:
+            for number, row in enumerate(rows, 2):
+                if None in row or None in row.values():
+                    raise ValueError(f"{path}, line {number}: {len(rows.fieldnames or [])} fields are expected")
+                yield row
+        except csv.Error as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def read_parquet(path: Path, audio: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file. Columns of recordings are not read: they become names of cells, which are read when the
+    recording is needed.
+
+    Args:
+        path: of the file.
+        audio: columns that hold recordings, ``{"bytes", "path"}`` or lists of these.
+
+    Raises:
+        ValueError: pyarrow is not installed, no Parquet file, or a column that is not there.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ValueError(f"{path}: Parquet files need pyarrow: pip install 'afn-kernels[eval]'") from None
+    try:
+        file = parquet.ParquetFile(path)
+    except Exception as error:
+        raise ValueError(f"{path}: no Parquet file ({error})") from None
+    names = file.schema_arrow.names
+    if missing := [name for name in audio if name not in names]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; there are {', '.join(names)}")
+    read = [name for name in names if name not in audio]
+    for group in range(file.num_row_groups):
+        for number, row in enumerate(file.read_row_group(group, columns=read).to_pylist()):
+            yield row | {name: cell_path(str(path), group, number, name) for name in audio}
+
+
+def field(row: Mapping[str, Any], name: str, where: Any, kind: type | tuple[type, ...] = str) -> Any:
+    """A field that a benchmark's file must have.
+
+    Raises:
+        ValueError: it is not there, or of another type: the columns have changed.
+    """
+    if name not in row:
+        raise ValueError(f"{where}: no field {name!r}; there are {', '.join(map(str, row))}")
+    if not isinstance(row[name], kind):
+        raise ValueError(f"{where}: field {name!r} is not what the benchmark publishes: {shown(row[name])}")
+    return row[name]
+
+
+def listed(value: Any) -> list[Any]:
+    """A list, also one that is written as text in JSON's or Python's form; [] for nothing."""
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                found = read(value)
+            except (ValueError, SyntaxError):
+                continue
+            if isinstance(found, (list, tuple)):
+                return list(found)
+        return [value]
+    return list(value)
+
+
+def choices_of(value: Any) -> tuple[str, ...]:
+    """Options: None and empty ones left out, numbers as text."""
+    return tuple(str(one).strip() for one in listed(value) if one is not None and str(one).strip())
+
+
+def answer_of(value: Any, choices: Sequence[str]) -> str | None:
+    """The right choice's text, which files give as text, as a letter ("B", "(B)", "B.") or as an index. A text that is
+    no choice stays as it is: the doctor tells of it."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return choices[value] if 0 <= value < len(choices) else str(value)
+    text = str(value).strip()
+    if not choices or text in choices:
+        return text
+    letter = text.strip("().:").strip()
+    if len(letter) == 1 and letter.upper() in LETTERS[: len(choices)]:
+        return choices[LETTERS.index(letter.upper())]
+    return text

@@ -1,0 +1,110 @@
+"""What a model is asked: prompts by name, those that the released models were trained on and the official ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from afn_model.eval.items import Item
+from afn_model.eval.loaders.files import LETTERS
+from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION, DIARIZE, LYRICS, TRANSCRIBE, translation
+
+THINK = "Reason step by step with timestamps, then give the final answer."
+_MARK = re.compile(r"<sound(?:-(\d+))?>|<audio(?:[-_ ]?(\d+))?>", re.IGNORECASE)
+
+
+def options(item: Item, form: str = "({}) {}") -> str:
+    """A line for each choice: ``(A) dog``."""
+    return "\n".join(form.format(LETTERS[place], choice) for place, choice in enumerate(item.choices))
+
+
+def choose(item: Item, language: str) -> str:
+    """The form of Audio Flamingo 2, 3 and Next for multiple choice (NVIDIA/audio-flamingo, static/mmar.json)."""
+    if not item.choices:
+        return item.question
+    return f"{item.question} Choose the correct option from the following options:\n{options(item)}"
+
+
+def choose_letter(item: Item, language: str) -> str:
+    """Asks for a letter alone, as MMSU does."""
+    return f"{item.question}\n{options(item, '{}. {}')}\nAnswer with the letter of the correct option only."
+
+
+def choose_in_brackets(item: Item, language: str) -> str:
+    """Asks for ``[[A]]``, as RUListening does."""
+    told = "Answer with the letter of the correct option in double square brackets, such as [[A]]."
+    return f"{item.question}\n{options(item)}\n{told}"
+
+
+def choose_said(item: Item, language: str) -> str:
+    """Asks for the phrase that MuchoMusic's scorer looks for."""
+    told = 'Answer with "The correct answer is:" and the letter of the correct option.'
+    return f"Question: {item.question}\nOptions:\n{options(item)}\n{told}"
+
+
+def options_list(item: Item, language: str) -> str:
+    """The form of Audio Flamingo 1 for labels: a question, then OPTIONS."""
+    return f"{item.question}\nOPTIONS:\n" + "\n".join(f" - {choice}." for choice in item.choices)
+
+
+def entail(item: Item, language: str) -> str:
+    """Whether a hypothesis follows from the recording."""
+    told = "Is this entailment, neutral or contradiction? Choose the correct option from the following options:"
+    return f"Hypothesis: {item.question}\n{told}\n{options(item)}"
+
+
+def translate(item: Item, language: str) -> str:
+    source, _, target = language.partition("-")
+    return translation(source, target)
+
+
+# Name in the table -> the text of the question about an item; the second argument is the row's ``language``.
+PROMPTS: dict[str, Callable[[Item, str], str]] = {
+    "question": lambda item, language: item.question,
+    "choose": choose,
+    "choose-letter": choose_letter,
+    "choose-in-brackets": choose_in_brackets,
+    "choose-said": choose_said,
+    "options-list": options_list,
+    "entail": entail,
+    "transcribe": lambda item, language: TRANSCRIBE,
+    "diarise": lambda item, language: DIARIZE,
+    "lyrics": lambda item, language: LYRICS,
+    "translate": translate,
+    "caption": lambda item, language: CAPTION,
+    "detailed-caption": lambda item, language: DETAILED_CAPTION,
+}
+
+
+def content(item: Item, text: str) -> list[dict[str, Any]]:
+    """The parts of the message that asks: recordings first, then the text; a text that names its recordings,
+    ``<sound-2>`` or ``<audio>``, has them where it names them.
+
+    Raises:
+        ValueError: it names one that the item does not have.
+    """
+    clips = [_part(clip) for clip in item.clips]
+    marks = list(_MARK.finditer(text))
+    if not marks:
+        return [*clips, {"type": "text", "text": text}]
+    parts: list[dict[str, Any]] = []
+    at = 0
+    named = set()
+    for place, mark in enumerate(marks):
+        number = int(mark[1] or mark[2] or place + 1)
+        if not 1 <= number <= len(clips):
+            raise ValueError(f"{item.id}: the question names recording {number} of {len(clips)}")
+        if before := text[at : mark.start()].strip("\n"):
+            parts.append({"type": "text", "text": before})
+        parts.append(clips[number - 1])
+        named.add(number)
+        at = mark.end()
+    unnamed = [clip for number, clip in enumerate(clips, 1) if number not in named]
+    rest = text[at:].strip("\n")
+    return [*unnamed, *parts, *([{"type": "text", "text": rest}] if rest else [])]
+
+
+def _part(clip: Any) -> dict[str, Any]:
+    given = {"type": "audio", "path": clip.path, "start": clip.start, "end": clip.end}
+    return {name: value for name, value in given.items() if value is not None}

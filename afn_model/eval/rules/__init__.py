@@ -1,0 +1,46 @@
+"""Rules that score answers: those of the benchmarks' authors, with their quirks, and strict ones of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from afn_model.eval.items import Answered
+from afn_model.eval.score import Rule, Score, Tools, options_of
+
+# Name in the table -> module and function, (answered, tools, **options) -> Score.
+RULES: dict[str, str] = {
+    "choices": "choices:choices",  # ours: named extraction rules; unparsable is wrong
+    "string-match": "string_match:string_match",  # MMAU, MMAR
+    "mmsu-letter": "mmsu:letter",
+    "mmau-pro": "mmau_pro:mmau_pro",
+    "rul-muchomusic": "muchomusic:rul",
+    "muchomusic": "muchomusic:original",
+    "voicebench-letter": "voicebench:letter",
+    "voicebench-refusal": "voicebench:refusal",
+    "yes-no": "yes_no:strict",
+    "cmm": "yes_no:cmm",
+    "labels": "labels:labels",
+    "label-retrieval": "labels:retrieval",
+    "entailment-f1": "entailment:f1",
+    "cider": "captions:cider",
+    "judge": "judged:judged",
+    "wer": "speech:wer",
+    "cer": "speech:cer",
+    "bleu": "translation:bleu",
+    "cpwer": "talkers:cpwer",
+    "der": "talkers:der",
+    "event-f1": "events:event_f1",
+}
+
+
+def score(answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools) -> Score:
+    """The score by one scorer of the table.
+
+    Raises:
+        RuleError: what it needs is missing here.
+    """
+    module, function = RULES[scorer["rule"]].split(":")
+    rule: Rule = getattr(import_module(f"{__name__}.{module}"), function)
+    return rule(answered, tools, **options_of(scorer))

@@ -1,0 +1,37 @@
+"""MMAU's and MMAR's rule: words of the answer and of the other options in the output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from afn_model.eval.items import Answered
+from afn_model.eval.score import Part, Score, Tools, ratio
+
+_WORD = re.compile(r"\b\w+\b")
+
+
+def matches(prediction: str, answer: str, choices: Sequence[str]) -> bool:
+    """Whether all words of the answer are in the prediction, and no word of another choice that is not the answer's.
+
+    Source: Sakshi113/MMAU@110127f and ddlBoJack/MMAR@3bce090, string_match.
+    """
+    said, right = _words(prediction), _words(answer)
+    wrong = set().union(*(_words(choice) - right for choice in choices))
+    return bool(said) and right <= said and not said & wrong
+
+
+def string_match(answered: Sequence[Answered], tools: Tools) -> Score:
+    """Percent of items that ``matches``. Its quirk: items that have no output are left out of the denominator, an empty
+    output counts as wrong."""
+    parts: list[Part | None] = []
+    for one in answered:
+        if one.text is None or one.item.answer is None:
+            parts.append(None)
+        else:
+            parts.append((float(matches(one.text, one.item.answer, one.item.choices)), 1.0))
+    return ratio(answered, parts, scale=100, signature="MMAU string_match")
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))

@@ -1,0 +1,142 @@
+"""What a rule finds: a number in the paper's unit, the share of each item in it, and how far it may be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from afn_model.eval.items import Answered
+
+DRAWS = 1000
+Part = tuple[float, float]  # what an item adds above and below the line of a ratio of sums
+
+
+class RuleError(ValueError):
+    """A rule that cannot be used here: a library, a judge or an embedder is missing."""
+
+
+@dataclass
+class Score:
+    """A benchmark's score by one rule.
+
+    Args:
+        value: in the paper's unit: percent, word error rate in percent, BLEU, CIDEr, a judge's scale. NaN where no item
+            was scored.
+        parts: of each answered item (above, below): value = scale · Σ above ÷ Σ below. None for an item that the rule
+            leaves out of its denominator.
+        groups: sub-scores by "group: name", such as "task: sound", in the unit of ``value``, and how many items.
+        scale: 100 for percent, 1 else.
+        unparsed: items whose answer no extraction rule could read. They count as wrong.
+        extracted: of each item, what was read in its answer and by which rule, for the record.
+        signature: what another number must share to be comparable: normaliser, tokeniser, judge, versions.
+        notes: sentences for the report.
+    """
+
+    value: float
+    parts: list[Part | None]
+    groups: dict[str, tuple[float, int]] = field(default_factory=dict)
+    scale: float = 1.0
+    unparsed: int = 0
+    extracted: list[str] = field(default_factory=list)
+    signature: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """Items in the denominator."""
+        return sum(part is not None for part in self.parts)
+
+
+class Grader(Protocol):
+    """A judge, as rules use it: ``afn_model.eval.judge`` has one behind an endpoint, tests have their own."""
+
+    name: str  # of the model, as the endpoint says it
+
+    def grade(
+        self,
+        prompts: Sequence[str],
+        parse: Callable[[str], float | None],
+        *,
+        system: str = "",
+        repeats: int = 1,
+        **settings: Any,
+    ) -> list[list[float | None]]:
+        """Grades of each prompt, ``repeats`` of them: None where a reply could not be parsed or did not come.
+        ``settings`` are fields of the request, such as temperature, top_p and max_tokens."""
+        ...
+
+
+@dataclass
+class Tools:
+    """What rules may need from outside.
+
+    Args:
+        judge: a ``Grader``, if there is one.
+        embed: texts -> vectors [n, d], for rules of retrieval, and the name that reports give it.
+    """
+
+    judge: Grader | None = None
+    embed: Callable[[Sequence[str]], np.ndarray] | None = None
+    embed_name: str = ""
+
+
+Rule = Callable[..., Score]  # (answered, tools, **options of the benchmark's table) -> Score
+
+
+def ratio(
+    answered: Sequence[Answered],
+    parts: Sequence[Part | None],
+    *,
+    scale: float = 1.0,
+    groups: Sequence[str] | None = None,
+    **rest: Any,
+) -> Score:
+    """The score of parts: scale · Σ above ÷ Σ below over all items and over those of each group.
+
+    Args:
+        answered, parts: item by item.
+        scale: of the unit.
+        groups: names of groups; all that the items have if None.
+        rest: other fields of ``Score``.
+    """
+    by_group: dict[str, list[Part]] = {}
+    for one, part in zip(answered, parts, strict=True):
+        for name, value in one.item.groups.items():
+            if part is not None and (groups is None or name in groups):
+                by_group.setdefault(f"{name}: {value}", []).append(part)
+    found = {name: (quotient(some, scale), len(some)) for name, some in sorted(by_group.items())}
+    return Score(quotient([part for part in parts if part is not None], scale), list(parts), found, scale, **rest)
+
+
+def quotient(parts: Sequence[Part], scale: float = 1.0) -> float:
+    below = sum(part[1] for part in parts)
+    return scale * sum(part[0] for part in parts) / below if below else float("nan")
+
+
+def interval(answered: Sequence[Answered], score: Score, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """A 95 % bootstrap interval of the score: recordings are drawn, not items, as questions about one recording share
+    what is hard about it."""
+    clusters: dict[Any, list[float]] = {}
+    for one, part in zip(answered, score.parts, strict=True):
+        if part is not None:
+            key = tuple(clip.path for clip in one.item.clips) or one.item.id
+            sums = clusters.setdefault(key, [0.0, 0.0])
+            sums[0] += part[0]
+            sums[1] += part[1]
+    if not clusters:
+        return float("nan"), float("nan")
+    table = np.array(list(clusters.values()))
+    random, values = np.random.default_rng(seed), np.empty(draws)
+    for draw in range(draws):
+        above, below = table[random.integers(0, len(table), len(table))].sum(0)
+        values[draw] = score.scale * above / below if below else np.nan
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def options_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a scorer in the table: all but its names."""
+    return {name: value for name, value in entry.items() if name not in ("name", "rule")}
