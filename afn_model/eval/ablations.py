@@ -1,7 +1,6 @@
-"""Items changed on purpose: without their recordings, with noise or another recording in their place, with their options
-in every order.
+"""Items changed on purpose: without recordings, with noise or other recordings, with their options in every order.
 
-What a score owes to the text alone, to any sound at all, or to where the right option stands is known only beside these.
+What a score owes to the text alone, to any sound at all, or to where the right option stands is known beside these.
 """
 
 from __future__ import annotations
@@ -46,10 +45,9 @@ def noise(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list
     Each is a beginning of the same noise, 20 dB below full scale, so that neither its bytes nor its name tell of the
     recording, and 60,000 recordings cost two files. A recording that cannot be read stays, and the run names it.
     """
-    lengths.read([clip.path for item in items for clip in item.clips])
-    return [
-        replace(item, clips=tuple(_noise(clip, out / "noise", seed, lengths) for clip in item.clips)) for item in items
-    ]
+    lengths.read(clip.path for item in items for clip in item.clips)
+    folder = out / "noise"
+    return [replace(item, clips=tuple(_noise(clip, folder, seed, lengths) for clip in item.clips)) for item in items]
 
 
 def _noise(clip: Clip, folder: Path, seed: int, lengths: Lengths) -> Clip:
@@ -93,8 +91,8 @@ def wrong_audio(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -
 
 
 def rotate_options(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
-    """Every item once for each of its options, ``x@r1`` with the options one place further and so on: each option stands
-    in each place once.
+    """Every item once for each of its options, ``x@r1`` with the options one place further and so on, so that each option
+    stands in each place once.
 
     Raises:
         ValueError: no item has two options.

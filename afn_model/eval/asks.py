@@ -20,7 +20,8 @@ class Asking:
     """How all items of a run are asked.
 
     Args:
-        model: what answers: {"name", "weights": digest, "dtype", ...}; no path.
+        model: what answers: {"name", "weights": digest, "dtype", ...}; no path. The name counts where nothing else is
+            known of the weights.
         variant: "instruct", "think" or "captioner", one of ``table.VARIANTS``: whose numbers of the paper are meant.
             "think" asks for reasoning.
         prompt: "" for the prompt of the table, "official" for that of the authors, or a key of ``prompts.PROMPTS``.
@@ -135,7 +136,8 @@ def ask_of(
 ) -> Ask:
     """A line with its key; arguments as of ``Ask`` and ``asks_of``."""
     told = [{**message, "content": [_told(part, digest) for part in message["content"]]} for message in messages]
-    parts = [row.name, row.version, item.id, told, _plain(settings), dict(model)]
+    who = {name: value for name, value in model.items() if name != "name" or "weights" not in model}
+    parts = [row.name, row.version, item.id, told, _plain(settings), who]
     if problem:
         parts.append(problem)
     found = fingerprint_of([json.dumps(parts, sort_keys=True)])[:DIGITS]

@@ -24,7 +24,7 @@ from afn_model.audio.recording import Audio, load
 from afn_model.checks import said
 from afn_model.infer.batch_lines import ASKED, read_line
 from afn_model.infer.batch_replica import Lines, Rows
-from afn_model.infer.elsewhere import SECONDS, ElsewhereError, base_of, complete, text_of
+from afn_model.infer.elsewhere import SECONDS, ElsewhereError, base_of, complete, first_model, text_of
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 
@@ -34,7 +34,9 @@ LOST = 16  # lines one after another that found nobody, after which it is given 
 DEFAULTS = SamplingParams()
 
 
-def served(url: str, model: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def served(
+    url: str, model: str | None = None, *, key: str | None = None, fields: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What keys of questions call a model that somebody serves: its name, and where.
 
     Nobody can see a served model's weights, so that the address stands for them: host, port and path, without scheme,
@@ -43,9 +45,13 @@ def served(url: str, model: str, fields: Mapping[str, Any] | None = None) -> dic
 
     Args:
         url: of the API.
-        model: its name there.
-        fields: of every request, as of ``EndpointWorkers``.
+        model: its name there; the first that is listed if None.
+        key, fields: as of ``EndpointWorkers``.
+
+    Raises:
+        ElsewhereError: no name is given, and nobody says one.
     """
+    model = model or first_model(url, key=key)
     found = urllib.parse.urlsplit(base_of(url))
     place = found.netloc.rpartition("@")[2] + found.path.rstrip("/")
     return {"name": model, "url": place} | ({"fields": dict(fields)} if fields else {})
@@ -60,7 +66,7 @@ class EndpointWorkers:
 
     Args:
         url: of the API, such as ``http://127.0.0.1:8000/v1``.
-        model: its name there.
+        model: its name there; the first that is listed, when the first line is there, if None.
         folder: what relative paths of recordings start from.
         key: ``Authorization: Bearer KEY``, if there is one.
         together: requests at a time.
@@ -75,7 +81,7 @@ class EndpointWorkers:
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None = None,
         *,
         folder: str = "",
         key: str | None = None,
@@ -93,6 +99,7 @@ class EndpointWorkers:
         self.failed: BaseException | None = None
 
     def send(self, index: int, lines: Lines) -> None:
+        self.model = self.model or first_model(self.url, key=self.key)
         for number, raw in lines:
             self.pool.submit(self._work, number, raw)
 
@@ -162,14 +169,14 @@ class EndpointWorkers:
             return {"role": turn.role, "content": "".join(map(str, turn.parts))}
         if not self.audio:
             raise ValueError(f"{turn.audios[0].source}: {self.model} hears nothing; a text model needs captions")
-        parts = [
-            self._heard(part) if isinstance(part, Audio) else {"type": "text", "text": part} for part in turn.parts
-        ]
-        return {"role": turn.role, "content": parts}
+        return {"role": turn.role, "content": [_sent(part) for part in turn.parts]}
 
-    def _heard(self, audio: Audio) -> dict[str, Any]:
-        data = base64.b64encode(wav(load(audio, dtype=torch.int16))).decode()
-        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+
+def _sent(part: str | Audio) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    data = base64.b64encode(wav(load(part, dtype=torch.int16))).decode()
+    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
 def wav(pcm: torch.Tensor) -> bytes:

@@ -24,6 +24,7 @@ def test_a_key_is_the_same_everywhere():
     """In each process and on each machine: the number stands here."""
     assert key() == KEY
     assert key(asking=replace(ASKING, model=dict(reversed(ASKING.model.items())))) == KEY
+    assert key(asking=replace(ASKING, model=dict(ASKING.model) | {"name": "renamed"})) == KEY
     assert key(replace(ITEM, clips=(Clip("moved/2.flac", 1.0, 2.5),))) == KEY, "another path"
     assert key(replace(ITEM, answer="no", groups={"task": "x"}, extra={"x": 1})) == KEY, "what nobody is told"
     assert key(asking=replace(ASKING, generation={"temperature": 0})) == KEY
@@ -45,6 +46,8 @@ def test_all_that_an_answer_depends_on_changes_the_key():
         "official prompt": key(asking=replace(ASKING, prompt="official"), row=replace(ROW, official_prompt="question")),
         "variant": key(asking=replace(ASKING, variant="think")),
         "model": key(asking=replace(ASKING, model={"name": "scripted", "weights": "1" * 8})),
+        "a name alone": key(asking=replace(ASKING, model={"name": "x"})),
+        "another name": key(asking=replace(ASKING, model={"name": "y"})),
         "generation": key(asking=replace(ASKING, generation={"max_tokens": 7})),
         "generation of the table": key(row=replace(ROW, generation={"temperature": 0.5})),
         "seed": key(asking=replace(ASKING, seed=1)),

@@ -17,7 +17,9 @@ def folder(tmp_path, monkeypatch):
     """Three recordings and one that is no sound; ``folder.made`` are those whose bytes were read."""
     made = []
     digest = ClipDigests._digest
-    monkeypatch.setattr(ClipDigests, "_digest", lambda self, path: (made.append(os.path.basename(path)), digest(self, path))[1])
+    monkeypatch.setattr(
+        ClipDigests, "_digest", lambda self, path: (made.append(os.path.basename(path)), digest(self, path))[1]
+    )
     for number in range(3):
         (tmp_path / f"{number}.wav").write_bytes(wav(0.2 + 0.1 * number, number))
     (tmp_path / "3.wav").write_bytes(b"no sound")
