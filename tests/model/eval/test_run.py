@@ -26,8 +26,7 @@ def lines(out) -> list[dict]:
     """All whole lines of all files of answers."""
     found = []
     for path in sorted((out / FOLDER).glob("*.jsonl")):
-        *whole, torn = path.read_bytes().split(b"\n")
-        found += [json.loads(line) for line in whole]
+        found += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     return found
 
 
