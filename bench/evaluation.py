@@ -4,8 +4,9 @@
 
 The model is that of ``make demo``, the questions are about sounds of its world, in the files of a benchmark; all three
 ways ask the same texts and must get the same answers. Every time is that of whole processes, from their start to their
-end: those of the run end with a report. A command takes as long for each question, so that a round has but eight of
-them, and 100 questions are 100 times their median.
+end: those of the run end with a report and its picture. The last row is without these, and without the imports of
+Python: from where the model is loaded to the last answer. A command takes as long for each question, so that a round
+has but eight of them, and 100 questions are 100 times their median.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from afn_model.eval.answers import read_answers
 from afn_model.eval.copies.sounds import NAMES, Sounds, save
+from afn_model.eval.run import SPENT
 from bench.engine import row
 from bench.measure import main
 
@@ -30,14 +31,15 @@ QUESTIONS, COMMANDS = 100, 8
 QUESTION = "Which sound do you hear?"
 BENCHMARK = "mmau-mini"  # whose files they are in
 LOOP = """
-import json, sys
+import json, sys, time
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
+began = time.perf_counter()
 session, answers = Session(sys.argv[1]), []
 for path in sys.argv[3:]:
     said = [{"role": "user", "content": [{"type": "audio", "path": path}, {"type": "text", "text": sys.argv[2]}]}]
     answers += [answer.text for answer in session.answer([said], SamplingParams(max_new_tokens=1024))]
-print(json.dumps(answers))
+print(json.dumps([answers, time.perf_counter() - began]))
 """
 
 
@@ -68,18 +70,20 @@ def process(*words: str) -> tuple[str, float, float]:
     return done.stdout, seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def run_all(model: str, data: Path, out: Path) -> tuple[list[str], float, float]:
-    """(answers, seconds, CPU seconds) of one run."""
+def run_all(model: str, data: Path, out: Path) -> tuple[list[str], float, float, float]:
+    """(answers, seconds, CPU seconds, seconds of answering alone) of one run."""
     words = ["-m", "afn_model.cli", "bench", "run", "--suite", BENCHMARK, "--data", str(data), "--out", str(out)]
     _, seconds, cpu = process(*words, "--model", model, "--prompt", "question", "--quiet")
     found = {key.split("/")[1]: one["answer"] for key, one in read_answers(out).items()}
-    return [found[str(number)] for number in range(len(found))], seconds, cpu
+    answering = json.loads((out / SPENT).read_text("utf-8"))["seconds"]
+    return [found[str(number)] for number in range(len(found))], seconds, cpu, answering
 
 
-def loop(model: str, paths: list[str]) -> tuple[list[str], float, float]:
-    """(answers, seconds, CPU seconds) of ``Session.answer``, one question after another in one process."""
+def loop(model: str, paths: list[str]) -> tuple[list[str], float, float, float]:
+    """The same of ``Session.answer``, one question after another in one process."""
     said, seconds, cpu = process("-c", LOOP, model, QUESTION, *paths)
-    return json.loads(said), seconds, cpu
+    answers, answering = json.loads(said)
+    return answers, seconds, cpu, answering
 
 
 def ask(model: str, path: str) -> tuple[str, float, float]:
@@ -91,7 +95,7 @@ def ask(model: str, path: str) -> tuple[str, float, float]:
 
 def measure_in(folder: Path, model: str, rounds: int, questions: int = QUESTIONS, commands: int = COMMANDS) -> dict:
     paths = write_questions(folder / "data", questions)
-    spent: dict[str, list[tuple[float, float]]] = {"run": [], "loop": [], "ask": []}
+    spent: dict[str, list[tuple[float, ...]]] = {"run": [], "loop": [], "ask": []}
     different, asked = 0, 0
     for turn in range(rounds):
         answers, *run = run_all(model, folder / "data", folder / f"out-{turn}")
@@ -100,40 +104,40 @@ def measure_in(folder: Path, model: str, rounds: int, questions: int = QUESTIONS
         single = [ask(model, paths[number]) for number in picked]
         each = [questions * statistics.median(one[at] for one in single) for at in (1, 2)]
         for name, found in (("run", run), ("loop", looped), ("ask", each)):
-            spent[name].append((found[0], found[1]))
+            spent[name].append(tuple(found))
         different += sum(one != other for one, other in zip(answers, own, strict=True))
         different += sum(one[0] != answers[number] for one, number in zip(single, picked, strict=True))
         asked += questions + commands
     return {"benchmark": "evaluation", "rows": rows_of(spent, questions, different, asked)}
 
 
-def rows_of(spent: dict[str, list[tuple[float, float]]], questions: int, different: int, asked: int) -> list[dict]:
-    """Claims from (seconds, CPU seconds) of each way in each round."""
+def rows_of(spent: dict[str, list[tuple[float, ...]]], questions: int, different: int, asked: int) -> list[dict]:
+    """Claims from (seconds, CPU seconds, seconds of answering) of each way in each round."""
 
-    def ratios(name: str, at: int) -> list[float]:
-        return [other[at] / run[at] for other, run in zip(spent[name], spent["run"], strict=True)]
-
-    def rates(name: str) -> dict[str, Any]:
-        seconds = statistics.median(one[0] for one in spent[name])
-        return {f"{name}_questions_per_second": round(questions / seconds, 3)}
-
-    found = []
-    for name, what, bar in (("ask", "a command for each", 5.0), ("loop", "a loop of Session.answer", None)):
-        ratio = statistics.median(ratios(name, 0))
-        found.append(
-            row(
-                f"{questions} short questions as one run, times as many per second as {what}",
-                "measured" if bar is None else f">= {bar:g} in each round",
-                round(ratio, 2),
-                bar is None or min(ratios(name, 0)) >= bar,
-                lowest=round(min(ratios(name, 0)), 2),
-                of_cpu_seconds=round(statistics.median(ratios(name, 1)), 2),
-                **rates("run"),
-                **rates(name),
-            )
+    def faster(name: str, what: str, at: int, bar: float | None) -> dict:
+        pairs = list(zip(spent[name], spent["run"], strict=True))
+        ratios, cpu = ([other[n] / run[n] for other, run in pairs] for n in (at, 1))
+        rates = {
+            f"{one}_per_second": round(questions / statistics.median(times[at] for times in spent[one]), 3)
+            for one in ("run", name)
+        }
+        return row(
+            f"{questions} short questions as one run, times as many per second as {what}",
+            "measured" if bar is None else f">= {bar:g} in each round",
+            round(statistics.median(ratios), 2),
+            bar is None or min(ratios) >= bar,
+            lowest=round(min(ratios), 2),
+            **({} if at else {"of_cpu_seconds": round(statistics.median(cpu), 2)}),
+            **rates,
         )
+
     said = "answers of the run that a command or the loop gives differently"
-    return [*found, row(said, "none", different, different == 0, of=asked)]
+    return [
+        faster("ask", "a command for each", 0, 5.0),
+        faster("loop", "a loop of Session.answer", 0, None),
+        row(said, "none", different, different == 0, of=asked),
+        faster("loop", "a loop of Session.answer, answering alone", 2, None),
+    ]
 
 
 def measure(rounds: int, device: str) -> dict:

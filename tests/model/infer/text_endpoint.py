@@ -33,8 +33,8 @@ def listed() -> dict[str, Any]:
 
 @contextmanager
 def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: str = "") -> Iterator[TextEndpoint]:
-    """Lists two models, and answers chat completions by ``answer(body)``: an object, bytes, or an iterator of bytes; or
-    a status, one of these, and headers."""
+    """Lists two models, and answers what is posted by ``answer(body)``: an object, bytes, an iterator of bytes, the
+    number of an error, or a tuple of that, one of these, and headers if need be."""
     found = TextEndpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,8 +46,10 @@ def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: 
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self.told(body)
             said = answer(body)
-            code, said, headers = said if isinstance(said, tuple) else (status, said, {})
-            self.say(code, json.dumps(said).encode() if isinstance(said, dict) else said, headers)
+            if isinstance(said, int):
+                said = said, b""
+            code, said, *headers = said if isinstance(said, tuple) else (status, said)
+            self.say(code, json.dumps(said).encode() if isinstance(said, dict) else said, *headers)
 
         def told(self, body: Any) -> None:
             found.asked.append((f"{self.command} {self.path}", self.headers.get("Authorization"), body))
