@@ -11,7 +11,7 @@ from afn_model.eval.captioner import answer_by_captions, caption_asks
 from afn_model.eval.run import Share, answers_of, prepare
 from afn_model.eval.table import benchmarks
 from afn_model.prompt.questions import DETAILED_CAPTION
-from tests.model.eval.scripted import Scripted, text
+from tests.model.eval.scripted import ScriptedWorkers, text
 from tests.model.serve.serving import wav
 
 HEARS = Asking({"name": "hears", "weights": "1"}, variant="captioner")
@@ -33,7 +33,7 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-class Hears(Scripted):
+class Hears(ScriptedWorkers):
     """Describes a recording by its file's name."""
 
     def __init__(self, fails=("broken.wav",)):
@@ -50,7 +50,7 @@ class Hears(Scripted):
         return "<think>hm</think>" if name == "silent.wav" else f"<think>hm</think>It is <|a|> {name}."
 
 
-class Reads(Scripted):
+class Reads(ScriptedWorkers):
     def __init__(self):
         super().__init__(self.read)
         self.texts = {}
