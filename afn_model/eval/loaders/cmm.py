@@ -29,6 +29,6 @@ def cmm(files: Files) -> Iterator[Item]:
             question=question,
             clips=(Clip(files.audio(audio, str(path.parent))),),
             answer=answer,
-            groups=groups | {"present": answer},
+            groups=groups,
             extra={"category": row.get("category"), "modality": row.get("modality")},
         )

@@ -48,8 +48,7 @@ def rul(files: Files, passes: str = "leave-one-out", seed: int = 0) -> Iterator[
                 clips=(Clip(audio),),
                 choices=_shuffled([right.strip(), *left], f"{seed}/{key}{number}"),
                 answer=right.strip(),
-                extra={"of": key, "caption": row.get("caption"), "PI": row.get("PI")}
-                | ({} if place is None else {"left_out": wrong[place]}),
+                extra={"of": key, "PI": row.get("PI")} | ({} if place is None else {"left_out": wrong[place]}),
             )
 
 
