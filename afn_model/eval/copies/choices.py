@@ -168,7 +168,7 @@ def rul(folder: Path, sounds: Sounds, **_: Any) -> None:
 def muchomusic(folder: Path, sounds: Sounds, **_: Any) -> None:
     """Both forms: what the authors' script prepares, with the id of a track given twice, and the table as published."""
     prepared, published = [], []
-    for number, track in enumerate([415600, 415600, 1001, "a_b-cdefghi", "jklmnopqrst"]):
+    for number, track in enumerate([415600, 415600, 1017, "a_b-cdefghi", "jklmnopqrst"]):
         name = ("flute", "flute", "guitar", "flute", "guitar")[number]
         right = [name, *sounds.others(NAMES, name, 3)]
         orders = [int(place) for place in sounds.random.permutation(4)]

@@ -43,10 +43,8 @@ def _utterance(speech: str) -> str:
 
 
 def _recording(files: Files, speech: str) -> str:
-    """The utterance's file: where the row says, with the suffix of LibriSpeech, or where LibriSpeech has its id."""
-    name = _utterance(speech)
-    plain = PurePosixPath(speech.replace("\\", "/"))
-    places = [str(plain), str(plain.with_suffix(".flac"))]
+    """The utterance's file: where the row says, or where LibriSpeech has its id."""
+    name, places = _utterance(speech), [speech]
     if name.count("-") == 2:
         places.append("/".join(["test-clean", *name.split("-")[:2], f"{name}.flac"]))
     found = [files.audio(place, *ROOTS) for place in places]

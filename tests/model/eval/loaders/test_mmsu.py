@@ -33,6 +33,14 @@ def test_lists_and_tables_of_the_same_rows(tmp_path):
     assert found[1].clips[0].path.endswith("train-00000-of-00001.parquet#0.1:audio")
 
 
+def test_the_hubs_folder_inside_of_the_benchmarks(tmp_path):
+    row, folder = copied("mmsu", tmp_path)
+    (folder / "MMSU").mkdir()
+    for name in ("question", "audio"):
+        (folder / name).rename(folder / "MMSU" / name)
+    assert load(row, tmp_path)[0].clips[0].path == str(folder / "MMSU" / "audio" / "copy_0.wav")
+
+
 def test_a_changed_column_is_named(tmp_path):
     row, folder = copied("mmsu", tmp_path)
     path = folder / "question" / "mmsu.jsonl"

@@ -37,7 +37,7 @@ def test_the_order_of_options_is_a_function_of_the_seed(tmp_path):
 def test_what_the_authors_script_writes(tmp_path):
     row, folder = copied("muchomusic-original", tmp_path)
     items = load(row, tmp_path)
-    assert [item.id for item in items[:3]] == ["415600", "415600#2", "1001"]  # ids are tracks
+    assert [item.id for item in items[:3]] == ["415600", "415600#2", "1017"]  # ids are tracks
     assert [item.answer for item in items] == ["flute", "flute", "guitar", "flute", "guitar"]
     assert {item.question for item in items} == {"Which sound do you hear?"}  # that of the example is another
     assert items[3].clips[0].path.endswith("data/musiccaps/audio/[a_b-cdefghi]-[30-40].wav")
@@ -58,6 +58,6 @@ def test_the_table_as_published(tmp_path):
     assert [item.id for item in items] == ["0", "1", "2", "3", "4"]
     assert any(item.choices[0] != item.answer for item in items)
     path = folder / "muchomusic.csv"
-    path.write_text(path.read_text("utf-8").replace("1001.json", "x.json"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("1017.json", "x.json"), "utf-8")
     with pytest.raises(ValueError, match=r"line 4: sdd 'x\.json' is no track of sdd or musiccaps"):
         load(row, tmp_path)

@@ -61,6 +61,7 @@ def test_lines_and_a_reference_that_is_not_there(tmp_path):
         ("Who?\n(A) one\n(B) two\n(C) three", "Who?", ("one", "two", "three")),
         ("Who? A) one B) two", "Who?", ("one", "two")),
         ("Is vitamin A. good? A. yes B. no C. B. D. C.", "Is vitamin A. good?", ("yes", "no", "B.", "C.")),
+        ("When? A. 50 B.C. B. 40 B.C. C. 30 A.D.", "When?", ("50 B.C.", "40 B.C.", "30 A.D.")),
         ("Who lived in 50 B.C. in the U.S.?", "Who lived in 50 B.C. in the U.S.?", ("A", "B", "C", "D")),
         ("Who? A. one", "Who? A. one", ("A", "B", "C", "D")),
     ],
