@@ -43,7 +43,7 @@ def cmm(folder: Path, sounds: Sounds) -> None:
 
 def voicebench(folder: Path, sounds: Sounds, subset: str) -> None:
     """Recordings inside the table, several splits where a subset has them, options on one line and on several, a letter
-    as reference that is a choice's text elsewhere."""
+    as reference."""
     splits = {"mmsu": ("law", "physics"), "sd-qa": ("usa",)}.get(subset, ("test",))
     for split in splits:
         rows = []
@@ -51,11 +51,11 @@ def voicebench(folder: Path, sounds: Sounds, subset: str) -> None:
             word = sounds.pick(SPOKEN)
             row = {"prompt": f"Say {word}.", "reference": word}
             if subset in ("openbookqa", "mmsu"):
-                choices = ["B", "C", "D", "A"] if number == 2 else options(sounds, SPOKEN, word)
+                choices = options(sounds, SPOKEN, word)
                 parts = [f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True)]
                 between = "\n" if number % 2 else " "
-                letter = "ABCD"[number % 4] if number == 2 else "ABCD"[choices.index(word)]
-                row = {"prompt": f"Find {word}.{between}{between.join(parts)}", "reference": letter}
+                told = f"Find {word}.{between}{between.join(parts)}"
+                row = {"prompt": told, "reference": "ABCD"[choices.index(word)]}
             elif subset != "sd-qa":
                 del row["reference"]
             sound = encoded(sounds.speech(row["prompt"].replace("\n", " ")), ".wav")
