@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.eval.copies.sounds import NAMES, SPOKEN, Sounds, save
+from afn_model.files import write_json, write_rows
 
 SOUND, WORD = "Which sound do you hear?", "Which word is said?"
 
@@ -37,9 +38,9 @@ def mmau(folder: Path, sounds: Sounds) -> None:
                 "difficulty": ("easy", "medium", "hard")[number % 3],
             }
         )
-    write_list(folder / "mmau-test-mini.json", rows)
+    write_json(folder / "mmau-test-mini.json", rows)
     hidden = [{name: value for name, value in row.items() if name != "answer"} | {"split": "test"} for row in rows]
-    write_list(folder / "mmau-test.json", hidden)
+    write_json(folder / "mmau-test.json", hidden)
 
 
 def mmar(folder: Path, sounds: Sounds) -> None:
@@ -73,7 +74,7 @@ def mmar(folder: Path, sounds: Sounds) -> None:
                 "rubric": [{"name": "Word", "scoring_point": "The word.", "note": "", "choices": [0, 1]}],
             }
         )
-    write_lines(folder / "MMAR-meta.jsonl", rows)
+    write_rows(folder / "MMAR-meta.jsonl", rows)
 
 
 def mmsu(folder: Path, sounds: Sounds) -> None:
@@ -105,7 +106,8 @@ def mmsu(folder: Path, sounds: Sounds) -> None:
                 "linguistics_sub_discipline": "Semantics",
             }
         )
-    write_lines(folder / "question" / "mmsu.jsonl", rows)
+    (folder / "question").mkdir()
+    write_rows(folder / "question" / "mmsu.jsonl", rows)
 
 
 def mmau_pro(folder: Path, sounds: Sounds) -> None:
@@ -162,7 +164,7 @@ def rul(folder: Path, sounds: Sounds, **_: Any) -> None:
             "distractors": sounds.others(NAMES, name, 4),
             "PI": round(float(sounds.random.uniform(0.5, 1)), 6),
         }
-    (folder / "RUL-MuchoMusic.json").write_text(json.dumps(rows, indent=2), "utf-8")
+    write_json(folder / "RUL-MuchoMusic.json", rows)
 
 
 def muchomusic(folder: Path, sounds: Sounds, **_: Any) -> None:
@@ -210,7 +212,7 @@ def muchomusic(folder: Path, sounds: Sounds, **_: Any) -> None:
                 "music_reasoning": "[]",
             }
         )
-    write_list(folder / "example_file.json", prepared)
+    write_json(folder / "example_file.json", prepared)
     with (folder / "muchomusic.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(published[0]))
         table.writeheader()
@@ -222,16 +224,6 @@ def options(sounds: Sounds, items: Sequence[str], right: str, wrong: int = 3) ->
     found = [right, *sounds.others(items, right, wrong)]
     sounds.random.shuffle(found)
     return found
-
-
-def write_list(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2, ensure_ascii=False), "utf-8")
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:

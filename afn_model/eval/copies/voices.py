@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from afn_model.eval.copies.choices import options, write_list, write_parquet
+from afn_model.eval.copies.choices import options, write_parquet
 from afn_model.eval.copies.sounds import NAMES, SPOKEN, Sounds, encoded, save
+from afn_model.files import write_json
 
 
 def cmm(folder: Path, sounds: Sounds) -> None:
@@ -38,7 +39,7 @@ def cmm(folder: Path, sounds: Sounds) -> None:
     video = "./reorg_raw_files/visual-audio-language/0.mp4"
     add("visual-audio-language", audio, video, f"Did you see {name} in the video?", "yes")
     add("visual-language", None, video, f"Did you see {other} in the video?", "no")
-    write_list(folder / "all_data_final_reorg.json", rows)
+    write_json(folder / "all_data_final_reorg.json", rows)
 
 
 def voicebench(folder: Path, sounds: Sounds, subset: str) -> None:
@@ -91,5 +92,6 @@ def librisqa(folder: Path, sounds: Sounds, part: int = 1) -> None:
                 "text": word,
             }
         rows.append(row)
-    name = ("I", "II")[part - 1]
-    write_list(folder / f"LibriSQA-Part{name}" / f"LibriSQA-Part{name}-test.json", rows)
+    name = f"LibriSQA-Part{('I', 'II')[part - 1]}"
+    (folder / name).mkdir()
+    write_json(folder / name / f"{name}-test.json", rows)
