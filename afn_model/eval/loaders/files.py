@@ -136,6 +136,8 @@ def field(row: Mapping[str, Any], name: str, where: Any, kind: type | tuple[type
     Raises:
         ValueError: it is not there, or of another type: the columns have changed.
     """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: an object is expected, got {shown(row)}")
     if name not in row:
         raise ValueError(f"{where}: no field {name!r}; there are {', '.join(map(str, row))}")
     if not isinstance(row[name], kind):
