@@ -98,7 +98,7 @@ def read_table(path: Path, *, sep: str = ",", quoted: bool = True, escape: str |
                 if None in row or None in row.values():
                     raise ValueError(f"{path}, line {number}: {len(rows.fieldnames or [])} fields are expected")
                 yield row
-        except csv.Error as error:
+        except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {error}") from None
 
 

@@ -11,7 +11,7 @@ from afn_model.checks import shown
 from afn_model.eval.items import Clip, Item
 from afn_model.eval.loaders.files import Files, field, read_json, read_table
 
-# Classes in the order of their numbers, as the files write them.
+# Classes as the files write them; the order of their numbers is that of the alphabet.
 NONSPEECH7K = ("breath", "cough", "crying", "laugh", "screaming", "sneeze", "yawn")
 NSYNTH = {
     "source": ("acoustic", "electronic", "synthetic"),
