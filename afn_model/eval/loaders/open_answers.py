@@ -43,7 +43,7 @@ def _records(files: Files) -> Iterator[Item]:
             said[who] = field(turn, "value", where).strip()
         if not said.get("question"):
             raise ValueError(f"{where}: no question in it")
-        sounds = row.get("sound") or []
+        sounds = field(row, "sound", where, (str, list)) if row.get("sound") else []
         sounds = [sounds] if isinstance(sounds, str) else sounds
         yield Item(
             id=str(field(row, "id", where, (str, int))),
