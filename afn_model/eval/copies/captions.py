@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from afn_model.eval.copies.labels import ASKED, write_csv
 from afn_model.eval.copies.sounds import NAMES, PLAYED, Sounds, save
 from afn_model.eval.loaders.captions import CAPTIONS
+from afn_model.files import write_json
 
 
 def _captions(sound: str) -> list[str]:
@@ -52,7 +52,7 @@ def songcaps(folder: Path, sounds: Sounds) -> None:
         path, caption = f"/songs/song{number}.wav", f"A {played} plays one long note."
         records.append(_record(f"song-{number}", path, "Describe this song in detail.", caption))
     records[4]["conversations"].pop()
-    (folder / "songcaps.json").write_text(json.dumps(records), "utf-8")
+    write_json(folder / "songcaps.json", records)
 
 
 def longaudiobench(folder: Path, sounds: Sounds) -> None:
@@ -67,7 +67,7 @@ def longaudiobench(folder: Path, sounds: Sounds) -> None:
     records.append(_record(7, both, "How is <sound-1> different from <sound-2>?", "They have other sounds."))
     records.append(_record("text", None, "How many seconds does a minute have?", "60"))
     for name in ("longaudiobench", "longaudiobench-speech"):
-        (folder / f"{name}.json").write_text(json.dumps(records), "utf-8")
+        write_json(folder / f"{name}.json", records)
 
 
 def _record(name: str | int, sound: str | list[str] | None, asked: str, answer: str) -> dict[str, Any]:
@@ -94,7 +94,6 @@ def musicinstruct(folder: Path, sounds: Sounds) -> None:
                 "sampling_rate": 16000,
             }
         )
+    (folder / "MusicInstruct").mkdir()
     for kind in ("short", "long"):
-        path = folder / "MusicInstruct" / f"music_instruct_{kind}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"QA": rows}), "utf-8")
+        write_json(folder / "MusicInstruct" / f"music_instruct_{kind}.json", {"QA": rows})

@@ -4,21 +4,23 @@ other sounds of it: their scores say nothing but that they can be had."""
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from afn_model.eval.copies.sounds import NAMES, PLAYED, Sounds, save
 from afn_model.eval.loaders.labels import GTZAN, MEDLEY_SOLOS_DB, NONSPEECH7K, NSYNTH
+from afn_model.files import write_json, write_text
 
 ASKED = "Which sound do you hear?"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], end: str = "\n") -> None:
     """A table as the benchmarks publish them: a line of names, quotes where they are needed."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator=end).writerows([columns, *rows])
+    table = io.StringIO()
+    csv.writer(table, lineterminator=end).writerows([columns, *rows])
+    write_text(path, table.getvalue())
 
 
 def entailment(folder: Path, sounds: Sounds) -> None:
@@ -85,7 +87,7 @@ def nsynth(folder: Path, sounds: Sounds, label: str, question: str = "") -> None
             "instrument_source": sources.index(source),
             "instrument_source_str": source,
         }
-    (folder / "nsynth-test" / "examples.json").write_text(json.dumps(notes, indent=2), "utf-8")
+    write_json(folder / "nsynth-test" / "examples.json", notes)
 
 
 def medley_solos_db(folder: Path, sounds: Sounds, question: str = "") -> None:
@@ -109,7 +111,7 @@ def gtzan(folder: Path, sounds: Sounds, question: str = "") -> None:
         name = f"{genre}.{number:05d}"
         save(folder / "genres" / genre / f"{name}.wav", sounds.note(PLAYED[number % len(PLAYED)], 0.6))
         lines.append(name if number == 4 else f"{genre}/{name}.wav")
-    (folder / "test_filtered.txt").write_text("\n".join([*lines, "", ""]), "utf-8")
+    write_text(folder / "test_filtered.txt", "\n".join([*lines, "", ""]))
 
 
 def compa_r(folder: Path, sounds: Sounds) -> None:
@@ -126,4 +128,4 @@ def compa_r(folder: Path, sounds: Sounds) -> None:
         told = [{"instruction": asked, "output": said} for asked, said in pairs[: 1 + number % 2]]
         about = {"caption": f"A {sound} is heard.", "timestamp_events": str(events) if number % 2 else events}
         rows.append({"audio_id": f"/data/audios/{name}", **about, "instruction_output": told})
-    (folder / "CompA-R-test.json").write_text(json.dumps(rows, indent=4), "utf-8")
+    write_json(folder / "CompA-R-test.json", rows)

@@ -36,7 +36,7 @@ def nonspeech7k(files: Files, question: str = "") -> Iterator[Item]:
         where = f"{path}, row {number}"
         label = field(row, "Classname", where).strip().lower()
         name = field(row, "Filename", where).strip()
-        yield _item(name, question, files.audio(name, "test"), _SPELT.get(label, label), NONSPEECH7K, where)
+        yield _item(name, question, files.audio(name, "test"), _SPELT.get(label) or label, NONSPEECH7K, where)
 
 
 def nsynth(files: Files, label: str, question: str = "") -> Iterator[Item]:
