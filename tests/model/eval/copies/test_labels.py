@@ -33,6 +33,6 @@ def test_lists_and_recordings_of_labels(tmp_path, sounds):
     lines = (tmp_path / "test_filtered.txt").read_text().splitlines()
     assert lines[3:] == ["disco/disco.00003.wav", "hiphop.00004", ""]
     medley_solos_db(tmp_path, sounds)
-    assert len(list((tmp_path / "audio").glob("Medley-solos-DB_test-*.wav"))) == 5
+    assert len(list((tmp_path / "audio").iterdir())) == 5
     compa_r(tmp_path, sounds)
-    assert len(list((tmp_path / "compa_r_test_audios").iterdir())) == 3
+    assert {path.stem for path in (tmp_path / "compa_r_test_audios").iterdir()} == {f"video{n}_10" for n in range(3)}
