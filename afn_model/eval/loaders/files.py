@@ -122,7 +122,7 @@ def read_table(path: Path, *, sep: str = ",", quoted: bool = True, escape: str |
                 if None in row or None in row.values():
                     raise ValueError(f"{path}, line {number}: {len(rows.fieldnames or [])} fields are expected")
                 yield row
-        except csv.Error as error:
+        except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {error}") from None
 
 
@@ -160,6 +160,8 @@ def field(row: Mapping[str, Any], name: str, where: Any, kind: type | tuple[type
     Raises:
         ValueError: it is not there, or of another type: the columns have changed.
     """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: an object is expected, got {shown(row)}")
     if name not in row:
         raise ValueError(f"{where}: no field {name!r}; there are {', '.join(map(str, row))}")
     if not isinstance(row[name], kind):
