@@ -131,6 +131,12 @@ def _caption(key: Key, captions: Captions, rows: Mapping[str, Mapping[str, Any]]
     return caption
 
 
+def questions_by_now(prepared: PreparedRun, out: str | Path, asking: Asking, text: Asking) -> PreparedRun:
+    """The text model's questions from the captions that a folder has, for ``answers_of``; nobody is asked. Arguments as
+    of ``answer_by_captions``."""
+    return text_asks(prepared, caption_asks(prepared, out, asking), read_answers(out), text)
+
+
 def answer_by_captions(
     prepared: PreparedRun,
     out: str | Path,

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from afn_model.eval.asks import Asking
-from afn_model.eval.captioner import answer_by_captions, caption_asks
+from afn_model.eval.captioner import answer_by_captions, caption_asks, questions_by_now
 from afn_model.eval.run import Share, answers_of, prepare
 from afn_model.eval.table import benchmarks
 from afn_model.prompt.questions import DETAILED_CAPTION
@@ -94,6 +94,10 @@ def test_two_passes(data, tmp_path):
     assert (first.before, list(reads.texts)) == (4, ["q5"])
     (_, first, second), hears, reads = both(data, out)
     assert (hears.asked, reads.asked, first.before, second.before) == ([], [], 5, 6)
+    prepared = prepare([benchmarks()["mmau-mini"]], data, out, HEARS)
+    scored = answers_of(questions_by_now(prepared, out, HEARS, READS), out)["mmau-mini"]
+    assert [one.text for one in scored[:5]] == [one.text for one in answered[:5]]
+    assert scored[5].text == "It is < |a|> broken"
 
 
 def test_shares(data, tmp_path):
