@@ -115,6 +115,26 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_an_error(tmp_path, monkeyp
         assert answered(todo[2:3], tmp_path, there.url)["i2"]["answer"] == "now"
 
 
+def test_settings_that_a_server_does_not_take(tmp_path):
+    def say(body):
+        for name, told in (("max_tokens", "Use 'max_completion_tokens' instead."), ("temperature", "Only 1 is.")):
+            if name in body:
+                return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported. {told}"}}
+        return reply("yes")
+
+    with text_endpoint(say) as there:
+        found = answered(asks(TEXTS[:3]), tmp_path, there.url, together=1)
+        assert [row["answer"] for row in found.values()] == ["yes"] * 3
+        assert [row["without"] for row in found.values()] == [["temperature"]] * 3
+        assert len(there.asked) == 5
+        assert {name: value for name, value in there.last.items() if name != "messages"} == {
+            **{"model": "own", "max_completion_tokens": 1024, "seed": 0}
+        }
+    with text_endpoint(lambda body: (400, {"error": "unsupported: your question"})) as there:
+        found = answered(asks(TEXTS[:1]), tmp_path / "2", there.url)
+        assert found["i0"]["error"]["message"] == "400 Bad Request: unsupported: your question"
+
+
 def test_so_many_requests_at_a_time(tmp_path):
     together = threading.Barrier(4, timeout=20)
 
