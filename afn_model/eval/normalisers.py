@@ -17,7 +17,7 @@ WHISPER = "0.1.15"  # of whisper_normalizer, which all rules here were compared 
 # unlike Whisper's.
 OPENASR_FILLERS = "hmm mm mhm mmm uh um ah aha ahh ahm eh ehehe em hm huh hum mhum uhm umm uhuh"
 OPENASR_WITHOUT = "kinda sorta dunno cause"  # words that whisper_normalizer spells out, unlike OpenAI's own package
-OPENASR_IS = "it he she what that who here there how when where why this"  # before 's; of others it stays 's
+OPENASR_IS = "it he she what that who here there how when where why this"  # before 's; others keep an s alone
 OPENASR_SPELLINGS = """
 ok=okay kay=okay etcetera=etc archaeological=archeological cancellation=cancelation cancellations=cancelations
 flyer=flier mm=hmm travelogue=travelog travelogues=travelogs archaeology=archeology pummelled=pummeled

@@ -9,11 +9,11 @@ import numpy as np
 
 from afn_model.eval.items import Answered
 from afn_model.eval.loaders.files import UNSCORED
-from afn_model.eval.score import DRAWS, Part, RuleError, Score, Tools, resampled
+from afn_model.eval.score import Part, RuleError, Score, Tools, resampled
 from afn_model.scoring.text import answer_in
 
 
-def bleu(answered: Sequence[Answered], tools: Tools, *, tok: str = "13a", seed: int = 0) -> Score:
+def bleu(answered: Sequence[Answered], tools: Tools, *, tok: str = "13a") -> Score:
     """Corpus BLEU. An item without an output counts as an empty translation.
 
     It is no ratio of sums: ``parts`` are BLEU of each item by itself, and the interval is computed from the counts of
@@ -24,7 +24,6 @@ def bleu(answered: Sequence[Answered], tools: Tools, *, tok: str = "13a", seed: 
         tools: not used.
         tok: sacrebleu's tokeniser: "13a"; "zh" for Chinese and "char" or "ja-mecab" for Japanese, which 13a would take
             as one word for each stretch between spaces; "ja-mecab" needs sacrebleu's extra of that name.
-        seed: of the interval.
     """
     try:
         from sacrebleu.metrics.bleu import BLEU
@@ -58,7 +57,7 @@ def bleu(answered: Sequence[Answered], tools: Tools, *, tok: str = "13a", seed: 
         row = [int(count) for count in sums]
         return BLEU.compute_bleu(row[:n], row[n : 2 * n], row[-2], row[-1], corpus.smooth_method).score
 
-    low, high = np.percentile([of(sums) for sums in resampled(answered, counts, seed=seed, draws=DRAWS)], [2.5, 97.5])
+    low, high = np.percentile([of(sums) for sums in resampled(answered, counts)], [2.5, 97.5])
     notes = [f"{silent} items have no output and count as empty translations"] if silent else []
     notes += [f"{left_out} items left out: without a reference, or not in the official split"] if left_out else []
     signature = f"BLEU, {corpus.get_signature()}"
