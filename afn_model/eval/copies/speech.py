@@ -10,6 +10,7 @@ import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.eval.copies.sounds import SPOKEN, Sounds, encoded, save
+from afn_model.files import write_text
 
 PAUSE = 0.3  # seconds between segments of one recording
 # Sentences in which normalisers differ; the demo model knows the words of ``SPOKEN`` alone.
@@ -38,7 +39,7 @@ def librispeech(folder: Path, sounds: Sounds) -> None:
                 if (chapter[0], number) != ("121", 1):
                     save(home / f"{key}.flac", sounds.speech(text))
             home.mkdir(parents=True, exist_ok=True)
-            (home / f"{chapter[0]}-{chapter[1]}.trans.txt").write_text("\n".join(lines) + "\n", "utf-8")
+            write_text(home / f"{chapter[0]}-{chapter[1]}.trans.txt", "\n".join(lines) + "\n")
 
 
 def spgispeech(folder: Path, sounds: Sounds) -> None:
@@ -48,7 +49,7 @@ def spgispeech(folder: Path, sounds: Sounds) -> None:
         name = f"{number:032x}/{number}.wav"
         path = save(folder / "test" / name, sounds.speech(text))
         rows.append(f"{name}|{path.stat().st_size}|{chr(34) * (number == 4)}{text}")
-    (folder / "test.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    write_text(folder / "test.csv", "\n".join(rows) + "\n")
 
 
 def tedlium(folder: Path, sounds: Sounds) -> None:
@@ -65,7 +66,7 @@ def tedlium(folder: Path, sounds: Sounds) -> None:
         )
         lines.append(f"AlexSmith_2011 1 {speaker} {start:.2f} {end:.2f} {label} {text}")
     (home / "stm").mkdir(parents=True, exist_ok=True)
-    (home / "stm" / "AlexSmith_2011.stm").write_text("\n".join(lines) + "\n", "utf-8")
+    write_text(home / "stm" / "AlexSmith_2011.stm", "\n".join(lines) + "\n")
 
 
 def gigaspeech(folder: Path, sounds: Sounds) -> None:
@@ -97,7 +98,7 @@ def gigaspeech(folder: Path, sounds: Sounds) -> None:
         audio | {"aid": "YOU0000000002", "path": "audio/youtube/P0000/YOU0000000002.opus", "segments": segments[-1:]},
     ]
     table = {"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": audios}
-    (folder / "GigaSpeech.json").write_text(json.dumps(table, indent=2), "utf-8")
+    write_text(folder / "GigaSpeech.json", json.dumps(table, indent=2))
 
 
 def common_voice(folder: Path, sounds: Sounds) -> None:
@@ -108,7 +109,7 @@ def common_voice(folder: Path, sounds: Sounds) -> None:
         save(folder / "en" / "clips" / file, sounds.speech(text, voice=sounds.pick(ENGLISH)))
         sentence = f'"{text}' if number == 4 else text
         rows.append("\t".join(["0" * 16, file, sentence, "2", "0", "", "", "", "", "en", ""]))
-    (folder / "en" / "test.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    write_text(folder / "en" / "test.tsv", "\n".join(rows) + "\n")
 
 
 def voxpopuli(folder: Path, sounds: Sounds) -> None:
@@ -119,7 +120,7 @@ def voxpopuli(folder: Path, sounds: Sounds) -> None:
         save(folder / "data" / "en" / "test" / "test_part_0" / f"{key}.wav", sounds.speech(text))
         normal = "" if number == 2 else _plain(text).lower()
         rows.append("\t".join([key, text, normal, "2191", "test", "female", "True", "None"]))
-    (folder / "data" / "en" / "asr_test.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    write_text(folder / "data" / "en" / "asr_test.tsv", "\n".join(rows) + "\n")
 
 
 def open_asr(folder: Path, sounds: Sounds) -> None:
@@ -157,8 +158,8 @@ def covost2(folder: Path, sounds: Sounds, *, direction: str) -> None:
             known.append(f"{number:08x}\t{file}\t{sentence.replace(chr(34), chr(92) + chr(34))}\t2")
         save(folder / source / "clips" / file, sounds.speech(sentence, voice=voice))
     rows.append(f"common_voice_{source}_9.mp3\tnot asked\ttrain\t00000009")
-    (folder / source / "validated.tsv").write_text("\n".join(known) + "\n", "utf-8")
-    (folder / f"covost_v2.{direction}.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    write_text(folder / source / "validated.tsv", "\n".join(known) + "\n")
+    write_text(folder / f"covost_v2.{direction}.tsv", "\n".join(rows) + "\n")
 
 
 def _words(sounds: Sounds, count: int) -> list[str]:

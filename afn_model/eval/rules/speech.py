@@ -164,7 +164,7 @@ def _kaldialign(merge_compounds: bool, sclite: bool) -> tuple[Edited, str]:
     def edits(true: list[str], said: list[str]) -> list[Edits]:
         pairs = [(one.split(), other.split()) for one, other in zip(true, said, strict=True)]
         found = [kaldialign.edit_distance(*pair, sclite, merge_compounds) for pair in pairs]
-        return [Edits(one["ins"], one["del"], one["sub"], one["ref_len"]) for one in found]
+        return [Edits(*(int(one[name]) for name in ("ins", "del", "sub", "ref_len"))) for one in found]
 
     how = ", compounds merged" * merge_compounds + ", costs of sclite" * sclite
     return edits, f"kaldialign {version('kaldialign')}{how}"

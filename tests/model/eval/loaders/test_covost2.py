@@ -5,6 +5,7 @@ import pytest
 from afn_model.audio.decode import load_audio
 from afn_model.eval.copies import speech as copies
 from afn_model.eval.copies.sounds import Sounds
+from afn_model.eval.items import Item
 from afn_model.eval.loaders import load
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.prompts import PROMPTS
@@ -51,7 +52,7 @@ def test_files_that_are_missing_or_have_changed_are_named(tmp_path):
 
 
 def test_eight_directions_ask_in_their_languages():
-    asked = {name.removeprefix("covost2-"): PROMPTS[row.prompt](None, row.language) for name, row in ROWS.items()}
+    asked = {name.removeprefix("covost2-"): PROMPTS[row.prompt](Item(""), row.language) for name, row in ROWS.items()}
     assert len(asked) == 8
     assert asked["en-zh"] == "Translate any speech you hear from English into Chinese."
     assert asked["ar-en"] == "Translate any speech you hear from Arabic into English."
