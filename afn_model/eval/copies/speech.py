@@ -12,7 +12,7 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.eval.copies.sounds import SPOKEN, Sounds, encoded, save
 from afn_model.files import write_text
 
-PAUSE = 0.3  # seconds between segments of one recording
+PAUSE = 0.2  # seconds between segments of one recording
 # Sentences in which normalisers differ; the demo model knows the words of ``SPOKEN`` alone.
 SENTENCES = ("Dr. Allan isn't there, um, yet.", "It's twenty one dollars.", "We'll e-mail the colour.")
 TRANSLATED = {  # voice and sentences of each language
@@ -72,12 +72,12 @@ def tedlium(folder: Path, sounds: Sounds) -> None:
 def gigaspeech(folder: Path, sounds: Sounds) -> None:
     """Segments of a long recording with tags for punctuation, one of music, one of another subset; a second recording,
     of training alone, that is absent."""
-    texts = [*_words(sounds, 3), "um it's e-mail", "gigaspeech"]
+    texts = [*_words(sounds, 3), "um it's e-mail", "no"]
     written = [
         *(text.upper() for text in texts[:2]),
         "<MUSIC>",
-        "UM IT'S E-MAIL <COMMA> YOU KNOW <PERIOD>",
-        "GIGASPEECH",
+        "UM IT'S <COMMA> E-MAIL <PERIOD>",
+        "NO",
     ]
     pcm, spans = _joined(sounds, texts)
     path = save(folder / "audio" / "podcast" / "P0000" / "POD0000000001.opus", pcm)
@@ -88,7 +88,7 @@ def gigaspeech(folder: Path, sounds: Sounds) -> None:
             "begin_time": round(start, 3),
             "end_time": round(end, 3),
             "text_tn": text,
-            "subsets": ["{XL}", "{L}"] if text == "GIGASPEECH" else ["{TEST}"],
+            "subsets": ["{XL}", "{L}"] if text == "NO" else ["{TEST}"],
         }
         for number, (text, (start, end)) in enumerate(zip(written, spans, strict=True))
     ]
