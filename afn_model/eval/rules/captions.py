@@ -21,10 +21,10 @@ def cider(answered: Sequence[Answered], tools: Tools, *, own: bool = False) -> S
     """Mean CIDEr-D over recordings as coco-caption prints it: 0 to 10, and about 0.5 for good systems on Clotho.
 
     Papers on audio captions print this number or 100 times it. CoNeTTE (arXiv:2309.00454) has a SPIDEr, the mean of
-    CIDEr-D and SPICE, of 30.5 % on Clotho and 44.1 % on AudioCaps, which leaves CIDEr-D 0.61 and 0.88 at most; AF-Next's
-    0.52 and 0.74 are of this kind, and were they percent of 10, no system would have come near them. Whether an n-gram
-    is rare is counted in the references of the recordings that are scored: a part of a set has other scores than it has
-    in the whole. An item without an output is a caption of no words, which has 0; one without references is left out.
+    CIDEr-D and SPICE, of 30.5 % on Clotho and 44.1 % on AudioCaps, which leaves CIDEr-D 0.61 and 0.88 at most;
+    AF-Next's 0.52 and 0.74 are numbers of this kind. Whether an n-gram is rare is counted in the references of the
+    recordings that are scored: a part of a set has other scores than it has in the whole. An item without an output is
+    a caption of no words, which has 0; one without references is left out.
 
     Args:
         answered: items with references.

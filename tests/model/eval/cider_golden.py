@@ -34,7 +34,8 @@ if __name__ == "__main__":
     cut = words_of([one["captions"] for one in told["sets"]])
     found = zip(told["sets"], cut, scores_of(cut), strict=True)
     sets = [{"captions": one["captions"], "words": words, "score": score} for one, words, score in found]
-    texts = [[text, *words] for (text, *_), words in zip(told["texts"], words_of([one[:1] for one in told["texts"]]))]
+    cut = words_of([one[:1] for one in told["texts"]])
+    texts = [[text, *words] for (text, *_), words in zip(told["texts"], cut, strict=True)]
     rows = {
         name: ",\n".join(json.dumps(one, ensure_ascii=False) for one in some)
         for name, some in (("sets", sets), ("texts", texts))

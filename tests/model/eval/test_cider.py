@@ -59,7 +59,7 @@ def test_the_formula_by_hand():
 
 
 def test_a_set_of_one_has_nothing_rare_and_a_caption_equal_to_its_only_reference_has_ten():
-    words = "a dog barks at a passing car".split()
+    words = ["a", "dog", "barks", "at", "a", "car"]
     assert cider_d([words], [[words]]) == [0]
     assert cider_d([words, []], [[words], [["rain"]]]) == pytest.approx([10, 0], rel=BUDGET)
     assert cider_d([], []).shape == (0,)

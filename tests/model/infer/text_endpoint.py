@@ -33,7 +33,8 @@ def listed() -> dict[str, Any]:
 
 @contextmanager
 def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: str = "") -> Iterator[TextEndpoint]:
-    """Lists two models, and answers chat completions by ``answer(body)``: an object, bytes, or an iterator of bytes."""
+    """Lists two models, and answers what is posted by ``answer(body)``: an object, bytes, an iterator of bytes, or the
+    number of an error."""
     found = TextEndpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -45,7 +46,9 @@ def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: 
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self.told(body)
             said = answer(body)
-            self.say(status, json.dumps(said).encode() if isinstance(said, dict) else said)
+            if isinstance(said, int):
+                return self.say(said, b"")
+            return self.say(status, json.dumps(said).encode() if isinstance(said, dict) else said)
 
         def told(self, body: Any) -> None:
             found.asked.append((f"{self.command} {self.path}", self.headers.get("Authorization"), body))
