@@ -75,7 +75,7 @@ def _own(function: Callable[[list[str]], Any], name: str) -> Embed:
 
 
 def _behind(url: str, model: str = "") -> tuple[Embed, str]:
-    key = os.environ.get(KEY)
+    url, key = url.rstrip("/").removesuffix(PATH), os.environ.get(KEY)
     model = model or first_model(url, key=key)
 
     def embed(texts: Sequence[str]) -> np.ndarray:

@@ -102,7 +102,7 @@ def text_of(reply: dict[str, Any], where: str = "") -> str:
 def post(url: str, path: str, body: dict[str, Any], *, key: str | None = None, seconds: float = SECONDS) -> Any:
     """The JSON object that another request has for an answer, such as that to ``/embeddings``; arguments and errors as
     of ``complete``."""
-    base = base_of(url.rstrip("/").removesuffix(path))
+    base = base_of(url)
     return _exchange(base + path, body, key, time.monotonic() + seconds)
 
 

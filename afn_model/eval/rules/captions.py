@@ -79,8 +79,8 @@ def _words(texts: list[str], own: bool) -> tuple[list[list[str]], str, list[str]
 
 
 def ptb(texts: Sequence[str]) -> list[list[str]]:
-    """Words of texts by CoreNLP's tokeniser as coco-caption runs it and drops punctuation, but in UTF-8 whatever the
-    locale, and with every text in a line of its own whatever breaks lines in it.
+    """Words of texts by CoreNLP's tokeniser as coco-caption runs it and drops punctuation, but with every text in a line
+    of its own whatever breaks lines in it, and nothing written into the package's folder.
 
     Raises:
         ImportError: pycocoevalcap is not installed.
@@ -95,7 +95,7 @@ def ptb(texts: Sequence[str]) -> list[list[str]]:
     command = [java, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = "".join(" ".join(text.split()) + "\n" for text in texts).encode(errors="replace")
     try:
-        done = subprocess.run([*command, "-encoding", "UTF-8"], input=lines, capture_output=True, timeout=SECONDS)
+        done = subprocess.run(command, input=lines, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise OSError(f"no end within {SECONDS:g} s") from None
     found = done.stdout.decode(errors="replace").split("\n")[:-1]

@@ -10,7 +10,7 @@ from typing import Any
 from afn_model.eval.items import Answered
 from afn_model.eval.judge_prompts import PROMPTS, SYSTEM
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
-from afn_model.scoring.text import answer_in
+from afn_model.scoring.text import answer_span
 
 SETTINGS = {"temperature": 0.0}
 
@@ -93,7 +93,7 @@ def grade_in(low: int, high: int) -> Callable[[str], float | None]:
     form = re.compile(rf"\D*?(?<![-−.])(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*{high})?\D*", re.DOTALL | re.ASCII)
 
     def read(text: str) -> float | None:
-        found = form.fullmatch(answer_in(text))
+        found = form.fullmatch(text[slice(*answer_span(text))])
         return float(found[1]) if found and low <= float(found[1]) <= high else None
 
     return read

@@ -10,7 +10,6 @@ from afn_model.eval.judge import RemoteJudge
 from tests.model.infer.text_endpoint import reply, text_endpoint
 
 
-
 def number(text):
     return float(text) if text.isdecimal() else None
 

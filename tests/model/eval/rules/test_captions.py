@@ -79,7 +79,8 @@ def test_a_tokeniser_that_fails_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules["pycocoevalcap.tokenizer"], "ptbtokenizer", there, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     java = tmp_path / "java"
-    for script, problem in (("echo one .", "1 lines for 12 captions"), ("echo no room >&2; exit 1", "no room")):
+    faults = [("echo one .", "1 lines for 12 captions"), ("cat; echo no room >&2; exit 1", "no room")]
+    for script, problem in faults:
         java.write_text(f"#!/bin/sh\n{script}\n")
         java.chmod(0o755)
         found = cider(answers(SETS[:2]), Tools())
