@@ -90,8 +90,8 @@ PROMPTS = {
         {
             "": "The question is about a recording of up to half an hour. Judge how right and how complete the "
             "response is against the reference: order, times, counts, names and causes must agree where the "
-            "reference has them. Half of the points stand for what of the reference is there, half for nothing being wrong. Detail "
-            "that the reference neither has nor contradicts changes nothing."
+            "reference has them. Half of the points stand for what of the reference is there, half for nothing being "
+            "wrong. Detail that the reference neither has nor contradicts changes nothing."
         },
         ("question", "reference", "response"),
         (0, 100),

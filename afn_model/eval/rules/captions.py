@@ -79,8 +79,8 @@ def _words(texts: list[str], own: bool) -> tuple[list[list[str]], str, list[str]
 
 
 def ptb(texts: Sequence[str]) -> list[list[str]]:
-    """Words of texts by CoreNLP's tokeniser as coco-caption runs it and drops punctuation, but with every text in a line
-    of its own whatever breaks lines in it, and nothing written into the package's folder.
+    """Words of texts by CoreNLP's tokeniser as coco-caption runs it and drops punctuation, but with every text in a
+    line of its own whatever breaks lines in it, and nothing written into the package's folder.
 
     Raises:
         ImportError: pycocoevalcap is not installed.

@@ -27,7 +27,7 @@ def answers(sets):
 
 @pytest.fixture
 def no_library(monkeypatch):
-    for name in ("pycocoevalcap", "pycocoevalcap.cider", "pycocoevalcap.tokenizer"):
+    for name in ("pycocoevalcap", "pycocoevalcap.cider.cider", "pycocoevalcap.tokenizer"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
