@@ -66,7 +66,7 @@ def tokens(text: str) -> list[str]:
     """
     found: list[str] = []
     for token in _TOKEN.findall(text.lower().translate(_PLAIN)):
-        found += _APART.get(token) or [_BRACKETS.get(token, token)]
+        found += _APART.get(token) or [str(_BRACKETS.get(token, token))]
     return found
 
 

@@ -20,7 +20,7 @@ LONGEST_PAUSE = 60.0  # seconds between two tries, whatever the endpoint asks fo
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge said to one prompt, and the model that it says it is."""
+    """What the judge said to one prompt, and the model that it says it is, with settings that it would not take."""
 
     text: str
     served: str
@@ -74,7 +74,7 @@ class RemoteJudge:
 
     def __post_init__(self):
         self._lock = threading.Lock()
-        self._in_a_row, self._stop = 0, threading.Event()
+        self._in_a_row, self._stop, self._refused = 0, threading.Event(), set[str]()
         self._kept, self._models = _read(self.cache)
         self.name = self.model or ""
 
@@ -146,7 +146,8 @@ class RemoteJudge:
                 if self._in_a_row >= self.give_up:
                     self._stop.set()
             return
-        text, served = text_of(reply), str(reply.get("model") or self.model)
+        without = [f"without {name}" for name in ask.body if name in self._refused]
+        text, served = text_of(reply), " ".join([str(reply.get("model") or self.model), *without])
         row = {"key": ask.key, "model": self.model, "served": served, "repeat": ask.repeat, "text": text}
         told = {name: reply[name] for name in ("system_fingerprint", "usage") if reply.get(name)}
         with self._lock:
@@ -155,11 +156,16 @@ class RemoteJudge:
             _append(self.cache, row | told)
 
     def _patiently(self, ask: _Ask) -> dict[str, Any]:
-        messages, fields = ask.body["messages"], {k: v for k, v in ask.body.items() if k != "messages"}
         for left in reversed(range(self.tries)):
+            fields = {name: value for name, value in ask.body.items() if name not in self._refused}
+            messages = fields.pop("messages")
             try:
                 return complete(self.url, messages, model=self.model, key=self.key, fields=fields, seconds=self.seconds)
             except ElsewhereError as error:
+                unsupported = error.status == 400 and "unsupported" in error.said.lower()
+                if left and unsupported and (refused := {name for name in fields if f"'{name}'" in error.said}):
+                    self._refused |= refused  # some models take no temperature: ``name`` says so
+                    continue
                 # A reply that is no JSON, or has no text, has no status either.
                 if left == 0 or not (error.may_pass or error.status == 0):
                     raise

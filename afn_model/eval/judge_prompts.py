@@ -28,7 +28,6 @@ class JudgePrompt:
         shows: what the judge reads: names of ``fields_of``, in order.
         scale: lowest and highest grade.
         after: whose judge it stands for.
-        official: other settings of the request than temperature 0.
     """
 
     version: int

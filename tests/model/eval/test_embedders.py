@@ -66,13 +66,9 @@ def test_an_endpoint_that_fails(monkeypatch, said, problem, times):
 def test_a_function_of_somebody(monkeypatch):
     module = ModuleType("somebody")
     monkeypatch.setitem(sys.modules, "somebody", module)
-    given = {
-        "ok": lambda texts: [[len(text)] for text in texts],
-        "bad": lambda texts: 1 / 0,
-        "few": lambda texts: [[1]],
-    }
-    for name, function in given.items():
-        setattr(module, name, function)
+    module.ok = lambda texts: [[len(text)] for text in texts]
+    module.bad = lambda texts: 1 / 0
+    module.few = lambda texts: [[1]]
     embed, name = embedder("somebody:ok")
     assert (embed(TEXTS).tolist(), name) == ([[12], [16], [4]], "somebody:ok")
     with pytest.raises(RuleError, match="somebody:bad: ZeroDivisionError"):

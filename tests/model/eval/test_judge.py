@@ -92,6 +92,22 @@ def test_a_refusal_is_asked_once_and_the_others_go_on():
         assert "400 Bad Request" in found.last_failure
 
 
+def test_a_model_that_takes_no_temperature(tmp_path):
+    path = tmp_path / "judge.jsonl"
+    said = json.dumps({"error": {"message": "Unsupported value: 'temperature' does not support 0 with this model."}})
+
+    def answer(body):
+        return (400, said.encode()) if "temperature" in body else named("1", "gpt")
+
+    with text_endpoint(answer) as there:
+        found = judge(there, path, together=1)
+        assert found.grade(["a", "b"], number, temperature=0.0, top_p=1.0) == [[1], [1]]
+        assert [sorted(body) for _, _, body in there.asked[1:]] == [["messages", "model", "top_p"]] * 2
+        again = judge(there, path)
+        again.grade(["a"], number, temperature=0.0, top_p=1.0)
+        assert (found.name, again.name, again.asked) == ("gpt without temperature", "gpt without temperature", 0)
+
+
 def test_an_endpoint_that_dies_in_the_middle(tmp_path):
     """Nine of twenty come; the rest is given up after a few tries, and asked for when it is back."""
     path, came, lock = tmp_path / "judge.jsonl", [], threading.Lock()

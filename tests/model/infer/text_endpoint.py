@@ -33,8 +33,8 @@ def listed() -> dict[str, Any]:
 
 @contextmanager
 def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: str = "") -> Iterator[TextEndpoint]:
-    """Lists two models, and answers what is posted by ``answer(body)``: an object, bytes, an iterator of bytes, or the
-    number of an error."""
+    """Lists two models, and answers what is posted by ``answer(body)``: an object, bytes, an iterator of bytes, the
+    number of an error, or that and bytes."""
     found = TextEndpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,7 +47,9 @@ def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: 
             self.told(body)
             said = answer(body)
             if isinstance(said, int):
-                return self.say(said, b"")
+                said = said, b""
+            if isinstance(said, tuple):
+                return self.say(*said)
             return self.say(status, json.dumps(said).encode() if isinstance(said, dict) else said)
 
         def told(self, body: Any) -> None:
