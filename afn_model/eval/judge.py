@@ -15,6 +15,7 @@ from typing import Any
 from afn_model.files import fingerprint_of
 from afn_model.infer.elsewhere import ElsewhereError, complete, first_model, text_of
 
+OF_A_PROMPT = (400, 413, 422)  # errors of HTTP that tell of one request, not of the endpoint
 LONGEST_PAUSE = 60.0  # seconds between two tries, whatever the endpoint asks for
 
 
@@ -36,7 +37,8 @@ class _Ask:
 @dataclass
 class RemoteJudge:
     """A ``score.Grader``. Replies are lines of a file, so that scoring again asks nothing again and a process that is
-    killed goes on where it was; grades are read in them anew each time.
+    killed goes on where it was; grades are read in them anew each time. What did not come is not asked for again by
+    the same object, so that a report that scores in several ways waits for a dead endpoint once.
 
     Args:
         url: of the API, such as ``http://127.0.0.1:8000/v1``.
@@ -52,8 +54,8 @@ class RemoteJudge:
     Attributes:
         name: models that gave the replies of the last ``grade``, as they call themselves.
         asked: requests that were answered, as against those found in the cache.
-        failures: grades that are missing because no reply came.
-        unparsed: grades that are missing because none could be read in the reply.
+        failures: grades that are missing because no reply came, each counted once.
+        unparsed: grades that are missing because none could be read in the reply, each counted once.
         last_failure: why the last reply did not come.
     """
 
@@ -68,15 +70,22 @@ class RemoteJudge:
     give_up: int = 16
     name: str = field(init=False, default="")
     asked: int = field(init=False, default=0)
-    failures: int = field(init=False, default=0)
-    unparsed: int = field(init=False, default=0)
     last_failure: str = field(init=False, default="")
 
     def __post_init__(self):
         self._lock = threading.Lock()
         self._in_a_row, self._stop, self._refused = 0, threading.Event(), set[str]()
+        self._lost, self._unread = set[str](), set[str]()
         self._kept, self._models = _read(self.cache)
         self.name = self.model or ""
+
+    @property
+    def failures(self) -> int:
+        return len(self._lost)
+
+    @property
+    def unparsed(self) -> int:
+        return len(self._unread)
 
     def grade(
         self,
@@ -97,15 +106,14 @@ class RemoteJudge:
             repeats: replies to each prompt.
             settings: fields of the request, such as temperature, top_p and max_tokens.
         """
-        if not self._knows_its_model():
-            self.failures += len(prompts) * repeats
-            return [[None] * repeats for _ in prompts]
+        known = self._knows_its_model()
         asks = [[self._ask_of(prompt, system, repeat, settings) for repeat in range(repeats)] for prompt in prompts]
         waiting = {ask.key: ask for some in asks for ask in some if ask.key not in self._kept}
+        todo = [ask for key, ask in waiting.items() if known and key not in self._lost]
         self._in_a_row, self._stop = 0, threading.Event()
         pool = ThreadPoolExecutor(self.together, thread_name_prefix="judge")
         try:
-            list(pool.map(self._answer, waiting.values()))
+            list(pool.map(self._answer, todo))
         finally:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
@@ -113,10 +121,9 @@ class RemoteJudge:
         grades = [[parse(reply.text) if reply else None for reply in some] for some in replies]
         came = [reply for some in replies for reply in some if reply]
         self.name = " + ".join(sorted({reply.served for reply in came})) or str(self.model)
-        missing = sum(grade is None for some in grades for grade in some)
-        lost = len(prompts) * repeats - len(came)
-        self.failures += lost
-        self.unparsed += missing - lost
+        pairs = [(ask.key, grade) for n, some in enumerate(asks) for ask, grade in zip(some, grades[n], strict=True)]
+        self._lost |= waiting.keys() - self._kept.keys()
+        self._unread |= {key for key, grade in pairs if grade is None} - self._lost
         return grades
 
     def _knows_its_model(self) -> bool:
@@ -142,7 +149,8 @@ class RemoteJudge:
             reply = self._patiently(ask)
         except ElsewhereError as error:
             with self._lock:
-                self._in_a_row, self.last_failure = self._in_a_row + 1, str(error)
+                self._in_a_row += error.status not in OF_A_PROMPT
+                self.last_failure = str(error)
                 if self._in_a_row >= self.give_up:
                     self._stop.set()
             return

@@ -79,6 +79,7 @@ def test_garbage_is_no_grade_and_is_kept(tmp_path):
     with text_endpoint(lambda body: named({"a": "7", "b": "seven, or eight", "c": ""}[told(body)])) as there:
         found = judge(there, path)
         assert found.grade(["a", "b", "c"], number) == [[7], [None], [None]]
+        found.grade(["b"], number)
         assert (found.unparsed, found.failures, len(there.asked)) == (2, 0, 3)
         assert judge(there, path).grade(["b"], lambda text: 7.5) == [[7.5]]
         assert len(there.asked) == 3
@@ -86,10 +87,17 @@ def test_garbage_is_no_grade_and_is_kept(tmp_path):
 
 def test_a_refusal_is_asked_once_and_the_others_go_on():
     with text_endpoint(lambda body: 400 if told(body) == "b" else named("1")) as there:
-        found = judge(there)
+        found = judge(there, give_up=1)
         assert found.grade(["a", "b", "c"], number, repeats=2) == [[1, 1], [None, None], [1, 1]]
         assert (found.failures, found.unparsed, len(there.asked)) == (2, 0, 6)
         assert "400 Bad Request" in found.last_failure
+
+
+def test_only_failures_in_a_row_end_it():
+    with text_endpoint(lambda body: named("1") if int(told(body)) % 3 else 404) as there:
+        found = judge(there, give_up=2, together=1)
+        assert found.grade([str(n) for n in range(30)], number) == [[1 if n % 3 else None] for n in range(30)]
+    assert found.failures == 10
 
 
 def test_a_model_that_takes_no_temperature(tmp_path):
@@ -124,6 +132,9 @@ def test_an_endpoint_that_dies_in_the_middle(tmp_path):
         assert sum(grade == [1] for grade in grades) == 9
         assert (found.failures, found.unparsed) == (191, 0)
         assert len(there.asked) < 9 + 2 * (4 + 3) + 1
+        asked = len(there.asked)
+        assert found.grade(prompts, number) == grades  # another way of scoring does not wait again
+        assert (found.failures, len(there.asked)) == (191, asked)
         path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote
     # Nobody is there at all.
     gone = judge(there, path, tries=2, give_up=4)
@@ -163,7 +174,7 @@ def test_the_first_model_that_is_listed(tmp_path):
     assert lines(path)[0]["model"] == "first"
     gone = judge(there, path, model=None)
     assert gone.grade(["a"], number) == [[1]]  # of the one model whose replies are there
-    nobody = judge(there, model=None)
+    nobody = judge(there, model=None, backoff=1000.0)  # and nobody waits for nobody
     assert nobody.grade(["a", "b"], number, repeats=2) == [[None, None], [None, None]]
     assert nobody.failures == 4
     path.write_text('[1]\n{"key": 1}\n{"key": "k", "model": "m", "text": null, "served": "m"}\nnull\n' + "[" * 9999)
