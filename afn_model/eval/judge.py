@@ -20,7 +20,7 @@ LONGEST_PAUSE = 60.0  # seconds between two tries, whatever the endpoint asks fo
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgeReply:
     """What the judge said to one prompt, and the model that it says it is, with settings that it would not take."""
 
     text: str
@@ -160,7 +160,7 @@ class RemoteJudge:
         told = {name: reply[name] for name in ("system_fingerprint", "usage") if reply.get(name)}
         with self._lock:
             self._in_a_row, self.asked = 0, self.asked + 1
-            self._kept[ask.key] = Reply(text, served)
+            self._kept[ask.key] = JudgeReply(text, served)
             _append(self.cache, row | told)
 
     def _patiently(self, ask: _Ask) -> dict[str, Any]:
@@ -183,9 +183,9 @@ class RemoteJudge:
         raise AssertionError("the last try returns or raises")
 
 
-def _read(cache: str | Path | None) -> tuple[dict[str, Reply], set[str]]:
+def _read(cache: str | Path | None) -> tuple[dict[str, JudgeReply], set[str]]:
     """Replies by key, and the models they were asked of. What is no line of a cache (a torn one) is left out."""
-    kept: dict[str, Reply] = {}
+    kept: dict[str, JudgeReply] = {}
     models: set[str] = set()
     if cache is not None:
         for row in _rows(Path(cache)):
@@ -194,7 +194,7 @@ def _read(cache: str | Path | None) -> tuple[dict[str, Reply], set[str]]:
             except (KeyError, TypeError):
                 continue
             if all(isinstance(one, str) for one in (key, model, text, served)):
-                kept[key] = Reply(text, served)
+                kept[key] = JudgeReply(text, served)
                 models.add(model)
     return kept, models
 
