@@ -38,8 +38,9 @@ class JudgePrompt:
 
     @property
     def digest(self) -> str:
-        """Of all the words in it, in hexadecimal."""
-        return fingerprint_of(["\0".join([SYSTEM, *self.rubrics, *self.rubrics.values(), *self.shows])])[:DIGITS]
+        """Of all that is said around an item's own text, in hexadecimal."""
+        texts = [self.text(aspect, Item(""), "", self.scale) for aspect in self.rubrics]
+        return fingerprint_of(["\0".join([SYSTEM, *self.rubrics, *texts])])[:DIGITS]
 
     def text(self, aspect: str, item: Item, response: str, scale: tuple[int, int]) -> str:
         """The request about an answer. What it shows is cleaned of the tags that it stands in."""

@@ -16,6 +16,7 @@ def test_each_word_is_in_the_hash(name, monkeypatch):
         replace(prompt, rubrics={**prompt.rubrics, aspect: words[:-1]}),
         replace(prompt, rubrics={**prompt.rubrics, "style": "Judge the style."}),
         replace(prompt, shows=prompt.shows[1:]),
+        replace(prompt, scale=(2, 9)),
     ]
     before = prompt.digest
     assert before not in {one.digest for one in changed}
