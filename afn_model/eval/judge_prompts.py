@@ -40,7 +40,7 @@ class JudgePrompt:
     def digest(self) -> str:
         """Of all that is said around an item's own text, in hexadecimal."""
         texts = [self.text(aspect, Item(""), "", self.scale) for aspect in self.rubrics]
-        return fingerprint_of(["\0".join([SYSTEM, *self.rubrics, *texts])])[:DIGITS]
+        return fingerprint_of(["\0".join([SYSTEM, *texts])])[:DIGITS]
 
     def text(self, aspect: str, item: Item, response: str, scale: tuple[int, int]) -> str:
         """The request about an answer. What it shows is cleaned of the tags that it stands in."""

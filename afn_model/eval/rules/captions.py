@@ -102,7 +102,7 @@ def ptb(texts: Sequence[str]) -> list[list[str]]:
     if done.returncode or len(found) != len(texts):
         told = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise OSError(f"{len(found)} lines for {len(texts)} captions: {told[0]}")
-    dropped = set(ptbtokenizer.PUNCTUATIONS)
+    dropped = set(ptbtokenizer.PUNCTUATIONS)  # codespell:ignore
     return [[word for word in line.split() if word not in dropped] for line in found]
 
 

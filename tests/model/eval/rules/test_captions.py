@@ -75,7 +75,8 @@ def test_a_tokeniser_that_fails_is_told(monkeypatch, tmp_path):
     """A program in Java's place that says one line for all, and one that fails."""
     for name in ("pycocoevalcap", "pycocoevalcap.tokenizer"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    there = SimpleNamespace(PUNCTUATIONS=["."], __file__=str(tmp_path / "ptbtokenizer.py"))
+    there = SimpleNamespace(__file__=str(tmp_path / "ptbtokenizer.py"))
+    there.PUNCTUATIONS = ["."]  # codespell:ignore
     monkeypatch.setattr(sys.modules["pycocoevalcap.tokenizer"], "ptbtokenizer", there, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     java = tmp_path / "java"
