@@ -30,6 +30,8 @@ class Score:
         groups: sub-scores by "group: name", such as "task: sound", in the unit of ``value``, and how many items.
         scale: 100 for percent, 1 else.
         unparsed: items whose answer no extraction rule could read. They count as wrong.
+        ungraded: items that a judge gave no grade, though they have an output: they are left out, and ``floor`` is what
+            each of them has at least.
         extracted: of each item, what was read in its answer and by which rule, for the record.
         signature: what another number must share to be comparable: normaliser, tokeniser, judge, versions.
         notes: sentences for the report.
@@ -41,6 +43,8 @@ class Score:
     groups: dict[str, tuple[float, int]] = field(default_factory=dict)
     scale: float = 1.0
     unparsed: int = 0
+    ungraded: int = 0
+    floor: float = 0.0
     extracted: list[str] = field(default_factory=list)
     signature: str = ""
     notes: list[str] = field(default_factory=list)
