@@ -1,31 +1,288 @@
-"""Reads which option an answer chooses, by named rules in order: the first that fires decides."""
+"""Reads which option an answer chooses, by named rules in order: the first that fires decides.
+
+A rule that finds more than one option ends the reading: nothing is guessed. An option is named by its letter or by its
+text. Its text counts as whole words, whatever their case, punctuation and articles; where one option's words contain
+another's, the longer one is meant; an option that is denied ("not a dog") is not named. A bare letter that is itself the
+text of an option, such as a note, is read as that text, as the released models answer with texts; "(C)" and "option C"
+are letters always.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from afn_model.eval.loaders.files import LETTERS
-from afn_model.scoring.text import answer_in, normalise
+from afn_model.scoring.text import answer_span
+
+_TIDY = [  # pattern, replacement: Markdown, LaTeX and typographic signs
+    (re.compile("[‘’`´]"), "'"),
+    (re.compile("[“”«»„「」『』]"), '"'),
+    (re.compile("[−–—]"), "-"),
+    (re.compile(r"\\(?:text|textbf|mathbf|mathrm|textit)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\*\*|(?<!\w)[_*]+|[_*]+(?!\w)|^#+\s+|\\[()\[\]]|\$", re.MULTILINE), ""),
+]
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # written without spaces: each character is a word
+_END = rf"(?![^\W{_CJK}]|[#♯♭]|[.,:/]\d)"  # of a word, a note or a number
+_WORD = re.compile(rf"((?:(?<![\w)])-)?\d+(?:[.,:/]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+[#♯♭]?)|([.,;:!?。、\n])")
+_ARTICLE = re.compile(r"(?<!\w)(?:a|an|the)\s+(?=\w)", re.IGNORECASE)
+_DENIAL = {"no", "not", "never", "neither", "nor", "without", "不", "没", "沒"}
+_TURN = {"but", "rather", "instead", "only", "however"}
+_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}|\[\[([^\[\]]*)\]\]")
+_HEDGE = r"(?:\s|[:='\"]|-\s|(?:most|likely|probably|definitely|clearly|therefore|thus|the|option|choice|letter)\b|选项)*"
+_PHRASES = [
+    re.compile(phrase + _HEDGE, re.IGNORECASE)
+    for phrase in (
+        r"\bfinal (?:answer|choice)\s*(?:is|:|=|\n)",
+        r"(?<!wrong )(?<!incorrect )\b(?:answer|option|choice|guess)\s*(?:is|would be|should be|must be|:|=|- |\n)",
+        r"\b(?:I|would|will|I'd|I'll)\s+(?:choose|select|pick|guess|go with|opt for)\b",
+        r"\b(?:it|this|that) (?:must|has to|should) be\b|\b(?:it|that)(?:'s| is) (?=(?-i:[^a-z]*[A-Z])\b)",
+        r"(?:正确答案|答案|正解|答え|正确选项)\s*(?:应该是|是|为|は|:)?",
+        r"(?:选择|選擇|选|選)(?!项|項)",
+    )
+]
+_WRONG = re.compile(r"\s*(?:is|are|was|can|could|does)?\s*(?:not|n't|incorrect|wrong|false|be (?:ruled|excluded))\b")
+SEVERAL = -1
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """The place of a choice, None where no rule fired, and the rule's name."""
+    """The place of a choice, None where none was read, and the rule's name: "none" where no rule fired, "several" where
+    one found more than one option."""
 
     choice: int | None
     rule: str
 
 
-def chosen(text: str, choices: Sequence[str]) -> Extracted:
+def final_answer(text: str) -> str:
+    """What an output says in the end: what follows its reasoning, "" where the reasoning does not end."""
+    start, end = answer_span(text)
+    return text[start:end].strip()
+
+
+def chosen(text: str, choices: Sequence[str], *, lettered: bool = True) -> Extracted:
     """The choice that an answer names.
 
     Args:
         text: the whole output.
         choices: of the item, without letters.
+        lettered: the question showed the choices with letters: an answer may name them so.
     """
-    said = normalise(answer_in(text))
-    for place, choice in enumerate(choices):
-        if said in (normalise(choice), LETTERS[place].lower()):
-            return Extracted(place, "exact")
+    reader = _Reader(choices, lettered)
+    said = reader.without_echo(_tidy(final_answer(text)))
+    for name, rule in _RULES.items():
+        found = rule(reader, said) if said else None
+        if found is not None:
+            return Extracted(None, "several") if found == SEVERAL else Extracted(found, name)
     return Extracted(None, "none")
+
+
+@dataclass(frozen=True)
+class _Word:
+    text: str  # in lower case
+    given: str
+    clause: int
+    ends: bool  # nothing or a punctuation mark follows
+
+
+def _tidy(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text)
+    for pattern, replacement in _TIDY:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+def _words(text: str) -> list[_Word]:
+    text = re.sub(r"n't\b|(?<=can)not\b", " not", _ARTICLE.sub("", text), flags=re.IGNORECASE)
+    found: list[_Word] = []
+    clause = 0
+    for match in _WORD.finditer(text):
+        if match[1]:
+            rest = text[match.end() :].lstrip(" '\"")
+            found.append(_Word(match[1].lower(), match[1], clause, not rest or rest[0] in ".,;:!?。、\n)"))
+        else:
+            clause += 1
+    return found
+
+
+class _Reader:
+    def __init__(self, choices: Sequence[str], lettered: bool):
+        self.choices = [_tidy(choice) for choice in choices]
+        self.words = [tuple(word.text for word in _words(choice)) for choice in self.choices]
+        last = LETTERS[min(len(choices), 26) - 1] if choices and lettered else ""
+        letter = f"[A-{last}a-{last.lower()}]" if last else "(?!)"
+        self.bracketed = re.compile(rf"\s*[(\[{{<]\s*({letter})\s*[)\]}}>]")
+        self.bare = re.compile(rf"['\"]?({letter}){_END}['\"]?")
+        self.listed = re.compile(rf"['\"]?({letter})\s*(?:[.):、,]|-\s|\n)['\"]?")
+        self.told = re.compile(rf"\b(?:option|choice|letter)\s+['\"(]*({letter}){_END}(?!')", re.IGNORECASE)
+        self.right = re.compile(
+            rf"(?<![\w'])[(\[]?({letter})[)\]]?\s+(?:is|seems|would be)\s+(?:the\s+)?(?:correct|right|best|most likely)\b"
+        )
+
+    def without_echo(self, text: str) -> str:
+        """The text without a list of all options."""
+        if len(self.choices) < 2:
+            return text
+        lines = (
+            rf"[(\[]?{LETTERS[place]}\s*[)\].:、]+\s*{re.escape(choice)}"
+            for place, choice in enumerate(self.choices[:26])
+        )
+        return re.sub(r"[\s,;.|/]*".join(lines) + r"[.;]?", "\n", text, flags=re.IGNORECASE).strip()
+
+    def place(self, letter: str) -> int:
+        return LETTERS.index(letter.upper())
+
+    def equal(self, text: str) -> int | None:
+        """The choice that a text is."""
+        plain = text.strip(" '\"").rstrip(".!?。").strip()
+        if plain in self.choices:
+            return self.choices.index(plain)
+        words = tuple(word.text for word in _words(plain))
+        same = [place for place, some in enumerate(self.words) if words and some == words]
+        return None if not same else same[0] if len(same) == 1 else SEVERAL
+
+    def starting(self, text: str) -> tuple[int, str] | None:
+        """The longest choice that a text begins with, and what follows it."""
+        text = _ARTICLE.sub("", text.lstrip(" '\""), count=1) if _ARTICLE.match(text.lstrip(" '\"")) else text
+        best: tuple[int, int] | None = None
+        for place, choice in enumerate(self.choices):
+            pattern = r"[\s\W]*".join(re.escape(word) for word in self.words[place])
+            match = re.match(rf"[^\w-]*{pattern}{_END}", text, re.IGNORECASE) if pattern else None
+            if match and (best is None or match.end() > best[1]):
+                best = place, match.end()
+        return best and (best[0], text[best[1] :])
+
+    def goes_on(self, rest: str) -> bool:
+        """Whether another option follows: "or B", ", cat"."""
+        link = re.match(r"['\")\].]*\s*(?:[,/&;]\s*(?:(?:or|and)\b)?|or\b|and\b|\n|\.)\s*", rest)
+        if link is None:
+            return False
+        rest = rest[link.end() :]
+        letter = self.bracketed.match(rest) or self.listed.match(rest) or self.bare.fullmatch(rest.rstrip(". "))
+        return letter is not None or self.starting(rest) is not None
+
+    def after(self, rest: str) -> int | None:
+        """The option that comes first in a text that follows a phrase."""
+        bracketed, text = self.bracketed.match(rest), self.starting(rest)
+        bare = self.bare.match(rest)
+        if bracketed:
+            place, rest = self.place(bracketed[1]), rest[bracketed.end() :]
+        elif text:
+            place, rest = text
+        elif bare and re.match(r"\s*(?:$|[.,;:!)\"'\n-]|because|since|as\b|for\b|or\b|and\b|/|&|[です])", rest[bare.end() :]):
+            place, rest = self.place(bare[1]), rest[bare.end() :]
+        else:
+            return None
+        own = self.starting(re.sub(r"^[\s.):,-]+", "", rest))
+        rest = own[1] if own and self.words[own[0]] == self.words[place] else rest
+        return SEVERAL if self.goes_on(rest) else place
+
+    def named(self, text: str) -> set[int]:
+        """The choices whose words are said and not denied."""
+        words = _words(text)
+        spans: list[tuple[int, int, int]] = []
+        for place, some in enumerate(self.words):
+            for start in range(len(words) - len(some) + 1) if some else ():
+                if tuple(word.text for word in words[start : start + len(some)]) == some and self.counts(words[start], some):
+                    spans.append((start, start + len(some), place))
+        found = set()
+        for start, end, place in spans:
+            within = any(a <= start and end <= b and b - a > end - start for a, b, _ in spans)
+            if not within and not _denied(words, start):
+                found.add(place)
+        return found
+
+    @staticmethod
+    def counts(word: _Word, some: tuple[str, ...]) -> bool:
+        """Whether a word names a choice that is a single letter: capital, and no article or pronoun."""
+        if len(some) > 1 or not re.fullmatch("[a-z]", word.text):
+            return True
+        return word.given.isupper() and (word.given not in "AI" or word.ends)
+
+
+def _denied(words: Sequence[_Word], start: int) -> bool:
+    for word in reversed(words[:start]):
+        if word.clause != words[start].clause or word.text in _TURN:
+            return False
+        if word.text in _DENIAL:
+            return True
+    return False
+
+
+def _one(places: Iterator[int | None] | set[int]) -> int | None:
+    found = {place for place in places if place is not None}
+    return None if not found else found.pop() if len(found) == 1 else SEVERAL
+
+
+def _exact(reader: _Reader, text: str) -> int | None:
+    return None if reader.bracketed.fullmatch(text.rstrip(".: ")) else reader.equal(text)
+
+
+def _boxed(reader: _Reader, text: str) -> int | None:
+    def read(inside: str) -> int | None:
+        for rule in (_exact, _letter, _leading, _text):
+            if (found := rule(reader, inside.strip())) is not None:
+                return found
+        return None
+
+    return _one(read(match[1] or match[2] or "") for match in _BOXED.finditer(text))
+
+
+def _phrase(reader: _Reader, text: str) -> int | None:
+    for phrase in _PHRASES:
+        if (found := _one(reader.after(text[match.end() :]) for match in phrase.finditer(text))) is not None:
+            return found
+    return _one(reader.place(match[1]) for match in reader.right.finditer(text))
+
+
+def _option(reader: _Reader, text: str) -> int | None:
+    return _one(reader.place(match[1]) for match in reader.told.finditer(text))
+
+
+def _letter(reader: _Reader, text: str) -> int | None:
+    plain = text.strip().rstrip(".:,!。)").strip()
+    found = reader.bracketed.fullmatch(text.rstrip(".: ")) or reader.bare.fullmatch(plain.lstrip("("))
+    return reader.place(found[1]) if found else None
+
+
+def _leading(reader: _Reader, text: str) -> int | None:
+    found = reader.bracketed.match(text) or reader.listed.match(text)
+    if found is None:
+        return None
+    place, rest = reader.place(found[1]), text[found.end() :]
+    if _WRONG.match(rest):
+        return None
+    if text_after := reader.starting(rest):
+        other, rest = text_after
+        if other != place and reader.words[place] != reader.words[other]:
+            return SEVERAL
+    return SEVERAL if reader.goes_on(rest) or reader.goes_on(found[0][-1] + rest) else place
+
+
+def _first(reader: _Reader, text: str) -> int | None:
+    found = reader.starting(text)
+    if found is None:
+        return None
+    place, rest = found
+    polar = len(reader.words) == 2 and reader.words[place] in (("yes",), ("no",))
+    if not re.match(r"[.;:!\n]|, (?:because|since|as|not)\b" + ("|," if polar else ""), rest):
+        return None
+    return SEVERAL if reader.goes_on(rest) else place
+
+
+def _text(reader: _Reader, text: str) -> int | None:
+    return _one(reader.named(text))
+
+
+_RULES = {
+    "exact": _exact,
+    "boxed": _boxed,
+    "phrase": _phrase,
+    "option": _option,
+    "letter": _letter,
+    "leading": _leading,
+    "first": _first,
+    "text": _text,
+}
