@@ -2,9 +2,9 @@
 
 A rule that finds more than one option ends the reading: nothing is guessed. An option is named by its letter or by its
 text. Its text counts as whole words, whatever their case, punctuation and articles; where one option's words contain
-another's, the longer one is meant; an option that is denied ("not a dog") is not named. A bare letter that is itself the
-text of an option, such as a note, is read as that text, as the released models answer with texts; "(C)" and "option C"
-are letters always.
+another's, the longer one is meant; an option that is denied ("not a dog") is not named. A bare letter that is itself
+the text of an option, such as a note, is read as that text, as the released models answer with texts; "(C)" and
+"option C" are letters always.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _ARTICLE = re.compile(r"(?<!\w)(?:a|an|the)\s+(?=\w)", re.IGNORECASE)
 _DENIAL = {"no", "not", "never", "neither", "nor", "without", "不", "没", "沒"}
 _TURN = {"but", "rather", "instead", "only", "however"}
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}|\[\[([^\[\]]*)\]\]")
-_HEDGE = r"(?:\s|[:='\"]|-\s|(?:most|likely|probably|definitely|clearly|therefore|thus|the|option|choice|letter)\b|选项)*"
+_HEDGE = (
+    r"(?:\s|[:='\"]|-\s|(?:most|likely|probably|definitely|clearly|therefore|thus|the|option|choice|letter)\b|选项)*"
+)
 _PHRASES = [
     re.compile(phrase + _HEDGE, re.IGNORECASE)
     for phrase in (
@@ -79,6 +81,14 @@ def chosen(text: str, choices: Sequence[str], *, lettered: bool = True) -> Extra
     return Extracted(None, "none")
 
 
+def same(answer: str, choices: Sequence[str]) -> int | None:
+    """The place of the choice that a text is, whatever its case, punctuation and articles; the first of equal ones."""
+    if answer in choices:
+        return list(choices).index(answer)
+    found = _Reader(choices, False).equal(_tidy(answer))
+    return None if found == SEVERAL else found
+
+
 @dataclass(frozen=True)
 class _Word:
     text: str  # in lower case
@@ -118,7 +128,8 @@ class _Reader:
         self.listed = re.compile(rf"['\"]?({letter})\s*(?:[.):、,]|-\s|\n)['\"]?")
         self.told = re.compile(rf"\b(?:option|choice|letter)\s+['\"(]*({letter}){_END}(?!')", re.IGNORECASE)
         self.right = re.compile(
-            rf"(?<![\w'])[(\[]?({letter})[)\]]?\s+(?:is|seems|would be)\s+(?:the\s+)?(?:correct|right|best|most likely)\b"
+            rf"(?<![\w'])[(\[]?({letter})[)\]]?\s+(?:is|seems|would be)\s+(?:the\s+)?"
+            r"(?:correct|right|best|most likely)\b"
         )
 
     def without_echo(self, text: str) -> str:
@@ -147,7 +158,7 @@ class _Reader:
         """The longest choice that a text begins with, and what follows it."""
         text = _ARTICLE.sub("", text.lstrip(" '\""), count=1) if _ARTICLE.match(text.lstrip(" '\"")) else text
         best: tuple[int, int] | None = None
-        for place, choice in enumerate(self.choices):
+        for place in range(len(self.choices)):
             pattern = r"[\s\W]*".join(re.escape(word) for word in self.words[place])
             match = re.match(rf"[^\w-]*{pattern}{_END}", text, re.IGNORECASE) if pattern else None
             if match and (best is None or match.end() > best[1]):
@@ -171,7 +182,9 @@ class _Reader:
             place, rest = self.place(bracketed[1]), rest[bracketed.end() :]
         elif text:
             place, rest = text
-        elif bare and re.match(r"\s*(?:$|[.,;:!)\"'\n-]|because|since|as\b|for\b|or\b|and\b|/|&|[です])", rest[bare.end() :]):
+        elif bare and re.match(
+            r"\s*(?:$|[.,;:!)\"'\n-]|because|since|as\b|for\b|or\b|and\b|/|&|[です])", rest[bare.end() :]
+        ):
             place, rest = self.place(bare[1]), rest[bare.end() :]
         else:
             return None
@@ -185,7 +198,9 @@ class _Reader:
         spans: list[tuple[int, int, int]] = []
         for place, some in enumerate(self.words):
             for start in range(len(words) - len(some) + 1) if some else ():
-                if tuple(word.text for word in words[start : start + len(some)]) == some and self.counts(words[start], some):
+                if tuple(word.text for word in words[start : start + len(some)]) == some and self.counts(
+                    words[start], some
+                ):
                     spans.append((start, start + len(some), place))
         found = set()
         for start, end, place in spans:
