@@ -28,6 +28,7 @@ _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # written without spaces: each
 _END = rf"(?![^\W{_CJK}]|[#♯♭]|[.,:/]\d)"  # of a word, a note or a number
 _WORD = re.compile(rf"((?:(?<![\w)])-)?\d+(?:[.,:/]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+[#♯♭]?)|([.,;:!?。、\n])")
 _ARTICLE = re.compile(r"(?<!\w)(?:a|an|the)\s+(?=\w)", re.IGNORECASE)
+_NOT = re.compile(r"n't\b|(?<=can)not\b", re.IGNORECASE)
 _DENIAL = {"no", "not", "never", "neither", "nor", "without", "不", "没", "沒"}
 _TURN = {"but", "rather", "instead", "only", "however"}
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}|\[\[([^\[\]]*)\]\]")
@@ -104,8 +105,12 @@ def _tidy(text: str) -> str:
     return text.strip()
 
 
+def _plain(text: str) -> str:
+    return _NOT.sub(" not", _ARTICLE.sub("", text))
+
+
 def _words(text: str) -> list[_Word]:
-    text = re.sub(r"n't\b|(?<=can)not\b", " not", _ARTICLE.sub("", text), flags=re.IGNORECASE)
+    text = _plain(text)
     found: list[_Word] = []
     clause = 0
     for match in _WORD.finditer(text):
@@ -125,7 +130,7 @@ class _Reader:
         letter = f"[A-{last}a-{last.lower()}]" if last else "(?!)"
         self.bracketed = re.compile(rf"\s*[(\[{{<]\s*({letter})\s*[)\]}}>]")
         self.bare = re.compile(rf"['\"]?({letter}){_END}['\"]?")
-        self.listed = re.compile(rf"['\"]?({letter})\s*(?:[.):、,]|-\s|\n)['\"]?")
+        self.listed = re.compile(rf"['\"]?({letter})\s*(?:\.(?!\w\.)|[):、,]|-\s|\n)['\"]?")
         self.told = re.compile(rf"\b(?:option|choice|letter)\s+['\"(]*({letter}){_END}(?!')", re.IGNORECASE)
         self.right = re.compile(
             rf"(?<![\w'])[(\[]?({letter})[)\]]?\s+(?:is|seems|would be)\s+(?:the\s+)?"
@@ -134,7 +139,7 @@ class _Reader:
 
     def without_echo(self, text: str) -> str:
         """The text without a list of all options."""
-        if len(self.choices) < 2:
+        if len(self.choices) < 2 or any(choice.lower() not in text.lower() for choice in self.choices):
             return text
         lines = (
             rf"[(\[]?{LETTERS[place]}\s*[)\].:、]+\s*{re.escape(choice)}"
@@ -156,14 +161,17 @@ class _Reader:
 
     def starting(self, text: str) -> tuple[int, str] | None:
         """The longest choice that a text begins with, and what follows it."""
-        text = _ARTICLE.sub("", text.lstrip(" '\""), count=1) if _ARTICLE.match(text.lstrip(" '\"")) else text
-        best: tuple[int, int] | None = None
-        for place in range(len(self.choices)):
-            pattern = r"[\s\W]*".join(re.escape(word) for word in self.words[place])
-            match = re.match(rf"[^\w-]*{pattern}{_END}", text, re.IGNORECASE) if pattern else None
-            if match and (best is None or match.end() > best[1]):
-                best = place, match.end()
-        return best and (best[0], text[best[1] :])
+        text = _plain(text)
+        said = [(match[1].lower(), match.end()) for match in _WORD.finditer(text) if match[1]]
+        fits = [
+            place
+            for place, some in enumerate(self.words)
+            if some and tuple(word for word, _ in said[: len(some)]) == some
+        ]
+        if not fits:
+            return None
+        longest = max(fits, key=lambda place: len(self.words[place]))
+        return longest, text[said[len(self.words[longest]) - 1][1] :]
 
     def goes_on(self, rest: str) -> bool:
         """Whether another option follows: "or B", ", cat"."""

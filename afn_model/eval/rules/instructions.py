@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _ABBREVIATIONS = re.compile(
-    "mr|mrs|ms|dr|prof|sr|jr|st|vs|etc|e[.]g|i[.]e|cf|no|vol|fig|al|inc|ltd|co|corp|gen|col|sgt|capt|rev|hon|jan|feb|mar|apr"
+    "mr|mrs|ms|dr|prof|sr|jr|st|vs|etc|e[.]g|i[.]e|cf|vol|fig|al|inc|ltd|co|corp|gen|col|sgt|capt|rev|hon|jan|feb|mar|apr"
     "|jun|jul|aug|sep|sept|oct|nov|dec|mt|ave|approx|dept|est|u[.]s|u[.]k|a[.]m|p[.]m|[a-hj-z]"
 )
 _SENTENCE = re.compile(r"""(\S*?)[.!?]+["'”’)\]]*(?=\s|$)""")
