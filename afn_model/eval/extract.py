@@ -96,6 +96,7 @@ class _Word:
     given: str
     clause: int
     ends: bool  # nothing or a punctuation mark follows
+    end: int  # in the text without articles
 
 
 def _tidy(text: str) -> str:
@@ -116,7 +117,7 @@ def _words(text: str) -> list[_Word]:
     for match in _WORD.finditer(text):
         if match[1]:
             rest = text[match.end() :].lstrip(" '\"")
-            found.append(_Word(match[1].lower(), match[1], clause, not rest or rest[0] in ".,;:!?。、\n)"))
+            found.append(_Word(match[1].lower(), match[1], clause, not rest or rest[0] in ".,;:!?。、\n)", match.end()))
         else:
             clause += 1
     return found
@@ -161,17 +162,12 @@ class _Reader:
 
     def starting(self, text: str) -> tuple[int, str] | None:
         """The longest choice that a text begins with, and what follows it."""
-        text = _plain(text)
-        said = [(match[1].lower(), match.end()) for match in _WORD.finditer(text) if match[1]]
-        fits = [
-            place
-            for place, some in enumerate(self.words)
-            if some and tuple(word for word, _ in said[: len(some)]) == some
-        ]
+        said = _words(text)
+        fits = [place for place, some in enumerate(self.words) if self.at(said, 0, some)]
         if not fits:
             return None
         longest = max(fits, key=lambda place: len(self.words[place]))
-        return longest, text[said[len(self.words[longest]) - 1][1] :]
+        return longest, _plain(text)[said[len(self.words[longest]) - 1].end :]
 
     def goes_on(self, rest: str) -> bool:
         """Whether another option follows: "or B", ", cat"."""
@@ -205,11 +201,8 @@ class _Reader:
         words = _words(text)
         spans: list[tuple[int, int, int]] = []
         for place, some in enumerate(self.words):
-            for start in range(len(words) - len(some) + 1) if some else ():
-                if tuple(word.text for word in words[start : start + len(some)]) == some and self.counts(
-                    words[start], some
-                ):
-                    spans.append((start, start + len(some), place))
+            starts = (start for start in range(len(words)) if self.at(words, start, some))
+            spans += [(start, start + len(some), place) for start in starts]
         found = set()
         for start, end, place in spans:
             within = any(a <= start and end <= b and b - a > end - start for a, b, _ in spans)
@@ -218,11 +211,14 @@ class _Reader:
         return found
 
     @staticmethod
-    def counts(word: _Word, some: tuple[str, ...]) -> bool:
-        """Whether a word names a choice that is a single letter: capital, and no article or pronoun."""
-        if len(some) > 1 or not re.fullmatch("[a-z]", word.text):
-            return True
-        return word.given.isupper() and (word.given not in "AI" or word.ends)
+    def at(words: Sequence[_Word], start: int, some: tuple[str, ...]) -> bool:
+        """Whether a choice's words stand at a place; a choice that is a single letter only as a capital that is no
+        article or pronoun."""
+        if not some or tuple(word.text for word in words[start : start + len(some)]) != some:
+            return False
+        word = words[start]
+        letter = len(some) == 1 and re.fullmatch("[a-z]", word.text)
+        return not letter or (word.given.isupper() and (word.given not in "AI" or word.ends))
 
 
 def _denied(words: Sequence[_Word], start: int) -> bool:

@@ -72,6 +72,14 @@ def test_letters_are_those_of_the_choices_and_only_where_the_question_had_them()
     assert chosen("B.B. King plays", ("Dog", "Cat")).rule == "none"
 
 
+@pytest.mark.parametrize(
+    ("output", "choice"),
+    [("I hear it", None), ("and e in the end", None), ("The note is A.", 3), ("It is E, I hear", 1), ("(A)", 0)],
+)
+def test_options_that_are_letters_are_capital_and_no_article(output, choice):
+    assert chosen(output, ("C", "E", "I", "A")).choice == choice
+
+
 def test_reasoning_is_not_the_answer():
     assert final_answer("<think>B</think> C ") == "C"
     assert final_answer("<think>The answer is B") == ""

@@ -32,7 +32,16 @@ def test_a_label_is_named_alone_and_synonyms_count_as_it():
     assert points(labels(alone, Tools())) == [1, 1, 0]
 
 
-PLANE = {"dog": (3, 0), "cat": (0, 1), "hound": (1, 0.5), "purr": (-1, 2), "": (9, 9), "hm": (0, 0), "a dog": (0, 2)}
+PLANE = {
+    "dog": (3, 0),
+    "cat": (0, 1),
+    "hound": (1, 0.5),
+    "purr": (-1, 2),
+    "mew": (1, 2),
+    "": (9, 9),
+    "hm": (0, 0),
+    "a dog": (0, 2),
+}
 
 
 def embed(texts):
@@ -44,6 +53,7 @@ def test_the_nearest_label_by_the_angle():
     rows = [
         ("hound", "dog", 1),
         ("purr", "cat", 1),
+        ("mew", "cat", 1),
         ("hound", "cat", 0),
         ("", "dog", 0),
         ("hm", "dog", 0),

@@ -18,6 +18,7 @@ ROWS = [  # output, answer, right by CMM's rule, right by ours
     ("Oh no!", "no", 1, 1),
     ("yes and no", "yes", 1, 0),
     ("There is no dog.", "no", 0, 1),
+    ("A", "yes", 0, 0),
     ("", "yes", 0, 0),
     (None, "no", 0, 0),
     ("<think>no</think>yes", "yes", 1, 1),
@@ -29,10 +30,10 @@ def test_first_five_characters_and_the_words():
     official, ours = cmm(answered, Tools()), strict(answered, Tools())
     assert points(official) == [row[2] for row in ROWS]
     assert points(ours) == [row[3] for row in ROWS]
-    assert official.value == pytest.approx(100 * 9 / 14)
+    assert official.value == pytest.approx(100 * 9 / 15)
     assert official.groups == {
-        "measure: PA": (pytest.approx(100 * 4 / 6), 6),
+        "measure: PA": (pytest.approx(100 * 4 / 7), 7),
         "measure: HR": (pytest.approx(100 * 5 / 8), 8),
     }
     assert ours.groups["measure: HR"] == (pytest.approx(100 * 3 / 8), 8)
-    assert ours.unparsed == 5
+    assert ours.unparsed == 6
