@@ -40,11 +40,12 @@ def retrieval(answered: Sequence[Answered], tools: Tools, *, form: str = "{}") -
         RuleError: no embedder.
     """
     known = _labels(answered)
-    among = [one.item.choices or known for one in answered]
-    said = [final_answer(one.text or "") for one in answered]
+    given = [one for one in answered if one.text is not None]
+    among = [one.item.choices or known for one in given]
+    said = [final_answer(one.text or "") for one in given]
     found = iter(nearest(tools, said, [[form.format(label) for label in some] for some in among]))
     return by_reading(
-        [Answered(one.item, one.text or "") for one in answered],
+        answered,
         lambda one: Extracted(next(found), "nearest"),
         lambda one: one.item.choices or known,
         signature=f"nearest label by {tools.embed_name}",

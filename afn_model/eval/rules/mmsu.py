@@ -53,5 +53,5 @@ def letter(answered: Sequence[Answered], tools: Tools, *, every: bool = False) -
     if reused:
         notes.append(f"{reused} empty outputs have the letter of the item before them, as the official rule does")
     signature = "MMSU letter" + (", all items" if every else "")
-    none = sum(one in ("wrong format", "empty") for one in read)
+    none = sum(len(found) > 1 and one.text is not None for found, one in zip(read, answered, strict=True))
     return ratio(answered, parts, scale=100, unparsed=none, extracted=read, signature=signature, notes=notes)

@@ -66,7 +66,7 @@ def rul(answered: Sequence[Answered], tools: Tools, *, read: str = "official") -
     if passes:
         notes.append(f"of {len(passes)} passes by themselves {100 * sum(passes) / len(passes):.1f} % are right")
     reader = "RUListening" if read == "official" else "named extraction rules"
-    none = said.count("none")
+    none = _unread(answered, said)
     return ratio(
         answered, parts, scale=100, unparsed=none, extracted=said, signature=f"{reader}, majority", notes=notes
     )
@@ -94,10 +94,21 @@ def original(answered: Sequence[Answered], tools: Tools) -> Score:
         read.append("none" if place < 0 else "ABCD"[place] if place < 4 else one.item.choices[place])
         right = 0 <= place < len(one.item.choices) and one.item.choices[place] == one.item.answer
         parts.append(None if one.item.answer is None else (float(right), 1.0))
-    none = read.count("none")
-    followed = 100 * (1 - none / len(read)) if read else float("nan")
+    followed = 100 * (1 - read.count("none") / len(read)) if read else float("nan")
     notes = [f"instruction following rate {followed:.1f} %"]
-    return ratio(answered, parts, scale=100, unparsed=none, extracted=read, signature="MuChoMusic scoring", notes=notes)
+    return ratio(
+        answered,
+        parts,
+        scale=100,
+        unparsed=_unread(answered, read),
+        extracted=read,
+        signature="MuChoMusic scoring",
+        notes=notes,
+    )
+
+
+def _unread(answered: Sequence[Answered], read: Sequence[str]) -> int:
+    return sum(one.text is not None and found == "none" for one, found in zip(answered, read, strict=True))
 
 
 def _at(letter: str, choices: Sequence[str]) -> str:

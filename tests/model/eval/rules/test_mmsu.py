@@ -46,3 +46,8 @@ def test_an_empty_output_has_the_letter_of_the_item_before():
 
 def test_a_letter_beyond_the_choices_is_wrong():
     assert points(letter([said("D", "Cat", ("Dog", "Cat"))], Tools())) == [0]
+
+
+def test_what_is_absent_is_not_called_unparsed():
+    score = letter([said(output, "Cat") for output in (None, "", "what")], Tools(), every=True)
+    assert (score.value, score.unparsed, score.n) == (0, 2, 3)

@@ -45,7 +45,7 @@ def test_the_majority_of_the_passes_counts():
     ]
     score = rul(answered, Tools())
     assert [point for point in points(score) if point is not None] == [1, 0, 1, 0]
-    assert (score.value, score.n, score.unparsed) == (50, 4, 8)
+    assert (score.value, score.n, score.unparsed) == (50, 4, 7)
     assert "of 16 passes by themselves 31.2 % are right" in score.notes
     low, high = interval(answered, score)
     assert low < 50 < high
@@ -88,5 +88,5 @@ def test_what_the_original_reads(output, place):
 
 def test_the_original_counts_all_items():
     score = original([said(output, "a flute", FOUR) for output in ("B", "C", "?", None)], Tools())
-    assert (score.value, score.unparsed) == (25, 2)
+    assert (score.value, score.unparsed) == (25, 1)
     assert score.notes == ["instruction following rate 50.0 %"]
