@@ -3,8 +3,8 @@
 A rule that finds more than one option ends the reading: nothing is guessed. An option is named by its letter or by its
 text. Its text counts as whole words, whatever their case, punctuation and articles; where one option's words contain
 another's, the longer one is meant; an option that is denied ("not a dog") is not named. A bare letter that is itself
-the text of an option, such as a note, is read as that text, as the released models answer with texts; "(C)" and
-"option C" are letters always.
+the text of an option, such as a note, is read as that text, as the released models answer with texts; "(C)",
+"[[C]]" and "option C" are letters always.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ _NOT = re.compile(r"n't\b|(?<=can)not\b", re.IGNORECASE)
 _DENIAL = {"no", "not", "never", "neither", "nor", "without", "不", "没", "沒"}
 _TURN = {"but", "rather", "instead", "only", "however"}
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}|\[\[([^\[\]]*)\]\]")
-_HEDGE = (
-    r"(?:\s|[:='\"]|-\s|(?:most|likely|probably|definitely|clearly|therefore|thus|the|option|choice|letter)\b|选项)*"
-)
+_HEDGE = r"(?:\s|[:='\"]|-\s|(?:most|likely|probably|definitely|clearly|therefore|thus|the)\b|选项)*"
 _PHRASES = [
     re.compile(phrase + _HEDGE, re.IGNORECASE)
     for phrase in (
@@ -46,6 +44,7 @@ _PHRASES = [
         r"(?:选择|選擇|选|選)(?!项|項)",
     )
 ]
+_BEHIND = re.compile(r"\s*(?:$|[.,;:!)\"'\n-]|because|since|as\b|for\b|or\b|and\b|/|&|[です])")  # a bare letter
 _WRONG = re.compile(r"\s*(?:is|are|was|can|could|does)?\s*(?:not|n't|incorrect|wrong|false|be (?:ruled|excluded))\b")
 SEVERAL = -1
 
@@ -106,6 +105,10 @@ def _tidy(text: str) -> str:
     return text.strip()
 
 
+def _bare(text: str) -> str:
+    return text.strip(" '\"\n").rstrip(".!?。").strip()
+
+
 def _plain(text: str) -> str:
     return _NOT.sub(" not", _ARTICLE.sub("", text))
 
@@ -126,10 +129,14 @@ def _words(text: str) -> list[_Word]:
 class _Reader:
     def __init__(self, choices: Sequence[str], lettered: bool):
         self.choices = [_tidy(choice) for choice in choices]
+        self.bare_choices = [_bare(choice) for choice in self.choices]
         self.words = [tuple(word.text for word in _words(choice)) for choice in self.choices]
         last = LETTERS[min(len(choices), 26) - 1] if choices and lettered else ""
         letter = f"[A-{last}a-{last.lower()}]" if last else "(?!)"
         self.bracketed = re.compile(rf"\s*[(\[{{<]\s*({letter})\s*[)\]}}>]")
+        self.lettered = re.compile(
+            rf"{self.bracketed.pattern}|(?:option|choice|letter)\s*['\"(]*({letter}){_END}['\")]*", re.IGNORECASE
+        )
         self.bare = re.compile(rf"['\"]?({letter}){_END}['\"]?")
         self.listed = re.compile(rf"['\"]?({letter})\s*(?:\.(?!\w\.)|[):、,]|-\s|\n)['\"]?")
         self.told = re.compile(rf"\b(?:option|choice|letter)\s+['\"(]*({letter}){_END}(?!')", re.IGNORECASE)
@@ -153,12 +160,11 @@ class _Reader:
 
     def equal(self, text: str) -> int | None:
         """The choice that a text is."""
-        plain = text.strip(" '\"").rstrip(".!?。").strip()
-        if plain in self.choices:
-            return self.choices.index(plain)
+        plain = _bare(text)
+        if plain in self.bare_choices:
+            return self.bare_choices.index(plain)
         words = tuple(word.text for word in _words(plain))
-        same = [place for place, some in enumerate(self.words) if words and some == words]
-        return None if not same else same[0] if len(same) == 1 else SEVERAL
+        return _one({place for place, some in enumerate(self.words) if words and some == words})
 
     def starting(self, text: str) -> tuple[int, str] | None:
         """The longest choice that a text begins with, and what follows it."""
@@ -169,32 +175,34 @@ class _Reader:
         longest = max(fits, key=lambda place: len(self.words[place]))
         return longest, _plain(text)[said[len(self.words[longest]) - 1].end :]
 
-    def goes_on(self, rest: str) -> bool:
-        """Whether another option follows: "or B", ", cat"."""
+    def goes_on(self, rest: str, labelled: bool = False) -> bool:
+        """Whether another option follows: "or B", ", cat"; behind an option with its letter a new sentence or line that
+        begins with the text of another is none."""
         link = re.match(r"['\")\].]*\s*(?:[,/&;]\s*(?:(?:or|and)\b)?|or\b|and\b|\n|\.)\s*", rest)
         if link is None:
             return False
         rest = rest[link.end() :]
+        labelled = labelled and re.search(r"[,/&;]|or|and", link[0]) is None
         letter = self.bracketed.match(rest) or self.listed.match(rest) or self.bare.fullmatch(rest.rstrip(". "))
-        return letter is not None or self.starting(rest) is not None
+        return letter is not None or (not labelled and self.starting(rest) is not None)
 
     def after(self, rest: str) -> int | None:
         """The option that comes first in a text that follows a phrase."""
-        bracketed, text = self.bracketed.match(rest), self.starting(rest)
-        bare = self.bare.match(rest)
-        if bracketed:
-            place, rest = self.place(bracketed[1]), rest[bracketed.end() :]
+        told, text, bare = self.lettered.match(rest), self.starting(rest), self.bare.match(rest)
+        whole = self.equal(rest)
+        if not told and whole is not None:
+            return whole
+        if told:
+            place, rest = self.place(told[1] or told[2]), rest[told.end() :]
         elif text:
             place, rest = text
-        elif bare and re.match(
-            r"\s*(?:$|[.,;:!)\"'\n-]|because|since|as\b|for\b|or\b|and\b|/|&|[です])", rest[bare.end() :]
-        ):
+        elif bare and _BEHIND.match(rest[bare.end() :]):
             place, rest = self.place(bare[1]), rest[bare.end() :]
         else:
             return None
         own = self.starting(re.sub(r"^[\s.):,-]+", "", rest))
         rest = own[1] if own and self.words[own[0]] == self.words[place] else rest
-        return SEVERAL if self.goes_on(rest) else place
+        return SEVERAL if self.goes_on(rest, labelled=bool(told)) else place
 
     def named(self, text: str) -> set[int]:
         """The choices whose words are said and not denied."""
@@ -207,7 +215,7 @@ class _Reader:
         for start, end, place in spans:
             within = any(a <= start and end <= b and b - a > end - start for a, b, _ in spans)
             if not within and not _denied(words, start):
-                found.add(place)
+                found.add(self.bare_choices.index(self.bare_choices[place]))
         return found
 
     @staticmethod
@@ -241,7 +249,7 @@ def _exact(reader: _Reader, text: str) -> int | None:
 
 def _boxed(reader: _Reader, text: str) -> int | None:
     def read(inside: str) -> int | None:
-        for rule in (_exact, _letter, _leading, _text):
+        for rule in (_letter, _exact, _leading, _text):
             if (found := rule(reader, inside.strip())) is not None:
                 return found
         return None
@@ -273,11 +281,14 @@ def _leading(reader: _Reader, text: str) -> int | None:
     place, rest = reader.place(found[1]), text[found.end() :]
     if _WRONG.match(rest):
         return None
+    if reader.equal(rest) == place:
+        return place
     if text_after := reader.starting(rest):
         other, rest = text_after
         if other != place and reader.words[place] != reader.words[other]:
             return SEVERAL
-    return SEVERAL if reader.goes_on(rest) or reader.goes_on(found[0][-1] + rest) else place
+    some = (rest, found[0][-1] + rest)
+    return SEVERAL if any(reader.goes_on(one, labelled=True) for one in some) else place
 
 
 def _first(reader: _Reader, text: str) -> int | None:

@@ -80,6 +80,25 @@ def test_options_that_are_letters_are_capital_and_no_article(output, choice):
     assert chosen(output, ("C", "E", "I", "A")).choice == choice
 
 
+@pytest.mark.parametrize(
+    ("output", "choices", "choice"),
+    [
+        ("I would choose option C.", ("C", "Gm", "D", "E"), 2),
+        ("[[A]]", ("C", "D", "G", "A"), 0),
+        ("A", ("C", "D", "G", "A"), 3),
+        ("D. a", ("one", "two", "said", "a"), 3),
+        ("The answer is: a", ("one", "two", "said", "a"), 3),
+        ("dog", ("Cat.", "dog.", "dog."), 1),
+        ("It is a dog", ("Cat", "dog", "dog"), 1),
+        ("The correct answer is: Son Cubano", ("Son cubano", "Son Cubano"), 1),
+        ("(A) Mixing\n\nThe recording makes this clear.", ("Mixing", "Recording"), 0),
+        ("(A) Mixing\n(B) Recording", ("Mixing", "Recording", "Lyrics"), None),
+    ],
+)
+def test_options_as_mmau_mmar_and_rulistening_have_them(output, choices, choice):
+    assert chosen(output, choices).choice == choice
+
+
 def test_reasoning_is_not_the_answer():
     assert final_answer("<think>B</think> C ") == "C"
     assert final_answer("<think>The answer is B") == ""
