@@ -244,7 +244,8 @@ def _one(places: Iterator[int | None] | set[int]) -> int | None:
 
 
 def _exact(reader: _Reader, text: str) -> int | None:
-    return None if reader.bracketed.fullmatch(text.rstrip(".: ")) else reader.equal(text)
+    plain = text.rstrip(".: ")
+    return None if reader.bracketed.fullmatch(plain) or _BOXED.fullmatch(plain) else reader.equal(text)
 
 
 def _boxed(reader: _Reader, text: str) -> int | None:
