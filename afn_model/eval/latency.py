@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -259,7 +260,8 @@ class RealtimeLine:
     """
 
     def __init__(self, url: str, *, key: str = "", push_to_talk: bool = False, question: str = "", socket: Any = None):
-        self.socket = socket or _connected(f"{url.rstrip('/')}/v1/realtime?intent=transcription", key)
+        self._stack = ExitStack()
+        self.socket = socket or self._stack.enter_context(_connection(f"{url.rstrip('/')}/v1/realtime", key))
         turns = None if push_to_talk else {"type": "server_vad", "silence_duration_ms": SILENCE_MS}
         heard: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": RATE}, "turn_detection": turns}
         if question:
@@ -296,7 +298,7 @@ class RealtimeLine:
                 return kind, None
 
     def close(self) -> None:
-        self.socket.close()
+        self._stack.close()
 
     def _tell(self, event: dict[str, Any]) -> None:
         self.socket.send(json.dumps(event))
@@ -313,15 +315,19 @@ class RealtimeLine:
         return event
 
 
-def _connected(url: str, key: str) -> Any:
+@contextmanager
+def _connection(url: str, key: str) -> Iterator[Any]:
     try:
         from websockets.sync.client import connect
     except ImportError:
         raise ValueError("a realtime session needs websockets: pip install websockets") from None
-    try:
-        return connect(url, additional_headers={"Authorization": f"Bearer {key}"} if key else None)
-    except Exception as error:
-        raise ValueError(f"{url}: no session ({error})") from None
+    headers = {"Authorization": f"Bearer {key}"} if key else None
+    with ExitStack() as stack:
+        try:
+            socket = stack.enter_context(connect(f"{url}?intent=transcription", additional_headers=headers))
+        except Exception as error:
+            raise ValueError(f"{url}: no session ({error})") from None
+        yield socket
 
 
 def measure(
@@ -376,9 +382,13 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--push-to-talk", action="store_true", help="the client says where the user's turn ends")
     parser.add_argument("--out", type=Path, help="file for the numbers, JSON")
     args = parser.parse_args(given)
-    line = RealtimeLine(args.url, key=args.key, push_to_talk=args.push_to_talk, question=args.question)
-    found, _ = measure(line, spoken(args.turns + 1), push_to_talk=args.push_to_talk)
-    line.close()
+    try:
+        said = spoken(args.turns + 1)
+        line = RealtimeLine(args.url, key=args.key, push_to_talk=args.push_to_talk, question=args.question)
+        found, _ = measure(line, said, push_to_talk=args.push_to_talk)
+        line.close()
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
     found["turn_ends"] = "by the client" if args.push_to_talk else f"after {SILENCE_MS} ms of silence, by the server"
     text = json.dumps(found, indent=2)
     if args.out:

@@ -240,7 +240,8 @@ def der(answered: Sequence[Answered], tools: Tools, *, collar: float = 0.0, esti
         sums += np.array(found)
         parts.append((found.errors, found.total))
     shares = 100 * sums[:3] / sums[3] if sums[3] else np.full(3, np.nan)
-    notes = ["missed {:.1f} %, false alarm {:.1f} %, confusion {:.1f} %".format(*shares)]
+    kinds = "missed {:.1f} %, false alarm {:.1f} %, confusion {:.1f} %".format(*shares)
+    notes = [f"{kinds} of {sums[3]:.1f} s of speech that are scored"]
     if guessed:
         notes.append(f"{guessed} answers state no times: theirs are estimated from the length of the text")
     signature = f"DER, collar {collar:g} s on each side, overlap scored, optimal assignment"

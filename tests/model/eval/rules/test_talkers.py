@@ -110,6 +110,6 @@ def test_times_are_estimated_only_where_that_is_asked_for():
     # Labels and words share ten seconds by their characters, so each speaker has five: four of them too many.
     assert found.parts == [(pytest.approx(8), 2)]
     assert found.notes == [
-        "missed 0.0 %, false alarm 400.0 %, confusion 0.0 %",
+        "missed 0.0 %, false alarm 400.0 %, confusion 0.0 % of 2.0 s of speech that are scored",
         "1 answers state no times: theirs are estimated from the length of the text",
     ]
