@@ -75,13 +75,10 @@ def events_in(text: str, labels: Sequence[str], seconds: float | None = None) ->
 
 
 def _pieces(text: str, times: Sequence[StatedTime], mentions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where the parts of an answer begin and end whose labels and times belong together; none cuts a time."""
+    """Where the parts of an answer begin and end whose labels and times belong together."""
 
     def cut(mark: re.Pattern, start: int, end: int) -> list[tuple[int, int]]:
-        cuts = [found.end() for found in mark.finditer(text, start, end)]
-        cuts = [at for at in cuts if not any(one.span[0] < at < one.span[1] for one in times)]
-        bounds = [start, *cuts, end]
-        return [pair for pair in pairwise(bounds) if pair[0] < pair[1]]
+        return list(pairwise([start, *(found.end() for found in mark.finditer(text, start, end)), end]))
 
     for start, end in cut(_PIECE, 0, len(text)):
         parts = cut(_COMMA, start, end)

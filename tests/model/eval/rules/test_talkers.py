@@ -52,6 +52,8 @@ def test_errors_are_those_found_by_hand(reference, hypothesis, regions, collar, 
         ("Speaker 1: 0.0 s to 3.0 s and from 5.0 s to 7.0 s; [Speaker 2] from 3 s to 5 s", "1 0 3, 1 5 7, 2 3 5"),
         ("[3.5 - 4.0] [S2] a\n[0.0 - 3.2] [S1] b", "2 3.5 4, 1 0 3.2"),  # in any order
         ("<think>[Speaker 1] 0.0-9.0</think>[Speaker 2] 1.0-2.0", "2 1 2"),
+        ("[0.0 - 1.0] Speaker 2: hi [1.5 - 2.0] there", "2 0 1, 2 1.5 2"),
+        ("[Speaker 1] 0.0-3.2 hello [Speaker 2] hi", "1 0 3.2"),  # when the second speaks is not said
         ("[Speaker 1] seven [Speaker 2] stop", ""),
         ("[Speaker 1] 3 to 4 people came", ""),
     ],
@@ -99,6 +101,7 @@ def test_words_in_silence_are_insertions_and_hidden_answers_are_left_out():
     assert found.value == 125
     assert turns_in("seven", 2.0) == ([(Span("1", 0.0, 2.0), "seven")], False)
     assert der(answers, Tools()).parts == [(0, 0), None, (3, 3)]
+    assert [rule([Answered(silence, None)], Tools()).unparsed for rule in (cpwer, der)] == [0, 0]
 
 
 def test_times_are_estimated_only_where_that_is_asked_for():
