@@ -19,11 +19,13 @@ SEGLST = [
     {"session_id": "b", "speaker": "y", "start_time": 0, "end_time": 0, "words": ""},
     {"session_id": "a", "speaker": "y", "start_time": 0.5, "end_time": 2.6, "words": "one two"},
     {"session_id": "a", "speaker": "y", "start_time": 3, "end_time": 4, "words": "six"},
+    {"session_id": "a", "speaker": "y", "start_time": 4, "end_time": 5, "words": "two"},
 ]
 STM = """;; a comment
 a 1 x 2.5 3 <o,f0,male> four
 a 1 y 0.5 2.6 one two
 a 1 y 3 4 six
+a 1 y 4 5 two
 a 1 z 4 9 IGNORE_TIME_SEGMENT_IN_SCORING
 """
 
@@ -65,11 +67,11 @@ def test_stm_is_what_seglst_is(tmp_path):
     (tmp_path / "two" / "x.stm").write_text(STM)
     a, b = multi_talker(files(tmp_path / "one"))
     assert [(a.id, a.answer), (b.id, b.answer)] == [
-        ("a", "[Speaker 1] one two [Speaker 2] four [Speaker 1] six"),
+        ("a", "[Speaker 1] one two [Speaker 2] four [Speaker 1] six two"),
         ("b", ""),
     ]
     assert a.groups == {"speakers": "2", "overlap": "yes"}
-    assert (a.clips[0].path, a.extra["seconds"]) == (str(tmp_path / "one" / "a.wav"), 4.0)  # of an absent recording
+    assert (a.clips[0].path, a.extra["seconds"]) == (str(tmp_path / "one" / "a.wav"), 5.0)  # of an absent recording
     (again,) = multi_talker(files(tmp_path / "two"))
     assert again.extra == a.extra
     assert again.answer == a.answer
