@@ -20,9 +20,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+
+from afn_model.files import write_text
 
 RATE = 24_000  # Hz, both ways, as OpenAI's realtime API has it by default
 PIECE = 0.02  # seconds of a piece of the microphone's
@@ -181,7 +183,7 @@ def waiting(seen: Sequence[Happened]) -> Waiting:
     Raises:
         ValueError: nobody has stopped speaking in it.
     """
-    times = {kind: [one.time for one in seen if one.kind == kind] for kind in Kind.__args__}
+    times = {kind: [one.time for one in seen if one.kind == kind] for kind in get_args(Kind)}
     if not times["speech_end"]:
         raise ValueError("a turn has an end of the user's speech: there is no speech_end in it")
     end = times["speech_end"][0]
@@ -392,7 +394,7 @@ def main(given: Sequence[str] | None = None) -> None:
     found["turn_ends"] = "by the client" if args.push_to_talk else f"after {SILENCE_MS} ms of silence, by the server"
     text = json.dumps(found, indent=2)
     if args.out:
-        args.out.write_text(text + "\n", "utf-8")
+        write_text(args.out, text + "\n")
     print(text)
 
 

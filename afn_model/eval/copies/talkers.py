@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.eval.copies.sounds import NAMES, SPOKEN, Sounds, save
+from afn_model.files import write_json, write_rows, write_text
 from afn_model.world.scene import Clip, Heard, Scene, Style
 
 # (session, (speaker, seconds from the end of the turn before to the beginning, words) of each turn)
 TALKS: tuple[tuple[str, tuple[tuple[int, float, int], ...]], ...] = (
     ("turns", ((0, 0.2, 4), (1, 0.2, 1), (0, 0.2, 1))),
     ("overlap", ((0, 0.1, 2), (1, -0.3, 1))),
-    ("interruption", ((1, 0.1, 2), (0, -0.6, 1), (2, 0.1, 1))),
-    ("alone", ((0, 0.3, 1), (0, 0.4, 1))),
+    ("interruption", ((1, 0.1, 5), (0, -0.6, 1), (2, 0.1, 1))),
+    ("alone", ((0, 0.3, 4), (0, 0.4, 1))),
     ("silence", ()),
 )
 VARIANTS = ("m3", "f2", "m7")
@@ -37,7 +37,7 @@ def multi_talker(folder: Path, sounds: Sounds) -> None:
             rows.append(row | {"start_time": str(start) if number else start, "end_time": end})
         if not turns:
             rows.append({"session_id": session, "speaker": "", "words": "", "start_time": 0.0, "end_time": 0.0})
-    (folder / "reference.seglst.json").write_text(json.dumps(rows, indent=1), "utf-8")
+    write_json(folder / "reference.seglst.json", rows)
 
 
 def diarisation(folder: Path, sounds: Sounds) -> None:
@@ -51,13 +51,13 @@ def diarisation(folder: Path, sounds: Sounds) -> None:
             start, end = round(event.start, 3), round(event.end, 3)
             lines.append(f"SPEAKER {session} 1 {start:.3f} {end - start:.3f} <NA> <NA> {event.speaker} <NA> <NA>")
         regions.append(f"{session} 1 0.000 {clip.seconds:.3f}")
-    (folder / "reference.rttm").write_text("\n".join(lines) + "\n", "utf-8")
-    (folder / "all.uem").write_text("\n".join(regions) + "\n", "utf-8")
+    write_text(folder / "reference.rttm", "\n".join(lines) + "\n")
+    write_text(folder / "all.uem", "\n".join(regions) + "\n")
 
 
 def event_captions(folder: Path, sounds: Sounds) -> None:
     """One to three sounds, two at once, one that comes twice, and none."""
-    lines = []
+    rows = []
     for number, plan in enumerate(((0.2,), (0.1, 0.1), (0.3, -0.4), (0.2, 0.3, 0.1), ())):
         scene = Scene(sounds.random, 3.5, "heldout", _PLAIN)
         names = [NAMES[place] for place in sounds.random.permutation(len(NAMES))[: len(plan)]]
@@ -68,8 +68,8 @@ def event_captions(folder: Path, sounds: Sounds) -> None:
             at += gap + event.end
         clip = _saved(folder / "audio" / f"{number}.wav", scene)
         events = [{"label": one.label, "start": round(one.start, 3), "end": round(one.end, 3)} for one in clip.events]
-        lines.append(json.dumps({"id": f"copy-{number}", "audio": f"{number}.wav", "events": events}))
-    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        rows.append({"id": f"copy-{number}", "audio": f"{number}.wav", "events": events})
+    write_rows(folder / "events.jsonl", rows)
 
 
 def _talk(folder: Path, sounds: Sounds, session: str, turns: Sequence[tuple[int, float, int]]) -> Clip:

@@ -70,7 +70,7 @@ def event_captions(files: Files) -> Iterator[Item]:
             choices=labels,
             answer=answer,
             references=(answer,),
-            groups={"events": str(min(len(events), 5)) + ("+" if len(events) > 5 else "")},
+            groups={"events": str(len(events)) if len(events) < 6 else "6 and more"} if events else {},
             extra={"events": events, "seconds": seconds},
         )
 
@@ -89,7 +89,7 @@ def _session(files: Files, session: str, rows: list[Row], *, spoken: bool, regio
         clips=(Clip(path),),
         answer=answer,
         references=(answer,),
-        groups={"speakers": str(len(order)), "overlap": "yes" if overlap else "no"},
+        groups={"speakers": str(len(order)), "overlap": "yes" if overlap else "no"} if rows else {},
         extra={"segments": rows, "seconds": _seconds(path, max(ends, default=0.0)), "regions": regions},
     )
 
@@ -180,12 +180,10 @@ def _number(value: Any, where: str) -> float:
 def _json_events(path: Path) -> Iterator[tuple[str, str, list[Row]]]:
     for number, row in enumerate(read_lines(path), 1):
         where = f"{path}, line {number}"
-        events = [
-            _event(
-                field(one, "label", where), *(field(one, name, where, (int, float)) for name in ("start", "end")), where
-            )
-            for one in field(row, "events", where, list)
-        ]
+        events = []
+        for one in field(row, "events", where, list):
+            start, end = (field(one, name, where, (int, float)) for name in ("start", "end"))
+            events.append(_event(field(one, "label", where), start, end, where))
         yield str(field(row, "id", where, (str, int))), field(row, "audio", where), events
 
 
@@ -193,8 +191,8 @@ def _dcase(path: Path) -> Iterator[tuple[str, str, list[Row]]]:
     for number, row in enumerate(read_table(path, sep="\t"), 2):
         where = f"{path}, line {number}"
         name, label = field(row, "filename", where), field(row, "event_label", where)
-        times = [field(row, column, where) for column in ("onset", "offset")]
-        events = [_event(label, *(_number(time, where) for time in times), where)] if label else []
+        start, end = (field(row, column, where) for column in ("onset", "offset"))
+        events = [_event(label, _number(start, where), _number(end, where), where)] if label else []
         yield name, name, events
 
 

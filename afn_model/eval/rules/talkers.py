@@ -26,6 +26,9 @@ _SPAN = re.compile(rf"(\[Speaker \d+\][ ]){_SECONDS}[ ]?(?:-|–|—|to)[ ]?{_SE
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
+DUST = 1e-9  # seconds that sums in another order differ by
+
+
 class Span(NamedTuple):
     """Somebody speaks from ``start`` to ``end`` seconds."""
 
@@ -107,6 +110,8 @@ def cpwer(answered: Sequence[Answered], tools: Tools, *, sot: bool = False) -> S
     """
     try:
         import meeteval
+
+        wer: Any = meeteval.wer
     except ImportError:
         raise RuleError("cpWER needs meeteval: pip install 'afn-kernels[eval]'") from None
     parts: list[Part | None] = []
@@ -121,12 +126,10 @@ def cpwer(answered: Sequence[Answered], tools: Tools, *, sot: bool = False) -> S
         right = [(row["speaker"], row["words"]) for row in sorted(segments, key=lambda row: row["start_time"])]
         unparsed += bool(right) and not any(words_of(words) for _, words in said)
         if sot:
-            found = meeteval.wer.siso_word_error_rate(
-                *(words_of(" ".join(w for _, w in some)) for some in (right, said))
-            )
+            found = wer.siso_word_error_rate(*(words_of(" ".join(w for _, w in some)) for some in (right, said)))
         else:
             streams = _streams(right), _streams(said)
-            found = meeteval.wer.cp_word_error_rate(*streams, reference_sort=False, hypothesis_sort=False)
+            found = wer.cp_word_error_rate(*streams, reference_sort=False, hypothesis_sort=False)
             missed += max(0, len(streams[0]) - len(streams[1]))
             extra += max(0, len(streams[1]) - len(streams[0]))
         parts.append((float(found.errors), float(found.length)))
@@ -208,7 +211,8 @@ def diarisation_errors(
     missed, false_alarm, both = (
         float((some * seconds).sum()) for some in (np.maximum(n - m, 0), np.maximum(m - n, 0), np.minimum(n, m))
     )
-    return DiarisationErrors(missed, false_alarm, max(0.0, both - float(same)), float((n * seconds).sum()))
+    confusion = both - float(same)
+    return DiarisationErrors(missed, false_alarm, confusion if confusion > DUST else 0.0, float((n * seconds).sum()))
 
 
 def der(answered: Sequence[Answered], tools: Tools, *, collar: float = 0.0, estimate: bool = False) -> Score:
@@ -221,6 +225,10 @@ def der(answered: Sequence[Answered], tools: Tools, *, collar: float = 0.0, esti
         estimate: an answer that states no times has estimated ones: of the recording's length each turn has the share
             that it has of the characters, as in the server's diarized_json. Without it all speech is missed.
     """
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError:
+        raise RuleError("DER needs SciPy: pip install 'afn-kernels[eval]'") from None
     parts: list[Part | None] = []
     sums, unparsed, guessed = np.zeros(4), 0, 0
     for one in answered:
