@@ -18,6 +18,7 @@ from afn_model.eval.latency import (
     summary,
     waiting,
 )
+from tests.model.serve.serving import running, tiny_server
 
 SIZE = round(PIECE * RATE)
 LOUD = np.full(RATE, 1000, np.int16)  # a second
@@ -210,3 +211,17 @@ def test_events_of_a_session_are_read():
     assert base64.b64decode(socket.told[1]["audio"]) == b"\x01\x00\xfe\xff"
     line.commit()
     assert socket.told[2] == {"type": "input_audio_buffer.commit"}
+
+
+def test_a_real_server_replies_in_text():
+    with running(tiny_server(max_new_tokens=4)) as address:
+        line = RealtimeLine(address.replace("http", "ws"), push_to_talk=True)
+        said = [(LOUD, 0.2)] * 2
+        found, (turn,) = measure(line, said, push_to_talk=True)
+        line.close()
+        assert found["measures"] == "voice to text"
+        assert 0 < turn.first_text <= turn.done
+        with pytest.raises(ValueError, match="the session has ended"):
+            line.receive(0.0)
+    with pytest.raises(ValueError, match="no session"):
+        RealtimeLine(address.replace("http", "ws"))
