@@ -148,14 +148,14 @@ def _examine(row: Benchmark, data: str | Path, known: dict[str, float | str], po
     except ValueError as error:
         found.problem = said(error)
         return found
-    _items(found, items)
+    _items(found, items, row.hidden)
     _recordings(found, items, known, pool)
     return found
 
 
-def _items(found: Finding, items: Sequence[Item]) -> None:
+def _items(found: Finding, items: Sequence[Item], hidden: bool) -> None:
     found.items = len(items)
-    found.hidden = sum(item.answer is None and not item.references for item in items)
+    found.hidden = hidden * sum(item.answer is None for item in items)
     ids = Counter(item.id for item in items)
     found.repeated = [item.id.rpartition("#")[0] for item in items if item.id.endswith("#2") and item.id[:-2] in ids]
     found.not_a_choice = [item.id for item in items if item.choices and item.answer not in (None, *item.choices)]
@@ -211,7 +211,7 @@ def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
 def as_text(found: Sequence[Finding], rows: Sequence[Benchmark]) -> str:
     """Findings for people: a line for each benchmark, and below it what is to be known of it."""
     names, lines = labels(rows), []
-    width = max((len(names[one.name]) for one in found), default=0)
+    width = max([9, *(len(names[one.name]) for one in found)])
     lines.append(f"{'benchmark':{width}}  state    items / official  recordings    hours  longest s")
     for one in found:
         state = "ready" if one.ready else "missing" if one.missing or one.problem else "see below"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afn_model.eval import rules
@@ -75,7 +75,7 @@ class BenchmarkResult:
 
     @property
     def hidden(self) -> int:
-        return sum(one.item.answer is None and not one.item.references for one in self.answered)
+        return self.row.hidden * sum(one.item.answer is None for one in self.answered)
 
     def ended(self, finish: str) -> int:
         """Answers that ended in a way: "stop", "length" or "repetition"."""
@@ -172,22 +172,26 @@ def _by(row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], to
         if any(one.text is None for one in answered):
             heard = [one for one in answered if one.text is not None]
             without = rules.score(heard, scorer, tools).value if heard else NAN
-            result.bounds = _all_wrong(row, answered, score), without
+            result.bounds = _all_wrong(row, answered, scorer, tools, score), without
     except RuleError as error:
         result.score, result.reason = None, str(error)
     return result
 
 
-def _all_wrong(row: Benchmark, answered: Sequence[Answered], score: Score) -> float:
+def _all_wrong(
+    row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools, score: Score
+) -> float:
     """The score with every item that has no output as wrong, also those that a rule leaves out or takes as right."""
-    worst, parts, changed = float(row.lower), list[Part | None](score.parts), False
-    for place, one in enumerate(answered):
-        part = parts[place]
-        if one.text is None and not (one.item.answer is None and not one.item.references):
-            left_out, right = part is None, part is not None and part[0] > 0 and not row.lower
-            if left_out or right:
-                below = part[1] if part else 1.0
-                parts[place], changed = (worst * below, below), True
+    parts, changed = list[Part | None](score.parts), False
+    missing = [place for place, one in enumerate(answered) if one.text is None]
+    if row.lower and any(parts[place] is None for place in missing):
+        parts = rules.score([replace(one, text=one.text or "") for one in answered], scorer, tools).parts
+        changed = True
+    for place in () if row.lower else missing:
+        item, part = answered[place].item, parts[place]
+        left_out = part is None and (item.answer is not None or bool(item.references))
+        if left_out or (part is not None and part[0] > 0):
+            parts[place], changed = (0.0, part[1] if part else 1.0), True
     return quotient([part for part in parts if part is not None], score.scale) if changed else score.value
 
 

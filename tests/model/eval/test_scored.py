@@ -94,7 +94,7 @@ def test_missing_answers_leave_a_range():
 
 def test_the_worse_end_of_a_range_is_the_one_that_is_worse(monkeypatch):
     def words(answered, scorer, tools):  # wrong words of ten in each answer
-        parts = [(float(x.text), 10.0) if x.text is not None else (10.0, 10.0) for x in answered]
+        parts = [None if x.text is None else (float(x.text or 10), 10.0) for x in answered]
         return ratio(answered, parts, scale=100)
 
     def safe(answered, scorer, tools):  # counts an empty output as right
@@ -104,7 +104,7 @@ def test_the_worse_end_of_a_range_is_the_one_that_is_worse(monkeypatch):
     wer = replace(ROW, metric="WER %", lower=True, scorers=ROW.scorers[:1])
     assert one(wer, answers("1", None)).first.bounds == (55, 10)
     monkeypatch.setattr(rules, "score", safe)
-    assert one(ROW, answers("no", "yes", None)).first.bounds == (pytest.approx(100 / 3), 50)
+    assert one(ROW, answers("no", "yes", None, answer=None)).first.bounds == (pytest.approx(100 / 3), 50)
     hidden = answers("no", None, answer=None)
     monkeypatch.setattr(rules, "score", lambda answered, *_: ratio(answered, [None] * len(answered)))
     assert math.isnan(one(ROW, hidden).first.bounds[0]), "nothing is known of hidden answers, and nothing is wrong"
