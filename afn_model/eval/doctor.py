@@ -14,7 +14,7 @@ from afn_model.audio.recording import Audio, is_inside, measured_seconds
 from afn_model.checks import said
 from afn_model.eval.items import Clip, Item
 from afn_model.eval.loaders import folder_of, is_copy, load
-from afn_model.eval.report import labels
+from afn_model.eval.scored import labels
 from afn_model.eval.table import Benchmark
 from afn_model.files import fingerprint_as_of
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.report import labels, number
-from afn_model.eval.scored import BenchmarkResult, RunFacts, Scores, ends, target, why_not
+from afn_model.eval.scored import BenchmarkResult, RunFacts, Scores, ends, labels, number, target, why_not
 from afn_model.plot_style import COLOURS, GREY, GRID, INK, LOSES, OURS, plotting, save
 
 MOST = 1.5  # what is further from the paper than this is drawn at the edge, with an arrow

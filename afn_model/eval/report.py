@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import afn_kernels
+from afn_model.eval import picture
 from afn_model.eval.asks import Asking
 from afn_model.eval.loaders import is_copy
 from afn_model.eval.run import RUN, SPENT
@@ -20,8 +21,9 @@ from afn_model.eval.scored import (
     RunFacts,
     Scores,
     groups_of,
+    labels,
+    number,
     rotations,
-    span,
     target,
     verdict,
     why_not,
@@ -30,6 +32,7 @@ from afn_model.eval.table import Benchmark
 from afn_model.files import read_json, write_json, write_rows, write_text
 
 VERSION = 1  # of scores.json
+PICTURE = "report.png"
 COPIES = (
     "**The numbers of {} are of synthetic rows in the benchmark's format and of no benchmark.** They say that the road "
     "from file to report works, and nothing of the model."
@@ -42,6 +45,7 @@ def run_facts(
     *,
     other_files: Mapping[str, Sequence[str]] | None = None,
     unreadable: Mapping[str, str] | None = None,
+    submissions: Mapping[str, str] | None = None,
 ) -> RunFacts:
     """What a run's folder says of it.
 
@@ -50,6 +54,7 @@ def run_facts(
         rows: of the table.
         other_files: what ``doctor`` found to be other files than the table's.
         unreadable: recordings that could not be read.
+        submissions: benchmark -> file to hand in.
     """
     run, spent = read_json(Path(out) / RUN), list(_spent(Path(out) / SPENT))
     asking = Asking(**run["asking"])
@@ -64,6 +69,7 @@ def run_facts(
         copies=frozenset(row.name for row in rows if is_copy(row, run["data"])),
         other_files=dict(other_files or {}),
         unreadable=dict(unreadable or {}),
+        submissions=dict(submissions or {}),
     )
 
 
@@ -84,16 +90,19 @@ def code_version() -> str:
 
 
 def write_report(out: str | Path, scores: Scores, facts: RunFacts) -> Path:
-    """Writes scores.json, scored.jsonl (a line for each item: what each scorer read in its answer and gave for it) and
-    report.md to a run's folder.
+    """Writes scores.json, scored.jsonl (a line for each item: what each scorer read in its answer and gave for it),
+    report.md and, where matplotlib is installed, report.png to a run's folder.
 
     Returns:
         The path of report.md.
     """
     out = Path(out)
+    drawn = None
+    with suppress(ValueError):  # without matplotlib
+        drawn = picture.draw(out / PICTURE, scores, facts)
     write_json(out / "scores.json", as_json(scores, facts))
     write_rows(out / "scored.jsonl", _items(scores))
-    write_text(out / "report.md", markdown(scores, facts))
+    write_text(out / "report.md", markdown(scores, facts, PICTURE if drawn else ""))
     return out / "report.md"
 
 
@@ -115,6 +124,7 @@ def as_json(scores: Scores, facts: RunFacts) -> dict[str, Any]:
             "benchmarks": found,
             "problems": dict(scores.problems),
             "unreadable": dict(facts.unreadable),
+            "submissions": dict(facts.submissions),
         }
     )
 
@@ -189,8 +199,8 @@ def _known(value: Any) -> Any:
     return [_known(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def markdown(scores: Scores, facts: RunFacts) -> str:
-    """The text of report.md."""
+def markdown(scores: Scores, facts: RunFacts, drawn: str = "") -> str:
+    """The text of report.md; ``drawn`` is the name of a picture."""
     model = facts.asking.get("model", {})
     names = labels([result.row for result in scores.benchmarks.values()])
     lines = [f"# Evaluation: {model.get('name', 'a model')}, {facts.variant}", ""]
@@ -200,6 +210,7 @@ def markdown(scores: Scores, facts: RunFacts) -> str:
     if not scores.complete:
         lines += ["> **Not every item has an answer**: scores are ranges until the run has gone on to its end.", ""]
     lines += [*_facts(scores, facts), "", "## Scores", "", *_overview(scores, facts, names), ""]
+    lines += [f"![Scores beside the paper's numbers]({drawn})", ""] if drawn else []
     for name, result in scores.benchmarks.items():
         lines += [f"## {names[name]}", "", *_section(result, scores, facts), ""]
     if scores.problems:
@@ -280,6 +291,7 @@ def _section(result: BenchmarkResult, scores: Scores, facts: RunFacts) -> list[s
         "errors:": result.errors,
         "not asked yet:": result.unasked,
         "items whose answer is hidden:": result.hidden,
+        "file to hand in:": facts.submissions.get(row.name),
     }
     lines += [f"- {name} {value}" for name, value in told.items() if value]
     for why in sorted({one.error for one in result.answered if one.error})[:3]:
@@ -305,29 +317,6 @@ def _groups(result: BenchmarkResult, facts: RunFacts, groups: Sequence[str]) -> 
         papers = [number(target(row, who, name), row.metric) for who in (facts.variant, "af3")]
         lines.append(f"| {name} | {items:,} | {' | '.join([*values, *papers])} |")
     return lines
-
-
-def labels(rows: Iterable[Benchmark]) -> dict[str, str]:
-    """What people call each row: its title, with what its name adds where several share the title."""
-    rows = list(rows)
-    titles = [row.title for row in rows]
-    common = {title: _stem([row.name for row in rows if row.title == title]) for title in titles}
-    return {
-        row.name: f"{row.title} ({row.name[len(common[row.title]) :]})" if titles.count(row.title) > 1 else row.title
-        for row in rows
-    }
-
-
-def _stem(names: Sequence[str]) -> str:
-    """The beginning, up to a "-", that names share."""
-    first = names[0].split("-")
-    shared = next((n for n in range(len(first), 0, -1) if all(x.split("-")[:n] == first[:n] for x in names)), 0)
-    return "".join(f"{part}-" for part in first[:shared])
-
-
-def number(value: float, metric: str, sign: str = "") -> str:
-    """A number of a metric; "" where it is not known."""
-    return f"{value:{sign},.{2 if span(metric) > 1 else 3}f}" if math.isfinite(value) else ""
 
 
 def between(ends: tuple[float, float], metric: str) -> str:

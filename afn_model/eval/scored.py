@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -125,6 +125,7 @@ class RunFacts:
         copies: benchmarks whose rows are synthetic.
         other_files: benchmark -> files that are not those that the table knows.
         unreadable: recordings, and why.
+        submissions: benchmark -> file to hand in, in the run's folder.
     """
 
     asking: Mapping[str, Any]
@@ -137,6 +138,7 @@ class RunFacts:
     copies: frozenset[str] = frozenset()
     other_files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    submissions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variant(self) -> str:
@@ -283,3 +285,26 @@ def verdict(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> str:
         return f"The paper's number is reproduced: {paper:g} lies in the interval."
     better = (result.first.value > paper) != result.row.lower
     return f"Comparable with the paper: yes; {'better' if better else 'worse'} than its {paper:g}, beyond the interval."
+
+
+def labels(rows: Iterable[Benchmark]) -> dict[str, str]:
+    """What people call each row: its title, with what its name adds where several share the title."""
+    rows = list(rows)
+    titles = [row.title for row in rows]
+    common = {title: _stem([row.name for row in rows if row.title == title]) for title in titles}
+    return {
+        row.name: f"{row.title} ({row.name[len(common[row.title]) :]})" if titles.count(row.title) > 1 else row.title
+        for row in rows
+    }
+
+
+def _stem(names: Sequence[str]) -> str:
+    """The beginning, up to a "-", that names share."""
+    first = names[0].split("-")
+    shared = next((n for n in range(len(first), 0, -1) if all(x.split("-")[:n] == first[:n] for x in names)), 0)
+    return "".join(f"{part}-" for part in first[:shared])
+
+
+def number(value: float, metric: str, sign: str = "") -> str:
+    """A number of a metric; "" where it is not known."""
+    return f"{value:{sign},.{2 if span(metric) > 1 else 3}f}" if math.isfinite(value) else ""

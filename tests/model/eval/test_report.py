@@ -1,15 +1,15 @@
 """What a run's folder says of it, and the files of its report."""
 
 import json
-import math
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
 from afn_model.eval.asks import Asking
 from afn_model.eval.items import Answered
 from afn_model.eval.loaders import COPY
-from afn_model.eval.report import as_json, code_version, labels, markdown, number, one_line, run_facts, write_report
+from afn_model.eval.report import as_json, code_version, markdown, one_line, run_facts, write_report
 from afn_model.eval.run import SPENT, write_run
 from afn_model.eval.score import Tools
 from afn_model.eval.scored import scored
@@ -72,6 +72,7 @@ def test_a_report_has_the_numbers_side_by_side(out):
     for said in ("- answers cut by their length: 1", "- A quirk.", "- songs: the folder \\| is empty"):
         assert said in text
     assert "synthetic" not in text
+    assert ("![" in text) == (out / "report.png").exists() == (find_spec("matplotlib") is not None)
     told = json.loads((out / "scores.json").read_text(), parse_constant=no_constant)
     assert told["version"] == 1
     assert told["complete"] is True
@@ -107,26 +108,14 @@ def test_a_run_with_errors_has_ranges_and_never_says_reproduced():
 @pytest.mark.parametrize("texts", [[None, None], []])
 def test_nothing_but_missing_answers_is_a_report_too(texts):
     nothing = [replace(one, item=replace(one.item, answer=None)) for one in answers(*texts)]
-    scores = scored([ROW], {"some": nothing}, Tools())
-    text = markdown(scores, FACTS)
+    scores = scored([replace(ROW, hidden=True)], {"some": nothing}, Tools())
+    text = markdown(scores, replace(FACTS, submissions={"some": "submissions/some.json"}))
+    assert ("- file to hand in: submissions/some.json" in text) == bool(texts)
     assert "nan" not in text.lower()
     json.loads(json.dumps(as_json(scores, FACTS), allow_nan=False), parse_constant=no_constant)
 
 
-def test_rows_that_share_a_title_are_told_apart():
-    names = {"a-b-clean": "LS", "a-b-other": "LS", "mmar": "MMAR", "x": "X", "y": "X"}
-    rows = [replace(ROW, name=name, title=title) for name, title in names.items()]
-    told = {"a-b-clean": "LS (clean)", "a-b-other": "LS (other)", "mmar": "MMAR", "x": "X (x)", "y": "X (y)"}
-    assert labels(rows) == told
-
-
-def test_numbers_are_as_long_as_their_metric_needs():
-    assert [number(1.5, "WER %"), number(0.5, "CIDEr"), number(-2, "BLEU", "+"), number(math.nan, "BLEU")] == [
-        "1.50",
-        "0.500",
-        "-2.00",
-        "",
-    ]
+def test_a_text_is_one_cell():
     assert one_line(" a\n b|c") == "a b\\|c"
 
 

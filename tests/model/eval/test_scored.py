@@ -13,6 +13,8 @@ from afn_model.eval.scored import (
     RunFacts,
     ends,
     groups_of,
+    labels,
+    number,
     rotations,
     same_model,
     scored,
@@ -39,9 +41,9 @@ FACTS = RunFacts(asking={"variant": "instruct", "generation": {}, "ablation": ""
 def answers(*texts, **changes):
     """Items about "cat" or "dog", the answer being "dog", each on a recording of its own."""
     found = []
-    for number, text in enumerate(texts):
-        group = {"task": ("sound", "music")[number % 2]}
-        item = Item(f"i{number}", "Which?", (Clip(f"{number}.wav"),), ("cat", "dog"), "dog", groups=group)
+    for place, text in enumerate(texts):
+        group = {"task": ("sound", "music")[place % 2]}
+        item = Item(f"i{place}", "Which?", (Clip(f"{place}.wav"),), ("cat", "dog"), "dog", groups=group)
         found.append(Answered(replace(item, **changes), text))
     return found
 
@@ -206,4 +208,20 @@ def test_targets_and_scales():
         (1, 10),
         (0, 100),
         (0, 1),
+    ]
+
+
+def test_rows_that_share_a_title_are_told_apart():
+    names = {"a-b-clean": "LS", "a-b-other": "LS", "mmar": "MMAR", "x": "X", "y": "X"}
+    rows = [replace(ROW, name=name, title=title) for name, title in names.items()]
+    told = {"a-b-clean": "LS (clean)", "a-b-other": "LS (other)", "mmar": "MMAR", "x": "X (x)", "y": "X (y)"}
+    assert labels(rows) == told
+
+
+def test_numbers_are_as_long_as_their_metric_needs():
+    assert [number(1.5, "WER %"), number(0.5, "CIDEr"), number(-2, "BLEU", "+"), number(math.nan, "BLEU")] == [
+        "1.50",
+        "0.500",
+        "-2.00",
+        "",
     ]
