@@ -325,7 +325,7 @@ def between(ends: tuple[float, float], metric: str) -> str:
 
 def ranged(by: RuleResult, metric: str) -> str:
     """A score, or the range that errors leave to it."""
-    if by.bounds is None:
+    if by.bounds is None or not by.score or not by.score.n:
         return number(by.value, metric)
     wrong, without = (number(value, metric) or "?" for value in by.bounds)
     return f"{wrong} (errors wrong) to {without} (left out)"

@@ -40,6 +40,11 @@ class RuleResult:
     def value(self) -> float:
         return self.score.value if self.score else NAN
 
+    @property
+    def heard(self) -> float:
+        """The score of the items that have an output."""
+        return self.bounds[1] if self.bounds else self.value
+
     def of(self, group: str) -> float:
         """The score, "all", or a sub-score by its name."""
         if group == "all" or self.score is None:
@@ -87,8 +92,9 @@ class BenchmarkResult:
         first, found = self.first, []
         for other in self.results[1:]:
             same = other.name == "strict" or other.rule == first.rule
-            if same and abs(other.value - first.value) > span(self.row.metric) / 100:
-                found.append((first.name, other.name, other.value - first.value))
+            gap = other.heard - first.heard
+            if same and abs(gap) > span(self.row.metric) / 100:
+                found.append((first.name, other.name, gap))
         return found
 
 
