@@ -85,11 +85,12 @@ def replica_of(args: Namespace, stack: ExitStack) -> Replica:
     from afn_model.cli.session import open_session, sampling_params
     from afn_model.infer.batch_replica import Replica
     from afn_model.infer.engine import Engine
+    from afn_model.session import engine_of
 
     session = stack.enter_context(open_session(args))
 
     def engine() -> Engine:
-        return Engine(session.model, session.processor, slots=args.batch, deterministic=args.deterministic)
+        return engine_of(session.model, session.processor, slots=args.batch, deterministic=args.deterministic)
 
     return Replica(
         engine,

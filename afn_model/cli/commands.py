@@ -12,6 +12,16 @@ from typing import Any
 from afn_model.cli import options
 from afn_model.cli.answering import ask, caption, transcribe
 from afn_model.cli.batch import add_batch, batch
+from afn_model.cli.bench import (
+    add_bench_doctor,
+    add_bench_list,
+    add_bench_run,
+    add_bench_score,
+    bench_doctor,
+    bench_list,
+    bench_run,
+    bench_score,
+)
 from afn_model.cli.chat import chat
 from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, add_step, copy_, import_
 from afn_model.cli.data import index as data_index
@@ -122,6 +132,10 @@ COMMANDS = {
     "batch": Command(batch, (add_batch, *ANSWERING), "answer a file of requests into a file of answers", True),
     "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
     "serve": Command(serve, (add_serve, options.add_model), "answer over HTTP as OpenAI's API, with a page", True),
+    "bench run": Command(bench_run, (add_bench_run,), "ask a model the benchmarks of the paper, and score", True),
+    "bench score": Command(bench_score, (add_bench_score,), "score the answers of a run again, without the model", True),
+    "bench doctor": Command(bench_doctor, (add_bench_doctor,), "what there is of the benchmarks' files, and what is wrong"),
+    "bench list": Command(bench_list, (add_bench_list,), "the benchmarks, with their items and metrics"),
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True
     ),

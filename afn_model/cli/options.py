@@ -21,10 +21,10 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} ({self.prog} --help says more)")
 
 
-def add_model(parser: ArgumentParser) -> None:
+def add_model(parser: ArgumentParser, *, required: bool = True) -> None:
     default = os.environ.get("AFN_MODEL") or None
     told = "model folder, any layout; default the environment's AFN_MODEL"
-    parser.add_argument("--model", default=default, required=default is None, metavar="DIR", help=told)
+    parser.add_argument("--model", default=default, required=required and default is None, metavar="DIR", help=told)
     add_dtype(parser, "of the weights; auto keeps them as stored")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--adapter", "--lora", metavar="DIR", help="LoRA adapter in peft's format, on top of the model")

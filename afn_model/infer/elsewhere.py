@@ -15,6 +15,7 @@ from afn_model.storage import shown
 SECONDS = 120.0  # that an answer may take
 MOST = 16 << 20  # bytes of an answer
 PATH = "/chat/completions"
+PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # errors of HTTP after which a second try may have an answer
 
 
 class ElsewhereError(ValueError):
@@ -23,11 +24,14 @@ class ElsewhereError(ValueError):
     Args:
         where: its address.
         said: what is wrong, without the address.
+        status: of the HTTP response; 0 where there was none, or where it was no error.
+        after: seconds that the response asks to wait (``Retry-After``).
+        may_pass: a second try may have an answer: nobody answered, the server is busy or has failed.
     """
 
-    def __init__(self, where: str, said: str):
+    def __init__(self, where: str, said: str, *, status: int = 0, after: float = 0.0, may_pass: bool = False):
         super().__init__(f"{shown(where)}: {said}")
-        self.said = said
+        self.said, self.status, self.after, self.may_pass = said, status, after, may_pass
 
 
 def complete(
@@ -52,15 +56,31 @@ def complete(
     Raises:
         ElsewhereError: no http address, nobody answers in time, an error, or a reply without text.
     """
-    base, deadline = url.rstrip("/").removesuffix(PATH), time.monotonic() + seconds
-    if not base.startswith(("http://", "https://")):
-        raise ElsewhereError(url, "an address that begins with http:// or https:// is expected")
+    base, deadline = base_of(url), time.monotonic() + seconds
     if model is None:
-        model = _first_model(base, _exchange(f"{base}/models", None, key, deadline))
+        model = first_model(url, key=key, seconds=seconds)
     body = {**(fields or {}), "model": model, "messages": list(messages)}
     reply = _exchange(base + PATH, body, key, deadline)
     text_of(reply, base)
     return reply
+
+
+def base_of(url: str) -> str:
+    """The address of an API, without ``/chat/completions``.
+
+    Raises:
+        ElsewhereError: no http address.
+    """
+    base = url.rstrip("/").removesuffix(PATH)
+    if not base.startswith(("http://", "https://")):
+        raise ElsewhereError(url, "an address that begins with http:// or https:// is expected")
+    return base
+
+
+def first_model(url: str, *, key: str | None = None, seconds: float = SECONDS) -> str:
+    """The name of the first model that an endpoint lists; arguments and errors as of ``complete``."""
+    base = base_of(url)
+    return _first_model(base, _exchange(f"{base}/models", None, key, time.monotonic() + seconds))
 
 
 def text_of(reply: dict[str, Any], where: str = "") -> str:
@@ -100,15 +120,16 @@ def _exchange(url: str, body: dict[str, Any] | None, key: str | None, deadline: 
             raw = _read(url, answer, deadline)
     except urllib.error.HTTPError as error:
         with error:
-            raise ElsewhereError(url, f"{error.code} {error.reason}{_reason(error)}") from None
+            said, passes = f"{error.code} {error.reason}{_reason(error)}", error.code in PASSING
+            raise ElsewhereError(url, said, status=error.code, after=_after(error), may_pass=passes) from None
     except TimeoutError:
-        raise ElsewhereError(url, "no answer in time") from None
+        raise ElsewhereError(url, "no answer in time", may_pass=True) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, ElsewhereError):
             raise
         reason = getattr(error, "reason", error)
         said = "no answer in time" if isinstance(reason, TimeoutError) else f"nobody answers: {reason}"
-        raise ElsewhereError(url, said) from None
+        raise ElsewhereError(url, said, may_pass=not isinstance(error, ValueError)) from None
     try:
         found = json.loads(raw)
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # as it may be sent on
@@ -128,6 +149,14 @@ def _read(url: str, answer: http.client.HTTPResponse, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise TimeoutError
     return bytes(raw)
+
+
+def _after(error: urllib.error.HTTPError) -> float:
+    """``Retry-After`` in seconds; 0 where it is none, or a date."""
+    try:
+        return min(3600.0, max(0.0, float(error.headers.get("Retry-After") or 0)))
+    except ValueError:
+        return 0.0
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

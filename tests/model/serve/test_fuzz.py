@@ -83,9 +83,11 @@ def test_requests_of_strangers(server, url):
 
 
 @pytest.mark.slow
-def test_a_thousand_requests_of_strangers(server, url):
-    fuzzed(server, url, 200, 2, schema=True)
+def test_hundreds_of_requests_of_strangers(server, url):
+    """AFN_FUZZ=1000 in the environment asks for more of them."""
+    count = int(os.environ.get("AFN_FUZZ", 300))
+    fuzzed(server, url, 100, 2, schema=True)
     before = resident()
-    statuses = fuzzed(server, url, 1000, 3, schema=True)
-    assert sum(statuses.values()) >= 1000
+    statuses = fuzzed(server, url, count, 3, schema=True)
+    assert sum(statuses.values()) >= count
     assert resident() - before < GROWN

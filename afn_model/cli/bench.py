@@ -1,0 +1,274 @@
+"""``afn bench``: the paper's benchmarks, from their official files to a report. Heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afn_model.cli import options
+from afn_model.cli.batch import BatchBar, workers_of
+from afn_model.cli.options import positive
+
+if TYPE_CHECKING:
+    from afn_model.eval.asks import Asking
+    from afn_model.eval.report import Scores
+    from afn_model.eval.table import Benchmark
+    from afn_model.infer.batch_replica import Workers
+
+DEMO, DEMO_MODEL, DEMO_OUT = "demo", "runs/demo", "runs/bench-demo"
+RUN_HELP = """
+DATA holds a folder for each benchmark, with its official files (docs/evaluation.md says where they come from). The same
+command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same OUT. --suite demo
+needs no data: it writes copies of every format, a few synthetic rows each, and asks the model of `make demo`.
+
+Exit code 3: some items have no answer or some benchmark no files; the report says which, and gives ranges.
+"""
+
+
+def add_bench_run(parser: ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, RUN_HELP
+    _add_suite(parser)
+    parser.add_argument("--data", metavar="DIR", help="the benchmarks' files; for --suite demo they are made")
+    parser.add_argument("--out", metavar="DIR", help=f"of answers and report; for --suite demo {DEMO_OUT}")
+    told = "whose numbers of the paper are meant; think asks for reasoning, captioner has a text model answer"
+    parser.add_argument("--variant", choices=("instruct", "think", "captioner"), default="instruct", help=told)
+    told = "in place of the table's prompts: official, or one of those that docs/evaluation.md lists"
+    parser.add_argument("--prompt", default="", metavar="NAME", help=told)
+    told = "ask without recordings, with noise in their place, or with the options in every order"
+    parser.add_argument("--ablation", default="", choices=("no-audio", "noise", "rotate-options"), help=told)
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N items of each benchmark")
+    parser.add_argument("--share", type=_share, default=(1, 1), metavar="I/N", help="the part of this process")
+    told = "answers that grow at the same time, at most; default 64"
+    parser.add_argument("--batch", type=positive, default=64, metavar="N", help=told)
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode recordings ahead")
+    parser.add_argument("--replicas", type=positive, metavar="N", help="engines in processes of Ray")
+    parser.add_argument("--fast", action="store_true", help="answers may depend, by rounding, on what is answered beside")
+    told = "ask another model: an API like OpenAI's; its key is the environment's AFN_MODEL_KEY"
+    parser.add_argument("--url", metavar="URL", help=told)
+    parser.add_argument("--url-model", metavar="NAME", help="of it; default the first that is listed there")
+    told = "text model that answers from captions (--variant captioner); its key is the environment's AFN_THEN_KEY"
+    parser.add_argument("--then-url", metavar="URL", help=told)
+    parser.add_argument("--then-model", metavar="NAME", help="of it; default the first that is listed there")
+    options.add_model(parser, required=False)
+    options.add_sampling(parser)
+    _add_tools(parser)
+    options.add_json(parser)
+
+
+def add_bench_score(parser: ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", help="the folder of a run")
+    told = "the benchmarks' files, where they are now; default where they were"
+    parser.add_argument("--data", metavar="DIR", help=told)
+    _add_tools(parser)
+    options.add_json(parser)
+
+
+def add_bench_doctor(parser: ArgumentParser) -> None:
+    _add_suite(parser)
+    parser.add_argument("--data", required=True, metavar="DIR", help="the benchmarks' files")
+    options.add_json(parser)
+
+
+def add_bench_list(parser: ArgumentParser) -> None:
+    _add_suite(parser)
+    options.add_json(parser)
+
+
+def _add_suite(parser: ArgumentParser) -> None:
+    told = "paper (default), demo, beyond, or names of benchmarks with commas between them; afn bench list shows them"
+    parser.add_argument("--suite", default="paper", metavar="NAMES", help=told)
+
+
+def _add_tools(parser: ArgumentParser) -> None:
+    told = "a judge's API, for rows that a judge scores; its key is the environment's AFN_JUDGE_KEY"
+    parser.add_argument("--judge-url", metavar="URL", help=told)
+    parser.add_argument("--judge-model", metavar="NAME", help="of it; default the first that is listed there")
+    told = "MODULE:FUNCTION, texts -> vectors, or the URL of an embeddings API, for rows that are scored by nearness"
+    parser.add_argument("--embed", metavar="WHAT", help=told)
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"--share {text}: such as 1/8 is expected")
+    return int(index), int(count)
+
+
+def bench_run(args: Namespace) -> int:
+    """3 where some items have no answer, or a benchmark no files."""
+    from afn_model.eval.run import Share, prepare, run, write_run
+    from afn_model.eval.table import chosen
+
+    rows = chosen(args.suite.split(","))
+    out, data = _folders(args)
+    asking = _asking(args, out)
+    write_run(out, rows, data, asking, args.limit)
+    if args.suite == DEMO:
+        from afn_model.eval.copies import write_copies
+
+        write_copies(rows, data)
+    prepared = prepare(rows, data, out, asking, limit=args.limit)
+    _tell_problems(prepared.problems)
+    asks = [ask for some in prepared.asks.values() for ask in some]
+    with ExitStack() as stack:
+        bar = None if args.quiet else stack.enter_context(BatchBar())
+        index, count = args.share
+        done = run(
+            asks,
+            out,
+            lambda questions: _workers(args, questions, stack),
+            share=Share(index - 1, count),
+            together=args.batch,
+            on_progress=None if bar is None else bar.show,
+        )
+    if not args.quiet:
+        before = f", {done.before} before or by others" if done.before else ""
+        print(f"afn: {out}: {done.lines} answers, {done.errors} errors{before}", file=sys.stderr)
+    return _finish(args, rows, prepared, out)
+
+
+def bench_score(args: Namespace) -> int:
+    """3 where some items have no answer, or a benchmark no files."""
+    from afn_model.eval.asks import Asking
+    from afn_model.eval.run import RUN, prepare
+    from afn_model.eval.table import chosen
+    from afn_model.files import read_json
+
+    path = Path(args.out) / RUN
+    if not path.is_file():
+        raise ValueError(f"{args.out}: no run of afn bench run is in it")
+    told = read_json(path)
+    rows = chosen(told["benchmarks"])
+    prepared = prepare(rows, args.data or told["data"], args.out, Asking(**told["asking"]), limit=told["limit"])
+    _tell_problems(prepared.problems)
+    return _finish(args, rows, prepared, Path(args.out))
+
+
+def bench_doctor(args: Namespace) -> int:
+    """3 where something is missing."""
+    from afn_model.eval.doctor import examine, text
+    from afn_model.eval.table import chosen
+
+    found = examine(chosen(args.suite.split(",")), args.data)
+    print(json.dumps([one.as_json() for one in found], indent=2) if args.json else text(found))
+    return 0 if all(one.complete for one in found) else 3
+
+
+def bench_list(args: Namespace) -> None:
+    from dataclasses import asdict
+
+    from afn_model.eval.table import chosen
+
+    rows = chosen(args.suite.split(","))
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        items = f"{row.items:,}" if row.items else "?"
+        print(f"{row.row or '-':>2}  {row.name:<{width}}  {items:>6}  {row.metric:<14}  {row.title}")
+
+
+def _folders(args: Namespace) -> tuple[Path, Path]:
+    """(out, data)"""
+    if args.out is None and args.suite == DEMO:
+        args.out = DEMO_OUT
+    if args.out is None or (args.data is None and args.suite != DEMO):
+        raise ValueError("--out and --data are required (afn bench run --help says more)")
+    out = Path(args.out)
+    return out, Path(args.data) if args.data else out / "data"
+
+
+def _asking(args: Namespace, out: Path) -> Asking:
+    from afn_model.eval.asks import Asking
+
+    given = {
+        "max_tokens": args.max_new_tokens,
+        "repetition_penalty": args.repetition_penalty,
+        "temperature": args.temperature or None,
+        "top_p": args.top_p if args.top_p != 1.0 else None,
+    }
+    return Asking(
+        model=_model(args, out),
+        variant=args.variant,
+        prompt=args.prompt,
+        generation={name: value for name, value in given.items() if value is not None},
+        seed=args.seed or 0,
+        ablation=args.ablation,
+        deterministic=not args.fast,
+    )
+
+
+def _model(args: Namespace, out: Path) -> dict[str, Any]:
+    """What tells the model from others; for the demo suite a model is found or made."""
+    from afn_model.weights.identity import identity
+
+    if args.url:
+        return {"name": args.url_model or "first", "url": args.url}
+    if args.model is None and args.suite == DEMO:
+        args.model = _demo_model(out)
+    if args.model is None:
+        raise ValueError("--model or --url is required (afn bench run --help says more)")
+    told = {"dtype": args.dtype, "rote": args.rote, "quantize": args.quantize, "system": args.system}
+    if args.adapter:
+        from afn_model.files import fingerprint
+
+        told["adapter"] = "".join(fingerprint(path)[:8] for path in sorted(Path(args.adapter).glob("*.safetensors")))
+    return identity(args.model) | {name: value for name, value in told.items() if value not in (None, "auto")}
+
+
+def _demo_model(out: Path) -> str:
+    """That of ``make demo``; where there is none, one that trains for a minute and knows less."""
+    if (Path(DEMO_MODEL) / "config.json").is_file():
+        return DEMO_MODEL
+    folder = out / "model"
+    if not (folder / "config.json").is_file():
+        from afn_model.demo import run as demo
+
+        print(f"afn: {DEMO_MODEL} has no model (make demo): one is trained for a minute", file=sys.stderr)
+        demo(folder, seconds=60, clips=1500, heldout=30, questions=0, say=lambda text: None)
+    return str(folder)
+
+
+def _workers(args: Namespace, questions: Path, stack: ExitStack) -> Workers:
+    if args.url:
+        from afn_model.eval.endpoint import EndpointWorkers
+
+        key = os.environ.get("AFN_MODEL_KEY")
+        return EndpointWorkers(args.url, model=args.url_model, key=key, together=args.batch)
+    told = {"source": str(questions), "deterministic": not args.fast}
+    return workers_of(Namespace(**vars(args) | told), stack)
+
+
+def _tell_problems(problems: dict[str, str]) -> None:
+    for name, problem in problems.items():
+        print(f"afn: {name}: {problem}", file=sys.stderr)
+
+
+def _finish(args: Namespace, rows: list[Benchmark], prepared: Any, out: Path) -> int:
+    from afn_model.eval.report import scored, write_report
+    from afn_model.eval.run import answers_of
+
+    scores: Scores = scored(rows, answers_of(prepared, out), _tools(args, out), prepared.problems)
+    write_report(out, scores)
+    print(json.dumps(scores.as_json(), indent=2) if args.json else (out / "report.md").read_text("utf-8"))
+    return 0 if scores.complete else 3
+
+
+def _tools(args: Namespace, out: Path) -> Any:
+    from afn_model.eval.embedders import embedder
+    from afn_model.eval.judge import Judge
+    from afn_model.eval.score import Tools
+
+    tools = Tools()
+    if args.judge_url:
+        key = os.environ.get("AFN_JUDGE_KEY")
+        tools.judge = Judge(args.judge_url, model=args.judge_model, key=key, cache=out / "judge.jsonl")
+    if args.embed:
+        tools.embed, tools.embed_name = embedder(args.embed)
+    return tools
