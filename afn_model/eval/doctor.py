@@ -27,10 +27,11 @@ class Finding:
     """What was found of one benchmark.
 
     Args:
-        name, title: of the row.
+        name, title: of the row, the title such that rows differ.
         folder: where its files are looked for.
         copy: the files are synthetic ones of ours.
-        files: name -> paths in the folder; what was not found is in ``missing``: name -> pattern.
+        files: name -> paths in the folder; what was not found is in ``missing``: name -> pattern. Some benchmarks have
+            files in two forms, of which one is enough.
         where: how to get the files, for what is missing.
         other_files: paths whose SHA-256 is not the table's: another version than the paper's, or a damaged file.
         problem: why the files cannot be read as the benchmark's; "" where they can.
@@ -67,18 +68,21 @@ class Finding:
     too_long: list[str] = field(default_factory=list)
 
     @property
-    def ready(self) -> bool:
+    def complete(self) -> bool:
         """It can be asked as it is: the files are read, and so is every recording."""
         return bool(self.items) and not (self.problem or self.absent or self.unreadable or self.too_long)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"complete": self.complete}
 
     def sentences(self) -> list[str]:
         """What is to be known of it, a sentence for each thing."""
         told = []
         if self.copy:
             told.append("The rows are synthetic, written by the demo suite: no benchmark.")
-        if self.missing:
+        if self.problem and not self.files:
             told.append(f"Missing in {self.folder}: {', '.join(self.missing.values())}. To get: {self.where or '?'}.")
-        if self.problem and not self.missing:
+        elif self.problem:
             told.append(f"It cannot be read: {self.problem}.")
         if self.other_files:
             told.append(f"{', '.join(self.other_files)}: not the file that the table knows (SHA-256 differs).")
@@ -94,7 +98,7 @@ class Finding:
         return told
 
 
-def doctor(
+def examine(
     rows: Sequence[Benchmark],
     data: str | Path,
     *,
@@ -111,10 +115,10 @@ def doctor(
         threads: that open recordings.
         on_progress: called with the number of benchmarks that are done and of all.
     """
-    found, known = [], dict[str, float | str]()
+    found, known, titles = [], dict[str, float | str](), labels(rows)
     with ThreadPoolExecutor(threads) as pool:
         for number, row in enumerate(rows, 1):
-            found.append(_examine(row, data, known, pool if durations else None))
+            found.append(_examine(row, titles[row.name], data, known, pool if durations else None))
             if on_progress is not None:
                 on_progress(number, len(rows))
     return found
@@ -132,9 +136,9 @@ def other_files(row: Benchmark, data: str | Path) -> list[str]:
     return found
 
 
-def _examine(row: Benchmark, data: str | Path, known: dict[str, float | str], pool: Any) -> Finding:
+def _examine(row: Benchmark, title: str, data: str | Path, known: dict[str, float | str], pool: Any) -> Finding:
     folder = folder_of(row, data)
-    found = Finding(row.name, row.title, str(folder), is_copy(row, data), where=row.where, official=row.items)
+    found = Finding(row.name, title, str(folder), is_copy(row, data), where=row.where, official=row.items)
     for name, given in row.files.items():
         patterns = [given] if isinstance(given, str) else list(given)
         paths = next((some for one in patterns if (some := sorted(folder.glob(one)))), [])
@@ -203,20 +207,14 @@ def _examples(what: str, found: Sequence[str]) -> list[str]:
     return [f"{what}: {len(found):,} ({', '.join(found[:SHOWN])}{more})."]
 
 
-def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings for programs."""
-    return [asdict(one) | {"ready": one.ready} for one in found]
-
-
-def as_text(found: Sequence[Finding], rows: Sequence[Benchmark]) -> str:
+def text(found: Sequence[Finding]) -> str:
     """Findings for people: a line for each benchmark, and below it what is to be known of it."""
-    names, lines = labels(rows), []
-    width = max([9, *(len(names[one.name]) for one in found)])
-    lines.append(f"{'benchmark':{width}}  state    items / official  recordings    hours  longest s")
+    width = max([9, *(len(one.title) for one in found)])
+    lines = [f"{'benchmark':{width}}  state    items / official  recordings    hours  longest s"]
     for one in found:
-        state = "ready" if one.ready else "missing" if one.missing or one.problem else "see below"
+        state = "ready" if one.complete else "missing" if not one.files else "see below"
         official = "?" if one.official is None else f"{one.official:,}"
         counts = f"{f'{one.items:,} / {official}':>17}  {one.clips:>10,}"
-        lines.append(f"{names[one.name]:{width}}  {state:9}{counts}  {one.hours:>7.2f}  {one.longest:>9.1f}")
+        lines.append(f"{one.title:{width}}  {state:9}{counts}  {one.hours:>7.2f}  {one.longest:>9.1f}")
         lines += [f"{'':{width}}    {sentence}" for sentence in one.sentences()]
     return "\n".join(lines)

@@ -7,12 +7,14 @@ import math
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import afn_kernels
 from afn_model.eval import picture
 from afn_model.eval.asks import Asking
+from afn_model.eval.doctor import other_files
 from afn_model.eval.loaders import is_copy
 from afn_model.eval.run import RUN, SPENT
 from afn_model.eval.scored import (
@@ -23,11 +25,12 @@ from afn_model.eval.scored import (
     groups_of,
     labels,
     number,
-    rotations,
     target,
+    turned,
     verdict,
     why_not,
 )
+from afn_model.eval.submission import write_submission
 from afn_model.eval.table import Benchmark
 from afn_model.files import read_json, write_json, write_rows, write_text
 
@@ -43,33 +46,34 @@ def run_facts(
     out: str | Path,
     rows: Sequence[Benchmark],
     *,
-    other_files: Mapping[str, Sequence[str]] | None = None,
+    data: str | Path | None = None,
     unreadable: Mapping[str, str] | None = None,
-    submissions: Mapping[str, str] | None = None,
+    reader: str = "",
 ) -> RunFacts:
     """What a run's folder says of it.
 
     Args:
         out: the folder, with run.json.
         rows: of the table.
-        other_files: what ``doctor`` found to be other files than the table's.
+        data: the data folder; where it was when the run began if None.
         unreadable: recordings that could not be read.
-        submissions: benchmark -> file to hand in.
+        reader: the text model that answers from captions.
     """
     run, spent = read_json(Path(out) / RUN), list(_spent(Path(out) / SPENT))
-    asking = Asking(**run["asking"])
+    asking, data = Asking(**run["asking"]), data or run["data"]
     return RunFacts(
         asking=asking.as_json(),
         prompts={row.name: asking.prompt_of(row) for row in rows},
+        data=str(data),
         limit=run["limit"],
+        reader=reader,
         hours=sum(one["seconds"] for one in spent) / 3600,
         audio_hours=sum(one["audio_seconds"] for one in spent) / 3600,
         answers=sum(one["answers"] - one["errors"] for one in spent),
         code=code_version(),
-        copies=frozenset(row.name for row in rows if is_copy(row, run["data"])),
-        other_files=dict(other_files or {}),
+        copies=frozenset(row.name for row in rows if is_copy(row, data)),
+        other_files={row.name: found for row in rows if (found := other_files(row, data))},
         unreadable=dict(unreadable or {}),
-        submissions=dict(submissions or {}),
     )
 
 
@@ -90,14 +94,18 @@ def code_version() -> str:
 
 
 def write_report(out: str | Path, scores: Scores, facts: RunFacts) -> Path:
-    """Writes scores.json, scored.jsonl (a line for each item: what each scorer read in its answer and gave for it),
-    report.md and, where matplotlib is installed, report.png to a run's folder.
+    """Writes to a run's folder scores.json, scored.jsonl (a line for each item: what each scorer read in its answer and
+    gave for it), report.md, where matplotlib is installed report.png, and the files that authors' scorers read.
 
     Returns:
         The path of report.md.
     """
-    out = Path(out)
-    drawn = None
+    out, written = Path(out), dict[str, str]()
+    for name, result in scores.benchmarks.items():
+        with suppress(ValueError):  # a part of the items, or other ones
+            if found := write_submission(result.row, result.answered, facts.data, out):
+                written[name] = str(found[0].relative_to(out))
+    facts, drawn = replace(facts, submissions=written), None
     with suppress(ValueError):  # without matplotlib
         drawn = picture.draw(out / PICTURE, scores, facts)
     write_json(out / "scores.json", as_json(scores, facts))
@@ -121,6 +129,7 @@ def as_json(scores: Scores, facts: RunFacts) -> dict[str, Any]:
             "answers": facts.answers,
             "judge": scores.tools.judge.name if scores.tools.judge else None,
             "embedder": scores.tools.embed_name or None,
+            "reader": facts.reader or None,
             "benchmarks": found,
             "problems": dict(scores.problems),
             "unreadable": dict(facts.unreadable),
@@ -159,7 +168,7 @@ def _benchmark(result: BenchmarkResult, facts: RunFacts, scores: Scores) -> dict
 
 
 def _scorer(by: RuleResult, result: BenchmarkResult, groups: Sequence[str]) -> dict[str, Any]:
-    score, turned = by.score, rotations(by, result.row.lower)
+    score, orders = by.score, turned(result, by)
     told: dict[str, Any] = {"name": by.name, "rule": by.rule, "value": by.value}
     if score is None:
         return told | {"reason": by.reason}
@@ -171,7 +180,8 @@ def _scorer(by: RuleResult, result: BenchmarkResult, groups: Sequence[str]) -> d
         "unparsed": score.unparsed,
         "signature": score.signature,
         "notes": score.notes,
-        "rotations": dict(zip(("mean", "worst"), turned, strict=True)) if turned else None,
+        "ungraded": by.ungraded,
+        "rotations": asdict(orders) if orders else None,
         "groups": sub,
         "shown": [name for name in groups if name in sub],
     }
@@ -207,7 +217,7 @@ def markdown(scores: Scores, facts: RunFacts, drawn: str = "") -> str:
     if copies := [names[name] for name in scores.benchmarks if name in facts.copies]:
         what = "all benchmarks here" if len(copies) == len(scores.benchmarks) else ", ".join(copies)
         lines += [f"> {COPIES.format(what)}", ""]
-    if not scores.complete:
+    if not scores.answered:
         lines += ["> **Not every item has an answer**: scores are ranges until the run has gone on to its end.", ""]
     lines += [*_facts(scores, facts), "", "## Scores", "", *_overview(scores, facts, names), ""]
     lines += [f"![Scores beside the paper's numbers]({drawn})", ""] if drawn else []
@@ -230,6 +240,7 @@ def _facts(scores: Scores, facts: RunFacts) -> list[str]:
         "only the first items of each": facts.limit,
         "judge": judge.name if judge else "none",
         "embedder": scores.tools.embed_name,
+        "text model that answers from the captions": facts.reader,
         "code": facts.code,
         "time": f"{facts.hours:.2f} h of processes for {facts.answers:,} answers, {facts.audio_hours:.2f} h of audio",
     }
@@ -281,9 +292,12 @@ def _section(result: BenchmarkResult, scores: Scores, facts: RunFacts) -> list[s
     lines.append("")
     lines += [f"- **{a} and {b} differ by {number(gap, row.metric, '+')}.**" for a, b, gap in result.disagreements()]
     for by in result.results:
-        if turned := rotations(by, row.lower):
-            mean, worst = (number(value, row.metric) for value in turned)
-            lines.append(f"- {by.name}, over all orders of the options: mean {mean}, worst {worst}.")
+        if orders := turned(result, by):
+            mean, worst, always = (number(x, row.metric) for x in (orders.mean, orders.worst, orders.always))
+            told = f"mean {mean}, worst order {worst}, items at their worst {always}"
+            lines.append(f"- {by.name}, over all orders of the options: {told}.")
+        if by.ungraded:
+            lines.append(f"- {by.name}: the judge gave {by.ungraded:,} answers no grade")
     told = {
         "the prompt is": facts.prompts.get(row.name, row.prompt),
         "answers cut by their length:": result.ended("length"),

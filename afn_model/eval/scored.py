@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afn_model.eval import rules
+from afn_model.eval.ablations import Rotations, rotations
 from afn_model.eval.items import Answered
 from afn_model.eval.score import Part, RuleError, Score, Tools, interval, quotient
 from afn_model.eval.table import Benchmark
 
 NAN = float("nan")
+READER = "GPT-5.2"  # the paper's text model of the variant "captioner"
 ROTATION = "rotation"  # the group that the ablation of turned options gives its items
 
 
@@ -39,6 +41,11 @@ class RuleResult:
     @property
     def value(self) -> float:
         return self.score.value if self.score else NAN
+
+    @property
+    def ungraded(self) -> int:
+        """Answers that a judge gave no grade."""
+        return getattr(self.score, "ungraded", 0)
 
     @property
     def heard(self) -> float:
@@ -113,9 +120,14 @@ class Scores:
     tools: Tools = field(default_factory=Tools)
 
     @property
-    def complete(self) -> bool:
-        """Every item that was found has an answer; a run that is not complete has ranges in the place of scores."""
+    def answered(self) -> bool:
+        """Every item that was found has an answer; without, there are ranges in the place of scores."""
         return not any(result.errors or result.unasked for result in self.benchmarks.values())
+
+    @property
+    def complete(self) -> bool:
+        """All benchmarks were asked, and every item has an answer."""
+        return self.answered and not self.problems
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,9 @@ class RunFacts:
     Args:
         asking: how the items were asked, as ``Asking.as_json`` has it.
         prompts: benchmark -> key of its prompt.
+        data: the data folder.
         limit: of items of each benchmark.
+        reader: the text model that answers from captions, in the variant "captioner".
         hours, audio_hours, answers: of all processes that have ended.
         code: commit or version.
         copies: benchmarks whose rows are synthetic.
@@ -136,7 +150,9 @@ class RunFacts:
 
     asking: Mapping[str, Any]
     prompts: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
     limit: int | None = None
+    reader: str = ""
     hours: float = 0.0
     audio_hours: float = 0.0
     answers: int = 0
@@ -177,20 +193,24 @@ def _by(row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], to
     try:
         score = rules.score(answered, scorer, tools)
         result.score, result.interval = score, interval(answered, score)
-        if any(one.text is None for one in answered):
-            heard = [one for one in answered if one.text is not None]
+        heard, without = [one for one in answered if one.text is not None], score.value
+        if len(heard) < len(answered):
             without = rules.score(heard, scorer, tools).value if heard else NAN
-            result.bounds = _all_wrong(row, answered, scorer, tools, score), without
+        if len(heard) < len(answered) or result.ungraded:
+            result.bounds = _all_wrong(row, answered, scorer, tools, result), without
     except RuleError as error:
         result.score, result.reason = None, str(error)
     return result
 
 
 def _all_wrong(
-    row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools, score: Score
+    row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools, result: RuleResult
 ) -> float:
-    """The score with every item that has no output as wrong, also those that a rule leaves out or takes as right."""
-    parts, changed = list[Part | None](score.parts), False
+    """The score with every item that has no output as wrong, also those that a rule leaves out or takes as right; what
+    a judge gave no grade has the lowest one."""
+    assert result.score is not None
+    score, changed = result.score, False
+    parts = list[Part | None](score.parts)
     missing = [place for place, one in enumerate(answered) if one.text is None]
     if row.lower and any(parts[place] is None for place in missing):
         parts = rules.score([replace(one, text=one.text or "") for one in answered], scorer, tools).parts
@@ -200,6 +220,8 @@ def _all_wrong(
         left_out = part is None and (item.answer is not None or bool(item.references))
         if left_out or (part is not None and part[0] > 0):
             parts[place], changed = (0.0, part[1] if part else 1.0), True
+    parts += [(getattr(score, "floor", 0.0), 1.0)] * result.ungraded
+    changed = changed or bool(result.ungraded)
     return quotient([part for part in parts if part is not None], score.scale) if changed else score.value
 
 
@@ -235,13 +257,11 @@ def groups_of(result: BenchmarkResult) -> list[str]:
     return [name for name in names if name.partition(":")[0] in asked or name in told]
 
 
-def rotations(by: RuleResult, lower: bool) -> tuple[float, float] | None:
-    """(mean, worst) of a score over the orders in which options were given; None where these were not turned."""
-    groups = by.score.groups.items() if by.score else ()
-    found = [value for name, (value, _) in groups if name.startswith(f"{ROTATION}: ")]
-    if not found:
+def turned(result: BenchmarkResult, by: RuleResult) -> Rotations | None:
+    """A score over the orders in which options were given; None where these were not turned."""
+    if by.score is None or not any(ROTATION in one.item.groups for one in result.answered):
         return None
-    return sum(found) / len(found), (max if lower else min)(found)
+    return rotations(result.answered, by.score, lower=result.row.lower)
 
 
 def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]:
@@ -266,6 +286,10 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
     judge = tools.judge.name if tools.judge else "nobody"
     if row.judge and not same_model(judge, row.judge):
         said.append(f"the judge is {judge}, the paper's is {row.judge}")
+    if ungraded := first.ungraded:
+        said.append(f"the judge gave {ungraded:,} answers no grade")
+    if facts.variant == "captioner" and not same_model(facts.reader, READER):
+        said.append(f"{facts.reader or 'nobody'} answers from the captions, in the paper {READER}")
     prompt = facts.prompts.get(row.name, row.prompt)
     if prompt != row.prompt:
         said.append(f"the prompt is {prompt!r}, that of the released models {row.prompt!r}")

@@ -13,9 +13,10 @@ from afn_model.checks import is_listed
 from afn_model.eval.items import Answered
 from afn_model.eval.loaders import folder_of
 from afn_model.eval.loaders.files import Files, read_json, read_lines, read_parquet
+from afn_model.eval.rules import final
 from afn_model.eval.table import Benchmark
 from afn_model.files import atomic_path, write_json, write_text
-from afn_model.scoring.text import answer_in, thought_and_answer
+from afn_model.scoring.text import thought_and_answer
 
 FOLDER = "submissions"
 
@@ -107,7 +108,7 @@ def _with(given: dict[str, Any], one: Answered, form: SubmissionForm) -> dict[st
         raise ValueError(
             f"{given['id']}: this question of the file is {item.id} in the run: the file has changed since"
         )
-    told = {**given, **dict.fromkeys(form.keys, answer_in(text))}
+    told = {**given, **dict.fromkeys(form.keys, final(text))}
     if form.thinking and (reasoned := thought_and_answer(text)):
         told[form.thinking] = reasoned[0]
     return told

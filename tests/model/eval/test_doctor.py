@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from afn_model.eval import doctor as module
-from afn_model.eval.doctor import as_json, as_text, doctor, other_files
+from afn_model.eval.doctor import examine, other_files, text
 from afn_model.eval.loaders import COPY
 from afn_model.eval.table import Benchmark
 from afn_model.files import fingerprint
@@ -46,26 +46,26 @@ def write(folder, rows):
 
 
 def test_files_that_are_as_published_are_ready(data):
-    (found,) = doctor([ROW], data)
-    assert found.ready
+    (found,) = examine([ROW], data)
+    assert found.complete
     assert found.sentences() == []
     assert found.files == {"questions": ["test.json"]}
     assert (found.items, found.clips, found.longest) == (3, 1, 2.0)
     assert found.hours == 2 / 3600, "a recording that several questions are about counts once"
-    assert "Some       ready " in as_text([found], [ROW])
+    assert "Some       ready " in text([found])
 
 
 def test_missing_files_are_named_and_where_they_are(data):
     rows = [replace(ROW, name="elsewhere", private=True)]
-    (found,) = doctor(rows, data)
-    assert not found.ready
+    (found,) = examine(rows, data)
+    assert not found.complete
     assert found.missing == {"questions": "test.json or **/test.json"}
     assert found.sentences() == [
         f"Missing in {data / 'elsewhere'}: test.json or **/test.json. To get: test.json of its authors."
     ]
-    assert "missing" in as_text([found], rows)
+    assert "missing" in text([found])
     (data / "some" / "test.json").write_text("{")
-    (found,) = doctor([ROW], data)
+    (found,) = examine([ROW], data)
     assert "no JSON" in found.problem
     assert found.sentences()[0].startswith("It cannot be read")
 
@@ -81,8 +81,8 @@ def test_what_is_odd_about_items_is_counted_and_exemplified(data):
     ]
     write(folder, rows)
     (folder / COPY).write_text("")
-    (found,) = doctor([replace(ROW, sha256={"test.json": "0" * 64}, hidden=True)], data)
-    assert not found.ready
+    (found,) = examine([replace(ROW, sha256={"test.json": "0" * 64}, hidden=True)], data)
+    assert not found.complete
     assert found.copy
     assert found.other_files == ["test.json"]
     assert found.hidden == 1
@@ -99,19 +99,19 @@ def test_what_is_odd_about_items_is_counted_and_exemplified(data):
         "options: 1 (a#2)",
     ):
         assert said in told
-    (read,) = json.loads(json.dumps(as_json([found])))
-    assert (read["ready"], read["items"], read["official"]) == (False, 4, 3)
+    read = json.loads(json.dumps(found.as_json()))
+    assert (read["complete"], read["items"], read["official"]) == (False, 4, 3)
     assert other_files(replace(ROW, sha256={"test.json": fingerprint(folder / "test.json")}), data) == []
 
 
 def test_recordings_longer_than_the_model_takes_are_named(data, monkeypatch):
     monkeypatch.setattr(module, "measured_seconds", lambda audio: 1801.0)
-    (found,) = doctor([ROW], data)
-    assert not found.ready
+    (found,) = examine([ROW], data)
+    assert not found.complete
     assert found.too_long == [str(data / "some" / "a.wav")]
     assert found.longest == 1801
-    (quick,) = doctor([ROW], data, durations=False)
-    assert quick.ready
+    (quick,) = examine([ROW], data, durations=False)
+    assert quick.complete
     assert math.isclose(quick.longest, 0)
 
 
@@ -119,6 +119,6 @@ def test_only_headers_are_read_and_each_recording_once(data, monkeypatch):
     asked = []
     monkeypatch.setattr(module, "measured_seconds", lambda audio: asked.append(audio.source) or 1.0)
     progress = []
-    doctor([ROW, replace(ROW, name="some-other")], data, on_progress=lambda *done: progress.append(done))
+    examine([ROW, replace(ROW, name="some-other")], data, on_progress=lambda *done: progress.append(done))
     assert asked == [str(data / "some" / "a.wav")]
     assert progress == [(1, 2), (2, 2)]

@@ -1,24 +1,26 @@
 """Scores of a run: numbers, ranges where answers are missing, and when the paper's number may stand beside one."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from afn_model.eval import rules
+from afn_model.eval.ablations import rotate_options
+from afn_model.eval.clip_digests import ClipDigests
 from afn_model.eval.items import Answered, Clip, Item
-from afn_model.eval.score import RuleError, Tools, ratio
+from afn_model.eval.score import RuleError, Score, Tools, ratio
 from afn_model.eval.scored import (
-    ROTATION,
     RunFacts,
     ends,
     groups_of,
     labels,
     number,
-    rotations,
     same_model,
     scored,
     target,
+    turned,
     verdict,
     why_not,
 )
@@ -72,7 +74,9 @@ def test_scorers_stand_side_by_side_and_one_that_cannot_be_used_says_why(monkeyp
     assert judged.reason == "needs a judge: --judge-url"
     assert official.bounds is None
     scores = scored([row], {"some": result.answered, "other": []}, Tools(), {"other": "no file"})
-    assert scores.complete
+    assert scores.answered
+    assert not scores.complete
+    assert scored([row], {"some": result.answered}, Tools()).complete
     assert list(scores.benchmarks) == ["some"]
 
 
@@ -112,6 +116,20 @@ def test_the_worse_end_of_a_range_is_the_one_that_is_worse(monkeypatch):
     assert math.isnan(one(ROW, hidden).first.bounds[0]), "nothing is known of hidden answers, and nothing is wrong"
 
 
+@dataclass
+class GradedScore(Score):
+    ungraded: int = 0
+    floor: float = 0.0
+
+
+def test_what_a_judge_gave_no_grade_leaves_a_range(monkeypatch):
+    score = GradedScore(8.0, [(9.0, 1.0), (7.0, 1.0), None], ungraded=1, floor=1.0)
+    monkeypatch.setattr(rules, "score", lambda *_: score)
+    result = one(replace(ROW, metric="1-10"), answers("x", "y", "z"))
+    assert result.first.bounds == (pytest.approx(17 / 3), 8)
+    assert "the judge gave 1 answers no grade" in why_not(result, FACTS, Tools())
+
+
 def test_a_number_is_reproduced_where_nothing_else_differs():
     result = one(ROW, answers("dog", "dog", "cat", "dog"))
     assert why_not(result, FACTS, Tools()) == []
@@ -144,6 +162,12 @@ class NamedJudge:
         ({}, ["dog"] * 4, {"asking": {"generation": {"temperature": 1}}}, "temperature of the generation"),
         ({}, ["dog"] * 4, {"asking": {"ablation": "noise"}}, "changed on purpose (noise)"),
         ({}, ["dog"] * 4, {"asking": {"variant": "think"}}, "for the variant think"),
+        (
+            {"targets": {"captioner": 70}},
+            ["dog"] * 4,
+            {"asking": {"variant": "captioner"}, "reader": "gpt-5"},
+            "gpt-5 answers from the captions, in the paper GPT-5.2",
+        ),
         ({}, ["dog"] * 4, {"other_files": {"some": ["a.json"]}}, "a.json is not the file"),
         ({"unknown": ("the normaliser is not published",)}, ["dog"] * 4, {}, "the normaliser is not published"),
     ],
@@ -185,15 +209,14 @@ def test_scorers_that_disagree_are_flagged_beyond_a_point(monkeypatch):
 
 
 def test_turned_options_have_a_mean_and_a_worst():
-    turned = [
-        replace(x, item=replace(x.item, groups={ROTATION: str(n % 2)}))
-        for n, x in enumerate(answers(*["dog", "cat", "dog", "dog"]))
-    ]
-    result = one(ROW, turned)
-    assert rotations(result.first, lower=False) == (75, 50)
-    assert rotations(result.first, lower=True) == (75, 100)
-    assert groups_of(result) == ["rotation: 0", "rotation: 1"]
-    assert rotations(one(ROW, answers("dog")).first, lower=False) is None
+    items = rotate_options([one.item for one in answers("", "")], Path(), 0, ClipDigests(Path("none")))
+    result = one(ROW, [Answered(item, said) for item, said in zip(items, ("dog", "cat", "dog", "dog"), strict=True)])
+    found = turned(result, result.first)
+    assert found is not None
+    assert (found.each, found.mean, found.worst, found.always) == ((100, 50), 75, 50, 50)
+    assert groups_of(result) == ["rotation: 0", "rotation: 1", "task: music", "task: sound"]
+    plain = one(ROW, answers("dog"))
+    assert turned(plain, plain.first) is None
 
 
 def test_targets_and_scales():
