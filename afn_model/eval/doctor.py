@@ -23,7 +23,7 @@ SHOWN = 3  # examples of what is wrong
 
 
 @dataclass
-class Finding:
+class BenchmarkFiles:
     """What was found of one benchmark.
 
     Args:
@@ -105,7 +105,7 @@ def examine(
     durations: bool = True,
     threads: int = 4,
     on_progress: Callable[[int, int], Any] | None = None,
-) -> list[Finding]:
+) -> list[BenchmarkFiles]:
     """Examines the files of benchmarks. Of recordings only the headers are read.
 
     Args:
@@ -136,9 +136,9 @@ def other_files(row: Benchmark, data: str | Path) -> list[str]:
     return found
 
 
-def _examine(row: Benchmark, title: str, data: str | Path, known: dict[str, float | str], pool: Any) -> Finding:
+def _examine(row: Benchmark, title: str, data: str | Path, known: dict[str, float | str], pool: Any) -> BenchmarkFiles:
     folder = folder_of(row, data)
-    found = Finding(row.name, title, str(folder), is_copy(row, data), where=row.where, official=row.items)
+    found = BenchmarkFiles(row.name, title, str(folder), is_copy(row, data), where=row.where, official=row.items)
     for name, given in row.files.items():
         patterns = [given] if isinstance(given, str) else list(given)
         paths = next((some for one in patterns if (some := sorted(folder.glob(one)))), [])
@@ -157,7 +157,7 @@ def _examine(row: Benchmark, title: str, data: str | Path, known: dict[str, floa
     return found
 
 
-def _items(found: Finding, items: Sequence[Item], hidden: bool) -> None:
+def _items(found: BenchmarkFiles, items: Sequence[Item], hidden: bool) -> None:
     found.items = len(items)
     found.hidden = hidden * sum(item.answer is None for item in items)
     ids = Counter(item.id for item in items)
@@ -165,7 +165,7 @@ def _items(found: Finding, items: Sequence[Item], hidden: bool) -> None:
     found.not_a_choice = [item.id for item in items if item.choices and item.answer not in (None, *item.choices)]
 
 
-def _recordings(found: Finding, items: Sequence[Item], known: dict[str, float | str], pool: Any) -> None:
+def _recordings(found: BenchmarkFiles, items: Sequence[Item], known: dict[str, float | str], pool: Any) -> None:
     clips = dict.fromkeys(clip for item in items for clip in item.clips)
     paths = list(dict.fromkeys(clip.path for clip in clips))
     found.clips = len(paths)
@@ -207,7 +207,7 @@ def _examples(what: str, found: Sequence[str]) -> list[str]:
     return [f"{what}: {len(found):,} ({', '.join(found[:SHOWN])}{more})."]
 
 
-def text(found: Sequence[Finding]) -> str:
+def text(found: Sequence[BenchmarkFiles]) -> str:
     """Findings for people: a line for each benchmark, and below it what is to be known of it."""
     width = max([9, *(len(one.title) for one in found)])
     lines = [f"{'benchmark':{width}}  state    items / official  recordings    hours  longest s"]

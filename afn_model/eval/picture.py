@@ -17,7 +17,7 @@ AF3, OTHER = COLOURS[2], COLOURS[3]
 
 
 @dataclass(frozen=True)
-class Line:
+class ScoreLine:
     """What is drawn of a benchmark.
 
     Args:
@@ -69,11 +69,11 @@ def draw(path: str | Path, scores: Scores, facts: RunFacts) -> Path | None:
         return save(figure_of(plt, lines, _title(facts, copies)), path)
 
 
-def _line(result: BenchmarkResult, label: str, scores: Scores, facts: RunFacts) -> Line:
+def _line(result: BenchmarkResult, label: str, scores: Scores, facts: RunFacts) -> ScoreLine:
     row, first = result.row, result.first
     numbers = [target(row, who) for who in (facts.variant, "af3", "other")]
     comparable = not why_not(result, facts, scores.tools)
-    return Line(label, row.metric, first.value, *first.interval, *numbers, row.lower, comparable)
+    return ScoreLine(label, row.metric, first.value, *first.interval, *numbers, row.lower, comparable)
 
 
 def _title(facts: RunFacts, copies: bool) -> str:
@@ -81,7 +81,7 @@ def _title(facts: RunFacts, copies: bool) -> str:
     return f"{title} · synthetic rows, numbers of no benchmark" if copies else title
 
 
-def figure_of(plt: Any, lines: Sequence[Line], title: str) -> Any:
+def figure_of(plt: Any, lines: Sequence[ScoreLine], title: str) -> Any:
     """The figure: above, what the paper has a number for, as a share of it; below, what it has none for."""
     known = [line for line in lines if math.isfinite(line.paper) and line.paper > 0]
     rest = [line for line in lines if line not in known]
@@ -101,7 +101,7 @@ def figure_of(plt: Any, lines: Sequence[Line], title: str) -> Any:
     return figure
 
 
-def _against(plt: Any, axes: Any, lines: Sequence[Line]) -> None:
+def _against(plt: Any, axes: Any, lines: Sequence[ScoreLine]) -> None:
     ours = [line.share(value) for line in lines for value in (line.value, line.low, line.high)]
     theirs = [line.share(value) for line in lines for value in (line.af3, line.other)]
     low = max(0.0, min([share for share in ours if share <= MOST] + [0.9]) - 0.04)
@@ -136,7 +136,7 @@ def _mark(axes: Any, share: float, place: int, *, colour: str, marker: str, size
     axes.scatter(at, place, marker=shape, s=size, facecolor=face, edgecolor=colour, zorder=4, clip_on=False)
 
 
-def _alone(plt: Any, axes: Any, lines: Sequence[Line]) -> None:
+def _alone(plt: Any, axes: Any, lines: Sequence[ScoreLine]) -> None:
     for place, line in enumerate(lines):
         axes.barh(place, line.reached(), color=OURS, alpha=0.45, height=0.6)
         _beside(axes, place, number(line.value, line.metric))
@@ -149,14 +149,14 @@ def _beside(axes: Any, place: int, text: str) -> None:
     axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
 
 
-def _rows(axes: Any, lines: Sequence[Line]) -> None:
+def _rows(axes: Any, lines: Sequence[ScoreLine]) -> None:
     axes.set_yticks(range(len(lines)), [f"{line.label} · {line.metric}{' ↓' if line.lower else ''}" for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
 
 
-def _legend(plt: Any, axes: Any, lines: Sequence[Line]) -> None:
+def _legend(plt: Any, axes: Any, lines: Sequence[ScoreLine]) -> None:
     def dot(colour: str, label: str, marker: str, face: str) -> Any:
         return plt.Line2D([], [], marker=marker, linestyle="", color=colour, mfc=face, label=label)
 

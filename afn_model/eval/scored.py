@@ -16,6 +16,7 @@ from afn_model.eval.table import Benchmark
 
 NAN = float("nan")
 READER = "GPT-5.2"  # the paper's text model of the variant "captioner"
+OWN_WORDING = "own wording"  # in signatures of judges whose prompts are not their authors'
 ROTATION = "rotation"  # the group that the ablation of turned options gives its items
 
 
@@ -270,7 +271,8 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
     if row.name in facts.copies:
         said.append("the rows are synthetic and none of the benchmark's")
     if math.isnan(target(row, facts.variant)):
-        said.append(f"the paper has no number of it for the variant {facts.variant}")
+        what = "sub-scores alone" if row.targets.get(facts.variant) else "no number of it"
+        said.append(f"the paper has {what} for the variant {facts.variant}")
     if first.score is None:
         said.append(f"the paper's rule cannot be used here ({first.reason})")
     elif not first.score.n:
@@ -286,6 +288,8 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
     judge = tools.judge.name if tools.judge else "nobody"
     if row.judge and not same_model(judge, row.judge):
         said.append(f"the judge is {judge}, the paper's is {row.judge}")
+    if first.score and OWN_WORDING in first.score.signature:
+        said.append("the judge is asked in our words")
     if ungraded := first.ungraded:
         said.append(f"the judge gave {ungraded:,} answers no grade")
     if facts.variant == "captioner" and not same_model(facts.reader, READER):

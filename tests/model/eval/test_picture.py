@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from afn_model.eval.picture import MOST, Line, draw, figure_of
+from afn_model.eval.picture import MOST, ScoreLine, draw, figure_of
 from afn_model.eval.score import Tools
 from afn_model.eval.scored import scored
 from afn_model.plot_style import plotting
@@ -13,7 +13,7 @@ from tests.model.eval.test_scored import FACTS, ROW, answers
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 NAN = math.nan
-LINE = Line("Some", "accuracy %", 60, 58, 62, 60, 50, 80)
+LINE = ScoreLine("Some", "accuracy %", 60, 58, 62, 60, 50, 80)
 
 
 def test_better_is_above_one_in_either_direction():

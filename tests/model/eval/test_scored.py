@@ -128,6 +128,8 @@ def test_what_a_judge_gave_no_grade_leaves_a_range(monkeypatch):
     result = one(replace(ROW, metric="1-10"), answers("x", "y", "z"))
     assert result.first.bounds == (pytest.approx(17 / 3), 8)
     assert "the judge gave 1 answers no grade" in why_not(result, FACTS, Tools())
+    score.signature = "judge gpt|prompt x v1, own wording"
+    assert "the judge is asked in our words" in why_not(result, FACTS, Tools())
 
 
 def test_a_number_is_reproduced_where_nothing_else_differs():
@@ -154,6 +156,7 @@ class NamedJudge:
     [
         ({}, ["dog"] * 4, {"copies": frozenset(["some"])}, "synthetic"),
         ({"targets": {}}, ["dog"] * 4, {}, "no number of it for the variant instruct"),
+        ({"targets": {"instruct": {"task: sound": 1}}}, ["dog"] * 4, {}, "sub-scores alone for the variant instruct"),
         ({"items": None}, ["dog"] * 4, {}, "is not known"),
         ({"items": 9000}, ["dog"] * 4, {}, "4 items are not the 9,000"),
         ({}, ["dog", "dog", "cat", None], {}, "1 of 4 items have no answer"),
