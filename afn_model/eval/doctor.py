@@ -14,11 +14,12 @@ from afn_model.audio.recording import Audio, is_inside, measured_seconds
 from afn_model.checks import said
 from afn_model.eval.items import Clip, Item
 from afn_model.eval.loaders import folder_of, is_copy, load
-from afn_model.eval.scored import labels
+from afn_model.eval.scored import labels, questions
 from afn_model.eval.table import Benchmark
 from afn_model.files import fingerprint_as_of
 
 LONGEST = 1800  # seconds of a recording that the model takes
+OPTIONS = ("choices", "string-match", "labels", "rul-muchomusic")  # rules of answers that are one of the options
 SHOWN = 3  # examples of what is wrong
 
 
@@ -149,20 +150,21 @@ def _examine(row: Benchmark, title: str, data: str | Path, known: dict[str, floa
     found.other_files = other_files(row, data)
     try:
         items = load(row, data)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         found.problem = said(error)
         return found
-    _items(found, items, row.hidden)
+    _items(found, items, row.hidden, any(scorer["rule"] in OPTIONS for scorer in row.scorers))
     _recordings(found, items, known, pool)
     return found
 
 
-def _items(found: BenchmarkFiles, items: Sequence[Item], hidden: bool) -> None:
-    found.items = len(items)
+def _items(found: BenchmarkFiles, items: Sequence[Item], hidden: bool, chooses: bool) -> None:
+    found.items = questions(items)
     found.hidden = hidden * sum(item.answer is None for item in items)
     ids = Counter(item.id for item in items)
     found.repeated = [item.id.rpartition("#")[0] for item in items if item.id.endswith("#2") and item.id[:-2] in ids]
-    found.not_a_choice = [item.id for item in items if item.choices and item.answer not in (None, *item.choices)]
+    if chooses:
+        found.not_a_choice = [item.id for item in items if item.choices and item.answer not in (None, *item.choices)]
 
 
 def _recordings(found: BenchmarkFiles, items: Sequence[Item], known: dict[str, float | str], pool: Any) -> None:

@@ -265,7 +265,7 @@ def _overview(scores: Scores, facts: RunFacts, names: Mapping[str, str]) -> list
             number(first.value - paper, row.metric, "+"),
             number(target(row, "af3"), row.metric),
             _best_other(row),
-            number(max((by.unparsed for by in result.results), key=lambda x: -1 if math.isnan(x) else x), "%"),
+            number((strict or first).unparsed, "%"),
             "no" if why_not(result, facts, scores.tools) else "yes",
         ]
         lines.append(f"| {' | '.join(cells)} |")

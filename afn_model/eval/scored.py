@@ -10,7 +10,7 @@ from typing import Any
 
 from afn_model.eval import rules
 from afn_model.eval.ablations import Rotations, rotations
-from afn_model.eval.items import Answered
+from afn_model.eval.items import Answered, Item
 from afn_model.eval.score import Part, RuleError, Score, Tools, interval, quotient
 from afn_model.eval.table import Benchmark
 
@@ -210,20 +210,26 @@ def _all_wrong(
     """The score with every item that has no output as wrong, also those that a rule leaves out or takes as right; what
     a judge gave no grade has the lowest one."""
     assert result.score is not None
-    score, changed = result.score, False
-    parts = list[Part | None](score.parts)
+    score = result.score
+    parts, scale, floor = list[Part | None](score.parts), score.scale, getattr(score, "floor", 0.0)
     missing = [place for place, one in enumerate(answered) if one.text is None]
+    blank = [replace(one, text=one.text or "") for one in answered]
+    if missing and not math.isclose(quotient(scored_parts(parts), scale), score.value, rel_tol=1e-6):
+        return rules.score(blank, scorer, tools).value  # BLEU, macro F1: no ratio of sums
     if row.lower and any(parts[place] is None for place in missing):
-        parts = rules.score([replace(one, text=one.text or "") for one in answered], scorer, tools).parts
-        changed = True
+        parts = list(rules.score(blank, scorer, tools).parts)
     for place in () if row.lower else missing:
         item, part = answered[place].item, parts[place]
         left_out = part is None and (item.answer is not None or bool(item.references))
-        if left_out or (part is not None and part[0] > 0):
-            parts[place], changed = (0.0, part[1] if part else 1.0), True
-    parts += [(getattr(score, "floor", 0.0), 1.0)] * result.ungraded
-    changed = changed or bool(result.ungraded)
-    return quotient([part for part in parts if part is not None], score.scale) if changed else score.value
+        if left_out or (part is not None and part[0] > floor * part[1]):
+            below = part[1] if part else 1.0
+            parts[place] = (floor * below, below)
+    parts += [(floor, 1.0)] * result.ungraded
+    return quotient(scored_parts(parts), scale)
+
+
+def scored_parts(parts: Sequence[Part | None]) -> list[Part]:
+    return [part for part in parts if part is not None]
 
 
 def ends(metric: str) -> tuple[float, float]:
@@ -279,8 +285,8 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
         said.append("the answers are hidden" if result.hidden else "no item was scored")
     if row.items is None:
         said.append("how many items the official split has is not known")
-    elif len(result.answered) != row.items:
-        said.append(f"{len(result.answered):,} items are not the {row.items:,} of the official split")
+    elif (found := questions(one.item for one in result.answered)) != row.items:
+        said.append(f"{found:,} items are not the {row.items:,} of the official split")
     if files := facts.other_files.get(row.name):
         said.append(f"{', '.join(files)} is not the file that the authors published")
     if missing := result.errors + result.unasked:
@@ -301,7 +307,14 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
         said.append(f"{', '.join(sorted(changed))} of the generation was changed")
     if ablation := facts.asking.get("ablation"):
         said.append(f"the items were changed on purpose ({ablation})")
-    return [*said, *row.unknown]
+    if row.unknown:
+        said.append(f"it is not published: {', '.join(one.rstrip('.') for one in row.unknown)}")
+    return said
+
+
+def questions(items: Iterable[Item]) -> int:
+    """How many questions items are: some are asked several times, each of these items with ``extra["of"]``."""
+    return len({item.extra.get("of", item.id) for item in items})
 
 
 def same_model(one: str, other: str) -> bool:

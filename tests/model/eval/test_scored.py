@@ -111,6 +111,12 @@ def test_the_worse_end_of_a_range_is_the_one_that_is_worse(monkeypatch):
     assert one(wer, answers("1", None)).first.bounds == (55, 10)
     monkeypatch.setattr(rules, "score", safe)
     assert one(ROW, answers("no", "yes", None, answer=None)).first.bounds == (pytest.approx(100 / 3), 50)
+
+    def corpus(answered, scorer, tools):  # no ratio of sums, such as BLEU
+        return Score(7.0 * len([x for x in answered if x.text]), [(1.0, 1.0) if x.text else None for x in answered])
+
+    monkeypatch.setattr(rules, "score", corpus)
+    assert one(ROW, answers("no", "yes", None)).first.bounds == (14, 14)
     hidden = answers("no", None, answer=None)
     monkeypatch.setattr(rules, "score", lambda answered, *_: ratio(answered, [None] * len(answered)))
     assert math.isnan(one(ROW, hidden).first.bounds[0]), "nothing is known of hidden answers, and nothing is wrong"
@@ -125,9 +131,14 @@ class GradedScore(Score):
 def test_what_a_judge_gave_no_grade_leaves_a_range(monkeypatch):
     score = GradedScore(8.0, [(9.0, 1.0), (7.0, 1.0), None], ungraded=1, floor=1.0)
     monkeypatch.setattr(rules, "score", lambda *_: score)
+    silent = GradedScore(4.0, [(7.0, 1.0), (1.0, 1.0)], floor=1.0)
     result = one(replace(ROW, metric="1-10"), answers("x", "y", "z"))
     assert result.first.bounds == (pytest.approx(17 / 3), 8)
     assert "the judge gave 1 answers no grade" in why_not(result, FACTS, Tools())
+    monkeypatch.setattr(rules, "score", lambda answered, *_: silent if len(answered) > 1 else score)
+    missing = one(replace(ROW, metric="1-10"), answers("x", None)).first.bounds
+    assert missing == (4, 8), "the lowest grade is 1"
+    monkeypatch.setattr(rules, "score", lambda *_: score)
     score.signature = "judge gpt|prompt x v1, own wording"
     assert "the judge is asked in our words" in why_not(result, FACTS, Tools())
 
@@ -220,6 +231,11 @@ def test_turned_options_have_a_mean_and_a_worst():
     assert groups_of(result) == ["rotation: 0", "rotation: 1", "task: music", "task: sound"]
     plain = one(ROW, answers("dog"))
     assert turned(plain, plain.first) is None
+
+
+def test_questions_that_are_asked_several_times_count_once():
+    some = [replace(x, item=replace(x.item, extra={"of": "q"})) for x in answers("dog", "dog", "dog", "dog")]
+    assert why_not(one(replace(ROW, items=1), some), FACTS, Tools()) == []
 
 
 def test_targets_and_scales():
