@@ -76,6 +76,7 @@ def test_a_report_has_the_numbers_side_by_side(out):
     for said in ("- answers cut by their length: 1", "- A quirk.", "- songs: the folder \\| is empty"):
         assert said in text
     assert "synthetic" not in text
+    assert "Not every item" not in text
     assert ("![" in text) == (out / "report.png").exists() == (find_spec("matplotlib") is not None)
     told = json.loads((out / "scores.json").read_text(), parse_constant=no_constant)
     assert told["version"] == 1
@@ -105,6 +106,7 @@ def test_a_run_with_errors_has_ranges_and_never_says_reproduced():
     assert "| 50.00 (errors wrong) to 66.67 (left out) |" in text
     assert "- errors: 1" in text
     assert "- an error: a\\|b.wav: no such file" in text
+    assert "> **Not every item has an answer**" in text
     assert "reproduced" not in text
     assert as_json(scores, FACTS)["complete"] is False
 

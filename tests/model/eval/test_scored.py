@@ -90,8 +90,11 @@ def test_missing_answers_leave_a_range():
     assert strict.bounds == (50, pytest.approx(200 / 3))
     assert (result.errors, result.unasked) == (1, 0)
     assert not scored([ROW], {"some": some}, Tools()).complete
+    assert not scored([ROW], {"some": answers("dog", None)}, Tools()).complete
     unasked = one(ROW, answers("dog", None))
     assert (unasked.errors, unasked.unasked) == (0, 1)
+    known, hidden = answers("dog"), answers(None, answer=None)
+    assert one(ROW, [*known, *hidden]).first.bounds == (100, 100), "nothing is known of hidden answers"
     nothing = one(ROW, answers(None, None)).first.bounds
     assert nothing is not None
     assert nothing[0] == 0
