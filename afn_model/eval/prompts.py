@@ -38,9 +38,9 @@ def choose_in_brackets(item: Item, language: str) -> str:
 
 
 def choose_said(item: Item, language: str) -> str:
-    """Asks for the phrase that MuchoMusic's scorer looks for."""
-    told = 'Answer with "The correct answer is:" and the letter of the correct option.'
-    return f"Question: {item.question}\nOptions:\n{options(item)}\n{told}"
+    """The form of MuchoMusic, without the example that its authors put before it."""
+    told = " ".join(options(item).split("\n"))
+    return f"Question: {item.question}\nOptions: {told}\nThe correct answer is:"
 
 
 def options_list(item: Item, language: str) -> str:
@@ -62,6 +62,7 @@ def translate(item: Item, language: str) -> str:
 # Name in the table -> the text of the question about an item; the second argument is the row's ``language``.
 PROMPTS: dict[str, Callable[[Item, str], str]] = {
     "question": lambda item, language: item.question,
+    "spoken": lambda item, language: "",  # the recording is the question
     "choose": choose,
     "choose-letter": choose_letter,
     "choose-in-brackets": choose_in_brackets,
@@ -92,7 +93,7 @@ def content(item: Item, text: str) -> list[dict[str, Any]]:
     clips = [_part(clip) for clip in item.clips]
     marks = list(_MARK.finditer(text))
     if not marks:
-        return [*clips, {"type": "text", "text": text}]
+        return [*clips, {"type": "text", "text": text.strip("\n")}] if text or not clips else clips
     parts: list[dict[str, Any]] = []
     at = 0
     named = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from afn_model.audio.tables import cell_path
 from afn_model.checks import shown
 
 LETTERS = string.ascii_uppercase
+UNSCORED = "unscored"  # in an item's extra: why official scoring leaves it out
+_LETTERED = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[.):](?=\s)\s*")  # "A. ", "B) ", "(C) "
+_ASKED = re.compile(r"^\s*question:\s*|\s*(?:options|choices):\s*$", re.IGNORECASE)
 
 
 class Files:
@@ -39,6 +43,20 @@ class Files:
             if found := sorted(path for path in self.folder.glob(pattern) if path.is_file()):
                 return found
         raise ValueError(f"{self.folder}: no {' or '.join(patterns)} in it")
+
+    def first(self, *names: str) -> tuple[str, list[Path]]:
+        """The first of several names that has files, and these.
+
+        Raises:
+            ValueError: none has.
+        """
+        problems = []
+        for name in names:
+            try:
+                return name, self.all(name)
+            except ValueError as error:
+                problems.append(str(error))
+        raise ValueError("; ".join(problems))
 
     def one(self, name: str) -> Path:
         """The file of a name; of several the first."""
@@ -80,6 +98,27 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def read_rows(path: Path, audio: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, of a JSON list or of JSON Lines, whichever the file is: hubs turn one into the other.
+
+    Args:
+        path: of the file.
+        audio: columns of a Parquet file that hold recordings; they become names of cells.
+    """
+    if path.suffix == ".parquet":
+        yield from read_parquet(path, audio)
+        return
+    with path.open("rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not start.startswith(b"["):
+        yield from read_lines(path)
+        return
+    for number, row in enumerate(read_json(path), 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: an object is expected, got {shown(row)}")
+        yield row
+
+
 def read_table(path: Path, *, sep: str = ",", quoted: bool = True, escape: str | None = None) -> Iterator[dict]:
     """Rows of a table of text by the names of its first line.
 
@@ -98,7 +137,7 @@ def read_table(path: Path, *, sep: str = ",", quoted: bool = True, escape: str |
                 if None in row or None in row.values():
                     raise ValueError(f"{path}, line {number}: {len(rows.fieldnames or [])} fields are expected")
                 yield row
-        except csv.Error as error:
+        except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {error}") from None
 
 
@@ -136,6 +175,8 @@ def field(row: Mapping[str, Any], name: str, where: Any, kind: type | tuple[type
     Raises:
         ValueError: it is not there, or of another type: the columns have changed.
     """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: an object is expected, got {shown(row)}")
     if name not in row:
         raise ValueError(f"{where}: no field {name!r}; there are {', '.join(map(str, row))}")
     if not isinstance(row[name], kind):
@@ -178,3 +219,34 @@ def answer_of(value: Any, choices: Sequence[str]) -> str | None:
     if len(letter) == 1 and letter.upper() in LETTERS[: len(choices)]:
         return choices[LETTERS.index(letter.upper())]
     return text
+
+
+def answer_at(letter: Any, choices: Sequence[str]) -> str | None:
+    """The choice that a letter stands for, in files whose answers are letters alone: a choice may be a letter itself. A
+    text that is none of their letters stays as it is."""
+    text = str(letter or "").strip().strip("().:").strip()
+    if len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
+        return choices[LETTERS.index(text.upper())]
+    return text or None
+
+
+def lettered(text: str) -> tuple[str, tuple[str, ...]]:
+    """The question and the options of a text that has both: "Who? A. one B. two", also on lines of their own, as "(A)"
+    or "A)". Of several places where options may begin the one with the most letters in order counts. A text in which
+    there are none has the letters A to D as options."""
+    marks = list(_LETTERED.finditer(text))
+    best: list[re.Match[str]] = []
+    for first, mark in enumerate(marks):
+        if mark[1] != "A":
+            continue
+        run = [mark]
+        for other in marks[first + 1 :]:
+            if other[1] == LETTERS[len(run)]:
+                run.append(other)
+        if len(run) >= max(2, len(best)):
+            best = run
+    if not best:
+        return text.strip(), tuple(LETTERS[:4])
+    ends = [mark.start() for mark in best[1:]] + [len(text)]
+    options = tuple(text[mark.end() : end].strip() for mark, end in zip(best, ends, strict=True))
+    return _ASKED.sub("", text[: best[0].start()].strip()), options

@@ -33,7 +33,8 @@ def listed() -> dict[str, Any]:
 
 @contextmanager
 def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: str = "") -> Iterator[TextEndpoint]:
-    """Lists two models, and answers chat completions by ``answer(body)``: an object, bytes, or an iterator of bytes."""
+    """Lists two models, and answers what is posted by ``answer(body)``: an object, bytes, an iterator of bytes, the
+    number of an error, or a tuple of that, one of these, and headers if need be."""
     found = TextEndpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -45,13 +46,18 @@ def text_endpoint(answer: Callable[[Any], Any], *, status: int = 200, location: 
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self.told(body)
             said = answer(body)
-            self.say(status, json.dumps(said).encode() if isinstance(said, dict) else said)
+            if isinstance(said, int):
+                said = said, b""
+            code, said, *headers = said if isinstance(said, tuple) else (status, said)
+            self.say(code, json.dumps(said).encode() if isinstance(said, dict) else said, *headers)
 
         def told(self, body: Any) -> None:
             found.asked.append((f"{self.command} {self.path}", self.headers.get("Authorization"), body))
 
-        def say(self, code: int, said: Any) -> None:
+        def say(self, code: int, said: Any, headers: dict[str, str] | None = None) -> None:
             self.send_response(code)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             if location:
                 self.send_header("Location", location)
             self.end_headers()
