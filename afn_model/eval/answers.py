@@ -14,8 +14,8 @@ FOLDER = "answers"
 
 
 def read_answers(out: str | Path) -> dict[str, dict[str, Any]]:
-    """The line of each key. A later line wins, but an error does not take the place of an answer; a torn last line, and
-    whatever else is no line of a batch, is left out."""
+    """The line of each key. A later line of a file wins, and of several files the last one by name; an error does not take
+    the place of an answer. A torn last line, and whatever else is no line of a batch, is left out."""
     found: dict[str, dict[str, Any]] = {}
     for row in _lines(Path(out) / FOLDER):
         if row.get("error") and "answer" in found.get(row["id"], {}):
@@ -43,6 +43,6 @@ def answered(asks: Sequence[Ask], rows: dict[str, dict[str, Any]]) -> list[Answe
     found = []
     for ask in asks:
         row = rows.get(ask.key, {})
-        error = (row.get("error") or {}).get("message", "")
+        error = (row.get("error") or {}).get("message", "") or ask.problem
         found.append(Answered(ask.item, None if error else row.get("answer"), error, row.get("finish") or ""))
     return found

@@ -43,14 +43,24 @@ class Asking:
         return asdict(self)
 
     def prompt_of(self, row: Benchmark) -> str:
-        """The key of the prompt for a benchmark."""
-        if self.prompt == "official":
-            return row.official_prompt or row.prompt
-        return self.prompt or row.prompt
+        """The key of the prompt for a benchmark.
+
+        Raises:
+            ValueError: there is no such prompt.
+        """
+        found = self.prompt or row.prompt
+        if found == "official":
+            found = row.official_prompt or row.prompt
+        if found not in PROMPTS:
+            raise ValueError(f"{found}: no such prompt; there are official, {', '.join(PROMPTS)}")
+        return found
 
     def generation_of(self, row: Benchmark) -> dict[str, Any]:
         most = 4096 if self.variant == "think" else 1024
-        return {"max_tokens": most, "temperature": 0.0, "seed": self.seed} | row.generation | dict(self.generation)
+        found = {"max_tokens": most, "temperature": 0.0, "seed": self.seed} | row.generation | dict(self.generation)
+        if found.get("n", 1) != 1:
+            raise ValueError(f"n is {found['n']}: an item has one answer")
+        return found
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Ask:
         row, item: what it is about.
         messages: of the conversation, with recordings as parts.
         settings: of the answer.
+        seconds: of its recordings; 0 where they are not known.
+        problem: why nobody is asked; "" for all that can be asked.
     """
 
     key: str
@@ -70,13 +82,22 @@ class Ask:
     item: Item
     messages: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
+    seconds: float = 0.0
+    problem: str = ""
 
     def record(self) -> dict[str, Any]:
         """The line of a batch."""
-        return {"id": self.key, "messages": [dict(message) for message in self.messages], **self.settings}
+        duration = {"duration": self.seconds} if self.seconds else {}
+        return {"id": self.key, "messages": [dict(message) for message in self.messages], **duration, **self.settings}
 
 
-def asks_of(row: Benchmark, items: Sequence[Item], asking: Asking, digest: Callable[[str], str]) -> Iterator[Ask]:
+def asks_of(
+    row: Benchmark,
+    items: Sequence[Item],
+    asking: Asking,
+    digest: Callable[[str], str],
+    seconds: Callable[..., float] | None = None,
+) -> Iterator[Ask]:
     """The lines for a benchmark's items.
 
     Args:
@@ -84,14 +105,23 @@ def asks_of(row: Benchmark, items: Sequence[Item], asking: Asking, digest: Calla
         items: of the benchmark, or of an ablation of it.
         asking: how they are asked.
         digest: path of a recording -> digest of its bytes.
+        seconds: (path, start, end) of a recording -> its length, as ``ClipDigests.seconds``; without it lengths are
+            measured when the lines are answered.
+
+    Raises:
+        ValueError: a prompt or a setting that cannot be.
     """
     name, settings = asking.prompt_of(row), asking.generation_of(row)
     for item in items:
-        text = PROMPTS[name](item, row.language)
+        text, problem = PROMPTS[name](item, row.language), ""
         if asking.variant == "think":
             text = f"{text}\n{THINK}"
-        messages = [{"role": "user", "content": content(item, text)}]
-        yield ask_of(row, item, messages, settings, asking.model, digest)
+        try:
+            parts = content(item, text)
+        except ValueError as error:
+            parts, problem = [{"type": "text", "text": text}], str(error)
+        messages = [{"role": "user", "content": parts}]
+        yield ask_of(row, item, messages, settings, asking.model, digest, seconds, problem)
 
 
 def ask_of(
@@ -101,13 +131,33 @@ def ask_of(
     settings: Mapping[str, Any],
     model: Mapping[str, Any],
     digest: Callable[[str], str],
+    seconds: Callable[..., float] | None = None,
+    problem: str = "",
 ) -> Ask:
     """A line with its key; arguments as of ``Ask`` and ``asks_of``."""
     told = [{**message, "content": [_told(part, digest) for part in message["content"]]} for message in messages]
     who = {name: value for name, value in model.items() if name != "name" or "weights" not in model}
-    parts = [row.name, row.version, item.id, told, dict(settings), who]
-    found = fingerprint_of([json.dumps(parts, sort_keys=True, ensure_ascii=False)])[:DIGITS]
-    return Ask(f"{row.name}/{item.id}/{found}", row, item, messages, settings)
+    parts = [row.name, row.version, item.id, told, _plain(settings), who]
+    if problem:
+        parts.append(problem)
+    found = fingerprint_of([json.dumps(parts, sort_keys=True)])[:DIGITS]
+    lengths = [0.0 if seconds is None else seconds(*clip) for clip in clips_of(messages)]
+    total = round(sum(lengths), 3) if all(lengths) else 0.0
+    return Ask(f"{row.name}/{item.id}/{found}", row, item, messages, settings, total, problem)
+
+
+def clips_of(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, float | None, float | None]]:
+    """(path, start, end) of the recordings of a conversation, each once."""
+    parts = (part for message in messages for part in message["content"] if part.get("type") == "audio")
+    return list(dict.fromkeys((part["path"], part.get("start"), part.get("end")) for part in parts))
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """0.0 and 0 are one setting."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in settings.items()
+    }
 
 
 def _told(part: Mapping[str, Any], digest: Callable[[str], str]) -> Mapping[str, Any]:

@@ -88,6 +88,11 @@ PROMPTS: dict[str, Callable[[Item, str], str]] = {
 }
 
 
+def without_marks(text: str) -> str:
+    """A question that names no recording."""
+    return _MARK.sub("", text).strip()
+
+
 def content(item: Item, text: str) -> list[dict[str, Any]]:
     """The parts of the message that asks: recordings first, then the text; a text that names its recordings,
     ``<sound-2>`` or ``<audio>``, has them where it names them.

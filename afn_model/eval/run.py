@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from afn_model.checks import said
 from afn_model.eval.ablations import ablate
 from afn_model.eval.answers import FOLDER, answered, read_answers
 from afn_model.eval.asks import Ask, Asking, asks_of
@@ -23,6 +27,7 @@ from afn_model.infer.batch import BatchProgress, answer_batch
 from afn_model.infer.batch_replica import Workers
 from afn_model.infer.sampling_params import SamplingParams
 
+DIGESTS = "clips.jsonl"  # of recordings
 RUN = "run.json"  # what was asked for
 SPENT = "spent.jsonl"  # a line for each process that has ended: when it began, seconds, answers
 
@@ -39,7 +44,7 @@ class Share:
             raise ValueError(f"share {self.index + 1}/{self.count}: the first number is from 1 to the second")
 
     def has(self, key: str) -> bool:
-        return text_key(key) % self.count == self.index
+        return text_key(key.encode("utf-8", "surrogatepass")) % self.count == self.index
 
 
 @dataclass
@@ -68,14 +73,14 @@ def prepare(
         asking: how the items are asked.
         limit: only the first items of each benchmark.
     """
-    found, digests = Prepared(), ClipDigests(Path(out) / "clips.jsonl")
+    found, digests = Prepared(), ClipDigests(Path(out) / DIGESTS)
     for row in rows:
         try:
-            items = ablate(asking.ablation, load(row, data)[:limit], Path(out), seed=asking.seed)
+            items = ablate(asking.ablation, load(row, data)[:limit], Path(out), digests, seed=asking.seed)
             digests.read(clip.path for item in items for clip in item.clips)
-            found.asks[row.name] = list(asks_of(row, items, asking, digests))
-        except ValueError as error:
-            found.problems[row.name] = str(error)
+            found.asks[row.name] = list(asks_of(row, items, asking, digests, digests.seconds))
+        except (OSError, ValueError) as error:
+            found.problems[row.name] = said(error)
     found.unreadable = digests.problems
     return found
 
@@ -101,29 +106,73 @@ def run(
         share: of this process.
         together: answers that grow at the same time, at most.
         on_progress: as of ``answer_batch``.
+
+    Returns:
+        what was done of this share; asks with a problem count as errors.
+
+    Raises:
+        ValueError: another process has this share, the folder cannot be written to, or what workers raise.
     """
-    share, began = share or Share(), time.time()
+    share, began, out = share or Share(), time.time(), Path(out)
     name = f"{share.index + 1}-of-{share.count}.jsonl"
-    out = Path(out)
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    (out / "questions").mkdir(exist_ok=True)
-    rows = read_answers(out)
-    todo = [ask for ask in asks if share.has(ask.key) and "answer" not in rows.get(ask.key, {})]
-    questions = out / "questions" / name
-    write_rows(questions, (ask.record() for ask in todo))
-    done = BatchProgress()
-    if todo:
-        done = answer_batch(
-            questions,
-            out / FOLDER / name,
-            lambda: workers(questions),
-            defaults=SamplingParams(),
-            together=together,
-            retry_errors=True,
-            on_progress=on_progress,
-        )
-    done.before = len(asks) - len(todo)
-    spent = {
+    questions, told = out / "questions" / name, BatchProgress()
+
+    def noted(progress: BatchProgress) -> None:
+        nonlocal told
+        told = progress
+        if on_progress is not None:
+            on_progress(progress)
+
+    with alone(questions):
+        rows, mine = read_answers(out), [ask for ask in asks if share.has(ask.key)]
+        problems = sum(bool(ask.problem) for ask in mine)
+        todo = [ask for ask in mine if not ask.problem and "answer" not in rows.get(ask.key, {})]
+        write_rows(questions, (ask.record() for ask in todo))
+        try:
+            if todo:
+                answer_batch(
+                    questions,
+                    out / FOLDER / name,
+                    lambda: workers(questions),
+                    defaults=SamplingParams(),
+                    together=together,
+                    retry_errors=True,
+                    on_progress=noted,
+                )
+        finally:
+            _spend(out, began, told, share)
+    told.before, told.errors = len(mine) - len(todo) - problems, told.errors + problems
+    return told
+
+
+@contextmanager
+def alone(questions: Path) -> Iterator[None]:
+    """Only one process has a share, as its file of questions is written anew.
+
+    Raises:
+        ValueError: another one has it, or nothing can be written there.
+    """
+    handle = None
+    try:
+        questions.parent.mkdir(parents=True, exist_ok=True)
+        (questions.parent.parent / FOLDER).mkdir(exist_ok=True)
+        handle = os.open(questions.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system gives it back when the process ends
+            except BlockingIOError:
+                what = "another process answers this share; wait for its end, or give each process a share of its own"
+                raise ValueError(f"{questions}: {what}") from None
+        yield
+    except OSError as error:
+        raise ValueError(f"{error.filename or questions}: {error.strerror or error}") from None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _spend(out: Path, began: float, done: BatchProgress, share: Share) -> None:
+    row = {
         "began": datetime.fromtimestamp(began, timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.time() - began, 3),
         "answers": done.lines,
@@ -131,13 +180,12 @@ def run(
         "audio_seconds": round(done.seconds, 3),
         "share": [share.index + 1, share.count],
     }
-    with (out / SPENT).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(spent) + "\n")
-    return done
+    with suppress(OSError), (out / SPENT).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def write_run(out: str | Path, rows: Sequence[Benchmark], data: str | Path, asking: Asking, limit: int | None) -> None:
-    """Notes what a run is; a folder is of one run alone.
+    """Notes what a run is; a folder is of one run alone. The data folder may be another one: no key depends on it.
 
     Raises:
         ValueError: the folder is of another run.
@@ -149,11 +197,14 @@ def write_run(out: str | Path, rows: Sequence[Benchmark], data: str | Path, aski
         "asking": json.loads(json.dumps(asking.as_json())),
     }
     path = Path(out) / RUN
-    if path.is_file() and (before := read_json(path)) != told:
-        differs = [name for name in told if before.get(name) != told[name]]
+    before = read_json(path) if path.is_file() else told
+    if differs := [name for name in told if name != "data" and before.get(name) != told[name]]:
         raise ValueError(f"{out}: is the folder of another run: {', '.join(differs)} differ; choose another --out")
-    Path(out).mkdir(parents=True, exist_ok=True)
-    write_json(path, told)
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        write_json(path, told)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
 
 
 def answers_of(prepared: Prepared, out: str | Path) -> dict[str, list[Answered]]:
