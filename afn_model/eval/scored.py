@@ -46,7 +46,7 @@ class RuleResult:
     @property
     def ungraded(self) -> int:
         """Answers that a judge gave no grade."""
-        return getattr(self.score, "ungraded", 0)
+        return self.score.ungraded if self.score else 0
 
     @property
     def heard(self) -> float:
@@ -211,7 +211,7 @@ def _all_wrong(
     a judge gave no grade has the lowest one."""
     assert result.score is not None
     score = result.score
-    parts, scale, floor = list[Part | None](score.parts), score.scale, getattr(score, "floor", 0.0)
+    parts, scale, floor = list[Part | None](score.parts), score.scale, score.floor
     missing = [place for place, one in enumerate(answered) if one.text is None]
     blank = [replace(one, text=one.text or "") for one in answered]
     if missing and not math.isclose(quotient(scored_parts(parts), scale), score.value, rel_tol=1e-6):

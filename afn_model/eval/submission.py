@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afn_model.checks import is_listed
 from afn_model.eval.items import Answered
 from afn_model.eval.loaders import folder_of
-from afn_model.eval.loaders.files import Files, read_json, read_lines, read_parquet
+from afn_model.eval.loaders.files import Files, read_rows
 from afn_model.eval.rules import final
 from afn_model.eval.table import Benchmark
 from afn_model.files import atomic_path, write_json, write_text
@@ -88,13 +87,10 @@ def write_submission(
 
 
 def _rows(path: Path, form: SubmissionForm) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        rows = read_parquet(path, [form.audio] if form.audio else [])
-        return [{name: value for name, value in row.items() if name != form.audio} for row in rows]
-    found: Any = read_json(path) if path.suffix == ".json" else list(read_lines(path))
-    if not is_listed(found):
-        raise ValueError(f"{path}: a list of questions is expected")
-    return list(found)
+    rows = read_rows(path, [form.audio] if form.audio else [])
+    return [
+        {name: value for name, value in row.items() if path.suffix != ".parquet" or name != form.audio} for row in rows
+    ]
 
 
 def _with(given: dict[str, Any], one: Answered, form: SubmissionForm) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Scores of a run: numbers, ranges where answers are missing, and when the paper's number may stand beside one."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,16 +125,10 @@ def test_the_worse_end_of_a_range_is_the_one_that_is_worse(monkeypatch):
     assert math.isnan(one(ROW, hidden).first.bounds[0]), "nothing is known of hidden answers, and nothing is wrong"
 
 
-@dataclass
-class GradedScore(Score):
-    ungraded: int = 0
-    floor: float = 0.0
-
-
 def test_what_a_judge_gave_no_grade_leaves_a_range(monkeypatch):
-    score = GradedScore(8.0, [(9.0, 1.0), (7.0, 1.0), None], ungraded=1, floor=1.0)
+    score = Score(8.0, [(9.0, 1.0), (7.0, 1.0), None], ungraded=1, floor=1.0)
     monkeypatch.setattr(rules, "score", lambda *_: score)
-    silent = GradedScore(4.0, [(7.0, 1.0), (1.0, 1.0)], floor=1.0)
+    silent = Score(4.0, [(7.0, 1.0), (1.0, 1.0)], floor=1.0)
     result = one(replace(ROW, metric="1-10"), answers("x", "y", "z"))
     assert result.first.bounds == (pytest.approx(17 / 3), 8)
     assert "the judge gave 1 answers no grade" in why_not(result, FACTS, Tools())
