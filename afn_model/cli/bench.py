@@ -16,7 +16,6 @@ from afn_model.cli.options import positive
 
 if TYPE_CHECKING:
     from afn_model.eval.asks import Asking
-    from afn_model.eval.report import Scores
     from afn_model.eval.table import Benchmark
     from afn_model.infer.batch_replica import Workers
 
@@ -251,12 +250,14 @@ def _tell_problems(problems: dict[str, str]) -> None:
 
 
 def _finish(args: Namespace, rows: list[Benchmark], prepared: Any, out: Path) -> int:
-    from afn_model.eval.report import scored, write_report
+    from afn_model.eval.report import as_json, run_facts, write_report
     from afn_model.eval.run import answers_of
+    from afn_model.eval.scored import scored
 
-    scores: Scores = scored(rows, answers_of(prepared, out), _tools(args, out), prepared.problems)
-    write_report(out, scores)
-    print(json.dumps(scores.as_json(), indent=2) if args.json else (out / "report.md").read_text("utf-8"))
+    scores = scored(rows, answers_of(prepared, out), _tools(args, out), prepared.problems)
+    facts = run_facts(out, rows, data=args.data, unreadable=prepared.unreadable)
+    path = write_report(out, scores, facts)
+    print(json.dumps(as_json(scores, facts), indent=2) if args.json else path.read_text("utf-8"))
     return 0 if scores.complete else 3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,9 +30,12 @@ class Score:
         groups: sub-scores by "group: name", such as "task: sound", in the unit of ``value``, and how many items.
         scale: 100 for percent, 1 else.
         unparsed: items whose answer no extraction rule could read. They count as wrong.
+        ungraded: items that a judge gave no grade, though they have an output: they are left out, and ``floor`` is what
+            each of them has at least.
         extracted: of each item, what was read in its answer and by which rule, for the record.
         signature: what another number must share to be comparable: normaliser, tokeniser, judge, versions.
         notes: sentences for the report.
+        interval: of 95 %, by rules whose value is no ratio of sums; ``interval`` gives it.
     """
 
     value: float
@@ -40,9 +43,12 @@ class Score:
     groups: dict[str, tuple[float, int]] = field(default_factory=dict)
     scale: float = 1.0
     unparsed: int = 0
+    ungraded: int = 0
+    floor: float = 0.0
     extracted: list[str] = field(default_factory=list)
     signature: str = ""
     notes: list[str] = field(default_factory=list)
+    interval: tuple[float, float] | None = None
 
     @property
     def n(self) -> int:
@@ -117,24 +123,35 @@ def quotient(parts: Sequence[Part], scale: float = 1.0) -> float:
 
 
 def interval(answered: Sequence[Answered], score: Score, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
-    """A 95 % bootstrap interval of the score: recordings are drawn, not items, as questions about one recording share
-    what is hard about it."""
-    clusters: dict[Any, list[float]] = {}
-    for one, part in zip(answered, score.parts, strict=True):
-        if part is not None:
-            key = tuple(clip.path for clip in one.item.clips) or one.item.id
-            sums = clusters.setdefault(key, [0.0, 0.0])
-            sums[0] += part[0]
-            sums[1] += part[1]
-    if not clusters:
+    """A 95 % bootstrap interval of the score."""
+    if score.interval is not None:
+        return score.interval
+    if not score.n:
         return float("nan"), float("nan")
-    table = np.array(list(clusters.values()))
-    random, values = np.random.default_rng(seed), np.empty(draws)
-    for draw in range(draws):
-        above, below = table[random.integers(0, len(table), len(table))].sum(0)
-        values[draw] = score.scale * above / below if below else np.nan
+    sums = resampled(answered, score.parts, seed=seed, draws=draws)
+    values = [score.scale * above / below if below else np.nan for above, below in sums]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def resampled(
+    answered: Sequence[Answered], rows: Sequence[Sequence[float] | None], *, seed: int = 0, draws: int = DRAWS
+) -> Iterator[np.ndarray]:
+    """Sums of rows over drawn recordings: these are drawn, not items, as questions about one recording share what is
+    hard about it.
+
+    Args:
+        answered, rows: item by item; None for an item that is left out, of the others at least one.
+        seed, draws: of the bootstrap.
+    """
+    clusters: dict[Any, np.ndarray] = {}
+    for one, row in zip(answered, rows, strict=True):
+        if row is not None:
+            key = tuple(clip.path for clip in one.item.clips) or one.item.id
+            clusters[key] = clusters.get(key, 0.0) + np.asarray(row, float)
+    table, random = np.array(list(clusters.values())), np.random.default_rng(seed)
+    for _ in range(draws):
+        yield table[random.integers(0, len(table), len(table))].sum(0)
 
 
 def options_of(entry: Mapping[str, Any]) -> dict[str, Any]:

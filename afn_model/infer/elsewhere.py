@@ -99,6 +99,13 @@ def text_of(reply: dict[str, Any], where: str = "") -> str:
     return text
 
 
+def post(url: str, path: str, body: dict[str, Any], *, key: str | None = None, seconds: float = SECONDS) -> Any:
+    """The JSON object that another request has for an answer, such as that to ``/embeddings``; arguments and errors as
+    of ``complete``."""
+    base = base_of(url)
+    return _exchange(base + path, body, key, time.monotonic() + seconds)
+
+
 class _Unfollowed(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: the key is for one host, and a POST is not sent twice."""
 

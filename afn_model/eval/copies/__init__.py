@@ -11,7 +11,11 @@ from importlib import import_module
 from pathlib import Path
 
 from afn_model.eval.copies.sounds import Sounds
+from afn_model.eval.loaders import COPY
 from afn_model.eval.table import Benchmark
+from afn_model.files import write_text
+
+NOTE = "The files here are in {}'s format; their rows are synthetic and none of the benchmark's.\n"
 
 # Loader of the table -> module and function, (folder of the benchmark, Sounds, **options of the row) -> None.
 COPIES: dict[str, str] = {
@@ -62,6 +66,7 @@ def write_copies(rows: Sequence[Benchmark], data: str | Path, *, seed: int = 0) 
             continue
         made.add(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / COPY, NOTE.format(row.title))
         writer(row)(folder, sounds, **row.options)
 
 

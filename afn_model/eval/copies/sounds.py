@@ -1,4 +1,4 @@
-"""Recordings for copies of benchmarks: words, sentences and sounds of the synthetic world, in the containers asked for."""
+"""Recordings for copies of benchmarks: words, sentences and sounds of the synthetic world, in any container."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from afn_model.world.words import WORDS
 NAMES = tuple(SOUNDS)
 SPOKEN = WORDS["en"]
 PLAYED = tuple(INSTRUMENTS)
-FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".mp3": ("MP3", None), ".ogg": ("OGG", "VORBIS")}
+FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".mp3": ("MP3", None),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".sph": ("NIST", "PCM_16"),
+}
 
 
 class Sounds:
@@ -65,7 +72,7 @@ class Sounds:
 
 
 def encoded(pcm: np.ndarray, suffix: str = ".wav") -> bytes:
-    """The bytes of a recording's file, by its suffix: .wav, .flac, .mp3 or .ogg."""
+    """The bytes of a recording's file, by its suffix, which is one of ``FORMATS``."""
     import soundfile
 
     file = io.BytesIO()

@@ -49,6 +49,9 @@ LOADERS: dict[str, str] = {
 }
 
 
+COPY = "COPY.txt"  # in folders that ``copies`` has made
+
+
 def load(benchmark: Benchmark, data: str | Path) -> list[Item]:
     """The items of a benchmark, each with an id of its own.
 
@@ -71,3 +74,8 @@ def folder_of(benchmark: Benchmark, data: str | Path) -> Path:
     names = ["-".join(parts[:n]) for n in range(len(parts), 0, -1)]
     data = Path(data).resolve()
     return next((data / name for name in names if (data / name).is_dir()), data / names[0])
+
+
+def is_copy(benchmark: Benchmark, data: str | Path) -> bool:
+    """Whether a benchmark's files are a copy of ours with synthetic rows."""
+    return (folder_of(benchmark, data) / COPY).is_file()

@@ -15,6 +15,7 @@ from afn_model.audio.tables import cell_path
 from afn_model.checks import shown
 
 LETTERS = string.ascii_uppercase
+UNSCORED = "unscored"  # in an item's extra: why official scoring leaves it out
 _LETTERED = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[.):](?=\s)\s*")  # "A. ", "B) ", "(C) "
 _ASKED = re.compile(r"^\s*question:\s*|\s*(?:options|choices):\s*$", re.IGNORECASE)
 
@@ -42,6 +43,20 @@ class Files:
             if found := sorted(path for path in self.folder.glob(pattern) if path.is_file()):
                 return found
         raise ValueError(f"{self.folder}: no {' or '.join(patterns)} in it")
+
+    def first(self, *names: str) -> tuple[str, list[Path]]:
+        """The first of several names that has files, and these.
+
+        Raises:
+            ValueError: none has.
+        """
+        problems = []
+        for name in names:
+            try:
+                return name, self.all(name)
+            except ValueError as error:
+                problems.append(str(error))
+        raise ValueError("; ".join(problems))
 
     def one(self, name: str) -> Path:
         """The file of a name; of several the first."""

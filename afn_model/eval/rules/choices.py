@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from afn_model.eval.extract import chosen
+from afn_model.eval.extract import Extracted, chosen, same
 from afn_model.eval.items import Answered
 from afn_model.eval.score import Part, Score, Tools, ratio
+
+NO_OUTPUT = Extracted(None, "no output")
 
 
 def choices(answered: Sequence[Answered], tools: Tools) -> Score:
     """Percent of all items with an answer, those without an output included."""
+    return by_reading(answered, lambda one: chosen(one.text or "", one.item.choices))
+
+
+def by_reading(
+    answered: Sequence[Answered],
+    read: Callable[[Answered], Extracted],
+    names: Callable[[Answered], Sequence[str]] = lambda one: one.item.choices,
+    **rest: Any,
+) -> Score:
+    """Percent of items whose answer is the choice that was read.
+
+    Args:
+        answered: items with outputs.
+        read: which of ``names`` an output says.
+        names: the choices of an item.
+        rest: other fields of ``Score``.
+    """
     parts: list[Part | None] = []
-    read, unparsed = [], 0
+    said, unparsed, strange = [], 0, 0
     for one in answered:
-        found = chosen(one.text or "", one.item.choices)
-        read.append(found.rule if found.choice is None else f"{found.rule}: {one.item.choices[found.choice]}")
-        unparsed += found.choice is None
+        among = names(one)
+        found = NO_OUTPUT if one.text is None else read(one)
+        said.append(found.rule if found.choice is None else f"{found.rule}: {among[found.choice]}")
+        unparsed += found.choice is None and one.text is not None
         if one.item.answer is None:
             parts.append(None)
             continue
-        right = found.choice is not None and one.item.choices[found.choice] == one.item.answer
-        parts.append((float(right), 1.0))
-    return ratio(answered, parts, scale=100, unparsed=unparsed, extracted=read, signature="named extraction rules")
+        right = same(one.item.answer, among)
+        strange += right is None
+        chose = None if found.choice is None else same(among[found.choice], among)
+        parts.append((float(chose is not None and chose == right), 1.0))
+    notes = [f"{strange} items whose answer is none of their options count as wrong"] if strange else []
+    fixed = {"scale": 100, "unparsed": unparsed, "extracted": said, "signature": "named extraction rules"}
+    return ratio(answered, parts, **{**fixed, "notes": notes, **rest})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from afn_model.eval.extract import final_answer
 from afn_model.eval.items import Answered
 from afn_model.eval.score import Part, Score, Tools, ratio
 
@@ -22,15 +23,20 @@ def matches(prediction: str, answer: str, choices: Sequence[str]) -> bool:
 
 
 def string_match(answered: Sequence[Answered], tools: Tools) -> Score:
-    """Percent of items that ``matches``. Its quirk: items that have no output are left out of the denominator, an empty
-    output counts as wrong."""
+    """Percent of items that ``matches``, by what follows the reasoning.
+
+    Quirks: items that have no output are left out of the denominator, an empty output counts as wrong; a letter alone
+    is wrong; a right option that is explained by naming another is wrong; words are a set, whatever their order.
+    """
     parts: list[Part | None] = []
     for one in answered:
         if one.text is None or one.item.answer is None:
             parts.append(None)
         else:
-            parts.append((float(matches(one.text, one.item.answer, one.item.choices)), 1.0))
-    return ratio(answered, parts, scale=100, signature="MMAU string_match")
+            parts.append((float(matches(final_answer(one.text), one.item.answer, one.item.choices)), 1.0))
+    absent = sum(one.text is None and one.item.answer is not None for one in answered)
+    notes = [f"{absent} items without an output are left out, as the official rule does"] if absent else []
+    return ratio(answered, parts, scale=100, signature="MMAU string_match", notes=notes)
 
 
 def _words(text: str) -> set[str]:

@@ -1,0 +1,44 @@
+"""Yes or no: CMM's rule (DAMO-NLP-SG/CMM@6a59258 evaluation/calculate_score.py) and a strict one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afn_model.eval.extract import chosen, final_answer
+from afn_model.eval.items import Answered
+from afn_model.eval.rules.choices import by_reading
+from afn_model.eval.score import Part, Score, Tools, quotient, ratio
+
+ANSWERS = ("yes", "no")
+FIRST = 5  # characters
+
+
+def cmm(answered: Sequence[Answered], tools: Tools) -> Score:
+    """Percent of items whose answer is within the first five characters of the output; "measure: PA" is that of the
+    answer yes (perception accuracy), "measure: HR" that of no (hallucination resistance).
+
+    Quirks: "not sure", "none" and "I know" are a no; "Well, yes" is nothing.
+    """
+    parts: list[Part | None] = []
+    for one in answered:
+        answer, said = (one.item.answer or "").strip().lower(), final_answer(one.text or "").lower()
+        parts.append((float(answer in said[:FIRST]), 1.0) if answer else None)
+    return _measured(answered, ratio(answered, parts, scale=100, signature="CMM, first five characters"))
+
+
+def strict(answered: Sequence[Answered], tools: Tools) -> Score:
+    """Percent of all items whose output says yes or no, as our rules of extraction read it, and is right."""
+    read = by_reading(answered, lambda one: chosen(one.text or "", ANSWERS, lettered=False), lambda one: ANSWERS)
+    return _measured(answered, read)
+
+
+def _measured(answered: Sequence[Answered], score: Score) -> Score:
+    for name, answer in (("measure: PA", "yes"), ("measure: HR", "no")):
+        some = [
+            part
+            for one, part in zip(answered, score.parts, strict=True)
+            if part is not None and (one.item.answer or "").strip().lower() == answer
+        ]
+        if some:
+            score.groups[name] = (quotient(some, 100), len(some))
+    return score
