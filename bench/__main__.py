@@ -48,6 +48,7 @@ BENCHMARKS = {
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
     "serving": Benchmark("serving", ("serving.jsonl", "serving.md")),
+    "evaluation": Benchmark("evaluation", ("evaluation.jsonl", "evaluation.md")),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),
     "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),

@@ -73,26 +73,22 @@ def noise_file(folder: Path, seed: int, seconds: int) -> Path:
 
 
 def wrong_audio(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
-    """Another item's recordings, as many as the item has: those that come next in a random circle.
+    """Another item's recording in the place of each: the next one in a random circle of all.
 
     Raises:
-        ValueError: some items have no others with as many recordings.
+        ValueError: there are no two different ones.
     """
-    circles: dict[int, list[tuple[Clip, ...]]] = {}
-    for clips in dict.fromkeys(item.clips for item in items if item.clips):
-        circles.setdefault(len(clips), []).append(clips)
-    following: dict[tuple[Clip, ...], tuple[Clip, ...]] = {}
-    for count, circle in circles.items():
-        if len(circle) == 1:
-            raise ValueError(f"wrong-audio: all items with {count} recordings have the same; two different are needed")
-        order = np.random.default_rng([seed, count]).permutation(len(circle))
-        following |= {circle[at]: circle[after] for at, after in zip(order, np.roll(order, -1), strict=True)}
-    return [replace(item, clips=following.get(item.clips, ())) for item in items]
+    clips = list(dict.fromkeys(clip for item in items for clip in item.clips))
+    if len(clips) < 2:
+        raise ValueError(f"wrong-audio: two different recordings are needed, there are {len(clips)}")
+    order = np.random.default_rng(seed).permutation(len(clips))
+    following = {clips[at]: clips[after] for at, after in zip(order, np.roll(order, -1), strict=True)}
+    return [replace(item, clips=tuple(following[clip] for clip in item.clips)) for item in items]
 
 
 def rotate_options(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
-    """Every item once for each of its options, ``x@r1`` with the options one place further and so on, so that each option
-    stands in each place once.
+    """Every item once for each of its options, ``x@r1`` with the options one place further and so on: each option is in
+    each place once.
 
     Raises:
         ValueError: no item has two options.

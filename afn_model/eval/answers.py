@@ -14,8 +14,8 @@ FOLDER = "answers"
 
 
 def read_answers(out: str | Path) -> dict[str, dict[str, Any]]:
-    """The line of each key. A later line of a file wins, and of several files the last one by name; an error does not take
-    the place of an answer. A torn last line, and whatever else is no line of a batch, is left out."""
+    """The line of each key: the last one of the last file by name, but an error never takes the place of an
+    answer. A torn last line, and whatever else is no line of a batch, is left out."""
     found: dict[str, dict[str, Any]] = {}
     for row in _lines(Path(out) / FOLDER):
         if row.get("error") and "answer" in found.get(row["id"], {}):

@@ -18,7 +18,7 @@ from afn_model.eval.asks import DIGITS, Ask, Asking, ask_of, clips_of
 from afn_model.eval.clip_digests import MISSING, ClipDigests
 from afn_model.eval.items import Clip, Item
 from afn_model.eval.prompts import PROMPTS, content
-from afn_model.eval.run import DIGESTS, Prepared, Share, run
+from afn_model.eval.run import DIGESTS, PreparedRun, Share, run
 from afn_model.eval.table import Benchmark
 from afn_model.infer.batch import BatchProgress
 from afn_model.infer.batch_replica import Workers
@@ -46,7 +46,7 @@ class Captions:
     digests: ClipDigests
 
 
-def caption_asks(prepared: Prepared, out: str | Path, asking: Asking) -> Captions:
+def caption_asks(prepared: PreparedRun, out: str | Path, asking: Asking) -> Captions:
     """What the model is asked about every recording of a run.
 
     Args:
@@ -72,7 +72,9 @@ def caption_asks(prepared: Prepared, out: str | Path, asking: Asking) -> Caption
     return Captions(list(found.values()), of, problems, digests)
 
 
-def text_asks(prepared: Prepared, captions: Captions, rows: Mapping[str, Mapping[str, Any]], text: Asking) -> Prepared:
+def text_asks(
+    prepared: PreparedRun, captions: Captions, rows: Mapping[str, Mapping[str, Any]], text: Asking
+) -> PreparedRun:
     """What the text model is asked: every question with descriptions where its recordings were.
 
     Args:
@@ -84,7 +86,7 @@ def text_asks(prepared: Prepared, captions: Captions, rows: Mapping[str, Mapping
     Returns:
         the questions. One whose captions have failed, or are not there yet, has that as its problem.
     """
-    found = Prepared(problems=dict(prepared.problems), unreadable=dict(prepared.unreadable))
+    found = PreparedRun(problems=dict(prepared.problems), unreadable=dict(prepared.unreadable))
     for name, asks in prepared.asks.items():
         found.asks[name] = [_text_ask(ask, captions, rows, text) for ask in asks]
     return found
@@ -129,8 +131,14 @@ def _caption(key: Key, captions: Captions, rows: Mapping[str, Mapping[str, Any]]
     return caption
 
 
+def questions_by_now(prepared: PreparedRun, out: str | Path, asking: Asking, text: Asking) -> PreparedRun:
+    """The text model's questions from the captions that a folder has, for ``answers_of``; nobody is asked. Arguments as
+    of ``answer_by_captions``."""
+    return text_asks(prepared, caption_asks(prepared, out, asking), read_answers(out), text)
+
+
 def answer_by_captions(
-    prepared: Prepared,
+    prepared: PreparedRun,
     out: str | Path,
     asking: Asking,
     text: Asking,
@@ -140,7 +148,7 @@ def answer_by_captions(
     share: Share | None = None,
     together: int = 64,
     on_progress: Callable[[BatchProgress], Any] | None = None,
-) -> tuple[Prepared, BatchProgress, BatchProgress]:
+) -> tuple[PreparedRun, BatchProgress, BatchProgress]:
     """Both passes.
 
     Args:

@@ -13,7 +13,7 @@ import random
 import threading
 import urllib.parse
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +30,7 @@ from afn_model.prompt.conversation import Turn
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try, and up to as much again
 OURS = (401, 404)  # no key, no such model: the next line would have the same error
+RENAMED = {"max_tokens": "max_completion_tokens"}
 LOST = 16  # lines one after another that found nobody, after which it is given up
 DEFAULTS = SamplingParams()
 
@@ -62,7 +63,8 @@ class EndpointWorkers:
 
     What may pass (429, errors of the server, time-outs) is tried again, later each time or when the server says; then
     it is a line with an error. Where a key or a model is wrong, or nobody is there for many lines, it is given up, and
-    the same command goes on.
+    the same command goes on. A setting that the server calls unsupported is left out from then on, and answers say so
+    under ``without``; ``max_tokens`` becomes ``max_completion_tokens`` first.
 
     Args:
         url: of the API, such as ``http://127.0.0.1:8000/v1``.
@@ -97,6 +99,7 @@ class EndpointWorkers:
         self.done: queue.Queue[tuple[int, dict[str, Any]] | BaseException] = queue.Queue()
         self.closed, self.lost = threading.Event(), 0
         self.failed: BaseException | None = None
+        self.refused: set[str] = set()
 
     def send(self, index: int, lines: Lines) -> None:
         self.model = self.model or first_model(self.url, key=self.key)
@@ -140,29 +143,36 @@ class EndpointWorkers:
         fields = {name: body[name] for name in ASKED if name in body} | self.fields
         fields = {name: value for name, value in fields.items() if value is not None}
         try:
-            reply = self._tried(
-                lambda: complete(
-                    self.url, messages, model=self.model, key=self.key, fields=fields, seconds=self.seconds
-                )
-            )
+            reply = self._tried(messages, fields)
             self.lost = 0
         except ElsewhereError as error:
             self.lost = self.lost + 1 if error.may_pass and not error.status else 0
             if error.status in OURS or self.lost >= LOST:
                 raise ValueError(f"{error}; the same command goes on from there") from None
             return line.error(error.said, "elsewhere", error.status or 503)
-        return {"id": line.id} | _said(reply)
+        without = [name for name in fields if RENAMED.get(name, name) in self.refused]
+        return {"id": line.id} | _said(reply) | ({"without": without} if without else {})
 
-    def _tried(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        for wait in self.waits:
+    def _tried(self, messages: list[dict[str, Any]], fields: dict[str, Any]) -> dict[str, Any]:
+        waits = iter(self.waits)
+        while True:
+            sent = {RENAMED.get(name, name) if name in self.refused else name: value for name, value in fields.items()}
+            sent = {name: value for name, value in sent.items() if name not in self.refused}
             try:
-                return ask()
+                options = {"key": self.key, "fields": sent, "seconds": self.seconds}
+                return complete(self.url, messages, model=self.model, **options)
             except ElsewhereError as error:
-                if not error.may_pass:
+                if error.status == 400 and "unsupported" in error.said.lower():
+                    named = {name for name in sent if f"'{name}'" in error.said}
+                    named -= {RENAMED[name] for name in named if name in RENAMED}  # what to say in its place
+                    if named:
+                        self.refused |= named
+                        continue
+                wait = next(waits, None)
+                if wait is None or not error.may_pass:
                     raise
                 if self.closed.wait(max(error.after, wait * (1 + random.random()))):  # not all again together
                     raise
-        return ask()
 
     def _message(self, turn: Turn) -> dict[str, Any]:
         if not turn.audios:

@@ -11,6 +11,7 @@ from afn_model.eval.loaders.files import LETTERS
 from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION, DIARIZE, LYRICS, TRANSCRIBE, translation
 
 THINK = "Reason step by step with timestamps, then give the final answer."
+_TURN_TIMES = "Give the start and the end of each turn in seconds, such as [Speaker 1] 0.0-3.2."
 _MARK = re.compile(r"<sound(?:-(\d+))?>|<audio(?:[-_ ]?(\d+))?>", re.IGNORECASE)
 
 
@@ -54,6 +55,13 @@ def entail(item: Item, language: str) -> str:
     return f"Hypothesis: {item.question}\n{told}\n{options(item)}"
 
 
+def events(item: Item, language: str) -> str:
+    """Asks which of the set's sounds are there, and when; ours, as no release names such a question."""
+    names = ", ".join(item.choices)
+    told = "Answer with a line for each: its name, a colon, and where it starts and ends in seconds, such as 0.5-1.2."
+    return f"Which of these sounds do you hear, and when: {names}? {told}"
+
+
 def translate(item: Item, language: str) -> str:
     source, _, target = language.partition("-")
     return translation(source, target)
@@ -71,6 +79,8 @@ PROMPTS: dict[str, Callable[[Item, str], str]] = {
     "entail": entail,
     "transcribe": lambda item, language: TRANSCRIBE,
     "diarise": lambda item, language: DIARIZE,
+    "diarise-times": lambda item, language: f"{DIARIZE} {_TURN_TIMES}",
+    "events": events,
     "lyrics": lambda item, language: LYRICS,
     "translate": translate,
     "caption": lambda item, language: CAPTION,

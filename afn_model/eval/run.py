@@ -48,7 +48,7 @@ class Share:
 
 
 @dataclass
-class Prepared:
+class PreparedRun:
     """The questions of a run by benchmark, and why those that cannot be asked cannot."""
 
     asks: dict[str, list[Ask]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def prepare(
     asking: Asking,
     *,
     limit: int | None = None,
-) -> Prepared:
+) -> PreparedRun:
     """Reads the files of benchmarks and makes the questions about their items.
 
     Args:
@@ -73,7 +73,7 @@ def prepare(
         asking: how the items are asked.
         limit: only the first items of each benchmark.
     """
-    found, digests = Prepared(), ClipDigests(Path(out) / DIGESTS)
+    found, digests = PreparedRun(), ClipDigests(Path(out) / DIGESTS)
     for row in rows:
         try:
             items = ablate(asking.ablation, load(row, data)[:limit], Path(out), digests, seed=asking.seed)
@@ -207,7 +207,7 @@ def write_run(out: str | Path, rows: Sequence[Benchmark], data: str | Path, aski
         raise ValueError(f"{path}: {error.strerror or error}") from None
 
 
-def answers_of(prepared: Prepared, out: str | Path) -> dict[str, list[Answered]]:
+def answers_of(prepared: PreparedRun, out: str | Path) -> dict[str, list[Answered]]:
     """Items of each benchmark with their answers."""
     rows = read_answers(out)
     return {name: answered(asks, rows) for name, asks in prepared.asks.items()}

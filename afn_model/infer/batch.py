@@ -97,7 +97,7 @@ class BatchOutput:
                 except ValueError:
                     row = None
                 key = key_of(row) if isinstance(row, dict) else None
-                if key is None:
+                if row is None or key is None:
                     what = "no line that a batch has written; choose another file"
                     raise ValueError(f"{self.path}, line {number}: {what}")
                 if not (self.retry_errors and row.get("error")):

@@ -16,7 +16,7 @@ ROW = Benchmark("made-up", "Made up", "", "choose", (), "accuracy %", version="v
 ASKING = Asking({"name": "scripted", "weights": "0" * 8})
 
 
-class Scripted:
+class ScriptedWorkers:
     """Workers of a batch whose answers are a function of the line.
 
     Args:

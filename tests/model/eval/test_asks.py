@@ -12,7 +12,7 @@ from afn_model.infer.sampling_params import SamplingParams
 from tests.model.eval.scripted import ASKING, ROW, asks, items
 
 ITEM = Item("a", "What is said?", (Clip("x/1.wav", 1.0, 2.5),), ("yes", "no"), "yes")
-KEY = "made-up/a/bc2f8295714ff092"
+KEY = "made-up/a/a709004d57aa140a"
 
 
 def key(item=ITEM, asking=ASKING, row=ROW, digest=lambda path: "d1") -> str:

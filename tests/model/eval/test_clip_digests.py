@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_once_and_again_where_changed(folder):
     digests = ClipDigests(keep)
     digests.read([*paths, *paths])
     assert made == ["0.wav", "1.wav", "2.wav", "3.wav"]
-    assert [digests(path) for path in paths] == [hashlib.sha256(open(path, "rb").read()).hexdigest() for path in paths]
+    assert [digests(path) for path in paths] == [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
     assert [digests.seconds(path) for path in paths] == [0.2, 0.3, 0.4, 0.0]
     assert [digests.seconds(paths[2], *part) for part in ((0.1, None), (0.1, 0.3), (None, 9.0), (0.5, None))] == [
         *(0.3, 0.2, 0.4, 0.0)

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from afn_model.eval.answers import FOLDER, read_answers
 from afn_model.eval.run import SPENT, Share, answers_of, prepare, run, write_run
 from afn_model.eval.table import benchmarks
 from afn_model.infer import batch
-from tests.model.eval.scripted import ASKING, Scripted, asks, echo, items
+from tests.model.eval.scripted import ASKING, ScriptedWorkers, asks, echo, items
 from tests.model.serve.serving import wav
 
 
@@ -26,8 +27,7 @@ def lines(out) -> list[dict]:
     """All whole lines of all files of answers."""
     found = []
     for path in sorted((out / FOLDER).glob("*.jsonl")):
-        *whole, torn = path.read_bytes().split(b"\n")
-        found += [json.loads(line) for line in whole]
+        found += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     return found
 
 
@@ -38,7 +38,7 @@ def sometimes_wrong(fields) -> str:
     return echo(fields)
 
 
-class Killed(Scripted):
+class Killed(ScriptedWorkers):
     """Ends its process with SIGKILL when so many answers have come; a process that has no more to do just ends."""
 
     def __init__(self, say, count, after):
@@ -82,7 +82,7 @@ def torn_at(left: int):
 @pytest.mark.parametrize("shares", [(1,), (2,), (3,), (1, 2, 3)])
 def test_twenty_kills_change_no_answer(tmp_path, shares):
     todo, whole = asks(items(60)), tmp_path / "whole"
-    run(todo, whole, lambda _: Scripted(sometimes_wrong))
+    run(todo, whole, lambda _: ScriptedWorkers(sometimes_wrong))
     assert 3 < len(todo) - len(texts(whole)) < 20
     out, dice = tmp_path / "out", random.Random(sum(shares))
     killed, left = 0, []
@@ -106,7 +106,7 @@ def test_twenty_kills_change_no_answer(tmp_path, shares):
     count, workers = shares[-1], []
     for index in range(count):
         answered = set(texts(out))
-        workers.append(Scripted(sometimes_wrong, 2))
+        workers.append(ScriptedWorkers(sometimes_wrong, 2))
         run(todo, out, lambda _: workers[-1], share=Share(index, count))
         assert not answered & set(workers[-1].asked), "asked again"
     assert texts(out) == texts(whole)
@@ -120,12 +120,20 @@ def test_twenty_kills_change_no_answer(tmp_path, shares):
 
 def test_shares_are_the_whole_and_work_at_the_same_time(tmp_path):
     todo = asks(items(40))
-    run(todo, tmp_path / "one", lambda _: Scripted(echo))
+    run(todo, tmp_path / "one", lambda _: ScriptedWorkers(echo))
     children = []
+
+    def together(questions):
+        """Workers, when all three know what is left to ask."""
+        until = time.monotonic() + 30
+        while len(list(questions.parent.glob("*.jsonl"))) < 3 and time.monotonic() < until:
+            time.sleep(0.001)
+        return ScriptedWorkers(echo)
+
     for index in range(3):
         child = os.fork()
         if not child:
-            run(todo, tmp_path / "three", lambda _: Scripted(echo), share=Share(index, 3))
+            run(todo, tmp_path / "three", together, share=Share(index, 3))
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
@@ -144,12 +152,12 @@ def test_a_share_has_one_process_whose_questions_stay(tmp_path):
     def second(_):
         before = (tmp_path / "questions" / "1-of-1.jsonl").read_bytes()
         with pytest.raises(ValueError, match=r"1-of-1\.jsonl: another process answers this share"):
-            run(todo[:1], tmp_path, lambda _: Scripted(echo))
+            run(todo[:1], tmp_path, lambda _: ScriptedWorkers(echo))
         assert (tmp_path / "questions" / "1-of-1.jsonl").read_bytes() == before
-        return Scripted(echo)
+        return ScriptedWorkers(echo)
 
     assert run(todo, tmp_path, second).lines == 4
-    assert run(todo, tmp_path, lambda _: Scripted(echo)).before == 4
+    assert run(todo, tmp_path, lambda _: ScriptedWorkers(echo)).before == 4
 
 
 def test_errors_are_asked_again_and_what_cannot_be_asked_is_counted(tmp_path):
@@ -159,11 +167,12 @@ def test_errors_are_asked_again_and_what_cannot_be_asked_is_counted(tmp_path):
     def no(fields):
         raise ValueError("later")
 
-    done = run(todo, tmp_path, lambda _: Scripted(no))
-    assert (done.lines, done.errors, done.before) == (3, 4, 0)
-    shares = [run(todo, tmp_path, lambda _: Scripted(echo), share=Share(index, 2)) for index in range(2)]
+    for _ in range(2):
+        done = run(todo, tmp_path, lambda _: ScriptedWorkers(no))
+        assert (done.lines, done.errors, done.before) == (3, 4, 0)
+    shares = [run(todo, tmp_path, lambda _: ScriptedWorkers(echo), share=Share(index, 2)) for index in range(2)]
     assert [(sum(x)) for x in zip(*((one.lines, one.errors, one.before) for one in shares), strict=True)] == [3, 1, 0]
-    asked_again = Scripted(no)
+    asked_again = ScriptedWorkers(no)
     done = run(todo, tmp_path, lambda _: asked_again)
     assert (done.lines, done.errors, done.before, asked_again.asked) == (0, 1, 3, [])
 
@@ -173,11 +182,11 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(batch.os, "write", full)
         with pytest.raises(ValueError, match=r"1-of-1\.jsonl: No space left on device; .*goes on"):
-            run(todo, tmp_path, lambda _: Scripted(echo))
-    assert run(todo, tmp_path, lambda _: Scripted(echo)).lines == 3
+            run(todo, tmp_path, lambda _: ScriptedWorkers(echo))
+    assert run(todo, tmp_path, lambda _: ScriptedWorkers(echo)).lines == 3
     (tmp_path / "file").touch()
     for work in (
-        lambda out: run(todo, out, lambda _: Scripted(echo)),
+        lambda out: run(todo, out, lambda _: ScriptedWorkers(echo)),
         lambda out: write_run(out, [], tmp_path, ASKING, None),
     ):
         with pytest.raises(ValueError, match=r"file.*: (Not a directory|File exists)$"):
@@ -185,7 +194,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("afn_model.eval.run.write_rows", full)
         with pytest.raises(ValueError, match=r"1-of-1\.jsonl: No space left on device$"):
-            run(asks(items(5)), tmp_path, lambda _: Scripted(echo))
+            run(asks(items(5)), tmp_path, lambda _: ScriptedWorkers(echo))
 
 
 def full(*_):
@@ -223,7 +232,7 @@ def test_prepared_from_files(tmp_path):
     todo = made.asks["mmau-mini"]
     assert [ask.seconds for ask in todo] == [0.3, 0.0, 0.0, 0.3]
     assert len({ask.key for ask in todo}) == 4
-    run(todo, tmp_path / "out", lambda _: Scripted(echo))
+    run(todo, tmp_path / "out", lambda _: ScriptedWorkers(echo))
     answered = answers_of(made, tmp_path / "out")["mmau-mini"]
     assert [(one.item.id, one.text is None) for one in answered] == [(name, False) for name in audios]
     os.rename(tmp_path / "data", tmp_path / "moved")

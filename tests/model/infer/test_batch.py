@@ -141,6 +141,16 @@ def test_one_process_writes(tmp_path):
     assert run(source, target).lines == 1
 
 
+def test_errors_are_answered_again_where_that_is_asked(tmp_path):
+    source, target = write(tmp_path / "in.jsonl", [asks("a"), {"id": "w"}]), tmp_path / "out.jsonl"
+    assert run(source, target).errors == 1
+    write(source, [asks("a"), asks("w")])
+    assert (run(source, target).lines, run(source, target, retry_errors=True).lines) == (0, 1)
+    again = run(source, target, retry_errors=True)
+    assert (again.lines, again.before, [row["id"] for row in read(target)]) == (0, 2, ["w", "a", "w"])
+    assert [row.get("answer") for row in read(target)] == [None, "a", "w"]
+
+
 def test_too_many_errors(tmp_path):
     rows = [asks("a"), {"id": "w1"}, {"id": "w2"}]
     source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"

@@ -47,6 +47,21 @@ def test_what_is_no_answer(answer, status, problem):
     assert "secret" not in str(error.value)
 
 
+def test_what_a_second_try_may_change():
+    script = [(429, b"", {"Retry-After": "7"}), (503, b"", {"Retry-After": "tomorrow"}), (400, b"", {}), b"<html>"]
+    found = []
+    with text_endpoint(lambda _: script[len(found)]) as there:
+        for _ in script:
+            with pytest.raises(ElsewhereError) as error:
+                complete(there.url, ASKED, model="own")
+            found.append((error.value.status, error.value.after, error.value.may_pass))
+    assert found == [(429, 7.0, True), (503, 0.0, True), (400, 0.0, False), (0, 0.0, False)]
+    for url, passes in ((there.url, True), ("http://[", False), ("ftp://x", False)):
+        with pytest.raises(ElsewhereError) as error:
+            complete(url, ASKED, model="own")
+        assert (error.value.status, error.value.may_pass) == (0, passes)
+
+
 def test_the_key_goes_nowhere_else():
     with (
         text_endpoint(lambda _: reply("caught")) as other,
