@@ -7,18 +7,23 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli import options
 from afn_model.cli.batch import BatchBar, workers_of
 from afn_model.cli.options import positive
+from afn_model.files import read_json, write_json
 
 if TYPE_CHECKING:
     from afn_model.eval.asks import Asking
     from afn_model.eval.table import Benchmark
     from afn_model.infer.batch_replica import Workers
 
+READER = "reader.json"  # how the text model is asked that answers from captions
+ABLATIONS = ("no-audio", "noise", "wrong-audio", "rotate-options")
+REQUESTS = 16  # at a time, to a model that is served
 DEMO, DEMO_MODEL, DEMO_OUT = "demo", "runs/demo", "runs/bench-demo"
 RUN_HELP = """
 DATA holds a folder for each benchmark, with its official files (docs/evaluation.md says where they come from). The same
@@ -38,15 +43,17 @@ def add_bench_run(parser: ArgumentParser) -> None:
     parser.add_argument("--variant", choices=("instruct", "think", "captioner"), default="instruct", help=told)
     told = "in place of the table's prompts: official, or one of those that docs/evaluation.md lists"
     parser.add_argument("--prompt", default="", metavar="NAME", help=told)
-    told = "ask without recordings, with noise in their place, or with the options in every order"
-    parser.add_argument("--ablation", default="", choices=("no-audio", "noise", "rotate-options"), help=told)
+    told = "ask without recordings, with noise or others in their place, or with the options in every order"
+    parser.add_argument("--ablation", default="", choices=ABLATIONS, help=told)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N items of each benchmark")
     parser.add_argument("--share", type=_share, default=(1, 1), metavar="I/N", help="the part of this process")
     told = "answers that grow at the same time, at most; default 64"
     parser.add_argument("--batch", type=positive, default=64, metavar="N", help=told)
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode recordings ahead")
     parser.add_argument("--replicas", type=positive, metavar="N", help="engines in processes of Ray")
-    parser.add_argument("--fast", action="store_true", help="answers may depend, by rounding, on what is answered beside")
+    parser.add_argument(
+        "--fast", action="store_true", help="answers may depend, by rounding, on what is answered beside"
+    )
     told = "ask another model: an API like OpenAI's; its key is the environment's AFN_MODEL_KEY"
     parser.add_argument("--url", metavar="URL", help=told)
     parser.add_argument("--url-model", metavar="NAME", help="of it; default the first that is listed there")
@@ -100,12 +107,13 @@ def _share(text: str) -> tuple[int, int]:
 
 def bench_run(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
+    from afn_model.eval.captioner import answer_by_captions
     from afn_model.eval.run import Share, prepare, run, write_run
     from afn_model.eval.table import chosen
 
     rows = chosen(args.suite.split(","))
     out, data = _folders(args)
-    asking = _asking(args, out)
+    asking, reading = _asking(args, out), _reading(args)
     write_run(out, rows, data, asking, args.limit)
     if args.suite == DEMO:
         from afn_model.eval.copies import write_copies
@@ -113,39 +121,45 @@ def bench_run(args: Namespace) -> int:
         write_copies(rows, data)
     prepared = prepare(rows, data, out, asking, limit=args.limit)
     _tell_problems(prepared.problems)
-    asks = [ask for some in prepared.asks.values() for ask in some]
     with ExitStack() as stack:
         bar = None if args.quiet else stack.enter_context(BatchBar())
         index, count = args.share
-        done = run(
-            asks,
-            out,
-            lambda questions: _workers(args, questions, stack),
-            share=Share(index - 1, count),
-            together=args.batch,
-            on_progress=None if bar is None else bar.show,
-        )
+        options = {
+            "share": Share(index - 1, count),
+            "together": args.batch,
+            "on_progress": None if bar is None else bar.show,
+        }
+        hearing = partial(_workers, args, stack)
+        if reading is None:
+            done = [run([ask for some in prepared.asks.values() for ask in some], out, hearing, **options)]
+        else:
+            write_json(out / READER, reading.as_json())
+            readers = partial(_readers, args)
+            prepared, *done = answer_by_captions(prepared, out, asking, reading, hearing, readers, **options)
     if not args.quiet:
-        before = f", {done.before} before or by others" if done.before else ""
-        print(f"afn: {out}: {done.lines} answers, {done.errors} errors{before}", file=sys.stderr)
+        before = f", {done[-1].before} were there before" if done[-1].before else ""
+        lines, errors = (sum(getattr(one, name) for one in done) for name in ("lines", "errors"))
+        print(f"afn: {out}: {lines} answers, {errors} errors{before}", file=sys.stderr)
     return _finish(args, rows, prepared, out)
 
 
 def bench_score(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
     from afn_model.eval.asks import Asking
+    from afn_model.eval.captioner import questions_by_now
     from afn_model.eval.run import RUN, prepare
     from afn_model.eval.table import chosen
-    from afn_model.files import read_json
 
-    path = Path(args.out) / RUN
-    if not path.is_file():
-        raise ValueError(f"{args.out}: no run of afn bench run is in it")
-    told = read_json(path)
-    rows = chosen(told["benchmarks"])
-    prepared = prepare(rows, args.data or told["data"], args.out, Asking(**told["asking"]), limit=told["limit"])
+    out = Path(args.out)
+    if not (out / RUN).is_file():
+        raise ValueError(f"{out}: no run of afn bench run is in it")
+    told = read_json(out / RUN)
+    rows, asking = chosen(told["benchmarks"]), Asking(**told["asking"])
+    prepared = prepare(rows, args.data or told["data"], out, asking, limit=told["limit"])
     _tell_problems(prepared.problems)
-    return _finish(args, rows, prepared, Path(args.out))
+    if (out / READER).is_file():
+        prepared = questions_by_now(prepared, out, asking, Asking(**read_json(out / READER)))
+    return _finish(args, rows, prepared, out)
 
 
 def bench_doctor(args: Namespace) -> int:
@@ -208,7 +222,9 @@ def _model(args: Namespace, out: Path) -> dict[str, Any]:
     from afn_model.weights.identity import identity
 
     if args.url:
-        return {"name": args.url_model or "first", "url": args.url}
+        from afn_model.eval.endpoint import served
+
+        return served(args.url, args.url_model, key=os.environ.get("AFN_MODEL_KEY"))
     if args.model is None and args.suite == DEMO:
         args.model = _demo_model(out)
     if args.model is None:
@@ -234,14 +250,34 @@ def _demo_model(out: Path) -> str:
     return str(folder)
 
 
-def _workers(args: Namespace, questions: Path, stack: ExitStack) -> Workers:
+def _workers(args: Namespace, stack: ExitStack, questions: Path) -> Workers:
     if args.url:
         from afn_model.eval.endpoint import EndpointWorkers
 
         key = os.environ.get("AFN_MODEL_KEY")
-        return EndpointWorkers(args.url, model=args.url_model, key=key, together=args.batch)
+        return EndpointWorkers(args.url, args.url_model, key=key, together=min(args.batch, REQUESTS))
     told = {"source": str(questions), "deterministic": not args.fast}
     return workers_of(Namespace(**vars(args) | told), stack)
+
+
+def _reading(args: Namespace) -> Asking | None:
+    """How the text model is asked that answers from captions."""
+    if (args.variant == "captioner") != bool(args.then_url):
+        raise ValueError("--variant captioner and --then-url, a text model's API, go together")
+    if not args.then_url:
+        return None
+    from afn_model.eval.asks import Asking
+    from afn_model.eval.endpoint import served
+
+    model = served(args.then_url, args.then_model, key=os.environ.get("AFN_THEN_KEY"))
+    return Asking(model=model, prompt=args.prompt, seed=args.seed or 0)
+
+
+def _readers(args: Namespace, questions: Path) -> Workers:
+    from afn_model.eval.endpoint import EndpointWorkers
+
+    key = os.environ.get("AFN_THEN_KEY")
+    return EndpointWorkers(args.then_url, args.then_model, key=key, together=min(args.batch, REQUESTS), audio=False)
 
 
 def _tell_problems(problems: dict[str, str]) -> None:
@@ -254,22 +290,45 @@ def _finish(args: Namespace, rows: list[Benchmark], prepared: Any, out: Path) ->
     from afn_model.eval.run import answers_of
     from afn_model.eval.scored import scored
 
+    reader = read_json(out / READER)["model"]["name"] if (out / READER).is_file() else ""
+    facts = run_facts(out, rows, data=args.data, unreadable=prepared.unreadable, reader=reader)
     scores = scored(rows, answers_of(prepared, out), _tools(args, out), prepared.problems)
-    facts = run_facts(out, rows, data=args.data, unreadable=prepared.unreadable)
-    path = write_report(out, scores, facts)
-    print(json.dumps(as_json(scores, facts), indent=2) if args.json else path.read_text("utf-8"))
+    report = write_report(out, scores, facts)
+    if args.json:
+        print(json.dumps(as_json(scores, facts), indent=2))
+    else:
+        print(*_brief(scores, facts.variant), f"Report: {report}", sep="\n")
     return 0 if scores.complete else 3
+
+
+def _brief(scores: Any, variant: str) -> list[str]:
+    """A line for each benchmark: items with a score, the score and the paper's."""
+    from afn_model.eval.scored import number, target
+
+    found = [
+        (
+            name,
+            f"{one.first.score.n:,}" if one.first.score else "-",
+            one.row.metric,
+            number(one.first.value, one.row.metric),
+            number(target(one.row, variant), one.row.metric),
+        )
+        for name, one in scores.benchmarks.items()
+    ]
+    table = [("benchmark", "scored", "metric", "here", "paper"), *found]
+    widths = [max(len(row[column]) for row in table) for column in range(5)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def _tools(args: Namespace, out: Path) -> Any:
     from afn_model.eval.embedders import embedder
-    from afn_model.eval.judge import Judge
+    from afn_model.eval.judge import RemoteJudge
     from afn_model.eval.score import Tools
 
     tools = Tools()
     if args.judge_url:
         key = os.environ.get("AFN_JUDGE_KEY")
-        tools.judge = Judge(args.judge_url, model=args.judge_model, key=key, cache=out / "judge.jsonl")
+        tools.judge = RemoteJudge(args.judge_url, model=args.judge_model, key=key, cache=out / "judge.jsonl")
     if args.embed:
         tools.embed, tools.embed_name = embedder(args.embed)
     return tools

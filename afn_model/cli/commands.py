@@ -133,8 +133,8 @@ COMMANDS = {
     "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
     "serve": Command(serve, (add_serve, options.add_model), "answer over HTTP as OpenAI's API, with a page", True),
     "bench run": Command(bench_run, (add_bench_run,), "ask a model the benchmarks of the paper, and score", True),
-    "bench score": Command(bench_score, (add_bench_score,), "score the answers of a run again, without the model", True),
-    "bench doctor": Command(bench_doctor, (add_bench_doctor,), "what there is of the benchmarks' files, and what is wrong"),
+    "bench score": Command(bench_score, (add_bench_score,), "score the answers of a run again, without a model", True),
+    "bench doctor": Command(bench_doctor, (add_bench_doctor,), "what there is of the benchmarks' files"),
     "bench list": Command(bench_list, (add_bench_list,), "the benchmarks, with their items and metrics"),
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True

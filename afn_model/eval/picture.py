@@ -71,9 +71,10 @@ def draw(path: str | Path, scores: Scores, facts: RunFacts) -> Path | None:
 
 def _line(result: BenchmarkResult, label: str, scores: Scores, facts: RunFacts) -> ScoreLine:
     row, first = result.row, result.first
-    numbers = [target(row, who) for who in (facts.variant, "af3", "other")]
+    paper, af3, other = (target(row, who) for who in (facts.variant, "af3", "other"))
+    low, high = first.interval
     comparable = not why_not(result, facts, scores.tools)
-    return ScoreLine(label, row.metric, first.value, *first.interval, *numbers, row.lower, comparable)
+    return ScoreLine(label, row.metric, first.value, low, high, paper, af3, other, row.lower, comparable)
 
 
 def _title(facts: RunFacts, copies: bool) -> str:

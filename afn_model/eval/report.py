@@ -60,19 +60,19 @@ def run_facts(
         reader: the text model that answers from captions.
     """
     run, spent = read_json(Path(out) / RUN), list(_spent(Path(out) / SPENT))
-    asking, data = Asking(**run["asking"]), data or run["data"]
+    asking, place = Asking(**run["asking"]), str(data or run["data"])
     return RunFacts(
         asking=asking.as_json(),
         prompts={row.name: asking.prompt_of(row) for row in rows},
-        data=str(data),
+        data=place,
         limit=run["limit"],
         reader=reader,
         hours=sum(one["seconds"] for one in spent) / 3600,
         audio_hours=sum(one["audio_seconds"] for one in spent) / 3600,
         answers=sum(one["answers"] - one["errors"] for one in spent),
         code=code_version(),
-        copies=frozenset(row.name for row in rows if is_copy(row, data)),
-        other_files={row.name: found for row in rows if (found := other_files(row, data))},
+        copies=frozenset(row.name for row in rows if is_copy(row, place)),
+        other_files={row.name: found for row in rows if (found := other_files(row, place))},
         unreadable=dict(unreadable or {}),
     )
 

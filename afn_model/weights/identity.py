@@ -11,7 +11,15 @@ from afn_model.weights.checkpoint import PARTS, find_layout, shard_files
 
 DIGITS = 16
 BLOCKS, BLOCK = 64, 4096  # bytes that are read of each file of weights, at even places
-TEXTS = ("config.json", "tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json")
+TEXTS = (
+    "config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
 
 
 def identity(folder: str | Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A benchmark's rows here are no rows of the benchmark: their scores say that the 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 from afn_model.eval.copies.sounds import Sounds
 from afn_model.eval.loaders import COPY
 from afn_model.eval.table import Benchmark
-from afn_model.files import write_text
+from afn_model.files import put_folder, write_text
+from afn_model.hashing import key, text_key
 
 NOTE = "The files here are in {}'s format; their rows are synthetic and none of the benchmark's.\n"
 
@@ -59,15 +61,20 @@ def write_copies(rows: Sequence[Benchmark], data: str | Path, *, seed: int = 0) 
     Raises:
         ValueError: the synthetic world's packages are missing.
     """
-    sounds, made = Sounds(seed), set[Path]()
+    sounds = None
     for row in rows:
         folder = Path(data) / row.name
-        if folder.exists() and folder not in made:
+        if folder.exists():
             continue
-        made.add(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / COPY, NOTE.format(row.title))
-        writer(row)(folder, sounds, **row.options)
+        sounds = sounds or Sounds()
+        sounds.begin(key(seed, text_key(row.name)))
+        Path(data).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{row.name}-", dir=data, ignore_cleanup_errors=True) as made:
+            part = Path(made) / row.name  # a folder that is there is whole
+            part.mkdir()
+            write_text(part / COPY, NOTE.format(row.title))
+            writer(row)(part, sounds, **row.options)
+            put_folder(part, folder)
 
 
 def writer(row: Benchmark) -> Callable[..., None]:

@@ -40,7 +40,11 @@ class Sounds:
             self.espeak = Espeak()
         except ImportError:
             raise ValueError("the demo suite speaks with eSpeak NG: pip install 'afn-kernels[demo]'") from None
-        self.random = np.random.default_rng([seed, 0xBE7C])
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """What comes from now on is a function of the seed."""
+        self.random = np.random.default_rng(seed)
 
     def pick(self, items: Sequence[Any]) -> Any:
         return items[int(self.random.integers(len(items)))]

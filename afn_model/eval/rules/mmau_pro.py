@@ -99,7 +99,8 @@ def mmau_pro(answered: Sequence[Answered], tools: Tools, *, closed: str = "embed
         )
     if tools.judge is None and kinds[OPEN]:
         notes.append(f"{len(kinds[OPEN])} open questions are left out: they need a judge, --judge-url")
-    elif tools.judge is not None:
+    lost = 0
+    if tools.judge is not None:
         found |= _judged(answered, kinds[OPEN], tools.judge, ours=closed == "read")
         if lost := sum(found[place][0] is None for place in kinds[OPEN]):
             notes.append(f"{lost} open questions are left out: the judge gave no grade")
@@ -110,7 +111,8 @@ def mmau_pro(answered: Sequence[Answered], tools: Tools, *, closed: str = "embed
     none = sum(read[place] == "none" and answered[place].text is not None for place in kinds["choices"])
     closed_by = tools.embed_name if closed == "embed" else "named extraction rules"
     signature = f"closed by {closed_by}, open {f'by {tools.judge.name}' if tools.judge else 'not scored'}"
-    return ratio(answered, parts, scale=100, unparsed=none, extracted=read, signature=signature, notes=notes)
+    told = {"unparsed": none, "ungraded": lost, "floor": 1 / 5 if lost else 0.0}
+    return ratio(answered, parts, scale=100, extracted=read, signature=signature, notes=notes, **told)
 
 
 def _judged(answered: Sequence[Answered], places: Sequence[int], judge: Grader, *, ours: bool):
