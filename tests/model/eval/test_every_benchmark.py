@@ -1,0 +1,106 @@
+"""Every row of the table on its copy: it loads, an oracle has the best score, a blind answer its share."""
+
+import pytest
+
+pytest.importorskip("espeakng_loader", reason="copies speak with espeakng-loader")
+
+from afn_model.eval import rules
+from afn_model.eval.copies import write_copies
+from afn_model.eval.extract import same
+from afn_model.eval.loaders import load
+from afn_model.eval.rules.instructions import CHECKS
+from afn_model.eval.score import RuleError
+from afn_model.eval.table import chosen
+from tests.model.eval.oracle import answered, gold, scale, tools
+
+ROWS = {row.name: row for row in chosen(["demo"])}
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    data = tmp_path_factory.mktemp("copies")
+    write_copies(list(ROWS.values()), data)
+    return {name: load(row, data) for name, row in ROWS.items()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_copy_loads(items, name):
+    row, found = ROWS[name], items[name]
+    assert len(found) >= 3
+    assert len({item.id for item in found}) == len(found)
+    assert all(item.clips for item in found) or row.loader == "longaudiobench"  # whose form has questions of text alone
+    known = [item for item in found if item.answer is not None or item.references or item.extra]
+    assert row.hidden or len(known) == len(found)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_who_knows_the_answers_has_the_best_score(items, name):
+    row = ROWS[name]
+    if row.hidden:
+        pytest.skip("the answers are hidden")
+    for scorer in row.scorers:
+        try:
+            said = [gold(item, scorer["rule"]) for item in items[name]]
+            found = rules.score(answered(items[name], said), scorer, tools(row, scorer, best=True))
+        except RuleError as error:
+            assert "ja-mecab" in str(error)  # an extra that is not everywhere
+            continue
+        kept = [part for item, part in zip(items[name], found.parts, strict=True) if not formal(item)]
+        best = found.scale * sum(part[0] for part in kept if part) / sum(part[1] for part in kept if part)
+        what = f"{name}, {scorer['name']}"
+        if scorer["rule"] == "cider":
+            assert best > 2, what  # a caption against itself and others
+        elif scorer["rule"] == "bleu":
+            assert found.value == pytest.approx(100), what
+        elif row.lower:
+            assert best == pytest.approx(0) or scorer["name"] == "der-estimated", what
+        elif scorer["rule"] == "label-retrieval":
+            assert best >= 80, what  # by equal words alone, in place of an embedder
+        else:
+            assert best == pytest.approx(scale(row, scorer)[1]), what
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_blind_answer_has_its_share(items, name):
+    """The first option, the first label, yes: right where they are the answer, and nowhere else."""
+    row = ROWS[name]
+    for scorer in row.scorers:
+        blind = {
+            "choices": lambda item: f"({'A' if item.choices else ''})",
+            "labels": lambda item: item.choices[0],
+            "yes-no": lambda item: "yes",
+        }.get(scorer["rule"])
+        if blind is None or row.hidden:
+            continue
+        said = [blind(item) for item in items[name]]
+        found = rules.score(answered(items[name], said), scorer, tools(row, scorer, best=False))
+        share = [
+            item.answer == "yes" if scorer["rule"] == "yes-no" else same(item.answer, item.choices) == 0
+            for item in items[name]
+        ]
+        assert found.value == pytest.approx(100 * sum(share) / len(share)), f"{name}, {scorer['name']}"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_silence_is_worth_nothing(items, name):
+    row = ROWS[name]
+    for scorer in row.scorers:
+        try:
+            found = rules.score(answered(items[name], [""] * len(items[name])), scorer, tools(row, scorer, best=False))
+        except RuleError:
+            continue
+        worst = {"voicebench-refusal": 100.0, "voicebench-letter": 25.0}.get(scorer["rule"])
+        if worst is not None:  # quirks: an empty answer is no harmful one, and a letter is drawn
+            assert found.value == pytest.approx(worst), scorer
+        elif row.lower:
+            assert found.value >= 100 - 1e-9, f"{name}, {scorer['name']}"
+        elif scorer["rule"] == "judge":
+            assert found.value == pytest.approx(scale(row, scorer)[0]), f"{name}, {scorer['name']}"
+        else:
+            kept = [part[0] for item, part in zip(items[name], found.parts, strict=True) if part and not formal(item)]
+            assert sum(kept) <= 0.25 * len(kept), f"{name}, {scorer['name']}"
+
+
+def formal(item):
+    """An instruction of MMAU-Pro: it asks for a form, and there is no answer to it."""
+    return item.extra.get("task_identifier") in CHECKS
