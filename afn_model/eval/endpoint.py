@@ -162,12 +162,10 @@ class EndpointWorkers:
                 options = {"key": self.key, "fields": sent, "seconds": self.seconds}
                 return complete(self.url, messages, model=self.model, **options)
             except ElsewhereError as error:
-                if error.status == 400 and "unsupported" in error.said.lower():
-                    named = {name for name in sent if f"'{name}'" in error.said}
-                    named -= {RENAMED[name] for name in named if name in RENAMED}  # what to say in its place
-                    if named:
-                        self.refused |= named
-                        continue
+                unsupported = error.status == 400 and "unsupported" in error.said.lower()
+                if unsupported and (named := {name for name in sent if f"'{name}'" in error.said}):
+                    self.refused |= named
+                    continue
                 wait = next(waits, None)
                 if wait is None or not error.may_pass:
                     raise
