@@ -17,6 +17,7 @@ from afn_model.eval.table import Benchmark
 NAN = float("nan")
 READER = "GPT-5.2"  # the paper's text model of the variant "captioner"
 OWN_WORDING = "own wording"  # in signatures of judges whose prompts are not their authors'
+CHANGES = ("adapter", "quantize", "rote", "system")  # of a model, as ``Asking.model`` tells them
 ROTATION = "rotation"  # the group that the ablation of turned options gives its items
 
 
@@ -305,6 +306,9 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
         said.append(f"the prompt is {prompt!r}, that of the released models {row.prompt!r}")
     if changed := facts.asking.get("generation"):
         said.append(f"{', '.join(sorted(changed))} of the generation was changed")
+    model = facts.asking.get("model") or {}
+    if told := [f"{name} {model[name]}" for name in CHANGES if name in model]:
+        said.append(f"the model is not as it was released ({', '.join(told)})")
     if ablation := facts.asking.get("ablation"):
         said.append(f"the items were changed on purpose ({ablation})")
     if row.unknown:

@@ -171,6 +171,7 @@ class NamedJudge:
         ({"judge": "GPT-4o"}, ["dog"] * 4, {}, "the judge is gpt-4o-mini, the paper's is GPT-4o"),
         ({}, ["dog"] * 4, {"prompts": {"some": "choose-letter"}}, "the prompt is 'choose-letter'"),
         ({}, ["dog"] * 4, {"asking": {"generation": {"temperature": 1}}}, "temperature of the generation"),
+        ({}, ["dog"] * 4, {"asking": {"model": {"name": "m", "quantize": "nf4"}}}, "released (quantize nf4)"),
         ({}, ["dog"] * 4, {"asking": {"ablation": "noise"}}, "changed on purpose (noise)"),
         ({}, ["dog"] * 4, {"asking": {"variant": "think"}}, "for the variant think"),
         (
