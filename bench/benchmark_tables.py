@@ -12,14 +12,14 @@ from html import escape
 from pathlib import Path
 
 from afn_model.eval.scored import labels, target
-from afn_model.eval.table import VARIANTS, Benchmark, benchmarks
+from afn_model.eval.table import VARIANTS, BenchmarkRow, benchmarks
 from afn_model.files import write_text
 
 DOCUMENT = Path(__file__).parents[1] / "docs/evaluation.md"
 BEGIN, END = "<!-- {}: python -m bench.benchmark_tables -->", "<!-- end of {} -->"
 
 
-def numbers(rows: Sequence[Benchmark]) -> str:
+def numbers(rows: Sequence[BenchmarkRow]) -> str:
     """The paper's rows and its numbers, and what keeps a number from being comparable with them."""
     head = "row | benchmark | `--suite` | items | metric | Instruct / Think / Captioner | AF3 | best other | comparable"
     names = labels(rows)
@@ -42,10 +42,10 @@ def numbers(rows: Sequence[Benchmark]) -> str:
     )
 
 
-def sources(rows: Sequence[Benchmark]) -> str:
+def sources(rows: Sequence[BenchmarkRow]) -> str:
     """Where the files of each row are and under what licence; the parts of a benchmark stand together."""
     stems = Counter(row.name.partition("-")[0] for row in rows)
-    found: dict[tuple[str, str], list[Benchmark]] = {}
+    found: dict[tuple[str, str], list[BenchmarkRow]] = {}
     for row in rows:
         stem = row.name.partition("-")[0]
         found.setdefault((stem if stems[stem] > 1 else row.where, row.licence), []).append(row)
@@ -56,7 +56,7 @@ def sources(rows: Sequence[Benchmark]) -> str:
     return _table("rows | files | licence", lines)
 
 
-def _number(row: Benchmark, who: str) -> str:
+def _number(row: BenchmarkRow, who: str) -> str:
     """The paper's number; where it has sub-scores alone, these."""
     told, names = row.targets.get(who), []
     whole = target(row, who)
@@ -68,7 +68,7 @@ def _number(row: Benchmark, who: str) -> str:
     return ", ".join(f"{target(row, who, name):g} {name.partition(': ')[2]}" for name in names)
 
 
-def _comparable(row: Benchmark) -> str:
+def _comparable(row: BenchmarkRow) -> str:
     """What a row needs, or why its number is none of the paper's, whatever is done."""
     if not any(_number(row, who) for who in VARIANTS):
         return "the paper has no number"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from afn_model.cli.options import positive
 from afn_model.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from afn_model.eval.asks import Asking
-    from afn_model.eval.table import Benchmark
+    from afn_model.eval.asks import AskSettings
+    from afn_model.eval.table import BenchmarkRow
     from afn_model.infer.batch_replica import Workers
 
 READER = "reader.json"  # how the text model is asked that answers from captions
@@ -27,8 +27,9 @@ REQUESTS = 16  # at a time, to a model that is served
 DEMO, DEMO_MODEL, DEMO_OUT = "demo", "runs/demo", "runs/bench-demo"
 RUN_HELP = """
 DATA holds a folder for each benchmark, with its official files (docs/evaluation.md says where they come from). The same
-command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same OUT. --suite demo
-needs no data: it writes copies of every format, a few synthetic rows each, and asks the model of `make demo`.
+command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same OUT.
+--suite demo needs no data: it writes copies of every format, a few synthetic rows each, and asks the model of
+`make demo`.
 
 Exit code 3: some items have no answer or some benchmark no files; the report says which, and gives ranges.
 """
@@ -101,7 +102,7 @@ def _add_tools(parser: ArgumentParser) -> None:
 def _share(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"--share {text}: such as 1/8 is expected")
+        raise ArgumentTypeError(f"{text!r}: such as 1/8 is expected")
     return int(index), int(count)
 
 
@@ -145,7 +146,7 @@ def bench_run(args: Namespace) -> int:
 
 def bench_score(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
-    from afn_model.eval.asks import Asking
+    from afn_model.eval.asks import AskSettings
     from afn_model.eval.captioner import questions_by_now
     from afn_model.eval.run import RUN, prepare
     from afn_model.eval.table import chosen
@@ -154,11 +155,11 @@ def bench_score(args: Namespace) -> int:
     if not (out / RUN).is_file():
         raise ValueError(f"{out}: no run of afn bench run is in it")
     told = read_json(out / RUN)
-    rows, asking = chosen(told["benchmarks"]), Asking(**told["asking"])
+    rows, asking = chosen(told["benchmarks"]), AskSettings(**told["asking"])
     prepared = prepare(rows, args.data or told["data"], out, asking, limit=told["limit"])
     _tell_problems(prepared.problems)
     if (out / READER).is_file():
-        prepared = questions_by_now(prepared, out, asking, Asking(**read_json(out / READER)))
+        prepared = questions_by_now(prepared, out, asking, AskSettings(**read_json(out / READER)))
     return _finish(args, rows, prepared, out)
 
 
@@ -197,8 +198,8 @@ def _folders(args: Namespace) -> tuple[Path, Path]:
     return out, Path(args.data) if args.data else out / "data"
 
 
-def _asking(args: Namespace, out: Path) -> Asking:
-    from afn_model.eval.asks import Asking
+def _asking(args: Namespace, out: Path) -> AskSettings:
+    from afn_model.eval.asks import AskSettings
 
     given = {
         "max_tokens": args.max_new_tokens,
@@ -206,7 +207,7 @@ def _asking(args: Namespace, out: Path) -> Asking:
         "temperature": args.temperature or None,
         "top_p": args.top_p if args.top_p != 1.0 else None,
     }
-    return Asking(
+    return AskSettings(
         model=_model(args, out),
         variant=args.variant,
         prompt=args.prompt,
@@ -260,17 +261,17 @@ def _workers(args: Namespace, stack: ExitStack, questions: Path) -> Workers:
     return workers_of(Namespace(**vars(args) | told), stack)
 
 
-def _reading(args: Namespace) -> Asking | None:
+def _reading(args: Namespace) -> AskSettings | None:
     """How the text model is asked that answers from captions."""
     if (args.variant == "captioner") != bool(args.then_url):
         raise ValueError("--variant captioner and --then-url, a text model's API, go together")
     if not args.then_url:
         return None
-    from afn_model.eval.asks import Asking
+    from afn_model.eval.asks import AskSettings
     from afn_model.eval.endpoint import served
 
     model = served(args.then_url, args.then_model, key=os.environ.get("AFN_THEN_KEY"))
-    return Asking(model=model, prompt=args.prompt, seed=args.seed or 0)
+    return AskSettings(model=model, prompt=args.prompt, seed=args.seed or 0)
 
 
 def _readers(args: Namespace, questions: Path) -> Workers:
@@ -285,7 +286,7 @@ def _tell_problems(problems: dict[str, str]) -> None:
         print(f"afn: {name}: {problem}", file=sys.stderr)
 
 
-def _finish(args: Namespace, rows: list[Benchmark], prepared: Any, out: Path) -> int:
+def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: Any, out: Path) -> int:
     from afn_model.eval.report import as_json, run_facts, write_report
     from afn_model.eval.run import answers_of
     from afn_model.eval.scored import scored

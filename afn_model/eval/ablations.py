@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.prompts import without_marks
 from afn_model.eval.score import Part, Score, quotient
 from afn_model.files import atomic_path
@@ -50,11 +50,11 @@ def noise(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list
     return [replace(item, clips=tuple(_noise(clip, folder, seed, lengths) for clip in item.clips)) for item in items]
 
 
-def _noise(clip: Clip, folder: Path, seed: int, lengths: Lengths) -> Clip:
+def _noise(clip: ItemClip, folder: Path, seed: int, lengths: Lengths) -> ItemClip:
     seconds = min(lengths.seconds(clip.path, clip.start, clip.end), LONGEST)
     if not seconds:
         return clip
-    return Clip(str(noise_file(folder, seed, SHORT if seconds <= SHORT else LONGEST)), 0.0, seconds)
+    return ItemClip(str(noise_file(folder, seed, SHORT if seconds <= SHORT else LONGEST)), 0.0, seconds)
 
 
 def noise_file(folder: Path, seed: int, seconds: int) -> Path:
@@ -124,7 +124,7 @@ class Rotations:
     always: float
 
 
-def rotations(answered: Sequence[Answered], score: Score, *, lower: bool = False) -> Rotations:
+def rotations(answered: Sequence[AnsweredItem], score: Score, *, lower: bool = False) -> Rotations:
     """What the order of the options changes.
 
     Args:

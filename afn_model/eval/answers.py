@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.eval.asks import Ask
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 
 FOLDER = "answers"
 
@@ -38,11 +38,11 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
                     yield row
 
 
-def answered(asks: Sequence[Ask], rows: dict[str, dict[str, Any]]) -> list[Answered]:
+def answered(asks: Sequence[Ask], rows: dict[str, dict[str, Any]]) -> list[AnsweredItem]:
     """Items with their answers, in order."""
     found = []
     for ask in asks:
         row = rows.get(ask.key, {})
         error = (row.get("error") or {}).get("message", "") or ask.problem
-        found.append(Answered(ask.item, None if error else row.get("answer"), error, row.get("finish") or ""))
+        found.append(AnsweredItem(ask.item, None if error else row.get("answer"), error, row.get("finish") or ""))
     return found

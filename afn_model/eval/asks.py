@@ -9,14 +9,14 @@ from typing import Any
 
 from afn_model.eval.items import Item
 from afn_model.eval.prompts import PROMPTS, THINK, content
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import fingerprint_of
 
 DIGITS = 16  # hexadecimal, of a key
 
 
 @dataclass(frozen=True)
-class Asking:
+class AskSettings:
     """How all items of a run are asked.
 
     Args:
@@ -42,7 +42,7 @@ class Asking:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def prompt_of(self, row: Benchmark) -> str:
+    def prompt_of(self, row: BenchmarkRow) -> str:
         """The key of the prompt for a benchmark.
 
         Raises:
@@ -55,7 +55,7 @@ class Asking:
             raise ValueError(f"{found}: no such prompt; there are official, {', '.join(PROMPTS)}")
         return found
 
-    def generation_of(self, row: Benchmark) -> dict[str, Any]:
+    def generation_of(self, row: BenchmarkRow) -> dict[str, Any]:
         most = 4096 if self.variant == "think" else 1024
         found = {"max_tokens": most, "temperature": 0.0, "seed": self.seed} | row.generation | dict(self.generation)
         if found.get("n", 1) != 1:
@@ -78,7 +78,7 @@ class Ask:
     """
 
     key: str
-    row: Benchmark
+    row: BenchmarkRow
     item: Item
     messages: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
@@ -92,9 +92,9 @@ class Ask:
 
 
 def asks_of(
-    row: Benchmark,
+    row: BenchmarkRow,
     items: Sequence[Item],
-    asking: Asking,
+    asking: AskSettings,
     digest: Callable[[str], str],
     seconds: Callable[..., float] | None = None,
 ) -> Iterator[Ask]:
@@ -125,7 +125,7 @@ def asks_of(
 
 
 def ask_of(
-    row: Benchmark,
+    row: BenchmarkRow,
     item: Item,
     messages: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.eval.answers import read_answers
-from afn_model.eval.asks import DIGITS, Ask, Asking, ask_of, clips_of
+from afn_model.eval.asks import DIGITS, Ask, AskSettings, ask_of, clips_of
 from afn_model.eval.clip_digests import MISSING, ClipDigests
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.prompts import PROMPTS, content
 from afn_model.eval.run import DIGESTS, PreparedRun, Share, run
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.infer.batch import BatchProgress
 from afn_model.infer.batch_replica import Workers
 from afn_model.prompt.questions import described
 from afn_model.scoring.text import answer_in
 
-CAPTIONS = Benchmark("captions", "captions of the recordings", "", "detailed-caption", (), "", version="1")
+CAPTIONS = BenchmarkRow("captions", "captions of the recordings", "", "detailed-caption", (), "", version="1")
 Key = tuple[str, float | None, float | None]  # path, start, end
 
 
@@ -46,7 +46,7 @@ class Captions:
     digests: ClipDigests
 
 
-def caption_asks(prepared: PreparedRun, out: str | Path, asking: Asking) -> Captions:
+def caption_asks(prepared: PreparedRun, out: str | Path, asking: AskSettings) -> Captions:
     """What the model is asked about every recording of a run.
 
     Args:
@@ -65,7 +65,7 @@ def caption_asks(prepared: PreparedRun, out: str | Path, asking: Asking) -> Capt
             problems[path] = digests.problems.get(path, f"{path}: cannot be read")
             continue
         part = "" if start is None and end is None else f":{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
-        item = Item(digest[:DIGITS] + part, clips=(Clip(path, start, end),))
+        item = Item(digest[:DIGITS] + part, clips=(ItemClip(path, start, end),))
         messages = [{"role": "user", "content": content(item, text(item, ""))}]
         ask = ask_of(CAPTIONS, item, messages, settings, asking.model, digests, digests.seconds)
         of[path, start, end] = found.setdefault(ask.key, ask)
@@ -73,7 +73,7 @@ def caption_asks(prepared: PreparedRun, out: str | Path, asking: Asking) -> Capt
 
 
 def text_asks(
-    prepared: PreparedRun, captions: Captions, rows: Mapping[str, Mapping[str, Any]], text: Asking
+    prepared: PreparedRun, captions: Captions, rows: Mapping[str, Mapping[str, Any]], text: AskSettings
 ) -> PreparedRun:
     """What the text model is asked: every question with descriptions where its recordings were.
 
@@ -92,7 +92,7 @@ def text_asks(
     return found
 
 
-def _text_ask(ask: Ask, captions: Captions, rows: Mapping[str, Mapping[str, Any]], text: Asking) -> Ask:
+def _text_ask(ask: Ask, captions: Captions, rows: Mapping[str, Mapping[str, Any]], text: AskSettings) -> Ask:
     said, problem = list[str](), ask.problem
     numbers: dict[Key, int] = {}
     for message in ask.messages:
@@ -131,7 +131,7 @@ def _caption(key: Key, captions: Captions, rows: Mapping[str, Mapping[str, Any]]
     return caption
 
 
-def questions_by_now(prepared: PreparedRun, out: str | Path, asking: Asking, text: Asking) -> PreparedRun:
+def questions_by_now(prepared: PreparedRun, out: str | Path, asking: AskSettings, text: AskSettings) -> PreparedRun:
     """The text model's questions from the captions that a folder has, for ``answers_of``; nobody is asked. Arguments as
     of ``answer_by_captions``."""
     return text_asks(prepared, caption_asks(prepared, out, asking), read_answers(out), text)
@@ -140,8 +140,8 @@ def questions_by_now(prepared: PreparedRun, out: str | Path, asking: Asking, tex
 def answer_by_captions(
     prepared: PreparedRun,
     out: str | Path,
-    asking: Asking,
-    text: Asking,
+    asking: AskSettings,
+    text: AskSettings,
     hearing: Callable[[Path], Workers],
     reading: Callable[[Path], Workers],
     *,

@@ -12,10 +12,10 @@ from typing import Any
 
 from afn_model.audio.recording import Audio, is_inside, measured_seconds
 from afn_model.checks import said
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders import folder_of, is_copy, load
 from afn_model.eval.scored import labels, questions
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import fingerprint_as_of
 
 LONGEST = 1800  # seconds of a recording that the model takes
@@ -100,7 +100,7 @@ class BenchmarkFiles:
 
 
 def examine(
-    rows: Sequence[Benchmark],
+    rows: Sequence[BenchmarkRow],
     data: str | Path,
     *,
     durations: bool = True,
@@ -125,7 +125,7 @@ def examine(
     return found
 
 
-def other_files(row: Benchmark, data: str | Path) -> list[str]:
+def other_files(row: BenchmarkRow, data: str | Path) -> list[str]:
     """Files of a benchmark that have another SHA-256 than the table says."""
     folder, found = folder_of(row, data), []
     for name, expected in row.sha256.items():
@@ -137,7 +137,9 @@ def other_files(row: Benchmark, data: str | Path) -> list[str]:
     return found
 
 
-def _examine(row: Benchmark, title: str, data: str | Path, known: dict[str, float | str], pool: Any) -> BenchmarkFiles:
+def _examine(
+    row: BenchmarkRow, title: str, data: str | Path, known: dict[str, float | str], pool: Any
+) -> BenchmarkFiles:
     folder = folder_of(row, data)
     found = BenchmarkFiles(row.name, title, str(folder), is_copy(row, data), where=row.where, official=row.items)
     for name, given in row.files.items():
@@ -191,7 +193,7 @@ def _recordings(found: BenchmarkFiles, items: Sequence[Item], known: dict[str, f
                 found.unreadable[clip.path] = f"the part from {clip.start} s is outside of its {seconds:.2f} s"
 
 
-def _part(clip: Clip, seconds: float) -> float:
+def _part(clip: ItemClip, seconds: float) -> float:
     return min(seconds, seconds if clip.end is None else clip.end) - (clip.start or 0.0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Clip:
+class ItemClip:
     """A recording of an item, or a part of it.
 
     Args:
@@ -40,7 +40,7 @@ class Item:
 
     id: str
     question: str = ""
-    clips: tuple[Clip, ...] = ()
+    clips: tuple[ItemClip, ...] = ()
     choices: tuple[str, ...] = ()
     answer: str | None = None
     references: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredItem:
     """An item with what the model said about it.
 
     Args:

@@ -36,9 +36,9 @@ class _Ask:
 
 @dataclass
 class RemoteJudge:
-    """A ``score.Grader``. Replies are lines of a file, so that scoring again asks nothing again and a process that is
-    killed goes on where it was; grades are read in them anew each time. What did not come is not asked for again by
-    the same object, so that a report that scores in several ways waits for a dead endpoint once.
+    """A ``score.AnswerGrader``. Replies are lines of a file, so that scoring again asks nothing again and a process
+    that is killed goes on where it was; grades are read in them anew each time. What did not come is not asked for
+    again by the same object, so that a report that scores in several ways waits for a dead endpoint once.
 
     Args:
         url: of the API, such as ``http://127.0.0.1:8000/v1``.

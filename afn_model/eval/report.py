@@ -13,7 +13,7 @@ from typing import Any
 
 import afn_kernels
 from afn_model.eval import picture
-from afn_model.eval.asks import Asking
+from afn_model.eval.asks import AskSettings
 from afn_model.eval.doctor import other_files
 from afn_model.eval.loaders import is_copy
 from afn_model.eval.run import RUN, SPENT
@@ -31,7 +31,7 @@ from afn_model.eval.scored import (
     why_not,
 )
 from afn_model.eval.submission import write_submission
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import read_json, write_json, write_rows, write_text
 
 VERSION = 1  # of scores.json
@@ -44,7 +44,7 @@ COPIES = (
 
 def run_facts(
     out: str | Path,
-    rows: Sequence[Benchmark],
+    rows: Sequence[BenchmarkRow],
     *,
     data: str | Path | None = None,
     unreadable: Mapping[str, str] | None = None,
@@ -60,7 +60,7 @@ def run_facts(
         reader: the text model that answers from captions.
     """
     run, spent = read_json(Path(out) / RUN), list(_spent(Path(out) / SPENT))
-    asking, place = Asking(**run["asking"]), str(data or run["data"])
+    asking, place = AskSettings(**run["asking"]), str(data or run["data"])
     return RunFacts(
         asking=asking.as_json(),
         prompts={row.name: asking.prompt_of(row) for row in rows},
@@ -345,7 +345,7 @@ def ranged(by: RuleResult, metric: str) -> str:
     return f"{wrong} (errors wrong) to {without} (left out)"
 
 
-def _best_other(row: Benchmark) -> str:
+def _best_other(row: BenchmarkRow) -> str:
     value = number(target(row, "other"), row.metric)
     return f"{value} {row.targets['other'].get('who', '')}".strip() if value else ""
 

@@ -16,11 +16,11 @@ from typing import Any
 from afn_model.checks import said
 from afn_model.eval.ablations import ablate
 from afn_model.eval.answers import FOLDER, answered, read_answers
-from afn_model.eval.asks import Ask, Asking, asks_of
+from afn_model.eval.asks import Ask, AskSettings, asks_of
 from afn_model.eval.clip_digests import ClipDigests
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders import load
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import read_json, write_json, write_rows
 from afn_model.hashing import text_key
 from afn_model.infer.batch import BatchProgress, answer_batch
@@ -57,10 +57,10 @@ class PreparedRun:
 
 
 def prepare(
-    rows: Sequence[Benchmark],
+    rows: Sequence[BenchmarkRow],
     data: str | Path,
     out: str | Path,
-    asking: Asking,
+    asking: AskSettings,
     *,
     limit: int | None = None,
 ) -> PreparedRun:
@@ -184,7 +184,9 @@ def _spend(out: Path, began: float, done: BatchProgress, share: Share) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def write_run(out: str | Path, rows: Sequence[Benchmark], data: str | Path, asking: Asking, limit: int | None) -> None:
+def write_run(
+    out: str | Path, rows: Sequence[BenchmarkRow], data: str | Path, asking: AskSettings, limit: int | None
+) -> None:
     """Notes what a run is; a folder is of one run alone. The data folder may be another one: no key depends on it.
 
     Raises:
@@ -207,7 +209,7 @@ def write_run(out: str | Path, rows: Sequence[Benchmark], data: str | Path, aski
         raise ValueError(f"{path}: {error.strerror or error}") from None
 
 
-def answers_of(prepared: PreparedRun, out: str | Path) -> dict[str, list[Answered]]:
+def answers_of(prepared: PreparedRun, out: str | Path) -> dict[str, list[AnsweredItem]]:
     """Items of each benchmark with their answers."""
     rows = read_answers(out)
     return {name: answered(asks, rows) for name, asks in prepared.asks.items()}

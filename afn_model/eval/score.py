@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 
 DRAWS = 1000
 Part = tuple[float, float]  # what an item adds above and below the line of a ratio of sums
@@ -56,7 +56,7 @@ class Score:
         return sum(part is not None for part in self.parts)
 
 
-class Grader(Protocol):
+class AnswerGrader(Protocol):
     """A judge, as rules use it: ``afn_model.eval.judge`` has one behind an endpoint, tests have their own."""
 
     name: str  # of the model, as the endpoint says it
@@ -80,11 +80,11 @@ class Tools:
     """What rules may need from outside.
 
     Args:
-        judge: a ``Grader``, if there is one.
+        judge: a ``AnswerGrader``, if there is one.
         embed: texts -> vectors [n, d], for rules of retrieval, and the name that reports give it.
     """
 
-    judge: Grader | None = None
+    judge: AnswerGrader | None = None
     embed: Callable[[Sequence[str]], np.ndarray] | None = None
     embed_name: str = ""
 
@@ -93,7 +93,7 @@ Rule = Callable[..., Score]  # (answered, tools, **options of the benchmark's ta
 
 
 def ratio(
-    answered: Sequence[Answered],
+    answered: Sequence[AnsweredItem],
     parts: Sequence[Part | None],
     *,
     scale: float = 1.0,
@@ -122,7 +122,9 @@ def quotient(parts: Sequence[Part], scale: float = 1.0) -> float:
     return scale * sum(part[0] for part in parts) / below if below else float("nan")
 
 
-def interval(answered: Sequence[Answered], score: Score, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+def interval(
+    answered: Sequence[AnsweredItem], score: Score, *, seed: int = 0, draws: int = DRAWS
+) -> tuple[float, float]:
     """A 95 % bootstrap interval of the score."""
     if score.interval is not None:
         return score.interval
@@ -135,7 +137,7 @@ def interval(answered: Sequence[Answered], score: Score, *, seed: int = 0, draws
 
 
 def resampled(
-    answered: Sequence[Answered], rows: Sequence[Sequence[float] | None], *, seed: int = 0, draws: int = DRAWS
+    answered: Sequence[AnsweredItem], rows: Sequence[Sequence[float] | None], *, seed: int = 0, draws: int = DRAWS
 ) -> Iterator[np.ndarray]:
     """Sums of rows over drawn recordings: these are drawn, not items, as questions about one recording share what is
     hard about it.

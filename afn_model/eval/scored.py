@@ -10,14 +10,14 @@ from typing import Any
 
 from afn_model.eval import rules
 from afn_model.eval.ablations import Rotations, rotations
-from afn_model.eval.items import Answered, Item
+from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.score import Part, RuleError, Score, Tools, interval, quotient
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 
 NAN = float("nan")
 READER = "GPT-5.2"  # the paper's text model of the variant "captioner"
 OWN_WORDING = "own wording"  # in signatures of judges whose prompts are not their authors'
-CHANGES = ("adapter", "quantize", "rote", "system")  # of a model, as ``Asking.model`` tells them
+CHANGES = ("adapter", "quantize", "rote", "system")  # of a model, as ``AskSettings.model`` tells them
 ROTATION = "rotation"  # the group that the ablation of turned options gives its items
 
 
@@ -71,8 +71,8 @@ class BenchmarkResult:
     """A benchmark's answers and what its scorers say of them; the first scorer's number is the one that the paper's is
     compared with."""
 
-    row: Benchmark
-    answered: Sequence[Answered]
+    row: BenchmarkRow
+    answered: Sequence[AnsweredItem]
     results: list[RuleResult]
 
     @property
@@ -137,7 +137,7 @@ class RunFacts:
     """What a report says of the run itself.
 
     Args:
-        asking: how the items were asked, as ``Asking.as_json`` has it.
+        asking: how the items were asked, as ``AskSettings.as_json`` has it.
         prompts: benchmark -> key of its prompt.
         data: the data folder.
         limit: of items of each benchmark.
@@ -170,8 +170,8 @@ class RunFacts:
 
 
 def scored(
-    rows: Sequence[Benchmark],
-    answered: Mapping[str, Sequence[Answered]],
+    rows: Sequence[BenchmarkRow],
+    answered: Mapping[str, Sequence[AnsweredItem]],
     tools: Tools,
     problems: Mapping[str, str] | None = None,
 ) -> Scores:
@@ -190,7 +190,7 @@ def scored(
     return Scores(found, dict(problems or {}), tools)
 
 
-def _by(row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools) -> RuleResult:
+def _by(row: BenchmarkRow, answered: Sequence[AnsweredItem], scorer: dict[str, Any], tools: Tools) -> RuleResult:
     result = RuleResult(scorer["name"], scorer["rule"])
     try:
         score = rules.score(answered, scorer, tools)
@@ -206,7 +206,7 @@ def _by(row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], to
 
 
 def _all_wrong(
-    row: Benchmark, answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools, result: RuleResult
+    row: BenchmarkRow, answered: Sequence[AnsweredItem], scorer: dict[str, Any], tools: Tools, result: RuleResult
 ) -> float:
     """The score with every item that has no output as wrong, also those that a rule leaves out or takes as right; what
     a judge gave no grade has the lowest one."""
@@ -245,7 +245,7 @@ def span(metric: str) -> float:
     return high - low
 
 
-def target(row: Benchmark, who: str, group: str = "all") -> float:
+def target(row: BenchmarkRow, who: str, group: str = "all") -> float:
     """A number of the paper: of "instruct", "think", "captioner", "af3" or "other"; NaN where it has none."""
     found = row.targets.get(who)
     if who == "other" and isinstance(found, Mapping):
@@ -338,7 +338,7 @@ def verdict(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> str:
     return f"Comparable with the paper: yes; {'better' if better else 'worse'} than its {paper:g}, beyond the interval."
 
 
-def labels(rows: Iterable[Benchmark]) -> dict[str, str]:
+def labels(rows: Iterable[BenchmarkRow]) -> dict[str, str]:
     """What people call each row: its title, with what its name adds where several share the title."""
     rows = list(rows)
     titles = [row.title for row in rows]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders import folder_of
 from afn_model.eval.loaders.files import Files, read_rows
 from afn_model.eval.rules import final
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import atomic_path, write_json, write_text
 from afn_model.scoring.text import thought_and_answer
 
@@ -47,7 +47,7 @@ FORMS = {
 
 
 def write_submission(
-    row: Benchmark, answered: Sequence[Answered], data: str | Path, out: str | Path
+    row: BenchmarkRow, answered: Sequence[AnsweredItem], data: str | Path, out: str | Path
 ) -> tuple[Path, int] | None:
     """Writes a benchmark's questions with the answers in them to ``out/submissions``.
 
@@ -93,7 +93,7 @@ def _rows(path: Path, form: SubmissionForm) -> list[dict[str, Any]]:
     ]
 
 
-def _with(given: dict[str, Any], one: Answered, form: SubmissionForm) -> dict[str, Any]:
+def _with(given: dict[str, Any], one: AnsweredItem, form: SubmissionForm) -> dict[str, Any]:
     """A row of the benchmark's file with its answer."""
     item, text = one.item, one.text or ""
     if "other_attributes" in given:  # MMAU on its hub, whose scorer wants the fields of the list

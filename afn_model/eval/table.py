@@ -16,7 +16,7 @@ SUITES = ("paper", "demo", "beyond")
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkRow:
     """A row of the table.
 
     Args:
@@ -81,10 +81,10 @@ class Benchmark:
 
 
 @cache
-def benchmarks() -> dict[str, Benchmark]:
+def benchmarks() -> dict[str, BenchmarkRow]:
     """All rows by name. In a file, what stands under ``common`` holds for its rows, and a row's ``parts`` are rows of
     their own, ``row-part``, that say what differs."""
-    found: dict[str, Benchmark] = {}
+    found: dict[str, BenchmarkRow] = {}
     for path in sorted(FOLDER.glob("*.yaml")):
         for row in _rows(yaml.safe_load(path.read_text("utf-8")) or {}):
             if row["name"] in found:
@@ -105,20 +105,21 @@ def _rows(table: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _benchmark(row: dict[str, Any], where: str) -> Benchmark:
-    known = {one.name: one for one in fields(Benchmark)}
+def _benchmark(row: dict[str, Any], where: str) -> BenchmarkRow:
+    known = {one.name: one for one in fields(BenchmarkRow)}
     if unknown := sorted(set(row) - set(known)):
         raise ValueError(f"{where}: {row['name']} has unknown fields: {', '.join(unknown)}")
-    return Benchmark(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return BenchmarkRow(**given)
 
 
-def chosen(names: Sequence[str]) -> list[Benchmark]:
+def chosen(names: Sequence[str]) -> list[BenchmarkRow]:
     """Rows of suites and names, in the order of the paper; a name such as "librispeech" means all of its parts.
 
     Raises:
         ValueError: a name that is neither.
     """
-    rows, found = benchmarks(), dict[str, Benchmark]()
+    rows, found = benchmarks(), dict[str, BenchmarkRow]()
     for name in names:
         some = [row for row in rows.values() if name in row.suites or name in (row.name, f"row-{row.row}")]
         some = some or [row for row in rows.values() if row.name.startswith(f"{name}-")]

@@ -12,12 +12,12 @@ from afn_model.cli.commands import COMMANDS
 from afn_model.cli.options import Parser
 from afn_model.eval import rules
 from afn_model.eval.ablations import ABLATIONS
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import Files
 from afn_model.eval.prompts import PROMPTS
 from afn_model.eval.score import Tools
 from afn_model.eval.submission import FORMS
-from afn_model.eval.table import VARIANTS, Benchmark
+from afn_model.eval.table import VARIANTS, BenchmarkRow
 from bench import benchmark_tables
 
 TEXT = benchmark_tables.DOCUMENT.read_text("utf-8")
@@ -33,12 +33,14 @@ def test_tables_are_those_of_the_rows():
 
 
 def test_a_table_says_what_keeps_a_number_from_being_comparable():
-    row = Benchmark("a-b", "A", "l", "p", ({"name": "official", "rule": "wer"},), "WER %", row=1, lower=True)
+    row = BenchmarkRow("a-b", "A", "l", "p", ({"name": "official", "rule": "wer"},), "WER %", row=1, lower=True)
     row = {**vars(row), "where": "<id>.wav | more", "licence": "free"}
     rows = [
-        Benchmark(**row | {"targets": {"instruct": {"x: one": 1, "x: two": 2}}, "unknown": ("the rule", "the split")}),
-        Benchmark(**row | {"name": "a-c", "title": "C", "targets": {"think": 2.5}, "judge": "GPT", "hidden": True}),
-        Benchmark(**row | {"name": "d", "where": "there"}),
+        BenchmarkRow(
+            **row | {"targets": {"instruct": {"x: one": 1, "x: two": 2}}, "unknown": ("the rule", "the split")}
+        ),
+        BenchmarkRow(**row | {"name": "a-c", "title": "C", "targets": {"think": 2.5}, "judge": "GPT", "hidden": True}),
+        BenchmarkRow(**row | {"name": "d", "where": "there"}),
     ]
     numbers = benchmark_tables.numbers(rows).splitlines()
     assert numbers[2] == "| 1 | A (a-b) | `a-b` | ? | WER % ↓ | 1 one, 2 two / – / – |  |  | no: the rule; the split |"
@@ -72,7 +74,7 @@ def test_every_name_that_can_be_chosen_is_there():
 
 def test_a_benchmark_of_ones_own_runs_as_shown(tmp_path: Path):
     ((name, given),) = yaml.safe_load(blocks("yaml")[0]).items()
-    row, made = Benchmark(name=name, **given), {}
+    row, made = BenchmarkRow(name=name, **given), {}
     exec(blocks("python")[0], made)
     lines = [
         {"id": str(n), "file": f"{n}.wav", "birds": ["crow", "wren"], "answer": "wren", "season": "spring"}
@@ -80,7 +82,7 @@ def test_a_benchmark_of_ones_own_runs_as_shown(tmp_path: Path):
     ]
     (tmp_path / row.files["questions"]).write_text("\n".join(map(json.dumps, lines)))
     items = list(made[row.loader](Files(tmp_path, row.files)))
-    answered = [Answered(item, said) for item, said in zip(items, ("wren", "crow"), strict=True)]
+    answered = [AnsweredItem(item, said) for item, said in zip(items, ("wren", "crow"), strict=True)]
     for scorer in row.scorers:
         found = rules.score(answered, scorer, Tools())
         assert found.value == 50

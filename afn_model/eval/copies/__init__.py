@@ -13,7 +13,7 @@ from pathlib import Path
 
 from afn_model.eval.copies.sounds import Sounds
 from afn_model.eval.loaders import COPY
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import put_folder, write_text
 from afn_model.hashing import key, text_key
 
@@ -55,7 +55,7 @@ COPIES: dict[str, str] = {
 }
 
 
-def write_copies(rows: Sequence[Benchmark], data: str | Path, *, seed: int = 0) -> None:
+def write_copies(rows: Sequence[BenchmarkRow], data: str | Path, *, seed: int = 0) -> None:
     """Writes the files of benchmarks to a data folder; a benchmark's folder that is there already is left as it is.
 
     Raises:
@@ -77,6 +77,6 @@ def write_copies(rows: Sequence[Benchmark], data: str | Path, *, seed: int = 0) 
             put_folder(part, folder)
 
 
-def writer(row: Benchmark) -> Callable[..., None]:
+def writer(row: BenchmarkRow) -> Callable[..., None]:
     module, function = COPIES[row.loader].split(":")
     return getattr(import_module(f"{__name__}.{module}"), function)

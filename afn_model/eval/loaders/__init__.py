@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afn_model.eval.items import Item, distinct
 from afn_model.eval.loaders.files import Files
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 
 # Name in the table -> module and function, (Files, **options of the row) -> Iterator[Item].
 LOADERS: dict[str, str] = {
@@ -52,7 +52,7 @@ LOADERS: dict[str, str] = {
 COPY = "COPY.txt"  # in folders that ``copies`` has made
 
 
-def load(benchmark: Benchmark, data: str | Path) -> list[Item]:
+def load(benchmark: BenchmarkRow, data: str | Path) -> list[Item]:
     """The items of a benchmark, each with an id of its own.
 
     Args:
@@ -68,7 +68,7 @@ def load(benchmark: Benchmark, data: str | Path) -> list[Item]:
     return distinct(make(Files(folder_of(benchmark, data), benchmark.files), **benchmark.options))
 
 
-def folder_of(benchmark: Benchmark, data: str | Path) -> Path:
+def folder_of(benchmark: BenchmarkRow, data: str | Path) -> Path:
     """The folder of a benchmark's files: that of its name or of the beginning of its name."""
     parts = benchmark.name.split("-")
     names = ["-".join(parts[:n]) for n in range(len(parts), 0, -1)]
@@ -76,6 +76,6 @@ def folder_of(benchmark: Benchmark, data: str | Path) -> Path:
     return next((data / name for name in names if (data / name).is_dir()), data / names[0])
 
 
-def is_copy(benchmark: Benchmark, data: str | Path) -> bool:
+def is_copy(benchmark: BenchmarkRow, data: str | Path) -> bool:
     """Whether a benchmark's files are a copy of ours with synthetic rows."""
     return (folder_of(benchmark, data) / COPY).is_file()

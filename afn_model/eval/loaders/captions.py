@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, read_table
 from afn_model.eval.loaders.videos import Videos
 
@@ -19,7 +19,7 @@ def clotho(files: Files) -> Iterator[Item]:
         name = field(row, "file_name", where)
         references = tuple(field(row, column, where).strip() for column in CAPTIONS)
         audio = files.audio(name, "evaluation", "clotho_audio_evaluation/evaluation")
-        yield Item(name, clips=(Clip(audio),), references=references)
+        yield Item(name, clips=(ItemClip(audio),), references=references)
 
 
 def audiocaps(files: Files) -> Iterator[Item]:
@@ -37,4 +37,4 @@ def audiocaps(files: Files) -> Iterator[Item]:
     videos = Videos(files.folder)
     for name, (video, numbers, captions) in found.items():
         audio = videos.path(video, name, *numbers)
-        yield Item(name, clips=(Clip(audio),), references=tuple(captions), extra={"audiocap_ids": tuple(numbers)})
+        yield Item(name, clips=(ItemClip(audio),), references=tuple(captions), extra={"audiocap_ids": tuple(numbers)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, read_rows
 
 GROUPS = ("sub_category", "granularity", "correlation_type")
@@ -27,7 +27,7 @@ def cmm(files: Files) -> Iterator[Item]:
         yield Item(
             id=str(number),
             question=question,
-            clips=(Clip(files.audio(audio, str(path.parent))),),
+            clips=(ItemClip(files.audio(audio, str(path.parent))),),
             answer=answer,
             groups=groups,
             extra={"category": row.get("category"), "modality": row.get("modality")},

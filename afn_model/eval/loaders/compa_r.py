@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from afn_model.checks import shown
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, read_json
 
 
@@ -31,7 +31,7 @@ def compa_r(files: Files) -> Iterator[Item]:
             yield Item(
                 id=f"{name}/{place}",
                 question=field(pair, "instruction", here),
-                clips=(Clip(found),) if audio != "empty" else (),
+                clips=(ItemClip(found),) if audio != "empty" else (),
                 answer=field(pair, "output", here).strip() or None,
                 extra=told,
             )

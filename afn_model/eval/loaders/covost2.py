@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import UNSCORED, Files, field, read_table
 
 SPLIT = "test"
@@ -36,7 +36,7 @@ def covost2(files: Files, *, direction: str) -> Iterator[Item]:
         file, sentence = field(row, "path", where), field(row, "sentence", where, (str, type(None)))
         yield Item(
             file,
-            clips=(Clip(files.audio(file, "clips", f"{source}/clips", f"cv-corpus-4-2019-12-10/{source}/clips")),),
+            clips=(ItemClip(files.audio(file, "clips", f"{source}/clips", f"cv-corpus-4-2019-12-10/{source}/clips")),),
             references=(field(row, "translation", where),),
             extra={UNSCORED: "not in validated.tsv"} if sentence is None else {"transcript": sentence},
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, listed, read_table
 from afn_model.eval.loaders.videos import Videos
 
@@ -27,7 +27,7 @@ def entailment(files: Files) -> Iterator[Item]:
             yield Item(
                 id=f"{name}/{choice}",
                 question=field(row, relation, where).strip(),
-                clips=(Clip(audio),),
+                clips=(ItemClip(audio),),
                 choices=choices,
                 answer=choice,
                 groups={"relation": choice},

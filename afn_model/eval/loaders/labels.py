@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from afn_model.checks import shown
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, read_json, read_table
 
 # Classes as the files write them; the order of their numbers is that of the alphabet.
@@ -91,4 +91,4 @@ def _item(name: str, question: str, audio: str, label: str, labels: tuple[str, .
     """
     if label not in labels:
         raise ValueError(f"{where}: {shown(label)} is none of the benchmark's classes: {', '.join(labels)}")
-    return Item(name, question, (Clip(audio),), labels, label, groups={"label": label})
+    return Item(name, question, (ItemClip(audio),), labels, label, groups={"label": label})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, answer_at, field, lettered, read_rows
 
 # LibriSpeech as its archive unpacks, here or as a benchmark of its own.
@@ -31,7 +31,7 @@ def librisqa(files: Files, part: int = 1) -> Iterator[Item]:
         yield Item(
             id=_utterance(speech),
             question=question,
-            clips=(Clip(_recording(files, speech)),),
+            clips=(ItemClip(_recording(files, speech)),),
             choices=choices,
             answer=answer,
             extra={name: value for name, value in extra.items() if value},

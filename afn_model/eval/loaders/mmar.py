@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, answer_of, choices_of, field, read_rows
 
 GROUPS = ("modality", "category", "sub-category", "language")
@@ -21,7 +21,7 @@ def mmar(files: Files) -> Iterator[Item]:
         yield Item(
             id=str(field(row, "id", where, (str, int))),
             question=field(row, "question", where),
-            clips=(Clip(audio),),
+            clips=(ItemClip(audio),),
             choices=choices,
             answer=answer_of(row.get("answer"), choices),
             groups={name: str(row[name]) for name in GROUPS if row.get(name)},

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, answer_of, choices_of, field, listed, read_rows
 
 _LETTER = re.compile(r"\([A-Z]\)\s*")
@@ -31,7 +31,7 @@ def mmau(files: Files) -> Iterator[Item]:
             yield Item(
                 id=str(field(row, "id", where, (str, int))),
                 question=field(row, "question", where),
-                clips=(Clip(audio),),
+                clips=(ItemClip(audio),),
                 choices=choices,
                 answer=answer_of(row.get("answer"), choices),
                 groups={name: str(row[name]) for name in GROUPS if row.get(name)},

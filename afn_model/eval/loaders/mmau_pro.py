@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, answer_of, choices_of, field, listed, read_parquet
 
 EXTRA = ("category", "task_identifier", "task_classification", "transcription")
@@ -30,7 +30,7 @@ def mmau_pro(files: Files) -> Iterator[Item]:
         where = f"{path}, row {number}"
         choices = choices_of(field(row, "choices", where, (list, str, type(None))))
         given = [str(one) for one in listed(field(row, "audio_path", where, (list, str)))]
-        clips = tuple(Clip(files.audio(one, str(path.parent), "data")) for one in given)
+        clips = tuple(ItemClip(files.audio(one, str(path.parent), "data")) for one in given)
         if number == 1:
             _check_unpacked(path.parent, clips)
         groups = {"category": row.get("category"), "length": row.get("length_type"), "sub-category": row.get("sub-cat")}
@@ -48,7 +48,7 @@ def mmau_pro(files: Files) -> Iterator[Item]:
         )
 
 
-def _check_unpacked(folder: Path, clips: tuple[Clip, ...]) -> None:
+def _check_unpacked(folder: Path, clips: tuple[ItemClip, ...]) -> None:
     packed = folder / "data.zip"
     if packed.is_file() and clips and not any(Path(clip.path).is_file() for clip in clips):
         raise ValueError(f"{packed}: the recordings are in it still; unpack it where it is (unzip data.zip)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, answer_of, choices_of, field, read_rows
 
 GROUPS = {"task": "task_name", "category": "category", "sub-category": "sub-category"}
@@ -29,7 +29,7 @@ def mmsu(files: Files) -> Iterator[Item]:
             yield Item(
                 id=str(field(row, "id", where, (str, int))),
                 question=field(row, "question", where),
-                clips=(Clip(audio),),
+                clips=(ItemClip(audio),),
                 choices=choices,
                 answer=answer_of(None if answer is None else str(answer), choices),
                 groups={name: str(row[column]) for name, column in GROUPS.items() if row.get(column)},

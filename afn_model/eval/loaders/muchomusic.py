@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.checks import shown
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, choices_of, field, listed, read_json, read_rows, read_table
 from afn_model.hashing import text_key
 
@@ -45,7 +45,7 @@ def rul(files: Files, passes: str = "leave-one-out", seed: int = 0) -> Iterator[
             yield Item(
                 id=f"{key}{number}",
                 question=field(row, "question", where),
-                clips=(Clip(audio),),
+                clips=(ItemClip(audio),),
                 choices=_shuffled([right.strip(), *left], f"{seed}/{key}{number}"),
                 answer=right.strip(),
                 extra={"of": key, "PI": row.get("PI")} | ({} if place is None else {"left_out": wrong[place]}),
@@ -70,7 +70,7 @@ def muchomusic(files: Files, seed: int = 0) -> Iterator[Item]:
         yield Item(
             id=str(field(row, "id", where, (str, int))),
             question=prompt.rpartition("Question:")[2].partition("Options:")[0].strip(),
-            clips=(Clip(files.audio(field(row, "audio_path", where), str(path.parent))),),
+            clips=(ItemClip(files.audio(field(row, "audio_path", where), str(path.parent))),),
             choices=choices,
             answer=choices[orders.index(0)],
             groups=_groups(row, row.get("knowledge"), row.get("reasoning")),
@@ -87,7 +87,7 @@ def _published(files: Files, path: Path, seed: int) -> Iterator[Item]:
         yield Item(
             id=key,
             question=field(row, "question", where),
-            clips=(Clip(files.audio(audio, str(path.parent))),),
+            clips=(ItemClip(files.audio(audio, str(path.parent))),),
             choices=_shuffled(options, f"{seed}/{key}"),
             answer=options[0],
             groups=_groups(row, row.get("music_knowledge"), row.get("music_reasoning")),

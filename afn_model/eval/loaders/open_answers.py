@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from afn_model.checks import shown
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, read_json
 from afn_model.eval.loaders.videos import Videos
 
@@ -48,7 +48,7 @@ def _records(files: Files) -> Iterator[Item]:
         yield Item(
             id=str(field(row, "id", where, (str, int))),
             question=said["question"].removeprefix("<sound>").strip(),
-            clips=tuple(Clip(files.audio(sound, "audio")) for sound in sounds),
+            clips=tuple(ItemClip(files.audio(sound, "audio")) for sound in sounds),
             answer=said.get("answer") or None,
             extra={"duration": row["duration"]} if "duration" in row else {},
         )
@@ -66,6 +66,6 @@ def musicinstruct(files: Files) -> Iterator[Item]:
         yield Item(
             id=video,
             question=field(row, "question", where).strip(),
-            clips=(Clip(videos.path(video)),),
+            clips=(ItemClip(videos.path(video)),),
             answer=field(row, "answer", where).strip() or None,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.checks import shown
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import UNSCORED, Files, field, read_parquet, read_table
 
 TABLES = "leaderboard"  # the name in the table of the Open ASR leaderboard's Parquet files
@@ -133,7 +133,7 @@ def _open_asr(paths: Iterable[Path]) -> Iterator[Item]:
 def _item(
     key: str, sound: Path | str, text: str, start: float | None = None, end: float | None = None, **rest: Any
 ) -> Item:
-    return Item(key, clips=(Clip(str(sound), start, end),), references=(text.strip(),), **rest)
+    return Item(key, clips=(ItemClip(str(sound), start, end),), references=(text.strip(),), **rest)
 
 
 def _beside(path: Path, name: str, folders: Iterable[str]) -> Path:

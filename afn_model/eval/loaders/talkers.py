@@ -14,7 +14,7 @@ from typing import Any
 
 from afn_model.audio.recording import Audio, measured_seconds
 from afn_model.checks import shown
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, field, read_json, read_lines, read_table
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
@@ -66,7 +66,7 @@ def event_captions(files: Files) -> Iterator[Item]:
         seconds = _seconds(path, max((one["end"] for one in events), default=0.0))
         yield Item(
             name,
-            clips=(Clip(path),),
+            clips=(ItemClip(path),),
             choices=labels,
             answer=answer,
             references=(answer,),
@@ -86,7 +86,7 @@ def _session(files: Files, session: str, rows: list[Row], *, spoken: bool, regio
     overlap = any(b["start_time"] < a["end_time"] for a, b in pairwise(rows) if a["speaker"] != b["speaker"])
     return Item(
         session,
-        clips=(Clip(path),),
+        clips=(ItemClip(path),),
         answer=answer,
         references=(answer,),
         groups={"speakers": str(len(order)), "overlap": "yes" if overlap else "no"} if rows else {},

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders.files import Files, answer_at, field, lettered, read_rows
 
 LETTERED = ("openbookqa", "mmsu")  # subsets whose reference is a letter
@@ -42,7 +42,7 @@ def voicebench(files: Files, subset: str) -> Iterator[Item]:
             yield Item(
                 id=str(row.get("id") or row.get("key") or f"{split}-{numbers[split]}"),
                 question=question,
-                clips=(Clip(_audio(files, path, field(row, "audio", where, (str, dict)))),),
+                clips=(ItemClip(_audio(files, path, field(row, "audio", where, (str, dict)))),),
                 choices=choices,
                 answer=answer,
                 groups={} if split == "test" else {"split": split},

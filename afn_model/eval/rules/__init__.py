@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Rule, Score, Tools, options_of
 from afn_model.scoring.text import answer_span
 
@@ -37,7 +37,7 @@ RULES: dict[str, str] = {
 }
 
 
-def score(answered: Sequence[Answered], scorer: dict[str, Any], tools: Tools) -> Score:
+def score(answered: Sequence[AnsweredItem], scorer: dict[str, Any], tools: Tools) -> Score:
     """The score by one scorer of the table. Rules see what is said in the end: no reasoning, and nothing of an answer
     that was cut inside of it.
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from afn_model.eval.cider import LONGEST, SIGMA, TOKENISER, cider_d, tokens
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 JAR = "stanford-corenlp-3.4.1.jar"
 SECONDS = 600.0  # that the tokeniser may take
 
 
-def cider(answered: Sequence[Answered], tools: Tools, *, own: bool = False) -> Score:
+def cider(answered: Sequence[AnsweredItem], tools: Tools, *, own: bool = False) -> Score:
     """Mean CIDEr-D over recordings as coco-caption prints it: 0 to 10, and about 0.5 for good systems on Clotho.
 
     Papers on audio captions print this number or 100 times it. CoNeTTE (arXiv:2309.00454) has a SPIDEr, the mean of
@@ -47,14 +47,14 @@ def cider(answered: Sequence[Answered], tools: Tools, *, own: bool = False) -> S
     return ratio(answered, parts, unparsed=empty, extracted=_read(answered), signature=signature, notes=notes)
 
 
-def _read(answered: Sequence[Answered]) -> list[str]:
+def _read(answered: Sequence[AnsweredItem]) -> list[str]:
     return [f"caption: {one.text}" if one.text else "none" for one in answered]
 
 
 def _scores(said: list[list[str]], references: list[list[list[str]]], own: bool) -> tuple[np.ndarray, str]:
     if said and not own:
         try:
-            from pycocoevalcap.cider.cider import Cider
+            from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
 
             # It takes words in one string each.
             given = {place: [" ".join(words) for words in some] for place, some in enumerate(references)}
@@ -86,7 +86,7 @@ def ptb(texts: Sequence[str]) -> list[list[str]]:
         ImportError: pycocoevalcap is not installed.
         OSError: no Java, or it fails.
     """
-    from pycocoevalcap.tokenizer import ptbtokenizer
+    from pycocoevalcap.tokenizer import ptbtokenizer  # pyright: ignore[reportMissingImports]
 
     java = shutil.which("java")
     if java is None:

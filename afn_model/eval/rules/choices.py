@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from afn_model.eval.extract import Extracted, chosen, same
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 NO_OUTPUT = Extracted(None, "no output")
 
 
-def choices(answered: Sequence[Answered], tools: Tools) -> Score:
+def choices(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items with an answer, those without an output included."""
     return by_reading(answered, lambda one: chosen(one.text or "", one.item.choices))
 
 
 def by_reading(
-    answered: Sequence[Answered],
-    read: Callable[[Answered], Extracted],
-    names: Callable[[Answered], Sequence[str]] = lambda one: one.item.choices,
+    answered: Sequence[AnsweredItem],
+    read: Callable[[AnsweredItem], Extracted],
+    names: Callable[[AnsweredItem], Sequence[str]] = lambda one: one.item.choices,
     **rest: Any,
 ) -> Score:
     """Percent of items whose answer is the choice that was read.

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afn_model.eval.extract import chosen
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, Score, Tools
 
 
-def f1(answered: Sequence[Answered], tools: Tools) -> Score:
+def f1(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Macro F1 in percent: the mean over classes c of F_c = 2·TP_c ÷ (P_c + G_c), P_c being how many outputs say c and
     G_c how many items are c. An output that says none is a miss of its class and of no other. "f1: neutral" and so on
     are those of the classes.

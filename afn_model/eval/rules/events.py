@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, RuleError, Score, Tools, quotient, ratio
 from afn_model.infer.stated_times import StatedTime, stated_times
 
@@ -128,7 +128,7 @@ def matched(
 
 
 def event_f1(
-    answered: Sequence[Answered],
+    answered: Sequence[AnsweredItem],
     tools: Tools,
     *,
     collar: float = 0.5,

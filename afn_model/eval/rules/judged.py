@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.judge_prompts import PROMPTS, SYSTEM
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
 from afn_model.scoring.text import answer_span
@@ -16,7 +16,7 @@ SETTINGS = {"temperature": 0.0}
 
 
 def judged(
-    answered: Sequence[Answered],
+    answered: Sequence[AnsweredItem],
     tools: Tools,
     *,
     prompt: str,

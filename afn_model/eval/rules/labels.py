@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afn_model.eval.extract import Extracted, chosen, final_answer
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
 from afn_model.eval.score import RuleError, Score, Tools
 
 
-def labels(answered: Sequence[Answered], tools: Tools, *, synonyms: Mapping[str, Sequence[str]] | None = None) -> Score:
+def labels(
+    answered: Sequence[AnsweredItem], tools: Tools, *, synonyms: Mapping[str, Sequence[str]] | None = None
+) -> Score:
     """Percent of all items whose output is their label or names it and no other one, as whole words.
 
     Args:
@@ -29,7 +31,7 @@ def labels(answered: Sequence[Answered], tools: Tools, *, synonyms: Mapping[str,
     )
 
 
-def retrieval(answered: Sequence[Answered], tools: Tools, *, form: str = "{}") -> Score:
+def retrieval(answered: Sequence[AnsweredItem], tools: Tools, *, form: str = "{}") -> Score:
     """Percent of all items whose label is nearest to the output by cosine, as Pengi does with the text tower of CLAP.
     An empty output is wrong.
 
@@ -77,7 +79,7 @@ def nearest(tools: Tools, said: Sequence[str], among: Sequence[Sequence[str]]) -
     ]
 
 
-def _labels(answered: Sequence[Answered]) -> tuple[str, ...]:
+def _labels(answered: Sequence[AnsweredItem]) -> tuple[str, ...]:
     return tuple(sorted({one.item.answer for one in answered if one.item.answer is not None}))
 
 

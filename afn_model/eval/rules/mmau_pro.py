@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from afn_model.eval.extract import chosen, final_answer, same
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.instructions import CHECKS, follows
 from afn_model.eval.rules.labels import nearest
-from afn_model.eval.score import Grader, Part, RuleError, Score, Tools, ratio
+from afn_model.eval.score import AnswerGrader, Part, RuleError, Score, Tools, ratio
 
 OPEN, INSTRUCTIONS = "open", "instruction following"
 CRITERIA = ("correctness", "relevance", "completeness", "clarity")
@@ -61,7 +61,7 @@ def graded(reply: str) -> float | None:
     return grade if 1 <= grade <= 5 else None
 
 
-def mmau_pro(answered: Sequence[Answered], tools: Tools, *, closed: str = "embed") -> Score:
+def mmau_pro(answered: Sequence[AnsweredItem], tools: Tools, *, closed: str = "embed") -> Score:
     """Percent over all items, so that each category counts by its items: open questions have the judge's grade ÷ 5,
     instructions are followed or not, and of the others the choice nearest to the output by embedding is the answer or
     not.
@@ -115,7 +115,7 @@ def mmau_pro(answered: Sequence[Answered], tools: Tools, *, closed: str = "embed
     return ratio(answered, parts, scale=100, extracted=read, signature=signature, notes=notes, **told)
 
 
-def _judged(answered: Sequence[Answered], places: Sequence[int], judge: Grader, *, ours: bool):
+def _judged(answered: Sequence[AnsweredItem], places: Sequence[int], judge: AnswerGrader, *, ours: bool):
     asked = [place for place in places if not ours or answered[place].text is not None]
     prompts = [
         PROMPT.format(question=one.item.question, answer=one.item.answer, said=final_answer(one.text or ""))
@@ -128,7 +128,7 @@ def _judged(answered: Sequence[Answered], places: Sequence[int], judge: Grader, 
     return found
 
 
-def _followed(answered: Sequence[Answered], places: Sequence[int]):
+def _followed(answered: Sequence[AnsweredItem], places: Sequence[int]):
     found: dict[int, tuple[Part | None, str]] = {}
     for one, place in ((answered[place], place) for place in places):
         identifier, given = str(one.item.extra.get("task_identifier", "")), one.item.extra.get("kwargs") or {}
@@ -138,7 +138,7 @@ def _followed(answered: Sequence[Answered], places: Sequence[int]):
     return found
 
 
-def _chosen(answered: Sequence[Answered], places: Sequence[int], tools: Tools, closed: str):
+def _chosen(answered: Sequence[AnsweredItem], places: Sequence[int], tools: Tools, closed: str):
     some = [answered[place] for place in places]
     if closed == "read":
         said = [chosen(one.text or "", one.item.choices).choice for one in some]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afn_model.eval.extract import final_answer
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 LETTERS = "ABCD"
@@ -18,7 +18,7 @@ def letter_at(said: str) -> str:
     return said[-2] if len(said) > 1 and said[-2] in LETTERS else ""
 
 
-def letter(answered: Sequence[Answered], tools: Tools, *, every: bool = False) -> Score:
+def letter(answered: Sequence[AnsweredItem], tools: Tools, *, every: bool = False) -> Score:
     """Percent of items whose letter is the answer's.
 
     Quirks: an output in another format is left out of the denominator; an empty one, and the word "None", has the

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from afn_model.eval.extract import chosen, final_answer
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import LETTERS
 from afn_model.eval.score import Part, Score, Tools, ratio
 
@@ -33,7 +33,7 @@ def rul_choice(said: str, choices: Sequence[str]) -> str:
     return next((choice for choice in choices if choice and choice.lower() in said.lower()), "")
 
 
-def rul(answered: Sequence[Answered], tools: Tools, *, read: str = "official") -> Score:
+def rul(answered: Sequence[AnsweredItem], tools: Tools, *, read: str = "official") -> Score:
     """Percent of questions whose passes agree on the right answer most often. A question is asked in passes, each an
     item without one of the distractors, ``extra["of"]`` being its name; a question of one pass is "one-shot".
 
@@ -85,7 +85,7 @@ def original_choice(said: str, choices: Sequence[str]) -> int:
     return next((place for place, choice in enumerate(plain) if choice in said.lower()), -1)
 
 
-def original(answered: Sequence[Answered], tools: Tools) -> Score:
+def original(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items whose place is the right one's; quirks as ``original_choice`` names them."""
     parts: list[Part | None] = []
     read = []
@@ -107,7 +107,7 @@ def original(answered: Sequence[Answered], tools: Tools) -> Score:
     )
 
 
-def _unread(answered: Sequence[Answered], read: Sequence[str]) -> int:
+def _unread(answered: Sequence[AnsweredItem], read: Sequence[str]) -> int:
     return sum(one.text is not None and found == "none" for one, found in zip(answered, read, strict=True))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.normalisers import normaliser as normaliser_of
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
@@ -49,7 +49,7 @@ def transcript_in(text: str, strip: bool = True) -> tuple[str, str]:
 
 
 def wer(
-    answered: Sequence[Answered],
+    answered: Sequence[AnsweredItem],
     tools: Tools,
     *,
     normaliser: str = "whisper@0.1.15",
@@ -81,7 +81,7 @@ def wer(
 
 
 def cer(
-    answered: Sequence[Answered],
+    answered: Sequence[AnsweredItem],
     tools: Tools,
     *,
     normaliser: str = "whisper@0.1.15",
@@ -107,7 +107,7 @@ def cer(
 
 
 def _scored(
-    answered: Sequence[Answered],
+    answered: Sequence[AnsweredItem],
     metric: str,
     normaliser: str,
     language: str,

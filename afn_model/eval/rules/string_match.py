@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from afn_model.eval.extract import final_answer
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 _WORD = re.compile(r"\b\w+\b")
@@ -22,7 +22,7 @@ def matches(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     return bool(said) and right <= said and not said & wrong
 
 
-def string_match(answered: Sequence[Answered], tools: Tools) -> Score:
+def string_match(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of items that ``matches``, by what follows the reasoning.
 
     Quirks: items that have no output are left out of the denominator, an empty output counts as wrong; a letter alone

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
 from afn_model.infer.stated_times import stated_times
 from afn_model.infer.timestamps import time_marks
@@ -94,7 +94,7 @@ def spans_in(text: str, seconds: float) -> list[Span]:
     return spans
 
 
-def cpwer(answered: Sequence[Answered], tools: Tools, *, sot: bool = False) -> Score:
+def cpwer(answered: Sequence[AnsweredItem], tools: Tools, *, sot: bool = False) -> Score:
     """Word errors in percent of the reference's words, over all items.
 
     cpWER (concatenated minimum-permutation): all words of a speaker, in order of time, are one stream; streams of the
@@ -215,7 +215,7 @@ def diarisation_errors(
     return DiarisationErrors(missed, false_alarm, confusion if confusion > DUST else 0.0, float((n * seconds).sum()))
 
 
-def der(answered: Sequence[Answered], tools: Tools, *, collar: float = 0.0, estimate: bool = False) -> Score:
+def der(answered: Sequence[AnsweredItem], tools: Tools, *, collar: float = 0.0, estimate: bool = False) -> Score:
     """Diarisation error rate in percent: seconds missed, falsely found and of the wrong speaker, over the seconds of
     speech in the reference, of all items together; overlapping speech is scored.
 

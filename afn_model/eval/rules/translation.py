@@ -7,13 +7,13 @@ from itertools import zip_longest
 
 import numpy as np
 
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.score import Part, RuleError, Score, Tools, resampled
 from afn_model.scoring.text import answer_in
 
 
-def bleu(answered: Sequence[Answered], tools: Tools, *, tok: str = "13a") -> Score:
+def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") -> Score:
     """Corpus BLEU. An item without an output counts as an empty translation.
 
     It is no ratio of sums: ``parts`` are BLEU of each item by itself, and the interval is computed from the counts of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afn_model.eval.extract import chosen, final_answer
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
 from afn_model.eval.score import Part, Score, Tools, quotient, ratio
 
@@ -13,7 +13,7 @@ ANSWERS = ("yes", "no")
 FIRST = 5  # characters
 
 
-def cmm(answered: Sequence[Answered], tools: Tools) -> Score:
+def cmm(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of items whose answer is within the first five characters of the output; "measure: PA" is that of the
     answer yes (perception accuracy), "measure: HR" that of no (hallucination resistance).
 
@@ -26,13 +26,13 @@ def cmm(answered: Sequence[Answered], tools: Tools) -> Score:
     return _measured(answered, ratio(answered, parts, scale=100, signature="CMM, first five characters"))
 
 
-def strict(answered: Sequence[Answered], tools: Tools) -> Score:
+def strict(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items whose output says yes or no, as our rules of extraction read it, and is right."""
     read = by_reading(answered, lambda one: chosen(one.text or "", ANSWERS, lettered=False), lambda one: ANSWERS)
     return _measured(answered, read)
 
 
-def _measured(answered: Sequence[Answered], score: Score) -> Score:
+def _measured(answered: Sequence[AnsweredItem], score: Score) -> Score:
     for name, answer in (("measure: PA", "yes"), ("measure: HR", "no")):
         some = [
             part

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from afn_model.eval.embedders import embedder
-from afn_model.eval.items import Answered, Item
+from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.loaders.files import LETTERS
 from afn_model.eval.score import Tools
 from afn_model.eval.scored import ends
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 
 
 class KindJudge:
@@ -45,20 +45,22 @@ def gold(item: Item, rule: str) -> str:
     return item.answer if item.answer is not None else (item.references or ("A good answer.",))[0]
 
 
-def scale(row: Benchmark, scorer: dict[str, Any]) -> tuple[float, float]:
+def scale(row: BenchmarkRow, scorer: dict[str, Any]) -> tuple[float, float]:
     """Both ends of what a scorer may give."""
     low, dash, high = str(scorer.get("scale", "")).partition("-")
     return (float(low), float(high)) if dash else ends(row.metric)
 
 
-def tools(row: Benchmark, scorer: dict[str, Any], *, best: bool) -> Tools:
+def tools(row: BenchmarkRow, scorer: dict[str, Any], *, best: bool) -> Tools:
     """A judge that gives the best or the worst grade, and an embedder of equal words."""
     low, high = scale(row, scorer)
     grade = high if best else low
     embed, name = embedder("hashed-words")
-    whole = "\n".join(f"{part}: 5" for part in ("CORRECTNESS", "RELEVANCE", "COMPLETENESS", "CLARITY", "OVERALL"))
+    whole = "\n".join(
+        f"{part}: {5 if best else 1}" for part in ("CORRECTNESS", "RELEVANCE", "COMPLETENESS", "CLARITY", "OVERALL")
+    )
     return Tools(KindJudge(lambda prompt: whole if row.loader == "mmau-pro" else f"{grade:g}"), embed, name)
 
 
-def answered(items: Sequence[Item], said: Sequence[str]) -> list[Answered]:
-    return [Answered(item, text, finish="stop") for item, text in zip(items, said, strict=True)]
+def answered(items: Sequence[Item], said: Sequence[str]) -> list[AnsweredItem]:
+    return [AnsweredItem(item, text, finish="stop") for item, text in zip(items, said, strict=True)]

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.asks import Ask, Asking, asks_of
-from afn_model.eval.items import Clip, Item
-from afn_model.eval.table import Benchmark
+from afn_model.eval.asks import Ask, AskSettings, asks_of
+from afn_model.eval.items import Item, ItemClip
+from afn_model.eval.table import BenchmarkRow
 
-ROW = Benchmark("made-up", "Made up", "", "choose", (), "accuracy %", version="v1")
-ASKING = Asking({"name": "scripted", "weights": "0" * 8})
+ROW = BenchmarkRow("made-up", "Made up", "", "choose", (), "accuracy %", version="v1")
+ASKING = AskSettings({"name": "scripted", "weights": "0" * 8})
 
 
 class ScriptedWorkers:
@@ -60,10 +60,11 @@ def echo(fields: dict[str, Any]) -> str:
 def items(count: int, *, path: str = "{}.wav", shared: int = 2) -> list[Item]:
     """Questions, ``shared`` of them about each recording."""
     return [
-        Item(f"i{n}", f"Question {n}?", (Clip(path.format(n // shared)),), ("dog", "cat"), "dog") for n in range(count)
+        Item(f"i{n}", f"Question {n}?", (ItemClip(path.format(n // shared)),), ("dog", "cat"), "dog")
+        for n in range(count)
     ]
 
 
-def asks(made: list[Item], asking: Asking = ASKING, row: Benchmark = ROW) -> list[Ask]:
+def asks(made: list[Item], asking: AskSettings = ASKING, row: BenchmarkRow = ROW) -> list[Ask]:
     """Their lines; a recording's digest is its file's name."""
     return list(asks_of(row, made, asking, lambda path: Path(path).name))

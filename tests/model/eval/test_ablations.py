@@ -11,7 +11,7 @@ from afn_model.eval import ablations
 from afn_model.eval.ablations import ablate, rotations
 from afn_model.eval.asks import asks_of
 from afn_model.eval.clip_digests import ClipDigests
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.rules.choices import choices
 from afn_model.eval.score import Tools
 from tests.model.eval.scripted import ASKING, ROW, items
@@ -26,7 +26,7 @@ def test_names(tmp_path):
 
 
 def test_no_audio(tmp_path):
-    item = Item("a", "Is <sound-2> like\n<audio>?", (Clip("1.wav"), Clip("2.wav")), ("yes", "no"))
+    item = Item("a", "Is <sound-2> like\n<audio>?", (ItemClip("1.wav"), ItemClip("2.wav")), ("yes", "no"))
     (found,) = ablate("no-audio", [item], tmp_path, ClipDigests(tmp_path / "clips.jsonl"))
     assert found == replace(item, clips=(), question="Is  like\n?")
     (ask,) = asks_of(ROW, [found], ASKING, str)
@@ -40,16 +40,16 @@ def test_noise_tells_nothing_but_the_length(tmp_path, monkeypatch):
     data = [tmp_path / f"{n}.wav" for n in range(3)]
     for path, seconds in zip(data, (0.5, 0.5, 12.0), strict=True):
         path.write_bytes(wav(seconds))
-    clips = [Clip(str(data[0])), Clip(str(data[1])), Clip(str(data[0]), 0.1, 0.3), Clip(str(data[2]))]
-    clips += [Clip(str(tmp_path / "no.wav")), Clip(str(data[0]), 0.6)]
+    clips = [ItemClip(str(data[0])), ItemClip(str(data[1])), ItemClip(str(data[0]), 0.1, 0.3), ItemClip(str(data[2]))]
+    clips += [ItemClip(str(tmp_path / "no.wav")), ItemClip(str(data[0]), 0.6)]
     made = [Item("two", "?", tuple(clips[:2])), *(Item(str(n), "?", (clip,)) for n, clip in enumerate(clips))]
     out, digests = tmp_path / "out", ClipDigests(tmp_path / "clips.jsonl")
     two, *found = ablate("noise", made, out, digests, seed=3)
     (one, other, part, long, absent, beyond) = [item.clips[0] for item in found]
     assert two.clips == (one, other)
-    assert one == other == Clip(str(out / "noise" / "white-3-10.wav"), 0.0, 0.5)
+    assert one == other == ItemClip(str(out / "noise" / "white-3-10.wav"), 0.0, 0.5)
     assert (part.path, part.end) == (one.path, 0.2)
-    assert long == Clip(str(out / "noise" / "white-3-20.wav"), 0.0, 12.0)
+    assert long == ItemClip(str(out / "noise" / "white-3-20.wav"), 0.0, 12.0)
     assert [absent, beyond] == clips[4:], "errors that the run names"
     pcm, rate = soundfile.read(one.path)
     assert (len(pcm), rate) == (160_000, 16_000)
@@ -68,7 +68,7 @@ def test_noise_tells_nothing_but_the_length(tmp_path, monkeypatch):
 
 def test_wrong_audio(tmp_path):
     made, digests = items(20, shared=2), ClipDigests(tmp_path / "clips.jsonl")
-    made += [Item("pair", "?", (Clip("a.wav", 1.0), Clip("a.wav", 2.0))), Item("text", "?")]
+    made += [Item("pair", "?", (ItemClip("a.wav", 1.0), ItemClip("a.wav", 2.0))), Item("text", "?")]
     found = ablate("wrong-audio", made, tmp_path, digests)
     assert [replace(one, clips=()) for one in found] == [replace(one, clips=()) for one in made]
     before, after = ([clip for item in some for clip in item.clips] for some in (made, found))
@@ -110,7 +110,7 @@ def test_the_mean_the_worst_and_what_is_always_right(tmp_path):
     items = rotated(tmp_path, made)
 
     def of(answer):
-        answered = [Answered(item, answer(item)) for item in items]
+        answered = [AnsweredItem(item, answer(item)) for item in items]
         return rotations(answered, choices(answered, Tools()))
 
     first = of(lambda item: item.choices[0])
@@ -123,9 +123,9 @@ def test_the_mean_the_worst_and_what_is_always_right(tmp_path):
     assert half.mean == half.always == pytest.approx(100 * 2 / 7, rel=1e-12)
     nothing = of(lambda item: None)
     assert (nothing.mean, nothing.always) == (0.0, 0.0)
-    answered = [Answered(item, None) for item in rotated(tmp_path, made[-1:])]
+    answered = [AnsweredItem(item, None) for item in rotated(tmp_path, made[-1:])]
     empty = rotations(answered, choices(answered, Tools()))
     assert empty.each == ()
     assert math.isnan(empty.mean)
-    lower = [Answered(item, item.choices[0]) for item in items]
+    lower = [AnsweredItem(item, item.choices[0]) for item in items]
     assert rotations(lower, choices(lower, Tools()), lower=True).worst == max(first.each)

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from afn_model.eval.asks import Asking, asks_of
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.asks import AskSettings, asks_of
+from afn_model.eval.items import Item, ItemClip
 from afn_model.infer.batch_lines import read_line
 from afn_model.infer.sampling_params import SamplingParams
 from tests.model.eval.scripted import ASKING, ROW, asks, items
 
-ITEM = Item("a", "What is said?", (Clip("x/1.wav", 1.0, 2.5),), ("yes", "no"), "yes")
+ITEM = Item("a", "What is said?", (ItemClip("x/1.wav", 1.0, 2.5),), ("yes", "no"), "yes")
 KEY = "made-up/a/a709004d57aa140a"
 
 
@@ -25,7 +25,7 @@ def test_a_key_is_the_same_everywhere():
     assert key() == KEY
     assert key(asking=replace(ASKING, model=dict(reversed(ASKING.model.items())))) == KEY
     assert key(asking=replace(ASKING, model=dict(ASKING.model) | {"name": "renamed"})) == KEY
-    assert key(replace(ITEM, clips=(Clip("moved/2.flac", 1.0, 2.5),))) == KEY, "another path"
+    assert key(replace(ITEM, clips=(ItemClip("moved/2.flac", 1.0, 2.5),))) == KEY, "another path"
     assert key(replace(ITEM, answer="no", groups={"task": "x"}, extra={"x": 1})) == KEY, "what nobody is told"
     assert key(asking=replace(ASKING, generation={"temperature": 0})) == KEY
 
@@ -36,8 +36,8 @@ def test_all_that_an_answer_depends_on_changes_the_key():
         "question": key(replace(ITEM, question="What is said ?")),
         "order of options": key(replace(ITEM, choices=("no", "yes"))),
         "bytes": key(digest=lambda path: "d2"),
-        "start": key(replace(ITEM, clips=(Clip("x/1.wav", 1.1, 2.5),))),
-        "end": key(replace(ITEM, clips=(Clip("x/1.wav", 1.0),))),
+        "start": key(replace(ITEM, clips=(ItemClip("x/1.wav", 1.1, 2.5),))),
+        "end": key(replace(ITEM, clips=(ItemClip("x/1.wav", 1.0),))),
         "another recording": key(replace(ITEM, clips=(*ITEM.clips, *ITEM.clips))),
         "none": key(replace(ITEM, clips=())),
         "benchmark": key(row=replace(ROW, name="other")),
@@ -67,14 +67,14 @@ def test_a_line_is_one_that_a_batch_takes():
             "options:\n(A) dog\n(B) cat"
         )
         assert line.fields["duration"] == 1.5
-    twice = replace(ITEM, clips=(Clip("1.wav", 0.0, 1.0), Clip("1.wav", 0.0, 1.0), Clip("2.wav")))
+    twice = replace(ITEM, clips=(ItemClip("1.wav", 0.0, 1.0), ItemClip("1.wav", 0.0, 1.0), ItemClip("2.wav")))
     for lengths, expected in (({"1.wav": 1.0, "2.wav": 2.0}, 3.0), ({"1.wav": 1.0, "2.wav": 0.0}, 0.0)):
         (ask,) = asks_of(ROW, [twice], ASKING, str, lambda path, *_, lengths=lengths: lengths[path])
         assert ask.seconds == expected, "each recording once; unknown where one is"
 
 
 def test_what_cannot_be_asked():
-    named = Item("x", "Is <sound-2> louder?", (Clip("1.wav"),))
+    named = Item("x", "Is <sound-2> louder?", (ItemClip("1.wav"),))
     first, second = asks([named, *items(1)], replace(ASKING, prompt="question"))
     assert first.problem == "x: the question names recording 2 of 1"
     assert second.problem == ""
@@ -88,8 +88,11 @@ def test_what_cannot_be_asked():
 
 def test_the_prompt_and_the_tokens_of_a_variant():
     row = replace(ROW, official_prompt="question", generation={"max_tokens": 9})
-    assert Asking({}, prompt="official").prompt_of(row) == "question"
-    assert Asking({}, prompt="official").prompt_of(ROW) == "choose"
-    assert [Asking({}, variant=name).generation_of(ROW)["max_tokens"] for name in ("instruct", "think")] == [1024, 4096]
-    assert Asking({}, variant="think").generation_of(row)["max_tokens"] == 9
-    assert Asking({}, generation={"max_tokens": 3}).generation_of(row)["max_tokens"] == 3
+    assert AskSettings({}, prompt="official").prompt_of(row) == "question"
+    assert AskSettings({}, prompt="official").prompt_of(ROW) == "choose"
+    assert [AskSettings({}, variant=name).generation_of(ROW)["max_tokens"] for name in ("instruct", "think")] == [
+        1024,
+        4096,
+    ]
+    assert AskSettings({}, variant="think").generation_of(row)["max_tokens"] == 9
+    assert AskSettings({}, generation={"max_tokens": 3}).generation_of(row)["max_tokens"] == 3

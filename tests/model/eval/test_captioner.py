@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from afn_model.eval.asks import Asking
+from afn_model.eval.asks import AskSettings
 from afn_model.eval.captioner import answer_by_captions, caption_asks, questions_by_now
 from afn_model.eval.run import Share, answers_of, prepare
 from afn_model.eval.table import benchmarks
@@ -14,8 +14,8 @@ from afn_model.prompt.questions import DETAILED_CAPTION
 from tests.model.eval.scripted import ScriptedWorkers, text
 from tests.model.serve.serving import wav
 
-HEARS = Asking({"name": "hears", "weights": "1"}, variant="captioner")
-READS = Asking({"name": "reads", "url": "there/v1"}, variant="captioner", generation={"max_tokens": 5})
+HEARS = AskSettings({"name": "hears", "weights": "1"}, variant="captioner")
+READS = AskSettings({"name": "reads", "url": "there/v1"}, variant="captioner", generation={"max_tokens": 5})
 SOUNDS = ("1.wav", "1.wav", "copy.wav", "2.wav", "silent.wav", "broken.wav", "absent.wav", "long.wav")
 
 

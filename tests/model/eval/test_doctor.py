@@ -10,10 +10,10 @@ import soundfile
 from afn_model.eval import doctor as module
 from afn_model.eval.doctor import examine, other_files, text
 from afn_model.eval.loaders import COPY
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 from afn_model.files import fingerprint
 
-ROW = Benchmark(
+ROW = BenchmarkRow(
     name="some",
     title="Some",
     loader="mmau",

@@ -14,7 +14,7 @@ import soundfile
 from afn_model.eval import endpoint
 from afn_model.eval.answers import read_answers
 from afn_model.eval.endpoint import EndpointWorkers, served
-from afn_model.eval.items import Clip, Item
+from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.run import run
 from tests.model.eval.scripted import asks
 from tests.model.infer.text_endpoint import reply, text_endpoint
@@ -56,8 +56,11 @@ def test_the_part_that_is_meant_is_sent(tmp_path):
     soundfile.write(tmp_path / "1.wav", pcm, 16_000, subtype="PCM_16")
     stereo = np.repeat(pcm[:, None], 2, 1)
     soundfile.write(tmp_path / "2.flac", stereo, 16_000, subtype="PCM_16")
-    clips = (Clip(str(tmp_path / "1.wav"), 0.25, 0.5), Clip(str(tmp_path / "2.flac")))
-    item, absent = Item("a", "Is <sound-2> like <sound-1>?", clips), Item("b", "?", (Clip(str(tmp_path / "no.wav")),))
+    clips = (ItemClip(str(tmp_path / "1.wav"), 0.25, 0.5), ItemClip(str(tmp_path / "2.flac")))
+    item, absent = (
+        Item("a", "Is <sound-2> like <sound-1>?", clips),
+        Item("b", "?", (ItemClip(str(tmp_path / "no.wav")),)),
+    )
     with text_endpoint(lambda body: reply("yes")) as there:
         found = answered(asks([item, absent]), tmp_path / "out", there.url)
         assert found["a"]["answer"] == "yes"

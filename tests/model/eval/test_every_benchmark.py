@@ -42,8 +42,8 @@ def test_who_knows_the_answers_has_the_best_score(items, name):
         try:
             said = [gold(item, scorer["rule"]) for item in items[name]]
             found = rules.score(answered(items[name], said), scorer, tools(row, scorer, best=True))
-        except RuleError as error:
-            assert "ja-mecab" in str(error)  # an extra that is not everywhere
+        except RuleError:
+            assert scorer.get("tok") == "ja-mecab"  # an extra that is not everywhere
             continue
         kept = [part for item, part in zip(items[name], found.parts, strict=True) if not formal(item)]
         best = found.scale * sum(part[0] for part in kept if part) / sum(part[1] for part in kept if part)
@@ -88,6 +88,7 @@ def test_silence_is_worth_nothing(items, name):
         try:
             found = rules.score(answered(items[name], [""] * len(items[name])), scorer, tools(row, scorer, best=False))
         except RuleError:
+            assert scorer.get("tok") == "ja-mecab"
             continue
         worst = {"voicebench-refusal": 100.0, "voicebench-letter": 25.0}.get(scorer["rule"])
         if worst is not None:  # quirks: an empty answer is no harmful one, and a letter is drawn

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from afn_model.eval.asks import Asking
-from afn_model.eval.items import Answered
+from afn_model.eval.asks import AskSettings
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders import COPY
 from afn_model.eval.report import as_json, code_version, markdown, one_line, run_facts, write_report
 from afn_model.eval.run import SPENT, write_run
@@ -29,7 +29,7 @@ def out(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
     (tmp_path / "data" / "some" / COPY).write_text("synthetic")
     rows = [ROW, replace(ROW, name="other")]
-    asking = Asking(MODEL, prompt="official", generation={"temperature": 0.5})
+    asking = AskSettings(MODEL, prompt="official", generation={"temperature": 0.5})
     write_run(tmp_path / "out", rows, tmp_path / "data", asking, limit=4)
     spent = {"seconds": 1800, "audio_seconds": 7200, "answers": 5, "errors": 1}
     (tmp_path / "out" / SPENT).write_text(f"{json.dumps(spent)}\n{json.dumps(spent)}\n{{torn")
@@ -126,7 +126,7 @@ def test_a_text_is_one_cell():
 
 def test_items_without_a_scored_answer_are_in_the_record(out):
     row = replace(ROW, files={"questions": "none.json"})
-    scores = scored([row], {"some": [Answered(answers("dog")[0].item, None)]}, Tools())
+    scores = scored([row], {"some": [AnsweredItem(answers("dog")[0].item, None)]}, Tools())
     write_report(out, scores, FACTS)
     (line,) = (json.loads(line) for line in (out / "scored.jsonl").read_text().splitlines())
     assert line["output"] is None

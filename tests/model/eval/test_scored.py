@@ -9,7 +9,7 @@ import pytest
 from afn_model.eval import rules
 from afn_model.eval.ablations import rotate_options
 from afn_model.eval.clip_digests import ClipDigests
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.score import RuleError, Score, Tools, ratio
 from afn_model.eval.scored import (
     RunFacts,
@@ -24,9 +24,9 @@ from afn_model.eval.scored import (
     verdict,
     why_not,
 )
-from afn_model.eval.table import Benchmark
+from afn_model.eval.table import BenchmarkRow
 
-ROW = Benchmark(
+ROW = BenchmarkRow(
     name="some",
     title="Some",
     loader="mmau",
@@ -45,8 +45,8 @@ def answers(*texts, **changes):
     found = []
     for place, text in enumerate(texts):
         group = {"task": ("sound", "music")[place % 2]}
-        item = Item(f"i{place}", "Which?", (Clip(f"{place}.wav"),), ("cat", "dog"), "dog", groups=group)
-        found.append(Answered(replace(item, **changes), text))
+        item = Item(f"i{place}", "Which?", (ItemClip(f"{place}.wav"),), ("cat", "dog"), "dog", groups=group)
+        found.append(AnsweredItem(replace(item, **changes), text))
     return found
 
 
@@ -222,7 +222,9 @@ def test_scorers_that_disagree_are_flagged_beyond_a_point(monkeypatch):
 
 def test_turned_options_have_a_mean_and_a_worst():
     items = rotate_options([one.item for one in answers("", "")], Path(), 0, ClipDigests(Path("none")))
-    result = one(ROW, [Answered(item, said) for item, said in zip(items, ("dog", "cat", "dog", "dog"), strict=True)])
+    result = one(
+        ROW, [AnsweredItem(item, said) for item, said in zip(items, ("dog", "cat", "dog", "dog"), strict=True)]
+    )
     found = turned(result, result.first)
     assert found is not None
     assert (found.each, found.mean, found.worst, found.always) == ((100, 50), 75, 50, 50)

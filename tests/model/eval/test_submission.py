@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from afn_model.eval.items import Answered, Item
+from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.submission import write_submission
 from tests.model.eval.test_doctor import ROW as MMAU
 
 QUESTIONS = [{"id": "x", "question": "Which?", "task": "sound"}, {"id": "x", "question": "What?"}, {"id": 7}]
-SAID = [Answered(Item("x"), "<think>a dog or a cat</think><answer>dog</answer>"), Answered(Item("x#2"), " B \n")]
-SAID += [Answered(Item("7"), None, "no such file")]
+SAID = [
+    AnsweredItem(Item("x"), "<think>a dog or a cat</think><answer>dog</answer>"),
+    AnsweredItem(Item("x#2"), " B \n"),
+]
+SAID += [AnsweredItem(Item("7"), None, "no such file")]
 
 
 def lines(path):
@@ -69,5 +72,5 @@ def test_a_part_of_the_questions_is_nothing_to_hand_in(tmp_path):
     with pytest.raises(ValueError, match="3 questions, the run has 2"):
         write_submission(MMAU, SAID[:2], tmp_path / "data", tmp_path)
     with pytest.raises(ValueError, match="this question of the file is y in the run"):
-        write_submission(MMAU, [*SAID[:2], Answered(Item("y"), "dog")], tmp_path / "data", tmp_path)
+        write_submission(MMAU, [*SAID[:2], AnsweredItem(Item("y"), "dog")], tmp_path / "data", tmp_path)
     assert write_submission(replace(MMAU, loader="nsynth"), SAID, tmp_path / "data", tmp_path) is None

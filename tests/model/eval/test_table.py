@@ -1,4 +1,4 @@
-"""The table against the paper's Tables 1 and 2, typed a second time: row number -> who -> numbers in the paper's order."""
+"""The table against the paper's Tables 1 and 2, typed a second time."""
 
 import pytest
 
@@ -8,6 +8,7 @@ from afn_model.eval.prompts import PROMPTS
 from afn_model.eval.rules import RULES
 from afn_model.eval.table import VARIANTS, benchmarks, chosen
 
+# Row number -> who -> numbers in the paper's order.
 PAPER = {
     1: {
         "instruct": (78.80, 74.23, 69.57, 74.20),

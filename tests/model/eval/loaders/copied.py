@@ -11,10 +11,10 @@ from afn_model.eval.copies import writer
 from afn_model.eval.copies.sounds import Sounds
 from afn_model.eval.items import Item
 from afn_model.eval.loaders import load
-from afn_model.eval.table import Benchmark, benchmarks
+from afn_model.eval.table import BenchmarkRow, benchmarks
 
 
-def copied(name: str, data: Path) -> tuple[Benchmark, Path]:
+def copied(name: str, data: Path) -> tuple[BenchmarkRow, Path]:
     """A row of the table and the folder of its copy."""
     row = benchmarks()[name]
     folder = data / name

@@ -6,7 +6,7 @@ import pytest
 
 from afn_model.eval.copies import writer
 from afn_model.eval.copies.sounds import Sounds
-from afn_model.eval.items import Answered
+from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders import load
 from afn_model.eval.loaders.files import Files
 from afn_model.eval.loaders.talkers import diarisation, event_captions, multi_talker
@@ -52,10 +52,10 @@ def test_copies_load_and_their_own_answers_are_right(name, tmp_path):
             "silence": (),  # no words, no rate
         }
     for scorer in row.scorers:
-        found = score([Answered(item, item.answer) for item in items], scorer, Tools())
+        found = score([AnsweredItem(item, item.answer) for item in items], scorer, Tools())
         assert found.value == pytest.approx(0.0 if row.lower else 100.0, abs=1e-9), scorer
         assert (found.n, found.unparsed) == (5, 0)
-        nothing = score([Answered(item, None) for item in items], scorer, Tools())
+        nothing = score([AnsweredItem(item, None) for item in items], scorer, Tools())
         assert nothing.value == pytest.approx(100.0 if row.lower else 0.0)
         assert nothing.unparsed == 4  # silence has nothing to read
 

@@ -1,13 +1,13 @@
 """Items with outputs, for tests of rules."""
 
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 
 TEXTS = ("Dog", "Cat", "Bird", "Rain")
 
 
 def said(output, answer, choices=TEXTS, *, id="", **rest):
     """An item with an answer and choices, and an output to it."""
-    return Answered(Item(id, "Which?", (Clip(f"{id}.wav"),), tuple(choices), answer, **rest), output)
+    return AnsweredItem(Item(id, "Which?", (ItemClip(f"{id}.wav"),), tuple(choices), answer, **rest), output)
 
 
 def points(score):

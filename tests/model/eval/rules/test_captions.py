@@ -5,7 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.rules.captions import cider, ptb
 from afn_model.eval.score import Tools, interval
 from tests.model.eval.cider_golden import golden
@@ -20,7 +20,7 @@ def answers(sets):
         text, *references = one["captions"]
         group = {"half": str(n % 2)}
         found.append(
-            Answered(Item(str(n), clips=(Clip(f"{n}.wav"),), references=tuple(references), groups=group), text)
+            AnsweredItem(Item(str(n), clips=(ItemClip(f"{n}.wav"),), references=tuple(references), groups=group), text)
         )
     return found
 
@@ -45,8 +45,8 @@ def test_the_mean_is_the_librarys_without_it_too(no_library):
 
 def test_no_output_has_nothing_and_no_reference_is_left_out(no_library):
     given = answers(SETS[:4])
-    given[1] = Answered(given[1].item, None, "unreadable")
-    given[2] = Answered(Item("x"), "a dog")
+    given[1] = AnsweredItem(given[1].item, None, "unreadable")
+    given[2] = AnsweredItem(Item("x"), "a dog")
     found = cider(given, Tools())
     assert found.parts[1:3] == [(0.0, 1.0), None]
     assert (found.n, found.unparsed) == (3, 1)

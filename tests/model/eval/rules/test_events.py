@@ -2,7 +2,7 @@
 
 import pytest
 
-from afn_model.eval.items import Answered, Item
+from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.rules.events import Event, event_f1, events_in, matched
 from afn_model.eval.score import Tools
 
@@ -62,10 +62,10 @@ def test_f1_is_that_found_by_hand():
         return Item(name, choices=LABELS, extra={"events": rows, "seconds": 10.0}, groups={"kind": name})
 
     answers = [
-        Answered(item("a", ("dog", 1.0, 2.0), ("bell", 3.0, 4.0)), "dog: 1.3-3.0; bell: 5.0-6.0; dog: 7.0-8.0"),
-        Answered(item("b", ("dog", 1.0, 2.0)), None),
-        Answered(item("c"), "There is nothing."),
-        Answered(Item("hidden"), "dog: 1.0-2.0"),
+        AnsweredItem(item("a", ("dog", 1.0, 2.0), ("bell", 3.0, 4.0)), "dog: 1.3-3.0; bell: 5.0-6.0; dog: 7.0-8.0"),
+        AnsweredItem(item("b", ("dog", 1.0, 2.0)), None),
+        AnsweredItem(item("c"), "There is nothing."),
+        AnsweredItem(Item("hidden"), "dog: 1.0-2.0"),
     ]
     found = event_f1(answers, Tools(), collar=0.5)
     assert found.parts == [(2, 5), (0, 1), (0, 0), None]

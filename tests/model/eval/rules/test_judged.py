@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from afn_model.eval.items import Answered, Item
+from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.judge_prompts import PROMPTS, SYSTEM
 from afn_model.eval.rules.judged import grade_in, judged
 from afn_model.eval.score import RuleError, Tools
@@ -27,7 +27,7 @@ class ScriptedJudge:
 def answers(*texts, **fields):
     given = {"question": "What is said?", "answer": "yes"} | fields
     return [
-        Answered(Item(str(n), groups={"half": str(n % 2)}, **given), text, "" if text else "error")
+        AnsweredItem(Item(str(n), groups={"half": str(n % 2)}, **given), text, "" if text else "error")
         for n, text in enumerate(texts)
     ]
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.rules.speech import cer, transcript_in, wer
 from afn_model.eval.score import RuleError, Tools, interval
@@ -17,9 +17,9 @@ pytest.importorskip("whisper_normalizer", reason="whisper_normalizer (the eval e
 TOOLS = Tools()
 
 
-def pairs(*texts: tuple[str, str | None]) -> list[Answered]:
-    items = [Item(str(n), clips=(Clip(f"{n}.wav"),), references=(true,)) for n, (true, _) in enumerate(texts)]
-    return [Answered(item, output) for item, (_, output) in zip(items, texts, strict=True)]
+def pairs(*texts: tuple[str, str | None]) -> list[AnsweredItem]:
+    items = [Item(str(n), clips=(ItemClip(f"{n}.wav"),), references=(true,)) for n, (true, _) in enumerate(texts)]
+    return [AnsweredItem(item, output) for item, (_, output) in zip(items, texts, strict=True)]
 
 
 def test_errors_are_summed_over_the_corpus():
@@ -75,8 +75,8 @@ def test_the_same_outputs_differ_by_normaliser():
 
 def test_what_is_left_out_and_what_is_not_are_counted():
     answered = pairs(("good day", None), ("um", "um"), ("gap", "gap"), ("three", "three"))
-    answered[2] = Answered(Item("2", references=("gap",), extra={UNSCORED: "not in the split"}), "gap")
-    answered.append(Answered(Item("hidden"), "four"))
+    answered[2] = AnsweredItem(Item("2", references=("gap",), extra={UNSCORED: "not in the split"}), "gap")
+    answered.append(AnsweredItem(Item("hidden"), "four"))
     score = wer(answered, TOOLS)
     assert score.parts == [(2.0, 2.0), None, None, (0.0, 1.0), None]
     assert score.value == pytest.approx(100 * 2 / 3)

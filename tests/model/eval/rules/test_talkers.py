@@ -2,7 +2,7 @@
 
 import pytest
 
-from afn_model.eval.items import Answered, Item
+from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.rules.talkers import Span, cpwer, der, diarisation_errors, spans_in, turns_in
 from afn_model.eval.score import Tools
 
@@ -86,7 +86,7 @@ TALK = item([("A", 0.0, "one two"), ("B", 1.0, "Three!"), ("A", 2.0, "four")])
     ],
 )
 def test_words_are_counted_under_the_best_assignment(text, errors, in_order):
-    found, serial = (cpwer([Answered(TALK, text)], Tools(), sot=sot) for sot in (False, True))
+    found, serial = (cpwer([AnsweredItem(TALK, text)], Tools(), sot=sot) for sot in (False, True))
     assert found.parts == [(errors, 4)]
     assert found.value == 25 * errors
     assert serial.parts == [(in_order, 4)]
@@ -95,18 +95,18 @@ def test_words_are_counted_under_the_best_assignment(text, errors, in_order):
 
 def test_words_in_silence_are_insertions_and_hidden_answers_are_left_out():
     silence, hidden = item([]), Item("h")
-    answers = [Answered(silence, "seven"), Answered(hidden, "seven"), Answered(TALK, None)]
+    answers = [AnsweredItem(silence, "seven"), AnsweredItem(hidden, "seven"), AnsweredItem(TALK, None)]
     found = cpwer(answers, Tools())
     assert found.parts == [(1, 0), None, (4, 4)]
     assert found.value == 125
     assert turns_in("seven", 2.0) == ([(Span("1", 0.0, 2.0), "seven")], False)
     assert der(answers, Tools()).parts == [(0, 0), None, (3, 3)]
-    assert [rule([Answered(silence, None)], Tools()).unparsed for rule in (cpwer, der)] == [0, 0]
+    assert [rule([AnsweredItem(silence, None)], Tools()).unparsed for rule in (cpwer, der)] == [0, 0]
 
 
 def test_times_are_estimated_only_where_that_is_asked_for():
     talk = item([("A", 0.0, ""), ("B", 5.0, "")])
-    said = [Answered(talk, "[Speaker 1] aaaa [Speaker 2] bbbb")]
+    said = [AnsweredItem(talk, "[Speaker 1] aaaa [Speaker 2] bbbb")]
     strict = der(said, Tools())
     assert (strict.value, strict.unparsed) == (100, 1)
     found = der(said, Tools(), estimate=True)

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from afn_model.eval.items import Answered, Clip, Item
+from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.rules.translation import bleu
 from afn_model.eval.score import RuleError, Tools, interval
@@ -19,9 +19,9 @@ ENGLISH = [
 ]
 
 
-def pairs(*texts: tuple[str, str | None]) -> list[Answered]:
-    items = [Item(str(n), clips=(Clip(f"{n}.mp3"),), references=(true,)) for n, (true, _) in enumerate(texts)]
-    return [Answered(item, output) for item, (_, output) in zip(items, texts, strict=True)]
+def pairs(*texts: tuple[str, str | None]) -> list[AnsweredItem]:
+    items = [Item(str(n), clips=(ItemClip(f"{n}.mp3"),), references=(true,)) for n, (true, _) in enumerate(texts)]
+    return [AnsweredItem(item, output) for item, (_, output) in zip(items, texts, strict=True)]
 
 
 def test_chinese_needs_a_tokeniser_of_its_own():
@@ -54,7 +54,7 @@ def test_the_interval_is_that_of_drawn_recordings():
     assert (low, high) == score.interval
     assert bleu(answered, TOOLS).interval == score.interval
     one = [
-        Answered(Item(str(n), clips=(Clip("same.mp3"),), references=(true,)), text)
+        AnsweredItem(Item(str(n), clips=(ItemClip("same.mp3"),), references=(true,)), text)
         for n, (true, text) in enumerate(ENGLISH)
     ]
     assert bleu(one, TOOLS).interval == pytest.approx((score.value, score.value))  # one recording: nothing to draw
@@ -68,11 +68,11 @@ def test_no_output_is_an_empty_translation_and_what_is_unscored_is_left_out():
     assert silent.parts[3] == (0.0, 1.0)
     assert silent.notes == ["1 items have no output and count as empty translations"]
     outside = Item("x", references=("never",), extra={UNSCORED: "not in validated.tsv"})
-    more = bleu([*pairs(*ENGLISH), Answered(outside, "asked"), Answered(Item("hidden"), "asked")], TOOLS)
+    more = bleu([*pairs(*ENGLISH), AnsweredItem(outside, "asked"), AnsweredItem(Item("hidden"), "asked")], TOOLS)
     assert more.value == whole.value
     assert more.parts[4:] == [None, None]
     assert more.notes == ["2 items left out: without a reference, or not in the official split"]
-    nothing = bleu([Answered(outside, "asked")], TOOLS)
+    nothing = bleu([AnsweredItem(outside, "asked")], TOOLS)
     assert nothing.n == 0
     assert nothing.value != nothing.value
 
@@ -80,7 +80,7 @@ def test_no_output_is_an_empty_translation_and_what_is_unscored_is_left_out():
 def test_any_of_several_references_may_match():
     item = Item("0", references=("the tea is really very hot", "this tea is hot indeed"))
     other = Item("1", references=("where is the station now",))
-    answered = [Answered(item, "this tea is hot indeed"), Answered(other, "where is the station now")]
+    answered = [AnsweredItem(item, "this tea is hot indeed"), AnsweredItem(other, "where is the station now")]
     assert bleu(answered, TOOLS).value == pytest.approx(100)
 
 
