@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from afn_model.eval.scored import labels, target
+from afn_model.eval.reports.scored import labels, target
 from afn_model.eval.table import VARIANTS, BenchmarkRow, benchmarks
 from afn_model.files import write_text
 

@@ -21,9 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from afn_model.eval.answers import read_answers
 from afn_model.eval.copies.sounds import NAMES, Sounds, save
-from afn_model.eval.run import SPENT
+from afn_model.eval.running.answers import read_answers
+from afn_model.eval.running.run import SPENT
 from bench.engine import row
 from bench.measure import main
 

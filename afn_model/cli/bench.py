@@ -17,7 +17,7 @@ from afn_model.cli.options import positive
 from afn_model.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from afn_model.eval.asks import AskSettings
+    from afn_model.eval.running.asks import AskSettings
     from afn_model.eval.table import BenchmarkRow
     from afn_model.infer.batch_replica import Workers
 
@@ -108,8 +108,8 @@ def _share(text: str) -> tuple[int, int]:
 
 def bench_run(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
-    from afn_model.eval.captioner import answer_by_captions
-    from afn_model.eval.run import Share, prepare, run, write_run
+    from afn_model.eval.running.captioner import answer_by_captions
+    from afn_model.eval.running.run import Share, prepare, run, write_run
     from afn_model.eval.table import chosen
 
     rows = chosen(args.suite.split(","))
@@ -146,9 +146,9 @@ def bench_run(args: Namespace) -> int:
 
 def bench_score(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
-    from afn_model.eval.asks import AskSettings
-    from afn_model.eval.captioner import questions_by_now
-    from afn_model.eval.run import RUN, prepare
+    from afn_model.eval.running.asks import AskSettings
+    from afn_model.eval.running.captioner import questions_by_now
+    from afn_model.eval.running.run import RUN, prepare
     from afn_model.eval.table import chosen
 
     out = Path(args.out)
@@ -165,7 +165,7 @@ def bench_score(args: Namespace) -> int:
 
 def bench_doctor(args: Namespace) -> int:
     """3 where something is missing."""
-    from afn_model.eval.doctor import examine, text
+    from afn_model.eval.reports.doctor import examine, text
     from afn_model.eval.table import chosen
 
     found = examine(chosen(args.suite.split(",")), args.data)
@@ -199,7 +199,7 @@ def _folders(args: Namespace) -> tuple[Path, Path]:
 
 
 def _asking(args: Namespace, out: Path) -> AskSettings:
-    from afn_model.eval.asks import AskSettings
+    from afn_model.eval.running.asks import AskSettings
 
     given = {
         "max_tokens": args.max_new_tokens,
@@ -223,7 +223,7 @@ def _model(args: Namespace, out: Path) -> dict[str, Any]:
     from afn_model.weights.identity import identity
 
     if args.url:
-        from afn_model.eval.endpoint import served
+        from afn_model.eval.running.endpoint import served
 
         return served(args.url, args.url_model, key=os.environ.get("AFN_MODEL_KEY"))
     if args.model is None and args.suite == DEMO:
@@ -253,7 +253,7 @@ def _demo_model(out: Path) -> str:
 
 def _workers(args: Namespace, stack: ExitStack, questions: Path) -> Workers:
     if args.url:
-        from afn_model.eval.endpoint import EndpointWorkers
+        from afn_model.eval.running.endpoint import EndpointWorkers
 
         key = os.environ.get("AFN_MODEL_KEY")
         return EndpointWorkers(args.url, args.url_model, key=key, together=min(args.batch, REQUESTS))
@@ -267,15 +267,15 @@ def _reading(args: Namespace) -> AskSettings | None:
         raise ValueError("--variant captioner and --then-url, a text model's API, go together")
     if not args.then_url:
         return None
-    from afn_model.eval.asks import AskSettings
-    from afn_model.eval.endpoint import served
+    from afn_model.eval.running.asks import AskSettings
+    from afn_model.eval.running.endpoint import served
 
     model = served(args.then_url, args.then_model, key=os.environ.get("AFN_THEN_KEY"))
     return AskSettings(model=model, prompt=args.prompt, seed=args.seed or 0)
 
 
 def _readers(args: Namespace, questions: Path) -> Workers:
-    from afn_model.eval.endpoint import EndpointWorkers
+    from afn_model.eval.running.endpoint import EndpointWorkers
 
     key = os.environ.get("AFN_THEN_KEY")
     return EndpointWorkers(args.then_url, args.then_model, key=key, together=min(args.batch, REQUESTS), audio=False)
@@ -287,9 +287,9 @@ def _tell_problems(problems: dict[str, str]) -> None:
 
 
 def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: Any, out: Path) -> int:
-    from afn_model.eval.report import as_json, run_facts, write_report
-    from afn_model.eval.run import answers_of
-    from afn_model.eval.scored import scored
+    from afn_model.eval.reports.report import as_json, run_facts, write_report
+    from afn_model.eval.reports.scored import scored
+    from afn_model.eval.running.run import answers_of
 
     reader = read_json(out / READER)["model"]["name"] if (out / READER).is_file() else ""
     facts = run_facts(out, rows, data=args.data, unreadable=prepared.unreadable, reader=reader)
@@ -304,7 +304,7 @@ def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: Any, out: Path)
 
 def _brief(scores: Any, variant: str) -> list[str]:
     """A line for each benchmark: items with a score, the score and the paper's."""
-    from afn_model.eval.scored import number, target
+    from afn_model.eval.reports.scored import number, target
 
     found = [
         (
@@ -322,8 +322,8 @@ def _brief(scores: Any, variant: str) -> list[str]:
 
 
 def _tools(args: Namespace, out: Path) -> Any:
-    from afn_model.eval.embedders import embedder
-    from afn_model.eval.judge import RemoteJudge
+    from afn_model.eval.rules.embedders import embedder
+    from afn_model.eval.rules.judge import RemoteJudge
     from afn_model.eval.score import Tools
 
     tools = Tools()

@@ -57,7 +57,7 @@ class Score:
 
 
 class AnswerGrader(Protocol):
-    """A judge, as rules use it: ``afn_model.eval.judge`` has one behind an endpoint, tests have their own."""
+    """A judge, as rules use it: ``afn_model.eval.rules.judge`` has one behind an endpoint, tests have their own."""
 
     name: str  # of the model, as the endpoint says it
 

@@ -11,12 +11,12 @@ import yaml
 from afn_model.cli.commands import COMMANDS
 from afn_model.cli.options import Parser
 from afn_model.eval import rules
-from afn_model.eval.ablations import ABLATIONS
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import Files
 from afn_model.eval.prompts import PROMPTS
+from afn_model.eval.reports.submission import FORMS
+from afn_model.eval.running.ablations import ABLATIONS
 from afn_model.eval.score import Tools
-from afn_model.eval.submission import FORMS
 from afn_model.eval.table import VARIANTS, BenchmarkRow
 from bench import benchmark_tables
 

@@ -11,7 +11,7 @@ import numpy as np
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.eval.copies.sounds import NAMES, SPOKEN, Sounds, save
 from afn_model.files import write_json, write_rows, write_text
-from afn_model.world.scene import Heard, Clip, Scene, Style
+from afn_model.world.scene import Clip, Heard, Scene, Style
 
 # (session, (speaker, seconds from the end of the turn before to the beginning, words) of each turn)
 TALKS: tuple[tuple[str, tuple[tuple[int, float, int], ...]], ...] = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from afn_model.eval.cider import LONGEST, SIGMA, TOKENISER, cider_d, tokens
 from afn_model.eval.items import AnsweredItem
+from afn_model.eval.rules.cider import LONGEST, SIGMA, TOKENISER, cider_d, tokens
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 JAR = "stanford-corenlp-3.4.1.jar"

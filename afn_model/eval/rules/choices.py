@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from afn_model.eval.extract import Extracted, chosen, same
 from afn_model.eval.items import AnsweredItem
+from afn_model.eval.rules.extract import Extracted, chosen, same
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 NO_OUTPUT = Extracted(None, "no output")

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afn_model.eval.extract import chosen
 from afn_model.eval.items import AnsweredItem
+from afn_model.eval.rules.extract import chosen
 from afn_model.eval.score import Part, Score, Tools
 
 

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.judge_prompts import PROMPTS, SYSTEM
+from afn_model.eval.rules.judge_prompts import PROMPTS, SYSTEM
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
 from afn_model.scoring.text import answer_span
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from afn_model.eval.extract import Extracted, chosen, final_answer
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
+from afn_model.eval.rules.extract import Extracted, chosen, final_answer
 from afn_model.eval.score import RuleError, Score, Tools
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from afn_model.eval.extract import chosen, final_answer, same
 from afn_model.eval.items import AnsweredItem
+from afn_model.eval.rules.extract import chosen, final_answer, same
 from afn_model.eval.rules.instructions import CHECKS, follows
 from afn_model.eval.rules.labels import nearest
 from afn_model.eval.score import AnswerGrader, Part, RuleError, Score, Tools, ratio

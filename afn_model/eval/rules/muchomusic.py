@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from afn_model.eval.extract import chosen, final_answer
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import LETTERS
+from afn_model.eval.rules.extract import chosen, final_answer
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 PREFIX = "The correct answer is:"

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
-from afn_model.eval.normalisers import normaliser as normaliser_of
+from afn_model.eval.rules.normalisers import normaliser as normaliser_of
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
 from afn_model.scoring.text import answer_in
 

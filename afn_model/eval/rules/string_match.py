@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from afn_model.eval.extract import final_answer
 from afn_model.eval.items import AnsweredItem
+from afn_model.eval.rules.extract import final_answer
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 _WORD = re.compile(r"\b\w+\b")

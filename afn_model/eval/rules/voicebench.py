@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from afn_model.eval.extract import final_answer
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import LETTERS
+from afn_model.eval.rules.extract import final_answer
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 OPTIONS = "abcd"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afn_model.eval.extract import chosen, final_answer
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
+from afn_model.eval.rules.extract import chosen, final_answer
 from afn_model.eval.score import Part, Score, Tools, quotient, ratio
 
 ANSWERS = ("yes", "no")

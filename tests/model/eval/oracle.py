@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from afn_model.eval.embedders import embedder
 from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.loaders.files import LETTERS
+from afn_model.eval.reports.scored import ends
+from afn_model.eval.rules.embedders import embedder
 from afn_model.eval.score import Tools
-from afn_model.eval.scored import ends
 from afn_model.eval.table import BenchmarkRow
 
 

@@ -6,8 +6,8 @@ pytest.importorskip("espeakng_loader", reason="copies speak with espeakng-loader
 
 from afn_model.eval import rules
 from afn_model.eval.copies import write_copies
-from afn_model.eval.extract import same
 from afn_model.eval.loaders import load
+from afn_model.eval.rules.extract import same
 from afn_model.eval.rules.instructions import CHECKS
 from afn_model.eval.score import RuleError
 from afn_model.eval.table import chosen

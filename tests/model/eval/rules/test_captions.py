@@ -8,8 +8,8 @@ import pytest
 from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.rules.captions import cider, ptb
 from afn_model.eval.score import Tools, interval
-from tests.model.eval.cider_golden import golden
-from tests.model.eval.test_cider import BUDGET
+from tests.model.eval.rules.cider_golden import golden
+from tests.model.eval.rules.test_cider import BUDGET
 
 SETS = golden()["sets"]
 

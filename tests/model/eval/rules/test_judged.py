@@ -5,7 +5,7 @@ import math
 import pytest
 
 from afn_model.eval.items import AnsweredItem, Item
-from afn_model.eval.judge_prompts import PROMPTS, SYSTEM
+from afn_model.eval.rules.judge_prompts import PROMPTS, SYSTEM
 from afn_model.eval.rules.judged import grade_in, judged
 from afn_model.eval.score import RuleError, Tools
 

@@ -1,0 +1,1 @@
+"""From items to answers: what is asked, in which run, and what answers it."""

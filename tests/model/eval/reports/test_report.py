@@ -1,0 +1,133 @@
+"""What a run's folder says of it, and the files of its report."""
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+
+from afn_model.eval.items import AnsweredItem
+from afn_model.eval.loaders import COPY
+from afn_model.eval.reports.report import as_json, code_version, markdown, one_line, run_facts, write_report
+from afn_model.eval.reports.scored import scored
+from afn_model.eval.running.asks import AskSettings
+from afn_model.eval.running.run import SPENT, write_run
+from afn_model.eval.score import Tools
+from tests.model.eval.reports.test_scored import FACTS, ROW, answers
+
+MODEL = {"name": "tiny", "weights": "abc123"}
+
+
+def no_constant(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A run of two benchmarks, the files of one being a copy of ours."""
+    for name in ("some", "other"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / "some" / COPY).write_text("synthetic")
+    rows = [ROW, replace(ROW, name="other")]
+    asking = AskSettings(MODEL, prompt="official", generation={"temperature": 0.5})
+    write_run(tmp_path / "out", rows, tmp_path / "data", asking, limit=4)
+    spent = {"seconds": 1800, "audio_seconds": 7200, "answers": 5, "errors": 1}
+    (tmp_path / "out" / SPENT).write_text(f"{json.dumps(spent)}\n{json.dumps(spent)}\n{{torn")
+    return tmp_path / "out"
+
+
+def test_a_folder_says_how_its_items_were_asked(out):
+    other = replace(ROW, name="other", official_prompt="choose-letter")
+    facts = run_facts(out, [ROW, other], unreadable={"a.wav": "no such file"})
+    assert facts.prompts == {"some": "choose", "other": "choose-letter"}
+    assert (facts.hours, facts.audio_hours, facts.answers, facts.limit) == (1, 4, 8, 4)
+    assert facts.copies == {"some"}
+    assert facts.asking["model"] == MODEL
+    assert facts.code == code_version()
+    text = markdown(scored([ROW], {"some": answers("dog")}, Tools()), facts)
+    for said in (
+        "tiny",
+        "abc123",
+        '"temperature": 0.5',
+        "1.00 h",
+        "## Recordings that cannot be read",
+        "a.wav: no such",
+    ):
+        assert said in text
+    assert "> **The numbers of all benchmarks here are of synthetic rows" in text
+
+
+def test_a_report_has_the_numbers_side_by_side(out):
+    some = answers("dog", "dog", "cat", "dog")
+    some[1] = replace(some[1], finish="length")
+    row = replace(ROW, notes=("A quirk.",), files={"questions": "test.json"})
+    scores = scored([row], {"some": some}, Tools(), {"songs": "the folder\n| is empty"})
+    (out.parent / "data" / "some" / "test.json").write_text(json.dumps([{"id": f"i{n}"} for n in range(4)]))
+    facts = replace(FACTS, asking={**FACTS.asking, "model": MODEL}, data=str(out.parent / "data"))
+    text = write_report(out, scores, facts).read_text()
+    assert "- file to hand in: submissions/some.json" in text
+    assert [one["model_output"] for one in json.loads((out / "submissions/some.json").read_text())][2] == "cat"
+    assert (
+        "| Some | 4 / 4 | accuracy % | 75.00 | 25.00 to 100.00 | 75.00 | 70.00 | +5.00 | 50.00 | 80.00 X | 0.00 | yes |"
+        in text
+    )
+    assert "The paper's number is reproduced: 70 lies in the interval." in text
+    assert "| task: sound | 2 | 50.00 | 50.00 | 60.00 |  |" in text
+    for said in ("- answers cut by their length: 1", "- A quirk.", "- songs: the folder \\| is empty"):
+        assert said in text
+    assert "synthetic" not in text
+    assert "Not every item" not in text
+    assert ("![" in text) == (out / "report.png").exists() == (find_spec("matplotlib") is not None)
+    told = json.loads((out / "scores.json").read_text(), parse_constant=no_constant)
+    assert told["version"] == 1
+    assert told["complete"] is False, "songs were not asked"
+    found = told["benchmarks"]["some"]
+    assert found["scorers"][0]["value"] == 75
+    assert found["scorers"][0]["groups"]["task: sound"] == {"value": 50, "n": 2}
+    assert found["targets"] == {
+        "instruct": {"all": 70, "task: sound": 60},
+        "think": {},
+        "captioner": {},
+        "af3": {"all": 50},
+        "other": {"all": 80},
+    }
+    assert found["comparable"] is True
+    lines = [json.loads(line) for line in (out / "scored.jsonl").read_text().splitlines()]
+    assert [line["scorers"]["official"]["part"][0] for line in lines] == [1, 1, 0, 1]
+    assert [line["output"] for line in lines] == ["dog", "dog", "cat", "dog"]
+    assert "dog" in lines[0]["scorers"]["strict"]["read"]
+
+
+def test_a_run_with_errors_has_ranges_and_never_says_reproduced():
+    some = answers("dog", "dog", "cat", None)
+    some[3] = replace(some[3], error="a|b.wav:\nno such file")
+    scores = scored([ROW], {"some": some}, Tools())
+    text = markdown(scores, FACTS)
+    assert "| 50.00 (errors wrong) to 66.67 (left out) |" in text
+    assert "- errors: 1" in text
+    assert "- an error: a\\|b.wav: no such file" in text
+    assert "> **Not every item has an answer**" in text
+    assert "reproduced" not in text
+    assert as_json(scores, FACTS)["complete"] is False
+
+
+@pytest.mark.parametrize("texts", [[None, None], []])
+def test_nothing_but_missing_answers_is_a_report_too(texts):
+    nothing = [replace(one, item=replace(one.item, answer=None)) for one in answers(*texts)]
+    scores = scored([replace(ROW, hidden=True)], {"some": nothing}, Tools())
+    text = markdown(scores, FACTS)
+    assert "nan" not in text.lower()
+    json.loads(json.dumps(as_json(scores, FACTS), allow_nan=False), parse_constant=no_constant)
+
+
+def test_a_text_is_one_cell():
+    assert one_line(" a\n b|c") == "a b\\|c"
+
+
+def test_items_without_a_scored_answer_are_in_the_record(out):
+    row = replace(ROW, files={"questions": "none.json"})
+    scores = scored([row], {"some": [AnsweredItem(answers("dog")[0].item, None)]}, Tools())
+    write_report(out, scores, FACTS)
+    (line,) = (json.loads(line) for line in (out / "scored.jsonl").read_text().splitlines())
+    assert line["output"] is None
+    assert line["scorers"]["official"]["part"] is None
