@@ -27,7 +27,8 @@ class BenchmarkRow:
         loader: a key of ``loaders.LOADERS``.
         files: name -> path or pattern inside the benchmark's folder; several under one name are tried in turn.
         sha256: path -> hash of the file as published, where it is known.
-        items: how many the official split has; None where that is not known.
+        items: how many the official split has, which ``source`` or the files themselves say; None where no document
+            that was read says it: without a count no number is comparable with the paper's.
         options: of the loader, such as the label to ask for.
         prompt: a key of ``prompts.PROMPTS``: the one that the released models know.
         official_prompt: that of the benchmark's authors, where it differs; ``--prompt official`` uses it.
@@ -44,7 +45,7 @@ class BenchmarkRow:
         where: how to get the files, in a sentence.
         hidden: answers of the split are not public.
         private: the files are not public.
-        source: where the rule was read, owner/name@commit path.
+        source: where the rule was read, owner/name@commit path, and behind "items" where the count was.
         unknown: what of the paper's protocol is not published: reasons why a number is not "reproduced".
         notes: sentences for the report.
         suites: of ``SUITES``.

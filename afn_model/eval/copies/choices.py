@@ -78,14 +78,15 @@ def mmar(folder: Path, sounds: Sounds) -> None:
 
 
 def mmsu(folder: Path, sounds: Sounds) -> None:
-    """Two choices, the others null; numbers as choices and answer; "None" as a choice."""
+    """Two choices, those before them null; numbers as choices and answer; "None" as a choice."""
     rows = []
     for number in range(5):
         word = "two" if number == 2 else sounds.pick(SPOKEN)
         choices: list[Any] = options(sounds, SPOKEN, word)
         answer: Any = word
         if number == 1:
-            choices = [*options(sounds, SPOKEN, word, 1), None, None]
+            one, other = options(sounds, SPOKEN, word, 1)
+            choices = [None, one, None, other]
         if number == 2:
             choices, answer = [1, 2, 3, 4], 2
         if number == 3:

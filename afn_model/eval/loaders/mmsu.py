@@ -13,8 +13,8 @@ _TEXT = (str, int, float, type(None))
 
 def mmsu(files: Files) -> Iterator[Item]:
     """Rows {id, audio_path, task_name, question, choice_a ... choice_d, answer_gt, category, sub-category,
-    sub-sub-category, linguistics_sub_discipline}. Some questions have two choices, the others being null; a choice
-    or an answer may be a number, and the word "None" is a choice."""
+    sub-sub-category, linguistics_sub_discipline}. Some questions have two choices, the others being null at any
+    places; a choice or an answer may be a number, and the word "None" is a choice."""
     for path in files.all("questions"):
         for number, row in enumerate(read_rows(path, ["audio"]), 1):
             where = f"{path}, question {number}"

@@ -21,11 +21,12 @@ _CHUNK = 1 << 22
 
 
 def or_leaderboard(read: Callable[..., Iterator[Item]]) -> Callable[..., Iterator[Item]]:
-    """A loader of the files named "transcripts"; of the leaderboard's tables where there are none."""
+    """A loader of the files named "transcripts"; where there are none, of the leaderboard's tables, if the benchmark
+    has any of its version."""
 
     @wraps(read)
     def load(files: Files, **options: Any) -> Iterator[Item]:
-        name, paths = files.first("transcripts", TABLES)
+        name, paths = files.first(*(one for one in ("transcripts", TABLES) if one in files.names))
         return _open_asr(paths) if name == TABLES else read(paths, **options)
 
     return load

@@ -80,6 +80,13 @@ def test_every_row_names_what_there_is():
         assert one.source, one.name
 
 
+def test_counts_of_speech_name_the_document_that_has_them():
+    spoken = [one for one in benchmarks().values() if one.row and (18 <= one.row <= 23 or one.row == 25)]
+    assert len(spoken) == 15
+    for one in spoken:
+        assert (one.items is not None) == ("items " in one.source), one.name  # its files cannot be had without terms
+
+
 def test_names_of_suites_rows_and_parts_are_found():
     assert [row.name for row in chosen(["librispeech-clean"])] == ["librispeech-clean"]
     assert {row.row for row in chosen(["librispeech"])} == {18}

@@ -10,6 +10,9 @@ from tests.model.eval.loaders.copied import copied, lines, loaded, write
 def test_null_choices_numbers_and_the_word_none(tmp_path):
     items = loaded("mmsu", tmp_path)
     assert [len(item.choices) for item in items] == [4, 2, 4, 4, 4]
+    null = lines(tmp_path / "mmsu" / "question" / "mmsu.jsonl")[1]
+    assert (null["choice_a"], null["choice_c"]) == (None, None)  # at any places, as in 453 questions of the benchmark
+    assert items[1].choices == (null["choice_b"], null["choice_d"])
     assert (items[2].choices, items[2].answer) == (("1", "2", "3", "4"), "2")  # a number, no place
     assert "None" in items[3].choices
     assert all(item.answer in item.choices for item in items)

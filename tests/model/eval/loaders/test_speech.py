@@ -136,6 +136,11 @@ def test_the_leaderboard_s_tables_hold_recordings(sounds, tmp_path):
     (tmp_path / "voxpopuli").mkdir()
     (tmp_path / "open-asr-ami" / "ami_cleaned").rename(tmp_path / "voxpopuli" / "voxpopuli")
     assert [item.references for item in load(ROWS["voxpopuli"], tmp_path)] == [item.references for item in items]
+    # Not for Common Voice 15: theirs are of version 9.
+    (tmp_path / "common-voice").mkdir()
+    (tmp_path / "voxpopuli" / "voxpopuli").rename(tmp_path / "common-voice" / "common_voice")
+    with pytest.raises(ValueError, match=r"no test.tsv or .* in it$"):
+        load(ROWS["common-voice"], tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
