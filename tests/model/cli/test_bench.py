@@ -87,11 +87,13 @@ def test_what_is_missing_is_named_and_the_exit_code_is_3(whole, model, tmp_path,
     assert main(["bench", "run", *command, "--out", str(tmp_path / "out"), *small(model)]) == 3
     captured = capsys.readouterr()
     assert "afn: tedlium: " in captured.err
+    assert "Not asked: tedlium. " in captured.out
+    assert "mmar: 1 of 5 items have no answer: " in captured.out
     report = (tmp_path / "out/report.md").read_text()
     assert "no such file" in report
     assert " to " in report
     assert main(["bench", "run", *command, "--out", str(tmp_path / "out"), *small(model), "--limit", "1"]) == 2
-    assert "is the folder of another run: limit differ" in capsys.readouterr().err
+    assert "is the folder of another run (limit: none there, 1 here)" in capsys.readouterr().err
 
 
 def test_a_text_model_answers_from_captions(whole, model, tmp_path, capsys):
@@ -118,3 +120,17 @@ def test_lists(capsys):
     assert main(["bench", "list", "--suite", "nothing"]) == 2
     assert main(["bench", "run", "--share", "9/8", "--suite", "demo"]) == 2
     assert "such as 1/8" in capsys.readouterr().err
+
+
+def test_what_cannot_be_is_refused_before_a_folder_is_made(model, tmp_path, capsys):
+    out, command = tmp_path / "out", ["bench", "run", "--suite", "mmar", "--out", str(tmp_path / "out"), *small(model)]
+    here = ["--data", str(tmp_path)]
+    for options, said in (
+        (["--data", str(tmp_path / "none")], "none: no such folder; --data holds a folder for each benchmark"),
+        ([*here, "--prompt", "nothing"], "nothing: no such prompt; there are official, "),
+        ([*here, "--then-url", "http://127.0.0.1:9/v1"], "--then-url is of --variant captioner"),
+        ([*here, "--judge-model", "x"], "--judge-model needs --judge-url"),
+    ):
+        assert main([*command, *options]) == 2
+        assert said in capsys.readouterr().err
+    assert not out.exists()
