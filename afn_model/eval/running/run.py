@@ -223,7 +223,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
             yield from (f"{name}'s {told}" if name != "asking" else told for told in _differences(one, other))
         else:
             told = f"{name}: {_plain(one)} there, {_plain(other)} here"
-            yield told if len(told) < 120 else f"other {name}"
+            yield told if len(told) < 120 else f"{name}: another"
 
 
 def _plain(value: Any) -> str:

@@ -213,7 +213,7 @@ def test_a_folder_is_of_one_run(tmp_path):
             None,
             "variant: instruct there, think here; seed: 0 there, 1",
         ),
-        ([row], replace(ASKING, model={"name": "x" * 99, "weights": "y"}), None, "other model's name"),
+        ([row], replace(ASKING, model={"name": "x" * 99, "weights": "y"}), None, "model's name: another"),
     ):
         with pytest.raises(ValueError, match=rf"another run \({differs}.*\); choose another --out"):
             write_run(tmp_path, rows, tmp_path / "moved", asking, limit)
