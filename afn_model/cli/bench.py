@@ -162,8 +162,10 @@ def bench_score(args: Namespace) -> int:
     if not (out / RUN).is_file():
         raise ValueError(f"{out}: no run of afn bench run is in it")
     told = read_json(out / RUN)
-    rows, asking = chosen(told["benchmarks"]), AskSettings(**told["asking"])
-    prepared = prepare(rows, args.data or told["data"], out, asking, limit=told["limit"])
+    rows, asking, data = chosen(told["benchmarks"]), AskSettings(**told["asking"]), args.data or told["data"]
+    if not Path(data).is_dir():  # before the report is written anew
+        raise ValueError(f"{data}: no such folder; --data says where the benchmarks' files are now")
+    prepared = prepare(rows, data, out, asking, limit=told["limit"])
     _tell_problems(prepared.problems)
     if (out / READER).is_file():
         prepared = questions_by_now(prepared, out, asking, AskSettings(**read_json(out / READER)))

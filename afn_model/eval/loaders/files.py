@@ -9,6 +9,7 @@ import os
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,15 @@ class Files:
         Raises:
             ValueError: there is none.
         """
-        given = self.names[name]
-        patterns = [given] if isinstance(given, str) else list(given)
+        patterns = self._patterns(name)
         for pattern in patterns:
             if found := sorted(path for path in self.folder.glob(pattern) if path.is_file()):
                 return found
         raise ValueError(f"{self.folder}: no {plain_names(patterns)} in it")
+
+    def _patterns(self, name: str) -> list[str]:
+        given = self.names[name]
+        return [given] if isinstance(given, str) else list(given)
 
     def first(self, *names: str) -> tuple[str, list[Path]]:
         """The first of several names that has files, and these.
@@ -52,13 +56,11 @@ class Files:
         Raises:
             ValueError: none has.
         """
-        problems = []
         for name in names:
-            try:
+            with suppress(ValueError):
                 return name, self.all(name)
-            except ValueError as error:
-                problems.append(str(error))
-        raise ValueError("; ".join(problems))
+        patterns = [pattern for name in names for pattern in self._patterns(name)]
+        raise ValueError(f"{self.folder}: no {plain_names(patterns)} in it")
 
     def one(self, name: str) -> Path:
         """The file of a name; of several the first."""

@@ -92,6 +92,9 @@ def test_what_is_missing_is_named_and_the_exit_code_is_3(whole, model, tmp_path,
     report = (tmp_path / "out/report.md").read_text()
     assert "no such file" in report
     assert " to " in report
+    assert main(["bench", "score", str(tmp_path / "out"), "--data", str(tmp_path / "gone")]) == 2
+    assert "gone: no such folder; --data says where" in capsys.readouterr().err
+    assert (tmp_path / "out/report.md").read_text() == report
     assert main(["bench", "run", *command, "--out", str(tmp_path / "out"), *small(model), "--limit", "1"]) == 2
     assert "is the folder of another run (limit: none there, 1 here)" in capsys.readouterr().err
 
