@@ -109,6 +109,14 @@ def _share(text: str) -> tuple[int, int]:
 
 def bench_run(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
+    try:
+        return _asked_and_scored(args)
+    except KeyboardInterrupt:
+        print("afn: stopped; the same command goes on", file=sys.stderr)
+        raise
+
+
+def _asked_and_scored(args: Namespace) -> int:
     from afn_model.eval.running.captioner import answer_by_captions
     from afn_model.eval.running.run import Share, prepare, run, write_run
     from afn_model.eval.table import chosen

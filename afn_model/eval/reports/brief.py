@@ -49,11 +49,15 @@ def _missing(scores: Scores, out: Path) -> list[str]:
     if scores.problems:
         names = _names(list(scores.problems))
         lines.append(f"Not asked: {names}. afn bench doctor says what is missing and where to get it.")
-    for name, one in scores.benchmarks.items():
-        if lost := one.errors + one.unasked:
-            first = next((item.error for item in one.answered if item.error), "")
-            why = f": {' '.join(first.split())}" if first else " yet"
-            lines.append(f"{name}: {lost:,} of {len(one.answered):,} items have no answer{why}")
+    if unasked := sum(one.unasked for one in scores.benchmarks.values()):
+        items = sum(len(one.answered) for one in scores.benchmarks.values())
+        lines.append(f"{unasked:,} of {items:,} items are not asked yet: the same afn bench run goes on.")
+    wrong = [(name, one) for name, one in scores.benchmarks.items() if one.errors]
+    for name, one in wrong[:SHOWN]:
+        why = " ".join(next(item.error for item in one.answered if item.error).split())
+        lines.append(f"{name}: {one.errors:,} of {len(one.answered):,} items have an error, such as {why}")
+    if len(wrong) > SHOWN:
+        lines.append(f"{len(wrong) - SHOWN} more benchmarks have errors: the report names them.")
     for why, names in _without_number(scores.benchmarks).items():
         lines.append(f"No number for {_names(names)}: {why}.")
     if lost := unanswered(scores):

@@ -88,7 +88,7 @@ def test_what_is_missing_is_named_and_the_exit_code_is_3(whole, model, tmp_path,
     captured = capsys.readouterr()
     assert "afn: tedlium: " in captured.err
     assert "Not asked: tedlium. " in captured.out
-    assert "mmar: 1 of 5 items have no answer: " in captured.out
+    assert "mmar: 1 of 5 items have an error, such as " in captured.out
     report = (tmp_path / "out/report.md").read_text()
     assert "no such file" in report
     assert " to " in report
@@ -137,3 +137,13 @@ def test_what_cannot_be_is_refused_before_a_folder_is_made(model, tmp_path, caps
         assert main([*command, *options]) == 2
         assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_who_interrupts_is_told_how_to_go_on(model, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("afn_model.eval.running.run.prepare", interrupted)
+    command = ["bench", "run", "--suite", "mmar", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*command, *small(model)]) == 130
+    assert capsys.readouterr().err == "afn: stopped; the same command goes on\n"

@@ -44,13 +44,22 @@ def test_what_is_missing_is_said_with_what_to_do():
     text = told(rows, {"some": some, "judged": answers("dog"), "hidden": hidden}, problems={"songs": "no songs.json"})
     assert "25.00 to 50.00" in text
     for said in (
-        "some: 2 of 4 items have no answer: a.wav: no such file\n",
+        "some: 1 of 4 items have an error, such as a.wav: no such file\n",
+        "1 of 6 items are not asked yet: the same afn bench run goes on.\n",
         "Not asked: songs. afn bench doctor ",
         "No number for judged: a judge is needed: --judge-url",
         "No number for hidden: the answers are hidden; submissions/",
         "afn bench score out, with what is missing",
     ):
         assert said in text
+
+
+def test_errors_of_many_benchmarks_are_a_few_lines():
+    rows = [replace(ROW, name=f"some-{n}") for n in range(7)]
+    lost = [replace(answers(None)[0], error="no such file")]
+    text = told(rows, {row.name: lost for row in rows})
+    assert text.count("items have an error, such as no such file") == 5
+    assert "2 more benchmarks have errors" in text
 
 
 def test_a_judge_that_does_not_reply_is_said_to():
