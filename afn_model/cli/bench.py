@@ -27,12 +27,12 @@ ABLATIONS = ("no-audio", "noise", "wrong-audio", "rotate-options")
 REQUESTS = 16  # at a time, to a model that is served
 DEMO, DEMO_MODEL, DEMO_OUT = "demo", "runs/demo", "runs/bench-demo"
 RUN_HELP = """
-DATA holds a folder for each benchmark, with its official files (docs/evaluation.md says where they come from). The same
-command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same OUT.
---suite demo needs no data: it writes copies of every format, a few synthetic rows each, and asks the model of
-`make demo`.
+--data holds a folder for each benchmark, with its official files; afn bench doctor says what is missing and where to
+get it. The same command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same
+--out. --suite demo needs no data: it writes a few synthetic rows in every format, and asks the model of `make demo`, or
+one that it trains for a minute.
 
-Exit code 3: some items have no answer or some benchmark no files; the report says which, and gives ranges.
+Exit code 3: some items have no answer, some benchmark no files, or the judge does not reply; the last lines say which.
 """
 
 
@@ -40,10 +40,10 @@ def add_bench_run(parser: ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, RUN_HELP
     _add_suite(parser)
     parser.add_argument("--data", metavar="DIR", help="the benchmarks' files; for --suite demo they are made")
-    parser.add_argument("--out", metavar="DIR", help=f"of answers and report; for --suite demo {DEMO_OUT}")
+    parser.add_argument("--out", metavar="DIR", help=f"where answers and report go; for --suite demo {DEMO_OUT}")
     told = "whose numbers of the paper are meant; think asks for reasoning, captioner has a text model answer"
     parser.add_argument("--variant", choices=("instruct", "think", "captioner"), default="instruct", help=told)
-    told = "in place of the table's prompts: official, or one of those that docs/evaluation.md lists"
+    told = "in place of the table's prompts: official (the authors'), or one of those that docs/evaluation.md lists"
     parser.add_argument("--prompt", default="", metavar="NAME", help=told)
     told = "ask without recordings, with noise or others in their place, or with the options in every order"
     parser.add_argument("--ablation", default="", choices=ABLATIONS, help=told)
@@ -51,7 +51,9 @@ def add_bench_run(parser: ArgumentParser) -> None:
     parser.add_argument("--share", type=_share, default=(1, 1), metavar="I/N", help="the part of this process")
     told = "answers that grow at the same time, at most; default 64"
     parser.add_argument("--batch", type=positive, default=64, metavar="N", help=told)
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode recordings ahead")
+    parser.add_argument(
+        "--workers", type=positive, default=2, metavar="N", help="threads that decode recordings ahead; default 2"
+    )
     parser.add_argument("--replicas", type=positive, metavar="N", help="engines in processes of Ray")
     parser.add_argument(
         "--fast", action="store_true", help="answers may depend, by rounding, on what is answered beside"
@@ -135,7 +137,7 @@ def _asked_and_scored(args: Namespace) -> int:
         prepared = prepare(rows, data, out, asking, limit=args.limit, on_row=told)
     _tell_problems(prepared.problems)
     if not args.quiet:
-        print(f"afn: {out}: {_size(prepared)}", file=sys.stderr)
+        print(f"afn: {out}: {_size(prepared, args.share)}", file=sys.stderr)
     with ExitStack() as stack:
         bar = None if args.quiet else stack.enter_context(BatchBar())
         index, count = args.share
@@ -333,11 +335,12 @@ def _tell_problems(problems: dict[str, str]) -> None:
         print(f"afn: {name}: {problem}", file=sys.stderr)
 
 
-def _size(prepared: PreparedRun) -> str:
-    """Such as "12,345 questions of 39 benchmarks, 56.7 hours of audio"."""
+def _size(prepared: PreparedRun, share: tuple[int, int]) -> str:
+    """Such as "12,345 questions of 39 benchmarks, 56.7 hours of audio, here 1/8 of them"."""
     asks = [ask for some in prepared.asks.values() for ask in some]
     hours = sum(ask.seconds for ask in asks) / 3600
-    return f"{len(asks):,} questions of {len(prepared.asks):,} benchmarks, {hours:,.1f} hours of audio"
+    part = f", here {share[0]}/{share[1]} of them" if share[1] > 1 else ""
+    return f"{len(asks):,} questions of {len(prepared.asks):,} benchmarks, {hours:,.1f} hours of audio{part}"
 
 
 class _ReadBar:

@@ -73,7 +73,10 @@ class Files:
         plain = path.replace("\\", "/").removeprefix("./").lstrip("/")
         tried = [self.folder / plain, *(self.folder / folder / plain for folder in folders)]
         tried += [self.folder / folder / Path(plain).name for folder in ("", *folders)]
-        return str(next((one for one in tried if one.is_file()), self._deeper(plain) or tried[0]))
+        if found := next((one for one in tried if one.is_file()), None):
+            return str(found)
+        ends = [plain, *(f"{folder}/{Path(plain).name}" for folder in folders if not os.path.isabs(folder))]
+        return str(next(filter(None, map(self._deeper, ends)), tried[0]))
 
     def _deeper(self, plain: str) -> Path | None:
         """The only file below the folder whose path ends like this."""
@@ -93,7 +96,7 @@ class Files:
 
 def plain_names(patterns: Sequence[str]) -> str:
     """Patterns of a file as people read them, each name once: "test.json or questions/*.parquet"."""
-    return " or ".join(dict.fromkeys(pattern.removeprefix("**/") for pattern in patterns))
+    return " or ".join(dict.fromkeys(pattern.removeprefix("**/").removeprefix("*/") for pattern in patterns))
 
 
 def read_json(path: Path) -> Any:

@@ -88,7 +88,7 @@ class BenchmarkFiles:
             told.append("The rows are synthetic, written by the demo suite: no benchmark.")
         if self.problem and not self.files:
             told.append(f"Missing in {self.folder}: {', '.join(self.missing.values())}.")
-            told.append(f"To get it: {self.where or 'the table does not say where it is'}.")
+            told.append(f"To get it: {self.where.rstrip(' .') or 'the table does not say where it is'}.")
         elif self.problem:
             told.append(f"It cannot be read: {self.problem}.")
         if self.other_files:

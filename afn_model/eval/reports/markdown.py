@@ -26,16 +26,16 @@ COPIES = (
     "**The numbers of {} are of synthetic rows in the benchmark's format and of no benchmark.** They say that the road "
     "from file to report works, and nothing of the model."
 )
-LEGEND = (
-    "scored / official: items that count in the score, and those of the official split",
-    "score: by the rule that the paper's number is compared with, the first of each table below; where items have no "
+LEGEND = {  # columns of the first table
+    "scored / official": "items that count in the score, and those of the official split",
+    "score": "by the rule that the paper's number is compared with, the first of each table below; where items have no "
     "answer, a range: these as wrong, and these left out",
-    "95 %: interval over drawn recordings",
-    "strict: by our own rule, which takes an answer that names no option as wrong",
-    "unparsed: answers in which no option, label or time could be read; they are wrong where no note says otherwise",
-    "comparable: whether the paper's number was found in the same way; if not, the section says why",
-    "↓: lower is better",
-)
+    "95 %": "interval over drawn recordings",
+    "strict": "by our own rule, which takes an answer that names no option as wrong",
+    "AF3": "Audio Flamingo 3's number in the same paper",
+    "unparsed": "answers in which no option, label or time could be read; they are wrong where no note says otherwise",
+    "comparable": "whether the paper's number was found in the same way; if not, the section says why",
+}
 MOST = 20  # recordings that are named
 
 
@@ -106,7 +106,10 @@ def _overview(scores: Scores, facts: RunFacts, names: Mapping[str, str]) -> list
                 "no" if why_not(result, facts, scores.tools) else "yes",
             ]
         )
-    return [*_table([*head, "best other", "unparsed", "comparable"], rows), "", *(f"- {line}" for line in LEGEND)]
+    table = _table([*head, "best other", "unparsed", "comparable"], rows)
+    legend = [f"- {column}: {told}" for column, told in LEGEND.items() if f" {column} |" in table[0]]
+    lower = ["- ↓: lower is better"] if any(result.row.lower for result in scores.benchmarks.values()) else []
+    return [*table, "", *legend, *lower]
 
 
 def _section(some: Sequence[BenchmarkResult], scores: Scores, facts: RunFacts, names: Mapping[str, str]) -> list[str]:

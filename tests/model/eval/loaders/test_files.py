@@ -18,6 +18,8 @@ def test_a_recording_in_a_folder_of_the_archive_is_found_by_the_end_of_its_path(
     assert files.audio("./audio/1.wav") == str(there / "hub/audio/1.wav")
     assert files.audio("1.wav", "audio") == str(there / "hub/audio/1.wav")
     assert files.audio("b/3.wav") == str(there / "part/b/3.wav")
+    assert files.audio("video/2.wav", "other/audio") == str(there / "other/audio/2.wav")
+    assert files.audio("video/1.wav", str(there), "audio") == str(there / "hub/audio/1.wav")
     assert files.audio("3.wav", "part") == str(there / "part/3.wav"), "the folder that is named comes first"
 
 

@@ -47,7 +47,7 @@ def test_parts_of_a_benchmark_share_a_section():
     parts = [
         replace(ROW, row=3, name="some-one", notes=("For all.",)),
         replace(ROW, row=3, name="some-two", notes=("For all.", "For two."), unknown=("the split",)),
-        replace(ROW, row=3, name="some-three", metric="WER %"),
+        replace(ROW, row=3, name="some-three", metric="WER %", lower=True),
     ]
     text = markdown(scored(parts, {row.name: answers("dog", "cat", "dog", "x") for row in parts}, Tools()), FACTS)
     assert "\n## Some (one), Some (two)\n" in text
@@ -59,6 +59,7 @@ def test_parts_of_a_benchmark_share_a_section():
     assert "| part | accuracy % | items | score | 95 % | unparsed | rule and version |\n" in text
     assert "\n| some-two | strict | 4 | 50.00 |" in text
     assert "\n| some-one | items | official | strict | paper |\n" in text, "the sub-scores of each part by itself"
+    assert "\n- ↓: lower is better\n" in text
     assert "\n\n\n" not in text
 
 
@@ -68,7 +69,9 @@ def test_what_is_empty_is_not_shown():
     assert "| benchmark | scored / official | metric | score | 95 % | comparable |\n" in text
     assert "| accuracy % | items | score | 95 % | rule and version |\n" in text
     assert "sub-score" not in text
-    assert LEGEND[0] in text
+    assert LEGEND["score"] in text
+    assert LEGEND["strict"] not in text
+    assert "↓" not in text
 
 
 def test_synthetic_rows_are_not_held_against_the_paper():
