@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +106,11 @@ def replica_of(args: Namespace, stack: ExitStack) -> Replica:
 
 
 class BatchBar:
-    """A line on stderr, where that is a terminal: what is done of all, and the time left."""
+    """A line on stderr: what is done of all, and the time left. Where that is no terminal, a new line each minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = 60.0) -> None:
         self.bar: Any = None
+        self.every, self.began, self.said = every, time.monotonic(), time.monotonic()
 
     def __enter__(self) -> BatchBar:
         return self
@@ -124,6 +127,9 @@ class BatchBar:
             self.bar = tqdm(total=total_of(progress), bar_format=form, leave=False, disable=None)
         self.bar.set_description_str(told_of(progress), refresh=False)
         self.bar.update(done_of(progress) - self.bar.n)
+        if self.bar.disable and time.monotonic() - self.said >= self.every:
+            self.said = time.monotonic()
+            print(f"afn: {told_of(progress)}{left_of(progress, self.said - self.began)}", file=sys.stderr, flush=True)
 
 
 def done_of(progress: BatchProgress) -> float:
@@ -133,6 +139,14 @@ def done_of(progress: BatchProgress) -> float:
 
 def total_of(progress: BatchProgress) -> float:
     return progress.of_seconds + progress.of_lines
+
+
+def left_of(progress: BatchProgress, seconds: float) -> str:
+    """Such as ", about 1:02:03 left" after so many seconds; "" where nothing is done yet."""
+    done = done_of(progress)
+    if not done:
+        return ""
+    return f", about {timedelta(seconds=round(seconds * (total_of(progress) - done) / done))} left"
 
 
 def told_of(progress: BatchProgress) -> str:

@@ -18,6 +18,7 @@ from afn_model.files import read_json, write_json
 
 if TYPE_CHECKING:
     from afn_model.eval.running.asks import AskSettings
+    from afn_model.eval.running.run import PreparedRun
     from afn_model.eval.table import BenchmarkRow
     from afn_model.infer.batch_replica import Workers
 
@@ -26,12 +27,12 @@ ABLATIONS = ("no-audio", "noise", "wrong-audio", "rotate-options")
 REQUESTS = 16  # at a time, to a model that is served
 DEMO, DEMO_MODEL, DEMO_OUT = "demo", "runs/demo", "runs/bench-demo"
 RUN_HELP = """
-DATA holds a folder for each benchmark, with its official files (docs/evaluation.md says where they come from). The same
-command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same OUT.
---suite demo needs no data: it writes copies of every format, a few synthetic rows each, and asks the model of
-`make demo`.
+--data holds a folder for each benchmark, with its official files; afn bench doctor says what is missing and where to
+get it. The same command goes on where a run was stopped; --share 1/8 to 8/8 divide it among processes that see the same
+--out. --suite demo needs no data: it writes a few synthetic rows in every format, and asks the model of `make demo`, or
+one that it trains for a minute.
 
-Exit code 3: some items have no answer or some benchmark no files; the report says which, and gives ranges.
+Exit code 3: some items have no answer, some benchmark no files, or the judge does not reply; the last lines say which.
 """
 
 
@@ -39,10 +40,10 @@ def add_bench_run(parser: ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, RUN_HELP
     _add_suite(parser)
     parser.add_argument("--data", metavar="DIR", help="the benchmarks' files; for --suite demo they are made")
-    parser.add_argument("--out", metavar="DIR", help=f"of answers and report; for --suite demo {DEMO_OUT}")
+    parser.add_argument("--out", metavar="DIR", help=f"where answers and report go; for --suite demo {DEMO_OUT}")
     told = "whose numbers of the paper are meant; think asks for reasoning, captioner has a text model answer"
     parser.add_argument("--variant", choices=("instruct", "think", "captioner"), default="instruct", help=told)
-    told = "in place of the table's prompts: official, or one of those that docs/evaluation.md lists"
+    told = "in place of the table's prompts: official (the authors'), or one of those that docs/evaluation.md lists"
     parser.add_argument("--prompt", default="", metavar="NAME", help=told)
     told = "ask without recordings, with noise or others in their place, or with the options in every order"
     parser.add_argument("--ablation", default="", choices=ABLATIONS, help=told)
@@ -50,7 +51,9 @@ def add_bench_run(parser: ArgumentParser) -> None:
     parser.add_argument("--share", type=_share, default=(1, 1), metavar="I/N", help="the part of this process")
     told = "answers that grow at the same time, at most; default 64"
     parser.add_argument("--batch", type=positive, default=64, metavar="N", help=told)
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode recordings ahead")
+    parser.add_argument(
+        "--workers", type=positive, default=2, metavar="N", help="threads that decode recordings ahead; default 2"
+    )
     parser.add_argument("--replicas", type=positive, metavar="N", help="engines in processes of Ray")
     parser.add_argument(
         "--fast", action="store_true", help="answers may depend, by rounding, on what is answered beside"
@@ -108,20 +111,33 @@ def _share(text: str) -> tuple[int, int]:
 
 def bench_run(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
+    try:
+        return _asked_and_scored(args)
+    except KeyboardInterrupt:
+        print("afn: stopped; the same command goes on", file=sys.stderr)
+        raise
+
+
+def _asked_and_scored(args: Namespace) -> int:
     from afn_model.eval.running.captioner import answer_by_captions
     from afn_model.eval.running.run import Share, prepare, run, write_run
     from afn_model.eval.table import chosen
 
     rows = chosen(args.suite.split(","))
     out, data = _folders(args)
+    _check(args, rows)
     asking, reading = _asking(args, out), _reading(args)
     write_run(out, rows, data, asking, args.limit)
     if args.suite == DEMO:
         from afn_model.eval.copies import write_copies
 
         write_copies(rows, data)
-    prepared = prepare(rows, data, out, asking, limit=args.limit)
+    with ExitStack() as stack:
+        told = None if args.quiet else stack.enter_context(_ReadBar(len(rows))).show
+        prepared = prepare(rows, data, out, asking, limit=args.limit, on_row=told)
     _tell_problems(prepared.problems)
+    if not args.quiet:
+        print(f"afn: {out}: {_size(prepared, args.share)}", file=sys.stderr)
     with ExitStack() as stack:
         bar = None if args.quiet else stack.enter_context(BatchBar())
         index, count = args.share
@@ -140,7 +156,7 @@ def bench_run(args: Namespace) -> int:
     if not args.quiet:
         before = f", {done[-1].before} were there before" if done[-1].before else ""
         lines, errors = (sum(getattr(one, name) for one in done) for name in ("lines", "errors"))
-        print(f"afn: {out}: {lines} answers, {errors} errors{before}", file=sys.stderr)
+        print(f"afn: {out}: {lines} asked, {errors} errors{before}", file=sys.stderr)
     return _finish(args, rows, prepared, out)
 
 
@@ -151,12 +167,15 @@ def bench_score(args: Namespace) -> int:
     from afn_model.eval.running.run import RUN, prepare
     from afn_model.eval.table import chosen
 
+    _check_names(args)
     out = Path(args.out)
     if not (out / RUN).is_file():
         raise ValueError(f"{out}: no run of afn bench run is in it")
     told = read_json(out / RUN)
-    rows, asking = chosen(told["benchmarks"]), AskSettings(**told["asking"])
-    prepared = prepare(rows, args.data or told["data"], out, asking, limit=told["limit"])
+    rows, asking, data = chosen(told["benchmarks"]), AskSettings(**told["asking"]), args.data or told["data"]
+    if not Path(data).is_dir():  # before the report is written anew
+        raise ValueError(f"{data}: no such folder; --data says where the benchmarks' files are now")
+    prepared = prepare(rows, data, out, asking, limit=told["limit"])
     _tell_problems(prepared.problems)
     if (out / READER).is_file():
         prepared = questions_by_now(prepared, out, asking, AskSettings(**read_json(out / READER)))
@@ -168,7 +187,9 @@ def bench_doctor(args: Namespace) -> int:
     from afn_model.eval.reports.doctor import examine, text
     from afn_model.eval.table import chosen
 
-    found = examine(chosen(args.suite.split(",")), args.data)
+    rows = chosen(args.suite.split(","))
+    with _ReadBar(len(rows)) as bar:
+        found = examine(rows, args.data, on_row=bar.show)
     print(json.dumps([one.as_json() for one in found], indent=2) if args.json else text(found))
     return 0 if all(one.complete for one in found) else 3
 
@@ -176,16 +197,19 @@ def bench_doctor(args: Namespace) -> int:
 def bench_list(args: Namespace) -> None:
     from dataclasses import asdict
 
+    from afn_model.eval.reports.scored import labels
     from afn_model.eval.table import chosen
 
     rows = chosen(args.suite.split(","))
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
         return
-    width = max(len(row.name) for row in rows)
+    titles, width = labels(rows), max(len(row.name) for row in rows)
+    print(f"row  {'--suite':<{width}}   items  metric        title")
     for row in rows:
         items = f"{row.items:,}" if row.items else "?"
-        print(f"{row.row or '-':>2}  {row.name:<{width}}  {items:>6}  {row.metric:<14}  {row.title}")
+        metric = f"{row.metric} ↓" if row.lower else row.metric
+        print(f"{row.row or '-':>3}  {row.name:<{width}}  {items:>6}  {metric:<12}  {titles[row.name]}")
 
 
 def _folders(args: Namespace) -> tuple[Path, Path]:
@@ -195,7 +219,34 @@ def _folders(args: Namespace) -> tuple[Path, Path]:
     if args.out is None or (args.data is None and args.suite != DEMO):
         raise ValueError("--out and --data are required (afn bench run --help says more)")
     out = Path(args.out)
-    return out, Path(args.data) if args.data else out / "data"
+    data = Path(args.data) if args.data else out / "data"
+    if args.suite != DEMO and not data.is_dir():
+        raise ValueError(f"{data}: no such folder; --data holds a folder for each benchmark (docs/evaluation.md)")
+    return out, data
+
+
+def _check(args: Namespace, rows: list[BenchmarkRow]) -> None:
+    """Before anything is written to a run's folder.
+
+    Raises:
+        ValueError: options that do not go together, or no such prompt.
+    """
+    from afn_model.eval.running.asks import AskSettings
+
+    for row in rows:
+        AskSettings({}, prompt=args.prompt).prompt_of(row)
+    if args.variant == "captioner" and not args.then_url:
+        raise ValueError("--variant captioner needs --then-url, the API of a text model that answers from the captions")
+    if args.then_url and args.variant != "captioner":
+        raise ValueError("--then-url is of --variant captioner, in which a text model answers")
+    _check_names(args)
+
+
+def _check_names(args: Namespace) -> None:
+    for model, url in (("url-model", "url"), ("then-model", "then-url"), ("judge-model", "judge-url")):
+        given = {name: getattr(args, name.replace("-", "_"), None) for name in (model, url)}
+        if given[model] and not given[url]:
+            raise ValueError(f"--{model} needs --{url}, where that model answers")
 
 
 def _asking(args: Namespace, out: Path) -> AskSettings:
@@ -263,8 +314,6 @@ def _workers(args: Namespace, stack: ExitStack, questions: Path) -> Workers:
 
 def _reading(args: Namespace) -> AskSettings | None:
     """How the text model is asked that answers from captions."""
-    if (args.variant == "captioner") != bool(args.then_url):
-        raise ValueError("--variant captioner and --then-url, a text model's API, go together")
     if not args.then_url:
         return None
     from afn_model.eval.running.asks import AskSettings
@@ -286,7 +335,37 @@ def _tell_problems(problems: dict[str, str]) -> None:
         print(f"afn: {name}: {problem}", file=sys.stderr)
 
 
-def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: Any, out: Path) -> int:
+def _size(prepared: PreparedRun, share: tuple[int, int]) -> str:
+    """Such as "12,345 questions of 39 benchmarks, 56.7 hours of audio, here 1/8 of them"."""
+    asks = [ask for some in prepared.asks.values() for ask in some]
+    hours = sum(ask.seconds for ask in asks) / 3600
+    part = f", here {share[0]}/{share[1]} of them" if share[1] > 1 else ""
+    return f"{len(asks):,} questions of {len(prepared.asks):,} benchmarks, {hours:,.1f} hours of audio{part}"
+
+
+class _ReadBar:
+    """A line on stderr, where that is a terminal: which benchmark's files are read."""
+
+    def __init__(self, of: int) -> None:
+        self.of = of
+
+    def __enter__(self) -> _ReadBar:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=self.of, bar_format="reading {desc} {n}/{total}|{bar}|", leave=False, disable=None)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+    def show(self, name: str) -> None:
+        """A benchmark begins."""
+        self.bar.set_description_str(name)
+        self.bar.update()
+
+
+def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: PreparedRun, out: Path) -> int:
+    from afn_model.eval.reports.brief import brief, unanswered
     from afn_model.eval.reports.report import as_json, run_facts, write_report
     from afn_model.eval.reports.scored import scored
     from afn_model.eval.running.run import answers_of
@@ -295,30 +374,8 @@ def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: Any, out: Path)
     facts = run_facts(out, rows, data=args.data, unreadable=prepared.unreadable, reader=reader)
     scores = scored(rows, answers_of(prepared, out), _tools(args, out), prepared.problems)
     report = write_report(out, scores, facts)
-    if args.json:
-        print(json.dumps(as_json(scores, facts), indent=2))
-    else:
-        print(*_brief(scores, facts.variant), f"Report: {report}", sep="\n")
-    return 0 if scores.complete else 3
-
-
-def _brief(scores: Any, variant: str) -> list[str]:
-    """A line for each benchmark: items with a score, the score and the paper's."""
-    from afn_model.eval.reports.scored import number, target
-
-    found = [
-        (
-            name,
-            f"{one.first.score.n:,}" if one.first.score else "-",
-            one.row.metric,
-            number(one.first.value, one.row.metric),
-            number(target(one.row, variant), one.row.metric),
-        )
-        for name, one in scores.benchmarks.items()
-    ]
-    table = [("benchmark", "scored", "metric", "here", "paper"), *found]
-    widths = [max(len(row[column]) for row in table) for column in range(5)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    print(json.dumps(as_json(scores, facts), indent=2) if args.json else "\n".join(brief(scores, facts, report)))
+    return 0 if scores.complete and not unanswered(scores) else 3
 
 
 def _tools(args: Namespace, out: Path) -> Any:

@@ -44,7 +44,6 @@ MODULES = {
     "afn_model/data/stats.py": "tests/model/cli/test_data.py",
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
     "afn_model/demo/report.py": "tests/model/demo/test_demo.py",
-    "afn_model/eval/loaders/files.py": "tests/model/eval/loaders",
     "afn_model/eval/items.py": "tests/model/eval/test_every_benchmark.py and loaders/",
     "afn_model/eval/prompts.py": "tests/model/eval/running/test_asks.py",
     "afn_model/eval/score.py": "tests/model/eval/reports/test_scored.py and rules/",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import os
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +40,15 @@ class Files:
         Raises:
             ValueError: there is none.
         """
-        given = self.names[name]
-        patterns = [given] if isinstance(given, str) else list(given)
+        patterns = self._patterns(name)
         for pattern in patterns:
             if found := sorted(path for path in self.folder.glob(pattern) if path.is_file()):
                 return found
-        raise ValueError(f"{self.folder}: no {' or '.join(patterns)} in it")
+        raise ValueError(f"{self.folder}: no {plain_names(patterns)} in it")
+
+    def _patterns(self, name: str) -> list[str]:
+        given = self.names[name]
+        return [given] if isinstance(given, str) else list(given)
 
     def first(self, *names: str) -> tuple[str, list[Path]]:
         """The first of several names that has files, and these.
@@ -50,13 +56,11 @@ class Files:
         Raises:
             ValueError: none has.
         """
-        problems = []
         for name in names:
-            try:
+            with suppress(ValueError):
                 return name, self.all(name)
-            except ValueError as error:
-                problems.append(str(error))
-        raise ValueError("; ".join(problems))
+        patterns = [pattern for name in names for pattern in self._patterns(name)]
+        raise ValueError(f"{self.folder}: no {plain_names(patterns)} in it")
 
     def one(self, name: str) -> Path:
         """The file of a name; of several the first."""
@@ -64,11 +68,35 @@ class Files:
 
     def audio(self, path: str, *folders: str) -> str:
         """Where a recording is: a path of a benchmark's file looked for in the benchmark's folder, in ``folders`` of it
-        and, by its last part, in these. A recording that is nowhere keeps the first path, which errors will name."""
+        and, by its last part, in these; then as the end of the path of one file anywhere below, as archives and hubs
+        have folders of their own. A recording that is nowhere keeps the first path, which errors will name."""
         plain = path.replace("\\", "/").removeprefix("./").lstrip("/")
         tried = [self.folder / plain, *(self.folder / folder / plain for folder in folders)]
         tried += [self.folder / folder / Path(plain).name for folder in ("", *folders)]
-        return str(next((one for one in tried if one.is_file()), tried[0]))
+        if found := next((one for one in tried if one.is_file()), None):
+            return str(found)
+        ends = [plain, *(f"{folder}/{Path(plain).name}" for folder in folders if not os.path.isabs(folder))]
+        return str(next(filter(None, map(self._deeper, ends)), tried[0]))
+
+    def _deeper(self, plain: str) -> Path | None:
+        """The only file below the folder whose path ends like this."""
+        end = Path(plain).parts
+        found = [path for path in self._named.get(end[-1] if end else "", ()) if path.parts[-len(end) :] == end]
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _named(self) -> dict[str, list[Path]]:
+        """All files below the folder by name."""
+        found: dict[str, list[Path]] = {}
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                found.setdefault(name, []).append(Path(folder, name))
+        return found
+
+
+def plain_names(patterns: Sequence[str]) -> str:
+    """Patterns of a file as people read them, each name once: "test.json or questions/*.parquet"."""
+    return " or ".join(dict.fromkeys(pattern.removeprefix("**/").removeprefix("*/") for pattern in patterns))
 
 
 def read_json(path: Path) -> Any:

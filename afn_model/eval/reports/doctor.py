@@ -14,6 +14,7 @@ from afn_model.audio.recording import Audio, is_inside, measured_seconds
 from afn_model.checks import said
 from afn_model.eval.items import Item, ItemClip
 from afn_model.eval.loaders import folder_of, is_copy, load
+from afn_model.eval.loaders.files import plain_names
 from afn_model.eval.reports.scored import labels, questions
 from afn_model.eval.table import BenchmarkRow
 from afn_model.files import fingerprint_as_of
@@ -73,6 +74,10 @@ class BenchmarkFiles:
         """It can be asked as it is: the files are read, and so is every recording."""
         return bool(self.items) and not (self.problem or self.absent or self.unreadable or self.too_long)
 
+    @property
+    def state(self) -> str:
+        return "ready" if self.complete else "faulty" if self.files else "missing"
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"complete": self.complete}
 
@@ -82,7 +87,8 @@ class BenchmarkFiles:
         if self.copy:
             told.append("The rows are synthetic, written by the demo suite: no benchmark.")
         if self.problem and not self.files:
-            told.append(f"Missing in {self.folder}: {', '.join(self.missing.values())}. To get: {self.where or '?'}.")
+            told.append(f"Missing in {self.folder}: {', '.join(self.missing.values())}.")
+            told.append(f"To get it: {self.where.rstrip(' .') or 'the table does not say where it is'}.")
         elif self.problem:
             told.append(f"It cannot be read: {self.problem}.")
         if self.other_files:
@@ -105,7 +111,7 @@ def examine(
     *,
     durations: bool = True,
     threads: int = 4,
-    on_progress: Callable[[int, int], Any] | None = None,
+    on_row: Callable[[str], Any] | None = None,
 ) -> list[BenchmarkFiles]:
     """Examines the files of benchmarks. Of recordings only the headers are read.
 
@@ -114,14 +120,14 @@ def examine(
         data: the data folder.
         durations: whether recordings are opened; without, only whether they are there is found.
         threads: that open recordings.
-        on_progress: called with the number of benchmarks that are done and of all.
+        on_row: called with the name of each benchmark before it is examined.
     """
     found, known, titles = [], dict[str, float | str](), labels(rows)
     with ThreadPoolExecutor(threads) as pool:
-        for number, row in enumerate(rows, 1):
+        for row in rows:
+            if on_row is not None:
+                on_row(row.name)
             found.append(_examine(row, titles[row.name], data, known, pool if durations else None))
-            if on_progress is not None:
-                on_progress(number, len(rows))
     return found
 
 
@@ -148,7 +154,7 @@ def _examine(
         if paths:
             found.files[name] = [str(path.relative_to(folder)) for path in paths]
         else:
-            found.missing[name] = " or ".join(patterns)
+            found.missing[name] = plain_names(patterns)
     found.other_files = other_files(row, data)
     try:
         items = load(row, data)
@@ -212,13 +218,14 @@ def _examples(what: str, found: Sequence[str]) -> list[str]:
 
 
 def text(found: Sequence[BenchmarkFiles]) -> str:
-    """Findings for people: a line for each benchmark, and below it what is to be known of it."""
-    width = max([9, *(len(one.title) for one in found)])
+    """Findings for people: a line for each benchmark, below it what is to be known of it, and what there is in all."""
+    width = max([9, *(len(one.name) for one in found)])
     lines = [f"{'benchmark':{width}}  state    items / official  recordings    hours  longest s"]
     for one in found:
-        state = "ready" if one.complete else "missing" if not one.files else "see below"
         official = "?" if one.official is None else f"{one.official:,}"
         counts = f"{f'{one.items:,} / {official}':>17}  {one.clips:>10,}"
-        lines.append(f"{one.title:{width}}  {state:9}{counts}  {one.hours:>7.2f}  {one.longest:>9.1f}")
-        lines += [f"{'':{width}}    {sentence}" for sentence in one.sentences()]
-    return "\n".join(lines)
+        lines.append(f"{one.name:{width}}  {one.state:9}{counts}  {one.hours:>7.2f}  {one.longest:>9.1f}")
+        lines += [f"    {sentence}" for sentence in one.sentences()]
+    states = Counter(one.state for one in found)
+    told = ", ".join(f"{count} {state}" for state, count in states.items())
+    return "\n".join([*lines, "", f"{told}; {sum(one.hours for one in found):,.1f} hours of audio"])

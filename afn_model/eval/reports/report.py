@@ -15,14 +15,13 @@ import afn_kernels
 from afn_model.eval.loaders import is_copy
 from afn_model.eval.reports import picture
 from afn_model.eval.reports.doctor import other_files
+from afn_model.eval.reports.markdown import markdown
 from afn_model.eval.reports.scored import (
     BenchmarkResult,
     RuleResult,
     RunFacts,
     Scores,
     groups_of,
-    labels,
-    number,
     target,
     turned,
     verdict,
@@ -36,10 +35,6 @@ from afn_model.files import read_json, write_json, write_rows, write_text
 
 VERSION = 1  # of scores.json
 PICTURE = "report.png"
-COPIES = (
-    "**The numbers of {} are of synthetic rows in the benchmark's format and of no benchmark.** They say that the road "
-    "from file to report works, and nothing of the model."
-)
 
 
 def run_facts(
@@ -207,154 +202,3 @@ def _known(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _known(one) for name, one in value.items()}
     return [_known(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def markdown(scores: Scores, facts: RunFacts, drawn: str = "") -> str:
-    """The text of report.md; ``drawn`` is the name of a picture."""
-    model = facts.asking.get("model", {})
-    names = labels([result.row for result in scores.benchmarks.values()])
-    lines = [f"# Evaluation: {model.get('name', 'a model')}, {facts.variant}", ""]
-    if copies := [names[name] for name in scores.benchmarks if name in facts.copies]:
-        what = "all benchmarks here" if len(copies) == len(scores.benchmarks) else ", ".join(copies)
-        lines += [f"> {COPIES.format(what)}", ""]
-    if not scores.answered:
-        lines += ["> **Not every item has an answer**: scores are ranges until the run has gone on to its end.", ""]
-    lines += [*_facts(scores, facts), "", "## Scores", "", *_overview(scores, facts, names), ""]
-    lines += [f"![Scores beside the paper's numbers]({drawn})", ""] if drawn else []
-    for name, result in scores.benchmarks.items():
-        lines += [f"## {names[name]}", "", *_section(result, scores, facts), ""]
-    if scores.problems:
-        lines += ["## Not asked", ""] + [f"- {name}: {one_line(why)}" for name, why in scores.problems.items()] + [""]
-    if facts.unreadable:
-        lines += ["## Recordings that cannot be read", "", *_some(facts.unreadable), ""]
-    return "\n".join(lines)
-
-
-def _facts(scores: Scores, facts: RunFacts) -> list[str]:
-    model, judge = facts.asking.get("model", {}), scores.tools.judge
-    told = {
-        "model": ", ".join(f"{name} {value}" for name, value in model.items()),
-        "variant": facts.variant,
-        "changed on purpose": facts.asking.get("ablation"),
-        "settings in place of the table's": json.dumps(facts.asking.get("generation") or {}).strip("{}"),
-        "only the first items of each": facts.limit,
-        "judge": judge.name if judge else "none",
-        "embedder": scores.tools.embed_name,
-        "text model that answers from the captions": facts.reader,
-        "code": facts.code,
-        "time": f"{facts.hours:.2f} h of processes for {facts.answers:,} answers, {facts.audio_hours:.2f} h of audio",
-    }
-    return [f"- {name}: {value}" for name, value in told.items() if value]
-
-
-def _overview(scores: Scores, facts: RunFacts, names: Mapping[str, str]) -> list[str]:
-    head = "| benchmark | scored / official | metric | score | 95 % | strict | paper | difference | AF3 | best other "
-    lines = [f"{head}| unparsed % | comparable |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
-    for name, result in scores.benchmarks.items():
-        row, first = result.row, result.first
-        strict = next((by for by in result.results[1:] if by.name == "strict"), None)
-        paper = target(row, facts.variant)
-        cells = [
-            names[name],
-            f"{first.score.n if first.score else 0:,} / {'?' if row.items is None else f'{row.items:,}'}",
-            f"{row.metric}{' ↓' if row.lower else ''}",
-            ranged(first, row.metric),
-            between(first.interval, row.metric),
-            number(strict.value, row.metric) if strict else "",
-            number(paper, row.metric),
-            number(first.value - paper, row.metric, "+"),
-            number(target(row, "af3"), row.metric),
-            _best_other(row),
-            number((strict or first).unparsed, "%"),
-            "no" if why_not(result, facts, scores.tools) else "yes",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lower = " ↓: lower is better." if any(result.row.lower for result in scores.benchmarks.values()) else ""
-    return [
-        *lines,
-        "",
-        f"The score is the first scorer's of the sections below, by the rule that the paper names.{lower}",
-    ]
-
-
-def _section(result: BenchmarkResult, scores: Scores, facts: RunFacts) -> list[str]:
-    row, groups = result.row, groups_of(result)
-    version = f", version {row.version}" if row.version else ""
-    lines = [f"`{row.name}`{version}, split {row.split}. {verdict(result, facts, scores.tools)}", ""]
-    head = f"| {row.metric} | items | score | 95 % | unparsed | what it depends on |"
-    lines += [head, "|---|---|---|---|---|---|"]
-    for by in result.results:
-        if by.score is None:
-            lines.append(f"| {by.name} ({by.rule}) | | | | | not scored: {one_line(by.reason)} |")
-            continue
-        cells = [f"{by.score.n:,}", ranged(by, row.metric), between(by.interval, row.metric), f"{by.score.unparsed:,}"]
-        lines.append(f"| {by.name} ({by.rule}) | {' | '.join(cells)} | {one_line(by.score.signature)} |")
-    lines.append("")
-    lines += [f"- **{a} and {b} differ by {number(gap, row.metric, '+')}.**" for a, b, gap in result.disagreements()]
-    for by in result.results:
-        if orders := turned(result, by):
-            mean, worst, always = (number(x, row.metric) for x in (orders.mean, orders.worst, orders.always))
-            told = f"mean {mean}, worst order {worst}, items at their worst {always}"
-            lines.append(f"- {by.name}, over all orders of the options: {told}.")
-        if by.ungraded:
-            lines.append(f"- {by.name}: the judge gave {by.ungraded:,} answers no grade")
-    told = {
-        "the prompt is": facts.prompts.get(row.name, row.prompt),
-        "answers cut by their length:": result.ended("length"),
-        "answers that ended in repetition:": result.ended("repetition"),
-        "errors:": result.errors,
-        "not asked yet:": result.unasked,
-        "items whose answer is hidden:": result.hidden,
-        "file to hand in:": facts.submissions.get(row.name),
-    }
-    lines += [f"- {name} {value}" for name, value in told.items() if value]
-    for why in sorted({one.error for one in result.answered if one.error})[:3]:
-        lines.append(f"- an error: {one_line(why)}")
-    lines += [
-        f"- {note}"
-        for note in dict.fromkeys([*row.notes, *(n for by in result.results if by.score for n in by.score.notes)])
-    ]
-    if groups:
-        lines += ["", *_groups(result, facts, groups)]
-    return lines
-
-
-def _groups(result: BenchmarkResult, facts: RunFacts, groups: Sequence[str]) -> list[str]:
-    row, some = result.row, [by for by in result.results if by.score]
-    lines = [
-        f"| sub-score | items | {' | '.join(by.name for by in some)} | paper | AF3 |",
-        f"|---|---|{'---|' * len(some)}---|---|",
-    ]
-    for name in groups:
-        items = max((by.score.groups.get(name, (0, 0))[1] for by in some if by.score), default=0)
-        values = [number(by.of(name), row.metric) for by in some]
-        papers = [number(target(row, who, name), row.metric) for who in (facts.variant, "af3")]
-        lines.append(f"| {name} | {items:,} | {' | '.join([*values, *papers])} |")
-    return lines
-
-
-def between(ends: tuple[float, float], metric: str) -> str:
-    return f"{number(ends[0], metric)} to {number(ends[1], metric)}" if math.isfinite(ends[0]) else ""
-
-
-def ranged(by: RuleResult, metric: str) -> str:
-    """A score, or the range that errors leave to it."""
-    if by.bounds is None or not by.score or not by.score.n:
-        return number(by.value, metric)
-    wrong, without = (number(value, metric) or "?" for value in by.bounds)
-    return f"{wrong} (errors wrong) to {without} (left out)"
-
-
-def _best_other(row: BenchmarkRow) -> str:
-    value = number(target(row, "other"), row.metric)
-    return f"{value} {row.targets['other'].get('who', '')}".strip() if value else ""
-
-
-def one_line(text: str) -> str:
-    """A text as a cell of a table holds it."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _some(found: Mapping[str, str], most: int = 20) -> list[str]:
-    lines = [f"- {path}: {one_line(why)}" for path, why in list(found.items())[:most]]
-    return [*lines, f"- and {len(found) - most:,} more"] if len(found) > most else lines

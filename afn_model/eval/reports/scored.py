@@ -281,7 +281,7 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
         what = "sub-scores alone" if row.targets.get(facts.variant) else "no number of it"
         said.append(f"the paper has {what} for the variant {facts.variant}")
     if first.score is None:
-        said.append(f"the paper's rule cannot be used here ({first.reason})")
+        said.append("there is no number by the rule that the paper's is compared with")
     elif not first.score.n:
         said.append("the answers are hidden" if result.hidden else "no item was scored")
     if row.items is None:
@@ -292,9 +292,10 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
         said.append(f"{', '.join(files)} is not the file that the authors published")
     if missing := result.errors + result.unasked:
         said.append(f"{missing:,} of {len(result.answered):,} items have no answer")
-    judge = tools.judge.name if tools.judge else "nobody"
-    if row.judge and not same_model(judge, row.judge):
-        said.append(f"the judge is {judge}, the paper's is {row.judge}")
+    if row.judge and tools.judge and not same_model(tools.judge.name, row.judge):
+        said.append(f"the judge is {tools.judge.name or 'nobody'}, the paper's is {row.judge}")
+    if row.judge and not tools.judge:
+        said.append(f"there is no judge, the paper's is {row.judge}")
     if first.score and OWN_WORDING in first.score.signature:
         said.append("the judge is asked in our words")
     if ungraded := first.ungraded:
@@ -312,7 +313,7 @@ def why_not(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> list[str]
     if ablation := facts.asking.get("ablation"):
         said.append(f"the items were changed on purpose ({ablation})")
     if row.unknown:
-        said.append(f"it is not published: {', '.join(one.rstrip('.') for one in row.unknown)}")
+        said.append(f"not published: {', '.join(one.rstrip('.') for one in row.unknown)}")
     return said
 
 
@@ -330,7 +331,8 @@ def same_model(one: str, other: str) -> bool:
 def verdict(result: BenchmarkResult, facts: RunFacts, tools: Tools) -> str:
     """One sentence: whether the number may be compared with the paper's, and what the comparison says."""
     if reasons := why_not(result, facts, tools):
-        return f"Comparable with the paper: no, because {'; '.join(reason.rstrip('.') for reason in reasons)}."
+        reasons = reasons[:1] if result.row.name in facts.copies else reasons  # which is reason enough
+        return f"Not comparable with the paper: {'; '.join(reason.rstrip('.') for reason in reasons)}."
     paper, (low, high) = target(result.row, facts.variant), result.first.interval
     if low <= paper <= high:
         return f"The paper's number is reproduced: {paper:g} lies in the interval."

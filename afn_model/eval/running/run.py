@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -63,6 +63,7 @@ def prepare(
     asking: AskSettings,
     *,
     limit: int | None = None,
+    on_row: Callable[[str], Any] | None = None,
 ) -> PreparedRun:
     """Reads the files of benchmarks and makes the questions about their items.
 
@@ -72,9 +73,12 @@ def prepare(
         out: the run's folder; digests of recordings are kept in it.
         asking: how the items are asked.
         limit: only the first items of each benchmark.
+        on_row: called with the name of each benchmark before its files are read.
     """
     found, digests = PreparedRun(), ClipDigests(Path(out) / DIGESTS)
     for row in rows:
+        if on_row is not None:
+            on_row(row.name)
         try:
             items = ablate(asking.ablation, load(row, data)[:limit], Path(out), digests, seed=asking.seed)
             digests.read(clip.path for item in items for clip in item.clips)
@@ -200,13 +204,30 @@ def write_run(
     }
     path = Path(out) / RUN
     before = read_json(path) if path.is_file() else told
-    if differs := [name for name in told if name != "data" and before.get(name) != told[name]]:
-        raise ValueError(f"{out}: is the folder of another run: {', '.join(differs)} differ; choose another --out")
+    if differs := list(_differences(before, told)):
+        raise ValueError(f"{out}: is the folder of another run ({'; '.join(differs)}); choose another --out")
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
         write_json(path, told)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Such as "variant: instruct there, think here"; of values that are long the name alone."""
+    for name in dict.fromkeys([*now, *before]):
+        one, other = before.get(name), now.get(name)
+        if name == "data" or one == other:
+            continue
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from (f"{name}'s {told}" if name != "asking" else told for told in _differences(one, other))
+        else:
+            told = f"{name}: {_plain(one)} there, {_plain(other)} here"
+            yield told if len(told) < 120 else f"{name}: another"
+
+
+def _plain(value: Any) -> str:
+    return (",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)) or "none"
 
 
 def answers_of(prepared: PreparedRun, out: str | Path) -> dict[str, list[AnsweredItem]]:

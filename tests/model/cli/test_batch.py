@@ -5,7 +5,7 @@ import json
 import pytest
 
 from afn_model.cli import main
-from afn_model.cli.batch import told_of
+from afn_model.cli.batch import BatchBar, left_of, told_of
 from afn_model.infer.batch import BatchProgress
 from tests.tiny import record, save_tiny
 
@@ -51,3 +51,14 @@ def test_what_progress_says():
     assert told_of(text) == "3 of 9 lines"
     heard = BatchProgress(lines=3, of_lines=9, seconds=1800, of_seconds=7200, errors=2)
     assert told_of(heard) == "3 of 9 lines, 0.5 of 2.0 hours of audio, 2 errors"
+    assert left_of(heard, 60) == ", about 0:03:00 left"
+    assert left_of(BatchProgress(of_lines=9), 60) == ""
+
+
+def test_a_log_has_a_line_now_and_then(capsys):
+    with BatchBar(every=0.0) as bar:
+        bar.show(BatchProgress(lines=3, of_lines=9))
+    assert "afn: 3 of 9 lines, about 0:00:00 left\n" in capsys.readouterr().err
+    with BatchBar(every=3600.0) as bar:
+        bar.show(BatchProgress(lines=3, of_lines=9))
+    assert capsys.readouterr().err == ""

@@ -87,11 +87,16 @@ def test_what_is_missing_is_named_and_the_exit_code_is_3(whole, model, tmp_path,
     assert main(["bench", "run", *command, "--out", str(tmp_path / "out"), *small(model)]) == 3
     captured = capsys.readouterr()
     assert "afn: tedlium: " in captured.err
+    assert "Not asked: tedlium. " in captured.out
+    assert "mmar: 1 of 5 items have an error, such as " in captured.out
     report = (tmp_path / "out/report.md").read_text()
     assert "no such file" in report
     assert " to " in report
+    assert main(["bench", "score", str(tmp_path / "out"), "--data", str(tmp_path / "gone")]) == 2
+    assert "gone: no such folder; --data says where" in capsys.readouterr().err
+    assert (tmp_path / "out/report.md").read_text() == report
     assert main(["bench", "run", *command, "--out", str(tmp_path / "out"), *small(model), "--limit", "1"]) == 2
-    assert "is the folder of another run: limit differ" in capsys.readouterr().err
+    assert "is the folder of another run (limit: none there, 1 here)" in capsys.readouterr().err
 
 
 def test_a_text_model_answers_from_captions(whole, model, tmp_path, capsys):
@@ -118,3 +123,27 @@ def test_lists(capsys):
     assert main(["bench", "list", "--suite", "nothing"]) == 2
     assert main(["bench", "run", "--share", "9/8", "--suite", "demo"]) == 2
     assert "such as 1/8" in capsys.readouterr().err
+
+
+def test_what_cannot_be_is_refused_before_a_folder_is_made(model, tmp_path, capsys):
+    out, command = tmp_path / "out", ["bench", "run", "--suite", "mmar", "--out", str(tmp_path / "out"), *small(model)]
+    here = ["--data", str(tmp_path)]
+    for options, said in (
+        (["--data", str(tmp_path / "none")], "none: no such folder; --data holds a folder for each benchmark"),
+        ([*here, "--prompt", "nothing"], "nothing: no such prompt; there are official, "),
+        ([*here, "--then-url", "http://127.0.0.1:9/v1"], "--then-url is of --variant captioner"),
+        ([*here, "--judge-model", "x"], "--judge-model needs --judge-url"),
+    ):
+        assert main([*command, *options]) == 2
+        assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_who_interrupts_is_told_how_to_go_on(model, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("afn_model.eval.running.run.prepare", interrupted)
+    command = ["bench", "run", "--suite", "mmar", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*command, *small(model)]) == 130
+    assert capsys.readouterr().err == "afn: stopped; the same command goes on\n"

@@ -24,7 +24,7 @@ def test_captions_and_entailment_share_the_folder_of_their_recordings(tmp_path):
     put(tmp_path / "clotho" / "evaluation" / "a, b.wav")
     (tmp_path / "clotho" / "clotho_captions_evaluation.csv").write_text(CLOTHO)
     assert len(loaded("clotho-captions", tmp_path)) == 1
-    with pytest.raises(ValueError, match=r"clotho: no clotho_entailment_evaluation.csv or \*\*/clotho_entail"):
+    with pytest.raises(ValueError, match=r"clotho: no clotho_entailment_evaluation.csv in it"):
         loaded("clotho-entailment", tmp_path)
 
 

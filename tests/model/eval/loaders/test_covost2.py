@@ -36,7 +36,7 @@ def test_a_translation_is_joined_with_its_recording_and_transcript(tmp_path):
 def test_files_that_are_missing_or_have_changed_are_named(tmp_path):
     row, folder = ROWS["covost2-de-en"], tmp_path / "covost2"
     folder.mkdir()
-    with pytest.raises(ValueError, match=r"no covost_v2.de_en.test.tsv in it; .* no covost_v2.de_en.tsv in it"):
+    with pytest.raises(ValueError, match=r"no covost_v2.de_en.test.tsv or covost_v2.de_en.tsv in it"):
         load(row, tmp_path)
     translations = folder / "covost_v2.de_en.tsv"
     translations.write_text("path\ttranslation\tsplit\na.mp3\tgood\ttest\n")

@@ -164,5 +164,5 @@ def test_every_row_of_the_paper_compares_two_named_normalisers():
         assert used[:2] == ["whisper@0.1.15", "openasr@d1e99b2"]
         assert used[-1] == "none"
         assert row.lower
-        assert row.unknown == ("the normaliser behind Table 1 is not named",)
+        assert row.unknown == ("the normaliser behind Table 1",)
     assert json.dumps([row.targets["instruct"] for row in rows]) == "[1.54, 2.76, 1.91, 3.3, 9.8, 7.2, 5.4]"

@@ -52,22 +52,25 @@ def test_files_that_are_as_published_are_ready(data):
     assert found.files == {"questions": ["test.json"]}
     assert (found.items, found.clips, found.longest) == (3, 1, 2.0)
     assert found.hours == 2 / 3600, "a recording that several questions are about counts once"
-    assert "Some       ready " in text([found])
+    assert "\nsome       ready " in text([found])
+    assert text([found]).endswith("\n1 ready; 0.0 hours of audio")
 
 
 def test_missing_files_are_named_and_where_they_are(data):
     rows = [replace(ROW, name="elsewhere", private=True)]
     (found,) = examine(rows, data)
     assert not found.complete
-    assert found.missing == {"questions": "test.json or **/test.json"}
+    assert found.missing == {"questions": "test.json"}
     assert found.sentences() == [
-        f"Missing in {data / 'elsewhere'}: test.json or **/test.json. To get: test.json of its authors."
+        f"Missing in {data / 'elsewhere'}: test.json.",
+        "To get it: test.json of its authors.",
     ]
-    assert "missing" in text([found])
+    assert "elsewhere  missing" in text([found])
     (data / "some" / "test.json").write_text("{")
     (found,) = examine([ROW], data)
     assert "no JSON" in found.problem
     assert found.sentences()[0].startswith("It cannot be read")
+    assert "some       faulty" in text([found])
 
 
 def test_what_is_odd_about_items_is_counted_and_exemplified(data):
@@ -118,7 +121,7 @@ def test_recordings_longer_than_the_model_takes_are_named(data, monkeypatch):
 def test_only_headers_are_read_and_each_recording_once(data, monkeypatch):
     asked = []
     monkeypatch.setattr(module, "measured_seconds", lambda audio: asked.append(audio.source) or 1.0)
-    progress = []
-    examine([ROW, replace(ROW, name="some-other")], data, on_progress=lambda *done: progress.append(done))
+    names = []
+    examine([ROW, replace(ROW, name="some-other")], data, on_row=names.append)
     assert asked == [str(data / "some" / "a.wav")]
-    assert progress == [(1, 2), (2, 2)]
+    assert names == ["some", "some-other"]

@@ -191,7 +191,7 @@ def test_each_difference_from_the_paper_is_named(row, texts, facts, reason):
         reason = reason.replace("gpt-4o-mini", "gpt-4o-mini-2024-07-18")
     (said,) = why_not(result, facts, tools)
     assert reason in said
-    assert verdict(result, facts, tools) == f"Comparable with the paper: no, because {said}."
+    assert verdict(result, facts, tools) == f"Not comparable with the paper: {said}."
 
 
 def test_hidden_answers_are_no_score():

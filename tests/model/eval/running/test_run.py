@@ -206,10 +206,16 @@ def test_a_folder_is_of_one_run(tmp_path):
     write_run(tmp_path, [row], tmp_path / "data", ASKING, None)
     write_run(tmp_path, [row], tmp_path / "moved", ASKING, None)
     for rows, asking, limit, differs in (
-        ([], ASKING, 3, "benchmarks, limit"),
-        ([row], replace(ASKING, seed=1), None, "asking"),
+        ([], ASKING, 3, r"benchmarks: mmau-mini there, none here; limit: none there, 3 here"),
+        (
+            [row],
+            replace(ASKING, seed=1, variant="think"),
+            None,
+            "variant: instruct there, think here; seed: 0 there, 1",
+        ),
+        ([row], replace(ASKING, model={"name": "x" * 99, "weights": "y"}), None, "model's name: another"),
     ):
-        with pytest.raises(ValueError, match=rf"another run: {differs} differ; choose another --out"):
+        with pytest.raises(ValueError, match=rf"another run \({differs}.*\); choose another --out"):
             write_run(tmp_path, rows, tmp_path / "moved", asking, limit)
 
 
