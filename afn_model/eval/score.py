@@ -117,6 +117,23 @@ def ratio(
     return Score(quotient([part for part in parts if part is not None], scale), list(parts), found, scale, **rest)
 
 
+def by_item(
+    answered: Sequence[AnsweredItem], mark: Callable[[AnsweredItem], tuple[float | None, str]], **rest: Any
+) -> Score:
+    """The mean in percent of what each item has.
+
+    Args:
+        answered: items with outputs.
+        mark: what an item has, 0 to 1 or None to leave it out, and what was read in its output: "none" if nothing.
+        rest: other fields of ``Score``.
+    """
+    marks = [mark(one) for one in answered]
+    unread = sum(read == "none" and one.text is not None for one, (_, read) in zip(answered, marks, strict=True))
+    parts = [None if value is None else (float(value), 1.0) for value, _ in marks]
+    fixed = {"scale": 100, "unparsed": unread, "extracted": [read for _, read in marks]}
+    return ratio(answered, parts, **fixed | rest)
+
+
 def quotient(parts: Sequence[Part], scale: float = 1.0) -> float:
     below = sum(part[1] for part in parts)
     return scale * sum(part[0] for part in parts) / below if below else float("nan")

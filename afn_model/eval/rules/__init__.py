@@ -9,7 +9,7 @@ from typing import Any
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.score import Rule, Score, Tools, options_of
-from afn_model.scoring.text import answer_span
+from afn_model.scoring.text import final_answer
 
 # Name in the table -> module and function, (answered, tools, **options) -> Score.
 RULES: dict[str, str] = {
@@ -38,19 +38,13 @@ RULES: dict[str, str] = {
 
 
 def score(answered: Sequence[AnsweredItem], scorer: dict[str, Any], tools: Tools) -> Score:
-    """The score by one scorer of the table. Rules see what is said in the end: no reasoning, and nothing of an answer
-    that was cut inside of it.
+    """The score by one scorer of the table. Rules see final answers: no reasoning, and nothing of an answer that was
+    cut inside of it.
 
     Raises:
         RuleError: what it needs is missing here.
     """
     module, function = RULES[scorer["rule"]].split(":")
     rule: Rule = getattr(import_module(f"{__name__}.{module}"), function)
-    said = [one if one.text is None else replace(one, text=final(one.text)) for one in answered]
+    said = [one if one.text is None else replace(one, text=final_answer(one.text)) for one in answered]
     return rule(said, tools, **options_of(scorer))
-
-
-def final(text: str) -> str:
-    """An output without its reasoning."""
-    first, last = answer_span(text)
-    return text[first:last].strip()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.rules.extract import chosen, final_answer, same
+from afn_model.eval.rules.extract import chosen, same
 from afn_model.eval.rules.instructions import CHECKS, follows
 from afn_model.eval.rules.labels import nearest
 from afn_model.eval.score import AnswerGrader, Part, RuleError, Score, Tools, ratio
@@ -118,7 +118,7 @@ def mmau_pro(answered: Sequence[AnsweredItem], tools: Tools, *, closed: str = "e
 def _judged(answered: Sequence[AnsweredItem], places: Sequence[int], judge: AnswerGrader, *, ours: bool):
     asked = [place for place in places if not ours or answered[place].text is not None]
     prompts = [
-        PROMPT.format(question=one.item.question, answer=one.item.answer, said=final_answer(one.text or ""))
+        PROMPT.format(question=one.item.question, answer=one.item.answer, said=one.text or "")
         for one in (answered[place] for place in asked)
     ]
     found: dict[int, tuple[Part | None, str]] = {place: ((0.0, 1.0), "no output") for place in places}
@@ -132,7 +132,7 @@ def _followed(answered: Sequence[AnsweredItem], places: Sequence[int]):
     found: dict[int, tuple[Part | None, str]] = {}
     for one, place in ((answered[place], place) for place in places):
         identifier, given = str(one.item.extra.get("task_identifier", "")), one.item.extra.get("kwargs") or {}
-        done = one.text is not None and follows(final_answer(one.text), identifier, given, one.item.question)
+        done = one.text is not None and follows(one.text, identifier, given, one.item.question)
         told = "followed" if done else "not followed" if identifier in CHECKS else "unknown instruction"
         found[place] = (float(done), 1.0), f"{identifier}: {told}"
     return found
@@ -143,7 +143,7 @@ def _chosen(answered: Sequence[AnsweredItem], places: Sequence[int], tools: Tool
     if closed == "read":
         said = [chosen(one.text or "", one.item.choices).choice for one in some]
     else:
-        said = nearest(tools, [final_answer(one.text or "") for one in some], [one.item.choices for one in some])
+        said = nearest(tools, [one.text or "" for one in some], [one.item.choices for one in some])
     found: dict[int, tuple[Part | None, str]] = {}
     for place, one, choice in zip(places, some, said, strict=True):
         right = choice is not None and choice == same(one.item.answer or "", one.item.choices)

@@ -13,7 +13,6 @@ from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.rules.normalisers import normaliser as normaliser_of
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
-from afn_model.scoring.text import answer_in
 
 SPACELESS = ("zh", "yue", "ja", "ko", "th", "lo", "km", "my")  # where spaces are no part of what is said
 # How Audio Flamingo 3 and its like introduce a transcript: The spoken content of the audio is "...".
@@ -41,10 +40,9 @@ class Edits:
 Edited = Callable[[list[str], list[str]], list[Edits]]  # (references, outputs) -> edits of each
 
 
-def transcript_in(text: str, strip: bool = True) -> tuple[str, str]:
-    """The transcript in an answer, without reasoning, and the rule that found it: "whole" or "spoken content"."""
-    text = answer_in(text)
-    found = _SPOKEN.fullmatch(text) if strip else None
+def transcript_in(text: str) -> tuple[str, str]:
+    """The transcript in an answer, and the rule that found it: "whole" or "spoken content"."""
+    found = _SPOKEN.fullmatch(text)
     return (found["said"].strip(), "spoken content") if found else (text, "whole")
 
 
@@ -56,7 +54,6 @@ def wer(
     language: str = "en",
     merge_compounds: bool = False,
     sclite: bool = False,
-    strip: bool = True,
 ) -> Score:
     """Word error rate in percent: (insertions + deletions + substitutions) ÷ words of the references, over all items.
 
@@ -71,13 +68,12 @@ def wer(
         merge_compounds: "white paper" equals "whitepaper", either way, as kaldialign has it: the Open ASR leaderboard's
             rule since its change 142 (huggingface/open_asr_leaderboard@d1e99b2, normalizer/eval_utils.py).
         sclite: aligned at NIST sclite's costs of 3, 3 and 4, which may name more errors than there need be.
-        strip: transcripts in an introduction of Audio Flamingo's are read without it.
     """
     if merge_compounds or sclite:
         edits, by = _kaldialign(merge_compounds, sclite)
     else:
         edits, by = partial(_jiwer, unit="words"), _name()
-    return _scored(answered, "WER", normaliser, language, strip, edits, by)
+    return _scored(answered, "WER", normaliser, language, edits, by)
 
 
 def cer(
@@ -86,16 +82,13 @@ def cer(
     *,
     normaliser: str = "whisper@0.1.15",
     language: str = "zh",
-    spaces: bool | None = None,
-    strip: bool = True,
 ) -> Score:
     """Character error rate in percent, otherwise as ``wer``.
 
     Args:
-        answered, tools, normaliser, language, strip: as of ``wer``.
-        spaces: whether they are characters; None: not in languages of ``SPACELESS``.
+        answered, tools, normaliser, language: as of ``wer``. Spaces are no characters in languages of ``SPACELESS``.
     """
-    spaces = language not in SPACELESS if spaces is None else spaces
+    spaces = language not in SPACELESS
 
     def edits(true: list[str], said: list[str]) -> list[Edits]:
         if not spaces:
@@ -103,7 +96,7 @@ def cer(
         return _jiwer(true, said, "characters")
 
     by = f"{_name()}, spaces {'counted' if spaces else 'left out'}"
-    return _scored(answered, "CER", normaliser, language, strip, edits, by)
+    return _scored(answered, "CER", normaliser, language, edits, by)
 
 
 def _scored(
@@ -111,7 +104,6 @@ def _scored(
     metric: str,
     normaliser: str,
     language: str,
-    strip: bool,
     edits: Edited,
     by: str,
 ) -> Score:
@@ -119,7 +111,7 @@ def _scored(
     left_out, read, counted = Counter[str](), [], Counter[str]()
     places, true, said = [], [], []
     for place, one in enumerate(answered):
-        text, how = transcript_in(one.text, strip) if one.text is not None else ("", "no output")
+        text, how = transcript_in(one.text) if one.text is not None else ("", "no output")
         hypothesis = " ".join(rule(text).split())
         read.append(f"{how}: {hypothesis}" if hypothesis else how)
         if not one.item.references:

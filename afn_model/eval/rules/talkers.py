@@ -14,7 +14,6 @@ from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
 from afn_model.infer.stated_times import stated_times
 from afn_model.infer.timestamps import time_marks
 from afn_model.infer.transcripts import estimated, speaker_in, timed
-from afn_model.scoring.text import answer_in
 
 # How a label may be written: in brackets anywhere, or bare with a colon at the beginning of a line.
 _LABEL = re.compile(r"\[(?:Speaker[ _]?|S)(\d+)\]:?[ \t]*|^[ \t]*(?:Speaker[ _]|S)(\d+):[ \t]*", re.MULTILINE)
@@ -44,7 +43,7 @@ def words_of(text: str) -> str:
 
 def plain(text: str) -> str:
     """An answer in the form that the engine's own readers of transcripts know: ``[Speaker 1] [0.0 - 3.2] good day``."""
-    said = _LABEL.sub(lambda found: f"[Speaker {found[1] or found[2]}] ", answer_in(text).replace("**", ""))
+    said = _LABEL.sub(lambda found: f"[Speaker {found[1] or found[2]}] ", text.replace("**", ""))
     return _SPAN.sub(r"\1[\2 - \3] ", said)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.score import Part, RuleError, Score, Tools, resampled
-from afn_model.scoring.text import answer_in
 
 
 def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") -> Score:
@@ -43,7 +42,7 @@ def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") ->
             left_out += 1
             continue
         silent += one.text is None
-        said.append(" ".join(answer_in(one.text or "").split()))
+        said.append(" ".join((one.text or "").split()))
         true.append(one.item.references)
         found = alone.sentence_score(said[-1], list(true[-1]))
         parts[place] = (found.score, 1.0)

@@ -97,7 +97,6 @@ def test_what_is_left_out_and_what_is_not_are_counted():
         ("The spoken content of the audio is 'stop'.", ("stop", "spoken content")),
         ("the original content of this audio is: \u201cstop\nnow\u201d", ("stop\nnow", "spoken content")),
         ('The spoken content of the audio is "cut off at the', ("cut off at the", "spoken content")),
-        ("<think>It says seven.</think>seven", ("seven", "whole")),
         ("The spoken content of the audio is clear.", ("The spoken content of the audio is clear.", "whole")),
         ('He said "stop".', ('He said "stop".', "whole")),
     ],
@@ -106,13 +105,12 @@ def test_an_introduction_is_no_part_of_a_transcript(answer, expected):
     assert transcript_in(answer) == expected
 
 
-def test_introductions_are_stripped_on_request_and_counted():
+def test_introductions_are_stripped_and_counted():
     answered = pairs(("stop", 'The spoken content of the audio is "Stop."'), ("go", "go"))
     score = wer(answered, TOOLS)
     assert score.value == 0
     assert score.extracted[0] == "spoken content: stop"
     assert score.notes[1] == "1 transcripts were read inside of 'The spoken content of the audio is \"...\"'"
-    assert wer(answered, TOOLS, strip=False).parts == [(7.0, 1.0), (0.0, 1.0)]
 
 
 def test_characters_of_a_language_without_spaces():
@@ -122,7 +120,7 @@ def test_characters_of_a_language_without_spaces():
     assert score.signature.endswith("spaces left out")
     assert score.notes[0].endswith("in 5 characters")
     assert cer(pairs(("a b", "ab")), TOOLS, normaliser="none", language="en").parts == [(1.0, 3.0)]
-    assert cer(pairs(("a b", "ab")), TOOLS, normaliser="none", language="en", spaces=False).parts == [(0.0, 2.0)]
+    assert cer(pairs(("a b", "ab")), TOOLS, normaliser="none", language="ja").parts == [(0.0, 2.0)]
     # The vowels of Thai are marks: Whisper's rule loses them.
     thai = pairs(("ที่", "ทู่"))
     assert cer(thai, TOOLS, language="th").value == 0
