@@ -1,15 +1,17 @@
-"""Recordings for copies of benchmarks: words, sentences and sounds of the synthetic world, in any container."""
+"""Recordings for copies of benchmarks: words, sentences and sounds of the synthetic world, in any container; tables."""
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.files import write_text
 from afn_model.world.espeak import Espeak
 from afn_model.world.instruments import INSTRUMENTS
 from afn_model.world.sounds import SOUNDS, sound
@@ -90,3 +92,10 @@ def save(path: Path, pcm: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(pcm, path.suffix))
     return path
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], end: str = "\n") -> None:
+    """A table as the benchmarks publish them: a line of names, quotes where they are needed."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator=end).writerows([columns, *rows])
+    write_text(path, table.getvalue())
