@@ -250,11 +250,8 @@ def target(row: BenchmarkRow, who: str, group: str = "all") -> float:
     found = row.targets.get(who)
     if who == "other" and isinstance(found, Mapping):
         found = found.get("value")
-    if isinstance(found, Mapping):
-        found = found.get(group)
-    elif group != "all":
-        found = None
-    return NAN if found is None else float(found)
+    found = found if isinstance(found, Mapping) else {"all": found}
+    return NAN if found.get(group) is None else float(found[group])
 
 
 def groups_of(result: BenchmarkResult) -> list[str]:
