@@ -12,6 +12,7 @@ from afn_model.eval.items import AnsweredItem
 
 DRAWS = 1000
 Part = tuple[float, float]  # what an item adds above and below the line of a ratio of sums
+Mark = tuple[float | None, str]  # what an item has, 0 to 1 or None to leave it out, and what was read in its output
 
 
 class RuleError(ValueError):
@@ -117,14 +118,12 @@ def ratio(
     return Score(quotient([part for part in parts if part is not None], scale), list(parts), found, scale, **rest)
 
 
-def by_item(
-    answered: Sequence[AnsweredItem], mark: Callable[[AnsweredItem], tuple[float | None, str]], **rest: Any
-) -> Score:
+def by_item(answered: Sequence[AnsweredItem], mark: Callable[[AnsweredItem], Mark], **rest: Any) -> Score:
     """The mean in percent of what each item has.
 
     Args:
         answered: items with outputs.
-        mark: what an item has, 0 to 1 or None to leave it out, and what was read in its output: "none" if nothing.
+        mark: item -> its mark; "none" where nothing could be read.
         rest: other fields of ``Score``.
     """
     marks = [mark(one) for one in answered]

@@ -38,15 +38,26 @@ class Sounds:
     """
 
     def __init__(self, seed: int = 0):
-        try:
-            self.espeak = Espeak()
-        except ImportError:
-            raise ValueError("the demo suite speaks with eSpeak NG: pip install 'afn-kernels[demo]'") from None
+        self._synthesiser: Espeak | None = None
         self.begin(seed)
+        _ = self.espeak  # a missing package is told before anything is written
 
     def begin(self, seed: int) -> None:
         """What comes from now on is a function of the seed."""
         self.random = np.random.default_rng(seed)
+        if self._synthesiser is not None:
+            self._synthesiser.__exit__()
+        self._synthesiser = None  # its state runs on from one utterance to the next
+
+    @property
+    def espeak(self) -> Espeak:
+        """The speech synthesiser."""
+        if self._synthesiser is None:
+            try:
+                self._synthesiser = Espeak()
+            except ImportError:
+                raise ValueError("the demo suite speaks with eSpeak NG: pip install 'afn-kernels[demo]'") from None
+        return self._synthesiser
 
     def pick(self, items: Sequence[Any]) -> Any:
         return items[int(self.random.integers(len(items)))]

@@ -7,7 +7,7 @@ from typing import Any
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.extract import Extracted, chosen, same
-from afn_model.eval.score import Score, Tools, by_item
+from afn_model.eval.score import Mark, Score, Tools, by_item
 
 NO_OUTPUT = Extracted(None, "no output")
 
@@ -33,7 +33,7 @@ def by_reading(
     """
     strange = unparsed = 0
 
-    def mark(one: AnsweredItem) -> tuple[float | None, str]:
+    def mark(one: AnsweredItem) -> Mark:
         nonlocal strange, unparsed
         among = names(one)
         found = NO_OUTPUT if one.text is None else read(one)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import LETTERS
 from afn_model.eval.rules.extract import chosen
-from afn_model.eval.score import Part, Score, Tools, by_item, ratio
+from afn_model.eval.score import Mark, Part, Score, Tools, by_item, ratio
 
 PREFIX = "The correct answer is:"
 _BRACKETS = re.compile(r"\[\[([A-E])\]\]")
@@ -87,7 +87,7 @@ def original_choice(said: str, choices: Sequence[str]) -> int:
 def original(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items whose place is the right one's; quirks as ``original_choice`` names them."""
 
-    def mark(one: AnsweredItem) -> tuple[float | None, str]:
+    def mark(one: AnsweredItem) -> Mark:
         choices = one.item.choices
         place = original_choice(one.text or "", choices)
         read = "none" if place < 0 else "ABCD"[place] if place < 4 else choices[place]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.score import Score, Tools, by_item
+from afn_model.eval.score import Mark, Score, Tools, by_item
 
 _WORD = re.compile(r"\b\w+\b")
 
@@ -28,7 +28,7 @@ def string_match(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     is wrong; a right option that is explained by naming another is wrong; words are a set, whatever their order.
     """
 
-    def mark(one: AnsweredItem) -> tuple[float | None, str]:
+    def mark(one: AnsweredItem) -> Mark:
         if one.text is None or one.item.answer is None:
             return None, ""
         return matches(one.text, one.item.answer, one.item.choices), ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import LETTERS
-from afn_model.eval.score import Score, Tools, by_item
+from afn_model.eval.score import Mark, Score, Tools, by_item
 
 OPTIONS = "abcd"
 # What an output must hold, in the order in which it is looked for: X is the letter, <a|b> are alternatives in order. Of
@@ -99,7 +99,7 @@ def letter(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items whose letter is right. The official rule draws a letter where it reads none; here such an
     item counts a quarter, the expectation of that draw. Without an output it is wrong."""
 
-    def mark(one: AnsweredItem) -> tuple[float | None, str]:
+    def mark(one: AnsweredItem) -> Mark:
         right, found = _right(one), letter_in(one.text or "")
         if right is None:
             return None, found or "none"
@@ -120,7 +120,7 @@ def refusal(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     item without an output, for which there is no official rule, does not.
     """
 
-    def mark(one: AnsweredItem) -> tuple[float | None, str]:
+    def mark(one: AnsweredItem) -> Mark:
         if one.text is not None and not one.text.strip():
             return 1, "empty"
         said = (one.text or "").lower()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
 from afn_model.eval.rules.extract import chosen
-from afn_model.eval.score import Score, Tools, by_item, quotient
+from afn_model.eval.score import Mark, Score, Tools, by_item, quotient
 
 ANSWERS = ("yes", "no")
 FIRST = 5  # characters
@@ -20,7 +20,7 @@ def cmm(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     Quirks: "not sure", "none" and "I know" are a no; "Well, yes" is nothing.
     """
 
-    def mark(one: AnsweredItem) -> tuple[float | None, str]:
+    def mark(one: AnsweredItem) -> Mark:
         answer = (one.item.answer or "").strip().lower()
         return answer in (one.text or "").lower()[:FIRST] if answer else None, ""
 

@@ -1,9 +1,12 @@
 """Every row of the table on its copy: it loads, an oracle has the best score, a blind answer its share."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("espeakng_loader", reason="copies speak with espeakng-loader")
 
+from afn_model.audio.recording import is_inside
 from afn_model.eval import rules
 from afn_model.eval.copies import write_copies
 from afn_model.eval.loaders import load
@@ -17,10 +20,33 @@ ROWS = {row.name: row for row in chosen(["demo"])}
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory):
-    data = tmp_path_factory.mktemp("copies")
-    write_copies(list(ROWS.values()), data)
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copies")
+    write_copies(list(ROWS.values()), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items(data):
     return {name: load(row, data) for name, row in ROWS.items()}
+
+
+def test_copies_are_a_function_of_the_seed_and_small(data, tmp_path):
+    different = [row for row in {row.loader: row for row in ROWS.values()}.values() if row.loader != "covost2"]
+    write_copies(different, tmp_path / "same")
+    write_copies(different[::6], tmp_path / "other", seed=1)
+
+    def held(folder):
+        files = [path for path in folder.rglob("*.*") if path.suffix != ".opus"]  # which has a random serial number
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}
+
+    for row in different:
+        files = held(data / row.name)
+        assert held(tmp_path / "same" / row.name) == files
+        assert sum(map(len, files.values())) < 2 << 20
+    for row in different[::6]:
+        assert held(tmp_path / "other" / row.name).keys() == held(data / row.name).keys()
+        assert held(tmp_path / "other" / row.name) != held(data / row.name)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -28,6 +54,7 @@ def test_a_copy_loads(items, name):
     row, found = ROWS[name], items[name]
     assert len(found) >= 3
     assert len({item.id for item in found}) == len(found)
+    assert all(Path(clip.path).is_file() or is_inside(clip.path) for item in found for clip in item.clips)
     assert all(item.clips for item in found) or row.loader == "longaudiobench"  # whose form has questions of text alone
     known = [item for item in found if item.answer is not None or item.references or item.extra]
     assert row.hidden or len(known) == len(found)
