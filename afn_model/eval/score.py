@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -170,8 +170,3 @@ def resampled(
     table, random = np.array(list(clusters.values())), np.random.default_rng(seed)
     for _ in range(draws):
         yield table[random.integers(0, len(table), len(table))].sum(0)
-
-
-def options_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a scorer in the table: all but its names."""
-    return {name: value for name, value in entry.items() if name not in ("name", "rule")}

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.score import Rule, Score, Tools, options_of
+from afn_model.eval.score import Rule, RuleError, Score, Tools
 from afn_model.scoring.text import final_answer
 
 # Name in the table -> module and function, (answered, tools, **options) -> Score.
@@ -42,9 +42,14 @@ def score(answered: Sequence[AnsweredItem], scorer: dict[str, Any], tools: Tools
     cut inside of it.
 
     Raises:
-        RuleError: what it needs is missing here.
+        RuleError: what it needs is missing here: a library, a judge or an embedder.
     """
     module, function = RULES[scorer["rule"]].split(":")
     rule: Rule = getattr(import_module(f"{__name__}.{module}"), function)
     said = [one if one.text is None else replace(one, text=final_answer(one.text)) for one in answered]
-    return rule(said, tools, **options_of(scorer))
+    options = {name: value for name, value in scorer.items() if name not in ("name", "rule")}
+    try:
+        return rule(said, tools, **options)
+    except ImportError as error:
+        library = str(error.name or error).partition(".")[0]
+        raise RuleError(f"{scorer['rule']} needs {library}: pip install 'afn-kernels[eval]'") from None

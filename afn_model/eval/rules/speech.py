@@ -10,7 +10,7 @@ from importlib.metadata import version
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.rules.normalisers import normaliser as normaliser_of
-from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
+from afn_model.eval.score import Part, Score, Tools, ratio
 
 SPACELESS = ("zh", "yue", "ja", "ko", "th", "lo", "km", "my")  # where spaces are no part of what is said
 # How Audio Flamingo 3 and its like introduce a transcript: The spoken content of the audio is "...".
@@ -82,10 +82,8 @@ def _scored(
     settings: str,
     **options: bool,
 ) -> Score:
-    try:
-        import kaldialign
-    except ImportError:
-        raise RuleError("error rates need kaldialign: pip install 'afn-kernels[eval]'") from None
+    import kaldialign
+
     rule = normaliser_of(normaliser, language)
     left_out, read, counted, edits = Counter[str](), [], Counter[str](), Counter[str]()
     parts: list[Part | None] = [None] * len(answered)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
+from afn_model.eval.score import Part, Score, Tools, ratio
 from afn_model.infer.stated_times import stated_times
 from afn_model.infer.timestamps import time_marks
 from afn_model.infer.transcripts import estimated, speaker_in, timed
@@ -107,12 +107,9 @@ def cpwer(answered: Sequence[AnsweredItem], tools: Tools, *, sot: bool = False) 
 
     Source: Watanabe et al. 2020 (CHiME-6), as fgnt/meeteval computes it; Kanda et al. 2020 (serialised output).
     """
-    try:
-        import meeteval
+    import meeteval
 
-        wer: Any = meeteval.wer
-    except ImportError:
-        raise RuleError("cpWER needs meeteval: pip install 'afn-kernels[eval]'") from None
+    wer: Any = meeteval.wer
     parts: list[Part | None] = []
     counted, unparsed, missed, extra = [0, 0, 0], 0, 0, 0
     for one in answered:
@@ -224,10 +221,6 @@ def der(answered: Sequence[AnsweredItem], tools: Tools, *, collar: float = 0.0, 
         estimate: an answer that states no times has estimated ones: of the recording's length each turn has the share
             that it has of the characters, as in the server's diarized_json. Without it all speech is missed.
     """
-    try:
-        import scipy.optimize  # noqa: F401
-    except ImportError:
-        raise RuleError("DER needs SciPy: pip install 'afn-kernels[eval]'") from None
     parts: list[Part | None] = []
     sums, unparsed, guessed = np.zeros(4), 0, 0
     for one in answered:

@@ -24,12 +24,10 @@ def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") ->
         tok: sacrebleu's tokeniser: "13a"; "zh" for Chinese and "char" or "ja-mecab" for Japanese, which 13a would take
             as one word for each stretch between spaces; "ja-mecab" needs sacrebleu's extra of that name.
     """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
+    try:
         corpus, alone = BLEU(tokenize=tok), BLEU(tokenize=tok, effective_order=True)
-    except ImportError:
-        raise RuleError("BLEU needs sacrebleu: pip install 'afn-kernels[eval]'") from None
     except RuntimeError:
         raise RuleError(f"BLEU with {tok} needs a tokeniser: pip install 'sacrebleu[ja]'") from None
     except KeyError:

@@ -1,5 +1,6 @@
 """Every row of the table on its copy: it loads, an oracle has the best score, a blind answer its share."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from afn_model.eval.copies import write_copies
 from afn_model.eval.loaders import load
 from afn_model.eval.rules.extract import same
 from afn_model.eval.rules.instructions import CHECKS
-from afn_model.eval.score import RuleError
+from afn_model.eval.rules.normalisers import normaliser
+from afn_model.eval.score import RuleError, Tools
 from afn_model.eval.table import chosen
 from tests.model.eval.oracle import answered, gold, scale, tools
 
@@ -127,6 +129,26 @@ def test_silence_is_worth_nothing(items, name):
         else:
             kept = [part[0] for item, part in zip(items[name], found.parts, strict=True) if part and not formal(item)]
             assert sum(kept) <= 0.25 * len(kept), f"{name}, {scorer['name']}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "library"),
+    [
+        ("wer", "librispeech-clean", "kaldialign"),
+        ("wer", "librispeech-clean", "whisper_normalizer"),
+        ("bleu", "covost2-de-en", "sacrebleu"),
+        ("cpwer", "multi-talker", "meeteval"),
+        ("der", "diarisation", "scipy"),
+        ("event-f1", "event-captions", "scipy"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(items, monkeypatch, rule, name, library):
+    for module in [module for module in sys.modules if module.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    normaliser.cache_clear()
+    with pytest.raises(RuleError, match=rf"^{rule} needs {library}: pip install 'afn-kernels\[eval\]'$"):
+        rules.score(answered(items[name], ["dog: 0.1-0.4"] * len(items[name])), {"name": "", "rule": rule}, Tools())
 
 
 def formal(item):
