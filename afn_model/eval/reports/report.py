@@ -60,7 +60,8 @@ def run_facts(
         reader: the text model that answers from captions.
     """
     nothing = {"seconds": 0, "audio_seconds": 0, "answers": 0, "errors": 0}
-    run, spent = read_json(Path(out) / RUN), [nothing | row for row in appended_rows(Path(out) / SPENT)]
+    spent = [nothing | row for row in appended_rows(Path(out) / SPENT) if isinstance(row, dict)]
+    run = read_json(Path(out) / RUN)
     asking, place = AskSettings(**run["asking"]), str(data or run["data"])
     return RunFacts(
         asking=asking.as_json(),

@@ -26,24 +26,24 @@ BLOCK_SECONDS = 10
 Ablation = Callable[[Sequence[Item], Path, int, ClipDigests], list[Item]]
 
 
-def no_audio(items: Sequence[Item], out: Path, seed: int, digests: ClipDigests) -> list[Item]:
+def no_audio(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """What the text alone tells."""
     return [replace(item, clips=(), question=without_marks(item.question)) for item in items]
 
 
-def noise(items: Sequence[Item], out: Path, seed: int, digests: ClipDigests) -> list[Item]:
+def noise(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """White noise of the same length in the place of every recording.
 
     Each is a beginning of the same noise, 20 dB below full scale, so that neither its bytes nor its name tell of the
     recording, and 60,000 recordings cost two files. A recording that cannot be read stays, and the run names it.
     """
-    digests.read(clip.path for item in items for clip in item.clips)
+    lengths.read(clip.path for item in items for clip in item.clips)
     folder = out / "noise"
-    return [replace(item, clips=tuple(_noise(clip, folder, seed, digests) for clip in item.clips)) for item in items]
+    return [replace(item, clips=tuple(_noise(clip, folder, seed, lengths) for clip in item.clips)) for item in items]
 
 
-def _noise(clip: ItemClip, folder: Path, seed: int, digests: ClipDigests) -> ItemClip:
-    seconds = min(digests.seconds(clip.path, clip.start, clip.end), LONGEST)
+def _noise(clip: ItemClip, folder: Path, seed: int, lengths: ClipDigests) -> ItemClip:
+    seconds = min(lengths.seconds(clip.path, clip.start, clip.end), LONGEST)
     if not seconds:
         return clip
     return ItemClip(str(noise_file(folder, seed, SHORT if seconds <= SHORT else LONGEST)), 0.0, seconds)
@@ -64,7 +64,7 @@ def noise_file(folder: Path, seed: int, seconds: int) -> Path:
     return path
 
 
-def wrong_audio(items: Sequence[Item], out: Path, seed: int, digests: ClipDigests) -> list[Item]:
+def wrong_audio(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """Another item's recording in the place of each: the next one in a random circle of all.
 
     Raises:
@@ -78,7 +78,7 @@ def wrong_audio(items: Sequence[Item], out: Path, seed: int, digests: ClipDigest
     return [replace(item, clips=tuple(following[clip] for clip in item.clips)) for item in items]
 
 
-def rotate_options(items: Sequence[Item], out: Path, seed: int, digests: ClipDigests) -> list[Item]:
+def rotate_options(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """Every item once for each of its options, ``x@r1`` with the options one place further and so on: each option is in
     each place once.
 
@@ -149,14 +149,14 @@ ABLATIONS: dict[str, Ablation] = {
 }
 
 
-def ablate(name: str, items: Sequence[Item], out: Path, digests: ClipDigests, *, seed: int = 0) -> list[Item]:
+def ablate(name: str, items: Sequence[Item], out: Path, lengths: ClipDigests, *, seed: int = 0) -> list[Item]:
     """The items of an ablation; the items themselves for "".
 
     Args:
         name: a key of ``ABLATIONS``.
         items: of a benchmark.
         out: the run's folder, for recordings that are made.
-        digests: of recordings, for their lengths.
+        lengths: of recordings.
         seed: of what is random.
 
     Raises:
@@ -164,4 +164,4 @@ def ablate(name: str, items: Sequence[Item], out: Path, digests: ClipDigests, *,
     """
     if name and name not in ABLATIONS:
         raise ValueError(f"{name}: no such ablation; there are {', '.join(ABLATIONS)}")
-    return ABLATIONS[name](items, out, seed, digests) if name else list(items)
+    return ABLATIONS[name](items, out, seed, lengths) if name else list(items)
