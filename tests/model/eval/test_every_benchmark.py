@@ -35,14 +35,14 @@ def items(data):
 
 def test_copies_are_a_function_of_the_seed_and_small(data, tmp_path):
     different = [row for row in {row.loader: row for row in ROWS.values()}.values() if row.loader != "covost2"]
-    write_copies(different, tmp_path / "same")
+    write_copies(different[::-2], tmp_path / "same")  # in another order
     write_copies(different[::6], tmp_path / "other", seed=1)
 
     def held(folder):
         files = [path for path in folder.rglob("*.*") if path.suffix != ".opus"]  # which has a random serial number
         return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}
 
-    for row in different:
+    for row in different[::-2]:
         files = held(data / row.name)
         assert held(tmp_path / "same" / row.name) == files
         assert sum(map(len, files.values())) < 2 << 20
