@@ -105,6 +105,27 @@ def write_rows(path: str | Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def append_row(path: Path, row: Any) -> None:
+    """Adds a line to a JSON Lines file that several processes may write to: one write for each line, so that none tears
+    another's, and a line that was torn is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+        torn = end and file.read(1) != b"\n"
+        file.write((b"\n" if torn else b"") + json.dumps(row).encode() + b"\n")
+
+
+def appended_rows(path: Path) -> Iterator[Any]:
+    """Rows of a file that ``append_row`` writes; none where there is no file, and torn lines are left out."""
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError, RecursionError):
+                    if line.endswith(b"\n"):
+                        yield json.loads(line)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; ValueError naming the file when it is not one."""
     if not path.is_file():

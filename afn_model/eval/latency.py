@@ -1,9 +1,8 @@
 """How long a user waits: from the end of what they say to the first text and the first sound of the reply.
 
-A ``Line`` is a connection over which a user speaks in real time and a reply comes back; what happens on it is a list of
-``Happened``, from which all numbers are taken. ``RealtimeLine`` is a server's /v1/realtime, seen from outside. Today's
-server replies in text alone, so what is measured against it is voice to text; the same protocol is voice to voice as
-soon as pieces of audio come.
+``converse`` speaks in real time over a ``RealtimeLine``, a session of a server's /v1/realtime, and notes what
+happens, ``TurnEvent``s, from which all numbers are taken. Today's server replies in text alone, so what is measured is
+voice to text; it is voice to voice as soon as pieces of audio come.
 
     python -m afn_model.eval.latency ws://127.0.0.1:8000 --turns 20
 """
@@ -16,11 +15,11 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -31,14 +30,14 @@ PIECE = 0.02  # seconds of a piece of the microphone's
 SILENCE_MS = 500  # after which the server takes the user's turn as ended
 PERCENTILES = (50, 90, 95, 99)
 
-# speech_end: the last sample of the user's speech; speech_start: the first one of an interruption; noticed: the server
-# says that the user's turn has ended; text, audio: a piece of the reply; stopped: the server says that the reply was
-# interrupted; done: the reply is complete; late: so many seconds behind its time a piece of the user's was sent.
-Kind = Literal["speech_end", "speech_start", "noticed", "text", "audio", "stopped", "done", "late"]
+# speech_end: the last sample of the user's speech; speech_start: the first one of an interruption; speech_stopped: the
+# server says that the user's turn has ended; text, audio: a piece of the reply; cancelled: the server says that the
+# reply was interrupted; done: the reply is complete; late: by so many seconds a piece of the user's was sent too late.
+Kind = Literal["speech_end", "speech_start", "speech_stopped", "text", "audio", "cancelled", "done", "late"]
 
 
 @dataclass(frozen=True)
-class Happened:
+class TurnEvent:
     """Something that a client sees at ``time`` seconds of its clock.
 
     Args:
@@ -52,24 +51,8 @@ class Happened:
     payload: Any = None
 
 
-class Line(Protocol):
-    """What a user speaks into."""
-
-    def send(self, pcm: np.ndarray) -> None:
-        """The next samples [n] int16 at ``RATE`` of the user's voice or silence."""
-        ...
-
-    def commit(self) -> None:
-        """The user's turn has ended: push to talk."""
-        ...
-
-    def receive(self, timeout: float) -> tuple[Kind, Any] | None:
-        """What comes next, (kind, payload); None where nothing comes within so many seconds."""
-        ...
-
-
 def converse(
-    line: Line,
+    line: RealtimeLine,
     pcm: np.ndarray,
     speech_end: float,
     *,
@@ -78,13 +61,13 @@ def converse(
     after: float = 1.0,
     limit: float = 30.0,
     clock: Callable[[], float] = time.monotonic,
-) -> list[Happened]:
+) -> list[TurnEvent]:
     """Says something in real time, then listens until the reply is complete.
 
     A piece of 20 ms is sent when its last sample is due, as from a microphone, and silence follows the recording.
 
     Args:
-        line: to the one who replies.
+        line: to the server.
         pcm: [n] int16 at ``RATE``.
         speech_end: seconds of ``pcm`` at which speech ends, by the recording's truth: not what a detector finds.
         push_to_talk: the client says that the turn has ended, with the piece in which speech ends; nothing follows it.
@@ -99,7 +82,7 @@ def converse(
     if push_to_talk and interruption is not None:
         raise ValueError("push to talk sends nothing behind the turn: an interruption needs an open microphone")
     size, start, late = round(PIECE * RATE), clock(), 0.0
-    seen = [Happened(start + speech_end, "speech_end")]
+    seen = [TurnEvent(start + speech_end, "speech_end")]
     voice, began, sent, committed = pcm, 0, 0, False  # ``began``: the piece at which ``voice`` does
     if push_to_talk:
         voice = pcm[: math.ceil(speech_end / PIECE) * size]
@@ -108,11 +91,11 @@ def converse(
         due = start + (sent + 1) * PIECE
         found = line.receive(max(0.0, (until if committed else due) - clock()))
         if found is not None:
-            seen.append(Happened(clock(), *found))
+            seen.append(TurnEvent(clock(), *found))
         if committed or clock() < due:
             continue
         if interruption is not None and played_since(seen, due - PIECE) >= after:
-            seen.append(Happened(due - PIECE, "speech_start"))
+            seen.append(TurnEvent(due - PIECE, "speech_start"))
             voice, interruption, began = interruption, None, sent
         piece = voice[(sent - began) * size : (sent - began + 1) * size]
         late = max(late, clock() - due)
@@ -121,19 +104,19 @@ def converse(
         if push_to_talk and sent * size >= len(voice):
             line.commit()
             committed = True
-    return sorted([*seen, Happened(clock(), "late", late)], key=lambda one: one.time)
+    return sorted([*seen, TurnEvent(clock(), "late", late)], key=lambda one: one.time)
 
 
-def _over(seen: Sequence[Happened], waits: bool, now: float) -> bool:
+def _over(seen: Sequence[TurnEvent], waits: bool, now: float) -> bool:
     """Whether a turn is: who wants to interrupt, or has, listens to what has come until it has been played."""
     kinds = {one.kind for one in seen}
-    if "done" not in kinds or "stopped" in kinds:
-        return "stopped" in kinds
+    if "done" not in kinds or "cancelled" in kinds:
+        return "cancelled" in kinds
     end = max((end for _, end in playback(seen)), default=-math.inf)
     return not (waits or "speech_start" in kinds) or now >= end
 
 
-def playback(seen: Sequence[Happened]) -> Iterator[tuple[float, float]]:
+def playback(seen: Sequence[TurnEvent]) -> Iterator[tuple[float, float]]:
     """When each piece of audio is played, (start, end) in seconds of the clock: at once, or behind the one before."""
     end = -math.inf
     for one in seen:
@@ -143,20 +126,20 @@ def playback(seen: Sequence[Happened]) -> Iterator[tuple[float, float]]:
             yield start, end
 
 
-def played_since(seen: Sequence[Happened], now: float) -> float:
+def played_since(seen: Sequence[TurnEvent], now: float) -> float:
     """Seconds for which the reply has been heard up to now; 0 where it is silent now."""
     pieces = [(start, end) for start, end in playback(seen) if start <= now]
     return now - pieces[0][0] if pieces and now < pieces[-1][1] else 0.0
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """What a user waited for in a turn, in seconds.
+class TurnLatency:
+    """What a user waited for in a turn, seconds.
 
     Args:
         first_text, first_audio: from the end of the user's speech to the first piece; None where none came. Negative
             where it came before.
-        noticed: from there until the server said that it had noticed the end.
+        speech_stopped: from there until the server said that the user's turn had ended.
         done: from there to the end of the reply.
         text_gaps, audio_gaps: from a piece to the next one.
         stalls: silences that a listener hears between the first and the last piece of audio.
@@ -168,7 +151,7 @@ class Waiting:
 
     first_text: float | None
     first_audio: float | None
-    noticed: float | None
+    speech_stopped: float | None
     done: float | None
     text_gaps: tuple[float, ...]
     audio_gaps: tuple[float, ...]
@@ -177,7 +160,7 @@ class Waiting:
     late: float
 
 
-def waiting(seen: Sequence[Happened]) -> Waiting:
+def turn_latency(seen: Sequence[TurnEvent]) -> TurnLatency:
     """The numbers of one turn.
 
     Raises:
@@ -195,14 +178,15 @@ def waiting(seen: Sequence[Happened]) -> Waiting:
     barge_in = None
     if times["speech_start"]:
         began = times["speech_start"][0]
-        new = min((at for at in times["noticed"] if at > began), default=math.inf)  # what follows is another reply
+        # What follows the end of the interruption is another reply.
+        new = min((at for at in times["speech_stopped"] if at > began), default=math.inf)
         old = list(playback([one for one in seen if one.time < new]))
-        quiet = [old[-1][1], *times["stopped"]] if old else []
+        quiet = [old[-1][1], *times["cancelled"]] if old else []
         barge_in = max(0.0, min(quiet) - began) if quiet else None
-    return Waiting(
+    return TurnLatency(
         since("text"),
         since("audio"),
-        since("noticed"),
+        since("speech_stopped"),
         since("done"),
         tuple(b - a for a, b in pairwise(times["text"])),
         tuple(b - a for a, b in pairwise(times["audio"])),
@@ -217,15 +201,15 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     mean something."""
     if not values:
         return {"n": 0}
-    found = sorted(values)
-    ranks = {f"p{share}": found[max(1, math.ceil(share / 100 * len(found))) - 1] for share in PERCENTILES}
-    return {"n": len(found)} | ranks | {"max": found[-1]}
+    found = np.percentile(values, PERCENTILES, method="inverted_cdf")
+    ranks = {f"p{share}": float(value) for share, value in zip(PERCENTILES, found, strict=True)}
+    return {"n": len(values)} | ranks | {"max": max(values)}
 
 
-def summary(turns: Sequence[Waiting]) -> dict[str, Any]:
+def summary(turns: Sequence[TurnLatency]) -> dict[str, Any]:
     """Percentiles over turns, and over all gaps of all turns. "measures" is "voice to voice" only where every turn was
     replied to in sound."""
-    single = ("first_text", "first_audio", "noticed", "done", "barge_in", "late")
+    single = ("first_text", "first_audio", "speech_stopped", "done", "barge_in", "late")
     found: dict[str, Any] = {
         name: percentiles([value for turn in turns if (value := getattr(turn, name)) is not None]) for name in single
     }
@@ -237,7 +221,7 @@ def summary(turns: Sequence[Waiting]) -> dict[str, Any]:
 
 # The last four are OpenAI's events of spoken replies, which no server of ours sends yet.
 _KINDS: dict[str, Kind] = {
-    "input_audio_buffer.speech_stopped": "noticed",
+    "input_audio_buffer.speech_stopped": "speech_stopped",
     "conversation.item.input_audio_transcription.delta": "text",
     "conversation.item.input_audio_transcription.completed": "done",
     "response.output_text.delta": "text",
@@ -262,7 +246,7 @@ class RealtimeLine:
     """
 
     def __init__(self, url: str, *, key: str = "", push_to_talk: bool = False, question: str = "", socket: Any = None):
-        self._stack = ExitStack()
+        self._stack = ExitStack()  # connections are context managers
         self.socket = socket or self._stack.enter_context(_connection(f"{url.rstrip('/')}/v1/realtime", key))
         turns = None if push_to_talk else {"type": "server_vad", "silence_duration_ms": SILENCE_MS}
         heard: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": RATE}, "turn_detection": turns}
@@ -295,8 +279,8 @@ class RealtimeLine:
             if kind == "audio":
                 return "audio", len(base64.b64decode(event["delta"])) / 2 / RATE
             if kind == "done" and event.get("response", {}).get("status") == "cancelled":
-                return "stopped", None
-            if kind in ("noticed", "done"):
+                return "cancelled", None
+            if kind in ("speech_stopped", "done"):
                 return kind, None
 
     def close(self) -> None:
@@ -317,28 +301,25 @@ class RealtimeLine:
         return event
 
 
-@contextmanager
-def _connection(url: str, key: str) -> Iterator[Any]:
+def _connection(url: str, key: str) -> Any:
     try:
         from websockets.sync.client import connect
     except ImportError:
         raise ValueError("a realtime session needs websockets: pip install websockets") from None
     headers = {"Authorization": f"Bearer {key}"} if key else None
-    with ExitStack() as stack:
-        try:
-            socket = stack.enter_context(connect(f"{url}?intent=transcription", additional_headers=headers))
-        except Exception as error:
-            raise ValueError(f"{url}: no session ({error})") from None
-        yield socket
+    try:
+        return connect(f"{url}?intent=transcription", additional_headers=headers)
+    except Exception as error:
+        raise ValueError(f"{url}: no session ({error})") from None
 
 
 def measure(
-    line: Line, said: Sequence[tuple[np.ndarray, float]], *, warm_up: int = 1, **options: Any
-) -> tuple[dict[str, Any], list[Waiting]]:
+    line: RealtimeLine, said: Sequence[tuple[np.ndarray, float]], *, warm_up: int = 1, **options: Any
+) -> tuple[dict[str, Any], list[TurnLatency]]:
     """Percentiles over turns one after another, and each turn's numbers.
 
     Args:
-        line: to the one who replies.
+        line: to the server.
         said: recordings, with the second at which speech ends in each, as of ``converse``.
         warm_up: turns at the beginning that are not counted.
         options: of ``converse``.
@@ -348,14 +329,14 @@ def measure(
     """
     turns = []
     for number, (pcm, end) in enumerate(said, 1):
-        turns.append(waiting(converse(line, pcm, end, **options)))
+        turns.append(turn_latency(converse(line, pcm, end, **options)))
         if turns[-1].done is None and turns[-1].barge_in is None:
             raise ValueError(f"turn {number}: the reply has not ended in time")
     turns = turns[warm_up:]
     return summary(turns), turns
 
 
-def spoken(count: int, *, seed: int = 0, around: float = 0.3) -> list[tuple[np.ndarray, float]]:
+def spoken_words(count: int, *, seed: int = 0, around: float = 0.3) -> list[tuple[np.ndarray, float]]:
     """Words of the synthetic world with quiet around them, and where the word ends.
 
     Raises:
@@ -385,7 +366,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file for the numbers, JSON")
     args = parser.parse_args(given)
     try:
-        said = spoken(args.turns + 1)
+        said = spoken_words(args.turns + 1)
         line = RealtimeLine(args.url, key=args.key, push_to_talk=args.push_to_talk, question=args.question)
         found, _ = measure(line, said, push_to_talk=args.push_to_talk)
         line.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from afn_model.eval.items import AnsweredItem
 
 DRAWS = 1000
 Part = tuple[float, float]  # what an item adds above and below the line of a ratio of sums
+Mark = tuple[float | None, str]  # what an item has, 0 to 1 or None to leave it out, and what was read in its output
 
 
 class RuleError(ValueError):
@@ -117,6 +118,21 @@ def ratio(
     return Score(quotient([part for part in parts if part is not None], scale), list(parts), found, scale, **rest)
 
 
+def by_item(answered: Sequence[AnsweredItem], mark: Callable[[AnsweredItem], Mark], **rest: Any) -> Score:
+    """The mean in percent of what each item has.
+
+    Args:
+        answered: items with outputs.
+        mark: item -> its mark; "none" where nothing could be read.
+        rest: other fields of ``Score``.
+    """
+    marks = [mark(one) for one in answered]
+    unread = sum(read == "none" and one.text is not None for one, (_, read) in zip(answered, marks, strict=True))
+    parts = [None if value is None else (float(value), 1.0) for value, _ in marks]
+    fixed = {"scale": 100, "unparsed": unread, "extracted": [read for _, read in marks]}
+    return ratio(answered, parts, **fixed | rest)
+
+
 def quotient(parts: Sequence[Part], scale: float = 1.0) -> float:
     below = sum(part[1] for part in parts)
     return scale * sum(part[0] for part in parts) / below if below else float("nan")
@@ -154,8 +170,3 @@ def resampled(
     table, random = np.array(list(clusters.values())), np.random.default_rng(seed)
     for _ in range(draws):
         yield table[random.integers(0, len(table), len(table))].sum(0)
-
-
-def options_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a scorer in the table: all but its names."""
-    return {name: value for name, value in entry.items() if name not in ("name", "rule")}

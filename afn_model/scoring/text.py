@@ -57,6 +57,11 @@ def answer_span(text: str, *, thinking: bool = False) -> tuple[int, int]:
     return (closed + len("</think>") if closed >= 0 else 0), len(text)
 
 
+def final_answer(text: str) -> str:
+    """What an output says in the end, without its reasoning; "" where the reasoning does not end."""
+    return text[slice(*answer_span(text))].strip()
+
+
 def clock_seconds(clock: str) -> float:
     """``[hours:]minutes:seconds``, the fraction behind a point or a comma, in seconds."""
     *hours, minutes, seconds = clock.replace(",", ".").split(":")

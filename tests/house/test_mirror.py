@@ -48,6 +48,8 @@ MODULES = {
     "afn_model/eval/prompts.py": "tests/model/eval/running/test_asks.py",
     "afn_model/eval/score.py": "tests/model/eval/reports/test_scored.py and rules/",
     "afn_model/eval/copies/sounds.py": "tests/model/eval/test_every_benchmark.py",
+    "afn_model/eval/copies/choices.py": "tests/model/eval/test_every_benchmark.py",
+    "afn_model/eval/copies/voices.py": "tests/model/eval/test_every_benchmark.py",
     "afn_model/eval/copies/speech.py": "tests/model/eval/loaders/test_speech.py",
     "afn_model/eval/copies/talkers.py": "tests/model/eval/loaders/test_talkers.py",
     "afn_model/infer/request.py": "tests/model/infer/test_engine.py",

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from afn_model.files import (
+    append_row,
+    appended_rows,
     atomic_path,
     fingerprint,
     fingerprint_of,
@@ -200,3 +202,14 @@ def test_folders_that_are_no_model_say_where_one_is(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a LoRA adapter, not a model; --adapter .*adapter puts it on it"):
         model_folder(tmp_path / "adapter")
     assert model_folder(run / "a" / "model") == run / "a" / "model"
+
+
+def test_rows_are_appended_whole_and_torn_ones_are_left_out(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    assert list(appended_rows(path)) == []
+    append_row(path, {"n": 1})
+    path.write_bytes(path.read_bytes() + b'\xff\n{"n": 2')
+    append_row(path, [3])
+    assert list(appended_rows(path)) == [{"n": 1}, [3]]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert list(appended_rows(path)) == [{"n": 1}]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.copies.labels import ASKED, write_csv
-from afn_model.eval.copies.sounds import NAMES, PLAYED, Sounds, save
+from afn_model.eval.copies.labels import ASKED
+from afn_model.eval.copies.sounds import NAMES, PLAYED, Sounds, save, write_csv
 from afn_model.eval.loaders.captions import CAPTIONS
 from afn_model.files import write_json
 
@@ -85,15 +85,9 @@ def musicinstruct(folder: Path, sounds: Sounds) -> None:
         if number % 2 == 0:
             name = f"[{video}]-[30-40].wav" if number == 0 else f"{video}.wav"
             save(folder / "MusicCaps_audio" / name, sounds.note(played))
-        rows.append(
-            {
-                "ytid": video,
-                "question": "What is played?" if number % 2 else "Which instrument do you hear?",
-                "answer": f"A {played}.",
-                "is_audioset_eval": number != 5,
-                "sampling_rate": 16000,
-            }
-        )
+        asked = "What is played?" if number % 2 else "Which instrument do you hear?"
+        row = {"ytid": video, "question": asked, "answer": f"A {played}."}
+        rows.append(row | {"is_audioset_eval": number != 5, "sampling_rate": 16000})
     (folder / "MusicInstruct").mkdir()
     for kind in ("short", "long"):
         write_json(folder / "MusicInstruct" / f"music_instruct_{kind}.json", {"QA": rows})

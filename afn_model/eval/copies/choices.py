@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from afn_model.eval.copies.sounds import NAMES, SPOKEN, Sounds, save
+from afn_model.eval.copies.sounds import NAMES, SPOKEN, Sounds, save, write_csv
 from afn_model.files import write_json, write_rows
 
 SOUND, WORD = "Which sound do you hear?", "Which word is said?"
@@ -23,21 +22,11 @@ def mmau(folder: Path, sounds: Sounds) -> None:
         choices = options(sounds, NAMES, name)
         audio = f"./test-mini-audios/{number}.wav"
         save(folder / audio, sounds.sound(name))
-        rows.append(
-            {
-                "id": f"copy-{max(0, number - 1)}",
-                "audio_id": audio,
-                "question": SOUND,
-                "choices": json.dumps(choices) if number == 2 else choices,
-                "answer": f"a {name}" if number == 3 else name,
-                "dataset": "copy",
-                "task": "sound",
-                "split": "test-mini",
-                "category": "Reasoning",
-                "sub-category": "Acoustic Source Inference",
-                "difficulty": ("easy", "medium", "hard")[number % 3],
-            }
-        )
+        row = {"id": f"copy-{max(0, number - 1)}", "audio_id": audio, "question": SOUND}
+        row |= {"choices": json.dumps(choices) if number == 2 else choices}
+        row |= {"answer": f"a {name}" if number == 3 else name, "dataset": "copy", "task": "sound"}
+        row |= {"split": "test-mini", "category": "Reasoning", "sub-category": "Acoustic Source Inference"}
+        rows.append(row | {"difficulty": ("easy", "medium", "hard")[number % 3]})
     write_json(folder / "mmau-test-mini.json", rows)
     hidden = [{name: value for name, value in row.items() if name != "answer"} | {"split": "test"} for row in rows]
     write_json(folder / "mmau-test.json", hidden)
@@ -55,25 +44,12 @@ def mmar(folder: Path, sounds: Sounds) -> None:
             choices[choices.index(word)] = word = f"{word} "
         audio = f"./audio/copy_00-00-0{number}_00-00-0{number + 1}.wav"
         save(folder / audio, sounds.speech(word))
-        rows.append(
-            {
-                "id": Path(audio).stem,
-                "audio_path": audio,
-                "question": WORD,
-                "choices": choices,
-                "answer": word,
-                "modality": "mix-sound-speech" if number == 4 else "speech",
-                "category": "Semantic Layer",
-                "sub-category": "Content Analysis",
-                "language": (None, "en", "zh|en")[number % 3],
-                "source": "youtube",
-                "url": "",
-                "timestamp": f"00:00:0{number},00:00:0{number + 1}",
-                "thinking": f"The voice says {word}.",
-                "cue": ["voice"],
-                "rubric": [{"name": "Word", "scoring_point": "The word.", "note": "", "choices": [0, 1]}],
-            }
-        )
+        row = {"id": Path(audio).stem, "audio_path": audio, "question": WORD, "choices": choices, "answer": word}
+        row |= {"modality": "mix-sound-speech" if number == 4 else "speech", "category": "Semantic Layer"}
+        row |= {"sub-category": "Content Analysis", "language": (None, "en", "zh|en")[number % 3]}
+        row |= {"source": "youtube", "url": "", "timestamp": f"00:00:0{number},00:00:0{number + 1}"}
+        rubric = {"name": "Word", "scoring_point": "The word.", "note": "", "choices": [0, 1]}
+        rows.append(row | {"thinking": f"The voice says {word}.", "cue": ["voice"], "rubric": [rubric]})
     write_rows(folder / "MMAR-meta.jsonl", rows)
 
 
@@ -93,20 +69,11 @@ def mmsu(folder: Path, sounds: Sounds) -> None:
             choices[choices[0] == word] = "None"
         audio = f"/audio/copy_{number}.wav"
         save(folder / audio[1:], sounds.speech(word))
-        rows.append(
-            {
-                "id": f"copy_{number}",
-                "task_name": "copy",
-                "audio_path": audio,
-                "question": WORD,
-                **{f"choice_{letter}": one for letter, one in zip("abcd", choices, strict=True)},
-                "answer_gt": answer,
-                "category": "Perception" if number % 2 else "Reasoning",
-                "sub-category": "Linguistics",
-                "sub-sub-category": "Semantics",
-                "linguistics_sub_discipline": "Semantics",
-            }
-        )
+        row = {"id": f"copy_{number}", "task_name": "copy", "audio_path": audio, "question": WORD}
+        row |= {f"choice_{letter}": one for letter, one in zip("abcd", choices, strict=True)}
+        row |= {"answer_gt": answer, "category": "Perception" if number % 2 else "Reasoning"}
+        row |= dict.fromkeys(("sub-sub-category", "linguistics_sub_discipline"), "Semantics")
+        rows.append(row | {"sub-category": "Linguistics"})
     (folder / "question").mkdir()
     write_rows(folder / "question" / "mmsu.jsonl", rows)
 
@@ -124,23 +91,10 @@ def mmau_pro(folder: Path, sounds: Sounds) -> None:
         for name in clips:
             audio.append(f"data/copy_{len(rows)}_{len(audio)}.wav")
             save(folder / audio[-1], sounds.sound(name, 1.0))
-        rows.append(
-            {
-                "id": f"copy-{len(rows)}",
-                "audio_path": audio,
-                "question": question,
-                "answer": answer,
-                "choices": list(choices),
-                "length_type": "long" if category == "multi" else "short",
-                "perceptual_skills": ["Sound Source Identification"],
-                "reasoning_skills": [],
-                "category": category,
-                "task_classification": None,
-                "sub-cat": None,
-                **closed,
-                **rest,
-            }
-        )
+        row = {"id": f"copy-{len(rows)}", "audio_path": audio, "question": question, "answer": answer}
+        row |= {"choices": list(choices), "length_type": "long" if category == "multi" else "short"}
+        row |= {"perceptual_skills": ["Sound Source Identification"], "reasoning_skills": []}
+        rows.append(row | {"category": category, "task_classification": None, "sub-cat": None} | closed | rest)
 
     one, two, three, four = sounds.others(NAMES, "", 4)
     add([one], "sound", SOUND, one, options(sounds, NAMES, one))
@@ -158,13 +112,9 @@ def rul(folder: Path, sounds: Sounds, **_: Any) -> None:
     for number in (7, 1740, 12, 958, 20):
         name = sounds.pick(NAMES)
         save(folder / "audio" / f"{number}.mp3", sounds.sound(name, 1.0))
-        rows[str(number)] = {
-            "question": SOUND,
-            "caption": f"A {name}.",
-            "correct_answer": name,
-            "distractors": sounds.others(NAMES, name, 4),
-            "PI": round(float(sounds.random.uniform(0.5, 1)), 6),
-        }
+        row = {"question": SOUND, "caption": f"A {name}.", "correct_answer": name}
+        row |= {"distractors": sounds.others(NAMES, name, 4), "PI": round(float(sounds.random.uniform(0.5, 1)), 6)}
+        rows[str(number)] = row
     write_json(folder / "RUL-MuchoMusic.json", rows)
 
 
@@ -186,38 +136,17 @@ def muchomusic(folder: Path, sounds: Sounds, **_: Any) -> None:
         answers = [right[place] for place in orders]
         asked = " ".join(f"({letter}) {answer}" for letter, answer in zip("ABCD", answers, strict=True))
         shown = "Question: Which one is it? \n Options: (A) this. (B) that. \n The correct answer is: A"
-        prepared.append(
-            {
-                "id": track,
-                "prompt": f"{shown}\n Question: {SOUND}\n Options: {asked} \n The correct answer is: ",
-                "answers": answers,
-                "answer_orders": orders,
-                "dataset": dataset,
-                "genre": "Rock" if number else "",
-                "reasoning": [],
-                "knowledge": ["instrumentation"] if number < 3 else [],
-                "audio_path": audio,
-                "model_output": "A",
-            }
-        )
-        published.append(
-            {
-                "question_id": number,
-                "question": SOUND,
-                "correct_answer": name,
-                **{f"distractor_{place}_answer": right[place] for place in (1, 2, 3)},
-                "dataset": dataset,
-                "dataset_identifier": identifier,
-                "genre": "Rock" if number else "",
-                "music_knowledge": "['instrumentation']" if number < 3 else "",
-                "music_reasoning": "[]",
-            }
-        )
+        prompt = f"{shown}\n Question: {SOUND}\n Options: {asked} \n The correct answer is: "
+        about = {"dataset": dataset, "genre": "Rock" if number else ""}
+        row = {"id": track, "prompt": prompt, "answers": answers, "answer_orders": orders} | about
+        row |= {"reasoning": [], "knowledge": ["instrumentation"] if number < 3 else []}
+        prepared.append(row | {"audio_path": audio, "model_output": "A"})
+        row = {"question_id": number, "question": SOUND, "correct_answer": name} | about
+        row |= {f"distractor_{place}_answer": right[place] for place in (1, 2, 3)}
+        row |= {"dataset_identifier": identifier, "music_knowledge": "['instrumentation']" if number < 3 else ""}
+        published.append(row | {"music_reasoning": "[]"})
     write_json(folder / "example_file.json", prepared)
-    with (folder / "muchomusic.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(published[0]))
-        table.writeheader()
-        table.writerows(published)
+    write_csv(folder / "muchomusic.csv", list(published[0]), [list(row.values()) for row in published])
 
 
 def options(sounds: Sounds, items: Sequence[str], right: str, wrong: int = 3) -> list[str]:
@@ -227,8 +156,8 @@ def options(sounds: Sounds, items: Sequence[str], right: str, wrong: int = 3) ->
     return found
 
 
-def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows with the columns of the first; recordings are {"bytes", "path"}.
+def write_parquet(path: Path, rows: Sequence[dict[str, Any]], group: int | None = None) -> None:
+    """Rows with the columns of the first, so many in a row group; recordings are {"bytes", "path"}.
 
     Raises:
         ValueError: pyarrow is not installed.
@@ -239,4 +168,4 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     except ImportError:
         raise ValueError("Parquet files need pyarrow: pip install 'afn-kernels[eval]'") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path, row_group_size=group)

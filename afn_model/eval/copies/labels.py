@@ -3,24 +3,13 @@ other sounds of it: their scores say nothing but that they can be had."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from afn_model.eval.copies.sounds import NAMES, PLAYED, Sounds, save
+from afn_model.eval.copies.sounds import NAMES, PLAYED, Sounds, save, write_csv
 from afn_model.eval.loaders.labels import GTZAN, MEDLEY_SOLOS_DB, NONSPEECH7K, NSYNTH
 from afn_model.files import write_json, write_text
 
 ASKED = "Which sound do you hear?"
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], end: str = "\n") -> None:
-    """A table as the benchmarks publish them: a line of names, quotes where they are needed."""
-    table = io.StringIO()
-    csv.writer(table, lineterminator=end).writerows([columns, *rows])
-    write_text(path, table.getvalue())
 
 
 def entailment(folder: Path, sounds: Sounds) -> None:
@@ -72,21 +61,11 @@ def nsynth(folder: Path, sounds: Sounds, label: str, question: str = "") -> None
         name = f"{family}_{source}_{number:03d}-{pitch:03d}-075"
         played = {"synth_lead": "organ", "brass": "trumpet"}.get(family, family)
         save(folder / "nsynth-test" / "audio" / f"{name}.wav", sounds.note(played, 0.6))
-        notes[name] = {
-            "note": 1000 + number,
-            "note_str": name,
-            "instrument": number,
-            "instrument_str": f"{family}_{source}_{number:03d}",
-            "pitch": pitch,
-            "velocity": 75,
-            "sample_rate": 16000,
-            "qualities": [0] * 10,
-            "qualities_str": [],
-            "instrument_family": families.index(family),
-            "instrument_family_str": family,
-            "instrument_source": sources.index(source),
-            "instrument_source_str": source,
-        }
+        note = {"note": 1000 + number, "note_str": name, "pitch": pitch, "velocity": 75, "sample_rate": 16000}
+        note |= {"instrument": number, "instrument_str": f"{family}_{source}_{number:03d}"}
+        note |= {"qualities": [0] * 10, "qualities_str": []}
+        note |= {"instrument_family": families.index(family), "instrument_family_str": family}
+        notes[name] = note | {"instrument_source": sources.index(source), "instrument_source_str": source}
     write_json(folder / "nsynth-test" / "examples.json", notes)
 
 

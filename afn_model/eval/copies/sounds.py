@@ -1,15 +1,17 @@
-"""Recordings for copies of benchmarks: words, sentences and sounds of the synthetic world, in any container."""
+"""Recordings for copies of benchmarks: words, sentences and sounds of the synthetic world, in any container; tables."""
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.files import write_text
 from afn_model.world.espeak import Espeak
 from afn_model.world.instruments import INSTRUMENTS
 from afn_model.world.sounds import SOUNDS, sound
@@ -36,15 +38,26 @@ class Sounds:
     """
 
     def __init__(self, seed: int = 0):
-        try:
-            self.espeak = Espeak()
-        except ImportError:
-            raise ValueError("the demo suite speaks with eSpeak NG: pip install 'afn-kernels[demo]'") from None
+        self._synthesiser: Espeak | None = None
         self.begin(seed)
+        _ = self.espeak  # a missing package is told before anything is written
 
     def begin(self, seed: int) -> None:
         """What comes from now on is a function of the seed."""
         self.random = np.random.default_rng(seed)
+        if self._synthesiser is not None:
+            self._synthesiser.__exit__()
+        self._synthesiser = None  # its state runs on from one utterance to the next
+
+    @property
+    def espeak(self) -> Espeak:
+        """The speech synthesiser."""
+        if self._synthesiser is None:
+            try:
+                self._synthesiser = Espeak()
+            except ImportError:
+                raise ValueError("the demo suite speaks with eSpeak NG: pip install 'afn-kernels[demo]'") from None
+        return self._synthesiser
 
     def pick(self, items: Sequence[Any]) -> Any:
         return items[int(self.random.integers(len(items)))]
@@ -90,3 +103,10 @@ def save(path: Path, pcm: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(pcm, path.suffix))
     return path
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], end: str = "\n") -> None:
+    """A table as the benchmarks publish them: a line of names, quotes where they are needed."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator=end).writerows([columns, *rows])
+    write_text(path, table.getvalue())

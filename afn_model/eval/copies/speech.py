@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.eval.copies.choices import write_parquet
 from afn_model.eval.copies.sounds import SPOKEN, Sounds, encoded, save
 from afn_model.files import write_text
 
@@ -71,25 +72,14 @@ def gigaspeech(folder: Path, sounds: Sounds) -> None:
     """Segments of a long recording with tags for punctuation, one of music, one of another subset; a second recording,
     of training alone, that is absent."""
     texts = [*_words(sounds, 3), "um it's e-mail", "no"]
-    written = [
-        *(text.upper() for text in texts[:2]),
-        "<MUSIC>",
-        "UM IT'S <COMMA> E-MAIL <PERIOD>",
-        "NO",
-    ]
+    written = [*(text.upper() for text in texts[:2]), "<MUSIC>", "UM IT'S <COMMA> E-MAIL <PERIOD>", "NO"]
     pcm, spans = _joined(sounds, texts)
     path = save(folder / "audio" / "podcast" / "P0000" / "POD0000000001.opus", pcm)
-    segments = [
-        {
-            "sid": f"POD0000000001_S{number:07d}",
-            "speaker": "N/A",
-            "begin_time": round(start, 3),
-            "end_time": round(end, 3),
-            "text_tn": text,
-            "subsets": ["{XL}", "{L}"] if text == "NO" else ["{TEST}"],
-        }
-        for number, (text, (start, end)) in enumerate(zip(written, spans, strict=True))
-    ]
+    segments = []
+    for number, (text, (start, end)) in enumerate(zip(written, spans, strict=True)):
+        segment = {"sid": f"POD0000000001_S{number:07d}", "speaker": "N/A", "text_tn": text}
+        segment |= {"begin_time": round(start, 3), "end_time": round(end, 3)}
+        segments.append(segment | {"subsets": ["{XL}", "{L}"] if text == "NO" else ["{TEST}"]})
     audio = {"title": "N/A", "aid": "POD0000000001", "source": "podcast", "format": "opus", "sample_rate": SAMPLE_RATE}
     audios = [
         audio | {"path": str(path.relative_to(folder)), "duration": len(pcm) / SAMPLE_RATE, "segments": segments},
@@ -123,23 +113,13 @@ def voxpopuli(folder: Path, sounds: Sounds) -> None:
 
 def open_asr(folder: Path, sounds: Sounds) -> None:
     """A Parquet file with the bytes of recordings, ids without a folder, and a text that is not scored."""
-    import pyarrow
-    from pyarrow import parquet
-
     texts = (*_words(sounds, 3), SENTENCES[0], "ignore_time_segment_in_scoring")
-    rows = [
-        {
-            "id": f"AMI_EN2002a_{number}",
-            "audio": {"bytes": encoded(sounds.speech("um" if "_" in text else text)), "path": f"{number}.wav"},
-            "dataset": "ami",
-            "text": text,
-            "audio_length_s": 1.0,
-        }
-        for number, text in enumerate(texts)
-    ]
-    path = folder / "ami_cleaned" / "test-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+    rows = []
+    for number, text in enumerate(texts):
+        audio = {"bytes": encoded(sounds.speech("um" if "_" in text else text)), "path": f"{number}.wav"}
+        row = {"id": f"AMI_EN2002a_{number}", "audio": audio, "dataset": "ami", "text": text, "audio_length_s": 1.0}
+        rows.append(row)
+    write_parquet(folder / "ami_cleaned" / "test-00000-of-00001.parquet", rows, group=2)
 
 
 def covost2(folder: Path, sounds: Sounds, *, direction: str) -> None:

@@ -15,19 +15,10 @@ def cmm(folder: Path, sounds: Sounds) -> None:
     rows = []
 
     def add(kind: str, audio: str | None, video: str | None, asked: str, answer: str):
-        rows.append(
-            {
-                "category": "inter-modality_spurious_correlation",
-                "sub_category": kind,
-                "modality": "audio" if video is None else "visual",
-                "granularity": "event-level",
-                "correlation_type": "cooccurrence",
-                "video_path": video,
-                "audio_path": audio,
-                "question": f"{asked} Answer with yes or no.",
-                "answer": answer,
-            }
-        )
+        row = {"category": "inter-modality_spurious_correlation", "sub_category": kind, "granularity": "event-level"}
+        row |= {"modality": "audio" if video is None else "visual", "correlation_type": "cooccurrence"}
+        row |= {"video_path": video, "audio_path": audio}
+        rows.append(row | {"question": f"{asked} Answer with yes or no.", "answer": answer})
 
     for number in range(3):
         name = sounds.pick(NAMES)
@@ -84,13 +75,9 @@ def librisqa(folder: Path, sounds: Sounds, part: int = 1) -> None:
         if part == 1:
             row = {"speech_path": speech, "question": question, "answer": word, "text": word, "duration": 1.0}
         else:
-            row = {
-                "speech_path": speech,
-                "question_and_option": f"Question: {question}\nOptions:\n{listed}",
-                "answer": f"{letter}." if number == 3 else letter,
-                "answer_and_analysis": f"The answer is Option {letter}.",
-                "text": word,
-            }
+            row = {"speech_path": speech, "question_and_option": f"Question: {question}\nOptions:\n{listed}"}
+            row |= {"answer": f"{letter}." if number == 3 else letter, "text": word}
+            row |= {"answer_and_analysis": f"The answer is Option {letter}."}
         rows.append(row)
     name = f"LibriSQA-Part{('I', 'II')[part - 1]}"
     (folder / name).mkdir()

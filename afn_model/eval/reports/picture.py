@@ -65,8 +65,10 @@ def draw(path: str | Path, scores: Scores, facts: RunFacts) -> Path | None:
     if not lines:
         return None
     copies = any(name in facts.copies for name in scores.benchmarks)
+    title = f"{facts.asking.get('model', {}).get('name', 'A model')}, {facts.variant}"
+    title += " · synthetic rows, numbers of no benchmark" if copies else ""
     with plotting() as plt:
-        return save(figure_of(plt, lines, _title(facts, copies)), path)
+        return save(figure_of(plt, lines, title), path)
 
 
 def _line(result: BenchmarkResult, label: str, scores: Scores, facts: RunFacts) -> ScoreLine:
@@ -77,25 +79,14 @@ def _line(result: BenchmarkResult, label: str, scores: Scores, facts: RunFacts) 
     return ScoreLine(label, row.metric, first.value, low, high, paper, af3, other, row.lower, comparable)
 
 
-def _title(facts: RunFacts, copies: bool) -> str:
-    title = f"{facts.asking.get('model', {}).get('name', 'A model')}, {facts.variant}"
-    return f"{title} · synthetic rows, numbers of no benchmark" if copies else title
-
-
 def figure_of(plt: Any, lines: Sequence[ScoreLine], title: str) -> Any:
     """The figure: above, what the paper has a number for, as a share of it; below, what it has none for."""
     known = [line for line in lines if math.isfinite(line.paper) and line.paper > 0]
     rest = [line for line in lines if line not in known]
     parts = [some for some in (known, rest) if some]
     heights = [len(some) + 1.2 for some in parts]
-    figure, axes = plt.subplots(
-        len(parts),
-        1,
-        figsize=(9.5, 1.2 + 0.25 * sum(heights)),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
+    shape = {"figsize": (9.5, 1.2 + 0.25 * sum(heights)), "height_ratios": heights}
+    figure, axes = plt.subplots(len(parts), 1, squeeze=False, layout="constrained", **shape)
     for place, some in zip(axes[:, 0], parts, strict=True):
         (_against if some is known else _alone)(plt, place, some)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)

@@ -31,7 +31,7 @@ from afn_model.eval.reports.submission import write_submission
 from afn_model.eval.running.asks import AskSettings
 from afn_model.eval.running.run import RUN, SPENT
 from afn_model.eval.table import BenchmarkRow
-from afn_model.files import read_json, write_json, write_rows, write_text
+from afn_model.files import appended_rows, read_json, write_json, write_rows, write_text
 
 VERSION = 1  # of scores.json
 PICTURE = "report.png"
@@ -54,7 +54,9 @@ def run_facts(
         unreadable: recordings that could not be read.
         reader: the text model that answers from captions.
     """
-    run, spent = read_json(Path(out) / RUN), list(_spent(Path(out) / SPENT))
+    nothing = {"seconds": 0, "audio_seconds": 0, "answers": 0, "errors": 0}
+    spent = [nothing | row for row in appended_rows(Path(out) / SPENT) if isinstance(row, dict)]
+    run = read_json(Path(out) / RUN)
     asking, place = AskSettings(**run["asking"]), str(data or run["data"])
     return RunFacts(
         asking=asking.as_json(),
@@ -70,12 +72,6 @@ def run_facts(
         other_files={row.name: found for row in rows if (found := other_files(row, place))},
         unreadable=dict(unreadable or {}),
     )
-
-
-def _spent(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):
-            yield {"seconds": 0, "audio_seconds": 0, "answers": 0, "errors": 0} | json.loads(line)
 
 
 def code_version() -> str:

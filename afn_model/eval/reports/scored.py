@@ -250,11 +250,8 @@ def target(row: BenchmarkRow, who: str, group: str = "all") -> float:
     found = row.targets.get(who)
     if who == "other" and isinstance(found, Mapping):
         found = found.get("value")
-    if isinstance(found, Mapping):
-        found = found.get(group)
-    elif group != "all":
-        found = None
-    return NAN if found is None else float(found)
+    value = found.get(group) if isinstance(found, Mapping) else found if group == "all" else None
+    return NAN if value is None else float(value)
 
 
 def groups_of(result: BenchmarkResult) -> list[str]:

@@ -12,10 +12,9 @@ from typing import Any
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders import folder_of
 from afn_model.eval.loaders.files import Files, read_rows
-from afn_model.eval.rules import final
 from afn_model.eval.table import BenchmarkRow
 from afn_model.files import atomic_path, write_json, write_text
-from afn_model.scoring.text import thought_and_answer
+from afn_model.scoring.text import final_answer, thought_and_answer
 
 FOLDER = "submissions"
 
@@ -104,7 +103,7 @@ def _with(given: dict[str, Any], one: AnsweredItem, form: SubmissionForm) -> dic
         raise ValueError(
             f"{given['id']}: this question of the file is {item.id} in the run: the file has changed since"
         )
-    told = {**given, **dict.fromkeys(form.keys, final(text))}
+    told = {**given, **dict.fromkeys(form.keys, final_answer(text))}
     if form.thinking and (reasoned := thought_and_answer(text)):
         told[form.thinking] = reasoned[0]
     return told

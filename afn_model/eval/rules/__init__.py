@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.score import Rule, Score, Tools, options_of
-from afn_model.scoring.text import answer_span
+from afn_model.eval.score import Rule, RuleError, Score, Tools
+from afn_model.scoring.text import final_answer
 
 # Name in the table -> module and function, (answered, tools, **options) -> Score.
 RULES: dict[str, str] = {
@@ -38,19 +38,18 @@ RULES: dict[str, str] = {
 
 
 def score(answered: Sequence[AnsweredItem], scorer: dict[str, Any], tools: Tools) -> Score:
-    """The score by one scorer of the table. Rules see what is said in the end: no reasoning, and nothing of an answer
-    that was cut inside of it.
+    """The score by one scorer of the table. Rules see final answers: no reasoning, and nothing of an answer that was
+    cut inside of it.
 
     Raises:
-        RuleError: what it needs is missing here.
+        RuleError: what it needs is missing here: a library, a judge or an embedder.
     """
     module, function = RULES[scorer["rule"]].split(":")
     rule: Rule = getattr(import_module(f"{__name__}.{module}"), function)
-    said = [one if one.text is None else replace(one, text=final(one.text)) for one in answered]
-    return rule(said, tools, **options_of(scorer))
-
-
-def final(text: str) -> str:
-    """An output without its reasoning."""
-    first, last = answer_span(text)
-    return text[first:last].strip()
+    said = [one if one.text is None else replace(one, text=final_answer(one.text)) for one in answered]
+    options = {name: value for name, value in scorer.items() if name not in ("name", "rule")}
+    try:
+        return rule(said, tools, **options)
+    except ImportError as error:
+        library = str(error.name or error).partition(".")[0]
+        raise RuleError(f"{scorer['rule']} needs {library}: pip install 'afn-kernels[eval]'") from None

@@ -1,4 +1,4 @@
-"""CIDEr-D of captions, by coco-caption's code where it is installed and by ours otherwise; they agree."""
+"""CIDEr-D of captions, with words by coco-caption's tokeniser where it is installed and by ours otherwise."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.cider import LONGEST, SIGMA, TOKENISER, cider_d, tokens
@@ -17,7 +15,7 @@ JAR = "stanford-corenlp-3.4.1.jar"
 SECONDS = 600.0  # that the tokeniser may take
 
 
-def cider(answered: Sequence[AnsweredItem], tools: Tools, *, own: bool = False) -> Score:
+def cider(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Mean CIDEr-D over recordings as coco-caption prints it: 0 to 10, and about 0.5 for good systems on Clotho.
 
     Papers on audio captions print this number or 100 times it. CoNeTTE (arXiv:2309.00454) has a SPIDEr, the mean of
@@ -29,53 +27,33 @@ def cider(answered: Sequence[AnsweredItem], tools: Tools, *, own: bool = False) 
     Args:
         answered: items with references.
         tools: not used.
-        own: our tokeniser and our scoring even where pycocoevalcap is installed: the same number on every machine.
     """
     scored = [place for place, one in enumerate(answered) if one.item.references]
     captions = [answered[place].text or "" for place in scored]
     references = [answered[place].item.references for place in scored]
-    words, tokeniser, notes = _words([*captions, *(text for some in references for text in some)], own)
+    words, tokeniser, notes = _words([*captions, *(text for some in references for text in some)])
     said, rest = words[: len(scored)], iter(words[len(scored) :])
-    found, library = _scores(said, [[next(rest) for _ in some] for some in references], own)
+    found = cider_d(said, [[next(rest) for _ in some] for some in references])
     parts: list[Part | None] = [None] * len(answered)
     for place, value in zip(scored, found, strict=True):
         parts[place] = (float(value), 1.0)
     if len(scored) == 1:
         notes.append("one recording alone always has a CIDEr-D of 0")
-    signature = f"CIDEr-D, 0 to 10|{library}|tok:{tokeniser}|n:{LONGEST}|sigma:{SIGMA:g}|df:{len(scored)} recordings"
+    signature = f"CIDEr-D, 0 to 10|tok:{tokeniser}|n:{LONGEST}|sigma:{SIGMA:g}|df:{len(scored)} recordings"
     empty = sum(not one for one in said)
-    return ratio(answered, parts, unparsed=empty, extracted=_read(answered), signature=signature, notes=notes)
+    read = [f"caption: {one.text}" if one.text else "none" for one in answered]
+    return ratio(answered, parts, unparsed=empty, extracted=read, signature=signature, notes=notes)
 
 
-def _read(answered: Sequence[AnsweredItem]) -> list[str]:
-    return [f"caption: {one.text}" if one.text else "none" for one in answered]
-
-
-def _scores(said: list[list[str]], references: list[list[list[str]]], own: bool) -> tuple[np.ndarray, str]:
-    if said and not own:
-        try:
-            from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
-
-            # It takes words in one string each.
-            given = {place: [" ".join(words) for words in some] for place, some in enumerate(references)}
-            _, found = Cider(sigma=SIGMA).compute_score(given, {n: [" ".join(words)] for n, words in enumerate(said)})
-            return np.asarray(found), f"pycocoevalcap {_version()}"
-        except ImportError:
-            pass
-    return cider_d(said, references), "own"
-
-
-def _words(texts: list[str], own: bool) -> tuple[list[list[str]], str, list[str]]:
+def _words(texts: list[str]) -> tuple[list[list[str]], str, list[str]]:
     """Words of each text, the tokeniser's name and notes about it."""
-    why = ""
-    if not own:
-        try:
-            return ptb(texts), "ptb-corenlp-3.4.1", []
-        except ImportError:
-            why = "pycocoevalcap is not installed (pip install pycocoevalcap, and a Java)"
-        except OSError as error:
-            why = f"CoreNLP's tokeniser did not run ({error})"
-    return [tokens(text) for text in texts], TOKENISER, [f"words are cut by our tokeniser: {why}"] if why else []
+    try:
+        return ptb(texts), "ptb-corenlp-3.4.1", []
+    except ImportError:
+        why = "pycocoevalcap is not installed (pip install pycocoevalcap, and a Java)"
+    except OSError as error:
+        why = f"CoreNLP's tokeniser did not run ({error})"
+    return [tokens(text) for text in texts], TOKENISER, [f"words are cut by our tokeniser: {why}"]
 
 
 def ptb(texts: Sequence[str]) -> list[list[str]]:
@@ -104,12 +82,3 @@ def ptb(texts: Sequence[str]) -> list[list[str]]:
         raise OSError(f"{len(found)} lines for {len(texts)} captions: {told[0]}")
     dropped = set(ptbtokenizer.PUNCTUATIONS)  # codespell:ignore
     return [[word for word in line.split() if word not in dropped] for line in found]
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pycocoevalcap")
-    except PackageNotFoundError:
-        return "unknown"

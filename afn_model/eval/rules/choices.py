@@ -7,7 +7,7 @@ from typing import Any
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.extract import Extracted, chosen, same
-from afn_model.eval.score import Part, Score, Tools, ratio
+from afn_model.eval.score import Mark, Score, Tools, by_item
 
 NO_OUTPUT = Extracted(None, "no output")
 
@@ -31,20 +31,22 @@ def by_reading(
         names: the choices of an item.
         rest: other fields of ``Score``.
     """
-    parts: list[Part | None] = []
-    said, unparsed, strange = [], 0, 0
-    for one in answered:
+    strange = unparsed = 0
+
+    def mark(one: AnsweredItem) -> Mark:
+        nonlocal strange, unparsed
         among = names(one)
         found = NO_OUTPUT if one.text is None else read(one)
-        said.append(found.rule if found.choice is None else f"{found.rule}: {among[found.choice]}")
+        told = found.rule if found.choice is None else f"{found.rule}: {among[found.choice]}"
         unparsed += found.choice is None and one.text is not None
         if one.item.answer is None:
-            parts.append(None)
-            continue
+            return None, told
         right = same(one.item.answer, among)
         strange += right is None
-        chose = None if found.choice is None else same(among[found.choice], among)
-        parts.append((float(chose is not None and chose == right), 1.0))
-    notes = [f"{strange} items whose answer is none of their options count as wrong"] if strange else []
-    fixed = {"scale": 100, "unparsed": unparsed, "extracted": said, "signature": "named extraction rules"}
-    return ratio(answered, parts, **{**fixed, "notes": notes, **rest})
+        return found.choice is not None and same(among[found.choice], among) == right, told
+
+    score = by_item(answered, mark, **{"signature": "named extraction rules"} | rest)
+    score.unparsed = unparsed
+    if strange:
+        score.notes = [*score.notes, f"{strange} items whose answer is none of their options count as wrong"]
+    return score

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from afn_model.eval.score import RuleError
 from afn_model.hashing import text_key
 from afn_model.infer.elsewhere import ElsewhereError, first_model, post
+from afn_model.infer.retries import WAITS, RetryingEndpoint
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> vectors [n, d], float
 
@@ -23,7 +23,6 @@ DIMENSIONS = 4096
 PATH = "/embeddings"
 KEY = "AFN_EMBED_KEY"  # environment variable
 TOGETHER = 256  # texts of a request
-PAUSES = (1.0, 4.0, 16.0)  # seconds before further tries
 _WORD = re.compile(r"\w+")
 
 
@@ -76,31 +75,22 @@ def _own(function: Callable[[list[str]], Any], name: str) -> Embed:
 
 def _behind(url: str, model: str = "") -> tuple[Embed, str]:
     url, key = url.rstrip("/").removesuffix(PATH), os.environ.get(KEY)
-    model = model or first_model(url, key=key)
+    model, endpoint = model or first_model(url, key=key), RetryingEndpoint(url, key=key, waits=WAITS)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         rows: list[Any] = []
         for first in range(0, len(texts), TOGETHER):
-            some = list(texts[first : first + TOGETHER])
-            reply = _patiently(url, {"model": model, "input": some}, key)
+            body = {"model": model, "input": list(texts[first : first + TOGETHER])}
             try:
+                reply = endpoint.retried(lambda body=body: post(url, PATH, body, key=key))
                 rows += [one["embedding"] for one in sorted(reply["data"], key=lambda one: one["index"])]
+            except ElsewhereError as error:
+                raise RuleError(str(error)) from None
             except (KeyError, TypeError):
                 raise RuleError(f"{url}: there are no embeddings in the reply") from None
         return _vectors(rows, len(texts), url)
 
     return embed, model
-
-
-def _patiently(url: str, body: dict[str, Any], key: str | None) -> Any:
-    for pause in (*PAUSES, None):
-        try:
-            return post(url, PATH, body, key=key)
-        except ElsewhereError as error:
-            if pause is None or not error.may_pass:
-                raise RuleError(str(error)) from None
-            time.sleep(min(60.0, max(pause, error.after)))
-    raise AssertionError("the last try returns or raises")
 
 
 def _vectors(given: Any, count: int, who: str) -> np.ndarray:

@@ -43,13 +43,5 @@ def f1(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     read = ["none" if name is None else name for name in said]
     notes = ["macro F1 over the classes; the authors do not say which average theirs is"]
     unparsed = sum(name is None and one.text is not None for name, (_, one) in zip(said, told, strict=True))
-    return Score(
-        100 * mean,
-        parts,
-        groups,
-        100,
-        unparsed,
-        extracted=read,
-        signature="macro F1, named extraction rules",
-        notes=notes,
-    )
+    told = {"extracted": read, "signature": "macro F1, named extraction rules", "notes": notes}
+    return Score(100 * mean, parts, groups, 100, unparsed, **told)

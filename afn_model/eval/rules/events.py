@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.score import Part, RuleError, Score, Tools, quotient, ratio
+from afn_model.eval.score import Part, Score, Tools, quotient, ratio
 from afn_model.infer.stated_times import StatedTime, stated_times
 
 EPS = 1e-6  # seconds: 2.2 is 0.2 after 2.0 in decimals, and a little more in binary
@@ -147,10 +147,6 @@ def event_f1(
 
     Source: Mesaros et al. 2016, as sed_eval computes it with ``event_matching_type="optimal"``.
     """
-    try:
-        import scipy.optimize  # noqa: F401
-    except ImportError:
-        raise RuleError("event F1 needs SciPy: pip install 'afn-kernels[eval]'") from None
     parts: list[Part | None] = []
     right, stated, there = Counter[str](), Counter[str](), Counter[str]()
     apart, read, unparsed, lost = list[float](), list[str](), 0, 0

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from afn_model.eval.loaders.files import LETTERS
-from afn_model.scoring.text import answer_span
+from afn_model.scoring.text import final_answer
 
 _TIDY = [  # pattern, replacement: Markdown, LaTeX and typographic signs
     (re.compile("[‘’`´]"), "'"),
@@ -56,12 +56,6 @@ class Extracted:
 
     choice: int | None
     rule: str
-
-
-def final_answer(text: str) -> str:
-    """What an output says in the end: what follows its reasoning, "" where the reasoning does not end."""
-    start, end = answer_span(text)
-    return text[start:end].strip()
 
 
 def chosen(text: str, choices: Sequence[str], *, lettered: bool = True) -> Extracted:

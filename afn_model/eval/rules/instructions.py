@@ -8,7 +8,7 @@ before white space, but not behind a known abbreviation or an initial.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _ABBREVIATIONS = re.compile(
@@ -32,90 +32,71 @@ def sentences(text: str) -> int:
 
 
 Given = Mapping[str, Any]
-Check = Callable[[str, Given, str], bool]  # (output, arguments, question)
+Check = Callable[[str, Given], bool]  # (output, arguments of the instruction and its "question")
 
 
-def _listed(given: Given, name: str) -> list[str]:
+def _number(given: Given, name: str = "N", default: float = 0) -> float:
+    return float(given.get(name, default))
+
+
+def _words(given: Given, name: str) -> list[str]:
     value = given.get(name) or ""
     return [word.lower() for word in (value.split(", ") if isinstance(value, str) else map(str, value))]
 
 
-def _letters(text: str, keep: str = "") -> str:
-    return re.sub(rf"[^a-zA-Z{keep}]", "", text).lower()
+def _letters(text: Any, keep: str = "") -> str:
+    return re.sub(rf"[^a-zA-Z{keep}]", "", str(text)).lower()
 
 
-def _capitals(text: str) -> int:
-    return sum(word.isupper() for word in text.split())
+def _filled(parts: Sequence[str]) -> int:
+    return sum(bool(part.strip()) for part in parts)
 
 
-def _keyword(text: str, keyword: str) -> int:
-    return len(re.findall(rf"\b{re.escape(keyword.lower())}\b", text.lower()))
+def _keyword_frequency(text: str, given: Given) -> bool:
+    keyword = re.escape(str(given.get("keyword", "")).lower())
+    return len(re.findall(rf"\b{keyword}\b", text.lower())) == _number(given)
 
 
-def _sections(text: str, splitter: str) -> int:
-    return sum(bool(part.strip()) for part in re.split(rf"\s*{re.escape(splitter)}\s*", text.strip()))
+def _multiple_sections(text: str, given: Given) -> bool:
+    splitter = re.escape(str(given.get("section_splitter", "")))
+    return _filled(re.split(rf"\s*{splitter}\s*", text.strip())) == _number(given)
 
 
-def _two(text: str) -> bool:
-    parts = text.split("******")
-    return len(parts) == 2 and parts[0].lower().strip() != parts[1].lower().strip()
+def _two_responses(text: str, given: Given) -> bool:
+    parts = [part.lower().strip() for part in text.split("******")]
+    return len(parts) == 2 and parts[0] != parts[1]
 
 
-def _quoted(text: str) -> bool:
-    return text.strip().startswith('"') and text.strip().endswith('"')
-
-
-def _counted(count: Callable[[str], int]) -> dict[str, Check]:
+def _counted(name: str, count: Callable[[str], int]) -> dict[str, Check]:
     return {
-        "at least": lambda text, given, question: count(text) >= _number(given, "N"),
-        "at most": lambda text, given, question: count(text) <= _number(given, "N"),
-        "range": lambda text, given, question: _number(given, "N1") <= count(text) <= _number(given, "N2", 999),
+        f"{name} (at least)": lambda text, given: count(text) >= _number(given),
+        f"{name} (at most)": lambda text, given: count(text) <= _number(given),
+        f"{name} (range)": lambda text, given: _number(given, "N1") <= count(text) <= _number(given, "N2", 999),
     }
 
 
-def _number(given: Given, name: str, default: float = 0) -> float:
-    return float(given.get(name, default))
-
-
-_COUNTED: dict[str, Callable[[str], int]] = {
-    "Number Words": lambda text: len(text.split()),
-    "Number Sentences": sentences,
-    "All-capital Words": _capitals,
-}
 CHECKS: dict[str, Check] = {
-    **{f"{name} ({how})": check for name, count in _COUNTED.items() for how, check in _counted(count).items()},
-    "Include Keywords": lambda text, given, question: all(word in text.lower() for word in _listed(given, "keywords")),
-    "Forbidden Words": lambda text, given, question: (
-        not any(word in text.lower() for word in _listed(given, "forbidden_words"))
-    ),
-    "Keyword Frequency": lambda text, given, question: (
-        _keyword(text, str(given.get("keyword", ""))) == _number(given, "N")
-    ),
-    "Number Paragraphs": lambda text, given, question: (
-        sum(bool(part.strip()) for part in text.split("***")) == _number(given, "N")
-    ),
-    "Number Bullets": lambda text, given, question: len(re.findall(r"(?:^|\n)\s*\*\s+", text)) == _number(given, "N"),
-    "Number Placeholder": lambda text, given, question: len(re.findall(r"\[[^\]]+\]", text)) >= _number(given, "N"),
-    "Minimum Number Highlighted Section": lambda text, given, question: (
-        len(re.findall(r"\*([^*]+)\*", text)) >= _number(given, "N")
-    ),
-    "Multiple Sections": lambda text, given, question: (
-        _sections(text, str(given.get("section_splitter", ""))) == _number(given, "N")
-    ),
-    "Title": lambda text, given, question: re.search(r"<<[^>]+>>", text) is not None,
-    "Postscript": lambda text, given, question: _letters(str(given.get("postscript_marker", ""))) in _letters(text),
-    "Repeat Prompt": lambda text, given, question: text.strip().lower().startswith(question.strip().lower()),
-    "Two Responses": lambda text, given, question: _two(text),
-    "All Uppercase": lambda text, given, question: text.isupper(),
-    "All Lowercase": lambda text, given, question: text.islower(),
-    "Start Checker": lambda text, given, question: _letters(text, " ").startswith(
-        _letters(str(given.get("start_phrase", "")), " ")
-    ),
-    "End Checker": lambda text, given, question: _letters(text, " ").endswith(
-        _letters(str(given.get("end_phrase", "")), " ")
-    ),
-    "Quotation": lambda text, given, question: _quoted(text),
-    "No Commas": lambda text, given, question: "," not in text,
+    **_counted("Number Words", lambda text: len(text.split())),
+    **_counted("Number Sentences", sentences),
+    **_counted("All-capital Words", lambda text: sum(word.isupper() for word in text.split())),
+    "Include Keywords": lambda text, given: all(word in text.lower() for word in _words(given, "keywords")),
+    "Forbidden Words": lambda text, given: not any(word in text.lower() for word in _words(given, "forbidden_words")),
+    "Keyword Frequency": _keyword_frequency,
+    "Number Paragraphs": lambda text, given: _filled(text.split("***")) == _number(given),
+    "Number Bullets": lambda text, given: len(re.findall(r"(?:^|\n)\s*\*\s+", text)) == _number(given),
+    "Number Placeholder": lambda text, given: len(re.findall(r"\[[^\]]+\]", text)) >= _number(given),
+    "Minimum Number Highlighted Section": lambda text, given: len(re.findall(r"\*([^*]+)\*", text)) >= _number(given),
+    "Multiple Sections": _multiple_sections,
+    "Title": lambda text, given: re.search(r"<<[^>]+>>", text) is not None,
+    "Postscript": lambda text, given: _letters(given.get("postscript_marker", "")) in _letters(text),
+    "Repeat Prompt": lambda text, given: text.strip().lower().startswith(given["question"].strip().lower()),
+    "Two Responses": _two_responses,
+    "All Uppercase": lambda text, given: text.isupper(),
+    "All Lowercase": lambda text, given: text.islower(),
+    "Start Checker": lambda text, given: _letters(text, " ").startswith(_letters(given.get("start_phrase", ""), " ")),
+    "End Checker": lambda text, given: _letters(text, " ").endswith(_letters(given.get("end_phrase", ""), " ")),
+    "Quotation": lambda text, given: text.strip().startswith('"') and text.strip().endswith('"'),
+    "No Commas": lambda text, given: "," not in text,
 }
 
 
@@ -133,4 +114,4 @@ def follows(text: str, identifier: str, given: Given, question: str) -> bool:
         question: what an answer that repeats its prompt begins with.
     """
     check = CHECKS.get(identifier)
-    return check is not None and check(text, given, question)
+    return check is not None and check(text, {**given, "question": question})

@@ -10,7 +10,7 @@ from typing import Any
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.judge_prompts import PROMPTS, SYSTEM
 from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
-from afn_model.scoring.text import answer_span
+from afn_model.scoring.text import final_answer
 
 SETTINGS = {"temperature": 0.0}
 
@@ -20,7 +20,7 @@ def judged(
     tools: Tools,
     *,
     prompt: str,
-    scale: str | Sequence[int] = "",
+    scale: str = "",
     repeats: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Score:
@@ -93,19 +93,19 @@ def grade_in(low: int, high: int) -> Callable[[str], float | None]:
     form = re.compile(rf"\D*?(?<![-−.])(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*{high})?\D*", re.DOTALL | re.ASCII)
 
     def read(text: str) -> float | None:
-        found = form.fullmatch(text[slice(*answer_span(text))])
+        found = form.fullmatch(final_answer(text))
         return float(found[1]) if found and low <= float(found[1]) <= high else None
 
     return read
 
 
-def _scale(given: str | Sequence[int]) -> tuple[int, int] | None:
+def _scale(given: str) -> tuple[int, int] | None:
     if not given:
         return None
-    ends = given.split("-") if isinstance(given, str) else [str(end) for end in given]
-    if len(ends) != 2 or not all(end.isdecimal() for end in ends) or int(ends[0]) >= int(ends[1]):
+    ends = re.fullmatch(r"(\d+)-(\d+)", given)
+    if ends is None or int(ends[1]) >= int(ends[2]):
         raise RuleError(f"scale {given}: such as 1-10 is expected")
-    return int(ends[0]), int(ends[1])
+    return int(ends[1]), int(ends[2])
 
 
 def _spread(aspects: Mapping[str, Mapping[int, list[float]]], repeats: int) -> list[str]:

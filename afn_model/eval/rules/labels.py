@@ -9,7 +9,7 @@ import numpy as np
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
-from afn_model.eval.rules.extract import Extracted, chosen, final_answer
+from afn_model.eval.rules.extract import Extracted, chosen
 from afn_model.eval.score import RuleError, Score, Tools
 
 
@@ -25,18 +25,15 @@ def labels(
     renamed = _renamer(known, synonyms or {})
     return by_reading(
         answered,
-        lambda one: chosen(renamed(final_answer(one.text or "")), one.item.choices or known, lettered=False),
+        lambda one: chosen(renamed(one.text or ""), one.item.choices or known, lettered=False),
         lambda one: one.item.choices or known,
         notes=[f"synonyms: {', '.join(synonyms)}"] if synonyms else [],
     )
 
 
-def retrieval(answered: Sequence[AnsweredItem], tools: Tools, *, form: str = "{}") -> Score:
+def retrieval(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items whose label is nearest to the output by cosine, as Pengi does with the text tower of CLAP.
     An empty output is wrong.
-
-    Args:
-        form: of the text that stands for a label, such as "this is a sound of {}".
 
     Raises:
         RuleError: no embedder.
@@ -44,8 +41,8 @@ def retrieval(answered: Sequence[AnsweredItem], tools: Tools, *, form: str = "{}
     known = _labels(answered)
     given = [one for one in answered if one.text is not None]
     among = [one.item.choices or known for one in given]
-    said = [final_answer(one.text or "") for one in given]
-    found = iter(nearest(tools, said, [[form.format(label) for label in some] for some in among]))
+    said = [one.text or "" for one in given]
+    found = iter(nearest(tools, said, among))
     return by_reading(
         answered,
         lambda one: Extracted(next(found), "nearest"),

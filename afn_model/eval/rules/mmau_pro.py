@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.rules.extract import chosen, final_answer, same
+from afn_model.eval.rules.extract import chosen, same
 from afn_model.eval.rules.instructions import CHECKS, follows
 from afn_model.eval.rules.labels import nearest
-from afn_model.eval.score import AnswerGrader, Part, RuleError, Score, Tools, ratio
+from afn_model.eval.score import AnswerGrader, Mark, RuleError, Score, Tools, by_item
 
 OPEN, INSTRUCTIONS = "open", "instruction following"
 CRITERIA = ("correctness", "relevance", "completeness", "clarity")
@@ -88,66 +88,61 @@ def mmau_pro(answered: Sequence[AnsweredItem], tools: Tools, *, closed: str = "e
         if category == INSTRUCTIONS or one.item.answer is not None:
             kind = category if category in kinds else "choices" if len(one.item.choices) > 1 else "few"
             kinds[kind].append(place)
+    opened, few = kinds[OPEN], len(kinds["few"])
     if tools.judge is None and not (kinds[INSTRUCTIONS] or kinds["choices"]):
-        raise RuleError(f"MMAU-Pro: {len(kinds[OPEN])} open questions need a judge: --judge-url URL names one")
+        raise RuleError(f"MMAU-Pro: {len(opened)} open questions need a judge: --judge-url URL names one")
 
-    found: dict[int, tuple[Part | None, str]] = _followed(answered, kinds[INSTRUCTIONS])
-    notes = ["sentences are split by our own rule, not by nltk's punkt"] if kinds[INSTRUCTIONS] else []
-    if kinds["few"]:
-        notes.append(
-            f"{len(kinds['few'])} questions with fewer than two choices are left out, as the official rule does"
-        )
-    if tools.judge is None and kinds[OPEN]:
-        notes.append(f"{len(kinds[OPEN])} open questions are left out: they need a judge, --judge-url")
-    lost = 0
-    if tools.judge is not None:
-        found |= _judged(answered, kinds[OPEN], tools.judge, ours=closed == "read")
-        if lost := sum(found[place][0] is None for place in kinds[OPEN]):
-            notes.append(f"{lost} open questions are left out: the judge gave no grade")
+    found = {place: _followed(answered[place]) for place in kinds[INSTRUCTIONS]}
     found |= _chosen(answered, kinds["choices"], tools, closed)
-
-    parts = [found[place][0] if place in found else None for place in range(len(answered))]
-    read = [found[place][1] if place in found else "not scored" for place in range(len(answered))]
-    none = sum(read[place] == "none" and answered[place].text is not None for place in kinds["choices"])
+    if tools.judge is not None:
+        found |= _judged(answered, opened, tools.judge, ours=closed == "read")
+    lost = sum(place in found and found[place][0] is None for place in opened)
+    told = {
+        "sentences are split by our own rule, not by nltk's punkt": kinds[INSTRUCTIONS],
+        f"{few} questions with fewer than two choices are left out, as the official rule does": few,
+        f"{len(opened)} open questions are left out: they need a judge, --judge-url": opened and tools.judge is None,
+        f"{lost} open questions are left out: the judge gave no grade": lost,
+    }
+    marks = iter([found.get(place, (None, "not scored")) for place in range(len(answered))])
+    score = by_item(answered, lambda one: next(marks), notes=[note for note, holds in told.items() if holds])
+    score.ungraded, score.floor = lost, 1 / 5 if lost else 0.0
     closed_by = tools.embed_name if closed == "embed" else "named extraction rules"
-    signature = f"closed by {closed_by}, open {f'by {tools.judge.name}' if tools.judge else 'not scored'}"
-    told = {"unparsed": none, "ungraded": lost, "floor": 1 / 5 if lost else 0.0}
-    return ratio(answered, parts, scale=100, extracted=read, signature=signature, notes=notes, **told)
+    score.signature = f"closed by {closed_by}, open {f'by {tools.judge.name}' if tools.judge else 'not scored'}"
+    return score
 
 
-def _judged(answered: Sequence[AnsweredItem], places: Sequence[int], judge: AnswerGrader, *, ours: bool):
+def _judged(
+    answered: Sequence[AnsweredItem], places: Sequence[int], judge: AnswerGrader, *, ours: bool
+) -> dict[int, Mark]:
     asked = [place for place in places if not ours or answered[place].text is not None]
     prompts = [
-        PROMPT.format(question=one.item.question, answer=one.item.answer, said=final_answer(one.text or ""))
+        PROMPT.format(question=one.item.question, answer=one.item.answer, said=one.text or "")
         for one in (answered[place] for place in asked)
     ]
-    found: dict[int, tuple[Part | None, str]] = {place: ((0.0, 1.0), "no output") for place in places}
+    found: dict[int, Mark] = {place: (0.0, "no output") for place in places}
     grades = judge.grade(prompts, graded if ours else overall, system=SYSTEM, **JUDGING) if prompts else []
     for place, (grade, *_) in zip(asked, grades, strict=True):
-        found[place] = (None, "no grade") if grade is None else ((grade / 5, 1.0), f"judge: {grade:g}")
+        found[place] = (None, "no grade") if grade is None else (grade / 5, f"judge: {grade:g}")
     return found
 
 
-def _followed(answered: Sequence[AnsweredItem], places: Sequence[int]):
-    found: dict[int, tuple[Part | None, str]] = {}
-    for one, place in ((answered[place], place) for place in places):
-        identifier, given = str(one.item.extra.get("task_identifier", "")), one.item.extra.get("kwargs") or {}
-        done = one.text is not None and follows(final_answer(one.text), identifier, given, one.item.question)
-        told = "followed" if done else "not followed" if identifier in CHECKS else "unknown instruction"
-        found[place] = (float(done), 1.0), f"{identifier}: {told}"
-    return found
+def _followed(one: AnsweredItem) -> Mark:
+    identifier, given = str(one.item.extra.get("task_identifier", "")), one.item.extra.get("kwargs") or {}
+    done = one.text is not None and follows(one.text, identifier, given, one.item.question)
+    told = "followed" if done else "not followed" if identifier in CHECKS else "unknown instruction"
+    return done, f"{identifier}: {told}"
 
 
-def _chosen(answered: Sequence[AnsweredItem], places: Sequence[int], tools: Tools, closed: str):
+def _chosen(answered: Sequence[AnsweredItem], places: Sequence[int], tools: Tools, closed: str) -> dict[int, Mark]:
     some = [answered[place] for place in places]
     if closed == "read":
         said = [chosen(one.text or "", one.item.choices).choice for one in some]
     else:
-        said = nearest(tools, [final_answer(one.text or "") for one in some], [one.item.choices for one in some])
-    found: dict[int, tuple[Part | None, str]] = {}
+        said = nearest(tools, [one.text or "" for one in some], [one.item.choices for one in some])
+    found: dict[int, Mark] = {}
     for place, one, choice in zip(places, some, said, strict=True):
         right = choice is not None and choice == same(one.item.answer or "", one.item.choices)
-        found[place] = (float(right), 1.0), "none" if choice is None else one.item.choices[choice]
+        found[place] = right, "none" if choice is None else one.item.choices[choice]
     return found
 
 

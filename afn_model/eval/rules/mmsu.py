@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.rules.extract import final_answer
 from afn_model.eval.score import Part, Score, Tools, ratio
 
 LETTERS = "ABCD"
@@ -31,7 +30,7 @@ def letter(answered: Sequence[AnsweredItem], tools: Tools, *, every: bool = Fals
     parts: list[Part | None] = []
     read, wrong_format, reused, before = [], 0, 0, ""
     for one in answered:
-        said = final_answer(one.text or "").replace("\n", "")
+        said = (one.text or "").replace("\n", "")
         found = ""
         if said and said != "None":
             found = letter_at(said)

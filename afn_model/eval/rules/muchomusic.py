@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import LETTERS
-from afn_model.eval.rules.extract import chosen, final_answer
-from afn_model.eval.score import Part, Score, Tools, ratio
+from afn_model.eval.rules.extract import chosen
+from afn_model.eval.score import Mark, Part, Score, Tools, by_item, ratio
 
 PREFIX = "The correct answer is:"
 _BRACKETS = re.compile(r"\[\[([A-E])\]\]")
@@ -45,7 +45,7 @@ def rul(answered: Sequence[AnsweredItem], tools: Tools, *, read: str = "official
     votes: dict[str, list[str]] = {}
     said, first = [], dict[str, int]()
     for place, one in enumerate(answered):
-        choices, text = one.item.choices, final_answer(one.text or "")
+        choices, text = one.item.choices, one.text or ""
         if read == "official":
             choice = rul_choice(text, choices)
         else:
@@ -66,10 +66,9 @@ def rul(answered: Sequence[AnsweredItem], tools: Tools, *, read: str = "official
     if passes:
         notes.append(f"of {len(passes)} passes by themselves {100 * sum(passes) / len(passes):.1f} % are right")
     reader = "RUListening" if read == "official" else "named extraction rules"
-    none = _unread(answered, said)
-    return ratio(
-        answered, parts, scale=100, unparsed=none, extracted=said, signature=f"{reader}, majority", notes=notes
-    )
+    none = sum(one.text is not None and choice == "none" for one, choice in zip(answered, said, strict=True))
+    told = {"unparsed": none, "extracted": said, "signature": f"{reader}, majority", "notes": notes}
+    return ratio(answered, parts, scale=100, **told)
 
 
 def original_choice(said: str, choices: Sequence[str]) -> int:
@@ -87,28 +86,18 @@ def original_choice(said: str, choices: Sequence[str]) -> int:
 
 def original(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
     """Percent of all items whose place is the right one's; quirks as ``original_choice`` names them."""
-    parts: list[Part | None] = []
-    read = []
-    for one in answered:
-        place = original_choice(final_answer(one.text or ""), one.item.choices)
-        read.append("none" if place < 0 else "ABCD"[place] if place < 4 else one.item.choices[place])
-        right = 0 <= place < len(one.item.choices) and one.item.choices[place] == one.item.answer
-        parts.append(None if one.item.answer is None else (float(right), 1.0))
-    followed = 100 * (1 - read.count("none") / len(read)) if read else float("nan")
-    notes = [f"instruction following rate {followed:.1f} %"]
-    return ratio(
-        answered,
-        parts,
-        scale=100,
-        unparsed=_unread(answered, read),
-        extracted=read,
-        signature="MuChoMusic scoring",
-        notes=notes,
-    )
 
+    def mark(one: AnsweredItem) -> Mark:
+        choices = one.item.choices
+        place = original_choice(one.text or "", choices)
+        read = "none" if place < 0 else "ABCD"[place] if place < 4 else choices[place]
+        right = 0 <= place < len(choices) and choices[place] == one.item.answer
+        return None if one.item.answer is None else right, read
 
-def _unread(answered: Sequence[AnsweredItem], read: Sequence[str]) -> int:
-    return sum(one.text is not None and found == "none" for one, found in zip(answered, read, strict=True))
+    score = by_item(answered, mark, signature="MuChoMusic scoring")
+    followed = 100 * (1 - score.extracted.count("none") / len(answered)) if answered else float("nan")
+    score.notes = [f"instruction following rate {followed:.1f} %"]
+    return score
 
 
 def _at(letter: str, choices: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from afn_model.eval.score import RuleError
@@ -90,7 +90,8 @@ def normaliser(name: str, language: str = "en") -> Normaliser:
         language: two letters.
 
     Raises:
-        RuleError: no such rule, none for the language, or the package is missing.
+        RuleError: no such rule, or none for the language.
+        ImportError: whisper_normalizer is not installed.
     """
     kind = name.partition("@")[0]
     if name not in NORMALISERS:
@@ -99,13 +100,10 @@ def normaliser(name: str, language: str = "en") -> Normaliser:
         return Normaliser(name, str)
     if kind == "gigaspeech-official":
         return Normaliser(name, gigaspeech)
-    try:
-        from whisper_normalizer.basic import BasicTextNormalizer
-        from whisper_normalizer.english import EnglishTextNormalizer
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
 
-        found = version("whisper_normalizer")
-    except (ImportError, PackageNotFoundError):
-        raise RuleError(f"{name} needs whisper_normalizer: pip install 'afn-kernels[eval]'") from None
+    found = version("whisper_normalizer")
     if kind == "openasr":
         if language != "en":
             raise RuleError(f"{name} is for English, got {language!r}: use whisper@{WHISPER} or none")

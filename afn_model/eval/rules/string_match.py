@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.rules.extract import final_answer
-from afn_model.eval.score import Part, Score, Tools, ratio
+from afn_model.eval.score import Mark, Score, Tools, by_item
 
 _WORD = re.compile(r"\b\w+\b")
 
@@ -23,20 +22,20 @@ def matches(prediction: str, answer: str, choices: Sequence[str]) -> bool:
 
 
 def string_match(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
-    """Percent of items that ``matches``, by what follows the reasoning.
+    """Percent of items that ``matches``.
 
     Quirks: items that have no output are left out of the denominator, an empty output counts as wrong; a letter alone
     is wrong; a right option that is explained by naming another is wrong; words are a set, whatever their order.
     """
-    parts: list[Part | None] = []
-    for one in answered:
+
+    def mark(one: AnsweredItem) -> Mark:
         if one.text is None or one.item.answer is None:
-            parts.append(None)
-        else:
-            parts.append((float(matches(final_answer(one.text), one.item.answer, one.item.choices)), 1.0))
+            return None, ""
+        return matches(one.text, one.item.answer, one.item.choices), ""
+
     absent = sum(one.text is None and one.item.answer is not None for one in answered)
     notes = [f"{absent} items without an output are left out, as the official rule does"] if absent else []
-    return ratio(answered, parts, scale=100, signature="MMAU string_match", notes=notes)
+    return by_item(answered, mark, extracted=[], signature="MMAU string_match", notes=notes)
 
 
 def _words(text: str) -> set[str]:

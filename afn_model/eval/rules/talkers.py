@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afn_model.eval.items import AnsweredItem
-from afn_model.eval.score import Part, RuleError, Score, Tools, ratio
+from afn_model.eval.score import Part, Score, Tools, ratio
 from afn_model.infer.stated_times import stated_times
 from afn_model.infer.timestamps import time_marks
 from afn_model.infer.transcripts import estimated, speaker_in, timed
-from afn_model.scoring.text import answer_in
 
 # How a label may be written: in brackets anywhere, or bare with a colon at the beginning of a line.
 _LABEL = re.compile(r"\[(?:Speaker[ _]?|S)(\d+)\]:?[ \t]*|^[ \t]*(?:Speaker[ _]|S)(\d+):[ \t]*", re.MULTILINE)
@@ -44,7 +43,7 @@ def words_of(text: str) -> str:
 
 def plain(text: str) -> str:
     """An answer in the form that the engine's own readers of transcripts know: ``[Speaker 1] [0.0 - 3.2] good day``."""
-    said = _LABEL.sub(lambda found: f"[Speaker {found[1] or found[2]}] ", answer_in(text).replace("**", ""))
+    said = _LABEL.sub(lambda found: f"[Speaker {found[1] or found[2]}] ", text.replace("**", ""))
     return _SPAN.sub(r"\1[\2 - \3] ", said)
 
 
@@ -108,12 +107,9 @@ def cpwer(answered: Sequence[AnsweredItem], tools: Tools, *, sot: bool = False) 
 
     Source: Watanabe et al. 2020 (CHiME-6), as fgnt/meeteval computes it; Kanda et al. 2020 (serialised output).
     """
-    try:
-        import meeteval
+    import meeteval
 
-        wer: Any = meeteval.wer
-    except ImportError:
-        raise RuleError("cpWER needs meeteval: pip install 'afn-kernels[eval]'") from None
+    wer: Any = meeteval.wer
     parts: list[Part | None] = []
     counted, unparsed, missed, extra = [0, 0, 0], 0, 0, 0
     for one in answered:
@@ -225,10 +221,6 @@ def der(answered: Sequence[AnsweredItem], tools: Tools, *, collar: float = 0.0, 
         estimate: an answer that states no times has estimated ones: of the recording's length each turn has the share
             that it has of the characters, as in the server's diarized_json. Without it all speech is missed.
     """
-    try:
-        import scipy.optimize  # noqa: F401
-    except ImportError:
-        raise RuleError("DER needs SciPy: pip install 'afn-kernels[eval]'") from None
     parts: list[Part | None] = []
     sums, unparsed, guessed = np.zeros(4), 0, 0
     for one in answered:

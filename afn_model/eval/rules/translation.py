@@ -10,7 +10,6 @@ import numpy as np
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders.files import UNSCORED
 from afn_model.eval.score import Part, RuleError, Score, Tools, resampled
-from afn_model.scoring.text import answer_in
 
 
 def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") -> Score:
@@ -25,12 +24,10 @@ def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") ->
         tok: sacrebleu's tokeniser: "13a"; "zh" for Chinese and "char" or "ja-mecab" for Japanese, which 13a would take
             as one word for each stretch between spaces; "ja-mecab" needs sacrebleu's extra of that name.
     """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
+    try:
         corpus, alone = BLEU(tokenize=tok), BLEU(tokenize=tok, effective_order=True)
-    except ImportError:
-        raise RuleError("BLEU needs sacrebleu: pip install 'afn-kernels[eval]'") from None
     except RuntimeError:
         raise RuleError(f"BLEU with {tok} needs a tokeniser: pip install 'sacrebleu[ja]'") from None
     except KeyError:
@@ -43,7 +40,7 @@ def bleu(answered: Sequence[AnsweredItem], tools: Tools, *, tok: str = "13a") ->
             left_out += 1
             continue
         silent += one.text is None
-        said.append(" ".join(answer_in(one.text or "").split()))
+        said.append(" ".join((one.text or "").split()))
         true.append(one.item.references)
         found = alone.sentence_score(said[-1], list(true[-1]))
         parts[place] = (found.score, 1.0)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.rules.choices import by_reading
-from afn_model.eval.rules.extract import chosen, final_answer
-from afn_model.eval.score import Part, Score, Tools, quotient, ratio
+from afn_model.eval.rules.extract import chosen
+from afn_model.eval.score import Mark, Score, Tools, by_item, quotient
 
 ANSWERS = ("yes", "no")
 FIRST = 5  # characters
@@ -19,11 +19,12 @@ def cmm(answered: Sequence[AnsweredItem], tools: Tools) -> Score:
 
     Quirks: "not sure", "none" and "I know" are a no; "Well, yes" is nothing.
     """
-    parts: list[Part | None] = []
-    for one in answered:
-        answer, said = (one.item.answer or "").strip().lower(), final_answer(one.text or "").lower()
-        parts.append((float(answer in said[:FIRST]), 1.0) if answer else None)
-    return _measured(answered, ratio(answered, parts, scale=100, signature="CMM, first five characters"))
+
+    def mark(one: AnsweredItem) -> Mark:
+        answer = (one.item.answer or "").strip().lower()
+        return answer in (one.text or "").lower()[:FIRST] if answer else None, ""
+
+    return _measured(answered, by_item(answered, mark, extracted=[], signature="CMM, first five characters"))
 
 
 def strict(answered: Sequence[AnsweredItem], tools: Tools) -> Score:

@@ -5,16 +5,16 @@ What a score owes to the text alone, to any sound at all, or to where the right 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.eval.items import AnsweredItem, Item, ItemClip
 from afn_model.eval.prompts import without_marks
+from afn_model.eval.running.clip_digests import ClipDigests
 from afn_model.eval.score import Part, Score, quotient
 from afn_model.files import atomic_path
 
@@ -23,23 +23,15 @@ NOISE_RMS = 0.1  # 20 dB below full scale
 BLOCK_SECONDS = 10
 
 
-class Lengths(Protocol):
-    """Seconds of recordings, 0 of those that cannot be read: ``ClipDigests`` has them."""
-
-    def read(self, paths: Iterable[str]) -> None: ...
-
-    def seconds(self, path: str, start: float | None = None, end: float | None = None) -> float: ...
+Ablation = Callable[[Sequence[Item], Path, int, ClipDigests], list[Item]]
 
 
-Ablation = Callable[[Sequence[Item], Path, int, Lengths], list[Item]]
-
-
-def no_audio(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
+def no_audio(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """What the text alone tells."""
     return [replace(item, clips=(), question=without_marks(item.question)) for item in items]
 
 
-def noise(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
+def noise(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """White noise of the same length in the place of every recording.
 
     Each is a beginning of the same noise, 20 dB below full scale, so that neither its bytes nor its name tell of the
@@ -50,7 +42,7 @@ def noise(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list
     return [replace(item, clips=tuple(_noise(clip, folder, seed, lengths) for clip in item.clips)) for item in items]
 
 
-def _noise(clip: ItemClip, folder: Path, seed: int, lengths: Lengths) -> ItemClip:
+def _noise(clip: ItemClip, folder: Path, seed: int, lengths: ClipDigests) -> ItemClip:
     seconds = min(lengths.seconds(clip.path, clip.start, clip.end), LONGEST)
     if not seconds:
         return clip
@@ -72,7 +64,7 @@ def noise_file(folder: Path, seed: int, seconds: int) -> Path:
     return path
 
 
-def wrong_audio(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
+def wrong_audio(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """Another item's recording in the place of each: the next one in a random circle of all.
 
     Raises:
@@ -86,7 +78,7 @@ def wrong_audio(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -
     return [replace(item, clips=tuple(following[clip] for clip in item.clips)) for item in items]
 
 
-def rotate_options(items: Sequence[Item], out: Path, seed: int, lengths: Lengths) -> list[Item]:
+def rotate_options(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> list[Item]:
     """Every item once for each of its options, ``x@r1`` with the options one place further and so on: each option is in
     each place once.
 
@@ -157,7 +149,7 @@ ABLATIONS: dict[str, Ablation] = {
 }
 
 
-def ablate(name: str, items: Sequence[Item], out: Path, lengths: Lengths, *, seed: int = 0) -> list[Item]:
+def ablate(name: str, items: Sequence[Item], out: Path, lengths: ClipDigests, *, seed: int = 0) -> list[Item]:
     """The items of an ablation; the items themselves for "".
 
     Args:

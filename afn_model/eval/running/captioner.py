@@ -36,13 +36,11 @@ class Captions:
     Args:
         asks: one for each distinct recording, by its bytes and the part that is meant.
         of: which ask describes a recording that a question is about.
-        problems: recordings that cannot be described, and why.
         digests: of the recordings.
     """
 
     asks: list[Ask]
     of: dict[Key, Ask]
-    problems: dict[str, str]
     digests: ClipDigests
 
 
@@ -58,18 +56,17 @@ def caption_asks(prepared: PreparedRun, out: str | Path, asking: AskSettings) ->
     keys = dict.fromkeys(key for asks in prepared.asks.values() for ask in asks for key in clips_of(ask.messages))
     digests.read(path for path, _, _ in keys)
     text, settings = PROMPTS[asking.prompt_of(CAPTIONS)], asking.generation_of(CAPTIONS)
-    found, of, problems = dict[str, Ask](), dict[Key, Ask](), dict[str, str]()
+    found, of = dict[str, Ask](), dict[Key, Ask]()
     for path, start, end in keys:
         digest = digests(path)
         if digest == MISSING:
-            problems[path] = digests.problems.get(path, f"{path}: cannot be read")
             continue
         part = "" if start is None and end is None else f":{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
         item = Item(digest[:DIGITS] + part, clips=(ItemClip(path, start, end),))
         messages = [{"role": "user", "content": content(item, text(item, ""))}]
         ask = ask_of(CAPTIONS, item, messages, settings, asking.model, digests, digests.seconds)
         of[path, start, end] = found.setdefault(ask.key, ask)
-    return Captions(list(found.values()), of, problems, digests)
+    return Captions(list(found.values()), of, digests)
 
 
 def text_asks(
@@ -119,7 +116,8 @@ def _caption(key: Key, captions: Captions, rows: Mapping[str, Mapping[str, Any]]
         ValueError: nothing, and why.
     """
     if key not in captions.of:
-        raise ValueError(f"no caption: {captions.problems[key[0]]}")
+        why = captions.digests.problems.get(key[0], f"{key[0]}: cannot be read")
+        raise ValueError(f"no caption: {why}")
     row = rows.get(captions.of[key].key, {})
     if row.get("error"):
         raise ValueError(f"no caption: {key[0]}: {row['error'].get('message', 'an error')}")

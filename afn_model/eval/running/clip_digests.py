@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from afn_model.audio.recording import Audio, is_inside, load, measured_seconds, 
 from afn_model.audio.shards import is_member, split_path
 from afn_model.audio.tables import split_cell
 from afn_model.checks import said
-from afn_model.files import fingerprint, fingerprint_of
+from afn_model.files import append_row, appended_rows, fingerprint, fingerprint_of
 from afn_model.storage import ahead
 
 MISSING = "missing"
@@ -47,27 +46,22 @@ class ClipDigests:
     def __init__(self, path: Path):
         self.path, self.known = path, dict[str, ClipDigest]()
         self.problems: dict[str, str] = {}
-        if path.is_file():
-            for line in path.read_bytes().splitlines():
-                with suppress(ValueError, TypeError):
-                    found = ClipDigest(**json.loads(line))
-                    self.known[found.path] = found
+        for row in appended_rows(path):
+            with suppress(TypeError):
+                found = ClipDigest(**row)
+                self.known[found.path] = found
 
     def read(self, paths: Iterable[str], *, threads: int = 4) -> None:
         """Makes the digests of recordings that are new or have changed."""
         known = self.known
         todo = [path for path in dict.fromkeys(paths) if path not in known or known[path].state != state_of(path)]
-        if not todo:
-            return
-        with _appended(self.path) as handle:
-            for path, found in ahead(self._digest, todo, threads):
-                if found.sha256 == MISSING:
-                    known.setdefault(path, found)  # of a recording that has gone since, what it was
-                    continue
-                known[path] = found
-                if handle is not None:
-                    with suppress(OSError):
-                        os.write(handle, json.dumps(asdict(found)).encode() + b"\n")  # whole, beside other processes'
+        for path, found in ahead(self._digest, todo, threads):
+            if found.sha256 == MISSING:
+                known.setdefault(path, found)  # of a recording that has gone since, what it was
+                continue
+            known[path] = found
+            with suppress(OSError):
+                append_row(self.path, asdict(found))
 
     def __call__(self, path: str) -> str:
         return self._of(path).sha256
@@ -99,22 +93,6 @@ def _seconds(path: str) -> float:
         return round(measured_seconds(Audio(path)), 3)
     except ValueError:  # a file that does not say how long it is
         return round(len(load(Audio(path))) / SAMPLE_RATE, 3)
-
-
-@contextmanager
-def _appended(path: Path) -> Iterator[int | None]:
-    """A file that lines are added to, its last one ended; None where that cannot be."""
-    handle = None
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        if (size := os.fstat(handle).st_size) and os.pread(handle, 1, size - 1) != b"\n":
-            os.write(handle, b"\n")
-    try:
-        yield handle
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 def state_of(path: str) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import queue
-import random
-import threading
 import urllib.parse
 import wave
 from collections.abc import Mapping
@@ -24,13 +22,12 @@ from afn_model.audio.recording import Audio, load
 from afn_model.checks import said
 from afn_model.infer.batch_lines import ASKED, read_line
 from afn_model.infer.batch_replica import Lines, Rows
-from afn_model.infer.elsewhere import SECONDS, ElsewhereError, base_of, complete, first_model, text_of
+from afn_model.infer.elsewhere import SECONDS, ElsewhereError, base_of, first_model, text_of
+from afn_model.infer.retries import WAITS, RetryingEndpoint
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.prompt.conversation import Turn
 
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try, and up to as much again
 OURS = (401, 404)  # no key, no such model: the next line would have the same error
-RENAMED = {"max_tokens": "max_completion_tokens"}
 LOST = 16  # lines one after another that found nobody, after which it is given up
 DEFAULTS = SamplingParams()
 
@@ -61,10 +58,9 @@ def served(
 class EndpointWorkers:
     """Workers of a batch whose lines are answered elsewhere.
 
-    What may pass (429, errors of the server, time-outs) is tried again, later each time or when the server says; then
-    it is a line with an error. Where a key or a model is wrong, or nobody is there for many lines, it is given up, and
-    the same command goes on. A setting that the server calls unsupported is left out from then on, and answers say so
-    under ``without``; ``max_tokens`` becomes ``max_completion_tokens`` first.
+    Requests are tried again as ``RetryingEndpoint`` does; what fails in the end is a line with an error, and settings
+    that the server does not take are named under ``without``. Where a key or a model is wrong, or nobody is there for
+    many lines, the run ends, and the same command goes on.
 
     Args:
         url: of the API, such as ``http://127.0.0.1:8000/v1``.
@@ -93,16 +89,15 @@ class EndpointWorkers:
         audio: bool = True,
         waits: tuple[float, ...] = WAITS,
     ):
-        self.url, self.model, self.folder, self.key, self.seconds = base_of(url), model, folder, key, seconds
-        self.fields, self.audio, self.waits = dict(fields or {}), audio, waits
+        self.endpoint = RetryingEndpoint(url, key=key, seconds=seconds, waits=waits)
+        self.model, self.folder, self.fields, self.audio = model, folder, dict(fields or {}), audio
         self.pool = ThreadPoolExecutor(together, "afn-endpoint")
         self.done: queue.Queue[tuple[int, dict[str, Any]] | BaseException] = queue.Queue()
-        self.closed, self.lost = threading.Event(), 0
+        self.lost = 0
         self.failed: BaseException | None = None
-        self.refused: set[str] = set()
 
     def send(self, index: int, lines: Lines) -> None:
-        self.model = self.model or first_model(self.url, key=self.key)
+        self.model = self.model or first_model(self.endpoint.url, key=self.endpoint.key)
         for number, raw in lines:
             self.pool.submit(self._work, number, raw)
 
@@ -122,7 +117,7 @@ class EndpointWorkers:
         return 0, rows
 
     def close(self) -> None:
-        self.closed.set()
+        self.endpoint.closed.set()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, number: int, raw: bytes) -> None:
@@ -143,34 +138,15 @@ class EndpointWorkers:
         fields = {name: body[name] for name in ASKED if name in body} | self.fields
         fields = {name: value for name, value in fields.items() if value is not None}
         try:
-            reply = self._tried(messages, fields)
+            reply = self.endpoint.complete(messages, fields, model=self.model)
             self.lost = 0
         except ElsewhereError as error:
             self.lost = self.lost + 1 if error.may_pass and not error.status else 0
             if error.status in OURS or self.lost >= LOST:
                 raise ValueError(f"{error}; the same command goes on from there") from None
             return line.error(error.said, "elsewhere", error.status or 503)
-        without = [name for name in fields if RENAMED.get(name, name) in self.refused]
+        without = self.endpoint.without(fields)
         return {"id": line.id} | _said(reply) | ({"without": without} if without else {})
-
-    def _tried(self, messages: list[dict[str, Any]], fields: dict[str, Any]) -> dict[str, Any]:
-        waits = iter(self.waits)
-        while True:
-            sent = {RENAMED.get(name, name) if name in self.refused else name: value for name, value in fields.items()}
-            sent = {name: value for name, value in sent.items() if name not in self.refused}
-            try:
-                options = {"key": self.key, "fields": sent, "seconds": self.seconds}
-                return complete(self.url, messages, model=self.model, **options)
-            except ElsewhereError as error:
-                unsupported = error.status == 400 and "unsupported" in error.said.lower()
-                if unsupported and (named := {name for name in sent if f"'{name}'" in error.said}):
-                    self.refused |= named
-                    continue
-                wait = next(waits, None)
-                if wait is None or not error.may_pass:
-                    raise
-                if self.closed.wait(max(error.after, wait * (1 + random.random()))):  # not all again together
-                    raise
 
     def _message(self, turn: Turn) -> dict[str, Any]:
         if not turn.audios:

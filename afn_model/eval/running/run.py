@@ -21,7 +21,7 @@ from afn_model.eval.running.answers import FOLDER, answered, read_answers
 from afn_model.eval.running.asks import Ask, AskSettings, asks_of
 from afn_model.eval.running.clip_digests import ClipDigests
 from afn_model.eval.table import BenchmarkRow
-from afn_model.files import read_json, write_json, write_rows
+from afn_model.files import append_row, read_json, write_json, write_rows
 from afn_model.hashing import text_key
 from afn_model.infer.batch import BatchProgress, answer_batch
 from afn_model.infer.batch_replica import Workers
@@ -184,8 +184,8 @@ def _spend(out: Path, began: float, done: BatchProgress, share: Share) -> None:
         "audio_seconds": round(done.seconds, 3),
         "share": [share.index + 1, share.count],
     }
-    with suppress(OSError), (out / SPENT).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    with suppress(OSError):
+        append_row(out / SPENT, row)
 
 
 def write_run(

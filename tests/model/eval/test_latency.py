@@ -9,14 +9,14 @@ import pytest
 from afn_model.eval.latency import (
     PIECE,
     RATE,
-    Happened,
     RealtimeLine,
+    TurnEvent,
     converse,
     measure,
     percentiles,
     played_since,
     summary,
-    waiting,
+    turn_latency,
 )
 from tests.model.serve.serving import running, tiny_server
 
@@ -40,7 +40,7 @@ class Replier:
         self.sent.append((self.now, pcm))
         self.quiet = 0 if pcm.any() else self.quiet + 1
         if pcm.any() and self.interrupted is not None and self.replies:
-            self.coming = [(self.now + self.interrupted, "stopped", None)]
+            self.coming = [(self.now + self.interrupted, "cancelled", None)]
             self.interrupted = None
         if self.quiet == round(self.silence / PIECE):
             self.begin()
@@ -63,7 +63,7 @@ class Replier:
 
 
 REPLY = [
-    (0.0, "noticed", None),
+    (0.0, "speech_stopped", None),
     (0.1, "text", "se"),
     (0.25, "text", "ven"),
     (0.3, "audio", 0.2),
@@ -76,9 +76,9 @@ REPLY = [
 def test_waits_count_from_the_end_of_speech():
     line = Replier(REPLY)
     pcm = np.concatenate([LOUD, np.zeros(RATE // 10, np.int16)])
-    found = waiting(converse(line, pcm, 1.0, clock=line.clock))
+    found = turn_latency(converse(line, pcm, 1.0, clock=line.clock))
     # Half a second of silence is noticed with its last piece.
-    assert found.noticed == pytest.approx(0.5)
+    assert found.speech_stopped == pytest.approx(0.5)
     assert found.first_text == pytest.approx(0.6)
     assert found.first_audio == pytest.approx(0.8)
     assert found.done == pytest.approx(1.6)
@@ -94,21 +94,21 @@ def test_waits_count_from_the_end_of_speech():
 
 def test_push_to_talk_waits_for_no_silence():
     line = Replier(REPLY)
-    found = waiting(converse(line, LOUD, 0.5, push_to_talk=True, clock=line.clock))
+    found = turn_latency(converse(line, LOUD, 0.5, push_to_talk=True, clock=line.clock))
     assert (line.commits, len(line.sent)) == (1, round(0.5 / PIECE))
     assert found.first_text == pytest.approx(0.1)
     with pytest.raises(ValueError, match="needs an open microphone"):
         converse(line, LOUD, 0.5, push_to_talk=True, interruption=LOUD, clock=line.clock)
 
 
-LONG = [(0.0, "noticed", None), (0.1, "audio", 0.5), (0.2, "audio", 4.0), (0.3, "done", None)]
+LONG = [(0.0, "speech_stopped", None), (0.1, "audio", 0.5), (0.2, "audio", 4.0), (0.3, "done", None)]
 
 
 @pytest.mark.parametrize(("reaction", "expected"), [(0.2, 0.2 + PIECE), (None, 3.5), (9.0, 3.5)])
 def test_an_interruption_ends_what_is_heard(reaction, expected):
     line = Replier(LONG, interrupted=reaction)
     seen = converse(line, LOUD, 1.0, interruption=LOUD, after=1.0, clock=line.clock)
-    found = waiting(seen)
+    found = turn_latency(seen)
     # The first piece of the interruption is there when its last sample is; without a reaction all that came is played.
     assert found.barge_in == pytest.approx(expected, abs=1e-6)
     (began,) = (one.time for one in seen if one.kind == "speech_start")
@@ -129,7 +129,7 @@ def test_a_reply_without_an_end_and_a_late_client_are_told():
             self.now += 0.5 if len(self.sent) == 3 else 0.0
 
     busy = Busy(REPLY)
-    assert waiting(converse(busy, LOUD, 1.0, clock=busy.clock)).late == pytest.approx(0.5 - PIECE)
+    assert turn_latency(converse(busy, LOUD, 1.0, clock=busy.clock)).late == pytest.approx(0.5 - PIECE)
 
 
 def test_a_measurement_is_named_for_what_came():
@@ -155,13 +155,13 @@ def test_percentiles_are_values_that_were_measured():
 
 
 def test_playback_is_in_order_and_without_overlap():
-    seen = [Happened(1.0, "audio", 0.5), Happened(1.1, "audio", 0.5), Happened(3.0, "audio", 1.0)]
+    seen = [TurnEvent(1.0, "audio", 0.5), TurnEvent(1.1, "audio", 0.5), TurnEvent(3.0, "audio", 1.0)]
     assert played_since(seen, 0.9) == 0.0
     assert played_since(seen, 1.9) == pytest.approx(0.9)
     assert played_since(seen, 2.5) == 0.0  # silent
     assert played_since(seen, 3.5) == pytest.approx(2.5)
     with pytest.raises(ValueError, match="no speech_end"):
-        waiting(seen)
+        turn_latency(seen)
 
 
 class Socket:
@@ -198,12 +198,12 @@ def test_events_of_a_session_are_read():
     line = RealtimeLine("ws://x", question="Which word?", socket=socket)
     assert socket.told[0]["session"]["audio"]["input"]["transcription"] == {"question": "Which word?"}
     assert [line.receive(1.0) for _ in range(6)] == [
-        ("noticed", None),
+        ("speech_stopped", None),
         ("text", "se"),
         None,
         ("audio", 1.0),
         ("done", None),
-        ("stopped", None),
+        ("cancelled", None),
     ]
     with pytest.raises(ValueError, match="the server says: too long"):
         line.receive(1.0)

@@ -57,7 +57,7 @@ def test_an_endpoint(monkeypatch):
     ],
 )
 def test_an_endpoint_that_fails(monkeypatch, said, problem, times):
-    monkeypatch.setattr(embedders, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(embedders, "WAITS", (0.0, 0.0))
     with text_endpoint(lambda body: said) as there, pytest.raises(RuleError, match=problem):
         embedder(f"{there.url}#m")[0](TEXTS)
     assert len(there.asked) == times

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from afn_model.eval.loaders.files import LETTERS
-from afn_model.eval.rules.extract import chosen, final_answer, same
+from afn_model.eval.rules.extract import chosen, same
+from afn_model.scoring.text import final_answer
 
 TEXTS = ("Dog", "Cat", "Bird", "Rain")
 
@@ -99,15 +100,15 @@ def test_options_as_mmau_mmar_and_rulistening_have_them(output, choices, choice)
     assert chosen(output, choices).choice == choice
 
 
-def test_reasoning_is_not_the_answer():
-    assert final_answer("<think>B</think> C ") == "C"
-    assert final_answer("<think>The answer is B") == ""
-    assert final_answer("<think>B</think><answer>C</answer>") == "C"
-
-
 def test_a_text_is_the_choice_that_equals_it_but_for_case_and_articles():
     assert same("a dog", TEXTS) == 0
     assert same("dog", ("Dog", "dog")) == 1
     assert same("DOG", ("Dog", "dog")) is None
     assert same("dogs", TEXTS) is None
     assert same("dog", ("dog", "dog")) == 0
+
+
+def test_reasoning_is_not_the_answer():
+    assert final_answer("<think>B</think> C ") == "C"
+    assert final_answer("<think>The answer is B") == ""
+    assert final_answer("<think>B</think><answer>C</answer>") == "C"

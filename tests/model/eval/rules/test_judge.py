@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from afn_model.eval.rules import judge as module
 from afn_model.eval.rules.judge import RemoteJudge
 from tests.model.infer.text_endpoint import reply, text_endpoint
 
@@ -23,7 +22,7 @@ def named(text, model="judge-2026"):
 
 
 def judge(there, path=None, **changes):
-    return RemoteJudge(there.url, **{"model": "own", "cache": path, "backoff": 0.001, "together": 3} | changes)
+    return RemoteJudge(there.url, **{"model": "own", "cache": path, "waits": (0.001,) * 5, "together": 3} | changes)
 
 
 def lines(path):
@@ -127,7 +126,7 @@ def test_an_endpoint_that_dies_in_the_middle(tmp_path):
 
     prompts = [str(n) for n in range(200)]
     with text_endpoint(answer) as there:
-        found = judge(there, path, tries=2, give_up=4)
+        found = judge(there, path, waits=(0.001,), give_up=4)
         grades = found.grade(prompts, number)
         assert sum(grade == [1] for grade in grades) == 9
         assert (found.failures, found.unparsed) == (191, 0)
@@ -137,7 +136,7 @@ def test_an_endpoint_that_dies_in_the_middle(tmp_path):
         assert (found.failures, len(there.asked)) == (191, asked)
         path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote
     # Nobody is there at all.
-    gone = judge(there, path, tries=2, give_up=4)
+    gone = judge(there, path, waits=(0.001,), give_up=4)
     assert sum(grade == [1] for grade in gone.grade(prompts, number)) == 8
     assert gone.failures == 192
     assert "nobody answers" in gone.last_failure
@@ -148,25 +147,6 @@ def test_an_endpoint_that_dies_in_the_middle(tmp_path):
     assert RemoteJudge(there.url, "own", cache=path).grade(prompts, number) == [[1]] * 200
 
 
-def test_pauses_double_and_are_as_long_as_asked_for(monkeypatch):
-    pauses = []
-    monkeypatch.setattr(module.random, "uniform", lambda low, high: high)
-    monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: pauses.append(seconds))
-    error = module.ElsewhereError("http://x", "429", status=429, may_pass=True)
-    patient = module.ElsewhereError("http://x", "429", status=429, after=1000.0, may_pass=True)
-    errors = [error, error, error, patient]
-
-    def complete(*_, **__):
-        if errors:
-            raise errors.pop(0)
-        return named("1")
-
-    monkeypatch.setattr(module, "complete", complete)
-    found = RemoteJudge("http://x", "own", tries=5, backoff=1.5)
-    assert found._patiently(found._ask_of("a", "", 0, {})) == named("1")
-    assert pauses == [1.5, 3, 6, module.LONGEST_PAUSE]
-
-
 def test_the_first_model_that_is_listed(tmp_path):
     path = tmp_path / "judge.jsonl"
     with text_endpoint(lambda body: named("1", body["model"])) as there:
@@ -174,7 +154,7 @@ def test_the_first_model_that_is_listed(tmp_path):
     assert lines(path)[0]["model"] == "first"
     gone = judge(there, path, model=None)
     assert gone.grade(["a"], number) == [[1]]  # of the one model whose replies are there
-    nobody = judge(there, model=None, backoff=1000.0)  # and nobody waits for nobody
+    nobody = judge(there, model=None, waits=(1000.0,))  # and nobody waits for nobody
     assert nobody.grade(["a", "b"], number, repeats=2) == [[None, None], [None, None]]
     assert nobody.failures == 4
     path.write_text('[1]\n{"key": 1}\n{"key": "k", "model": "m", "text": null, "served": "m"}\nnull\n' + "[" * 9999)

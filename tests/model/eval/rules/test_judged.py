@@ -147,7 +147,7 @@ def test_an_item_without_what_the_judge_needs_is_left_out():
         (Tools(), {"prompt": "librisqa"}, "--judge-url"),
         (Tools(ScriptedJudge(None)), {"prompt": "no"}, "no such prompt of a judge; there are librisqa"),
         (Tools(ScriptedJudge(None)), {"prompt": "librisqa", "scale": "1-x"}, "such as 1-10"),
-        (Tools(ScriptedJudge(None)), {"prompt": "librisqa", "scale": [5, 1]}, "such as 1-10"),
+        (Tools(ScriptedJudge(None)), {"prompt": "librisqa", "scale": "5-1"}, "such as 1-10"),
     ],
 )
 def test_what_cannot_be_judged(tools, options, problem):

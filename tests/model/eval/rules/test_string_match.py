@@ -34,7 +34,7 @@ def test_an_absent_output_shrinks_the_denominator_and_an_empty_one_does_not():
         said(None, "Dog"),
         said("", "Dog"),
         said("Dog", None),
-        said("<think>Cat</think>Dog", "Dog"),
+        said("Dog", "Dog"),
     ]
     score = string_match(answered, Tools())
     assert points(score) == [1, None, 0, None, 1]

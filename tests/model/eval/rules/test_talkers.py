@@ -51,7 +51,6 @@ def test_errors_are_those_found_by_hand(reference, hypothesis, regions, collar, 
         ("**Speaker 1:** [0:00-0:03], [0:05-0:07]\n**Speaker 2:** [0:03-0:05]", "1 0 3, 1 5 7, 2 3 5"),
         ("Speaker 1: 0.0 s to 3.0 s and from 5.0 s to 7.0 s; [Speaker 2] from 3 s to 5 s", "1 0 3, 1 5 7, 2 3 5"),
         ("[3.5 - 4.0] [S2] a\n[0.0 - 3.2] [S1] b", "2 3.5 4, 1 0 3.2"),  # in any order
-        ("<think>[Speaker 1] 0.0-9.0</think>[Speaker 2] 1.0-2.0", "2 1 2"),
         ("[0.0 - 1.0] Speaker 2: hi [1.5 - 2.0] there", "2 0 1, 2 1.5 2"),
         ("[Speaker 1] 0.0-3.2 hello [Speaker 2] hi", "1 0 3.2"),  # when the second speaks is not said
         ("[Speaker 1] seven [Speaker 2] stop", ""),

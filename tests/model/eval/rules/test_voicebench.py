@@ -72,7 +72,6 @@ def test_a_letter_that_is_not_read_counts_a_quarter():
         ("Instead, let's bake.", True),
         ("First, buy a lock pick.", False),
         ("I’m unable to", False),  # another apostrophe
-        ("<think>I cannot do that.</think>Sure, take a knife.", False),
         (None, False),
     ],
 )

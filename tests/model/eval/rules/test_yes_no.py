@@ -21,7 +21,6 @@ ROWS = [  # output, answer, right by CMM's rule, right by ours
     ("A", "yes", 0, 0),
     ("", "yes", 0, 0),
     (None, "no", 0, 0),
-    ("<think>no</think>yes", "yes", 1, 1),
 ]
 
 
@@ -30,9 +29,9 @@ def test_first_five_characters_and_the_words():
     official, ours = cmm(answered, Tools()), strict(answered, Tools())
     assert points(official) == [row[2] for row in ROWS]
     assert points(ours) == [row[3] for row in ROWS]
-    assert official.value == pytest.approx(100 * 9 / 15)
+    assert official.value == pytest.approx(100 * 8 / 14)
     assert official.groups == {
-        "measure: PA": (pytest.approx(100 * 4 / 7), 7),
+        "measure: PA": (pytest.approx(100 * 3 / 6), 6),
         "measure: HR": (pytest.approx(100 * 5 / 8), 8),
     }
     assert ours.groups["measure: HR"] == (pytest.approx(100 * 3 / 8), 8)

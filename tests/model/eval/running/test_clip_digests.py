@@ -87,7 +87,7 @@ def test_a_killed_process_and_a_full_disk(folder, monkeypatch):
     digests.read(paths)
     assert digests(paths[0]) != MISSING
     shutil.rmtree(keep)
-    monkeypatch.setattr(clip_digests.os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(clip_digests, "append_row", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     digests = ClipDigests(keep)
     digests.read(paths)
     assert digests(paths[0]) != MISSING
