@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from afn_model.checks import said, shown
 from afn_model.eval.items import Item, distinct
 from afn_model.eval.loaders.files import Files
 from afn_model.eval.table import BenchmarkRow
@@ -49,6 +52,7 @@ LOADERS: dict[str, str] = {
 }
 
 
+STRANGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UnicodeError)
 COPY = "COPY.txt"  # in folders that ``copies`` has made
 
 
@@ -64,8 +68,23 @@ def load(benchmark: BenchmarkRow, data: str | Path) -> list[Item]:
         ValueError: a file that is missing, or that is not what the benchmark publishes: named, with what is expected.
     """
     module, function = LOADERS[benchmark.loader].split(":")
-    make = getattr(import_module(f"{__name__}.{module}"), function)
-    return distinct(make(Files(folder_of(benchmark, data), benchmark.files), **benchmark.options))
+    make, folder = getattr(import_module(f"{__name__}.{module}"), function), folder_of(benchmark, data)
+    try:
+        items = distinct(make(Files(folder, benchmark.files), **benchmark.options))
+    except STRANGE as error:  # types that no loader expects
+        what = f"the files are not what the benchmark publishes ({type(error).__name__}: {said(error)})"
+        raise ValueError(f"{folder}: {what}") from error
+    if not items:
+        raise ValueError(f"{folder}: there are no items in its files")
+    _inside(items, Path(data).resolve())
+    return items
+
+
+def _inside(items: Sequence[Item], data: Path) -> None:
+    for item in items:
+        for clip in item.clips:
+            if not os.path.normpath(clip.path).startswith(f"{data}{os.sep}".replace("//", "/")):
+                raise ValueError(f"{data}: item {shown(item.id)} names a recording outside of it: {shown(clip.path)}")
 
 
 def folder_of(benchmark: BenchmarkRow, data: str | Path) -> Path:

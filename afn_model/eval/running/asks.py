@@ -113,10 +113,11 @@ def asks_of(
     """
     name, settings = asking.prompt_of(row), asking.generation_of(row)
     for item in items:
-        text, problem = PROMPTS[name](item, row.language), ""
-        if asking.variant == "think":
-            text = f"{text}\n{THINK}"
+        text, problem = item.question, ""
         try:
+            text = PROMPTS[name](item, row.language)
+            if asking.variant == "think":
+                text = f"{text}\n{THINK}"
             parts = content(item, text)
         except ValueError as error:
             parts, problem = [{"type": "text", "text": text}], str(error)
