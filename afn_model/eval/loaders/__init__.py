@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -81,10 +82,23 @@ def load(benchmark: BenchmarkRow, data: str | Path) -> list[Item]:
 
 
 def _inside(items: Sequence[Item], data: Path) -> None:
-    for item in items:
-        for clip in item.clips:
-            if not os.path.normpath(clip.path).startswith(f"{data}{os.sep}".replace("//", "/")):
-                raise ValueError(f"{data}: item {shown(item.id)} names a recording outside of it: {shown(clip.path)}")
+    within = str(data).rstrip(os.sep) + os.sep
+    for path, name in {clip.path: item.id for item in items for clip in item.clips}.items():
+        if not os.path.normpath(path).startswith(within):
+            what = "outside of it"
+        elif _special(path):
+            what = "that is no regular file"
+        else:
+            continue
+        raise ValueError(f"{data}: item {shown(name)} names a recording {what}: {shown(path)}")
+
+
+def _special(path: str) -> bool:
+    """A pipe or a device, which may have no end."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+    except (OSError, ValueError):
+        return False
 
 
 def folder_of(benchmark: BenchmarkRow, data: str | Path) -> Path:

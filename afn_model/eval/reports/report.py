@@ -29,10 +29,9 @@ from afn_model.eval.reports.scored import (
     why_not,
 )
 from afn_model.eval.reports.submission import write_submission
-from afn_model.eval.running.asks import AskSettings
-from afn_model.eval.running.run import RUN, SPENT
+from afn_model.eval.running.run import SPENT, read_run
 from afn_model.eval.table import BenchmarkRow
-from afn_model.files import read_json, write_json, write_rows, write_text
+from afn_model.files import write_json, write_rows, write_text
 
 VERSION = 1  # of scores.json
 PICTURE = "report.png"
@@ -59,8 +58,8 @@ def run_facts(
         unreadable: recordings that could not be read.
         reader: the text model that answers from captions.
     """
-    run, spent = read_json(Path(out) / RUN), list(_spent(Path(out) / SPENT))
-    asking, place = AskSettings(**run["asking"]), str(data or run["data"])
+    run, spent = read_run(out), list(_spent(Path(out) / SPENT))
+    asking, place = run["asking"], str(data or run["data"])
     return RunFacts(
         asking=asking.as_json(),
         prompts={row.name: asking.prompt_of(row) for row in rows},
@@ -78,8 +77,8 @@ def run_facts(
 
 
 def _spent(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
+        with suppress(ValueError, TypeError):  # a torn line
             yield {"seconds": 0, "audio_seconds": 0, "answers": 0, "errors": 0} | json.loads(line)
 
 
@@ -110,7 +109,7 @@ def write_report(out: str | Path, scores: Scores, facts: RunFacts) -> Path:
         drawn = picture.draw(out / PICTURE, scores, facts)
     write_json(out / "scores.json", as_json(scores, facts))
     write_rows(out / "scored.jsonl", _items(scores))
-    write_text(out / "report.md", markdown(scores, facts, PICTURE if drawn else ""))
+    write_text(out / "report.md", _unicode(markdown(scores, facts, PICTURE if drawn else "")))
     return out / "report.md"
 
 
@@ -204,9 +203,16 @@ def _known(value: Any) -> Any:
     """The value with None for every number that is not finite: JSON has none of these."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return _unicode(value)
     if isinstance(value, Mapping):
-        return {str(name): _known(one) for name, one in value.items()}
+        return {_unicode(str(name)): _known(one) for name, one in value.items()}
     return [_known(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _unicode(text: str) -> str:
+    """A text that a file can hold: a benchmark's JSON may have halves of surrogate pairs."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def markdown(scores: Scores, facts: RunFacts, drawn: str = "") -> str:
@@ -329,7 +335,7 @@ def _groups(result: BenchmarkResult, facts: RunFacts, groups: Sequence[str]) -> 
         items = max((by.score.groups.get(name, (0, 0))[1] for by in some if by.score), default=0)
         values = [number(by.of(name), row.metric) for by in some]
         papers = [number(target(row, who, name), row.metric) for who in (facts.variant, "af3")]
-        lines.append(f"| {name} | {items:,} | {' | '.join([*values, *papers])} |")
+        lines.append(f"| {one_line(name)} | {items:,} | {' | '.join([*values, *papers])} |")
     return lines
 
 
@@ -356,5 +362,5 @@ def one_line(text: str) -> str:
 
 
 def _some(found: Mapping[str, str], most: int = 20) -> list[str]:
-    lines = [f"- {path}: {one_line(why)}" for path, why in list(found.items())[:most]]
+    lines = [f"- {one_line(path)}: {one_line(why)}" for path, why in list(found.items())[:most]]
     return [*lines, f"- and {len(found) - most:,} more"] if len(found) > most else lines
