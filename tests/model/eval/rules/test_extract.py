@@ -1,11 +1,13 @@
 """Options that answers name, read by rules, against tables made by hand."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from afn_model.eval.loaders.files import LETTERS
+from afn_model.eval.rules import extract
 from afn_model.eval.rules.extract import chosen, final_answer, same
 
 TEXTS = ("Dog", "Cat", "Bird", "Rain")
@@ -111,3 +113,22 @@ def test_a_text_is_the_choice_that_equals_it_but_for_case_and_articles():
     assert same("DOG", ("Dog", "dog")) is None
     assert same("dogs", TEXTS) is None
     assert same("dog", ("dog", "dog")) == 0
+
+
+@pytest.mark.parametrize("repeated", ["dog ", "the answer is dog. ", "not a dog, ", "a barking dog in the yard "])
+def test_repetitions_are_read_in_time_that_grows_with_their_length(monkeypatch, repeated):
+    count = Counter()
+    plain = extract._plain
+    monkeypatch.setattr(extract, "_plain", lambda text: count.update(read=len(text)) or plain(text))
+    read = []
+    for times in (100, 200):
+        count.clear()
+        chosen(repeated * times, ("dog", "a barking dog in the yard", "cat"))
+        read.append(count["read"])
+    assert read[1] < 3 * read[0]
+
+
+def test_a_denial_reaches_to_the_end_of_its_clause():
+    words = extract._words("not a dog or cat but a bird, a cow; no cat rather dog. dog")
+    said = [word.text for word, denied in zip(words, extract._denied(words), strict=True) if denied]
+    assert said == ["dog", "or", "cat", "but", "cat", "rather"]

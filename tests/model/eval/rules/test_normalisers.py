@@ -93,3 +93,8 @@ def test_a_rule_says_its_version_and_what_it_cannot_do(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "whisper_normalizer.basic", None)
     with pytest.raises(RuleError, match=r"needs whisper_normalizer: pip install 'afn-kernels\[eval\]'"):
         fresh(WHISPER)
+
+
+def test_numbers_too_long_for_the_library_are_words():
+    digits = "9" * 5000  # beyond what Python makes an integer of
+    assert said("whisper@0.1.15", f"A {digits}") == f"a {digits}"
