@@ -98,8 +98,19 @@ def write_report(out: str | Path, scores: Scores, facts: RunFacts) -> Path:
 
     Returns:
         The path of report.md.
+
+    Raises:
+        ValueError: the disk is full, or the like.
     """
-    out, written = Path(out), dict[str, str]()
+    try:
+        return _write(Path(out), scores, facts)
+    except OSError as error:
+        what = f"no report was written ({error.strerror or error})"
+        raise ValueError(f"{out}: {what}; the answers are kept, and afn bench score writes it") from None
+
+
+def _write(out: Path, scores: Scores, facts: RunFacts) -> Path:
+    written = dict[str, str]()
     for name, result in scores.benchmarks.items():
         with suppress(ValueError):  # a part of the items, or other ones
             if found := write_submission(result.row, result.answered, facts.data, out):

@@ -1,5 +1,6 @@
 """What a run's folder says of it, and the files of its report."""
 
+import errno
 import json
 from dataclasses import replace
 from importlib.util import find_spec
@@ -151,3 +152,12 @@ def test_lines_of_spent_time_that_are_none(out):
     with (out / SPENT).open("ab") as file:
         file.write(b"\n5\n\xff\n[]\n")
     assert run_facts(out, [ROW]).answers == 8
+
+
+def test_a_full_disk_costs_the_report_alone(out, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(picture, "draw", full)
+    with pytest.raises(ValueError, match=f"^{out}: no report was written .No space left on device.; the answers are"):
+        write_report(out, scored([ROW], {}, Tools()), run_facts(out, []))
