@@ -127,6 +127,7 @@ def _asked_and_scored(args: Namespace) -> int:
     out, data = _folders(args)
     _check(args, rows)
     asking, reading = _asking(args, out), _reading(args)
+    _tools(args, out)  # what cannot be is told before hours of answers
     write_run(out, rows, data, asking, args.limit)
     if args.suite == DEMO:
         from afn_model.eval.copies import write_copies
@@ -164,21 +165,20 @@ def bench_score(args: Namespace) -> int:
     """3 where some items have no answer, or a benchmark no files."""
     from afn_model.eval.running.asks import AskSettings
     from afn_model.eval.running.captioner import questions_by_now
-    from afn_model.eval.running.run import RUN, prepare
+    from afn_model.eval.running.run import prepare, read_run
     from afn_model.eval.table import chosen
 
     _check_names(args)
     out = Path(args.out)
-    if not (out / RUN).is_file():
-        raise ValueError(f"{out}: no run of afn bench run is in it")
-    told = read_json(out / RUN)
-    rows, asking, data = chosen(told["benchmarks"]), AskSettings(**told["asking"]), args.data or told["data"]
+    told = read_run(out)
+    rows, asking, data = chosen(told["benchmarks"]), told["asking"], args.data or told["data"]
     if not Path(data).is_dir():  # before the report is written anew
         raise ValueError(f"{data}: no such folder; --data says where the benchmarks' files are now")
     prepared = prepare(rows, data, out, asking, limit=told["limit"])
     _tell_problems(prepared.problems)
     if (out / READER).is_file():
-        prepared = questions_by_now(prepared, out, asking, AskSettings(**read_json(out / READER)))
+        reading = AskSettings.of_json(read_json(out / READER), out / READER)
+        prepared = questions_by_now(prepared, out, asking, reading)
     return _finish(args, rows, prepared, out)
 
 
@@ -372,7 +372,11 @@ def _finish(args: Namespace, rows: list[BenchmarkRow], prepared: PreparedRun, ou
 
     reader = read_json(out / READER)["model"]["name"] if (out / READER).is_file() else ""
     facts = run_facts(out, rows, data=args.data, unreadable=prepared.unreadable, reader=reader)
-    scores = scored(rows, answers_of(prepared, out), _tools(args, out), prepared.problems)
+    tools = _tools(args, out)
+    scores = scored(rows, answers_of(prepared, out), tools, prepared.problems)
+    if tools.judge and tools.judge.failures:
+        lost = f"{tools.judge.failures} grades did not come; afn bench score asks for them again"
+        print(f"afn: judge: {lost} ({tools.judge.last_failure})", file=sys.stderr)
     report = write_report(out, scores, facts)
     print(json.dumps(as_json(scores, facts), indent=2) if args.json else "\n".join(brief(scores, facts, report)))
     return 0 if scores.complete and not unanswered(scores) else 3

@@ -67,9 +67,12 @@ class AnsweredItem:
 
 def distinct(items: Iterable[Item]) -> list[Item]:
     """Items whose ids differ: the second of an id gets ``#2`` behind it, and so on. Files repeat ids."""
-    seen: Counter[str] = Counter()
-    found = []
+    seen, taken, found = Counter[str](), set[str](), []
     for item in items:
-        seen[item.id] += 1
-        found.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}#{seen[item.id]}"))
+        name = item.id
+        while name in taken:
+            seen[item.id] += 1
+            name = f"{item.id}#{seen[item.id] + 1}"
+        taken.add(name)
+        found.append(item if name == item.id else replace(item, id=name))
     return found

@@ -16,7 +16,13 @@ _MARK = re.compile(r"<sound(?:-(\d+))?>|<audio(?:[-_ ]?(\d+))?>", re.IGNORECASE)
 
 
 def options(item: Item, form: str = "({}) {}") -> str:
-    """A line for each choice: ``(A) dog``."""
+    """A line for each choice: ``(A) dog``.
+
+    Raises:
+        ValueError: there are more choices than letters.
+    """
+    if len(item.choices) > len(LETTERS):
+        raise ValueError(f"{len(item.choices)} choices are more than the {len(LETTERS)} letters")
     return "\n".join(form.format(LETTERS[place], choice) for place, choice in enumerate(item.choices))
 
 

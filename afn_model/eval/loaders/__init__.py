@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from afn_model.checks import said, shown
 from afn_model.eval.items import Item, distinct
 from afn_model.eval.loaders.files import Files
 from afn_model.eval.table import BenchmarkRow
@@ -49,6 +53,7 @@ LOADERS: dict[str, str] = {
 }
 
 
+STRANGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UnicodeError)
 COPY = "COPY.txt"  # in folders that ``copies`` has made
 
 
@@ -64,8 +69,36 @@ def load(benchmark: BenchmarkRow, data: str | Path) -> list[Item]:
         ValueError: a file that is missing, or that is not what the benchmark publishes: named, with what is expected.
     """
     module, function = LOADERS[benchmark.loader].split(":")
-    make = getattr(import_module(f"{__name__}.{module}"), function)
-    return distinct(make(Files(folder_of(benchmark, data), benchmark.files), **benchmark.options))
+    make, folder = getattr(import_module(f"{__name__}.{module}"), function), folder_of(benchmark, data)
+    try:
+        items = distinct(make(Files(folder, benchmark.files), **benchmark.options))
+    except STRANGE as error:  # types that no loader expects
+        what = f"the files are not what the benchmark publishes ({type(error).__name__}: {said(error)})"
+        raise ValueError(f"{folder}: {what}") from error
+    if not items:
+        raise ValueError(f"{folder}: there are no items in its files")
+    _inside(items, Path(data).resolve())
+    return items
+
+
+def _inside(items: Sequence[Item], data: Path) -> None:
+    within = str(data).rstrip(os.sep) + os.sep
+    for path, name in {clip.path: item.id for item in items for clip in item.clips}.items():
+        if not os.path.normpath(path).startswith(within):
+            what = "outside of it"
+        elif _special(path):
+            what = "that is no regular file"
+        else:
+            continue
+        raise ValueError(f"{data}: item {shown(name)} names a recording {what}: {shown(path)}")
+
+
+def _special(path: str) -> bool:
+    """A pipe or a device, which may have no end."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+    except (OSError, ValueError):
+        return False
 
 
 def folder_of(benchmark: BenchmarkRow, data: str | Path) -> Path:

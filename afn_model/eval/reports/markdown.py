@@ -187,7 +187,7 @@ def _groups(result: BenchmarkResult, facts: RunFacts, groups: Sequence[str], sev
         items = max((by.score.groups.get(name, (0, 0))[1] for by in some if by.score), default=0)
         values = [number(by.of(name), row.metric) for by in some]
         papers = [number(target(row, who, name), row.metric) for who in (facts.variant, "af3")]
-        rows.append([name, f"{items:,}", *values, *papers])
+        rows.append([one_line(name), f"{items:,}", *values, *papers])
     return _table([row.name if several else "sub-score", "items", *(by.name for by in some), "paper", "AF3"], rows)
 
 
@@ -229,5 +229,5 @@ def one_line(text: str) -> str:
 
 
 def _some(found: Mapping[str, str]) -> list[str]:
-    lines = [f"- {path}: {one_line(why)}" for path, why in list(found.items())[:MOST]]
+    lines = [f"- {one_line(path)}: {one_line(why)}" for path, why in list(found.items())[:MOST]]
     return [*lines, f"- and {len(found) - MOST:,} more"] if len(found) > MOST else lines

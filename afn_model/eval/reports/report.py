@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +27,9 @@ from afn_model.eval.reports.scored import (
     why_not,
 )
 from afn_model.eval.reports.submission import write_submission
-from afn_model.eval.running.asks import AskSettings
-from afn_model.eval.running.run import RUN, SPENT
+from afn_model.eval.running.run import SPENT, read_run
 from afn_model.eval.table import BenchmarkRow
-from afn_model.files import appended_rows, read_json, write_json, write_rows, write_text
+from afn_model.files import appended_rows, write_json, write_rows, write_text
 
 VERSION = 1  # of scores.json
 PICTURE = "report.png"
@@ -56,8 +54,8 @@ def run_facts(
     """
     nothing = {"seconds": 0, "audio_seconds": 0, "answers": 0, "errors": 0}
     spent = [nothing | row for row in appended_rows(Path(out) / SPENT) if isinstance(row, dict)]
-    run = read_json(Path(out) / RUN)
-    asking, place = AskSettings(**run["asking"]), str(data or run["data"])
+    run = read_run(out)
+    asking, place = run["asking"], str(data or run["data"])
     return RunFacts(
         asking=asking.as_json(),
         prompts={row.name: asking.prompt_of(row) for row in rows},
@@ -90,8 +88,19 @@ def write_report(out: str | Path, scores: Scores, facts: RunFacts) -> Path:
 
     Returns:
         The path of report.md.
+
+    Raises:
+        ValueError: the disk is full, or the like.
     """
-    out, written = Path(out), dict[str, str]()
+    try:
+        return _write(Path(out), scores, facts)
+    except OSError as error:
+        what = f"no report was written ({error.strerror or error})"
+        raise ValueError(f"{out}: {what}; the answers are kept, and afn bench score writes it") from None
+
+
+def _write(out: Path, scores: Scores, facts: RunFacts) -> Path:
+    written = dict[str, str]()
     for name, result in scores.benchmarks.items():
         with suppress(ValueError):  # a part of the items, or other ones
             if found := write_submission(result.row, result.answered, facts.data, out):
@@ -101,7 +110,7 @@ def write_report(out: str | Path, scores: Scores, facts: RunFacts) -> Path:
         drawn = picture.draw(out / PICTURE, scores, facts)
     write_json(out / "scores.json", as_json(scores, facts))
     write_rows(out / "scored.jsonl", _items(scores))
-    write_text(out / "report.md", markdown(scores, facts, PICTURE if drawn else ""))
+    write_text(out / "report.md", _unicode(markdown(scores, facts, PICTURE if drawn else "")))
     return out / "report.md"
 
 
@@ -195,6 +204,13 @@ def _known(value: Any) -> Any:
     """The value with None for every number that is not finite: JSON has none of these."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return _unicode(value)
     if isinstance(value, Mapping):
-        return {str(name): _known(one) for name, one in value.items()}
+        return {_unicode(str(name)): _known(one) for name, one in value.items()}
     return [_known(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _unicode(text: str) -> str:
+    """A text that a file can hold: a benchmark's JSON may have halves of surrogate pairs."""
+    return text.encode(errors="backslashreplace").decode()

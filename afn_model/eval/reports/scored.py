@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from afn_model import checks
 from afn_model.eval import rules
 from afn_model.eval.items import AnsweredItem, Item
 from afn_model.eval.running.ablations import Rotations, rotations
@@ -202,6 +203,8 @@ def _by(row: BenchmarkRow, answered: Sequence[AnsweredItem], scorer: dict[str, A
             result.bounds = _all_wrong(row, answered, scorer, tools, result), without
     except RuleError as error:
         result.score, result.reason = None, str(error)
+    except Exception as error:  # of a library that an answer is too strange for: all else is scored
+        result.score, result.reason = None, f"the rule failed, {type(error).__name__}: {checks.said(error)}"
     return result
 
 

@@ -47,6 +47,7 @@ _PHRASES = [
 _BEHIND = re.compile(r"\s*(?:$|[.,;:!)\"'\n-]|because|since|as\b|for\b|or\b|and\b|/|&|[です])")  # a bare letter
 _WRONG = re.compile(r"\s*(?:is|are|was|can|could|does)?\s*(?:not|n't|incorrect|wrong|false|be (?:ruled|excluded))\b")
 SEVERAL = -1
+REACH = 500  # characters behind a phrase that are looked at, beside those of choices
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class _Reader:
     def __init__(self, choices: Sequence[str], lettered: bool):
         self.choices = [_tidy(choice) for choice in choices]
         self.bare_choices = [_bare(choice) for choice in self.choices]
+        self.reach = REACH + 3 * max(map(len, self.choices), default=0)
         self.words = [tuple(word.text for word in _words(choice)) for choice in self.choices]
         last = LETTERS[min(len(choices), 26) - 1] if choices and lettered else ""
         letter = f"[A-{last}a-{last.lower()}]" if last else "(?!)"
@@ -205,10 +207,14 @@ class _Reader:
         for place, some in enumerate(self.words):
             starts = (start for start in range(len(words)) if self.at(words, start, some))
             spans += [(start, start + len(some), place) for start in starts]
-        found = set()
+        found, denied, ends = set(), _denied(words), dict[int, int]()
+        for start, end, _ in spans:
+            ends[start] = max(end, ends.get(start, 0))  # of the longest choice there
+        longest = max(map(len, self.words), default=0)
         for start, end, place in spans:
-            within = any(a <= start and end <= b and b - a > end - start for a, b, _ in spans)
-            if not within and not _denied(words, start):
+            before = range(end - longest, start + 1)
+            within = any(ends.get(a, 0) >= end and ends[a] - a > end - start for a in before)
+            if not within and not denied[start]:
                 found.add(self.bare_choices.index(self.bare_choices[place]))
         return found
 
@@ -223,13 +229,15 @@ class _Reader:
         return not letter or (word.given.isupper() and (word.given not in "AI" or word.ends))
 
 
-def _denied(words: Sequence[_Word], start: int) -> bool:
-    for word in reversed(words[:start]):
-        if word.clause != words[start].clause or word.text in _TURN:
-            return False
-        if word.text in _DENIAL:
-            return True
-    return False
+def _denied(words: Sequence[_Word]) -> list[bool]:
+    """Whether each word stands behind a denial in its clause."""
+    found, clause, denied = [], -1, False
+    for word in words:
+        denied = denied and word.clause == clause
+        found.append(denied)
+        clause = word.clause
+        denied = word.text not in _TURN and (denied or word.text in _DENIAL)
+    return found
 
 
 def _one(places: Iterator[int | None] | set[int]) -> int | None:
@@ -254,7 +262,9 @@ def _boxed(reader: _Reader, text: str) -> int | None:
 
 def _phrase(reader: _Reader, text: str) -> int | None:
     for phrase in _PHRASES:
-        if (found := _one(reader.after(text[match.end() :]) for match in phrase.finditer(text))) is not None:
+        # What follows is looked at as far as an option and the next one reach, and once where it is repeated.
+        rests = {text[match.end() : match.end() + reader.reach] for match in phrase.finditer(text)}
+        if (found := _one(map(reader.after, rests))) is not None:
             return found
     return _one(reader.place(match[1]) for match in reader.right.finditer(text))
 

@@ -38,7 +38,7 @@ def noise(items: Sequence[Item], out: Path, seed: int, lengths: ClipDigests) -> 
     recording, and 60,000 recordings cost two files. A recording that cannot be read stays, and the run names it.
     """
     lengths.read(clip.path for item in items for clip in item.clips)
-    folder = out / "noise"
+    folder = out.resolve() / "noise"  # lines of a batch start from another folder
     return [replace(item, clips=tuple(_noise(clip, folder, seed, lengths) for clip in item.clips)) for item in items]
 
 

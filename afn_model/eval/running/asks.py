@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from afn_model.checks import said
 from afn_model.eval.items import Item
 from afn_model.eval.prompts import PROMPTS, THINK, content
 from afn_model.eval.table import BenchmarkRow
@@ -41,6 +42,15 @@ class AskSettings:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of_json(cls, told: Any, where: Any) -> AskSettings:
+        """What ``as_json`` has said; ValueError that names ``where`` it stands if it is something else."""
+        try:
+            return cls(**told)
+        except TypeError as error:
+            what = f"it is of another version of afn bench, which can score it ({said(error)})"
+            raise ValueError(f"{where}: {what}") from None
 
     def prompt_of(self, row: BenchmarkRow) -> str:
         """The key of the prompt for a benchmark.
@@ -113,10 +123,11 @@ def asks_of(
     """
     name, settings = asking.prompt_of(row), asking.generation_of(row)
     for item in items:
-        text, problem = PROMPTS[name](item, row.language), ""
-        if asking.variant == "think":
-            text = f"{text}\n{THINK}"
+        text, problem = item.question, ""
         try:
+            text = PROMPTS[name](item, row.language)
+            if asking.variant == "think":
+                text = f"{text}\n{THINK}"
             parts = content(item, text)
         except ValueError as error:
             parts, problem = [{"type": "text", "text": text}], str(error)

@@ -230,6 +230,21 @@ def _plain(value: Any) -> str:
     return (",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)) or "none"
 
 
+def read_run(out: str | Path) -> dict[str, Any]:
+    """What ``write_run`` has noted, "asking" as ``AskSettings``.
+
+    Raises:
+        ValueError: there is no run in the folder, or one of another version.
+    """
+    path = Path(out) / RUN
+    if not path.is_file():
+        raise ValueError(f"{out}: no run of afn bench run is in it")
+    told = read_json(path)
+    if missing := [name for name in ("benchmarks", "data", "limit", "asking") if name not in told]:
+        raise ValueError(f"{path}: there is no {', '.join(missing)} in it: nothing that afn bench run writes")
+    return told | {"asking": AskSettings.of_json(told["asking"], path)}
+
+
 def answers_of(prepared: PreparedRun, out: str | Path) -> dict[str, list[AnsweredItem]]:
     """Items of each benchmark with their answers."""
     rows = read_answers(out)

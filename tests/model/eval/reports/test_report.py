@@ -1,5 +1,6 @@
 """What a run's folder says of it, and the files of its report."""
 
+import errno
 import json
 from dataclasses import replace
 from importlib.util import find_spec
@@ -8,6 +9,7 @@ import pytest
 
 from afn_model.eval.items import AnsweredItem
 from afn_model.eval.loaders import COPY
+from afn_model.eval.reports import picture
 from afn_model.eval.reports.markdown import markdown
 from afn_model.eval.reports.report import code_version, run_facts, write_report
 from afn_model.eval.reports.scored import scored
@@ -106,3 +108,31 @@ def test_items_without_a_scored_answer_are_in_the_record(out):
     (line,) = (json.loads(line) for line in (out / "scored.jsonl").read_text().splitlines())
     assert line["output"] is None
     assert line["scorers"]["official"]["part"] is None
+
+
+def test_names_of_any_text_are_cells_of_a_table(out, monkeypatch):
+    monkeypatch.setattr(picture, "draw", lambda *_: None)
+    strange = "a|b\n# \ud800"
+    row = replace(ROW, loader="gtzan")
+    asked = [replace(one, item=replace(one.item, groups={"task": strange})) for one in answers("dog")]
+    facts = replace(run_facts(out, [row]), unreadable={strange: "no such file"})
+    write_report(out, scored([row], {"some": asked}, Tools()), facts)
+    text = (out / "report.md").read_text()
+    assert "| task: a\\|b # \\ud800 | " in text
+    assert "- a\\|b # \\ud800: no such file" in text
+    assert json.loads((out / "scores.json").read_text())["unreadable"] == {"a|b\n# \\ud800": "no such file"}
+
+
+def test_lines_of_spent_time_that_are_none(out):
+    with (out / SPENT).open("ab") as file:
+        file.write(b"\n5\n\xff\n[]\n")
+    assert run_facts(out, [ROW]).answers == 8
+
+
+def test_a_full_disk_costs_the_report_alone(out, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(picture, "draw", full)
+    with pytest.raises(ValueError, match=f"^{out}: no report was written .No space left on device.; the answers are"):
+        write_report(out, scored([ROW], {}, Tools()), run_facts(out, []))

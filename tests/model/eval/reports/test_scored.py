@@ -267,3 +267,19 @@ def test_numbers_are_as_long_as_their_metric_needs():
         "-2.00",
         "",
     ]
+
+
+def test_a_rule_that_fails_costs_no_other_its_score(monkeypatch):
+    monkeypatch.setattr(rules, "score", failing_for("strict", rules.score))
+    result = one(ROW, answers("dog"))
+    assert result.first.score is not None
+    assert [by.reason for by in result.results if by.name == "strict"] == ["the rule failed, TypeError: too strange"]
+
+
+def failing_for(name, score):
+    def failing(answered, scorer, tools):
+        if scorer["name"] == name:
+            raise TypeError("too strange")
+        return score(answered, scorer, tools)
+
+    return failing

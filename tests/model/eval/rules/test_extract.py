@@ -1,11 +1,13 @@
 """Options that answers name, read by rules, against tables made by hand."""
 
 import json
+from cProfile import Profile
 from pathlib import Path
 
 import pytest
 
 from afn_model.eval.loaders.files import LETTERS
+from afn_model.eval.rules import extract
 from afn_model.eval.rules.extract import chosen, same
 from afn_model.scoring.text import final_answer
 
@@ -112,3 +114,20 @@ def test_reasoning_is_not_the_answer():
     assert final_answer("<think>B</think> C ") == "C"
     assert final_answer("<think>The answer is B") == ""
     assert final_answer("<think>B</think><answer>C</answer>") == "C"
+
+
+@pytest.mark.parametrize("repeated", ["dog ", "the answer is dog. ", "not a dog, ", "a barking dog in the yard "])
+def test_repetitions_are_read_in_calls_that_grow_with_their_length(repeated):
+    def calls(times):
+        with Profile() as profile:
+            chosen(repeated * times, ("dog", "a barking dog in the yard", "cat"))
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(1)  # compiles what is compiled once
+    assert calls(200) < 3 * calls(100)
+
+
+def test_a_denial_reaches_to_the_end_of_its_clause():
+    words = extract._words("not a dog or cat but a bird, a cow; no cat rather dog. dog")
+    said = [word.text for word, denied in zip(words, extract._denied(words), strict=True) if denied]
+    assert said == ["dog", "or", "cat", "but", "cat", "rather"]

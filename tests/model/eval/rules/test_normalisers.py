@@ -90,3 +90,8 @@ def test_a_rule_says_its_version_and_what_it_cannot_do(monkeypatch):
     monkeypatch.setattr(normalisers, "version", lambda package: "0.2.0")
     assert fresh(WHISPER).name == "whisper@0.2.0"
     assert fresh(OPENASR).name == "openasr@d1e99b2 (whisper_normalizer 0.2.0, not 0.1.15)"
+
+
+def test_numbers_too_long_for_the_library_are_words():
+    digits = "9" * 5000  # beyond what Python makes an integer of
+    assert said("whisper@0.1.15", f"A {digits}") == f"a {digits}"

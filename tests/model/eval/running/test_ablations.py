@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,13 @@ def test_the_mean_the_worst_and_what_is_always_right(tmp_path):
     assert math.isnan(empty.mean)
     lower = [AnsweredItem(item, item.choices[0]) for item in items]
     assert rotations(lower, choices(lower, Tools()), lower=True).worst == max(first.each)
+
+
+def test_noise_of_a_folder_that_is_named_from_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "SHORT", 10)
+    monkeypatch.chdir(tmp_path)
+    recording = tmp_path / "a.wav"
+    recording.write_bytes(wav(1))
+    item = Item("a", "?", (ItemClip(str(recording)),))
+    (found,) = ablate("noise", [item], Path("out"), ClipDigests(Path("clips.jsonl")))
+    assert found.clips[0].path == str(tmp_path / "out/noise/white-0-10.wav")

@@ -96,3 +96,15 @@ def test_the_prompt_and_the_tokens_of_a_variant():
     ]
     assert AskSettings({}, variant="think").generation_of(row)["max_tokens"] == 9
     assert AskSettings({}, generation={"max_tokens": 3}).generation_of(row)["max_tokens"] == 3
+
+
+def test_an_item_with_more_options_than_letters_is_a_problem_of_its_own():
+    made = [replace(ITEM, choices=tuple(f"c{n}" for n in range(count))) for count in (26, 27)]
+    assert [ask.problem for ask in asks(made)] == ["", "27 choices are more than the 26 letters"]
+
+
+def test_settings_of_another_version():
+    assert AskSettings.of_json(json.loads(json.dumps(ASKING.as_json())), "run.json") == ASKING
+    for told in ({"model": {}, "new": 1}, {}, None):
+        with pytest.raises(ValueError, match=r"^run\.json: it is of another version"):
+            AskSettings.of_json(told, "run.json")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from afn_model.eval.running.answers import FOLDER, read_answers
-from afn_model.eval.running.run import SPENT, Share, answers_of, prepare, run, write_run
+from afn_model.eval.running.run import SPENT, Share, answers_of, prepare, read_run, run, write_run
 from afn_model.eval.table import benchmarks
 from afn_model.infer import batch
 from tests.model.eval.running.scripted import ASKING, ScriptedWorkers, asks, echo, items
@@ -248,3 +248,13 @@ def test_prepared_from_files(tmp_path):
     again = prepare(rows[:1], tmp_path / "moved", tmp_path / "out", ASKING)
     changed = [new.key != old.key for new, old in zip(again.asks["mmau-mini"], todo, strict=True)]
     assert changed == [True, False, False, True]
+
+
+def test_a_folder_says_whose_run_it_is(tmp_path):
+    with pytest.raises(ValueError, match=f"^{tmp_path}: no run"):
+        read_run(tmp_path)
+    write_run(tmp_path, [], tmp_path, ASKING, 3)
+    assert read_run(tmp_path) == {"benchmarks": [], "data": str(tmp_path), "limit": 3, "asking": ASKING}
+    (tmp_path / "run.json").write_text('{"benchmarks": [], "data": ""}')
+    with pytest.raises(ValueError, match=r"run\.json: there is no limit, asking in it"):
+        read_run(tmp_path)
