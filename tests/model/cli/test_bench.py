@@ -99,7 +99,8 @@ def test_what_is_missing_is_named_and_the_exit_code_is_3(whole, model, tmp_path,
     assert "is the folder of another run (limit: none there, 1 here)" in capsys.readouterr().err
 
 
-def test_a_text_model_answers_from_captions(whole, model, tmp_path, capsys):
+def test_a_text_model_answers_from_captions(whole, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("AFN_MODEL", raising=False)
     data = tmp_path / "data"
     shutil.copytree(whole[1] / "data" / "mmar", data / "mmar")
     command = ["bench", "run", "--suite", "mmar", "--data", str(data), "--out", str(tmp_path / "out"), *small(model)]

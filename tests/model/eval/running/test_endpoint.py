@@ -153,8 +153,19 @@ def test_what_all_lines_would_have_ends_the_run(tmp_path, status, error):
         pytest.raises(ValueError, match=rf"{error}; the same command goes on"),
     ):
         answered(asks(TEXTS), tmp_path, there.url, together=1)
-    assert len(there.asked) <= 2
+    assert len(there.asked) == 1
     assert read_answers(tmp_path) == {}
+
+
+def test_what_ends_the_run_ends_it_before_anybody_looks():
+    with text_endpoint(lambda body: {"error": "no"}, status=401) as there:
+        workers = EndpointWorkers(there.url, "own", together=1)
+        lines = [json.dumps(ask.record()).encode() for ask in asks(TEXTS)]
+        workers.send(0, list(enumerate(lines, 1)))
+        workers.pool.shutdown()
+        with pytest.raises(ValueError, match="401 Unauthorized: no; the same command goes on"):
+            workers.receive()
+    assert len(there.asked) == 1
 
 
 def test_nobody_is_there(tmp_path, monkeypatch):
