@@ -122,12 +122,12 @@ class EndpointWorkers:
 
     def _work(self, number: int, raw: bytes) -> None:
         """In a thread: a line's answer, or its error, or what ends the run, after which nobody is asked."""
-        if self.closed.is_set():
+        if self.endpoint.closed.is_set():
             return
         try:
             self.done.put((number, self._answer(number, raw)))
         except BaseException as error:
-            self.closed.set()
+            self.endpoint.closed.set()
             self.done.put(error)
 
     def _answer(self, number: int, raw: bytes) -> dict[str, Any]:
