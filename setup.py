@@ -200,6 +200,7 @@ setup(
         "afn_kernels": ["py.typed"],
         "afn_distributed": ["py.typed"],
         "afn_model": ["py.typed"],
+        "afn_model.curate": ["plans/*.yaml", "prompts/*"],
         "afn_model.eval": ["benchmarks/*.yaml"],
         "afn_model.prompt": ["*.jinja"],
         "afn_model.serve": ["page/*", "page/vendor/*"],

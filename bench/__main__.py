@@ -49,6 +49,7 @@ BENCHMARKS = {
     "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),
     "serving": Benchmark("serving", ("serving.jsonl", "serving.md")),
     "evaluation": Benchmark("evaluation", ("evaluation.jsonl", "evaluation.md")),
+    "curation": Benchmark("curation", ("curation.jsonl", "curation.md")),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),
     "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),

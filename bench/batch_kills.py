@@ -17,6 +17,7 @@ import random
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def killed(source: Path, target: Path, growth: int, delay: float, torn: int) -> 
         time.sleep(0.001)
     time.sleep(delay)
     assert child.pid is not None
-    os.kill(child.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it is done, and nobody is left to kill
+        os.kill(child.pid, signal.SIGKILL)
     child.join()
     with target.open("ab") as file:
         file.write(target.read_bytes()[:torn])

@@ -127,6 +127,17 @@ def audio_seconds(source: AudioSource) -> float:
     return seconds
 
 
+def audio_format(source: AudioSource) -> tuple[str, int, int]:
+    """(container, rate in Hz, channels) of a recording, as its header says.
+
+    Raises:
+        ValueError: not audio.
+    """
+    file = _open(source, inspect(source.data), 0)
+    file.close()
+    return file.format.partition(",")[0], file.rate, file.channels
+
+
 def array_to_pcm(
     array: np.ndarray | Tensor,
     sampling_rate: float = SAMPLE_RATE,

@@ -130,6 +130,7 @@ class AudioFile:
 
     Attributes:
         rate: Hz, as the file says; blocks have what the decoder gives.
+        channels: as the file says.
         promised: seconds by the file's header, None where it does not say or FFmpeg only guesses.
         counts: whether ``promised`` is a number of samples.
         begin: sample that decoding began at.
@@ -150,6 +151,7 @@ class AudioFile:
         self._open()
         context = self._stream.codec_context
         self.format, self.codec, self.rate = self._container.format.name, context.name, context.sample_rate
+        self.channels = context.layout.nb_channels
         if self.format in ("au", "wav") and self.codec in _MISREAD:
             self.close()
             raise ValueError(f"{self.codec} in {self.format} is another codec")

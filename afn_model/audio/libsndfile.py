@@ -31,7 +31,7 @@ class SoundFileAudio:
             self._file = _sequential_file()(data if isinstance(data, str) else io.BytesIO(data))
         except (soundfile.SoundFileError, TypeError) as error:
             raise ValueError(_reason(error)) from None
-        self.rate, self.format = self._file.samplerate, self._file.format.lower()
+        self.rate, self.format, self.channels = self._file.samplerate, self._file.format.lower(), self._file.channels
         length = self._file.frames
         self.promised = length / self.rate if length < 1 << 62 else None
         self.span = self.stamped = self.decoded = 0.0

@@ -61,6 +61,8 @@ def dispatch(argv: list[str], printable: bool = True) -> int:
     group = argv[0] if argv and any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else ""
     top = chooser(group)
     words = argv[1:] if group else argv
+    if group == "curate" and words and words[0].endswith((".yaml", ".yml")):
+        words = ["run", *words]
     if not words:
         top.print_help(sys.stderr)
         return 2

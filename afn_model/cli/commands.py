@@ -23,6 +23,19 @@ from afn_model.cli.bench import (
     bench_score,
 )
 from afn_model.cli.chat import chat
+from afn_model.cli.curate import (
+    add_curate_explain,
+    add_curate_folder,
+    add_curate_run,
+    add_curate_takedown,
+    curate_audit,
+    curate_explain,
+    curate_report,
+    curate_run,
+    curate_status,
+    curate_takedown,
+)
+from afn_model.cli.curate_benchmarks import add_curate_benchmarks, curate_benchmarks
 from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, add_step, copy_, import_
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
@@ -136,6 +149,29 @@ COMMANDS = {
     "bench score": Command(bench_score, (add_bench_score,), "score the answers of a run again, without a model", True),
     "bench doctor": Command(bench_doctor, (add_bench_doctor,), "what there is of the benchmarks' files"),
     "bench list": Command(bench_list, (add_bench_list,), "the benchmarks, with their items and metrics"),
+    "curate run": Command(curate_run, (add_curate_run,), "make training data of recordings, stage by stage", True),
+    "curate status": Command(
+        curate_status, (add_curate_folder, options.add_json), "what has become of the rows at every stage"
+    ),
+    "curate explain": Command(
+        curate_explain, (add_curate_explain, options.add_json), "what happened to a recording, a row or a record"
+    ),
+    "curate takedown": Command(
+        curate_takedown,
+        (add_curate_takedown, options.add_json),
+        "remove recordings and what was made of them",
+        True,
+    ),
+    "curate audit": Command(
+        curate_audit, (add_curate_folder, options.add_json), "check that nothing was lost, leaked or changed"
+    ),
+    "curate report": Command(curate_report, (add_curate_folder,), "write a report and a picture of a run", True),
+    "curate benchmarks": Command(
+        curate_benchmarks,
+        (add_curate_benchmarks,),
+        "make the index of benchmarks that training data must not hold",
+        True,
+    ),
     "data import": Command(
         import_, (add_import,), "make a corpus of another tool's: array, table, manifest, Kaldi folder", True
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import time
 import urllib.error
 import urllib.request
@@ -106,6 +107,33 @@ def post(url: str, path: str, body: dict[str, Any], *, key: str | None = None, s
     return _exchange(base + path, body, key, time.monotonic() + seconds)
 
 
+def post_file(
+    url: str,
+    path: str,
+    fields: Sequence[tuple[str, str]],
+    file: tuple[str, bytes],
+    *,
+    key: str | None = None,
+    seconds: float = SECONDS,
+) -> dict[str, Any]:
+    """The JSON object that a form with a file has for an answer, such as that to ``/audio/transcriptions``.
+
+    Args:
+        url, key, seconds: as of ``complete``, and so are errors.
+        path: after the address of the API.
+        fields: (name, value) of the form.
+        file: (name, bytes) of the field ``file``.
+    """
+    base, bound = base_of(url), secrets.token_hex(16)
+    head = "".join(
+        f'--{bound}\r\nContent-Disposition: form-data; name="{one}"\r\n\r\n{said}\r\n' for one, said in fields
+    )
+    head += f'--{bound}\r\nContent-Disposition: form-data; name="file"; filename="{file[0]}"\r\n'
+    head += "Content-Type: application/octet-stream\r\n\r\n"
+    raw = b"".join((head.encode(), file[1], f"\r\n--{bound}--\r\n".encode()))
+    return _exchange(base + path, raw, key, time.monotonic() + seconds, f"multipart/form-data; boundary={bound}")
+
+
 class _Unfollowed(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: the key is for one host, and a POST is not sent twice."""
 
@@ -113,13 +141,15 @@ class _Unfollowed(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _exchange(url: str, body: dict[str, Any] | None, key: str | None, deadline: float) -> dict[str, Any]:
+def _exchange(
+    url: str, body: dict[str, Any] | bytes | None, key: str | None, deadline: float, kind: str = "application/json"
+) -> dict[str, Any]:
     headers = {"Accept": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    data = None
-    if body is not None:
-        data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    if data is not None:
+        headers["Content-Type"] = kind
     opener = urllib.request.build_opener(_Unfollowed)
     try:
         request = urllib.request.Request(url, data, headers)

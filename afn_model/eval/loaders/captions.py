@@ -26,15 +26,16 @@ def audiocaps(files: Files) -> Iterator[Item]:
     """AudioCaps: rows {audiocap_id, youtube_id, start_time, caption}, one for each caption, those of a recording
     together or apart; a recording is an item."""
     path = files.one("captions")
-    found: dict[str, tuple[str, list[str], list[str]]] = {}
+    found: dict[str, tuple[str, str, list[str], list[str]]] = {}
     for number, row in enumerate(read_table(path), 1):
         where = f"{path}, row {number}"
         video = field(row, "youtube_id", where)
         start, number_of_caption = field(row, "start_time", where), field(row, "audiocap_id", where)
-        _, numbers, captions = found.setdefault(f"{video}_{start}", (video, [], []))
+        _, _, numbers, captions = found.setdefault(f"{video}_{start}", (video, start, [], []))
         numbers.append(number_of_caption)
         captions.append(field(row, "caption", where).strip())
     videos = Videos(files.folder)
-    for name, (video, numbers, captions) in found.items():
+    for name, (video, start, numbers, captions) in found.items():
         audio = videos.path(video, name, *numbers)
-        yield Item(name, clips=(ItemClip(audio),), references=tuple(captions), extra={"audiocap_ids": tuple(numbers)})
+        told = {"audiocap_ids": tuple(numbers), "youtube_id": video, "start_time": start}
+        yield Item(name, clips=(ItemClip(audio),), references=tuple(captions), extra=told)

@@ -38,6 +38,7 @@ def test_audiocaps_gathers_the_captions_of_a_recording_from_rows_that_are_apart(
     ]
     assert [item.clips[0].path for item in items] == [here, numbered]
     assert items[0].extra["audiocap_ids"] == ("7", "9")
+    assert (items[0].extra["youtube_id"], items[0].extra["start_time"]) == ("-bcdefghij1", "30")
 
 
 def test_a_table_of_another_form_or_encoding_is_named(tmp_path):

@@ -12,6 +12,7 @@ def test_choices_and_answers(tmp_path):
     assert [item.groups.get("language") for item in items] == [None, "en", "zh|en", None, "en"]
     assert items[4].groups["modality"] == "mix-sound-speech"
     assert items[0].extra["rubric"][0]["choices"] == [0, 1]
+    assert items[2].extra["timestamp"] == "00:00:02,00:00:03"
 
 
 def test_a_number_is_a_text_and_an_absent_recording_keeps_its_path(tmp_path):
