@@ -48,6 +48,7 @@ NO_PICTURE = {
     "batch_kills.jsonl": "yes or no: every line once, whenever it was killed",
     "fp8.jsonl": "four rows of scores that differ by less than a picture shows",
     "engine.jsonl": "a number and a bar for each claim, in units of their own: engine.md has both",
+    "curation.jsonl": "rates that differ by a factor of 10,000: curation.md has them, and what they add up to",
     "evaluation.jsonl": "a number and a bar for each claim: evaluation.md has both",
     "serving.jsonl": "a number and a bar for each claim: serving.md has both",
     "goodput.jsonl": "predicted for nine cases, by assumed rates: goodput.md has them, curves would claim more",

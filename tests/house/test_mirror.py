@@ -49,7 +49,6 @@ MODULES = {
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
     "afn_model/demo/report.py": "tests/model/demo/test_demo.py",
     "afn_model/curate/stages/asking.py": "tests/model/curate/stages/test_captions.py and its neighbours",
-    "afn_model/eval/loaders/files.py": "tests/model/eval/loaders",
     "afn_model/eval/items.py": "tests/model/eval/test_every_benchmark.py and loaders/",
     "afn_model/eval/prompts.py": "tests/model/eval/running/test_asks.py",
     "afn_model/eval/score.py": "tests/model/eval/reports/test_scored.py and rules/",
