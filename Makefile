@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 PORT   ?= 8000
 
-.PHONY: help demo serve-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
+.PHONY: help demo serve-demo eval-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
         gpu-bench gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -17,6 +17,9 @@ demo: $(VENV)/.demo ## trains a small model on a synthetic world and lets it ans
 serve-demo: $(VENV)/.serve ## the small model behind a page and OpenAI's API: ask a recording, click a moment; PORT=
 	test -f $(RUN)/config.json || $(MAKE) demo
 	$(BIN)/afn serve --model $(RUN) --port $(PORT) --open
+
+eval-demo: $(VENV)/.eval ## a few rows in the format of every benchmark, asked, scored and reported on
+	$(BIN)/afn bench run --suite demo
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
 	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum
@@ -150,6 +153,10 @@ $(VENV)/.test: $(VENV)/.demo
 
 $(VENV)/.serve: $(VENV)/.demo
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,serve]'
+	touch $@
+
+$(VENV)/.eval: $(VENV)/.demo
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,eval]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.demo
