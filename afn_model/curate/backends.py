@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import mimetypes
 import os
 import time
-import wave
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -17,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from afn_model.audio.decode import load_audio
-from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.encode import flac, wav
 from afn_model.checks import is_number, number, said, shown, whole
 from afn_model.curate.requests import AnnotationRequest, parts_of
 from afn_model.curate.stage import NotReady
@@ -241,26 +239,6 @@ def heard(audio: Mapping[str, Any], out: Path) -> torch.Tensor:
     """
     start, end, name = audio.get("start"), audio.get("end"), str(audio["path"])
     return load_audio(out / name, start=start, end=end, max_seconds=1e9, dtype=torch.int16, name=name)
-
-
-def wav(pcm: torch.Tensor) -> bytes:
-    """The bytes of a wav file of samples [n], int16, 16 kHz."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes(pcm.numpy().astype("<i2").tobytes())
-    return file.getvalue()
-
-
-def flac(pcm: torch.Tensor) -> bytes:
-    """The bytes of a flac file of samples [n], int16, 16 kHz."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, pcm.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
 
 
 def _placed(part: Mapping[str, Any], out: Path) -> dict[str, Any]:

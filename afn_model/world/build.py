@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -10,9 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
-from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.encode import flac
 from afn_model.audio.shards import ShardWriter
 from afn_model.data.index import build as build_index
 from afn_model.world.record import SECONDS, Draft, Made
@@ -178,12 +175,3 @@ def _made(order: tuple) -> tuple[dict, list[bytes]]:
     axis, seed, split, index, seconds, compliance = order
     made = make(axis, seed, split, index, seconds, compliance=compliance)
     return made.record, [flac(pcm) for pcm in made.pcm]
-
-
-def flac(pcm: np.ndarray) -> bytes:
-    """[n] int16 at 16 kHz as a flac file."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()

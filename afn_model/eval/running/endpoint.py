@@ -7,17 +7,15 @@ run(asks, out, lambda questions: workers)
 from __future__ import annotations
 
 import base64
-import io
 import queue
 import urllib.parse
-import wave
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.audio.encode import wav
 from afn_model.audio.recording import Audio, load
 from afn_model.checks import said
 from afn_model.infer.batch_lines import ASKED, read_line
@@ -164,17 +162,6 @@ def _sent(part: str | Audio) -> dict[str, Any]:
         return {"type": "text", "text": part}
     data = base64.b64encode(wav(load(part, dtype=torch.int16))).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
-
-
-def wav(pcm: torch.Tensor) -> bytes:
-    """The bytes of a wav file of samples [n], int16, 16 kHz."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes(pcm.numpy().astype("<i2").tobytes())
-    return file.getvalue()
 
 
 def _said(reply: dict[str, Any]) -> dict[str, Any]:
