@@ -143,7 +143,7 @@ $(VENV)/bin/python:
 NATIVE := setup.py CMakeLists.txt pyproject.toml constraints.txt $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*/*.h csrc/*/*/*.cuh)
 
 $(VENV)/.demo: $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 cmake ninja
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 cmake ninja cython  # meeteval is built with Cython
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo]'
 	touch $@
 

@@ -7,46 +7,35 @@ from collections.abc import Callable
 from typing import Any
 
 from afn_model.eval.items import Item
-from afn_model.eval.loaders.files import LETTERS
-from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION, DIARIZE, LYRICS, TRANSCRIBE, translation
+from afn_model.prompt import questions
+from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION, DIARIZE, LYRICS, TRANSCRIBE, options, translation
 
 THINK = "Reason step by step with timestamps, then give the final answer."
 _TURN_TIMES = "Give the start and the end of each turn in seconds, such as [Speaker 1] 0.0-3.2."
 _MARK = re.compile(r"<sound(?:-(\d+))?>|<audio(?:[-_ ]?(\d+))?>", re.IGNORECASE)
 
 
-def options(item: Item, form: str = "({}) {}") -> str:
-    """A line for each choice: ``(A) dog``.
-
-    Raises:
-        ValueError: there are more choices than letters.
-    """
-    if len(item.choices) > len(LETTERS):
-        raise ValueError(f"{len(item.choices)} choices are more than the {len(LETTERS)} letters")
-    return "\n".join(form.format(LETTERS[place], choice) for place, choice in enumerate(item.choices))
-
-
 def choose(item: Item, language: str) -> str:
     """The form of Audio Flamingo 2, 3 and Next for multiple choice (NVIDIA/audio-flamingo, static/mmar.json)."""
     if not item.choices:
         return item.question
-    return f"{item.question} Choose the correct option from the following options:\n{options(item)}"
+    return questions.choose(item.question, item.choices)
 
 
 def choose_letter(item: Item, language: str) -> str:
     """Asks for a letter alone, as MMSU does."""
-    return f"{item.question}\n{options(item, '{}. {}')}\nAnswer with the letter of the correct option only."
+    return f"{item.question}\n{options(item.choices, '{}. {}')}\nAnswer with the letter of the correct option only."
 
 
 def choose_in_brackets(item: Item, language: str) -> str:
     """Asks for ``[[A]]``, as RUListening does."""
     told = "Answer with the letter of the correct option in double square brackets, such as [[A]]."
-    return f"{item.question}\n{options(item)}\n{told}"
+    return f"{item.question}\n{options(item.choices)}\n{told}"
 
 
 def choose_said(item: Item, language: str) -> str:
     """The form of MuchoMusic, without the example that its authors put before it."""
-    told = " ".join(options(item).split("\n"))
+    told = " ".join(options(item.choices).split("\n"))
     return f"Question: {item.question}\nOptions: {told}\nThe correct answer is:"
 
 
@@ -58,7 +47,7 @@ def options_list(item: Item, language: str) -> str:
 def entail(item: Item, language: str) -> str:
     """Whether a hypothesis follows from the recording."""
     told = "Is this entailment, neutral or contradiction? Choose the correct option from the following options:"
-    return f"Hypothesis: {item.question}\n{told}\n{options(item)}"
+    return f"Hypothesis: {item.question}\n{told}\n{options(item.choices)}"
 
 
 def events(item: Item, language: str) -> str:

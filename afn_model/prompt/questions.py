@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 
 TRANSCRIBE = "Transcribe the input speech."
 DIARIZE = (
@@ -73,6 +74,26 @@ def translation(source: str | None, into: str = "en", *, more: str | None = None
     """
     of = "" if source is None else f" from {language(source)}"
     return _with(f"Translate any speech you hear{of} into {language(into)}.", (), more)
+
+
+def choose(question: str, choices: Sequence[str]) -> str:
+    """A multiple-choice question in the form of Audio Flamingo 2, 3 and Next (NVIDIA/audio-flamingo, static/mmar.json).
+
+    Raises:
+        ValueError: there are more choices than letters.
+    """
+    return f"{question} Choose the correct option from the following options:\n{options(choices)}"
+
+
+def options(choices: Sequence[str], form: str = "({}) {}") -> str:
+    """A line for each choice: ``(A) dog``.
+
+    Raises:
+        ValueError: there are more choices than letters.
+    """
+    if len(choices) > len(ascii_uppercase):
+        raise ValueError(f"{len(choices)} choices are more than the {len(ascii_uppercase)} letters")
+    return "\n".join(form.format(letter, choice) for letter, choice in zip(ascii_uppercase, choices, strict=False))
 
 
 def described(caption: str, number: int, seconds: float) -> str:

@@ -44,30 +44,47 @@ class AskingStage(Stage):
         prompt: str | None = None,
         schema: Mapping[str, Any] | None = None,
         tokens: int | None = None,
+        settings: Mapping[str, Any] | None = None,
         **data: str,
     ) -> AnnotationRequest:
-        """A request: recordings or pictures first, then the prompt with its data."""
+        """A request: recordings or pictures first, then the prompt with its data.
+
+        Args:
+            subject: id of what is asked about.
+            parts: recordings and pictures.
+            prompt: another one than the stage's.
+            schema: of a reply in JSON.
+            tokens: of the reply at most, other than the stage's.
+            settings: more of generation, such as a seed.
+            data: of the prompt.
+        """
         asked = prompt_file(prompt or self.prompt)
         content = [*parts, {"text": asked.fill(**data)}]
         told = {"temperature": self.temperature, "max_tokens": tokens or self.max_tokens}
-        settings = {name: value for name, value in told.items() if value is not None}
+        told = {name: value for name, value in told.items() if value is not None} | dict(settings or {})
         messages = ({"role": "user", "content": content if parts else content[0]["text"]},)
         return AnnotationRequest(
-            subject, self.name, self.version, asked.name, asked.hash, messages, settings, schema, self.language
+            subject, self.name, self.version, asked.name, asked.hash, messages, told, schema, self.language
         )
 
     def answered(
-        self, context: Context, asked: Sequence[Sequence[AnnotationRequest]]
+        self, context: Context, asked: Sequence[Sequence[AnnotationRequest]], annotator: str | None = None
     ) -> list[list[AnnotationResponse]]:
         """The responses to the requests of each row, all asked together.
+
+        Args:
+            context: of the run.
+            asked: requests of each row.
+            annotator: another one than the stage's.
 
         Raises:
             NotReady: the plan has no such annotator.
         """
+        name = self.annotator if annotator is None else annotator
         try:
-            ask = context.annotators[self.annotator]
+            ask = context.annotators[name]
         except KeyError:
-            raise NotReady(f"stage {self.name} asks {self.annotator!r}, which the plan's annotators lack") from None
+            raise NotReady(f"stage {self.name} asks {name!r}, which the plan's annotators lack") from None
         found = iter(ask([one for some in asked for one in some]))
         return [[next(found) for _ in some] for some in asked]
 

@@ -12,6 +12,8 @@ from afn_model.curate.stage import Row
 from afn_model.curate.stages.quotas import value_of
 
 MOST = 50  # lines of a table
+WEAK = "-weak"  # behind the axis of records that can be answered without hearing, in the names of files
+WEAK_WEIGHT = 0.25
 Exported = Sequence[tuple[Row, Sequence[Mapping[str, Any]]]]  # recordings with their records
 
 
@@ -77,7 +79,7 @@ def curriculum(
 
     Args:
         axes: that have a file for training.
-        weights: β by axis, 1 where none is given.
+        weights: β by axis; where none is given 1, and less of what can be answered without hearing.
         lines: records by file.
     """
     longest = max(record["duration"] for axis in axes for record in lines[f"train-{axis}"])
@@ -87,7 +89,7 @@ def curriculum(
         "context": 8192,
         "batch_tokens": 131_072,
         "lr": 1e-5,
-        "blend": {axis: weights.get(axis, 1) for axis in axes},
+        "blend": {axis: weights.get(axis, WEAK_WEIGHT if axis.endswith(WEAK) else 1) for axis in axes},
     }
     datasets = {axis: f"data/train-{axis}.jsonl" for axis in axes}
     told = {"name": "curated", "seed": 0, "datasets": datasets, "stages": {"sft": stage}}

@@ -29,16 +29,28 @@ from afn_model.audio.source import read_source
 from afn_model.checks import number, said, shown, whole
 from afn_model.curate import identity
 from afn_model.curate.stage import Context, Dropped, Failed, Kept, Outcome, Resources, Row, Stage
-from afn_model.curate.stages.card import card, curriculum
+from afn_model.curate.stages.card import WEAK, card, curriculum
 from afn_model.curate.stages.licences import check_uses
 from afn_model.curate.stages.privacy import mask_text, masked
 from afn_model.curate.takedown import read_takedown
 from afn_model.data import index, records
 from afn_model.files import PARTIAL, put_folder, write_rows, write_text
+from afn_model.prompt.questions import CAPTION, TRANSCRIBE
 
 FOLDER = "export"
-QUESTIONS = {"transcribe": "Transcribe the input speech.", "caption": "Generate a caption for the input audio."}
-TAKEN = ("axis", "task", "system", "messages", "chosen", "rejected", "rewards", "truth", "events")  # of a product
+QUESTIONS = {"transcribe": TRANSCRIBE, "caption": CAPTION}
+TAKEN = (
+    "axis",
+    "task",
+    "system",
+    "messages",
+    "chosen",
+    "rejected",
+    "rewards",
+    "truth",
+    "events",
+    "weak",
+)  # of a product
 LONGEST = 7 * 86_400.0
 
 
@@ -47,7 +59,8 @@ class Export(Stage):
     """Makes records of what stages have written about recordings, and puts the recordings that they name into shards.
 
     A product is a record that lacks its recording: {"axis", "task", "audios": [{"segment"} or {"start", "end"} or {}],
-    "messages", "rewards", "truth", "events"}; of another recording "source_id" is said too, or its segment. A product
+    "messages", "rewards", "truth", "events"}; those with "weak", which can be answered without hearing, have a file of
+    their own; of another recording "source_id" is said too, or its segment. A product
     whose recording is not exported, is in the other split, or that is no record, is counted and left out.
     ``exported`` = {"split", "shard", "records": their ids}; a row without records is dropped.
 
@@ -143,7 +156,8 @@ class Export(Stage):
                     seen.add(located["id"])
                     ids.append(located["id"])
                     kept.append(located)
-                    lines[f"{self._split(row)}-{located['axis'] or 'other'}"].append(located)
+                    name = f"{located['axis'] or 'other'}{WEAK if located.get('weak') else ''}"
+                    lines[f"{self._split(row)}-{name}"].append(located)
             tally = dict(sorted(tallies[row["id"]].items()))
             if ids:
                 shard = paths.get(row["source_id"], "").partition("#")[0]

@@ -26,7 +26,9 @@ import torch
 
 from afn_model.audio.decode import load_audio
 from afn_model.curate.prompt_files import PROMPTS, prompt_file
-from afn_model.curate.stand_ins.truth import RULES, RuleInput, between, read_truth
+from afn_model.curate.stand_ins.rules import RULES
+from afn_model.curate.stand_ins.rules.rule_input import RuleInput
+from afn_model.curate.stand_ins.truth import between, read_truth
 
 Body = Mapping[str, Any]
 BUSY = ("429", "500", "drop", "page")  # faults after which the same request is to be sent once more

@@ -6,8 +6,8 @@ import pytest
 
 from afn_model.audio.encode import flac, wav
 from afn_model.curate.prompt_files import prompt_file
+from afn_model.curate.stand_ins.rules import RULES
 from afn_model.curate.stand_ins.server import BUSY, answers_from, by_hash, name_of, samples_of
-from afn_model.curate.stand_ins.truth import RULES
 from tests.model.curate.stages.heard import row
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from afn_model.curate.stages.captions import SegmentCaptions
 from afn_model.curate.stages.diarise import Diarise
-from afn_model.curate.stand_ins.truth import RULES, RuleInput, answer, between, read_truth
+from afn_model.curate.stand_ins.rules import RULES
+from afn_model.curate.stand_ins.rules.rule_input import RuleInput
+from afn_model.curate.stand_ins.truth import answer, between, read_truth
 from tests.model.curate.stages.heard import row
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from afn_model.curate.stand_ins.pocketsphinx import PocketSphinx
+from afn_model.curate.stand_ins.grammar_recogniser import PocketSphinx
 from afn_model.eval.copies.sounds import save
 from tests.model.curate.scenes import SENTENCES, VARIANTS, sounds
 

@@ -1,0 +1,172 @@
+"""What stages have in common that have a writer make questions of captions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from afn_model.checks import whole
+from afn_model.curate.prompt_files import prompt_file
+from afn_model.curate.questions import Check, Question, as_record, read_questions, schema, sift
+from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
+from afn_model.curate.stage import Context, Failed, Kept, Outcome, Row
+from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
+from afn_model.curate.texts import words_of
+from afn_model.curate.timeline import Timeline
+
+BLIND = "blind"
+
+
+@dataclass(frozen=True)
+class QuestionPart:
+    """What a writer makes questions of, in one request.
+
+    Args:
+        subject: id of what they are about: a recording, a clip, a group.
+        heard: captions that it reads.
+        prompt: of the request; it takes ``annotations``, the captions, and ``data``.
+        kinds: of questions.
+        axis: of the records.
+        audios: places that are heard, as ``Export`` reads them.
+        data: more of the prompt.
+        options: wrong options of each; None leaves it open.
+        further: checks by kind of question.
+    """
+
+    subject: str
+    heard: Timeline
+    prompt: str
+    kinds: tuple[str, ...]
+    axis: str
+    audios: tuple[Mapping[str, Any], ...] = ({},)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    options: int | None = None
+    further: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+
+
+Standing = tuple[QuestionPart, Question, Mapping[str, str]]  # and how it was made
+
+
+@dataclass(frozen=True)
+class QuestionStage(AskingStage):
+    """A stage that writes products, its first field: questions that pass the checks of ``questions.sift``.
+
+    A question that is also answered without hearing anything, in most of ``tries``, is kept and marked as weak: the
+    export counts it less.
+
+    Args:
+        blind: annotator that is asked without the recording; nobody if "".
+        tries: times that it is asked.
+    """
+
+    annotator: str = "writer"
+    max_tokens: int | None = 2000
+    blind: str = ""
+    tries: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        whole(self.tries, "tries", 1, 99)
+        for name in self.prompts():
+            prompt_file(name)
+
+    def prompts(self) -> tuple[str, ...]:
+        """All that it asks with."""
+        return (self.prompt,)
+
+    def depends(self) -> Mapping[str, Any]:
+        return {"prompts": [prompt_file(name).hash for name in (*self.prompts(), *[BLIND] * bool(self.blind))]}
+
+    def parts(self, row: Row, context: Context) -> list[QuestionPart]:
+        """What is asked about a row."""
+        raise NotImplementedError
+
+    def run(self, rows: Sequence[Row], context: Context) -> list[Outcome]:
+        parts = [self.parts(row, context) for row in rows]
+        asked = [[self._request(one) for one in some] for some in parts]
+        replies = self.answered(context, asked)
+        tallies = [Counter[str]() for _ in rows]
+        failed = [will_pass(some) for some in replies]
+        kept = [
+            [] if wrong else self._kept(some, requests, responses, tally)
+            for some, requests, responses, wrong, tally in zip(parts, asked, replies, failed, tallies, strict=True)
+        ]
+        guessed = self._guessed(kept, context)
+        found: list[Outcome] = []
+        for row, some, listed, responses, wrong, tries, tally in zip(
+            rows, parts, kept, replies, failed, guessed, tallies, strict=True
+        ):
+            wrong = wrong or will_pass([one for each in tries for one in each])
+            if wrong:
+                found.append(wrong)
+            elif some and all(one.error for one in responses):
+                why = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
+                found.append(Failed(f"no questions of {row['id']}: {why}"))
+            else:
+                found.append(Kept({self.writes[0]: self._products(listed, tries, tally)}, dict(sorted(tally.items()))))
+        return found
+
+    def _request(self, part: QuestionPart) -> AnnotationRequest:
+        form = schema(part.kinds, options=part.options, clips=len(part.heard.seconds) > 1)
+        return self.request(part.subject, prompt=part.prompt, schema=form, annotations=part.heard.said(), **part.data)
+
+    def _kept(
+        self,
+        parts: Sequence[QuestionPart],
+        requests: Sequence[AnnotationRequest],
+        responses: Sequence[AnnotationResponse],
+        tally: Counter[str],
+    ) -> list[Standing]:
+        """The questions about a row that stand, with how they were made."""
+        found: list[Standing] = []
+        for part, request, response in zip(parts, requests, responses, strict=True):
+            tally.update(lost([response], "replies"))
+            if response.error:
+                continue
+            stand = sift(read_questions(response.data), part.heard, tally, part.further, [one for _, one, _ in found])
+            found += [(part, one, made(response, request.prompt_hash)) for one in stand]
+        return found
+
+    def _guessed(self, kept: Sequence[Sequence[Standing]], context: Context) -> list[list[list[AnnotationResponse]]]:
+        """For each question of each row what is answered without hearing anything."""
+        if not self.blind:
+            return [[[] for _ in some] for some in kept]
+        asked = [
+            [self._unheard(part, one, number) for part, one, _ in some for number in range(self.tries)] for some in kept
+        ]
+        found = self.answered(context, asked, self.blind)
+        return [[some[at : at + self.tries] for at in range(0, len(some), self.tries)] for some in found]
+
+    def _unheard(self, part: QuestionPart, one: Question, number: int) -> AnnotationRequest:
+        record = as_record(one, part.subject, axis=part.axis)
+        return self.request(
+            part.subject, prompt=BLIND, tokens=100, settings={"seed": number}, question=record["messages"][0]["content"]
+        )
+
+    def _products(
+        self,
+        listed: Sequence[Standing],
+        tries: Sequence[Sequence[AnnotationResponse]],
+        tally: Counter[str],
+    ) -> list[dict[str, Any]]:
+        found = []
+        for (part, one, how), guesses in zip(listed, tries, strict=True):
+            product = as_record(one, part.subject, axis=part.axis, audios=part.audios)
+            product |= {"annotator": how["model"], "prompt": how["prompt"]}
+            product["annotations"] = [how["annotation"], *part.heard.annotations]
+            right = sum(not guess.error and says_answer(guess.data, one) for guess in guesses)
+            if 2 * right > len(guesses):
+                product["weak"] = True
+                tally["questions answered without hearing"] += 1
+            tally[f"questions: {one.kind}"] += 1
+            found.append(product)
+        return found
+
+
+def says_answer(reply: str, one: Question) -> bool:
+    """Whether a reply without hearing is the answer, and names no other option."""
+    said = f" {' '.join(words_of(reply))} "
+    named = [option for option in one.options if f" {' '.join(words_of(option))} " in said]
+    return one.answer in named and not any(option != one.answer and option not in one.answer for option in named)
