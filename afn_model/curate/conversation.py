@@ -144,11 +144,11 @@ class Conversation:
         return found
 
     def times_said(self, first: int, last: int) -> int:
-        """How often the words from ``first`` to ``last`` are said in this order, also with others' words between them,
-        within twice their time and two seconds more. Case and punctuation do not count."""
+        """How often the words from ``first`` to ``last`` are said in this order: one after another, or within twice
+        their time with others' words between them. Case and punctuation do not count."""
         sought = [token for at in range(first, last + 1) for token in self._tokens[at]]
         flat = [(token, at) for at, tokens in enumerate(self._tokens) for token in tokens]
-        limit = 2 * (self.words[last].end - self.words[first].start) + 2.0
+        limit = 2 * (self.words[last].end - self.words[first].start)
         return sum(self._follows(sought, flat, at, limit) for at in range(len(flat)) if sought)
 
     def interruptions(self) -> list[Interruption]:
@@ -232,20 +232,17 @@ class Conversation:
     def _follows(self, sought: Sequence[str], flat: Sequence[tuple[str, int]], at: int, limit: float) -> bool:
         if flat[at][0] != sought[0]:
             return False
-        latest, left = self.words[flat[at][1]].start + limit, list(sought)
-        for token, place in flat[at:]:
-            if self.words[place].start > latest:
+        latest, found = self.words[flat[at][1]].start + limit, 0
+        for count, (token, place) in enumerate(flat[at:], 1):
+            found += token == sought[found]
+            if found == len(sought):
+                return True
+            if found < count and self.words[place].start > latest:
                 return False
-            if token == left[0]:
-                left.pop(0)
-                if not left:
-                    return True
         return False
 
     def _resumes(self, other: TalkTurn, turn: TalkTurn) -> bool:
-        return any(
-            one.speaker == other.speaker and turn.end <= one.start <= turn.end + RESUMES for one in self.turns
-        )
+        return any(one.speaker == other.speaker and turn.end <= one.start <= turn.end + RESUMES for one in self.turns)
 
 
 def conversation_of(
@@ -256,7 +253,9 @@ def conversation_of(
     joined: list[TalkTurn] = []
     for one in sorted(turns, key=lambda one: (one["start"], one["end"], str(one["speaker"]))):
         turn = TalkTurn(str(one["speaker"]), one["start"], one["end"])
-        same = [at for at, earlier in enumerate(joined) if earlier.speaker == turn.speaker and earlier.end >= turn.start]
+        same = [
+            at for at, earlier in enumerate(joined) if earlier.speaker == turn.speaker and earlier.end >= turn.start
+        ]
         if same:
             joined[same[-1]] = replace(joined[same[-1]], end=max(joined[same[-1]].end, turn.end))
         elif turn.end > turn.start:
@@ -280,4 +279,3 @@ def without_spaces(text: str) -> bool:
 
 def _solid(letter: str) -> bool:
     return unicodedata.name(letter, "").startswith(_SOLID)
-

@@ -1,4 +1,4 @@
-"""Questions about who says what, who interrupts whom and what one speaker says, from words and turns with their times."""
+"""Questions about who says what, who interrupts whom and what one speaker says, from words and turns with times."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ class Talkers(AskingStage):
         asked: list[list[AnnotationRequest]] = [[] for _ in rows]
         answered: list[list[AnnotationResponse]] = [[] for _ in rows]
         if self.annotator:
-            asked = [
-                [self.request(part, schema=SCHEMA, question=one.ask) for one, part, _ in some] for some in placed
-            ]
+            asked = [[self.request(part, schema=SCHEMA, question=one.ask) for one, part, _ in some] for some in placed]
             answered = self.answered(context, asked)
         found: list[Outcome] = []
         for row, some, replies, tally in zip(rows, placed, answered, tallies, strict=True):

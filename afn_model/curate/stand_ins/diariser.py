@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ import torch
 
 from afn_kernels.log_mel.reference import mel_energies
 from afn_model.audio.decode import load_audio
-from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.curate.models import HOP, STEP, Silero, package_file
 from afn_model.curate.requests import AnnotationRequest, parts_of
 from afn_model.curate.stages.activity import DELAY, held, runs
@@ -35,7 +35,7 @@ SPEAKERS = 10
 FEW = 4  # windows of a speaker at least; those of fewer are the nearest other's
 SHORTEST = 40  # frames of a turn within speech
 MELS, COEFFICIENTS = 40, 16
-# What coefficient k counts, so that each differs by about 1 between windows of one of the world's voices; and an octave.
+# What coefficient k counts, so that each differs by about 1 between windows of one of the world's voices; an octave.
 WEIGHTS, PITCH = 0.5 * np.arange(1, COEFFICIENTS) ** 0.6, 14.0
 MEASURED_APART, RESEMBLYZER_APART = 11.5, 0.75  # mean distance of windows of two speakers
 RESEMBLYZER = ("resemblyzer", "pretrained.pt")
@@ -176,7 +176,7 @@ def _divided(region: tuple[int, int], embed: Embed, centres: np.ndarray) -> list
     nearest = np.argmin(far, 1)
     edges = [0, *(np.flatnonzero(np.diff(nearest)) + 1), len(nearest)]
     parts: list[list[int]] = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         if parts and (end - begin < SHORTEST or parts[-1][0] == nearest[begin]):
             parts[-1][2] = int(end)
         else:
@@ -190,7 +190,9 @@ def _encoder() -> tuple[torch.nn.LSTM, torch.nn.Linear]:
     state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
     network, linear = torch.nn.LSTM(MELS, 256, 3, batch_first=True), torch.nn.Linear(256, 256)
     for module, prefix in ((network, "lstm."), (linear, "linear.")):
-        module.load_state_dict({name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)})
+        module.load_state_dict(
+            {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+        )
     return network.eval(), linear.eval()
 
 

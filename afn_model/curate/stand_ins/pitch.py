@@ -25,7 +25,7 @@ VOICED = 0.6  # of the autocorrelation, at least
 NEARLY = 0.9  # of its highest peak: the first such peak is the period, and no multiple of it
 LOUD_DB = 25.0  # below the loudest frame, where speech ends
 MAN, WOMAN = 135.0, 145.0  # Hz: the world's men are below, its women above
-SLOW, FAST = 3.8, 5.9  # syllables in a second of speech
+SLOW, FAST = 3.9, 5.5  # syllables in a second of speech
 QUIET, LOUD = -30.0, -15.0  # decibels of full scale
 
 
