@@ -44,6 +44,7 @@ MODULES = {
     "afn_model/curate/spending.py": "tests/model/curate/test_run.py and test_plan.py",
     "afn_model/curate/status.py": "tests/model/curate/test_report.py",
     "afn_model/curate/takedown.py": "tests/model/curate/test_lineage.py and test_run.py",
+    "afn_model/curate/stand_ins/rules/talkers.py": "tests/model/curate/stages/test_talkers.py",
     "afn_model/data/containers.py": "tests/model/data/test_index.py and test_webdataset.py",
     "afn_model/data/stats.py": "tests/model/cli/test_data.py",
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
