@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from afn_model.curate.audit import audit
 from afn_model.curate.lineage import explain, take_down, text
 from tests.model.curate.toy import WORDS, Toy
 
@@ -73,6 +74,7 @@ def test_a_takedown_takes_copies_and_all_that_was_made(toy):
     toy.say(WORDS | {"u:new": "golf"})
     toy.run()
     assert ids_of(toy)["u:new"] not in toy.lines("gate")
+    assert audit(toy.out) == []
 
 
 def test_an_unknown_name_takes_nothing_down(toy):
