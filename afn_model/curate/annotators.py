@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from afn_model.checks import number, whole
 from afn_model.curate.backends import Backend, CallError, Reply, backend_of
 from afn_model.curate.replies import check
-from afn_model.curate.reply_cache import Record, ReplyCache
+from afn_model.curate.reply_cache import CACHE, Record, ReplyCache
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.spending import Spending, StopRun
 from afn_model.curate.stage import NotReady
@@ -34,7 +34,6 @@ from afn_model.curate.stage import NotReady
 if TYPE_CHECKING:
     from afn_model.curate.plan import Plan
 
-CACHE = "cache"
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try, and up to as much again
 LOST = 16  # requests one after another that found nobody, after which it is given up
 REPAIRS = 1
