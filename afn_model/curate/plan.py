@@ -81,10 +81,10 @@ class CurationPlan:
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """What each stage's outcomes are a function of, beside its rows: its own version and parameters, and the keys
-        of the stages that write what it reads. Another version changes the keys of a stage and of its descendants
-        alone. The first stage is none of them: what it found of a row is in the row, so that more rows are found
-        without running the others again."""
+        """What each stage's outcomes are a function of, beside its rows: its own version and parameters, the annotators
+        that they name, and the keys of the stages that write what it reads. Another version changes the keys of a
+        stage and of its descendants alone. The first stage is none of them: what it found of a row is in the row, so
+        that more rows are found without running the others again."""
         found: dict[str, str] = {}
         for stage in self.stages:
             before = [
@@ -92,8 +92,9 @@ class CurationPlan:
                 for one in self.stages
                 if one.name in found and not isinstance(one, Source) and set(one.writes) & set(stage.reads)
             ]
-            asked = getattr(stage, "annotator", None)
-            told = [stage.parameters(), dict(stage.depends()), (self.annotators or {}).get(asked) if asked else None]
+            own, known = stage.parameters(), self.annotators or {}
+            asked = {name: known[value] for name, value in own.items() if isinstance(value, str) and value in known}
+            told = [own, dict(stage.depends()), asked]
             found[stage.name] = identity.of(stage.name, stage.version, told, self.seed, before)[:12]
         return found
 
