@@ -38,6 +38,7 @@ STAGES: dict[str, str] = {
     "voices": "voices:Voices",
     "diarise": "diarise:Diarise",
     "merge": "merge:Merge",
+    "long-questions": "long_questions:LongQuestions",
     "near-texts": "near_texts:NearTexts",
     "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "privacy": "privacy:Privacy",

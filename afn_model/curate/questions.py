@@ -142,7 +142,7 @@ def answer_in_evidence(one: Question, heard: Timeline) -> str:
     """The answer is in the captions where the evidence is; where it names nothing, as yes and numbers do, what is asked
     about is."""
     there = {stem for text in heard.during(one.evidence) for stem in stems(text)}
-    named = (stems(one.answer) if _kind(one.answer) == "text" else []) or stems(one.question)
+    named = (stems(one.answer) if kind_of_option(one.answer) == "text" else []) or stems(one.question)
     enough = named and sum(name in there for name in named) >= SHARE * len(named)
     return "" if enough else "the evidence does not have the answer"
 
@@ -159,16 +159,16 @@ def options_alike(one: Question, heard: Timeline) -> str:
         return "options with letters or of others"
     if not all(words) or len({_same(option) for option in one.options}) < len(words):
         return "options twice"
-    if len({kind for option in one.options if (kind := _kind(option))}) > 1:
+    if len({kind for option in one.options if (kind := kind_of_option(option))}) > 1:
         return "options of different kinds"
     lengths = sorted(map(len, words))
     return "options of different lengths" if lengths[-1] > max(LONGER * lengths[0], lengths[0] + 3) else ""
 
 
 def answer_not_in_question(one: Question, heard: Timeline) -> str:
-    """The question does not say its answer, unless it names what else it may be; yes, no and numbers may stand in any."""
+    """The question does not say its answer, unless it names what else that may be, or it is yes, no or a number."""
     asked = units_of(one.question)
-    if _kind(one.answer) != "text" or not _within(one.answer, asked):
+    if kind_of_option(one.answer) != "text" or not _within(one.answer, asked):
         return ""
     offered = any(_within(option, asked) for option in one.wrong) or (not one.wrong and "or" in asked)
     return "" if offered else "the question tells the answer"
@@ -240,7 +240,7 @@ def as_record(one: Question, subject: str, *, axis: str, audios: Sequence[Mappin
     }
 
 
-def _kind(option: str) -> str:
+def kind_of_option(option: str) -> str:
     """ "" where it may stand beside options of any kind."""
     text = option.strip().lower().rstrip(".")
     if text in _ANY_KIND:
