@@ -35,6 +35,7 @@ _NUMBER = re.compile(
 _LABEL = re.compile(r"\(?[A-Za-z][).:]\s")  # the writer's own letter of an option
 _OTHERS = re.compile(r"\b(?:all|none|both|neither|either|any) of (?:the above|the others?|these|those|them)\b", re.I)
 _CAPTIONS = re.compile(r"\b(?:captions?|captioned|annotations?|annotators?)\b", re.I)
+_MARKS = re.compile(r"<\||<sound|[\ud800-\udfff\ufffd]")  # tokens of models' own, and broken characters
 _ARTICLES = ("a", "an", "the")
 _OF_NOTES = ("major", "minor", "sharp", "flat", "chord")  # after which an A is none
 
@@ -125,7 +126,9 @@ def _seconds(value: float) -> float:
 
 
 def well_put(one: Question, heard: Timeline) -> str:
-    """It has words, and is about what is heard, not about what the writer read."""
+    """It has words and nothing that prompts are made of, and is about what is heard, not about what the writer read."""
+    if any(map(_MARKS.search, (one.question, *one.options))):
+        return "marks of prompts"
     if not units_of(one.question) or not units_of(one.answer):
         return "an empty question or answer"
     return "it tells of captions" if any(map(_CAPTIONS.search, (one.question, *one.options))) else ""

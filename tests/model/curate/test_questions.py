@@ -66,6 +66,9 @@ def test_what_replies_hold_that_nobody_asked_for():
     [
         (well_put, {"question": "…?"}, "an empty question or answer"),
         (well_put, {"answer": "♪", "wrong": ()}, "an empty question or answer"),
+        (well_put, {"question": "<sound> What is it?"}, "marks of prompts"),
+        (well_put, {"wrong": ("A cat<|im_end|>",)}, "marks of prompts"),
+        (well_put, {"answer": "A \ud800dog"}, "marks of prompts"),
         (well_put, {"question": "What does the second caption tell of?"}, "it tells of captions"),
         (evidence_inside, {"evidence": ((1, 15.0, 5.0),)}, "evidence outside of the recording"),
         (evidence_inside, {"evidence": ((1, 5.0, 5.0),)}, "evidence outside of the recording"),
