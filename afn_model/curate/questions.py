@@ -41,7 +41,7 @@ _OF_NOTES = ("major", "minor", "sharp", "flat", "chord")  # after which an A is 
 
 
 @dataclass(frozen=True)
-class Question:
+class CurationQuestion:
     """A question with its answer.
 
     Args:
@@ -64,6 +64,7 @@ class Question:
         return (self.answer, *self.wrong)
 
 
+Question = CurationQuestion  # as those who write stages call it
 Check = Callable[[Question, Timeline], str]  # what is wrong, in few words that are counted; "" where nothing is
 
 

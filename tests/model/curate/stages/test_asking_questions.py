@@ -33,7 +33,7 @@ ROW = {
 
 
 @dataclass(frozen=True)
-class Sounds(QuestionStage):
+class ToldSounds(QuestionStage):
     """Two requests a row: about the whole, and about its second half."""
 
     name: ClassVar[str] = "sounds"
@@ -70,7 +70,7 @@ def one(stage, context, row=ROW):
 
 
 def test_products_say_how_they_were_made():
-    kept = one(Sounds(), answering({"questions": [GOOD, OTHER]}, {"questions": []}))
+    kept = one(ToldSounds(), answering({"questions": [GOOD, OTHER]}, {"questions": []}))
     first, second = kept.fields["sounds"]
     assert kept.tally == {"questions: sound": 2}
     assert (first["axis"], first["task"], first["annotator"], first["audios"]) == ("long", "sound", "m", [{}])
@@ -82,23 +82,23 @@ def test_products_say_how_they_were_made():
 def test_a_second_request_is_checked_against_its_own_part_and_not_asked_the_same():
     shifted = {**OTHER, "question": "What barks?", "evidence": [{"start": 1, "end": 9}]}
     again = {**shifted, "question": GOOD["question"]}
-    kept = one(Sounds(), answering({"questions": [GOOD, OTHER]}, {"questions": [OTHER, GOOD, shifted, again]}))
+    kept = one(ToldSounds(), answering({"questions": [GOOD, OTHER]}, {"questions": [OTHER, GOOD, shifted, again]}))
     assert [product["messages"][1]["content"] for product in kept.fields["sounds"]] == ["A bell", "A dog", "A dog"]
     lost = ("evidence outside of the recording", "the evidence does not have the answer", "like an earlier one")
     assert kept.tally == {"questions: sound": 3, **{f"questions lost: {why}": 1 for why in lost}}
 
 
 def test_replies_that_do_not_come_or_are_of_no_use():
-    some = one(Sounds(), answering({"questions": [GOOD]}, error("refused")))
+    some = one(ToldSounds(), answering({"questions": [GOOD]}, error("refused")))
     assert some.tally == {"questions: sound": 1, "replies lost: refused": 1}
-    none = one(Sounds(), answering(error("refused"), error("not as asked: x")))
+    none = one(ToldSounds(), answering(error("refused"), error("not as asked: x")))
     assert none == Failed("no questions of r: 1 replies lost: not as asked, 1 replies lost: refused")
-    late = one(Sounds(), answering({"questions": [GOOD]}, error("busy", True)))
+    late = one(ToldSounds(), answering({"questions": [GOOD]}, error("busy", True)))
     assert late == Failed("1 of 2 replies are missing: busy", True)
-    empty = one(Sounds(), answering(error("never asked")), {**ROW, "merged": []})
+    empty = one(ToldSounds(), answering(error("never asked")), {**ROW, "merged": []})
     assert empty == Kept({"sounds": []}, {})
     with pytest.raises(NotReady, match="asks 'nobody'"):
-        one(Sounds(annotator="nobody"), answering({}))
+        one(ToldSounds(annotator="nobody"), answering({}))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_replies_that_do_not_come_or_are_of_no_use():
     ],
 )
 def test_what_is_answered_without_hearing_is_weak(said, weak, lost):
-    stage = Sounds(blind="guesser")
+    stage = ToldSounds(blind="guesser")
     kept = one(stage, answering({"questions": [GOOD]}, {"questions": []}, blind=said))
     (product,) = kept.fields["sounds"]
     assert product.get("weak", False) is weak
@@ -127,7 +127,7 @@ def test_tries_without_hearing_differ_and_see_no_captions():
     asked, context = [], answering({"questions": [GOOD]}, {"questions": []}, blind=("no",))
     ask = context.annotators["guesser"]
     context.annotators["guesser"] = lambda requests: asked.extend(requests) or ask(requests)
-    one(Sounds(blind="guesser", tries=2), context)
+    one(ToldSounds(blind="guesser", tries=2), context)
     assert [request.settings["seed"] for request in asked] == [0, 1]
     assert all(request.settings["temperature"] > 0 for request in asked)
     assert len({request.result_id({}) for request in asked}) == 2
@@ -166,13 +166,13 @@ def test_options_within_options_and_notes():
 
 def test_parameters_and_what_outcomes_depend_on():
     with pytest.raises(ValueError, match="no prompt 'nowhere'"):
-        Sounds(prompt="nowhere")
+        ToldSounds(prompt="nowhere")
     with pytest.raises(ValueError, match="tries"):
-        Sounds(tries=0)
-    assert Sounds().depends() != Sounds(blind="guesser").depends()
+        ToldSounds(tries=0)
+    assert ToldSounds().depends() != ToldSounds(blind="guesser").depends()
     known = {"writer": {"call": "a:b"}, "guesser": {"call": "a:b"}, "other": {"call": "a:b"}}
     keys = [
-        Plan("p", (Sounds(blind="guesser"),), annotators={**known, name: {"call": "a:c"}}).keys["sounds"]
+        Plan("p", (ToldSounds(blind="guesser"),), annotators={**known, name: {"call": "a:c"}}).keys["sounds"]
         for name in ("writer", "guesser", "other", "another")
     ]
     assert len(set(keys)) == 3  # annotators that the stage does not ask change nothing
