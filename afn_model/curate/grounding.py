@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from afn_model.curate.texts import units_of
 from afn_model.infer.stated_times import stated_times
 
 SHARE = 0.5  # of what a sentence or an event names, that must occur in annotations
 _SLACK = 0.5  # seconds that a stated time may be after the end
 _SENTENCE = re.compile(r"(?<=[.!?。！？])[\"”’')\]]*\s+|(?<=[。！？])")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_DIGITS = re.compile(r"[\d_]+")
 _SUFFIXES = ("ings", "ing", "ers", "er", "ies", "ied", "es", "ed", "ly", "s")
 
 
@@ -114,8 +116,9 @@ def grounded(
 
 def stems(text: str) -> list[str]:
     """What a text names: its words but for those that tell no event, each reduced to what its forms have in common."""
-    words = (word.lower().replace("’", "'") for word in _WORD.findall(text))
-    return [stem(word) for word in words if word not in _NEUTRAL and len(word) > 1]
+    found = [text.lower()] if text.isascii() else units_of(text)
+    words = [word for one in found for word in (_WORD.findall(one) if one.isascii() else _DIGITS.split(one))]
+    return [stem(word) for word in words if word not in _NEUTRAL and (len(word) > 1 or not word.isascii())]
 
 
 def stem(word: str) -> str:

@@ -32,16 +32,17 @@ STAGES: dict[str, str] = {
     "quality": "quality:Quality",
     "language": "language:Language",
     "segment": "segments:Segments",
-    "caption": "captions:SegmentCaptions",
     "transcribe": "transcripts:Transcripts",
-    "video-captions": "video_captions:VideoCaptions",
+    "caption": "captions:SegmentCaptions",
     "voices": "voices:Voices",
+    "video-captions": "video_captions:VideoCaptions",
     "diarise": "diarise:Diarise",
     "merge": "merge:Merge",
-    "talkers": "talkers:Talkers",
     "near-texts": "near_texts:NearTexts",
-    "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "privacy": "privacy:Privacy",
+    "long-questions": "long_questions:LongQuestions",
+    "talkers": "talkers:Talkers",
+    "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "quotas": "quotas:Quotas",
     "export": "export:Export",
 }
@@ -86,10 +87,10 @@ class CurationPlan:
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """What each stage's outcomes are a function of, beside its rows: its own version and parameters, and the keys
-        of the stages that write what it reads. Another version changes the keys of a stage and of its descendants
-        alone. The first stage is none of them: what it found of a row is in the row, so that more rows are found
-        without running the others again."""
+        """What each stage's outcomes are a function of, beside its rows: its own version and parameters, the annotators
+        that they name, and the keys of the stages that write what it reads. Another version changes the keys of a
+        stage and of its descendants alone. The first stage is none of them: what it found of a row is in the row, so
+        that more rows are found without running the others again."""
         found: dict[str, str] = {}
         for stage in self.stages:
             before = [

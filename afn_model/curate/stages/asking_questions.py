@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +10,17 @@ from typing import Any
 
 from afn_model.checks import whole
 from afn_model.curate.prompt_files import prompt_file
-from afn_model.curate.questions import Check, Question, as_record, read_questions, schema, sift
+from afn_model.curate.questions import Check, Question, as_record, read_questions, runs_in, schema, sift, words_named
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Row
 from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
-from afn_model.curate.texts import words_of
+from afn_model.curate.texts import units_of
 from afn_model.curate.timeline import Timeline
+from afn_model.scoring.text import normalise
 
 BLIND = "blind"
+WARM = 0.7  # temperature of the tries without hearing, which are to differ
+_LETTER = re.compile(r"\W*([A-Za-z])\W*")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class QuestionPart:
         data: more of the prompt.
         options: wrong options of each; None leaves it open.
         further: checks by kind of question.
+        relations: in time, one of which each question names; none if there are none.
     """
 
     subject: str
@@ -44,6 +49,7 @@ class QuestionPart:
     data: Mapping[str, Any] = field(default_factory=dict)
     options: int | None = None
     further: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+    relations: tuple[str, ...] = ()
 
 
 Standing = tuple[QuestionPart, Question, Mapping[str, str]]  # and how it was made
@@ -67,9 +73,8 @@ class QuestionStage(AskingStage):
     tries: int = 3
 
     def __post_init__(self):
-        super().__post_init__()
         whole(self.tries, "tries", 1, 99)
-        for name in self.prompts():
+        for name in (*self.prompts(), *[BLIND] * bool(self.blind)):
             prompt_file(name)
 
     def prompts(self) -> tuple[str, ...]:
@@ -109,7 +114,8 @@ class QuestionStage(AskingStage):
         return found
 
     def _request(self, part: QuestionPart) -> AnnotationRequest:
-        form = schema(part.kinds, options=part.options, clips=len(part.heard.seconds) > 1)
+        clips = len(part.heard.seconds) > 1
+        form = schema(part.kinds, options=part.options, clips=clips, relations=part.relations)
         return self.request(part.subject, prompt=part.prompt, schema=form, annotations=part.heard.said(), **part.data)
 
     def _kept(
@@ -140,10 +146,9 @@ class QuestionStage(AskingStage):
         return [[some[at : at + self.tries] for at in range(0, len(some), self.tries)] for some in found]
 
     def _unheard(self, part: QuestionPart, one: Question, number: int) -> AnnotationRequest:
-        record = as_record(one, part.subject, axis=part.axis)
-        return self.request(
-            part.subject, prompt=BLIND, tokens=100, settings={"seed": number}, question=record["messages"][0]["content"]
-        )
+        asked = as_record(one, part.subject, axis=part.axis)["messages"][0]["content"]
+        told = {"seed": number, "temperature": WARM}
+        return self.request(part.subject, prompt=BLIND, tokens=100, settings=told, question=asked)
 
     def _products(
         self,
@@ -156,7 +161,9 @@ class QuestionStage(AskingStage):
             product = as_record(one, part.subject, axis=part.axis, audios=part.audios)
             product |= {"annotator": how["model"], "prompt": how["prompt"]}
             product["annotations"] = [how["annotation"], *part.heard.annotations]
-            right = sum(not guess.error and says_answer(guess.data, one) for guess in guesses)
+            tally.update(lost(guesses, "replies without hearing"))
+            order = product["truth"]["options"]
+            right = sum(not guess.error and says_answer(guess.data, one, order) for guess in guesses)
             if 2 * right > len(guesses):
                 product["weak"] = True
                 tally["questions answered without hearing"] += 1
@@ -165,8 +172,22 @@ class QuestionStage(AskingStage):
         return found
 
 
-def says_answer(reply: str, one: Question) -> bool:
-    """Whether a reply without hearing is the answer, and names no other option."""
-    said = f" {' '.join(words_of(reply))} "
-    named = [option for option in one.options if f" {' '.join(words_of(option))} " in said]
-    return one.answer in named and not any(option != one.answer and option not in one.answer for option in named)
+def says_answer(reply: Any, one: Question, order: Sequence[str] = ()) -> bool:
+    """Whether a reply without hearing is the answer, and names no other option.
+
+    Args:
+        reply: the text; anything else says nothing.
+        one: the question.
+        order: of its options, for replies that are a letter.
+    """
+    if not isinstance(reply, str):
+        return False
+    exact = [option for option in one.options if normalise(option) == normalise(reply)]
+    letter = _LETTER.fullmatch(reply.strip())
+    place = ord(letter[1].upper()) - ord("A") if letter else len(order)
+    if exact or place < len(order):
+        return one.answer == (exact[0] if exact else order[place])
+    said = units_of(reply)
+    named = [words for words in map(words_named, one.options) if runs_in(words, said)]
+    left = [words for words in named if not any(words != other and runs_in(words, other) for other in named)]
+    return left == [words_named(one.answer)]

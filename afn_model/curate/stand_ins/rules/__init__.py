@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from afn_model.curate.stand_ins.rules import captions, talkers
+from afn_model.curate.stand_ins.rules import captions, long_questions, talkers
 from afn_model.curate.stand_ins.rules.rule_input import Rule
 
-RULES: dict[str, Rule] = {**captions.RULES, **talkers.RULES}
+RULES: dict[str, Rule] = {
+    **captions.RULES,
+    **long_questions.RULES,
+    **talkers.RULES,
+}
