@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,8 +28,8 @@ WRONG = 3  # options beside the answer
 LEAST = 0.5  # seconds of speech or music that are measured in a clip which has it
 NEAR = 1.0, 0.25  # seconds, or share of it, by which a length may differ from that of its evidence
 _SPANS = {"speech": ("speech",), "music": ("music", "singing")}
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_VALUES = {word: number for number, word in enumerate(_NUMBERS)} | {"once": 1, "twice": 2, "never": 0, "none": 0}
+_TENS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_VALUES = {word: number for number, word in enumerate(_TENS)} | {"once": 1, "twice": 2, "never": 0, "none": 0}
 _STEP = re.compile(r"\s*(?:,|;|\bthen\b|\bfollowed by\b|\bafter that\b)(?:\s*(?:,|\band\b|\bthen\b))*\s*", re.I)
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?|[a-z]+) (?:seconds?|s)\b", re.I)
 
@@ -57,9 +58,7 @@ def as_many_as_evidence(one: Question, heard: Timeline) -> str:
     numbers = [_value(word) for word in words_of(one.answer)]
     numbers = [number for number in numbers if number is not None]
     spans = sorted(one.evidence)
-    apart = all(
-        left[0] != right[0] or left[2] <= right[1] + SLACK for left, right in zip(spans, spans[1:], strict=False)
-    )
+    apart = all(left[0] != right[0] or left[2] <= right[1] + SLACK for left, right in pairwise(spans))
     return "" if apart and numbers == [len(spans)] else "the number is not that of its evidence"
 
 
@@ -70,7 +69,7 @@ def in_order_of_evidence(one: Question, heard: Timeline) -> str:
     starts = [(clip, start) for clip, start, _ in one.evidence]
     if len(steps) < 2 or len(steps) != len(starts):
         return "an order of other things than its evidence"
-    if any(left >= (right[0], right[1] - SLACK) for left, right in zip(starts, starts[1:], strict=False)):
+    if any(left >= (right[0], right[1] - SLACK) for left, right in pairwise(starts)):
         return "not in the order of its evidence"
     there = [{stem for text in heard.during([span]) for stem in stems(text)} for span in one.evidence]
     named = (set(stems(step)) for step in steps)

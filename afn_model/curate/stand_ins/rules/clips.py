@@ -18,8 +18,9 @@ _PART = re.compile(r"^(\d+)\. [\d.]+ to [\d.]+ s, speech ([\d.]+) s, music ([\d.
 _LINE = re.compile(r"^([\d.]+) to ([\d.]+) s: (.*)$", re.M)
 _CLAUSE = re.compile(r"(, while |, then |(?<=[.!?]) +)")
 _QUOTED = re.compile(r"the words are \"[^\"]*\"\.?|\"[^\"]*\"", re.I)
-_MANNER = frozenset(map(stem, "fast slowly calmly silence nothing else".split()))
-_SPOKEN, _PLAYED = {stem("speaks")}, {stem(word) for word in "music piano guitar violin flute organ bass".split()}
+_MANNER = frozenset(map(stem, ("fast", "slowly", "calmly", "silence", "nothing", "else")))
+_SPOKEN = {stem("speaks")}
+_PLAYED = set(map(stem, ("music", "piano", "guitar", "violin", "flute", "organ", "bass")))
 _OTHERS = ("a tractor", "a kettle", "a cuckoo", "an avalanche", "a typewriter", "a fountain")
 _COUNTS = ("one", "two", "three", "four", "five", "six")
 

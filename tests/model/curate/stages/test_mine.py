@@ -115,5 +115,5 @@ def test_segments_that_make_no_clip():
     del apart["segments"][1]  # the others are not adjacent
     assert places(apart, hourly=360) == [(0, 10), (20, 30)]
     for wrong in ({"least": 0}, {"least": 20, "most": 10}, {"hourly": 0}, {"hourly": 1000}, {"price": "x"}):
-        with pytest.raises(ValueError, match="least|hourly|price"):
+        with pytest.raises(ValueError, match=r"least|hourly|price"):
             Mine(**wrong)

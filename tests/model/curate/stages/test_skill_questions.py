@@ -122,8 +122,8 @@ def asked_of_the_rules(out, given):
 
 def test_from_clips_to_records(tmp_path):
     """What the rule does wrong now and then is lost and counted."""
-    tally, products = asked_of_the_rules(tmp_path, [row(str(number)) for number in range(8)])
-    assert len(products) > 40
+    tally, products = asked_of_the_rules(tmp_path, [row(str(number)) for number in range(6)])
+    assert len(products) > 30
     assert {name for name in tally if name.startswith("questions lost")} >= {
         "questions lost: evidence outside of the recording",
         "questions lost: the evidence does not have the answer",
@@ -141,8 +141,8 @@ def test_from_clips_to_records(tmp_path):
 
 def test_no_good_question_is_lost_but_to_one_like_it(tmp_path, monkeypatch):
     monkeypatch.setattr(clips, "FLAWED", 2**40)
-    tally, products = asked_of_the_rules(tmp_path, [row(str(number)) for number in range(4)])
-    assert len(products) > 25
+    tally, products = asked_of_the_rules(tmp_path, [row(str(number)) for number in range(2)])
+    assert len(products) > 12
     assert {name for name in tally if "lost" in name} <= {"questions lost: like an earlier one"}
 
 
