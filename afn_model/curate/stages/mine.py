@@ -67,7 +67,7 @@ class Mine(Stage):
     name: ClassVar[str] = "mine"
     reads: ClassVar[tuple[str, ...]] = ("segments", "merged", "scores", "source_id", "seconds")
     writes: ClassVar[tuple[str, ...]] = ("clips",)
-    resources: ClassVar[Resources] = Resources(seconds=0.01)
+    resources: ClassVar[Resources] = Resources(seconds=0.3)
 
     least: float = 10.0
     most: float = 30.0
