@@ -51,7 +51,7 @@ _NEUTRAL = _set(
     " audible sound sounds noise noises audio recording clip segment background foreground throughout briefly moment"
     " moments short long brief time times seconds minutes part whole overall together later still clearly quietly"
     " loudly soft softly loud quiet low high faint faintly like seems appears come comes goes go occur occurs make"
-    " makes another different"
+    " makes another different many much often parts"
 )
 # Words of what nobody hears.
 _SEEN = _set(

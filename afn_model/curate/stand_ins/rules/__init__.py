@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from afn_model.curate.stand_ins.rules import captions, long_questions, talkers
+from afn_model.curate.stand_ins.rules import captions, clips, long_questions, talkers
 from afn_model.curate.stand_ins.rules.rule_input import Rule
 
 RULES: dict[str, Rule] = {
     **captions.RULES,
+    **clips.RULES,
     **long_questions.RULES,
     **talkers.RULES,
 }

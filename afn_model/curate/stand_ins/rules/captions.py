@@ -9,11 +9,15 @@ from afn_model.curate.stand_ins.rules.rule_input import Event, Rule, RuleInput
 
 
 def caption(asked: RuleInput) -> str:
-    """What happens in order: runs of words of one voice, sounds, notes."""
-    told = []
-    for (kind, what), _ in groupby(asked.first, key=lambda one: (one["kind"], _what(one))):
-        told.append(f"a {what or 'voice'} speaks" if kind == "word" else f"{_article(what)} is heard")
-    return f"{', then '.join(told)}.".capitalize() if told else "There is silence, and nothing else is heard."
+    """What happens in order: runs of words of one voice, sounds, notes; "while" where one begins before those before
+    it are over."""
+    told, over = "", 0.0
+    for (kind, what), some in groupby(asked.first, key=lambda one: (one["kind"], _what(one))):
+        run = list(some)
+        told += f", {'while' if run[0]['start'] < over else 'then'} " if told else ""
+        told += f"a {what or 'voice'} speaks" if kind == "word" else f"{_article(what)} is heard"
+        over = max(over, *(one["end"] for one in run))
+    return f"{told}.".capitalize() if told else "There is silence, and nothing else is heard."
 
 
 def voices(asked: RuleInput) -> str:
