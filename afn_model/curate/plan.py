@@ -38,6 +38,8 @@ STAGES: dict[str, str] = {
     "voices": "voices:Voices",
     "diarise": "diarise:Diarise",
     "merge": "merge:Merge",
+    "safety": "safety:Safety",
+    "instructions": "instructions:Instructions",
     "near-texts": "near_texts:NearTexts",
     "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "privacy": "privacy:Privacy",
