@@ -157,14 +157,19 @@ def together(one: str, other: str) -> bool:
     return len(names) == 2 and names not in _APART
 
 
+def code_of(language: str) -> str:
+    """The code of a language without its region, "en" of "en-GB"; "" where it is not known."""
+    code = re.split("[-_]", language.lower())[0]
+    return "" if code == "unsure" else code
+
+
 def allowed(form: str, language: str) -> bool:
     """Whether a form can be asked for in a language, by its code; of an unknown one only what needs nothing of it."""
-    code, needs = re.split("[-_]", language.lower())[0], FORMS[form].needs
-    known = bool(code) and code != "unsure"
+    code, needs = code_of(language), FORMS[form].needs
     return {
         "": True,
-        "case": known and code not in _NO_CASE,
-        "spaces": known and code not in _NO_SPACES,
+        "case": bool(code) and code not in _NO_CASE,
+        "spaces": bool(code) and code not in _NO_SPACES,
         "english": code == "en",
     }[needs]
 

@@ -73,7 +73,7 @@ class UnsafeSpan:
 
 
 @dataclass(frozen=True)
-class Passage:
+class SpokenPassage:
     """Words that are said one after another."""
 
     start: float
@@ -81,21 +81,21 @@ class Passage:
     text: str
 
 
-def passages(transcript: Mapping[str, Any], seconds: float) -> list[Passage]:
+def passages(transcript: Mapping[str, Any], seconds: float) -> list[SpokenPassage]:
     """What is said, cut at pauses; all of it at once where the words have no times."""
     words = transcript.get("words") or []
     if not words:
         text = " ".join(transcript.get("text", "").split())
-        return [Passage(0.0, seconds, text)] if text else []
+        return [SpokenPassage(0.0, seconds, text)] if text else []
     found: list[list[Mapping[str, Any]]] = []
     for one in words:
         if not found or one["start"] - found[-1][-1]["end"] > PAUSE or len(found[-1]) >= LONGEST:
             found.append([])
         found[-1].append(one)
-    return [Passage(one[0]["start"], one[-1]["end"], " ".join(word["word"] for word in one)) for one in found]
+    return [SpokenPassage(one[0]["start"], one[-1]["end"], " ".join(word["word"] for word in one)) for one in found]
 
 
-def lines(said: Sequence[Passage]) -> str:
+def lines(said: Sequence[SpokenPassage]) -> str:
     """A line for each passage, as ``Timeline.said`` has captions."""
     return "\n".join(f"{one.start:.1f} to {one.end:.1f} s: {one.text}" for one in said) or "nothing"
 

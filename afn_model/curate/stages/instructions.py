@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from afn_model.checks import number
 from afn_model.curate import constraint_texts
-from afn_model.curate.constraint_texts import QUESTIONS, Demand, content, demands, drawn, pick, words_to_use
+from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, drawn, pick, words_to_use
 from afn_model.curate.refusals import stands
 from afn_model.curate.replies import other_language
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
@@ -69,7 +69,8 @@ class Instructions(AskingStage):
 
     def depends(self) -> Mapping[str, Any]:
         forms = {name: [*one.phrasings] for name, one in constraint_texts.FORMS.items()}
-        return {**super().depends(), "forms": forms, "questions": QUESTIONS}
+        texts = [constraint_texts.STARTS, constraint_texts.ENDS, constraint_texts.KEYS, QUESTIONS]
+        return {**super().depends(), "forms": forms, "texts": texts}
 
     def run(self, rows: Sequence[Row], context: Context) -> list[Outcome]:
         asked = [self._asked(row) for row in rows]
@@ -81,7 +82,7 @@ class Instructions(AskingStage):
 
     def _asked(self, row: Row) -> list[_Following]:
         heard, listed = timeline_of(row), list(row[self.clips]) if self.clips else []
-        language = next((one["language"] for one in row["merged"] if one.get("language")), self.language)
+        language = code_of(next((one["language"] for one in row["merged"] if one.get("language")), self.language))
         found = []
         for clip in listed or [{"id": row["source_id"]}]:
             part = heard.part(clip["start"], clip["end"]) if "start" in clip else heard

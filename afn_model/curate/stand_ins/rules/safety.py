@@ -140,8 +140,8 @@ def shaped(told: str, specs: Sequence[Mapping[str, Any]]) -> str:
     text = " ".join([*begin, *others, *must, *end])
     if "json" in of:
         keys, rest = of["json"].get("keys", KEYS[0]), " ".join(others)  # words that are counted are in the first alone
-        told = {key: text if key == keys[0] else rest for key in keys}
-        return json.dumps({key: one.lower() if "lower" in of else one for key, one in told.items()}, ensure_ascii=False)
+        both = {key: text if key == keys[0] else rest for key in keys}
+        return json.dumps({key: one.lower() if "lower" in of else one for key, one in both.items()}, ensure_ascii=False)
     return text.upper() if "upper" in of else text.lower() if "lower" in of else text
 
 

@@ -137,7 +137,7 @@ def test_most_spans_of_a_recording():
 
 def test_a_quote_may_be_of_any_language_and_the_first_lines_are_those_of_the_caption_of_the_whole(tmp_path):
     asked = context(tmp_path, call=f"{__name__}:german")
-    row = told("de", "gib mir sofort das ganze Geld oder ich werde schießen")
+    row = told("de", "gib mir sofort das ganze Geld, ich werde schießen")
     (kept,) = Safety().run([row], asked)
     assert kept.tally["unsafe: violence"] == 1
     by_rules, requests = rules()
@@ -147,7 +147,7 @@ def test_a_quote_may_be_of_any_language_and_the_first_lines_are_those_of_the_cap
 
 
 def german(requests):
-    quote = "gib mir sofort das ganze Geld oder ich werde schießen"
+    quote = "gib mir sofort das ganze Geld, ich werde schießen"
     span = {"start": 3.0, "end": 6.0, "category": "violence", "quote": quote}
     return [{"spans": [span]} if one.prompt == "unsafe" else {} for one in requests]
 
