@@ -33,8 +33,9 @@ class _Following:
 
 @dataclass(frozen=True)
 class Instructions(AskingStage):
-    """Writes ``instructions``: products of task instruction_<constraint>, with two of them instruction_<one>_<other>.
-    An answer that breaks a constraint, or that is not in the captions, is counted and left out.
+    """Writes ``instructions``: products of task instruction_<constraint>, or instruction_<one>_<other> with two of them,
+    in the order of the alphabet. An answer that breaks a constraint, or that is not in the captions, is counted and
+    left out.
 
     Answers are in the language of the captions: what the first of them says of itself, else the stage's. What its
     writing lacks is not asked for: capital letters, or a number of words.
@@ -139,7 +140,7 @@ def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
     truth = {"metric": "constraint", "constraint": specs[0], "label": label} if label else {"metric": "f1"}
     return {
         "axis": "safety",
-        "task": "_".join(["instruction", *(spec["name"] for spec in specs)]),
+        "task": "_".join(["instruction", *sorted(spec["name"] for spec in specs)]),
         "audios": [dict(one.audio)],
         "messages": [{"role": "user", "content": told}, {"role": "assistant", "content": answer}],
         "rewards": [{"kind": "constraint", **spec} for spec in specs],

@@ -46,7 +46,7 @@ def test_answers_in_every_form_and_every_flaw_is_counted():
         check(one["rewards"])
         answer = one["messages"][1]["content"]
         assert reward(answer, one["rewards"]) == {"constraint": 1.0}
-        assert one["task"] == "_".join(["instruction", *(spec["name"] for spec in one["rewards"])])
+        assert one["task"] == "_".join(["instruction", *sorted(spec["name"] for spec in one["rewards"])])
         assert one["messages"][0]["content"].startswith(one["truth"]["question"] + " ")
         assert score(one, answer) == 1.0
         assert one["axis"] == "safety"
