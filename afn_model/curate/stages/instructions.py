@@ -33,9 +33,8 @@ class _Following:
 
 @dataclass(frozen=True)
 class Instructions(AskingStage):
-    """Writes ``instructions``: products of task instruction_<constraint>, or instruction_<one>_<other> with two of them,
-    in the order of the alphabet. An answer that breaks a constraint, or that is not in the captions, is counted and
-    left out.
+    """Writes ``instructions``: products of task instruction_<constraint>, or instruction_<one>_<other> with two, in the
+    order of the alphabet. An answer that breaks a constraint, or that is not in the captions, is counted and left out.
 
     Answers are in the language of the captions: what the first of them says of itself, else the stage's. What its
     writing lacks is not asked for: capital letters, or a number of words.
