@@ -46,6 +46,8 @@ STAGES: dict[str, str] = {
     "clip-quotas": "clip_quotas:ClipQuotas",
     "skill-questions": "skill_questions:SkillQuestions",
     "talkers": "talkers:Talkers",
+    "safety": "safety:Safety",
+    "instructions": "instructions:Instructions",
     "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "quotas": "quotas:Quotas",
     "export": "export:Export",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from afn_model.curate.stand_ins.rules import captions, clips, long_questions, talkers
+from afn_model.curate.stand_ins.rules import captions, clips, long_questions, safety, talkers
 from afn_model.curate.stand_ins.rules.rule_input import Rule
 
 RULES: dict[str, Rule] = {
     **captions.RULES,
     **clips.RULES,
     **long_questions.RULES,
+    **safety.RULES,
     **talkers.RULES,
 }
