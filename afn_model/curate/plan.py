@@ -39,6 +39,8 @@ STAGES: dict[str, str] = {
     "diarise": "diarise:Diarise",
     "merge": "merge:Merge",
     "near-texts": "near_texts:NearTexts",
+    "think": "think:Think",
+    "think-filters": "think_filters:ThinkFilters",
     "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "privacy": "privacy:Privacy",
     "quotas": "quotas:Quotas",
