@@ -48,6 +48,8 @@ STAGES: dict[str, str] = {
     "talkers": "talkers:Talkers",
     "safety": "safety:Safety",
     "instructions": "instructions:Instructions",
+    "think": "think:Think",
+    "think-filters": "think_filters:ThinkFilters",
     "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "quotas": "quotas:Quotas",
     "export": "export:Export",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afn_model.curate.stand_ins.rules import captions, clips, long_questions, safety, talkers
+from afn_model.curate.stand_ins.rules import captions, clips, long_questions, safety, talkers, think
 from afn_model.curate.stand_ins.rules.rule_input import Rule
 
 RULES: dict[str, Rule] = {
@@ -11,4 +11,5 @@ RULES: dict[str, Rule] = {
     **long_questions.RULES,
     **safety.RULES,
     **talkers.RULES,
+    **think.RULES,
 }
