@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
+from afn_model.curate.stand_ins.rules.think import guess
 
 FLAWED = 5  # one question of so many is not as it should be
 _LINE = re.compile(r"^(\d+\.\d) to (\d+\.\d) s: (.*)$", re.M)
@@ -235,7 +236,9 @@ def _reply(asked: RuleInput, *, kind: str) -> dict[str, Any]:
 
 
 def blind(asked: RuleInput) -> str:
-    """One of the options by a hash of the request, right as often as chance is."""
+    """The only option that one may hear at all; else one by a hash of the request, right as often as chance is."""
+    if (likely := guess(asked)) != "unknown":
+        return likely
     options = _OPTION.findall(asked.text)
     return options[drawn(asked.text) % len(options)] if options else "Nobody can tell without hearing it."
 

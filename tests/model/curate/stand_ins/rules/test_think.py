@@ -71,7 +71,8 @@ def test_nothing_is_asked_about_what_has_no_order():
     ],
 )
 def test_what_is_heard(step, said):
-    events = [{"kind": "sound", "label": "bell"}, {"kind": "word", "label": "yes", "voice": "woman"}]
+    bell, word = {"kind": "sound", "label": "bell"}, {"kind": "word", "label": "yes", "voice": "woman"}
+    events = [{**bell, "start": 0.0, "end": 0.5}, {**word, "start": 1.0, "end": 1.5}]
     assert RULES["step_heard"](RuleInput(prompt_file("step_heard").fill(step=step), [events])) == said
     texts = [prompt_file("step_heard").fill(step=f"It is {number}.") for number in range(640)]
     deaf = sum(RULES["step_heard"](RuleInput(text, [[]])) == "No" for text in texts)
