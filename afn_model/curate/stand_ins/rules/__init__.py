@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afn_model.curate.stand_ins.rules import captions
+from afn_model.curate.stand_ins.rules import captions, pools
 from afn_model.curate.stand_ins.rules.rule_input import Rule
 
-RULES: dict[str, Rule] = {**captions.RULES}
+RULES: dict[str, Rule] = {**captions.RULES, **pools.RULES}
