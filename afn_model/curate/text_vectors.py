@@ -25,7 +25,8 @@ def hashed_words(texts: Sequence[str]) -> np.ndarray:
     v[h(w)] += s(w) · (1 + ln((1 + n) / (1 + n_w))) for each stem w of what the text names, h and s (a sign) by its
     hash, n_w the number of texts that have it. Texts that have nothing in common have a cosine of 0 ± 1/16.
     """
-    named = [sorted(set(stems(text))) for text in texts]
+    known: dict[str, str] = {}  # each stem once, whatever the number of texts that have it
+    named = [sorted({known.setdefault(stem, stem) for stem in stems(text)}) for text in texts]
     counts = Counter(stem for some in named for stem in some)
     places: dict[str, tuple[int, float]] = {}
     for stem, count in counts.items():
@@ -52,8 +53,9 @@ def whole_numbers(vectors: Any, count: int) -> np.ndarray:
         raise ValueError("an embedding returns an array [texts, dimensions]") from None
     if given.ndim != 2 or len(given) != count or not np.isfinite(given).all():
         raise ValueError(f"an embedding of {count} texts returns finite [{count}, dimensions], got {given.shape}")
-    lengths = np.sqrt(np.square(given, dtype=np.float64).sum(1, keepdims=True))
-    return np.rint(given / np.maximum(lengths, 1e-30) * SCALE).astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", given, given, dtype=np.float64))
+    found = given * (SCALE / np.maximum(lengths, 1e-30)).astype(np.float32)[:, None]
+    return np.rint(found, out=found)
 
 
 def nearest(vectors: np.ndarray, most: int, least: float) -> list[list[int]]:

@@ -24,8 +24,8 @@ Clips = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Chat(AskingStage):
-    """Writes ``chats``: a conversation about one to four clips of a pool, the recording's own among them, for a share of
-    the recordings, chosen by hash.
+    """Writes ``chats``: a conversation about one to four clips of a pool, the recording's own among them, for a share
+    of the recordings, chosen by hash.
 
     An answer that needs audio or extraction is in the captions where its evidence is. The first turn that does not
     stand ends a chat, since later ones may build on it; a chat stays if it still has ``least`` turns, two of which need
