@@ -88,6 +88,10 @@ class QuestionStage(AskingStage):
         """What is asked about a row."""
         raise NotImplementedError
 
+    def together(self, one: QuestionPart, other: QuestionPart) -> bool:
+        """Whether no question about one part of a row may be like one about another."""
+        return True
+
     def run(self, rows: Sequence[Row], context: Context) -> list[Outcome]:
         parts = [self.parts(row, context) for row in rows]
         asked = [[self._request(one) for one in some] for some in parts]
@@ -131,7 +135,8 @@ class QuestionStage(AskingStage):
             tally.update(lost([response], "replies"))
             if response.error:
                 continue
-            stand = sift(read_questions(response.data), part.heard, tally, part.further, [one for _, one, _ in found])
+            before = [one for other, one, _ in found if self.together(part, other)]
+            stand = sift(read_questions(response.data), part.heard, tally, part.further, before)
             found += [(part, one, made(response, request.prompt_hash)) for one in stand]
         return found
 

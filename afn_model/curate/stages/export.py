@@ -26,8 +26,9 @@ from afn_model.audio.decode import stream_audio
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import ShardWriter
 from afn_model.audio.source import read_source
-from afn_model.checks import number, said, shown, whole
+from afn_model.checks import said, shown, whole
 from afn_model.curate import identity
+from afn_model.curate.splits import check_heldout, split_of
 from afn_model.curate.stage import Context, Dropped, Failed, Kept, Outcome, Resources, Row, Stage
 from afn_model.curate.stages.card import WEAK, card, curriculum
 from afn_model.curate.stages.licences import check_uses
@@ -106,8 +107,7 @@ class Export(Stage):
             raise ValueError(f"texts are {' or '.join(QUESTIONS)}, got {shown(wrong[0])}")
         if self.audio not in ("flac", "original"):
             raise ValueError(f"audio is flac or original, got {shown(self.audio)}")
-        if not 0 <= number(self.heldout, "heldout") < 1:
-            raise ValueError(f"heldout is from 0 up to below 1, got {self.heldout}")
+        check_heldout(self.heldout)
         check_uses(self.needs)
         whole(self.shards, "shards", 1, 1000)
         whole(self.shard_bytes, "shard_bytes", 1 << 16, 1 << 40)
@@ -226,8 +226,7 @@ class Export(Stage):
                     yield {"axis": "skills", "task": kind, "audios": [where], "messages": messages}, name
 
     def _split(self, row: Row) -> str:
-        drawn = int(identity.of("split", str(row.get(self.split_by) or row["source_id"]))[:13], 16) / 16**13
-        return "heldout" if drawn < self.heldout else "train"
+        return split_of(row, self.split_by, self.heldout)
 
     def _audio(self, rows: Sequence[Row], data: Path, out: Path, found: dict[str, Outcome]) -> dict[str, str]:
         """Writes recordings into shards: source id -> path in records; one that cannot be read has failed."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from afn_model.curate.named import named
+from afn_model.checks import named
 
 
 def test_a_callable_is_named_by_its_module_and_name():

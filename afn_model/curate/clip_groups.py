@@ -1,0 +1,88 @@
+"""Groups of clips out of a pool: what a writer reads of them, how texts name them, and where they stand in messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afn_model.curate import identity
+from afn_model.curate.questions import Question
+from afn_model.curate.timeline import Moment, Timeline, joined
+
+Clip = Mapping[str, Any]  # as ``stages.pools`` writes it
+_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
+_CLIP = re.compile(r"\b(?:audio )?clips? (?:number )?#?(\d+|one|two|three|four)\b", re.I)
+_LISTED = re.compile(r"\bclips ((?:(?:\d+|one|two|three|four)(?:,? and |,? or |, | to )?)+)", re.I)
+_WRITTEN = re.compile(r"\b(?:captions?|annotations?|transcripts?|descriptions?)\b", re.I)
+
+
+def partners(pool: Mapping[str, Any]) -> list[Clip]:
+    """A similar clip, a dissimilar one, and so on by turns; then what is left of one kind."""
+    similar, dissimilar = pool["similar"], pool["dissimilar"]
+    longest = max(len(similar), len(dissimilar))
+    return [some[at] for at in range(longest) for some in (similar, dissimilar) if at < len(some)]
+
+
+def group(own: Clip, others: Sequence[Clip]) -> list[Clip]:
+    """A recording's clip with others, in an order by hash: its own is any of them."""
+    sources = sorted(one["source_id"] for one in (own, *others))
+    return sorted((own, *others), key=lambda one: identity.of("order", sources, one["source_id"]))
+
+
+def group_id(clips: Sequence[Clip]) -> str:
+    return identity.of("clips", [[one["source_id"], one["start"], one["end"]] for one in clips])
+
+
+def heard_in(clips: Sequence[Clip]) -> Timeline:
+    """What the captions of clips say, clip after clip."""
+    return joined(
+        [
+            Timeline(
+                tuple(Moment(said["start"], said["end"], said["text"]) for said in one["captions"]),
+                (round(one["end"] - one["start"], 3),),
+                tuple(one["annotations"]),
+            )
+            for one in clips
+        ]
+    )
+
+
+def places(clips: Sequence[Clip]) -> tuple[dict[str, Any], ...]:
+    """Clips as products name them."""
+    return tuple({name: one[name] for name in ("source_id", "start", "end")} for one in clips)
+
+
+def numbers_in(text: str) -> set[int]:
+    """Numbers of the clips that a text names: "clip 2", "clips 1 and 3"."""
+    found = _CLIP.findall(text)
+    for listed in _LISTED.findall(text):
+        found += re.findall(r"\d+|one|two|three|four", listed, re.I)
+    return {_NUMBERS.get(one.lower()) or int(one) for one in found}
+
+
+def clips_there(one: Question, heard: Timeline) -> str:
+    """It names no clip that does not exist, and speaks of what is heard, not of what was written of it."""
+    texts = (one.question, *one.options)
+    if any(not 0 < number <= len(heard.seconds) for text in texts for number in numbers_in(text)):
+        return "a clip that does not exist"
+    return "it speaks of captions" if any(map(_WRITTEN.search, texts)) else ""
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """The places of clips, each with its number."""
+    return "\n".join(f"Clip {number}: <sound-{number}>" for number in numbers)
+
+
+def placed(text: str, clips: int) -> str:
+    """A question with the clips that it is about: in the sentence that names them, where it names each once; else
+    before or after it, by hash."""
+    head, mark, rest = text.partition("\n")  # options, if there are any, name clips too
+    found = [(int(one[1]), one.end()) for one in re.finditer(r"\bclip (\d+)\b", head, re.I)]
+    drawn = int(identity.of("place", text)[:8], 16) % 2
+    if drawn and sorted(number for number, _ in found) == list(range(1, clips + 1)):
+        for number, at in reversed(found):
+            head = f"{head[:at]} <sound-{number}>{head[at:]}"
+        return head + mark + rest
+    sounds = listed(range(1, clips + 1))
+    return f"{text}\n{sounds}" if drawn else f"{sounds}\n{text}"
