@@ -42,7 +42,7 @@ STAGES: dict[str, str] = {
     "pool-clips": "pools:PoolClips",
     "pools": "pools:Pools",
     "multi-audio": "multi_audio:MultiAudio",
-    "chat": "chat:Chat",
+    "chat": "chat:ChatStage",
     "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "privacy": "privacy:Privacy",
     "quotas": "quotas:Quotas",

@@ -43,6 +43,7 @@ MODULES = {
     "afn_model/curate/rows.py": "tests/model/curate/test_run.py",
     "afn_model/curate/spending.py": "tests/model/curate/test_run.py and test_plan.py",
     "afn_model/curate/status.py": "tests/model/curate/test_report.py",
+    "afn_model/curate/stand_ins/rules/pools.py": "tests/model/curate/stages/test_multi_audio.py and test_chat.py",
     "afn_model/curate/takedown.py": "tests/model/curate/test_lineage.py and test_run.py",
     "afn_model/data/containers.py": "tests/model/data/test_index.py and test_webdataset.py",
     "afn_model/data/stats.py": "tests/model/cli/test_data.py",
