@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afn_model.curate import identity
-from afn_model.curate.questions import Question
+from afn_model.curate.questions import Question, tells_of_captions
 from afn_model.curate.timeline import Moment, Timeline, joined
 
 Clip = Mapping[str, Any]  # as ``stages.pools`` writes it
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 _CLIP = re.compile(r"\b(?:audio )?clips? (?:number )?#?(\d+|one|two|three|four)\b", re.I)
 _LISTED = re.compile(r"\bclips ((?:(?:\d+|one|two|three|four)(?:,? and |,? or |, | to )?)+)", re.I)
-_WRITTEN = re.compile(r"\b(?:captions?|annotations?|transcripts?|descriptions?)\b", re.I)
 
 
 def partners(pool: Mapping[str, Any]) -> list[Clip]:
@@ -66,7 +65,7 @@ def clips_there(one: Question, heard: Timeline) -> str:
     texts = (one.question, *one.options)
     if any(not 0 < number <= len(heard.seconds) for text in texts for number in numbers_in(text)):
         return "a clip that does not exist"
-    return "it speaks of captions" if any(map(_WRITTEN.search, texts)) else ""
+    return tells_of_captions(texts)
 
 
 def listed(numbers: Sequence[int]) -> str:

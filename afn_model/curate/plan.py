@@ -49,7 +49,7 @@ STAGES: dict[str, str] = {
     "pool-clips": "pools:PoolClips",
     "pools": "pools:Pools",
     "multi-audio": "multi_audio:MultiAudio",
-    "chat": "chat:Chat",
+    "chat": "chat:ChatStage",
     "safety": "safety:Safety",
     "instructions": "instructions:Instructions",
     "think": "think:Think",

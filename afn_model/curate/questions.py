@@ -34,7 +34,7 @@ _NUMBER = re.compile(
 )
 _LABEL = re.compile(r"\(?[A-Za-z][).:]\s")  # the writer's own letter of an option
 _OTHERS = re.compile(r"\b(?:all|none|both|neither|either|any) of (?:the above|the others?|these|those|them)\b", re.I)
-_CAPTIONS = re.compile(r"\b(?:captions?|captioned|annotations?|annotators?)\b", re.I)
+_CAPTIONS = re.compile(r"\b(?:captions?|captioned|annotations?|annotators?|transcripts?)\b", re.I)
 _MARKS = re.compile(r"<\||<sound|[\ud800-\udfff\ufffd]")  # tokens of models' own, and broken characters
 _ARTICLES = ("a", "an", "the")
 _OF_NOTES = ("major", "minor", "sharp", "flat", "chord")  # after which an A is none
@@ -132,7 +132,12 @@ def well_put(one: Question, heard: Timeline) -> str:
         return "marks of prompts"
     if not units_of(one.question) or not units_of(one.answer):
         return "an empty question or answer"
-    return "it tells of captions" if any(map(_CAPTIONS.search, (one.question, *one.options))) else ""
+    return tells_of_captions((one.question, *one.options))
+
+
+def tells_of_captions(texts: Iterable[str]) -> str:
+    """What is wrong with texts that name what a listener has not read."""
+    return "it tells of captions" if any(map(_CAPTIONS.search, texts)) else ""
 
 
 def evidence_inside(one: Question, heard: Timeline) -> str:

@@ -1,9 +1,11 @@
 """What values are."""
 
+import json
+
 import numpy as np
 import pytest
 
-from afn_model.checks import is_listed, is_number, is_whole, number, said, shown, whole
+from afn_model.checks import is_listed, is_number, is_whole, named, number, said, shown, whole
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,11 @@ def test_what_is_no_finite_number_above_zero(value):
         number(value, "theta", above=0)
     assert number(np.float32(0.5), "theta", above=0) == 0.5
     assert number(-3, "alpha") == -3.0
+
+
+def test_a_callable_is_named_by_its_module_and_name():
+    assert named("json:dumps", "fetcher") is json.dumps
+    for wrong in ("", "json", "json:", ":dumps", "json:nothing", "no_such_module:f", "json:__doc__", 3):
+        with pytest.raises(ValueError, match=r"^fetcher .*module:function") as caught:
+            named(wrong, "fetcher")  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ Clips = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Chat(AskingStage):
+class ChatStage(AskingStage):
     """Writes ``chats``: a conversation about one to four clips of a pool, the recording's own among them, for a share
     of the recordings, chosen by hash.
 

@@ -7,7 +7,7 @@ import pytest
 from afn_model.curate.clip_groups import heard_in
 from afn_model.curate.questions import Question
 from afn_model.curate.stage import Kept
-from afn_model.curate.stages.chat import Chat, wrong_turn
+from afn_model.curate.stages.chat import ChatStage, wrong_turn
 from afn_model.data.records import check
 from tests.model.curate.pooled import clip, pool, row, rules, saying
 
@@ -30,7 +30,7 @@ GOOD = [
 
 
 def said(folder, turns, **options):
-    (kept,) = Chat(**{"share": 1.0, "clips": 1, **options}).run([OWN], saying(folder, {"turns": turns}))
+    (kept,) = ChatStage(**{"share": 1.0, "clips": 1, **options}).run([OWN], saying(folder, {"turns": turns}))
     return kept
 
 
@@ -59,7 +59,7 @@ def test_a_chat_that_stands(tmp_path):
         (turn("...", "A dog."), "empty"),
         (turn("Why?", "?", "knowledge", []), "empty"),
         (turn("What is in clip 2?", "A dog."), "a clip that does not exist"),
-        (turn("What does the caption say?", "A dog."), "it speaks of captions"),
+        (turn("What does the caption say?", "A dog."), "it tells of captions"),
         (GOOD[0], "like an earlier one"),
     ],
 )
@@ -90,22 +90,22 @@ def test_a_wrong_turn_ends_a_chat(tmp_path):
 
 
 def test_replies_that_are_of_no_use_cost_no_recording(tmp_path):
-    refused = Chat(share=1.0).run([OWN], saying(tmp_path / "a", "I'm sorry, but I can't help with that."))
+    refused = ChatStage(share=1.0).run([OWN], saying(tmp_path / "a", "I'm sorry, but I can't help with that."))
     assert refused == [Kept({"chats": []}, {"chats lost: refused": 1})]
     many = said(tmp_path / "b", GOOD * 3)
     assert (many.fields, many.tally) == ({"chats": []}, {"chats lost: not as asked": 1})
-    assert Chat(share=1.0).run([row("x", None)], rules(tmp_path / "c")) == [Kept({"chats": []})]
+    assert ChatStage(share=1.0).run([row("x", None)], rules(tmp_path / "c")) == [Kept({"chats": []})]
     for wrong in ({"share": 0}, {"share": 2}, {"clips": 5}, {"turns": 11}, {"least": 1}, {"least": 5, "turns": 4}):
         with pytest.raises(ValueError, match=r"share|clips|turns|least"):
-            Chat(**wrong)
+            ChatStage(**wrong)
 
 
 def test_the_rules_in_any_order_of_rows(tmp_path):
     what = ["bell", "dog", "horn", "siren", "cat", "drum", "harp", "train", "owl", "saw", "door", "car"]
     clips = [clip(one, f"A {one} is heard.", f'A man speaks. The words are "the {one} again".') for one in what]
     rows = [row(one, pool(clips[n], clips[:n], clips[n + 1 :])) for n, one in enumerate(what)]
-    kept = Chat(share=1.0).run(rows, rules(tmp_path))
-    assert Chat(share=1.0).run(rows[3::-1], rules(tmp_path / "b"))[::-1] == kept[:4]
+    kept = ChatStage(share=1.0).run(rows, rules(tmp_path))
+    assert ChatStage(share=1.0).run(rows[3::-1], rules(tmp_path / "b"))[::-1] == kept[:4]
     chats = [one for some in kept for one in some.fields["chats"]]
     assert {len(one["audios"]) for one in chats} == {1, 2, 3, 4}
     late = 0
@@ -125,5 +125,5 @@ def test_the_rules_in_any_order_of_rows(tmp_path):
         "turns lost: evidence outside of the recording",
         "turns lost: the evidence does not have the answer",
     }
-    drawn = [bool(one.fields["chats"] or one.tally) for one in Chat(share=0.5).run(rows, rules(tmp_path))]
+    drawn = [bool(one.fields["chats"] or one.tally) for one in ChatStage(share=0.5).run(rows, rules(tmp_path))]
     assert 0 < sum(drawn) < len(rows)
