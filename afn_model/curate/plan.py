@@ -44,6 +44,7 @@ STAGES: dict[str, str] = {
     "quotas": "quotas:Quotas",
     "export": "export:Export",
 }
+REACHED = ("key_env", "timeout", "max_in_flight", "per_minute", "wait", "batch")  # of an annotator
 OF_PLAN = ("name", "stages", "shards", "seed", "annotators", "budgets")
 
 
@@ -93,9 +94,18 @@ class CurationPlan:
                 if one.name in found and not isinstance(one, Source) and set(one.writes) & set(stage.reads)
             ]
             asked = getattr(stage, "annotator", None)
-            told = [stage.parameters(), dict(stage.depends()), (self.annotators or {}).get(asked) if asked else None]
+            who = self.asked_of((self.annotators or {}).get(asked)) if asked else None
+            told = [stage.parameters(), dict(stage.depends()), who]
             found[stage.name] = identity.of(stage.name, stage.version, told, self.seed, before)[:12]
         return found
+
+    @staticmethod
+    def asked_of(annotator: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """What replies of an annotator depend on: not how it is reached, where its model is named."""
+        if annotator is None:
+            return None
+        how = (*REACHED, *["url"] * ("model" in annotator))
+        return {name: value for name, value in annotator.items() if name not in how}
 
     def previous(self, name: str) -> str | None:
         """The stage right before; None for the first."""

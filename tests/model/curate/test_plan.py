@@ -112,3 +112,18 @@ def test_keys_change_with_a_stage_and_its_descendants(tmp_path):
     assert toy.plan().keys == keys
     assert toy.plan().before["end"] == ("shout", "twins")
     assert len(STAGES) == len(names)
+
+
+def test_how_an_annotator_is_reached_changes_nothing_where_its_model_is_named(tmp_path):
+    def keys(**told):
+        stages = [{"discover": {"folder": "x"}}, "fetch", "probe", "activity", "segment", "caption"]
+        plan = {"stages": stages, "annotators": {"captioner": told}}
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump(plan))
+        return read_plan(path).keys["caption"]
+
+    named = keys(url="http://one/v1", model="m")
+    assert named == keys(url="http://two/v1", model="m", timeout=9, max_in_flight=2, wait=0.1, key_env="KEY")
+    assert named != keys(url="http://one/v1", model="n")
+    assert named != keys(url="http://one/v1", model="m", settings={"top_p": 0.5})
+    assert keys(url="http://one/v1") != keys(url="http://two/v1")
