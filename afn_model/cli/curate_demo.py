@@ -16,7 +16,7 @@ from afn_model.cli.messages import install_extra
 from afn_model.cli.options import positive
 
 if TYPE_CHECKING:
-    from afn_model.curate.stand_ins.guarantees import Promise
+    from afn_model.curate.stand_ins.guarantees import CheckedPromise
     from afn_model.curate.stand_ins.server import RuleServer
 
 HELP = """
@@ -74,8 +74,13 @@ def curate_demo(args: Namespace) -> int:
     return 1 if any(one.holds is False for one in found) else 0
 
 
-def make_world(world: Path) -> None:
-    """Recordings, their truth, and the index of a benchmark; what is there stays."""
+def make_world(world: Path, **sizes: Any) -> None:
+    """Recordings, their truth, and the index of a benchmark; what is there stays.
+
+    Args:
+        world: folder.
+        sizes: of ``write_recordings``.
+    """
     from afn_model.cli.curate_benchmarks import benchmark_items
     from afn_model.curate.benchmark_index import FACTS, build
     from afn_model.curate.stand_ins.recordings import MADE, RECORDINGS, write_recordings
@@ -91,7 +96,7 @@ def make_world(world: Path) -> None:
         items.sort(key=lambda one: Path(one.audio).stat().st_size)
         clips = list({one.benchmark: one.audio for one in items}.values())  # the longest of each
         shutil.rmtree(world / RECORDINGS, ignore_errors=True)
-        made = write_recordings(world, clips=clips)
+        made = write_recordings(world, clips=clips, **sizes)
         minutes = sum(one["seconds"] for one in made) / 60
         _say(f"{len(made)} recordings, {minutes:.0f} minutes, in {time.monotonic() - began:.0f} s: {world}")
 
@@ -124,13 +129,13 @@ def write_plan(world: Path, url: str) -> Path:
     return world / "plan.yaml"
 
 
-def curated(plan: Path, out: Path, workers: int, server: RuleServer) -> Promise:
+def curated(plan: Path, out: Path, workers: int, server: RuleServer) -> CheckedPromise:
     """Runs the plan, and once more; what the second run did."""
     from afn_model.cli.curate import _tell
     from afn_model.curate.executors import Processes
     from afn_model.curate.plan import read_plan
     from afn_model.curate.run import run
-    from afn_model.curate.stand_ins.guarantees import Promise
+    from afn_model.curate.stand_ins.guarantees import CheckedPromise
 
     with ExitStack() as stack:
         executor = Processes(workers)
@@ -139,13 +144,13 @@ def curated(plan: Path, out: Path, workers: int, server: RuleServer) -> Promise:
         asked = server.answered
         again = run(read_plan(plan), out, executor)
     rows, calls = sum(one.run for one in again[1:]), server.answered - asked
-    return Promise("run again, nothing runs", f"{rows} rows and {calls} calls", not rows and not calls)
+    return CheckedPromise("run again, nothing runs", f"{rows} rows and {calls} calls", not rows and not calls)
 
 
-def trained(export: Path, out: Path) -> Promise:
+def trained(export: Path, out: Path) -> CheckedPromise:
     """A tiny model with random weights trains for some steps on the export, by the export's own curriculum."""
     from afn_model.bootstrap.tiny import untrained
-    from afn_model.curate.stand_ins.guarantees import Promise
+    from afn_model.curate.stand_ins.guarantees import CheckedPromise
     from afn_model.data.index import Corpus
     from afn_model.train.curriculum import read_curriculum, read_layout
     from afn_model.train.stage_run import Options
@@ -168,10 +173,10 @@ def trained(export: Path, out: Path) -> Promise:
         f"{len(records):,} records in {len(curriculum.datasets)} files, {STEPS} steps in "
         f"{time.monotonic() - began:.0f} s: loss {first:.2f} before, {last:.2f} after"
     )
-    return Promise("afn train reads the export", said, last < first)
+    return CheckedPromise("afn train reads the export", said, last < first)
 
 
-def _tried(plan: Path, folder: Path, server: RuleServer, kills: int) -> list[Promise]:
+def _tried(plan: Path, folder: Path, server: RuleServer, kills: int) -> list[CheckedPromise]:
     from afn_model.cli.curate_trials import RunTrials, trials
 
     shutil.rmtree(folder, ignore_errors=True)

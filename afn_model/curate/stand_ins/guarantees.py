@@ -19,9 +19,11 @@ from afn_model.audio.recording import Audio, load
 from afn_model.curate import identity
 from afn_model.curate.audit import audit
 from afn_model.curate.lineage import exported, rows_of
+from afn_model.curate.stage import Context, Kept
 from afn_model.curate.stages.fetch import digest_of, retrievals
 from afn_model.curate.stages.licences import read_policy
 from afn_model.curate.stages.privacy import find
+from afn_model.curate.stages.quotas import Quotas
 from afn_model.curate.stand_ins.heard_words import is_clear
 from afn_model.curate.stand_ins.recordings import COPIES, read_made
 from afn_model.curate.status import RunFolder
@@ -31,7 +33,7 @@ FRAME = 100  # a second
 
 
 @dataclass(frozen=True)
-class Promise:
+class CheckedPromise:
     """A guarantee, and what was checked of it.
 
     Args:
@@ -100,37 +102,37 @@ class FinishedRun:
         return {url for url, row in self.rows.items() if row["end"] in stages}
 
 
-def identities(run: FinishedRun) -> Promise:
+def identities(run: FinishedRun) -> CheckedPromise:
     """Ids of recordings and segments are those of their content."""
     sources = [row["fields"] for row in run.rows.values() if "source_id" in row["fields"]]
     wrong = [one["file"] for one in sources if digest_of(run.out / one["file"]) != one["source_id"]]
     segments = [(one["source_id"], part) for one in sources for part in one.get("segments", ())]
     wrong += [part["id"] for of, part in segments if identity.segment_id(of, part["start"], part["end"]) != part["id"]]
     said = f"{len(sources)} recordings and {len(segments):,} segments: their ids are computed again"
-    return Promise("identity is of content", said, bool(sources) and not wrong)
+    return CheckedPromise("identity is of content", said, bool(sources) and not wrong)
 
 
-def conservation(run: FinishedRun) -> Promise:
+def conservation(run: FinishedRun) -> CheckedPromise:
     """Every row is kept, dropped or quarantined once, at every stage."""
     wrong = audit(run.out)
     ends = defaultdict(int)
     for row in run.rows.values():
         ends["kept" if row["end"] == "kept" else "quarantined" if row["failed"] else "dropped"] += 1
     said = ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
-    return Promise(
+    return CheckedPromise(
         "every recording ends once", f"{len(run.rows)} recordings: {said}; the audit finds {len(wrong)}", not wrong
     )
 
 
-def paid_once(run: FinishedRun) -> Promise:
+def paid_once(run: FinishedRun) -> CheckedPromise:
     """No request has been answered twice."""
     twice = sum(count > 1 for count in run.paid.values())
     faults = sum(run.faults.values())
     said = f"{len(run.paid):,} requests answered, {twice} of them twice; {faults} faults of {len(run.faults)} kinds"
-    return Promise("no paid call twice", said, None if not run.paid else not twice)
+    return CheckedPromise("no paid call twice", said, None if not run.paid else not twice)
 
 
-def lineage(run: FinishedRun) -> Promise:
+def lineage(run: FinishedRun) -> CheckedPromise:
     """Each record names its recording, licence and annotations, all of which are there; and the way back."""
     known, missing = _annotations(run.out), list[str]()
     fetched = retrievals(run.out)
@@ -147,10 +149,10 @@ def lineage(run: FinishedRun) -> Promise:
     missing += [name for name in some if not right[name] <= back[name]]
     used = {name for one in run.records for name in one["lineage"].get("annotations", ())}
     said = f"{len(run.records):,} records with url, licence and {len(used):,} annotations; {len(some)} traced back"
-    return Promise("lineage both ways", said, bool(run.records) and not missing)
+    return CheckedPromise("lineage both ways", said, bool(run.records) and not missing)
 
 
-def licences(run: FinishedRun) -> Promise:
+def licences(run: FinishedRun) -> CheckedPromise:
     """What a licence denies is not exported."""
     policy = read_policy()
     denied = [
@@ -162,10 +164,10 @@ def licences(run: FinishedRun) -> Promise:
     leaked = urls & set(denied)
     said = f"{len(denied)} denied, {len(leaked)} of them in the export of {len(urls)} recordings"
     right = all(run.rows[url]["end"] in ("licences", "probe") for url in denied)
-    return Promise("licence policy", said, bool(denied) and not leaked and right)
+    return CheckedPromise("licence policy", said, bool(denied) and not leaked and right)
 
 
-def duplicates(run: FinishedRun) -> Promise:
+def duplicates(run: FinishedRun) -> CheckedPromise:
     """Copies are found, each once, and nothing else is."""
     nets = ("exact-duplicates", "near-duplicates", "near-texts")
     pairs = [(url, run.made[url]["of"]) for url in run.kind(*COPIES)]
@@ -177,19 +179,19 @@ def duplicates(run: FinishedRun) -> Promise:
     precision, recall = len(right) / max(1, len(found)), 1 - missed / max(1, len(pairs))
     by = ", ".join(f"{len(run.ended(net))} by {net}" for net in nets)
     said = f"{len(pairs)} copies ({by}): precision {precision:.2f}, recall {recall:.2f}"
-    return Promise("duplicates", said, bool(pairs) and precision == recall == 1)
+    return CheckedPromise("duplicates", said, bool(pairs) and precision == recall == 1)
 
 
-def contamination(run: FinishedRun) -> Promise:
+def contamination(run: FinishedRun) -> CheckedPromise:
     """Clips of a benchmark are found, and nothing else is."""
     planted, found = set(run.kind("benchmark")), run.ended("decontaminate", "decontaminate-texts")
     right = len(planted & found)
     precision, recall = right / max(1, len(found)), right / max(1, len(planted))
     said = f"{len(planted)} clips: precision {precision:.2f}, recall {recall:.2f}"
-    return Promise("decontamination", said, bool(planted) and precision == recall == 1)
+    return CheckedPromise("decontamination", said, bool(planted) and precision == recall == 1)
 
 
-def privacy(run: FinishedRun) -> Promise:
+def privacy(run: FinishedRun) -> CheckedPromise:
     """What was said of a number is neither in texts nor in the sound of the export, and no embedding is."""
     urls, silenced, loud = run.kind("private"), 0, 0
     for url in urls:
@@ -206,10 +208,31 @@ def privacy(run: FinishedRun) -> Promise:
     said = (
         f"{silenced} spans silenced, {loud} of them heard; {told} numbers in {len(texts):,} texts; {vectors} embeddings"
     )
-    return Promise("privacy", said, bool(urls) and silenced > 0 and not loud + told + vectors)
+    return CheckedPromise("privacy", said, bool(urls) and silenced > 0 and not loud + told + vectors)
 
 
-def speech_found(run: FinishedRun) -> Promise:
+def quotas(run: FinishedRun) -> CheckedPromise:
+    """No channel has more than its share, and with fewer recordings nobody goes who stayed with more."""
+    stage = next(one for one in run.folder.stages if one["stage"] == "quotas")
+    share = stage["parameters"]["channel_share"]
+    reached = [{"id": row["id"], **row["fields"]} for row in run.rows.values() if "contaminated_texts" in row["fields"]]
+    stays = {row["id"] for row in run.rows.values() if row["end"] in ("kept", "export")}
+    seconds = defaultdict[str, float](float)
+    for one in reached:
+        seconds[one["channel"]] += one["seconds"] * (one["id"] in stays)
+    most = max(seconds.values(), default=0.0) / max(1e-9, sum(seconds.values()))
+    limited = Quotas(limits={"channel": {"*": max(seconds.values(), default=0.0) / 7200}})
+    context = Context(run.out, seed=run.folder.told["seed"])
+    all_of, some = (
+        {row["id"] for row, one in zip(rows, limited.run(rows, context), strict=True) if isinstance(one, Kept)}
+        for rows in (reached, reached[::2])
+    )
+    moved = (all_of & {one["id"] for one in reached[::2]}) - some
+    said = f"the largest of {len(seconds)} channels has {most:.0%} of at most {share:.0%}; {len(moved)} moved by others"
+    return CheckedPromise("quotas, and who is drawn", said, most <= share + 1e-9 and not moved)
+
+
+def speech_found(run: FinishedRun) -> CheckedPromise:
     """Speech is where it is by the truth."""
     inside = around = 0
     for url, row in run.rows.items():
@@ -219,10 +242,12 @@ def speech_found(run: FinishedRun) -> Promise:
             found = _frames([one for one in row["fields"]["spans"] if one["kind"] == "speech"], count)
             inside, around = inside + int((true & found).sum()), around + int((true | found).sum())
     share = inside / max(1, around)
-    return Promise("speech is found", f"intersection over union {share:.3f} of {around / FRAME:,.0f} s", share > IOU)
+    return CheckedPromise(
+        "speech is found", f"intersection over union {share:.3f} of {around / FRAME:,.0f} s", share > IOU
+    )
 
 
-def words_heard(run: FinishedRun) -> Promise:
+def words_heard(run: FinishedRun) -> CheckedPromise:
     """Words that were heard are those that were said."""
     wrong = said = recordings = 0
     for url, row in run.rows.items():
@@ -232,14 +257,14 @@ def words_heard(run: FinishedRun) -> Promise:
             true = [one["label"] for one in events]
             wrong, said, recordings = wrong + edits(true, heard), said + len(true), recordings + 1
     share = wrong / max(1, said)
-    return Promise(
+    return CheckedPromise(
         "words are heard", f"word error {share:.2%} of {said} words in {recordings} recordings", share < WORD_ERRORS
     )
 
 
 # In the order of the guarantees' list, of those that a finished folder shows.
-CHECKS: tuple[Callable[[FinishedRun], Promise], ...] = (
-    identities, paid_once, conservation, lineage, licences, duplicates, contamination, privacy, speech_found,
+CHECKS: tuple[Callable[[FinishedRun], CheckedPromise], ...] = (
+    identities, paid_once, conservation, lineage, licences, duplicates, contamination, privacy, quotas, speech_found,
     words_heard,
 )  # fmt: skip
 
@@ -254,7 +279,7 @@ def edits(true: Sequence[str], heard: Sequence[str]) -> int:
     return row[-1]
 
 
-def table(findings: Iterable[Promise]) -> str:
+def table(findings: Iterable[CheckedPromise]) -> str:
     """Findings as a table in Markdown."""
     marks = {True: "holds", False: "**does not hold**", None: "not checked"}
     lines = [f"| {one.guarantee} | {one.checked} | {marks[one.holds]} |" for one in findings]

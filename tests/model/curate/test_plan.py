@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
+from afn_model.curate.plan import STAGES as KNOWN
 from afn_model.curate.plan import read_plan
 from afn_model.curate.stage import Source, Stage
 from tests.model.curate.toy import MODULE, STAGES, Toy
@@ -127,3 +128,9 @@ def test_how_an_annotator_is_reached_changes_nothing_where_its_model_is_named(tm
     assert named != keys(url="http://one/v1", model="n")
     assert named != keys(url="http://one/v1", model="m", settings={"top_p": 0.5})
     assert keys(url="http://one/v1") != keys(url="http://two/v1")
+
+
+@pytest.mark.parametrize("name", ["demo", "talks"])
+def test_plans_of_the_package_have_every_stage_in_order(name):
+    names = [stage.name for stage in read_plan(name).stages]
+    assert sorted(names) == sorted(set(KNOWN) - {"wanted", "video-captions"})

@@ -1,6 +1,6 @@
 """What is checked of a finished run."""
 
-from afn_model.curate.stand_ins.guarantees import Promise, edits, table
+from afn_model.curate.stand_ins.guarantees import CheckedPromise, edits, table
 
 
 def test_edits_are_words_that_are_wrong_left_out_or_put_in():
@@ -13,7 +13,13 @@ def test_edits_are_words_that_are_wrong_left_out_or_put_in():
 
 
 def test_a_table_says_what_holds():
-    found = table([Promise("one", "3 of 3", True), Promise("two", "1 of 3", False), Promise("three", "-", None)])
+    found = table(
+        [
+            CheckedPromise("one", "3 of 3", True),
+            CheckedPromise("two", "1 of 3", False),
+            CheckedPromise("three", "-", None),
+        ]
+    )
     assert found.splitlines()[2:] == [
         "| one | 3 of 3 | holds |",
         "| two | 1 of 3 | **does not hold** |",
