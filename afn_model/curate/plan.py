@@ -120,7 +120,7 @@ class CurationPlan:
         told, values = self.annotators or {}, stage.parameters().values()
         names = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
         return {
-            name: {key: told[name][key] for key in OF_REPLIES if key in told[name]}
+            name: {key: told[name][key] for key in keys_of_replies(told[name]) if key in told[name]}
             for name in names
             if isinstance(name, str) and name in told
         }
@@ -132,6 +132,11 @@ class CurationPlan:
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
+
+
+def keys_of_replies(annotator: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what replies depend on; where an annotator does not name its model, its address stands for it."""
+    return OF_REPLIES if "model" in annotator else (*OF_REPLIES, "url")
 
 
 Plan = CurationPlan

@@ -52,6 +52,7 @@ MODULES = {
     "afn_model/data/stats.py": "tests/model/cli/test_data.py",
     "afn_model/demo/plot.py": "tests/model/demo/test_demo.py",
     "afn_model/demo/report.py": "tests/model/demo/test_demo.py",
+    "afn_model/curate/stand_ins/spoken.py": "sentences and channels",
     "afn_model/curate/stages/asking.py": "tests/model/curate/stages/test_captions.py and its neighbours",
     "afn_model/eval/items.py": "tests/model/eval/test_every_benchmark.py and loaders/",
     "afn_model/eval/prompts.py": "tests/model/eval/running/test_asks.py",

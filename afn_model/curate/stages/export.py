@@ -223,7 +223,7 @@ class Export(Stage):
                         {"role": "user", "content": f"<sound>\n{QUESTIONS[kind]}"},
                         {"role": "assistant", "content": text.strip()},
                     ]
-                    yield {"axis": "skills", "task": kind, "audios": [where], "messages": messages}, name
+                    yield {"axis": "skills", "task": kind, "audios": [where], "messages": messages, **_made(told)}, name
 
     def _split(self, row: Row) -> str:
         return split_of(row, self.split_by, self.heldout)
@@ -322,6 +322,13 @@ def _origin(row: Row) -> str:
     """Where a recording is from: the host of its address, or its channel."""
     host = row["url"].partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0]
     return host or row.get("channel") or "local"
+
+
+def _made(text: Mapping[str, Any]) -> dict[str, Any]:
+    """How a text was made, as products say it."""
+    names = [*([text["annotation"]] if "annotation" in text else []), *text.get("annotations", ())]
+    told = {"annotator": text.get("model"), "prompt": text.get("prompt"), "annotations": names}
+    return {key: value for key, value in told.items() if value}
 
 
 def _lineage(row: Row, product: Mapping[str, Any], name: str) -> dict[str, Any]:
