@@ -75,7 +75,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(said) + "\n"
 
 
-def run() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)
@@ -92,4 +92,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    main()
