@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from afn_model.curate.grounding import SHARE, stems
+from afn_model.curate.grounding import named_in, sentences, stands, stems
 from afn_model.curate.questions import SLACK as AFTER_END
 from afn_model.curate.questions import Question, answer_not_in_question, as_record, options_alike
 from afn_model.curate.texts import words_of
@@ -26,7 +26,6 @@ SHARP = 30.0  # seconds of an event, above which no reward asks when it is
 GRAM = 4  # words of a sequence that may come again
 TASK = "think_time"
 _ENTERED, _LOST, _UNCHECKED = "chains into filter ", "chains lost by filter ", "chains not checked by filter "
-_SENTENCE = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+")
 _TAG = re.compile(r"</?\|?\w+(?:-\d+)?\|?>")
 _TEXTUAL = r"(?:captions?|transcripts?|transcriptions?|annotations?|metadata)"
 _READ = re.compile(
@@ -159,7 +158,7 @@ def times_stand(chain: Chain, heard: Timeline, slack: float = SLACK) -> str:
         there = heard.during([(1, start - slack, end + slack)])
         if not there:
             return "times at which nothing is heard"
-        if not _stands(text, {stem for one in there for stem in stems(one)}, whole):
+        if not _stands(text, named_in(there), whole):
             return "nothing like it is heard at that time"
     return ""
 
@@ -170,7 +169,7 @@ def _claims(chain: Chain, seconds: float) -> Iterator[tuple[float, float, str, b
         if one.start is not None and one.end is not None:
             yield one.start, one.end, one.text, True
     for text in (*(one.text for one in chain.steps), chain.question.answer):
-        for sentence in _SENTENCE.split(text):
+        for sentence in sentences(text):
             for time in stated_times(sentence, seconds):
                 yield time.start, time.start if time.end is None else time.end, sentence, False
 
@@ -180,7 +179,7 @@ def _stands(text: str, there: set[str], whole: bool) -> bool:
         named = stems(text)
         return not named or any(one in there for one in named)
     listed = [named for clause in clauses(text) if (named := stems(clause))]
-    return any(sum(one in there for one in named) >= SHARE * len(named) for named in listed)
+    return any(stands(named, there) for named in listed)
 
 
 def evidence_apart(chain: Chain, apart: float = 30.0) -> str:

@@ -78,7 +78,7 @@ def placed(text: str, clips: int) -> str:
     before or after it, by hash."""
     head, mark, rest = text.partition("\n")  # options, if there are any, name clips too
     found = [(int(one[1]), one.end()) for one in re.finditer(r"\bclip (\d+)\b", head, re.I)]
-    drawn = int(identity.of("place", text)[:8], 16) % 2
+    drawn = identity.number("place", text) % 2
     if drawn and sorted(number for number, _ in found) == list(range(1, clips + 1)):
         for number, at in reversed(found):
             head = f"{head[:at]} <sound-{number}>{head[at:]}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from afn_model.checks import is_whole
 from afn_model.curate import identity
-from afn_model.curate.grounding import SHARE, stems
+from afn_model.curate.grounding import named_in, stands, stems
 from afn_model.curate.texts import units_of
 from afn_model.curate.timeline import Span, Timeline
 from afn_model.prompt.questions import choose
@@ -148,12 +148,14 @@ def evidence_inside(one: Question, heard: Timeline) -> str:
 
 
 def answer_in_evidence(one: Question, heard: Timeline) -> str:
-    """The answer is in the captions where the evidence is; where it names nothing, as yes and numbers do, what is asked
-    about is."""
-    there = {stem for text in heard.during(one.evidence) for stem in stems(text)}
-    named = (stems(one.answer) if kind_of_option(one.answer) == "text" else []) or stems(one.question)
-    enough = named and sum(name in there for name in named) >= SHARE * len(named)
-    return "" if enough else "the evidence does not have the answer"
+    """What is sought is in the captions where the evidence is."""
+    named, there = sought(one), named_in(heard.during(one.evidence))
+    return "" if named and stands(named, there) else "the evidence does not have the answer"
+
+
+def sought(one: Question) -> list[str]:
+    """What the answer names; where it names nothing, as yes and numbers do, what the question does."""
+    return (stems(one.answer) if kind_of_option(one.answer) == "text" else []) or stems(one.question)
 
 
 def options_alike(one: Question, heard: Timeline) -> str:

@@ -75,10 +75,10 @@ class ChatStage(AskingStage):
 
     def _groups(self, row: Row, seed: int) -> list[Clips]:
         """The clips of a row's chat; none where it has none."""
-        drawn = int(identity.of("chat", seed, row["source_id"])[:13], 16)
-        if row["pool"] is None or drawn / 16**13 >= self.share:
+        drawn = ("chat", seed, row["source_id"])
+        if row["pool"] is None or identity.fraction(*drawn) >= self.share:
             return []
-        return [group(row["pool"]["own"], partners(row["pool"])[: drawn % self.clips])]
+        return [group(row["pool"]["own"], partners(row["pool"])[: identity.number(*drawn) % self.clips])]
 
     def _request(self, clips: Clips) -> AnnotationRequest:
         text = {"type": "string", "minLength": 1}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from afn_model.checks import number
-from afn_model.curate import constraint_texts
-from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, drawn, pick, words_to_use
+from afn_model.curate import constraint_texts, identity
+from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, words_to_use
 from afn_model.curate.refusals import stands
 from afn_model.curate.replies import other_language
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
@@ -86,14 +86,14 @@ class Instructions(AskingStage):
         found = []
         for clip in listed or [{"id": row["source_id"]}]:
             part = heard.part(clip["start"], clip["end"]) if "start" in clip else heard
-            if part.moments and drawn("instruction", clip["id"]) < self.share:
+            if part.moments and identity.fraction("instruction", clip["id"]) < self.share:
                 audio = {name: clip[name] for name in ("start", "end") if name in clip}
                 found.append(self._following(clip["id"], part, audio, language))
         return found
 
     def _following(self, subject: str, part: Timeline, audio: Mapping[str, Any], language: str) -> _Following:
         chosen = demands(subject, [one.text for one in part.moments], language, self.pairs)
-        question, form = pick(QUESTIONS, "question", subject), " ".join(one.text for one in chosen)
+        question, form = identity.pick(QUESTIONS, "question", subject), " ".join(one.text for one in chosen)
         asked = self.request(subject, annotations=part.said(), question=question, constraint=form)
         # The language of capitals and JSON is told below, from what is left without them.
         return _Following(part, audio, question, chosen, language, replace(asked, language=""))

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from afn_model.checks import number, shown, whole
 from afn_model.curate import identity
-from afn_model.curate.constraint_texts import drawn
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.refusals import (
     BENIGN,
@@ -156,7 +155,7 @@ class Safety(AskingStage):
         sources = [response.id, *transcript.get("annotations", ()), *heard.annotations]
         if not spans:
             tally["recordings without anything unsafe"] += 1
-            if not heard.moments or drawn("benign", row["source_id"]) >= self.benign:
+            if not heard.moments or identity.fraction("benign", row["source_id"]) >= self.benign:
                 return []
             said = lines(passages(transcript, row["seconds"]))
             asked = self.request(

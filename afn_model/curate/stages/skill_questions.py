@@ -14,7 +14,7 @@ import yaml
 
 from afn_model.checks import said, shown, whole
 from afn_model.curate import identity
-from afn_model.curate.grounding import stems
+from afn_model.curate.grounding import named_in, stems
 from afn_model.curate.prompt_files import PROMPTS
 from afn_model.curate.questions import SLACK, Check, Question
 from afn_model.curate.stage import Context, Resources, Row
@@ -71,10 +71,9 @@ def in_order_of_evidence(one: Question, heard: Timeline) -> str:
         return "an order of other things than its evidence"
     if any(left >= (right[0], right[1] - SLACK) for left, right in pairwise(starts)):
         return "not in the order of its evidence"
-    there = [{stem for text in heard.during([span]) for stem in stems(text)} for span in one.evidence]
-    named = (set(stems(step)) for step in steps)
-    stands = all(names & captions for names, captions in zip(named, there, strict=True))
-    return "" if stands else "not in the order of its evidence"
+    pairs = zip(steps, one.evidence, strict=True)
+    found = all(named_in(heard.during([span])).intersection(stems(step)) for step, span in pairs)
+    return "" if found else "not in the order of its evidence"
 
 
 def as_long_as_evidence(one: Question, heard: Timeline) -> str:

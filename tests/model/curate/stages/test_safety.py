@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
+from afn_model.curate import identity
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.refusals import CATEGORIES
 from afn_model.curate.stage import Failed, Kept, NotReady
 from afn_model.curate.stages.safety import TALK, Safety
-from afn_model.curate.stand_ins.rules.safety import LOOK_ALIKES, UNSAFE_SENTENCES, number_of
+from afn_model.curate.stand_ins.rules.safety import LOOK_ALIKES, UNSAFE_SENTENCES
 from afn_model.scoring.metrics import score
 from afn_model.scoring.rewards import check, reward
 from tests.model.curate.stages.asked_texts import rules, told
@@ -51,7 +52,7 @@ def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
     # Every flaw of a pair is caught, and nothing else; so are quotes that were never said, and harmless talks that
     # the detector flags.
     numbers = {
-        name: [number_of(text_of(one)) for one in requests if one.prompt == prompt and is_talk(one) == talk]
+        name: [identity.number(text_of(one)) for one in requests if one.prompt == prompt and is_talk(one) == talk]
         for name, prompt, talk in (("refusal", "refusal", False), ("unsafe", "unsafe", False), ("talk", "unsafe", True))
     }
     flaws = Counter(number // 4 % 4 for number in numbers["refusal"] if number % 4 == 0)
@@ -106,7 +107,7 @@ def test_harmless_requests_that_sound_harmful():
     found = Safety(benign=0.5).run(rows, asked)
     tally = sum((Counter(one.tally) for one in found), Counter())
     products = [one for kept in found for one in kept.fields["safety"]]
-    numbers = [number_of(text_of(one)) for one in requests if one.prompt == "benign"]
+    numbers = [identity.number(text_of(one)) for one in requests if one.prompt == "benign"]
     assert 14 < len(numbers) < 42
     flawed = [number // 4 % 2 for number in numbers if number % 4 == 0]
     assert tally["look-alikes lost: the answer declines"] == flawed.count(0)
