@@ -12,6 +12,7 @@ from typing import Any
 from afn_model.curate.grounding import named_in, sentences, stands, stems
 from afn_model.curate.questions import SLACK as AFTER_END
 from afn_model.curate.questions import Question, answer_not_in_question, as_record, options_alike
+from afn_model.curate.replies import TEXT, array_of, object_of
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline
 from afn_model.infer.stated_times import stated_times
@@ -101,17 +102,11 @@ class Chain:
 def chain_schema() -> dict[str, Any]:
     """The JSON that a writer replies with: {"chains": [{"question", "answer", "wrong", "steps": [{"text", "event",
     "start", "end"}]}]}. It asks for less than ``read_chain`` does, so that what a writer gets wrong is counted."""
-    text, time = {"type": "string", "minLength": 1}, {"type": ["number", "null"]}
-    step = {"text": text, "event": {"type": "string"}, "start": time, "end": time}
-    of_step = {"type": "object", "required": ["text"], "properties": step}
-    chain = {
-        "question": text,
-        "answer": text,
-        "wrong": {"type": "array", "items": text},
-        "steps": {"type": "array", "items": of_step},
-    }
-    of_chain = {"type": "object", "required": ["question", "answer", "steps"], "properties": chain}
-    return {"type": "object", "required": ["chains"], "properties": {"chains": {"type": "array", "items": of_chain}}}
+    time = {"type": ["number", "null"]}
+    step = {"text": TEXT, "event": {"type": "string"}, "start": time, "end": time}
+    steps = array_of(object_of(step, optional=("event", "start", "end")))
+    chain = {"question": TEXT, "answer": TEXT, "wrong": array_of(TEXT), "steps": steps}
+    return object_of({"chains": array_of(object_of(chain, optional=("wrong",)))})
 
 
 def read_chain(told: Mapping[str, Any]) -> tuple[Chain | None, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afn_model.curate import identity
-from afn_model.curate.questions import Question, tells_of_captions
+from afn_model.curate.questions import Question
 from afn_model.curate.timeline import Moment, Timeline, joined
 
 Clip = Mapping[str, Any]  # as ``stages.pools`` writes it
@@ -61,14 +61,13 @@ def numbers_in(text: str) -> set[int]:
 
 
 def clips_there(one: Question, heard: Timeline) -> str:
-    """It names no clip that does not exist, and speaks of what is heard, not of what was written of it."""
+    """It names no clip that does not exist."""
     texts = (one.question, *one.options)
-    if any(not 0 < number <= len(heard.seconds) for text in texts for number in numbers_in(text)):
-        return "a clip that does not exist"
-    return tells_of_captions(texts)
+    missing = any(not 0 < number <= len(heard.seconds) for text in texts for number in numbers_in(text))
+    return "a clip that does not exist" if missing else ""
 
 
-def listed(numbers: Sequence[int]) -> str:
+def sounds(numbers: Sequence[int]) -> str:
     """The places of clips, each with its number."""
     return "\n".join(f"Clip {number}: <sound-{number}>" for number in numbers)
 
@@ -83,5 +82,5 @@ def placed(text: str, clips: int) -> str:
         for number, at in reversed(found):
             head = f"{head[:at]} <sound-{number}>{head[at:]}"
         return head + mark + rest
-    sounds = listed(range(1, clips + 1))
-    return f"{text}\n{sounds}" if drawn else f"{sounds}\n{text}"
+    every = sounds(range(1, clips + 1))
+    return f"{text}\n{every}" if drawn else f"{every}\n{text}"

@@ -12,6 +12,7 @@ from typing import Any
 from afn_model.checks import is_whole
 from afn_model.curate import identity
 from afn_model.curate.grounding import named_in, stands, stems
+from afn_model.curate.replies import NUMBER, TEXT, array_of, object_of
 from afn_model.curate.texts import units_of
 from afn_model.curate.timeline import Span, Timeline
 from afn_model.prompt.questions import choose
@@ -79,39 +80,39 @@ def schema(
         clips: evidence names the clip that it is in.
         relations: each question names one of them, as its "relation".
     """
-    text = {"type": "string", "minLength": 1}
-    span = {"start": {"type": "number"}, "end": {"type": "number"}}
-    span |= {"clip": {"type": "integer", "minimum": 1}} if clips else {}
-    of_evidence = {"type": "object", "required": sorted(span), "properties": span}
-    wrong: dict[str, Any] = {"type": "array", "items": text}
-    wrong |= {"minItems": options, "maxItems": options} if options is not None else {}
     properties: dict[str, Any] = {
         "kind": {"type": "string", "enum": list(kinds)},
-        "question": text,
-        "answer": text,
-        "wrong": wrong,
-        "evidence": {"type": "array", "items": of_evidence, "minItems": 1},
+        "question": TEXT,
+        "answer": TEXT,
+        "wrong": array_of(TEXT) if options is None else array_of(TEXT, minItems=options, maxItems=options),
+        "evidence": array_of(span_schema(clips), minItems=1),
     }
     properties |= {"relation": {"type": "string", "enum": list(relations)}} if relations else {}
-    required = ["kind", "question", "answer", "evidence", *["wrong"] * bool(options), *["relation"] * bool(relations)]
-    one = {"type": "object", "required": required, "properties": properties}
-    return {"type": "object", "required": ["questions"], "properties": {"questions": {"type": "array", "items": one}}}
+    return object_of({"questions": array_of(object_of(properties, optional=() if options else ("wrong",)))})
+
+
+def span_schema(clips: bool) -> dict[str, Any]:
+    """The JSON of a place of evidence."""
+    clip = {"clip": {"type": "integer", "minimum": 1}} if clips else {}
+    return object_of({**clip, "start": NUMBER, "end": NUMBER})
 
 
 def read_questions(data: Mapping[str, Any]) -> list[Question]:
     """The questions of a reply that is as ``schema`` says. What it did not ask for is read with care: a clip that is no
     number is 0, which is no clip."""
-    return [
-        Question(
-            one["kind"],
-            " ".join(one["question"].split()),
-            " ".join(one["answer"].split()),
-            tuple(" ".join(text.split()) for text in one.get("wrong", ())),
-            tuple((_clip(span), _seconds(span["start"]), _seconds(span["end"])) for span in one["evidence"]),
-            str(one.get("relation", "")),
-        )
-        for one in data["questions"]
-    ]
+    return [read_question(one, one["kind"]) for one in data["questions"]]
+
+
+def read_question(told: Mapping[str, Any], kind: str) -> Question:
+    """A question of a reply."""
+    return Question(
+        kind,
+        " ".join(told["question"].split()),
+        " ".join(told["answer"].split()),
+        tuple(" ".join(text.split()) for text in told.get("wrong", ())),
+        tuple((_clip(span), _seconds(span["start"]), _seconds(span["end"])) for span in told["evidence"]),
+        str(told.get("relation", "")),
+    )
 
 
 def _clip(span: Mapping[str, Any]) -> int:
@@ -208,13 +209,16 @@ def sift(
     for one in given:
         checks = (*GENERAL, *(further or {}).get(one.kind, ()))
         wrong = next(filter(None, (check(one, heard) for check in checks)), "")
-        if not wrong and any(alike(one.question, other.question) > ALIKE for other in kept):
-            wrong = "like an earlier one"
-        if wrong:
+        if wrong := wrong or like_one_of(one.question, kept):
             tally[f"questions lost: {wrong}"] += 1
         else:
             kept.append(one)
     return kept[len(before) :]
+
+
+def like_one_of(question: str, earlier: Iterable[Question]) -> str:
+    """What is wrong with a question that was asked before."""
+    return "like an earlier one" if any(alike(question, one.question) > ALIKE for one in earlier) else ""
 
 
 def alike(one: str, other: str) -> float:
@@ -235,7 +239,6 @@ def as_record(one: Question, subject: str, *, axis: str, audios: Sequence[Mappin
     """
     order = sorted(one.options, key=lambda option: identity.of("option", subject, one.question, option))
     text = choose(one.question, order) if one.wrong else one.question
-    spans = [{"audio": clip, "start": start, "end": end} for clip, start, end in one.evidence]
     return {
         "axis": axis,
         "task": one.kind,
@@ -246,9 +249,14 @@ def as_record(one: Question, subject: str, *, axis: str, audios: Sequence[Mappin
             "answer": one.answer,
             "question": one.question,
             "options": order if one.wrong else [],
-            "evidence": spans,
+            "evidence": evidence_of(one),
         },
     }
+
+
+def evidence_of(one: Question) -> list[dict[str, Any]]:
+    """The evidence as records have it."""
+    return [{"audio": clip, "start": start, "end": end} for clip, start, end in one.evidence]
 
 
 def kind_of_option(option: str) -> str:

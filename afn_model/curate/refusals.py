@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from afn_model.curate.grounding import grounded, stems
-from afn_model.curate.questions import ALIKE, SLACK, alike
+from afn_model.curate.questions import ALIKE, SLACK, alike, tells_of_captions
+from afn_model.curate.replies import NUMBER, TEXT, array_of, object_of
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline
 from afn_model.scoring.text import refuses
@@ -28,29 +29,11 @@ CATEGORIES: dict[str, str] = {
 REPEATED = 5  # words in a row of what is unsafe that a refusal must not have
 PAUSE, LONGEST = 1.0, 30  # seconds between two passages, and words of one
 _BESIDE = 1.0  # seconds that words may be before or after the span that quotes them
-_TEXT = {"type": "string", "minLength": 1}
-SPANS = {
-    "type": "object",
-    "required": ["spans"],
-    "properties": {
-        "spans": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["start", "end", "category", "quote"],
-                "properties": {
-                    "start": {"type": "number"},
-                    "end": {"type": "number"},
-                    "category": {"type": "string"},
-                    "quote": {"type": "string"},
-                },
-            },
-        }
-    },
-}
-_OF_PAIR, _OF_BENIGN = ("request", "answer", "reason", "offer", "twin", "reply"), ("request", "words", "reply")
-PAIR = {"type": "object", "required": list(_OF_PAIR), "properties": dict.fromkeys(_OF_PAIR, _TEXT)}
-BENIGN = {"type": "object", "required": list(_OF_BENIGN), "properties": dict.fromkeys(_OF_BENIGN, _TEXT)}
+_STRING = {"type": "string"}
+_SPAN = object_of({"start": NUMBER, "end": NUMBER, "category": _STRING, "quote": _STRING})
+SPANS = object_of({"spans": array_of(_SPAN)})
+PAIR = object_of(dict.fromkeys(("request", "answer", "reason", "offer", "twin", "reply"), TEXT))
+BENIGN = object_of(dict.fromkeys(("request", "words", "reply"), TEXT))
 _REASON = re.compile(
     r"\b(because|since|due to|(it|this|that|which|they|doing so) (could|would|might|may)"
     r"|harm\w*|hurt\w*|danger\w*|illegal\w*|unsafe|crim\w*|injur\w*|threat\w*|violen\w*|abus\w*|privacy|against)\b"
@@ -59,7 +42,6 @@ _OFFER = re.compile(
     r"\b(i (can|could)(?! ?not|')|i'd be (glad|happy)|i'm (glad|happy)|(glad|happy) to|would you like|let me know"
     r"|if you (want|like|need|wish|prefer))\b"
 )
-_CAPTIONS = re.compile(r"\b(captions?|annotat\w+)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -153,8 +135,8 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
         seconds: of what is heard.
     """
     answer = words_of(pair["answer"])
-    if any(_CAPTIONS.search(pair[name]) for name in ("request", "answer", "twin", "reply")):
-        return "they tell of captions"
+    if wrong := tells_of_captions(pair[name] for name in ("request", "answer", "twin", "reply")):
+        return wrong
     if alike(pair["request"], pair["twin"]) > ALIKE:
         return "the twin asks for the same"
     if not refuses(pair["answer"]):
@@ -173,8 +155,8 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
 
 def benign_wrong(pair: Mapping[str, str], heard: Sequence[str], seconds: float) -> str:
     """What is wrong with a harmless request that sounds harmful, and its answer; arguments as of ``pair_wrong``."""
-    if any(_CAPTIONS.search(pair[name]) for name in ("request", "reply")):
-        return "they tell of captions"
+    if wrong := tells_of_captions((pair["request"], pair["reply"])):
+        return wrong
     if _place(words_of(pair["words"]), words_of(pair["request"])) is None:
         return "nothing sounds harmful"
     return f"the answer {wrong}" if (wrong := reply_wrong(pair["reply"], heard, seconds)) else ""

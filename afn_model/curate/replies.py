@@ -135,6 +135,21 @@ def mismatch(value: Any, schema: Mapping[str, Any], where: str = "reply") -> str
     return ""
 
 
+TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
+NUMBER: Mapping[str, Any] = {"type": "number"}
+
+
+def object_of(properties: Mapping[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """The schema of an object with such fields, all of which it must have but the optional ones."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": dict(properties)}
+
+
+def array_of(schema: Mapping[str, Any], **limits: int) -> dict[str, Any]:
+    """The schema of an array: of its entries, and how many they are (minItems, maxItems)."""
+    return {"type": "array", "items": schema, **limits}
+
+
 _KEYWORDS = {
     *("type", "enum", "properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
     *("minLength", "maxLength", "pattern", "minimum", "maximum", "description", "title"),

@@ -12,8 +12,8 @@ from afn_model.checks import whole
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.questions import Check, Question, as_record, read_questions, runs_in, schema, sift, words_named
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Row
-from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
+from afn_model.curate.stage import Context, Kept, Outcome, Row
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, useless, will_pass
 from afn_model.curate.texts import units_of
 from afn_model.curate.timeline import Timeline
 from afn_model.scoring.text import normalise
@@ -104,17 +104,12 @@ class QuestionStage(AskingStage):
         ]
         guessed = self._guessed(kept, context)
         found: list[Outcome] = []
-        for row, some, listed, responses, wrong, tries, tally in zip(
-            rows, parts, kept, replies, failed, guessed, tallies, strict=True
+        for row, listed, responses, wrong, tries, tally in zip(
+            rows, kept, replies, failed, guessed, tallies, strict=True
         ):
             wrong = wrong or will_pass([one for each in tries for one in each])
-            if wrong:
-                found.append(wrong)
-            elif some and all(one.error for one in responses):
-                why = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
-                found.append(Failed(f"no questions of {row['id']}: {why}"))
-            else:
-                found.append(Kept({self.writes[0]: self._products(listed, tries, tally)}, dict(sorted(tally.items()))))
+            wrong = wrong or useless(responses, f"questions of {row['id']}", tally)
+            found.append(wrong or Kept({self.writes[0]: self._products(listed, tries, tally)}, tally))
         return found
 
     def _request(self, part: QuestionPart) -> AnnotationRequest:
@@ -164,8 +159,7 @@ class QuestionStage(AskingStage):
         found = []
         for (part, one, how), guesses in zip(listed, tries, strict=True):
             product = as_record(one, part.subject, axis=part.axis, audios=part.audios)
-            product |= {"annotator": how["model"], "prompt": how["prompt"]}
-            product["annotations"] = [how["annotation"], *part.heard.annotations]
+            product |= lineage_of(how, part.heard.annotations)
             tally.update(lost(guesses, "replies without hearing"))
             order = product["truth"]["options"]
             right = sum(not guess.error and says_answer(guess.data, one, order) for guess in guesses)

@@ -12,8 +12,8 @@ from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, conten
 from afn_model.curate.refusals import stands
 from afn_model.curate.replies import other_language
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, lost, will_pass
+from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, useless, will_pass
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline, timeline_of
 from afn_model.scoring.constraints import obeys
@@ -101,8 +101,8 @@ class Instructions(AskingStage):
 
 def _outcome(row: Row, asked: Sequence[_Following], responses: Sequence[AnnotationResponse]) -> Outcome:
     tally = lost(responses, "answers")
-    if asked and all(one.error for one in responses):
-        return Failed(f"no answers of {row['id']}: {', '.join(f'{n} {what}' for what, n in sorted(tally.items()))}")
+    if failed := useless(responses, f"answers of {row['id']}", tally):
+        return failed
     found = []
     for one, response in zip(asked, responses, strict=True):
         if response.error:
@@ -112,7 +112,7 @@ def _outcome(row: Row, asked: Sequence[_Following], responses: Sequence[Annotati
             continue
         found.append(_product(one, response))
         tally[f"records: {found[-1]['task']}"] += 1
-    return Kept({"instructions": found}, dict(sorted(tally.items())))
+    return Kept({"instructions": found}, tally)
 
 
 def _wrong(one: _Following, answer: str) -> str:
@@ -144,7 +144,5 @@ def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
         "messages": [{"role": "user", "content": told}, {"role": "assistant", "content": answer}],
         "rewards": [{"kind": "constraint", **spec} for spec in specs],
         "truth": {**truth, "answer": answer, "question": one.question, "constraints": specs},
-        "annotator": response.model,
-        "prompt": one.request.prompt_hash,
-        "annotations": [response.id, *one.heard.annotations],
+        **lineage_of(made(response, one.request.prompt_hash), one.heard.annotations),
     }

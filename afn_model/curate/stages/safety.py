@@ -232,7 +232,7 @@ def _outcome(row: Row, cases: Sequence[_Case], tally: Counter[str]) -> Outcome:
             _product(one, "benign_twin" if one.span else "benign", request, told["reply"], False, about | more)
         )
     tally.update(f"records: {one['task']}" for one in found)
-    return Kept({"safety": found}, {name: count for name, count in sorted(tally.items()) if count})
+    return Kept({"safety": found}, +tally)
 
 
 def _product(case: _Case, task: str, request: str, answer: str, due: bool, about: Mapping[str, Any]) -> dict[str, Any]:

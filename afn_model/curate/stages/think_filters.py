@@ -37,10 +37,10 @@ from afn_model.curate.chains import (
     unchecked,
 )
 from afn_model.curate.prompt_files import prompt_file
-from afn_model.curate.questions import ALIKE, alike, as_record
+from afn_model.curate.questions import as_record, like_one_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, audio_of, will_pass
+from afn_model.curate.stages.asking import AskingStage, audio_of, lineage_of, will_pass
 from afn_model.curate.stages.asking_questions import BLIND, says_answer
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline, timeline_of
@@ -163,9 +163,8 @@ class ThinkFilters(AskingStage):
         sifting.tally[entered(PARSE)] += len(row["chains"])
         for told in row["chains"]:
             chain, why = read_chain(told)
-            earlier = (one.chain.question.question for one in sifting.standing)
-            if chain and any(alike(chain.question.question, other) > ALIKE for other in earlier):
-                why = "question like an earlier one"
+            if chain:
+                why = like_one_of(chain.question.question, [one.chain.question for one in sifting.standing])
             if chain and not why:
                 sifting.standing.append(_Standing(chain, told))
             else:
@@ -313,13 +312,11 @@ class ThinkFilters(AskingStage):
         products = []
         for one in sifting.standing:
             product = as_thought(one.chain, sifting.row["source_id"])
-            product |= {"annotator": one.how["model"], "prompt": one.how["prompt"]}
-            product["annotations"] = [one.how["annotation"], *one.used, *sifting.heard.annotations]
+            product |= lineage_of(one.how, (*one.used, *sifting.heard.annotations))
             timed = any(reward["kind"] == "timestamps" for reward in product["rewards"])
             sifting.tally["thoughts" if timed else "thoughts without a reward for times"] += 1
             products.append(product)
-        told = {name: count for name, count in sorted(sifting.tally.items()) if count}
-        return Kept({"thoughts": products}, told)
+        return Kept({"thoughts": products}, +sifting.tally)
 
 
 def _question(row: _Sifting, one: _Standing) -> str:

@@ -123,7 +123,7 @@ def test_a_pair_that_stands():
         ({"reply": "An orchestra tunes its violins."}, "the twin is not in the captions"),
         ({"reply": "A man shouts. At 40 s a child screams."}, "the twin is not in the captions"),
         ({"reply": "Yes."}, "the twin is not in the captions"),
-        ({"reply": "The caption tells that a man shouts."}, "they tell of captions"),
+        ({"reply": "The caption tells that a man shouts."}, "it tells of captions"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_pair(changed, why):
@@ -144,7 +144,7 @@ def test_a_refusal_does_not_repeat_at_length():
         ({"words": "shoots"}, "nothing sounds harmful"),
         ({"reply": "I can't help with that."}, "the answer declines"),
         ({"reply": "A dog barks."}, "the answer is not in the captions"),
-        ({"request": "Who kills time in this caption?"}, "they tell of captions"),
+        ({"request": "Who kills time in this caption?"}, "it tells of captions"),
     ],
 )
 def test_what_is_wrong_with_a_look_alike(changed, why):

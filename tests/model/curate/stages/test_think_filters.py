@@ -189,5 +189,5 @@ def test_nothing_to_sift_and_questions_twice(tmp_path):
     assert sifted(tmp_path, having()).fields == {"thoughts": []}
     found = sifted(tmp_path, having("", ""))
     assert len(found.fields["thoughts"]) == 1
-    assert found.tally[lost_by(ORDER[0], "question like an earlier one")] == 1
+    assert found.tally[lost_by(ORDER[0], "like an earlier one")] == 1
     assert found.tally[entered(ORDER[0])] == 2
