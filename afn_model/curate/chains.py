@@ -13,7 +13,7 @@ from afn_model.curate.grounding import named_in, sentences, stands, stems
 from afn_model.curate.questions import SLACK as AFTER_END
 from afn_model.curate.questions import Question, answer_not_in_question, as_record, options_alike
 from afn_model.curate.replies import TEXT, array_of, object_of
-from afn_model.curate.texts import words_of
+from afn_model.curate.texts import runs_of, words_of
 from afn_model.curate.timeline import Timeline
 from afn_model.infer.stated_times import stated_times
 from afn_model.prompt.questions import THINK
@@ -196,8 +196,7 @@ def repeats(chain: Chain, share: float = 0.2) -> str:
 
 def repetition(text: str) -> float:
     """Share of the sequences of four words of a text that came before in it: 1 − different / all; 0 of none."""
-    words = words_of(text)
-    runs = [tuple(words[at : at + GRAM]) for at in range(len(words) - GRAM + 1)]
+    runs = runs_of(words_of(text), GRAM)
     return (len(runs) - len(set(runs))) / len(runs) if runs else 0.0
 
 

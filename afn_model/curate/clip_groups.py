@@ -9,9 +9,9 @@ from typing import Any
 from afn_model.curate import identity
 from afn_model.curate.questions import Question
 from afn_model.curate.timeline import Moment, Timeline, joined
+from afn_model.infer.time_words import number_value
 
 Clip = Mapping[str, Any]  # as ``stages.pools`` writes it
-_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 _CLIP = re.compile(r"\b(?:audio )?clips? (?:number )?#?(\d+|one|two|three|four)\b", re.I)
 _LISTED = re.compile(r"\bclips ((?:(?:\d+|one|two|three|four)(?:,? and |,? or |, | to )?)+)", re.I)
 
@@ -57,7 +57,7 @@ def numbers_in(text: str) -> set[int]:
     found = _CLIP.findall(text)
     for listed in _LISTED.findall(text):
         found += re.findall(r"\d+|one|two|three|four", listed, re.I)
-    return {_NUMBERS.get(one.lower()) or int(one) for one in found}
+    return {int(number_value(one)) for one in found}
 
 
 def clips_there(one: Question, heard: Timeline) -> str:

@@ -13,8 +13,9 @@ from afn_model.checks import is_whole
 from afn_model.curate import identity
 from afn_model.curate.grounding import named_in, stands, stems
 from afn_model.curate.replies import NUMBER, TEXT, array_of, object_of
-from afn_model.curate.texts import units_of
+from afn_model.curate.texts import place_of, units_of
 from afn_model.curate.timeline import Span, Timeline
+from afn_model.infer.time_words import SPELLED
 from afn_model.prompt.questions import choose
 from afn_model.scoring.text import normalise
 
@@ -24,11 +25,7 @@ LONGER = 3.0  # times as many words as the shortest option that the longest may 
 MOST = 20  # options
 _YES_NO = frozenset(("yes", "no"))
 _ANY_KIND = frozenset(("none", "never", "unknown", "not heard"))  # may stand beside numbers and beside texts
-_DIGITS = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
-    "|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-(?:one|two|three|four|five|six|seven|eight|nine))?"
-)
-_AMOUNT = rf"(?:[\d.,:/%]*\d[\d.,:/%]*|{_DIGITS}|once|twice|(?:a |one )?hundred)"
+_AMOUNT = rf"(?:[\d.,:/%]*\d[\d.,:/%]*|zero|{SPELLED}|hundred|once|twice)"
 _NUMBER = re.compile(
     rf"(?:about |around |at |from |exactly |only )?{_AMOUNT}(?:(?: ?[-–—] ?| to | and | or ){_AMOUNT})?"
     r"(?: ?(?:times?|seconds?|secs?|s|minutes?|mins?|hours?|speakers?|people|persons?|voices?|bpm|k?hz|db|beats?))?"
@@ -42,7 +39,7 @@ _OF_NOTES = ("major", "minor", "sharp", "flat", "chord")  # after which an A is 
 
 
 @dataclass(frozen=True)
-class CurationQuestion:
+class Question:
     """A question with its answer.
 
     Args:
@@ -65,7 +62,6 @@ class CurationQuestion:
         return (self.answer, *self.wrong)
 
 
-Question = CurationQuestion  # as those who write stages call it
 Check = Callable[[Question, Timeline], str]  # what is wrong, in few words that are counted; "" where nothing is
 
 
@@ -283,10 +279,4 @@ def words_named(option: str) -> list[str]:
 
 def _within(option: str, asked: Sequence[str]) -> bool:
     """Whether an option's words follow one another in a question's."""
-    return runs_in(words_named(option), asked)
-
-
-def runs_in(words: Sequence[str], text: Sequence[str]) -> bool:
-    """Whether words, one at least, follow one another in those of a text."""
-    places = range(len(text) - len(words) + 1)
-    return bool(words) and any(list(text[at : at + len(words)]) == list(words) for at in places)
+    return place_of(words_named(option), asked) is not None

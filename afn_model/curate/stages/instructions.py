@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from afn_model.checks import number
+from afn_model.checks import share
 from afn_model.curate import constraint_texts, identity
 from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, words_to_use
 from afn_model.curate.refusals import stands
@@ -59,9 +59,8 @@ class Instructions(AskingStage):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value in (("share", self.share), ("pairs", self.pairs)):
-            if not 0 <= number(value, name) <= 1:
-                raise ValueError(f"{name} is from 0 to 1, got {value}")
+        share(self.share, "share")
+        share(self.pairs, "pairs")
 
     @property
     def reads(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

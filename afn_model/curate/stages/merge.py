@@ -14,6 +14,7 @@ from afn_model.curate.replies import TEXT, array_of, object_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
 from afn_model.curate.stages.asking import AskingStage, counted, lost, made, will_pass
+from afn_model.curate.timeline import timeline
 
 LINES = {"captions": "sound", "transcripts": "speech", "voices": "voice", "speakers": "speakers", "seen": "seen"}
 SCHEMA = object_of({"caption": TEXT, "events": array_of(TEXT)})
@@ -139,14 +140,10 @@ class Merge(AskingStage):
         return found
 
     def _whole(self, row: Row, merged: Sequence[Mapping[str, Any]]) -> _Merging:
-        places = {one["id"]: one for one in row["segments"]}
         sources = [name for one in merged for name in _ids(one)]
         part = _Merging(row["source_id"], [("sound", one["text"]) for one in merged], sources)
         if len(merged) > 1:
-            told = "\n".join(
-                f"{places[one['segment']]['start']:.1f} to {places[one['segment']]['end']:.1f} s: {one['text']}"
-                for one in merged
-            )
+            told = timeline(merged, row["segments"], row["seconds"]).said()
             asked = self.request(
                 row["source_id"], prompt=self.whole_prompt, schema=SCHEMA, annotations=told, tokens=self.whole_tokens
             )

@@ -14,7 +14,7 @@ from typing import Any
 from afn_model.curate import identity
 from afn_model.curate.constraint_texts import FORMS, KEYS
 from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput, moments_in
-from afn_model.curate.texts import words_of
+from afn_model.curate.texts import place_of, words_of
 
 # Sentences that a synthetic recording may say -> category. Plain words, which a small dictionary of English has.
 UNSAFE_SENTENCES: dict[str, str] = {
@@ -55,10 +55,8 @@ def unsafe(asked: RuleInput) -> dict[str, Any]:
         places += [(one.start, one.end)] * len(listed)
     found = []
     for sentence, category in UNSAFE_SENTENCES.items():
-        size = len(sentence.split())
-        at = next((at for at in range(len(words)) if words[at : at + size] == sentence.split()), None)
-        if at is not None:
-            found.append((places[at][0], places[at + size - 1][1], category, sentence))
+        if at := place_of(sentence.split(), words):
+            found.append((places[at[0]][0], places[at[-1]][1], category, sentence))
     flawed = identity.number(asked.text) % 8 == 0
     if flawed and _TALK in captions:
         found.append((*places[0], "violence", " ".join(words[:3])))

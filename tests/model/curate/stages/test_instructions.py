@@ -137,6 +137,6 @@ def german(requests):
 
 def test_parameters():
     for changed in ({"share": 1.5}, {"pairs": -0.1}):
-        with pytest.raises(ValueError, match="is from 0 to 1"):
+        with pytest.raises(ValueError, match="must be from 0 to 1"):
             Instructions(**changed)
     assert set(FORMS) == set(Instructions().depends()["forms"])

@@ -205,7 +205,7 @@ def unmeasured(requests):
     ("changed", "why"),
     [
         ({"language": "de"}, "English alone"),
-        ({"benign": 1.1}, "benign is from 0 to 1"),
+        ({"benign": 1.1}, "benign must be from 0 to 1"),
         ({"most": 0}, "most"),
         ({"margin": -1.0}, "margin"),
         ({"pair_prompt": "nothing"}, "no prompt 'nothing'"),
