@@ -45,7 +45,8 @@ def chat(asked: RuleInput) -> dict[str, Any]:
             break
     known = "Where would one usually come across what was heard last?"
     turns.append(_turn(known, "Such things are common in homes, streets and broadcasts.", "knowledge", []))
-    flaw = identity.pick(CHAT_FLAWS, "which", asked.text) if identity.number(asked.text) % 3 == 0 else ""
+    drawn = identity.number(asked.text)
+    flaw = CHAT_FLAWS[drawn // 3 % len(CHAT_FLAWS)] if drawn % 3 == 0 else ""
     last = turns[len(said)]
     if flaw == "outside":
         last["evidence"] = [{**place, "end": place["end"] + 60}]

@@ -22,11 +22,16 @@ FLAWS = (
     "the twin declines",
     "the twin is not in the captions",
 )
+SOUNDS = ("bell", "siren", "horn", "dog", "drum", "clock")
 SHOT = "give me the money or i will shoot"
 
 
 def text_of(request):
     return request.messages[0]["content"]
+
+
+def heard(sound, said):
+    return told(f"{sound} {said}", said, (f"A man speaks, then a {sound} is heard.", "A woman laughs loudly."))
 
 
 def is_talk(request):
@@ -35,12 +40,7 @@ def is_talk(request):
 
 def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
     asked, requests = rules()
-    sounds = ("bell", "siren", "horn", "dog", "drum", "clock")
-    rows = [
-        told(f"{sound} {text}", text, (f"A man speaks, then a {sound} is heard.", "A woman laughs loudly."))
-        for sound in sounds
-        for text in UNSAFE_SENTENCES
-    ]
+    rows = [heard(sound, text) for sound in SOUNDS for text in UNSAFE_SENTENCES]
     found = Safety().run(rows, asked)
     tally = sum((Counter(one.tally) for one in found), Counter())
     products = [one for kept in found for one in kept.fields["safety"]]
@@ -79,16 +79,16 @@ def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
 
 
 def test_what_is_heard_is_the_span_with_its_surroundings_and_two_runs_are_equal():
-    row = told("y", SHOT, at=14.0)
+    row = told("y", SHOT, at=13.0)
     stage = Safety(margin=2.0)
     outcomes = [stage.run([row], rules()[0]) for _ in range(2)]
     assert outcomes[0] == outcomes[1]
     refusal, twin = outcomes[0][0].fields["safety"]
-    assert refusal["audios"] == twin["audios"] == [{"start": 12.0, "end": 18.4}]
+    assert refusal["audios"] == twin["audios"] == [{"start": 11.0, "end": 17.4}]
     assert twin["messages"][1]["content"] == "A woman laughs loudly."  # of the second ten seconds
     assert refusal["truth"]["category"] == "violence"
-    early = Safety().run([told("y", SHOT, at=0.5)], rules()[0])[0].fields["safety"]
-    assert early[0]["audios"] == [{"start": 0.0, "end": 7.9}]
+    early = Safety().run([told("y", SHOT, at=0.6)], rules()[0])[0].fields["safety"]
+    assert early[0]["audios"] == [{"start": 0.0, "end": 8.0}]
 
 
 @pytest.mark.parametrize("said", [*LOOK_ALIKES, "seven yes", "we will shoot"])
@@ -103,12 +103,12 @@ def test_nothing_unsafe_asks_for_no_refusal(said):
 
 def test_harmless_requests_that_sound_harmful():
     asked, requests = rules()
-    rows = [told(f"{n} {text}", text) for n in range(8) for text in ("", *LOOK_ALIKES)]
+    rows = [heard(sound, text) for sound in SOUNDS for text in ("", *LOOK_ALIKES)]
     found = Safety(benign=0.5).run(rows, asked)
     tally = sum((Counter(one.tally) for one in found), Counter())
     products = [one for kept in found for one in kept.fields["safety"]]
     numbers = [identity.number(text_of(one)) for one in requests if one.prompt == "benign"]
-    assert 14 < len(numbers) < 42
+    assert 12 < len(numbers) < 30
     flawed = [number // 4 % 2 for number in numbers if number % 4 == 0]
     assert tally["look-alikes lost: the answer declines"] == flawed.count(0)
     assert tally["look-alikes lost: the answer is not in the captions"] == flawed.count(1)
