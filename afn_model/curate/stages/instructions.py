@@ -91,7 +91,7 @@ class Instructions(AskingStage):
         return found
 
     def _following(self, subject: str, part: Timeline, audio: Mapping[str, Any], language: str) -> _Following:
-        chosen = demands(subject, [one.text for one in part.moments], language, self.pairs)
+        chosen = demands(subject, part.texts, language, self.pairs)
         question, form = identity.pick(QUESTIONS, "question", subject), " ".join(one.text for one in chosen)
         asked = self.request(subject, annotations=part.said(), question=question, constraint=form)
         # The language of capitals and JSON is told below, from what is left without them.
@@ -122,11 +122,7 @@ def _wrong(one: _Following, answer: str) -> str:
     left = content(answer, specs)
     if one.language and other_language(left.lower(), one.language):
         return "another language"
-    return (
-        ""
-        if stands(left, [moment.text for moment in one.heard.moments], one.heard.seconds[0])
-        else "not in the captions"
-    )
+    return "" if stands(left, one.heard.texts, one.heard.seconds[0]) else "not in the captions"
 
 
 def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
@@ -134,7 +130,7 @@ def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
     told = " ".join([one.question, *(demand.text for demand in one.demands)])
     said = words_of(answer)
     # A word that the answer has of the captions, by which ``scoring.metrics`` tells that it says something.
-    label = next((word for word in words_to_use([moment.text for moment in one.heard.moments]) if word in said), "")
+    label = next((word for word in words_to_use(one.heard.texts) if word in said), "")
     truth = {"metric": "constraint", "constraint": specs[0], "label": label} if label else {"metric": "f1"}
     return {
         "axis": "safety",

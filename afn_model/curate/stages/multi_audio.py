@@ -65,13 +65,13 @@ class MultiAudio(QuestionStage):
 
     def _part(self, clips: Sequence[Mapping[str, Any]]) -> QuestionPart:
         return QuestionPart(
-            group_id(clips),
-            heard_in(clips),
-            self.prompt,
-            tuple(CHECKS),
-            "multi_audio",
-            places(clips),
-            {"count": str(self.count)},
+            subject=group_id(clips),
+            heard=heard_in(clips),
+            prompt=self.prompt,
+            kinds=tuple(CHECKS),
+            axis="multi_audio",
+            audios=places(clips),
+            data={"count": str(self.count)},
             further={kind: (clips_there, *checks) for kind, checks in CHECKS.items()},
         )
 

@@ -48,7 +48,7 @@ class _Case:
 
     @property
     def texts(self) -> list[str]:
-        return [*(one.text for one in self.heard.moments), *[self.said] * bool(self.said)]
+        return [*self.heard.texts, *[self.said] * bool(self.said)]
 
     @property
     def told(self) -> Mapping[str, str]:

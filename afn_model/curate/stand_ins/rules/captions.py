@@ -73,7 +73,6 @@ def _article(what: str) -> str:
     return f"{'an' if what[:1] in 'aeiou' else 'a'} {what}"
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {
     "caption": caption,
     "voices": voices,

@@ -121,5 +121,4 @@ def _flaw(text: str, of: str) -> int:
     return 1 + drawn // FLAWED % 4 if drawn % FLAWED == 0 else 0
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {"informative": informative, "skill_questions": skill_questions}

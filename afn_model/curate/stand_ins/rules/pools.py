@@ -168,5 +168,4 @@ def _at(place: dict[str, Any], several: bool) -> str:
     return f"clip {place['clip']}" if several else "it"
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {"multi_audio": multi_audio, "chat": chat}

@@ -24,5 +24,4 @@ def paraphrase(asked: RuleInput) -> dict[str, Any]:
     return {"question": f"Listen closely. {question}"}
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {"paraphrase": paraphrase}

@@ -177,7 +177,6 @@ def _events(text: str) -> list[str]:
     return list(dict.fromkeys(event.lower() for event in _EVENT.findall(text)))
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {
     "think": think,
     "step_heard": step_heard,
