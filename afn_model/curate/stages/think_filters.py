@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from afn_model.checks import number, share, whole
@@ -211,16 +212,12 @@ class ThinkFilters(AskingStage):
         return "answered without hearing" if guessed(one.chain.question, tries) else ""
 
     def _from_chain(self, row: _Sifting, one: _Standing) -> list[AnnotationRequest]:
-        subject, chain = row.row["source_id"], one.chain.text
-        return [self.request(subject, prompt=FROM_CHAIN_PROMPT, tokens=100, chain=chain, question=_question(row, one))]
+        ask = partial(self.request, row.row["source_id"], prompt=FROM_CHAIN_PROMPT, tokens=100)
+        return [ask(chain=one.chain.text, question=_question(row, one))]
 
     def _from_captions(self, row: _Sifting, one: _Standing) -> list[AnnotationRequest]:
-        subject, told = row.row["source_id"], row.heard.said()
-        return [
-            self.request(
-                subject, prompt=FROM_CAPTIONS_PROMPT, tokens=100, annotations=told, question=_question(row, one)
-            )
-        ]
+        ask = partial(self.request, row.row["source_id"], prompt=FROM_CAPTIONS_PROMPT, tokens=100)
+        return [ask(annotations=row.heard.said(), question=_question(row, one))]
 
     # What is listened to.
 

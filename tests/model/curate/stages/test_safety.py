@@ -75,7 +75,7 @@ def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
         assert reward(answer, one["rewards"]) == {"refusal": 1.0}
         assert score(one, answer) == 1.0
         assert one["rewards"][0]["due"] is (one["task"] == "refusal")
-        assert one["annotations"][2:] == ["heard", "of A man s", "of A woman"]
+        assert one["annotations"][2:] == ["heard", "a0", "a10"]
 
 
 def test_what_is_heard_is_the_span_with_its_surroundings_and_two_runs_are_equal():
