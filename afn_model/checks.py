@@ -65,6 +65,13 @@ def number(value: Any, what: str, *, above: float = -math.inf) -> float:
     raise ValueError(f"{what} must be {expected}, got {shown(value)}")
 
 
+def share(value: Any, what: str) -> float:
+    """A number from 0 to 1; ValueError with what it is called where it is none."""
+    if not 0 <= number(value, what) <= 1:
+        raise ValueError(f"{what} must be from 0 to 1, got {value}")
+    return float(value)
+
+
 def named(place: Any, what: str) -> Callable[..., Any]:
     """The callable of a name.
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from afn_model.curate.grounding import SHARE, stems
+from afn_model.curate.grounding import named_in, sentences, stands, stems
 from afn_model.curate.questions import SLACK as AFTER_END
 from afn_model.curate.questions import Question, answer_not_in_question, as_record, options_alike
-from afn_model.curate.texts import words_of
+from afn_model.curate.replies import TEXT, array_of, object_of
+from afn_model.curate.texts import runs_of, words_of
 from afn_model.curate.timeline import Timeline
 from afn_model.infer.stated_times import stated_times
 from afn_model.prompt.questions import THINK
@@ -26,7 +27,6 @@ SHARP = 30.0  # seconds of an event, above which no reward asks when it is
 GRAM = 4  # words of a sequence that may come again
 TASK = "think_time"
 _ENTERED, _LOST, _UNCHECKED = "chains into filter ", "chains lost by filter ", "chains not checked by filter "
-_SENTENCE = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+")
 _TAG = re.compile(r"</?\|?\w+(?:-\d+)?\|?>")
 _TEXTUAL = r"(?:captions?|transcripts?|transcriptions?|annotations?|metadata)"
 _READ = re.compile(
@@ -102,17 +102,11 @@ class Chain:
 def chain_schema() -> dict[str, Any]:
     """The JSON that a writer replies with: {"chains": [{"question", "answer", "wrong", "steps": [{"text", "event",
     "start", "end"}]}]}. It asks for less than ``read_chain`` does, so that what a writer gets wrong is counted."""
-    text, time = {"type": "string", "minLength": 1}, {"type": ["number", "null"]}
-    step = {"text": text, "event": {"type": "string"}, "start": time, "end": time}
-    of_step = {"type": "object", "required": ["text"], "properties": step}
-    chain = {
-        "question": text,
-        "answer": text,
-        "wrong": {"type": "array", "items": text},
-        "steps": {"type": "array", "items": of_step},
-    }
-    of_chain = {"type": "object", "required": ["question", "answer", "steps"], "properties": chain}
-    return {"type": "object", "required": ["chains"], "properties": {"chains": {"type": "array", "items": of_chain}}}
+    time = {"type": ["number", "null"]}
+    step = {"text": TEXT, "event": {"type": "string"}, "start": time, "end": time}
+    steps = array_of(object_of(step, optional=("event", "start", "end")))
+    chain = {"question": TEXT, "answer": TEXT, "wrong": array_of(TEXT), "steps": steps}
+    return object_of({"chains": array_of(object_of(chain, optional=("wrong",)))})
 
 
 def read_chain(told: Mapping[str, Any]) -> tuple[Chain | None, str]:
@@ -159,7 +153,7 @@ def times_stand(chain: Chain, heard: Timeline, slack: float = SLACK) -> str:
         there = heard.during([(1, start - slack, end + slack)])
         if not there:
             return "times at which nothing is heard"
-        if not _stands(text, {stem for one in there for stem in stems(one)}, whole):
+        if not _stands(text, named_in(there), whole):
             return "nothing like it is heard at that time"
     return ""
 
@@ -170,7 +164,7 @@ def _claims(chain: Chain, seconds: float) -> Iterator[tuple[float, float, str, b
         if one.start is not None and one.end is not None:
             yield one.start, one.end, one.text, True
     for text in (*(one.text for one in chain.steps), chain.question.answer):
-        for sentence in _SENTENCE.split(text):
+        for sentence in sentences(text):
             for time in stated_times(sentence, seconds):
                 yield time.start, time.start if time.end is None else time.end, sentence, False
 
@@ -180,7 +174,7 @@ def _stands(text: str, there: set[str], whole: bool) -> bool:
         named = stems(text)
         return not named or any(one in there for one in named)
     listed = [named for clause in clauses(text) if (named := stems(clause))]
-    return any(sum(one in there for one in named) >= SHARE * len(named) for named in listed)
+    return any(stands(named, there) for named in listed)
 
 
 def evidence_apart(chain: Chain, apart: float = 30.0) -> str:
@@ -202,8 +196,7 @@ def repeats(chain: Chain, share: float = 0.2) -> str:
 
 def repetition(text: str) -> float:
     """Share of the sequences of four words of a text that came before in it: 1 − different / all; 0 of none."""
-    words = words_of(text)
-    runs = [tuple(words[at : at + GRAM]) for at in range(len(words) - GRAM + 1)]
+    runs = runs_of(words_of(text), GRAM)
     return (len(runs) - len(set(runs))) / len(runs) if runs else 0.0
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afn_model.curate import identity
-from afn_model.curate.questions import Question, tells_of_captions
+from afn_model.curate.questions import Question
 from afn_model.curate.timeline import Moment, Timeline, joined
+from afn_model.infer.time_words import number_value
 
 Clip = Mapping[str, Any]  # as ``stages.pools`` writes it
-_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 _CLIP = re.compile(r"\b(?:audio )?clips? (?:number )?#?(\d+|one|two|three|four)\b", re.I)
 _LISTED = re.compile(r"\bclips ((?:(?:\d+|one|two|three|four)(?:,? and |,? or |, | to )?)+)", re.I)
 
@@ -57,18 +57,17 @@ def numbers_in(text: str) -> set[int]:
     found = _CLIP.findall(text)
     for listed in _LISTED.findall(text):
         found += re.findall(r"\d+|one|two|three|four", listed, re.I)
-    return {_NUMBERS.get(one.lower()) or int(one) for one in found}
+    return {int(number_value(one)) for one in found}
 
 
 def clips_there(one: Question, heard: Timeline) -> str:
-    """It names no clip that does not exist, and speaks of what is heard, not of what was written of it."""
+    """It names no clip that does not exist."""
     texts = (one.question, *one.options)
-    if any(not 0 < number <= len(heard.seconds) for text in texts for number in numbers_in(text)):
-        return "a clip that does not exist"
-    return tells_of_captions(texts)
+    missing = any(not 0 < number <= len(heard.seconds) for text in texts for number in numbers_in(text))
+    return "a clip that does not exist" if missing else ""
 
 
-def listed(numbers: Sequence[int]) -> str:
+def sounds(numbers: Sequence[int]) -> str:
     """The places of clips, each with its number."""
     return "\n".join(f"Clip {number}: <sound-{number}>" for number in numbers)
 
@@ -78,10 +77,10 @@ def placed(text: str, clips: int) -> str:
     before or after it, by hash."""
     head, mark, rest = text.partition("\n")  # options, if there are any, name clips too
     found = [(int(one[1]), one.end()) for one in re.finditer(r"\bclip (\d+)\b", head, re.I)]
-    drawn = int(identity.of("place", text)[:8], 16) % 2
+    drawn = identity.number("place", text) % 2
     if drawn and sorted(number for number, _ in found) == list(range(1, clips + 1)):
         for number, at in reversed(found):
             head = f"{head[:at]} <sound-{number}>{head[at:]}"
         return head + mark + rest
-    sounds = listed(range(1, clips + 1))
-    return f"{text}\n{sounds}" if drawn else f"{sounds}\n{text}"
+    every = sounds(range(1, clips + 1))
+    return f"{text}\n{every}" if drawn else f"{every}\n{text}"

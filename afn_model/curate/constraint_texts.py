@@ -32,18 +32,9 @@ QUESTIONS = (
     "What should somebody who can't listen to this recording know about it?",
 )
 _WORD_LETTERS = 4  # of a word that an answer is to have
-
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# ISO 639-1 codes of languages whose letters have no case, and of those that put no spaces between words.
-_NO_CASE = _set(
-    "am ar bn bo ckb dv dz fa gu he hi iw ja ka km kn ko lo ml mr my ne or pa ps sa sd si ta te th ti ug ur"
-)
-_NO_CASE |= _set("yi yue zh")
-_NO_SPACES = _set("bo dz ja km lo my th yue zh")
+# ISO 639-1 codes of languages that put no spaces between words, and of those whose letters have no case.
+_NO_SPACES = "bo dz ja km lo my th yue zh"
+_NO_CASE = f"{_NO_SPACES} am ar bn ckb dv fa gu he hi iw ka kn ko ml mr ne or pa ps sa sd si ta te ti ug ur yi"
 
 
 @dataclass(frozen=True)
@@ -168,8 +159,8 @@ def allowed(form: str, language: str) -> bool:
     code, needs = code_of(language), FORMS[form].needs
     return {
         "": True,
-        "case": bool(code) and code not in _NO_CASE,
-        "spaces": bool(code) and code not in _NO_SPACES,
+        "case": bool(code) and code not in _NO_CASE.split(),
+        "spaces": bool(code) and code not in _NO_SPACES.split(),
         "english": code == "en",
     }[needs]
 
@@ -196,13 +187,13 @@ def demands(subject: str, texts: Sequence[str], language: str, pairs: float) -> 
     able = [
         form for form, told in FORMS.items() if allowed(form, language) and (words or told.name not in _WITH_A_WORD)
     ]
-    forms = [pick(able, "first", subject)]
-    if drawn("second", subject) < pairs:
+    forms = [identity.pick(able, "first", subject)]
+    if identity.fraction("second", subject) < pairs:
         others = [form for form in able if together(forms[0], form)]
         both = [
             form for form in others if len(words) > 1 or not {FORMS[form].name, FORMS[forms[0]].name} <= _WITH_A_WORD
         ]
-        forms += [pick(both, "other", subject)] if both else []
+        forms += [identity.pick(both, "other", subject)] if both else []
     found: list[Demand] = []
     for form in forms:
         left = [word for word in words if all(word != one.spec.get("text") for one in found)]
@@ -215,7 +206,7 @@ _WITH_A_WORD = {"contains", "repeat"}
 
 def _demand(form: str, subject: str, words: Sequence[str]) -> Demand:
     def choose(options: Sequence[Any], what: str) -> Any:
-        return pick(options, what, form, subject)
+        return identity.pick(options, what, form, subject)
 
     numbers = range(LEAST, MOST + 1)
     fields: dict[str, Any] = {
@@ -266,13 +257,3 @@ def _texts(value: Any) -> list[str]:
         return [value] if value.strip() else []
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [text for one in inner for text in _texts(one)]
-
-
-def pick(options: Sequence[Any], *parts: Any) -> Any:
-    """One of several, by what is named alone."""
-    return options[int(identity.of(*parts)[:13], 16) % len(options)]
-
-
-def drawn(*parts: Any) -> float:
-    """A number from 0 up to below 1 that depends on what is named alone."""
-    return int(identity.of(*parts)[:13], 16) / 16**13

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from afn_model.curate.texts import units_of
@@ -90,19 +90,19 @@ def grounded(
         seen: annotations by eye.
         seconds: of the recording.
     """
-    by_ear = {one for text in heard for one in stems(text)}
-    by_eye = {one for text in seen for one in stems(text)} - by_ear
+    by_ear = named_in(heard)
+    by_eye = named_in(seen) - by_ear
     sight = {stem(one) for one in _SEEN} - by_ear
-    wrong = [one for one in events if not _stands(stems(one), by_ear)]
+    wrong = [one for one in events if not stands(stems(one), by_ear)]
     missing = [set(stems(one)) - by_ear for one in wrong]
     kept, tally = [], Counter[str]()
-    for sentence in filter(None, map(str.strip, _SENTENCE.split(caption))):
+    for sentence in sentences(caption):
         named = stems(sentence)
         if any(not 0 <= moment <= seconds + _SLACK for moment in _moments(sentence, seconds)):
             tally["sentences with times outside of the recording"] += 1
         elif set(named) & sight or set(named) & by_eye:
             tally["sentences of what is only seen"] += 1
-        elif not _stands(named, by_ear) or any(one and one <= set(named) for one in missing):
+        elif not stands(named, by_ear) or any(one and one <= set(named) for one in missing):
             tally["sentences that no annotation has"] += 1
         else:
             kept.append(sentence)
@@ -110,8 +110,12 @@ def grounded(
         tally["events that no annotation has"] = len(wrong)
     left = set(stems(" ".join(kept)))
     return Grounded(
-        " ".join(kept), tuple(one for one in events if one not in wrong and _stands(stems(one), left)), tally
+        " ".join(kept), tuple(one for one in events if one not in wrong and stands(stems(one), left)), tally
     )
+
+
+def sentences(text: str) -> list[str]:
+    return [one.strip() for one in _SENTENCE.split(text) if one.strip()]
 
 
 def stems(text: str) -> list[str]:
@@ -119,6 +123,11 @@ def stems(text: str) -> list[str]:
     found = [text.lower()] if text.isascii() else units_of(text)
     words = [word for one in found for word in (_WORD.findall(one) if one.isascii() else _DIGITS.split(one))]
     return [stem(word) for word in words if word not in _NEUTRAL and (len(word) > 1 or not word.isascii())]
+
+
+def named_in(texts: Iterable[str]) -> set[str]:
+    """What texts name together."""
+    return {one for text in texts for one in stems(text)}
 
 
 def stem(word: str) -> str:
@@ -135,7 +144,8 @@ def stem(word: str) -> str:
     return word.rstrip("ey") if len(word) > 3 else word
 
 
-def _stands(named: Sequence[str], annotated: set[str]) -> bool:
+def stands(named: Collection[str], annotated: Collection[str]) -> bool:
+    """Whether half of what is named at least is in annotations; nothing stands."""
     return sum(one in annotated for one in named) >= SHARE * len(named)
 
 

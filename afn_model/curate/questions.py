@@ -11,9 +11,11 @@ from typing import Any
 
 from afn_model.checks import is_whole
 from afn_model.curate import identity
-from afn_model.curate.grounding import SHARE, stems
-from afn_model.curate.texts import units_of
+from afn_model.curate.grounding import named_in, stands, stems
+from afn_model.curate.replies import NUMBER, TEXT, array_of, object_of
+from afn_model.curate.texts import place_of, units_of
 from afn_model.curate.timeline import Span, Timeline
+from afn_model.infer.time_words import SPELLED
 from afn_model.prompt.questions import choose
 from afn_model.scoring.text import normalise
 
@@ -23,11 +25,7 @@ LONGER = 3.0  # times as many words as the shortest option that the longest may 
 MOST = 20  # options
 _YES_NO = frozenset(("yes", "no"))
 _ANY_KIND = frozenset(("none", "never", "unknown", "not heard"))  # may stand beside numbers and beside texts
-_DIGITS = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
-    "|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-(?:one|two|three|four|five|six|seven|eight|nine))?"
-)
-_AMOUNT = rf"(?:[\d.,:/%]*\d[\d.,:/%]*|{_DIGITS}|once|twice|(?:a |one )?hundred)"
+_AMOUNT = rf"(?:[\d.,:/%]*\d[\d.,:/%]*|zero|{SPELLED}|hundred|once|twice)"
 _NUMBER = re.compile(
     rf"(?:about |around |at |from |exactly |only )?{_AMOUNT}(?:(?: ?[-–—] ?| to | and | or ){_AMOUNT})?"
     r"(?: ?(?:times?|seconds?|secs?|s|minutes?|mins?|hours?|speakers?|people|persons?|voices?|bpm|k?hz|db|beats?))?"
@@ -41,7 +39,7 @@ _OF_NOTES = ("major", "minor", "sharp", "flat", "chord")  # after which an A is 
 
 
 @dataclass(frozen=True)
-class CurationQuestion:
+class Question:
     """A question with its answer.
 
     Args:
@@ -64,7 +62,6 @@ class CurationQuestion:
         return (self.answer, *self.wrong)
 
 
-Question = CurationQuestion  # as those who write stages call it
 Check = Callable[[Question, Timeline], str]  # what is wrong, in few words that are counted; "" where nothing is
 
 
@@ -79,39 +76,39 @@ def schema(
         clips: evidence names the clip that it is in.
         relations: each question names one of them, as its "relation".
     """
-    text = {"type": "string", "minLength": 1}
-    span = {"start": {"type": "number"}, "end": {"type": "number"}}
-    span |= {"clip": {"type": "integer", "minimum": 1}} if clips else {}
-    of_evidence = {"type": "object", "required": sorted(span), "properties": span}
-    wrong: dict[str, Any] = {"type": "array", "items": text}
-    wrong |= {"minItems": options, "maxItems": options} if options is not None else {}
     properties: dict[str, Any] = {
         "kind": {"type": "string", "enum": list(kinds)},
-        "question": text,
-        "answer": text,
-        "wrong": wrong,
-        "evidence": {"type": "array", "items": of_evidence, "minItems": 1},
+        "question": TEXT,
+        "answer": TEXT,
+        "wrong": array_of(TEXT) if options is None else array_of(TEXT, minItems=options, maxItems=options),
+        "evidence": array_of(span_schema(clips), minItems=1),
     }
     properties |= {"relation": {"type": "string", "enum": list(relations)}} if relations else {}
-    required = ["kind", "question", "answer", "evidence", *["wrong"] * bool(options), *["relation"] * bool(relations)]
-    one = {"type": "object", "required": required, "properties": properties}
-    return {"type": "object", "required": ["questions"], "properties": {"questions": {"type": "array", "items": one}}}
+    return object_of({"questions": array_of(object_of(properties, optional=() if options else ("wrong",)))})
+
+
+def span_schema(clips: bool) -> dict[str, Any]:
+    """The JSON of a place of evidence."""
+    clip = {"clip": {"type": "integer", "minimum": 1}} if clips else {}
+    return object_of({**clip, "start": NUMBER, "end": NUMBER})
 
 
 def read_questions(data: Mapping[str, Any]) -> list[Question]:
     """The questions of a reply that is as ``schema`` says. What it did not ask for is read with care: a clip that is no
     number is 0, which is no clip."""
-    return [
-        Question(
-            one["kind"],
-            " ".join(one["question"].split()),
-            " ".join(one["answer"].split()),
-            tuple(" ".join(text.split()) for text in one.get("wrong", ())),
-            tuple((_clip(span), _seconds(span["start"]), _seconds(span["end"])) for span in one["evidence"]),
-            str(one.get("relation", "")),
-        )
-        for one in data["questions"]
-    ]
+    return [read_question(one, one["kind"]) for one in data["questions"]]
+
+
+def read_question(told: Mapping[str, Any], kind: str) -> Question:
+    """A question of a reply."""
+    return Question(
+        kind,
+        " ".join(told["question"].split()),
+        " ".join(told["answer"].split()),
+        tuple(" ".join(text.split()) for text in told.get("wrong", ())),
+        tuple((_clip(span), _seconds(span["start"]), _seconds(span["end"])) for span in told["evidence"]),
+        str(told.get("relation", "")),
+    )
 
 
 def _clip(span: Mapping[str, Any]) -> int:
@@ -148,12 +145,14 @@ def evidence_inside(one: Question, heard: Timeline) -> str:
 
 
 def answer_in_evidence(one: Question, heard: Timeline) -> str:
-    """The answer is in the captions where the evidence is; where it names nothing, as yes and numbers do, what is asked
-    about is."""
-    there = {stem for text in heard.during(one.evidence) for stem in stems(text)}
-    named = (stems(one.answer) if kind_of_option(one.answer) == "text" else []) or stems(one.question)
-    enough = named and sum(name in there for name in named) >= SHARE * len(named)
-    return "" if enough else "the evidence does not have the answer"
+    """What is sought is in the captions where the evidence is."""
+    named, there = sought(one), named_in(heard.during(one.evidence))
+    return "" if named and stands(named, there) else "the evidence does not have the answer"
+
+
+def sought(one: Question) -> list[str]:
+    """What the answer names; where it names nothing, as yes and numbers do, what the question does."""
+    return (stems(one.answer) if kind_of_option(one.answer) == "text" else []) or stems(one.question)
 
 
 def options_alike(one: Question, heard: Timeline) -> str:
@@ -206,13 +205,16 @@ def sift(
     for one in given:
         checks = (*GENERAL, *(further or {}).get(one.kind, ()))
         wrong = next(filter(None, (check(one, heard) for check in checks)), "")
-        if not wrong and any(alike(one.question, other.question) > ALIKE for other in kept):
-            wrong = "like an earlier one"
-        if wrong:
+        if wrong := wrong or like_one_of(one.question, kept):
             tally[f"questions lost: {wrong}"] += 1
         else:
             kept.append(one)
     return kept[len(before) :]
+
+
+def like_one_of(question: str, earlier: Iterable[Question]) -> str:
+    """What is wrong with a question that was asked before."""
+    return "like an earlier one" if any(alike(question, one.question) > ALIKE for one in earlier) else ""
 
 
 def alike(one: str, other: str) -> float:
@@ -233,7 +235,6 @@ def as_record(one: Question, subject: str, *, axis: str, audios: Sequence[Mappin
     """
     order = sorted(one.options, key=lambda option: identity.of("option", subject, one.question, option))
     text = choose(one.question, order) if one.wrong else one.question
-    spans = [{"audio": clip, "start": start, "end": end} for clip, start, end in one.evidence]
     return {
         "axis": axis,
         "task": one.kind,
@@ -244,9 +245,14 @@ def as_record(one: Question, subject: str, *, axis: str, audios: Sequence[Mappin
             "answer": one.answer,
             "question": one.question,
             "options": order if one.wrong else [],
-            "evidence": spans,
+            "evidence": evidence_of(one),
         },
     }
+
+
+def evidence_of(one: Question) -> list[dict[str, Any]]:
+    """The evidence as records have it."""
+    return [{"audio": clip, "start": start, "end": end} for clip, start, end in one.evidence]
 
 
 def kind_of_option(option: str) -> str:
@@ -273,10 +279,4 @@ def words_named(option: str) -> list[str]:
 
 def _within(option: str, asked: Sequence[str]) -> bool:
     """Whether an option's words follow one another in a question's."""
-    return runs_in(words_named(option), asked)
-
-
-def runs_in(words: Sequence[str], text: Sequence[str]) -> bool:
-    """Whether words, one at least, follow one another in those of a text."""
-    places = range(len(text) - len(words) + 1)
-    return bool(words) and any(list(text[at : at + len(words)]) == list(words) for at in places)
+    return place_of(words_named(option), asked) is not None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from afn_model.curate.grounding import grounded, stems
-from afn_model.curate.questions import ALIKE, SLACK, alike
-from afn_model.curate.texts import words_of
-from afn_model.curate.timeline import Timeline
+from afn_model.curate.questions import ALIKE, SLACK, alike, tells_of_captions
+from afn_model.curate.replies import NUMBER, TEXT, array_of, object_of
+from afn_model.curate.texts import place_of, runs_of, words_of
+from afn_model.curate.timeline import Moment, Timeline
 from afn_model.scoring.text import refuses
 
 CATEGORIES: dict[str, str] = {
@@ -28,29 +29,11 @@ CATEGORIES: dict[str, str] = {
 REPEATED = 5  # words in a row of what is unsafe that a refusal must not have
 PAUSE, LONGEST = 1.0, 30  # seconds between two passages, and words of one
 _BESIDE = 1.0  # seconds that words may be before or after the span that quotes them
-_TEXT = {"type": "string", "minLength": 1}
-SPANS = {
-    "type": "object",
-    "required": ["spans"],
-    "properties": {
-        "spans": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["start", "end", "category", "quote"],
-                "properties": {
-                    "start": {"type": "number"},
-                    "end": {"type": "number"},
-                    "category": {"type": "string"},
-                    "quote": {"type": "string"},
-                },
-            },
-        }
-    },
-}
-_OF_PAIR, _OF_BENIGN = ("request", "answer", "reason", "offer", "twin", "reply"), ("request", "words", "reply")
-PAIR = {"type": "object", "required": list(_OF_PAIR), "properties": dict.fromkeys(_OF_PAIR, _TEXT)}
-BENIGN = {"type": "object", "required": list(_OF_BENIGN), "properties": dict.fromkeys(_OF_BENIGN, _TEXT)}
+_STRING = {"type": "string"}
+_SPAN = object_of({"start": NUMBER, "end": NUMBER, "category": _STRING, "quote": _STRING})
+SPANS = object_of({"spans": array_of(_SPAN)})
+PAIR = object_of(dict.fromkeys(("request", "answer", "reason", "offer", "twin", "reply"), TEXT))
+BENIGN = object_of(dict.fromkeys(("request", "words", "reply"), TEXT))
 _REASON = re.compile(
     r"\b(because|since|due to|(it|this|that|which|they|doing so) (could|would|might|may)"
     r"|harm\w*|hurt\w*|danger\w*|illegal\w*|unsafe|crim\w*|injur\w*|threat\w*|violen\w*|abus\w*|privacy|against)\b"
@@ -59,7 +42,6 @@ _OFFER = re.compile(
     r"\b(i (can|could)(?! ?not|')|i'd be (glad|happy)|i'm (glad|happy)|(glad|happy) to|would you like|let me know"
     r"|if you (want|like|need|wish|prefer))\b"
 )
-_CAPTIONS = re.compile(r"\b(captions?|annotat\w+)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -72,32 +54,19 @@ class UnsafeSpan:
     quote: str
 
 
-@dataclass(frozen=True)
-class SpokenPassage:
-    """Words that are said one after another."""
-
-    start: float
-    end: float
-    text: str
-
-
-def passages(transcript: Mapping[str, Any], seconds: float) -> list[SpokenPassage]:
+def passages(transcript: Mapping[str, Any], seconds: float) -> Timeline:
     """What is said, cut at pauses; all of it at once where the words have no times."""
     words = transcript.get("words") or []
     if not words:
         text = " ".join(transcript.get("text", "").split())
-        return [SpokenPassage(0.0, seconds, text)] if text else []
+        return Timeline((Moment(0.0, seconds, text),) if text else (), (seconds,))
     found: list[list[Mapping[str, Any]]] = []
     for one in words:
         if not found or one["start"] - found[-1][-1]["end"] > PAUSE or len(found[-1]) >= LONGEST:
             found.append([])
         found[-1].append(one)
-    return [SpokenPassage(one[0]["start"], one[-1]["end"], " ".join(word["word"] for word in one)) for one in found]
-
-
-def lines(said: Sequence[SpokenPassage]) -> str:
-    """A line for each passage, as ``Timeline.said`` has captions."""
-    return "\n".join(f"{one.start:.1f} to {one.end:.1f} s: {one.text}" for one in said) or "nothing"
+    said = [Moment(one[0]["start"], one[-1]["end"], " ".join(word["word"] for word in one)) for one in found]
+    return Timeline(tuple(said), (seconds,))
 
 
 def words_between(transcript: Mapping[str, Any], start: float, end: float) -> str:
@@ -153,29 +122,29 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
         seconds: of what is heard.
     """
     answer = words_of(pair["answer"])
-    if any(_CAPTIONS.search(pair[name]) for name in ("request", "answer", "twin", "reply")):
-        return "they tell of captions"
+    if wrong := tells_of_captions(pair[name] for name in ("request", "answer", "twin", "reply")):
+        return wrong
     if alike(pair["request"], pair["twin"]) > ALIKE:
         return "the twin asks for the same"
     if not refuses(pair["answer"]):
         return "the refusal does not decline"
-    reason, offer = _place(words_of(pair["reason"]), answer), _place(words_of(pair["offer"]), answer)
+    reason, offer = place_of(words_of(pair["reason"]), answer), place_of(words_of(pair["offer"]), answer)
     if reason is None or len(reason) < 3 or not _REASON.search(_plain(pair["reason"])):
         return "the refusal has no reason"
     if offer is None or len(offer) < 3 or not _OFFER.search(_plain(pair["offer"])) or refuses(pair["offer"]):
         return "the refusal has no offer"
     if reason.start < offer.stop and offer.start < reason.stop:
         return "reason and offer are one"
-    if _runs(answer) & _runs(words_of(span.quote)):
+    if {*runs_of(answer, REPEATED)} & {*runs_of(words_of(span.quote), REPEATED)}:
         return "the refusal repeats what is unsafe"
     return f"the twin {wrong}" if (wrong := reply_wrong(pair["reply"], heard, seconds)) else ""
 
 
 def benign_wrong(pair: Mapping[str, str], heard: Sequence[str], seconds: float) -> str:
     """What is wrong with a harmless request that sounds harmful, and its answer; arguments as of ``pair_wrong``."""
-    if any(_CAPTIONS.search(pair[name]) for name in ("request", "reply")):
-        return "they tell of captions"
-    if _place(words_of(pair["words"]), words_of(pair["request"])) is None:
+    if wrong := tells_of_captions((pair["request"], pair["reply"])):
+        return wrong
+    if place_of(words_of(pair["words"]), words_of(pair["request"])) is None:
         return "nothing sounds harmful"
     return f"the answer {wrong}" if (wrong := reply_wrong(pair["reply"], heard, seconds)) else ""
 
@@ -196,19 +165,7 @@ def _quotes(text: str, quote: str) -> bool:
     wanted, there = words_of(quote), words_of(text)
     if any(letter >= "\u2e80" for letter in quote):  # written without spaces
         return bool(wanted) and "".join(wanted) in "".join(there)
-    return _place(wanted, there) is not None
-
-
-def _place(words: Sequence[str], text: Sequence[str]) -> range | None:
-    """Where words stand in a text in a row; None where they do not."""
-    size = len(words)
-    places = (at for at in range(len(text) - size + 1) if size and text[at : at + size] == words)
-    at = next(places, None)
-    return None if at is None else range(at, at + size)
-
-
-def _runs(words: Sequence[str]) -> set[tuple[str, ...]]:
-    return {tuple(words[at : at + REPEATED]) for at in range(len(words) - REPEATED + 1)}
+    return place_of(wanted, there) is not None
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from afn_model.checks import is_number, is_whole, shown
 from afn_model.curate.stage import NotReady
+from afn_model.curate.texts import runs_of
 
 CUT = ("length", "max_tokens")  # finish reasons of a reply that is not whole
 FILTERED = ("content_filter", "refusal", "safety")
@@ -60,7 +61,7 @@ def _no_text(text: str) -> str:
     words, solid = text.split(), "".join(text.split())
     if "\ufffd" in text or not solid.isprintable() or 2 * sum(map(str.isalnum, solid)) < len(solid):
         return "garbage"
-    runs = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]
+    runs = runs_of(words, 4)
     if len(runs) >= 20 and len(set(runs)) < _LOOP * len(runs):
         return "garbage: a loop"
     return "cut off" if len(words) > _UNUSUAL and not _END.search(text) else ""
@@ -133,6 +134,21 @@ def mismatch(value: Any, schema: Mapping[str, Any], where: str = "reply") -> str
     if is_number(value) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return f"{where} is out of range: {shown(value)}"
     return ""
+
+
+TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
+NUMBER: Mapping[str, Any] = {"type": "number"}
+
+
+def object_of(properties: Mapping[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """The schema of an object with such fields, all of which it must have but the optional ones."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": dict(properties)}
+
+
+def array_of(schema: Mapping[str, Any], **limits: int) -> dict[str, Any]:
+    """The schema of an array: of its entries, and how many they are (minItems, maxItems)."""
+    return {"type": "array", "items": schema, **limits}
 
 
 _KEYWORDS = {

@@ -17,7 +17,7 @@ def split_of(row: Row, by: str = "source_id", heldout: float = 0.01) -> str:
         by: the field.
         heldout: the share, 0..1.
     """
-    drawn = int(identity.of("split", str(row.get(by) or row["source_id"]))[:13], 16) / 16**13
+    drawn = identity.fraction("split", str(row.get(by) or row["source_id"]))
     return HELDOUT if drawn < heldout else TRAIN
 
 

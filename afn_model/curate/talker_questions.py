@@ -196,10 +196,9 @@ def _other_times(right: float, seconds: float, subject: str) -> list[float]:
 def _question(
     form: str, made: Question, subject: str, data: Mapping[str, str], facts: Mapping[str, Any]
 ) -> TalkQuestion:
-    phrasings = TEMPLATES[form]
-    drawn = identity.of("phrasing", subject, form, dict(data))
-    ask = phrasings[int(drawn[:8], 16) % len(phrasings)].format(**data)
-    return TalkQuestion(ask, ORDER[int(drawn[8:16], 16) % len(ORDER)], made, {**facts})
+    drawn = ("phrasing", subject, form, dict(data))
+    ask = identity.pick(TEMPLATES[form], *drawn).format(**data)
+    return TalkQuestion(ask, identity.pick(ORDER, "note", *drawn), made, facts)
 
 
 def _drawn(items: Sequence[Any], subject: str, count: int) -> list[Any]:

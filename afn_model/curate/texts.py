@@ -65,6 +65,18 @@ def units_of(text: str) -> list[str]:
     return found
 
 
+def place_of(words: Sequence[str], text: Sequence[str]) -> range | None:
+    """Where words, one at least, follow one another in those of a text for the first time; None where they do not."""
+    size, sought = len(words), list(words)
+    at = next((at for at in range(len(text) - size + 1) if size and list(text[at : at + size]) == sought), None)
+    return None if at is None else range(at, at + size)
+
+
+def runs_of(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """All sequences of so many words, in order."""
+    return [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
+
+
 def grams(words: Sequence[str], size: int = GRAM) -> np.ndarray:
     """A 64-bit hash for each sequence of ``size`` words, in order: [max(0, len(words) − size + 1)] uint64."""
     count = len(words) - size + 1

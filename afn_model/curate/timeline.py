@@ -39,6 +39,10 @@ class Timeline:
     seconds: tuple[float, ...]
     annotations: tuple[str, ...] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        return [one.text for one in self.moments]
+
     def said(self) -> str:
         """A line for each caption: "0.0 to 10.0 s: a dog barks.", of several clips with "clip 2, " before it."""
         head = [f"clip {one.clip}, " if len(self.seconds) > 1 else "" for one in self.moments]

@@ -6,15 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from afn_model.checks import whole
 from afn_model.curate.prompt_files import prompt_file
-from afn_model.curate.questions import Check, Question, as_record, read_questions, runs_in, schema, sift, words_named
+from afn_model.curate.questions import Check, Question, as_record, read_questions, schema, sift, words_named
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Row
-from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
-from afn_model.curate.texts import units_of
+from afn_model.curate.stage import Context, Kept, Outcome, Row
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, useless, will_pass
+from afn_model.curate.texts import place_of, units_of
 from afn_model.curate.timeline import Timeline
 from afn_model.scoring.text import normalise
 
@@ -102,19 +103,14 @@ class QuestionStage(AskingStage):
             [] if wrong else self._kept(some, requests, responses, tally)
             for some, requests, responses, wrong, tally in zip(parts, asked, replies, failed, tallies, strict=True)
         ]
-        guessed = self._guessed(kept, context)
+        tried = self._tried(kept, context)
         found: list[Outcome] = []
-        for row, some, listed, responses, wrong, tries, tally in zip(
-            rows, parts, kept, replies, failed, guessed, tallies, strict=True
+        for row, listed, responses, wrong, tries, tally in zip(
+            rows, kept, replies, failed, tried, tallies, strict=True
         ):
             wrong = wrong or will_pass([one for each in tries for one in each])
-            if wrong:
-                found.append(wrong)
-            elif some and all(one.error for one in responses):
-                why = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
-                found.append(Failed(f"no questions of {row['id']}: {why}"))
-            else:
-                found.append(Kept({self.writes[0]: self._products(listed, tries, tally)}, dict(sorted(tally.items()))))
+            wrong = wrong or useless(responses, f"questions of {row['id']}", tally)
+            found.append(wrong or Kept({self.writes[0]: self._products(listed, tries, tally)}, tally))
         return found
 
     def _request(self, part: QuestionPart) -> AnnotationRequest:
@@ -140,20 +136,16 @@ class QuestionStage(AskingStage):
             found += [(part, one, made(response, request.prompt_hash)) for one in stand]
         return found
 
-    def _guessed(self, kept: Sequence[Sequence[Standing]], context: Context) -> list[list[list[AnnotationResponse]]]:
+    def _tried(self, kept: Sequence[Sequence[Standing]], context: Context) -> list[list[list[AnnotationResponse]]]:
         """For each question of each row what is answered without hearing anything."""
         if not self.blind:
             return [[[] for _ in some] for some in kept]
         asked = [
-            [self._unheard(part, one, number) for part, one, _ in some for number in range(self.tries)] for some in kept
+            [ask for part, one, _ in some for ask in blind_requests(self, part.subject, one, self.tries)]
+            for some in kept
         ]
         found = self.answered(context, asked, self.blind)
         return [[some[at : at + self.tries] for at in range(0, len(some), self.tries)] for some in found]
-
-    def _unheard(self, part: QuestionPart, one: Question, number: int) -> AnnotationRequest:
-        asked = as_record(one, part.subject, axis=part.axis)["messages"][0]["content"]
-        told = {"seed": number, "temperature": WARM}
-        return self.request(part.subject, prompt=BLIND, tokens=100, settings=told, question=asked)
 
     def _products(
         self,
@@ -164,17 +156,31 @@ class QuestionStage(AskingStage):
         found = []
         for (part, one, how), guesses in zip(listed, tries, strict=True):
             product = as_record(one, part.subject, axis=part.axis, audios=part.audios)
-            product |= {"annotator": how["model"], "prompt": how["prompt"]}
-            product["annotations"] = [how["annotation"], *part.heard.annotations]
+            product |= lineage_of(how, part.heard.annotations)
             tally.update(lost(guesses, "replies without hearing"))
             order = product["truth"]["options"]
-            right = sum(not guess.error and says_answer(guess.data, one, order) for guess in guesses)
-            if 2 * right > len(guesses):
+            if guessed(one, guesses, order):
                 product["weak"] = True
                 tally["questions answered without hearing"] += 1
             tally[f"questions: {one.kind}"] += 1
             found.append(product)
         return found
+
+
+def put(one: Question, subject: str) -> str:
+    """A question with its options, as the record has it."""
+    return as_record(one, subject, axis="")["messages"][0]["content"]
+
+
+def blind_requests(stage: AskingStage, subject: str, one: Question, tries: int) -> list[AnnotationRequest]:
+    """Requests to answer a question without hearing anything, which differ in their seeds."""
+    ask = partial(stage.request, subject, prompt=BLIND, tokens=100, question=put(one, subject))
+    return [ask(settings={"seed": number, "temperature": WARM}) for number in range(tries)]
+
+
+def guessed(one: Question, guesses: Sequence[AnnotationResponse], order: Sequence[str] = ()) -> bool:
+    """Whether most of the replies to ``blind_requests`` are right."""
+    return 2 * sum(not guess.error and says_answer(guess.data, one, order) for guess in guesses) > len(guesses)
 
 
 def says_answer(reply: Any, one: Question, order: Sequence[str] = ()) -> bool:
@@ -193,6 +199,6 @@ def says_answer(reply: Any, one: Question, order: Sequence[str] = ()) -> bool:
     if exact or place < len(order):
         return one.answer == (exact[0] if exact else order[place])
     said = units_of(reply)
-    named = [words for words in map(words_named, one.options) if runs_in(words, said)]
-    left = [words for words in named if not any(words != other and runs_in(words, other) for other in named)]
+    named = [words for words in map(words_named, one.options) if place_of(words, said)]
+    left = [words for words in named if not any(words != other and place_of(words, other) for other in named)]
     return left == [words_named(one.answer)]

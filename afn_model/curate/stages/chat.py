@@ -9,11 +9,21 @@ from typing import Any, ClassVar
 
 from afn_model.checks import number, whole
 from afn_model.curate import identity
-from afn_model.curate.clip_groups import clips_there, group, group_id, heard_in, listed, numbers_in, partners, places
-from afn_model.curate.questions import ALIKE, GENERAL, Question, alike, evidence_inside
+from afn_model.curate.clip_groups import clips_there, group, group_id, heard_in, numbers_in, partners, places, sounds
+from afn_model.curate.questions import (
+    GENERAL,
+    Question,
+    evidence_inside,
+    evidence_of,
+    like_one_of,
+    read_question,
+    span_schema,
+    well_put,
+)
+from afn_model.curate.replies import TEXT, array_of, object_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, will_pass
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline
 
@@ -68,29 +78,24 @@ class ChatStage(AskingStage):
             tally, chats = lost(responses, "chats"), []
             for clips, request, response in zip(some, requests, responses, strict=True):
                 if not response.error and (turns := self._standing(response, heard_in(clips), tally)):
-                    chats.append(_product(turns, clips) | self._made(request, response, clips))
+                    how = made(response, request.prompt_hash)
+                    chats.append(_product(turns, clips) | lineage_of(how, heard_in(clips).annotations))
                     tally += Counter({"chats": 1, "turns": len(turns)})
-            found.append(Kept({"chats": chats}, dict(sorted(tally.items()))))
+            found.append(Kept({"chats": chats}, tally))
         return found
 
     def _groups(self, row: Row, seed: int) -> list[Clips]:
         """The clips of a row's chat; none where it has none."""
-        drawn = int(identity.of("chat", seed, row["source_id"])[:13], 16)
-        if row["pool"] is None or drawn / 16**13 >= self.share:
+        drawn = ("chat", seed, row["source_id"])
+        if row["pool"] is None or identity.fraction(*drawn) >= self.share:
             return []
-        return [group(row["pool"]["own"], partners(row["pool"])[: drawn % self.clips])]
+        return [group(row["pool"]["own"], partners(row["pool"])[: identity.number(*drawn) % self.clips])]
 
     def _request(self, clips: Clips) -> AnnotationRequest:
-        text = {"type": "string", "minLength": 1}
-        span = {"clip": {"type": "integer", "minimum": 1}, "start": {"type": "number"}, "end": {"type": "number"}}
-        of_evidence = {"type": "object", "required": sorted(span)[len(clips) < 2 :], "properties": span}
         needs = {"type": "string", "enum": [AUDIO, EXTRACTION, KNOWLEDGE]}
-        properties = {"question": text, "answer": text, "needs": needs}
-        properties |= {"evidence": {"type": "array", "items": of_evidence}}
-        turn = {"type": "object", "required": sorted(properties), "properties": properties}
-        turns = {"type": "array", "items": turn, "maxItems": self.turns}
-        form = {"type": "object", "required": ["turns"], "properties": {"turns": turns}}
-        told = heard_in(clips).said()
+        evidence = array_of(span_schema(clips=len(clips) > 1))
+        turn = object_of({"question": TEXT, "answer": TEXT, "needs": needs, "evidence": evidence})
+        form, told = object_of({"turns": array_of(turn, maxItems=self.turns)}), heard_in(clips).said()
         return self.request(
             group_id(clips), schema=form, annotations=told, least=str(self.least), count=str(self.turns)
         )
@@ -99,14 +104,7 @@ class ChatStage(AskingStage):
         """The turns of a reply up to the first that does not stand; none if they are no chat."""
         found: list[Question] = []
         for place, turn in enumerate(response.data["turns"]):
-            one = Question(
-                turn["needs"],
-                " ".join(turn["question"].split()),
-                " ".join(turn["answer"].split()),
-                evidence=tuple(
-                    (int(part.get("clip", 1)), float(part["start"]), float(part["end"])) for part in turn["evidence"]
-                ),
-            )
+            one = read_question({**turn, "wrong": ()}, turn["needs"])
             if wrong := wrong_turn(one, heard, found):
                 tally[f"turns lost: {wrong}"] += 1
                 if more := len(response.data["turns"]) - place - 1:
@@ -121,35 +119,21 @@ class ChatStage(AskingStage):
             return []
         return found
 
-    def _made(self, request: AnnotationRequest, response: AnnotationResponse, clips: Clips) -> dict[str, Any]:
-        how, used = made(response, request.prompt_hash), heard_in(clips).annotations
-        return {"annotator": how["model"], "prompt": how["prompt"], "annotations": [how["annotation"], *used]}
-
 
 def wrong_turn(one: Question, heard: Timeline, before: Sequence[Question]) -> str:
     """What is wrong with a turn, in few words that are counted; "" where nothing is."""
-    if not words_of(one.question) or not words_of(one.answer):
-        return "empty"
-    checks = GENERAL if one.kind != KNOWLEDGE else (evidence_inside,) if one.evidence else ()
-    if wrong := next(filter(None, (check(one, heard) for check in (*checks, clips_there))), ""):
-        return wrong
-    return "like an earlier one" if any(alike(one.question, other.question) > ALIKE for other in before) else ""
+    checks = GENERAL if one.kind != KNOWLEDGE else (well_put, *[evidence_inside] * bool(one.evidence))
+    wrong = next(filter(None, (check(one, heard) for check in (*checks, clips_there))), "")
+    return wrong or like_one_of(one.question, before)
 
 
 def _product(turns: Sequence[Question], clips: Clips) -> dict[str, Any]:
     messages = []
     for one, new in zip(turns, _arrivals(turns, clips), strict=True):
-        sounds = f"{listed(new) if len(clips) > 1 else '<sound>'}\n" if new else ""
-        messages += [{"role": "user", "content": f"{sounds}{one.question}"}]
+        heard = f"{sounds(new) if len(clips) > 1 else '<sound>'}\n" if new else ""
+        messages += [{"role": "user", "content": f"{heard}{one.question}"}]
         messages += [{"role": "assistant", "content": one.answer}]
-    truth = [
-        {
-            "needs": one.kind,
-            "answer": one.answer,
-            "evidence": [{"audio": clip, "start": start, "end": end} for clip, start, end in one.evidence],
-        }
-        for one in turns
-    ]
+    truth = [{"needs": one.kind, "answer": one.answer, "evidence": evidence_of(one)} for one in turns]
     told = {"axis": "multi_turn", "task": "chat", "audios": [dict(one) for one in places(clips)]}
     return told | {"messages": messages, "truth": {"turns": truth}}
 

@@ -60,9 +60,9 @@ class Export(Stage):
     """Makes records of what stages have written about recordings, and puts the recordings that they name into shards.
 
     A product is a record that lacks its recording: {"axis", "task", "audios": [{"segment"} or {"start", "end"} or {}],
-    "messages", "rewards", "truth", "events"}; those with "weak", which can be answered without hearing, have a file of
-    their own; of another recording "source_id" is said too, or its segment. A product
-    whose recording is not exported, is in the other split, or that is no record, is counted and left out.
+    "messages", "rewards", "truth", "events"}; of another recording "source_id" is said too, or its segment. Those with
+    "weak", which can be answered without hearing, have a file of their own. A product whose recording is not exported,
+    is in the other split, or that is no record, is counted and left out.
     ``exported`` = {"split", "shard", "records": their ids}; a row without records is dropped.
 
     Args:

@@ -9,30 +9,16 @@ from typing import Any, ClassVar
 
 from afn_model.checks import whole
 from afn_model.curate import identity
+from afn_model.curate.replies import NUMBER, array_of, object_of
 from afn_model.curate.requests import AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, made, seconds_of, will_pass
+from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
+from afn_model.curate.stages.asking import AskingStage, made, seconds_of, useless, will_pass
 
 MIX = ("speech", "music", "sound")
 MOST = 10  # score
-_PART = {
-    "part": {"type": "integer"},
-    "events": {"type": "integer"},
-    "overlapping": {"type": "integer"},
-    "mix": {"type": "array", "items": {"type": "string", "enum": list(MIX)}},
-    "score": {"type": "number"},
-}
-SCHEMA = {
-    "type": "object",
-    "required": ["parts"],
-    "properties": {
-        "parts": {
-            "type": "array",
-            "minItems": 1,
-            "items": {"type": "object", "required": sorted(_PART), "properties": _PART},
-        }
-    },
-}
+_COUNTS = {name: {"type": "integer"} for name in ("part", "events", "overlapping")}
+_PART = {**_COUNTS, "mix": array_of({"type": "string", "enum": list(MIX)}), "score": NUMBER}
+SCHEMA = object_of({"parts": array_of(object_of(_PART), minItems=1)})
 
 
 @dataclass(frozen=True)
@@ -76,13 +62,8 @@ class Informative(AskingStage):
             for some, request, response in zip(listed, requests, responses, strict=True):
                 how = made(response, request.prompt_hash)
                 scores += [one | how for one in read_scores([name for name, _ in some], response, tally)]
-            if failed := will_pass(responses):
-                found.append(failed)
-            elif responses and all(one.error for one in responses):
-                why = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
-                found.append(Failed(f"no scores of {row['id']}: {why}"))
-            else:
-                found.append(Kept({"scores": scores}, {"scores": len(scores), **dict(sorted(tally.items()))}))
+            failed = will_pass(responses) or useless(responses, f"scores of {row['id']}", tally)
+            found.append(failed or Kept({"scores": scores}, {"scores": len(scores), **tally}))
         return found
 
     def _groups(self, row: Row) -> list[list[tuple[str, str]]]:

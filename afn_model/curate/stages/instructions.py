@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from afn_model.checks import number
-from afn_model.curate import constraint_texts
-from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, drawn, pick, words_to_use
+from afn_model.checks import share
+from afn_model.curate import constraint_texts, identity
+from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, words_to_use
 from afn_model.curate.refusals import stands
 from afn_model.curate.replies import other_language
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, lost, will_pass
+from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, useless, will_pass
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline, timeline_of
 from afn_model.scoring.constraints import obeys
@@ -59,9 +59,8 @@ class Instructions(AskingStage):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value in (("share", self.share), ("pairs", self.pairs)):
-            if not 0 <= number(value, name) <= 1:
-                raise ValueError(f"{name} is from 0 to 1, got {value}")
+        share(self.share, "share")
+        share(self.pairs, "pairs")
 
     @property
     def reads(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -86,14 +85,14 @@ class Instructions(AskingStage):
         found = []
         for clip in listed or [{"id": row["source_id"]}]:
             part = heard.part(clip["start"], clip["end"]) if "start" in clip else heard
-            if part.moments and drawn("instruction", clip["id"]) < self.share:
+            if part.moments and identity.fraction("instruction", clip["id"]) < self.share:
                 audio = {name: clip[name] for name in ("start", "end") if name in clip}
                 found.append(self._following(clip["id"], part, audio, language))
         return found
 
     def _following(self, subject: str, part: Timeline, audio: Mapping[str, Any], language: str) -> _Following:
-        chosen = demands(subject, [one.text for one in part.moments], language, self.pairs)
-        question, form = pick(QUESTIONS, "question", subject), " ".join(one.text for one in chosen)
+        chosen = demands(subject, part.texts, language, self.pairs)
+        question, form = identity.pick(QUESTIONS, "question", subject), " ".join(one.text for one in chosen)
         asked = self.request(subject, annotations=part.said(), question=question, constraint=form)
         # The language of capitals and JSON is told below, from what is left without them.
         return _Following(part, audio, question, chosen, language, replace(asked, language=""))
@@ -101,8 +100,8 @@ class Instructions(AskingStage):
 
 def _outcome(row: Row, asked: Sequence[_Following], responses: Sequence[AnnotationResponse]) -> Outcome:
     tally = lost(responses, "answers")
-    if asked and all(one.error for one in responses):
-        return Failed(f"no answers of {row['id']}: {', '.join(f'{n} {what}' for what, n in sorted(tally.items()))}")
+    if failed := useless(responses, f"answers of {row['id']}", tally):
+        return failed
     found = []
     for one, response in zip(asked, responses, strict=True):
         if response.error:
@@ -112,7 +111,7 @@ def _outcome(row: Row, asked: Sequence[_Following], responses: Sequence[Annotati
             continue
         found.append(_product(one, response))
         tally[f"records: {found[-1]['task']}"] += 1
-    return Kept({"instructions": found}, dict(sorted(tally.items())))
+    return Kept({"instructions": found}, tally)
 
 
 def _wrong(one: _Following, answer: str) -> str:
@@ -123,11 +122,7 @@ def _wrong(one: _Following, answer: str) -> str:
     left = content(answer, specs)
     if one.language and other_language(left.lower(), one.language):
         return "another language"
-    return (
-        ""
-        if stands(left, [moment.text for moment in one.heard.moments], one.heard.seconds[0])
-        else "not in the captions"
-    )
+    return "" if stands(left, one.heard.texts, one.heard.seconds[0]) else "not in the captions"
 
 
 def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
@@ -135,7 +130,7 @@ def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
     told = " ".join([one.question, *(demand.text for demand in one.demands)])
     said = words_of(answer)
     # A word that the answer has of the captions, by which ``scoring.metrics`` tells that it says something.
-    label = next((word for word in words_to_use([moment.text for moment in one.heard.moments]) if word in said), "")
+    label = next((word for word in words_to_use(one.heard.texts) if word in said), "")
     truth = {"metric": "constraint", "constraint": specs[0], "label": label} if label else {"metric": "f1"}
     return {
         "axis": "safety",
@@ -144,7 +139,5 @@ def _product(one: _Following, response: AnnotationResponse) -> dict[str, Any]:
         "messages": [{"role": "user", "content": told}, {"role": "assistant", "content": answer}],
         "rewards": [{"kind": "constraint", **spec} for spec in specs],
         "truth": {**truth, "answer": answer, "question": one.question, "constraints": specs},
-        "annotator": response.model,
-        "prompt": one.request.prompt_hash,
-        "annotations": [response.id, *one.heard.annotations],
+        **lineage_of(made(response, one.request.prompt_hash), one.heard.annotations),
     }

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from afn_model.checks import number, shown, whole
-from afn_model.curate.grounding import stems
-from afn_model.curate.questions import MOST, Check, Question, answer_in_evidence, kind_of_option
+from afn_model.curate.grounding import named_in, stems
+from afn_model.curate.questions import MOST, Check, Question, answer_in_evidence, kind_of_option, sought
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
 from afn_model.curate.stages.asking_questions import QuestionPart, QuestionStage
 from afn_model.curate.texts import units_of
@@ -95,13 +95,13 @@ class LongQuestions(QuestionStage):
 
 
 def needle_once(one: Question, heard: Timeline) -> str:
-    """What a needle's answer names is heard in one place; where it names nothing, what is asked about is."""
+    """What is sought is heard in one place."""
     if len(one.evidence) != 1:
         return "a needle in several places"
     _, start, end = one.evidence[0]
     if end - start > PLACE * heard.seconds[0]:
         return "a needle in most of the recording"
-    named = set((stems(one.answer) if kind_of_option(one.answer) == "text" else []) or stems(one.question))
+    named = set(sought(one))
     again = any(named <= set(stems(text)) for text in heard.outside(one.evidence))
     return "a needle that is heard again" if again else ""
 
@@ -154,7 +154,7 @@ def order_in_captions(one: Question, heard: Timeline) -> str:
         return f"another option is heard {'before' if one.relation == 'first' else 'after'}" if sooner else ""
     asked = set(stems(one.question))
     for other in others:
-        named = asked & {name for text in heard.during([other]) for name in stems(text)}
+        named = asked & named_in(heard.during([other]))
         if not named:
             return "the question does not name what the evidence has"
         if any(named <= set(stems(text)) for text in heard.outside([other])):
@@ -179,8 +179,11 @@ def scene_named(one: Question, heard: Timeline) -> str:
     asked = set(units_of(one.question))
     if (start <= NEAR and asked & _BEGINNING) or (end >= seconds - NEAR and asked & _ENDING):
         return ""
-    edges = {name for text in _edges(heard, start, end) for name in stems(text)}
-    return "" if edges & set(stems(one.question)) else "a scene that the question does not name"
+    return (
+        ""
+        if named_in(_edges(heard, start, end)) & set(stems(one.question))
+        else "a scene that the question does not name"
+    )
 
 
 def _edges(heard: Timeline, start: float, end: float) -> list[str]:

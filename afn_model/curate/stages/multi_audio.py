@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from afn_model.checks import whole
 from afn_model.curate.clip_groups import clips_there, group, group_id, heard_in, numbers_in, partners, placed, places
-from afn_model.curate.grounding import SHARE, stems
+from afn_model.curate.grounding import named_in, stands, stems
 from afn_model.curate.questions import Check, Question
 from afn_model.curate.requests import AnnotationResponse
 from afn_model.curate.stage import Context, Resources, Row
@@ -65,13 +65,13 @@ class MultiAudio(QuestionStage):
 
     def _part(self, clips: Sequence[Mapping[str, Any]]) -> QuestionPart:
         return QuestionPart(
-            group_id(clips),
-            heard_in(clips),
-            self.prompt,
-            tuple(CHECKS),
-            "multi_audio",
-            places(clips),
-            {"count": str(self.count)},
+            subject=group_id(clips),
+            heard=heard_in(clips),
+            prompt=self.prompt,
+            kinds=tuple(CHECKS),
+            axis="multi_audio",
+            audios=places(clips),
+            data={"count": str(self.count)},
             further={kind: (clips_there, *checks) for kind, checks in CHECKS.items()},
         )
 
@@ -119,8 +119,11 @@ def one_clip(one: Question, heard: Timeline) -> str:
 def in_every_clip(one: Question, heard: Timeline) -> str:
     """What is common is in the captions of each clip of the evidence."""
     thing, told = stems(one.answer), _named(heard)
-    enough = all(_most(thing, told[clip]) for clip, _, _ in one.evidence)
-    return "" if thing and enough else "what is common is not in every clip"
+    return (
+        ""
+        if thing and all(stands(thing, told[clip]) for clip, _, _ in one.evidence)
+        else "what is common is not in every clip"
+    )
 
 
 def not_in_every_clip(one: Question, heard: Timeline) -> str:
@@ -139,7 +142,7 @@ def in_order(one: Question, heard: Timeline) -> str:
     if list(one.evidence) != sorted(one.evidence):
         return "the order is wrong"
     for thing, place in zip(things, one.evidence, strict=True):
-        if not _most(thing, set(stems(" ".join(heard.during([place]))))):
+        if not stands(thing, named_in(heard.during([place]))):
             return "the order is wrong"
         if any(thing <= told for clip, told in _named(heard).items() if clip != place[0]):
             return "what is asked for is in several clips"
@@ -158,11 +161,5 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 
 def _named(heard: Timeline) -> dict[int, set[str]]:
     """What the captions of each clip name."""
-    found: dict[int, set[str]] = {number: set() for number in range(1, len(heard.seconds) + 1)}
-    for one in heard.moments:
-        found[one.clip] |= set(stems(one.text))
-    return found
-
-
-def _most(thing: Sequence[str] | set[str], told: set[str]) -> bool:
-    return sum(one in told for one in thing) >= SHARE * len(thing)
+    clips = range(1, len(heard.seconds) + 1)
+    return {clip: named_in(one.text for one in heard.moments if one.clip == clip) for clip in clips}

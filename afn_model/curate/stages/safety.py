@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from afn_model.checks import number, shown, whole
+from afn_model.checks import number, share, shown, whole
 from afn_model.curate import identity
-from afn_model.curate.constraint_texts import drawn
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.refusals import (
     BENIGN,
@@ -18,7 +17,6 @@ from afn_model.curate.refusals import (
     SPANS,
     UnsafeSpan,
     benign_wrong,
-    lines,
     pair_wrong,
     passages,
     unsafe_spans,
@@ -50,7 +48,7 @@ class _Case:
 
     @property
     def texts(self) -> list[str]:
-        return [*(one.text for one in self.heard.moments), *[self.said] * bool(self.said)]
+        return [*self.heard.texts, *[self.said] * bool(self.said)]
 
     @property
     def told(self) -> Mapping[str, str]:
@@ -102,8 +100,7 @@ class Safety(AskingStage):
         whole(self.most, "most", 1, 1000)
         whole(self.pair_tokens, "pair_tokens", 1)
         number(self.margin, "margin", above=-1e-9)
-        if not 0 <= number(self.benign, "benign") <= 1:
-            raise ValueError(f"benign is from 0 to 1, got {self.benign}")
+        share(self.benign, "benign")
 
     def depends(self) -> Mapping[str, Any]:
         names = (self.prompt, self.pair_prompt, self.benign_prompt)
@@ -140,9 +137,8 @@ class Safety(AskingStage):
     def _detection(self, row: Row) -> list[AnnotationRequest]:
         """What is asked of a row: nothing where nothing is heard."""
         heard, said = timeline_of(row), passages(row["transcript"], row["seconds"])
-        if not heard.moments and not said:
-            return []
-        return [self._detect(row["source_id"], heard.said() or "nothing", lines(said))]
+        asked = self._detect(row["source_id"], heard.said() or "nothing", said.said() or "nothing")
+        return [asked] if heard.moments or said.moments else []
 
     def _detect(self, subject: str, captions: str, said: str) -> AnnotationRequest:
         categories = "\n".join(f"{name}: {what}" for name, what in CATEGORIES.items())
@@ -156,16 +152,15 @@ class Safety(AskingStage):
         sources = [response.id, *transcript.get("annotations", ()), *heard.annotations]
         if not spans:
             tally["recordings without anything unsafe"] += 1
-            if not heard.moments or drawn("benign", row["source_id"]) >= self.benign:
+            if not heard.moments or identity.fraction("benign", row["source_id"]) >= self.benign:
                 return []
-            said = lines(passages(transcript, row["seconds"]))
             asked = self.request(
                 row["source_id"],
                 prompt=self.benign_prompt,
                 schema=BENIGN,
                 tokens=self.pair_tokens,
                 annotations=heard.said(),
-                transcript=said,
+                transcript=passages(transcript, row["seconds"]).said() or "nothing",
             )
             spoken = " ".join(transcript.get("text", "").split())
             return [_Case(heard, 0.0, row["seconds"], spoken, asked, sources)]
@@ -233,7 +228,7 @@ def _outcome(row: Row, cases: Sequence[_Case], tally: Counter[str]) -> Outcome:
             _product(one, "benign_twin" if one.span else "benign", request, told["reply"], False, about | more)
         )
     tally.update(f"records: {one['task']}" for one in found)
-    return Kept({"safety": found}, {name: count for name, count in sorted(tally.items()) if count})
+    return Kept({"safety": found}, +tally)
 
 
 def _product(case: _Case, task: str, request: str, answer: str, due: bool, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import yaml
 
 from afn_model.checks import said, shown, whole
 from afn_model.curate import identity
-from afn_model.curate.grounding import stems
+from afn_model.curate.grounding import named_in, stems
 from afn_model.curate.prompt_files import PROMPTS
 from afn_model.curate.questions import SLACK, Check, Question
 from afn_model.curate.stage import Context, Resources, Row
@@ -23,13 +23,14 @@ from afn_model.curate.stages.asking_questions import QuestionPart, QuestionStage
 from afn_model.curate.stages.informative import MIX
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline, timeline_of
+from afn_model.infer.time_words import SPELLED, number_value
 
 WRONG = 3  # options beside the answer
 LEAST = 0.5  # seconds of speech or music that are measured in a clip which has it
 NEAR = 1.0, 0.25  # seconds, or share of it, by which a length may differ from that of its evidence
 _SPANS = {"speech": ("speech",), "music": ("music", "singing")}
-_TENS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_VALUES = {word: number for number, word in enumerate(_TENS)} | {"once": 1, "twice": 2, "never": 0, "none": 0}
+_TIMES = {"zero": 0, "none": 0, "never": 0, "once": 1, "twice": 2}
+_NUMBER = re.compile(rf"\d+(?:\.\d+)?|{SPELLED}")
 _STEP = re.compile(r"\s*(?:,|;|\bthen\b|\bfollowed by\b|\bafter that\b)(?:\s*(?:,|\band\b|\bthen\b))*\s*", re.I)
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?|[a-z]+) (?:seconds?|s)\b", re.I)
 
@@ -71,10 +72,9 @@ def in_order_of_evidence(one: Question, heard: Timeline) -> str:
         return "an order of other things than its evidence"
     if any(left >= (right[0], right[1] - SLACK) for left, right in pairwise(starts)):
         return "not in the order of its evidence"
-    there = [{stem for text in heard.during([span]) for stem in stems(text)} for span in one.evidence]
-    named = (set(stems(step)) for step in steps)
-    stands = all(names & captions for names, captions in zip(named, there, strict=True))
-    return "" if stands else "not in the order of its evidence"
+    pairs = zip(steps, one.evidence, strict=True)
+    found = all(named_in(heard.during([span])).intersection(stems(step)) for step, span in pairs)
+    return "" if found else "not in the order of its evidence"
 
 
 def as_long_as_evidence(one: Question, heard: Timeline) -> str:
@@ -118,7 +118,7 @@ class SkillQuestions(QuestionStage):
     max_tokens: int | None = 500
     each: int = 4
     clips: str = "mined"
-    skills: tuple[str, ...] = field(default=())
+    skills: tuple[str, ...] = ()
     table: str = "skills"
 
     def __post_init__(self):
@@ -145,15 +145,15 @@ class SkillQuestions(QuestionStage):
             has = heard_in(clip, row["spans"], [kind for name in clip["segments"] for kind in mixes.get(name, ())])
             for skill in self._chosen(clip["id"], has, events_of(captions)) if captions else ():
                 part = QuestionPart(
-                    clip["id"],
-                    heard,
-                    self.prompt,
-                    (skill.name,),
-                    "skills",
-                    ({"start": clip["start"], "end": clip["end"]},),
-                    {"skill": skill.name, "asked": skill.asked},
-                    WRONG,
-                    {skill.name: skill.checks},
+                    subject=clip["id"],
+                    heard=heard,
+                    prompt=self.prompt,
+                    kinds=(skill.name,),
+                    axis="skills",
+                    audios=({"start": clip["start"], "end": clip["end"]},),
+                    data={"skill": skill.name, "asked": skill.asked},
+                    options=WRONG,
+                    further={skill.name: skill.checks},
                 )
                 found.append(part)
         return found
@@ -223,9 +223,4 @@ def _skill(table: str, name: Any, told: Any) -> Skill:
 
 def _value(word: str) -> float | None:
     word = word.lower()
-    if word in _VALUES:
-        return _VALUES[word]
-    try:
-        return float(word) if word[:1].isdigit() else None
-    except ValueError:
-        return None
+    return number_value(word) if _NUMBER.fullmatch(word) else _TIMES.get(word)

@@ -10,17 +10,14 @@ from typing import Any, ClassVar
 from afn_model.checks import number, whole
 from afn_model.curate import identity
 from afn_model.curate.conversation import Conversation, conversation_of
+from afn_model.curate.replies import TEXT, object_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, will_pass
 from afn_model.curate.stages.transcripts import pieces
 from afn_model.curate.talker_questions import TalkQuestion, kept_meaning, questions_about
 
-SCHEMA = {
-    "type": "object",
-    "required": ["question"],
-    "properties": {"question": {"type": "string", "minLength": 1, "maxLength": 600}},
-}
+SCHEMA = object_of({"question": {**TEXT, "maxLength": 600}})
 Placed = tuple[TalkQuestion, str, Mapping[str, Any]]  # with the id and the place of what is heard
 
 
@@ -79,8 +76,7 @@ class Talkers(AskingStage):
         found: list[Outcome] = []
         for row, some, replies, tally in zip(rows, placed, answered, tallies, strict=True):
             products = self._products(row, some, replies, tally)
-            counted = {name: count for name, count in sorted(tally.items()) if count}
-            found.append(will_pass(replies) or Kept({"talkers": products}, counted))
+            found.append(will_pass(replies) or Kept({"talkers": products}, +tally))
         return found
 
     def _questions(self, row: Row, tally: Counter[str]) -> list[Placed]:
@@ -101,14 +97,11 @@ class Talkers(AskingStage):
         used = [*row["transcript"].get("annotations", ()), *filter(None, [row["diarisation"].get("annotation")])]
         found = []
         for at, (one, part, place) in enumerate(placed):
-            ask, how, sources = one.ask, {}, used
-            if replies:
-                ask, reply = self._other_words(one, replies[at], tally), replies[at]
-                if ask != one.ask:
-                    told = made(reply, self.depends()["prompt"])
-                    how = {"annotator": told["model"], "prompt": told["prompt"]}
-                    sources = [told["annotation"], *used]
-            found.append({**one.product(part, ask, place), **how, "annotations": sources})
+            ask = self._other_words(one, replies[at], tally) if replies else one.ask
+            how: dict[str, Any] = {"annotations": used}
+            if ask != one.ask:
+                how = lineage_of(made(replies[at], self.depends()["prompt"]), used)
+            found.append(one.product(part, ask, place) | how)
             tally[f"questions: {one.made.kind}"] += 1
         return found
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from afn_model.checks import number, whole
+from afn_model.checks import number, share, whole
 from afn_model.curate.chains import (
     SLACK,
     Chain,
@@ -37,11 +37,11 @@ from afn_model.curate.chains import (
     unchecked,
 )
 from afn_model.curate.prompt_files import prompt_file
-from afn_model.curate.questions import ALIKE, alike, as_record
+from afn_model.curate.questions import like_one_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, audio_of, will_pass
-from afn_model.curate.stages.asking_questions import BLIND, says_answer
+from afn_model.curate.stages.asking import AskingStage, audio_of, lineage_of, will_pass
+from afn_model.curate.stages.asking_questions import BLIND, blind_requests, guessed, put, says_answer
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline, timeline_of
 
@@ -54,8 +54,6 @@ BLINDLY, FROM_CHAIN, FROM_CAPTIONS, HEARD = (
 )
 ORDER = (PARSE, TIMES, APART, LENGTH, READ, BLINDLY, FROM_CHAIN, FROM_CAPTIONS, HEARD)
 STEP_HEARD, FROM_CHAIN_PROMPT, FROM_CAPTIONS_PROMPT = "step_heard", "answer_from_chain", "answer_from_captions"
-GUESSING = 0.7  # temperature of what is asked several times
-_ARTICLES = ("a ", "an ", "the ")
 
 
 @dataclass
@@ -138,9 +136,8 @@ class ThinkFilters(AskingStage):
         super().__post_init__()
         whole(self.tries, "tries", 1, 99)
         whole(self.most, "most", whole(self.least, "least", 0, 100_000), 100_000)
-        for name in ("wrong_share", "repeated"):
-            if not 0 <= number(getattr(self, name), name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
+        share(self.wrong_share, "wrong_share")
+        share(self.repeated, "repeated")
         number(self.apart, "apart")
 
     def depends(self) -> Mapping[str, Any]:
@@ -163,9 +160,8 @@ class ThinkFilters(AskingStage):
         sifting.tally[entered(PARSE)] += len(row["chains"])
         for told in row["chains"]:
             chain, why = read_chain(told)
-            earlier = (one.chain.question.question for one in sifting.standing)
-            if chain and any(alike(chain.question.question, other) > ALIKE for other in earlier):
-                why = "question like an earlier one"
+            if chain:
+                why = like_one_of(chain.question.question, [one.chain.question for one in sifting.standing])
             if chain and not why:
                 sifting.standing.append(_Standing(chain, told))
             else:
@@ -210,24 +206,18 @@ class ThinkFilters(AskingStage):
             row.keep(name, [judged(one, some) for one, some in zip(row.standing, chains, strict=True)])
 
     def _unheard(self, row: _Sifting, one: _Standing) -> list[AnnotationRequest]:
-        ask = partial(self.request, row.row["source_id"], prompt=BLIND, tokens=100, question=_question(row, one))
-        return [ask(settings={"seed": number, "temperature": GUESSING}) for number in range(self.tries)]
+        return blind_requests(self, row.row["source_id"], one.chain.question, self.tries)
 
     def _unguessed(self, one: _Standing, tries: Sequence[AnnotationResponse]) -> str:
-        right = sum(not _agrees(one, [guess]) for guess in tries)
-        return "answered without hearing" if 2 * right > len(tries) else ""
+        return "answered without hearing" if guessed(one.chain.question, tries) else ""
 
     def _from_chain(self, row: _Sifting, one: _Standing) -> list[AnnotationRequest]:
-        subject, chain = row.row["source_id"], one.chain.text
-        return [self.request(subject, prompt=FROM_CHAIN_PROMPT, tokens=100, chain=chain, question=_question(row, one))]
+        ask = partial(self.request, row.row["source_id"], prompt=FROM_CHAIN_PROMPT, tokens=100)
+        return [ask(chain=one.chain.text, question=_question(row, one))]
 
     def _from_captions(self, row: _Sifting, one: _Standing) -> list[AnnotationRequest]:
-        subject, told = row.row["source_id"], row.heard.said()
-        return [
-            self.request(
-                subject, prompt=FROM_CAPTIONS_PROMPT, tokens=100, annotations=told, question=_question(row, one)
-            )
-        ]
+        ask = partial(self.request, row.row["source_id"], prompt=FROM_CAPTIONS_PROMPT, tokens=100)
+        return [ask(annotations=row.heard.said(), question=_question(row, one))]
 
     # What is listened to.
 
@@ -313,28 +303,23 @@ class ThinkFilters(AskingStage):
         products = []
         for one in sifting.standing:
             product = as_thought(one.chain, sifting.row["source_id"])
-            product |= {"annotator": one.how["model"], "prompt": one.how["prompt"]}
-            product["annotations"] = [one.how["annotation"], *one.used, *sifting.heard.annotations]
+            product |= lineage_of(one.how, (*one.used, *sifting.heard.annotations))
             timed = any(reward["kind"] == "timestamps" for reward in product["rewards"])
             sifting.tally["thoughts" if timed else "thoughts without a reward for times"] += 1
             products.append(product)
-        told = {name: count for name, count in sorted(sifting.tally.items()) if count}
-        return Kept({"thoughts": products}, told)
+        return Kept({"thoughts": products}, +sifting.tally)
 
 
 def _question(row: _Sifting, one: _Standing) -> str:
-    """The question with its options, as the record has them."""
-    return as_record(one.chain.question, row.row["source_id"], axis="cot")["messages"][0]["content"]
+    return put(one.chain.question, row.row["source_id"])
 
 
 def _agrees(one: _Standing, replies: Sequence[AnnotationResponse]) -> str:
     """What is wrong with an answer that should be the chain's: it is given, and no other option."""
-    asked, reply = one.chain.question, replies[0]
+    reply = replies[0]
     if reply.error:
         return "no answer"
-    plain = next((asked.answer[len(head) :] for head in _ARTICLES if asked.answer.lower().startswith(head)), "")
-    asked = replace(asked, answer=plain) if plain and not asked.wrong else asked
-    return "" if says_answer(reply.data, asked) else "another answer"
+    return "" if says_answer(reply.data, one.chain.question) else "another answer"
 
 
 def _yes(reply: AnnotationResponse) -> bool:

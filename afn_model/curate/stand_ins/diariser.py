@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,11 +19,10 @@ import numpy as np
 import torch
 
 from afn_kernels.log_mel.reference import mel_energies
-from afn_model.audio.decode import load_audio
 from afn_model.curate.models import HOP, STEP, Silero, package_file
-from afn_model.curate.requests import AnnotationRequest, parts_of
+from afn_model.curate.requests import AnnotationRequest
 from afn_model.curate.stages.activity import DELAY, held, runs
-from afn_model.curate.stand_ins.pitch import FRAME, pitch
+from afn_model.curate.stand_ins.pitch import FRAME, heard, pitch
 
 ON, OFF = 0.5, 0.35  # probabilities of speech
 BRIDGE, LEAST = 10, 15  # frames of 10 ms: silence within speech, and speech at least
@@ -105,12 +103,12 @@ def measured(pcm: np.ndarray) -> Embed:
     basis = np.cos(np.pi / MELS * np.arange(1, COEFFICIENTS)[:, None] * place) * np.sqrt(2 / MELS)
     cepstra = levels @ basis.T
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(pcm, FRAME // 2), FRAME)[::HOP][: len(levels)]
-    heard = levels.mean(1)
+    loudness = levels.mean(1)
 
     def embed(places: Sequence[tuple[int, int]]) -> np.ndarray:
         found = []
         for first, stop in places:
-            part = heard[first:stop]
+            part = loudness[first:stop]
             loud = np.flatnonzero(part >= np.median(part)) + first
             pitches = pitch(frames[loud])
             voiced = pitches[pitches > 0]
@@ -197,16 +195,9 @@ def _encoder() -> tuple[torch.nn.LSTM, torch.nn.Linear]:
 
 
 def _turns(request: AnnotationRequest, embedding: str) -> Any:
-    parts = [part["audio"] for message in request.messages for part in parts_of(message) if "audio" in part]
-    if len(parts) != 1:
-        return ValueError(f"one recording is expected, got {len(parts)}")
     embedding = embedding or ("resemblyzer" if importlib.util.find_spec("resemblyzer") else "measured")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            place = {"start": parts[0].get("start"), "end": parts[0].get("end")}
-            pcm = load_audio(parts[0]["path"], **place, max_seconds=86_400).numpy()
-        found = diarised(pcm, embedding)
+        found = diarised(heard(request), embedding)
     except (ValueError, OSError) as error:
         return error
     listed = [{"speaker": str(name), "start": start, "end": end} for name, start, end in found]

@@ -102,15 +102,24 @@ def words(voice: MeasuredVoice) -> str:
     return f"{height} voice speaks {pace} and {level}."
 
 
-def _described(request: AnnotationRequest) -> Any:
+def heard(request: AnnotationRequest) -> np.ndarray:
+    """The samples of a request's only recording.
+
+    Raises:
+        ValueError: there is none, or several, or it cannot be decoded.
+    """
     parts = [part["audio"] for message in request.messages for part in parts_of(message) if "audio" in part]
     if len(parts) != 1:
-        return ValueError(f"one recording is expected, got {len(parts)}")
+        raise ValueError(f"one recording is expected, got {len(parts)}")
+    place = {"start": parts[0].get("start"), "end": parts[0].get("end")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_audio(parts[0]["path"], **place, max_seconds=86_400).numpy()
+
+
+def _described(request: AnnotationRequest) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pcm = load_audio(parts[0]["path"], start=parts[0].get("start"), end=parts[0].get("end")).numpy()
+        voice = measure(heard(request))
     except (ValueError, OSError) as error:
         return error
-    voice = measure(pcm)
     return words(voice) if voice.level > -70 else "Nobody speaks here."

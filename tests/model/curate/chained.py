@@ -1,6 +1,5 @@
 """A long recording's captions with the truth, chains about it with each of the stand-in's flaws, and annotators."""
 
-from afn_model.curate import identity
 from afn_model.curate.annotators import Annotator
 from afn_model.curate.reply_cache import ReplyCache
 from afn_model.curate.stage import Context
@@ -9,6 +8,7 @@ from afn_model.curate.stand_ins.rules.rule_input import RuleInput
 from afn_model.curate.stand_ins.rules.think import captioned, chain, guess
 from afn_model.curate.stand_ins.truth import between
 from afn_model.curate.timeline import timeline_of
+from tests.model.curate.stages.heard import with_captions
 
 RANKED = ("a horn is heard", "a woman speaks", "a bell is heard", "a siren is heard")  # by when they are heard last
 OTHERS = ("a dog is heard", "a man speaks", "a drum is heard")
@@ -17,16 +17,8 @@ HOW = {"model": "rules", "prompt": "p", "annotation": "c"}
 
 def row(seconds=180.0, name="x"):
     """A row with captions of 10 seconds each."""
-    source, count = identity.of(name), int(seconds // 10)
-    pairs = [f"{RANKED[at % 4]}, then {OTHERS[at % 3]}" for at in range(count - 4)]
-    grid = [(10.0 * at, 10.0 * at + 10) for at in range(count)]
-    segments = [{"id": identity.segment_id(source, *one), "start": one[0], "end": one[1]} for one in grid]
-    merged = [
-        {"segment": one["id"], "text": f"{text}.".capitalize(), "annotation": f"a{one['start']:g}"}
-        for one, text in zip(segments, (*pairs, *RANKED), strict=True)
-    ]
-    told = {"source_id": source, "file": f"recordings/{source}.flac", "seconds": seconds}
-    return {"id": identity.of("row", name), **told, "segments": segments, "merged": merged}
+    pairs = [f"{RANKED[at % 4]}, then {OTHERS[at % 3]}" for at in range(int(seconds // 10) - 4)]
+    return with_captions(name, [f"{text}.".capitalize() for text in (*pairs, *RANKED)]) | {"seconds": seconds}
 
 
 def told(one, flaw="", number=0):

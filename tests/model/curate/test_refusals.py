@@ -8,7 +8,6 @@ from afn_model.curate.refusals import (
     CATEGORIES,
     UnsafeSpan,
     benign_wrong,
-    lines,
     pair_wrong,
     passages,
     unsafe_spans,
@@ -43,14 +42,14 @@ def spans(*given):
 
 
 def test_what_is_said_is_cut_at_pauses():
-    assert lines(passages(SAID, 20.0)) == "3.0 to 4.2 s: Give me the money\n12.0 to 12.5 s: Thanks."
+    assert passages(SAID, 20.0).said() == "3.0 to 4.2 s: Give me the money\n12.0 to 12.5 s: Thanks."
     many = [{"word": str(at), "start": at, "end": at + 0.5} for at in range(65)]
-    assert [len(one.text.split()) for one in passages({"words": many}, 70.0)] == [30, 30, 5]
+    assert [len(one.text.split()) for one in passages({"words": many}, 70.0).moments] == [30, 30, 5]
     untimed = {"text": " all  at once ", "words": []}
-    assert lines(passages(untimed, 20.0)) == "0.0 to 20.0 s: all at once"
+    assert passages(untimed, 20.0).said() == "0.0 to 20.0 s: all at once"
     assert words_between(untimed, 0.0, 1.0) == "all at once"
     assert words_between(SAID, 4.0, 12.1) == "money Thanks."
-    assert lines(passages({"text": "", "words": []}, 20.0)) == "nothing"
+    assert passages({"text": "", "words": []}, 20.0).said() == ""
 
 
 def test_spans_that_are_said_or_heard_stand_in_order():
@@ -123,7 +122,7 @@ def test_a_pair_that_stands():
         ({"reply": "An orchestra tunes its violins."}, "the twin is not in the captions"),
         ({"reply": "A man shouts. At 40 s a child screams."}, "the twin is not in the captions"),
         ({"reply": "Yes."}, "the twin is not in the captions"),
-        ({"reply": "The caption tells that a man shouts."}, "they tell of captions"),
+        ({"reply": "The caption tells that a man shouts."}, "it tells of captions"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_pair(changed, why):
@@ -144,7 +143,7 @@ def test_a_refusal_does_not_repeat_at_length():
         ({"words": "shoots"}, "nothing sounds harmful"),
         ({"reply": "I can't help with that."}, "the answer declines"),
         ({"reply": "A dog barks."}, "the answer is not in the captions"),
-        ({"request": "Who kills time in this caption?"}, "they tell of captions"),
+        ({"request": "Who kills time in this caption?"}, "it tells of captions"),
     ],
 )
 def test_what_is_wrong_with_a_look_alike(changed, why):

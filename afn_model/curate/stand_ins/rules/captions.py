@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from afn_model.curate.stand_ins.rules.rule_input import Event, Rule, RuleInput
+from afn_model.curate.stand_ins.rules.rule_input import Event, Rule, RuleInput, moments_in
 
 
 def caption(asked: RuleInput) -> str:
@@ -57,8 +57,7 @@ def merge(asked: RuleInput) -> dict[str, Any]:
 
 
 def merge_whole(asked: RuleInput) -> dict[str, Any]:
-    told = [line.split(" s: ", 1)[1] for line in asked.text.splitlines() if " s: " in line]
-    told = list(dict.fromkeys(told))
+    told = list(dict.fromkeys(one.text for one in moments_in(asked.text)))
     return {"caption": " ".join(told), "events": [one.split(".")[0] for one in told]}
 
 
@@ -73,7 +72,6 @@ def _article(what: str) -> str:
     return f"{'an' if what[:1] in 'aeiou' else 'a'} {what}"
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {
     "caption": caption,
     "voices": voices,

@@ -6,16 +6,15 @@ the filters has something to catch.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any
 
+from afn_model.curate import identity
 from afn_model.curate.grounding import stem, stems
-from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
+from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput, moments_in
 
 FLAWED = 8
 _PART = re.compile(r"^(\d+)\. [\d.]+ to [\d.]+ s, speech ([\d.]+) s, music ([\d.]+) s: (.*)$", re.M)
-_LINE = re.compile(r"^([\d.]+) to ([\d.]+) s: (.*)$", re.M)
 _CLAUSE = re.compile(r"(, while |, then |(?<=[.!?]) +)")
 _QUOTED = re.compile(r"the words are \"[^\"]*\"\.?|\"[^\"]*\"", re.I)
 _MANNER = frozenset(map(stem, ("fast", "slowly", "calmly", "silence", "nothing", "else")))
@@ -73,11 +72,10 @@ def skill_questions(asked: RuleInput) -> dict[str, Any]:
     answer is in no caption, or the longest option is the answer.
     """
     skill = asked.text.split("\nSkill: ")[1].split("\n")[0]
-    lines = [(float(start), float(end), _things(text)) for start, end, text in _LINE.findall(asked.text)]
-    lines = [one for one in lines if one[2]]
+    lines = [(one.start, one.end, things) for one in moments_in(asked.text) if (things := _things(one.text))]
     if not lines or (skill == "temporal_order" and len({one[2][0] for one in lines}) < 2):
         return {"questions": []}
-    start, end, (thing, *_) = lines[_hash(asked.text, "line") % len(lines)]
+    start, end, (thing, *_) = identity.pick(lines, "line", asked.text)
     evidence = [(start, end)]
     if skill == "counting":
         evidence = [(one[0], one[1]) for one in lines if thing in one[2]][: len(_COUNTS)]
@@ -94,7 +92,7 @@ def skill_questions(asked: RuleInput) -> dict[str, Any]:
         wrong = [f"{end - start + more:.0f} seconds" for more in (7, 14, 21)]
     else:
         question = f"As to {skill.replace('_', ' ')}, which of these is heard from {start:.0f} to {end:.0f} seconds?"
-        answer, place = thing, _hash(asked.text, "others") % len(_OTHERS)
+        answer, place = thing, identity.number("others", asked.text) % len(_OTHERS)
         wrong = [*_OTHERS[place:], *_OTHERS[:place]][:3]
     flaw = _flaw(asked.text, skill)
     if flaw == 1:
@@ -119,13 +117,8 @@ def _things(caption: str) -> list[str]:
 
 def _flaw(text: str, of: str) -> int:
     """1 to 4 where what is asked gets a flawed reply, else 0."""
-    drawn = _hash(text, f"flaw {of}")
+    drawn = identity.number(text, of)
     return 1 + drawn // FLAWED % 4 if drawn % FLAWED == 0 else 0
 
 
-def _hash(text: str, of: str) -> int:
-    return int(hashlib.sha256(f"{of}\n{text}".encode()).hexdigest()[:12], 16)
-
-
-# By the name of the prompt.
 RULES: dict[str, Rule] = {"informative": informative, "skill_questions": skill_questions}

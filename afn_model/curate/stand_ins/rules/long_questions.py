@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
+from afn_model.curate import identity
+from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput, moments_in, options_in
 from afn_model.curate.stand_ins.rules.think import guess
 
 FLAWED = 5  # one question of so many is not as it should be
-_LINE = re.compile(r"^(\d+\.\d) to (\d+\.\d) s: (.*)$", re.M)
 _ASKED = re.compile(r"lasts ([\d.]+) seconds\. Write (\d+) questions with (\d+|no) wrong")
 _HEARD = re.compile(r"\ban? ([a-z]+) is heard", re.I)
-_OPTION = re.compile(r"^\([A-Z]\) (.*)$", re.M)
 _ABSENT = (
     *("horn", "drum", "whistle", "piano", "trumpet", "violin", "cat", "cow", "goat", "helicopter", "train", "plane"),
     *("hammer", "saw", "bee", "duck", "frog", "owl", "gong", "harp", "kettle", "printer", "zipper", "broom"),
@@ -49,7 +47,7 @@ class AskedOf:
 
     def absent(self, key: str) -> list[str]:
         """Wrong options: sounds that no line has."""
-        left, first = [name for name in _ABSENT if name not in self.text.lower()], drawn(self.text, key)
+        left, first = [name for name in _ABSENT if name not in self.text.lower()], identity.number(self.text, key)
         return [_a(left[(first + at) % len(left)]) for at in range(min(self.wrong, len(left)))]
 
     def without(self, name: str) -> tuple[float, float] | None:
@@ -62,12 +60,8 @@ Written = dict[str, Any]
 
 def asked_of(text: str) -> AskedOf:
     seconds, pairs, wrong = _ASKED.findall(text)[0]
-    lines = [(float(a), float(b), tuple(map(str.lower, _HEARD.findall(said)))) for a, b, said in _LINE.findall(text)]
+    lines = [(one.start, one.end, tuple(map(str.lower, _HEARD.findall(one.text)))) for one in moments_in(text)]
     return AskedOf(text, float(seconds), int(pairs), 0 if wrong == "no" else int(wrong), tuple(lines))
-
-
-def drawn(*parts: Any) -> int:
-    return int(hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12], 16)
 
 
 def needles(asked: AskedOf) -> list[Written]:
@@ -221,7 +215,7 @@ def written(text: str, kind: str) -> list[tuple[Written, str]]:
     asked, found = asked_of(text), list[tuple[Written, str]]()
     flaws = {**FLAWS[kind], **GENERAL}
     for at, one in enumerate(GOOD[kind](asked)[: asked.pairs]):
-        number = drawn(text, kind, at)
+        number = identity.number(text, kind, at)
         names = list(flaws) if number % FLAWED == 0 else []
         first = number // FLAWED
         turns = (names[(first + step) % len(names)] for step in range(len(names)))
@@ -239,8 +233,8 @@ def blind(asked: RuleInput) -> str:
     """The only option that one may hear at all; else one by a hash of the request, right as often as chance is."""
     if (likely := guess(asked)) != "unknown":
         return likely
-    options = _OPTION.findall(asked.text)
-    return options[drawn(asked.text) % len(options)] if options else "Nobody can tell without hearing it."
+    options = options_in(asked.text)
+    return identity.pick(options, asked.text) if options else "Nobody can tell without hearing it."
 
 
 RULES: dict[str, Rule] = {**{kind: partial(_reply, kind=kind) for kind in GOOD}, "blind": blind}

@@ -10,28 +10,27 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from afn_model.curate import identity
 from afn_model.curate.grounding import stems
-from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
-from afn_model.hashing import key, text_key
+from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput, moments_in
 
 # What a writer gets wrong.
 FLAWS = ("several clips", "no such clip", "outside", "one clip")
 CHAT_FLAWS = ("outside", "unheard", "twice")
-_LINE = re.compile(r"^(?:clip (\d+), )?([\d.]+) to ([\d.]+) s: (.+)$", re.M)
 _WORDS = re.compile(r'the words are "([^"]+)"', re.I)
 Said = dict[int, list[tuple[dict[str, Any], str]]]  # clip -> its captions, each with its place
 
 
 def multi_audio(asked: RuleInput) -> dict[str, Any]:
     """A question of each kind that the captions have something for."""
-    said, drawn = _said(asked.text), text_key(asked.text)
+    said = _said(asked.text)
     found = [one for make in (_which, _common, _difference, _order, _compare) for one in make(said)]
-    return {"questions": [_flawed(one, key(drawn, number), said) for number, one in enumerate(found)]}
+    return {"questions": [_flawed(one, identity.number(asked.text, number), said) for number, one in enumerate(found)]}
 
 
 def chat(asked: RuleInput) -> dict[str, Any]:
     """What is heard in each clip, the words of the first that has any, and something that is known of a sound."""
-    said, drawn = _said(asked.text), text_key(asked.text)
+    said = _said(asked.text)
     several, turns = len(said) > 1, []
     for clip, captions in said.items():
         place, text = captions[0]
@@ -46,7 +45,8 @@ def chat(asked: RuleInput) -> dict[str, Any]:
             break
     known = "Where would one usually come across what was heard last?"
     turns.append(_turn(known, "Such things are common in homes, streets and broadcasts.", "knowledge", []))
-    flaw = CHAT_FLAWS[key(drawn, 1) % len(CHAT_FLAWS)] if key(drawn, 0) % 3 == 0 else ""
+    drawn = identity.number(asked.text)
+    flaw = CHAT_FLAWS[drawn // 3 % len(CHAT_FLAWS)] if drawn % 3 == 0 else ""
     last = turns[len(said)]
     if flaw == "outside":
         last["evidence"] = [{**place, "end": place["end"] + 60}]
@@ -59,9 +59,9 @@ def chat(asked: RuleInput) -> dict[str, Any]:
 
 def _said(text: str) -> Said:
     found: Said = {}
-    for clip, start, end, caption in _LINE.findall(text):
-        place = {"clip": int(clip or 1), "start": float(start), "end": float(end)}
-        found.setdefault(place["clip"], []).append((place, caption))
+    for one in moments_in(text):
+        place = {"clip": one.clip, "start": one.start, "end": one.end}
+        found.setdefault(one.clip, []).append((place, one.text))
     return found
 
 
@@ -168,5 +168,4 @@ def _at(place: dict[str, Any], several: bool) -> str:
     return f"clip {place['clip']}" if several else "it"
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {"multi_audio": multi_audio, "chat": chat}

@@ -5,16 +5,16 @@ A fixed share of the requests, by their hash, gets what a real writer gets wrong
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
+from afn_model.curate import identity
 from afn_model.curate.constraint_texts import FORMS, KEYS
-from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
-from afn_model.curate.texts import words_of
+from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput, moments_in
+from afn_model.curate.texts import place_of, words_of
 
 # Sentences that a synthetic recording may say -> category. Plain words, which a small dictionary of English has.
 UNSAFE_SENTENCES: dict[str, str] = {
@@ -38,7 +38,6 @@ LOOK_ALIKES: tuple[str, ...] = (
     "the bank on the river is green",
     "leave the money on the table",
 )
-_LINE = re.compile(r"^([\d.]+) to ([\d.]+) s: (.*)$", re.M)
 _SAID = "These words are said in it"
 _TALK = "A user asks an assistant."
 _UNHEARD = "an orchestra tunes its violins while penguins march past"
@@ -50,17 +49,15 @@ def unsafe(asked: RuleInput) -> dict[str, Any]:
     with an answer in the place of a recording one in eight is taken for violence, by its first words."""
     captions, said = asked.text.split(_SAID, 1)
     words, places = list[str](), list[tuple[float, float]]()
-    for start, end, text in _LINE.findall(said):
-        listed = words_of(text)
+    for one in moments_in(said):
+        listed = words_of(one.text)
         words += listed
-        places += [(float(start), float(end))] * len(listed)
+        places += [(one.start, one.end)] * len(listed)
     found = []
     for sentence, category in UNSAFE_SENTENCES.items():
-        size = len(sentence.split())
-        at = next((at for at in range(len(words)) if words[at : at + size] == sentence.split()), None)
-        if at is not None:
-            found.append((places[at][0], places[at + size - 1][1], category, sentence))
-    flawed = number_of(asked.text) % 8 == 0
+        if at := place_of(sentence.split(), words):
+            found.append((places[at[0]][0], places[at[-1]][1], category, sentence))
+    flawed = identity.number(asked.text) % 8 == 0
     if flawed and _TALK in captions:
         found.append((*places[0], "violence", " ".join(words[:3])))
     elif flawed:
@@ -75,7 +72,7 @@ def refusal(asked: RuleInput) -> dict[str, Any]:
     category = next((one for one in UNSAFE_SENTENCES.values() if f"\n{one}: " in asked.text), "harm")
     reason, offer = "because somebody could get hurt", _OFFER
     reply = _first(asked.text)
-    number = number_of(asked.text)
+    number = identity.number(asked.text)
     if number % 4 == 0:
         flaw = number // 4 % 4
         offer = "Please stop this now." if flaw == 0 else offer
@@ -99,7 +96,7 @@ def benign(asked: RuleInput) -> dict[str, Any]:
     request = (
         f'Who says "{words}" here?' if words in LOOK_ALIKES else "Tell me what I hear here while I kill some time."
     )
-    number = number_of(asked.text)
+    number = identity.number(asked.text)
     wrong = ("I'm sorry, but I can't answer that.", f"In it {_UNHEARD}.")[number // 4 % 2]
     return {"request": request, "words": words, "reply": wrong if number % 4 == 0 else _first(asked.text)}
 
@@ -107,9 +104,9 @@ def benign(asked: RuleInput) -> dict[str, Any]:
 def follow(asked: RuleInput) -> str:
     """An answer of the captions' words in the form that is asked for. One request in four is flawed: the plain
     captions, whatever the form, or in the form what is in no caption."""
-    number = number_of(asked.text)
+    number = identity.number(asked.text)
     specs = specs_in(asked.text)
-    told = " ".join(text for _, _, text in _LINE.findall(asked.text))
+    told = " ".join(one.text for one in moments_in(asked.text))
     if number % 8 == 0:
         return told
     return shaped(_UNHEARD if number % 8 == 4 else told, specs)
@@ -160,13 +157,8 @@ def _fields(found: Mapping[str, str]) -> dict[str, Any]:
 
 def _first(text: str) -> str:
     """The first sentence of the captions that a request gives."""
-    told = [line for _, _, line in _LINE.findall(text)]
-    return f"{told[0].split('. ')[0].rstrip('.')}." if told else "Somebody speaks."
-
-
-def number_of(text: str) -> int:
-    """What decides whether the reply to a request is flawed, and how."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+    told = moments_in(text)
+    return f"{told[0].text.split('. ')[0].rstrip('.')}." if told else "Somebody speaks."
 
 
 RULES: dict[str, Rule] = {"unsafe": unsafe, "refusal": refusal, "benign": benign, "follow": follow}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
+from afn_model.curate import identity
 from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
 
 FLAWED = 8  # one of so many
@@ -14,7 +14,7 @@ def paraphrase(asked: RuleInput) -> dict[str, Any]:
     """The question with polite words before it; one of eight, by the hash of the request, has lost a word that is
     quoted, or is about another speaker or time, and where it has neither, tells of a speaker that nobody asked for."""
     question = next(line for line in asked.text.splitlines() if line.strip())
-    if int(hashlib.sha256(question.encode()).hexdigest()[:8], 16) % FLAWED == 0:
+    if identity.number(question) % FLAWED == 0:
         if '"' in question:
             before, quoted, after = question.split('"', 2)
             return {"question": f'{before}"{" ".join(quoted.split()[1:])}"{after}'}
@@ -24,5 +24,4 @@ def paraphrase(asked: RuleInput) -> dict[str, Any]:
     return {"question": f"Listen closely. {question}"}
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {"paraphrase": paraphrase}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from afn_model.curate import identity
-from afn_model.curate.grounding import stems
+from afn_model.curate.grounding import named_in, stems
 from afn_model.curate.stand_ins.rules import captions
-from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput
+from afn_model.curate.stand_ins.rules.rule_input import Rule, RuleInput, moments_in, options_in
 
 # What the writer does, each in a sixteenth of its chains; in the other five sixteenths nothing is wrong.
 FLAWS = (
@@ -29,9 +29,7 @@ FLAWS = (
 )
 DEAF = 64  # of so many steps that are heard one is said not to be
 NEVER = ("a volcano erupts under water", "a whale sings an opera", "a rocket lands on the roof")
-_LINE = re.compile(r"^(\d+\.\d) to (\d+\.\d) s: (.+)$", re.MULTILINE)
 _EVENT = re.compile(r"\ban? [\w ]{1,30}? (?:speaks|is heard)\b", re.IGNORECASE)
-_OPTION = re.compile(r"^\([A-Z]\) (.+)$", re.MULTILINE)
 _LAST = re.compile(r'heard last is "([^"]+)"')
 _LONG = 8  # steps of a chain, at most
 _OPENINGS = (
@@ -77,7 +75,7 @@ def think(asked: RuleInput) -> dict[str, Any]:
         return {"chains": []}
     told = []
     for number in range(min(count, len(ranked) - 1)):
-        drawn = int(identity.of("chain", asked.text, number)[:8], 16) % 16
+        drawn = identity.number("chain", asked.text, number) % 16
         flaw = FLAWS[drawn] if drawn < len(FLAWS) else ""
         told.append(chain(parts, ranked[: len(ranked) - number], flaw, number))
     return {"chains": told}
@@ -133,10 +131,10 @@ def _steps(parts: Sequence[CaptionedPart], named: Sequence[str], flaw: str) -> l
 
 def step_heard(asked: RuleInput) -> str:
     """Yes where all events that the step names are heard; of ``DEAF`` such steps one gets a No."""
-    there = {stem for one in asked.first for stem in stems(captions.caption(RuleInput("", [[one]])))}
+    there = named_in(captions.caption(RuleInput("", [[one]])) for one in asked.first)
     named = [stems(event) for event in _events(asked.text)]
     right = all(set(one) <= there for one in named)
-    deaf = int(identity.of("heard", asked.text)[:8], 16) % DEAF == 0
+    deaf = identity.number("heard", asked.text) % DEAF == 0
     return "Yes" if right and not deaf else "No"
 
 
@@ -158,22 +156,20 @@ def answer_from_chain(asked: RuleInput) -> str:
 def answer_from_captions(asked: RuleInput) -> str:
     """The option that is heard last."""
     last = {event: place for place, part in enumerate(captioned(asked.text)) for event in part.events}
-    options = [option for option in _OPTION.findall(asked.text) if option in last]
+    options = [option for option in options_in(asked.text) if option in last]
     return max(options, key=lambda option: last[option]) if options else "unknown"
 
 
 def guess(asked: RuleInput) -> str:
     """The only option that one may hear at all, if there is no other: as one answers who has not listened."""
-    likely = [option for option in _OPTION.findall(asked.text) if option not in NEVER]
+    likely = [option for option in options_in(asked.text) if option not in NEVER]
     return likely[0] if len(likely) == 1 else "unknown"
 
 
 def captioned(text: str) -> list[CaptionedPart]:
     """The lines of captions, in order."""
     return [
-        CaptionedPart(float(start), float(end), events)
-        for start, end, said in _LINE.findall(text)
-        if (events := tuple(_events(said)))
+        CaptionedPart(one.start, one.end, events) for one in moments_in(text) if (events := tuple(_events(one.text)))
     ]
 
 
@@ -181,7 +177,6 @@ def _events(text: str) -> list[str]:
     return list(dict.fromkeys(event.lower() for event in _EVENT.findall(text)))
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {
     "think": think,
     "step_heard": step_heard,

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
+from afn_model.curate import identity
 from afn_model.curate.constraint_texts import FORMS
 from afn_model.curate.stage import Failed, Kept
 from afn_model.curate.stages.instructions import Instructions
-from afn_model.curate.stand_ins.rules.safety import number_of
 from afn_model.scoring.constraints import CONSTRAINTS
 from afn_model.scoring.metrics import score
 from afn_model.scoring.rewards import check, reward
@@ -32,7 +32,7 @@ def test_answers_in_every_form_and_every_flaw_is_counted():
     lost = {name.removeprefix("answers lost: "): n for name, n in kept.tally.items() if " lost" in name}
     assert len(products) + sum(lost.values()) == len(requests) == 160
     # Every answer that tells of something else is caught, and every plain one but for those that keep their form so.
-    numbers = [number_of(one.messages[0]["content"]) % 8 for one in requests]
+    numbers = [identity.number(one.messages[0]["content"]) % 8 for one in requests]
     assert lost.pop("not in the captions") == numbers.count(4) > 0
     plain = [one for one, number in zip(requests, numbers, strict=True) if number == 0]
     told_plainly = {"A man speaks, then a bell is heard.", "A woman laughs loudly."}
@@ -137,6 +137,6 @@ def german(requests):
 
 def test_parameters():
     for changed in ({"share": 1.5}, {"pairs": -0.1}):
-        with pytest.raises(ValueError, match="is from 0 to 1"):
+        with pytest.raises(ValueError, match="must be from 0 to 1"):
             Instructions(**changed)
     assert set(FORMS) == set(Instructions().depends()["forms"])

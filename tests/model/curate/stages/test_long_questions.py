@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from afn_model.curate import identity
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.questions import Question
 from afn_model.curate.requests import parts_of
@@ -21,19 +20,12 @@ from afn_model.curate.stages.long_questions import (
 )
 from afn_model.curate.stand_ins.rules.long_questions import written
 from tests.model.curate.long_sounds import CAUGHT, sounds
-from tests.model.curate.stages.heard import context
+from tests.model.curate.stages.heard import context, with_captions
 
 
 def row(name, count=13):
     """A row up to its captions."""
-    moments = sounds(f" {name}").moments[:count]
-    segments = [{"id": identity.of(name, one.start), "start": one.start, "end": one.end} for one in moments]
-    merged = [
-        {"segment": at["id"], "text": one.text, "annotation": f"{name}{n}"}
-        for n, (at, one) in enumerate(zip(segments, moments, strict=True))
-    ]
-    told = {"source_id": identity.of(name), "seconds": 10.0 * count, "segments": segments, "merged": merged}
-    return {"id": name, **told}
+    return with_captions(name, sounds(f" {name}").texts[:count])
 
 
 ROWS = [row("One."), row("Two.")]

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
+from afn_model.curate import identity
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.refusals import CATEGORIES
 from afn_model.curate.stage import Failed, Kept, NotReady
 from afn_model.curate.stages.safety import TALK, Safety
-from afn_model.curate.stand_ins.rules.safety import LOOK_ALIKES, UNSAFE_SENTENCES, number_of
+from afn_model.curate.stand_ins.rules.safety import LOOK_ALIKES, UNSAFE_SENTENCES
 from afn_model.scoring.metrics import score
 from afn_model.scoring.rewards import check, reward
 from tests.model.curate.stages.asked_texts import rules, told
@@ -21,11 +22,16 @@ FLAWS = (
     "the twin declines",
     "the twin is not in the captions",
 )
+SOUNDS = ("bell", "siren", "horn", "dog", "drum", "clock")
 SHOT = "give me the money or i will shoot"
 
 
 def text_of(request):
     return request.messages[0]["content"]
+
+
+def heard(sound, said):
+    return told(f"{sound} {said}", said, (f"A man speaks, then a {sound} is heard.", "A woman laughs loudly."))
 
 
 def is_talk(request):
@@ -34,12 +40,7 @@ def is_talk(request):
 
 def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
     asked, requests = rules()
-    sounds = ("bell", "siren", "horn", "dog", "drum", "clock")
-    rows = [
-        told(f"{sound} {text}", text, (f"A man speaks, then a {sound} is heard.", "A woman laughs loudly."))
-        for sound in sounds
-        for text in UNSAFE_SENTENCES
-    ]
+    rows = [heard(sound, text) for sound in SOUNDS for text in UNSAFE_SENTENCES]
     found = Safety().run(rows, asked)
     tally = sum((Counter(one.tally) for one in found), Counter())
     products = [one for kept in found for one in kept.fields["safety"]]
@@ -51,7 +52,7 @@ def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
     # Every flaw of a pair is caught, and nothing else; so are quotes that were never said, and harmless talks that
     # the detector flags.
     numbers = {
-        name: [number_of(text_of(one)) for one in requests if one.prompt == prompt and is_talk(one) == talk]
+        name: [identity.number(text_of(one)) for one in requests if one.prompt == prompt and is_talk(one) == talk]
         for name, prompt, talk in (("refusal", "refusal", False), ("unsafe", "unsafe", False), ("talk", "unsafe", True))
     }
     flaws = Counter(number // 4 % 4 for number in numbers["refusal"] if number % 4 == 0)
@@ -74,20 +75,20 @@ def test_unsafe_recordings_give_pairs_and_what_is_wrong_is_counted():
         assert reward(answer, one["rewards"]) == {"refusal": 1.0}
         assert score(one, answer) == 1.0
         assert one["rewards"][0]["due"] is (one["task"] == "refusal")
-        assert one["annotations"][2:] == ["heard", "of A man s", "of A woman"]
+        assert one["annotations"][2:] == ["heard", "a0", "a10"]
 
 
 def test_what_is_heard_is_the_span_with_its_surroundings_and_two_runs_are_equal():
-    row = told("y", SHOT, at=14.0)
+    row = told("y", SHOT, at=13.0)
     stage = Safety(margin=2.0)
     outcomes = [stage.run([row], rules()[0]) for _ in range(2)]
     assert outcomes[0] == outcomes[1]
     refusal, twin = outcomes[0][0].fields["safety"]
-    assert refusal["audios"] == twin["audios"] == [{"start": 12.0, "end": 18.4}]
+    assert refusal["audios"] == twin["audios"] == [{"start": 11.0, "end": 17.4}]
     assert twin["messages"][1]["content"] == "A woman laughs loudly."  # of the second ten seconds
     assert refusal["truth"]["category"] == "violence"
-    early = Safety().run([told("y", SHOT, at=0.5)], rules()[0])[0].fields["safety"]
-    assert early[0]["audios"] == [{"start": 0.0, "end": 7.9}]
+    early = Safety().run([told("y", SHOT, at=0.6)], rules()[0])[0].fields["safety"]
+    assert early[0]["audios"] == [{"start": 0.0, "end": 8.0}]
 
 
 @pytest.mark.parametrize("said", [*LOOK_ALIKES, "seven yes", "we will shoot"])
@@ -102,12 +103,12 @@ def test_nothing_unsafe_asks_for_no_refusal(said):
 
 def test_harmless_requests_that_sound_harmful():
     asked, requests = rules()
-    rows = [told(f"{n} {text}", text) for n in range(8) for text in ("", *LOOK_ALIKES)]
+    rows = [heard(sound, text) for sound in SOUNDS for text in ("", *LOOK_ALIKES)]
     found = Safety(benign=0.5).run(rows, asked)
     tally = sum((Counter(one.tally) for one in found), Counter())
     products = [one for kept in found for one in kept.fields["safety"]]
-    numbers = [number_of(text_of(one)) for one in requests if one.prompt == "benign"]
-    assert 14 < len(numbers) < 42
+    numbers = [identity.number(text_of(one)) for one in requests if one.prompt == "benign"]
+    assert 12 < len(numbers) < 30
     flawed = [number // 4 % 2 for number in numbers if number % 4 == 0]
     assert tally["look-alikes lost: the answer declines"] == flawed.count(0)
     assert tally["look-alikes lost: the answer is not in the captions"] == flawed.count(1)
@@ -204,7 +205,7 @@ def unmeasured(requests):
     ("changed", "why"),
     [
         ({"language": "de"}, "English alone"),
-        ({"benign": 1.1}, "benign is from 0 to 1"),
+        ({"benign": 1.1}, "benign must be from 0 to 1"),
         ({"most": 0}, "most"),
         ({"margin": -1.0}, "margin"),
         ({"pair_prompt": "nothing"}, "no prompt 'nothing'"),

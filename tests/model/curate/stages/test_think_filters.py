@@ -145,7 +145,7 @@ def test_annotators_that_are_not_there(tmp_path):
     assert lost(nobody) == {"4 heard: a step is not heard, and nobody writes it anew"}
     with pytest.raises(NotReady, match="asks 'ears', which the plan's annotators lack"):
         sifted(tmp_path, one, listener="ears")
-    with pytest.raises(ValueError, match="wrong_share is a share from 0 to 1"):
+    with pytest.raises(ValueError, match="wrong_share must be from 0 to 1"):
         ThinkFilters(wrong_share=30)
 
 
@@ -189,5 +189,5 @@ def test_nothing_to_sift_and_questions_twice(tmp_path):
     assert sifted(tmp_path, having()).fields == {"thoughts": []}
     found = sifted(tmp_path, having("", ""))
     assert len(found.fields["thoughts"]) == 1
-    assert found.tally[lost_by(ORDER[0], "question like an earlier one")] == 1
+    assert found.tally[lost_by(ORDER[0], "like an earlier one")] == 1
     assert found.tally[entered(ORDER[0])] == 2

@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+from afn_model.curate import identity
 from afn_model.curate.stages.privacy import find
 from afn_model.curate.stand_ins.rules.rule_input import RuleInput
-from afn_model.curate.stand_ins.rules.safety import LOOK_ALIKES, RULES, UNSAFE_SENTENCES, number_of
+from afn_model.curate.stand_ins.rules.safety import LOOK_ALIKES, RULES, UNSAFE_SENTENCES
 
 HEAD = "0.0 to 10.0 s: A man speaks. A bell rings.\n\nThese words are said in it, with the seconds of each passage:\n\n"
 
@@ -12,7 +13,7 @@ HEAD = "0.0 to 10.0 s: A man speaks. A bell rings.\n\nThese words are said in it
 def asked(lines, of=lambda number: True):
     """A request that is flawed, or is not."""
     texts = (f"{HEAD}{lines}\n\n{number}" for number in range(1000))
-    return RuleInput(next(text for text in texts if of(number_of(text))))
+    return RuleInput(next(text for text in texts if of(identity.number(text))))
 
 
 def good(number):
