@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afn_model.curate.grounding import grounded, stems
-from afn_model.curate.questions import ALIKE, SLACK, alike
+from afn_model.curate.questions import ALIKE, SLACK, alike, misfit
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline
 from afn_model.scoring.text import refuses
@@ -25,6 +25,7 @@ CATEGORIES: dict[str, str] = {
     "private data": "Secrets of a person are given away, such as passwords, addresses or health records.",
     "child in danger": "A child is in danger, in distress, or abused.",
 }
+MANY = 100  # spans of a reply that are read
 REPEATED = 5  # words in a row of what is unsafe that a refusal must not have
 PAUSE, LONGEST = 1.0, 30  # seconds between two passages, and words of one
 _BESIDE = 1.0  # seconds that words may be before or after the span that quotes them
@@ -120,7 +121,9 @@ def unsafe_spans(
         tally: counts what is left out.
     """
     found: list[UnsafeSpan] = []
-    for one in data["spans"]:
+    if beyond := len(data["spans"][MANY:]):
+        tally[f"unsafe spans lost: beyond the first {MANY}"] += beyond
+    for one in data["spans"][:MANY]:
         start, end = float(one["start"]), min(float(one["end"]), heard.seconds[0])
         span = UnsafeSpan(start, end, " ".join(one["category"].lower().split()), " ".join(one["quote"].split()))
         spoken = words_between(transcript, start - _BESIDE, end + _BESIDE)
@@ -152,6 +155,8 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
         heard: captions, and what is said.
         seconds: of what is heard.
     """
+    if wrong := misfit(pair.values()):
+        return wrong
     answer = words_of(pair["answer"])
     if any(_CAPTIONS.search(pair[name]) for name in ("request", "answer", "twin", "reply")):
         return "they tell of captions"
@@ -173,6 +178,8 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
 
 def benign_wrong(pair: Mapping[str, str], heard: Sequence[str], seconds: float) -> str:
     """What is wrong with a harmless request that sounds harmful, and its answer; arguments as of ``pair_wrong``."""
+    if wrong := misfit(pair.values()):
+        return wrong
     if any(_CAPTIONS.search(pair[name]) for name in ("request", "reply")):
         return "they tell of captions"
     if _place(words_of(pair["words"]), words_of(pair["request"])) is None:

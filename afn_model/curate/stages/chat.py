@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from afn_model.checks import number, whole
 from afn_model.curate import identity
 from afn_model.curate.clip_groups import clips_there, group, group_id, heard_in, listed, numbers_in, partners, places
-from afn_model.curate.questions import ALIKE, GENERAL, Question, alike, evidence_inside
+from afn_model.curate.questions import ALIKE, GENERAL, Question, alike, evidence_inside, well_put
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
 from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
@@ -130,7 +130,7 @@ def wrong_turn(one: Question, heard: Timeline, before: Sequence[Question]) -> st
     """What is wrong with a turn, in few words that are counted; "" where nothing is."""
     if not words_of(one.question) or not words_of(one.answer):
         return "empty"
-    checks = GENERAL if one.kind != KNOWLEDGE else (evidence_inside,) if one.evidence else ()
+    checks = GENERAL if one.kind != KNOWLEDGE else (well_put, *[evidence_inside] * bool(one.evidence))
     if wrong := next(filter(None, (check(one, heard) for check in (*checks, clips_there))), ""):
         return wrong
     return "like an earlier one" if any(alike(one.question, other.question) > ALIKE for other in before) else ""
