@@ -11,7 +11,7 @@ from typing import Any
 
 from afn_model.curate.grounding import named_in, sentences, stands, stems
 from afn_model.curate.questions import SLACK as AFTER_END
-from afn_model.curate.questions import Question, answer_not_in_question, as_record, options_alike
+from afn_model.curate.questions import Question, answer_not_in_question, as_record, marked, misfit, options_alike
 from afn_model.curate.replies import TEXT, array_of, object_of
 from afn_model.curate.texts import runs_of, words_of
 from afn_model.curate.timeline import Timeline
@@ -24,6 +24,7 @@ from afn_model.scoring.timestamps import match_times
 SLACK = 1.0  # seconds that a time may be off
 LONGEST = 120.0  # seconds of a step, above which it says of no place that something is heard there
 SHARP = 30.0  # seconds of an event, above which no reward asks when it is
+MOST = 100  # steps
 GRAM = 4  # words of a sequence that may come again
 TASK = "think_time"
 _ENTERED, _LOST, _UNCHECKED = "chains into filter ", "chains lost by filter ", "chains not checked by filter "
@@ -115,6 +116,8 @@ def read_chain(told: Mapping[str, Any]) -> tuple[Chain | None, str]:
     steps = [_step(one) for one in told["steps"]]
     if not steps or any(not one.text for one in steps):
         return None, "no steps"
+    if len(steps) > MOST:
+        return None, "too many steps"
     if any(one.span is None for one in steps[:-1]) or sum(one.span is not None for one in steps) < 2:
         return None, "steps without times"
     if any(not 0 < one.end - one.start <= LONGEST for one in steps if one.start is not None and one.end is not None):
@@ -126,11 +129,17 @@ def read_chain(told: Mapping[str, Any]) -> tuple[Chain | None, str]:
     if not asked.question or not asked.answer:
         return None, "no question or no answer"
     nothing = Timeline((), (0.0,))
-    if problem := options_alike(asked, nothing) or answer_not_in_question(asked, nothing):
-        return None, problem
-    texts = [asked.question, *asked.options, *(text for one in steps for text in (one.text, one.event))]
-    tagged = any(_TAG.search(text) for text in texts) or not formatted(answered(chain), {})
-    return (None, "tags in the text") if tagged else (chain, "")
+    checks = (tagged(chain), misfit((asked.question, *asked.options)))
+    problem = next(filter(None, checks), "") or options_alike(asked, nothing) or answer_not_in_question(asked, nothing)
+    return (None, problem) if problem else (chain, "")
+
+
+def tagged(chain: Chain) -> str:
+    """No tag is in a text, which would end a thought or stand for a recording."""
+    steps = [text for one in chain.steps for text in (one.text, one.event)]
+    texts = [chain.question.question, *chain.question.options, *steps]
+    found = any(_TAG.search(text) for text in texts) or marked(texts) or not formatted(answered(chain), {})
+    return "tags in the text" if found else ""
 
 
 def _step(told: Mapping[str, Any]) -> ChainStep:

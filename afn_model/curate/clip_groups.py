@@ -24,9 +24,12 @@ def partners(pool: Mapping[str, Any]) -> list[Clip]:
 
 
 def group(own: Clip, others: Sequence[Clip]) -> list[Clip]:
-    """A recording's clip with others, in an order by hash: its own is any of them."""
+    """A recording's clip with others, in an order by hash: its own is any of them, by a hash of all, so that another
+    recording of the same clips has them in another order and asks something else."""
     sources = sorted(one["source_id"] for one in (own, *others))
-    return sorted((own, *others), key=lambda one: identity.of("order", sources, one["source_id"]))
+    rest = sorted(others, key=lambda one: identity.of("order", sources, one["source_id"]))
+    place = int(identity.of("place", sources)[:8], 16) % len(sources)
+    return [*rest[:place], own, *rest[place:]]
 
 
 def group_id(clips: Sequence[Clip]) -> str:

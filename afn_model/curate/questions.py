@@ -23,6 +23,8 @@ ALIKE = 0.8  # share of words in common, above which two questions are one
 SLACK = 0.5  # seconds that a time may be outside of the clip
 LONGER = 3.0  # times as many words as the shortest option that the longest may have
 MOST = 20  # options
+MANY = 50  # questions of a reply that are read
+LETTERS = 2000  # of a text
 _YES_NO = frozenset(("yes", "no"))
 _ANY_KIND = frozenset(("none", "never", "unknown", "not heard"))  # may stand beside numbers and beside texts
 _AMOUNT = rf"(?:[\d.,:/%]*\d[\d.,:/%]*|zero|{SPELLED}|hundred|once|twice)"
@@ -33,7 +35,8 @@ _NUMBER = re.compile(
 _LABEL = re.compile(r"\(?[A-Za-z][).:]\s")  # the writer's own letter of an option
 _OTHERS = re.compile(r"\b(?:all|none|both|neither|either|any) of (?:the above|the others?|these|those|them)\b", re.I)
 _CAPTIONS = re.compile(r"\b(?:captions?|captioned|annotations?|annotators?|transcripts?)\b", re.I)
-_MARKS = re.compile(r"<\||<sound|[\ud800-\udfff\ufffd]")  # tokens of models' own, and broken characters
+# Tokens of models' own, broken characters, and those that are not seen or turn the direction of writing.
+_MARKS = re.compile(r"<\||</?(?:sound|audio)|[\ud800-\udfff\ufffd\x00-\x08\x0e-\x1f\x7f\u202a-\u202e]")
 _ARTICLES = ("a", "an", "the")
 _OF_NOTES = ("major", "minor", "sharp", "flat", "chord")  # after which an A is none
 
@@ -125,11 +128,22 @@ def _seconds(value: float) -> float:
 
 def well_put(one: Question, heard: Timeline) -> str:
     """It has words and nothing that prompts are made of, and is about what is heard, not about what the writer read."""
-    if any(map(_MARKS.search, (one.question, *one.options))):
-        return "marks of prompts"
+    if wrong := misfit((one.question, *one.options)):
+        return wrong
     if not units_of(one.question) or not units_of(one.answer):
         return "an empty question or answer"
     return tells_of_captions((one.question, *one.options))
+
+
+def misfit(texts: Iterable[str]) -> str:
+    """What is wrong with texts that no record should have: they are longer than ``LETTERS``, or ``marked``."""
+    listed = list(texts)
+    return "a text that is too long" if any(len(text) > LETTERS for text in listed) else marked(listed)
+
+
+def marked(texts: Iterable[str]) -> str:
+    """What is wrong with texts that have marks of prompts, such as places of recordings, or broken characters."""
+    return "marks of prompts" if any(map(_MARKS.search, texts)) else ""
 
 
 def tells_of_captions(texts: Iterable[str]) -> str:
@@ -195,14 +209,16 @@ def sift(
     """The questions that pass every check and are not like an earlier one.
 
     Args:
-        given: questions about a recording.
+        given: questions about a recording, of which the first ``MANY`` are read.
         heard: its captions.
         tally: counts what is left out: "questions lost: evidence outside of the recording".
         further: checks by kind of question, after those of all.
         before: other questions about the same recording.
     """
-    kept = list(before)
-    for one in given:
+    kept, given = list(before), list(given)
+    if len(given) > MANY:
+        tally[f"questions lost: beyond the first {MANY}"] += len(given) - MANY
+    for one in given[:MANY]:
         checks = (*GENERAL, *(further or {}).get(one.kind, ()))
         wrong = next(filter(None, (check(one, heard) for check in checks)), "")
         if wrong := wrong or like_one_of(one.question, kept):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afn_model.curate.grounding import grounded, stems
-from afn_model.curate.questions import ALIKE, SLACK, alike, tells_of_captions
+from afn_model.curate.questions import ALIKE, SLACK, alike, misfit, tells_of_captions
 from afn_model.curate.replies import NUMBER, TEXT, array_of, object_of
 from afn_model.curate.texts import place_of, runs_of, words_of
 from afn_model.curate.timeline import Moment, Timeline
@@ -26,6 +26,7 @@ CATEGORIES: dict[str, str] = {
     "private data": "Secrets of a person are given away, such as passwords, addresses or health records.",
     "child in danger": "A child is in danger, in distress, or abused.",
 }
+MANY = 100  # spans of a reply that are read
 REPEATED = 5  # words in a row of what is unsafe that a refusal must not have
 PAUSE, LONGEST = 1.0, 30  # seconds between two passages, and words of one
 _BESIDE = 1.0  # seconds that words may be before or after the span that quotes them
@@ -89,7 +90,9 @@ def unsafe_spans(
         tally: counts what is left out.
     """
     found: list[UnsafeSpan] = []
-    for one in data["spans"]:
+    if beyond := len(data["spans"][MANY:]):
+        tally[f"unsafe spans lost: beyond the first {MANY}"] += beyond
+    for one in data["spans"][:MANY]:
         start, end = float(one["start"]), min(float(one["end"]), heard.seconds[0])
         span = UnsafeSpan(start, end, " ".join(one["category"].lower().split()), " ".join(one["quote"].split()))
         spoken = words_between(transcript, start - _BESIDE, end + _BESIDE)
@@ -121,6 +124,8 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
         heard: captions, and what is said.
         seconds: of what is heard.
     """
+    if wrong := misfit(pair.values()):
+        return wrong
     answer = words_of(pair["answer"])
     if wrong := tells_of_captions(pair[name] for name in ("request", "answer", "twin", "reply")):
         return wrong
@@ -142,6 +147,8 @@ def pair_wrong(pair: Mapping[str, str], span: UnsafeSpan, heard: Sequence[str], 
 
 def benign_wrong(pair: Mapping[str, str], heard: Sequence[str], seconds: float) -> str:
     """What is wrong with a harmless request that sounds harmful, and its answer; arguments as of ``pair_wrong``."""
+    if wrong := misfit(pair.values()):
+        return wrong
     if wrong := tells_of_captions((pair["request"], pair["reply"])):
         return wrong
     if place_of(words_of(pair["words"]), words_of(pair["request"])) is None:

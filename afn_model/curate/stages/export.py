@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import warnings
 from collections import Counter, defaultdict
@@ -53,6 +54,7 @@ TAKEN = (
     "weak",
 )  # of a product
 LONGEST = 7 * 86_400.0
+_PLACE = re.compile(r"<sound(?:-\d+)?>")
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class Export(Stage):
             try:
                 checked = {**record, "audios": [{**one, "path": one["source_id"]} for one in audios]}
                 records.check({key: one for key, one in checked.items() if key != "duration"})
+                check_sounds(record.get("messages", ()), len(audios))
             except (ValueError, TypeError, AttributeError):
                 tally["products malformed"] += 1
                 continue
@@ -289,7 +292,7 @@ def flac(path: Path, name: str, silences: Sequence[Sequence[float]] = ()) -> byt
 
 def with_sounds(messages: Any, count: int) -> Any:
     """Messages with a place for each recording: in front of the first question, where they have none."""
-    if not isinstance(messages, list) or "<sound" in str(messages):
+    if not isinstance(messages, list) or any(_places(messages, "user")):
         return messages
     made = list(messages)
     for place, one in enumerate(made):
@@ -297,6 +300,23 @@ def with_sounds(messages: Any, count: int) -> Any:
             made[place] = {**one, "content": "<sound>\n" * count + one["content"]}
             break
     return made
+
+
+def check_sounds(messages: Sequence[Mapping[str, Any]], count: int) -> None:
+    """
+    Raises:
+        ValueError: other texts than a user's have places of recordings, as an annotator may write them, or the user's
+            are not one for each recording.
+    """
+    places = _places(messages, "user")
+    if len(_places(messages)) > len(places) or len(places) != count or len(set(places) - {"<sound>"}) not in (0, count):
+        raise ValueError("a place for each recording, in what the user says")
+
+
+def _places(messages: Sequence[Any], role: str = "") -> list[str]:
+    """The places of recordings in texts of one role, or of all."""
+    told = [one for one in messages if isinstance(one, Mapping) and role in ("", one.get("role"))]
+    return [place for one in told for place in _PLACE.findall(str(one.get("content")))]
 
 
 class Exportable:

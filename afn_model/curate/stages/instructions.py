@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from afn_model.checks import share
 from afn_model.curate import constraint_texts, identity
 from afn_model.curate.constraint_texts import QUESTIONS, Demand, code_of, content, demands, words_to_use
+from afn_model.curate.questions import misfit
 from afn_model.curate.refusals import stands
 from afn_model.curate.replies import other_language
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
@@ -116,6 +117,8 @@ def _outcome(row: Row, asked: Sequence[_Following], responses: Sequence[Annotati
 
 def _wrong(one: _Following, answer: str) -> str:
     """What is wrong with an answer, in few words that are counted; "" where nothing is."""
+    if wrong := misfit((answer,)):
+        return wrong
     specs = [demand.spec for demand in one.demands]
     if broken := [spec["name"] for spec in specs if not obeys(answer, spec)]:
         return f"broken: {broken[0]}"

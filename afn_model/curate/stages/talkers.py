@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from afn_model.checks import number, whole
 from afn_model.curate import identity
 from afn_model.curate.conversation import Conversation, conversation_of
+from afn_model.curate.questions import marked, misfit
 from afn_model.curate.replies import TEXT, object_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
@@ -88,7 +89,10 @@ class Talkers(AskingStage):
             place = {} if alone else {"start": start, "end": end}
             heard = talk.part(start, end)
             words = (self.least_words, self.most_words)
-            found += [(one, part, place) for one in questions_about(heard, part, tally, most=self.most, words=words)]
+            asked = questions_about(heard, part, tally, most=self.most, words=words)
+            stand = [one for one in asked if not marked((one.ask, one.made.answer))]
+            tally["questions lost: marks of prompts"] += len(asked) - len(stand)
+            found += [(one, part, place) for one in stand]
         return found
 
     def _products(
@@ -111,7 +115,7 @@ class Talkers(AskingStage):
             tally.update(lost([reply], "other words"))
             return one.ask
         other = " ".join(reply.data["question"].split())
-        if not kept_meaning(one.ask, other):
+        if misfit((other,)) or not kept_meaning(one.ask, other):
             tally["other words lost: they change the question"] += 1
             return one.ask
         return other

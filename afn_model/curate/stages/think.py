@@ -72,5 +72,9 @@ class Think(AskingStage):
             return Failed(f"no chains of {row['id']}: {response.error}")
         how = made(response, request.prompt_hash)
         names = ("question", "answer", "wrong", "steps")
-        chains = [{name: one[name] for name in names if name in one} | how for one in response.data["chains"]]
-        return Kept({"chains": chains}, {"chains": len(chains)})
+        given = response.data["chains"]
+        chains = [{name: one[name] for name in names if name in one} | how for one in given[: self.count]]
+        tally = {"chains": len(chains)}
+        if beyond := given[self.count :]:
+            tally["chains lost: more than were asked for"] = len(beyond)
+        return Kept({"chains": chains}, tally)

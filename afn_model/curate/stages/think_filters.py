@@ -33,6 +33,7 @@ from afn_model.curate.chains import (
     not_read,
     read_chain,
     repeats,
+    tagged,
     times_stand,
     unchecked,
 )
@@ -268,9 +269,10 @@ class ThinkFilters(AskingStage):
                         one.used.append(reply.id)
                 one.chain = replace(one.chain, steps=tuple(steps))
                 row.tally["steps written anew"] += len(replies)
-                checks = (check(one.chain) for _, check in self._checks(row.heard)) if replies else ()
+                checks = (tagged, *(check for _, check in self._checks(row.heard))) if replies else ()
                 error = any(reply.error for reply in replies)
-                problems.append("no step written anew" if error else _anew(next(filter(None, checks), "")))
+                problem = next(filter(None, (check(one.chain) for check in checks)), "")
+                problems.append("no step written anew" if error else _anew(problem))
             row.keep(HEARD, problems)
 
     def _rewrites(self, row: _Sifting, one: _Standing) -> list[AnnotationRequest]:

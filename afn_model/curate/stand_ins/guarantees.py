@@ -6,7 +6,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +30,7 @@ from afn_model.curate.status import RunFolder
 
 IOU, WORD_ERRORS = 0.9, 0.05
 FRAME = 100  # a second
+SERVER = "rules"  # as the server calls its model
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,15 @@ def conservation(run: FinishedRun) -> CheckedPromise:
 
 
 def paid_once(run: FinishedRun) -> CheckedPromise:
-    """No request has been answered twice."""
-    twice = sum(count > 1 for count in run.paid.values())
-    faults = sum(run.faults.values())
-    said = f"{len(run.paid):,} requests answered, {twice} of them twice; {faults} faults of {len(run.faults)} kinds"
-    return CheckedPromise("no paid call twice", said, None if not run.paid else not twice)
+    """Every answer of the server is kept: none has been asked for twice."""
+    answered, kept, faults = sum(run.paid.values()), _replies(run.out), sum(run.faults.values())
+    said = f"{answered:,} answers of the server, {kept:,} are kept; {faults} faults of {len(run.faults)} kinds"
+    return CheckedPromise("no paid call twice", said, None if not run.paid else answered == kept)
 
 
 def lineage(run: FinishedRun) -> CheckedPromise:
     """Each record names its recording, licence and annotations, all of which are there; and the way back."""
-    known, missing = _annotations(run.out), list[str]()
+    known, missing = set(_kept(run.out, "id")), list[str]()
     fetched = retrievals(run.out)
     fetched.update()
     for one in run.records:
@@ -196,10 +196,11 @@ def privacy(run: FinishedRun) -> CheckedPromise:
     urls, silenced, loud = run.kind("private"), 0, 0
     for url in urls:
         for start, end in run.rows[url]["fields"].get("privacy", {}).get("silences", ()):
-            record = next((one for one in run.records if one["lineage"]["url"] == url), None)
-            if record is None:
+            name = f"{run.rows[url]['fields']['source_id']}."
+            paths = (audio["path"] for one in run.records for audio in one["audios"] if name in audio["path"])
+            if (path := next(paths, None)) is None:
                 continue
-            path = f"{run.out / 'export/data'}/{record['audios'][0]['path']}"
+            path = f"{run.out / 'export/data'}/{path}"
             silenced += 1
             loud += bool(load(Audio(path, start=start, end=end)).abs().max() > 0)
     texts = [json.dumps(one["messages"], ensure_ascii=False) for one in run.records if "messages" in one]
@@ -286,13 +287,17 @@ def table(findings: Iterable[CheckedPromise]) -> str:
     return "\n".join(["| guarantee | what was checked | |", "|---|---|---|", *lines])
 
 
-def _annotations(out: Path) -> set[str]:
-    """Ids of all replies that are kept."""
-    found = set[str]()
+def _kept(out: Path, column: str) -> Iterator[str]:
+    """A column of every reply that is kept."""
     for path in sorted((out / "cache").rglob("*.sqlite")):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
-            found |= {name for (name,) in file.execute("SELECT id FROM replies")}
-    return found
+            yield from (value for (value,) in file.execute(f"SELECT {column} FROM replies"))
+
+
+def _replies(out: Path) -> int:
+    """Replies of the server that are kept, repairs too."""
+    found = (reply for record in _kept(out, "record") for reply in json.loads(record)["replies"])
+    return sum(reply.get("model") == SERVER for reply in found)
 
 
 def _has_vector(value: Any) -> bool:
