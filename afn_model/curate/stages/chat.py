@@ -122,8 +122,6 @@ class ChatStage(AskingStage):
 
 def wrong_turn(one: Question, heard: Timeline, before: Sequence[Question]) -> str:
     """What is wrong with a turn, in few words that are counted; "" where nothing is."""
-    if not words_of(one.question) or not words_of(one.answer):
-        return "empty"
     checks = GENERAL if one.kind != KNOWLEDGE else (well_put, *[evidence_inside] * bool(one.evidence))
     wrong = next(filter(None, (check(one, heard) for check in (*checks, clips_there))), "")
     return wrong or like_one_of(one.question, before)
