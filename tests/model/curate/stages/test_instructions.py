@@ -121,6 +121,8 @@ def test_replies_that_are_missing_or_useless(tmp_path):
     (kept,) = ALL.run([row], context(tmp_path / "c", call=f"{__name__}:german"))
     assert kept.fields == {"instructions": []}
     assert sum(kept.tally.values()) == 4
+    (kept,) = ALL.run([row], context(tmp_path / "d", call=f"{__name__}:marked"))
+    assert kept.tally == {"answers lost: marks of prompts": 4}
 
 
 def busy(requests):
@@ -129,6 +131,10 @@ def busy(requests):
 
 def useless(requests):
     return ["I'm sorry, I can't."] * len(requests)
+
+
+def marked(requests):
+    return ["A man speaks, then <sound-1> a bell is heard."] * len(requests)
 
 
 def german(requests):

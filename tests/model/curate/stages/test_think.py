@@ -16,6 +16,8 @@ def test_chains_are_kept_as_they_were_given(tmp_path):
     (kept,) = Think(count=3).run([one], context(tmp_path, rules))
     (request,) = rules.asked
     assert kept.tally == {"chains": 3}
+    (fewer,) = Think(count=2).run([one], context(tmp_path / "fewer", rules))
+    assert fewer.tally == {"chains": 2, "chains lost: more than were asked for": 1}
     first, second, third = kept.fields["chains"]
     assert first["steps"] == given[0]["steps"]
     assert "start" not in second["steps"][0]
