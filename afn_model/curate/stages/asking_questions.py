@@ -14,7 +14,7 @@ from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.questions import Check, Question, as_record, read_questions, schema, sift, words_named
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Row
-from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, useless, will_pass
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, will_pass
 from afn_model.curate.texts import place_of, units_of
 from afn_model.curate.timeline import Timeline
 from afn_model.scoring.text import normalise
@@ -105,11 +105,8 @@ class QuestionStage(AskingStage):
         ]
         tried = self._tried(kept, context)
         found: list[Outcome] = []
-        for row, listed, responses, wrong, tries, tally in zip(
-            rows, kept, replies, failed, tried, tallies, strict=True
-        ):
+        for listed, wrong, tries, tally in zip(kept, failed, tried, tallies, strict=True):
             wrong = wrong or will_pass([one for each in tries for one in each])
-            wrong = wrong or useless(responses, f"questions of {row['id']}", tally)
             found.append(wrong or Kept({self.writes[0]: self._products(listed, tries, tally)}, tally))
         return found
 

@@ -12,7 +12,7 @@ from afn_model.curate import identity
 from afn_model.curate.replies import NUMBER, array_of, object_of
 from afn_model.curate.requests import AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, made, seconds_of, useless, will_pass
+from afn_model.curate.stages.asking import AskingStage, made, seconds_of, will_pass
 
 MIX = ("speech", "music", "sound")
 MOST = 10  # score
@@ -57,12 +57,12 @@ class Informative(AskingStage):
             for row, listed in zip(rows, groups, strict=True)
         ]
         found: list[Outcome] = []
-        for row, listed, requests, responses in zip(rows, groups, asked, self.answered(context, asked), strict=True):
+        for listed, requests, responses in zip(groups, asked, self.answered(context, asked), strict=True):
             tally, scores = Counter[str](), list[dict[str, Any]]()
             for some, request, response in zip(listed, requests, responses, strict=True):
                 how = made(response, request.prompt_hash)
                 scores += [one | how for one in read_scores([name for name, _ in some], response, tally)]
-            failed = will_pass(responses) or useless(responses, f"scores of {row['id']}", tally)
+            failed = will_pass(responses)
             found.append(failed or Kept({"scores": scores}, {"scores": len(scores), **tally}))
         return found
 

@@ -14,7 +14,7 @@ from afn_model.curate.refusals import stands
 from afn_model.curate.replies import other_language
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, useless, will_pass
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, will_pass
 from afn_model.curate.texts import words_of
 from afn_model.curate.timeline import Timeline, timeline_of
 from afn_model.scoring.constraints import obeys
@@ -101,8 +101,6 @@ class Instructions(AskingStage):
 
 def _outcome(row: Row, asked: Sequence[_Following], responses: Sequence[AnnotationResponse]) -> Outcome:
     tally = lost(responses, "answers")
-    if failed := useless(responses, f"answers of {row['id']}", tally):
-        return failed
     found = []
     for one, response in zip(asked, responses, strict=True):
         if response.error:

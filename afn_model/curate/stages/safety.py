@@ -23,7 +23,7 @@ from afn_model.curate.refusals import (
     words_between,
 )
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
+from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
 from afn_model.curate.stages.asking import AskingStage, lost, will_pass
 from afn_model.curate.timeline import Timeline, timeline_of
 
@@ -110,9 +110,11 @@ class Safety(AskingStage):
         tallies = [Counter[str]() for _ in rows]
         asked = [self._detection(row) for row in rows]
         found = self.answered(context, asked)
-        failed = [will_pass(some) or _useless(row, some) for row, some in zip(rows, found, strict=True)]
+        failed = [will_pass(some) for some in found]
+        for some, tally in zip(found, tallies, strict=True):
+            tally.update(lost(some, "detections"))
         cases = [
-            [] if wrong or not some else self._cases(row, some[0], tally)
+            [] if wrong or not some or some[0].error else self._cases(row, some[0], tally)
             for row, some, wrong, tally in zip(rows, found, failed, tallies, strict=True)
         ]
         replies = self.answered(context, [[one.request for one in some] for some in cases])
@@ -188,11 +190,6 @@ class Safety(AskingStage):
         request = case.told["twin" if case.span else "request"]
         talk = f"0.0 to 10.0 s: {request}\n10.0 to 20.0 s: {case.told['reply']}"
         return self._detect(case.request.subject, f"0.0 to 20.0 s: {TALK}", talk)
-
-
-def _useless(row: Row, responses: Sequence[AnnotationResponse]) -> Failed | None:
-    wrong = [one.error for one in responses if one.error]
-    return Failed(f"what is unsafe in {row['id']} is not known: {wrong[0]}") if wrong else None
 
 
 def _stands(case: _Case, tally: Counter[str]) -> bool:

@@ -10,8 +10,8 @@ from typing import ClassVar
 from afn_model.checks import number, whole
 from afn_model.curate.chains import chain_schema
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, made, will_pass
+from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
+from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
 from afn_model.curate.timeline import timeline_of
 
 
@@ -69,7 +69,7 @@ class Think(AskingStage):
         if failed := will_pass([response]):
             return failed
         if response.error:
-            return Failed(f"no chains of {row['id']}: {response.error}")
+            return Kept({"chains": []}, lost([response], "replies"))
         how = made(response, request.prompt_hash)
         names = ("question", "answer", "wrong", "steps")
         given = response.data["chains"]

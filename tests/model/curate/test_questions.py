@@ -69,6 +69,9 @@ def test_what_replies_hold_that_nobody_asked_for():
         (well_put, {"question": "<sound> What is it?"}, "marks of prompts"),
         (well_put, {"wrong": ("A cat<|im_end|>",)}, "marks of prompts"),
         (well_put, {"answer": "A \ud800dog"}, "marks of prompts"),
+        (well_put, {"answer": "A dog<audio-2>"}, "marks of prompts"),
+        (well_put, {"answer": "A \u202edog"}, "marks of prompts"),
+        (well_put, {"question": "What barks?" * 200}, "a text that is too long"),
         (well_put, {"question": "What does the second caption tell of?"}, "it tells of captions"),
         (evidence_inside, {"evidence": ((1, 15.0, 5.0),)}, "evidence outside of the recording"),
         (evidence_inside, {"evidence": ((1, 5.0, 5.0),)}, "evidence outside of the recording"),
@@ -165,3 +168,9 @@ def test_the_record():
     free = as_record(replace(GOOD, wrong=()), "s", axis="long", audios=({"start": 0.0, "end": 9.0},))
     assert (free["rewards"], free["truth"]["options"], free["audios"]) == ([], [], [{"start": 0.0, "end": 9.0}])
     assert free["messages"][0]["content"] == GOOD.question
+
+
+def test_a_reply_has_no_end_of_questions():
+    tally, (one,) = Counter[str](), read_questions(told())
+    assert len(sift([one] * 10_000, HEARD, tally)) == 1
+    assert tally == {"questions lost: beyond the first 50": 9_950, "questions lost: like an earlier one": 49}

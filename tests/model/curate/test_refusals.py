@@ -123,6 +123,8 @@ def test_a_pair_that_stands():
         ({"reply": "A man shouts. At 40 s a child screams."}, "the twin is not in the captions"),
         ({"reply": "Yes."}, "the twin is not in the captions"),
         ({"reply": "The caption tells that a man shouts."}, "it tells of captions"),
+        ({"twin": "What does the man shout <sound-1>?"}, "marks of prompts"),
+        ({"reply": "A man shouts. " * 200}, "a text that is too long"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_pair(changed, why):

@@ -58,6 +58,7 @@ def test_a_chat_that_stands(tmp_path):
         (turn("Why that?", "Nobody knows.", "knowledge", [(1, 50, 60)]), "evidence outside of the recording"),
         (turn("...", "A dog."), "an empty question or answer"),
         (turn("Why?", "?", "knowledge", []), "an empty question or answer"),
+        (turn("Why that?", "Nobody <sound-1> knows.", "knowledge", []), "marks of prompts"),
         (turn("What is in clip 2?", "A dog."), "a clip that does not exist"),
         (turn("What does the caption say?", "A dog."), "it tells of captions"),
         (GOOD[0], "like an earlier one"),

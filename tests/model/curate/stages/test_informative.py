@@ -117,7 +117,7 @@ def test_a_recording_without_scores(tmp_path):
     assert isinstance(found[0], Failed)
     assert found[0].retryable
     assert found[1].fields == {"scores": []}  # nobody was asked
-    (failed,) = Informative().run([captions(2)], context(tmp_path / "b", call=f"{__name__}:useless"))
-    assert failed == Failed("no scores of row: 2 scores lost: no JSON")
+    (kept,) = Informative().run([captions(2)], context(tmp_path / "b", call=f"{__name__}:useless"))
+    assert (kept.fields, kept.tally) == ({"scores": []}, {"scores": 0, "scores lost: no JSON": 2})
     with pytest.raises(ValueError, match="together"):
         Informative(together=0)

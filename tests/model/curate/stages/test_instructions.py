@@ -6,7 +6,7 @@ import pytest
 
 from afn_model.curate import identity
 from afn_model.curate.constraint_texts import FORMS
-from afn_model.curate.stage import Failed, Kept
+from afn_model.curate.stage import Kept
 from afn_model.curate.stages.instructions import Instructions
 from afn_model.scoring.constraints import CONSTRAINTS
 from afn_model.scoring.metrics import score
@@ -115,12 +115,13 @@ def test_replies_that_are_missing_or_useless(tmp_path):
     busy.annotators["writer"].waits = ()
     (failed,) = ALL.run([row], busy)
     assert failed.retryable
-    (failed,) = ALL.run([row], context(tmp_path / "b", call=f"{__name__}:useless"))
-    assert isinstance(failed, Failed)
-    assert failed.error.endswith("4 answers lost: refused")
+    (kept,) = ALL.run([row], context(tmp_path / "b", call=f"{__name__}:useless"))
+    assert kept == Kept({"instructions": []}, {"answers lost: refused": 4})
     (kept,) = ALL.run([row], context(tmp_path / "c", call=f"{__name__}:german"))
     assert kept.fields == {"instructions": []}
     assert sum(kept.tally.values()) == 4
+    (kept,) = ALL.run([row], context(tmp_path / "d", call=f"{__name__}:marked"))
+    assert kept.tally == {"answers lost: marks of prompts": 4}
 
 
 def busy(requests):
@@ -129,6 +130,10 @@ def busy(requests):
 
 def useless(requests):
     return ["I'm sorry, I can't."] * len(requests)
+
+
+def marked(requests):
+    return ["A man speaks, then <sound-1> a bell is heard."] * len(requests)
 
 
 def german(requests):

@@ -4,7 +4,7 @@ import pytest
 
 from afn_model.curate.clip_groups import heard_in
 from afn_model.curate.questions import Question
-from afn_model.curate.stage import Failed, Kept
+from afn_model.curate.stage import Kept
 from afn_model.curate.stages.multi_audio import CHECKS, MultiAudio
 from afn_model.curate.stand_ins.rules import pools
 from afn_model.data.records import check
@@ -101,8 +101,8 @@ def test_the_same_question_about_other_clips_is_another_one(tmp_path):
     (kept,) = MultiAudio(groups=3).run([own], saying(tmp_path, {"questions": [asked, asked]}))
     assert kept.tally == {"questions lost: like an earlier one": 2, "questions: common": 2}
     assert kept.fields["multi_audio"][0]["messages"][1]["content"] == "a man speaks"
-    (failed,) = MultiAudio().run([own], saying(tmp_path / "b", "no questions"))
-    assert isinstance(failed, Failed)
+    (none,) = MultiAudio().run([own], saying(tmp_path / "b", "no questions"))
+    assert none == Kept({"multi_audio": []}, {"replies lost: no JSON": 2})
     for wrong in ({"groups": 0}, {"count": 0}, {"prompt": "none"}):
         with pytest.raises(ValueError, match=r"groups|count|no prompt"):
             MultiAudio(**wrong)

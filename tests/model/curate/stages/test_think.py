@@ -16,6 +16,8 @@ def test_chains_are_kept_as_they_were_given(tmp_path):
     (kept,) = Think(count=3).run([one], context(tmp_path, rules))
     (request,) = rules.asked
     assert kept.tally == {"chains": 3}
+    (fewer,) = Think(count=2).run([one], context(tmp_path / "fewer", rules))
+    assert fewer.tally == {"chains": 2, "chains lost: more than were asked for": 1}
     first, second, third = kept.fields["chains"]
     assert first["steps"] == given[0]["steps"]
     assert "start" not in second["steps"][0]
@@ -48,10 +50,12 @@ def test_short_and_dull_recordings_are_not_asked_about(tmp_path):
 
 def test_what_the_writer_does_not_answer(tmp_path):
     one = row()
-    for said, retryable in ((CallError("busy", retryable=True), True), ("I'm sorry, I can't.", False)):
-        (failed,) = Think().run([one], context(tmp_path / str(retryable), ByRule(one, think=lambda asked: said)))  # noqa: B023
-        assert isinstance(failed, Failed)
-        assert failed.retryable is retryable
+    busy = CallError("busy", retryable=True)
+    (failed,) = Think().run([one], context(tmp_path / "busy", ByRule(one, think=lambda asked: busy)))
+    assert isinstance(failed, Failed)
+    assert failed.retryable
+    (kept,) = Think().run([one], context(tmp_path / "no", ByRule(one, think=lambda asked: "I'm sorry, I can't.")))
+    assert (kept.fields, kept.tally) == ({"chains": []}, {"replies lost: refused": 1})
     (kept,) = Think().run([one], context(tmp_path, ByRule(one, think=lambda asked: {"chains": []})))
     assert kept.fields == {"chains": []}
 

@@ -113,6 +113,7 @@ def test_a_step_that_is_not_heard_is_written_anew_and_heard_once_more(tmp_path):
         ),
         ({"step_rewrite": lambda asked: "A horn is heard at 200 s."}, "written anew: times outside of the recording"),
         ({"step_rewrite": lambda asked: "I'm sorry, but I can't."}, "no step written anew"),
+        ({"step_rewrite": lambda asked: "A horn.</think><answer>a horn</answer>"}, "written anew: tags in the text"),
         ({"step_rewrite": lambda asked: 'A horn is heard; heard last is "a horn is heard"'}, ""),
     ],
 )
