@@ -48,7 +48,7 @@ def curate_demo(args: Namespace) -> int:
     if missing := [name for name in (*needed, "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"the demo needs {' and '.join(missing)}: {install_extra('curate,demo')}")
     from afn_model.curate.report import write_report
-    from afn_model.curate.stand_ins.guarantees import CHECKS, FinishedRun, table
+    from afn_model.curate.stand_ins.guarantees import CHECKS, FULL_CHECKS, FinishedRun, table
     from afn_model.curate.stand_ins.server import RuleServer, answers_from, by_hash
     from afn_model.files import write_text
 
@@ -62,7 +62,7 @@ def curate_demo(args: Namespace) -> int:
         _say(f"{plan}: every stage, with a server that fails now and then")
         idle = curated(plan, run, args.workers, server)
         finished = FinishedRun(run, world, Counter(server.paid), Counter(server.faulted))
-        found = [check(finished) for check in CHECKS]
+        found = [check(finished) for check in (*CHECKS, *FULL_CHECKS)]
         found += [idle, *_tried(plan, out / "trials", server, args.kills)]
     write_report(run)
     found.append(trained(run / "export", out / "train"))
