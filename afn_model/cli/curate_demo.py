@@ -7,7 +7,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,8 @@ Exit codes: 0 all holds; 1 something does not; 2 bad input.
 """
 BENCHMARKS = ("librispeech",)  # whose copies are kept out of the export
 EVERY = 12  # requests of which one fails, or has a useless reply
-LIMIT, KILLS = 12, 3
-STEPS, CONTEXT, WORDS = 20, 4096, 1500  # of the training
+LIMIT, KILLS = 8, 3
+STEPS, CONTEXT, WORDS = 12, 4096, 1500  # of the training
 MODEL = {"model": "rules", "revision": "1"}
 
 
@@ -137,12 +137,11 @@ def curated(plan: Path, out: Path, workers: int, server: RuleServer) -> CheckedP
     from afn_model.curate.run import run
     from afn_model.curate.stand_ins.guarantees import CheckedPromise
 
-    with ExitStack() as stack:
-        executor = Processes(workers)
-        stack.callback(executor.close)
-        run(read_plan(plan), out, executor, on_stage=_tell)
+    told = read_plan(plan)
+    with closing(Processes(workers, told.modules)) as executor:
+        run(told, out, executor, on_stage=_tell)
         asked = server.answered
-        again = run(read_plan(plan), out, executor)
+        again = run(told, out, executor)
     rows, calls = sum(one.run for one in again[1:]), server.answered - asked
     return CheckedPromise("run again, nothing runs", f"{rows} rows and {calls} calls", not rows and not calls)
 
