@@ -28,8 +28,8 @@ Exit codes: 0 all holds; 1 something does not; 2 bad input.
 """
 BENCHMARKS = ("librispeech",)  # whose copies are kept out of the export
 EVERY = 12  # requests of which one fails, or has a useless reply
-LIMIT, KILLS = 8, 3
-STEPS, CONTEXT, WORDS = 12, 4096, 1500  # of the training
+LIMIT, KILLS = 12, 3
+STEPS, CONTEXT, WORDS = 10, 4096, 1500  # of the training
 MODEL = {"model": "rules", "revision": "1"}
 
 
@@ -39,6 +39,7 @@ def add_curate_demo(parser: ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, HELP
     parser.add_argument("--out", default="runs/curate", metavar="DIR", help="folder; default runs/curate")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes; default 2")
+    parser.add_argument("--results", metavar="DIR", help="folder that the tables and what they are of are copied to")
     parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help=f"of the smaller run; default {KILLS}")
 
 
@@ -66,12 +67,35 @@ def curate_demo(args: Namespace) -> int:
         found += [idle, *_tried(plan, out / "trials", server, args.kills)]
     write_report(run)
     found.append(trained(run / "export", out / "train"))
-    text = table(found)
+    text, seconds = table(found), time.monotonic() - began
     write_text(out / "guarantees.md", f"# What was promised, and what was seen\n\n{text}\n")
+    if args.results:
+        copied(out, Path(args.results), seconds)
     print(text)
-    print(f"\n{time.monotonic() - began:.0f} s. The run: {run}/report.md; the table: {out / 'guarantees.md'}")
+    print(f"\n{seconds:.0f} s. The run: {run}/report.md; the table: {out / 'guarantees.md'}")
     print(f"Look further: afn curate status {run}; afn curate explain {run} ID")
     return 1 if any(one.holds is False for one in found) else 0
+
+
+def copied(out: Path, results: Path, seconds: float) -> None:
+    """Copies the guarantees and the report, and writes audit.txt and machine.json beside them.
+
+    Args:
+        out: folder of a demo that has ended.
+        results: folder.
+        seconds: that the demo took.
+    """
+    from afn_model.curate.audit import audit
+    from afn_model.curate.report import PICTURE, REPORT
+    from afn_model.files import atomic_path, write_json, write_text
+    from afn_model.host import machine
+
+    results.mkdir(parents=True, exist_ok=True)
+    for path in (out / "guarantees.md", out / "run" / REPORT, out / "run" / PICTURE):
+        with atomic_path(results / path.name) as file:
+            shutil.copyfile(path, file)
+    write_text(results / "audit.txt", "\n".join(audit(out / "run") or ["nothing is wrong"]) + "\n")
+    write_json(results / "machine.json", {**machine(), "seconds": round(seconds, 1)})
 
 
 def make_world(world: Path, **sizes: Any) -> None:
