@@ -14,6 +14,7 @@ from afn_model.cli import options
 from afn_model.cli.options import positive
 
 if TYPE_CHECKING:
+    from afn_model.curate.plan import CurationPlan
     from afn_model.curate.run import StageDone
 
 RUN_HELP = """
@@ -78,7 +79,7 @@ def curate_run(args: Namespace) -> int:
         done = run(
             plan,
             out,
-            _executor(args, stack),
+            _executor(args, plan, stack),
             only=args.only,
             limit=args.limit,
             retry=args.retry,
@@ -150,7 +151,7 @@ def _dry_run(args: Namespace, plan: Any, out: Path) -> int:
     return 0
 
 
-def _executor(args: Namespace, stack: ExitStack) -> Any:
+def _executor(args: Namespace, plan: CurationPlan, stack: ExitStack) -> Any:
     from afn_model.curate.executors import Processes, RayTasks, here
 
     if args.executor == "ray":
@@ -159,7 +160,7 @@ def _executor(args: Namespace, stack: ExitStack) -> Any:
         workers = args.workers or len(os.sched_getaffinity(0))
         if workers == 1:
             return here
-        found = Processes(workers)
+        found = Processes(workers, plan.modules)
     stack.callback(found.close)
     return found
 

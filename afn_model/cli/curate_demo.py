@@ -7,7 +7,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ Exit codes: 0 all holds; 1 something does not; 2 bad input.
 BENCHMARKS = ("librispeech",)  # whose copies are kept out of the export
 EVERY = 12  # requests of which one fails, or has a useless reply
 LIMIT, KILLS = 12, 3
-STEPS, CONTEXT, WORDS = 20, 4096, 1500  # of the training
+STEPS, CONTEXT, WORDS = 10, 4096, 1500  # of the training
 MODEL = {"model": "rules", "revision": "1"}
 
 
@@ -39,6 +39,7 @@ def add_curate_demo(parser: ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, HELP
     parser.add_argument("--out", default="runs/curate", metavar="DIR", help="folder; default runs/curate")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes; default 2")
+    parser.add_argument("--results", metavar="DIR", help="folder that the tables and what they are of are copied to")
     parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help=f"of the smaller run; default {KILLS}")
 
 
@@ -48,7 +49,7 @@ def curate_demo(args: Namespace) -> int:
     if missing := [name for name in (*needed, "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"the demo needs {' and '.join(missing)}: {install_extra('curate,demo')}")
     from afn_model.curate.report import write_report
-    from afn_model.curate.stand_ins.guarantees import CHECKS, FinishedRun, table
+    from afn_model.curate.stand_ins.guarantees import CHECKS, FULL_CHECKS, FinishedRun, table
     from afn_model.curate.stand_ins.server import RuleServer, answers_from, by_hash
     from afn_model.files import write_text
 
@@ -62,16 +63,39 @@ def curate_demo(args: Namespace) -> int:
         _say(f"{plan}: every stage, with a server that fails now and then")
         idle = curated(plan, run, args.workers, server)
         finished = FinishedRun(run, world, Counter(server.paid), Counter(server.faulted))
-        found = [check(finished) for check in CHECKS]
+        found = [check(finished) for check in (*CHECKS, *FULL_CHECKS)]
         found += [idle, *_tried(plan, out / "trials", server, args.kills)]
     write_report(run)
     found.append(trained(run / "export", out / "train"))
-    text = table(found)
+    text, seconds = table(found), time.monotonic() - began
     write_text(out / "guarantees.md", f"# What was promised, and what was seen\n\n{text}\n")
+    if args.results:
+        copied(out, Path(args.results), seconds)
     print(text)
-    print(f"\n{time.monotonic() - began:.0f} s. The run: {run}/report.md; the table: {out / 'guarantees.md'}")
+    print(f"\n{seconds:.0f} s. The run: {run}/report.md; the table: {out / 'guarantees.md'}")
     print(f"Look further: afn curate status {run}; afn curate explain {run} ID")
     return 1 if any(one.holds is False for one in found) else 0
+
+
+def copied(out: Path, results: Path, seconds: float) -> None:
+    """Copies the guarantees and the report, and writes audit.txt and machine.json beside them.
+
+    Args:
+        out: folder of a demo that has ended.
+        results: folder.
+        seconds: that the demo took.
+    """
+    from afn_model.curate.audit import audit
+    from afn_model.curate.report import PICTURE, REPORT
+    from afn_model.files import atomic_path, write_json, write_text
+    from afn_model.host import machine
+
+    results.mkdir(parents=True, exist_ok=True)
+    for path in (out / "guarantees.md", out / "run" / REPORT, out / "run" / PICTURE):
+        with atomic_path(results / path.name) as file:
+            shutil.copyfile(path, file)
+    write_text(results / "audit.txt", "\n".join(audit(out / "run") or ["nothing is wrong"]) + "\n")
+    write_json(results / "machine.json", {**machine(), "seconds": round(seconds, 1)})
 
 
 def make_world(world: Path, **sizes: Any) -> None:
@@ -137,12 +161,11 @@ def curated(plan: Path, out: Path, workers: int, server: RuleServer) -> CheckedP
     from afn_model.curate.run import run
     from afn_model.curate.stand_ins.guarantees import CheckedPromise
 
-    with ExitStack() as stack:
-        executor = Processes(workers)
-        stack.callback(executor.close)
-        run(read_plan(plan), out, executor, on_stage=_tell)
+    told = read_plan(plan)
+    with closing(Processes(workers, told.modules)) as executor:
+        run(told, out, executor, on_stage=_tell)
         asked = server.answered
-        again = run(read_plan(plan), out, executor)
+        again = run(told, out, executor)
     rows, calls = sum(one.run for one in again[1:]), server.answered - asked
     return CheckedPromise("run again, nothing runs", f"{rows} rows and {calls} calls", not rows and not calls)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
@@ -26,13 +26,13 @@ class Processes:
 
     Args:
         count: how many, for stages that need one core; fewer of others work at a time, and on GPUs one.
+        modules: that all of them need; they are imported once, before there are processes.
     """
 
-    def __init__(self, count: int):
-        self.count = count
-        self.pool = ProcessPoolExecutor(
-            count, multiprocessing.get_context("forkserver"), initializer=_end_with_the_parent
-        )
+    def __init__(self, count: int, modules: Iterable[str] = ()):
+        self.count, context = count, multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", *sorted(set(modules))])
+        self.pool = ProcessPoolExecutor(count, context, initializer=_end_with_the_parent)
 
     def __call__(self, task: Task, work: Sequence[Any]) -> Iterator[Any]:
         """

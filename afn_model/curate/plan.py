@@ -97,6 +97,11 @@ class CurationPlan:
             found[stage.name] = tuple(dict.fromkeys([one.name for one in self.stages[:place][-1:]] + writers))
         return found
 
+    @property
+    def modules(self) -> set[str]:
+        """Names of the modules of its stages."""
+        return {type(one).__module__ for one in self.stages}
+
     @cached_property
     def keys(self) -> dict[str, str]:
         """What each stage's outcomes are a function of, beside its rows: its own version and parameters, the annotators

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from afn_model.curate.chains import yields
 from afn_model.curate.spending import Spending
 from afn_model.curate.status import RunFolder, RunStatus, status
 from afn_model.curate.takedown import read_takedown
@@ -15,6 +16,9 @@ from afn_model.plot_style import COLOURS, GRID, INK, LOSES, OURS, plotting, save
 REPORT, PICTURE = "report.md", "rows.png"
 BY = ("licence", "language", "channel", "genre")  # fields by whose values rows are counted
 VALUES = 10  # of a field that are listed
+WHYS = 3  # reasons that are listed of what filters take
+LOST = " lost: "  # in a tally, between what was taken and why
+THINK_FILTERS = "think-filters"
 
 
 def write_report(out: str | Path) -> Path:
@@ -26,7 +30,7 @@ def write_report(out: str | Path) -> Path:
     run, found = RunFolder(out), status(out)
     draw(run.out / PICTURE, found)
     said = [f"# Curation: {found.plan}", "", f"![rows by stage]({PICTURE})", "", *_stages(run, found)]
-    said += _reasons(found)
+    said += [*taken_by_filters(found), *_reasons(found)]
     for name, values in by_value(run).items():
         said += ["", f"## By {name}", "", f"| {name} | rows | kept | dropped | quarantined |", "|---|--:|--:|--:|--:|"]
         for value, ends in sorted(values.items(), key=lambda pair: (-sum(pair[1].values()), pair[0]))[:VALUES]:
@@ -77,6 +81,33 @@ def _stages(run: RunFolder, found: RunStatus) -> list[str]:
         )
     if found.taken:
         said += ["", f"{found.taken:,} rows were taken down."]
+    return said
+
+
+def taken_by_filters(found: RunStatus) -> list[str]:
+    """Lines of Markdown: what filters have taken out of what was made, and why; how many chains have passed which."""
+    said: list[str] = []
+    for stage in found.stages:
+        taken = defaultdict[str, Counter[str]](Counter)
+        for name, count in stage.tally.items():
+            what, lost, why = name.partition(LOST)
+            if lost:
+                taken[what][why] += count
+        for what, whys in sorted(taken.items()):
+            listed = ", ".join(f"{why} {count:,}" for why, count in whys.most_common(WHYS))
+            more = f", {len(whys) - WHYS} more" if len(whys) > WHYS else ""
+            said.append(f"| {stage.stage} | {_cell(what)} | {whys.total():,} | {_cell(listed)}{more} |")
+    if said:
+        head = ["| stage | of what | taken | why |", "|---|---|--:|---|"]
+        said = ["", "## What filters have taken", "", *head, *said]
+    tally = next((stage.tally for stage in found.stages if stage.stage == THINK_FILTERS), None)
+    if tally:
+        from afn_model.curate.stages.think_filters import ORDER
+
+        said += ["", "## Chains of thought", "", "| filter | came | passed | share |", "|---|--:|--:|--:|"]
+        for one in yields(tally, ORDER):
+            share = f"{one.share:.0%}" if one.checked else "not checked"
+            said.append(f"| {one.name} | {one.entered:,} | {one.left:,} | {share} |")
     return said
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,19 +18,23 @@ import numpy as np
 from afn_model.audio.recording import Audio, load
 from afn_model.curate import identity
 from afn_model.curate.audit import audit
+from afn_model.curate.chains import yields
 from afn_model.curate.lineage import exported, rows_of
 from afn_model.curate.stage import Context, Kept
 from afn_model.curate.stages.fetch import digest_of, retrievals
 from afn_model.curate.stages.licences import read_policy
 from afn_model.curate.stages.privacy import find
 from afn_model.curate.stages.quotas import Quotas
+from afn_model.curate.stages.think_filters import ORDER, ThinkFilters
 from afn_model.curate.stand_ins.heard_words import is_clear
 from afn_model.curate.stand_ins.recordings import COPIES, read_made
-from afn_model.curate.status import RunFolder
+from afn_model.curate.status import RunFolder, status
+from afn_model.data.records import check
 
 IOU, WORD_ERRORS = 0.9, 0.05
 FRAME = 100  # a second
 SERVER = "rules"  # as the server calls its model
+AXES = ("long", "skills", "talkers", "multi_audio", "multi_turn", "safety", "cot")  # of which the plan makes records
 
 
 @dataclass(frozen=True)
@@ -263,6 +267,38 @@ def words_heard(run: FinishedRun) -> CheckedPromise:
     )
 
 
+def products(run: FinishedRun) -> CheckedPromise:
+    """Each axis has records, ``data.records.check`` accepts all, and each refusal has its harmless twin: of the same
+    part of the recording and the same category."""
+    counts, refused = Counter(one["axis"] for one in run.records), 0
+    pairs = {"refusal": Counter[str](), "benign_twin": Counter[str]()}
+    for one in run.records:
+        try:
+            check(one)
+        except ValueError:
+            refused += 1
+        if one["task"] in pairs:
+            pairs[one["task"]][json.dumps([one["audios"], one["truth"]["category"]])] += 1
+    told, twins = (each.total() for each in pairs.values())
+    said = ", ".join(f"{name} {counts[name]:,}" for name in AXES)
+    said += f"; {refused} of {len(run.records):,} refused as records; {told} refusals and {twins} benign twins"
+    right = all(counts[name] for name in AXES) and not refused and told > 0
+    return CheckedPromise("records of every axis", said, right and pairs["refusal"] == pairs["benign_twin"])
+
+
+def thoughts(run: FinishedRun) -> CheckedPromise:
+    """Every filter of chains was asked; some chains pass all, and not all do."""
+    tally = next((one.tally for one in status(run.out).stages if one.stage == ThinkFilters.name), Counter[str]())
+    *filters, whole = yields(tally, ORDER)
+    passed = ", ".join(f"{one.name} {one.left}" for one in filters)
+    said = f"{whole.entered} chains; after filter {passed}"
+    return CheckedPromise(
+        "chains of thought are filtered", said, 0 < whole.left < whole.entered and all(one.checked for one in filters)
+    )
+
+
+# What a run of all recordings has; a few are too few for it.
+FULL_CHECKS: tuple[Callable[[FinishedRun], CheckedPromise], ...] = (products, thoughts)
 # In the order of the guarantees' list, of those that a finished folder shows.
 CHECKS: tuple[Callable[[FinishedRun], CheckedPromise], ...] = (
     identities, paid_once, conservation, lineage, licences, duplicates, contamination, privacy, quotas, speech_found,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from afn_model.curate.requests import AnnotationRequest, parts_of
 from afn_model.curate.stages.activity import runs
 from afn_model.curate.stand_ins.grammar_recogniser import PocketSphinx
 from afn_model.curate.stand_ins.rules.rule_input import Event
-from afn_model.curate.stand_ins.spoken import PRIVATE, SENTENCES
+from afn_model.curate.stand_ins.spoken import BESIDE, PRIVATE, SENTENCES
 from afn_model.curate.stand_ins.truth import answer, read_truth
 
 HOP, QUIET = 160, 1e-5  # samples; mean square of what is no pause
@@ -70,4 +70,4 @@ def is_clear(events: Sequence[Event]) -> bool:
 
 @lru_cache(1)
 def _recogniser() -> PocketSphinx:
-    return PocketSphinx([*SENTENCES["en"], PRIVATE])
+    return PocketSphinx([*SENTENCES["en"], *chain(*BESIDE.values()), PRIVATE])

@@ -5,7 +5,7 @@
     made.jsonl                               {"url", "kind", "of", "language", "seconds", "source_id", "events"}
 
 Among plain recordings are what a run must find: copies in other encodings and of the same bytes, the same talk by
-another voice, clips of a benchmark, broken and silent files, licences that deny, a telephone number.
+another voice, clips of a benchmark, broken and silent files, licences that deny, a telephone number, unsafe words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afn_model.audio.encode import flac, wav
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.curate.stages.fetch import digest_of
 from afn_model.curate.stand_ins.scenes import HeardScene, cast, mixed, sounds, talk
-from afn_model.curate.stand_ins.spoken import CHANNELS, DENIED, PRIVATE, SENTENCES, TITLES
+from afn_model.curate.stand_ins.spoken import BESIDE, CHANNELS, DENIED, PRIVATE, SENTENCES, TITLES
 from afn_model.files import write_json, write_rows
 from afn_model.world.espeak import Espeak
 from afn_model.world.words import Speaker
@@ -35,7 +35,8 @@ PLANTED: dict[str, int] = {
     "private": 1,
 }  # fmt: skip
 COPIES = ("mp3", "vorbis", "cropped", "bytes", "retold")  # kinds that are another recording once more
-LONG = 36  # sentences of a long recording
+LONG = 32  # sentences of a long recording
+LONGER = {9: 13, 17: 13, 33: 13}  # sentences of some others, by their number: a minute or more
 SUFFIXES = (".flac", ".wav", ".flac", ".flac", ".mp3", ".flac", ".opus")
 
 
@@ -71,8 +72,8 @@ class RecordingMaker:
         self.count += 1
         return HeardScene(self.espeak, np.random.default_rng([self.seed, self.count]))
 
-    def plain(self, channel: str, sentences: int, kind: str = "plain") -> _Made:
-        """A recording of a channel with so many sentences or sounds."""
+    def plain(self, channel: str, sentences: int, kind: str = "plain", beside: Sequence[str] = ()) -> _Made:
+        """A recording of a channel with so many sentences or sounds; ``beside`` are among them, after the first."""
         licence, language, genre = CHANNELS[channel]
         scene = self.scene()
         said: list[str] = []
@@ -81,6 +82,7 @@ class RecordingMaker:
         else:
             known = SENTENCES[language]
             said = [known[place % len(known)] for place in self._order(scene, len(known), sentences)]
+            said[1 : 1 + len(beside)] = beside
             self._told(scene, genre, said, language)
         return _Made(kind, scene.samples(), scene.truth(), channel, licence, language, genre, said=said)
 
@@ -199,7 +201,8 @@ def _all(
     talks, names = list[tuple[int, _Made]](), list(CHANNELS)
     for number in range(plain):
         channel = names[number % len(names)]
-        one = maker.plain("Kitchen Table" if number < long else channel, LONG if number < long else 3 + number * 5 % 6)
+        sentences = LONG if number < long else LONGER.get(number, 3 + number * 5 % 6)
+        one = maker.plain("Kitchen Table" if number < long else channel, sentences, beside=BESIDE.get(number, ()))
         one.suffix = SUFFIXES[number % len(SUFFIXES)]
         if number >= long and one.genre == "talk" and one.suffix in (".flac", ".wav"):
             talks.append((number, one))

@@ -14,10 +14,11 @@ import io
 import json
 import threading
 import wave
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.parser import BytesParser
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ _SAID = {
     "loop": "the bell rings and " * 40,
 }
 _RATE = 16_000
+_MARK, _EVERY = 24, 800  # bytes that a recording is known by, and from one such place to the next
 
 
 class RuleServer:
@@ -92,6 +94,8 @@ class RuleServer:
         served = self
 
         class Handler(BaseHTTPRequestHandler):
+            disable_nagle_algorithm = True  # head and body are sent apart
+
             def do_GET(self) -> None:
                 self.say(200, json.dumps({"data": [{"id": served.model}]}).encode())
 
@@ -154,7 +158,7 @@ class RuleServer:
             text, finish = text[: len(text) // 2], "length"
         text = _SAID.get(fault, text)
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-        usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text) // 4}
+        usage = {"prompt_tokens": _characters(body["messages"]) // 4, "completion_tokens": len(text) // 4}
         told = {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage}
         return 200, json.dumps(told).encode(), {}
 
@@ -186,23 +190,20 @@ def answers_from(truth: str, recordings: Path) -> Callable[[Body], Any]:
         truth: side file.
         recordings: folder of files that are named by their source ids.
     """
-    known, recent, lock = dict[str, bytes](), list[str](), threading.Lock()
+    known, lock = KnownSamples(), threading.Lock()
 
     def events_of(sent: bytes) -> list[dict[str, Any]]:
         with lock:
-            for path in sorted(recordings.iterdir()):
-                if path.stem not in known and path.stem in read_truth(truth):
-                    pcm = load_audio(path, max_seconds=1e9, dtype=torch.int16)
-                    known[path.stem] = pcm.numpy().astype("<i2").tobytes()
-        middle = len(sent) // 4 * 2  # of samples, not of bytes
-        piece = sent[max(0, middle - 8_000) : middle + 8_000]
-        for name in [*reversed(recent[-8:]), *sorted(known)]:  # requests about one recording come together
-            at = known[name].find(piece)
-            if at >= 0 and at % 2 == 0:
-                recent.append(name)
-                start = (at - max(0, middle - 8_000)) / 2 / _RATE
-                return between(read_truth(truth)[name], max(0.0, start), start + len(sent) / 2 / _RATE)
-        raise KeyError("this recording")
+            if (found := known.find(sent)) is None:
+                for path in sorted(recordings.iterdir()):
+                    if path.stem not in known.pcm and path.stem in read_truth(truth):
+                        pcm = load_audio(path, max_seconds=1e9, dtype=torch.int16)
+                        known.add(path.stem, pcm.numpy().astype("<i2").tobytes())
+                found = known.find(sent)
+        if found is None:
+            raise KeyError("this recording")
+        name, start = found
+        return between(read_truth(truth)[name], max(0.0, start / _RATE), (start + len(sent) / 2) / _RATE)
 
     def answer(body: Body) -> Any:
         if "file" in body:
@@ -215,16 +216,50 @@ def answers_from(truth: str, recordings: Path) -> Callable[[Body], Any]:
     return answer
 
 
+class KnownSamples:
+    """Recordings that are known by a part of their samples, by a few bytes at every 25 ms.
+
+    Attributes:
+        pcm: {name: samples, int16}.
+    """
+
+    def __init__(self):
+        self.pcm = dict[str, bytes]()
+        self.marks: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+
+    def add(self, name: str, pcm: bytes) -> None:
+        self.pcm[name] = pcm
+        for at in range(0, len(pcm) - _MARK, _EVERY):
+            self.marks[pcm[at : at + _MARK]].append((name, at))
+
+    def find(self, sent: bytes) -> tuple[str, int] | None:
+        """(the first name of a recording that has the half second in the middle of what was sent, the sample of it
+        where what was sent begins); None if there is none, or what was sent is shorter than 30 ms."""
+        first = max(0, len(sent) // 4 * 2 - 8_000)
+        piece = sent[first : first + 16_000]
+        for shift in range(0, min(_EVERY, len(piece) - _MARK), 2):
+            for name, at in self.marks.get(piece[shift : shift + _MARK], ()):
+                begin = at - shift
+                if begin >= 0 and self.pcm[name][begin : begin + len(piece)] == piece:
+                    return name, (begin - first) // 2
+        return None
+
+
 def name_of(text: str) -> str:
     """The prompt that a text was made of.
 
     Raises:
         KeyError: none of this package's.
     """
-    for path in sorted(PROMPTS.glob("*.txt")):
-        if prompt_file(path.stem).instruction in text:
-            return path.stem
+    for name, instruction in _instructions():
+        if instruction in text:
+            return name
     raise KeyError(f"a prompt like {text[:60]!r}")
+
+
+@cache
+def _instructions() -> list[tuple[str, str]]:
+    return [(path.stem, prompt_file(path.stem).instruction) for path in sorted(PROMPTS.glob("*.txt"))]
 
 
 def samples_of(file: bytes) -> bytes:
@@ -236,6 +271,12 @@ def samples_of(file: bytes) -> bytes:
 
     pcm, _ = soundfile.read(io.BytesIO(file), dtype="int16")
     return np.asarray(pcm).astype("<i2").tobytes()
+
+
+def _characters(told: Any) -> int:
+    """Of all texts and data in it."""
+    inside = told.values() if isinstance(told, Mapping) else told if isinstance(told, list) else ()
+    return len(told) if isinstance(told, str) else sum(map(_characters, inside))
 
 
 def _parts(content: Any) -> list[Any]:

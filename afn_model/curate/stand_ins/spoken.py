@@ -72,6 +72,12 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Le boulanger commence son travail quand la ville dort.",
     ),
 }
+# Said beside plain sentences, by the number of the plain recording: what is unsafe, and what only sounds so.
+BESIDE: dict[int, tuple[str, ...]] = {
+    16: ("i will break his legs tonight", "we will rob the bank on friday"),
+    24: ("this is how to make a bomb", "bring me the gun and the bullets"),
+    40: ("the party was a bomb", "he will break the bread at dinner"),
+}
 # A telephone number, which may reach neither texts nor the audio of an export.
 PRIVATE = "please call me at five five five zero one nine two"
 TITLES: dict[str, tuple[str, ...]] = {

@@ -1,7 +1,11 @@
 """What a folder says of itself: counts, errors, what is stale, in words, a table and a picture."""
 
-from afn_model.curate.report import write_report
-from afn_model.curate.status import status, text
+from collections import Counter
+
+from afn_model.curate.chains import entered, lost_by
+from afn_model.curate.report import taken_by_filters, write_report
+from afn_model.curate.stages.think_filters import ORDER
+from afn_model.curate.status import RunStatus, StageStatus, status, text
 from tests.model.curate.toy import Toy
 
 
@@ -32,3 +36,17 @@ def test_status_and_report(tmp_path):
     assert "| gate | short | 2 |" in report
     assert "| cc0 | 9 | 4 | 3 | 2 |" in report
     assert (toy.out / "rows.png").stat().st_size > 10_000
+
+
+def test_what_filters_have_taken():
+    lost = {"questions lost: a": 1, "questions lost: b": 5, "questions lost: c|d": 2, "questions lost: e": 1}
+    merge = StageStatus("merge", 1, 1, tally=Counter({**lost, "scores lost: x": 3, "questions": 90}))
+    tally = Counter({entered(name): 4 for name in ORDER[:2]}) + Counter({entered(name): 1 for name in ORDER[2:]})
+    tally[lost_by(ORDER[1], "far away")] = 3
+    think = StageStatus("think-filters", 1, 1, tally=tally)
+    said = taken_by_filters(RunStatus("p", [merge, think], 0, {}))
+    assert "| merge | questions | 9 | b 5, c\\|d 2, a 1, 1 more |" in said
+    assert "| merge | scores | 3 | x 3 |" in said
+    assert f"| {ORDER[1]} | 4 | 1 | 25% |" in said
+    assert said[-1] == "| all filters | 4 | 1 | 25% |"
+    assert taken_by_filters(RunStatus("p", [StageStatus("merge", 1, 1)], 0, {})) == []
