@@ -26,10 +26,12 @@ from afn_model.cli.chat import chat
 from afn_model.cli.curate import (
     add_curate_explain,
     add_curate_folder,
+    add_curate_plan,
     add_curate_run,
     add_curate_takedown,
     curate_audit,
     curate_explain,
+    curate_plan,
     curate_report,
     curate_run,
     curate_status,
@@ -150,6 +152,7 @@ COMMANDS = {
     "bench score": Command(bench_score, (add_bench_score,), "score the answers of a run again, without a model", True),
     "bench doctor": Command(bench_doctor, (add_bench_doctor,), "what there is of the benchmarks' files"),
     "bench list": Command(bench_list, (add_bench_list,), "the benchmarks, with their items and metrics"),
+    "curate plan": Command(curate_plan, (add_curate_plan,), "print a plan to copy: talks has every stage"),
     "curate run": Command(curate_run, (add_curate_run,), "make training data of recordings, stage by stage", True),
     "curate status": Command(
         curate_status, (add_curate_folder, options.add_json), "what has become of the rows at every stage"

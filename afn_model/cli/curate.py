@@ -48,6 +48,11 @@ def add_curate_run(parser: ArgumentParser) -> None:
     options.add_json(parser)
 
 
+def add_curate_plan(parser: ArgumentParser) -> None:
+    told = "talks (every stage, to copy and change) or demo (what afn curate demo runs)"
+    parser.add_argument("name", metavar="NAME", help=told)
+
+
 def add_curate_folder(parser: ArgumentParser) -> None:
     parser.add_argument("out", metavar="DIR", help="the folder of a run")
 
@@ -89,7 +94,17 @@ def curate_run(args: Namespace) -> int:
         print(json.dumps([vars(one) for one in done], indent=2))
     if any(one.stopped for one in done):
         return 4
-    return 3 if any(one.failed for one in done) else 0
+    if not (failed := sum(one.failed for one in done)):
+        return 0
+    if not args.quiet:
+        print(f"afn: {failed:,} rows are quarantined: afn curate status {out} says why", file=sys.stderr)
+    return 3
+
+
+def curate_plan(args: Namespace) -> None:
+    from afn_model.curate.plan import shipped
+
+    sys.stdout.write(shipped(args.name).read_text("utf-8"))
 
 
 def curate_status(args: Namespace) -> None:

@@ -66,6 +66,7 @@ class Annotator:
         spending: Spending | None = None,
     ):
         self.backend, self.cache, self.settings = backend, cache, dict(settings or {})
+        self.place = f"{url}: " if (url := getattr(backend, "url", "")) else ""
         self.in_flight, self.waits, self.spending = in_flight, tuple(waits), spending
         self.gap, self.next = 60.0 / per_minute if per_minute else 0.0, 0.0
         self.lock, self.stop = threading.Lock(), threading.Event()
@@ -123,11 +124,11 @@ class Annotator:
                 self._keep(one, asked[one], records[one], reply)
             errors = [one for one in replies if isinstance(one, CallError)]
             if fatal := next((one for one in errors if one.fatal), None):
-                raise NotReady(f"{fatal}; the same command goes on from there")
+                raise NotReady(f"{self.place}{fatal}; the same command goes on from there")
             passing = [one for one in errors if one.retryable]
             self.lost = self.lost + len(todo) if passing and not any(one.status for one in passing) else 0
             if self.lost >= LOST:
-                raise NotReady(f"{passing[0]}; the same command goes on from there")
+                raise NotReady(f"{self.place}{passing[0]}; the same command goes on from there")
             if passing:
                 wait, after = next(waits, None), max(one.after for one in passing)
                 if wait is None or self.stop.wait(max(after, wait * (1 + random.random()))):  # not all together again

@@ -138,6 +138,8 @@ def index_hash(folder: str | Path) -> str:
     Raises:
         ValueError: no index is there, or one of another version.
     """
+    if not (Path(folder) / FACTS).is_file():
+        raise ValueError(f"{folder}: no index of benchmarks; afn curate benchmarks makes one")
     facts = read_json(Path(folder) / FACTS)
     if facts.get("version") != VERSION:
         found = f"{folder}: an index of benchmarks of version {facts.get('version')}, not {VERSION}"

@@ -185,6 +185,18 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
     return Plan(str(told.get("name", path.stem)), stages, shards, seed, annotators, budgets, path.parent.absolute())
 
 
+def shipped(name: str) -> Path:
+    """The file of a plan of this package.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    plans = {path.stem: path for path in sorted(PLANS.glob("*.yaml")) if path.stem != "licences"}
+    if name not in plans:
+        raise ValueError(f"no plan {shown(name)}; this package has {' and '.join(plans)}")
+    return plans[name]
+
+
 def _stages(given: list[Any], changes: dict[str, Any], folder: Path) -> tuple[Stage, ...]:
     found: list[Stage] = []
     for one in given:

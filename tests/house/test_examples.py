@@ -61,6 +61,14 @@ def test_a_patched_model_gives_the_same_logits(capsys):
     assert "the same bits: True" in said
 
 
+def test_a_stage_drops_what_is_loud(tmp_path, monkeypatch):
+    for needed in ("blake3", "soundfile"):
+        pytest.importorskip(needed)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    done = run("curation_stage")["main"](tmp_path)
+    assert (done.stage, done.rows, done.kept, done.dropped) == ("loud", 2, 1, 1)
+
+
 def test_clients_of_a_server(tmp_path, monkeypatch, capsys):
     """The program, and what gradio would call; both get the same answer."""
     pytest.importorskip("openai")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from afn_model.cli import main
+from afn_model.curate.plan import read_plan
 from tests.model.curate.toy import WORDS, Toy
 
 
@@ -57,6 +58,18 @@ def test_exit_codes_of_quarantine_and_budgets(toy):
     run = ["run", plan, "--out", out, "--workers", 1, "--quiet"]
     assert afn(*run, "--set", "shout.mark='?'") == 3
     assert afn(*run, "--only", "end") == 2  # what it reads was not run with this mark
+
+
+def test_a_plan_to_copy_is_the_one_that_is_run_by_its_name(tmp_path, capsys):
+    assert afn("plan", "talks") == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "talks.yaml").write_text(printed)
+    plans = read_plan(tmp_path / "talks.yaml"), read_plan("talks")
+    assert len({tuple(stage.name for stage in plan.stages) for plan in plans}) == 1
+    assert plans[0].annotators == plans[1].annotators
+    assert printed.startswith("# Every stage in order")
+    assert afn("plan", "licences") == 2
+    assert capsys.readouterr().err == "afn: error: no plan 'licences'; this package has demo and talks\n"
 
 
 @pytest.mark.parametrize(
