@@ -53,6 +53,46 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class SpeechConfig:
+    """The audio encoder with a text decoder of its own, as it is pre-trained; ValueError where a number is none.
+
+    By default AF-Whisper's decoder (Goel et al., 2025, arXiv:2507.08128, appendix): 24 layers, 8 heads, 1,024 wide.
+
+    Args:
+        audio: the encoder.
+        vocab_size: tokens of the decoder; its head is tied to their embeddings.
+        width, layers, heads, ffn: of the decoder.
+        max_positions: tokens of a text, prompt included.
+        positions: "learned", as Whisper has them, or "rotary" (of ``rope_theta``).
+        pooled: whether it reads frames of 40 ms, as AF-Next's language model does, or Whisper's of 20 ms.
+    """
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    vocab_size: int = 51_866
+    width: int = 1024
+    layers: int = 24
+    heads: int = 8
+    ffn: int = 4096
+    max_positions: int = 448
+    positions: str = "learned"
+    rope_theta: float = 10_000.0
+    pooled: bool = False
+
+    def __post_init__(self):
+        check_numbers(self, "speech config")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"speech config: width {self.width} over {self.heads} heads gives no even head dimension")
+        if self.positions not in ("learned", "rotary"):
+            raise ValueError(f"speech config: positions {shown(self.positions)}: expected 'learned' or 'rotary'")
+        if not isinstance(self.pooled, bool):
+            raise ValueError(f"speech config: pooled must be true or false, got {shown(self.pooled)}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
 class RoteConfig:
     """Rotary time embedding.
 

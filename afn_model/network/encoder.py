@@ -93,6 +93,16 @@ class AudioEncoder(nn.Module):
         Returns:
             [Σ tokens, width], window after window.
         """
+        x_TD = self.blocks(mel, windows)
+        weight, bias = self.layer_norm.weight, self.layer_norm.bias
+        return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
+
+    def unpooled(self, mel: Tensor, windows: Windows) -> Tensor:
+        """What Whisper's encoder returns: [Σ conv frames, width], features of every valid 20 ms frame."""
+        return self.layer_norm(self.blocks(mel, windows), None)[0]
+
+    def blocks(self, mel: Tensor, windows: Windows) -> Tensor:
+        """[Σ conv frames, width], before the mean and the last norm."""
         x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
         schedule = ak.attention_schedule(
             windows.cu_conv,
@@ -104,9 +114,7 @@ class AudioEncoder(nn.Module):
         residual_TD = None
         for layer in self.layers:
             x_TD, residual_TD = layer(x_TD, residual_TD, schedule)
-        x_TD = x_TD if residual_TD is None else residual_TD + x_TD
-        weight, bias = self.layer_norm.weight, self.layer_norm.bias
-        return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
+        return x_TD if residual_TD is None else residual_TD + x_TD
 
     def stem(self, mel: Tensor, windows: Windows) -> Tensor:
         """Both convolutions over all windows laid end to end, [Σ conv frames, width]."""
