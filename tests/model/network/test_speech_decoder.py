@@ -5,7 +5,7 @@ import torch
 
 from afn_model.config import AudioConfig, SpeechConfig
 from afn_model.network.encoder import Windows
-from afn_model.network.speech_decoder import SpeechModel, TextCache
+from afn_model.network.speech_decoder import SpeechModel
 
 transformers = pytest.importorskip("transformers")
 
