@@ -65,6 +65,8 @@ class SpeechConfig:
         max_positions: tokens of a text, prompt included.
         positions: "learned", as Whisper has them, or "rotary" (of ``rope_theta``).
         pooled: whether it reads frames of 40 ms, as AF-Next's language model does, or Whisper's of 20 ms.
+        audio_token_id: placeholder of a frame of 40 ms in prompts, which the decoder does not read.
+        stop_token_ids: that end a text.
     """
 
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -77,6 +79,8 @@ class SpeechConfig:
     positions: str = "learned"
     rope_theta: float = 10_000.0
     pooled: bool = False
+    audio_token_id: int = 51_865
+    stop_token_ids: tuple[int, ...] = (50_257,)
 
     def __post_init__(self):
         check_numbers(self, "speech config")
@@ -90,6 +94,14 @@ class SpeechConfig:
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def vocabulary(self) -> int:
+        return self.vocab_size
+
+    @property
+    def rote(self) -> RoteConfig:
+        return RoteConfig("none")
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,10 @@ class ModelConfig:
     audio_eos_token_id: int | None = 151_671
     stop_token_ids: tuple[int, ...] = (151_645, 151_643)
     repetition_penalty: float = 1.2
+
+    @property
+    def vocabulary(self) -> int:
+        return self.text.vocab_size
 
     def __post_init__(self):
         whole(self.audio_token_id, "audio_token_id")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from afn_model.network.speech_decoder import SpeechModel, TextCache
+from afn_model.network.speech_decoder import TextCache
 
 NEVER = float("-inf")
 
@@ -56,7 +56,7 @@ class _Search:
 
 @torch.inference_mode()
 def decode(
-    model: SpeechModel,
+    model: SpeechNetwork,
     frames: Tensor,
     cu_frames: Tensor,
     prompts: Sequence[Sequence[int]],
@@ -74,7 +74,7 @@ def decode(
 
     Args:
         model: the encoder's decoder.
-        frames, cu_frames: as ``SpeechModel.encode`` returns them, of N recordings.
+        frames, cu_frames: as ``SpeechNetwork.encode`` returns them, of N recordings.
         prompts: tokens that each text begins with, equally many.
         stop: token that ends a text.
         most: tokens of a text, at most; by default what the decoder has room for.
@@ -146,7 +146,7 @@ def _advance(
     return chosen
 
 
-def _checked(model: SpeechModel, prompts: Sequence[Sequence[int]], cu_frames: Tensor, beams: int) -> int:
+def _checked(model: SpeechNetwork, prompts: Sequence[Sequence[int]], cu_frames: Tensor, beams: int) -> int:
     sizes = {len(prompt) for prompt in prompts}
     if len(sizes) != 1 or not 0 < max(sizes) < model.config.max_positions:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -194,3 +195,10 @@ class Windows:
         read = torch.arange(int(count.sum())) - (count.cumsum(0) - count)[window] - 1  # -1 is the zero on the left
         rows = torch.where((read >= 0) & (read < frames), window * frames + read, zero)
         return rows.to(self.position.device)
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """[positions, width]: sin(p / 10000^(i / (width/2 − 1))), then cos; as Whisper has them."""
+    half = width // 2
+    rate = torch.exp(-torch.arange(half) * (math.log(10_000.0) / (half - 1)))
+    angle = torch.arange(positions)[:, None] * rate
+    return torch.cat((angle.sin(), angle.cos()), dim=1)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import afn_kernels as ak
-from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import SpeechConfig
-from afn_model.network.encoder import AudioEncoder, ResidualLayerNorm, Windows
+from afn_model.network.encoder import ResidualLayerNorm
 from afn_model.network.linear import linear, product
 
 if TYPE_CHECKING:
@@ -155,18 +154,21 @@ class SpeechDecoder(nn.Module):
             x_TD, residual_TD = layer(x_TD, residual_TD, context, index)
         return self.layer_norm(x_TD, residual_TD)[0]
 
-    def packed(self, frames: Tensor, cu_text: Tensor, cu_frames: Tensor, total: int) -> DecoderContext:
+    def packed(
+        self, frames: Tensor, cu_text: Tensor, cu_frames: Tensor, total: int, longest: int | None = None
+    ) -> DecoderContext:
         """For training: whole texts, text i over the frames between boundaries i and i + 1.
 
         Args:
             frames: [Σ frames, audio width].
             cu_text, cu_frames: [N + 1] int32.
             total: tokens of all texts.
+            longest: tokens of the longest of them, where the host knows it.
         """
         counts = cu_text.diff().long()
         starts = torch.repeat_interleave(cu_text[:-1].long(), counts, output_size=total)
         positions = torch.arange(total, device=frames.device) - starts
-        calls = {"head_dim": self.config.head_dim, "dtype": frames.dtype}
+        calls: dict[str, Any] = {"head_dim": self.config.head_dim, "dtype": frames.dtype, "longest": longest}
         text = ak.attention_schedule(cu_text, total_q=total, causal=True, **calls)
         cross = ak.attention_schedule(cu_text, cu_frames, total_q=total, total_k=len(frames), **calls)
         return DecoderContext(positions, self._frequencies(frames.device), cross, text, frames)
@@ -195,42 +197,3 @@ class SpeechDecoder(nn.Module):
             return None
         d = torch.arange(0, self.config.head_dim, 2, device=device, dtype=torch.int64).float()
         return 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
-
-
-class SpeechModel(nn.Module):
-    """The audio encoder and its text decoder."""
-
-    def __init__(self, config: SpeechConfig):
-        super().__init__()
-        self.config = config
-        self.encoder = AudioEncoder(config.audio)
-        self.decoder = SpeechDecoder(config)
-
-    def encode(self, mel: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """What the decoder hears: ([Σ frames, audio width], [W + 1] int32 boundaries of the windows)."""
-        if not self.config.pooled:
-            return self.encoder.unpooled(mel, windows), windows.cu_conv
-        counts = torch.tensor([0, *windows.tokens], device=mel.device)
-        return self.encoder(mel, windows), counts.cumsum(0).to(torch.int32)
-
-    def forward(self, mel: Tensor, windows: Windows, tokens: Tensor, cu_text: Tensor) -> Tensor:
-        """Hidden states [T, width] of packed texts, one for each window.
-
-        Args:
-            mel: [W, n_mels, F], as ``AudioEncoder`` takes it.
-            windows: their layout.
-            tokens: [T] ids, text after text.
-            cu_text: [W + 1] int32 boundaries of the texts.
-        """
-        frames, cu_frames = self.encode(mel, windows)
-        return self.decoder(tokens, self.decoder.packed(frames, cu_text, cu_frames, len(tokens)))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[T, vocabulary]."""
-        return hidden @ self.decoder.embed_tokens.weight.T
-
-
-def frames_of(config: SpeechConfig, mel_frames: int) -> int:
-    """Frames that the decoder hears of a window with so many mel frames."""
-    count = conv_frames(mel_frames)
-    return token_frames(count) if config.pooled else count

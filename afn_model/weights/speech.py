@@ -14,7 +14,7 @@ import torch
 from afn_model.config import AudioConfig, SpeechConfig
 from afn_model.files import PARTIAL, read_json, write_json
 from afn_model.network.encoder import AudioEncoder
-from afn_model.network.speech_decoder import SpeechModel
+from afn_model.network.speech_network import SpeechNetwork
 from afn_model.weights.checkpoint import (
     DTYPE_NAMES,
     DTYPES,
@@ -46,7 +46,7 @@ FIXED = {
 
 def load_speech(
     folder: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-) -> SpeechModel:
+) -> SpeechNetwork:
     """An encoder with its decoder, from Whisper's layout of transformers or from ``save_speech``.
 
     Args:
@@ -61,12 +61,12 @@ def load_speech(
     folder = Path(folder)
     config, stored = read_speech_config(folder), _stored(folder)
     with torch.device("meta"), SkipInit():
-        model = SpeechModel(config)
+        model = SpeechNetwork(config)
     _fill(model, stored, folder, dtype, torch.device(device))
     return model.eval()
 
 
-def save_speech(model: SpeechModel, folder: str | Path) -> None:
+def save_speech(model: SpeechNetwork, folder: str | Path) -> None:
     """Writes config.json and safetensors, in the place of what the folder holds.
 
     transformers reads the folder as Whisper where encoder and decoder are equally wide, positions are learned and

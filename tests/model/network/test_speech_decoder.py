@@ -5,7 +5,7 @@ import torch
 
 from afn_model.config import AudioConfig, SpeechConfig
 from afn_model.network.encoder import Windows
-from afn_model.network.speech_decoder import SpeechModel
+from afn_model.network.speech_network import SpeechNetwork
 
 transformers = pytest.importorskip("transformers")
 
@@ -27,7 +27,7 @@ def whisper(config=CONFIG):
 
 
 def ours(theirs):
-    model = SpeechModel(CONFIG).eval()
+    model = SpeechNetwork(CONFIG).eval()
     model.load_state_dict(
         {name.removeprefix("model."): x for name, x in theirs.state_dict().items() if "proj_out" not in name}
     )

@@ -8,7 +8,7 @@ import torch
 
 from afn_model import AFNext
 from afn_model.config import SpeechConfig, preset
-from afn_model.network.speech_decoder import SpeechModel
+from afn_model.network.speech_network import SpeechNetwork
 from afn_model.weights.speech import is_speech, load_encoder, load_speech, save_speech, speech_config, speech_json
 from tests.model.network.test_speech_decoder import CONFIG, whisper
 
@@ -33,7 +33,7 @@ def test_whisper_both_ways(tmp_path):
 @pytest.mark.parametrize("changes", [{"width": 48, "pooled": True}, {"positions": "rotary", "rope_theta": 500.0}])
 def test_what_whisper_has_not(tmp_path, changes):
     torch.manual_seed(0)
-    model = SpeechModel(replace(CONFIG, **changes))
+    model = SpeechNetwork(replace(CONFIG, **changes))
     save_speech(model.bfloat16(), tmp_path)
     again = load_speech(tmp_path)
     assert again.config == model.config
@@ -52,7 +52,7 @@ def test_an_encoder_from_either_folder(tmp_path):
     model = AFNext(config)
     model.save_pretrained(tmp_path / "next")
     encoder = load_encoder(tmp_path / "next")
-    speech = SpeechModel(replace(CONFIG, audio=config.audio))
+    speech = SpeechNetwork(replace(CONFIG, audio=config.audio))
     speech.encoder.load_state_dict(encoder.state_dict())
     save_speech(speech, tmp_path / "speech")
     assert is_speech(tmp_path / "speech")
@@ -73,7 +73,7 @@ def test_an_encoder_from_either_folder(tmp_path):
     ],
 )
 def test_what_cannot_be_read(tmp_path, change, said):
-    save_speech(SpeechModel(CONFIG), tmp_path)
+    save_speech(SpeechNetwork(CONFIG), tmp_path)
     told = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(told | change))
     with pytest.raises(ValueError, match=said) as error:
