@@ -196,6 +196,7 @@ class Windows:
         rows = torch.where((read >= 0) & (read < frames), window * frames + read, zero)
         return rows.to(self.position.device)
 
+
 def sinusoids(positions: int, width: int) -> Tensor:
     """[positions, width]: sin(p / 10000^(i / (width/2 − 1))), then cos; as Whisper has them."""
     half = width // 2

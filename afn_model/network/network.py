@@ -48,6 +48,11 @@ class Network(nn.Module):
         return self.lm_head.weight.dtype
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks that read text: the language model's."""
+        return self.language_model.layers
+
+    @property
     def text_advance(self) -> float:
         """Positions from one text token to the next: one, or the configured step in the paper's reading."""
         return self.config.rote.text_step if self.config.rote.reading == "paper" else 1.0

@@ -42,6 +42,11 @@ class SpeechNetwork(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.decoder.embed_tokens.weight.dtype
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks that read text: the decoder's."""
+        return self.decoder.layers
+
     def encode(self, mel: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
         """What the decoder hears: ([Σ frames, audio width], [W + 1] int32 boundaries of the windows)."""
         if not self.config.pooled:

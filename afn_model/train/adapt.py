@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.train import lora
 from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
@@ -15,6 +16,7 @@ from afn_model.train.quantise import code_base
 from afn_model.train.sft import select
 from afn_model.weights.checkpoint import on_meta
 from afn_model.weights.slices import StoredWeights
+from afn_model.weights.speech import is_speech, speech_on_meta
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Adapted:
     dropout: LoRADropout | None = None
 
 
-def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext, StoredWeights]:
+def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext | AFWhisper, StoredWeights]:
     """The model that a stage starts from, on the meta device, and the weights that ``stage_model`` fills it with.
 
     A base that is quantised is there already, on the device: its layers are read and coded one after the other.
@@ -41,6 +43,9 @@ def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext, 
     Raises:
         ValueError: as ``afn_model.weights.checkpoint.load``.
     """
+    if is_speech(start):
+        speech, stored = speech_on_meta(AFWhisper, start)
+        return speech, StoredWeights(stored)
     model, stored = on_meta(AFNext, start)
     base = (stage.lora or {}).get("base")
     if base is not None:

@@ -19,7 +19,8 @@ from afn_model.train.values import known, read_yaml, shown
 
 HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
-METHODS = ("sft", "grpo", "dpo")
+METHODS = ("sft", "asr", "grpo", "dpo")
+PACKED = ("sft", "asr")  # methods that are trained on packed sequences
 SCHEDULES = ("cosine", "linear", "constant")
 RECOMPUTE = ("none", "encoder", "selective", "full")
 ON_LONG = ("cut", "drop", "error")
@@ -28,6 +29,7 @@ PARTS = {
     "encoder": ("encoder",),
     "adaptor": ("adaptor",),
     "language_model": ("language_model", "lm_head"),
+    "decoder": ("decoder",),
     "all": ("encoder", "adaptor", "language_model", "lm_head"),
 }
 
@@ -139,12 +141,12 @@ class Stage:
         need(self.schedule in SCHEDULES, f"schedule {shown(self.schedule)} is none of {', '.join(SCHEDULES)}")
         pair = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
         need(pair, f"betas {shown(list(self.betas))} are not two numbers from 0 to below 1")
-        if self.method == "sft":
+        if self.packed:
             whole = self.batch_tokens > 0 and self.batch_tokens % self.context == 0
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
         else:
             need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a stage of {self.method} counts prompts")
-        frozen = "encoder" not in self.modules and self.method == "sft"
+        frozen = "encoder" not in self.modules and self.packed
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         need(self.optimiser in OPTIMISERS, f"optimiser {shown(self.optimiser)} is none of {', '.join(OPTIMISERS)}")
         for part, rate in self.rates.items():
@@ -161,9 +163,14 @@ class Stage:
         return tuple(dict.fromkeys(module for part in self.trains for module in PARTS[part]))
 
     @property
+    def packed(self) -> bool:
+        """Whether it is trained on packed sequences, whose tokens a step counts; otherwise a step counts prompts."""
+        return self.method in PACKED
+
+    @property
     def bins(self) -> int:
         """Packed sequences, or prompts, of an optimiser step."""
-        return self.batch_tokens // self.context if self.method == "sft" else self.batch_prompts
+        return self.batch_tokens // self.context if self.packed else self.batch_prompts
 
 
 @dataclass(frozen=True)
@@ -450,7 +457,7 @@ def _layout(raw: dict[str, Any]) -> RunLayout:
 def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
     """The layout with the changes for the stage's context, and then the stage's own."""
     known(stage.layout, (f.name for f in fields(RunLayout)), f"stage {stage.name}: layout")
-    reached = [context for context in layout.contexts if context <= stage.context and stage.method == "sft"]
+    reached = [context for context in layout.contexts if context <= stage.context and stage.packed]
     here = layout.contexts[max(reached)] if reached else {}
     try:
         return _layout({f.name: getattr(layout, f.name) for f in fields(RunLayout)} | here | stage.layout)

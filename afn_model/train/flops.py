@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from afn_model.audio.frames import SAMPLE_RATE, conv_frames, token_frames
-from afn_model.config import AudioConfig, ModelConfig, TextConfig
+from afn_model.config import AudioConfig, ModelConfig, SpeechConfig, TextConfig
 
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
@@ -150,7 +150,12 @@ def costs(trains: Iterable[str], cached: bool = False) -> dict[str, float]:
 
 
 def batch_flops(
-    config: ModelConfig, batch: Batch, trains: Iterable[str], *, all_tokens: bool = False, cached: bool = False
+    config: ModelConfig | SpeechConfig,
+    batch: Batch,
+    trains: Iterable[str],
+    *,
+    all_tokens: bool = False,
+    cached: bool = False,
 ) -> dict[str, float]:
     """FLOPs of one forward and backward of a packed batch by part: encoder, adaptor, linear, attention, head.
 
@@ -160,6 +165,10 @@ def batch_flops(
         trains, cached: as ``costs`` takes them.
         all_tokens: count the head on every token, as code does that computes all logits.
     """
+    if isinstance(config, SpeechConfig):
+        from afn_model.train.speech_flops import speech_batch_flops
+
+        return speech_batch_flops(config, batch, trains)
     lengths = batch.cu_seqlens.diff().tolist()
     wanted = sum(lengths) if all_tokens else batch.supervised
     forward = forward_flops(config, lengths, wanted, [] if batch.pcm is None else batch.mel_lengths.tolist())
@@ -170,7 +179,7 @@ def batch_flops(
 
 
 def step_work(
-    config: ModelConfig, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False
+    config: ModelConfig | SpeechConfig, batches: Iterable[Batch], trains: Iterable[str], *, cached: bool = False
 ) -> dict[str, float]:
     """What ``Meter.step`` counts, for the batches of one rank: tokens, supervised, audio_seconds and flops."""
     trains, work = tuple(trains), dict.fromkeys(WORK, 0.0)

@@ -6,13 +6,14 @@ An encoder of such a folder goes into a model of AF-Next, and that of a model of
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from afn_model.config import AudioConfig, SpeechConfig
-from afn_model.files import PARTIAL, read_json, write_json
+from afn_model.config import AudioConfig, ModelConfig, SpeechConfig
+from afn_model.files import PARTIAL, model_folder, read_json, write_json
 from afn_model.network.encoder import AudioEncoder
 from afn_model.network.speech_network import SpeechNetwork
 from afn_model.weights.checkpoint import (
@@ -30,8 +31,9 @@ from afn_model.weights.checkpoint import (
     save_shards,
     stored_tensors,
 )
-from afn_model.weights.config_json import JsonObject
+from afn_model.weights.config_json import JsonObject, to_json, token_ids
 
+Speech = TypeVar("Speech", bound="SpeechNetwork")
 TABLE = {"encoder.": ("", "model.encoder."), "decoder.": ("", "model.decoder.")}
 TIED = "proj_out.weight"  # the embedding once more
 WHISPER_PAD = 50_256  # what transformers takes for padding where a configuration says nothing
@@ -45,11 +47,12 @@ FIXED = {
 
 
 def load_speech(
-    folder: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-) -> SpeechNetwork:
+    cls: type[Speech], folder: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> Speech:
     """An encoder with its decoder, from Whisper's layout of transformers or from ``save_speech``.
 
     Args:
+        cls: the model class.
         folder: with config.json and safetensors.
         dtype: of the weights; default the stored one.
         device: where they go.
@@ -58,12 +61,21 @@ def load_speech(
         ValueError: one line: no such folder or configuration, one that this code does not compute, a damaged shard, a
             missing, unexpected or mis-shaped tensor.
     """
-    folder = Path(folder)
-    config, stored = read_speech_config(folder), _stored(folder)
-    with torch.device("meta"), SkipInit():
-        model = SpeechNetwork(config)
-    _fill(model, stored, folder, dtype, torch.device(device))
+    model, stored = speech_on_meta(cls, folder)
+    fill(model, stored, dtype or _dtype(stored), torch.device(device), None)
     return model.eval()
+
+
+def speech_on_meta(cls: type[Speech], folder: str | Path) -> tuple[Speech, dict[str, Stored]]:
+    """A folder's model without its weights, on the meta device, and where each of them lies.
+
+    Raises:
+        ValueError: as ``load_speech``, but for what only reading a tensor shows.
+    """
+    folder = model_folder(folder)
+    with torch.device("meta"), SkipInit():
+        model = cls(read_speech_config(folder))
+    return model, _checked(model, _stored(folder), folder)
 
 
 def save_speech(model: SpeechNetwork, folder: str | Path) -> None:
@@ -93,7 +105,7 @@ def load_encoder(folder: str | Path, *, dtype: torch.dtype | None = None) -> Aud
     """
     from afn_model.weights.config_json import read_config
 
-    folder = Path(folder)
+    folder = model_folder(folder)
     if is_speech(folder):
         config, stored = read_speech_config(folder).audio, _stored(folder)
     else:
@@ -101,7 +113,8 @@ def load_encoder(folder: str | Path, *, dtype: torch.dtype | None = None) -> Aud
     with torch.device("meta"), SkipInit():
         encoder = AudioEncoder(config)
     own = {name.removeprefix("encoder."): place for name, place in stored.items() if name.startswith("encoder.")}
-    _fill(encoder, own, folder, dtype, torch.device("cpu"))
+    own = _checked(encoder, own, folder)
+    fill(encoder, own, dtype or _dtype(own), torch.device("cpu"), None)
     return encoder
 
 
@@ -122,9 +135,17 @@ def read_speech_config(folder: Path) -> SpeechConfig:
     if not file.is_file():
         raise ValueError(f"{folder}: no config.json")
     try:
-        return speech_config(read_json(file))
+        config = speech_config(read_json(file))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+    path = folder / "tokenizer.json"
+    ids = token_ids(path) if path.is_file() else {}
+    if max(ids.values(), default=0) >= config.vocab_size:
+        text = f"{max(ids.values()) + 1} tokens but the model's vocabulary is {config.vocab_size}"
+        raise ValueError(f"{path}: wrong vocabulary: the tokenizer has {text}")
+    stop = tuple(ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in ids)
+    audio = ids.get("<sound>", config.audio_token_id)
+    return replace(config, audio_token_id=audio, stop_token_ids=stop or config.stop_token_ids)
 
 
 def speech_config(raw: dict[str, Any]) -> SpeechConfig:
@@ -183,6 +204,11 @@ def speech_json(config: SpeechConfig) -> dict[str, Any]:
     return told | own | ({"pooled_frames": True} if config.pooled else {})
 
 
+def config_as_json(config: ModelConfig | SpeechConfig, dtype: str) -> dict[str, Any]:
+    """What config.json holds of either kind of model."""
+    return speech_json(config) if isinstance(config, SpeechConfig) else to_json(config, dtype)
+
+
 def _stored(folder: Path) -> dict[str, Stored]:
     found = {our_name(key, "", TABLE): place for key, place in keys_of(folder).items() if key != TIED}
     if not found:
@@ -190,11 +216,13 @@ def _stored(folder: Path) -> dict[str, Stored]:
     return found
 
 
-def _fill(
-    module: torch.nn.Module, stored: dict[str, Stored], folder: Path, dtype: torch.dtype | None, device: torch.device
-) -> None:
+def _checked(module: torch.nn.Module, stored: dict[str, Stored], folder: Path) -> dict[str, Stored]:
+    """Where each weight of a module lies."""
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     compare_names(folder, set(wanted), set(stored))
     compare_headers(wanted, stored)
-    kept = dtype or DTYPES[stored[next(iter(wanted))].dtype]
-    fill(module, {name: stored[name] for name in wanted}, kept, device, None)
+    return {name: stored[name] for name in wanted}
+
+
+def _dtype(stored: dict[str, Stored]) -> torch.dtype:
+    return DTYPES[next(iter(stored.values())).dtype]

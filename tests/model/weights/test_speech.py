@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 def test_whisper_both_ways(tmp_path):
     theirs = whisper()
     theirs.save_pretrained(tmp_path / "theirs")
-    model = load_speech(tmp_path / "theirs")
+    model = load_speech(SpeechNetwork, tmp_path / "theirs")
     assert model.config == CONFIG
     save_speech(model, tmp_path / "ours")
     again, told = transformers.WhisperForConditionalGeneration.from_pretrained(
@@ -35,7 +35,7 @@ def test_what_whisper_has_not(tmp_path, changes):
     torch.manual_seed(0)
     model = SpeechNetwork(replace(CONFIG, **changes))
     save_speech(model.bfloat16(), tmp_path)
-    again = load_speech(tmp_path)
+    again = load_speech(SpeechNetwork, tmp_path)
     assert again.config == model.config
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -77,5 +77,5 @@ def test_what_cannot_be_read(tmp_path, change, said):
     told = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(told | change))
     with pytest.raises(ValueError, match=said) as error:
-        load_speech(tmp_path)
+        load_speech(SpeechNetwork, tmp_path)
     assert "\n" not in str(error.value)
