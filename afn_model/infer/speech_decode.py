@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from afn_model.network.speech_decoder import TextCache
+from afn_model.network.speech_network import SpeechNetwork
 
 NEVER = float("-inf")
 

@@ -145,8 +145,8 @@ def text_rows(here: DeviceBatch, audio_token_id: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def initialise_speech(model: SpeechNetwork) -> None:
-    """Random weights: N(0, 0.02²), those that end a residual branch divided by √(their number); zero biases, N(0, 0.02²)
-    token embeddings and positions of texts. Positions of frames are sinusoids."""
+    """Random weights: N(0, 0.02²), those that end a residual branch of the decoder divided by √(their number); zero
+    biases. Positions of frames are sinusoids."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             module.weight.normal_(std=0.02)
