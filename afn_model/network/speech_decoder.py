@@ -84,7 +84,7 @@ class DecoderAttention(nn.Module):
     def to_text(self, x_TD: Tensor, context: DecoderContext, layer: int) -> Tensor:
         q, (k, v) = self.split(linear(self.q_proj, x_TD)), self.keys_and_values(x_TD)
         if context.inv_freq is not None:
-            q, k = ak.rotary(q, k, context.positions, context.inv_freq)
+            q, k = ak.rotary(q, k, context.positions.float(), context.inv_freq)
         if context.cache is None:
             out = ak.attention(q, k, v, causal=True, schedule=context.text)
         else:
