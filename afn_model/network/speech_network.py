@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import afn_kernels as ak
+from afn_model.audio.frames import mel_frames
 from afn_model.config import SpeechConfig
 from afn_model.network.device_batch import AudioInputs, DeviceBatch
 from afn_model.network.encoder import AudioEncoder, Windows, sinusoids
@@ -17,6 +19,8 @@ from afn_model.prompt.batch import Batch
 
 if TYPE_CHECKING:
     from afn_distributed.hybrid import SequenceParallel
+
+Augment = Callable[[Tensor, list[int]], Tensor]
 
 
 class SpeechNetwork(nn.Module):
@@ -78,9 +82,10 @@ class SpeechNetwork(nn.Module):
             return batch
         return DeviceBatch.of(batch, self.config, sp_group, encode=encode).to(self.device)
 
-    def encode_audio(self, audio: AudioInputs) -> tuple[Tensor, Tensor]:
+    def encode_audio(self, audio: AudioInputs, augment: Augment | None = None) -> tuple[Tensor, Tensor]:
         """``encode`` for the windows of a batch, their log-mel made on the device."""
         mel = ak.log_mel(audio.padded(), n_mels=self.config.audio.n_mels)
+        mel = mel if augment is None else augment(mel, [mel_frames(count) for count in audio.samples])
         return self.encode(mel.to(self.dtype), audio.windows)
 
     def loss(
@@ -91,6 +96,7 @@ class SpeechNetwork(nn.Module):
         total: float | None = None,
         with_rows: bool = False,
         label_smoothing: float = 0.0,
+        augment: Augment | None = None,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Next-token cross-entropy over the batch's supervised tokens, float32; arguments as of ``Network.loss``.
 
@@ -100,12 +106,13 @@ class SpeechNetwork(nn.Module):
             total: what the sum is divided by; the mean if None.
             with_rows: also return the loss of every supervised token, and which tokens of the batch predict them.
             label_smoothing: ε of ``ak.linear_cross_entropy``.
+            augment: what is done to log-mel windows [W, n_mels, F] with so many frames each before they are heard.
         """
         here = self.prepare(batch)
         assert here.targets is not None, "it was prepared without labels"
         total = max(here.supervised, 1) if total is None else total
         rows, cu_text = text_rows(here, self.config.audio_token_id)
-        frames, cu_frames = self.heard(here)
+        frames, cu_frames = self.heard(here, augment)
         longest = min(here.longest, self.config.max_positions)
         context = self.decoder.packed(frames, cu_text, cu_frames, len(rows), longest)
         hidden, weight = self.decoder(here.input_ids[rows], context), self.decoder.embed_tokens.weight
@@ -120,13 +127,13 @@ class SpeechNetwork(nn.Module):
             losses = -ak.linear_logprob(wide[here.rows], weight, here.targets[here.rows])
             return loss, losses, here.tokens
 
-    def heard(self, here: DeviceBatch) -> tuple[Tensor, Tensor]:
+    def heard(self, here: DeviceBatch, augment: Augment | None = None) -> tuple[Tensor, Tensor]:
         """Frames of a batch [Σ frames, audio width], and their boundaries [B + 1] between its conversations."""
         conversations = len(here.cu_seqlens)
         if here.audio is None:
             nothing = torch.zeros(0, self.config.audio.width, dtype=self.dtype, device=self.device)
             return nothing, torch.zeros(conversations, dtype=torch.int32, device=self.device)
-        frames, cu_windows = self.encode_audio(here.audio)
+        frames, cu_windows = self.encode_audio(here.audio, augment)
         before = F.pad((here.input_ids == self.config.audio_token_id).cumsum(0), (1, 0))[here.cu_seqlens.long()]
         ends = torch.tensor([0, *here.audio.windows.tokens]).to(self.device, non_blocking=True).cumsum(0)
         return frames, cu_windows[torch.searchsorted(ends, before)]

@@ -41,8 +41,11 @@ def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext |
     A base that is quantised is there already, on the device: its layers are read and coded one after the other.
 
     Raises:
-        ValueError: as ``afn_model.weights.checkpoint.load``.
+        ValueError: as ``afn_model.weights.checkpoint.load``; another kind of model than the method trains.
     """
+    if is_speech(start) != (stage.method == "asr"):
+        has = "an encoder with a decoder of its own, which method asr trains" if is_speech(start) else "no such decoder"
+        raise ValueError(f"stage {stage.name}: method {stage.method}, and {start} has {has}")
     if is_speech(start):
         speech, stored = speech_on_meta(AFWhisper, start)
         return speech, StoredWeights(stored)

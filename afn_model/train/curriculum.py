@@ -51,7 +51,7 @@ class Stage:
 
     Args:
         name: also the name of its folder.
-        method: "sft", "grpo" or "dpo".
+        method: "sft", "asr" (of an encoder with a decoder of its own), "grpo" or "dpo".
         trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all.
         max_audio: seconds of audio a recording may have.
         on_long: longer recordings are cut to that ("cut"), their samples left out ("drop"), or the run ends ("error").
@@ -73,6 +73,7 @@ class Stage:
         cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
         eval: settings of ``afn_model.train.eval_settings.EvalSettings``.
+        asr: settings of ``afn_model.train.asr.ASRSettings``.
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         dpo: settings of ``afn_model.train.dpo.DPOSettings``.
         layout: fields of ``RunLayout`` that this stage changes.
@@ -106,6 +107,7 @@ class Stage:
     cache_encoder: bool = False
     release_name: str = ""
     eval: dict[str, Any] = field(default_factory=dict)
+    asr: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     dpo: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
@@ -153,6 +155,7 @@ class Stage:
             trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
             need(trained, f"rates: {shown(part)} is no part that trains")
             need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
+        need(not self.asr or self.method == "asr", "asr has settings for stages of method asr")
         eval_settings(self.eval, f"stage {self.name}: eval", self.method)
         if self.lora is not None:
             check_lora(self.lora, self.modules, bool(self.adapter), self.method, f"stage {self.name}: lora")
@@ -368,7 +371,7 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
-    for key in ("eval", "grpo", "dpo", "layout"):
+    for key in ("eval", "asr", "grpo", "dpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
     if "eval" in found:

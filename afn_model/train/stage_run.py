@@ -24,6 +24,7 @@ from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
 from afn_model.train.adapt import load_base, with_adapters
+from afn_model.train.asr import ASR, ASRSettings
 from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
@@ -140,7 +141,11 @@ class StageRun:
         if self.settings is None:
             features = FeatureCache(self.model) if self.stage.cache_encoder else None
             collect = processes.gather_objects
-            return SFT(self.model, gather=gather, collect=collect, features=features, sp_group=self.sp_group)
+            options = {"gather": gather, "collect": collect, "features": features, "sp_group": self.sp_group}
+            if self.stage.method == "asr":
+                settings = made(ASRSettings, self.stage.asr, f"{self.stage.name}: asr")
+                return ASR(self.model, settings, seed=self.curriculum.seed, rank=self.process.rank, **options)
+            return SFT(self.model, **options)
         reference = self.stage_model.reference_context if self.settings.needs_reference else None
         given: Any = self.model, self.processor, self.settings, reference
         context, sharded = self.stage.context, self.stage_model.sharded

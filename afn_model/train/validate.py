@@ -7,6 +7,7 @@ from pathlib import Path
 from afn_model.data.heldout import split
 from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
+from afn_model.train.asr import ASRSettings
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
@@ -38,6 +39,7 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         raise ValueError(f"stage {stage.name}: a step has {has}, which {many} cannot share evenly; give {whole}")
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
+    made(ASRSettings, stage.asr, f"stage {stage.name}: asr")
     made(DPOSettings, stage.dpo, f"stage {stage.name}: dpo")
     settings = made(GRPOSettings, stage.grpo, f"stage {stage.name}: grpo")
     try:
