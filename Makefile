@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 PORT   ?= 8000
 
-.PHONY: help demo serve-demo eval-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
+.PHONY: help demo serve-demo eval-demo curate-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
         gpu-bench gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -20,6 +20,9 @@ serve-demo: $(VENV)/.serve ## the small model behind a page and OpenAI's API: as
 
 eval-demo: $(VENV)/.eval ## a few rows in the format of every benchmark, asked, scored and reported on
 	$(BIN)/afn bench run --suite demo
+
+curate-demo: $(VENV)/.curate ## recordings made, curated by every stage, killed, checked and trained on
+	$(BIN)/afn curate demo --out runs/curate
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
 	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum
@@ -157,6 +160,11 @@ $(VENV)/.serve: $(VENV)/.demo
 
 $(VENV)/.eval: $(VENV)/.demo
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,eval]'
+	touch $@
+
+$(VENV)/.curate: $(VENV)/.demo
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,eval,curate]'
+	$(BIN)/pip install -q --disable-pip-version-check 'pocketsphinx>=5.1'  # 30 MB
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.demo

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Callable
+from importlib import import_module
 from numbers import Integral, Real
 from typing import Any
 
@@ -61,3 +63,30 @@ def number(value: Any, what: str, *, above: float = -math.inf) -> float:
         pass
     expected = "a finite number" if above == -math.inf else f"a finite number above {above:g}"
     raise ValueError(f"{what} must be {expected}, got {shown(value)}")
+
+
+def share(value: Any, what: str) -> float:
+    """A number from 0 to 1; ValueError with what it is called where it is none."""
+    if not 0 <= number(value, what) <= 1:
+        raise ValueError(f"{what} must be from 0 to 1, got {value}")
+    return float(value)
+
+
+def named(place: Any, what: str) -> Callable[..., Any]:
+    """The callable of a name.
+
+    Args:
+        place: "module:function".
+        what: it is wanted for, as an error says it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, name = place.partition(":") if isinstance(place, str) else ("", "", "")
+    try:
+        found = getattr(import_module(module), name) if module and name else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{what} {shown(place)} is no module:function ({said(error)})") from None
+    if not callable(found):
+        raise ValueError(f"{what} {shown(place)} is no module:function, the name of something to call")
+    return found

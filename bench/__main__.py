@@ -50,6 +50,7 @@ BENCHMARKS = {
     "serving": Benchmark("serving", ("serving.jsonl", "serving.md")),
     "evaluation": Benchmark("evaluation", ("evaluation.jsonl", "evaluation.md")),
     "curation": Benchmark("curation", ("curation.jsonl", "curation.md")),
+    "curation_run": Benchmark("curation_run", ("curation_run.jsonl", "curation_run.md"), folder="curation"),
     "attention": Benchmark("cpu_attention", ("attention.jsonl",)),
     "decode": Benchmark("decode", ("decode.jsonl",)),
     "fuzz_audio": Benchmark("fuzz_audio", ("fuzz_audio.jsonl",)),

@@ -1,6 +1,8 @@
 """What all tests share: the device, the seed of their inputs, and a process that none of them may change."""
 
 import contextlib
+import functools
+import gc
 import inspect
 import os
 import random
@@ -43,6 +45,17 @@ def seed(number: int) -> None:
     np.random.seed(number)  # noqa: NPY002  transformers' dither draws from it
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported stays: Python's search for garbage leaves it out, now and in every test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     # A test's inputs depend on the run's seed and its own name, not on the tests before it.
@@ -54,20 +67,25 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if function(item.nodeid) in long:
             item.add_marker("long")
-        if isinstance(item, pytest.Function) and notes_its_margin(inspect.unwrap(item.function), set()):
+        if isinstance(item, pytest.Function) and notes_its_margin(inspect.unwrap(item.function)):
             item.add_marker("numeric")
 
 
-def notes_its_margin(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
+@functools.cache
+def notes_its_margin(function: types.FunctionType) -> bool:
     """Whether it, or a function of the tests that it names, calls what notes the use of a budget."""
-    seen.add(function)
-    codes = [function.__code__]
-    for code in codes:
-        codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]
-    named = [function.__globals__.get(name) for code in codes for name in code.co_names]
-    others = [inspect.unwrap(x) for x in named if isinstance(x, types.FunctionType)]
-    others = [x for x in others if x.__module__.startswith("tests.") and x not in seen]
-    return function is budget.note or any(notes_its_margin(other, seen) for other in others)
+    seen, ahead = {function}, [function]
+    while ahead:
+        found = ahead.pop()
+        codes = [found.__code__]
+        for code in codes:
+            codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]
+        named = [found.__globals__.get(name) for code in codes for name in code.co_names]
+        others = [inspect.unwrap(x) for x in named if isinstance(x, types.FunctionType)]
+        fresh = {x for x in others if x.__module__.startswith("tests.")} - seen
+        seen |= fresh
+        ahead += fresh
+    return budget.note in seen
 
 
 @pytest.fixture(scope="session")

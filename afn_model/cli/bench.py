@@ -157,7 +157,10 @@ def _asked_and_scored(args: Namespace) -> int:
     if not args.quiet:
         before = f", {done[-1].before} were there before" if done[-1].before else ""
         lines, errors = (sum(getattr(one, name) for one in done) for name in ("lines", "errors"))
-        print(f"afn: {out}: {lines} asked, {errors} errors{before}", file=sys.stderr)
+        others = (
+            f"; {done[-1].others} lines of answers/ that no run has written are left out" if done[-1].others else ""
+        )
+        print(f"afn: {out}: {lines} asked, {errors} errors{before}{others}", file=sys.stderr)
     return _finish(args, rows, prepared, out)
 
 

@@ -36,6 +36,7 @@ from afn_model.cli.curate import (
     curate_takedown,
 )
 from afn_model.cli.curate_benchmarks import add_curate_benchmarks, curate_benchmarks
+from afn_model.cli.curate_demo import add_curate_demo, curate_demo
 from afn_model.cli.data import add_copy, add_import, add_index, add_inspect, add_stats, add_step, copy_, import_
 from afn_model.cli.data import index as data_index
 from afn_model.cli.data import inspect as data_inspect
@@ -166,6 +167,9 @@ COMMANDS = {
         curate_audit, (add_curate_folder, options.add_json), "check that nothing was lost, leaked or changed"
     ),
     "curate report": Command(curate_report, (add_curate_folder,), "write a report and a picture of a run", True),
+    "curate demo": Command(
+        curate_demo, (add_curate_demo,), "curate synthetic recordings from end to end, and check what is promised", True
+    ),
     "curate benchmarks": Command(
         curate_benchmarks,
         (add_curate_benchmarks,),

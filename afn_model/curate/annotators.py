@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from afn_model.checks import number, whole
 from afn_model.curate.backends import Backend, CallError, Reply, backend_of
 from afn_model.curate.replies import check
-from afn_model.curate.reply_cache import Record, ReplyCache
+from afn_model.curate.reply_cache import CACHE, Record, ReplyCache
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.spending import Spending, StopRun
 from afn_model.curate.stage import NotReady
@@ -34,8 +34,7 @@ from afn_model.curate.stage import NotReady
 if TYPE_CHECKING:
     from afn_model.curate.plan import Plan
 
-CACHE = "cache"
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try, and up to as much again
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try, and up to as much again, where ``wait`` is 1
 LOST = 16  # requests one after another that found nobody, after which it is given up
 REPAIRS = 1
 REPAIR = "This reply cannot be used: {wrong}. Reply once more to what was asked, with nothing else before or after it."
@@ -251,7 +250,7 @@ def annotator_of(
         told: {"call": "module:function", "options": its keyword arguments, "batch": requests in a call} or {"url",
             "api": "chat" or "transcriptions", "key_env": environment variable with the key, "timeout": seconds,
             "structured": whether schemas are sent as ``response_format``}; and for both "model", "revision",
-            "settings" of generation, "max_in_flight", "per_minute".
+            "settings" of generation, "max_in_flight", "per_minute", "wait": seconds before a second try.
         out, shard, spending: as of ``annotators_of``.
 
     Raises:
@@ -263,8 +262,13 @@ def annotator_of(
             "settings": dict(told.pop("settings", None) or {}),
             "in_flight": whole(told.pop("max_in_flight", 1 if "call" in told else 8), "max_in_flight", 1, 1024),
             "per_minute": number(told.pop("per_minute", 1e9), "per_minute", above=0),
+            "waits": _waits(number(told.pop("wait", WAITS[0]), "wait", above=0)),
         }
         backend = backend_of(told, out)
     except ValueError as error:
         raise NotReady(f"annotator {name}: {error}") from None
     return Annotator(backend, ReplyCache(out / CACHE / name / f"{shard}.sqlite"), spending=spending, **limits)
+
+
+def _waits(first: float) -> list[float]:
+    return [first * one for one in WAITS]

@@ -45,7 +45,7 @@ def audit(out: str | Path) -> list[str]:
 
 
 def _audit_shard(run: RunFolder, taken: Takedown, shard: str, seen: _Seen) -> None:
-    ended, before, hashes = dict[str, str](), None, dict[str, str]()
+    ended, before, hashes, out = dict[str, str](), None, dict[str, str](), set(taken.rows)
     for stage in run.stages:
         name = stage["stage"]
         where, store = f"{name}, {shard}", run.store(name, shard)
@@ -61,7 +61,7 @@ def _audit_shard(run: RunFolder, taken: Takedown, shard: str, seen: _Seen) -> No
             seen.wrong.append(f"{where}: {error}")
             return
         ids = [line["id"] for line in lines]
-        gone = [line["id"] for line in lines if taken.has(line)] if before is not None else []
+        gone = [one for one in ids if one in out] if before is not None else []
         changed = [one for one in stage["before"] if claims["inputs"].get(one, hashes[one]) != hashes[one]]
         lost = (before or set()) - set(ids) if "until" not in claims["inputs"] else set[str]()
         new = sorted(set(ids) - before - set(ended) - set(gone)) if before is not None else []
@@ -77,7 +77,8 @@ def _audit_shard(run: RunFolder, taken: Takedown, shard: str, seen: _Seen) -> No
             if wrong:
                 more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
                 seen.wrong.append(f"{where}: {told_of.format(', '.join(wrong[:SHOWN]) + more)}")
-        before = {line["id"] for line in lines if "fields" in line and not taken.has(line)}
+        out |= {line["id"] for line in lines if taken.has(line)}  # a recording is known from the stage on that reads it
+        before = {line["id"] for line in lines if "fields" in line} - out
         for line in lines:
             fields = line.get("fields")
             if fields is None:

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ import torch
 
 from afn_model.audio.decode import load_audio
 from afn_model.audio.encode import flac, wav
-from afn_model.checks import is_number, number, said, shown, whole
+from afn_model.checks import is_number, named, number, said, shown, whole
 from afn_model.curate.requests import AnnotationRequest, parts_of
 from afn_model.curate.stage import NotReady
 from afn_model.infer.elsewhere import PATH, ElsewhereError, base_of, first_model, post, post_file
@@ -257,11 +256,7 @@ def backend_of(told: dict[str, Any], out: Path) -> Backend:
     if "call" in told:
         call, options, batch = str(told.pop("call")), told.pop("options", None) or {}, told.pop("batch", 16)
         _none_left(told)
-        module, _, attribute = call.partition(":")
-        try:
-            function = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"call: {call!r} is no module:function ({said(error)})") from None
+        function = named(call, "call:")
         given = (lambda requests: function(requests, **options)) if options else function
         return CallableBackend(given, name or call, revision, out, whole(batch, "batch", 1, 1 << 16))
     if "url" not in told:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from afn_model.curate.texts import units_of
 from afn_model.infer.stated_times import stated_times
 
 SHARE = 0.5  # of what a sentence or an event names, that must occur in annotations
 _SLACK = 0.5  # seconds that a stated time may be after the end
 _SENTENCE = re.compile(r"(?<=[.!?。！？])[\"”’')\]]*\s+|(?<=[。！？])")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_DIGITS = re.compile(r"[\d_]+")
 _SUFFIXES = ("ings", "ing", "ers", "er", "ies", "ied", "es", "ed", "ly", "s")
 
 
@@ -49,7 +51,7 @@ _NEUTRAL = _set(
     " audible sound sounds noise noises audio recording clip segment background foreground throughout briefly moment"
     " moments short long brief time times seconds minutes part whole overall together later still clearly quietly"
     " loudly soft softly loud quiet low high faint faintly like seems appears come comes goes go occur occurs make"
-    " makes another different"
+    " makes another different many much often parts"
 )
 # Words of what nobody hears.
 _SEEN = _set(
@@ -88,19 +90,19 @@ def grounded(
         seen: annotations by eye.
         seconds: of the recording.
     """
-    by_ear = {one for text in heard for one in stems(text)}
-    by_eye = {one for text in seen for one in stems(text)} - by_ear
+    by_ear = named_in(heard)
+    by_eye = named_in(seen) - by_ear
     sight = {stem(one) for one in _SEEN} - by_ear
-    wrong = [one for one in events if not _stands(stems(one), by_ear)]
+    wrong = [one for one in events if not stands(stems(one), by_ear)]
     missing = [set(stems(one)) - by_ear for one in wrong]
     kept, tally = [], Counter[str]()
-    for sentence in filter(None, map(str.strip, _SENTENCE.split(caption))):
+    for sentence in sentences(caption):
         named = stems(sentence)
         if any(not 0 <= moment <= seconds + _SLACK for moment in _moments(sentence, seconds)):
             tally["sentences with times outside of the recording"] += 1
         elif set(named) & sight or set(named) & by_eye:
             tally["sentences of what is only seen"] += 1
-        elif not _stands(named, by_ear) or any(one and one <= set(named) for one in missing):
+        elif not stands(named, by_ear) or any(one and one <= set(named) for one in missing):
             tally["sentences that no annotation has"] += 1
         else:
             kept.append(sentence)
@@ -108,14 +110,24 @@ def grounded(
         tally["events that no annotation has"] = len(wrong)
     left = set(stems(" ".join(kept)))
     return Grounded(
-        " ".join(kept), tuple(one for one in events if one not in wrong and _stands(stems(one), left)), tally
+        " ".join(kept), tuple(one for one in events if one not in wrong and stands(stems(one), left)), tally
     )
+
+
+def sentences(text: str) -> list[str]:
+    return [one.strip() for one in _SENTENCE.split(text) if one.strip()]
 
 
 def stems(text: str) -> list[str]:
     """What a text names: its words but for those that tell no event, each reduced to what its forms have in common."""
-    words = (word.lower().replace("’", "'") for word in _WORD.findall(text))
-    return [stem(word) for word in words if word not in _NEUTRAL and len(word) > 1]
+    found = [text.lower()] if text.isascii() else units_of(text)
+    words = [word for one in found for word in (_WORD.findall(one) if one.isascii() else _DIGITS.split(one))]
+    return [stem(word) for word in words if word not in _NEUTRAL and (len(word) > 1 or not word.isascii())]
+
+
+def named_in(texts: Iterable[str]) -> set[str]:
+    """What texts name together."""
+    return {one for text in texts for one in stems(text)}
 
 
 def stem(word: str) -> str:
@@ -132,7 +144,8 @@ def stem(word: str) -> str:
     return word.rstrip("ey") if len(word) > 3 else word
 
 
-def _stands(named: Sequence[str], annotated: set[str]) -> bool:
+def stands(named: Collection[str], annotated: Collection[str]) -> bool:
+    """Whether half of what is named at least is in annotations; nothing stands."""
     return sum(one in annotated for one in named) >= SHARE * len(named)
 
 

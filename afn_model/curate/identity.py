@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from afn_model.checks import shown
@@ -40,3 +41,18 @@ def of(*parts: Any) -> str:
 def segment_id(source_id: str, start: float, end: float) -> str:
     """Of a part of a recording, to the millisecond."""
     return of("segment", source_id, round(1000 * start), round(1000 * end))
+
+
+def number(*parts: Any) -> int:
+    """A number of 52 bits that depends on what is named alone, for what is drawn by hash."""
+    return int(of(*parts)[:13], 16)
+
+
+def fraction(*parts: Any) -> float:
+    """The same, from 0 up to below 1."""
+    return number(*parts) / 16**13
+
+
+def pick(options: Sequence[Any], *parts: Any) -> Any:
+    """One of several."""
+    return options[number(*parts) % len(options)]

@@ -60,15 +60,19 @@ def explain(out: str | Path, name: str) -> list[dict[str, Any]]:
 
 
 def rows_of(run: RunFolder, names: Iterable[str]) -> dict[str, set[str]]:
-    """Ids of the rows that have something of a name, or are named so; one pass over the files."""
+    """Ids of the rows that have something of a name, or are named so; one pass over the files.
+
+    They are those of the first stage that has it: later ones may tell of recordings in other rows, as pools do.
+    """
     quoted = {json.dumps(name, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass"): name for name in names}
     found: dict[str, set[str]] = {name: set() for name in quoted.values()}
     for stage in run.names:
-        for shard in run.shards:
+        left = {raw: name for raw, name in quoted.items() if not found[name]}
+        for shard in run.shards if left else ():
             with suppress(FileNotFoundError), run.store(stage, shard).path.open("rb") as file:
                 for line in file:
-                    for raw in quoted.keys() & _QUOTED.findall(line) if any(raw in line for raw in quoted) else ():
-                        found[quoted[raw]].add(json.loads(line)["id"])
+                    for raw in left.keys() & _QUOTED.findall(line) if any(raw in line for raw in left) else ():
+                        found[left[raw]].add(json.loads(line)["id"])
     if missing := {name for name, ids in found.items() if not ids}:
         for record in exported(run.out):
             if record.get("id") in missing:

@@ -32,18 +32,34 @@ STAGES: dict[str, str] = {
     "quality": "quality:Quality",
     "language": "language:Language",
     "segment": "segments:Segments",
-    "caption": "captions:SegmentCaptions",
     "transcribe": "transcripts:Transcripts",
-    "video-captions": "video_captions:VideoCaptions",
+    "caption": "captions:SegmentCaptions",
     "voices": "voices:Voices",
+    "video-captions": "video_captions:VideoCaptions",
     "diarise": "diarise:Diarise",
     "merge": "merge:Merge",
     "near-texts": "near_texts:NearTexts",
-    "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "privacy": "privacy:Privacy",
+    "long-questions": "long_questions:LongQuestions",
+    "informative": "informative:Informative",
+    "mine": "mine:Mine",
+    "clip-quotas": "clip_quotas:ClipQuotas",
+    "skill-questions": "skill_questions:SkillQuestions",
+    "talkers": "talkers:Talkers",
+    "pool-clips": "pools:PoolClips",
+    "pools": "pools:Pools",
+    "multi-audio": "multi_audio:MultiAudio",
+    "chat": "chat:ChatStage",
+    "safety": "safety:Safety",
+    "instructions": "instructions:Instructions",
+    "think": "think:Think",
+    "think-filters": "think_filters:ThinkFilters",
+    "decontaminate-texts": "decontaminate:DecontaminateTexts",
     "quotas": "quotas:Quotas",
     "export": "export:Export",
 }
+# Of an annotator, what its replies depend on; how it is reached, and how fast, is none of it.
+OF_REPLIES = ("model", "revision", "api", "call", "options", "settings", "structured")
 OF_PLAN = ("name", "stages", "shards", "seed", "annotators", "budgets")
 
 
@@ -56,7 +72,9 @@ class CurationPlan:
         stages: in order; the first finds recordings.
         shards: parts that rows are divided into, by their ids.
         seed: of what is drawn.
-        annotators: name -> how it is reached, as ``annotators.annotator_of`` reads it.
+        annotators: name -> how it is reached, as ``annotators.annotator_of`` reads it. Of one that names no "model"
+            the keys of stages say none: an endpoint that comes to serve another model runs no stage again, and the
+            lineage of each row names the model that has replied.
         budgets: stage -> {"calls", "tokens", "seconds": most}.
         folder: that relative paths of the plan start from.
     """
@@ -81,10 +99,10 @@ class CurationPlan:
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """What each stage's outcomes are a function of, beside its rows: its own version and parameters, and the keys
-        of the stages that write what it reads. Another version changes the keys of a stage and of its descendants
-        alone. The first stage is none of them: what it found of a row is in the row, so that more rows are found
-        without running the others again."""
+        """What each stage's outcomes are a function of, beside its rows: its own version and parameters, the annotators
+        that they name, and the keys of the stages that write what it reads. Another version changes the keys of a
+        stage and of its descendants alone. The first stage is none of them: what it found of a row is in the row, so
+        that more rows are found without running the others again."""
         found: dict[str, str] = {}
         for stage in self.stages:
             before = [
@@ -92,10 +110,20 @@ class CurationPlan:
                 for one in self.stages
                 if one.name in found and not isinstance(one, Source) and set(one.writes) & set(stage.reads)
             ]
-            asked = getattr(stage, "annotator", None)
-            told = [stage.parameters(), dict(stage.depends()), (self.annotators or {}).get(asked) if asked else None]
+            own = {name: value for name, value in stage.parameters().items() if name not in stage.files}
+            told = [own, dict(stage.depends()), self._asked(stage)]
             found[stage.name] = identity.of(stage.name, stage.version, told, self.seed, before)[:12]
         return found
+
+    def _asked(self, stage: Stage) -> dict[str, dict[str, Any]]:
+        """What replies depend on of the annotators that parameters of a stage name."""
+        told, values = self.annotators or {}, stage.parameters().values()
+        names = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
+        return {
+            name: {key: told[name][key] for key in keys_of_replies(told[name]) if key in told[name]}
+            for name in names
+            if isinstance(name, str) and name in told
+        }
 
     def previous(self, name: str) -> str | None:
         """The stage right before; None for the first."""
@@ -104,6 +132,11 @@ class CurationPlan:
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
+
+
+def keys_of_replies(annotator: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what replies depend on; where an annotator does not name its model, its address stands for it."""
+    return OF_REPLIES if "model" in annotator else (*OF_REPLIES, "url")
 
 
 Plan = CurationPlan
@@ -134,7 +167,7 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
     if unknown := sorted(map(str, set(told) - set(OF_PLAN))):
         raise ValueError(f"{path}: unknown field {', '.join(unknown)}; a plan has {', '.join(OF_PLAN)}")
     try:
-        stages = _stages(told["stages"], dict(changes or {}))
+        stages = _stages(told["stages"], dict(changes or {}), path.parent.absolute())
         _check(stages)
         shards = whole(told.get("shards", 16), "shards", 1, 1 << 16)
         seed = whole(told.get("seed", 0), "seed")
@@ -147,7 +180,7 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
     return Plan(str(told.get("name", path.stem)), stages, shards, seed, annotators, budgets, path.parent.absolute())
 
 
-def _stages(given: list[Any], changes: dict[str, Any]) -> tuple[Stage, ...]:
+def _stages(given: list[Any], changes: dict[str, Any], folder: Path) -> tuple[Stage, ...]:
     found: list[Stage] = []
     for one in given:
         pairs = [(one, None)] if isinstance(one, str) else list(one.items()) if isinstance(one, dict) else []
@@ -163,6 +196,8 @@ def _stages(given: list[Any], changes: dict[str, Any]) -> tuple[Stage, ...]:
         try:
             for key, value in own.items():
                 _check_kind(key, value, known[key].default)
+                if key in kind.files and value:
+                    own[key] = str(folder / value)
             found.append(
                 kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
             )

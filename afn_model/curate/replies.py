@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from afn_model.checks import is_number, is_whole, shown
 from afn_model.curate.stage import NotReady
+from afn_model.curate.texts import runs_of
 
 CUT = ("length", "max_tokens")  # finish reasons of a reply that is not whole
 FILTERED = ("content_filter", "refusal", "safety")
+_BROKEN = re.compile("[\ud800-\udfff\ufffd]")  # halves of characters, and what stands for them
 _UNUSUAL = 30  # words of a text that does not end as a sentence does
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.S)
 _FENCE = re.compile(r"\A\s*```\w*\s*\n(.*?)\n?\s*```\s*\Z", re.S)
@@ -49,9 +52,20 @@ def check(reply: Mapping[str, Any], schema: Mapping[str, Any] | None, language: 
         data, wrong = (text, _no_text(text)) if schema is None else _json(text)
         if wrong:
             return None, wrong
+    try:
+        return _as_asked(data, schema, language)
+    except RecursionError:
+        return None, "garbage: nested too deeply"
+
+
+def _as_asked(data: Any, schema: Mapping[str, Any] | None, language: str) -> tuple[Any, str]:
     if schema is not None and (wrong := mismatch(data, schema)):
         return None, f"not as asked: {wrong}"
-    if language and (other := other_language(" ".join(_texts(data)), language)):
+    listed = list(_all_texts(data))
+    if any(map(_BROKEN.search, listed)):
+        return None, "garbage"
+    longer = [text for text in listed if len(text.split()) > 1 or not text.isascii()]  # a word may be a name
+    if language and (other := other_language(" ".join(longer), language)):
         return None, f"another language: {other}"
     return data, ""
 
@@ -60,7 +74,7 @@ def _no_text(text: str) -> str:
     words, solid = text.split(), "".join(text.split())
     if "\ufffd" in text or not solid.isprintable() or 2 * sum(map(str.isalnum, solid)) < len(solid):
         return "garbage"
-    runs = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]
+    runs = runs_of(words, 4)
     if len(runs) >= 20 and len(set(runs)) < _LOOP * len(runs):
         return "garbage: a loop"
     return "cut off" if len(words) > _UNUSUAL and not _END.search(text) else ""
@@ -93,9 +107,16 @@ _TYPES = {
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "integer": is_whole,
-    "number": is_number,
+    "number": lambda value: is_number(value) and _is_finite(value),
     "null": lambda value: value is None,
 }
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def mismatch(value: Any, schema: Mapping[str, Any], where: str = "reply") -> str:
@@ -135,6 +156,21 @@ def mismatch(value: Any, schema: Mapping[str, Any], where: str = "reply") -> str
     return ""
 
 
+TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
+NUMBER: Mapping[str, Any] = {"type": "number"}
+
+
+def object_of(properties: Mapping[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """The schema of an object with such fields, all of which it must have but the optional ones."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": dict(properties)}
+
+
+def array_of(schema: Mapping[str, Any], **limits: int) -> dict[str, Any]:
+    """The schema of an array: of its entries, and how many they are (minItems, maxItems)."""
+    return {"type": "array", "items": schema, **limits}
+
+
 _KEYWORDS = {
     *("type", "enum", "properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
     *("minLength", "maxLength", "pattern", "minimum", "maximum", "description", "title"),
@@ -165,9 +201,9 @@ def other_language(text: str, wanted: str) -> str:
     return found[0]["lang"] if found[0]["score"] >= _SURE and not likely else ""
 
 
-def _texts(data: Any) -> Sequence[str]:
-    """The longer texts in it: a word may be a name of any language."""
+def _all_texts(data: Any) -> Iterator[str]:
     if isinstance(data, str):
-        return [data] if len(data.split()) > 1 or not data.isascii() else []
+        yield data
     inner = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    return [text for one in inner for text in _texts(one)]
+    for one in inner:
+        yield from _all_texts(one)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _TABLE = "CREATE TABLE IF NOT EXISTS replies (id TEXT PRIMARY KEY, subject TEXT NOT NULL, record TEXT NOT NULL)"
+CACHE = "cache"  # folder of a run
 _SECONDS = 60.0  # to wait for another process
 Record = dict[str, Any]  # {"replies": [...], "error": {"said", "retryable"} or None, "attempts": count}
 
@@ -61,6 +62,20 @@ class ReplyCache:
                     if found is not None:
                         return found
         return None
+
+
+def forget(out: Path, ids: set[str]) -> int:
+    """Deletes the replies of every annotator that are kept by one of these ids or whose subject is one; how many."""
+    gone = 0
+    for path in sorted((out / CACHE).glob("*/*.sqlite")):
+        cache = ReplyCache(path)
+        with closing(cache.file) as file:
+            file.execute("PRAGMA secure_delete = ON")
+            kept = file.execute("SELECT id, subject FROM replies").fetchall()
+            going = [(one,) for one, subject in kept if one in ids or subject in ids]
+            file.executemany("DELETE FROM replies WHERE id = ?", going)
+            gone += len(going)
+    return gone
 
 
 def _read(file: sqlite3.Connection, result_id: str) -> Record | None:

@@ -34,6 +34,7 @@ from afn_model.curate.rows import (
 )
 from afn_model.curate.spending import Spending, StopRun
 from afn_model.curate.stage import Context, Dropped, Failed, Kept, NotReady, Outcome, Row, Source, Stage
+from afn_model.curate.takedown import forget_replies
 from afn_model.files import remove_leftovers, write_json
 
 ALL = "all"  # the shard of a stage that sees all rows at once while it works
@@ -302,6 +303,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     with alone(out / "run.lock", out):
         remove_leftovers(out)
+        forget_replies(out)
         write_json(out / PLAN, plan_as_json(plan))
         until = None
         for stage in plan.stages:

@@ -80,6 +80,8 @@ class CurationStage:
         version: goes up when it would find something else; what it and the stages after it have found is then found
             anew.
         reads, writes: fields of rows.
+        files: parameters that are paths of what ``depends`` has hashes of. In a plan a relative one starts from the
+            folder of the plan; where the file is does not count, what is in it does.
         drops: whether it may drop rows.
         whole: it sees all rows at once, as finding duplicates needs. They are in memory together, so that it should
             read few and small fields: 200,000 rows are 0.2 GB where it reads five words of each, and 13 GB where it
@@ -91,6 +93,7 @@ class CurationStage:
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
     drops: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     resources: ClassVar[Resources] = Resources()

@@ -25,6 +25,11 @@ TEXTS = (
     "captions",
 )
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
+# Scripts whose marks are no letters to Python, and those that put no spaces between words.
+_MARKED = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_RUN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30fa\u30fc-\u30ff"
+_HAN = "\u3400-\u9fff\uf900-\ufaff"
+_UNIT = re.compile(rf"(?P<han>[{_HAN}])|(?P<run>[{_RUN}]+)|(?:(?![{_RUN}{_HAN}])[\w{_MARKED}]|(?<=\w)['’](?=\w))+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word of a sequence is lost
 
 
@@ -46,6 +51,30 @@ def texts_in(value: Any) -> Iterator[str]:
 def words_of(text: str) -> list[str]:
     """Words without case, accents of compatibility and punctuation."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
+
+
+def units_of(text: str) -> list[str]:
+    """Words as of ``words_of``, of any script: with their marks, and where words stand without spaces each Han
+    character, and each two of other characters that follow one another."""
+    if text.isascii():
+        return words_of(text)
+    found: list[str] = []
+    for one in _UNIT.finditer(unicodedata.normalize("NFKC", text).casefold().replace("’", "'")):
+        run = one["run"]
+        found += [run[at : at + 2] for at in range(max(1, len(run) - 1))] if run else [one[0]]
+    return found
+
+
+def place_of(words: Sequence[str], text: Sequence[str]) -> range | None:
+    """Where words, one at least, follow one another in those of a text for the first time; None where they do not."""
+    size, sought = len(words), list(words)
+    at = next((at for at in range(len(text) - size + 1) if size and list(text[at : at + size]) == sought), None)
+    return None if at is None else range(at, at + size)
+
+
+def runs_of(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """All sequences of so many words, in order."""
+    return [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
 
 
 def grams(words: Sequence[str], size: int = GRAM) -> np.ndarray:

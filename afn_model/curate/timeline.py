@@ -39,6 +39,10 @@ class Timeline:
     seconds: tuple[float, ...]
     annotations: tuple[str, ...] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        return [one.text for one in self.moments]
+
     def said(self) -> str:
         """A line for each caption: "0.0 to 10.0 s: a dog barks.", of several clips with "clip 2, " before it."""
         head = [f"clip {one.clip}, " if len(self.seconds) > 1 else "" for one in self.moments]
@@ -73,14 +77,15 @@ def timeline_of(row: Row) -> Timeline:
 
 
 def timeline(merged: Sequence[Mapping[str, Any]], segments: Sequence[Mapping[str, Any]], seconds: float) -> Timeline:
-    """A timeline from captions [{"segment", "text"}] and segments [{"id", "start", "end"}]."""
+    """A timeline from captions [{"segment", "text"}] and segments [{"id", "start", "end"}]; captions of no segment, and
+    those that say nothing, are in none."""
     places = {one["id"]: one for one in segments}
+    used = [one for one in merged if one["segment"] in places and one["text"].strip()]
     moments = [
-        Moment(places[one["segment"]]["start"], places[one["segment"]]["end"], one["text"])
-        for one in merged
-        if one["segment"] in places
+        Moment(places[one["segment"]]["start"], places[one["segment"]]["end"], " ".join(one["text"].split()))
+        for one in used
     ]
-    made = [name for one in merged for name in [one.get("annotation"), *one.get("annotations", ())] if name]
+    made = [name for one in used for name in [one.get("annotation"), *one.get("annotations", ())] if name]
     order = tuple(sorted(moments, key=lambda one: (one.start, one.end)))
     return Timeline(order, (seconds,), tuple(dict.fromkeys(made)))
 

@@ -10,7 +10,6 @@ from afn_model.eval.items import Item
 from afn_model.prompt import questions
 from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION, DIARIZE, LYRICS, TRANSCRIBE, options, translation
 
-THINK = "Reason step by step with timestamps, then give the final answer."
 _TURN_TIMES = "Give the start and the end of each turn in seconds, such as [Speaker 1] 0.0-3.2."
 _MARK = re.compile(r"<sound(?:-(\d+))?>|<audio(?:[-_ ]?(\d+))?>", re.IGNORECASE)
 

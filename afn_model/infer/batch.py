@@ -45,7 +45,7 @@ class BatchItem:
 @dataclass
 class BatchProgress:
     """Lines and seconds of audio that are done, of how many, and lines with errors. Lines that an earlier run has
-    answered count in ``before`` alone."""
+    answered count in ``before`` alone; ``others`` are lines of the answers' file that no batch has written."""
 
     lines: int = 0
     of_lines: int = 0
@@ -53,6 +53,7 @@ class BatchProgress:
     of_seconds: float = 0.0
     errors: int = 0
     before: int = 0
+    others: int = 0
 
 
 class BatchOutput:
@@ -61,13 +62,15 @@ class BatchOutput:
     Args:
         path: of the file, made if need be. A last line that a killed run has left torn is cut off.
         retry_errors: lines with errors are not done.
+        skip_others: lines that no batch has written stay and are counted in ``others``.
 
     Raises:
         ValueError: another process has it, or it holds something else.
     """
 
-    def __init__(self, path: str | Path, *, retry_errors: bool = False):
+    def __init__(self, path: str | Path, *, retry_errors: bool = False, skip_others: bool = False):
         self.path, self.done, self.retry_errors = Path(path), set[str](), retry_errors
+        self.skip_others, self.others = skip_others, 0
         self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
@@ -94,16 +97,19 @@ class BatchOutput:
                     break
                 try:
                     row = json.loads(last)
-                except ValueError:
+                except (ValueError, RecursionError):
                     row = None
                 key = key_of(row) if isinstance(row, dict) else None
+                size += len(last)
+                if self.skip_others and key is None:
+                    self.others += 1
+                    continue
                 if row is None or key is None:
                     what = "no line that a batch has written; choose another file"
                     raise ValueError(f"{self.path}, line {number}: {what}")
                 if not (self.retry_errors and row.get("error")):
                     self.done.add(key)
-                size += len(last)
-        if not last.endswith(b"\n") and last[: len(BEGIN)] != BEGIN[: len(last)]:
+        if not self.skip_others and not last.endswith(b"\n") and last[: len(BEGIN)] != BEGIN[: len(last)]:
             raise ValueError(f"{self.path}: no file that a batch has written; choose another one")
         return size
 
@@ -142,6 +148,7 @@ def answer_batch(
     limit: int | None = None,
     max_errors: int | None = None,
     retry_errors: bool = False,
+    skip_others: bool = False,
     on_progress: Callable[[BatchProgress], Any] | None = None,
 ) -> BatchProgress:
     """Answers the lines of a file that another file has no answers to.
@@ -156,6 +163,7 @@ def answer_batch(
         limit: lines that are looked at.
         max_errors: lines with errors after which it is given up; None for no bound.
         retry_errors: lines whose answer in ``target`` is an error are answered again, in a new line.
+        skip_others: lines of ``target`` that no batch has written are counted, not refused.
         on_progress: called before the first line and after each.
 
     Returns:
@@ -170,10 +178,10 @@ def answer_batch(
         raise ValueError(f"{target}: is the file of requests; the answers need one of their own")
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"{target}: is there and not a regular file")
-    output = BatchOutput(target, retry_errors=retry_errors)
+    output = BatchOutput(target, retry_errors=retry_errors, skip_others=skip_others)
     try:
         items, before = look(source, defaults, output.done, limit)
-        progress = BatchProgress(of_lines=len(items), of_seconds=_seconds(items), before=before)
+        progress = BatchProgress(of_lines=len(items), of_seconds=_seconds(items), before=before, others=output.others)
         if on_progress is not None:
             on_progress(progress)
         if items:

@@ -15,6 +15,7 @@ DETAILED_CAPTION = (
     "Generate a detailed caption for the input audio. "
     "In the caption, transcribe all spoken content by all speakers in the audio precisely."
 )
+THINK = "Reason step by step with timestamps, then give the final answer."  # behind any question
 # ISO 639-1, as Whisper's users name languages; a name that is not among them is taken as it stands.
 _CODES = """
 af=Afrikaans ar=Arabic az=Azerbaijani be=Belarusian bg=Bulgarian bn=Bengali bs=Bosnian ca=Catalan cs=Czech

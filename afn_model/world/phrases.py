@@ -9,7 +9,6 @@ from afn_model.world.words import WORDS
 
 NUMBERS = WORDS["en"][:10]
 ORDINALS = ("first", "second", "third")
-THINK = "Reason step by step with timestamps, then give the final answer."
 
 # name: (phrasings of both splits, phrasings of held-out records alone)
 PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import cycle
 
+from afn_model.prompt.questions import THINK
 from afn_model.world.phrases import (
     BASIC_PHRASES,
     CATEGORIES,
@@ -13,7 +14,6 @@ from afn_model.world.phrases import (
     ORDINALS,
     PHRASES,
     REFUSALS,
-    THINK,
     TRANSLATIONS,
     named,
     seconds,

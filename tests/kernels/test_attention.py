@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import afn_kernels as ak
 from afn_kernels.attention import dense, traced
+from afn_kernels.attention.packed import backward as packed_backward
 from afn_kernels.attention.packed import forward as packed_forward
 from afn_kernels.attention.schedule import tile_table
 from tests.budget import assert_same_but_rounding, assert_within_budget, fresh, gradients
@@ -274,6 +275,18 @@ def test_gradients_of_parts_of_the_keys_add_up(impl, causal, device):
     oracle = whole(q.double(), k.double(), v.double())
     for f, o, *same in zip(sums, oracle, *in_orders(lambda: whole(q, k, v)), strict=True):
         assert_within_budget(f, same, o)
+
+
+def test_without_keys_the_gradients_of_a_carry_are_what_arrives():
+    """Bit for bit, in a graph's backward too: a small gradient of lse is not lost in a product of large outputs."""
+    q, k = torch.randn(4, 2, 16), torch.randn(0, 2, 16)
+    carry, boundaries = (100 * torch.randn(4, 2, 16), torch.randn(4, 2)), (cu([4]), cu([0]))
+    options = False, -1, -1, 0.0, 0.25
+    out, lse = packed_forward(q, k, k, *carry, *boundaries, *options, True, "reference")
+    dout, dlse = torch.randn(4, 2, 16), torch.randn(4, 2)
+    found = packed_backward(dout, dlse, out, lse, q, k, k, *carry, *boundaries, *options, True)
+    assert torch.equal(found[3], dout)
+    assert torch.equal(found[4], dlse)
 
 
 def test_the_gradient_of_a_carry_where_nobody_has_a_key():

@@ -1,9 +1,11 @@
 """What values are."""
 
+import json
+
 import numpy as np
 import pytest
 
-from afn_model.checks import is_listed, is_number, is_whole, number, said, shown, whole
+from afn_model.checks import is_listed, is_number, is_whole, named, number, said, share, shown, whole
 
 
 @pytest.mark.parametrize(
@@ -50,4 +52,19 @@ def test_what_is_no_finite_number_above_zero(value):
     with pytest.raises(ValueError, match=r"^theta must be a finite number above 0, got "):
         number(value, "theta", above=0)
     assert number(np.float32(0.5), "theta", above=0) == 0.5
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.01, True, float("nan"), "1"])
+def test_what_is_no_share(value):
+    with pytest.raises(ValueError, match=r"^part must be "):
+        share(value, "part")
+    assert (share(0, "part"), share(1, "part")) == (0.0, 1.0)
     assert number(-3, "alpha") == -3.0
+
+
+def test_a_callable_is_named_by_its_module_and_name():
+    assert named("json:dumps", "fetcher") is json.dumps
+    for wrong in ("", "json", "json:", ":dumps", "json:nothing", "no_such_module:f", "json:__doc__", 3):
+        with pytest.raises(ValueError, match=r"^fetcher .*module:function") as caught:
+            named(wrong, "fetcher")  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,26 @@ def will_pass(responses: Sequence[AnnotationResponse]) -> Failed | None:
     return Failed(f"{len(left)} of {len(responses)} replies are missing: {left[0].error}", True) if left else None
 
 
+def useless(responses: Sequence[AnnotationResponse], what: str, tally: Mapping[str, int]) -> Failed | None:
+    """The failure of a row of which no reply is of any use."""
+    none = responses and all(one.error for one in responses)
+    return Failed(f"no {what}: {counted(tally)}") if none else None
+
+
+def counted(tally: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
+
+
+def lineage_of(how: Mapping[str, str], used: Iterable[str] = ()) -> dict[str, Any]:
+    """What a product says of how it was made.
+
+    Args:
+        how: as ``made`` tells it.
+        used: ids of annotations that it comes from too.
+    """
+    return {"annotator": how["model"], "prompt": how["prompt"], "annotations": [how["annotation"], *used]}
+
+
 def lost(responses: Sequence[AnnotationResponse], what: str) -> Counter[str]:
     """A tally of replies that are of no use: "captions lost: refused"."""
     return Counter(f"{what} lost: {one.error.partition(':')[0]}" for one in responses if one.error)
@@ -126,20 +146,14 @@ def about_segments(
     for row, requests, responses in zip(
         rows, asked, stage.answered(context, [list(one.values()) for one in asked]), strict=True
     ):
-        if failed := will_pass(responses):
-            found.append(failed)
-            continue
         written = [
             {"segment": segment, "text": " ".join(one.data.split()), **made(one, requests[segment].prompt_hash)}
             for segment, one in zip(requests, responses, strict=True)
             if not one.error
         ]
         tally = lost(responses, plural)
-        if responses and not written:
-            told = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
-            found.append(Failed(f"no {plural} of {row['id']}: {told}"))
-        else:
-            found.append(Kept({field: written}, {plural: len(written), **dict(sorted(tally.items()))}))
+        failed = will_pass(responses) or useless(responses, f"{plural} of {row['id']}", tally)
+        found.append(failed or Kept({field: written}, {plural: len(written), **tally}))
     return found
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from afn_model.checks import whole
 from afn_model.curate.prompt_files import prompt_file
-from afn_model.curate.questions import Check, Question, as_record, read_questions, schema, sift
+from afn_model.curate.questions import Check, Question, as_record, read_questions, schema, sift, words_named
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
-from afn_model.curate.stage import Context, Failed, Kept, Outcome, Row
-from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
-from afn_model.curate.texts import words_of
+from afn_model.curate.stage import Context, Kept, Outcome, Row
+from afn_model.curate.stages.asking import AskingStage, lineage_of, lost, made, will_pass
+from afn_model.curate.texts import place_of, units_of
 from afn_model.curate.timeline import Timeline
+from afn_model.scoring.text import normalise
 
 BLIND = "blind"
+WARM = 0.7  # temperature of the tries without hearing, which are to differ
+_LETTER = re.compile(r"\W*([A-Za-z])\W*")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class QuestionPart:
         data: more of the prompt.
         options: wrong options of each; None leaves it open.
         further: checks by kind of question.
+        relations: in time, one of which each question names; none if there are none.
     """
 
     subject: str
@@ -44,6 +50,7 @@ class QuestionPart:
     data: Mapping[str, Any] = field(default_factory=dict)
     options: int | None = None
     further: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+    relations: tuple[str, ...] = ()
 
 
 Standing = tuple[QuestionPart, Question, Mapping[str, str]]  # and how it was made
@@ -67,9 +74,8 @@ class QuestionStage(AskingStage):
     tries: int = 3
 
     def __post_init__(self):
-        super().__post_init__()
         whole(self.tries, "tries", 1, 99)
-        for name in self.prompts():
+        for name in (*self.prompts(), *[BLIND] * bool(self.blind)):
             prompt_file(name)
 
     def prompts(self) -> tuple[str, ...]:
@@ -83,6 +89,10 @@ class QuestionStage(AskingStage):
         """What is asked about a row."""
         raise NotImplementedError
 
+    def together(self, one: QuestionPart, other: QuestionPart) -> bool:
+        """Whether no question about one part of a row may be like one about another."""
+        return True
+
     def run(self, rows: Sequence[Row], context: Context) -> list[Outcome]:
         parts = [self.parts(row, context) for row in rows]
         asked = [[self._request(one) for one in some] for some in parts]
@@ -93,23 +103,16 @@ class QuestionStage(AskingStage):
             [] if wrong else self._kept(some, requests, responses, tally)
             for some, requests, responses, wrong, tally in zip(parts, asked, replies, failed, tallies, strict=True)
         ]
-        guessed = self._guessed(kept, context)
+        tried = self._tried(kept, context)
         found: list[Outcome] = []
-        for row, some, listed, responses, wrong, tries, tally in zip(
-            rows, parts, kept, replies, failed, guessed, tallies, strict=True
-        ):
+        for listed, wrong, tries, tally in zip(kept, failed, tried, tallies, strict=True):
             wrong = wrong or will_pass([one for each in tries for one in each])
-            if wrong:
-                found.append(wrong)
-            elif some and all(one.error for one in responses):
-                why = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
-                found.append(Failed(f"no questions of {row['id']}: {why}"))
-            else:
-                found.append(Kept({self.writes[0]: self._products(listed, tries, tally)}, dict(sorted(tally.items()))))
+            found.append(wrong or Kept({self.writes[0]: self._products(listed, tries, tally)}, tally))
         return found
 
     def _request(self, part: QuestionPart) -> AnnotationRequest:
-        form = schema(part.kinds, options=part.options, clips=len(part.heard.seconds) > 1)
+        clips = len(part.heard.seconds) > 1
+        form = schema(part.kinds, options=part.options, clips=clips, relations=part.relations)
         return self.request(part.subject, prompt=part.prompt, schema=form, annotations=part.heard.said(), **part.data)
 
     def _kept(
@@ -125,25 +128,21 @@ class QuestionStage(AskingStage):
             tally.update(lost([response], "replies"))
             if response.error:
                 continue
-            stand = sift(read_questions(response.data), part.heard, tally, part.further, [one for _, one, _ in found])
+            before = [one for other, one, _ in found if self.together(part, other)]
+            stand = sift(read_questions(response.data), part.heard, tally, part.further, before)
             found += [(part, one, made(response, request.prompt_hash)) for one in stand]
         return found
 
-    def _guessed(self, kept: Sequence[Sequence[Standing]], context: Context) -> list[list[list[AnnotationResponse]]]:
+    def _tried(self, kept: Sequence[Sequence[Standing]], context: Context) -> list[list[list[AnnotationResponse]]]:
         """For each question of each row what is answered without hearing anything."""
         if not self.blind:
             return [[[] for _ in some] for some in kept]
         asked = [
-            [self._unheard(part, one, number) for part, one, _ in some for number in range(self.tries)] for some in kept
+            [ask for part, one, _ in some for ask in blind_requests(self, part.subject, one, self.tries)]
+            for some in kept
         ]
         found = self.answered(context, asked, self.blind)
         return [[some[at : at + self.tries] for at in range(0, len(some), self.tries)] for some in found]
-
-    def _unheard(self, part: QuestionPart, one: Question, number: int) -> AnnotationRequest:
-        record = as_record(one, part.subject, axis=part.axis)
-        return self.request(
-            part.subject, prompt=BLIND, tokens=100, settings={"seed": number}, question=record["messages"][0]["content"]
-        )
 
     def _products(
         self,
@@ -154,10 +153,10 @@ class QuestionStage(AskingStage):
         found = []
         for (part, one, how), guesses in zip(listed, tries, strict=True):
             product = as_record(one, part.subject, axis=part.axis, audios=part.audios)
-            product |= {"annotator": how["model"], "prompt": how["prompt"]}
-            product["annotations"] = [how["annotation"], *part.heard.annotations]
-            right = sum(not guess.error and says_answer(guess.data, one) for guess in guesses)
-            if 2 * right > len(guesses):
+            product |= lineage_of(how, part.heard.annotations)
+            tally.update(lost(guesses, "replies without hearing"))
+            order = product["truth"]["options"]
+            if guessed(one, guesses, order):
                 product["weak"] = True
                 tally["questions answered without hearing"] += 1
             tally[f"questions: {one.kind}"] += 1
@@ -165,8 +164,38 @@ class QuestionStage(AskingStage):
         return found
 
 
-def says_answer(reply: str, one: Question) -> bool:
-    """Whether a reply without hearing is the answer, and names no other option."""
-    said = f" {' '.join(words_of(reply))} "
-    named = [option for option in one.options if f" {' '.join(words_of(option))} " in said]
-    return one.answer in named and not any(option != one.answer and option not in one.answer for option in named)
+def put(one: Question, subject: str) -> str:
+    """A question with its options, as the record has it."""
+    return as_record(one, subject, axis="")["messages"][0]["content"]
+
+
+def blind_requests(stage: AskingStage, subject: str, one: Question, tries: int) -> list[AnnotationRequest]:
+    """Requests to answer a question without hearing anything, which differ in their seeds."""
+    ask = partial(stage.request, subject, prompt=BLIND, tokens=100, question=put(one, subject))
+    return [ask(settings={"seed": number, "temperature": WARM}) for number in range(tries)]
+
+
+def guessed(one: Question, guesses: Sequence[AnnotationResponse], order: Sequence[str] = ()) -> bool:
+    """Whether most of the replies to ``blind_requests`` are right."""
+    return 2 * sum(not guess.error and says_answer(guess.data, one, order) for guess in guesses) > len(guesses)
+
+
+def says_answer(reply: Any, one: Question, order: Sequence[str] = ()) -> bool:
+    """Whether a reply without hearing is the answer, and names no other option.
+
+    Args:
+        reply: the text; anything else says nothing.
+        one: the question.
+        order: of its options, for replies that are a letter.
+    """
+    if not isinstance(reply, str):
+        return False
+    exact = [option for option in one.options if normalise(option) == normalise(reply)]
+    letter = _LETTER.fullmatch(reply.strip())
+    place = ord(letter[1].upper()) - ord("A") if letter else len(order)
+    if exact or place < len(order):
+        return one.answer == (exact[0] if exact else order[place])
+    said = units_of(reply)
+    named = [words for words in map(words_named, one.options) if place_of(words, said)]
+    left = [words for words in named if not any(words != other and place_of(words, other) for other in named)]
+    return left == [words_named(one.answer)]

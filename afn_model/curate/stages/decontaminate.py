@@ -39,6 +39,7 @@ class Decontaminate(Stage):
     name: ClassVar[str] = "decontaminate"
     reads: ClassVar[tuple[str, ...]] = ("fingerprint", "url", "about")
     writes: ClassVar[tuple[str, ...]] = ("contaminated",)
+    files: ClassVar[tuple[str, ...]] = ("benchmarks",)
     drops: ClassVar[bool] = True
     resources: ClassVar[Resources] = Resources(batch=16, seconds=8.0)
 
@@ -101,6 +102,7 @@ class DecontaminateTexts(Stage):
 
     name: ClassVar[str] = "decontaminate-texts"
     writes: ClassVar[tuple[str, ...]] = ("contaminated_texts",)
+    files: ClassVar[tuple[str, ...]] = ("benchmarks",)
     drops: ClassVar[bool] = True
     resources: ClassVar[Resources] = Resources(batch=64, seconds=0.1)
 

@@ -6,20 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from afn_model.curate.replies import NUMBER, array_of, object_of
 from afn_model.curate.requests import AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
 from afn_model.curate.stages.asking import AskingStage, audio_of, made, seconds_of, will_pass
 
-_TURN = {
-    "type": "object",
-    "required": ["speaker", "start", "end"],
-    "properties": {"speaker": {"type": ["string", "integer"]}, "start": {"type": "number"}, "end": {"type": "number"}},
-}
-SCHEMA = {
-    "type": "object",
-    "required": ["turns"],
-    "properties": {"turns": {"type": "array", "items": _TURN}},
-}
+_TURN = object_of({"speaker": {"type": ["string", "integer"]}, "start": NUMBER, "end": NUMBER})
+SCHEMA = object_of({"turns": array_of(_TURN)})
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from afn_model.checks import said, shown
-from afn_model.curate.named import named
+from afn_model.checks import named, said, shown
 from afn_model.curate.stage import Context, Dropped, Kept, Outcome, Row, Source, Stage
 from afn_model.storage import is_url
 

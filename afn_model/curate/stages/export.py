@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import warnings
 from collections import Counter, defaultdict
@@ -26,8 +27,9 @@ from afn_model.audio.decode import stream_audio
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import ShardWriter
 from afn_model.audio.source import read_source
-from afn_model.checks import number, said, shown, whole
+from afn_model.checks import said, shown, whole
 from afn_model.curate import identity
+from afn_model.curate.splits import check_heldout, split_of
 from afn_model.curate.stage import Context, Dropped, Failed, Kept, Outcome, Resources, Row, Stage
 from afn_model.curate.stages.card import WEAK, card, curriculum
 from afn_model.curate.stages.licences import check_uses
@@ -52,6 +54,7 @@ TAKEN = (
     "weak",
 )  # of a product
 LONGEST = 7 * 86_400.0
+_PLACE = re.compile(r"<sound(?:-\d+)?>")
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class Export(Stage):
     """Makes records of what stages have written about recordings, and puts the recordings that they name into shards.
 
     A product is a record that lacks its recording: {"axis", "task", "audios": [{"segment"} or {"start", "end"} or {}],
-    "messages", "rewards", "truth", "events"}; those with "weak", which can be answered without hearing, have a file of
-    their own; of another recording "source_id" is said too, or its segment. A product
-    whose recording is not exported, is in the other split, or that is no record, is counted and left out.
+    "messages", "rewards", "truth", "events"}; of another recording "source_id" is said too, or its segment. Those with
+    "weak", which can be answered without hearing, have a file of their own. A product whose recording is not exported,
+    is in the other split, or that is no record, is counted and left out.
     ``exported`` = {"split", "shard", "records": their ids}; a row without records is dropped.
 
     Args:
@@ -106,8 +109,7 @@ class Export(Stage):
             raise ValueError(f"texts are {' or '.join(QUESTIONS)}, got {shown(wrong[0])}")
         if self.audio not in ("flac", "original"):
             raise ValueError(f"audio is flac or original, got {shown(self.audio)}")
-        if not 0 <= number(self.heldout, "heldout") < 1:
-            raise ValueError(f"heldout is from 0 up to below 1, got {self.heldout}")
+        check_heldout(self.heldout)
         check_uses(self.needs)
         whole(self.shards, "shards", 1, 1000)
         whole(self.shard_bytes, "shard_bytes", 1 << 16, 1 << 40)
@@ -203,6 +205,7 @@ class Export(Stage):
             try:
                 checked = {**record, "audios": [{**one, "path": one["source_id"]} for one in audios]}
                 records.check({key: one for key, one in checked.items() if key != "duration"})
+                check_sounds(record.get("messages", ()), len(audios))
             except (ValueError, TypeError, AttributeError):
                 tally["products malformed"] += 1
                 continue
@@ -223,11 +226,10 @@ class Export(Stage):
                         {"role": "user", "content": f"<sound>\n{QUESTIONS[kind]}"},
                         {"role": "assistant", "content": text.strip()},
                     ]
-                    yield {"axis": "skills", "task": kind, "audios": [where], "messages": messages}, name
+                    yield {"axis": "skills", "task": kind, "audios": [where], "messages": messages, **_made(told)}, name
 
     def _split(self, row: Row) -> str:
-        drawn = int(identity.of("split", str(row.get(self.split_by) or row["source_id"]))[:13], 16) / 16**13
-        return "heldout" if drawn < self.heldout else "train"
+        return split_of(row, self.split_by, self.heldout)
 
     def _audio(self, rows: Sequence[Row], data: Path, out: Path, found: dict[str, Outcome]) -> dict[str, str]:
         """Writes recordings into shards: source id -> path in records; one that cannot be read has failed."""
@@ -290,7 +292,7 @@ def flac(path: Path, name: str, silences: Sequence[Sequence[float]] = ()) -> byt
 
 def with_sounds(messages: Any, count: int) -> Any:
     """Messages with a place for each recording: in front of the first question, where they have none."""
-    if not isinstance(messages, list) or "<sound" in str(messages):
+    if not isinstance(messages, list) or any(_places(messages, "user")):
         return messages
     made = list(messages)
     for place, one in enumerate(made):
@@ -298,6 +300,23 @@ def with_sounds(messages: Any, count: int) -> Any:
             made[place] = {**one, "content": "<sound>\n" * count + one["content"]}
             break
     return made
+
+
+def check_sounds(messages: Sequence[Mapping[str, Any]], count: int) -> None:
+    """
+    Raises:
+        ValueError: other texts than a user's have places of recordings, as an annotator may write them, or the user's
+            are not one for each recording.
+    """
+    places = _places(messages, "user")
+    if len(_places(messages)) > len(places) or len(places) != count or len(set(places) - {"<sound>"}) not in (0, count):
+        raise ValueError("a place for each recording, in what the user says")
+
+
+def _places(messages: Sequence[Any], role: str = "") -> list[str]:
+    """The places of recordings in texts of one role, or of all."""
+    told = [one for one in messages if isinstance(one, Mapping) and role in ("", one.get("role"))]
+    return [place for one in told for place in _PLACE.findall(str(one.get("content")))]
 
 
 class Exportable:
@@ -323,6 +342,13 @@ def _origin(row: Row) -> str:
     """Where a recording is from: the host of its address, or its channel."""
     host = row["url"].partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0]
     return host or row.get("channel") or "local"
+
+
+def _made(text: Mapping[str, Any]) -> dict[str, Any]:
+    """How a text was made, as products say it."""
+    names = [*([text["annotation"]] if "annotation" in text else []), *text.get("annotations", ())]
+    told = {"annotator": text.get("model"), "prompt": text.get("prompt"), "annotations": names}
+    return {key: value for key, value in told.items() if value}
 
 
 def _lineage(row: Row, product: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from afn_model import storage
-from afn_model.checks import said, whole
+from afn_model.checks import named, said, whole
 from afn_model.curate import identity
-from afn_model.curate.named import named
 from afn_model.curate.stage import Context, Dropped, Failed, Kept, NotReady, Outcome, Resources, Row, Stage
 from afn_model.curate.stages.discover import SUFFIXES
 from afn_model.files import sync

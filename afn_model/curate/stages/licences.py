@@ -35,8 +35,7 @@ class Licences(Stage):
     ``uses`` = {"licence": its name, "train", "annotations", "audio": whether it is allowed}. What is unknown is denied.
 
     Args:
-        policy: file of licences and spellings, such as plans/licences.yaml, which it is if empty;
-            a relative path starts from where the command runs.
+        policy: file of licences and spellings, such as plans/licences.yaml, which it is if empty.
         purpose: "research" or "commercial".
         needs: uses without which a recording is dropped.
     """
@@ -44,6 +43,7 @@ class Licences(Stage):
     name: ClassVar[str] = "licences"
     reads: ClassVar[tuple[str, ...]] = ("licence",)
     writes: ClassVar[tuple[str, ...]] = ("uses",)
+    files: ClassVar[tuple[str, ...]] = ("policy",)
     drops: ClassVar[bool] = True
     resources: ClassVar[Resources] = Resources(batch=1000)
 

@@ -10,19 +10,14 @@ from typing import Any, ClassVar
 from afn_model.checks import shown
 from afn_model.curate.grounding import grounded
 from afn_model.curate.prompt_files import prompt_file
+from afn_model.curate.replies import TEXT, array_of, object_of
 from afn_model.curate.requests import AnnotationRequest, AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
-from afn_model.curate.stages.asking import AskingStage, lost, made, will_pass
+from afn_model.curate.stages.asking import AskingStage, counted, lost, made, will_pass
+from afn_model.curate.timeline import timeline
 
 LINES = {"captions": "sound", "transcripts": "speech", "voices": "voice", "speakers": "speakers", "seen": "seen"}
-SCHEMA = {
-    "type": "object",
-    "required": ["caption", "events"],
-    "properties": {
-        "caption": {"type": "string", "minLength": 1},
-        "events": {"type": "array", "items": {"type": "string", "minLength": 1}},
-    },
-}
+SCHEMA = object_of({"caption": TEXT, "events": array_of(TEXT)})
 
 
 @dataclass
@@ -107,10 +102,10 @@ class Merge(AskingStage):
             if wrong:
                 found.append(wrong)
             elif whole and not captions:
-                found.append(Failed(f"no caption of the whole: {_counted(tally)}"))
+                found.append(Failed(f"no caption of the whole: {counted(tally)}"))
             else:
                 caption = captions[0] if captions else None
-                found.append(Kept({"merged": some, "caption": caption}, dict(sorted(tally.items()))))
+                found.append(Kept({"merged": some, "caption": caption}, tally))
         return found
 
     def _ask(self, context: Context, parts: Sequence[Sequence[_Merging]]) -> None:
@@ -145,14 +140,10 @@ class Merge(AskingStage):
         return found
 
     def _whole(self, row: Row, merged: Sequence[Mapping[str, Any]]) -> _Merging:
-        places = {one["id"]: one for one in row["segments"]}
         sources = [name for one in merged for name in _ids(one)]
         part = _Merging(row["source_id"], [("sound", one["text"]) for one in merged], sources)
         if len(merged) > 1:
-            told = "\n".join(
-                f"{places[one['segment']]['start']:.1f} to {places[one['segment']]['end']:.1f} s: {one['text']}"
-                for one in merged
-            )
+            told = timeline(merged, row["segments"], row["seconds"]).said()
             asked = self.request(
                 row["source_id"], prompt=self.whole_prompt, schema=SCHEMA, annotations=told, tokens=self.whole_tokens
             )
@@ -198,7 +189,3 @@ def _turns(speakers: Sequence[Mapping[str, Any]], start: float, end: float) -> s
 def _ids(entry: Mapping[str, Any]) -> list[str]:
     """The annotation that an entry is, or else those that it was made from."""
     return [entry["annotation"]] if "annotation" in entry else list(entry.get("annotations", ()))
-
-
-def _counted(tally: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(tally.items()))

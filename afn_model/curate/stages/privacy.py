@@ -14,7 +14,8 @@ from afn_model.checks import is_number, shown
 from afn_model.curate.stage import Context, Dropped, Kept, Outcome, Resources, Row, Stage
 
 FLAGS = ("minors", "voice_cloning")
-_NOT_TEXT = ("id", "ids", "kind", "language", "speaker", "segment", "source_id", "youtube_id", "annotator", "prompt")
+_NOT_TEXT = ("id", "ids", "kind", "language", "speaker", "segment", "source_id", "youtube_id")
+_NOT_TEXT += ("annotator", "prompt", "model", "annotation", "annotations")  # in ids there are numbers of cards
 _DIGIT = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|oh)"
 _DIGITS = {word: place for place, word in enumerate(_DIGIT[3:-1].split("|"))} | {"oh": 0}
 _ENDS = "(?:com|org|net|edu|gov|io|co|info|de|uk|fr)"
@@ -241,6 +242,7 @@ class Privacy(Stage):
     """
 
     name: ClassVar[str] = "privacy"
+    version: ClassVar[int] = 2
     writes: ClassVar[tuple[str, ...]] = ("privacy",)
     drops: ClassVar[bool] = True
     resources: ClassVar[Resources] = Resources(batch=16, seconds=0.5)

@@ -7,24 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from afn_model.checks import number
+from afn_model.curate.replies import NUMBER, object_of
 from afn_model.curate.requests import AnnotationResponse
 from afn_model.curate.stage import Context, Failed, Kept, Outcome, Resources, Row
 from afn_model.curate.stages.asking import AskingStage, audio_of, made, seconds_of, will_pass
 
-_WORD = {
-    "type": "object",
-    "required": ["word", "start", "end"],
-    "properties": {"word": {"type": "string"}, "start": {"type": "number"}, "end": {"type": "number"}},
-}
-SCHEMA = {
-    "type": "object",
-    "required": ["text"],
-    "properties": {
-        "text": {"type": "string"},
-        "language": {"type": "string"},
-        "words": {"type": ["array", "null"], "items": _WORD},
-    },
-}
+_STRING = {"type": "string"}
+_WORDS = {"type": ["array", "null"], "items": object_of({"word": _STRING, "start": NUMBER, "end": NUMBER})}
+SCHEMA = object_of({"text": _STRING, "language": _STRING, "words": _WORDS}, optional=("language", "words"))
 _SLACK = 0.5  # seconds that a word may end after what was heard
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar
 
-from afn_model.checks import said
+from afn_model.checks import named
 from afn_model.curate import identity
 from afn_model.curate.requests import AnnotationRequest
 from afn_model.curate.stage import Context, Kept, Outcome, Resources, Row
@@ -61,8 +60,4 @@ class VideoCaptions(AskingStage):
         return found
 
     def _frames(self) -> Any:
-        module, _, name = self.frames.partition(":")
-        try:
-            return getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"frames is module:function, which gives the pictures of a part ({said(error)})") from None
+        return named(self.frames, "frames")

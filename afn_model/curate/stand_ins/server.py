@@ -16,6 +16,7 @@ import threading
 import wave
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,6 +57,8 @@ class RuleServer:
         url: of the API.
         calls: how often each request was sent, by the hash of its body.
         answered: replies that were sent whole, those of no use too.
+        paid: how often each request was answered so, by the hash of its body.
+        faulted: faults that were made, by kind.
         most: requests at a time, at most.
     """
 
@@ -69,6 +72,7 @@ class RuleServer:
     ):
         self.answer, self.faults, self.model, self.key = answer, faults, model, key
         self.calls, self.answered, self.most, self.now = Counter[str](), 0, 0, 0
+        self.paid, self.faulted = Counter[str](), Counter[str]()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
@@ -115,8 +119,9 @@ class RuleServer:
                 self.send_response(code)
                 for name, value in {"Content-Length": str(len(said)), **(headers or {})}.items():
                     self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(said)
+                with suppress(ConnectionError):  # the other side was killed
+                    self.end_headers()
+                    self.wfile.write(said)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -129,13 +134,19 @@ class RuleServer:
         with self.lock:
             sent, self.calls[name] = self.calls[name], self.calls[name] + 1
         fault = self.faults(body, sent)
+        with self.lock:
+            self.faulted[fault] += bool(fault)
+            self.paid[name] += fault not in BUSY
         if fault in ("429", "500"):
             return int(fault), b'{"error": {"message": "later"}}', {"Retry-After": "0.01"}
         if fault == "drop":
             return 0, b"", {}
         if fault == "page":
             return 200, b"<html>Bad gateway</html>", {}
-        said = self.answer(body)
+        try:
+            said = self.answer(body)
+        except (KeyError, ValueError) as error:
+            return 400, json.dumps({"error": {"message": f"no answer to this: {error}"}}).encode(), {}
         if "file" in body:  # a transcription
             return 200, json.dumps({"task": "transcribe", "model": self.model, **said}).encode(), {}
         text, finish = said if isinstance(said, str) else json.dumps(said), "stop"
@@ -154,14 +165,15 @@ def digest_of(body: Body) -> str:
 
 
 def by_hash(every: int, kinds: tuple[str, ...] = (*BUSY, *USELESS)) -> Callable[[Body, int], str]:
-    """Faults of about one request in so many, the first time it is sent; what is sent once more, or is to repair a
-    reply, has none."""
+    """Faults of about one request in so many. A fault of ``BUSY`` comes the first time that a request is sent; a
+    useless reply each time, as that of a model without chance would. What is to repair a reply has neither."""
 
     def fault(body: Body, sent: int) -> str:
         number = int(digest_of(body)[:8], 16)
         repair = len(body.get("messages", ())) > 1
         known = [kind for kind in kinds if kind in BUSY] if "file" in body else kinds
-        return "" if sent or repair or number % every else known[number // every % len(known)]
+        kind = "" if repair or number % every else known[number // every % len(known)]
+        return "" if sent and kind in BUSY else kind
 
     return fault
 
@@ -174,7 +186,7 @@ def answers_from(truth: str, recordings: Path) -> Callable[[Body], Any]:
         truth: side file.
         recordings: folder of files that are named by their source ids.
     """
-    known, lock = dict[str, bytes](), threading.Lock()
+    known, recent, lock = dict[str, bytes](), list[str](), threading.Lock()
 
     def events_of(sent: bytes) -> list[dict[str, Any]]:
         with lock:
@@ -184,9 +196,10 @@ def answers_from(truth: str, recordings: Path) -> Callable[[Body], Any]:
                     known[path.stem] = pcm.numpy().astype("<i2").tobytes()
         middle = len(sent) // 4 * 2  # of samples, not of bytes
         piece = sent[max(0, middle - 8_000) : middle + 8_000]
-        for name, pcm in sorted(known.items()):
-            at = pcm.find(piece)
+        for name in [*reversed(recent[-8:]), *sorted(known)]:  # requests about one recording come together
+            at = known[name].find(piece)
             if at >= 0 and at % 2 == 0:
+                recent.append(name)
                 start = (at - max(0, middle - 8_000)) / 2 / _RATE
                 return between(read_truth(truth)[name], max(0.0, start), start + len(sent) / 2 / _RATE)
         raise KeyError("this recording")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from afn_model.checks import named
 from afn_model.eval.score import RuleError
 from afn_model.hashing import text_key
 from afn_model.infer.elsewhere import ElsewhereError, first_model, post
@@ -43,14 +43,10 @@ def embedder(given: str) -> tuple[Embed, str]:
         return hashed_words, WORDS_NAME
     if given.startswith(("http://", "https://")):
         return _behind(*given.split("#", 1))
-    module, _, name = given.partition(":")
-    if not module or not name:
-        raise ValueError(f"embedder {given}: MODULE:FUNCTION, the URL of an API or {WORDS} is expected")
     try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"embedder {given}: {error}") from None
-    return _own(found, given), given
+        return _own(named(given, "it"), given), given
+    except ValueError as error:
+        raise ValueError(f"embedder {given}: the URL of an API, {WORDS} or a function is expected; {error}") from None
 
 
 def hashed_words(texts: Sequence[str]) -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import Any
 
 from afn_model.checks import said
 from afn_model.eval.items import Item
-from afn_model.eval.prompts import PROMPTS, THINK, content
+from afn_model.eval.prompts import PROMPTS, content
 from afn_model.eval.table import BenchmarkRow
 from afn_model.files import fingerprint_of
+from afn_model.prompt.questions import THINK
 
 DIGITS = 16  # hexadecimal, of a key
 

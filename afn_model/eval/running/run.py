@@ -141,6 +141,7 @@ def run(
                     defaults=SamplingParams(),
                     together=together,
                     retry_errors=True,
+                    skip_others=True,
                     on_progress=noted,
                 )
         finally:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afn_model.world.phrases import NUMBERS, THINK, TRANSLATIONS, named, number, seconds
+from afn_model.prompt.questions import THINK
+from afn_model.world.phrases import NUMBERS, TRANSLATIONS, named, number, seconds
 from afn_model.world.record import Draft, Made
 from afn_model.world.scene import LANGUAGES, Heard, scatter
 from afn_model.world.sounds import SOUNDS

@@ -16,14 +16,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def small(monkeypatch):
-    """Steps of GRPO with few answers, and short ones of the models that are evaluated."""
+    """Steps of GRPO with few answers, the others half as long, and short answers of the models that are evaluated."""
     whole = curriculum.scaled
     few = {"group": 4, "prompts": 4, "max_new_tokens": 8}
 
     def scaled(*args):
         found = whole(*args)
         stages = [
-            replace(one, batch_prompts=4, grpo={**one.grpo, **few}) if one.method == "grpo" else one
+            replace(one, batch_prompts=4, grpo={**one.grpo, **few})
+            if one.method == "grpo"
+            else replace(one, context=one.context // 2, batch_tokens=one.batch_tokens // 2)
             for one in found.stages
         ]
         return replace(found, stages=tuple(stages))

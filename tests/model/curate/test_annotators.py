@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from afn_model.curate.annotators import annotator_of
+from afn_model.curate.annotators import WAITS, annotator_of
 from afn_model.curate.requests import AnnotationRequest
 from afn_model.curate.spending import Spending, StopRun
 from afn_model.curate.stage import NotReady
@@ -181,6 +181,14 @@ def test_calls_at_a_time_and_in_a_minute(tmp_path):
         ask, began = annotator(server, tmp_path / "slow", per_minute=600), time.monotonic()
         ask([request(n) for n in range(4)])
         assert time.monotonic() - began >= 0.3  # three times a tenth of a second after the first
+
+
+def test_a_plan_says_how_long_a_second_try_waits(tmp_path):
+    told = {"url": "http://127.0.0.1:1/v1", "model": "m"}
+    assert annotator_of("a", told, tmp_path, "0").waits == WAITS
+    assert annotator_of("a", {**told, "wait": 0.5}, tmp_path, "0").waits == tuple(one / 2 for one in WAITS)
+    with pytest.raises(NotReady, match="annotator a: wait must be a finite number above 0"):
+        annotator_of("a", {**told, "wait": 0}, tmp_path, "0")
 
 
 def test_what_no_request_can_mend_ends_the_run(tmp_path):

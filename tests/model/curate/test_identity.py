@@ -19,6 +19,14 @@ def test_an_id_says_content_alone():
     assert identity.segment_id("s", 10.0, 20.0) != identity.segment_id("s", 10.002, 20.0)
 
 
+def test_what_is_drawn_depends_on_what_is_named_and_is_spread_evenly():
+    drawn = [identity.fraction("x", at) for at in range(400)]
+    assert drawn == [identity.number("x", at) / 2**52 for at in range(400)]
+    assert 0 <= min(drawn) < max(drawn) < 1
+    assert all(70 < sum(low <= one < low + 0.25 for one in drawn) < 130 for low in (0, 0.25, 0.5, 0.75))
+    assert {identity.pick("abc", at) for at in range(40)} == {*"abc"}
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"x", [object()]])
 def test_what_json_cannot_say_has_no_id(value):
     with pytest.raises(ValueError, match="no JSON"):

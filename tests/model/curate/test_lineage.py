@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from afn_model.curate.audit import audit
 from afn_model.curate.lineage import explain, take_down, text
+from afn_model.curate.reply_cache import ReplyCache
 from tests.model.curate.toy import WORDS, Toy
 
 
@@ -73,6 +75,34 @@ def test_a_takedown_takes_copies_and_all_that_was_made(toy):
     toy.say(WORDS | {"u:new": "golf"})
     toy.run()
     assert ids_of(toy)["u:new"] not in toy.lines("gate")
+    assert audit(toy.out) == []
+
+
+def test_a_takedown_deletes_replies_about_all_that_is_of_a_recording(toy):
+    ids, loaded = ids_of(toy), toy.lines("load")
+    sources = {url: loaded[ids[url]]["fields"]["source_id"] for url in ("u:g", "u:h")}
+    segments = [{"id": digit * 32, "start": 0, "end": 1} for digit in "12"]
+    fields = {
+        "segments": segments,
+        "captions": [{"segment": "2" * 32, "annotation": "3" * 32}],
+        "alike": [{"source_id": sources["u:h"], "segment": "4" * 32}],  # of another recording
+    }
+    old = toy.out / "stages" / "segment-of-an-earlier-plan" / "a.jsonl"
+    old.parent.mkdir()
+    old.write_text(json.dumps({"id": ids["u:g"], "of": "", "fields": fields}) + "\n")
+    about = {"a1": sources["u:g"], "a2": ids["u:g"], "a3": "1" * 32, "3" * 32: "a group", "b1": "4" * 32}
+    about["b2"] = sources["u:h"]
+    path = toy.out / "cache" / "writer" / "a.sqlite"
+    cache = ReplyCache(path)
+    for name, subject in about.items():
+        cache.put(name, subject, {"replies": [f"said of {name}"], "error": None, "attempts": 1})
+    cache.close()
+    toy.run()
+    assert all(ReplyCache(path).get(name) for name in about), "nothing was taken down yet"
+    take_down(toy.out, ["u:g"])
+    toy.run()
+    assert [name for name in about if ReplyCache(path).get(name)] == ["b1", "b2"]
+    assert b"said of a" not in path.read_bytes()
 
 
 def test_an_unknown_name_takes_nothing_down(toy):

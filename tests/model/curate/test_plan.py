@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
+from afn_model.curate.plan import STAGES as KNOWN
 from afn_model.curate.plan import read_plan
 from afn_model.curate.stage import Source, Stage
 from tests.model.curate.toy import MODULE, STAGES, Toy
@@ -94,6 +95,37 @@ def test_changes_of_parameters(tmp_path):
             toy.plan(**{name: 5})
 
 
+def test_a_key_holds_what_replies_depend_on_and_nothing_else_of_an_annotator(tmp_path):
+    def key(**told):
+        path = tmp_path / "plan.yaml"
+        stages = [*toy("ToyFind", "ToyLoad"), {toy("ToyShout")[0]: {"mark": "writer"}}]
+        path.write_text(yaml.safe_dump({"stages": stages, "annotators": {"writer": told, "other": {"model": "o"}}}))
+        return read_plan(path).keys["shout"]
+
+    url = {"url": "http://a/v1"}
+    bare = key(**url)
+    faster = {"url": "http://b/v1", "timeout": 9, "max_in_flight": 3, "per_minute": 5, "key_env": "KEY", "batch": 2}
+    assert key(**faster, model="m") == key(**url, model="m")
+    others = [{"model": "m"}, {"model": "m", "revision": "2"}, {"api": "transcriptions"}, {"settings": {"seed": 1}}]
+    others += [{"structured": True}, {"call": "json:dumps"}, {"call": "json:dumps", "options": {"indent": 1}}]
+    keys = [bare, *(key(**url | one) for one in others)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_files_start_from_the_folder_of_the_plan_and_count_by_what_is_in_them(tmp_path):
+    keys = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.yaml").write_text("licences: {A: {train: allow, annotations: deny, audio: deny}}")
+        (tmp_path / name / "plan.yaml").write_text(
+            yaml.safe_dump({"stages": [*toy("ToyFind"), {"licences": {"policy": "own.yaml"}}]})
+        )
+        keys.append(read_plan(tmp_path / name / "plan.yaml").keys["licences"])
+    assert keys[0] == keys[1]
+    with pytest.raises(ValueError, match=r"stage licences: .*none\.yaml: No such file"):
+        read_plan(tmp_path / "here" / "plan.yaml", {"licences.policy": "none.yaml"})
+
+
 def test_keys_change_with_a_stage_and_its_descendants(tmp_path):
     toy = Toy(tmp_path)
     keys, names = toy.plan().keys, ("find", "load", "gate", "twins", "shout", "end")
@@ -112,3 +144,24 @@ def test_keys_change_with_a_stage_and_its_descendants(tmp_path):
     assert toy.plan().keys == keys
     assert toy.plan().before["end"] == ("shout", "twins")
     assert len(STAGES) == len(names)
+
+
+def test_how_an_annotator_is_reached_changes_nothing_where_its_model_is_named(tmp_path):
+    def keys(**told):
+        stages = [{"discover": {"folder": "x"}}, "fetch", "probe", "activity", "segment", "caption"]
+        plan = {"stages": stages, "annotators": {"captioner": told}}
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump(plan))
+        return read_plan(path).keys["caption"]
+
+    told = keys(url="http://one/v1", model="m")
+    assert told == keys(url="http://two/v1", model="m", timeout=9, max_in_flight=2, wait=0.1, key_env="KEY")
+    assert told != keys(url="http://one/v1", model="n")
+    assert told != keys(url="http://one/v1", model="m", settings={"top_p": 0.5})
+    assert keys(url="http://one/v1") != keys(url="http://two/v1")
+
+
+@pytest.mark.parametrize("name", ["demo", "talks"])
+def test_plans_of_the_package_have_every_stage_in_order(name):
+    names = [stage.name for stage in read_plan(name).stages]
+    assert sorted(names) == sorted(set(KNOWN) - {"wanted", "video-captions"})

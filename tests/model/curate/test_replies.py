@@ -35,6 +35,11 @@ def test_schemas(value, wrong):
     assert mismatch(value, SCHEMA) == wrong
 
 
+@pytest.mark.parametrize(("text", "wrong"), [("1e308", ""), ("1e999", "no number"), ("1" + "0" * 400, "no number")])
+def test_numbers_that_are_no_float(text, wrong):
+    assert wrong in check({"text": f"[{text}]"}, {"type": "array", "items": {"type": "number"}}, "")[1]
+
+
 def test_a_keyword_that_nobody_checks_is_no_schema():
     with pytest.raises(ValueError, match="oneOf is not checked"):
         mismatch({}, {"oneOf": []})
@@ -54,6 +59,7 @@ def test_a_keyword_that_nobody_checks_is_no_schema():
         ("I cannot assist with that.", None, "refused"),
         ("", None, "empty"),
         ("[1]", None, "not as asked: reply is no object"),
+        ('{"a": "half of \\ud800 character"}', None, "garbage"),
     ],
 )
 def test_json(text, data, wrong):
@@ -85,3 +91,10 @@ def test_what_the_endpoint_says_of_its_reply():
     assert check({"text": "A bell.", "finish": "length"}, None, "")[1] == "cut off"
     assert check({"text": "", "refused": True}, None, "")[1] == "refused"
     assert check({"text": "", "data": {"text": ""}}, {"type": "object"}, "") == ({"text": ""}, "")  # nobody speaks
+
+
+def test_data_that_is_nested_too_deeply():
+    data = "end"
+    for _ in range(5000):
+        data = [data]
+    assert check({"data": data}, {"type": "array"}, "") == (None, "garbage: nested too deeply")

@@ -1,6 +1,6 @@
 import numpy as np
 
-from afn_model.curate.texts import GRAM, Grams, grams, texts_in, words_of
+from afn_model.curate.texts import GRAM, Grams, grams, place_of, runs_of, texts_in, words_of
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while seven old men watch from afar"
 
@@ -24,6 +24,14 @@ def test_a_sequence_is_the_same_in_every_text_and_no_other_is():
     for place in range(GRAM):  # each word counts, and so does their order
         assert grams([*words[:place], "cat", *words[place + 1 : GRAM]])[0] != grams(words)[0]
     assert grams([words[1], words[0], *words[2:GRAM]])[0] != grams(words)[0]
+
+
+def test_where_words_follow_one_another():
+    text = words_of("A dog, then a bell, then a bell.")
+    assert place_of(["a", "bell"], text) == range(3, 5)
+    assert [place_of(words, text) for words in (["bell", "a"], [], [*text, "a"])] == [None] * 3
+    assert runs_of("abc", 2) == [("a", "b"), ("b", "c")]
+    assert runs_of("abc", 4) == []
 
 
 def test_thirteen_words_in_common_are_found_and_twelve_are_not():

@@ -22,7 +22,7 @@ TEXT_TOKENS = 30  # of every prompt
 
 
 @dataclass(frozen=True)
-class Question:
+class ScriptedQuestion:
     """What was asked: the conversation, how it is answered, and for which endpoint."""
 
     turns: Sequence[Turn]
@@ -44,7 +44,7 @@ class Question:
 class ScriptedStream:
     """As an ``AnswerStream``."""
 
-    def __init__(self, processor: AFNextProcessor, question: Question, text: str, reason: str):
+    def __init__(self, processor: AFNextProcessor, question: ScriptedQuestion, text: str, reason: str):
         self.processor, self.text, self.reason = processor, text, reason
         self.audio_tokens, self.cached_tokens = sum(samples // 640 for samples in question.samples), 0
         self.prompt_tokens = TEXT_TOKENS + self.audio_tokens
@@ -77,8 +77,8 @@ class Script:
     """
 
     server: Server
-    answer: Callable[[Question], Awaitable[str | tuple[str, str]]]
-    asked: list[Question] = field(default_factory=list)
+    answer: Callable[[ScriptedQuestion], Awaitable[str | tuple[str, str]]]
+    asked: list[ScriptedQuestion] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
     running: int = 0
     most: int = 0
@@ -90,7 +90,7 @@ class Script:
     async def ask(
         self, turns: Sequence[Turn], params: SamplingParams, *, endpoint: str = "chat", **options: Any
     ) -> AsyncIterator[ScriptedStream]:
-        question = Question(turns, params, endpoint, options)
+        question = ScriptedQuestion(turns, params, endpoint, options)
         self.asked.append(question)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -105,10 +105,10 @@ class Script:
             self.running -= 1
 
 
-def always(text: str, reason: str = "stop") -> Callable[[Question], Awaitable[tuple[str, str]]]:
+def always(text: str, reason: str = "stop") -> Callable[[ScriptedQuestion], Awaitable[tuple[str, str]]]:
     """The same answer to every question."""
 
-    async def answer(_: Question) -> tuple[str, str]:
+    async def answer(_: ScriptedQuestion) -> tuple[str, str]:
         return text, reason
 
     return answer

@@ -13,12 +13,13 @@ import soundfile
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.shards import read_member
 from afn_model.data import index, records
+from afn_model.prompt.questions import THINK
 from afn_model.prompt.tokenizer import make_tokenizer
 from afn_model.scoring import metrics as axes
 from afn_model.scoring import rewards
 from afn_model.world.build import MAKERS, SECONDS, make, write_world
 from afn_model.world.medley import frame_labels, medley, timeline
-from afn_model.world.phrases import PHRASES, THINK, named
+from afn_model.world.phrases import PHRASES, named
 from afn_model.world.record import read_events
 from afn_model.world.scene import DETAILS, LABELS, Scene, clear_speakers, melody
 from afn_model.world.tasks import long as long_axis

@@ -5,15 +5,19 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from afn_model.curate.stand_ins.rules.rule_input import Event, Rule, RuleInput
+from afn_model.curate.stand_ins.rules.rule_input import Event, Rule, RuleInput, moments_in
 
 
 def caption(asked: RuleInput) -> str:
-    """What happens in order: runs of words of one voice, sounds, notes."""
-    told = []
-    for (kind, what), _ in groupby(asked.first, key=lambda one: (one["kind"], _what(one))):
-        told.append(f"a {what or 'voice'} speaks" if kind == "word" else f"{_article(what)} is heard")
-    return f"{', then '.join(told)}.".capitalize() if told else "There is silence, and nothing else is heard."
+    """What happens in order: runs of words of one voice, sounds, notes; "while" where one begins before those before
+    it are over."""
+    told, over = "", 0.0
+    for (kind, what), some in groupby(asked.first, key=lambda one: (one["kind"], _what(one))):
+        run = list(some)
+        told += f", {'while' if run[0]['start'] < over else 'then'} " if told else ""
+        told += f"a {what or 'voice'} speaks" if kind == "word" else f"{_article(what)} is heard"
+        over = max(over, *(one["end"] for one in run))
+    return f"{told}.".capitalize() if told else "There is silence, and nothing else is heard."
 
 
 def voices(asked: RuleInput) -> str:
@@ -53,8 +57,7 @@ def merge(asked: RuleInput) -> dict[str, Any]:
 
 
 def merge_whole(asked: RuleInput) -> dict[str, Any]:
-    told = [line.split(" s: ", 1)[1] for line in asked.text.splitlines() if " s: " in line]
-    told = list(dict.fromkeys(told))
+    told = list(dict.fromkeys(one.text for one in moments_in(asked.text)))
     return {"caption": " ".join(told), "events": [one.split(".")[0] for one in told]}
 
 
@@ -69,7 +72,6 @@ def _article(what: str) -> str:
     return f"{'an' if what[:1] in 'aeiou' else 'a'} {what}"
 
 
-# By the name of the prompt.
 RULES: dict[str, Rule] = {
     "caption": caption,
     "voices": voices,

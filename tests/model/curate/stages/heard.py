@@ -36,6 +36,19 @@ def row(out, events=EVENTS, seconds=25.0, name="x"):
     return {"id": identity.of("row", name), **told, "spans": spans, "segments": segments}
 
 
+def with_captions(name, captions):
+    """A row with segments of ten seconds and their captions."""
+    source, seconds = identity.of(name), 10.0 * len(captions)
+    grid = [(10.0 * at, 10.0 * at + 10.0) for at in range(len(captions))]
+    segments = [{"id": identity.segment_id(source, *one), "start": one[0], "end": one[1]} for one in grid]
+    merged = [
+        {"segment": one["id"], "text": text, "annotation": f"a{one['start']:g}"}
+        for one, text in zip(segments, captions, strict=True)
+    ]
+    told = {"source_id": source, "file": f"recordings/{source}.flac", "seconds": seconds}
+    return {"id": identity.of("row", name), **told, "segments": segments, "merged": merged}
+
+
 def context(out, names=("captioner", "transcriber", "diariser", "writer"), **told):
     """With annotators that know the truth, or those that ``told`` describes."""
     annotator = told or {"call": TRUTH, "options": {"truth": str(out / "truth.jsonl")}}

@@ -6,6 +6,7 @@ import random
 import shutil
 import tarfile
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from afn_model.curate.executors import here
 from afn_model.curate.plan import read_plan
 from afn_model.curate.run import outcomes, run, shard_names
 from afn_model.curate.stage import Context, Dropped, Failed, Kept, Stage
-from afn_model.curate.stages.export import Export, flac, with_sounds
+from afn_model.curate.stages.export import Export, check_sounds, flac, with_sounds
 from afn_model.curate.stages.fetch import digest_of
 from afn_model.curate.takedown import Takedown, write_takedown
 from afn_model.data.index import Corpus
@@ -304,6 +305,8 @@ def test_places_for_sounds_and_parameters():
     asked = [{"role": "system", "content": "x"}, {"role": "user", "content": "q"}]
     assert with_sounds(asked, 2)[1]["content"] == "<sound>\n<sound>\nq"
     assert with_sounds([{"role": "user", "content": "<sound> q"}], 1)[0]["content"] == "<sound> q"
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<sound-1> a <sound> b <sound of rain"}]
+    assert with_sounds(said, 1)[0]["content"] == "<sound>\nq"
     for wrong in (
         {"texts": {}},
         {"texts": {"a": "sing"}},
@@ -314,3 +317,19 @@ def test_places_for_sounds_and_parameters():
     ):
         with pytest.raises(ValueError, match=r"texts|audio|heldout|needs|shards"):
             Export(**{**CAPTIONS, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "stands"),
+    [
+        ("q <sound-2> <sound-1>", "a <sound of rain", True),
+        ("q", "a", False),
+        ("<sound-1> <sound-2>", "<sound-1>", False),
+        ("<sound-1> <sound-2> <sound-1>", "a", False),
+        ("<sound-1>", "<sound-2>", False),
+    ],
+)
+def test_a_recording_has_one_place_and_no_answer_has_it(asked, answer, stands):
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    with nullcontext() if stands else pytest.raises(ValueError, match="a place for each"):
+        check_sounds(messages, 2)

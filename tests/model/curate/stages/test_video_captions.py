@@ -30,5 +30,5 @@ def test_segments_with_pictures(tmp_path):
 
 
 def test_without_pictures_there_is_no_stage():
-    with pytest.raises(ValueError, match="frames is module:function, which gives the pictures"):
+    with pytest.raises(ValueError, match="frames '' is no module:function"):
         VideoCaptions()

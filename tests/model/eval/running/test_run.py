@@ -79,6 +79,18 @@ def torn_at(left: int):
     return torn
 
 
+def test_lines_of_answers_that_no_run_has_written_are_counted(tmp_path):
+    """``score`` leaves them out; a run goes on beside them, and what is torn at the end is cut off."""
+    todo = asks(items(6))
+    run(todo[:3], tmp_path, lambda _: ScriptedWorkers(echo))
+    (path,) = (tmp_path / FOLDER).glob("*.jsonl")
+    path.write_bytes(path.read_bytes() + b'a diary\n[1]\n{"text": 1}\n{"id": "x", "ans')
+    assert run(todo, tmp_path, lambda _: ScriptedWorkers(echo)).others == 3
+    assert set(texts(tmp_path)) == {ask.key for ask in todo}
+    assert path.read_bytes().count(b"diary") == 1
+    assert b'"x"' not in path.read_bytes()
+
+
 @pytest.mark.parametrize("shares", [(1,), (2,), (3,), (1, 2, 3)])
 def test_twenty_kills_change_no_answer(tmp_path, shares):
     todo, whole = asks(items(60)), tmp_path / "whole"
