@@ -101,7 +101,13 @@ class Session:
 
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:
         """The model's answers to conversations; an error raises. See ``afn_model.infer.answer.answer``."""
-        return answer(lambda: self.engine, self.processor, conversations, params, **options)
+        if not is_speech(self.folder):
+            return answer(lambda: self.engine, self.processor, conversations, params, **options)
+        found = sorted(self.answers(conversations, params, **options), key=lambda one: one[0])
+        for _, one in found:
+            if isinstance(one, ValueError):
+                raise one
+        return [one for _, one in found if isinstance(one, Answer)]
 
     def answers(
         self, conversations: Sequence, params: SamplingParams | None = None, **options: Any

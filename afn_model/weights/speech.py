@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -32,6 +32,9 @@ from afn_model.weights.checkpoint import (
     stored_tensors,
 )
 from afn_model.weights.config_json import JsonObject, to_json, token_ids
+
+if TYPE_CHECKING:
+    from afn_model.network.network import Network
 
 Speech = TypeVar("Speech", bound="SpeechNetwork")
 TABLE = {"encoder.": ("", "model.encoder."), "decoder.": ("", "model.decoder.")}
@@ -116,6 +119,18 @@ def load_encoder(folder: str | Path, *, dtype: torch.dtype | None = None) -> Aud
     own = _checked(encoder, own, folder)
     fill(encoder, own, dtype or _dtype(own), torch.device("cpu"), None)
     return encoder
+
+
+def replace_encoder(model: Network, folder: str | Path) -> None:
+    """Gives a model the encoder of another folder, in place and in the dtype that the model has.
+
+    Raises:
+        ValueError: as ``load_encoder``; an encoder of another shape.
+    """
+    encoder = load_encoder(folder, dtype=model.dtype)
+    if encoder.config != model.encoder.config:
+        raise ValueError(f"{folder}: its encoder is {encoder.config}, expected {model.encoder.config}")
+    model.encoder.load_state_dict(encoder.state_dict())
 
 
 def is_speech(folder: str | Path) -> bool:

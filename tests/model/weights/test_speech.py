@@ -9,7 +9,15 @@ import torch
 from afn_model import AFNext
 from afn_model.config import SpeechConfig, preset
 from afn_model.network.speech_network import SpeechNetwork
-from afn_model.weights.speech import is_speech, load_encoder, load_speech, save_speech, speech_config, speech_json
+from afn_model.weights.speech import (
+    is_speech,
+    load_encoder,
+    load_speech,
+    replace_encoder,
+    save_speech,
+    speech_config,
+    speech_json,
+)
 from tests.model.network.test_speech_decoder import CONFIG, whisper
 
 transformers = pytest.importorskip("transformers")
@@ -59,6 +67,12 @@ def test_an_encoder_from_either_folder(tmp_path):
     assert not is_speech(tmp_path / "next")
     for name, tensor in load_encoder(tmp_path / "speech").state_dict().items():
         assert torch.equal(tensor, model.encoder.state_dict()[name]), name
+    other = AFNext(config).bfloat16()
+    replace_encoder(other, tmp_path / "speech")
+    assert torch.equal(other.encoder.conv1.weight, model.encoder.conv1.weight.bfloat16())
+    save_speech(SpeechNetwork(CONFIG), tmp_path / "small")
+    with pytest.raises(ValueError, match="its encoder is AudioConfig"):
+        replace_encoder(model, tmp_path / "small")
 
 
 @pytest.mark.parametrize(
