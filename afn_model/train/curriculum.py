@@ -32,6 +32,7 @@ PARTS = {
     "decoder": ("decoder",),
     "all": ("encoder", "adaptor", "language_model", "lm_head"),
 }
+OF_ASR = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Stage:
     Args:
         name: also the name of its folder.
         method: "sft", "asr" (of an encoder with a decoder of its own), "grpo" or "dpo".
-        trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all.
+        trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all; of asr encoder and
+            decoder.
         max_audio: seconds of audio a recording may have.
         on_long: longer recordings are cut to that ("cut"), their samples left out ("drop"), or the run ends ("error").
         context: tokens of a packed sequence.
@@ -122,9 +124,10 @@ class Stage:
             taken = ", ".join(values.TAKEN)
             raise ValueError(f"stage {self.name}: another name is needed; {taken} have a meaning of their own")
         need(self.method in METHODS, f"method {shown(self.method)} is none of {', '.join(METHODS)}")
-        unknown = [part for part in self.trains if not isinstance(part, str) or part not in PARTS]
+        parts = OF_ASR if self.method == "asr" else tuple(part for part in PARTS if part != "decoder")
+        unknown = [part for part in self.trains if not isinstance(part, str) or part not in parts]
         need(
-            not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(PARTS)}"
+            not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(parts)}"
         )
         need(len(self.blend) > 0, "the blend names no dataset")
         need(self.context >= 16, f"context {self.context} is below 16 tokens")
