@@ -53,6 +53,58 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class SpeechConfig:
+    """The audio encoder with a text decoder of its own, as it is pre-trained; ValueError where a number is none.
+
+    By default AF-Whisper's decoder (Goel et al., 2025, arXiv:2507.08128, appendix): 24 layers, 8 heads, 1,024 wide.
+
+    Args:
+        audio: the encoder.
+        vocab_size: tokens of the decoder; its head is tied to their embeddings.
+        width, layers, heads, ffn: of the decoder.
+        max_positions: tokens of a text, prompt included.
+        positions: "learned", as Whisper has them, or "rotary" (of ``rope_theta``).
+        pooled: whether it reads frames of 40 ms, as AF-Next's language model does, or Whisper's of 20 ms.
+        audio_token_id: placeholder of a frame of 40 ms in prompts, which the decoder does not read.
+        stop_token_ids: that end a text.
+    """
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    vocab_size: int = 51_866
+    width: int = 1024
+    layers: int = 24
+    heads: int = 8
+    ffn: int = 4096
+    max_positions: int = 448
+    positions: str = "learned"
+    rope_theta: float = 10_000.0
+    pooled: bool = False
+    audio_token_id: int = 51_865
+    stop_token_ids: tuple[int, ...] = (50_257,)
+
+    def __post_init__(self):
+        check_numbers(self, "speech config")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"speech config: width {self.width} over {self.heads} heads gives no even head dimension")
+        if self.positions not in ("learned", "rotary"):
+            raise ValueError(f"speech config: positions {shown(self.positions)}: expected 'learned' or 'rotary'")
+        if not isinstance(self.pooled, bool):
+            raise ValueError(f"speech config: pooled must be true or false, got {shown(self.pooled)}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def vocabulary(self) -> int:
+        return self.vocab_size
+
+    @property
+    def rote(self) -> RoteConfig:
+        return RoteConfig("none")
+
+
+@dataclass(frozen=True)
 class RoteConfig:
     """Rotary time embedding.
 
@@ -100,6 +152,10 @@ class ModelConfig:
     audio_eos_token_id: int | None = 151_671
     stop_token_ids: tuple[int, ...] = (151_645, 151_643)
     repetition_penalty: float = 1.2
+
+    @property
+    def vocabulary(self) -> int:
+        return self.text.vocab_size
 
     def __post_init__(self):
         whole(self.audio_token_id, "audio_token_id")

@@ -16,12 +16,15 @@ from typing import Any
 import torch
 
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.infer.answer import Answer, answer, answers
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.speech_answer import speech_answers
 from afn_model.network.fused import fuse
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.weights.checkpoint import load
+from afn_model.weights.speech import is_speech, load_speech
 
 
 class Session:
@@ -57,6 +60,7 @@ class Session:
             raise ValueError(f"dtype {dtype}: weights are floating point")
         self._model: AFNext | None = None
         self._engine: Engine | None = None
+        self._speech: AFWhisper | None = None
         self._loading = Lock()
         self.folder, self.dtype, self.rote, self.on_step, self.read = folder, dtype, rote, on_step, read or load
         self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
@@ -78,6 +82,14 @@ class Session:
             return self._model
 
     @property
+    def speech(self) -> AFWhisper:
+        """The encoder with its decoder, of a folder that holds one."""
+        with self._loading:
+            if self._speech is None:
+                self._speech = load_speech(AFWhisper, self.folder, dtype=self.dtype, device=self.device)
+            return self._speech
+
+    @property
     def engine(self) -> Engine:
         """What answers, made when first asked for. It keeps what it has computed: a second question about a recording
         does not listen again."""
@@ -89,7 +101,13 @@ class Session:
 
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:
         """The model's answers to conversations; an error raises. See ``afn_model.infer.answer.answer``."""
-        return answer(lambda: self.engine, self.processor, conversations, params, **options)
+        if not is_speech(self.folder):
+            return answer(lambda: self.engine, self.processor, conversations, params, **options)
+        found = sorted(self.answers(conversations, params, **options), key=lambda one: one[0])
+        for _, one in found:
+            if isinstance(one, ValueError):
+                raise one
+        return [one for _, one in found if isinstance(one, Answer)]
 
     def answers(
         self, conversations: Sequence, params: SamplingParams | None = None, **options: Any
@@ -97,6 +115,8 @@ class Session:
         """Answers as they come, with errors in the places of those that cannot be given, so that one bad recording does
         not end the work on the others. See ``afn_model.infer.answer.answers``.
         """
+        if is_speech(self.folder):
+            return speech_answers(lambda: self.speech, self.processor, conversations, params, **options)
         return answers(lambda: self.engine, self.processor, conversations, params, **options)
 
 

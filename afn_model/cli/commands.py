@@ -54,6 +54,7 @@ def convert(args: Namespace) -> None:
     from afn_model.cli.session import dtype_of
     from afn_model.prompt.processor import AFNextProcessor
     from afn_model.weights.checkpoint import check_destination
+    from afn_model.weights.speech import replace_encoder
 
     if args.join:
         join(args)
@@ -66,6 +67,8 @@ def convert(args: Namespace) -> None:
     check_destination(args.source, args.destination, overwrite=args.overwrite)
     processor = AFNextProcessor.from_pretrained(args.source)
     model = AFNext.from_pretrained(args.source, dtype=dtype_of(args.dtype))
+    if args.encoder:
+        replace_encoder(model, args.encoder)
     model.save_pretrained(args.destination, layout=args.layout)
     processor.save_pretrained(args.destination)
     print(f"{args.destination}: {written(model, args.layout)}")

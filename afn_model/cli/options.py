@@ -140,6 +140,8 @@ def add_convert(parser: ArgumentParser) -> None:
     parser.add_argument("destination", metavar="DST", nargs="?")
     parser.add_argument("--layout", choices=("transformers", "hub", "native"), help="with --join default transformers")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is in DST")
+    told = "with the encoder of this folder in the place of its own: Whisper's, of method asr, or another model's"
+    parser.add_argument("--encoder", metavar="DIR", help=told)
     add_dtype(parser)
     told = "make the base of pre-1 of a Whisper encoder and a Qwen2 language model, both folders of transformers"
     parser.add_argument("--join", nargs=2, metavar="PART=DIR", help=told)

@@ -45,14 +45,14 @@ def text_of(rows: Sequence[dict[str, Any]], stage: Any) -> str:
     used = [row for row in rows if "left_out" not in row]
     numbers = sorted({row["sequence"] for row in rows})
     tokens, seconds = sum(row["tokens"] for row in used), sum(row["seconds"] for row in used)
-    unit = "micro-batch" if stage.method != "sft" else "sequence"
+    unit = "micro-batch" if not stage.packed else "sequence"
     lines = [
         f"{len(used):,} samples in {_many(len(numbers), unit)}, at most {tokens:,} tokens, {seconds:,.1f} s of audio"
     ]
     for number in numbers:
         some = [row for row in rows if row["sequence"] == number]
         own = sum(row.get("tokens", 0) for row in some)
-        room = f" of {stage.context:,}" if stage.method == "sft" else ""
+        room = f" of {stage.context:,}" if stage.packed else ""
         lines.append(f"\n{unit} {number}: at most {own:,}{room} tokens")
         for row in some:
             name = f"  {row['dataset']}[{row['record']}]"

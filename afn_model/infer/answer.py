@@ -205,9 +205,9 @@ class _Run:
     def read(self, index: int) -> _Conversation | ValueError:
         began = time.perf_counter()
         try:
-            turns = _read(self.asked, index)
+            turns = turns_of(self.asked, index)
             self.tell("read", [index], 0, 1)
-            prepared = _prepare(self.processor, turns, self.where(index))
+            prepared = prepared_for(self.processor, turns, self.where(index))
         except ValueError as error:
             return error
         return _Conversation(index, prepared, began, time.perf_counter())
@@ -297,7 +297,12 @@ class _Run:
         return f"conversation {index}: " if len(self.asked) > 1 else ""
 
 
-def _read(asked: list, index: int) -> list[Turn]:
+def turns_of(asked: list, index: int) -> list[Turn]:
+    """The turns of a conversation.
+
+    Raises:
+        ValueError: no conversation, by its number where there are several.
+    """
     conversation = asked[index]
     try:
         if isinstance(conversation, Sequence) and len(conversation) and isinstance(conversation[0], Turn):
@@ -307,7 +312,12 @@ def _read(asked: list, index: int) -> list[Turn]:
         raise ValueError(f"conversation {index}: {error}" if len(asked) > 1 else str(error)) from None
 
 
-def _prepare(processor: AFNextProcessor, turns: list[Turn], where: str) -> Prepared:
+def prepared_for(processor: AFNextProcessor, turns: list[Turn], where: str) -> Prepared:
+    """A conversation as the processor makes it.
+
+    Raises:
+        ValueError: with the recording's name, or ``where`` in front: audio that cannot be used, no room for an answer.
+    """
     try:
         prepared, context = processor.prepare(turns), processor.max_positions
         if len(prepared.ids) == context:

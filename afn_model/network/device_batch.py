@@ -16,7 +16,7 @@ from torch import Tensor
 from afn_distributed.dispatch import DispatchPlan
 from afn_distributed.plan import Exchange
 from afn_model.audio.frames import HOP, mel_frames, padded_width
-from afn_model.config import ModelConfig
+from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.network.encoder import Windows
 from afn_model.network.positions import rotary_positions
 from afn_model.network.sequence_shard import SequenceShard
@@ -144,7 +144,7 @@ class DeviceBatch:
     @staticmethod
     def of(
         batch: Batch,
-        config: ModelConfig,
+        config: ModelConfig | SpeechConfig,
         sp_group: SequenceParallel | None = None,
         *,
         source: int | None = None,
@@ -164,7 +164,7 @@ class DeviceBatch:
                 ``AudioInputs.of`` and ``SequenceShard.of`` raise.
         """
         input_ids, cu_seqlens = batch.input_ids.cpu(), batch.cu_seqlens.cpu()
-        vocabulary = config.text.vocab_size
+        vocabulary = config.vocabulary
         if len(input_ids) and int(input_ids.max()) >= vocabulary:
             raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
         of_audio = []
@@ -173,7 +173,11 @@ class DeviceBatch:
             window_numbers(per_audio, len(batch.samples))
             of_audio = [int(tokens.sum()) for tokens in batch.window_tokens.split(per_audio)]
         positions = rotary_positions(input_ids, cu_seqlens, config.audio_token_id, of_audio, config.rote)
-        shard = None if sp_group is None else SequenceShard.of(batch, sp_group, config)
+        shard = None
+        if sp_group is not None:
+            if isinstance(config, SpeechConfig):
+                raise ValueError("texts of the speech decoder are short: ranks do not share them")
+            shard = SequenceShard.of(batch, sp_group, config)
         targets = None if batch.labels is None else batch.targets.cpu()
         supervised = batch.supervised
         own, windows, pcm = torch.arange(len(input_ids)), None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,16 @@ class AudioEncoder(nn.Module):
         Returns:
             [Σ tokens, width], window after window.
         """
+        x_TD = self.blocks(mel, windows)
+        weight, bias = self.layer_norm.weight, self.layer_norm.bias
+        return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
+
+    def unpooled(self, mel: Tensor, windows: Windows) -> Tensor:
+        """What Whisper's encoder returns: [Σ conv frames, width], features of every valid 20 ms frame."""
+        return self.layer_norm(self.blocks(mel, windows), None)[0]
+
+    def blocks(self, mel: Tensor, windows: Windows) -> Tensor:
+        """[Σ conv frames, width], before the mean and the last norm."""
         x_TD = self.stem(mel, windows) + self.embed_positions.weight[windows.position]
         schedule = ak.attention_schedule(
             windows.cu_conv,
@@ -104,9 +115,7 @@ class AudioEncoder(nn.Module):
         residual_TD = None
         for layer in self.layers:
             x_TD, residual_TD = layer(x_TD, residual_TD, schedule)
-        x_TD = x_TD if residual_TD is None else residual_TD + x_TD
-        weight, bias = self.layer_norm.weight, self.layer_norm.bias
-        return ak.pool_norm(x_TD, weight, bias, cu_seqlens=windows.cu_conv, total=sum(windows.tokens))
+        return x_TD if residual_TD is None else residual_TD + x_TD
 
     def stem(self, mel: Tensor, windows: Windows) -> Tensor:
         """Both convolutions over all windows laid end to end, [Σ conv frames, width]."""
@@ -186,3 +195,11 @@ class Windows:
         read = torch.arange(int(count.sum())) - (count.cumsum(0) - count)[window] - 1  # -1 is the zero on the left
         rows = torch.where((read >= 0) & (read < frames), window * frames + read, zero)
         return rows.to(self.position.device)
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """[positions, width]: sin(p / 10000^(i / (width/2 − 1))), then cos; as Whisper has them."""
+    half = width // 2
+    rate = torch.exp(-torch.arange(half) * (math.log(10_000.0) / (half - 1)))
+    angle = torch.arange(positions)[:, None] * rate
+    return torch.cat((angle.sin(), angle.cos()), dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from afn_model.audio.frames import conv_frames, token_frames
 from afn_model.config import ModelConfig
 from afn_model.network.adaptor import Adaptor
 from afn_model.network.device_batch import AudioInputs, DeviceBatch, window_and_frame, window_numbers
-from afn_model.network.encoder import AudioEncoder, Windows
+from afn_model.network.encoder import AudioEncoder, Windows, sinusoids
 from afn_model.network.head import LanguageModelHead, target_logprobs
 from afn_model.network.language_model import LanguageModel
 from afn_model.network.linear import operands
@@ -47,6 +46,11 @@ class Network(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.lm_head.weight.dtype
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks that read text: the language model's."""
+        return self.language_model.layers
 
     @property
     def text_advance(self) -> float:
@@ -326,11 +330,7 @@ def initialise(model: Network) -> None:
     embedding = model.language_model.embed_tokens.weight
     embedding.normal_()
     model.lm_head.weight.copy_(embedding).mul_(embedding.shape[1] ** -0.5)
-    table = model.encoder.embed_positions.weight
-    half = table.shape[1] // 2
-    rate = torch.exp(-torch.arange(half) * (math.log(10_000.0) / (half - 1)))
-    angle = torch.arange(table.shape[0])[:, None] * rate
-    table.copy_(torch.cat((angle.sin(), angle.cos()), dim=1))
+    model.encoder.embed_positions.weight.copy_(sinusoids(*model.encoder.embed_positions.weight.shape))
 
 
 def placeholder_runs(input_ids: Tensor, audio_token_id: int) -> list[int]:

@@ -201,7 +201,7 @@ class Account:
         self.sums_on_host = self.copies and layout.offload_gradients
         self.sharded = (ranks > 1 or layout.dtype != "float32") and not self.copies
         self.reserve = reserve
-        shared = (layout.ulysses, layout.ring) if stage.method == "sft" else (1, 1)
+        shared = (layout.ulysses, layout.ring) if stage.packed else (1, 1)
         text = config.text
         self.load: SequenceLoad = sequence_load(
             micro.lengths, *shared, text.heads, text.kv_heads, text.head_dim, self.size
@@ -213,7 +213,7 @@ class Account:
     def states(self) -> dict[str, float]:
         """Weights and what the optimiser keeps."""
         units, reference = self.units, 0.0
-        if self.stage.method != "sft" and (self.stage.method == "dpo" or GRPOSettings(**self.stage.grpo).kl > 0):
+        if not self.stage.packed and (self.stage.method == "dpo" or GRPOSettings(**self.stage.grpo).kl > 0):
             reference = self.size * units.copied / (1 if self.stage.lora else self.shard)
         return {
             "frozen weights": units.frozen / (1 if self.whole else self.shard) + units.fixed,
@@ -325,7 +325,7 @@ class Account:
     def head(self) -> np.ndarray:
         """[ranks] bytes that the last norm and the head keep: gradients that the loss has computed already."""
         text, e = self.config.text, self.size
-        if self.stage.method != "sft":
+        if not self.stage.packed:
             return self.rows * e * text.width + self.micro.supervised * (e * text.width + 8)
         return 2 * self.rows * e * text.width + e * self.units.head
 
@@ -369,7 +369,7 @@ class Account:
         if self.copies:  # what the last norm and the head kept is gone, and with it the head's own gradient
             inner = inner - self.head()
         # The loss of SFT computes the head's gradient in its forward, the other methods' in their backward.
-        inner = inner + e * units.head * (self.stage.method != "sft")
+        inner = inner + e * units.head * (not self.stage.packed)
         layer = max(units.layers, key=self.gathered, default=Unit(0, 0))
         blocks = self.gathered(layer) * min(2, len(units.layers))
         phases = [
@@ -384,7 +384,7 @@ class Account:
                 encoded = encoded + self.frames * e * audio.width * 4
             phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
         # Weights are freed before their gradients are summed.
-        root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.method == "sft")
+        root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.packed)
         phases.append(root - kept * text.layers - self.encoder())
         phases.append(self.staging() - self.activations())
         return np.maximum.reduce(phases)

@@ -40,8 +40,8 @@ def checkpoint_blocks(model: AFNext, mode: str, offload: ActivationOffload | Non
         raise ValueError(f"no recomputation {mode!r}; there are {', '.join(MODES)}")
     if mode == "none":
         return
-    layers = list(model.language_model.layers)
-    decoder = {"encoder": [], "selective": [layer.mlp for layer in layers], "full": layers}[mode]
+    layers = list(model.blocks)
+    decoder = {"encoder": [], "selective": [getattr(layer, "mlp", layer) for layer in layers], "full": layers}[mode]
     for module in (*model.encoder.layers, *decoder):
         module.forward = _checkpointed(module, module.forward, offload)
 

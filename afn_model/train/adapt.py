@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.train import lora
 from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
@@ -15,6 +16,7 @@ from afn_model.train.quantise import code_base
 from afn_model.train.sft import select
 from afn_model.weights.checkpoint import on_meta
 from afn_model.weights.slices import StoredWeights
+from afn_model.weights.speech import is_speech, speech_on_meta
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,20 @@ class Adapted:
     dropout: LoRADropout | None = None
 
 
-def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext, StoredWeights]:
+def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext | AFWhisper, StoredWeights]:
     """The model that a stage starts from, on the meta device, and the weights that ``stage_model`` fills it with.
 
     A base that is quantised is there already, on the device: its layers are read and coded one after the other.
 
     Raises:
-        ValueError: as ``afn_model.weights.checkpoint.load``.
+        ValueError: as ``afn_model.weights.checkpoint.load``; another kind of model than the method trains.
     """
+    if is_speech(start) != (stage.method == "asr"):
+        has = "an encoder with a decoder of its own, which method asr trains" if is_speech(start) else "no such decoder"
+        raise ValueError(f"stage {stage.name}: method {stage.method}, and {start} has {has}")
+    if is_speech(start):
+        speech, stored = speech_on_meta(AFWhisper, start)
+        return speech, StoredWeights(stored)
     model, stored = on_meta(AFNext, start)
     base = (stage.lora or {}).get("base")
     if base is not None:

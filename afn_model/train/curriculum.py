@@ -19,7 +19,8 @@ from afn_model.train.values import known, read_yaml, shown
 
 HERE = Path(__file__).parent
 FORMER_NAMES = {"becomes": "release_name"}
-METHODS = ("sft", "grpo", "dpo")
+METHODS = ("sft", "asr", "grpo", "dpo")
+PACKED = ("sft", "asr")  # methods that are trained on packed sequences
 SCHEDULES = ("cosine", "linear", "constant")
 RECOMPUTE = ("none", "encoder", "selective", "full")
 ON_LONG = ("cut", "drop", "error")
@@ -28,8 +29,10 @@ PARTS = {
     "encoder": ("encoder",),
     "adaptor": ("adaptor",),
     "language_model": ("language_model", "lm_head"),
+    "decoder": ("decoder",),
     "all": ("encoder", "adaptor", "language_model", "lm_head"),
 }
+OF_ASR = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ class Stage:
 
     Args:
         name: also the name of its folder.
-        method: "sft", "grpo" or "dpo".
-        trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all.
+        method: "sft", "asr" (of an encoder with a decoder of its own), "grpo" or "dpo".
+        trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all; of asr encoder and
+            decoder.
         max_audio: seconds of audio a recording may have.
         on_long: longer recordings are cut to that ("cut"), their samples left out ("drop"), or the run ends ("error").
         context: tokens of a packed sequence.
@@ -71,6 +75,7 @@ class Stage:
         cache_encoder: cache the features of a frozen encoder; for one rank, and recordings that come again.
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
         eval: settings of ``afn_model.train.eval_settings.EvalSettings``.
+        asr: settings of ``afn_model.train.asr.ASRSettings``.
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         dpo: settings of ``afn_model.train.dpo.DPOSettings``.
         layout: fields of ``RunLayout`` that this stage changes.
@@ -104,6 +109,7 @@ class Stage:
     cache_encoder: bool = False
     release_name: str = ""
     eval: dict[str, Any] = field(default_factory=dict)
+    asr: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     dpo: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
@@ -118,9 +124,10 @@ class Stage:
             taken = ", ".join(values.TAKEN)
             raise ValueError(f"stage {self.name}: another name is needed; {taken} have a meaning of their own")
         need(self.method in METHODS, f"method {shown(self.method)} is none of {', '.join(METHODS)}")
-        unknown = [part for part in self.trains if not isinstance(part, str) or part not in PARTS]
+        parts = OF_ASR if self.method == "asr" else tuple(part for part in PARTS if part != "decoder")
+        unknown = [part for part in self.trains if not isinstance(part, str) or part not in parts]
         need(
-            not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(PARTS)}"
+            not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(parts)}"
         )
         need(len(self.blend) > 0, "the blend names no dataset")
         need(self.context >= 16, f"context {self.context} is below 16 tokens")
@@ -139,18 +146,19 @@ class Stage:
         need(self.schedule in SCHEDULES, f"schedule {shown(self.schedule)} is none of {', '.join(SCHEDULES)}")
         pair = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
         need(pair, f"betas {shown(list(self.betas))} are not two numbers from 0 to below 1")
-        if self.method == "sft":
+        if self.packed:
             whole = self.batch_tokens > 0 and self.batch_tokens % self.context == 0
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
         else:
             need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a stage of {self.method} counts prompts")
-        frozen = "encoder" not in self.modules and self.method == "sft"
+        frozen = "encoder" not in self.modules and self.packed
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         need(self.optimiser in OPTIMISERS, f"optimiser {shown(self.optimiser)} is none of {', '.join(OPTIMISERS)}")
         for part, rate in self.rates.items():
             trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
             need(trained, f"rates: {shown(part)} is no part that trains")
             need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
+        need(not self.asr or self.method == "asr", "asr has settings for stages of method asr")
         eval_settings(self.eval, f"stage {self.name}: eval", self.method)
         if self.lora is not None:
             check_lora(self.lora, self.modules, bool(self.adapter), self.method, f"stage {self.name}: lora")
@@ -161,9 +169,14 @@ class Stage:
         return tuple(dict.fromkeys(module for part in self.trains for module in PARTS[part]))
 
     @property
+    def packed(self) -> bool:
+        """Whether it is trained on packed sequences, whose tokens a step counts; otherwise a step counts prompts."""
+        return self.method in PACKED
+
+    @property
     def bins(self) -> int:
         """Packed sequences, or prompts, of an optimiser step."""
-        return self.batch_tokens // self.context if self.method == "sft" else self.batch_prompts
+        return self.batch_tokens // self.context if self.packed else self.batch_prompts
 
 
 @dataclass(frozen=True)
@@ -361,7 +374,7 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
-    for key in ("eval", "grpo", "dpo", "layout"):
+    for key in ("eval", "asr", "grpo", "dpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
     if "eval" in found:
@@ -450,7 +463,7 @@ def _layout(raw: dict[str, Any]) -> RunLayout:
 def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
     """The layout with the changes for the stage's context, and then the stage's own."""
     known(stage.layout, (f.name for f in fields(RunLayout)), f"stage {stage.name}: layout")
-    reached = [context for context in layout.contexts if context <= stage.context and stage.method == "sft"]
+    reached = [context for context in layout.contexts if context <= stage.context and stage.packed]
     here = layout.contexts[max(reached)] if reached else {}
     try:
         return _layout({f.name: getattr(layout, f.name) for f in fields(RunLayout)} | here | stage.layout)

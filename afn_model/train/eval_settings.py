@@ -12,7 +12,12 @@ from afn_model.train.values import known, mapping, shown
 
 METRICS = ("exact", "f1", "wer", "cer", "score")
 LOWER = ("loss", "wer", "cer")  # of these a smaller one is better
-OWN = {"sft": ("loss",), "dpo": ("loss", "accuracy", "reward_margin"), "grpo": ("reward",)}  # by method
+OWN = {
+    "sft": ("loss",),
+    "asr": ("loss",),
+    "dpo": ("loss", "accuracy", "reward_margin"),
+    "grpo": ("reward",),
+}  # by method
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.shard import gathered
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.data.index import Corpus
 from afn_model.data.loader import Loader
 from afn_model.data.micro_batch import GlobalBatch
@@ -24,6 +25,7 @@ from afn_model.data.plan import DataConfig, question
 from afn_model.data.records import Sample, parse_sample
 from afn_model.infer.answer import answers
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.infer.speech_answer import speech_answers
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import edits, score, word_f1
 from afn_model.scoring.text import answer_in, normalise, words_in
@@ -227,7 +229,8 @@ class Evaluator:
                 found.bad.append((str(record.get("id", "?")), str(error)))
         with gathered(self.model) if self.sharded else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of recordings that are cut, in every evaluation again
-            for place, one in answers(self.model, self.short, asked, params, batch_size=ANSWERED) if asked else ():
+            said = speech_answers if isinstance(self.model, AFWhisper) else answers
+            for place, one in said(self.model, self.short, asked, params, batch_size=ANSWERED) if asked else ():
                 if isinstance(one, ValueError):
                     found.bad.append((mine[place][1].id, str(one)))
                 else:

@@ -43,8 +43,8 @@ def stage_forecast(curriculum: Curriculum, stage: Stage, processor: AFNextProces
         max_audio=stage.max_audio,
         epochs=stage.epochs,
         steps=stage.steps,
-        batch_tokens=stage.batch_tokens if stage.method == "sft" else 0,
-        batch_prompts=stage.batch_prompts if stage.method != "sft" else 0,
+        batch_tokens=stage.batch_tokens if stage.packed else 0,
+        batch_prompts=stage.batch_prompts if not stage.packed else 0,
         chunk=stage.chunk,
         on_long=stage.on_long,
     )

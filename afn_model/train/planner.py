@@ -94,7 +94,7 @@ def check_layout(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int
     Raises:
         ValueError: one line: what does not divide what.
     """
-    what, shared = f"stage {stage.name}", layout.ulysses * layout.ring if stage.method == "sft" else 1
+    what, shared = f"stage {stage.name}", layout.ulysses * layout.ring if stage.packed else 1
     ways = f"ulysses {layout.ulysses} x ring {layout.ring}"
     if gpus % shared:
         raise ValueError(f"{what}: {ways} = {shared} ranks for a sequence do not divide {gpus} GPUs")
@@ -108,7 +108,7 @@ def check_layout(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int
         raise ValueError(f"{what}: shard {layout.shard} does not divide {gpus} GPUs")
     groups = gpus // shared
     if stage.bins % groups:
-        kind = "sequences" if stage.method == "sft" else "prompts"
+        kind = "sequences" if stage.packed else "prompts"
         many = f"{groups} ranks" if shared == 1 else f"{groups} groups of {shared} ranks"
         raise ValueError(f"{what}: {many} cannot share the {stage.bins} {kind} of a step evenly")
 
@@ -207,7 +207,7 @@ def step_time(
 def candidates(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int) -> Iterator[RunLayout]:
     """The layouts that a search looks at: how sequences and weights are shared, what is recomputed."""
     shared = [(1, 1)]
-    if stage.method == "sft":
+    if stage.packed:
         shared = [(u, r) for u in ULYSSES for r in RINGS if u <= config.text.heads and gpus % (u * r) == 0]
         shared = [(u, r) for u, r in shared if u * r == 1 or stage.context >= FEWEST * u * r]
         shared = [(u, r) for u, r in shared if stage.bins % (gpus // (u * r)) == 0]
@@ -309,7 +309,7 @@ def _smaller(stage: Stage) -> Iterator[tuple[str, Stage]]:
     context = context // 2 if context == stage.context else context
     while context >= FEWEST:
         audio = min(stage.max_audio, float(context // PER_SECOND // 2))
-        tokens = {"batch_tokens": stage.batch_tokens // context * context} if stage.method == "sft" else {}
+        tokens = {"batch_tokens": stage.batch_tokens // context * context} if stage.packed else {}
         yield f"context: {context}, max_audio: {audio:g}", replace(stage, context=context, max_audio=audio, **tokens)
         context //= 2
 
@@ -394,7 +394,7 @@ def lines(found: StagePlan) -> list[str]:
     text.append(f"  GB: {filled}" + (f" (states: {held})" if held else ""))
     if "rollout" in found.memory:
         text.append(f"  GB while answers are sampled: {found.memory['rollout']:.1f}")
-    shared = f", ulysses {layout.ulysses} x ring {layout.ring}" if stage.method == "sft" else ""
+    shared = f", ulysses {layout.ulysses} x ring {layout.ring}" if stage.packed else ""
     shard = layout.shard or found.gpus
     text.append(
         f"  layout: {layout.dtype}, recompute {layout.recompute}{shared}, weights over {shard}"
@@ -406,7 +406,7 @@ def lines(found: StagePlan) -> list[str]:
             f"  GB of the host for each GPU: {sum(found.host.values()):,.1f} ({kinds}); {duration(found.transfers)} of "
             f"transfers a step at {found.pcie / 1e9:.3g} GB/s"
         )
-    unit = "micro-batches" if stage.method == "sft" else "prompts"
+    unit = "micro-batches" if stage.packed else "prompts"
     low, middle, high = found.rate
     text.append(
         f"  a step and rank: {found.micro_batches:,} {unit} of about {found.tokens:,} tokens, {duration(step.total)} "

@@ -40,6 +40,7 @@ class SFT:
     ):
         self.model, self.gather, self.collect, self.features = model, gather, collect, features
         self.sp_group = sp_group
+        self.options: dict[str, Any] = {}  # of the model's loss in training
         self.copies = CopyStream(model.device)
         self.detailed: list[tuple[list[str], Tensor, Tensor]] = []  # axes, the supervised tokens' sequences and losses
 
@@ -62,8 +63,8 @@ class SFT:
         here = DeviceBatch.of(micro.batch, self.model.config, self.sp_group, **options)
         here = self.copies(here)
         if not detailed:
-            return self.model.loss(here, encoded=encoded, total=total)
-        loss, rows, tokens = self.model.loss(here, encoded=encoded, total=total, with_rows=True)
+            return self.model.loss(here, encoded=encoded, total=total, **self.options)
+        loss, rows, tokens = self.model.loss(here, encoded=encoded, total=total, with_rows=True, **self.options)
         lengths = micro.batch.cu_seqlens.diff().long()
         self.detailed.append((micro.axes, torch.repeat_interleave(torch.arange(len(lengths)), lengths)[tokens], rows))
         return loss

@@ -122,7 +122,7 @@ def stage_model(
         model, layout.recompute, ActivationOffload(process.device) if layout.offload_activations else None
     )
     if layout.compile:
-        for block in (*model.language_model.layers, *model.encoder.layers):
+        for block in (*model.blocks, *model.encoder.layers):
             block.compile(dynamic=True)
     sharded = process.world_size > 1 or compute != torch.float32
     copies = sharded and copies_alone(stage, layout, process.world_size)
@@ -170,7 +170,7 @@ def kept_whole(model: AFNext, layout: RunLayout, device: torch.device) -> set[nn
 
 def gathered_together(model: AFNext, *, frozen_whole: bool) -> list[nn.Module | Sequence[nn.Module]]:
     """The decoder's layers and the encoder's groups of blocks, each of which is gathered and freed as a unit."""
-    layers, encoder = list(model.language_model.layers), list(model.encoder.layers)
+    layers, encoder = list(model.blocks), list(model.encoder.layers)
     if adapters(model) and frozen_whole:
         layers = []  # the adapters of all layers together are small: they are gathered at once, with the model
     groups = [encoder[first : first + ENCODER_GROUP] for first in range(0, len(encoder), ENCODER_GROUP)]

@@ -24,6 +24,7 @@ from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
 from afn_model.train.adapt import load_base, with_adapters
+from afn_model.train.asr import ASR, ASRSettings
 from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
@@ -44,7 +45,7 @@ from afn_model.train.stopping import Stopped, stop_signals
 from afn_model.train.update import collected_together, update, with_audio
 from afn_model.train.validate import MODEL, data_config, start_folder
 from afn_model.train.values import made
-from afn_model.weights.config_json import to_json
+from afn_model.weights.speech import config_as_json
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,11 @@ class StageRun:
         if self.settings is None:
             features = FeatureCache(self.model) if self.stage.cache_encoder else None
             collect = processes.gather_objects
-            return SFT(self.model, gather=gather, collect=collect, features=features, sp_group=self.sp_group)
+            options = {"gather": gather, "collect": collect, "features": features, "sp_group": self.sp_group}
+            if self.stage.method == "asr":
+                settings = made(ASRSettings, self.stage.asr, f"{self.stage.name}: asr")
+                return ASR(self.model, settings, seed=self.curriculum.seed, rank=self.process.rank, **options)
+            return SFT(self.model, **options)
         reference = self.stage_model.reference_context if self.settings.needs_reference else None
         given: Any = self.model, self.processor, self.settings, reference
         context, sharded = self.stage.context, self.stage_model.sharded
@@ -159,7 +164,7 @@ class StageRun:
         """What a checkpoint holds besides tensors."""
         return {
             "stage": fingerprint.as_json(self.stage),
-            "model": to_json(self.model.config, self.layout.dtype),
+            "model": config_as_json(self.model.config, self.layout.dtype),
             "start": self.start,
             "data": self.loader.fingerprint,
             "seed": self.curriculum.seed,
@@ -215,7 +220,7 @@ class StageRun:
             )
             about = {"run": str(self.folder.parent), "stage": stage.name, "folder": str(self.folder)}
             about |= {"from_step": done.step, "settings": fingerprint.as_json(stage), "layout": asdict(self.layout)}
-            self.report("on_start", about | {"model": to_json(self.model.config, self.layout.dtype)})
+            self.report("on_start", about | {"model": config_as_json(self.model.config, self.layout.dtype)})
         meter = Meter(device=process.device)
         began, saved = time.perf_counter() - done.seconds, time.perf_counter()
         bad = BadTally(self.loader.config.bad_share, self.loader.blend.records)
@@ -259,7 +264,7 @@ class StageRun:
                 done.seconds = totals["seconds"]
                 meter.step(**totals["work"], wait_s=wait + global_batch.wait, step_s=time.perf_counter() - tick)
                 self.note_bad(global_batch)
-                if stage.method != "sft":  # these read audio themselves, after the loader has counted bad samples
+                if not stage.packed:  # these read audio themselves, after the loader has counted bad samples
                     bad.add(global_batch.read, global_batch.ends_chunk)
                 if self.log and detailed:
                     self.write(rate, losses | meter.row())
@@ -431,4 +436,4 @@ class StageRun:
 
 def sp_size(layout: RunLayout, stage: Stage) -> int:
     """Ranks that share each sequence in a stage."""
-    return layout.ulysses * layout.ring if stage.method == "sft" else 1
+    return layout.ulysses * layout.ring if stage.packed else 1

@@ -235,11 +235,11 @@ class StepTime:
     def step(self) -> StepSeconds:
         account, a, stage = self.account, self.rates, self.account.stage
         compute, exposed = map(sum, zip(self.forward(), self.backward(), strict=True))
-        compute += self.head(4 if stage.method != "sft" else 2 + bool(self.units.head))
+        compute += self.head(4 if not stage.packed else 2 + bool(self.units.head))
         sampled, reference = 0.0, 0.0
         if stage.method == "grpo":
             sampled = self.sampling()
-        if account.states()["reference"] or (stage.method != "sft" and self.lora):
+        if account.states()["reference"] or (not stage.packed and self.lora):
             reference = self.forward()[0] + self.head(1)
         compute = compute * self.passes + reference * self.micro_batches
         exposed *= self.passes

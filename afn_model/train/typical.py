@@ -39,7 +39,7 @@ def mix(clips: int, context: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 def longest(stage: Stage) -> BatchShape:
     """The micro-batch that takes most memory: recordings as long as they may be, one after another."""
     audio = int(stage.max_audio * PER_SECOND)
-    if stage.method != "sft":
+    if not stage.packed:
         return _answered(stage, audio, 1.0)
     lengths, frames, supervised, left = [], [], 0, stage.context
     while left:
@@ -104,7 +104,7 @@ def typical(stage: Stage, rates: Rates, mean: float = 0.0) -> BatchShape:
         mean: tokens of the data's mean sample, to which the mix's clips are scaled; 0 takes them as they are.
     """
     most = int(stage.max_audio * PER_SECOND)
-    if stage.method != "sft":
+    if not stage.packed:
         audio, _ = mix(4000, 1 << 30)
         return _answered(stage, int(np.minimum(audio, most).mean()), min(rates.answer, 0.99))
     audio, text = _packed(stage.context, most, round(mean))

@@ -7,6 +7,7 @@ from pathlib import Path
 from afn_model.data.heldout import split
 from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
+from afn_model.train.asr import ASRSettings
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
@@ -33,11 +34,12 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         many = f"{world_size} ranks" if sp_size == 1 else f"{groups} groups of {sp_size} ranks"
         has = f"{stage.bins} sequences (batch_tokens {stage.batch_tokens} / context {stage.context})"
         whole = f"a batch_tokens that is a multiple of {groups * stage.context}"
-        if stage.method != "sft":
+        if not stage.packed:
             has, whole = f"{stage.bins} prompts", f"a batch_prompts that is a multiple of {groups}"
         raise ValueError(f"stage {stage.name}: a step has {has}, which {many} cannot share evenly; give {whole}")
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
+    made(ASRSettings, stage.asr, f"stage {stage.name}: asr")
     made(DPOSettings, stage.dpo, f"stage {stage.name}: dpo")
     settings = made(GRPOSettings, stage.grpo, f"stage {stage.name}: grpo")
     try:
@@ -65,7 +67,7 @@ def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
         bins=stage.bins,
         max_seconds=longest,
         chunk=stage.chunk,
-        prompts_only=stage.method != "sft",
+        prompts_only=not stage.packed,
         bad_share=stage.bad_share,
         on_long=stage.on_long,
         records=records,

@@ -248,7 +248,7 @@ def compare_headers(wanted: dict[str, tuple[int, ...]], stored: dict[str, Stored
 
 
 def fill(
-    model: Network,
+    model: torch.nn.Module,
     stored: dict[str, Stored],
     dtype: torch.dtype,
     device: torch.device,
@@ -282,7 +282,7 @@ def read_tensor(shard, file: Path, key: str) -> Tensor:
         raise ValueError(f"{file}: {shown(key)} cannot be read: {said(error)}") from error
 
 
-def set_parameter(model: Network, name: str, value: Tensor, requires_grad: bool) -> None:
+def set_parameter(model: torch.nn.Module, name: str, value: Tensor, requires_grad: bool) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=requires_grad))
 

@@ -34,6 +34,7 @@ COVERED = {
 }
 MODULES = {
     "afn_model/afnext.py": "tests/model/infer and weights call it",
+    "afn_model/afwhisper.py": "tests/model/weights/test_speech.py and tests/model/train/test_asr.py",
     "afn_model/config.py": "tests/model/weights/test_config_json.py",
     "afn_model/hashing.py": "tests/model/data/test_order.py",
     "afn_model/plot_style.py": "colours and sizes",

@@ -7,7 +7,9 @@ import torch
 
 from afn_model import AFNext, AFNextProcessor, ModelConfig, SamplingParams, Session
 from afn_model.infer.answer import answer
+from afn_model.infer.speech_answer import speech_answers
 from tests.model.infer.test_generate import asked, conversations
+from tests.model.speech import said, speech_model
 from tests.tiny import noise, record, save_tiny
 
 SHORT = SamplingParams(max_new_tokens=12)
@@ -104,3 +106,17 @@ def test_the_former_name_of_the_config():
     with pytest.warns(DeprecationWarning, match="Config is now called ModelConfig"):
         from afn_model import Config
     assert Config is ModelConfig
+
+
+def test_a_session_with_the_speech_decoder(tmp_path):
+    model, processor = speech_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    talks, session = [said("", 1.0)[:1], said("", 2.0, seed=1)[:1]], Session(tmp_path)
+    expected = [one.text for _, one in sorted(speech_answers(model, processor, talks, SHORT), key=lambda one: one[0])]
+    pieces = []
+    found = session.answer(talks, SHORT, on_text=lambda i, text: pieces.append((i, text)))
+    assert [one.text for one in found] == expected
+    assert sorted(pieces) == list(enumerate(expected))
+    with pytest.raises(ValueError, match=r"nowhere\.wav: no such file"):
+        session.answer([asked_about("nowhere.wav")], SHORT)

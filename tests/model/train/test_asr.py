@@ -1,0 +1,111 @@
+"""ASR stages: masks of SpecAugment, and a run that is stopped and goes on to the same weights."""
+
+import json
+
+import pytest
+import torch
+
+from afn_model.afwhisper import AFWhisper
+from afn_model.bootstrap.tiny import build
+from afn_model.train.asr import ASRSettings, masked
+from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.stage_run import Options
+from afn_model.train.trainer import train
+from afn_model.train.validate import MODEL
+from afn_model.world.build import write_world
+from tests.model.speech import speech_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
+LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=2)
+CURRICULUM = """
+datasets: {words: data/train/word.jsonl, held: data/heldout/word.jsonl}
+stages:
+  first:
+    method: asr
+    trains: [encoder, decoder]
+    context: 512
+    batch_tokens: 512
+    steps: 4
+    lr: 2.0e-3
+    blend: {words: 1}
+    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2}
+    eval: {data: held, every: 2, metrics: [wer]}
+  second:
+    method: asr
+    trains: [decoder]
+    start: first
+    context: 512
+    batch_tokens: 512
+    steps: 2
+    blend: {words: 1}
+"""
+
+
+def test_masks_are_bands_and_stretches_of_what_counts():
+    generator = torch.Generator().manual_seed(0)
+    settings = ASRSettings(frequency_masks=2, frequency_width=10, time_masks=3, time_share=0.1)
+    mel, frames = torch.ones(200, 40, 300), [300] * 100 + [50] * 100
+    found = masked(mel, frames, settings, generator)
+    bins, places = (found.sum(2) == 0).sum(1), (found.sum(1) == 0).sum(1)
+    assert bins.max() <= 20
+    assert bins.float().mean() == pytest.approx(10, abs=1.5)  # two bands of 5 on average, which may overlap
+    assert places[:100].max() <= 90
+    assert places[:100].float().mean() == pytest.approx(44, abs=4)
+    assert places[100:].max() <= 15
+    assert (found[100:, :, 50:].sum(1) > 0).all()  # nothing is left out where nothing counts
+    assert torch.equal(masked(mel, frames, ASRSettings(), generator), mel)
+
+
+def test_settings_out_of_range():
+    for wrong in ({"label_smoothing": 1.0}, {"time_share": -0.1}, {"frequency_masks": 1.5}, {"time_masks": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ASRSettings(**wrong)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("asr")
+    write_world(folder / "data", train={"word": 40}, heldout={"word": 4}, seed=0)
+    model, processor = speech_model(pooled=True)
+    model.save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
+    (folder / "curriculum.yaml").write_text(CURRICULUM)
+    return folder
+
+
+class Stop(Exception):
+    pass
+
+
+def run(folder, out, stop_at=None):
+    def on_row(row):
+        if stop_at is not None and "loss" in row and (row["stage"], row["step"]) == stop_at:
+            raise Stop
+
+    options = Options(show=False, tensorboard=False, on_row=on_row)
+    train(read_curriculum(folder / "curriculum.yaml"), folder / "base", out, layout=LAYOUT, options=options)
+
+
+def test_a_run_that_goes_on_has_the_same_weights(world, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(world, whole)
+    with pytest.raises(Stop):
+        run(world, parts, stop_at=("first", 2))
+    run(world, parts)
+    for stage in ("first", "second"):
+        expected, found = (AFWhisper.from_pretrained(out / stage / MODEL).state_dict() for out in (whole, parts))
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    rows = [json.loads(line) for line in (whole / "first/log.jsonl").read_text().splitlines()]
+    assert [row["eval_wer"] for row in rows if "eval_wer" in row]
+    first, second = (AFWhisper.from_pretrained(whole / stage / MODEL) for stage in ("first", "second"))
+    assert torch.equal(second.encoder.conv1.weight, first.encoder.conv1.weight)  # it does not train in the second
+    assert not torch.equal(second.decoder.layers[0].fc1.weight, first.decoder.layers[0].fc1.weight)
+
+
+def test_the_model_and_the_method_belong_together(world, tmp_path):
+    whole, processor = build(0)
+    whole.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    curriculum, options = read_curriculum(world / "curriculum.yaml"), Options(show=False, tensorboard=False)
+    with pytest.raises(ValueError, match=r"method asr, and .* has no such decoder"):
+        train(curriculum, tmp_path / "base", tmp_path / "out", layout=LAYOUT, options=options)
