@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from afn_model.curate.stand_ins.server import RuleServer
 
 STARTED = 2.5  # seconds after which a process has begun to work
-ALONE = {"quotas__channel_share": 1.0}  # so that one channel's recordings do not depend on another's
+ALONE: dict[str, Any] = {"quotas__channel_share": 1.0}  # so that one channel's recordings do not depend on another's
 CALLS = 5  # that a budget allows
 POOLED = ("multi_audio", "chats")  # products that hear several recordings
 
@@ -167,7 +167,8 @@ def changed(runs: RunTrials) -> CheckedPromise:
     """Another parameter runs its stage again and what reads it, nothing before and beside."""
     from afn_model.curate.stand_ins.guarantees import CheckedPromise
 
-    plan, parameter = runs.read(), {"voices__least": 1.5}
+    plan = runs.read()
+    parameter: dict[str, Any] = {"voices__least": 1.5}
     keys, other = plan.keys, runs.read(**parameter).keys
     again = {one.stage: one.run for one in runs.whole()}
     after = {one.stage: one.run for one in runs.whole(**parameter)}

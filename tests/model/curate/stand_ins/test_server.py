@@ -2,12 +2,13 @@
 
 import base64
 
+import numpy as np
 import pytest
 
 from afn_model.audio.encode import flac, wav
 from afn_model.curate.prompt_files import prompt_file
 from afn_model.curate.stand_ins.rules import RULES
-from afn_model.curate.stand_ins.server import BUSY, answers_from, by_hash, name_of, samples_of
+from afn_model.curate.stand_ins.server import BUSY, KnownSamples, answers_from, by_hash, name_of, samples_of
 from tests.model.curate.stages.heard import row
 
 
@@ -51,3 +52,17 @@ def test_prompts_are_known_by_their_instructions():
     assert {name_of(prompt_file(name).text) for name in RULES} == set(RULES)
     with pytest.raises(KeyError, match="a prompt like"):
         name_of("What is this?")
+
+
+def test_a_part_of_a_recording_is_found_where_it_is():
+    rng = np.random.default_rng(0)
+    first, other = (rng.integers(-99, 99, 32_000).astype("<i2") for _ in range(2))
+    other[4_000:20_000] = 0
+    known = KnownSamples()
+    known.add("first", first.tobytes())
+    known.add("other", other.tobytes())
+    assert known.find(first[1_234:30_001].tobytes()) == ("first", 1_234)
+    assert known.find(other[777:8_777].tobytes()) == ("other", 777)
+    assert known.find(first[100:700].tobytes()) == ("first", 100)
+    assert known.find(first[100:110].tobytes()) is None
+    assert known.find(first[::-1].tobytes()) is None
