@@ -45,6 +45,7 @@ NO_PICTURE = {
     "findings.jsonl": "rules that kernels break on purpose, with the reason of each",
     "first.jsonl": "right or wrong, and where seconds went: timeline.png and sweeps.png of bench.first.report",
     "sweep.jsonl": "what fits is one word: sweep.md has the few rows that spill",
+    "machine.json": "what ran beside it: the machine and its packages",
     "curation_run.jsonl": "yes or no: the same bytes, whenever it was killed",
     "batch_kills.jsonl": "yes or no: every line once, whenever it was killed",
     "fp8.jsonl": "four rows of scores that differ by less than a picture shows",

@@ -234,6 +234,7 @@ def test_an_engine_that_says_something_else_is_found(capsys, monkeypatch):
                                [([1, 5, 3], torch.tensor([-1.0, -2.5, -9.0]))]) == 0.5  # fmt: skip
     assert not engine_checks.equal(other, [(tokens, logprobs + 1e-7) for tokens, logprobs in other])
     monkeypatch.setitem(engine_checks.CHECKS, "bits", lambda: 1 / 0)
+    monkeypatch.setattr(child, "END", time.monotonic() + 60)  # not that of when these tests were imported
     assert engine_checks.engine("bits") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["status"], said["why"]) == ("failed", "ZeroDivisionError: division by zero")
