@@ -163,7 +163,7 @@ $(VENV)/.eval: $(VENV)/.demo
 	touch $@
 
 $(VENV)/.curate: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,eval,curate]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,curate]'
 	$(BIN)/pip install -q --disable-pip-version-check 'pocketsphinx>=5.1'  # 30 MB
 	touch $@
 
