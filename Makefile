@@ -22,7 +22,7 @@ eval-demo: $(VENV)/.eval ## a few rows in the format of every benchmark, asked, 
 	$(BIN)/afn bench run --suite demo
 
 curate-demo: $(VENV)/.curate ## recordings made, curated by every stage, killed, checked and trained on
-	$(BIN)/afn curate demo --out runs/curate
+	$(BIN)/afn curate demo --out runs/curate $(if $(TRIALS),,--kills 0)
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
 	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum

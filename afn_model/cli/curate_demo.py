@@ -40,7 +40,13 @@ def add_curate_demo(parser: ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/curate", metavar="DIR", help="folder; default runs/curate")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes; default 2")
     parser.add_argument("--results", metavar="DIR", help="folder that the tables and what they are of are copied to")
-    parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help=f"of the smaller run; default {KILLS}")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=KILLS,
+        metavar="N",
+        help=f"of the smaller run; default {KILLS}; 0 leaves smaller runs out",
+    )
 
 
 def curate_demo(args: Namespace) -> int:
@@ -202,6 +208,8 @@ def trained(export: Path, out: Path) -> CheckedPromise:
 def _tried(plan: Path, folder: Path, server: RuleServer, kills: int) -> list[CheckedPromise]:
     from afn_model.cli.curate_trials import RunTrials, trials
 
+    if not kills:
+        return []
     shutil.rmtree(folder, ignore_errors=True)
     return trials(RunTrials(plan, folder, LIMIT, server), kills, _say)
 
