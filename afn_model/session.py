@@ -61,6 +61,7 @@ class Session:
         self._model: AFNext | None = None
         self._engine: Engine | None = None
         self._speech: AFWhisper | None = None
+        self._is_speech = is_speech(folder)
         self._loading = Lock()
         self.folder, self.dtype, self.rote, self.on_step, self.read = folder, dtype, rote, on_step, read or load
         self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
@@ -101,7 +102,7 @@ class Session:
 
     def answer(self, conversations: Sequence, params: SamplingParams | None = None, **options: Any) -> list[Answer]:
         """The model's answers to conversations; an error raises. See ``afn_model.infer.answer.answer``."""
-        if not is_speech(self.folder):
+        if not self._is_speech:
             return answer(lambda: self.engine, self.processor, conversations, params, **options)
         found = sorted(self.answers(conversations, params, **options), key=lambda one: one[0])
         for _, one in found:
@@ -115,7 +116,7 @@ class Session:
         """Answers as they come, with errors in the places of those that cannot be given, so that one bad recording does
         not end the work on the others. See ``afn_model.infer.answer.answers``.
         """
-        if is_speech(self.folder):
+        if self._is_speech:
             return speech_answers(lambda: self.speech, self.processor, conversations, params, **options)
         return answers(lambda: self.engine, self.processor, conversations, params, **options)
 

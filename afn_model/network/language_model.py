@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import afn_kernels as ak
-from afn_model.config import TextConfig
+from afn_model.config import SpeechConfig, TextConfig
 from afn_model.network.kv_cache import PagedKV
 from afn_model.network.linear import linear
 from afn_model.network.shared_prefix import SharedPrefix
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from afn_model.network.sequence_shard import SequenceShard
 
 
-def inverse_frequencies(config: TextConfig, device: torch.device) -> Tensor:
+def inverse_frequencies(config: TextConfig | SpeechConfig, device: torch.device) -> Tensor:
     """[head_dim / 2] float32: θ^(−2d / head_dim), radians of a position."""
     d = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.int64).float()
     return 1.0 / config.rope_theta ** (d / config.head_dim)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.config import SpeechConfig
 from afn_model.network.encoder import ResidualLayerNorm
+from afn_model.network.language_model import inverse_frequencies
 from afn_model.network.linear import linear, product
 
 if TYPE_CHECKING:
@@ -195,5 +196,4 @@ class SpeechDecoder(nn.Module):
     def _frequencies(self, device: torch.device) -> Tensor | None:
         if self.embed_positions is not None:
             return None
-        d = torch.arange(0, self.config.head_dim, 2, device=device, dtype=torch.int64).float()
-        return 1.0 / self.config.rope_theta ** (d / self.config.head_dim)
+        return inverse_frequencies(self.config, device)

@@ -384,7 +384,7 @@ class Account:
                 encoded = encoded + self.frames * e * audio.width * 4
             phases.append(encoded + 2 * self.gathered(group) + self.sums(group) - kept * text.layers)
         # Weights are freed before their gradients are summed.
-        root = self.sums(units.root) - self.gathered(units.root) - e * units.head * (self.stage.packed)
+        root = self.sums(units.root) - self.gathered(units.root) - e * units.head * self.stage.packed
         phases.append(root - kept * text.layers - self.encoder())
         phases.append(self.staging() - self.activations())
         return np.maximum.reduce(phases)
