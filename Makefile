@@ -21,7 +21,7 @@ serve-demo: $(VENV)/.serve ## the small model behind a page and OpenAI's API: as
 eval-demo: $(VENV)/.eval ## a few rows in the format of every benchmark, asked, scored and reported on
 	$(BIN)/afn bench run --suite demo
 
-curate-demo: $(VENV)/.curate ## recordings made, curated by every stage, killed, checked and trained on
+curate-demo: $(VENV)/.curate ## recordings made, curated by every stage, checked and trained on; TRIALS=1 kills too
 	$(BIN)/afn curate demo --out runs/curate $(if $(TRIALS),,--kills 0)
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
@@ -145,28 +145,20 @@ $(VENV)/bin/python:
 
 NATIVE := setup.py CMakeLists.txt pyproject.toml constraints.txt $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*/*.h csrc/*/*/*.cuh)
 
-$(VENV)/.demo: $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 cmake ninja cython  # meeteval is built with Cython
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo]'
+PIP := PIP_NO_COMPILE=1 $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
+
+# The kernels are compiled while PyTorch is unpacked. meeteval is built with Cython.
+$(VENV)/.built: $(NATIVE) | $(VENV)/bin/python
+	$(PIP) setuptools wheel pybind11 cmake ninja cython
+	$(PIP) --no-build-isolation --no-deps -e . & kernels=$$!; $(PIP) 'torch>=2.8' numpy && wait $$kernels
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,test]'
-	touch $@
-
-$(VENV)/.serve: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,serve]'
-	touch $@
-
-$(VENV)/.eval: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,eval]'
-	touch $@
-
-$(VENV)/.curate: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,curate]'
-	$(BIN)/pip install -q --disable-pip-version-check 'pocketsphinx>=5.1'  # 30 MB
-	touch $@
-
-$(VENV)/.docs: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt mkdocs-material mkdocstrings-python  # [docs]
+$(VENV)/.demo:   NEEDS := -e '.[demo]'
+$(VENV)/.test:   NEEDS := -e '.[demo,test]'
+$(VENV)/.serve:  NEEDS := -e '.[demo,serve]'
+$(VENV)/.eval:   NEEDS := -e '.[demo,eval]'
+$(VENV)/.curate: NEEDS := -e '.[demo,curate]' 'pocketsphinx>=5.1'
+$(VENV)/.docs:   NEEDS := -e '.[demo,docs]'
+$(addprefix $(VENV)/.,demo test serve eval curate docs): $(VENV)/.built
+	$(PIP) --no-build-isolation $(NEEDS)
 	touch $@
