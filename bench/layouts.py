@@ -16,9 +16,10 @@ from typing import Any
 from afn_model.config import ModelConfig
 from afn_model.files import write_rows, write_text
 from afn_model.train.account import Account
-from afn_model.train.curriculum import RunLayout, Stage, for_stage, read_curriculum, read_layout
+from afn_model.train.curriculum import Stage, read_curriculum
 from afn_model.train.planner import check_layout, search, step_time
 from afn_model.train.rates import ASSUMED, described
+from afn_model.train.run_layout import RunLayout, for_stage, read_layout
 from afn_model.train.typical import longest
 
 OUT = Path("bench/results/simulated/layouts.jsonl")

@@ -51,9 +51,10 @@ from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.files import write_rows, write_text
 from afn_model.prompt.batch import IGNORED, Batch
 from afn_model.train import host_memory, optimiser_offload
-from afn_model.train.curriculum import Stage, for_stage, read_curriculum, read_layout
+from afn_model.train.curriculum import Stage, read_curriculum
 from afn_model.train.grpo import GRPOSettings
 from afn_model.train.optimiser import FiniteCheck
+from afn_model.train.run_layout import for_stage, read_layout
 from afn_model.train.sft import SFT
 from afn_model.train.stage_model import StageModel, stage_model
 from afn_model.train.update import collected_together, update

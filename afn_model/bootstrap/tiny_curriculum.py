@@ -28,7 +28,8 @@ from afn_model.files import write_json
 from afn_model.host import machine
 from afn_model.scoring import rewards
 from afn_model.scoring.metrics import by_axis, score, timestamps
-from afn_model.train.curriculum import Curriculum, Stage, read_curriculum, read_layout
+from afn_model.train.curriculum import Curriculum, Stage, read_curriculum
+from afn_model.train.run_layout import read_layout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from afn_model.train.validate import MODEL

@@ -181,7 +181,8 @@ def trained(export: Path, out: Path) -> CheckedPromise:
     from afn_model.bootstrap.tiny import untrained
     from afn_model.curate.stand_ins.guarantees import CheckedPromise
     from afn_model.data.index import Corpus
-    from afn_model.train.curriculum import read_curriculum, read_layout
+    from afn_model.train.curriculum import read_curriculum
+    from afn_model.train.run_layout import read_layout
     from afn_model.train.stage_run import Options
     from afn_model.train.trainer import train
 

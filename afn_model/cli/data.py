@@ -308,7 +308,8 @@ def step(args: Namespace) -> None:
     """Shows what was in a step, by the loader's plan; recordings are not opened."""
     from afn_model.data.loader import Loader
     from afn_model.data.steps import rows_of, text_of
-    from afn_model.train.curriculum import for_stage, read_curriculum, read_layout
+    from afn_model.train.curriculum import read_curriculum
+    from afn_model.train.run_layout import for_stage, read_layout
     from afn_model.train.stage_run import sp_size
     from afn_model.train.validate import check, data_config
 

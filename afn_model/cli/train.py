@@ -102,9 +102,10 @@ def train(args: Namespace) -> None:
     import torch
 
     from afn_model.train.callbacks import reporters
-    from afn_model.train.curriculum import read_curriculum, read_layout
+    from afn_model.train.curriculum import read_curriculum
     from afn_model.train.fingerprint import CHANGEABLE
     from afn_model.train.prepare import Refused
+    from afn_model.train.run_layout import read_layout
     from afn_model.train.screen import lasting_output
     from afn_model.train.stage_run import Options
     from afn_model.train.stopping import STOPPED, Stopped
@@ -146,7 +147,8 @@ def changes_of(pairs: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What ``--set`` changes of the layout, and of stages."""
     from dataclasses import fields
 
-    from afn_model.train.curriculum import RunLayout, Stage
+    from afn_model.train.curriculum import Stage
+    from afn_model.train.run_layout import RunLayout
     from afn_model.train.values import parse_yaml
 
     of_layout, of_stages = {}, {}

@@ -30,8 +30,9 @@ from afn_model.files import write_json
 from afn_model.host import machine
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import by_axis
-from afn_model.train.curriculum import Curriculum, RunLayout, Stage, Start
+from afn_model.train.curriculum import Curriculum, Stage, Start
 from afn_model.train.prepare import DONE
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train as train_curriculum
 from afn_model.train.validate import MODEL

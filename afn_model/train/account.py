@@ -24,12 +24,13 @@ from afn_model.audio.frames import token_frames
 from afn_model.config import ModelConfig
 from afn_model.network.sequence_shard import cost
 from afn_model.train.adapt import adapt
-from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.curriculum import Stage
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.lora_linear import LoRALinear
 from afn_model.train.optimiser import MOMENTS
 from afn_model.train.optimiser_offload import BUCKET
 from afn_model.train.quantise import quantise
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_model import WHOLE_SHARE, copies_alone, gathered_together
 from afn_model.weights.checkpoint import SkipInit
 

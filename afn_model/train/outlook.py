@@ -12,9 +12,10 @@ import torch
 from afn_model.data.forecast import Forecast, forecast
 from afn_model.data.index import Corpus
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train.curriculum import Curriculum, RunLayout, Stage
+from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.optimiser import MOMENTS, learning_rate
 from afn_model.train.quantise import coded_weights
+from afn_model.train.run_layout import RunLayout
 
 WEIGHT_BYTES = 4  # of a trained parameter in a checkpoint, beside its moments
 LOW_RATE = 0.5  # share of ``lr`` that a stage should reach

@@ -13,10 +13,11 @@ from afn_model.config import ModelConfig
 from afn_model.data.forecast import Forecast
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.account import Account, stage_units
-from afn_model.train.curriculum import RECOMPUTE, Curriculum, RunLayout, Stage, for_stage
+from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.host_memory import available
 from afn_model.train.outlook import stage_forecast
 from afn_model.train.rates import ASSUMED, Rates, described, read_rates
+from afn_model.train.run_layout import RECOMPUTE, RunLayout, for_stage
 from afn_model.train.step_time import StepSeconds, StepTime, band
 from afn_model.train.typical import PER_SECOND, longest, typical
 from afn_model.weights.config_json import read_config

@@ -19,12 +19,13 @@ from afn_model.train import lora
 from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.activation_offload import ActivationOffload
 from afn_model.train.adapt import Adapted, adapt, with_adapters
-from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.curriculum import Stage
 from afn_model.train.grpo import frozen_reference
 from afn_model.train.lora_linear import adapters
 from afn_model.train.optimiser import make_optimiser
 from afn_model.train.optimiser_offload import OffloadedOptimiser
 from afn_model.train.prepare import together
+from afn_model.train.run_layout import RunLayout
 from afn_model.weights.slices import StoredWeights
 
 # Methods of the model besides forward that compute with its weights.

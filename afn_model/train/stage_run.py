@@ -27,7 +27,7 @@ from afn_model.train.adapt import load_base, with_adapters
 from afn_model.train.asr import ASR, ASRSettings
 from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
-from afn_model.train.curriculum import Curriculum, RunLayout, Stage, write_curriculum
+from afn_model.train.curriculum import Curriculum, Stage, write_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.evaluate import Evaluator
 from afn_model.train.feature_cache import FeatureCache
@@ -39,6 +39,7 @@ from afn_model.train.outlook import check_room
 from afn_model.train.prepare import DONE, agreed, announce, cores, together, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.resume import Progress, resume, start_with_weights
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.sft import SFT
 from afn_model.train.stage_model import stage_model
 from afn_model.train.stopping import Stopped, stop_signals

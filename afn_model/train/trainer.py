@@ -14,10 +14,11 @@ import torch
 from afn_distributed import process as processes
 from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
-from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage
+from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.lock import locked
 from afn_model.train.planner import check_host
 from afn_model.train.prepare import agreed, announce, finished_stages, prepare
+from afn_model.train.run_layout import RunLayout, for_stage
 from afn_model.train.stage_run import Options, StageRun, sp_size
 from afn_model.train.validate import MODEL, check
 from afn_model.weights.config_json import read_config

@@ -14,6 +14,7 @@ from afn_model.checks import is_number, is_whole
 
 # What the trainer itself keeps in a run folder, and the name by which a stage starts from the base model.
 TAKEN = ("base", "curriculum.yaml", "plots", "tensorboard")
+HERE = Path(__file__).parent
 LONGEST_NAME = 200  # bytes; file systems take 255
 Made = TypeVar("Made")
 
@@ -216,3 +217,15 @@ def made(settings: type[Made], given: Mapping[str, Any], what: str) -> Made:
         return settings(**found)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from None
+
+
+def find(file: str | Path, folder: str) -> Path:
+    """The file, or the one of that name which comes with the package."""
+    path = Path(file)
+    if path.is_file():
+        return path
+    own = HERE / folder / f"{file}.yaml"
+    if own.is_file():
+        return own
+    names = ", ".join(sorted(p.stem for p in (HERE / folder).glob("*.yaml")))
+    raise ValueError(f"{file}: no such file, and {folder} that come with the package are {names}")

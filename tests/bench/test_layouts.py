@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from afn_model.config import ModelConfig
-from afn_model.train.curriculum import for_stage, read_layout
+from afn_model.train.run_layout import for_stage, read_layout
 from bench import layouts
 from bench.layouts import CLOSE, MEMORY, REASONS, SHIPPED, described_layout, markdown, measured, row, stages
 

@@ -10,7 +10,7 @@ from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from afn_model.train.curriculum import for_stage, read_layout
+from afn_model.train.run_layout import for_stage, read_layout
 from bench import memory
 from bench.memory import MOST, RANKS, RESERVE, cases, count, counting, markdown
 

@@ -20,10 +20,12 @@ from afn_model.cli.options import Parser
 from afn_model.data import index, records
 from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint
-from afn_model.train.curriculum import RunLayout, Stage, find, read_curriculum, read_layout
+from afn_model.train.curriculum import Stage, read_curriculum
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.eval_settings import METRICS, EvalSettings
 from afn_model.train.grpo import GRPOSettings
+from afn_model.train.run_layout import RunLayout, read_layout
+from afn_model.train.values import find
 from bench.resume import prepare
 from tests.tiny import record
 

@@ -10,7 +10,8 @@ from afn_model.config import AudioConfig, ModelConfig, TextConfig
 from afn_model.train.account import Account, BatchShape, keeps_whole, stage_units, windows_of
 from afn_model.train.activation_checkpoint import MODES, checkpoint_blocks
 from afn_model.train.adapt import adapt
-from afn_model.train.curriculum import RunLayout, Stage, for_stage, read_layout
+from afn_model.train.curriculum import Stage
+from afn_model.train.run_layout import RunLayout, for_stage, read_layout
 from afn_model.train.typical import longest
 from bench import memory
 

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from afn_model import AFNext
 from afn_model.train import adamw8bit, lora
 from afn_model.train.adapt import adapt
-from afn_model.train.curriculum import RunLayout, read_curriculum, write_curriculum
+from afn_model.train.curriculum import read_curriculum, write_curriculum
 from afn_model.train.fingerprint import start_fingerprint
 from afn_model.train.lora_settings import LINEAR
 from afn_model.train.peft_config import config_of
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from bench.resume import prepare

@@ -8,7 +8,8 @@ import torch
 from afn_model.afwhisper import AFWhisper
 from afn_model.bootstrap.tiny import build
 from afn_model.train.asr import ASRSettings, masked
-from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.curriculum import read_curriculum
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from afn_model.train.validate import MODEL

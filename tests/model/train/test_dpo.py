@@ -13,10 +13,11 @@ from afn_model.data import index
 from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.data.records import Sample, check
 from afn_model.prompt.conversation import Turn
-from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.curriculum import read_curriculum
 from afn_model.train.dpo import DPO, DPOSettings, prepare_pair
 from afn_model.train.grpo import frozen_reference
 from afn_model.train.prepare import DONE
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from bench.resume import prepare

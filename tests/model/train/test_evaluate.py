@@ -23,13 +23,14 @@ from afn_model.infer.answer import answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.scoring import rewards
 from afn_model.train.checkpoint import Checkpoints
-from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.curriculum import read_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.evaluate import Evaluator, reference, scored, undisturbed
 from afn_model.train.grpo import GRPO, GRPOSettings, frozen_reference
 from afn_model.train.held_records import held_out
 from afn_model.train.log import is_evaluation
 from afn_model.train.resume import Progress
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.stopping import Stopped
 from afn_model.train.trainer import train

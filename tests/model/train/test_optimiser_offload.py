@@ -12,9 +12,9 @@ from torch import nn
 from afn_distributed.shard import clip_grad_norm, shard
 from afn_model.train import activation_offload, gradient_offload, optimiser_offload
 from afn_model.train.checkpoint import restore, training_state
-from afn_model.train.curriculum import RunLayout
 from afn_model.train.optimiser import FiniteCheck, make_optimiser
 from afn_model.train.optimiser_offload import MASTER, OffloadedOptimiser
+from afn_model.train.run_layout import RunLayout
 from bench.resume import prepare
 from tests.distributed.ranks import run
 from tests.model.train import late

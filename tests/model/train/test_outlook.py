@@ -9,9 +9,10 @@ import torch
 
 from afn_model import AFNextProcessor
 from afn_model.train import outlook as module
-from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.curriculum import read_curriculum
 from afn_model.train.optimiser import learning_rate
 from afn_model.train.outlook import check_room, outlook, rates, size
+from afn_model.train.run_layout import RunLayout
 from bench.resume import prepare
 
 Usage = namedtuple("Usage", "total used free")

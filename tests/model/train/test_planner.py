@@ -9,7 +9,7 @@ from afn_model.config import ModelConfig
 from afn_model.data.forecast import Forecast
 from afn_model.train import planner
 from afn_model.train.account import Account
-from afn_model.train.curriculum import Curriculum, RunLayout, Stage, for_stage, read_curriculum, read_layout
+from afn_model.train.curriculum import Curriculum, Stage, read_curriculum
 from afn_model.train.planner import (
     changed,
     check_host,
@@ -21,6 +21,7 @@ from afn_model.train.planner import (
     remedies,
     search,
 )
+from afn_model.train.run_layout import RunLayout, for_stage, read_layout
 from afn_model.train.typical import longest
 
 FULL = ModelConfig()

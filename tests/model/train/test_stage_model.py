@@ -14,8 +14,9 @@ from afn_model import AFNext
 from afn_model.config import AudioConfig
 from afn_model.train import lora
 from afn_model.train.adapt import load_base
-from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.curriculum import Stage
 from afn_model.train.quantise import quantise
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_model import StageModel, stage_model
 from afn_model.weights import slices
 from bench.resume import prepare

@@ -9,7 +9,8 @@ import pytest
 import torch.distributed as dist
 from torch import nn
 
-from afn_model.train.curriculum import RunLayout, Start, read_curriculum
+from afn_model.train.curriculum import Start, read_curriculum
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options, StageRun
 from afn_model.train.trainer import train
 from bench.resume import prepare

@@ -6,9 +6,10 @@ import pytest
 
 from afn_model.config import ModelConfig
 from afn_model.train.account import Account, BatchShape
-from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.curriculum import Stage
 from afn_model.train.flops import head, language_model_linear
 from afn_model.train.rates import ASSUMED
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.step_time import StepTime, band
 
 FULL = ModelConfig()

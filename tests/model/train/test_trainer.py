@@ -15,9 +15,10 @@ from afn_model import AFNext
 from afn_model.data import index
 from afn_model.network.device_batch import DeviceBatch
 from afn_model.train import stage_run
-from afn_model.train.curriculum import RunLayout, Start, read_curriculum
+from afn_model.train.curriculum import Start, read_curriculum
 from afn_model.train.log import RunLog
 from afn_model.train.prepare import DONE
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.stopping import Stopped
 from afn_model.train.trainer import train

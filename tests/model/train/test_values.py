@@ -6,9 +6,10 @@ import pytest
 
 from afn_model.scoring.judge import Endpoint
 from afn_model.train import values
-from afn_model.train.curriculum import Stage, read_curriculum, read_layout, write_curriculum
+from afn_model.train.curriculum import Stage, read_curriculum, write_curriculum
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.run_layout import read_layout
 from afn_model.train.values import made, shown
 
 GOOD = """

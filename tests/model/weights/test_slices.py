@@ -9,7 +9,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from afn_distributed.process import Process
 from afn_model import AFNext
 from afn_model.config import preset
-from afn_model.train.curriculum import RunLayout, Stage
+from afn_model.train.curriculum import Stage
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_model import stage_model
 from afn_model.weights import slices
 from afn_model.weights.checkpoint import SkipInit, Stored, on_meta

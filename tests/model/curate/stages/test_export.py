@@ -28,7 +28,8 @@ from afn_model.curate.stages.fetch import digest_of
 from afn_model.curate.takedown import Takedown, write_takedown
 from afn_model.data.index import Corpus
 from afn_model.data.records import audios_of, parse_sample
-from afn_model.train.curriculum import RunLayout, read_curriculum
+from afn_model.train.curriculum import read_curriculum
+from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from bench.resume import TEMPLATE
