@@ -305,18 +305,23 @@ def test_padding_value_is_the_padding():
     assert_as_close(found, expected, rows)
 
 
-def test_ten_times_faster():
-    """Five minutes in windows, in turns on the same cores; bench/features.py measures thirty."""
+def test_a_fifth_of_the_work():
+    """CPU time on one thread, which other tests at the same time disturb least; bench/features.py measures the time
+    that passes, a tenth, where nothing else runs."""
     if _cpu_available() or not __import__("afn_kernels._cpu")._cpu.simd_level().startswith("avx"):
         pytest.skip("the claim is for the compiled kernel with AVX")
     extractors, pcm = pair(chunk_length=30), clips(*[30 * RATE] * 10)
-    best = [float("inf")] * 2
-    for _ in range(4):
-        for i, extract in enumerate(extractors):
-            start = time.perf_counter()
-            extract(pcm, sampling_rate=RATE, return_tensors="pt")
-            best[i] = min(best[i], time.perf_counter() - start)
-    assert best[0] < best[1] / 10
+    best, threads = [float("inf")] * 2, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(4):
+            for i, extract in enumerate(extractors):
+                start = time.process_time()
+                extract(pcm, sampling_rate=RATE, return_tensors="pt")
+                best[i] = min(best[i], time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    assert best[0] < best[1] / 5
 
 
 def test_files_are_transformers_files(tmp_path):
