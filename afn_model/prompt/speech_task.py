@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import AddedToken, Tokenizer
 
 from afn_model.checks import number, shown
+from afn_model.prompt.conversation import Turn
 
 START = "<|startoftranscript|>"
 NO_TIMESTAMPS = "<|notimestamps|>"
@@ -17,6 +18,7 @@ SPEAKER = "<|speaker|>"  # between talkers, who come in order of first appearanc
 TASKS = ("transcribe", "translate", "caption", "speakers", "target")
 TIME_STEP = 0.02  # seconds
 LAST_TIME = 30.0  # seconds
+TOKEN = re.compile(r"<\|([^<>|\s]+)\|>")  # the name of a special token
 _CODE = re.compile("[a-z]{2,3}")
 _PROMPT = re.compile(r"<\|([^<>|]+)\|><\|([^<>|]+)\|>(<\|notimestamps\|>)?")
 
@@ -42,7 +44,7 @@ class SpeechTask:
     def __post_init__(self):
         if self.task not in TASKS:
             raise ValueError(f"task {shown(self.task)} is none of {', '.join(TASKS)}")
-        if not isinstance(self.language, str) or not _CODE.fullmatch(self.language):
+        if not isinstance(self.language, str) or not is_code(self.language):
             raise ValueError(f"language {shown(self.language)} is no code of two or three small letters, such as en")
 
     @property
@@ -78,6 +80,26 @@ class SpeechTask:
             if tokenizer.token_to_id(token) is None:
                 kind = f"language {self.language}" if token == self.tokens[0] else f"task {self.task}"
                 raise ValueError(f"{kind}: the tokenizer has no token {token}")
+
+
+def is_code(name: str) -> bool:
+    """Whether a name has the form of a language's code."""
+    return _CODE.fullmatch(name) is not None
+
+
+def with_task(turns: Sequence[Turn], tokenizer: Tokenizer, task: SpeechTask | None = None) -> list[Turn]:
+    """A conversation with a task in its last turn, where that is a user's and has recordings and nothing else.
+
+    Args:
+        turns: of the conversation.
+        tokenizer: one that has not the task's tokens leaves the conversation as it is.
+        task: ``SpeechTask()`` by default.
+    """
+    last, task = turns[-1], task or SpeechTask()
+    wordless = last.role == "user" and last.audios and not any(isinstance(p, str) and p.strip() for p in last.parts)
+    if not wordless or any(tokenizer.token_to_id(token) is None for token in task.tokens):
+        return list(turns)
+    return [*turns[:-1], Turn(last.role, (*last.audios, task.text))]
 
 
 def time_token(seconds: float) -> str:
