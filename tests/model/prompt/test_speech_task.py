@@ -3,7 +3,10 @@
 from itertools import product
 
 import pytest
+import torch
 
+from afn_model.audio.recording import Audio
+from afn_model.prompt.conversation import Turn
 from afn_model.prompt.speech_task import (
     SPEAKER,
     TASKS,
@@ -11,6 +14,7 @@ from afn_model.prompt.speech_task import (
     add_task_tokens,
     special_tokens,
     time_token,
+    with_task,
 )
 from tests import tiny
 
@@ -60,3 +64,14 @@ def test_a_tokenizer_gets_each_token_once():
     said = f"hello {SPEAKER} good morning<|0.50|>"
     ids = tokenizer.encode(SpeechTask().text + said, add_special_tokens=False).ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == said
+
+
+def test_a_recording_without_a_question_gets_a_task():
+    tokenizer, sound = tiny.tokenizer(), Audio(torch.zeros(16_000))
+    turns = [Turn("user", (sound, " "))]
+    assert with_task(turns, tokenizer) == turns  # which has no such tokens
+    add_task_tokens(tokenizer, ["en", "de"], times=False)
+    assert with_task(turns, tokenizer) == [Turn("user", (sound, SpeechTask().text))]
+    assert with_task(turns, tokenizer, SpeechTask(language="fr")) == turns
+    for other in ([Turn("user", (sound, "Who?"))], [Turn("user", ("",))], [*turns, Turn("assistant", ("No.",))]):
+        assert with_task(other, tokenizer) == other
