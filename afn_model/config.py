@@ -67,6 +67,7 @@ class SpeechConfig:
         pooled: whether it reads frames of 40 ms, as AF-Next's language model does, or Whisper's of 20 ms.
         audio_token_id: placeholder of a frame of 40 ms in prompts, which the decoder does not read.
         stop_token_ids: that end a text.
+        suppressed_ids, suppressed_first_ids: that a text never has, and that it does not begin with.
     """
 
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -81,6 +82,8 @@ class SpeechConfig:
     pooled: bool = False
     audio_token_id: int = 51_865
     stop_token_ids: tuple[int, ...] = (50_257,)
+    suppressed_ids: tuple[int, ...] = ()
+    suppressed_first_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
         check_numbers(self, "speech config")

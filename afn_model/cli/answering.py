@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.each import about_each
 from afn_model.cli.messages import show_finish
-from afn_model.cli.prompts import transcribing
+from afn_model.cli.prompts import speech_question, transcribing
 from afn_model.cli.recordings import STDIN, expand, part_about
 from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION
 
@@ -101,7 +101,14 @@ def ask_once(args: Namespace) -> None:
 
 
 def transcribe(args: Namespace) -> int:
-    return about_each(args, transcribing(args), spoken=True)
+    from afn_model.weights.speech import is_speech
+
+    question = transcribing(args)
+    if is_speech(args.model):
+        from afn_model.prompt.processor import AFNextProcessor
+
+        question = speech_question(args, AFNextProcessor.from_pretrained(args.model))
+    return about_each(args, question, spoken=True)
 
 
 def caption(args: Namespace) -> int:

@@ -296,8 +296,9 @@ def _counted(sample: Sample, processor: AFNextProcessor) -> str:
         prepared = processor.prepare(sample.turns, training=training)
     except ValueError as error:
         text = processor.text_tokens(sample.turns, training=training)
-        if processor.max_positions is not None and text > processor.max_positions:
-            return f"{text} tokens of text, but the model's context is {processor.max_positions}"
+        limit = processor.text_positions or processor.max_positions
+        if limit is not None and text > limit:
+            return f"{text} tokens of text, but the model's context is {limit}"
         return f"{text} tokens of text; its audio cannot be used: {error}"
     heard = int((prepared.ids == processor.sound_id).sum())
     learnt = int((prepared.labels != IGNORED).sum()) if training else 0

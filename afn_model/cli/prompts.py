@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from afn_model.prompt import questions
+
+if TYPE_CHECKING:
+    from afn_model.prompt.processor import AFNextProcessor
 
 
 def transcribing(args: Namespace) -> str:
@@ -30,3 +34,30 @@ def transcribing(args: Namespace) -> str:
     if args.task == "lyrics":
         return questions.lyrics(languages, more=args.prompt)
     return questions.transcription(languages, diarize=args.diarize, more=args.prompt)
+
+
+def speech_question(args: Namespace, processor: AFNextProcessor) -> str:
+    """The question of ``afn transcribe`` for a speech decoder: its task, where the tokenizer has tokens of tasks.
+
+    Whisper's own translations are into English, and what it is told is the language that is spoken; a tokenizer with
+    more tasks than Whisper's is told the language that is written.
+
+    Raises:
+        ValueError: a language without a token, options that a speech decoder has no task for.
+    """
+    from afn_model.prompt.speech_task import SpeechTask
+
+    question, tokenizer = transcribing(args), processor.tokenizer
+    if tokenizer.token_to_id("<|transcribe|>") is None:
+        return question
+    if args.task == "lyrics" or args.prompt:
+        raise ValueError(f"{args.model}: a speech decoder has no {'lyrics' if args.task == 'lyrics' else '--prompt'}")
+    language = args.language or "en"
+    if args.task == "translate":
+        if tokenizer.token_to_id("<|caption|>") is not None:
+            language = args.to
+        elif questions.code(args.to) != "en":
+            raise ValueError(f"--to {args.to}: Whisper translates into English")
+    task = SpeechTask("speakers" if args.diarize else args.task, questions.code(language))
+    task.check(tokenizer)
+    return task.text

@@ -15,6 +15,7 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.data.micro_batch import MicroBatch
 from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
 from afn_model.data.records import Sample, audios_of
+from afn_model.data.speech_checks import check_sound
 from afn_model.prompt.batch import IGNORED, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.transport import Failure, Parcel
@@ -98,6 +99,8 @@ class SampleDecoder(Dataset):
             seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE
             if seconds > sample.seconds + SLACK * len(each) or len(prepared.ids) > tokens:
                 raise ValueError(f"{seconds:.2f} s of audio, but the index says {sample.seconds:.2f} s")
+            if self.processor.text_positions is not None:
+                check_sound(turns, prepared.clips)
         return prepared, sum(_LEFT_OUT in str(warning.message) for warning in caught)
 
 

@@ -25,6 +25,7 @@ from afn_model.data.index import Corpus
 from afn_model.data.order import Order, Source, cuts
 from afn_model.data.packing import pack
 from afn_model.data.records import Sample, audios_of, parse_sample
+from afn_model.data.speech_checks import check_texts
 from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
@@ -323,7 +324,7 @@ def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> t
     Raises:
         TooLong: text that leaves no room.
         Unwanted: one recording, too long, and ``config.on_long`` is not "cut".
-        ValueError: nothing to learn from, audio of unknown length.
+        ValueError: nothing to learn from, audio of unknown length; for a speech decoder, what ``check_texts`` raises.
     """
     room = min(config.context, processor.max_positions or config.context)
     turns = question(sample.turns) if config.prompts_only else sample.turns
@@ -331,6 +332,8 @@ def measure(sample: Sample, config: DataConfig, processor: AFNextProcessor) -> t
         text, supervised = processor.text_tokens(turns, add_generation_prompt=True), 0
     else:
         text, supervised = processor.text_and_supervised(turns)
+    if processor.text_positions is not None:
+        check_texts(turns, text, processor)
     if text > room:
         raise TooLong(f"{text} tokens of text, but the context is {room}")
     if config.prompts_only:

@@ -15,6 +15,7 @@ from afn_model.network.speech_network import SpeechNetwork
 from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import is_conversation
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.speech_task import with_task
 
 
 def speech_answers(
@@ -38,7 +39,8 @@ def speech_answers(
     Args:
         model: the encoder with its decoder, or a function that returns it.
         processor: of the model.
-        conversations: each in a form that ``read_conversation`` reads, or its turns.
+        conversations: each in a form that ``read_conversation`` reads, or its turns; recordings without a question are
+            transcribed as English where the tokenizer has the tokens of tasks.
         params: ``max_new_tokens`` counts; a temperature above 0 is refused.
         batch_size: conversations together, at most.
         batch_tokens: of no use here: a text and its audio are bounded.
@@ -61,7 +63,8 @@ def speech_answers(
             where = f"conversation {index}: " if len(asked) > 1 else ""
             if on_progress is not None:
                 on_progress("read", [index], 0, 1)
-            prepared = prepared_for(processor, turns_of(asked, index), where)
+            turns = with_task(turns_of(asked, index), processor.tokenizer)
+            prepared = prepared_for(processor, turns, where)
             if not prepared.clips:
                 raise ValueError(f"{where}no recording to write down")
         except ValueError as error:
@@ -88,9 +91,10 @@ def _together(
     loaded = time.perf_counter()
     with torch.inference_mode():
         frames, cu_frames = network.heard(network.prepare(processor.pack([one for _, one, _ in group], ragged=True)))
-    prompts = [one.ids[one.ids != processor.sound_id].tolist() for _, one, _ in group]
+    prompts, config = [one.ids[one.ids != processor.sound_id].tolist() for _, one, _ in group], network.config
+    options = options | {"suppress": config.suppressed_ids, "suppress_first": config.suppressed_first_ids}
     try:
-        found = decode(network, frames, cu_frames, prompts, stop=network.config.stop_token_ids[0], **options)
+        found = decode(network, frames, cu_frames, prompts, stop=config.stop_token_ids[0], **options)
     except ValueError as error:
         yield from ((index, error) for index, _, _ in group)
         return

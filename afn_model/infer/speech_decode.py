@@ -67,6 +67,7 @@ def decode(
     beams: int = 1,
     length_penalty: float = 1.0,
     suppress: Sequence[int] = (),
+    suppress_first: Sequence[int] = (),
 ) -> list[Hypothesis]:
     """The best text that beam search finds for each recording.
 
@@ -81,7 +82,8 @@ def decode(
         most: tokens of a text, at most; by default what the decoder has room for.
         beams: texts that are followed; 1 is greedy.
         length_penalty: 0 prefers short texts, 1 compares means over tokens.
-        suppress: tokens that are never said.
+        suppress: tokens that are never said; an id past the vocabulary is none.
+        suppress_first: tokens that no text begins with.
 
     Raises:
         ValueError: prompts of different lengths or without room behind them, no beams, another number of recordings.
@@ -95,13 +97,16 @@ def decode(
     own = frames.new_zeros(config.layers, 2, count * beams, size + most, config.heads, config.head_dim)
     audio = tuple(block.encoder_attn.keys_and_values(frames) for block in decoder.layers)  # type: ignore[union-attr]
     tokens = torch.tensor(prompts, device=device).repeat_interleave(beams, 0)
-    hushed = torch.tensor(sorted(set(suppress)), dtype=torch.long, device=device)
+    hushed = [
+        torch.tensor(sorted({token for token in tokens if token < config.vocab_size}), dtype=torch.long, device=device)
+        for tokens in ((*suppress, *suppress_first), suppress)  # at the first step, and later
+    ]
     searches = [_Search(beams, length_penalty, [(0.0, ())]) for _ in prompts]
     for step in range(most):
         lengths = torch.full((count * beams,), size + step, dtype=torch.int32, device=device)
         context = decoder.cached(TextCache(own, lengths, audio), tokens.shape[1], beams, cu_frames)
         hidden = decoder(tokens.flatten(), context).unflatten(0, tokens.shape)[:, -1]
-        scores = model.logits(hidden).float().index_fill_(1, hushed, NEVER).log_softmax(-1)
+        scores = model.logits(hidden).float().index_fill_(1, hushed[min(step, 1)], NEVER).log_softmax(-1)
         before = torch.full((count, beams), NEVER, device=device)
         for place, one in enumerate(searches):
             for beam, (logprob, _) in enumerate(one.running):

@@ -165,8 +165,11 @@ class DeviceBatch:
         """
         input_ids, cu_seqlens = batch.input_ids.cpu(), batch.cu_seqlens.cpu()
         vocabulary = config.vocabulary
-        if len(input_ids) and int(input_ids.max()) >= vocabulary:
-            raise ValueError(f"token id {int(input_ids.max())} is past the vocabulary of {vocabulary}")
+        largest = int(input_ids.max()) if len(input_ids) else 0
+        if largest >= vocabulary and isinstance(config, SpeechConfig):  # which never embeds a placeholder
+            largest = max(input_ids[input_ids != config.audio_token_id].tolist(), default=0)
+        if largest >= vocabulary:
+            raise ValueError(f"token id {largest} is past the vocabulary of {vocabulary}")
         of_audio = []
         if batch.pcm is not None:
             per_audio = batch.windows_per_audio.tolist()

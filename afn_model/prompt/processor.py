@@ -12,22 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from afn_model.audio.digests import DecodedRecording
-from afn_model.audio.frames import audio_tokens
+from afn_model.audio.frames import WINDOW, audio_tokens
 from afn_model.audio.recording import Audio, load
 from afn_model.checks import is_listed, number, shown, whole
 from afn_model.files import model_folder, write_json, write_text
 from afn_model.prompt.batch import IGNORED, Batch, Prepared, _pack
 from afn_model.prompt.conversation import SOUND, Turn, is_conversation, read_conversation
-from afn_model.prompt.template import DEFAULT_TEMPLATE, ChatTemplate, answer_spans
+from afn_model.prompt.speech_task import START
+from afn_model.prompt.template import DEFAULT_TEMPLATE, WHISPER_TEMPLATE, ChatTemplate, answer_spans, stop_tokens
 from afn_model.prompt.tokenizer import (
     _has_tokenizer,
     _read_json,
     _read_template,
     _read_tokenizer,
+    _read_whisper,
     _special_names,
 )
 
@@ -45,6 +48,10 @@ class AFNextProcessor:
         max_positions: the model's context in tokens, or None for no limit.
         strict: an error where an audio is longer than ``max_seconds``.
         pcm_dtype: ``torch.float32`` or ``torch.int16``.
+        text_positions: of a speech decoder, tokens of a text beside the audio, its prompt included; None of a language
+            model.
+        whole_windows: whether recordings that are asked about are made of whole windows of 30 s, with silence behind
+            them, as Whisper hears them. Training hears recordings as they are.
     """
 
     def __init__(
@@ -58,12 +65,15 @@ class AFNextProcessor:
         max_positions: int | None = None,
         strict: bool = False,
         pcm_dtype: torch.dtype = torch.float32,
+        text_positions: int | None = None,
+        whole_windows: bool = False,
     ):
         self.tokenizer = tokenizer
         self.template = ChatTemplate(chat_template or DEFAULT_TEMPLATE.read_text("utf-8"), template_variables)
         self.boundaries = boundaries
         self.max_seconds, self.max_positions = max_seconds, max_positions
         self.strict, self.pcm_dtype = strict, pcm_dtype
+        self.text_positions, self.whole_windows = text_positions, whole_windows
         self.sound_id = self.token_id(SOUND)
         self._before = [self.token_id("<|sound_bos|>")] if boundaries else []
         self._after = [self.token_id("<|sound_eos|>")] if boundaries else []
@@ -82,9 +92,11 @@ class AFNextProcessor:
 
     @property
     def stop_ids(self) -> list[int]:
-        """Ids that end an answer: ``<|im_end|>``, and ``<|endoftext|>`` where the tokenizer has it."""
-        end = self.tokenizer.token_to_id("<|endoftext|>")
-        return [self.token_id("<|im_end|>")] + ([] if end is None else [end])
+        """Ids that end an answer: ``<|im_end|>``, and ``<|endoftext|>`` where the tokenizer has it; Whisper's only
+        that."""
+        first, *others = stop_tokens(self.template.source)
+        found = (self.tokenizer.token_to_id(token) for token in others)
+        return [self.token_id(first), *(token for token in found if token is not None)]
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, special tokens left out; ValueError where they are no list."""
@@ -166,9 +178,13 @@ class AFNextProcessor:
         options = {"strict": self.strict, "max_seconds": longest, "dtype": self.pcm_dtype}
         loaded = {audio: load(audio, **options) for audio in dict.fromkeys(audios)}
         clips = [loaded[audio] for audio in audios]
+        if self.whole_windows and not training:
+            clips = [F.pad(clip, (0, -clip.numel() % WINDOW)) for clip in clips]
         ids, labels = self._encode(text, [audio_tokens(clip.numel()) for clip in clips], spans)
         if self.max_positions is not None and len(ids) > self.max_positions:
             raise ValueError(f"{len(ids)} tokens, but the model's context is {self.max_positions}")
+        if self.text_positions is not None:
+            self.check_text(int((ids != self.sound_id).sum()))
         if training:
             return Prepared(ids, labels, clips)
         return Prepared(ids, None, clips, [_digests(audio, clip) for audio, clip in zip(audios, clips, strict=True)])
@@ -181,6 +197,11 @@ class AFNextProcessor:
             ragged: windows are not padded: ``Batch.pcm`` is one row of samples.
         """
         return _pack(prepared, self.pcm_dtype, ragged)
+
+    def check_text(self, tokens: int) -> None:
+        """ValueError where a speech decoder has no positions for so many tokens of text."""
+        if self.text_positions is not None and tokens > self.text_positions:
+            raise ValueError(f"{tokens} tokens of text, but the decoder's context is {self.text_positions}")
 
     def text_tokens(
         self, turns: list[Turn], *, training: bool = False, add_generation_prompt: bool | None = None
@@ -248,7 +269,8 @@ class AFNextProcessor:
             folder: holds ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, itself or under ``llm/``.
             options: replace what the folder says (see the class).
 
-        A folder without a chat template gets the project's own, with a warning.
+        A folder without a chat template gets the project's own, with a warning; one of Whisper's own gets Whisper's
+        prompt, and the placeholder behind all of its tokens.
 
         Raises:
             ValueError: no such folder, no tokenizer in it, or a file in it that cannot be read.
@@ -260,13 +282,18 @@ class AFNextProcessor:
         config = _read_json(folder / "config.json") or _read_json(home / "config.json")
         settings = _read_json(folder / "processor_config.json")
         tokenizer_config = _read_json(home / "tokenizer_config.json")
-        tokenizer = _read_tokenizer(home, tokenizer_config)
+        speech = config.get("model_type") == "whisper"
+        tokenizer = (_read_whisper if speech else _read_tokenizer)(home, tokenizer_config)
+        template = _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config)
+        own = speech and template is None and tokenizer.token_to_id(START) is not None
         found = {
-            "chat_template": _read_template(folder, tokenizer_config) or _read_template(home, tokenizer_config),
+            "chat_template": WHISPER_TEMPLATE.read_text("utf-8") if own else template,
             "template_variables": _special_names(home / "tokenizer_config.json", tokenizer_config),
             "boundaries": _boundaries(config, settings, tokenizer),
             "max_seconds": _max_seconds(folder, settings),
             "max_positions": _max_positions(folder, config),
+            "text_positions": _text_positions(folder, config) if speech else None,
+            "whole_windows": _whole_windows(folder, settings, own),
         }
         if not (found | options)["chat_template"]:
             warnings.warn(f"{folder}: no chat template in it; the one of Audio Flamingo Next is used", stacklevel=2)
@@ -281,8 +308,10 @@ class AFNextProcessor:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
         write_text(folder / "chat_template.jinja", self.template.source)
-        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"} | self.template.variables
-        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"} | names)
+        first, *_ = stop_tokens(self.template.source)
+        names = {"eos_token": first, "pad_token": "<|endoftext|>"} | self.template.variables
+        kind = "Qwen2Tokenizer" if first == "<|im_end|>" else "WhisperTokenizer"
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind} | names)
         extractor = {
             "feature_extractor_type": "WhisperFeatureExtractor",
             "feature_size": 128,
@@ -294,7 +323,8 @@ class AFNextProcessor:
             "max_audio_len": self.max_seconds,
             "feature_extractor": extractor,
         }
-        write_json(folder / "processor_config.json", settings)
+        own = {"whole_windows": self.whole_windows} if self.text_positions is not None else {}
+        write_json(folder / "processor_config.json", settings | own)
 
 
 def _digests(audio: Audio, clip: Tensor) -> tuple[bytes, ...] | None:
@@ -340,3 +370,15 @@ def _max_positions(folder: Path, config: dict) -> int | None:
     if positions is None:
         return None
     return whole(positions, f"{folder / 'config.json'}: text_config.max_position_embeddings", 1)
+
+
+def _text_positions(folder: Path, config: dict) -> int:
+    positions = config.get("max_target_positions")
+    return whole(448 if positions is None else positions, f"{folder / 'config.json'}: max_target_positions", 1)
+
+
+def _whole_windows(folder: Path, settings: dict, default: bool) -> bool:
+    found = settings.get("whole_windows", default)
+    if not isinstance(found, bool):
+        raise ValueError(f"{folder / 'processor_config.json'}: whole_windows must be true or false, got {shown(found)}")
+    return found

@@ -42,6 +42,12 @@ def language(name: str) -> str:
     return found or name[:1].upper() + name[1:]
 
 
+def code(name: str) -> str:
+    """The code of a language, by its English name or as it stands: "german" and "de" are de."""
+    names = {full.lower(): short for short, full in LANGUAGES.items()}
+    return names.get(name.lower(), name.lower())
+
+
 def transcription(languages: Sequence[str] = (), *, diarize: bool = False, more: str | None = None) -> str:
     """The question whose answer is a transcript.
 

@@ -12,8 +12,11 @@ from typing import Any
 
 from afn_model.checks import said
 from afn_model.prompt.conversation import SOUND, Turn, check_text
+from afn_model.prompt.speech_task import START
 
 DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+WHISPER_TEMPLATE = Path(__file__).with_name("whisper_template.jinja")
+WHISPER_END = "<|endoftext|>"
 _ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
@@ -91,8 +94,15 @@ def _line(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{text} ({type(error).__name__})"
 
 
+def stop_tokens(source: str) -> tuple[str, ...]:
+    """Tokens that end an answer in a chat template's prompts: Whisper's has one, the others two."""
+    return (WHISPER_END,) if START in source and "<|im_end|>" not in source else ("<|im_end|>", WHISPER_END)
+
+
 def answer_spans(text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
     """Where a rendered conversation holds what the assistant says, closing ``<|im_end|>`` included.
+
+    In Whisper's prompts an answer is the last thing, and closed by ``<|endoftext|>``.
 
     Args:
         text: from ``ChatTemplate.render``.
@@ -108,6 +118,8 @@ def answer_spans(text: str, turns: Sequence[Turn]) -> list[tuple[int, int]]:
     answers = sum(turn.role == "assistant" for turn in turns)
     if not answers:
         raise ValueError("nothing to learn: the conversation has no assistant message")
+    if not spans and answers == 1 and START in text and text.endswith(f"{turns[-1].text}{WHISPER_END}"):
+        return [(len(text) - len(turns[-1].text) - len(WHISPER_END), len(text))]
     if len(spans) != answers:
         raise ValueError(f"the chat template marks {len(spans)} of {answers} assistant messages")
     return spans

@@ -75,6 +75,21 @@ def _read_tokenizer(folder: Path, config: dict) -> Tokenizer:
     return tokenizer
 
 
+def _read_whisper(folder: Path, config: dict) -> Tokenizer:
+    """The tokenizer of Whisper's own folder, with the placeholder that it has not behind all of its tokens.
+
+    Raises:
+        ValueError: as ``_read_tokenizer``; no tokenizer.json: vocab.json and merges.txt do not say how words are cut.
+    """
+    if not (folder / "tokenizer.json").exists():
+        wanted = f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        raise ValueError(f"{folder}: no tokenizer.json: transformers' {wanted} writes it")
+    tokenizer = _read_tokenizer(folder, config)
+    if tokenizer.token_to_id(SOUND) is None:
+        tokenizer.add_tokens([AddedToken(SOUND, special=True, normalized=False)])
+    return tokenizer
+
+
 def _added_tokens(folder: Path, config: dict) -> list[tuple[int, str, bool]]:
     """(id, token, whether it is special) of the tokens beside the vocabulary."""
     described = config.get("added_tokens_decoder") or {}
@@ -93,6 +108,11 @@ def _added_tokens(folder: Path, config: dict) -> list[tuple[int, str, bool]]:
         check_text(content, f"{where}: an added token")
         found.append((int(number), content, token.get("special", True) is not False))
     return found
+
+
+def template_of(folder: Path) -> str | None:
+    """The chat template of a folder, None where it has none."""
+    return _read_template(folder, _read_json(folder / "tokenizer_config.json"))
 
 
 def _read_template(folder: Path, tokenizer_config: dict) -> str | None:

@@ -95,7 +95,7 @@ class StageRun:
         if process.rank == 0:  # a run that is killed while it writes a model leaves as much as the model takes
             remove_leftovers(self.folder)
         start = start_folder(stage, base, out)
-        self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16)
+        self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16, whole_windows=False)
         self.loader = self.make_loader(Position())
         self.start_folder = start
         known = out / "fingerprints.json"

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from afn_model.checks import shown, whole
 from afn_model.config import AudioConfig, ModelConfig, SpeechConfig
 from afn_model.files import PARTIAL, model_folder, read_json, write_json
 from afn_model.network.encoder import AudioEncoder
 from afn_model.network.speech_network import SpeechNetwork
+from afn_model.prompt.template import stop_tokens
+from afn_model.prompt.tokenizer import template_of
 from afn_model.weights.checkpoint import (
     DTYPE_NAMES,
     DTYPES,
@@ -155,12 +158,20 @@ def read_speech_config(folder: Path) -> SpeechConfig:
         raise ValueError(f"{file}: {error}") from None
     path = folder / "tokenizer.json"
     ids = token_ids(path) if path.is_file() else {}
-    if max(ids.values(), default=0) >= config.vocab_size:
-        text = f"{max(ids.values()) + 1} tokens but the model's vocabulary is {config.vocab_size}"
+    audio, following = ids.pop("<sound>", None), max(ids.values(), default=-1) + 1  # the placeholder is not embedded
+    if following > config.vocab_size:
+        text = f"{following} tokens but the model's vocabulary is {config.vocab_size}"
         raise ValueError(f"{path}: wrong vocabulary: the tokenizer has {text}")
-    stop = tuple(ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in ids)
-    audio = ids.get("<sound>", config.audio_token_id)
-    return replace(config, audio_token_id=audio, stop_token_ids=stop or config.stop_token_ids)
+    if audio is None:  # AFNextProcessor puts it behind the others
+        audio = following or config.audio_token_id
+    stop = tuple(ids[token] for token in stop_tokens(template_of(folder) or "") if token in ids)
+    return replace(
+        config,
+        audio_token_id=audio,
+        stop_token_ids=stop or config.stop_token_ids,
+        suppressed_ids=_suppressed(folder, "suppress_tokens"),
+        suppressed_first_ids=_suppressed(folder, "begin_suppress_tokens"),
+    )
 
 
 def speech_config(raw: dict[str, Any]) -> SpeechConfig:
@@ -216,7 +227,19 @@ def speech_json(config: SpeechConfig) -> dict[str, Any]:
     own |= {"decoder_width": config.width} if config.width != audio.width else {}
     own |= {"decoder_positions": config.positions} if config.positions != plain.positions else {}
     own |= {"rope_theta": config.rope_theta} if config.positions == "rotary" else {}
+    own |= {"suppress_tokens": list(config.suppressed_ids)} if config.suppressed_ids else {}
+    own |= {"begin_suppress_tokens": list(config.suppressed_first_ids)} if config.suppressed_first_ids else {}
     return told | own | ({"pooled_frames": True} if config.pooled else {})
+
+
+def _suppressed(folder: Path, name: str) -> tuple[int, ...]:
+    """Tokens that transformers' generation would not write, of generation_config.json or, without it, config.json."""
+    file = folder / "generation_config.json"
+    file = file if file.is_file() else folder / "config.json"
+    found = read_json(file).get(name) or []
+    if not isinstance(found, list):
+        raise ValueError(f"{file}: {name} must be a list of token ids, got {shown(found)}")
+    return tuple(whole(token, f"{file}: {name}") for token in found)
 
 
 def config_as_json(config: ModelConfig | SpeechConfig, dtype: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """A small encoder with its decoder, and batches for it."""
 
+import json
 from dataclasses import replace
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from afn_model.afwhisper import AFWhisper
 from afn_model.bootstrap.tiny import build
@@ -40,3 +42,41 @@ def said(text, *seconds, seed=0):
     parts = [{"type": "audio", "audio": audio} for audio in audios]
     question = [*parts, {"type": "text", "text": "What word do you hear?"}]
     return [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+
+
+def whisper_folder(folder, seed=0):
+    """Writes what transformers writes of a Whisper: random weights, a small tokenizer, no placeholder, no template."""
+    import transformers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["he hears what she says and says what he hears"] * 4, trainer)
+    told = json.loads(tokenizer.to_str())["model"]
+    theirs = transformers.WhisperTokenizer(vocab=told["vocab"], merges=[tuple(pair) for pair in told["merges"]])
+    languages, tasks = ["<|en|>", "<|de|>"], ["<|translate|>", "<|transcribe|>"]
+    others = ["<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    theirs.add_tokens(["<|startoftranscript|>", *languages, *tasks, *others], special_tokens=True)
+    theirs.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    ids = {token: theirs.convert_tokens_to_ids(token) for token in theirs.get_vocab()}
+    start, end = ids["<|startoftranscript|>"], ids["<|endoftext|>"]
+    size = {"d_model": 32, "vocab_size": len(ids), "num_mel_bins": 80, "max_target_positions": 40}
+    for part in ("encoder", "decoder"):
+        size |= {f"{part}_layers": 2, f"{part}_attention_heads": 4, f"{part}_ffn_dim": 64}
+    special = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": end, "bos_token_id": end}
+    torch.manual_seed(seed)
+    model = transformers.WhisperForConditionalGeneration(
+        transformers.WhisperConfig(**size, **special, init_std=0.3, begin_suppress_tokens=None)
+    )
+    model.generation_config = transformers.GenerationConfig(
+        **special,
+        lang_to_id={token: ids[token] for token in languages},
+        task_to_id={token[2:-2]: ids[token] for token in tasks},
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        is_multilingual=True,
+        suppress_tokens=[ids["e"], start],
+        begin_suppress_tokens=[ids["a"], end],
+    )
+    model.save_pretrained(folder)

@@ -13,8 +13,10 @@ from afn_model import Session
 from afn_model.cli import main
 from afn_model.cli.each import AskedRecording, Piece, in_order, timed
 from afn_model.infer.answer import Answer
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.speech_task import add_task_tokens
 from tests.model.infer.text_endpoint import reply, text_endpoint
-from tests.tiny import record, save_tiny
+from tests.tiny import record, save_tiny, tokenizer
 
 FEW = ("--max-new-tokens", "4")
 
@@ -342,3 +344,33 @@ def test_a_text_model_answers_about_captions(run, model, asked, monkeypatch):
     for given in (["--then-question", "?"], ["--then", "http://127.0.0.1:9"]):
         code, _, err = run("caption", "a.wav", *given, "--model", model)
         assert (code, "--then" in err[0]) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "question"),
+    [
+        (True, (), "<|en|><|transcribe|><|notimestamps|>"),
+        (True, ("--language", "German"), "<|de|><|transcribe|><|notimestamps|>"),
+        (True, ("--diarize", "--language", "de"), "<|de|><|speakers|><|notimestamps|>"),
+        (True, ("--task", "translate", "--language", "en", "--to", "de"), "<|de|><|translate|><|notimestamps|>"),
+        (False, ("--task", "translate", "--language", "de"), "<|de|><|translate|><|notimestamps|>"),
+        (False, ("--task", "translate", "--language", "en", "--to", "de"), "Whisper translates into English"),
+        (True, ("--language", "fr"), "language fr: the tokenizer has no token <|fr|>"),
+        (True, ("--prompt", "Ada"), "a speech decoder has no --prompt"),
+    ],
+)
+def test_a_speech_folder_is_asked_for_a_task(run, asked, tmp_path, own, options, question):
+    words = tokenizer()
+    if own:
+        add_task_tokens(words, ["en", "de"], times=False)
+    else:  # Whisper has no task of captions
+        words.add_tokens(["<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"])
+    AFNextProcessor(words).save_pretrained(tmp_path / "speech")
+    (tmp_path / "speech/config.json").write_text('{"model_type": "whisper"}')
+    record(tmp_path / "a.wav", 1.0)
+    code, _, err = run("transcribe", "a.wav", "--model", "speech", *options)
+    if code == 0:
+        ((conversations, _, _),) = asked
+        assert conversations[0][-1]["content"][1]["text"] == question
+    else:
+        assert question in err[-1]

@@ -1,10 +1,14 @@
 """The speech decoder where conversations are answered: the same text alone and among others."""
 
 import pytest
+import torch
 
+from afn_model.afwhisper import AFWhisper
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.speech_answer import speech_answers
-from tests.model.speech import said, speech_model
+from afn_model.prompt.processor import AFNextProcessor
+from afn_model.prompt.speech_task import SpeechTask
+from tests.model.speech import said, speech_model, whisper_folder
 
 PARAMS = SamplingParams(max_new_tokens=12)
 
@@ -37,3 +41,29 @@ def test_errors_stand_in_their_places(tmp_path):
     assert str(found[2]) == "conversation 2: no recording to write down"
     with pytest.raises(ValueError, match="temperature 0 and one answer"):
         list(speech_answers(model, processor, [asked(1.0)], SamplingParams(temperature=0.5)))
+
+
+def test_whispers_own_folder_writes_what_transformers_writes(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    whisper_folder(tmp_path / "theirs", seed=2)
+    theirs = transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path / "theirs")
+    reader = transformers.WhisperProcessor.from_pretrained(tmp_path / "theirs")
+    clips = [0.1 * torch.randn(length, generator=torch.Generator().manual_seed(7)) for length in (32_000, 480_000)]
+    features = reader([clip.numpy() for clip in clips], sampling_rate=16_000, return_tensors="pt").input_features
+    for name in ("theirs", "again"):
+        model, processor = (kind.from_pretrained(tmp_path / name) for kind in (AFWhisper, AFNextProcessor))
+        texts = []
+        for task in (SpeechTask(), SpeechTask("translate", "de")):
+            talks = [ask(clip, task.text) for clip in clips]
+            found = dict(speech_answers(model, processor, talks, SamplingParams(max_new_tokens=12)))
+            told = {"language": task.language, "task": task.task, "max_new_tokens": 12}
+            expected = reader.batch_decode(theirs.generate(features, **told), skip_special_tokens=True)
+            assert [found[place].text for place in (0, 1)] == expected
+            texts += expected
+        assert len(set(texts)) > 1
+        model.save_pretrained(tmp_path / "again")
+        processor.save_pretrained(tmp_path / "again")
+
+
+def ask(clip, text):
+    return [{"role": "user", "content": [{"type": "audio", "audio": clip}, {"type": "text", "text": text}]}]

@@ -4,6 +4,7 @@ import json
 import warnings
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.tokenizer import SPECIAL_TOKENS
@@ -101,3 +102,28 @@ def test_a_folder_without_a_chat_template_says_which_one_is_used(folder):
     (folder / "chat_template.jinja").unlink()
     with pytest.warns(UserWarning, match="no chat template in it; the one of Audio Flamingo Next is used"):
         assert ids(AFNextProcessor.from_pretrained(folder), "One") == expected
+
+
+def test_whispers_own_folder(tmp_path):
+    whisper = Tokenizer(models.BPE())
+    whisper.add_special_tokens(["<|endoftext|>", "<|startoftranscript|>", "<|en|>"])
+    whisper.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"model_type": "whisper", "max_target_positions": 4}')
+    processor = AFNextProcessor.from_pretrained(tmp_path)
+    assert (processor.sound_id, processor.stop_ids) == (3, [0])
+    found = processor([{"role": "user", "content": "<|en|>"}, {"role": "assistant", "content": ""}], training=True)
+    assert found.input_ids.tolist() == [1, 2, 0]
+    assert found.labels.tolist() == [-100, -100, 0]
+    with pytest.raises(ValueError, match="5 tokens of text, but the decoder's context is 4"):
+        processor([{"role": "user", "content": "<|en|>" * 4}])
+    for wrong in ("system", "assistant"):
+        with pytest.raises(ValueError, match="Whisper answers one question"):
+            processor([{"role": wrong, "content": "a"}, {"role": "user", "content": "a"}])
+    (tmp_path / "config.json").write_text('{"model_type": "whisper", "max_target_positions": "4"}')
+    with pytest.raises(ValueError, match="max_target_positions must be a whole number"):
+        AFNextProcessor.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(ValueError, match=r"no tokenizer\.json: transformers' AutoTokenizer"):
+        AFNextProcessor.from_pretrained(tmp_path)
