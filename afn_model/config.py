@@ -68,6 +68,8 @@ class SpeechConfig:
         audio_token_id: placeholder of a frame of 40 ms in prompts, which the decoder does not read.
         stop_token_ids: that end a text.
         suppressed_ids, suppressed_first_ids: that a text never has, and that it does not begin with.
+        ctc: whether the encoder has a CTC head for training, from what the decoder hears to vocab_size tokens and,
+            last, the blank.
     """
 
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -84,6 +86,7 @@ class SpeechConfig:
     stop_token_ids: tuple[int, ...] = (50_257,)
     suppressed_ids: tuple[int, ...] = ()
     suppressed_first_ids: tuple[int, ...] = ()
+    ctc: bool = False
 
     def __post_init__(self):
         check_numbers(self, "speech config")
@@ -91,8 +94,9 @@ class SpeechConfig:
             raise ValueError(f"speech config: width {self.width} over {self.heads} heads gives no even head dimension")
         if self.positions not in ("learned", "rotary"):
             raise ValueError(f"speech config: positions {shown(self.positions)}: expected 'learned' or 'rotary'")
-        if not isinstance(self.pooled, bool):
-            raise ValueError(f"speech config: pooled must be true or false, got {shown(self.pooled)}")
+        for name in ("pooled", "ctc"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"speech config: {name} must be true or false, got {shown(getattr(self, name))}")
 
     @property
     def head_dim(self) -> int:
