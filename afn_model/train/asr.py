@@ -12,9 +12,11 @@ from torch import Tensor
 
 from afn_model.afwhisper import AFWhisper
 from afn_model.checks import number, whole
+from afn_model.data.augment import Augmentation, NoiseSettings, RoomSettings
 from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.hashing import key
 from afn_model.train.sft import SFT, Losses
+from afn_model.train.values import made, mapping
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class ASRSettings:
         frequency_width: mel bins of a band, at most.
         time_masks: stretches of frames that are left out of each window.
         time_share: of a window's frames that a stretch takes, at most.
+        noise: settings of ``afn_model.data.augment.NoiseSettings``; None for none.
+        rooms: settings of ``afn_model.data.augment.RoomSettings``; None for none.
 
     Source: SpecAugment, Park et al., 2019, arXiv:1904.08779, policy LibriSpeech double is 2 bands of up to 27 of its 80
     mel bins and 2 stretches of up to 100 frames.
@@ -37,6 +41,8 @@ class ASRSettings:
     frequency_width: int = 27
     time_masks: int = 0
     time_share: float = 0.05
+    noise: dict[str, Any] | None = None
+    rooms: dict[str, Any] | None = None
 
     def __post_init__(self):
         for name in ("label_smoothing", "time_share"):
@@ -44,6 +50,13 @@ class ASRSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; 0 to below 1 is expected")
         for name in ("frequency_masks", "frequency_width", "time_masks"):
             whole(getattr(self, name), name, 0, 1000)
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation | None:
+        """Noise and rooms, if any; where recordings of noise are is not said yet."""
+        noise = None if self.noise is None else made(NoiseSettings, mapping(self.noise, "noise"), "noise")
+        rooms = None if self.rooms is None else made(RoomSettings, mapping(self.rooms, "rooms"), "rooms")
+        return Augmentation(noise, rooms) if noise is not None or rooms is not None else None
 
 
 class ASR(SFT):
