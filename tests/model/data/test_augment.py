@@ -40,7 +40,9 @@ def folder(tmp_path_factory):
         lines = []
         for i, seconds in enumerate(lengths):
             time = torch.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-            pcm = noise(len(time), 0.05, i) * (time % 0.5 < 0.3) if name == "c" else 0.3 * torch.sin(600 * time * (i + 1))
+            pcm = (
+                noise(len(time), 0.05, i) * (time % 0.5 < 0.3) if name == "c" else 0.3 * torch.sin(600 * time * (i + 1))
+            )
             soundfile.write(folder / f"{name}{i}.wav", pcm.numpy(), SAMPLE_RATE)
             said = [{"from": "human", "value": "<sound>\nWhat is said?"}, {"from": "gpt", "value": "A dog barks."}]
             lines.append({"id": str(i), "sound": f"{name}{i}.wav", "duration": seconds, "conversations": said})
@@ -148,8 +150,7 @@ def test_a_noise_that_cannot_be_used_is_named(folder, tmp_path):
     build(tmp_path / "n.jsonl")
     augmenter = Augmenter(Augmentation(NoiseSettings("n", share=1.0)), Corpus(tmp_path / "n.jsonl"))
     with pytest.raises(ValueError, match=r"^noise, record 1: [^\n]*n1.wav[^\n]*$"):
-        for seed in range(0, 40, 2):
-            augmenter(noise(4000), seed)
+        list(map(lambda seed: augmenter(noise(4000), seed), range(0, 40, 2)))
     lines = (folder / "n.jsonl").read_text().replace('"duration": 0.3, ', "")
     (tmp_path / "n.jsonl").write_text(lines)
     build(tmp_path / "n.jsonl")

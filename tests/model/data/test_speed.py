@@ -81,7 +81,7 @@ def test_a_copy_is_cut_at_its_own_length_and_counted_in_the_forecast(corpus, pro
     found = {}
     for speed in (1.0, 0.5):
         step = next(iter(Loader(config(corpus, speed, max_seconds=1.0, bins=12), processor)))
-        assert max(max(micro.batch.samples.tolist()) for micro in step.micro) == SAMPLE_RATE
+        assert max(count for micro in step.micro for count in micro.batch.samples.tolist()) == SAMPLE_RATE
         options = {"context": 256, "max_audio": 1.0, "batch_tokens": 512, "speeds": {"c": speed}}
         found[speed] = step.cut, forecast({"c": corpus}, {"c": 1}, processor, **options)
     assert (found[1.0][0], found[0.5][0]) == (5, 10)
