@@ -7,15 +7,18 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from afn_model.audio.frames import SAMPLE_RATE
+from afn_model.data.augment import Augmenter, Hearing
 from afn_model.data.micro_batch import MicroBatch
 from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
 from afn_model.data.records import Sample, audios_of
 from afn_model.data.speech_checks import check_sound
+from afn_model.hashing import key, text_key
 from afn_model.prompt.batch import IGNORED, Prepared
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.transport import Failure, Parcel
@@ -37,6 +40,7 @@ class SampleDecoder(Dataset):
     def __init__(self, blend: Blend, config: DataConfig, processor: AFNextProcessor):
         self.blend, self.config, self.processor = blend, config, copy.copy(processor)
         self.processor.max_positions = None  # the plan has already kept each sample within the context
+        self.augmenter = None if config.augment is None else Augmenter(config.augment, blend.noise)
 
     def __getitem__(self, job: DecodeJob) -> Parcel | Failure:
         try:
@@ -52,12 +56,13 @@ class SampleDecoder(Dataset):
             NoAnswerError: storage gives no answer, not a minute later either.
         """
         samples, prepared, bad, cut, dropped = [], [], list(job.bad), 0, list(job.dropped)
-        draws = zip(*(x.tolist() for x in (job.sources, job.records, job.tokens, job.longest)), strict=True)
-        for source, record, tokens, longest in draws:
+        each = (job.sources, job.records, job.visits, job.tokens, job.longest)
+        for source, record, visit, tokens, longest in zip(*(x.tolist() for x in each), strict=True):
             name = self.blend.name(source, record)
             try:
                 sample = self.blend.sample(source, record)
-                made, shortened = self.patiently(sample, tokens, longest)
+                seed = key(self.config.seed, text_key(self.blend.names[source]), record, visit)
+                made, shortened = self.patiently(sample, tokens, longest, seed)
                 if shortened and self.config.on_long != "cut":
                     raise Unwanted(too_long("a recording", longest, self.config))
                 prepared.append(made)
@@ -77,27 +82,29 @@ class SampleDecoder(Dataset):
             prepared, axes = [Prepared(ids, torch.full((2,), IGNORED), [])], [""]
         return MicroBatch(self.processor.pack(prepared, ragged=True), samples, axes, bad, cut, dropped)
 
-    def patiently(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
+    def patiently(self, sample: Sample, tokens: int, longest: float, seed: int = 0) -> tuple[Prepared, int]:
         """``prepare``, again where storage gave no answer."""
         for wait in _OUTAGES:
             try:
-                return self.prepare(sample, tokens, longest)
+                return self.prepare(sample, tokens, longest, seed)
             except NoAnswerError:
                 time.sleep(wait)
-        return self.prepare(sample, tokens, longest)
+        return self.prepare(sample, tokens, longest, seed)
 
-    def prepare(self, sample: Sample, tokens: int, longest: float) -> tuple[Prepared, int]:
-        """A sample with its audio, and how many of its recordings were cut."""
+    def prepare(self, sample: Sample, tokens: int, longest: float, seed: int = 0) -> tuple[Prepared, int]:
+        """A sample with its audio, changed as ``seed`` draws it, and how many of its recordings were cut."""
         prompts = self.config.prompts_only
         with warnings.catch_warnings(record=True) as caught:  # warnings would come again in every epoch
             warnings.simplefilter("always")
             turns = question(sample.turns) if prompts else sample.turns
-            options = {"training": not prompts, "add_generation_prompt": prompts or None}
+            options: dict[str, Any] = {"training": not prompts, "add_generation_prompt": prompts or None}
+            if sample.speed != 1 or self.augmenter is not None:
+                options["load_with"] = Hearing(sample.speed, self.augmenter, seed)
             prepared = self.processor.prepare(turns, **options, max_seconds=longest)
         if not prompts:
             each = dict(zip(audios_of(sample), prepared.clips, strict=True))
             seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE
-            if seconds > sample.seconds + SLACK * len(each) or len(prepared.ids) > tokens:
+            if seconds > sample.seconds + SLACK / sample.speed * len(each) or len(prepared.ids) > tokens:
                 raise ValueError(f"{seconds:.2f} s of audio, but the index says {sample.seconds:.2f} s")
             if self.processor.text_positions is not None:
                 check_sound(turns, prepared.clips)

@@ -15,6 +15,7 @@ from afn_model.data.order import Source, permute
 from afn_model.data.packing import pack
 from afn_model.data.plan import ROUNDED, DataConfig, TooLong, Unwanted, measure
 from afn_model.data.records import audios_of, parse_sample
+from afn_model.data.speed import StatesTimesError, sample_at_speed
 from afn_model.hashing import key
 from afn_model.prompt.processor import AFNextProcessor
 
@@ -139,6 +140,7 @@ def forecast(
     batch_prompts: int = 0,
     chunk: int = 65_536,
     on_long: str = "cut",
+    speeds: Mapping[str, float] | None = None,
 ) -> Forecast:
     """How long a stage is, from the index and at most 2,000 records of each dataset.
 
@@ -149,6 +151,7 @@ def forecast(
         context, max_audio, epochs, steps, chunk, on_long: as of a stage.
         batch_tokens: tokens of an optimiser step, a multiple of ``context``; or
         batch_prompts: prompts of one, for GRPO.
+        speeds: name → speed at which a dataset's recordings are played, where that is not 1.
 
     Raises:
         ValueError: a dataset that is not there, has no index, or changed since; a blend without samples.
@@ -156,6 +159,7 @@ def forecast(
     drop = "drop" if on_long == "drop" else "cut"
     config = DataConfig({}, {}, 0, context, 1, max_audio, chunk, prompts_only=batch_prompts > 0, on_long=drop)
     opened = {name: _opened(corpora[name]) for name, weight in weights.items() if weight > 0}
+    config = replace(config, speeds=speeds or {})
     parts = [_part(Source(name, len(c), weights[name]), c, config, processor) for name, c in opened.items()]
     samples = sum(part.draws for part in parts)
     if not samples:
@@ -207,11 +211,13 @@ def _opened(corpus: Corpus | str | Path) -> Corpus:
 
 def _part(source: Source, corpus: Corpus, config: DataConfig, processor: AFNextProcessor) -> _Part:
     total, lengths, unusable, recordings = len(corpus), [], Counter(), {}
+    speed = config.speeds.get(source.name, 1.0)
     read = min(total, READ)
     for i in range(read):
         record = i if total == read else permute(i, total, key(0))
         try:
             sample = replace(parse_sample(corpus[record], corpus.folder), seconds=corpus.seconds(record))
+            sample = sample_at_speed(sample, speed)
             several = len(dict.fromkeys(audios_of(sample)))
             if several:
                 recordings[record] = several
@@ -220,7 +226,7 @@ def _part(source: Source, corpus: Corpus, config: DataConfig, processor: AFNextP
             lengths.append(measure(sample, config, processor)[0])
         except TooLong:
             unusable["too long"] += 1
-        except Unwanted:
+        except (Unwanted, StatesTimesError):
             unusable["dropped"] += 1
         except Exception:  # as in planning: whatever a record makes anything raise
             unusable["invalid"] += 1
@@ -232,6 +238,7 @@ def _part(source: Source, corpus: Corpus, config: DataConfig, processor: AFNextP
         many = np.full(len(durations), mean)
         if total == read:
             many = np.array([recordings.get(at + i, 1) for i in range(len(durations))], np.float64)
+        durations = durations / speed
         beyond = durations - config.max_seconds * many
         with_audio, seconds = with_audio + int((durations > 0).sum()), seconds + float(durations.sum())
         long, lost = long + int((beyond > ROUNDED).sum()), lost + float(beyond[beyond > ROUNDED].sum())

@@ -21,17 +21,19 @@ from pathlib import Path
 import numpy as np
 
 from afn_model.audio.frames import SAMPLE_RATE, audio_tokens
+from afn_model.data.augment import Augmentation
 from afn_model.data.index import Corpus
 from afn_model.data.order import Order, Source, cuts
 from afn_model.data.packing import pack
 from afn_model.data.records import Sample, audios_of, parse_sample
 from afn_model.data.speech_checks import check_texts
+from afn_model.data.speed import StatesTimesError, sample_at_speed
 from afn_model.hashing import key
 from afn_model.prompt.conversation import Turn
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.storage import shown
 
-SLACK = 0.05  # seconds that a recording may be longer than the index says
+SLACK = 0.05  # seconds that a recording, at speed 1, may be longer than the index says
 ROUNDED = 1e-3  # seconds that the index, which is in float32, may be off
 TOKENS_PER_SECOND = 25
 FIRST_CHUNK = 1024  # samples
@@ -44,7 +46,7 @@ class TooLong(ValueError):
 
 
 class Unwanted(ValueError):
-    """A recording longer than it may be, with ``on_long`` drop or error."""
+    """A recording longer than it may be, with ``on_long`` drop or error; a text that is wrong at another speed."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class DataConfig:
         on_long: a sample with a recording longer than ``max_seconds``, or than the context has room for: "cut" cuts
             the recording, "drop" leaves the sample out, "error" stops. Cuts and left out samples are counted.
         records: name → [drawn] int64 numbers of the records that there are; a dataset without has all of its own.
+        speeds: name → speed at which a dataset's recordings are played, where that is not 1. Samples whose texts would
+            then be wrong are left out, like recordings that are too long.
+        augment: noise and rooms for the recordings; None leaves them as they are.
     """
 
     datasets: Mapping[str, str | Path]
@@ -81,6 +86,8 @@ class DataConfig:
     bad_share: float = 0.01
     on_long: str = "cut"
     records: Mapping[str, np.ndarray] = field(default_factory=dict)
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    augment: Augmentation | None = None
 
     def __post_init__(self):
         for name in ("context", "bins", "chunk", "max_seconds"):
@@ -122,6 +129,8 @@ class Blend:
             raise ValueError(f"the blend names none of the datasets {', '.join(config.datasets)}")
         self.names = sorted(config.blend)
         self.corpora = [Corpus(config.datasets[name]) for name in self.names]
+        self.speeds = [config.speeds.get(name, 1.0) for name in self.names]
+        self.noise = None if config.augment is None else config.augment.corpus()
         self.chosen = [config.records.get(name) for name in self.names]
         counts = (len(some) if some is not None else len(c) for c, some in zip(self.corpora, self.chosen, strict=True))
         sources = zip(self.names, counts, strict=True)
@@ -147,39 +156,49 @@ class Blend:
         """Different records that the blend draws from; with β below 1, over several epochs."""
         return sum(source.records for source in self.order.sources if source.draws)
 
-    def draw(self, index: int) -> tuple[int, int]:
-        """Dataset and record of the sample at a global index."""
+    def draw(self, index: int) -> tuple[int, int, int]:
+        """Dataset, record and visit of the sample at a global index: the v-th time that the record comes, from 0."""
         draw = self.order[index]
         chosen = self.chosen[draw.source]
-        return draw.source, draw.record if chosen is None else int(chosen[draw.record])
+        return draw.source, draw.record if chosen is None else int(chosen[draw.record]), draw.visit
 
     def fingerprint(self) -> dict[str, str]:
-        """Name of each dataset → SHA-256 of what its index says about it and its tar files."""
-        return {name: corpus.fingerprint for name, corpus in zip(self.names, self.corpora, strict=True)}
+        """Name of each dataset → SHA-256 of what its index says about it and its tar files, and its speed; of the
+        recordings of noise too."""
+        found = {}
+        for name, corpus, speed in zip(self.names, self.corpora, self.speeds, strict=True):
+            found[name] = corpus.fingerprint + (f" at speed {speed:g}" if speed != 1 else "")
+        return found if self.noise is None else found | {"recordings of noise": self.noise.fingerprint}
 
     def name(self, source: int, record: int) -> str:
         """The name of a sample in messages."""
         return f"{self.names[source]}[{record}]"
 
     def sample(self, source: int, record: int) -> Sample:
-        """The sample of a record, with the seconds that the index says.
+        """The sample of a record at the dataset's speed, with the seconds that the index says.
 
         Raises:
+            Unwanted: it states times that would be wrong at that speed.
             ValueError: a record that cannot be read or is not one.
         """
         corpus = self.corpora[source]
-        return replace(parse_sample(corpus[record], corpus.folder), seconds=corpus.seconds(record))
+        sample = replace(parse_sample(corpus[record], corpus.folder), seconds=corpus.seconds(record))
+        try:
+            return sample_at_speed(sample, self.speeds[source])
+        except StatesTimesError as error:
+            raise Unwanted(str(error)) from None
 
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Samples for a worker to decode: [samples] dataset, record, most tokens, most seconds of an audio.
+    """Samples for a worker to decode: [samples] dataset, record, visit, most tokens, most seconds of an audio.
 
     ``bad`` and ``dropped`` are (name, reason) of samples that the plan left out.
     """
 
     sources: np.ndarray
     records: np.ndarray
+    visits: np.ndarray
     tokens: np.ndarray
     longest: np.ndarray
     bad: list[tuple[str, str]] = field(default_factory=list)
@@ -188,7 +207,7 @@ class DecodeJob:
     @staticmethod
     def of(jobs: Sequence[DecodeJob]) -> DecodeJob:
         """Several jobs as one; without any, an empty one."""
-        kinds = {"sources": np.int64, "records": np.int64, "tokens": np.int64, "longest": np.float64}
+        kinds = dict.fromkeys(("sources", "records", "visits", "tokens"), np.int64) | {"longest": np.float64}
         joined = {
             name: np.concatenate([np.zeros(0, dtype), *(getattr(job, name) for job in jobs)])
             for name, dtype in kinds.items()
@@ -203,7 +222,7 @@ class ChunkPlan:
 
     Args:
         chunk: its number.
-        sources, records: [samples] dataset and record of each sample, bin after bin.
+        sources, records, visits: [samples] dataset, record and visit of each sample, bin after bin.
         tokens: [samples] tokens of each at most.
         longest: [samples] seconds that an audio of it may have.
         supervised: [samples] tokens of each that the loss counts.
@@ -217,6 +236,7 @@ class ChunkPlan:
     chunk: int
     sources: np.ndarray
     records: np.ndarray
+    visits: np.ndarray
     tokens: np.ndarray
     longest: np.ndarray
     supervised: np.ndarray
@@ -248,7 +268,8 @@ class ChunkPlan:
 
     def _in_order(self, bins: np.ndarray) -> ChunkPlan:
         part = np.concatenate([np.arange(self.cu[b], self.cu[b + 1]) for b in bins])
-        moved = {name: getattr(self, name)[part] for name in ("sources", "records", "tokens", "longest", "supervised")}
+        names = ("sources", "records", "visits", "tokens", "longest", "supervised")
+        moved = {name: getattr(self, name)[part] for name in names}
         return replace(self, **moved, cu=np.concatenate(([0], np.cumsum(np.diff(self.cu)[bins]))))
 
     def job(self, bins: range) -> DecodeJob:
@@ -260,7 +281,8 @@ class ChunkPlan:
             [one for b in bins for one in left_out[b :: self.bins]] for left_out in (self.bad, self.dropped)
         )
         part = np.concatenate([np.arange(0), *(np.arange(self.cu[b], self.cu[b + 1]) for b in bins)])
-        return DecodeJob(self.sources[part], self.records[part], self.tokens[part], self.longest[part], bad, dropped)
+        each = (getattr(self, name)[part] for name in ("sources", "records", "visits", "tokens", "longest"))
+        return DecodeJob(*each, bad, dropped)
 
     def supervised_in(self, b: int) -> int:
         """Tokens of a bin that the loss counts."""
@@ -286,27 +308,26 @@ def plan_chunk(blend: Blend, config: DataConfig, processor: AFNextProcessor, chu
     """
     kept, bad, dropped = [], [], []
     for index in blend.span(chunk):
-        source, record = blend.draw(index)
+        source, record, visit = blend.draw(index)
         name = blend.name(source, record)
         try:
             tokens, longest, supervised = measure(blend.sample(source, record), config, processor)
-            kept.append((source, record, tokens, supervised, longest))
+            kept.append((source, record, visit, tokens, supervised, longest))
         except Unwanted as error:
             dropped.append((name, str(error)))
         except Exception as error:  # whatever a record makes anything raise, it is one bad sample
             bad.append((name, reason(error)))
-    sources, records, tokens, supervised = (np.array([row[i] for row in kept], np.int64) for i in range(4))
-    longest = np.array([row[4] for row in kept], np.float64)
+    each = [np.array([row[i] for row in kept], np.int64) for i in range(5)]
+    each.append(np.array([row[5] for row in kept], np.float64))
     if config.prompts_only:
         cu = np.arange(len(kept) + 1)
     else:
-        packing = pack(tokens, config.context, seed=key(config.seed, chunk), step=config.bins)
-        each = (sources, records, tokens, supervised, longest)
-        sources, records, tokens, supervised, longest = (x[packing.clips] for x in each)
-        cu = packing.cu
+        packing = pack(each[3], config.context, seed=key(config.seed, chunk), step=config.bins)
+        each, cu = [x[packing.clips] for x in each], packing.cu
+    sources, records, visits, tokens, supervised, longest = each
     error = ": ".join(dropped[0]) if dropped and config.on_long == "error" else ""
     left_out = {"bad": bad, "dropped": dropped, "error": error}
-    return ChunkPlan(chunk, sources, records, tokens, longest, supervised, cu, config.bins, **left_out)
+    return ChunkPlan(chunk, sources, records, visits, tokens, longest, supervised, cu, config.bins, **left_out)
 
 
 def reason(error: Exception) -> str:
@@ -386,11 +407,12 @@ def most_tokens(sample: Sample, longest: float) -> int:
     """The most audio tokens that a sample can have, each of its audios cut to ``longest`` seconds.
 
     One audio of s seconds: those of min(s + 0.05, longest). Several, mentioned n times in all and each at most m times,
-    whose lengths are known only together: 25 · min(m · (s + 0.05 · audios), n · longest) + n.
+    whose lengths are known only together: 25 · min(m · (s + 0.05 · audios), n · longest) + n. At another speed it is
+    0.05 / speed.
     """
     mentions = Counter(audios_of(sample))
     count = mentions.total()
     if count == 1:
-        return audio_tokens(math.ceil(min(sample.seconds + SLACK, longest) * SAMPLE_RATE))
-    seconds = max(mentions.values()) * (sample.seconds + SLACK * len(mentions))
+        return audio_tokens(math.ceil(min(sample.seconds + SLACK / sample.speed, longest) * SAMPLE_RATE))
+    seconds = max(mentions.values()) * (sample.seconds + SLACK / sample.speed * len(mentions))
     return math.floor(TOKENS_PER_SECOND * min(seconds, count * longest)) + count

@@ -58,6 +58,7 @@ class Sample:
         rewards: specifications of the rewards for sampled answers.
         truth: facts about the recordings, for evaluation.
         chosen, rejected: two answers, the first of which is preferred; "" where there are none.
+        speed: at which its recordings are played; ``seconds`` are at that speed.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Sample:
     truth: dict = field(default_factory=dict)
     chosen: str = ""
     rejected: str = ""
+    speed: float = 1.0
 
 
 def parse(line: bytes) -> dict:

@@ -8,7 +8,7 @@ processor.decode(model.generate(batch)[0])
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -154,6 +154,7 @@ class AFNextProcessor:
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
         max_seconds: float | None = None,
+        load_with: Callable[..., Tensor] = load,
     ) -> Prepared:
         """Loads and tokenises one conversation.
 
@@ -162,6 +163,7 @@ class AFNextProcessor:
             training, add_generation_prompt: as for calling the processor.
             continue_final_message: the last turn is the assistant's and stays open: the answer goes on from it.
             max_seconds: longest audio; that of the processor if None.
+            load_with: called as ``afn_model.audio.recording.load`` is, for each recording once.
 
         Raises:
             ValueError: as for calling the processor.
@@ -176,7 +178,7 @@ class AFNextProcessor:
         audios = [audio for turn in turns for audio in turn.audios]
         longest = self.max_seconds if max_seconds is None else max_seconds
         options = {"strict": self.strict, "max_seconds": longest, "dtype": self.pcm_dtype}
-        loaded = {audio: load(audio, **options) for audio in dict.fromkeys(audios)}
+        loaded = {audio: load_with(audio, **options) for audio in dict.fromkeys(audios)}
         clips = [loaded[audio] for audio in audios]
         if self.whole_windows and not training:
             clips = [F.pad(clip, (0, -clip.numel() % WINDOW)) for clip in clips]

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from afn_model.afwhisper import AFWhisper
 from afn_model.checks import number, shown, whole
+from afn_model.data.augment import Augmentation, NoiseSettings, RoomSettings
 from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.hashing import key
 from afn_model.network.ctc import CTCTerm, ctc_targets
 from afn_model.train.flops import ctc_flops
 from afn_model.train.sft import SFT, Losses
+from afn_model.train.values import made, mapping
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ASRSettings:
             token; 0 is without. Conversations with audio and one answer have it.
         ctc_without: tokens of the tokenizer; a conversation with one of them has none, since it is not written down
             in order what its recording says.
+        noise: settings of ``afn_model.data.augment.NoiseSettings``; None for none.
+        rooms: settings of ``afn_model.data.augment.RoomSettings``; None for none.
 
     Source: SpecAugment, Park et al., 2019, arXiv:1904.08779, policy LibriSpeech double is 2 bands of up to 27 of its 80
     mel bins and 2 stretches of up to 100 frames.
@@ -46,6 +50,8 @@ class ASRSettings:
     time_share: float = 0.05
     ctc: float = 0.0
     ctc_without: tuple[str, ...] = ("<|translate|>", "<|caption|>", "<|target|>")
+    noise: dict[str, Any] | None = None
+    rooms: dict[str, Any] | None = None
 
     def __post_init__(self):
         for name in ("label_smoothing", "time_share", "ctc"):
@@ -56,6 +62,13 @@ class ASRSettings:
         listed = isinstance(self.ctc_without, (list, tuple)) and all(isinstance(one, str) for one in self.ctc_without)
         if not listed:
             raise ValueError(f"ctc_without is {shown(self.ctc_without)}; a list of tokens is expected")
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation | None:
+        """Noise and rooms, if any; where recordings of noise are is not said yet."""
+        noise = None if self.noise is None else made(NoiseSettings, mapping(self.noise, "noise"), "noise")
+        rooms = None if self.rooms is None else made(RoomSettings, mapping(self.rooms, "rooms"), "rooms")
+        return Augmentation(noise, rooms) if noise is not None or rooms is not None else None
 
 
 class ASR(SFT):

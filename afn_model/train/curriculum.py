@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afn_model.checks import is_number
+from afn_model.data.speed import checked_speed
 from afn_model.files import write_text
 from afn_model.storage import located
 from afn_model.train import values
@@ -183,12 +184,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Stages in order, the datasets they blend, and the seed of everything random."""
+    """Stages in order, the datasets they blend, the seed of everything random, and the datasets' speeds but 1."""
 
     name: str
     stages: tuple[Stage, ...]
     datasets: dict[str, str | Path]
     seed: int = 0
+    speeds: dict[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Stage:
         for stage in self.stages:
@@ -206,7 +208,8 @@ def read_curriculum(
 ) -> Curriculum:
     """A curriculum from its YAML file.
 
-    ``stages`` maps names to the fields of ``Stage``; ``defaults`` are fields all of them share. A blend
+    ``datasets`` maps names to paths, or to ``{path, speed}``: how fast its recordings are played, 0.5 to 2. ``stages``
+    maps names to the fields of ``Stage``; ``defaults`` are fields all of them share. A blend
     ``{like: STAGE, times: x, NAME: β, ...}`` takes another stage's weights times x and then its own.
 
     Args:
@@ -251,15 +254,21 @@ def write_curriculum(curriculum: Curriculum, path: Path) -> None:
         found |= {"trains": list(stage.trains), "betas": list(stage.betas)}
         found["start"] = stage.start.stage if stage.start.at == 1 else asdict(stage.start)
         stages[stage.name] = found
-    datasets = {name: str(located(Path.cwd(), path)) for name, path in curriculum.datasets.items()}
+    datasets: dict[str, Any] = {name: str(located(Path.cwd(), path)) for name, path in curriculum.datasets.items()}
+    datasets |= {name: {"path": datasets[name], "speed": speed} for name, speed in curriculum.speeds.items()}
     whole = {"name": curriculum.name, "seed": curriculum.seed, "datasets": datasets, "stages": stages}
     write_text(path, values.to_yaml(whole))
 
 
 def _curriculum(raw: dict, name: str, folder: str | Path, home: Path) -> Curriculum:
     known(raw, ("name", "seed", "datasets", "defaults", "stages"), "the curriculum")
-    datasets = {}
+    datasets, speeds = {}, {}
     for key, file in values.mapping(raw.get("datasets"), "datasets").items():
+        if isinstance(file, dict):
+            known(file, ("path", "speed"), f"dataset {shown(key)}")
+            if (speed := checked_speed(file.get("speed", 1), f"dataset {shown(key)}: speed")) != 1:
+                speeds[key] = speed
+            file = file.get("path")
         if not isinstance(file, str) or not file:
             raise ValueError(f"dataset {shown(key)}: {shown(file)} is no path")
         datasets[values.name(key, "dataset")] = located(folder, file)
@@ -285,7 +294,7 @@ def _curriculum(raw: dict, name: str, folder: str | Path, home: Path) -> Curricu
     if not stages:
         raise ValueError("no stages")
     seed = values.whole(raw.get("seed", 0), "seed")
-    return Curriculum(str(raw.get("name", name)), tuple(stages), datasets, seed)
+    return Curriculum(str(raw.get("name", name)), tuple(stages), datasets, seed, speeds)
 
 
 def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:

@@ -88,7 +88,9 @@ class Evaluator:
         groups = process.world_size // self.sp_size
         # SFT: whole bins of the stage's context, one for each rank. A bad record is reported, and is no reason to end.
         bins = groups if method is None else own.bins
-        self.config: DataConfig = replace(own, **found, bins=bins, bad_share=1.0, on_long="cut")
+        self.config: DataConfig = replace(
+            own, **found, bins=bins, bad_share=1.0, on_long="cut", speeds={}, augment=None
+        )
         self.sft = SFT(model, gather=processes.sum_over, collect=processes.gather_objects, sp_group=sp_group)
         self.method = copy.copy(method)  # what is counted here is not counted in training
         self.kept: list[GlobalBatch] | None = None

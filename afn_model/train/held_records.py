@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,34 @@ from afn_model.data.heldout import check_apart, evenly, split
 from afn_model.data.index import Corpus
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.eval_settings import eval_settings
+from afn_model.train.validate import heard
 
 
 def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
     """Datasets, blend and numbers of a stage's held-out records, as ``DataConfig`` takes them; None without any.
 
+    Recordings are heard as they are, and those of a file that the blend has several times, at other speeds, once.
+
     Raises:
-        ValueError: a corpus that is not there or not indexed, or of whose records none can be held back.
+        ValueError: a corpus that is not there or not indexed, or of whose records none can be held back; ``data`` that
+            has a speed.
     """
     settings = eval_settings(stage.eval, f"stage {stage.name}: eval", stage.method)
     if settings is None:
         return None
     if settings.data is not None:
+        if settings.data in curriculum.speeds:
+            told = f"dataset {settings.data} has a speed, but held-out recordings are heard as they are"
+            raise ValueError(f"stage {stage.name}: eval: {told}")
         name = settings.data if settings.data in curriculum.datasets else "eval"
         file = curriculum.datasets.get(settings.data, settings.data)
         corpora = {name: Corpus(file)}
         numbers = {name: np.arange(len(corpora[name]))}
     else:
-        corpora = {name: Corpus(curriculum.datasets[name]) for name in stage.blend}
+        files: dict[str | Path, str] = {}
+        for name in sorted(stage.blend, key=lambda name: name in curriculum.speeds):
+            files.setdefault(curriculum.datasets[name], name)
+        corpora = {name: Corpus(file) for file, name in files.items()}
         numbers = {name: split(c, settings.share, curriculum.seed)[1] for name, c in corpora.items()}
     total = sum(map(len, numbers.values()))
     most = {name: -(-len(some) * settings.samples // total) for name, some in numbers.items()}
@@ -48,6 +59,6 @@ def check_held_out(curriculum: Curriculum, stage: Stage) -> None:
         return
     (file,) = found["datasets"].values()
     try:
-        check_apart({name: Corpus(curriculum.datasets[name]) for name in stage.blend}, Corpus(file))
+        check_apart({name: Corpus(curriculum.datasets[name]) for name in heard(curriculum, stage)}, Corpus(file))
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: eval: {error}") from None

@@ -48,6 +48,7 @@ def stage_forecast(curriculum: Curriculum, stage: Stage, processor: AFNextProces
         batch_prompts=stage.batch_prompts if not stage.packed else 0,
         chunk=stage.chunk,
         on_long=stage.on_long,
+        speeds=curriculum.speeds,
     )
 
 

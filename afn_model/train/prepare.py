@@ -24,7 +24,7 @@ from afn_model.train.fingerprint import changed, difference, not_allowed, said
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.held_records import check_held_out, held_out
 from afn_model.train.outlook import outlook
-from afn_model.train.validate import data_config
+from afn_model.train.validate import data_config, heard
 from afn_model.train.values import made
 
 DONE = "done.json"
@@ -175,7 +175,7 @@ def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show
             raise ValueError(f"stage {stage.name}: context {stage.context} is more than the model's {most} positions")
         if stage.method == "grpo":
             importable(stage)
-    names = dict.fromkeys(name for stage in stages for name in stage.blend)
+    names = dict.fromkeys(name for stage in stages for name in heard(curriculum, stage))
     corpora = {name: Corpus(curriculum.datasets[name]) for name in names}
     held = {stage.name: found for stage in stages if (found := held_out(curriculum, stage)) is not None}
     corpora |= {name: Corpus(file) for found in held.values() for name, file in found["datasets"].items()}

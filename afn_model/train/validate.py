@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from afn_model.data.augment import MADE, Augmentation
 from afn_model.data.heldout import split
 from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
 from afn_model.train.asr import ASRSettings
-from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.curriculum import PACKED, Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
 from afn_model.train.grpo_settings import GRPOSettings
-from afn_model.train.values import made, number
+from afn_model.train.values import made, number, shown
 
 MODEL = "model"
 
@@ -21,9 +23,10 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
     """Finds before the first stage what a later one would stumble over.
 
     Raises:
-        ValueError: datasets that are not there or not indexed, steps that the ranks cannot share, settings of GRPO
-            or DPO that do not exist or are out of range.
+        ValueError: datasets that are not there or not indexed, steps that the ranks cannot share, settings of a method
+            that do not exist or are out of range, a speed or noise where it cannot be.
     """
+    check_changes(curriculum, stage)
     Blend(data_config(curriculum, stage))
     if world_size % sp_size:
         raise ValueError(
@@ -39,13 +42,51 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         raise ValueError(f"stage {stage.name}: a step has {has}, which {many} cannot share evenly; give {whole}")
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
-    made(ASRSettings, stage.asr, f"stage {stage.name}: asr")
     made(DPOSettings, stage.dpo, f"stage {stage.name}: dpo")
     settings = made(GRPOSettings, stage.grpo, f"stage {stage.name}: grpo")
     try:
         Grader(settings, str)
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from None
+
+
+def check_changes(curriculum: Curriculum, stage: Stage) -> None:
+    """Finds what cannot have another speed, noise or rooms.
+
+    Raises:
+        ValueError: a dataset at another speed in a stage that is not packed; ``cache_encoder`` beside noise or rooms;
+            recordings of noise that are no dataset, have a speed, or are also held back.
+    """
+    said, fast = f"stage {stage.name}", [name for name in stage.blend if name in curriculum.speeds]
+    if fast and not stage.packed:
+        raise ValueError(f"{said}: dataset {fast[0]} has a speed, which is for stages of {' and '.join(PACKED)}")
+    augment = made(ASRSettings, stage.asr, f"{said}: asr").augmentation()
+    if augment is not None and stage.cache_encoder:
+        raise ValueError(f"{said}: cache_encoder needs recordings that come again, but noise and rooms change each")
+    if augment is None or augment.noise is None or augment.noise.data in MADE:
+        return
+    data = augment.noise.data
+    if data not in curriculum.datasets:
+        names = ", ".join((*MADE, *curriculum.datasets))
+        raise ValueError(f"{said}: asr: noise: data {shown(data)} is none of {names}")
+    if data in curriculum.speeds:
+        raise ValueError(f"{said}: asr: noise: dataset {data} has a speed, which recordings of noise cannot have")
+    if stage.eval.get("share") and data in stage.blend:
+        raise ValueError(f"{said}: asr: noise: a share of dataset {data} is held back, and would be heard as noise")
+
+
+def heard(curriculum: Curriculum, stage: Stage) -> list[str]:
+    """Names of the datasets whose recordings a stage hears: of its blend, and of noise."""
+    noise = stage.asr.get("noise") or {}
+    return [*stage.blend, *(name for name in [noise.get("data")] if name in curriculum.datasets and name not in MADE)]
+
+
+def augmentation(curriculum: Curriculum, stage: Stage) -> Augmentation | None:
+    """Noise and rooms of a stage, with the file of the recordings of noise; None for none."""
+    found = made(ASRSettings, stage.asr, f"stage {stage.name}: asr").augmentation()
+    if found is None or found.noise is None or found.noise.data in MADE:
+        return found
+    return replace(found, file=curriculum.datasets.get(found.noise.data))
 
 
 def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
@@ -71,6 +112,8 @@ def data_config(curriculum: Curriculum, stage: Stage) -> DataConfig:
         bad_share=stage.bad_share,
         on_long=stage.on_long,
         records=records,
+        speeds=curriculum.speeds,
+        augment=augmentation(curriculum, stage),
     )
 
 

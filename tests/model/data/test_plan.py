@@ -74,7 +74,7 @@ def test_whole_steps_stay_together_behind_what_was_carried(step):
     for bins, carried in itertools.product((1, 3, 4, 15, 28, 30), range(step)):
         sizes = 1 + np.arange(bins) % 3
         samples = np.repeat(np.arange(bins), sizes)
-        fields = dict.fromkeys(("sources", "tokens", "longest", "supervised"), samples)
+        fields = dict.fromkeys(("sources", "visits", "tokens", "longest", "supervised"), samples)
         made = ChunkPlan(0, records=samples, cu=np.concatenate(([0], sizes.cumsum())), step=step, bad=[], **fields)
         after = made.after(carried)
         order = [int(after.records[first]) for first in after.cu[:-1]]

@@ -9,17 +9,21 @@ from afn_model.afwhisper import AFWhisper
 from afn_model.bootstrap.tiny import build
 from afn_model.train.asr import ASRSettings, masked
 from afn_model.train.curriculum import read_curriculum
+from afn_model.train.held_records import held_out
 from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
-from afn_model.train.validate import MODEL
+from afn_model.train.validate import MODEL, check_changes
 from afn_model.world.build import write_world
 from tests.model.speech import speech_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=2)
 CURRICULUM = """
-datasets: {words: data/train/word.jsonl, held: data/heldout/word.jsonl}
+datasets:
+  words: {path: data/train/word.jsonl, speed: 1.1}
+  held: data/heldout/word.jsonl
+  noises: data/train/word.jsonl
 stages:
   first:
     method: asr
@@ -31,6 +35,7 @@ stages:
     layer_decay: 0.8
     blend: {words: 1}
     asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2, ctc: 0.3}
+    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2, noise: {data: noises}, rooms: {share: 0.5}}
     eval: {data: held, every: 2, metrics: [wer]}
   second:
     method: asr
@@ -59,11 +64,59 @@ def test_masks_are_bands_and_stretches_of_what_counts():
 
 
 def test_settings_out_of_range():
-    for wrong in ({"label_smoothing": 1.0}, {"time_share": -0.1}, {"frequency_masks": 1.5}, {"time_masks": -1}, {"ctc": 1}):
+    for wrong in (
+        {"label_smoothing": 1.0},
+        {"time_share": -0.1},
+        {"frequency_masks": 1.5},
+        {"time_masks": -1},
+        {"ctc": 1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ASRSettings(**wrong)
     with pytest.raises(ValueError, match=r"ctc_without is '<\|caption\|>'; a list of tokens is expected"):
         ASRSettings(ctc_without="<|caption|>")
+    for wrong in ({"noise": {"snr": [0, 5]}}, {"noise": [5, 20]}, {"rooms": {"t60": [1]}}, {"rooms": {"size": 3}}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: .*"):
+            ASRSettings(**wrong)
+
+
+def checked(curriculum, stage):
+    check_changes(curriculum, stage)
+    held_out(curriculum, stage)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("data: noises", "data: hum", "noise: data 'hum' is none of white, pink, words, held, noises"),
+        ("data: noises", "data: words", "noise: dataset words has a speed, which recordings of noise cannot have"),
+        (
+            "blend: {words: 1}\n    asr",
+            "blend: {noises: 1}\n    cache_encoder: true\n    asr",
+            "cache_encoder needs recordings that come again, but noise and rooms change each",
+        ),
+        (
+            "data: held, every",
+            "data: words, every",
+            "eval: dataset words has a speed, but held-out recordings are heard as they are",
+        ),
+        (
+            "eval: {data: held",
+            "blend: {noises: 1}\n    eval: {share: 0.2",
+            "a share of dataset noises is held back, and would be heard as noise",
+        ),
+    ],
+)
+def test_what_cannot_be_changed_is_said_before_anything_is_read(tmp_path, before, after, message):
+    text = CURRICULUM.replace("trains: [encoder, decoder]", "trains: [decoder]")
+    assert before in text
+    text = text.replace(before, after, 1)
+    if "noises: 1}\n    eval" in text:
+        text = text.replace("    blend: {words: 1}\n", "", 1)
+    (tmp_path / "c.yaml").write_text(text)
+    curriculum = read_curriculum(tmp_path / "c.yaml")
+    with pytest.raises(ValueError, match=f"^stage first: .*{message}$"):
+        checked(curriculum, curriculum["first"])
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,9 @@ def test_stages_take_defaults_blends_and_starts(tmp_path):
         ("one: {trains: adaptor", "one: [x]\n  four: {trains: adaptor", "stage one: names and values are expected"),
         ("stages:", "stage:", "the curriculum has no stage; it takes"),
         ("datasets:", "datasets: [", "cannot be read as YAML"),
+        ("a: a.jsonl", "a: {path: a.jsonl, speed: 3}", "dataset 'a': speed is 3; a number from 0.5 to 2 with"),
+        ("a: a.jsonl", "a: {path: a.jsonl, rate: 2}", "dataset 'a' has no rate; it takes path, speed"),
+        ("a: a.jsonl", "a: {speed: 0.9}", "dataset 'a': None is no path"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
@@ -97,6 +100,15 @@ def test_a_curriculum_is_written_and_read_back(tmp_path, name):
     curriculum = read_curriculum(name, data=tmp_path)
     write_curriculum(curriculum, tmp_path / f"{name}.yaml")
     assert read_curriculum(tmp_path / f"{name}.yaml") == curriculum
+
+
+def test_speeds_are_written_and_read_back(tmp_path):
+    fast = "a: {path: a.jsonl, speed: 1.1}, c: {path: a.jsonl}"
+    curriculum = read_curriculum(write(tmp_path, GOOD.replace("a: a.jsonl", fast)))
+    assert curriculum.speeds == {"a": 1.1}
+    assert curriculum.datasets["a"] == curriculum.datasets["c"] == tmp_path / "a.jsonl"
+    write_curriculum(curriculum, tmp_path / "again.yaml")
+    assert read_curriculum(tmp_path / "again.yaml") == curriculum
 
 
 def test_a_former_name_is_read_with_a_warning(tmp_path):
