@@ -101,7 +101,18 @@ def ask_once(args: Namespace) -> None:
 
 
 def transcribe(args: Namespace) -> int:
-    return about_each(args, transcribing(args), spoken=True)
+    from afn_model.weights.speech import is_speech
+
+    question = transcribing(args)
+    if is_speech(args.model):
+        from afn_model.cli.speech import write_down
+
+        return write_down(args, question)
+    given = {"--beams": args.beams, "--length-penalty": args.length_penalty, "--words": args.words}
+    given["--stream"] = args.stream
+    if found := next((name for name, value in given.items() if value is not None), None):
+        raise ValueError(f"{found} is for an encoder with a decoder of its own, which {args.model} is not")
+    return about_each(args, question, spoken=True)
 
 
 def caption(args: Namespace) -> int:

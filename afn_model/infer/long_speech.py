@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -26,7 +27,8 @@ QUIET = 0.02  # power of a pause to the mean power of its window before it: 17 d
 FIRST = 0.8  # share of a window after which it may end at a pause
 SHARED = 2 / 15  # share of a window that the next one hears too, where there was no pause: 4 s of 30
 EDGE = 1 / 30  # share of a window at such an edge whose words are left to the other window
-APART = 1.0  # seconds between two times of one word, at most
+APART = 1.0  # seconds between two times of one word, from which on they say little
+FAR = 0.05  # what two equal words count that are farther apart
 LINE = 84  # characters of a segment of words: two lines of 42
 
 
@@ -137,31 +139,39 @@ class JoinedWindows:
 def doubled(before: Sequence[TimedWord], words: Sequence[TimedWord], heard: float) -> int:
     """How many words at the beginning of a window those before have already.
 
-    The longest run of words that both have, nearest in time, says where they meet. Behind it, and where there is no such
-    run, words are taken for others' where their middle lies before the end of the last word before.
+    The run of words that both have says where they meet: the one with the greatest sum over its words of
+    max(FAR, 1 - seconds between the two / APART), of two words at least where they are far apart. Behind it, and where
+    there is no such run, a word was heard before if its middle lies before the end of the last word before.
 
     Args:
         before: words of the window before, from the beginning of this one on.
         words: of this window.
         heard: seconds up to which the window before has heard.
     """
-    ours, theirs = [_plain(one.text) for one in before], [_plain(one.text) for one in words if one.start < heard]
-    best = (0, 0.0, 0, 0)  # length, -seconds apart, end in before, end in words
-    lengths = [0] * (len(theirs) + 1)
+    ours = [_plain(one.text) for one in before]
+    theirs = [_plain(one.text) for one in takewhile(lambda one: one.start < heard, words)]
+    best, met, skipped = 0.0, 0, 0
+    above = [(0.0, 0)] * (len(theirs) + 1)  # (sum, words) of the runs that end at the word before
     for i, word in enumerate(ours, 1):
-        row = [0] * (len(theirs) + 1)
+        row = [(0.0, 0)] * (len(theirs) + 1)
         for j, other in enumerate(theirs, 1):
-            if word == other:
-                row[j] = lengths[j - 1] + 1
-                apart = abs(before[i - 1].start - words[j - 1].start)
-                if row[j] > 1 or apart <= APART:
-                    best = max(best, (row[j], -apart, i, j))
-        lengths = row
-    _, _, met, skipped = best
+            if word != other:
+                continue
+            near = 1 - abs(before[i - 1].start - words[j - 1].start) / APART
+            total, count = above[j - 1]
+            row[j] = (total + max(FAR, near), count + 1)
+            if row[j][0] > best and (count or near >= 0):
+                best, met, skipped = row[j][0], i, j
+        above = row
     if met < len(before):
         while skipped < len(words) and (words[skipped].start + words[skipped].end) / 2 < before[-1].end:
             skipped += 1
     return skipped
+
+
+def _plain(word: str) -> str:
+    """A word without case and punctuation; of punctuation alone itself."""
+    return "".join(filter(str.isalnum, word)).lower() or word
 
 
 def said(words: Iterable[TimedWord]) -> str:

@@ -33,14 +33,12 @@ def warp(cost: np.ndarray) -> np.ndarray:
     before = np.pad(sums[:, :-1], ((0, 0), (1, 0)))
     entry = np.empty((rows, columns), dtype=np.int64)  # where the path through a cell has entered its row
     diagonal = np.zeros((rows, columns), dtype=bool)
-    entered, places = np.full(columns, np.inf), np.arange(columns)
-    entered[0] = 0.0
+    places = np.arange(columns)
+    reached = np.full(columns, np.inf)
     for row in range(rows):
-        if row:
-            shifted = np.append(np.inf, reached[:-1])
-            diagonal[row] = shifted <= reached
-            entered = np.minimum(shifted, reached)
-        ways = entered - before[row]
+        shifted = np.append(np.inf if row else 0.0, reached[:-1])  # the first row is entered in the first column alone
+        diagonal[row] = shifted <= reached
+        ways = np.minimum(shifted, reached) - before[row]
         best = np.minimum.accumulate(ways)
         fresh = np.append(True, ways[1:] < best[:-1])
         entry[row] = np.maximum.accumulate(np.where(fresh, places, 0))

@@ -1,4 +1,4 @@
-"""Speech written down while it comes: the current window is decoded again and again, and what two decodes agree on stays.
+"""Speech written down while it comes: the window is decoded again and again, and what two decodes agree on stays.
 
 stream = SpeechStream(SpeechWriter(model, processor, "Transcribe the input speech."))
 for pcm in microphone:

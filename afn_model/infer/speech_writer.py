@@ -1,4 +1,4 @@
-"""What the speech decoder writes down of windows of audio, with word times, and again where it went round in circles."""
+"""What the speech decoder writes down of windows of audio, and once more where it went round in circles."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SpeechWriter:
     """Writes down windows of audio.
 
     A text that repeats itself, as its compression tells, is looked for once more with five beams; where that repeats
-    itself too, what stands before the loop is kept, and ``finish`` says so. Digital silence is not given to the decoder.
+    itself too, what stands before the loop is kept, and ``finish`` says so. The decoder does not hear digital silence.
 
     Args:
         model: the encoder with its decoder.

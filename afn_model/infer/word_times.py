@@ -1,12 +1,12 @@
 """When each word of a text is said, from the decoder's attention to the audio.
 
 The found text is given to the decoder once more. The attention weights of some heads, normalised over the tokens,
-median-filtered over the frames and averaged, say which frames a token is about; a monotone path through them gives every
-token its frames.
+median-filtered over the frames and averaged, say which frames a token is about; a monotone path through them gives
+every token its frames.
 
 Source: Radford et al., 2022, arXiv:2212.04356, and its code's ``timing.py``. A token has the row of weights that
-predicts it, as there; transformers' ``_extract_token_timestamps`` gives it the row behind. Weights that are equal for all
-tokens count as 0 here, where transformers computes 0 / 0. The first token begins with the recording, as in both.
+predicts it, as there; transformers' ``_extract_token_timestamps`` gives it the row behind. Weights that are equal for
+all tokens count as 0 here, where transformers computes 0 / 0. The first token begins with the recording, as in both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,7 @@ SHORTLIST = 16  # heads that are tried together, the best by themselves
 SETTINGS = "generation_config.json"
 # Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
 _UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_UNSPACED}][^\s\w]*|(?:(?![{_UNSPACED}])\S)+")
 
@@ -185,7 +183,8 @@ def words_of(
         longer = decode(tokens[:count])
         if longer.endswith("\ufffd") and count < len(tokens):
             continue  # a character is not whole
-        same = len(commonprefix([text, longer]))  # less than before where a decoder cleans up
+        same = next((at for at, pair in enumerate(zip(text, longer, strict=False)) if pair[0] != pair[1]), None)
+        same = min(len(text), len(longer)) if same is None else same  # below len(text) where a decoder cleans up
         added, spans = longer[same:], spans[:same]
         spoken, past = len(added) - sum(map(str.isspace, added)), 0
         start, length = float(times[first]), float(times[count] - times[first])
@@ -200,9 +199,7 @@ def words_of(
         places = range(*match.span())
         core = [place for place in places if text[place].isalnum()] or places
         spaced = text[match.start() - 1].isspace() if match.start() else is_spaced(match[0])
-        found.append(
-            TimedWord(match[0], spans[core[0]][0], spans[core[-1]][1], spans[match.end() - 1][2], spaced)
-        )
+        found.append(TimedWord(match[0], spans[core[0]][0], spans[core[-1]][1], spans[match.end() - 1][2], spaced))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def hand_set():
 def spoken(bounds, prompt=2):
     """Frames in which the n-th token lasts from one bound to the next, in frames; the rest is nothing."""
     frames = torch.zeros(bounds[-1] + 30, CONFIG.audio.width)
-    for token, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for token, (first, last) in enumerate(pairwise(bounds)):
         frames[first:last, prompt - 1 + token] = 1.0
     frames[bounds[-1] :, prompt - 1 + len(bounds) - 1] = 1.0  # what predicts the end looks behind the last token
     return frames
@@ -88,7 +89,7 @@ def test_the_head_that_knows_is_picked(tmp_path):
     model, decode = hand_set(), lambda ids: " ".join(f"w{token}" for token in ids)
     examples = []
     for bounds in ([0, 25, 40, 90], [0, 60, 70, 85, 140]):
-        times = tuple((first * 0.02, last * 0.02) for first, last in zip(bounds, bounds[1:], strict=False))
+        times = tuple((first * 0.02, last * 0.02) for first, last in pairwise(bounds))
         examples.append(SpokenExample(spoken(bounds), (1, 2), tuple(range(5, 4 + len(bounds))), times))
     heads, error = pick_heads(model, examples, decode)
     assert heads == [(1, 2)]
@@ -122,7 +123,7 @@ def test_words_of_bytes():
     found, ids = timed(tokenizer, "hello there, world! 你好吗。 ja")
     assert [one.text for one in found] == ["hello", "there,", "world!", "你", "好", "吗。", "ja"]
     assert [one.spaced for one in found] == [True, True, True, True, False, False, True]
-    for one, following in zip(found, found[1:], strict=False):
+    for one, following in pairwise(found):
         assert one.start < one.end <= following.start
     # A comma is a token of its own, and no part of the word's time.
     comma = [tokenizer.decode(ids[: place + 1]) for place in range(len(ids))].index("hello there,")
