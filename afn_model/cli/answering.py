@@ -105,9 +105,14 @@ def transcribe(args: Namespace) -> int:
 
     question = transcribing(args)
     if is_speech(args.model):
+        from afn_model.cli.speech import write_down
         from afn_model.prompt.processor import AFNextProcessor
 
-        question = speech_question(args, AFNextProcessor.from_pretrained(args.model))
+        return write_down(args, speech_question(args, AFNextProcessor.from_pretrained(args.model)))
+    given = {"--beams": args.beams, "--length-penalty": args.length_penalty, "--words": args.words}
+    given["--stream"] = args.stream
+    if found := next((name for name, value in given.items() if value is not None), None):
+        raise ValueError(f"{found} is for an encoder with a decoder of its own, which {args.model} is not")
     return about_each(args, question, spoken=True)
 
 

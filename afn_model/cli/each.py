@@ -73,6 +73,16 @@ class Printer:
             print(FORMATS[self.form](row), end="", flush=True)
 
 
+@dataclass(frozen=True)
+class EachRow:
+    """What is written about a recording, or why there is nothing, how its text ended, and after how much."""
+
+    file: str
+    row: dict[str, Any] | ValueError
+    finish: str = "stop"
+    about: str = ""
+
+
 def about_each(
     args: Namespace,
     question: str,
@@ -91,20 +101,11 @@ def about_each(
     Returns:
         the exit code: 1 where a recording could not be answered about, and the others were.
     """
-    from afn_model.audio.source import is_pipe
-    from afn_model.cli.session import AnswerBar, as_json, open_session, sampling_params, set_end
+    from afn_model.cli.session import as_json, sampling_params
 
-    set_end(args)
-    params, given = sampling_params(args), named(args.audio, args.list)
-    out = destination(args, given, question)
-    # What comes through a pipe is another recording every time, whatever the pipe's name.
-    files = [file for file in given if file not in out.done or is_pipe(file)]
-    if not files:
-        if not args.quiet:
-            print(f"afn: {args.out or args.out_dir} has answers about all {len(given)} recordings", file=sys.stderr)
-        return 0
-    failed, ordered = 0, isinstance(out, Printer)
-    with open_session(args) as session, AnswerBar(len(files), quiet=args.quiet) as bar:
+    params = sampling_params(args)
+
+    def rows(session: Session, files: list[str], bar: AnswerBar, ordered: bool) -> Iterator[EachRow]:
         asking = Asking(session, args, question, params, spoken)
         for one in in_order(asking.answers(files, bar)) if ordered else asking.answers(files, bar):
             try:
@@ -114,14 +115,48 @@ def about_each(
                 row = as_json(answer, [one.file], question, args) | timed(one)
                 row = row if then is None else then(row, one.seconds)
             except ValueError as error:
+                yield EachRow(one.file, error)
+            else:
+                yield EachRow(one.file, row, answer.finish, ended(one))
+
+    return over_each(args, question, rows)
+
+
+def over_each(
+    args: Namespace, question: str, rows: Callable[[Session, list[str], AnswerBar, bool], Iterator[EachRow]]
+) -> int:
+    """Writes what ``rows`` makes of the recordings that the options name; the exit code of ``about_each``.
+
+    Args:
+        args: of the command line.
+        question: what is asked.
+        rows: called with the session, the recordings without an answer, the progress line, and whether the given order
+            counts.
+    """
+    from afn_model.audio.source import is_pipe
+    from afn_model.cli.session import AnswerBar, open_session, set_end
+
+    set_end(args)
+    given = named(args.audio, args.list)
+    out = destination(args, given, question)
+    # What comes through a pipe is another recording every time, whatever the pipe's name.
+    files = [file for file in given if file not in out.done or is_pipe(file)]
+    if not files:
+        if not args.quiet:
+            print(f"afn: {args.out or args.out_dir} has answers about all {len(given)} recordings", file=sys.stderr)
+        return 0
+    failed = 0
+    with open_session(args) as session, AnswerBar(len(files), quiet=args.quiet) as bar:
+        for one in rows(session, files, bar, isinstance(out, Printer)):
+            if isinstance(one.row, ValueError):
                 if args.fail_fast:
-                    raise
+                    raise one.row
                 failed += 1
-                show_error(error)
+                show_error(one.row)
                 continue
-            out.write(row)
+            out.write(one.row)
             if not args.quiet:
-                show_finish(answer.finish, ended(one), one.file if len(given) > 1 else "")
+                show_finish(one.finish, one.about, one.file if len(given) > 1 else "")
     if failed and len(files) > 1:
         print(f"afn: {failed} of {len(files)} recordings could not be used", file=sys.stderr)
     return 1 if failed else 0

@@ -21,10 +21,12 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} ({self.prog} --help says more)")
 
 
-def add_model(parser: ArgumentParser, *, required: bool = True) -> None:
+def add_model(parser: ArgumentParser, *, required: bool = True, also: tuple[str, ...] = ()) -> None:
     default = os.environ.get("AFN_MODEL") or None
     told = "model folder, any layout; default the environment's AFN_MODEL"
-    parser.add_argument("--model", default=default, required=required and default is None, metavar="DIR", help=told)
+    parser.add_argument(
+        "--model", *also, default=default, required=required and default is None, metavar="DIR", help=told
+    )
     add_dtype(parser, "of the weights; auto keeps them as stored")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--adapter", "--lora", metavar="DIR", help="LoRA adapter in peft's format, on top of the model")
@@ -113,6 +115,21 @@ def add_speech(parser: ArgumentParser) -> None:
     parser.add_argument("--diarize", action="store_true", help="say who speaks: [Speaker 1] ...")
     told = "more text of the question, such as names that may come up"
     parser.add_argument("--prompt", "--initial-prompt", "--initial_prompt", metavar="TEXT", help=told)
+
+
+def add_transcriber(parser: ArgumentParser) -> None:
+    add_model(parser, also=("--asr",))
+
+
+def add_decoder(parser: ArgumentParser) -> None:
+    """What only an encoder with a decoder of its own can do."""
+    parser.add_argument("--beams", type=positive, metavar="N", help="of a speech decoder's search; default 1, greedy")
+    told = "a text's log-probability is divided by its tokens to the power of A; default 1"
+    parser.add_argument("--length-penalty", type=float, metavar="A", help=told)
+    told = "find when each word is said: in json, and as the cues of srt, vtt and tsv"
+    parser.add_argument("--words", action="store_true", default=None, help=told)
+    told = "print words as soon as they are sure; - is 16-bit PCM of 16 kHz, mono"
+    parser.add_argument("--stream", action="store_true", default=None, help=told)
 
 
 def add_attached(parser: ArgumentParser) -> None:

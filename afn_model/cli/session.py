@@ -18,8 +18,12 @@ from afn_model.infer.answer import Answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
 
-# Options that decide what is asked about what; the last two are those of captions alone.
-MAY_BE_GIVEN = ("system", "start", "end", "adapter", "quantize", "then_question", "then_model")
+# Options that decide what is asked about what, and how; some are of captions alone, or of transcripts.
+MAY_BE_GIVEN = (
+    *("system", "start", "end", "adapter", "quantize"),
+    *("then_question", "then_model"),
+    *("beams", "length_penalty", "words"),
+)
 REDRAWN = 0.1  # seconds between two looks of a progress line
 
 

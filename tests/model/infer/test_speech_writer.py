@@ -1,0 +1,74 @@
+"""What a window gives: word times, silence, what is refused, and texts that go round in circles."""
+
+import pytest
+import torch
+
+from afn_model.infer import speech_writer
+from afn_model.infer.speech_decode import Hypothesis
+from afn_model.infer.speech_writer import SpeechWriter, compression, loop_start
+from tests.model.speech import speech_model
+
+QUESTION = "What word do you hear?"
+
+
+def noise(seconds, seed=0):
+    return 0.1 * torch.randn(round(16_000 * seconds), generator=torch.Generator().manual_seed(seed))
+
+
+def test_windows_alone_and_together():
+    model, processor = speech_model(seed=3)
+    write = SpeechWriter(model, processor, QUESTION, most=12)
+    windows = [noise(1.0), torch.zeros(16_000), noise(0.01), noise(2.5, 1)]
+    found = write(windows, words=True)
+    assert (found[1].text, found[1].tokens) == ("", ())
+    assert str(found[2]) == "160 samples of audio are too few for a token"
+    for pcm, one in zip(windows[::3], found[::3], strict=True):
+        assert [one] == write([pcm], words=True)
+        assert one.words
+        assert one.text.split() == [word.text for word in one.words]
+        times = [at for word in one.words for at in (word.start, word.end)]
+        assert times == sorted(times)
+        assert 0 <= times[0] <= times[-1] <= len(pcm) / 16_000 + 0.02
+    begun = write([windows[3]], before=found[3].tokens[:4])[0]
+    assert begun.tokens[:12] == found[3].tokens
+
+
+def test_bad_settings():
+    model, processor = speech_model()
+    with pytest.raises(ValueError, match="beams must be at least 1, got 0"):
+        SpeechWriter(model, processor, QUESTION, beams=0)
+    with pytest.raises(ValueError, match="length_penalty must be a number, got nan"):
+        SpeechWriter(model, processor, QUESTION, length_penalty=float("nan"))
+
+
+@pytest.mark.parametrize(("second", "text", "finish"), [("fine", "fine", "stop"), (None, "one two", "repetition")])
+def test_a_loop_is_looked_for_again(monkeypatch, second, text, finish):
+    model, processor = speech_model()
+    ids = lambda text: tuple(processor.tokenizer.encode(text, add_special_tokens=False).ids)  # noqa: E731
+    loop = ids("one two") + ids(" three four") * 30
+    assert compression(processor.decode(loop)) > 2.4
+    calls = []
+
+    def decode(_, frames, cu_frames, prompts, *, beams, **__):
+        calls.append((beams, len(prompts), cu_frames.tolist()))
+        tokens = [ids("fine"), loop][: len(prompts)] if len(calls) == 1 else [ids(second) if second else loop]
+        return [Hypothesis(one, -1.0, -1.0, True) for one in tokens]
+
+    monkeypatch.setattr(speech_writer, "decode", decode)
+    found = SpeechWriter(model, processor, QUESTION)([noise(1.0), noise(2.0)], words=True)
+    assert [one[:2] for one in calls] == [(1, 2), (5, 1)]
+    assert calls[1][2] == [0, calls[0][2][2] - calls[0][2][1]]
+    assert [(one.text.strip(), one.finish, one.again) for one in found] == [
+        ("fine", "stop", False),
+        (text, finish, True),
+    ]
+    calls.clear()
+    (_, one) = SpeechWriter(model, processor, QUESTION, beams=5)([noise(1.0), noise(2.0)])
+    assert (one.finish, one.again, len(calls)) == ("repetition", False, 1)
+
+
+def test_where_a_loop_begins():
+    assert loop_start([1, 2, 3, 4, 3, 4, 3, 4, 3]) == 2
+    assert loop_start([5, 5, 5, 5]) == loop_start([]) == loop_start([1, 2, 1, 2]) == 0
+    assert loop_start([9, 1, 1, 1]) == 1
+    assert compression("") == 0
