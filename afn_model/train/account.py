@@ -20,8 +20,9 @@ from torch import nn
 from afn_distributed.costs import SequenceLoad, sequence_load
 from afn_distributed.dispatch import assign_balanced
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.audio.frames import token_frames
-from afn_model.config import ModelConfig
+from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.network.sequence_shard import cost
 from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import Stage
@@ -48,12 +49,14 @@ class BatchShape:
         frames: encoder frames of each audio window, two for an audio token.
         supervised: tokens in the loss.
         answers: of ``lengths``, the last so many are answers to the first document (GRPO, DPO); 0 for a packed batch.
+        texts: of ``lengths``, the tokens that are no placeholders, which the decoder of method asr reads.
     """
 
     lengths: tuple[int, ...]
     frames: tuple[int, ...]
     supervised: int
     answers: int = 0
+    texts: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -81,7 +84,7 @@ class StageUnits:
         root, layers, encoder: weights gathered with the model, with each decoder layer, with each group of encoder
             blocks; what a unit holds beside the others is in it alone.
         fixed: bytes that are never cut over ranks: buffers of weights in few bits.
-        head: parameters of the head that train; embeddings likewise are in ``root``.
+        head: parameters of the head that train; embeddings likewise are in ``root``, and are the head of asr's decoder.
         trains_encoder: whether the encoder has a gradient.
         inputs: last names of the linear layers whose inputs are kept, of a decoder layer and an encoder block.
         ranks: Σ ranks of the adapters of a decoder layer.
@@ -114,7 +117,7 @@ class StageUnits:
         return sum(unit.frozen for unit in self.units)
 
 
-def stage_units(config: ModelConfig, stage: Stage, layout: RunLayout, *, whole: bool) -> StageUnits:
+def stage_units(config: ModelConfig | SpeechConfig, stage: Stage, layout: RunLayout, *, whole: bool) -> StageUnits:
     """The units of a stage's model; ``whole`` says whether its frozen weights are kept whole."""
     size = getattr(torch, layout.dtype).itemsize
     return _stage_units(config, stage.trains, json.dumps(stage.lora), stage.adapter, stage.name, size, whole)
@@ -122,11 +125,20 @@ def stage_units(config: ModelConfig, stage: Stage, layout: RunLayout, *, whole: 
 
 @lru_cache(maxsize=64)
 def _stage_units(
-    config: ModelConfig, trains: tuple[str, ...], lora: str, adapter: str, name: str, size: int, whole: bool
+    config: ModelConfig | SpeechConfig,
+    trains: tuple[str, ...],
+    lora: str,
+    adapter: str,
+    name: str,
+    size: int,
+    whole: bool,
 ) -> StageUnits:
-    stage = Stage(name, trains, {"-": 1.0}, batch_tokens=8192, lora=json.loads(lora), adapter=adapter)
+    speech = isinstance(config, SpeechConfig)
+    method = "asr" if speech else "sft"
+    stage = Stage(name, trains, {"-": 1.0}, method, batch_tokens=8192, lora=json.loads(lora), adapter=adapter)
     with torch.device("meta"), SkipInit():
-        model = AFNext(config)
+        model: Any = AFWhisper(config) if isinstance(config, SpeechConfig) else AFNext(config)
+    head = model.decoder.embed_tokens if speech else model.lm_head
     base = (stage.lora or {}).get("base")
     if base is not None:
         quantise(model.language_model, base, torch.device("meta"))
@@ -140,7 +152,7 @@ def _stage_units(
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     inputs = {n.rpartition(".")[0] for n in trained if n.endswith(".weight")}
     inputs |= {n for n, m in adapted.items() if m.lora_A.requires_grad}
-    first = ("language_model.layers.0.", "encoder.layers.0.")
+    first = ("decoder.layers.0." if speech else "language_model.layers.0.", "encoder.layers.0.")
     originals = set(stage.modules) - {"language_model", "lm_head"} if adapted and not adapter else set()
     copied = [p for n, p in model.named_parameters() if n in trained]
     if adapted and not adapter:
@@ -150,7 +162,7 @@ def _stage_units(
         layers=tuple(found[:cut]),
         encoder=tuple(found[cut:]),
         fixed=sum(b.nbytes for b in model.buffers()),
-        head=sum(p.numel() for p in model.lm_head.parameters() if p.requires_grad),
+        head=sum(p.numel() for p in head.parameters() if p.requires_grad),
         trains_encoder=any(n.startswith("encoder.") for n in trained),
         trains_adaptor=any(n.startswith("adaptor.") for n in trained),
         inputs=frozenset(f"{n.partition('.')[0]}.{n.rpartition('.')[2]}" for n in inputs if n.startswith(first)),
@@ -165,7 +177,9 @@ def _unit(parameters: Sequence[nn.Parameter], size: int) -> Unit:
     return Unit(trained, sum(p.numel() for p in parameters if not p.requires_grad) * size)
 
 
-def keeps_whole(config: ModelConfig, stage: Stage, layout: RunLayout, ranks: int, memory: float) -> bool:
+def keeps_whole(
+    config: ModelConfig | SpeechConfig, stage: Stage, layout: RunLayout, ranks: int, memory: float
+) -> bool:
     """Whether every rank holds the frozen weights whole, by the rule of ``stage_model.kept_whole``."""
     if layout.frozen == "auto" and (layout.shard or ranks) > 1:
         return stage_units(config, stage, layout, whole=True).frozen <= WHOLE_SHARE * memory
@@ -186,7 +200,7 @@ class Account:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelConfig | SpeechConfig,
         stage: Stage,
         layout: RunLayout,
         ranks: int,
@@ -202,14 +216,17 @@ class Account:
         self.sums_on_host = self.copies and layout.offload_gradients
         self.sharded = (ranks > 1 or layout.dtype != "float32") and not self.copies
         self.reserve = reserve
-        shared = (layout.ulysses, layout.ring) if stage.packed else (1, 1)
-        text = config.text
-        self.load: SequenceLoad = sequence_load(
-            micro.lengths, *shared, text.heads, text.kv_heads, text.head_dim, self.size
-        )
+        self.mode = layout.recompute
+        self.text: Any = config if isinstance(config, SpeechConfig) else config.text
+        self.load = self.sequence_load()
         windows = assign_balanced([cost(frames) for frames in micro.frames], self.load.plan.ranks)
         self.frames = np.bincount(windows, np.array(micro.frames), self.load.plan.ranks)
         self.rows = self.load.rows
+
+    def sequence_load(self) -> SequenceLoad:
+        text, layout = self.text, self.layout
+        shared = (layout.ulysses, layout.ring) if self.stage.packed else (1, 1)
+        return sequence_load(self.micro.lengths, *shared, text.heads, text.kv_heads, text.head_dim, self.size)
 
     def states(self) -> dict[str, float]:
         """Weights and what the optimiser keeps."""
@@ -244,7 +261,7 @@ class Account:
         """[ranks] bytes of inputs of recomputed blocks that are on the host after a forward."""
         if not self.layout.offload_activations:
             return 0 * self.rows
-        layers, mode = self.config.text.layers, self.layout.recompute
+        layers, mode = self.text.layers, self.mode
         count = {"full": 2 * layers - 1, "selective": layers}.get(mode, 0)
         found = count * self.input_of_mlp()
         if self.units.trains_encoder and mode != "none":
@@ -270,7 +287,7 @@ class Account:
 
     def attention(self) -> np.ndarray:
         """[ranks] bytes that a decoder layer's attention keeps, its projections' inputs included."""
-        text, load, e = self.config.text, self.load, self.size
+        text, load, e = self.text, self.load, self.size
         wide = 4 if load.plan.ring > 1 else e
         out = load.q * (wide * text.head_dim + 4)  # and the log of the sum of exponentials
         keys = load.kv if load.plan.ring > 1 else load.spread
@@ -282,11 +299,11 @@ class Account:
 
     def mlp(self) -> np.ndarray:
         """[ranks] bytes that a decoder layer's MLP keeps where it is not recomputed, its input left out."""
-        ffn, down = self.config.text.ffn, self.keeps("language_model.down_proj")
+        ffn, down = self.text.ffn, self.keeps("language_model.down_proj")
         return self.rows * (self.size * ffn * (2 + down) + self.size * self.units.ranks)
 
     def input_of_mlp(self) -> np.ndarray:
-        return self.rows * self.size * self.config.text.width
+        return self.rows * self.size * self.text.width
 
     def layer(self, mode: str) -> np.ndarray:
         """[ranks] bytes that a decoder layer keeps between its forward and its backward."""
@@ -307,8 +324,16 @@ class Account:
 
     def encoder(self) -> np.ndarray:
         """[ranks] bytes that encoder and adaptor keep."""
-        audio, text, e = self.config.audio, self.config.text, self.size
-        tokens, found = self.frames / 2, np.zeros(len(self.frames))
+        audio, text, e = self.config.audio, self.text, self.size
+        tokens, found = self.frames / 2, self.stem_and_blocks()
+        if self.units.trains_encoder or self.units.trains_adaptor:
+            trained = self.units.trains_adaptor
+            found = found + tokens * e * (text.width + trained * (text.width + audio.width))
+        return found
+
+    def stem_and_blocks(self) -> np.ndarray:
+        """[ranks] bytes that the encoder keeps, the output of its last norm not included."""
+        audio, e, found = self.config.audio, self.size, np.zeros(len(self.frames))
         if self.units.trains_encoder:
             inputs = self.frames * e * audio.width
             every = self.block() * audio.layers
@@ -318,24 +343,21 @@ class Account:
                     every = inputs * 2 * (self.layout.recompute == "encoder")
             # Of the stem: both inputs, both outputs before their GELU; then the sum that the last norm reads.
             found += every + self.frames * e * (2 * audio.n_mels + 6 * audio.width)
-        if self.units.trains_encoder or self.units.trains_adaptor:
-            trained = self.units.trains_adaptor
-            found += tokens * e * (text.width + trained * (text.width + audio.width))
         return found
 
     def head(self) -> np.ndarray:
         """[ranks] bytes that the last norm and the head keep: gradients that the loss has computed already."""
-        text, e = self.config.text, self.size
+        text, e = self.text, self.size
         if not self.stage.packed:
             return self.rows * e * text.width + self.micro.supervised * (e * text.width + 8)
         return 2 * self.rows * e * text.width + e * self.units.head
 
     def activations(self) -> np.ndarray:
         """[ranks] bytes that a forward leaves for its backward, with the weights that stay gathered."""
-        layers = self.layer(self.layout.recompute) * self.config.text.layers
+        layers = self.layer(self.mode) * self.text.layers
         if self.layout.offload_activations:
-            layers = layers + {"full": 2, "selective": 1}.get(self.layout.recompute, 0) * self.input_of_mlp()
-        elif self.layout.recompute == "full":  # the first layer has one input
+            layers = layers + {"full": 2, "selective": 1}.get(self.mode, 0) * self.input_of_mlp()
+        elif self.mode == "full":  # the first layer has one input
             layers = layers - self.input_of_mlp()
         return self.gathered(self.units.root) + layers + self.encoder() + self.head()
 
@@ -347,22 +369,25 @@ class Account:
             wide = 4 / self.size
             # Two steps' keys, their float32 gradients on the way, and the float32 sums of this rank's own.
             found = found + np.max(arriving, 0) * ((1 if len(arriving) == 1 else 2) * (1 + wide) + wide)
-            found = found + load.shard_rows * self.config.text.head_dim * 4 * (load.q + 2 * load.kv)
+            found = found + load.shard_rows * self.text.head_dim * 4 * (load.q + 2 * load.kv)
         if load.plan.ulysses > 1:
             found = found + 2 * load.head_bytes()[0]
         return found
 
-    def working(self) -> np.ndarray:
-        """[ranks] bytes beyond states, gradients and activations at the peak."""
-        text, audio, mode, e = self.config.text, self.config.audio, self.layout.recompute, self.size
-        units, kept = self.units, self.layer(self.layout.recompute)
-        row = self.rows * e
+    def inner(self) -> np.ndarray:
+        """[ranks] bytes of what a decoder layer recomputes and of its gradients, at their most."""
+        text, mode, kept, row = self.text, self.mode, self.layer(self.mode), self.rows * self.size
         again = {"none": 0 * kept, "encoder": 0 * kept, "selective": self.mlp()}
         again["full"] = self.layer("none")
         # Gradients of the MLP's inner activations replace, one after another, what it kept.
         mlp = again[mode] + row * text.ffn * (3 - self.keeps("language_model.down_proj")) + row * 2 * text.width
         attention = (again[mode] if mode == "full" else 0) + row * 5 * text.width + self.moving()
-        inner = np.maximum(mlp, attention)
+        return np.maximum(mlp, attention)
+
+    def working(self) -> np.ndarray:
+        """[ranks] bytes beyond states, gradients and activations at the peak."""
+        text, audio, mode, e = self.text, self.config.audio, self.mode, self.size
+        units, kept, row, inner = self.units, self.layer(mode), self.rows * e, self.inner()
         if self.sums_on_host:  # of a layer: those that arrive, are added to, and leave
             inner = inner + 3 * 4 * text.width * text.ffn
         if self.layout.offload_activations:  # the inputs of the next block
@@ -405,7 +430,7 @@ class Account:
 
     def cache(self) -> float:
         """Bytes of keys and values of the prompts that are sampled together, each prompt's once."""
-        text, settings = self.config.text, GRPOSettings(**self.stage.grpo)
+        text, settings = self.text, GRPOSettings(**self.stage.grpo)
         tokens = settings.prompts * (self.micro.lengths[0] + settings.group * settings.max_new_tokens)
         return tokens * 2 * text.layers * text.kv_heads * text.head_dim * self.size
 

@@ -9,18 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from afn_model.config import ModelConfig
+from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.data.forecast import Forecast
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train.account import Account, stage_units
+from afn_model.train.account import stage_units
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.host_memory import available
 from afn_model.train.outlook import stage_forecast
 from afn_model.train.rates import ASSUMED, Rates, described, read_rates
 from afn_model.train.run_layout import RECOMPUTE, RunLayout, for_stage
+from afn_model.train.speech_account import account_of
+from afn_model.train.speech_time import time_of
 from afn_model.train.step_time import StepSeconds, StepTime, band
 from afn_model.train.typical import PER_SECOND, longest, typical
 from afn_model.weights.config_json import read_config
+from afn_model.weights.speech import is_speech, read_speech_config
 
 ULYSSES, RINGS = (1, 2, 4, 7, 8, 14, 28), (1, 2, 4, 8, 16)
 FEW = 0.5  # GB of frozen weights that are not worth a setting
@@ -31,6 +34,7 @@ OFFLOADS = (
     {"offload_optimiser": True, "offload_activations": True},
     {"offload_optimiser": True, "offload_activations": True, "offload_gradients": True},
 )
+AnyConfig = ModelConfig | SpeechConfig
 COLUMNS = ("states", "gradients", "activations", "working", "reserve", "rollout", "total")
 
 
@@ -89,7 +93,7 @@ class StagePlan:
         return low, middle, high
 
 
-def check_layout(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int) -> None:
+def check_layout(config: AnyConfig, stage: Stage, layout: RunLayout, gpus: int) -> None:
     """Whether the layout divides ranks, heads, context and a step.
 
     Raises:
@@ -97,13 +101,15 @@ def check_layout(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int
     """
     what, shared = f"stage {stage.name}", layout.ulysses * layout.ring if stage.packed else 1
     ways = f"ulysses {layout.ulysses} x ring {layout.ring}"
+    if isinstance(config, SpeechConfig) and (stage.lora or stage.adapter):
+        raise ValueError(f"{what}: adapters of method asr are not planned")
     if gpus % shared:
         raise ValueError(f"{what}: {ways} = {shared} ranks for a sequence do not divide {gpus} GPUs")
-    if shared > 1 and layout.ulysses > config.text.heads:
+    if isinstance(config, ModelConfig) and shared > 1 and layout.ulysses > config.text.heads:
         raise ValueError(f"{what}: ulysses {layout.ulysses} is more than the {config.text.heads} heads")
     if shared > 1 and stage.context < shared * 2:
         raise ValueError(f"{what}: a context of {stage.context} tokens is too little for {shared} ranks ({ways})")
-    if stage.context > config.text.max_positions:
+    if isinstance(config, ModelConfig) and stage.context > config.text.max_positions:
         raise ValueError(f"{what}: context {stage.context} is beyond the model's {config.text.max_positions} positions")
     if gpus % (layout.shard or gpus):
         raise ValueError(f"{what}: shard {layout.shard} does not divide {gpus} GPUs")
@@ -115,7 +121,7 @@ def check_layout(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int
 
 
 def plan_stage(
-    config: ModelConfig,
+    config: AnyConfig,
     stage: Stage,
     layout: RunLayout,
     gpus: int,
@@ -139,7 +145,7 @@ def plan_stage(
         ValueError: a layout that does not divide the ranks, the heads or the step.
     """
     check_layout(config, stage, layout, gpus)
-    account = Account(config, stage, layout, gpus, longest(stage), memory * 1e9)
+    account = account_of(config, stage, layout, gpus, longest(stage), memory * 1e9)
     time = step_time(config, stage, layout, gpus, memory, rates, forecast)
     step, (low, high) = time.step(), band(time)
     tokens = time.tokens() / gpus
@@ -163,7 +169,7 @@ def plan_stage(
     )
 
 
-def check_host(config: ModelConfig, stage: Stage, layout: RunLayout, ranks: int, here: int) -> None:
+def check_host(config: AnyConfig, stage: Stage, layout: RunLayout, ranks: int, here: int) -> None:
     """Whether this machine has the memory for what its ranks offload.
 
     Args:
@@ -175,7 +181,7 @@ def check_host(config: ModelConfig, stage: Stage, layout: RunLayout, ranks: int,
     Raises:
         ValueError: one line: it has less.
     """
-    host = Account(config, stage, layout, ranks, longest(stage)).host()
+    host = account_of(config, stage, layout, ranks, longest(stage)).host()
     need, free = here * sum(host.values()), available()
     if need > free:
         kinds = ", ".join(f"{name} {here * size / 1e9:,.1f}" for name, size in host.items() if here * size >= 5e7)
@@ -187,7 +193,7 @@ def check_host(config: ModelConfig, stage: Stage, layout: RunLayout, ranks: int,
 
 
 def step_time(
-    config: ModelConfig,
+    config: AnyConfig,
     stage: Stage,
     layout: RunLayout,
     gpus: int,
@@ -199,16 +205,19 @@ def step_time(
     mean = 0.0
     if forecast is not None and forecast.samples_per_epoch:
         mean = forecast.tokens_per_epoch / forecast.samples_per_epoch
-    micro = typical(stage, rates, mean)
-    account = Account(config, stage, layout, gpus, micro, memory * 1e9)
+    words = config.max_positions if isinstance(config, SpeechConfig) else 0
+    micro = typical(stage, rates, mean, words)
+    account = account_of(config, stage, layout, gpus, micro, memory * 1e9)
     groups = gpus // account.load.plan.ranks
-    return StepTime(account, rates, stage.bins // groups, sum(micro.frames) / 2 / PER_SECOND)
+    return time_of(account, rates, stage.bins // groups, sum(micro.frames) / 2 / PER_SECOND)
 
 
-def candidates(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int) -> Iterator[RunLayout]:
+def candidates(config: AnyConfig, stage: Stage, layout: RunLayout, gpus: int) -> Iterator[RunLayout]:
     """The layouts that a search looks at: how sequences and weights are shared, what is recomputed."""
-    shared = [(1, 1)]
-    if stage.packed:
+    shared, modes = [(1, 1)], RECOMPUTE
+    if isinstance(config, SpeechConfig):
+        modes = tuple(mode for mode in RECOMPUTE if mode != "selective")  # which is "full" there
+    elif stage.packed:
         shared = [(u, r) for u in ULYSSES for r in RINGS if u <= config.text.heads and gpus % (u * r) == 0]
         shared = [(u, r) for u, r in shared if u * r == 1 or stage.context >= FEWEST * u * r]
         shared = [(u, r) for u, r in shared if stage.bins % (gpus // (u * r)) == 0]
@@ -216,7 +225,7 @@ def candidates(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int) 
     if gpus > 1 and stage_units(config, stage, layout, whole=True).frozen > FEW * 1e9:
         held = ("whole", "sharded") if layout.frozen == "auto" else (layout.frozen, "auto")
     for ulysses, ring in shared:
-        for recompute in RECOMPUTE:
+        for recompute in modes:
             for shard in sorted({node, gpus}):
                 for frozen in held:
                     yield replace(
@@ -231,13 +240,13 @@ def candidates(config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int) 
 
 
 def search(
-    config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int, *, memory: float = 80.0, rates: Rates = ASSUMED
+    config: AnyConfig, stage: Stage, layout: RunLayout, gpus: int, *, memory: float = 80.0, rates: Rates = ASSUMED
 ) -> list[tuple[float, RunLayout]]:
     """Tokens/s per GPU of every layout that fits, best first; of equal ones that with less memory is first."""
     found = []
     most = longest(stage)
     for other in candidates(config, stage, layout, gpus):
-        needs = Account(config, stage, other, gpus, most, memory * 1e9).needs() / 1e9
+        needs = account_of(config, stage, other, gpus, most, memory * 1e9).needs() / 1e9
         if needs <= memory:
             time = step_time(config, stage, other, gpus, memory, rates)
             found.append((time.tokens() / gpus / time.step().total, needs, other))
@@ -256,7 +265,7 @@ def changed(layout: RunLayout, other: RunLayout, gpus: int) -> dict[str, Any]:
 
 
 def remedies(
-    config: ModelConfig, stage: Stage, layout: RunLayout, gpus: int, *, memory: float = 80.0, rates: Rates = ASSUMED
+    config: AnyConfig, stage: Stage, layout: RunLayout, gpus: int, *, memory: float = 80.0, rates: Rates = ASSUMED
 ) -> list[str]:
     """What makes a stage fit that does not, one concrete change a line, the least first."""
     options = {"memory": memory, "rates": rates}
@@ -270,7 +279,7 @@ def remedies(
             continue
         if found := search(config, stage, replace(layout, **offload), gpus, **options):
             best = found[0][1]
-            host = sum(Account(config, stage, best, gpus, longest(stage), memory * 1e9).host().values()) / 1e9
+            host = sum(account_of(config, stage, best, gpus, longest(stage), memory * 1e9).host().values()) / 1e9
             rate = f"{found[0][0]:,.0f} tokens/s per GPU and {host:,.0f} GB of the host for each"
             lines.append(f"{_settings(changed(layout, best, gpus))}: {rate}")
             break
@@ -315,11 +324,18 @@ def _smaller(stage: Stage) -> Iterator[tuple[str, Stage]]:
         context //= 2
 
 
-def base_config(base: str | Path | None) -> tuple[ModelConfig, AFNextProcessor | None]:
-    """The model that a plan is of, and what counts the tokens of its text: the full model without a base folder."""
+def config_of(stage: Stage, base: str | Path | None) -> AnyConfig:
+    """The model that a stage is planned for: without a base folder the full model, or for method asr AF-Whisper.
+
+    Raises:
+        ValueError: one line: a base that the stage's method does not train.
+    """
     if not base:
-        return ModelConfig(), None
-    return read_config(Path(base)), AFNextProcessor.from_pretrained(base)
+        return SpeechConfig() if stage.method == "asr" else ModelConfig()
+    if is_speech(base) != (stage.method == "asr"):
+        has = "an encoder with a decoder of its own, which method asr trains" if is_speech(base) else "no such decoder"
+        raise ValueError(f"stage {stage.name}: method {stage.method}, and {base} has {has}")
+    return read_speech_config(Path(base)) if is_speech(base) else read_config(Path(base))
 
 
 def plan(
@@ -339,7 +355,7 @@ def plan(
         layout: of the run.
         gpus: one rank each.
         memory: GB of a GPU.
-        base: model folder; without it the full model, and nothing is said of the data.
+        base: model folder; without it the full model, or AF-Whisper for method asr, and nothing is said of the data.
         only: a single stage.
         rates: assumed, or in part measured.
 
@@ -348,14 +364,15 @@ def plan(
     """
     if gpus < 1 or not memory > 0:
         raise ValueError(f"--gpus {gpus} --gpu-memory {memory:g}: a number of GPUs and their GB are expected")
-    config, processor = base_config(base)
     stages = curriculum.stages if only is None else (curriculum[only],)
+    configs = [config_of(stage, base) for stage in stages]
+    processor = AFNextProcessor.from_pretrained(base) if base else None
     layouts = [for_stage(layout, stage) for stage in stages]
-    for stage, here in zip(stages, layouts, strict=True):
+    for config, stage, here in zip(configs, stages, layouts, strict=True):
         check_layout(config, stage, here, gpus)
     yield (f"{curriculum.name}: {many(gpus)} of {memory:g} GB; an estimate from shapes and rates, nothing has been run")
     failed = []
-    for stage, here in zip(stages, layouts, strict=True):
+    for config, stage, here in zip(configs, stages, layouts, strict=True):
         forecast, missing = _forecast(curriculum, stage, processor)
         found = plan_stage(config, stage, here, gpus, memory=memory, rates=rates, forecast=forecast)
         yield from lines(found)

@@ -128,6 +128,12 @@ def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
     reached = [context for context in layout.contexts if context <= stage.context and stage.packed]
     here = layout.contexts[max(reached)] if reached else {}
     try:
-        return _layout({f.name: getattr(layout, f.name) for f in fields(RunLayout)} | here | stage.layout)
+        found = _layout({f.name: getattr(layout, f.name) for f in fields(RunLayout)} | here | stage.layout)
     except (ValueError, TypeError) as error:
         raise ValueError(f"stage {stage.name}: {error}") from None
+    if stage.method == "asr" and found.ulysses * found.ring > 1:
+        raise ValueError(
+            f"stage {stage.name}: ulysses {found.ulysses} x ring {found.ring}, but method asr gives every rank whole "
+            "sequences; 1 x 1 is expected"
+        )
+    return found

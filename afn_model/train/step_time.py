@@ -70,14 +70,13 @@ class StepTime:
 
     def __init__(self, account: Account, rates: Rates, micro_batches: int, audio: float):
         self.account, self.rates, self.micro_batches, self.audio = account, rates, micro_batches, audio
-        self.config, self.units, self.load = account.config, account.units, account.load
-        self.mode = account.layout.recompute
+        self.text, self.mode, self.units, self.load = account.text, account.mode, account.units, account.load
         self.lora = self.units.ranks > 0
-        self.trains_layers = any("language_model." in name for name in self.units.inputs) and not self.lora
+        self.trains_layers = any(not name.startswith("encoder.") for name in self.units.inputs) and not self.lora
 
     def attention(self, *, backward: bool) -> np.ndarray:
         """[ranks] seconds of one layer's attention, with what of the ring's messages it does not hide."""
-        a, load, text = self.rates, self.load, self.config.text
+        a, load, text = self.rates, self.load, self.text
         ring = load.plan.ring > 1 or self.account.micro.answers > 0
         forward = a.own_attention if ring else a.attention
         rate = (a.own_attention_backward if ring else a.attention_backward) if backward else forward
@@ -101,11 +100,11 @@ class StepTime:
     def decoding(self) -> float:
         """Seconds to decode the weights of one layer, where the base under adapters is held in few bits."""
         coded = self.account.stage.lora and self.account.stage.lora.get("base")
-        return CODED * layer_products(self.config.text) / 2 / self.rates.hbm if coded else 0.0
+        return CODED * layer_products(self.text) / 2 / self.rates.hbm if coded else 0.0
 
     def token_seconds(self, times: float, products: float) -> float:
         """Of a layer's products and of its element-wise kernels, so many times, for a token."""
-        text, a = self.config.text, self.rates
+        text, a = self.text, self.rates
         return products * layer_products(text) / a.matmul + times * layer_bytes(text, lora=self.lora) / a.hbm
 
     def forward_layer(self) -> np.ndarray:
@@ -114,7 +113,7 @@ class StepTime:
 
     def backward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention: gradients of inputs, of weights where they train, recomputation."""
-        a, rows, text = self.rates, self.account.rows, self.config.text
+        a, rows, text = self.rates, self.account.rows, self.text
         found = rows * self.token_seconds(2, 1 + self.trains_layers)
         opened = 4.0 * text.width * text.ffn / a.matmul + 6 * text.ffn / a.hbm
         if self.mode == "selective":
@@ -125,7 +124,7 @@ class StepTime:
 
     def encode(self) -> np.ndarray:
         """[ranks] seconds of the encoder's forward."""
-        a, audio, frames = self.rates, self.config.audio, self.account.frames
+        a, audio, frames = self.rates, self.account.config.audio, self.account.frames
         products = 2.0 * audio.layers * (4 * audio.width**2 + 2 * audio.width * audio.ffn)
         squares = 1500.0 * frames  # windows of 30 s; of shorter ones less
         attention = 4.0 * audio.layers * audio.width * squares / a.encoder_attention
@@ -146,7 +145,7 @@ class StepTime:
 
     def head(self, passes: int) -> float:
         each = self.account.micro.supervised / self.load.plan.ranks
-        return passes * each * head(self.config.text) / self.rates.matmul
+        return passes * each * head(self.text) / self.rates.matmul
 
     def beside(self, kernels: float, messages: float) -> tuple[float, float]:
         """Seconds of kernels beside messages, which take SMs from them, and of messages that they do not hide."""
@@ -160,7 +159,7 @@ class StepTime:
 
     def forward(self) -> tuple[float, float]:
         """Seconds of kernels and of exposed messages of one forward, the loss not included."""
-        units, text = self.units, self.config.text
+        units, text = self.units, self.text
         exposed = self.gather(units.root) + (self.gather(units.encoder[0]) if units.encoder else 0.0)
         messages = sum(self.gather(unit) for unit in units.encoder[1:]) + sum(map(self.gather, units.layers[:1]))
         encoded, more = self.beside(float(self.encode().max()), messages)
@@ -196,7 +195,7 @@ class StepTime:
 
     def backward(self) -> tuple[float, float]:
         """Seconds of kernels and of exposed messages of one backward with its recomputation."""
-        units, text = self.units, self.config.text
+        units, text = self.units, self.text
         again = self.attention(backward=False) if self.mode == "full" else 0.0
         layer = float((self.backward_layer() + self.attention(backward=True) + again).max())
         layer = max(layer, self.host("backward", *(["forward"] if self.mode == "full" else [])))
@@ -220,13 +219,13 @@ class StepTime:
         """Seconds in which a rank samples all its answers of a step, with the gather of the weights."""
         settings, a, account = GRPOSettings(**self.account.stage.grpo), self.rates, self.account
         together = min(settings.prompts, self.micro_batches)
-        text = self.config.text
+        text = self.text
         weights = self.units.frozen + account.size * self.units.trained
         per_token = 2 * text.layers * text.kv_heads * text.head_dim * account.size
         longest = min(1.0, 2 * a.answer) * settings.max_new_tokens  # the longest of the answers sampled together
         cache = together * (account.micro.lengths[0] + settings.group * longest / 2) * per_token
         prompts = together * account.micro.lengths[0]
-        prefill = prompts * layer_products(self.config.text) * text.layers / a.matmul + together * float(
+        prefill = prompts * layer_products(self.text) * text.layers / a.matmul + together * float(
             self.encode().max()
         )
         each = prefill + longest * max(a.token, (weights + cache) / a.hbm)
@@ -264,7 +263,7 @@ def band(time: StepTime) -> tuple[float, float]:
     for name, ends in time.rates.doubts.items():
         changes = [0.0]
         for value in ends:
-            other = StepTime(time.account, replace(time.rates, **{name: value}), time.micro_batches, time.audio)
+            other = type(time)(time.account, replace(time.rates, **{name: value}), time.micro_batches, time.audio)
             changes.append(math.log(other.step().total / middle))
         worse, better = worse + max(changes) ** 2, better + min(changes) ** 2
     return middle * math.exp(-math.sqrt(better)), middle * math.exp(math.sqrt(worse))

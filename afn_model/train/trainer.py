@@ -16,12 +16,11 @@ from afn_distributed.process import Process
 from afn_distributed.roll_call import RankEnded, roll_call
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.lock import locked
-from afn_model.train.planner import check_host
+from afn_model.train.planner import check_host, config_of
 from afn_model.train.prepare import agreed, announce, finished_stages, prepare
 from afn_model.train.run_layout import RunLayout, for_stage
 from afn_model.train.stage_run import Options, StageRun, sp_size
 from afn_model.train.validate import MODEL, check
-from afn_model.weights.config_json import read_config
 
 
 def train(
@@ -110,7 +109,7 @@ def train(
 def look_for_host_memory(stage: Stage, layout: RunLayout, base: Path, ranks: int) -> None:
     """ValueError where a machine has too little memory for what a stage offloads."""
     if layout.offload_optimiser or layout.offload_activations:
-        check_host(read_config(base), stage, layout, ranks, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        check_host(config_of(stage, base), stage, layout, ranks, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def run_stage(begin: Callable[[], StageRun]) -> None:

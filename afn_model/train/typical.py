@@ -41,15 +41,16 @@ def longest(stage: Stage) -> BatchShape:
     audio = int(stage.max_audio * PER_SECOND)
     if not stage.packed:
         return _answered(stage, audio, 1.0)
-    lengths, frames, supervised, left = [], [], 0, stage.context
+    lengths, texts, frames, supervised, left = [], [], [], 0, stage.context
     while left:
         heard = max(min(audio, left - QUESTION), 0)
         said = min(QUESTION, left - heard)
         lengths.append(heard + said)
+        texts.append(said)
         frames += windows_of(heard)
         supervised += said // 2
         left -= heard + said
-    return BatchShape(tuple(lengths), tuple(frames), supervised)
+    return BatchShape(tuple(lengths), tuple(frames), supervised, texts=tuple(texts))
 
 
 def _answered(stage: Stage, audio: int, share: float) -> BatchShape:
@@ -69,7 +70,7 @@ def _answered(stage: Stage, audio: int, share: float) -> BatchShape:
 
 
 @lru_cache(maxsize=64)
-def _packed(context: int, most: int, mean: int) -> tuple[np.ndarray, np.ndarray]:
+def _packed(context: int, most: int, mean: int, words: int) -> tuple[np.ndarray, np.ndarray]:
     """Audio and text tokens of a packed sequence: of several the one of median Σ length²."""
     audio, text = mix(max(4000, BINS * context // 100), 1 << 30)
     audio = np.minimum(audio, most)
@@ -77,7 +78,7 @@ def _packed(context: int, most: int, mean: int) -> tuple[np.ndarray, np.ndarray]
         factor = mean / float((audio + text).mean())
         audio, text = ((np.maximum(x * factor, 1)).astype(np.int64) for x in (audio, text))
         audio = np.minimum(audio, most)
-    text = np.minimum(text, context)
+    text = np.minimum(text, min(context, words or context))
     audio = np.minimum(audio, context - text)
     found, clip = [], 0
     for _ in range(BINS):
@@ -95,18 +96,20 @@ def _packed(context: int, most: int, mean: int) -> tuple[np.ndarray, np.ndarray]
     return audio[middle], text[middle]
 
 
-def typical(stage: Stage, rates: Rates, mean: float = 0.0) -> BatchShape:
+def typical(stage: Stage, rates: Rates, mean: float = 0.0, words: int = 0) -> BatchShape:
     """The micro-batch whose time is forecast.
 
     Args:
         stage: its context and longest recording.
         rates: has the share of the longest answer that answers take.
         mean: tokens of the data's mean sample, to which the mix's clips are scaled; 0 takes them as they are.
+        words: tokens of the longest text that the model takes; 0 for one that ends with the context.
     """
     most = int(stage.max_audio * PER_SECOND)
     if not stage.packed:
         audio, _ = mix(4000, 1 << 30)
         return _answered(stage, int(np.minimum(audio, most).mean()), min(rates.answer, 0.99))
-    audio, text = _packed(stage.context, most, round(mean))
+    audio, text = _packed(stage.context, most, round(mean), words)
     frames = [frames for one in audio.tolist() for frames in windows_of(one)]
-    return BatchShape(tuple((audio + text).tolist()), tuple(frames), int(COUNTED * text.sum()))
+    lengths, texts = tuple((audio + text).tolist()), tuple(text.tolist())
+    return BatchShape(lengths, tuple(frames), int(COUNTED * text.sum()), texts=texts)

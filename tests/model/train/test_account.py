@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from afn_model.afnext import AFNext
-from afn_model.config import AudioConfig, ModelConfig, TextConfig
+from afn_model.config import AudioConfig, ModelConfig, SpeechConfig, TextConfig
 from afn_model.train.account import Account, BatchShape, keeps_whole, stage_units, windows_of
 from afn_model.train.activation_checkpoint import MODES, checkpoint_blocks
 from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import Stage
 from afn_model.train.run_layout import RunLayout, for_stage, read_layout
+from afn_model.train.speech_account import account_of
 from afn_model.train.typical import longest
 from bench import memory
 
@@ -80,7 +81,8 @@ def test_the_account_is_the_count_of_the_trainers_own_step(key):
     micro = longest(case.stage)
     if case.stage.method == "grpo":  # the count has one prompt, without others that fill the pass
         micro = replace(micro, lengths=micro.lengths[: 1 + micro.answers])
-    account = Account(ModelConfig(), case.stage, layout, row["ranks"], micro, reserve=1e9 * row["reserve"])
+    config = SpeechConfig() if case.stage.method == "asr" else ModelConfig()
+    account = account_of(config, case.stage, layout, row["ranks"], micro, reserve=1e9 * row["reserve"])
     found = {name: size / 1e9 for name, size in account.total().items()}
     assert found["total"] == pytest.approx(row["total"], rel=ALIKE)
     for name in ("states", "gradients", "activations"):

@@ -76,7 +76,7 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (HERE / "curricula").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted({path.stem for path in (HERE / "curricula").glob("*.yaml")} - {"afwhisper"}))
 def test_curricula_of_the_package_are_whole(name):
     curriculum = read_curriculum(name)
     assert len(curriculum.stages) == 7
@@ -95,7 +95,20 @@ def test_curricula_of_the_package_are_whole(name):
             for_stage(read_layout(layout), stage)
 
 
-@pytest.mark.parametrize("name", ["afnext", "tiny"])
+def test_the_curriculum_of_the_encoder_trains_the_decoder_first():
+    curriculum = read_curriculum("afwhisper")
+    assert [stage.modules for stage in curriculum.stages] == [("decoder",), ("encoder", "decoder")]
+    assert str(curriculum["both"].start) == "decoder"
+    assert set(curriculum["both"].blend) == set(curriculum.datasets)
+    for stage in curriculum.stages:
+        assert (stage.method, stage.bins % 128) == ("asr", 0)
+        for layout in ("gpu", "8gpu", "128gpu", "cpu"):
+            for_stage(read_layout(layout), stage)
+        with pytest.raises(ValueError, match=f"^stage {stage.name}: ulysses 2 x ring 1, but method asr gives every"):
+            for_stage(read_layout("8gpu", {"ulysses": 2}), stage)
+
+
+@pytest.mark.parametrize("name", ["afnext", "afwhisper", "tiny"])
 def test_a_curriculum_is_written_and_read_back(tmp_path, name):
     curriculum = read_curriculum(name, data=tmp_path)
     write_curriculum(curriculum, tmp_path / f"{name}.yaml")

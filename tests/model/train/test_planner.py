@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from afn_model.train.planner import (
     changed,
     check_host,
     check_layout,
+    config_of,
     duration,
     lines,
     plan,
@@ -24,6 +26,7 @@ from afn_model.train.planner import (
 from afn_model.train.run_layout import RunLayout, for_stage, read_layout
 from afn_model.train.typical import longest
 
+ROOT = Path(__file__).parents[3]
 FULL = ModelConfig()
 AFNEXT = read_curriculum("afnext")
 BF16 = RunLayout(dtype="bfloat16", recompute="selective")
@@ -57,6 +60,34 @@ def test_a_plan_of_every_stage_of_the_curriculum():
     assert sum("steps and hours are left out: no --base" in line for line in text) == 7
     assert sum("while answers are sampled" in line for line in text) == 2
     assert any(line.startswith("assumed: matmul 6.25e+14 FLOP/s") for line in text)
+
+
+@pytest.mark.parametrize("gpus", [8, 128])
+def test_the_document_has_the_plan_of_af_whisper(gpus):
+    document = (ROOT / "bench/results/simulated/afwhisper.md").read_text(encoding="utf-8")
+    text = list(plan(read_curriculum("afwhisper"), read_layout(f"{gpus}gpu"), gpus=gpus))
+    shown = [line for line in text if not line.startswith(("assumed", "  FLOP/s", "  block", "  share", "  steps and"))]
+    assert len(shown) == 11
+    assert "\n".join(shown) in document
+
+
+def test_a_base_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    with pytest.raises(ValueError, match=r"^stage pre-1: method sft, and .* which method asr trains$"):
+        config_of(AFNEXT["pre-1"], tmp_path)
+    speech = read_curriculum("afwhisper")["both"]
+    with pytest.raises(ValueError, match=r"^stage both: method asr, and .* has no such decoder$"):
+        config_of(speech, tmp_path / "none")
+    adapters = replace(speech, lora={"rank": 4, "alpha": 8, "targets": {"encoder": ["q_proj"]}})
+    with pytest.raises(ValueError, match=r"^stage both: adapters of method asr are not planned$"):
+        check_layout(config_of(speech, None), adapters, BF16, 8)
+
+
+def test_what_makes_a_stage_of_asr_fit():
+    stage = read_curriculum("afwhisper")["both"]
+    ways = remedies(config_of(stage, None), stage, for_stage(read_layout("8gpu"), stage), 8, memory=15.0)
+    assert ways[0].startswith("  fits with layout: {recompute: ".removeprefix("  fits with "))
+    assert "selective" not in ways[0]
 
 
 def test_what_does_not_fit_is_an_error_after_a_change_that_does():

@@ -19,6 +19,7 @@ def test_the_longest_recordings_fill_the_context():
     assert found.frames[:2] == (1500, 1500)
     assert sum(found.frames) == 2 * (8192 - 64 * len(found.lengths))
     assert found.supervised == 32 * len(found.lengths)
+    assert found.texts == (64,) * len(found.lengths)
 
 
 def test_a_prompt_has_its_answers_and_others_fill_the_pass():
@@ -40,6 +41,8 @@ def test_a_typical_sequence_is_full_and_has_the_datas_mean(mean):
     assert max(found.lengths) <= 8192
     if mean == 300:
         assert 150 < np.mean(found.lengths) < 600
+    assert 2 * (sum(found.lengths) - sum(found.texts)) == sum(found.frames)
+    assert max(typical(stage(), ASSUMED, mean, words=50).texts) == 50 < max(typical(stage(), ASSUMED, mean).texts)
     assert len(typical(stage(max_audio=10.0), ASSUMED).lengths) > len(typical(stage(), ASSUMED).lengths)
 
 
