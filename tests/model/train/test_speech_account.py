@@ -70,7 +70,7 @@ def test_activations_are_what_a_forward_leaves(some, mode, changes):
 
 
 def test_states_by_hand():
-    """16 bytes of a weight that trains over the ranks that share it, the tied embedding once; 2 of one that does not."""
+    """16 bytes of a weight that trains, over the ranks that share it, the tied embedding once; 2 of a frozen one."""
     layout = RunLayout(dtype="bfloat16", shard=4)
     whole = SpeechAccount(SMALL, stage(), layout, 8, longest(stage()))
     with torch.device("meta"):
