@@ -177,9 +177,7 @@ def _unit(parameters: Sequence[nn.Parameter], size: int) -> Unit:
     return Unit(trained, sum(p.numel() for p in parameters if not p.requires_grad) * size)
 
 
-def keeps_whole(
-    config: ModelConfig | SpeechConfig, stage: Stage, layout: RunLayout, ranks: int, memory: float
-) -> bool:
+def keeps_whole(config: ModelConfig | SpeechConfig, stage: Stage, layout: RunLayout, ranks: int, memory: float) -> bool:
     """Whether every rank holds the frozen weights whole, by the rule of ``stage_model.kept_whole``."""
     if layout.frozen == "auto" and (layout.shard or ranks) > 1:
         return stage_units(config, stage, layout, whole=True).frozen <= WHOLE_SHARE * memory

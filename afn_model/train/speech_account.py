@@ -22,7 +22,7 @@ NORM = 8  # bytes of a row's mean and deviation
 
 
 class SpeechAccount(Account):
-    """``Account`` of an encoder with a decoder of its own; ``rows`` are of text, which alone goes through the decoder."""
+    """``Account`` of an encoder with a decoder of its own; ``rows`` are of text, which alone the decoder reads."""
 
     def __init__(
         self,

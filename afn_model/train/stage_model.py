@@ -181,7 +181,8 @@ def gathered_together(model: AFNext, *, frozen_whole: bool) -> list[nn.Module | 
 
 def _shard(model: AFNext, mesh: DeviceMesh, compute: torch.dtype, whole: set[nn.Parameter]) -> None:
     blocks = gathered_together(model, frozen_whole=bool(whole))
-    shard(model, mesh, blocks=blocks, compute_dtype=compute, whole=whole, forwards=FORWARDS)
+    forwards = [name for name in FORWARDS if hasattr(model, name)]  # an encoder with its own decoder has fewer
+    shard(model, mesh, blocks=blocks, compute_dtype=compute, whole=whole, forwards=forwards)
 
 
 def _fill(

@@ -70,17 +70,17 @@ def test_activations_are_what_a_forward_leaves(some, mode, changes):
 
 
 def test_states_by_hand():
-    """16 bytes of a weight that trains over the ranks that share it, the tied embedding once; 2 of one that does not."""
+    """16 bytes of a weight that trains, over the ranks that share it, the tied embedding once; 2 of a frozen one."""
     layout = RunLayout(dtype="bfloat16", shard=4)
     whole = SpeechAccount(SMALL, stage(), layout, 8, longest(stage()))
     with torch.device("meta"):
         model = AFWhisper(SMALL)
-    positions = model.encoder.embed_positions.weight.numel()
-    total = sum(p.numel() for p in model.parameters())
-    assert whole.units.trained == total - positions
-    assert sum(whole.states().values()) + whole.total()["gradients"] == 4 * whole.units.trained + 2 * positions
+    trained, frozen = whole.units.trained, whole.units.frozen  # positions
+    assert trained + frozen / 2 == sum(p.numel() for p in model.parameters())
+    assert frozen >= 2 * model.encoder.embed_positions.weight.numel()
+    assert sum(whole.states().values()) + whole.total()["gradients"] == 4 * trained + frozen
     few = SpeechAccount(SMALL, stage("decoder"), layout, 8, longest(stage()))
-    assert few.units.frozen == 2 * sum(p.numel() for p in model.encoder.parameters())
+    assert few.units.frozen >= 2 * sum(p.numel() for p in model.encoder.parameters())
     assert few.units.head == 1024 * 128
     assert not few.units.trains_encoder
 
@@ -88,7 +88,7 @@ def test_states_by_hand():
 def test_af_whispers_shape():
     found = SpeechAccount(SpeechConfig(), stage(), RunLayout(dtype="bfloat16"), 8, longest(stage())).units
     assert (len(found.layers), len(found.encoder), found.head) == (24, 4, 51_866 * 1024)
-    decoder = found.trained - 636_968_960 + 1500 * 1280
+    decoder = found.trained + found.frozen // 2 - 636_968_960
     block = 2 * 1024 * 4096 + 4096 + 1024 + 6 * 1024**2 + 2 * 1280 * 1024 + 6 * 1024 + 3 * 2 * 1024
     assert decoder == 24 * block + (51_866 + 448) * 1024 + 2 * 1024
 

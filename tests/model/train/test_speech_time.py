@@ -18,9 +18,7 @@ FULL = SpeechConfig()
 MICRO = BatchShape((814, 814), (1500, 1500), 64, texts=(64, 64))
 NONE = RunLayout(dtype="bfloat16", recompute="none")
 RATE = 1e15
-EQUAL = replace(
-    ASSUMED, hbm=1e30, launch=1e-30, **dict.fromkeys(("matmul", "attention", "attention_backward"), RATE)
-)
+EQUAL = replace(ASSUMED, hbm=1e30, launch=1e-30, **dict.fromkeys(("matmul", "attention", "attention_backward"), RATE))
 
 
 def time_with(trains, layout=NONE, config=FULL, rates=EQUAL) -> SpeechStepTime:

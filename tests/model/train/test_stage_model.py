@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from afn_model import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.config import AudioConfig
 from afn_model.train import lora
 from afn_model.train.adapt import load_base
@@ -19,10 +20,12 @@ from afn_model.train.quantise import quantise
 from afn_model.train.run_layout import RunLayout
 from afn_model.train.stage_model import StageModel, stage_model
 from afn_model.weights import slices
+from bench import memory
 from bench.resume import prepare
 from tests import tiny
 from tests.budget import assert_same_but_rounding
 from tests.distributed.ranks import run
+from tests.model.speech import CONFIG
 from tests.model.train.test_adapt import LAYOUT, go
 from tests.orders import in_orders
 
@@ -201,3 +204,12 @@ def test_a_compiled_block_gives_the_losses_of_an_eager_one(tmp_path, monkeypatch
     assert len(blocks) == 3, "two of the language model and the encoder's"
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert_same_but_rounding(found, in_orders(losses, 2))
+
+
+def test_an_encoder_with_its_decoder_is_sharded_though_it_has_fewer_methods():
+    speech = Stage("speech", ("encoder", "decoder"), {"a": 1.0}, "asr", batch_tokens=8192)
+    with memory.ranks(2) as process:
+        found = stage_model(AFWhisper(CONFIG), speech, RunLayout(dtype="bfloat16"), process, reference=False)
+        assert all(isinstance(p, DTensor) for p in found.model.parameters() if p.requires_grad)
+        embedding = found.model.decoder.embed_tokens.weight
+        assert embedding.to_local().shape[0] == CONFIG.vocab_size / 2
