@@ -34,8 +34,7 @@ stages:
     lr: 2.0e-3
     layer_decay: 0.8
     blend: {words: 1}
-    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2, ctc: 0.3}
-    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2, noise: {data: noises}, rooms: {share: 0.5}}
+    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2, ctc: 0.3, noise: {data: noises}, rooms: {share: 0.5}}
     eval: {data: held, every: 2, metrics: [wer]}
   second:
     method: asr
