@@ -21,9 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=2)
 CURRICULUM = """
 datasets:
-  words: {path: data/train/word.jsonl, speed: 1.1}
+  words: data/train/word.jsonl
   held: data/heldout/word.jsonl
   noises: data/train/word.jsonl
+  fast: {path: data/train/word.jsonl, speed: 1.1}
 stages:
   first:
     method: asr
@@ -75,7 +76,7 @@ def test_settings_out_of_range():
     with pytest.raises(ValueError, match=r"ctc_without is '<\|caption\|>'; a list of tokens is expected"):
         ASRSettings(ctc_without="<|caption|>")
     for wrong in ({"noise": {"snr": [0, 5]}}, {"noise": [5, 20]}, {"rooms": {"t60": [1]}}, {"rooms": {"size": 3}}):
-        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: .*"):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}(:| has) "):
             ASRSettings(**wrong)
 
 
@@ -87,8 +88,8 @@ def checked(curriculum, stage):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("data: noises", "data: hum", "noise: data 'hum' is none of white, pink, words, held, noises"),
-        ("data: noises", "data: words", "noise: dataset words has a speed, which recordings of noise cannot have"),
+        ("data: noises", "data: hum", "noise: data 'hum' is none of white, pink, words, held, noises, fast"),
+        ("data: noises", "data: fast", "noise: dataset fast has a speed, which recordings of noise cannot have"),
         (
             "blend: {words: 1}\n    asr",
             "blend: {noises: 1}\n    cache_encoder: true\n    asr",
@@ -96,8 +97,8 @@ def checked(curriculum, stage):
         ),
         (
             "data: held, every",
-            "data: words, every",
-            "eval: dataset words has a speed, but held-out recordings are heard as they are",
+            "data: fast, every",
+            "eval: dataset fast has a speed, but held-out recordings are heard as they are",
         ),
         (
             "eval: {data: held",
