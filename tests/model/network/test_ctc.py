@@ -19,7 +19,7 @@ def padded(frames, weight, bias):
     """PyTorch's loss over all of the vocabulary at once."""
     rows = [F.linear(frames[first : first + count], weight, bias) for first, count in SPANS]
     log_probs = torch.nn.utils.rnn.pad_sequence(rows).log_softmax(-1)
-    texts, counts = torch.tensor(sum(TEXTS, [])), tuple(count for _, count in SPANS)
+    texts, counts = torch.tensor([token for text in TEXTS for token in text]), tuple(count for _, count in SPANS)
     lengths = tuple(map(len, TEXTS))
     return F.ctc_loss(log_probs, texts, counts, lengths, blank=len(weight) - 1, reduction="sum")
 

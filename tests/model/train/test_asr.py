@@ -59,7 +59,13 @@ def test_masks_are_bands_and_stretches_of_what_counts():
 
 
 def test_settings_out_of_range():
-    for wrong in ({"label_smoothing": 1.0}, {"time_share": -0.1}, {"frequency_masks": 1.5}, {"time_masks": -1}, {"ctc": 1}):
+    for wrong in (
+        {"label_smoothing": 1.0},
+        {"time_share": -0.1},
+        {"frequency_masks": 1.5},
+        {"time_masks": -1},
+        {"ctc": 1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ASRSettings(**wrong)
     with pytest.raises(ValueError, match=r"ctc_without is '<\|caption\|>'; a list of tokens is expected"):
