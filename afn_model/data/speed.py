@@ -22,7 +22,7 @@ _DECIMALS = 3
 _LAST_TIME = 30.0  # seconds that Whisper's tokens of times go up to, in steps of 0.02
 _TOKEN = re.compile(r"<\|(\d+\.\d\d)\|>")
 # Times in words: 12.5 s, 3.2 seconds, 1:05.2, [00:12]. Whole seconds and 10:30 are what people say.
-_WORDS = re.compile(r"\d\.\d+ ?s(?:ec(?:ond)?s?)?\b|\d:\d\d\.\d|[\[(<]\d+:\d\d\b", re.I)
+_WORDS = re.compile(r"\d\.\d+ ?s(?:ecs?|econds?)?\b|\d:\d\d\.\d|[\[(<]\d+:\d\d\b", re.I)
 
 
 class StatesTimesError(ValueError):

@@ -135,7 +135,7 @@ def ctc_loss(frames: Tensor, weight: Tensor, bias: Tensor, targets: CTCTargets) 
         checkpoint(_scores, frames, weight, bias, some, columns[whose], use_reentrant=False, preserve_rng_state=False)
         for some, whose in zip(rows.split(step), owner.split(step), strict=True)
     ]
-    parts = torch.cat(scores).split(counts)
+    parts = list(torch.cat(scores).split(counts))  # pyright: ignore[reportArgumentType]
     for group in _groups(counts, most + 1):
         log_probs = pad_sequence(parts[group]).log_softmax(-1)
         places = [{token: place for place, token in enumerate(own, 1)} for own in symbols[group]]

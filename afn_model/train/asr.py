@@ -101,7 +101,8 @@ class ASR(SFT):
         super().__init__(model, **options)  # type: ignore[arg-type]
         self.settings, self.seed, self.rank = settings, seed, rank
         self.generator, self.place, self.micro = torch.Generator(), (0, 0), 0
-        self.trains, self.ctc_losses, self.ctc_frames, self.ctc_short = tuple(trains), [], 0, 0
+        self.trains, self.ctc_losses, self.ctc_frames = tuple(trains), [], 0
+        self.ctc_texts = self.ctc_short = 0  # since the last row of the log
         self.markup, self.without = frozenset(), frozenset()
         if settings.ctc:
             assert tokenizer is not None, "CTC needs the tokenizer"
@@ -125,17 +126,18 @@ class ASR(SFT):
             targets = ctc_targets(micro.batch, self.model.config, self.markup, self.without)
             self.options["ctc"] = CTCTerm(targets, self.settings.ctc, self.ctc_losses.append)
             self.ctc_frames += sum(count for _, count in targets.spans)
+            self.ctc_texts += len(targets.texts)
             self.ctc_short += targets.short
         return super().loss(micro, total, detailed)
 
     def metrics(self) -> dict[str, Any]:
-        """Of ``SFT``; with CTC also its loss, and how many texts have been too long for their frames since the last."""
+        """Of ``SFT``; with CTC also its loss and, since the last row, its texts and those too long for their frames."""
         found = super().metrics()
         if self.settings.ctc:
-            own = [float(sum(self.ctc_losses)), float(self.ctc_short)]
-            loss, short = self.gather(torch.tensor(own, dtype=torch.float64)).tolist()
-            found |= {"loss_ctc": loss, "ctc_short": round(short)}
-            self.ctc_short = 0
+            own = [float(sum(self.ctc_losses)), self.ctc_texts, self.ctc_short]
+            loss, texts, short = self.gather(torch.tensor(own, dtype=torch.float64)).tolist()
+            found |= {"loss_ctc": loss, "ctc_texts": round(texts), "ctc_short": round(short)}
+            self.ctc_texts = self.ctc_short = 0
         return found
 
     def work(self) -> dict[str, float]:

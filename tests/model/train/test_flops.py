@@ -150,10 +150,10 @@ def test_forward_of_the_speech_decoder_is_what_pytorch_counts(pooled):
 
 def test_a_ctc_head_is_what_pytorch_counts():
     model, _ = speech_model(ctc=True)
-    frames, head = torch.randn(30, model.config.audio.width, requires_grad=True), model.ctc_head
-    for trains, heard in ((("encoder", "ctc_head"), frames), (("ctc_head",), frames.detach())):
+    for trains in (("encoder", "ctc_head"), ("ctc_head",)):
+        frames = torch.randn(30, model.config.audio.width, requires_grad="encoder" in trains)
         with FlopCounterMode(display=False) as counter:
-            head(heard).sum().backward()
+            model.ctc_head(frames).sum().backward()
         assert counter.get_total_flops() == flops.ctc_flops(model.config, 30, trains)
 
 
