@@ -105,8 +105,10 @@ def stream_pieces(file: str, args: Namespace) -> Iterator[Tensor]:
     rest = b""
     while data := sys.stdin.buffer.read(2 * PIECE):
         data = rest + data
-        rest = data[len(data) // 2 * 2 :]
-        yield torch.frombuffer(bytearray(data[: len(data) // 2 * 2]), dtype=torch.int16)
+        whole = len(data) // 2 * 2
+        rest = data[whole:]
+        if whole:
+            yield torch.frombuffer(bytearray(data[:whole]), dtype=torch.int16)
 
 
 def writer(session: Session, args: Namespace, question: str) -> SpeechWriter:

@@ -76,9 +76,9 @@ def next_window(pcm: Tensor, start: int, longest: float = LONGEST) -> SpeechWind
     """
     most, pause = round(longest * SAMPLE_RATE) // HOP, round(PAUSE * SAMPLE_RATE) // HOP
     first = round(FIRST * most)
-    power = pcm[start : start + most * HOP].double()
-    power = power[: len(power) // HOP * HOP].square().view(-1, HOP).sum(1)
-    if len(power) >= first + pause:
+    count = min(most, (len(pcm) - start) // HOP)
+    if count >= first + pause:
+        power = pcm[start : start + count * HOP].double().square().view(-1, HOP).sum(1)
         before = power.cumsum(0)
         pauses = power[first:].unfold(0, pause, 1).mean(1)
         means = before[first - 1 : first - 1 + len(pauses)] / (first + power.new_tensor(range(len(pauses))))

@@ -122,7 +122,8 @@ class SpeechWriter:
         prompts = [[*prompt, *before] for prompt in asked]
         found = self._decode(frames, cu_frames, prompts, self.beams)
         again = [place for place, one in enumerate(found) if self._circles((*before, *one.tokens))]
-        if again and self.beams < BEAMS_AGAIN:
+        again = again if self.beams < BEAMS_AGAIN else []
+        if again:
             some, edges = _part(frames, cu_frames, again)
             better = self._decode(some, edges, [prompts[place] for place in again], BEAMS_AGAIN)
             for place, one in zip(again, better, strict=True):

@@ -34,7 +34,7 @@ def streamed(stream, pcm, size):
 
 @pytest.mark.parametrize(("pauses", "size"), [((), 7000), (((26, 26.6), (40, 41)), 16_000), (((25, 25.3),), 60_000)])
 def test_the_text_is_that_of_the_recording_at_once(pauses, size):
-    script = TokenScript(64, 5, pauses=pauses)
+    script = TokenScript(62, 5, pauses=pauses)
     stream = SpeechStream(script)
     settled = streamed(stream, script.pcm, size)
     # Words come while the recording does, and not long after they are said.
@@ -77,17 +77,16 @@ def test_what_a_stream_refuses():
         stream.push(torch.full((10,), float("nan")))
     with pytest.raises(ValueError, match="must be \\[n\\] float32 or int16"):
         stream.push(torch.zeros(2, 10))
-    model, processor = speech_model()
-    empty = SpeechStream(SpeechWriter(model, processor, "What?"))
+    empty = SpeechStream(SpeechWriter(None, None, "What?"))
     with pytest.raises(ValueError, match="0 samples of audio are too few"):
         empty.close()
 
 
 def test_a_model_hears_a_stream():
     """Random weights contradict themselves: the stream ends, and what is settled stays."""
-    model, processor = speech_model(seed=3)
+    model, processor = speech_model(seed=5)
     pcm = 0.1 * torch.randn(4 * SECOND, generator=torch.Generator().manual_seed(1))
-    stream = SpeechStream(SpeechWriter(model, processor, "What word do you hear?", most=8))
+    stream = SpeechStream(SpeechWriter(model, processor, "What word do you hear?", most=8), step=1.5)
     settled = streamed(stream, pcm, 9000)
     assert stream.words == settled + stream.close()
     silent = SpeechStream(SpeechWriter(model, processor, "What word do you hear?", most=8))
