@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -62,10 +63,15 @@ def whisper_folder(folder, seed=0):
     transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     ids = {token: theirs.convert_tokens_to_ids(token) for token in theirs.get_vocab()}
     start, end = ids["<|startoftranscript|>"], ids["<|endoftext|>"]
-    size = {"d_model": 32, "vocab_size": len(ids), "num_mel_bins": 80, "max_target_positions": 40}
+    size: dict[str, Any] = {"d_model": 32, "vocab_size": len(ids), "num_mel_bins": 80, "max_target_positions": 40}
     for part in ("encoder", "decoder"):
         size |= {f"{part}_layers": 2, f"{part}_attention_heads": 4, f"{part}_ffn_dim": 64}
-    special = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": end, "bos_token_id": end}
+    special: dict[str, Any] = {
+        "decoder_start_token_id": start,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "bos_token_id": end,
+    }
     torch.manual_seed(seed)
     model = transformers.WhisperForConditionalGeneration(
         transformers.WhisperConfig(**size, **special, init_std=0.3, begin_suppress_tokens=None)
