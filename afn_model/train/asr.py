@@ -99,7 +99,7 @@ class ASR(SFT):
         **options: Any,
     ):
         super().__init__(model, **options)  # type: ignore[arg-type]
-        self.settings, self.seed, self.rank = settings, seed, rank
+        self.settings, self.seed, self.rank, self.config = settings, seed, rank, model.config
         self.generator, self.place, self.micro = torch.Generator(), (0, 0), 0
         self.trains, self.ctc_losses, self.ctc_frames = tuple(trains), [], 0
         self.ctc_texts = self.ctc_short = 0  # since the last row of the log
@@ -123,7 +123,7 @@ class ASR(SFT):
             self.options["augment"] = partial(masked, settings=self.settings, generator=self.generator)
         if self.settings.ctc:
             assert micro.batch is not None, "prompts alone have no loss"
-            targets = ctc_targets(micro.batch, self.model.config, self.markup, self.without)
+            targets = ctc_targets(micro.batch, self.config, self.markup, self.without)
             self.options["ctc"] = CTCTerm(targets, self.settings.ctc, self.ctc_losses.append)
             self.ctc_frames += sum(count for _, count in targets.spans)
             self.ctc_texts += len(targets.texts)
@@ -144,7 +144,7 @@ class ASR(SFT):
         """That of ``SFT``, and the FLOPs of CTC, which are not counted from the batches."""
         found = super().work()
         if self.settings.ctc:
-            found["flops"] = found.get("flops", 0.0) + ctc_flops(self.model.config, self.ctc_frames, self.trains)
+            found["flops"] = found.get("flops", 0.0) + ctc_flops(self.config, self.ctc_frames, self.trains)
         return found
 
 
