@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from afn_model.audio.frames import HOP
 from afn_model.infer.long_speech import (
     JoinedWindows,
     doubled,
@@ -41,8 +42,8 @@ class SpokenScript:
 
     def place(self, pcm):
         """Where a part of the recording begins, in seconds."""
-        (found,) = (self.pcm[: len(self.pcm) - 1] == pcm[0]).logical_and(self.pcm[1:] == pcm[1]).nonzero()
-        return int(found) / SECOND
+        (found,) = (self.pcm[::HOP] == pcm[0]).nonzero()
+        return int(found) * HOP / SECOND
 
     def heard(self, pcm):
         draw, start = random.Random(0), self.place(pcm)
@@ -70,7 +71,7 @@ def written(script, **options):
     return found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_without_a_pause_nothing_is_lost_or_said_twice(seed):
     script = SpokenScript(100, seed, jitter=0.08)
     windows = windows_of(script.pcm)

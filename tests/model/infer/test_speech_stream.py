@@ -34,7 +34,7 @@ def streamed(stream, pcm, size):
 
 @pytest.mark.parametrize(("pauses", "size"), [((), 7000), (((26, 26.6), (40, 41)), 16_000), (((25, 25.3),), 60_000)])
 def test_the_text_is_that_of_the_recording_at_once(pauses, size):
-    script = TokenScript(62, 5, pauses=pauses)
+    script = TokenScript(46, 5, pauses=pauses)
     stream = SpeechStream(script)
     settled = streamed(stream, script.pcm, size)
     # Words come while the recording does, and not long after they are said.
