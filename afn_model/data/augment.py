@@ -138,7 +138,7 @@ class Augmenter:
         return found.repeat(-(-samples // len(found)))[:samples]
 
 
-class Hearing:
+class AugmentedLoad:
     """Stands in for ``load`` of the recordings of one sample: at a speed, and augmented.
 
     Args:

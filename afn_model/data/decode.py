@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.data.augment import Augmenter, Hearing
+from afn_model.data.augment import Augmenter, AugmentedLoad
 from afn_model.data.micro_batch import MicroBatch
 from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
 from afn_model.data.records import Sample, audios_of
@@ -99,7 +99,7 @@ class SampleDecoder(Dataset):
             turns = question(sample.turns) if prompts else sample.turns
             options: dict[str, Any] = {"training": not prompts, "add_generation_prompt": prompts or None}
             if sample.speed != 1 or self.augmenter is not None:
-                options["load_with"] = Hearing(sample.speed, self.augmenter, seed)
+                options["load_with"] = AugmentedLoad(sample.speed, self.augmenter, seed)
             prepared = self.processor.prepare(turns, **options, max_seconds=longest)
         if not prompts:
             each = dict(zip(audios_of(sample), prepared.clips, strict=True))

@@ -12,7 +12,7 @@ import torch
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 from afn_model.data import augment
-from afn_model.data.augment import Augmentation, Augmenter, Hearing, NoiseSettings, RoomSettings
+from afn_model.data.augment import Augmentation, Augmenter, AugmentedLoad, NoiseSettings, RoomSettings
 from afn_model.data.index import Corpus, build
 from afn_model.data.loader import DataConfig, Loader
 from tests import tiny
@@ -57,7 +57,9 @@ def test_the_ratio_is_what_was_asked_for(folder, source, snr):
     file = folder / "n.jsonl" if source == "recordings" else None
     settings = Augmentation(NoiseSettings(source, [snr, snr], 1.0), None, file)
     clean, changed = (
-        Hearing(1.0, augmenter, 5)(Audio(noise(8000, 0.01)), strict=False, max_seconds=30, dtype=torch.int16).double()
+        AugmentedLoad(1.0, augmenter, 5)(
+            Audio(noise(8000, 0.01)), strict=False, max_seconds=30, dtype=torch.int16
+        ).double()
         for augmenter in (None, Augmenter(settings, settings.corpus()))
     )
     found = decibels(clean.square().sum() / (changed - clean).square().sum())
@@ -100,11 +102,11 @@ def test_silence_stays_silent_and_nothing_clips(folder):
     settings = Augmentation(NoiseSettings("white", [0, 0], 1.0), RoomSettings([0.2, 0.2], [0, 0], 1.0))
     hearing = {"strict": False, "max_seconds": 30.0, "dtype": torch.int16}
     augmenter = Augmenter(settings, None)
-    silent = Hearing(0.9, augmenter, 3)(Audio(torch.zeros(5000)), **hearing)
+    silent = AugmentedLoad(0.9, augmenter, 3)(Audio(torch.zeros(5000)), **hearing)
     assert (len(silent), bool(silent.any())) == (5556, False)
     loud = torch.sin(torch.arange(20_000) / 5)
-    found = Hearing(1.0, augmenter, 3)(Audio(loud), **hearing).double()
-    floating = Hearing(1.0, augmenter, 3)(Audio(loud), **{**hearing, "dtype": torch.float32}).double()
+    found = AugmentedLoad(1.0, augmenter, 3)(Audio(loud), **hearing).double()
+    floating = AugmentedLoad(1.0, augmenter, 3)(Audio(loud), **{**hearing, "dtype": torch.float32}).double()
     assert found.abs().max() == 32767
     assert floating.abs().max() > 1.2
     assert (found / 32768 - floating * (found.abs().max() / 32768 / floating.abs().max())).abs().max() < 2e-5
