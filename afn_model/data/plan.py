@@ -67,6 +67,7 @@ class DataConfig:
         on_long: a sample with a recording longer than ``max_seconds``, or than the context has room for: "cut" cuts
             the recording, "drop" leaves the sample out, "error" stops. Cuts and left out samples are counted.
         records: name → [drawn] int64 numbers of the records that there are; a dataset without has all of its own.
+        change: how often the blend has changed before this one.
     """
 
     datasets: Mapping[str, str | Path]
@@ -80,6 +81,7 @@ class DataConfig:
     bad_share: float = 0.01
     on_long: str = "cut"
     records: Mapping[str, np.ndarray] = field(default_factory=dict)
+    change: int = 0
 
     def __post_init__(self):
         for name in ("context", "bins", "chunk", "max_seconds"):
@@ -90,6 +92,13 @@ class DataConfig:
         if self.on_long not in ON_LONG:
             raise ValueError(f"on_long {self.on_long!r} is none of {', '.join(ON_LONG)}")
 
+    def reblended(self, blend: dict[str, float], change: int) -> DataConfig:
+        """The same data after the ``change``-th change of its blend, from 1, in an order of its own from sample 0 on.
+
+        What was read before is not left out, and what was not is not favoured.
+        """
+        return replace(self, blend=blend, seed=key(self.seed, change), change=change)
+
 
 @dataclass(frozen=True)
 class Position:
@@ -99,11 +108,13 @@ class Position:
         chunk: its number.
         step: of those that end in the chunk or after it.
         carried: bins of the chunk's first step that earlier chunks have left over.
+        change: of the blend, whose chunks these are.
     """
 
     chunk: int = 0
     step: int = 0
     carried: int = 0
+    change: int = 0
 
 
 class Blend:

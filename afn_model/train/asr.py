@@ -63,10 +63,12 @@ class ASR(SFT):
     def __init__(self, model: AFWhisper, settings: ASRSettings, *, seed: int = 0, rank: int = 0, **options: Any):
         super().__init__(model, **options)  # type: ignore[arg-type]
         self.settings, self.seed, self.rank = settings, seed, rank
-        self.generator, self.place, self.micro = torch.Generator(), (0, 0), 0
+        self.generator, self.micro = torch.Generator(), 0
+        self.place: tuple[int, ...] = (0, 0)
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[Losses]:
-        self.place, self.micro = (global_batch.position.chunk, global_batch.position.step), 0
+        position = global_batch.position
+        self.place, self.micro = (position.chunk, position.step, *([position.change] if position.change else [])), 0
         return super().updates(global_batch, detailed=detailed)
 
     def loss(self, micro: MicroBatch, total: float, detailed: bool) -> Tensor:

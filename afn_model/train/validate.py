@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from afn_model.data.heldout import split
@@ -12,6 +13,7 @@ from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
 from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.reblend import Reblend
 from afn_model.train.values import made, number
 
 MODEL = "model"
@@ -24,7 +26,12 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
         ValueError: datasets that are not there or not indexed, steps that the ranks cannot share, settings of GRPO
             or DPO that do not exist or are out of range.
     """
-    Blend(data_config(curriculum, stage))
+    blend = Blend(data_config(curriculum, stage))
+    floor = stage.reblend.get("floor", Reblend.floor) if stage.reblend else 1.0
+    for source in blend.order.sources:
+        if source.draws and not replace(source, weight=floor * source.weight).draws:
+            least = f"{floor:g} of a β of {source.weight:g} for {source.records} records"
+            raise ValueError(f"stage {stage.name}: reblend: the floor leaves {source.name} no sample: {least}")
     if world_size % sp_size:
         raise ValueError(
             f"stage {stage.name}: {world_size} ranks cannot be cut into groups of {sp_size} for a sequence"
