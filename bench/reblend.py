@@ -1,12 +1,12 @@
 """Blends that follow held-out losses against a fixed one, in a world with a hard dataset and a noisy one.
 
-    python -m bench.reblend --out bench/results/cpu/reblend.jsonl [--seeds 3] [--steps 240]
+    python -m bench.reblend --out bench/results/cpu/reblend.jsonl [--seeds 3] [--steps 160]
 
-Four datasets of text, 800 records each, a quarter of the samples of each: two tables of 12 questions (easy), a table of
-144 (hard), and answers drawn at random of eight (noisy: no less than ln 8 nats can be reached for the letter, 1.04 per
+Four datasets of text, 500 records each, a quarter of the samples of each: two tables of 4 questions (easy), a table of
+16 (hard), and answers drawn at random of eight (noisy: no less than ln 8 nats can be reached for the letter, 1.04 per
 supervised token where letter and end of turn count). Held-out records ask the same tables. Tables, records, model and
-order are drawn by the seed; all rules have the same number of steps and of samples. The references of ``doremi`` are the
-last losses of the seed's run with the fixed blend, which it so takes a second run for.
+order are drawn by the seed; all rules have the same number of steps. The references of ``doremi`` are the last losses
+of the seed's run with the fixed blend: it takes two runs.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from afn_model.train.trainer import train
 
 OUT = Path(__file__).with_name("results") / "cpu" / "reblend.jsonl"
 RULES = ("fixed", "loss", "doremi", "bandit")
-KEYS, ANSWERS = "abcdefghijkl", "mnopqrst"
+KEYS, ANSWERS = "abcdefghijklmnop", "qrstuvwx"
 LEARNABLE = ("easy-1", "easy-2", "hard")
-RECORDS, HELD, SEEDS, STEPS, EVERY = 800, 144, 3, 240, 24
+RECORDS, HELD, SEEDS, STEPS, EVERY = 500, 32, 3, 160, 20
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 
 
 def world(folder: Path, seed: int) -> None:
     """Datasets with held-out sets, and a small model with random weights."""
     rng = random.Random(seed)
-    tables = {name: {(key,): rng.choice(ANSWERS) for key in KEYS} for name in ("easy-1", "easy-2")}
-    tables["hard"] = {(a, b): rng.choice(ANSWERS) for a in KEYS for b in KEYS}
+    sizes = {"easy-1": 4, "easy-2": 4, "hard": len(KEYS)}
+    tables = {name: {key: rng.choice(ANSWERS) for key in KEYS[:size]} for name, size in sizes.items()}
     words = {"easy-1": "one", "easy-2": "two", "hard": "sum", "noisy": "coin"}
     for name, word in words.items():
         table = tables.get(name, tables["hard"])
@@ -55,7 +55,7 @@ def world(folder: Path, seed: int) -> None:
             for number in range(count):
                 asked = rng.choice(list(table)) if file == name else list(table)[number % len(table)]
                 said = rng.choice(ANSWERS) if name == "noisy" else table[asked]
-                talk = [{"from": "human", "value": " ".join((word, *asked))}, {"from": "gpt", "value": said}]
+                talk = [{"from": "human", "value": f"{word} {asked}"}, {"from": "gpt", "value": said}]
                 lines.append(json.dumps({"id": str(number), "conversations": talk}) + "\n")
             (folder / f"{file}.jsonl").write_text("".join(lines))
             index.build(folder / f"{file}.jsonl")
@@ -77,7 +77,7 @@ def run(folder: Path, rule: str, seed: int, steps: int, reference: dict[str, flo
     names = (*LEARNABLE, "noisy")
     reblend = {"rule": rule, "every": EVERY, "held": {name: f"{name}-held.jsonl" for name in names}, "samples": HELD}
     reblend |= {"reference": reference} if reference else {}
-    stage = {"trains": "language_model", "context": 128, "batch_tokens": 512, "lr": 3e-3, "epochs": math.inf}
+    stage = {"trains": "language_model", "context": 256, "batch_tokens": 256, "lr": 5e-3, "epochs": math.inf}
     stage |= {"steps": steps, "chunk": 512, "blend": dict.fromkeys(names, 1), "reblend": reblend}
     datasets = {name: f"{name}.jsonl" for name in names}
     given = made_curriculum({"seed": seed, "datasets": datasets, "stages": {"all": stage}}, "reblend", folder)
@@ -106,7 +106,7 @@ def table(rows: Sequence[dict]) -> str:
         f"Held-out losses after {rows[0]['steps']} steps, nats per supervised token, mean ± standard deviation of "
         f"{len(seeds)} seeds; shares of the samples drawn, mean over the run (`python -m bench.reblend`).",
         "",
-        "| rule | hard | easy, both | all that can be learnt | noisy | seeds better on hard | share hard | share noisy |",
+        "| rule | hard | both easy | all learnable | noisy | better on hard | share of hard | share of noisy |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for rule in RULES:
@@ -134,7 +134,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, default=STEPS)

@@ -165,7 +165,7 @@ class StageRun:
 
     def make_evaluator(self) -> Evaluator:
         method = None if self.settings is None else self.method
-        return Evaluator(self.curriculum, self.stage, *self.evaluated, method)
+        return Evaluator(self.curriculum, self.stage, *self.evaluated, method=method)
 
     @property
     def evaluated(self) -> tuple[Any, ...]:

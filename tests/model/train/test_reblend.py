@@ -17,6 +17,7 @@ from afn_model import AFNext, AFNextProcessor
 from afn_model.cli import main
 from afn_model.data import index
 from afn_model.data.loader import Loader, Position
+from afn_model.data.plan import Blend
 from afn_model.train.curriculum import made_curriculum, read_curriculum, write_curriculum
 from afn_model.train.evaluate import HeldLosses
 from afn_model.train.log import line
@@ -86,16 +87,16 @@ def folder(tmp_path_factory):
 
 def plan(folder, rule="loss", **changes):
     stage = {"trains": "language_model", "context": 192, "batch_tokens": 384, "lr": 1e-2, "blend": {"a": 1, "b": 1}}
-    stage |= {"epochs": math.inf, "steps": 7, "chunk": 40}
+    stage |= {"epochs": math.inf, "steps": 6, "chunk": 40}
     stage["reblend"] = {"rule": rule, "every": 2, "held": {"a": "a-held.jsonl", "b": "b-held.jsonl"}, "samples": 3}
     datasets = {"a": "a.jsonl", "b": "b.jsonl"}
     return made_curriculum({"datasets": datasets, "stages": {"all": stage | changes}}, "blends", folder)
 
 
-def go(folder, run, given, on_row=None, workers=0, **options):
-    layout = RunLayout(workers=workers, log_every=1, checkpoint_every=3, keep=1)
+def go(folder, run, given, on_row=None, workers=0, every=9):
+    layout = RunLayout(workers=workers, log_every=1, checkpoint_every=every, keep=1)
     shown = Options(show=False, tensorboard=False, on_row=on_row)
-    train(given, folder / "base", run, layout=layout, options=shown, **options)
+    train(given, folder / "base", run, layout=layout, options=shown)
     rows = [json.loads(text) for text in (run / "all" / "log.jsonl").read_text().splitlines()]
     keys = ("step", "loss", "grad_norm", "eval_held", "blend_before", "blend")
     found = [{key: row[key] for key in keys if key in row} for row in rows]
@@ -110,19 +111,19 @@ def test_a_run_goes_on_bit_by_bit_around_a_change(folder, tmp_path):
     given = plan(folder)
     whole, weights, rows = go(folder, tmp_path / "whole", given)
     changes = [row for row in whole if "blend" in row]
-    assert [row["step"] for row in changes] == [1, 3, 5, 6]
+    assert [row["step"] for row in changes] == [1, 3, 5]
     assert changes[0]["blend_before"] == {"a": 1, "b": 1}
     assert all(after["blend_before"] == before["blend"] for before, after in itertools.pairwise(changes))
-    assert all(row["blend"] != row["blend_before"] for row in changes[:3])
-    assert changes[3]["blend"] == changes[3]["blend_before"], "nothing is left to blend at the end"
+    assert all(row["blend"] != row["blend_before"] for row in changes[:2])
+    assert changes[2]["blend"] == changes[2]["blend_before"], "nothing is left to blend at the end"
     for row in changes:
         assert 20 * row["blend"]["a"] + 16 * row["blend"]["b"] == pytest.approx(36)
     text = line(next(row for row in rows if "blend" in row))
     assert "held-out losses a " in text
     assert "blend a 1, b 1  now a " in text
     facts = json.loads((tmp_path / "whole" / "all" / "done.json").read_text())
-    assert facts["position"][3] == 3
-    assert facts["blends"][2]["seen"] < facts["seen"] < 36 * 7
+    assert facts["position"][3] == 2
+    assert 0 < facts["blends"][0]["seen"] < facts["blends"][1]["seen"] < facts["seen"]
 
     def ends(at, how):
         def on_row(row):
@@ -137,14 +138,20 @@ def test_a_run_goes_on_bit_by_bit_around_a_change(folder, tmp_path):
     def told():
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # Steps 1, 3 and 5 are the last before a change, and the checkpoints are written after steps 2 and 5.
-    for workers, at, how, error in ((0, 1, told, Stopped), (0, 4, killed, Killed), (1, 3, told, Stopped)):
-        run = tmp_path / f"{workers}-{at}"
+    run = tmp_path / "parts"
+    parts = (
+        (1, 0, told, Stopped, 9, 2),  # a signal after step 0 stops it after step 1, before the blend changes
+        (0, 4, killed, Killed, 3, 3),  # it goes on between two changes
+        (1, 4, killed, Killed, 4, 4),  # it goes on right behind a change
+    )
+    for workers, at, how, error, every, left in parts:
         with pytest.raises(error):
-            go(folder, run, given, ends(at, how), workers)
-        found, ended, _ = go(folder, run, given, workers=1 - workers)
-        assert found == whole
-        assert all(torch.equal(value, weights[name]) for name, value in ended.items())
+            go(folder, run, given, ends(at, how), workers, every)
+        newest = max(path.name for path in (run / "all" / "checkpoints").glob("step-*"))
+        assert newest == f"step-{left:08d}"
+    found, ended, _ = go(folder, run, given)
+    assert found == whole
+    assert all(torch.equal(value, weights[name]) for name, value in ended.items())
     assert not multiprocessing.active_children(), "the loaders' workers of earlier blends are gone"
 
 
@@ -183,10 +190,7 @@ def test_the_order_after_a_change_is_one_of_its_own(folder):
     given = plan(folder)
     config = data_config(given, given.stages[0])
     first, second, third = (config, *(config.reblended({"a": 1.0, "b": 1.0}, n) for n in (1, 2)))
-    orders = [
-        [(draw.source, draw.record) for draw in map(Loader(c, processor).blend.order.__getitem__, range(36))]
-        for c in (first, second, third)
-    ]
+    orders = [[Blend(c).draw(i) for i in range(36)] for c in (first, second, third)]
     assert len({tuple(order) for order in orders}) == 3
     assert len({frozenset(order) for order in orders}) == 1, "all records again, whatever was read before"
     assert next(iter(Loader(second, processor, position=Position(change=1)))).position.change == 1
@@ -215,7 +219,7 @@ def test_what_is_refused(folder, tmp_path):
         "floor": (0.0, "floor is 0.0; a share above 0 and up to 1"),
         "held": ({"a": "x"}, r"held names \['a'\]; the blend sees \['a', 'b'\]"),
         "reference": ({"a": 1.0, "b": 1.0}, "reference is .*; nothing but for doremi"),
-        "speed": (1, "reblend has no speed; it takes rule, held"),
+        "speed": (1, "has no speed; it takes rule, held"),
     }.items():
         with pytest.raises(ValueError, match=f"^stage all: reblend:? ?{message[1]}"):
             plan(folder, reblend={**good, wrong: message[0]})
