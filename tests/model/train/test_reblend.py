@@ -103,7 +103,7 @@ def go(folder, run, given, on_row=None, workers=0, every=9):
     return found, load_file(run / "all" / "model" / "model.safetensors"), rows
 
 
-class Killed(Exception):
+class Crash(Exception):
     pass
 
 
@@ -133,7 +133,7 @@ def test_a_run_goes_on_bit_by_bit_around_a_change(folder, tmp_path):
         return on_row
 
     def killed():
-        raise Killed
+        raise Crash
 
     def told():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -141,8 +141,8 @@ def test_a_run_goes_on_bit_by_bit_around_a_change(folder, tmp_path):
     run = tmp_path / "parts"
     parts = (
         (1, 0, told, Stopped, 9, 2),  # a signal after step 0 stops it after step 1, before the blend changes
-        (0, 4, killed, Killed, 3, 3),  # it goes on between two changes
-        (1, 4, killed, Killed, 4, 4),  # it goes on right behind a change
+        (0, 4, killed, Crash, 3, 3),  # it goes on between two changes
+        (1, 4, killed, Crash, 4, 4),  # it goes on right behind a change
     )
     for workers, at, how, error, every, left in parts:
         with pytest.raises(error):
