@@ -63,6 +63,7 @@ BENCHMARKS = {
     "feed": Benchmark("feed", ("feed.jsonl", "feed.md")),
     "syncs": Benchmark("syncs", ("syncs.jsonl", "syncs.md")),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
+    "reblend": Benchmark("reblend", ("reblend.jsonl", "reblend.md")),
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),

@@ -54,6 +54,7 @@ NO_PICTURE = {
     "evaluation.jsonl": "a number and a bar for each claim: evaluation.md has both",
     "serving.jsonl": "a number and a bar for each claim: serving.md has both",
     "goodput.jsonl": "predicted for nine cases, by assumed rates: goodput.md has them, curves would claim more",
+    "reblend.jsonl": "four rules by three seeds, of which the end counts: reblend.md has it",
     "resume.jsonl": "yes or no: what was killed, and that every loss is the same to the last bit",
     "layouts.jsonl": "a layout and its best rival by stage: the table beside it says which and why",
     "memory.jsonl": "sizes that add up to what fits or does not: memory.md has the sum and its parts in each row",

@@ -310,6 +310,7 @@ def step(args: Namespace) -> None:
     from afn_model.data.loader import Loader
     from afn_model.data.steps import rows_of, text_of
     from afn_model.train.curriculum import read_curriculum
+    from afn_model.train.reblend import reblend_settings
     from afn_model.train.run_layout import for_stage, read_layout
     from afn_model.train.stage_run import sp_size
     from afn_model.train.validate import check, data_config
@@ -321,6 +322,10 @@ def step(args: Namespace) -> None:
     check(curriculum, stage, ranks, shared)
     if stage.steps is not None and args.step >= stage.steps:
         raise ValueError(f"stage {stage.name}: step {args.step} of {stage.steps}, counted from 0")
+    reblend = reblend_settings(stage.reblend, f"stage {stage.name}: reblend", stage.blend)
+    if reblend is not None and reblend.rule != "fixed" and args.step >= reblend.every:
+        why = f"the blend changes before step {reblend.every} by losses that a run finds"
+        raise ValueError(f"stage {stage.name}: step {args.step} cannot be known: {why}")
     assert processor is not None
     loader = Loader(data_config(curriculum, stage), processor, dp_rank=rank // shared, dp_size=ranks // shared)
     for number, jobs in enumerate(loader.planned()):

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from afn_model.audio.frames import SAMPLE_RATE
-from afn_model.data.augment import Augmenter, AugmentedLoad
+from afn_model.data.augment import AugmentedLoad, Augmenter
 from afn_model.data.micro_batch import MicroBatch
 from afn_model.data.plan import SLACK, Blend, DataConfig, DecodeJob, Unwanted, question, reason, too_long
 from afn_model.data.records import Sample, audios_of

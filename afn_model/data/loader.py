@@ -18,7 +18,7 @@ import signal
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -87,6 +87,8 @@ class Loader:
             raise ValueError(f"{config.bins} bins of a step cannot be shared by {dp_size} data-parallel ranks")
         if min(position.chunk, position.step, position.carried) < 0 or position.carried >= config.bins:
             raise ValueError(f"position {position}")
+        if position.change != config.change:
+            raise ValueError(f"position {position}, but the blend has changed {config.change} times")
         self.config, self.dp_rank, self.dp_size = config, dp_rank, dp_size
         self.workers, self.position, self.pin = workers, position, pin and workers > 0
         self.group = group
@@ -114,7 +116,7 @@ class Loader:
         most = 2 * SAMPLE_RATE * seconds  # bytes of a job: its samples are int16
         return 2 if 2 * self.workers * most <= PREFETCHED else 1
 
-    def __iter__(self) -> Iterator[GlobalBatch]:
+    def __iter__(self) -> Generator[GlobalBatch, None, None]:
         heads: deque[_Head | ValueError] = deque()  # one for each step whose jobs have been handed out
         decoder = SampleDecoder(self.blend, self.config, self.processor)
         decoded = _stream(decoder, self._jobs(heads), self.workers, self.ahead, self.pin)
@@ -206,6 +208,7 @@ class Loader:
                 bins, waiting, step = waiting[:size], waiting[size:], step + 1
                 last = plan.bins - len(waiting)
                 position = Position(plan.chunk, step, carried) if waiting else Position(plan.chunk + 1)
+                position = replace(position, change=self.config.change)
                 # Bins are dealt out, so that a short step is short for all ranks.
                 mine = [bins[b : b + 1] for b in range(self.dp_rank, size, self.dp_size)]
                 jobs = [[each.job(range(b, b + 1)) for each, b in some] for some in mine]

@@ -73,6 +73,7 @@ class DataConfig:
         speeds: name → speed at which a dataset's recordings are played, where that is not 1. Samples whose texts would
             then be wrong are left out, like recordings that are too long.
         augment: noise and rooms for the recordings; None leaves them as they are.
+        change: how often the blend has changed before this one.
     """
 
     datasets: Mapping[str, str | Path]
@@ -88,6 +89,7 @@ class DataConfig:
     records: Mapping[str, np.ndarray] = field(default_factory=dict)
     speeds: Mapping[str, float] = field(default_factory=dict)
     augment: Augmentation | None = None
+    change: int = 0
 
     def __post_init__(self):
         for name in ("context", "bins", "chunk", "max_seconds"):
@@ -98,6 +100,13 @@ class DataConfig:
         if self.on_long not in ON_LONG:
             raise ValueError(f"on_long {self.on_long!r} is none of {', '.join(ON_LONG)}")
 
+    def reblended(self, blend: dict[str, float], change: int) -> DataConfig:
+        """The same data after the ``change``-th change of its blend, from 1, in an order of its own from sample 0 on.
+
+        What was read before is not left out, and what was not is not favoured.
+        """
+        return replace(self, blend=blend, seed=key(self.seed, change), change=change)
+
 
 @dataclass(frozen=True)
 class Position:
@@ -107,11 +116,13 @@ class Position:
         chunk: its number.
         step: of those that end in the chunk or after it.
         carried: bins of the chunk's first step that earlier chunks have left over.
+        change: of the blend, whose chunks these are.
     """
 
     chunk: int = 0
     step: int = 0
     carried: int = 0
+    change: int = 0
 
 
 class Blend:

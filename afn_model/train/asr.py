@@ -100,7 +100,8 @@ class ASR(SFT):
     ):
         super().__init__(model, **options)  # type: ignore[arg-type]
         self.settings, self.seed, self.rank, self.config = settings, seed, rank, model.config
-        self.generator, self.place, self.micro = torch.Generator(), (0, 0), 0
+        self.generator, self.micro = torch.Generator(), 0
+        self.place: tuple[int, ...] = (0, 0)
         self.trains, self.ctc_losses, self.ctc_frames = tuple(trains), [], 0
         self.ctc_texts = self.ctc_short = 0  # since the last row of the log
         self.markup, self.without = frozenset(), frozenset()
@@ -111,7 +112,8 @@ class ASR(SFT):
             self.without = frozenset(number for number in ids if number is not None)
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[Losses]:
-        self.place, self.micro = (global_batch.position.chunk, global_batch.position.step), 0
+        position = global_batch.position
+        self.place, self.micro = (position.chunk, position.step, *([position.change] if position.change else [])), 0
         self.ctc_losses, self.ctc_frames = [], 0
         return super().updates(global_batch, detailed=detailed)
 

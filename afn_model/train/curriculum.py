@@ -16,6 +16,7 @@ from afn_model.storage import located
 from afn_model.train import values
 from afn_model.train.eval_settings import eval_settings
 from afn_model.train.lora_settings import ALL_LINEAR, check_lora
+from afn_model.train.reblend import reblend_settings
 from afn_model.train.values import known, read_yaml, shown
 
 FORMER_NAMES = {"becomes": "release_name"}
@@ -76,6 +77,7 @@ class Stage:
         release_name: the released model that this stage gives, for reports (Captioner, Instruct, Think).
         eval: settings of ``afn_model.train.eval_settings.EvalSettings``.
         asr: settings of ``afn_model.train.asr.ASRSettings``.
+        reblend: settings of ``afn_model.train.reblend.Reblend``, by which the blend follows held-out losses.
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         dpo: settings of ``afn_model.train.dpo.DPOSettings``.
         layout: fields of ``RunLayout`` that this stage changes.
@@ -111,6 +113,7 @@ class Stage:
     release_name: str = ""
     eval: dict[str, Any] = field(default_factory=dict)
     asr: dict[str, Any] = field(default_factory=dict)
+    reblend: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     dpo: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
@@ -162,6 +165,8 @@ class Stage:
         need(0 < self.layer_decay <= 1, f"layer_decay is {self.layer_decay:g}; above 0 to 1 is expected")
         need(not self.asr or self.method == "asr", "asr has settings for stages of method asr")
         eval_settings(self.eval, f"stage {self.name}: eval", self.method)
+        need(not self.reblend or self.packed, f"reblend is for stages of {' and '.join(PACKED)}, not {self.method}")
+        reblend_settings(self.reblend, f"stage {self.name}: reblend", self.blend)
         if self.lora is not None:
             check_lora(self.lora, self.modules, bool(self.adapter), self.method, f"stage {self.name}: lora")
 
@@ -288,6 +293,13 @@ def _curriculum(raw: dict, name: str, folder: str | Path, home: Path) -> Curricu
         held = found.get("eval", {}).get("data")
         if isinstance(held, str) and held not in datasets:
             found["eval"] = {**found["eval"], "data": str(located(folder, held))}
+        if found.get("reblend"):
+            each = values.mapping(found["reblend"].get("held"), f"{what}: reblend: held")
+            files = {
+                name: str(located(folder, file)) if isinstance(file, str) and file not in datasets else file
+                for name, file in each.items()
+            }
+            found["reblend"] = {**found["reblend"], "held": files}
         if found.get("adapter"):
             found["adapter"] = str((home / found["adapter"]).absolute())
         stages.append(Stage(**{**found, "name": key, "blend": blends[key], "start": start}))
@@ -309,12 +321,14 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     rates = ("lr", "epochs", "max_audio", "weight_decay", "layer_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
-    for key in ("eval", "asr", "grpo", "dpo", "layout"):
+    for key in ("eval", "asr", "reblend", "grpo", "dpo", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
     if "eval" in found:
         found["eval"] = {key: value for key, value in found["eval"].items() if value is not None}
         found["eval"] |= values.numbers(found["eval"], ("share",), f"{what}: eval")
+    if "reblend" in found:
+        found["reblend"] |= values.numbers(found["reblend"], ("rate", "floor"), f"{what}: reblend")
     if text.get("lora") is not None:
         lora = values.mapping(text["lora"], f"{what}: lora")
         found["lora"] = {k: v for k, v in lora.items() if v is not None and (k, v) != ("targets", ALL_LINEAR)}

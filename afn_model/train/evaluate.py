@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,6 +36,7 @@ from afn_model.train.eval_settings import EvalSettings, eval_settings
 from afn_model.train.grading import COUNTS, usable_rewards
 from afn_model.train.grpo import GRPO, check_rewards
 from afn_model.train.held_records import held_out
+from afn_model.train.reblend import reblend_settings
 from afn_model.train.sft import SFT
 from afn_model.train.update import with_audio
 from afn_model.train.validate import data_config
@@ -255,6 +257,44 @@ class Evaluator:
         for name, numbers in sorted(self.config.records.items()):
             corpus = Corpus(self.config.datasets[name])
             found += [(corpus.folder, corpus[int(number)]) for number in numbers]
+        return found
+
+
+class HeldLosses:
+    """Losses of the held-out sets that a stage's blend follows.
+
+    Args:
+        curriculum, stage: with ``reblend``.
+        given: what ``Evaluator`` takes after them.
+    """
+
+    def __init__(self, curriculum: Curriculum, stage: Stage, *given: Any):
+        settings = reblend_settings(stage.reblend, f"stage {stage.name}: reblend", stage.blend)
+        assert settings is not None, "the stage has no reblend"
+        self.settings, self.what = settings, f"{stage.name}: reblend"
+        self.evaluators = {
+            name: Evaluator(
+                curriculum, replace(stage, eval={"data": file, "samples": settings.samples}, reblend={}), *given
+            )
+            for name, file in sorted(settings.held.items())
+        }
+
+    def __call__(self) -> dict[str, float]:
+        """Mean loss over the supervised tokens of each dataset's held-out set, the same on all ranks.
+
+        Raises:
+            ValueError: a set of which nothing can be used, a loss that is no number.
+        """
+        found = {}
+        for name, evaluator in self.evaluators.items():
+            try:
+                found[name] = evaluator()["eval_loss"]
+            except ValueError as error:
+                raise ValueError(f"{self.what}: {name}: {error}") from None
+        found = processes.gather_objects(found)[0]
+        for name, loss in found.items():
+            if not math.isfinite(loss):
+                raise ValueError(f"{self.what}: the held-out loss of dataset {name} is {loss}")
         return found
 
 

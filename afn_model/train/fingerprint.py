@@ -73,12 +73,16 @@ def not_allowed(then: dict[str, Any], stage: Stage, allowed: Iterable[str]) -> s
 def as_json(stage: Stage) -> dict[str, Any]:
     """A stage's fields as JSON gives them back, without its layout, which changes no result.
 
-    Of its evaluation only what is held back from training counts.
+    Of its evaluation only what is held back from training counts; held-out sets that its blend follows are compared by
+    what they hold (``afn_model.train.held_records.data_fingerprint``).
     """
     held = {"share": stage.eval["share"]} if stage.eval.get("share") else {}
     epochs = "inf" if math.isinf(stage.epochs) else stage.epochs
     adapter = Path(stage.adapter).name  # what it holds is part of the start's fingerprint
-    return json.loads(json.dumps({**asdict(stage), "layout": {}, "eval": held, "epochs": epochs, "adapter": adapter}))
+    fields = {**asdict(stage), "layout": {}, "eval": held, "epochs": epochs, "adapter": adapter}
+    if stage.reblend:
+        fields["reblend"] = {**stage.reblend, "held": sorted(stage.reblend["held"])}
+    return json.loads(json.dumps(fields))
 
 
 @cache

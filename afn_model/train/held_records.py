@@ -47,6 +47,21 @@ def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
     return {"datasets": datasets, "blend": dict.fromkeys(datasets, 1.0), "records": records}
 
 
+def held_sets(curriculum: Curriculum, stage: Stage) -> dict[str, Corpus]:
+    """Of each dataset the held-out set that the stage's blend follows; none without ``reblend``.
+
+    Raises:
+        ValueError: a corpus that is not there or not indexed.
+    """
+    held = stage.reblend.get("held", {})
+    return {name: Corpus(curriculum.datasets.get(file, file)) for name, file in sorted(held.items())}
+
+
+def held_fingerprint(curriculum: Curriculum, stage: Stage) -> dict[str, str]:
+    """What ``Blend.fingerprint`` says of datasets, of the held-out sets that the stage's blend follows."""
+    return {f"{name}, held out": corpus.fingerprint for name, corpus in held_sets(curriculum, stage).items()}
+
+
 def check_held_out(curriculum: Curriculum, stage: Stage) -> None:
     """Looks for held-out recordings in what a stage trains on.
 
@@ -55,10 +70,12 @@ def check_held_out(curriculum: Curriculum, stage: Stage) -> None:
     """
     settings = eval_settings(stage.eval, f"stage {stage.name}: eval", stage.method)
     found = held_out(curriculum, stage)
-    if settings is None or found is None or settings.data is None:
-        return
-    (file,) = found["datasets"].values()
-    try:
-        check_apart({name: Corpus(curriculum.datasets[name]) for name in heard(curriculum, stage)}, Corpus(file))
-    except ValueError as error:
-        raise ValueError(f"stage {stage.name}: eval: {error}") from None
+    apart = {f"reblend: {name}": corpus for name, corpus in held_sets(curriculum, stage).items()}
+    if settings is not None and found is not None and settings.data is not None:
+        apart["eval"] = Corpus(*found["datasets"].values())
+    trained = {name: Corpus(curriculum.datasets[name]) for name in heard(curriculum, stage)} if apart else {}
+    for what, corpus in apart.items():
+        try:
+            check_apart(trained, corpus)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name}: {what}: {error}") from None

@@ -254,6 +254,9 @@ def line(row: Mapping[str, Any]) -> str:
         if value is not None and (value or key != "audio_hours_per_s"):
             # A mean of advantages is some -1e-9, which would be shown as -0.0000.
             parts.append(text.format(round(value, 4) + 0.0 if key == "loss" else value))
+    for key, text in (("eval_held", "held-out losses"), ("blend_before", "blend"), ("blend", "now")):
+        if key in row:
+            parts.append(f"{text} " + ", ".join(f"{name} {value:.3g}" for name, value in sorted(row[key].items())))
     parts += [f"{row[key]:,} {key}" for key in ("cut", "dropped", "bad") if row.get(key)]
     if "left_s" in row:
         parts.append(f"{clock(row['left_s'])} left")

@@ -22,8 +22,9 @@ from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.eval_settings import EvalSettings
 from afn_model.train.fingerprint import changed, difference, not_allowed, said
 from afn_model.train.grpo_settings import GRPOSettings
-from afn_model.train.held_records import check_held_out, held_out
+from afn_model.train.held_records import check_held_out, held_fingerprint, held_out, held_sets
 from afn_model.train.outlook import outlook
+from afn_model.train.reblend import Reblend
 from afn_model.train.validate import data_config, heard
 from afn_model.train.values import made
 
@@ -129,7 +130,8 @@ def finished_stages(
         facts = read_json(file)
         if curriculum is not None:
             seeds = {"seed": facts.get("seed")}, {"seed": curriculum.seed}
-            data = facts.get("data"), Blend(data_config(curriculum, stage)).fingerprint()
+            data = Blend(data_config(curriculum, stage)).fingerprint() | held_fingerprint(curriculum, stage)
+            data = facts.get("data"), data
             if wrong := difference(*seeds) or difference(*data):
                 raise ValueError(f"{file.parent}: finished with other data: {wrong}; take another run folder")
         then = facts.get("stage", {})
@@ -179,6 +181,8 @@ def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show
     corpora = {name: Corpus(curriculum.datasets[name]) for name in names}
     held = {stage.name: found for stage in stages if (found := held_out(curriculum, stage)) is not None}
     corpora |= {name: Corpus(file) for found in held.values() for name, file in found["datasets"].items()}
+    for stage in stages:
+        corpora |= {f"{stage.name}, {name}, held out": corpus for name, corpus in held_sets(curriculum, stage).items()}
     missing = missing_recordings(corpora)
     if missing:
         more = f"; and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
@@ -194,6 +198,9 @@ def prepare(curriculum: Curriculum, stages: Sequence[Stage], base: Path, *, show
                 stage.eval.get("every", EvalSettings.every),
             )
             announce(f"{stage.name}: held out: {count:,} records, evaluated every {every:,} steps", show)
+        if stage.reblend:
+            rule, every = stage.reblend["rule"], stage.reblend.get("every", Reblend.every)
+            announce(f"{stage.name}: blend: measured by held-out losses every {every:,} steps, rule {rule}", show)
         warn(stage.name, found.warnings, strict=strict)
 
 

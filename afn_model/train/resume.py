@@ -30,6 +30,8 @@ class Progress:
         evaluated: steps done at the last held-out evaluation.
         best_step, best_value: steps done at the best one, -1 before the first, and what it was decided by.
         since_best: evaluations since then.
+        blends: what each measurement of a stage with ``reblend`` gave: step and seen when it was taken, losses of the
+            held-out sets, β of each dataset before and after.
     """
 
     step: int = 0
@@ -41,18 +43,29 @@ class Progress:
     best_step: int = -1
     best_value: float | None = None
     since_best: int = 0
+    blends: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """Those of ``blends`` after which the blend was another one."""
+        return [one for one in self.blends if one["after"] != one["before"]]
+
+    @property
+    def seen_before(self) -> float:
+        """Samples consumed when the blend last changed."""
+        return self.changes[-1]["seen"] if self.changes else 0.0
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         position = list(astuple(self.position))
-        return {**vars(self), "position": position, "exported": list(self.exported)}
+        return {**vars(self), "position": position, "exported": list(self.exported), "blends": list(self.blends)}
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Progress:
         """What ``facts`` has written."""
         position = Position(*facts["position"])
         found = cls(facts["step"], facts["seen"], facts["seconds"], position, facts["exported"])
-        for name in ("evaluated", "best_step", "best_value", "since_best"):
+        for name in ("evaluated", "best_step", "best_value", "since_best", "blends"):
             setattr(found, name, facts.get(name, getattr(found, name)))
         return found
 

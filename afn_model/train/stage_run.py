@@ -29,10 +29,11 @@ from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, Stage, write_curriculum
 from afn_model.train.dpo import DPO, DPOSettings
-from afn_model.train.evaluate import Evaluator
+from afn_model.train.evaluate import Evaluator, HeldLosses
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.flops import WORK, step_work
 from afn_model.train.grpo import GRPO, GRPOSettings
+from afn_model.train.held_records import held_fingerprint
 from afn_model.train.log import Meter, RunLog, named
 from afn_model.train.optimiser import FiniteCheck, learning_rate
 from afn_model.train.outlook import check_room
@@ -96,7 +97,9 @@ class StageRun:
             remove_leftovers(self.folder)
         start = start_folder(stage, base, out)
         self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16, whole_windows=False)
+        self.done = Progress()
         self.loader = self.make_loader(Position())
+        self.samples_per_epoch = self.loader.samples_per_epoch  # of the stage's own blend
         self.start_folder = start
         known = out / "fingerprints.json"
         self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter, known))
@@ -117,17 +120,21 @@ class StageRun:
         self.allow_changes, self.init_from = allow_changes, init_from
         self.saved = -1  # step of the newest checkpoint
         self.left_out = [0.0, 0.0]  # recordings cut and samples dropped since the last row
-        self.done = Progress()
         self.log: RunLog | None = None
         own = [TensorBoard(options.show)] if options.tensorboard else []
         self.report = Reporters((*own, *options.callbacks) if process.rank == 0 else ())
         self.evaluator = self.make_evaluator() if stage.eval else None
+        self.held = HeldLosses(curriculum, stage, *self.evaluated) if stage.reblend else None
+        self.held_fingerprint = held_fingerprint(curriculum, stage)
         self.stale = False  # whether patience has run out
         self.model_folder: Path | None = None
 
     def make_loader(self, position: Position) -> Loader:
+        config = data_config(self.curriculum, self.stage)
+        if position.change:
+            config = config.reblended(self.done.changes[position.change - 1]["after"], position.change)
         return Loader(
-            data_config(self.curriculum, self.stage),
+            config,
             self.processor,
             dp_rank=self.process.rank // self.sp_size,
             dp_size=self.process.world_size // self.sp_size,
@@ -158,9 +165,12 @@ class StageRun:
         return GRPO(*given, context=context, seed=self.curriculum.seed, **options, gathered=whole)
 
     def make_evaluator(self) -> Evaluator:
-        given = (self.curriculum, self.stage, self.model, self.processor, self.process, self.sp_group)
         method = None if self.settings is None else self.method
-        return Evaluator(*given, self.stage_model.sharded, method)
+        return Evaluator(self.curriculum, self.stage, *self.evaluated, method=method)
+
+    @property
+    def evaluated(self) -> tuple[Any, ...]:
+        return self.model, self.processor, self.process, self.sp_group, self.stage_model.sharded
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
@@ -168,7 +178,7 @@ class StageRun:
             "stage": fingerprint.as_json(self.stage),
             "model": config_as_json(self.model.config, self.layout.dtype),
             "start": self.start,
-            "data": self.loader.fingerprint,
+            "data": self.loader.fingerprint | self.held_fingerprint,
             "seed": self.curriculum.seed,
             "code": fingerprint.code_fingerprint(),
             "world": self.process.world_size,
@@ -199,7 +209,7 @@ class StageRun:
 
     def progress(self) -> float:
         """Share of the stage that is done, 0 to 1; all of it where patience has run out."""
-        return 1.0 if self.stale else self.done.share(self.stage, self.loader.samples_per_epoch)
+        return 1.0 if self.stale else self.done.share(self.stage, self.samples_per_epoch)
 
     def run(self) -> None:
         self.resume()
@@ -235,8 +245,9 @@ class StageRun:
             profiler as window,
             collected_together() as collect,
         ):
+            self.reblend()  # what a signal has left undone
             global_batches = iter(self.loader)
-            self.evaluate()  # what a signal has left undone
+            self.evaluate()  # that too
             while self.progress() < 1:
                 self.export_milestones()
                 rate = learning_rate(stage.lr, stage.warmup, stage.schedule, self.progress())
@@ -262,7 +273,8 @@ class StageRun:
                 minutes = (time.perf_counter() - saved) / 60
                 due = (done.step + 1) % self.layout.checkpoint_every == 0 or minutes >= self.layout.checkpoint_minutes
                 totals = self.totals(work, global_batch, bool(asked), due, time.perf_counter() - began)
-                done.step, done.seen, done.position = done.step + 1, global_batch.seen, global_batch.position
+                done.step, done.position = done.step + 1, global_batch.position
+                done.seen = done.seen_before + global_batch.seen
                 done.seconds = totals["seconds"]
                 meter.step(**totals["work"], wait_s=wait + global_batch.wait, step_s=time.perf_counter() - tick)
                 self.note_bad(global_batch)
@@ -274,13 +286,17 @@ class StageRun:
                     window.step()
                 if totals["failed"]:
                     self.checkpoints.wait()  # raises
+                if not totals["stop"] and self.reblend():
+                    global_batches.close()
+                    global_batches = iter(self.loader)
                 better = not totals["stop"] and self.evaluate()
                 if totals["stop"] or totals["due"] or better:
                     self.save(wait=totals["stop"])
                     saved = time.perf_counter()
                 if totals["stop"] and self.progress() < 1:
                     raise Stopped(f"{stage.name}: stopped after step {done.step}; its checkpoint is written")
-            self.evaluate()  # where a signal came with the last step
+            self.reblend()  # where a signal came with the last step
+            self.evaluate()
             self.export_milestones()
             self.finish()
             if float(processes.sum_over(torch.tensor(float(bool(asked))))):
@@ -310,6 +326,32 @@ class StageRun:
         if self.stale:
             self.say(f"ends: no better {settings.best} in {done.since_best} evaluations")
         return better and settings.keep_best
+
+    def reblend(self) -> bool:
+        """Measures held-out losses where that is due, and changes the blend by them.
+
+        Returns:
+            Whether it has changed: ``loader`` is then another one, whose stream begins with its first sample.
+        """
+        done, held, last = self.done, self.held, self.progress() >= 1
+        measured = bool(done.blends) and done.blends[-1]["step"] == done.step
+        if held is None or measured or not held.settings.due(done.step, last):
+            return False
+        began, losses, now = time.perf_counter(), held(), self.loader.config.blend
+        records = {source.name: source.records for source in self.loader.blend.order.sources}
+        before = done.blends[-1]["losses"] if done.blends else None
+        after = now if last else held.settings.blend(self.stage.blend, now, records, losses, before)
+        done.blends.append({"step": done.step, "seen": done.seen, "losses": losses, "before": now, "after": after})
+        if self.log:
+            row = {"step": max(done.step - 1, 0), "progress": self.progress(), "seconds": done.seconds}
+            row |= {"eval_held": losses, "blend_before": now, "blend": after}
+            self.report("on_eval", self.log(row | {"eval_seconds": time.perf_counter() - began}))
+        if after == now:
+            return False
+        self.checkpoints.wait()  # the new loader's workers are forked, and no thread of ours should run then
+        done.position = Position(change=len(done.changes))
+        self.loader = self.make_loader(done.position)
+        return True
 
     def close(self) -> None:
         """Ends what runs beside the training; an error of the pending checkpoint must not hide why the run ends."""

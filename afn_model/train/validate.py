@@ -14,6 +14,7 @@ from afn_model.train.curriculum import PACKED, Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
 from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.reblend import Reblend
 from afn_model.train.values import made, number, shown
 
 MODEL = "model"
@@ -27,7 +28,12 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
             that do not exist or are out of range, a speed or noise where it cannot be.
     """
     check_changes(curriculum, stage)
-    Blend(data_config(curriculum, stage))
+    blend = Blend(data_config(curriculum, stage))
+    floor = stage.reblend.get("floor", Reblend.floor) if stage.reblend else 1.0
+    for source in blend.order.sources:
+        if source.draws and not replace(source, weight=floor * source.weight).draws:
+            least = f"{floor:g} of a β of {source.weight:g} for {source.records} records"
+            raise ValueError(f"stage {stage.name}: reblend: the floor leaves {source.name} no sample: {least}")
     if world_size % sp_size:
         raise ValueError(
             f"stage {stage.name}: {world_size} ranks cannot be cut into groups of {sp_size} for a sequence"

@@ -24,6 +24,7 @@ from afn_model.train.curriculum import Stage, read_curriculum
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.eval_settings import METRICS, EvalSettings
 from afn_model.train.grpo import GRPOSettings
+from afn_model.train.reblend import Reblend
 from afn_model.train.run_layout import RunLayout, read_layout
 from afn_model.train.values import find
 from bench.resume import prepare
@@ -218,6 +219,7 @@ def plain(value):
         ("stage field", Stage),
         ("layout field", RunLayout),
         ("eval setting", EvalSettings),
+        ("reblend setting", Reblend),
         ("GRPO setting", GRPOSettings),
         ("DPO setting", DPOSettings),
         ("judge field", Endpoint),

@@ -12,7 +12,7 @@ import torch
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import Audio
 from afn_model.data import augment
-from afn_model.data.augment import Augmentation, Augmenter, AugmentedLoad, NoiseSettings, RoomSettings
+from afn_model.data.augment import Augmentation, AugmentedLoad, Augmenter, NoiseSettings, RoomSettings
 from afn_model.data.index import Corpus, build
 from afn_model.data.loader import DataConfig, Loader
 from tests import tiny
