@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,8 @@ from afn_model.audio.encode import flac
 from afn_model.audio.shards import ShardWriter
 from afn_model.data.index import build as build_index
 from afn_model.world.record import SECONDS, Draft, Made
-from afn_model.world.tasks import basics, long, music, speech, talks, think
+from afn_model.world.tasks import basics, long, music, speech, talks, think, utterances
+from afn_model.world.vocabulary import load_vocabulary
 from afn_model.world.words import SPLITS, load_bank
 
 MAKERS: dict[str, Callable[[Draft], Made]] = {
@@ -30,7 +31,15 @@ MAKERS: dict[str, Callable[[Draft], Made]] = {
     "word": basics.word,
     "sound": basics.sound,
     "onset": basics.onset,
+    "single": utterances.single,
+    "phrases": utterances.phrases,
+    "overlaps": utterances.overlaps,
+    "target": utterances.target,
+    "interpreted": utterances.interpreted,
+    "captions": utterances.captions,
 }
+UTTERANCES = ("single", "phrases", "overlaps", "target", "interpreted")
+WORDLESS = ("text", "captions")
 SHARD_BYTES = 1 << 28
 CHUNK = 16  # records a process makes at a time
 LONGEST = 1800.0
@@ -67,7 +76,7 @@ def make(
         raise ValueError(f"compliance is a share, got {compliance}")
     low, high = SECONDS[axis] if seconds is None else seconds
     shortest = min(2.0, SECONDS[axis][0])
-    if axis != "text" and not shortest <= low <= high <= LONGEST:
+    if axis != "text" and axis not in (*UTTERANCES, "captions") and not shortest <= low <= high <= LONGEST:
         raise ValueError(f"seconds must be within {shortest:.0f} to {LONGEST:.0f}, got {(low, high)}")
     return MAKERS[axis](Draft(axis, seed, split, index, (low, high), compliance, any_length=seconds is None))
 
@@ -111,15 +120,15 @@ def write_world(
     for split, sizes in plan.items():
         if not any(sizes.values()):
             continue
-        if any(count for axis, count in sizes.items() if axis != "text"):
-            load_bank(split)
+        axes = [axis for axis, count in sizes.items() if count]
+        _load(split, axes)
         orders = [
             (axis, seed, split, index, (seconds or {}).get(axis), compliance)
             for axis, count in sizes.items()
             for index in range(count)
         ]
         (Path(folder) / split).mkdir(parents=True, exist_ok=True)
-        with _workers(split, processes) as results:
+        with _workers(split, axes, processes) as results:
             stream = results(orders)
             for axis, count in sizes.items():
                 if count:
@@ -160,14 +169,22 @@ def _recordings(path: Path, axis: str, shards: bool) -> Iterator[Callable[[str, 
     yield keep
 
 
+def _load(split: str, axes: Sequence[str]) -> None:
+    """Has the words said that records of these axes hold."""
+    if any(axis in UTTERANCES for axis in axes):
+        load_vocabulary(split)
+    if any(axis not in (*UTTERANCES, *WORDLESS) for axis in axes):
+        load_bank(split)
+
+
 @contextmanager
-def _workers(split: str, processes: int) -> Iterator[Callable]:
+def _workers(split: str, axes: Sequence[str], processes: int) -> Iterator[Callable]:
     """A map over orders, in this process or in several, whose results come in the order of the orders."""
     if processes == 1:
         yield lambda orders: map(_made, orders)
         return
     # Forked workers share the words; where there is no fork each speaks them anew.
-    with multiprocessing.Pool(processes, load_bank, (split,)) as pool:
+    with multiprocessing.Pool(processes, _load, (split, axes)) as pool:
         yield lambda orders: pool.imap(_made, orders, CHUNK)
 
 
