@@ -31,6 +31,9 @@ MAKERS: dict[str, Callable[[Draft], Made]] = {
     "word": basics.word,
     "sound": basics.sound,
     "onset": basics.onset,
+}
+# Speech recognition: as long as what is said.
+UTTERANCES: dict[str, Callable[[Draft], Made]] = {
     "single": utterances.single,
     "phrases": utterances.phrases,
     "overlaps": utterances.overlaps,
@@ -38,7 +41,6 @@ MAKERS: dict[str, Callable[[Draft], Made]] = {
     "interpreted": utterances.interpreted,
     "captions": utterances.captions,
 }
-UTTERANCES = ("single", "phrases", "overlaps", "target", "interpreted")
 WORDLESS = ("text", "captions")
 SHARD_BYTES = 1 << 28
 CHUNK = 16  # records a process makes at a time
@@ -57,17 +59,20 @@ def make(
     """The record number ``index`` of an axis, a function of the arguments alone.
 
     Args:
-        axis: a key of ``MAKERS``.
+        axis: a key of ``MAKERS`` or ``UTTERANCES``.
         seed, index: non-negative.
         split: "train" or "heldout": no voice, scene or noise of one occurs in the other.
         seconds: shortest and longest recording, within 2 (or what ``SECONDS`` allows) to 1800 s; by default
-            ``SECONDS[axis]``.
+            ``SECONDS[axis]``. Utterances take none.
         compliance: share of training answers that refuse where due and follow instructions (axis safety).
     Raises:
         ValueError: an unknown axis or split, a negative number, or seconds out of range.
     """
-    if axis not in MAKERS:
-        raise ValueError(f"unknown axis {axis!r}; there are {', '.join(MAKERS)}")
+    makers = MAKERS | UTTERANCES
+    if axis not in makers:
+        raise ValueError(f"unknown axis {axis!r}; there are {', '.join(makers)}")
+    if axis in UTTERANCES and seconds is not None:
+        raise ValueError(f"axis {axis} is as long as what is said: it takes no seconds")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if seed < 0 or index < 0:
@@ -76,9 +81,9 @@ def make(
         raise ValueError(f"compliance is a share, got {compliance}")
     low, high = SECONDS[axis] if seconds is None else seconds
     shortest = min(2.0, SECONDS[axis][0])
-    if axis != "text" and axis not in (*UTTERANCES, "captions") and not shortest <= low <= high <= LONGEST:
+    if axis != "text" and not shortest <= low <= high <= LONGEST:
         raise ValueError(f"seconds must be within {shortest:.0f} to {LONGEST:.0f}, got {(low, high)}")
-    return MAKERS[axis](Draft(axis, seed, split, index, (low, high), compliance, any_length=seconds is None))
+    return makers[axis](Draft(axis, seed, split, index, (low, high), compliance, any_length=seconds is None))
 
 
 def write_world(
@@ -171,9 +176,10 @@ def _recordings(path: Path, axis: str, shards: bool) -> Iterator[Callable[[str, 
 
 def _load(split: str, axes: Sequence[str]) -> None:
     """Has the words said that records of these axes hold."""
-    if any(axis in UTTERANCES for axis in axes):
+    spoken = set(axes) - set(WORDLESS)
+    if spoken & UTTERANCES.keys():
         load_vocabulary(split)
-    if any(axis not in (*UTTERANCES, *WORDLESS) for axis in axes):
+    if spoken - UTTERANCES.keys():
         load_bank(split)
 
 

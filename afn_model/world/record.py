@@ -28,7 +28,7 @@ SECONDS = {
     "word": (1.0, 2.2),
     "sound": (1.0, 3.1),
     "onset": (3.55, 4.0),
-    # Utterances are as long as what is said.
+    # As long as what is said.
     "single": (0.0, 0.0),
     "phrases": (0.0, 0.0),
     "overlaps": (0.0, 0.0),
