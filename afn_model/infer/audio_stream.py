@@ -59,12 +59,7 @@ class AudioStream:
                 that has ended; nothing of the piece is taken then.
         """
         self._check_open()
-        piece = torch.as_tensor(pcm).detach().cpu()
-        if piece.dim() != 1 or piece.dtype not in (torch.float32, torch.int16):
-            raise ValueError(f"streamed audio must be [n] float32 or int16, got {piece.dtype} {list(piece.shape)}")
-        if piece.is_floating_point() and not (piece.abs() <= LOUDEST).all():
-            after = f"after {self.samples / SAMPLE_RATE:.3f} s"
-            raise ValueError(f"streamed audio has a sample {after} that is no number or far beyond full scale, 1")
+        piece = checked(pcm, self.samples)
         most = round(self.max_seconds * SAMPLE_RATE)
         if self.samples + len(piece) > most:
             raise ValueError(
@@ -117,6 +112,25 @@ class AudioStream:
         index = (self.samples - count) // WINDOW
         pcm = self._last[:count].clone()
         return StreamWindow(window_digest(pcm), index, pcm)
+
+
+def checked(pcm: Tensor | np.ndarray, before: int) -> Tensor:
+    """The next samples of a stream on the host.
+
+    Args:
+        pcm: [n] at 16 kHz, float32 or int16.
+        before: samples that have come before them.
+
+    Raises:
+        ValueError: another shape or dtype, NaN or infinite samples.
+    """
+    piece = torch.as_tensor(pcm).detach().cpu()
+    if piece.dim() != 1 or piece.dtype not in (torch.float32, torch.int16):
+        raise ValueError(f"streamed audio must be [n] float32 or int16, got {piece.dtype} {list(piece.shape)}")
+    if piece.is_floating_point() and not (piece.abs() <= LOUDEST).all():
+        after = f"after {before / SAMPLE_RATE:.3f} s"
+        raise ValueError(f"streamed audio has a sample {after} that is no number or far beyond full scale, 1")
+    return piece
 
 
 def converted(pcm: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class DecoderContext:
         cross: boundaries of texts and their frames: (cu_seqlens_q, cu_seqlens_k).
         frames: [Σ frames, audio width], in training.
         cache: in generation.
+        watch: called with (layer, q [T, heads, head_dim], k [Σ frames, heads, head_dim]) of every attention to audio.
     """
 
     positions: Tensor
@@ -63,6 +65,7 @@ class DecoderContext:
     text: AttentionSchedule | None = None
     frames: Tensor | None = None
     cache: TextCache | None = None
+    watch: Callable[[int, Tensor, Tensor], Any] | None = None
 
 
 class DecoderAttention(nn.Module):
@@ -100,6 +103,8 @@ class DecoderAttention(nn.Module):
             k, v = self.keys_and_values(context.frames)
         else:
             k, v = context.cache.audio[layer]
+        if context.watch is not None:
+            context.watch(layer, q, k)
         out = ak.attention(q, k, v, schedule=context.cross)
         assert isinstance(out, Tensor)
         return linear(self.out_proj, out.flatten(1))
