@@ -54,7 +54,7 @@ TRAIN = {
     "captions": 1000,
 }
 HELDOUT = 300  # records of a task that every stage is asked
-DECODER = {"width": 128, "layers": 2, "heads": 4, "ffn": 512, "max_positions": 64}
+DECODER: dict[str, Any] = {"width": 128, "layers": 2, "heads": 4, "ffn": 512, "max_positions": 64}
 
 
 def word_tokenizer() -> Tokenizer:

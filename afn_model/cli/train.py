@@ -152,14 +152,14 @@ def from_nothing(args: Namespace) -> None:
     unused = [f"--{name.replace('_', '-')}" for name in ("stage", "dry_run", "init_from") if getattr(args, name)]
     if unused:
         raise ValueError(f"{', '.join(unused)}: {FROM_NOTHING} without --base makes everything, from the world on")
-    own = [pair.partition("=")[::2] for pair in args.set if pair.startswith(("scale=", "seed="))]
+    own = dict(pair.split("=", 1) for pair in args.set if pair.startswith(("scale=", "seed=")))
     of_layout, of_stages = changes_of([pair for pair in args.set if not pair.startswith(("scale=", "seed="))])
     try:
-        whole = {name: int(text) if name == "seed" else float(text) for name, text in own}
-        if not 0 < whole.get("scale", 1) < math.inf or whole.get("seed", 0) < 0:
+        scale, seed = float(own.get("scale", 1)), int(own.get("seed", 0))
+        if not 0 < scale < math.inf or seed < 0:
             raise ValueError
     except ValueError:
-        raise ValueError(f"--set {own[0][0]}: a scale above 0 and a seed from 0 are expected") from None
+        raise ValueError(f"--set {own}: a scale above 0 and a seed from 0 are expected") from None
 
     from afn_model.bootstrap.tiny_speech import run
     from afn_model.train.run_layout import read_layout
@@ -171,7 +171,8 @@ def from_nothing(args: Namespace) -> None:
     options = Options(show=not args.quiet, profile=args.profile, strict=args.strict, tensorboard=False)
     with lasting_output():
         try:
-            run(out, changes=of_stages, layout=read_layout(args.layout or "cpu", of_layout), options=options, **whole)
+            layout = read_layout(args.layout or "cpu", of_layout)
+            run(out, seed=seed, scale=scale, changes=of_stages, layout=layout, options=options)
         except Stopped as stopped:
             print(f"afn: {stopped}; the same command goes on from there", file=sys.stderr)
             raise SystemExit(STOPPED) from None
