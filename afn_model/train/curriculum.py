@@ -67,6 +67,7 @@ class Stage:
         bad_share: share of the samples that may be bad; the run ends where more are.
         optimiser: "adamw", or "adamw8bit" with moments in 8 bits.
         rates: learning rates of parts that differ from ``lr``: encoder, adaptor, language_model (with its head).
+        layer_decay: the rate of a block over that of the block after it, above 0 to 1; of each part with blocks.
         lora: {rank, alpha, targets, ...} instead of training the own weights of the language model, or of the parts
             that targets names (``afn_model.train.lora_settings``).
         adapter: folder of an adapter in peft's format to go on from.
@@ -102,6 +103,7 @@ class Stage:
     bad_share: float = 0.01
     optimiser: str = "adamw"
     rates: dict[str, float] = field(default_factory=dict)
+    layer_decay: float = 1.0
     lora: dict[str, Any] | None = None
     adapter: str = ""
     cache_encoder: bool = False
@@ -156,6 +158,7 @@ class Stage:
             trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
             need(trained, f"rates: {shown(part)} is no part that trains")
             need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
+        need(0 < self.layer_decay <= 1, f"layer_decay is {self.layer_decay:g}; above 0 to 1 is expected")
         need(not self.asr or self.method == "asr", "asr has settings for stages of method asr")
         eval_settings(self.eval, f"stage {self.name}: eval", self.method)
         if self.lora is not None:
@@ -293,7 +296,7 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
         betas = _listed(text["betas"], f"{what}: betas")
         found["betas"] = tuple(values.number(beta, f"{what}: betas") for beta in betas)
     given = {key: value for key, value in text.items() if value is not None or key not in ("steps", "minutes")}
-    rates = ("lr", "epochs", "max_audio", "weight_decay", "clip", "warmup", "minutes", "bad_share")
+    rates = ("lr", "epochs", "max_audio", "weight_decay", "layer_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
     for key in ("eval", "asr", "grpo", "dpo", "layout"):

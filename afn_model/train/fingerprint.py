@@ -18,6 +18,7 @@ from afn_model.train.curriculum import Stage
 CHANGEABLE = (
     "lr",
     "rates",
+    "layer_decay",
     "warmup",
     "schedule",
     "betas",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,6 +16,8 @@ from afn_model.train.adamw8bit import AdamW8bit
 from afn_model.train.curriculum import SCHEDULES
 
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2.04}  # bytes of a trained parameter; scales of blocks included
+# Of a part with blocks: a block's parameter, or one of what comes before the first.
+LAYERED = re.compile(r"(\w+)\.(?:layers\.(\d+)|conv\d|embed_\w+)\.")
 
 
 def make_optimiser(
@@ -24,6 +28,7 @@ def make_optimiser(
     weight_decay: float = 0.0,
     *,
     rates: Mapping[str, float] | None = None,
+    layer_decay: float = 1.0,
     kind: str = "adamw",
     apex: bool = True,
 ) -> torch.optim.Optimizer:
@@ -38,19 +43,22 @@ def make_optimiser(
         betas, eps, weight_decay: of AdamW.
         rates: of parts by their name or the beginning of it; the factor of such a part is its rate / lr. The head
             goes with the language model.
+        layer_decay: each block's factor over that of the block after it; see ``blocks_above``.
         kind: "adamw" or "adamw8bit".
         apex: whether apex may be taken.
 
     Raises:
         ValueError: nothing to train.
     """
-    trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    named = list(named_parameters)
+    above = blocks_above(name for name, _ in named)
+    trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trained:
         raise ValueError("no parameter to train: all of them are frozen")
     by_kind: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in sorted(trained, key=lambda named: named[1].dim() <= 1):
         part = "language_model" if name.startswith("lm_head.") else name.partition(".")[0]
-        rate = (rates or {}).get(part, lr)
+        rate = (rates or {}).get(part, lr) * layer_decay ** above[name]
         by_kind.setdefault((rate, weight_decay if parameter.dim() > 1 else 0.0), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": decay, "lr": rate, "factor": rate / lr}
@@ -64,6 +72,28 @@ def make_optimiser(
 
         return FusedAdam(groups, adam_w_mode=True, **settings)
     return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def blocks_above(names: Iterable[str]) -> dict[str, int]:
+    """By how many powers of ``layer_decay`` the rate of each parameter is below its part's.
+
+    Of a part with L blocks (encoder, decoder, language model) L − i for block i, counted from 0, and L + 1 for what
+    comes before them: convolutions and embeddings, also those that are a head once more. 0 for all else.
+
+    Args:
+        names: of all parameters, those that do not train too.
+
+    Source: Clark et al., 2020, arXiv:2003.10555, with the exponents of BEiT, Bao et al., 2022, arXiv:2106.08254.
+    """
+    found = {name: LAYERED.match(name) for name in names}
+    layers: Counter[str] = Counter()
+    for match in found.values():
+        if match and match[2]:
+            layers[match[1]] = max(layers[match[1]], int(match[2]) + 1)
+    return {
+        name: layers[match[1]] - (int(match[2]) if match[2] else -1) if match and layers[match[1]] else 0
+        for name, match in found.items()
+    }
 
 
 def whole_on_gpu(parameters: Iterable[nn.Parameter]) -> bool:

@@ -137,11 +137,12 @@ def stage_model(
     if weights is not None:
         together(process, lambda: _fill(weights, process.device, model, other, originals))
     optimiser = make_optimiser(
-        [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
+        model.named_parameters(),
         lr=stage.lr,
         betas=stage.betas,
         weight_decay=stage.weight_decay,
         rates=stage.rates,
+        layer_decay=stage.layer_decay,
         kind=stage.optimiser,
         apex=not layout.offload_optimiser,
     )

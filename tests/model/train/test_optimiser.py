@@ -62,6 +62,34 @@ def test_parts_have_their_own_rates():
             torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * decay) - rate)
 
 
+def test_blocks_have_rates_by_their_depth():
+    blocks = {name: nn.ModuleList(nn.Linear(3, 2) for _ in range(n)) for name, n in (("encoder", 3), ("decoder", 2))}
+    parts = {name: nn.ModuleDict({"layers": layers, "layer_norm": nn.LayerNorm(2)}) for name, layers in blocks.items()}
+    parts["encoder"]["conv1"], parts["decoder"]["embed_tokens"] = nn.Conv1d(2, 2, 3), nn.Embedding(5, 2)
+    model = nn.ModuleDict(parts | {"adaptor": nn.Linear(2, 2)})
+    blocks["encoder"][2].requires_grad_(False)  # it counts as a block all the same
+    for kind in ("adamw", "adamw8bit"):
+        rates = {"encoder": 0.02}
+        made = make_optimiser(model.named_parameters(), 0.1, rates=rates, layer_decay=0.5, kind=kind)
+        factors = {id(p): group["factor"] for group in made.param_groups for p in group["params"]}
+        found = {name: factors.get(id(p)) for name, p in model.named_parameters()}
+        for name, wanted in {
+            "encoder.conv1.weight": 0.2 * 0.5**4,
+            "encoder.layers.0.bias": 0.2 * 0.5**3,
+            "encoder.layers.1.weight": 0.2 * 0.5**2,
+            "encoder.layers.2.weight": None,
+            "encoder.layer_norm.weight": 0.2,
+            "decoder.embed_tokens.weight": 0.5**3,
+            "decoder.layers.0.weight": 0.5**2,
+            "decoder.layers.1.weight": 0.5,
+            "decoder.layer_norm.bias": 1.0,
+            "adaptor.weight": 1.0,
+        }.items():
+            assert found[name] == (wanted and pytest.approx(wanted)), name
+    one = make_optimiser(model.named_parameters(), 0.1, rates=rates, layer_decay=1.0)
+    assert [group["lr"] for group in one.param_groups] == [0.02, 0.1]
+
+
 class FusedAdam(torch.optim.Optimizer):
     """Stands in for apex's: the step in the group, moments in the state."""
 
