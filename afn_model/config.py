@@ -67,6 +67,8 @@ class SpeechConfig:
         pooled: whether it reads frames of 40 ms, as AF-Next's language model does, or Whisper's of 20 ms.
         audio_token_id: placeholder of a frame of 40 ms in prompts, which the decoder does not read.
         stop_token_ids: that end a text.
+        ctc: whether the encoder has a CTC head for training, from what the decoder hears to vocab_size tokens and,
+            last, the blank.
     """
 
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -81,6 +83,7 @@ class SpeechConfig:
     pooled: bool = False
     audio_token_id: int = 51_865
     stop_token_ids: tuple[int, ...] = (50_257,)
+    ctc: bool = False
 
     def __post_init__(self):
         check_numbers(self, "speech config")
@@ -88,8 +91,9 @@ class SpeechConfig:
             raise ValueError(f"speech config: width {self.width} over {self.heads} heads gives no even head dimension")
         if self.positions not in ("learned", "rotary"):
             raise ValueError(f"speech config: positions {shown(self.positions)}: expected 'learned' or 'rotary'")
-        if not isinstance(self.pooled, bool):
-            raise ValueError(f"speech config: pooled must be true or false, got {shown(self.pooled)}")
+        for name in ("pooled", "ctc"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"speech config: {name} must be true or false, got {shown(getattr(self, name))}")
 
     @property
     def head_dim(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.audio.frames import mel_frames
 from afn_model.config import SpeechConfig
+from afn_model.network.ctc import CTCTerm, ctc_head, ctc_loss
 from afn_model.network.device_batch import AudioInputs, DeviceBatch
 from afn_model.network.encoder import AudioEncoder, Windows, sinusoids
 from afn_model.network.speech_decoder import SpeechDecoder
@@ -37,6 +39,12 @@ class SpeechNetwork(nn.Module):
         self.decoder = SpeechDecoder(config)
         if self.decoder.embed_tokens.weight.device.type != "meta":
             initialise_speech(self)
+        self.ctc_head = ctc_head(config) if config.ctc else None
+
+    def add_ctc_head(self, device: torch.device | None = None) -> None:
+        """Gives a model without a CTC head a new one."""
+        self.config = replace(self.config, ctc=True)
+        self.ctc_head = ctc_head(self.config, device)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +105,7 @@ class SpeechNetwork(nn.Module):
         with_rows: bool = False,
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
+        ctc: CTCTerm | None = None,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Next-token cross-entropy over the batch's supervised tokens, float32; arguments as of ``Network.loss``.
 
@@ -107,6 +116,7 @@ class SpeechNetwork(nn.Module):
             with_rows: also return the loss of every supervised token, and which tokens of the batch predict them.
             label_smoothing: ε of ``ak.linear_cross_entropy``.
             augment: what is done to log-mel windows [W, n_mels, F] with so many frames each before they are heard.
+            ctc: what the CTC head adds to the loss, which is only then computed.
         """
         here = self.prepare(batch)
         assert here.targets is not None, "it was prepared without labels"
@@ -119,6 +129,11 @@ class SpeechNetwork(nn.Module):
         targets = here.targets[rows]
         options = {"reduction": "sum", "supervised": len(here.rows), "label_smoothing": label_smoothing}
         loss = ak.linear_cross_entropy(hidden, weight, targets, **options) / total
+        if ctc is not None:
+            assert self.ctc_head is not None, "the model has no CTC head"
+            of_frames = ctc_loss(frames, self.ctc_head.weight, self.ctc_head.bias, ctc.targets) / total
+            ctc.told(of_frames.detach())
+            loss = (1 - ctc.weight) * loss + ctc.weight * of_frames
         if not with_rows:
             return loss
         with torch.no_grad():

@@ -38,7 +38,8 @@ class Adapted:
 def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext | AFWhisper, StoredWeights]:
     """The model that a stage starts from, on the meta device, and the weights that ``stage_model`` fills it with.
 
-    A base that is quantised is there already, on the device: its layers are read and coded one after the other.
+    A base that is quantised is there already, on the device: its layers are read and coded one after the other. A stage
+    with CTC gives a model that has no CTC head a new one.
 
     Raises:
         ValueError: as ``afn_model.weights.checkpoint.load``; another kind of model than the method trains.
@@ -48,6 +49,8 @@ def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext |
         raise ValueError(f"stage {stage.name}: method {stage.method}, and {start} has {has}")
     if is_speech(start):
         speech, stored = speech_on_meta(AFWhisper, start)
+        if stage.asr.get("ctc") and speech.ctc_head is None:
+            speech.add_ctc_head(device)
         return speech, StoredWeights(stored)
     model, stored = on_meta(AFNext, start)
     base = (stage.lora or {}).get("base")

@@ -167,7 +167,8 @@ class Stage:
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the model's submodules that train."""
-        return tuple(dict.fromkeys(module for part in self.trains for module in PARTS[part]))
+        parts = dict.fromkeys(module for part in self.trains for module in PARTS[part])
+        return (*parts, "ctc_head") if self.asr.get("ctc") else tuple(parts)
 
     @property
     def packed(self) -> bool:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from afn_model.audio.frames import SAMPLE_RATE, conv_frames, token_frames
 from afn_model.config import AudioConfig, ModelConfig, SpeechConfig, TextConfig
+from afn_model.network.ctc import frames_heard
 
 if TYPE_CHECKING:
     from afn_model.prompt.batch import Batch
@@ -215,13 +216,8 @@ def speech_batch_flops(config: SpeechConfig, batch: Batch, trains: Iterable[str]
     """
     conv = [] if batch.pcm is None else [conv_frames(length) for length in batch.mel_lengths.tolist()]
     is_audio = F.pad((batch.input_ids == config.audio_token_id).cumsum(0), (1, 0))[batch.cu_seqlens.long()]
-    placeholders = is_audio.diff()
-    texts = (batch.cu_seqlens.diff() - placeholders).tolist()
-    ends = torch.tensor([0, *(token_frames(frames) for frames in conv)]).cumsum(0)
-    windows = torch.searchsorted(ends, is_audio.long())
-    frames = torch.tensor([0, *conv]).cumsum(0)
-    heard = (placeholders if config.pooled else frames[windows].diff()).tolist()
-    forward = speech_forward_flops(config, texts, heard, batch.supervised, conv)
+    texts = (batch.cu_seqlens.diff() - is_audio.diff()).tolist()
+    forward = speech_forward_flops(config, texts, frames_heard(batch, config), batch.supervised, conv)
     encoder, decoder = "encoder" in set(trains), "decoder" in set(trains)
     factors = {
         "encoder_first": 1 + encoder,
@@ -235,6 +231,17 @@ def speech_batch_flops(config: SpeechConfig, batch: Batch, trains: Iterable[str]
     for part, value in forward.items():
         found[part.partition("_")[0]] += value * factors[part]
     return found
+
+
+def ctc_flops(config: SpeechConfig, frames: int, trains: Iterable[str]) -> float:
+    """FLOPs of one forward and backward of a CTC head that trains.
+
+    Args:
+        config: the model.
+        frames: that have targets.
+        trains: submodules that train.
+    """
+    return frames * 2.0 * config.audio.width * (config.vocab_size + 1) * (2 + ("encoder" in set(trains)))
 
 
 def step_work(

@@ -145,6 +145,7 @@ class StageRun:
             options = {"gather": gather, "collect": collect, "features": features, "sp_group": self.sp_group}
             if self.stage.method == "asr":
                 settings = made(ASRSettings, self.stage.asr, f"{self.stage.name}: asr")
+                options |= {"tokenizer": self.processor.tokenizer, "trains": self.stage_model.adapted.trains}
                 return ASR(self.model, settings, seed=self.curriculum.seed, rank=self.process.rank, **options)
             return SFT(self.model, **options)
         reference = self.stage_model.reference_context if self.settings.needs_reference else None

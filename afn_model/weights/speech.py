@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from afn_model.network.network import Network
 
 Speech = TypeVar("Speech", bound="SpeechNetwork")
-TABLE = {"encoder.": ("", "model.encoder."), "decoder.": ("", "model.decoder.")}
+TABLE = {"encoder.": ("", "model.encoder."), "decoder.": ("", "model.decoder."), "ctc_head.": ("", "ctc_head.")}
 TIED = "proj_out.weight"  # the embedding once more
 WHISPER_PAD = 50_256  # what transformers takes for padding where a configuration says nothing
 FIXED = {
@@ -85,7 +85,8 @@ def save_speech(model: SpeechNetwork, folder: str | Path) -> None:
     """Writes config.json and safetensors, in the place of what the folder holds.
 
     transformers reads the folder as Whisper where encoder and decoder are equally wide, positions are learned and
-    frames are of 20 ms; otherwise config.json has more keys, which ``load_speech`` reads.
+    frames are of 20 ms; otherwise config.json has more keys, which ``load_speech`` reads. Of a CTC head, which Whisper
+    has not, transformers says that it leaves it out.
     """
     folder, tensors = Path(folder), {}
     for name, tensor in model.state_dict().items():
@@ -188,6 +189,7 @@ def speech_config(raw: dict[str, Any]) -> SpeechConfig:
         positions=told.get("decoder_positions") or "learned",
         rope_theta=told.number("rope_theta", default=10_000.0),
         pooled=told.get("pooled_frames") or False,
+        ctc=told.get("ctc_head") or False,
     )
 
 
@@ -216,7 +218,8 @@ def speech_json(config: SpeechConfig) -> dict[str, Any]:
     own |= {"decoder_width": config.width} if config.width != audio.width else {}
     own |= {"decoder_positions": config.positions} if config.positions != plain.positions else {}
     own |= {"rope_theta": config.rope_theta} if config.positions == "rotary" else {}
-    return told | own | ({"pooled_frames": True} if config.pooled else {})
+    own |= {"pooled_frames": True} if config.pooled else {}
+    return told | own | ({"ctc_head": True} if config.ctc else {})
 
 
 def config_as_json(config: ModelConfig | SpeechConfig, dtype: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""ASR stages: masks of SpecAugment, and a run that is stopped and goes on to the same weights."""
+"""ASR stages: masks of SpecAugment, CTC, and a run that is stopped and goes on to the same weights."""
 
 import json
 
@@ -28,8 +28,9 @@ stages:
     batch_tokens: 512
     steps: 4
     lr: 2.0e-3
+    layer_decay: 0.8
     blend: {words: 1}
-    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2}
+    asr: {label_smoothing: 0.1, frequency_masks: 2, time_masks: 2, ctc: 0.3}
     eval: {data: held, every: 2, metrics: [wer]}
   second:
     method: asr
@@ -58,9 +59,11 @@ def test_masks_are_bands_and_stretches_of_what_counts():
 
 
 def test_settings_out_of_range():
-    for wrong in ({"label_smoothing": 1.0}, {"time_share": -0.1}, {"frequency_masks": 1.5}, {"time_masks": -1}):
+    for wrong in ({"label_smoothing": 1.0}, {"time_share": -0.1}, {"frequency_masks": 1.5}, {"time_masks": -1}, {"ctc": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ASRSettings(**wrong)
+    with pytest.raises(ValueError, match=r"ctc_without is '<\|caption\|>'; a list of tokens is expected"):
+        ASRSettings(ctc_without="<|caption|>")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,13 @@ def test_a_run_that_goes_on_has_the_same_weights(world, tmp_path):
     rows = [json.loads(line) for line in (whole / "first/log.jsonl").read_text().splitlines()]
     assert [row["eval_wer"] for row in rows if "eval_wer" in row]
     first, second = (AFWhisper.from_pretrained(whole / stage / MODEL) for stage in ("first", "second"))
+    losses = [row["loss_ctc"] for row in rows if "loss_ctc" in row]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    assert all(row["ctc_short"] == 0 for row in rows if "loss" in row)
+    assert first.ctc_head.weight.abs().max() > 0  # the base had none
+    assert torch.equal(second.ctc_head.weight, first.ctc_head.weight)  # kept where a stage has no CTC
+    assert not any("loss_ctc" in line for line in (whole / "second/log.jsonl").read_text().splitlines())
     assert torch.equal(second.encoder.conv1.weight, first.encoder.conv1.weight)  # it does not train in the second
     assert not torch.equal(second.decoder.layers[0].fc1.weight, first.decoder.layers[0].fc1.weight)
 

@@ -148,6 +148,15 @@ def test_forward_of_the_speech_decoder_is_what_pytorch_counts(pooled):
     assert counter.get_total_flops() == sum(expected.values()) + own
 
 
+def test_a_ctc_head_is_what_pytorch_counts():
+    model, _ = speech_model(ctc=True)
+    frames, head = torch.randn(30, model.config.audio.width, requires_grad=True), model.ctc_head
+    for trains, frames in ((("encoder", "ctc_head"), frames), (("ctc_head",), frames.detach())):
+        with FlopCounterMode(display=False) as counter:
+            head(frames).sum().backward()
+        assert counter.get_total_flops() == flops.ctc_flops(model.config, 30, trains)
+
+
 def test_a_batch_counts_text_and_frames_apart():
     model, processor = speech_model()
     batch, everything = processor(TALKS, training=True), ("encoder", "decoder")

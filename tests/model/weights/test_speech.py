@@ -49,8 +49,24 @@ def test_what_whisper_has_not(tmp_path, changes):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_a_ctc_head_is_kept_and_transformers_passes_over_it(tmp_path):
+    model = SpeechNetwork(replace(CONFIG, ctc=True))
+    torch.nn.init.normal_(model.ctc_head.weight)
+    save_speech(model, tmp_path)
+    again = load_speech(SpeechNetwork, tmp_path)
+    assert again.config == model.config
+    assert torch.equal(again.ctc_head.weight, model.ctc_head.weight)
+    theirs, told = transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(told["unexpected_keys"]) == {"ctc_head.weight", "ctc_head.bias"}
+    assert not told["missing_keys"] - {"proj_out.weight"}
+    assert torch.equal(theirs.model.encoder.conv1.weight, model.encoder.conv1.weight)
+    (tmp_path / "config.json").write_text(json.dumps(speech_json(replace(CONFIG, ctc=False))))
+    with pytest.raises(ValueError, match="2 tensors unexpected: ctc_head.bias"):
+        load_speech(SpeechNetwork, tmp_path)
+
+
 def test_full_sizes_survive_their_json():
-    for config in (SpeechConfig(), replace(SpeechConfig(), positions="rotary", pooled=True)):
+    for config in (SpeechConfig(), replace(SpeechConfig(), positions="rotary", pooled=True, ctc=True)):
         assert speech_config(json.loads(json.dumps(speech_json(config)))) == config
 
 
