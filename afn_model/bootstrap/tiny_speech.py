@@ -46,10 +46,10 @@ TEMPLATE = (
 )
 AUDIO = AudioConfig(width=128, layers=3, heads=4, ffn=512)
 TRAIN = {
-    "single": 8000,
-    "phrases": 10000,
-    "overlaps": 6000,
-    "target": 6000,
+    "single": 6000,
+    "phrases": 8000,
+    "overlaps": 5000,
+    "target": 5000,
     "interpreted": 2000,
     "captions": 1000,
 }
