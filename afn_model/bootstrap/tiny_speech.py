@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from afn_model.afwhisper import AFWhisper
 from afn_model.bootstrap.speech_report import markdown
-from afn_model.bootstrap.speech_scores import evaluate
+from afn_model.bootstrap.speech_scores import evaluate, read
+from afn_model.bootstrap.speech_start import start_encoder
 from afn_model.config import AudioConfig, SpeechConfig
 from afn_model.files import write_json, write_text
 from afn_model.host import machine
@@ -46,13 +47,14 @@ TEMPLATE = (
 )
 AUDIO = AudioConfig(width=128, layers=3, heads=4, ffn=512)
 TRAIN = {
-    "single": 6000,
-    "phrases": 8000,
-    "overlaps": 5000,
-    "target": 5000,
-    "interpreted": 2000,
-    "captions": 1000,
+    "single": 3000,
+    "phrases": 7000,
+    "overlaps": 4500,
+    "target": 4500,
+    "interpreted": 1500,
+    "captions": 800,
 }
+START_STEPS = 600
 HELDOUT = 300  # records of a task that every stage is asked
 DECODER: dict[str, Any] = {"width": 128, "layers": 2, "heads": 4, "ffn": 512, "max_positions": 64}
 
@@ -120,12 +122,23 @@ def world(folder: Path, seed: int, scale: float) -> None:
     (folder / "done").touch()
 
 
-def base(folder: Path, seed: int) -> None:
-    """The model that the first stage starts from."""
-    if not (folder / "config.json").exists():
-        model, processor = untrained(seed)
-        processor.save_pretrained(folder)
-        model.save_pretrained(folder)
+def base(folder: Path, world: Path, seed: int, scale: float) -> None:
+    """The model that the first stage starts from: its encoder has had a short start, its decoder none."""
+    if (folder / "config.json").exists():
+        return
+    model, processor = untrained(seed)
+    labels = list(dict.fromkeys(word for own in VOCABULARY.values() for word in own))
+    steps = max(2, round(scale * START_STEPS))
+    with tqdm(total=steps) as bar:
+
+        def on_step(done: int, loss: float) -> None:
+            bar.set_description_str(f"Encoder {loss:.2f}", refresh=False)
+            bar.update(done - bar.n)
+
+        records = read(world / "train/phrases.jsonl")
+        start_encoder(model, processor, records, world / "train", labels, steps=steps, seed=seed, on_step=on_step)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def run(
@@ -166,7 +179,7 @@ def run(
 
     world(out / "world", seed, scale)
     clock("world")
-    base(out / "base", seed)
+    base(out / "base", out / "world", seed, scale)
     clock("base")
 
     def on_stage(stage: Stage, folder: Path) -> None:

@@ -116,13 +116,14 @@ class Losses:
 def select(modules: nn.Module, trains: tuple[str, ...]) -> list[nn.Parameter]:
     """Freezes everything, then unfreezes the named submodules; returns the parameters that train.
 
-    A parameter that its module froze when it was made (the encoder's sinusoidal positions) stays frozen.
+    The encoder's sinusoidal positions stay frozen; a decoder's are learned.
     """
     named = dict(modules.named_modules())
     unknown = [name for name in trains if name not in named]
     if unknown:
         raise ValueError(f"no submodule {', '.join(unknown)} to train; there are {', '.join(n for n in named if n)}")
-    fixed = {id(p) for name, p in modules.named_parameters() if name.endswith("embed_positions.weight")}
+    positions = ((name, p) for name, p in modules.named_parameters() if name.endswith("embed_positions.weight"))
+    fixed = {id(p) for name, p in positions if not name.endswith("decoder.embed_positions.weight")}
     for parameter in modules.parameters():
         parameter.requires_grad_(False)
     trained = {id(p): p for name in trains for p in named[name].parameters() if id(p) not in fixed}

@@ -1,4 +1,4 @@
-"""The closed vocabulary of utterances: thirty words that four languages have in common, said by men and women."""
+"""The closed vocabulary of utterances: sixteen words that four languages have in common, said by men and women."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from afn_model.world.words import PITCHES, RATES, VARIANTS, Speaker, WordBank, b
 VOCABULARY = {
     language: tuple(text.split())
     for language, text in {
-        "en": "one two three four five six seven eight nine ten left right open close stop yes no coffee bread window "
-        "house dog cat tree sun moon red green blue music",
-        "es": "uno dos tres cuatro cinco seis siete ocho nueve diez izquierda derecha abre cierra alto sí no café pan "
-        "ventana casa perro gato árbol sol luna rojo verde azul música",
-        "de": "eins zwei drei vier fünf sechs sieben acht neun zehn links rechts öffne schließe halt ja nein kaffee "
-        "brot fenster haus hund katze baum sonne mond rot grün blau musik",
-        "fr": "un deux trois quatre cinq six sept huit neuf dix gauche droite ouvre ferme arrête oui non café pain "
-        "fenêtre maison chien chat arbre soleil lune rouge vert bleu musique",
+        "en": "one three four five seven eight left open coffee window house cat sun red green music",
+        "es": "uno tres cuatro cinco siete ocho izquierda abre café ventana casa gato sol rojo verde música",
+        "de": "eins drei vier fünf sieben acht links öffne kaffee fenster haus katze sonne rot grün musik",
+        "fr": "un trois quatre cinq sept huit gauche ouvre café fenêtre maison chat soleil rouge vert musique",
     }.items()
 }
 # What is said to enrol a voice, and nowhere else.

@@ -13,11 +13,12 @@ from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.hashing import text_key
 from afn_model.prompt.speech_task import SPEAKER, SpeechTask
 from afn_model.world.record import Draft, Made
-from afn_model.world.scene import EQUALISER_DB, EQUALISER_HZ, VOICES, Clip, Heard, Scene, Style, equalised, unit
+from afn_model.world.scene import EQUALISER_HZ, VOICES, Clip, Heard, Scene, Style, equalised, unit
 from afn_model.world.sounds import SOUNDS
 from afn_model.world.vocabulary import ENROLMENT, VOCABULARY, load_vocabulary, speakers_of, talkers_of
 
 STYLE = Style(speed=(0.92, 1.1), gain_db=(-3.0, 3.0), snr_db=(15.0, 35.0))
+EQUALISER_DB = (-6.0, 3.0)
 LEADS = (0.05, 0.3)  # seconds before and after what is said
 GAPS = (0.02, 0.12)  # seconds between words
 APART = (0.4, 0.8)  # of the first talker's utterance that is over when the second one begins

@@ -40,7 +40,7 @@ def words(each, audio):
 
 
 def test_the_vocabulary_is_aligned_and_its_splits_are_apart():
-    assert {len(own) for own in VOCABULARY.values()} == {30}
+    assert {len(own) for own in VOCABULARY.values()} == {16}
     assert all(len(set(own)) == len(own) and not set(own) & set(ENROLMENT) for own in VOCABULARY.values())
     assert VOCABULARY.keys() == ACCENT.keys()
     known, new = (
