@@ -73,8 +73,8 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (HERE / "curricula").glob("*.yaml")))
-def test_curricula_of_the_package_are_whole(name):
+@pytest.mark.parametrize("name", ["afnext", "tiny"])
+def test_curricula_of_the_whole_model_have_its_seven_stages(name):
     curriculum = read_curriculum(name)
     assert len(curriculum.stages) == 7
     releases = [stage.release_name for stage in curriculum.stages]
@@ -92,7 +92,7 @@ def test_curricula_of_the_package_are_whole(name):
             for_stage(read_layout(layout), stage)
 
 
-@pytest.mark.parametrize("name", ["afnext", "tiny"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (HERE / "curricula").glob("*.yaml")))
 def test_a_curriculum_is_written_and_read_back(tmp_path, name):
     curriculum = read_curriculum(name, data=tmp_path)
     write_curriculum(curriculum, tmp_path / f"{name}.yaml")
