@@ -29,7 +29,7 @@ def one_couple(monkeypatch):
 
 def test_a_word_is_a_token_wherever_it_stands():
     _, processor = untrained(0)
-    text = f"quatre fenêtre {SPEAKER} sí öffne"
+    text = f"quatre fenêtre {SPEAKER} café öffne"
     ids = processor.tokenizer.encode(text, add_special_tokens=False).ids
     assert len(ids) == 5
     assert " ".join(processor.decode(ids).replace(SPEAKER, f" {SPEAKER} ").split()) == text
