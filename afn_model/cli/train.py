@@ -87,7 +87,7 @@ def train(args: Namespace) -> None:
         if len(args.what) > 1 or args.curriculum:
             raise ValueError(f"afn train {' '.join(args.what)}: expected one curriculum, or `afn train plot RUN`")
         (args.curriculum,) = args.what
-    if args.curriculum == FROM_NOTHING and not (args.base or args.data or args.plan):
+    if is_whole(args):
         from_nothing(args)
         return
     made = args.curriculum is None and is_corpus(args.data)
@@ -145,6 +145,11 @@ def train(args: Namespace) -> None:
             raise SystemExit(STOPPED) from None
         except Refused:
             raise SystemExit(2) from None
+
+
+def is_whole(args: Namespace) -> bool:
+    """Whether a curriculum is to make its world and its base itself."""
+    return args.curriculum == FROM_NOTHING and not (args.base or args.data or args.plan)
 
 
 def from_nothing(args: Namespace) -> None:
