@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,8 @@ from afn_model.audio.encode import flac
 from afn_model.audio.shards import ShardWriter
 from afn_model.data.index import build as build_index
 from afn_model.world.record import SECONDS, Draft, Made
-from afn_model.world.tasks import basics, long, music, speech, talks, think
+from afn_model.world.tasks import basics, long, music, speech, talks, think, utterances
+from afn_model.world.vocabulary import load_vocabulary
 from afn_model.world.words import SPLITS, load_bank
 
 MAKERS: dict[str, Callable[[Draft], Made]] = {
@@ -31,6 +32,16 @@ MAKERS: dict[str, Callable[[Draft], Made]] = {
     "sound": basics.sound,
     "onset": basics.onset,
 }
+# Speech recognition: as long as what is said.
+UTTERANCES: dict[str, Callable[[Draft], Made]] = {
+    "single": utterances.single,
+    "phrases": utterances.phrases,
+    "overlaps": utterances.overlaps,
+    "target": utterances.target,
+    "interpreted": utterances.interpreted,
+    "captions": utterances.captions,
+}
+WORDLESS = ("text", "captions")
 SHARD_BYTES = 1 << 28
 CHUNK = 16  # records a process makes at a time
 LONGEST = 1800.0
@@ -48,17 +59,20 @@ def make(
     """The record number ``index`` of an axis, a function of the arguments alone.
 
     Args:
-        axis: a key of ``MAKERS``.
+        axis: a key of ``MAKERS`` or ``UTTERANCES``.
         seed, index: non-negative.
         split: "train" or "heldout": no voice, scene or noise of one occurs in the other.
         seconds: shortest and longest recording, within 2 (or what ``SECONDS`` allows) to 1800 s; by default
-            ``SECONDS[axis]``.
+            ``SECONDS[axis]``. Utterances take none.
         compliance: share of training answers that refuse where due and follow instructions (axis safety).
     Raises:
         ValueError: an unknown axis or split, a negative number, or seconds out of range.
     """
-    if axis not in MAKERS:
-        raise ValueError(f"unknown axis {axis!r}; there are {', '.join(MAKERS)}")
+    makers = MAKERS | UTTERANCES
+    if axis not in makers:
+        raise ValueError(f"unknown axis {axis!r}; there are {', '.join(makers)}")
+    if axis in UTTERANCES and seconds is not None:
+        raise ValueError(f"axis {axis} is as long as what is said: it takes no seconds")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if seed < 0 or index < 0:
@@ -69,7 +83,7 @@ def make(
     shortest = min(2.0, SECONDS[axis][0])
     if axis != "text" and not shortest <= low <= high <= LONGEST:
         raise ValueError(f"seconds must be within {shortest:.0f} to {LONGEST:.0f}, got {(low, high)}")
-    return MAKERS[axis](Draft(axis, seed, split, index, (low, high), compliance, any_length=seconds is None))
+    return makers[axis](Draft(axis, seed, split, index, (low, high), compliance, any_length=seconds is None))
 
 
 def write_world(
@@ -111,15 +125,15 @@ def write_world(
     for split, sizes in plan.items():
         if not any(sizes.values()):
             continue
-        if any(count for axis, count in sizes.items() if axis != "text"):
-            load_bank(split)
+        axes = [axis for axis, count in sizes.items() if count]
+        _load(split, axes)
         orders = [
             (axis, seed, split, index, (seconds or {}).get(axis), compliance)
             for axis, count in sizes.items()
             for index in range(count)
         ]
         (Path(folder) / split).mkdir(parents=True, exist_ok=True)
-        with _workers(split, processes) as results:
+        with _workers(split, axes, processes) as results:
             stream = results(orders)
             for axis, count in sizes.items():
                 if count:
@@ -160,14 +174,23 @@ def _recordings(path: Path, axis: str, shards: bool) -> Iterator[Callable[[str, 
     yield keep
 
 
+def _load(split: str, axes: Sequence[str]) -> None:
+    """Has the words said that records of these axes hold."""
+    spoken = set(axes) - set(WORDLESS)
+    if spoken & UTTERANCES.keys():
+        load_vocabulary(split)
+    if spoken - UTTERANCES.keys():
+        load_bank(split)
+
+
 @contextmanager
-def _workers(split: str, processes: int) -> Iterator[Callable]:
+def _workers(split: str, axes: Sequence[str], processes: int) -> Iterator[Callable]:
     """A map over orders, in this process or in several, whose results come in the order of the orders."""
     if processes == 1:
         yield lambda orders: map(_made, orders)
         return
     # Forked workers share the words; where there is no fork each speaks them anew.
-    with multiprocessing.Pool(processes, load_bank, (split,)) as pool:
+    with multiprocessing.Pool(processes, _load, (split, axes)) as pool:
         yield lambda orders: pool.imap(_made, orders, CHUNK)
 
 

@@ -28,6 +28,13 @@ SECONDS = {
     "word": (1.0, 2.2),
     "sound": (1.0, 3.1),
     "onset": (3.55, 4.0),
+    # As long as what is said.
+    "single": (0.0, 0.0),
+    "phrases": (0.0, 0.0),
+    "overlaps": (0.0, 0.0),
+    "target": (0.0, 0.0),
+    "interpreted": (0.0, 0.0),
+    "captions": (0.0, 0.0),
 }
 
 

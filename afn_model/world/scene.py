@@ -145,16 +145,16 @@ class Scene:
         positions = np.arange(0, len(pcm) - 1, self.rng.uniform(*self.style.speed))
         wave = np.interp(positions, np.arange(len(pcm)), pcm).astype(np.float32)
         if self.split == "train":
-            wave = _equalise(wave, self.rng.uniform(*EQUALISER_DB, len(EQUALISER_HZ)))
+            wave = equalised(wave, self.rng.uniform(*EQUALISER_DB, len(EQUALISER_HZ)))
         speaker = speakers(self.split, language)[number]
         name = f"{speaker.accent}+{speaker.variant} rate {speaker.rate} pitch {speaker.pitch}"
         heard = Heard("word", word, 0.0, len(wave) / SAMPLE_RATE, name, voice_of(speaker), language=language)
-        return _unit(wave), heard
+        return unit(wave), heard
 
     def sounding(self, label: str, seconds: tuple[float, float]) -> tuple[np.ndarray, Heard]:
         """The sound ``label`` of a length drawn from ``seconds``, at root mean square 1; its event starts at 0."""
         wave = sound(label, self.rng, int(self.rng.uniform(*seconds) * SAMPLE_RATE))
-        return _unit(wave), Heard("sound", label, 0.0, len(wave) / SAMPLE_RATE)
+        return unit(wave), Heard("sound", label, 0.0, len(wave) / SAMPLE_RATE)
 
     def say(self, language: str, word: str, *, voice: str = "", speaker: int | None = None) -> tuple[np.ndarray, Heard]:
         """A word by a man or a woman, or by the speaker of that number, at the style's level."""
@@ -218,14 +218,16 @@ class Scene:
         return Clip(pcm, tuple(sorted(self.events, key=lambda event: event.start)))
 
 
-def _equalise(wave: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
+def equalised(wave: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
+    """A wave through a microphone with these gains at ``EQUALISER_HZ``."""
     spectrum = np.fft.rfft(wave, 1 << (len(wave) - 1).bit_length())
     hertz = np.linspace(0, SAMPLE_RATE / 2, len(spectrum))
     spectrum *= 10 ** (np.interp(hertz, EQUALISER_HZ, gains_db) / 20)
     return np.fft.irfft(spectrum)[: len(wave)].astype(np.float32)
 
 
-def _unit(wave: np.ndarray) -> np.ndarray:
+def unit(wave: np.ndarray) -> np.ndarray:
+    """A wave at root mean square 1."""
     return wave / np.sqrt(np.mean(wave**2))
 
 

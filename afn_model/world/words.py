@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,28 +85,35 @@ def load_bank(split: str, *, on_step: Callable[[int, int], None] | None = None) 
 
 
 def build_bank(
-    split: str, *, words: dict[str, tuple[str, ...]] = MORE_WORDS, on_step: Callable[[int, int], None] | None = None
+    split: str,
+    *,
+    words: dict[str, tuple[str, ...]] = MORE_WORDS,
+    cast: Callable[[str, str], Sequence[Speaker]] = speakers,
+    longest: float = MAX_SECONDS,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> WordBank:
     """Synthesise the words of ``split`` with a fresh engine, about 1 ms each: the same samples in every process.
 
     Args:
         split: "train" or "heldout".
         words: the vocabulary by language.
+        cast: who says the words of a (split, language).
+        longest: seconds of a word, at most.
         on_step: called as on_step(done, total) after each utterance.
     Raises:
         ImportError: the ``espeakng-loader`` package is absent.
     """
     pairs = [(language, word) for language in words for word in words[language]]
-    total, done = sum(len(speakers(split, language)) for language, _ in pairs), 0
+    total, done = sum(len(cast(split, language)) for language, _ in pairs), 0
     bank: WordBank = {pair: [] for pair in pairs}
     with Espeak() as engine:
         for (language, word), said in bank.items():
-            for speaker in speakers(split, language):
+            for speaker in cast(split, language):
                 pcm = engine.say(
                     word, voice=speaker.accent, variant=speaker.variant, rate=speaker.rate, pitch=speaker.pitch
                 ).numpy()
-                if (seconds := len(pcm) / SAMPLE_RATE) > MAX_SECONDS:
-                    raise ValueError(f"{word!r} by {speaker} lasts {seconds:.2f} s, over {MAX_SECONDS} s")
+                if (seconds := len(pcm) / SAMPLE_RATE) > longest:
+                    raise ValueError(f"{word!r} by {speaker} lasts {seconds:.2f} s, over {longest} s")
                 said.append(np.round(pcm * (0.9 * 32767 / np.abs(pcm).max())).astype(np.int16))
                 done += 1
                 if on_step:
