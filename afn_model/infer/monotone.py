@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def warp(cost: np.ndarray) -> np.ndarray:
+def warp(cost: np.ndarray, *, open_begin: bool = False) -> np.ndarray:
     """The column in which each row begins on the cheapest path from the first cell to the last.
 
     A path goes on by one column, one row, or both: c[i, j] = cost[i, j] + min(c[i-1, j-1], c[i-1, j], c[i, j-1]). A row
@@ -17,6 +17,7 @@ def warp(cost: np.ndarray) -> np.ndarray:
 
     Args:
         cost: [rows, columns], finite.
+        open_begin: the path may begin in any column of the first row, and what is before that costs nothing.
 
     Returns:
         [rows] int64, never falling.
@@ -24,7 +25,8 @@ def warp(cost: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: no matrix with rows and columns, or a cost that is no number.
 
-    Source: Sakoe and Chiba, 1978, doi:10.1109/TASSP.1978.1163055.
+    Source: Sakoe and Chiba, 1978, doi:10.1109/TASSP.1978.1163055; open ends: Müller, 2007, Information Retrieval for
+    Music and Motion, section 4.4.
     """
     if cost.ndim != 2 or not cost.size or not np.isfinite(cost).all():
         raise ValueError(f"a cost to warp must be a finite matrix with rows and columns, got {list(cost.shape)}")
@@ -36,7 +38,9 @@ def warp(cost: np.ndarray) -> np.ndarray:
     places = np.arange(columns)
     reached = np.full(columns, np.inf)
     for row in range(rows):
-        shifted = np.append(np.inf if row else 0.0, reached[:-1])  # the first row is entered in the first column alone
+        shifted = np.append(np.inf if row else 0.0, reached[:-1])  # the first row is entered in the first column alone,
+        if not row and open_begin:
+            shifted = np.zeros(columns)  # or in any
         diagonal[row] = shifted <= reached
         ways = np.minimum(shifted, reached) - before[row]
         best = np.minimum.accumulate(ways)

@@ -6,7 +6,8 @@ every token its frames.
 
 Source: Radford et al., 2022, arXiv:2212.04356, and its code's ``timing.py``. A token has the row of weights that
 predicts it, as there; transformers' ``_extract_token_timestamps`` gives it the row behind. Weights that are equal for
-all tokens count as 0 here, where transformers computes 0 / 0. The first token begins with the recording, as in both.
+all tokens count as 0 here, where transformers computes 0 / 0. The first token begins where the path is best, in both of
+them with the recording.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def token_times(
     prompts: Sequence[Sequence[int]],
     texts: Sequence[Sequence[int]],
     heads: Heads | None = None,
+    *,
+    open_begin: bool = True,
 ) -> list[np.ndarray]:
     """Seconds at which each token of N texts begins, and at which the last one ends: [tokens + 1] for each.
 
@@ -121,6 +124,7 @@ def token_times(
         prompts: tokens before the texts.
         texts: without the token that ends them.
         heads: ``default_heads`` if None.
+        open_begin: the first token may begin after the recording does.
     """
     heads = default_heads(model.config) if heads is None else heads
     sums: list[Any] = [0.0] * len(texts)
@@ -129,7 +133,7 @@ def token_times(
         sums[place] = sums[place] + weights
 
     each_head(model, frames, cu_frames, prompts, texts, heads, add)
-    return [_times(model, total / len(heads)) for total in sums]
+    return [_times(model, total / len(heads), open_begin) for total in sums]
 
 
 @torch.inference_mode()
@@ -265,8 +269,8 @@ def pick_heads(
     return chosen, least
 
 
-def _times(model: SpeechNetwork, weights: Tensor) -> np.ndarray:
-    return warp(-weights.double().cpu().numpy()) * (FRAME * (1 + model.config.pooled))
+def _times(model: SpeechNetwork, weights: Tensor, open_begin: bool = True) -> np.ndarray:
+    return warp(-weights.double().cpu().numpy(), open_begin=open_begin) * (FRAME * (1 + model.config.pooled))
 
 
 def _is_head(one: Any, config: SpeechConfig) -> bool:

@@ -36,6 +36,9 @@ def test_a_clear_diagonal_is_found():
     for row, (first, last) in enumerate([(0, 3), (3, 9), (9, 10), (10, 20)]):
         cost[row, first:last] = -1
     assert warp(cost).tolist() == [0, 3, 9, 10]
+    late = np.concatenate((np.ones((4, 6)), cost), 1)
+    assert warp(late).tolist() == [0, 9, 15, 16]
+    assert warp(late, open_begin=True).tolist() == [6, 9, 15, 16]
 
 
 @pytest.mark.parametrize("cost", [np.zeros((0, 3)), np.zeros(3), np.full((2, 2), np.nan)])

@@ -38,10 +38,11 @@ def test_times_of_transformers():
         expected = theirs._extract_token_timestamps(outputs, heads, num_input_ids=3)[:, 3:-1]
         frames, cu = model.encode(mel, Windows.of([3000] * 2, mel.device, mel.dtype))
     rows = tokens.tolist()
-    times = token_times(model, frames, cu, [row[:4] for row in rows], [row[4:] for row in rows], heads)
+    prompts, texts = [row[:4] for row in rows], [row[4:] for row in rows]
+    times = token_times(model, frames, cu, prompts, texts, heads, open_begin=False)
     assert expected.shape == (2, 17)
     np.testing.assert_allclose(np.stack(times), expected.numpy(), atol=1e-6)
-    (alone,) = token_times(model, frames[1500:], cu[:2], [rows[1][:4]], [rows[1][4:]], heads)
+    (alone,) = token_times(model, frames[1500:], cu[:2], prompts[1:], texts[1:], heads, open_begin=False)
     np.testing.assert_array_equal(alone, times[1])
 
 
