@@ -87,7 +87,7 @@ class PairShape:
 
 
 @dataclass(frozen=True)
-class Turn:
+class TrainedTurn:
     """What one training run did: seconds of the loop, loss of each step, tokens heard and read, bytes beyond before."""
 
     seconds: float
@@ -96,7 +96,7 @@ class Turn:
     memory: int | None
 
 
-class Base:
+class PairBase:
     """Recordings with their texts, and the model that both start from, in a folder.
 
     Args:
@@ -195,7 +195,7 @@ class OurClock(Callback):
         self.ended = time.perf_counter()
 
 
-def ours(base: Base, batch: int, epochs: int) -> Turn:
+def ours(base: PairBase, batch: int, epochs: int) -> TrainedTurn:
     """A stage of the trainer, so many recordings a step on average."""
     context = base.context(math.ceil(len(base.seconds) / batch))
     text = CURRICULUM.format(seed=SEED, context=context, epochs=epochs, rate=RATE)
@@ -207,10 +207,10 @@ def ours(base: Base, batch: int, epochs: int) -> Turn:
         warnings.filterwarnings("ignore", "(?s).*(optimiser step|the learning rate reaches|samples of an epoch)")
         memory = watched(lambda: train(curriculum, base.folder / "base", out, layout=layout, options=options))
     tokens = sum(row["tokens"] for row in clock.rows)
-    return Turn(clock.ended - clock.began, [row["loss"] for row in clock.rows], tokens, memory)
+    return TrainedTurn(clock.ended - clock.began, [row["loss"] for row in clock.rows], tokens, memory)
 
 
-def theirs(base: Base, rows: list[dict[str, torch.Tensor]], batch: int, epochs: int) -> Turn:
+def theirs(base: PairBase, rows: list[dict[str, torch.Tensor]], batch: int, epochs: int) -> TrainedTurn:
     """Seq2SeqTrainer, so many recordings a step."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
@@ -255,7 +255,7 @@ def theirs(base: Base, rows: list[dict[str, torch.Tensor]], batch: int, epochs: 
         trainer.remove_callback(PrinterCallback)
         memory = watched(trainer.train)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return Turn(times[-1] - times[0], losses, epochs * sum(base.tokens), memory)
+    return TrainedTurn(times[-1] - times[0], losses, epochs * sum(base.tokens), memory)
 
 
 def watched(call: Callable[[], object]) -> int | None:
@@ -277,7 +277,7 @@ def _kilobytes(status: Path, name: str) -> int:
 
 def losses_on_equal_lengths(folder: Path, shape: PairShape, count: int, steps: int) -> tuple[list[float], list[float]]:
     """Losses of both trainers, ours first, on a batch of recordings of 30 s that comes again in every step."""
-    base = Base(folder, [WINDOW / SAMPLE_RATE] * count, shape)
+    base = PairBase(folder, [WINDOW / SAMPLE_RATE] * count, shape)
     return ours(base, count, steps).losses, theirs(base, base.rows(), count, steps).losses
 
 
@@ -292,7 +292,7 @@ def ragged() -> list[float]:
     return [round(float(seconds), 2) for seconds in drawn.clip(SHORTEST, LONGEST)]
 
 
-def learnt(who: str, turn: Turn, tokens: int) -> None:
+def learnt(who: str, turn: TrainedTurn, tokens: int) -> None:
     """RuntimeError where a run did not train, or on something else than every recording once."""
     if not all(map(math.isfinite, turn.losses)) or turn.losses[-1] >= turn.losses[0]:
         raise RuntimeError(f"the losses of {who} are {turn.losses}, so its times say nothing")
@@ -310,9 +310,9 @@ def measure(rounds: int, device: str, shape: PairShape | None = None) -> dict:
     print(f"losses on equal lengths: {equal[0]}, {equal[1]}")
     if difference > TOLERANCE:
         raise RuntimeError(f"losses differ by {difference:.2g} on recordings of 30 s: {equal[0]}, {equal[1]}")
-    turns: dict[str, list[Turn]] = {"ours": [], "transformers": []}
+    turns: dict[str, list[TrainedTurn]] = {"ours": [], "transformers": []}
     with tempfile.TemporaryDirectory() as temporary:
-        base = Base(Path(temporary), ragged(), shape)
+        base = PairBase(Path(temporary), ragged(), shape)
         rows = base.rows()
         calls = {"ours": lambda: ours(base, BATCH, 1), "transformers": lambda: theirs(base, rows, BATCH, 1)}
         for number in range(rounds + 1):
@@ -348,7 +348,7 @@ def measure(rounds: int, device: str, shape: PairShape | None = None) -> dict:
     }
 
 
-def summary(turns: list[Turn], audio: float, tokens: int) -> dict[str, Any]:
+def summary(turns: list[TrainedTurn], audio: float, tokens: int) -> dict[str, Any]:
     """Medians over the rounds; the losses and steps of the last."""
     seconds = statistics.median(turn.seconds for turn in turns)
     known = [turn.memory for turn in turns if turn.memory is not None]
@@ -375,10 +375,11 @@ def table(record: dict) -> str:
             f"| {who} | {one['seconds']:.1f} | {rate} | {one['steps']} | {memory} | {first:.2f} to {last:.2f} |"
         )
     lines, ratios = "\n".join(rows), ", ".join(f"{one:.2f}" for one in record["ratios"])
+    done = f"each once; medians of {record['rounds']} rounds in turns"
     return f"""# Training with a text decoder, against transformers' Seq2SeqTrainer
 
 `python -m bench.asr_throughput`: {record["recordings"]} recordings of {SHORTEST:g} to {record["longest"]:g} s
-({record["audio_seconds"]:,.0f} s of audio), {record["recordings_per_step"]} a step, each once; medians of {record["rounds"]} rounds in turns,
+({record["audio_seconds"]:,.0f} s of audio), {record["recordings_per_step"]} a step, {done},
 float32, {record["threads"]} threads. Encoder and decoder have {shape["layers"]} layers of {shape["width"]}.
 
 | | seconds | tokens/s | audio s per s | steps | MB beyond before | loss |
