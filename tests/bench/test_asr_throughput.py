@@ -26,13 +26,13 @@ def test_ragged_recordings_are_packed_once_each_in_as_many_steps(tmp_path):
     turn = asr_throughput.ours(base, batch=2, epochs=1)
     assert len(turn.losses) == 3
     assert turn.tokens == sum(base.tokens)
-    assert turn.seconds > 0
+    assert turn.seconds > 0 < turn.cpu
 
 
 def test_a_run_that_did_not_train_has_no_time():
     for losses, tokens in (([2.0, math.nan], 5), ([2.0, 2.0], 5), ([2.0, 1.0], 4)):
         with pytest.raises(RuntimeError, match="ours"):
-            asr_throughput.learnt("ours", TrainedTurn(1.0, losses, tokens, None), 5)
+            asr_throughput.learnt("ours", TrainedTurn(1.0, 1.0, losses, tokens, None), 5)
 
 
 @pytest.mark.slow
@@ -43,6 +43,7 @@ def test_a_comparison_end_to_end(monkeypatch):
     mine, theirs = record["ours"], record["transformers"]
     assert mine["steps"] == theirs["steps"] == 4
     assert record["ratio"] == pytest.approx(theirs["seconds"] / mine["seconds"], abs=0.01)
+    assert record["ratio_of_cpu"] == pytest.approx(theirs["cpu_seconds"] / mine["cpu_seconds"], abs=0.01)
     assert mine["audio_s_per_s"] == pytest.approx(record["audio_seconds"] / mine["seconds"], rel=0.02)
     assert mine["tokens_per_s"] == pytest.approx(record["tokens"] / mine["seconds"], rel=0.02)
     assert 0 < record["padded"] < 1
