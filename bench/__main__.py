@@ -44,6 +44,7 @@ class Benchmark:
 BENCHMARKS = {
     "log_mel": Benchmark("log_mel", ("log_mel.jsonl",)),
     "features": Benchmark("features", ("features.jsonl",)),
+    "asr_throughput": Benchmark("asr_throughput", ("asr_throughput.jsonl", "asr_throughput.md")),
     "front_ends": Benchmark("front_ends", ("front_ends.jsonl", "front_ends.md")),
     "encoder": Benchmark("encoder", ("encoder.jsonl",)),
     "engine": Benchmark("engine", ("engine.jsonl", "engine.md")),

@@ -41,6 +41,7 @@ class Picture:
 
 NO_PICTURE = {
     "afwhisper-tiny.json": "rates by stage, task and language: afwhisper-tiny.md has a table for each task",
+    "asr_throughput.jsonl": "two trainers and their ratio: asr_throughput.md has them with what was padded",
     "before.jsonl": "kernels as they were: python -m bench.sm90 --against it prints what changed",
     "estimates.jsonl": "estimates are good to 20 or 30 %: a table of two digits says it, bars would claim more",
     "findings.jsonl": "rules that kernels break on purpose, with the reason of each",
