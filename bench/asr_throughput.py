@@ -17,6 +17,8 @@ be the same.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import math
 import statistics
@@ -275,10 +277,12 @@ def theirs(base: PairBase, rows: list[dict[str, torch.Tensor]], batch: int, epoc
 def watched(call: Callable[[], object]) -> int | None:
     """Bytes by which the process was at most larger in a call than before it; None where Linux does not say."""
     status = Path("/proc/self/status")
+    gc.collect()
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # or what an earlier run has left would be used again
         Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
         before = _kilobytes(status, "VmRSS")
-    except OSError:
+    except (OSError, AttributeError):
         call()
         return None
     call()
