@@ -17,6 +17,8 @@ be the same.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import math
 import statistics
@@ -221,7 +223,9 @@ def ours(base: PairBase, batch: int, epochs: int) -> TrainedTurn:
         warnings.filterwarnings("ignore", "(?s).*(optimiser step|the learning rate reaches|samples of an epoch)")
         memory = watched(lambda: train(curriculum, base.folder / "base", out, layout=layout, options=options))
     tokens = sum(row["tokens"] for row in clock.rows)
-    return TrainedTurn(*(clock.times[-1] - clock.times[0]), [row["loss"] for row in clock.rows], tokens, memory)
+    return TrainedTurn(
+        *(clock.times[-1] - clock.times[0]).tolist(), [row["loss"] for row in clock.rows], tokens, memory
+    )
 
 
 def theirs(base: PairBase, rows: list[dict[str, torch.Tensor]], batch: int, epochs: int) -> TrainedTurn:
@@ -269,16 +273,18 @@ def theirs(base: PairBase, rows: list[dict[str, torch.Tensor]], batch: int, epoc
         trainer.remove_callback(PrinterCallback)
         memory = watched(trainer.train)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return TrainedTurn(*(times[-1] - times[0]), losses, epochs * sum(base.tokens), memory)
+    return TrainedTurn(*(times[-1] - times[0]).tolist(), losses, epochs * sum(base.tokens), memory)
 
 
 def watched(call: Callable[[], object]) -> int | None:
     """Bytes by which the process was at most larger in a call than before it; None where Linux does not say."""
     status = Path("/proc/self/status")
+    gc.collect()
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # or what an earlier run has left would be used again
         Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
         before = _kilobytes(status, "VmRSS")
-    except OSError:
+    except (OSError, AttributeError):
         call()
         return None
     call()
