@@ -120,7 +120,8 @@ class StageUnits:
 def stage_units(config: ModelConfig | SpeechConfig, stage: Stage, layout: RunLayout, *, whole: bool) -> StageUnits:
     """The units of a stage's model; ``whole`` says whether its frozen weights are kept whole."""
     size = getattr(torch, layout.dtype).itemsize
-    return _stage_units(config, stage.trains, json.dumps(stage.lora), stage.adapter, stage.name, size, whole)
+    ctc = bool(stage.asr.get("ctc"))
+    return _stage_units(config, stage.trains, json.dumps(stage.lora), stage.adapter, stage.name, size, whole, ctc)
 
 
 @lru_cache(maxsize=64)
@@ -132,12 +133,16 @@ def _stage_units(
     name: str,
     size: int,
     whole: bool,
+    ctc: bool,
 ) -> StageUnits:
     speech = isinstance(config, SpeechConfig)
     method = "asr" if speech else "sft"
-    stage = Stage(name, trains, {"-": 1.0}, method, batch_tokens=8192, lora=json.loads(lora), adapter=adapter)
+    more = {"lora": json.loads(lora), "adapter": adapter, "asr": {"ctc": 0.5} if ctc else {}}
+    stage = Stage(name, trains, {"-": 1.0}, method, batch_tokens=8192, **more)
     with torch.device("meta"), SkipInit():
         model: Any = AFWhisper(config) if isinstance(config, SpeechConfig) else AFNext(config)
+        if ctc and model.ctc_head is None:
+            model.add_ctc_head()
     head = model.decoder.embed_tokens if speech else model.lm_head
     base = (stage.lora or {}).get("base")
     if base is not None:

@@ -155,7 +155,7 @@ class Stage:
             need(whole, f"batch_tokens {self.batch_tokens} is no multiple of the context {self.context}")
         else:
             need(self.batch_prompts > 0, f"batch_prompts {self.batch_prompts}: a stage of {self.method} counts prompts")
-        frozen = "encoder" not in self.modules and self.packed
+        frozen = "encoder" not in self.modules and self.method == "sft"
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         need(self.optimiser in OPTIMISERS, f"optimiser {shown(self.optimiser)} is none of {', '.join(OPTIMISERS)}")
         for part, rate in self.rates.items():
@@ -327,6 +327,8 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     if "eval" in found:
         found["eval"] = {key: value for key, value in found["eval"].items() if value is not None}
         found["eval"] |= values.numbers(found["eval"], ("share",), f"{what}: eval")
+    if "asr" in found:  # whose head trains where it is not 0
+        found["asr"] |= values.numbers(found["asr"], ("ctc",), f"{what}: asr")
     if "reblend" in found:
         found["reblend"] |= values.numbers(found["reblend"], ("rate", "floor"), f"{what}: reblend")
     if text.get("lora") is not None:

@@ -27,9 +27,7 @@ def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
     if settings is None:
         return None
     if settings.data is not None:
-        if settings.data in curriculum.speeds:
-            told = f"dataset {settings.data} has a speed, but held-out recordings are heard as they are"
-            raise ValueError(f"stage {stage.name}: eval: {told}")
+        check_speed(curriculum, settings.data, f"stage {stage.name}: eval")
         name = settings.data if settings.data in curriculum.datasets else "eval"
         file = curriculum.datasets.get(settings.data, settings.data)
         corpora = {name: Corpus(file)}
@@ -47,13 +45,21 @@ def held_out(curriculum: Curriculum, stage: Stage) -> dict[str, Any] | None:
     return {"datasets": datasets, "blend": dict.fromkeys(datasets, 1.0), "records": records}
 
 
+def check_speed(curriculum: Curriculum, data: str, what: str) -> None:
+    """ValueError where held-out data are a dataset that is played at another speed."""
+    if data in curriculum.speeds:
+        raise ValueError(f"{what}: dataset {data} has a speed, but held-out recordings are heard as they are")
+
+
 def held_sets(curriculum: Curriculum, stage: Stage) -> dict[str, Corpus]:
     """Of each dataset the held-out set that the stage's blend follows; none without ``reblend``.
 
     Raises:
-        ValueError: a corpus that is not there or not indexed.
+        ValueError: a corpus that is not there or not indexed, or has a speed.
     """
     held = stage.reblend.get("held", {})
+    for name, file in held.items():
+        check_speed(curriculum, file, f"stage {stage.name}: reblend: {name}")
     return {name: Corpus(curriculum.datasets.get(file, file)) for name, file in sorted(held.items())}
 
 

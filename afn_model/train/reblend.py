@@ -21,6 +21,7 @@ from afn_model.checks import is_number, is_whole
 from afn_model.train.values import known, mapping, shown
 
 LEAST = 1e-9  # of a loss, whose logarithm is taken
+ROUNDED = 1e-9  # of a share
 Shares = dict[str, float]
 
 
@@ -124,6 +125,8 @@ class Reblend:
         if found is None:
             return dict(now)
         mixed = {name: (1 - self.floor) * found[name] + self.floor * q[name] for name in losses}
+        if all(math.isclose(mixed[name], p[name], rel_tol=ROUNDED) for name in losses):
+            return dict(now)  # an order of its own for what rounding alone has changed would read some records twice
         return {name: mixed[name] * total / records[name] if name in mixed else beta for name, beta in now.items()}
 
 
@@ -155,7 +158,7 @@ def reblend_settings(raw: Mapping[str, Any], what: str, blend: Mapping[str, floa
         if not condition:
             raise ValueError(f"{what}: {key} is {shown(raw.get(key))}; {expected} is expected")
 
-    need(raw.get("rule") in RULES, "rule", f"one of {', '.join(RULES)}")
+    need(raw.get("rule") in list(RULES), "rule", f"one of {', '.join(RULES)}")
     for key in ("every", "samples"):
         need(key not in raw or (is_whole(raw[key]) and raw[key] >= 1), key, "a whole number from 1")
     rate, floor = raw.get("rate", 1), raw.get("floor", Reblend.floor)

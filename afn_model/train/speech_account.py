@@ -12,6 +12,7 @@ import numpy as np
 
 from afn_distributed.costs import SequenceLoad, sequence_load
 from afn_model.config import ModelConfig, SpeechConfig
+from afn_model.network.ctc import BUDGET
 from afn_model.network.device_batch import AHEAD
 from afn_model.train.account import RESERVE, Account, BatchShape
 from afn_model.train.curriculum import Stage
@@ -19,6 +20,7 @@ from afn_model.train.run_layout import RunLayout
 
 WINDOW_BYTES = 2 * 480_000  # of 30 s of PCM in 16 bits
 NORM = 8  # bytes of a row's mean and deviation
+CTC_WORKING = 5 * 4 * BUDGET  # bytes: logits in float32, those before, softmax and gradients, one chunk of them
 
 
 class SpeechAccount(Account):
@@ -44,6 +46,10 @@ class SpeechAccount(Account):
         return self.frames / (2 if self.text.pooled else 1)
 
     @property
+    def ctc(self) -> bool:
+        return bool(self.stage.asr.get("ctc"))
+
+    @property
     def trains_decoder(self) -> bool:
         return self.keeps("decoder.fc1")
 
@@ -65,6 +71,14 @@ class SpeechAccount(Account):
         recordings = AHEAD * WINDOW_BYTES * len(self.micro.frames)
         frames = self.trains_decoder or self.mode == "full"
         return self.stem_and_blocks() + recordings + self.heard * self.size * self.config.audio.width * frames
+
+    def head(self) -> np.ndarray:
+        # Of CTC scores and their logarithms for each token of a text, blank and rest, and two sums for each token.
+        scores = 4 * (4 * max(self.micro.texts, default=0) + 5)
+        return super().head() + self.heard * scores * self.ctc
+
+    def working(self) -> np.ndarray:
+        return np.maximum(super().working(), CTC_WORKING * self.ctc)
 
     def inner(self) -> np.ndarray:
         text, e = self.text, self.size

@@ -10,6 +10,8 @@ from afn_model.train.account import Account
 from afn_model.train.speech_account import SpeechAccount
 from afn_model.train.step_time import StepTime
 
+CTC_BYTES = 90  # that element-wise kernels read and write of a logit: twice its softmax in float32, once its gradient
+
 
 class SpeechStepTime(StepTime):
     """``StepTime`` of a stage with a ``SpeechAccount``."""
@@ -42,6 +44,17 @@ class SpeechStepTime(StepTime):
         return super().backward_layer() + self.rates.block * self.heard_seconds(
             self.units.trains_encoder + self.trains_layers
         )
+
+    def ctc_seconds(self) -> float:
+        """Of CTC's logits: forward, again in the backward, and gradients of the head and of what trains below it."""
+        account, a = self.account, self.rates
+        logits = float(account.heard.max()) * (self.text.vocab_size + 1)
+        products = 2.0 * account.config.audio.width * (3 + self.units.trains_encoder)
+        return account.ctc * logits * (products / a.matmul + CTC_BYTES / a.hbm)
+
+    def backward(self) -> tuple[float, float]:
+        compute, exposed = super().backward()
+        return compute + self.ctc_seconds(), exposed
 
 
 def time_of(account: Account, *given: Any) -> StepTime:

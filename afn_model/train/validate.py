@@ -60,15 +60,13 @@ def check_changes(curriculum: Curriculum, stage: Stage) -> None:
     """Finds what cannot have another speed, noise or rooms.
 
     Raises:
-        ValueError: a dataset at another speed in a stage that is not packed; ``cache_encoder`` beside noise or rooms;
-            recordings of noise that are no dataset, have a speed, or are also held back.
+        ValueError: a dataset at another speed in a stage that is not packed; recordings of noise that are no dataset,
+            have a speed, or are also held back.
     """
     said, fast = f"stage {stage.name}", [name for name in stage.blend if name in curriculum.speeds]
     if fast and not stage.packed:
         raise ValueError(f"{said}: dataset {fast[0]} has a speed, which is for stages of {' and '.join(PACKED)}")
     augment = made(ASRSettings, stage.asr, f"{said}: asr").augmentation()
-    if augment is not None and stage.cache_encoder:
-        raise ValueError(f"{said}: cache_encoder needs recordings that come again, but noise and rooms change each")
     if augment is None or augment.noise is None or augment.noise.data in MADE:
         return
     data = augment.noise.data

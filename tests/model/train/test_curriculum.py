@@ -76,7 +76,10 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in (HERE / "curricula").glob("*.yaml")} - {"afwhisper"}))
+OF_SPEECH = {"afwhisper", "afwhisper-tiny"}
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in (HERE / "curricula").glob("*.yaml")} - OF_SPEECH))
 def test_curricula_of_the_package_are_whole(name):
     curriculum = read_curriculum(name)
     assert len(curriculum.stages) == 7
@@ -93,6 +96,14 @@ def test_curricula_of_the_package_are_whole(name):
     for stage in curriculum.stages:
         for layout in sorted(path.stem for path in (HERE / "layouts").glob("*.yaml")):
             for_stage(read_layout(layout), stage)
+
+
+@pytest.mark.parametrize("name", sorted(OF_SPEECH))
+def test_curricula_of_speech_have_a_layout_for_every_stage(name):
+    for stage in read_curriculum(name).stages:
+        assert stage.method == "asr"
+        for layout in ("cpu", "gpu", "8gpu", "128gpu"):
+            assert for_stage(read_layout(layout), stage).ulysses == 1
 
 
 def test_the_curriculum_of_the_encoder_trains_the_decoder_first():

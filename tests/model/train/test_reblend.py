@@ -20,6 +20,7 @@ from afn_model.data.loader import Loader, Position
 from afn_model.data.plan import Blend
 from afn_model.train.curriculum import made_curriculum, read_curriculum, write_curriculum
 from afn_model.train.evaluate import HeldLosses
+from afn_model.train.held_records import held_sets
 from afn_model.train.log import line
 from afn_model.train.reblend import RULES, Reblend
 from afn_model.train.run_layout import RunLayout
@@ -63,6 +64,9 @@ def test_rules(rule):
     if rule == "bandit":
         assert settings.blend(OWN, NOW, RECORDS, LOSSES) == NOW, "nothing is known of one measurement"
         assert settings.blend(OWN, NOW, RECORDS, LOSSES, LOSSES) == NOW
+    own = {"a": 1.0, "b": 0.3, "c": 0.7}
+    same = settings.blend(own, own, {"a": 301, "b": 77, "c": 1003}, dict.fromkeys(own, 0.6), BEFORE)
+    assert rule in ("doremi", "bandit") or same == own, "what rounding changes is no other blend"
     unseen = settings.blend({**OWN, "d": 0.0}, {**NOW, "d": 0.0}, {**RECORDS, "d": 5}, LOSSES, BEFORE)
     assert unseen == pytest.approx({**found, "d": 0.0})
 
@@ -213,7 +217,8 @@ def test_losses_that_are_no_numbers(folder):
 def test_what_is_refused(folder, tmp_path):
     good = plan(folder).stages[0].reblend
     for wrong, message in {
-        "rule": ("best", "rule is 'best'; one of loss, doremi, bandit, fixed is expected"),
+        "rule": (["loss"], r"rule is \['loss'\]; one of loss, doremi, bandit, fixed is expected"),
+        "rule ": ("best", "rule is 'best'; one of loss, doremi, bandit, fixed is expected"),
         "every": (0, "every is 0; a whole number from 1"),
         "rate": (0.0, "rate is 0.0; a number above 0"),
         "floor": (0.0, "floor is 0.0; a share above 0 and up to 1"),
@@ -222,7 +227,7 @@ def test_what_is_refused(folder, tmp_path):
         "speed": (1, "has no speed; it takes rule, held"),
     }.items():
         with pytest.raises(ValueError, match=f"^stage all: reblend:? ?{message[1]}"):
-            plan(folder, reblend={**good, wrong: message[0]})
+            plan(folder, reblend={**good, wrong.strip(): message[0]})
     with pytest.raises(ValueError, match=r"reference names \[\]"):
         plan(folder, "doremi")
     with pytest.raises(ValueError, match="stage all: reblend is for stages of sft and asr, not dpo"):
@@ -233,6 +238,12 @@ def test_what_is_refused(folder, tmp_path):
     seen = plan(folder, reblend={**good, "held": {**good["held"], "b": "a.jsonl"}})
     with pytest.raises(ValueError, match=r"stage all: reblend: b: .* 20 held-out recordings are trained on"):
         go(folder, tmp_path, seen)
+    fast = {"a": "a.jsonl", "b": {"path": "b.jsonl", "speed": 1.1}}
+    stages = {"all": {"trains": "adaptor", "batch_tokens": 8192, "blend": {"a": 1, "b": 1}, "reblend": good}}
+    stages["all"]["reblend"] = {**good, "held": {"a": "b", "b": "a-held.jsonl"}}
+    other = made_curriculum({"datasets": fast, "stages": stages}, "blends", folder)
+    with pytest.raises(ValueError, match=r"^stage all: reblend: a: dataset b has a speed, but held-out recordings are"):
+        held_sets(other, other.stages[0])
     write_curriculum(plan(folder), folder / "written.yaml")
     assert read_curriculum(folder / "written.yaml").stages == plan(folder).stages
     assert main(["data", "step", str(folder / "written.yaml"), "all", "2", "--model", str(folder / "base")]) != 0

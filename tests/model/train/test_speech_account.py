@@ -93,6 +93,19 @@ def test_af_whispers_shape():
     assert decoder == 24 * block + (51_866 + 448) * 1024 + 2 * 1024
 
 
+@pytest.mark.parametrize("has", [False, True])
+def test_ctc_is_counted(has):
+    """Its head trains in the root, whether the base has one or not; its logits are there a chunk at a time."""
+    config, layout = replace(SpeechConfig(), ctc=has), RunLayout(dtype="bfloat16")
+    plain, ctc = (SpeechAccount(config, stage(asr=asr), layout, 8, longest(stage())) for asr in ({}, {"ctc": 0.3}))
+    head = 51_867 * (1280 + 1)
+    assert ctc.units.root.trained - plain.units.root.trained == head
+    assert plain.units.root.frozen - ctc.units.root.frozen == 2 * head * has
+    assert ctc.working().max() >= 5 * 51_867 * 323 * 4
+    kept, without = (float((one.activations() - one.gathered(one.units.root)).max()) for one in (ctc, plain))
+    assert 0 < kept - without < 0.01 * without
+
+
 def test_the_kind_of_model_decides():
     layout = RunLayout(dtype="bfloat16")
     assert type(account_of(SMALL, stage(), layout, 1, longest(stage()))) is SpeechAccount

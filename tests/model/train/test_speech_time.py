@@ -7,7 +7,7 @@ import pytest
 from afn_model.config import SpeechConfig
 from afn_model.train.account import BatchShape
 from afn_model.train.curriculum import Stage
-from afn_model.train.flops import speech_forward_flops
+from afn_model.train.flops import ctc_flops, speech_forward_flops
 from afn_model.train.rates import ASSUMED
 from afn_model.train.run_layout import RunLayout
 from afn_model.train.speech_account import SpeechAccount
@@ -21,8 +21,8 @@ RATE = 1e15
 EQUAL = replace(ASSUMED, hbm=1e30, launch=1e-30, **dict.fromkeys(("matmul", "attention", "attention_backward"), RATE))
 
 
-def time_with(trains, layout=NONE, config=FULL, rates=EQUAL) -> SpeechStepTime:
-    stage = Stage("some", trains, {"x": 1.0}, "asr", context=4096, batch_tokens=4096)
+def time_with(trains, layout=NONE, config=FULL, rates=EQUAL, **asr) -> SpeechStepTime:
+    stage = Stage("some", trains, {"x": 1.0}, "asr", context=4096, batch_tokens=4096, asr=asr)
     return time_of(SpeechAccount(config, stage, layout, 1, MICRO), rates, 1, 60.0)
 
 
@@ -47,6 +47,13 @@ def test_a_backward_by_what_trains():
     again = time_with(("decoder",), replace(NONE, recompute="selective"))
     assert again.backward()[0] > decoder.backward()[0]
     assert again.mode == "full"
+
+
+@pytest.mark.parametrize("trains", [("decoder",), ("encoder", "decoder")])
+def test_ctc_takes_its_flops_and_those_of_the_logits_that_are_made_again(trains):
+    more = time_with(trains, ctc=0.3).backward()[0] - time_with(trains).backward()[0]
+    again = 2.0 * FULL.audio.width * (FULL.vocab_size + 1) * 3000
+    assert more == pytest.approx((ctc_flops(FULL, 3000, trains) + again) / RATE, rel=1e-6)
 
 
 def test_a_band_is_about_the_estimate():
