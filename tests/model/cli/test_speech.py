@@ -82,6 +82,8 @@ def test_empty_and_silent_recordings(run, folder, tmp_path):
         (["--beams", 0], "'0' is not a positive whole number"),
         (["--length-penalty", "nan"], "length_penalty must be a number, got nan"),
         (["--temperature", 0.5], "temperature 0"),
+        (["--seed", 1], "--seed is of no use"),
+        (["--quantize", "int8"], "--quantize is for a language model"),
         (["--stream", "--json"], "--stream prints text, without --json"),
         (["--stream", "a.wav"], "--stream is for one recording, got 2"),
     ],
