@@ -80,9 +80,12 @@ def write_stream(args: Namespace, question: str) -> int:
     longest = min(args.chunk_seconds or LONGEST, LONGEST)
     with open_session(args) as session:
         stream = SpeechStream(writer(session, args, question), longest=longest)
-        for piece in stream_pieces(files[0], args):
-            show(stream.push(piece), len(stream.words))
-        show(stream.close(), len(stream.words))
+        try:
+            for piece in stream_pieces(files[0], args):
+                show(stream.push(piece), len(stream.words))
+            show(stream.close(), len(stream.words))
+        except ValueError as error:
+            raise error if files[0] in str(error) else ValueError(f"{files[0]}: {error}") from None
     print(flush=True)
     return 0
 

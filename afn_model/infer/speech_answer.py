@@ -93,7 +93,7 @@ def _together(
         yield from ((index, error) for index, _, _ in group)
         return
     for (index, prepared, began), one in zip(group, found, strict=True):
-        now, text = time.perf_counter(), processor.decode(one.tokens)
+        now, text = time.perf_counter(), processor.decode(one.tokens).strip()
         if on_text is not None:
             on_text(index, text)
         seconds = {"read": read - began, "load": loaded - read, "first_token": now - loaded, "total": now - began}

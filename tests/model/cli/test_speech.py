@@ -64,6 +64,8 @@ def test_a_stream_of_a_file_and_of_standard_input(run, folder, tmp_path, monkeyp
     pcm = soundfile.read(file, dtype="int16")[0].tobytes() + b"\0"  # half a sample is no sample
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pcm), isatty=lambda: False))
     assert run("-", "--asr", folder, "--stream") == (0, out, "")
+    code, _, err = run("-", "--asr", folder, "--stream")  # nothing more comes
+    assert (code, err) == (2, "afn: error: -: 0 samples of audio are too few for a token\n")
 
 
 def test_empty_and_silent_recordings(run, folder, tmp_path):
