@@ -36,8 +36,8 @@ def markdown(results: Mapping) -> str:
     heads = ["after stage", "cpWER, asked for all talkers", "cpWER, asked to transcribe", "WER without talkers", "n"]
     out += table(heads, rows)
     out += [
-        "cpWER is the word error rate with answered and true talkers paired as fits best; without talkers it is that of "
-        "all words, one talker after another.",
+        "cpWER is the word error rate with answered and true talkers paired as fits best; without talkers it is that "
+        "of all words, one talker after another.",
         "",
         "## The talker who was enrolled",
         "",
