@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 
+from afn_model.bootstrap.tiny_speech import untrained
 from afn_model.cli import main
+from afn_model.cli.prompts import caption_task
 from afn_model.prompt.questions import TRANSCRIBE
 from tests.model.speech import speech_model
 from tests.tiny import record, save_tiny
@@ -106,3 +108,13 @@ def test_options_of_another_model(run, tmp_path):
         code, _, err = run("a.wav", "--model", whole, *options)
         assert code == 2
         assert f"{options[0]} is for an encoder with a decoder of its own" in err
+
+
+def test_captions_are_asked_for_by_their_token(run, folder, tmp_path, capsys):
+    assert caption_task(str(folder)) is None  # no such token
+    model, processor = untrained(0)
+    model.save_pretrained(tmp_path / "tasks")
+    processor.save_pretrained(tmp_path / "tasks")
+    file = record(tmp_path / "a.wav", 1.0)
+    assert main(["caption", str(file), "--model", str(tmp_path / "tasks"), "--json", "--max-new-tokens", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "<|en|><|caption|><|notimestamps|>"
