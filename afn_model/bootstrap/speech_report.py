@@ -35,7 +35,13 @@ def markdown(results: Mapping) -> str:
     ]
     heads = ["after stage", "cpWER, asked for all talkers", "cpWER, asked to transcribe", "WER without talkers", "n"]
     out += table(heads, rows)
-    out += ["## The talker who was enrolled", ""]
+    out += [
+        "cpWER is the word error rate with answered and true talkers paired as fits best; without talkers it is that "
+        "of all words, one talker after another.",
+        "",
+        "## The talker who was enrolled",
+        "",
+    ]
     rows = [
         [
             stage,
@@ -60,7 +66,7 @@ def markdown(results: Mapping) -> str:
         if (times := found["word_times"])["words"]
     ]
     heads = ["after stage", "median error of starts, s", "of ends, s", "within 0.1 s", "words"]
-    out += table(heads, rows)
+    out += table(heads, rows) if rows else ["No recording of 2 to 5 words was written down without an error.", ""]
     out += [
         "Of 2 to 5 words that are written down without an error, by attention heads that training records choose.",
         "",

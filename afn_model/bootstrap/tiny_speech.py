@@ -25,6 +25,7 @@ from afn_model.bootstrap.speech_start import start_encoder
 from afn_model.config import AudioConfig, SpeechConfig
 from afn_model.files import write_json, write_text
 from afn_model.host import machine
+from afn_model.infer.word_times import save_heads
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.speech_task import SPEAKER, add_task_tokens
 from afn_model.prompt.tokenizer import SPECIAL_TOKENS
@@ -185,7 +186,9 @@ def run(
     def on_stage(stage: Stage, folder: Path) -> None:
         if stage.name not in results["stages"]:
             clock(stage.name)
-            results["stages"][stage.name] = evaluate(folder, out / "world", tuple(TRAIN), HELDOUT)
+            found = results["stages"][stage.name] = evaluate(folder, out / "world", tuple(TRAIN), HELDOUT)
+            if heads := found["word_times"].get("heads"):
+                save_heads(folder, heads)  # for afn transcribe --words
             results["machine"] = machine()
             clock("evaluation")
             write_text(out / "report.md", markdown(results))

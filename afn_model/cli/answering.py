@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.each import about_each
 from afn_model.cli.messages import show_finish
-from afn_model.cli.prompts import speech_question, transcribing
+from afn_model.cli.prompts import caption_task, speech_question, transcribing
 from afn_model.cli.recordings import STDIN, expand, part_about
 from afn_model.prompt.questions import CAPTION, DETAILED_CAPTION
 
@@ -121,7 +121,7 @@ def caption(args: Namespace) -> int:
         raise ValueError("--then-question and --then-model are for a text model: --then says where")
     if args.then is not None and not args.then_question:
         raise ValueError("--then needs --then-question, what the text model is asked about every caption")
-    question = DETAILED_CAPTION if args.detailed else CAPTION
+    question = caption_task(args.model) or (DETAILED_CAPTION if args.detailed else CAPTION)
     return about_each(args, question, then=None if args.then is None else partial(ask_then, args))
 
 

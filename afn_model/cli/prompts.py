@@ -61,3 +61,14 @@ def speech_question(args: Namespace, processor: AFNextProcessor) -> str:
     task = SpeechTask("speakers" if args.diarize else args.task, questions.code(language))
     task.check(tokenizer)
     return task.text
+
+
+def caption_task(model: str) -> str | None:
+    """The question of ``afn caption`` for a folder of the speech decoder whose tokenizer has a token for it."""
+    from afn_model.prompt.processor import AFNextProcessor
+    from afn_model.prompt.speech_task import SpeechTask
+    from afn_model.weights.speech import is_speech
+
+    if not is_speech(model) or AFNextProcessor.from_pretrained(model).tokenizer.token_to_id("<|caption|>") is None:
+        return None
+    return SpeechTask("caption").text

@@ -17,6 +17,7 @@ from afn_model.cli.options import DTYPES
 from afn_model.infer.answer import Answer
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.session import Session
+from afn_model.weights.speech import is_speech
 
 # Options that decide what is asked about what, and how; some are of captions alone, or of transcripts.
 MAY_BE_GIVEN = (
@@ -104,6 +105,9 @@ def open_session(args: Namespace) -> Iterator[Session]:
     if args.quiet:
         warnings.simplefilter("ignore")
     read = None
+    if is_speech(args.model) and (args.adapter or args.quantize or args.rote):
+        name = "adapter" if args.adapter else "quantize" if args.quantize else "rote"
+        raise ValueError(f"--{name} is for a language model, and {args.model} has none")
     if args.adapter or args.quantize:
         from afn_model.cli.weights import reader
 

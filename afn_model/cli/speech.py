@@ -35,6 +35,10 @@ def write_down(args: Namespace, question: str) -> int:
     """Writes down what is said in every recording; the exit code as of ``about_each``."""
     if args.temperature:
         raise ValueError("the speech decoder writes down what is likeliest: temperature 0")
+    given = {"--repetition-penalty": args.repetition_penalty, "--seed": args.seed}
+    given["--top-p"] = None if args.top_p == 1 else args.top_p
+    if found := next((name for name, value in given.items() if value is not None), None):
+        raise ValueError(f"{found} is of no use for {args.model}, an encoder with a decoder of its own")
     if args.stream:
         return write_stream(args, question)
     longest, started = min(args.chunk_seconds or LONGEST, LONGEST), dict[str, float]()
@@ -76,9 +80,12 @@ def write_stream(args: Namespace, question: str) -> int:
     longest = min(args.chunk_seconds or LONGEST, LONGEST)
     with open_session(args) as session:
         stream = SpeechStream(writer(session, args, question), longest=longest)
-        for piece in stream_pieces(files[0], args):
-            show(stream.push(piece), len(stream.words))
-        show(stream.close(), len(stream.words))
+        try:
+            for piece in stream_pieces(files[0], args):
+                show(stream.push(piece), len(stream.words))
+            show(stream.close(), len(stream.words))
+        except ValueError as error:
+            raise error if files[0] in str(error) else ValueError(f"{files[0]}: {error}") from None
     print(flush=True)
     return 0
 

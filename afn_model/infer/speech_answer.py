@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
-
 from afn_model.infer.answer import Answer, OnProgress, prepared_for, turns_of
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.infer.speech_decode import decode
+from afn_model.infer.speech_writer import SpeechWriter
 from afn_model.network.speech_network import SpeechNetwork
 from afn_model.prompt.batch import Prepared
 from afn_model.prompt.conversation import is_conversation
@@ -89,17 +87,13 @@ def _together(
     read = time.perf_counter()
     network = model if isinstance(model, SpeechNetwork) else model()
     loaded = time.perf_counter()
-    with torch.inference_mode():
-        frames, cu_frames = network.heard(network.prepare(processor.pack([one for _, one, _ in group], ragged=True)))
-    prompts, config = [one.ids[one.ids != processor.sound_id].tolist() for _, one, _ in group], network.config
-    options = options | {"suppress": config.suppressed_ids, "suppress_first": config.suppressed_first_ids}
     try:
-        found = decode(network, frames, cu_frames, prompts, stop=config.stop_token_ids[0], **options)
+        *_, found = SpeechWriter(network, processor, **options).decoded([one for _, one, _ in group])
     except ValueError as error:
         yield from ((index, error) for index, _, _ in group)
         return
     for (index, prepared, began), one in zip(group, found, strict=True):
-        now, text = time.perf_counter(), processor.decode(one.tokens)
+        now, text = time.perf_counter(), processor.decode(one.tokens).strip()
         if on_text is not None:
             on_text(index, text)
         seconds = {"read": read - began, "load": loaded - read, "first_token": now - loaded, "total": now - began}

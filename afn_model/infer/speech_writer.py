@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from afn_model.network.speech_network import SpeechNetwork
 from afn_model.prompt.conversation import read_conversation
 
 if TYPE_CHECKING:
+    from afn_model.prompt.batch import Prepared
     from afn_model.prompt.processor import AFNextProcessor
 
 LOOP = 2.4  # bytes of a text to bytes of its zlib stream, above which it repeats itself (Radford et al., 2022, 4.5)
@@ -55,7 +56,7 @@ class SpeechWriter:
     Args:
         model: the encoder with its decoder.
         processor: of the model.
-        question: text of the user's turn, which tells the task.
+        question: text of the user's turn, which tells the task of windows.
         system: a system message before it.
         beams, length_penalty: as of ``speech_decode.decode``.
         most: tokens of a window's text, at most.
@@ -69,7 +70,7 @@ class SpeechWriter:
         self,
         model: SpeechNetwork,
         processor: AFNextProcessor,
-        question: str,
+        question: str = "",
         *,
         system: str | None = None,
         beams: int = 1,
@@ -116,16 +117,12 @@ class SpeechWriter:
     @torch.inference_mode()
     def _heard(self, windows: list[Tensor], before: tuple[int, ...], words: bool) -> list[Written]:
         prepared = [self.processor.prepare(self._turns(pcm)) for pcm in windows]
-        batch = self.processor.pack(prepared, ragged=True)
-        frames, cu_frames = self.model.heard(self.model.prepare(batch))
-        asked = [one.ids[one.ids != self.processor.sound_id].tolist() for one in prepared]
-        prompts = [[*prompt, *before] for prompt in asked]
-        found = self._decode(frames, cu_frames, prompts, self.beams)
+        frames, cu_frames, asked, found = self.decoded(prepared, before)
         again = [place for place, one in enumerate(found) if self._circles((*before, *one.tokens))]
         again = again if self.beams < BEAMS_AGAIN else []
         if again:
             some, edges = _part(frames, cu_frames, again)
-            better = self._decode(some, edges, [prompts[place] for place in again], BEAMS_AGAIN)
+            better = self._decode(some, edges, [asked[place] for place in again], before, BEAMS_AGAIN)
             for place, one in zip(again, better, strict=True):
                 found[place] = one
         tokens, finishes = list[tuple[int, ...]](), list[str]()
@@ -146,9 +143,36 @@ class SpeechWriter:
             for place, (text, its_words, finish) in enumerate(zip(tokens, timed, finishes, strict=True))
         ]
 
-    def _decode(self, frames: Tensor, cu_frames: Tensor, prompts: list[list[int]], beams: int) -> list[Hypothesis]:
-        options: dict[str, Any] = {"beams": beams, "length_penalty": self.length_penalty, "most": self.most}
-        return decode(self.model, frames, cu_frames, prompts, stop=self.model.config.stop_token_ids[0], **options)
+    @torch.inference_mode()
+    def decoded(
+        self, prepared: Sequence[Prepared], before: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, list[list[int]], list[Hypothesis]]:
+        """What is heard of conversations, (frames, their boundaries), their prompts, and their likeliest texts.
+
+        Args:
+            prepared: with equally many tokens of text.
+            before: tokens that every text begins with, which the texts are then without.
+        """
+        frames, cu_frames = self.model.heard(self.model.prepare(self.processor.pack(prepared, ragged=True)))
+        asked = [one.ids[one.ids != self.processor.sound_id].tolist() for one in prepared]
+        return frames, cu_frames, asked, self._decode(frames, cu_frames, asked, before, self.beams)
+
+    def _decode(
+        self, frames: Tensor, cu_frames: Tensor, asked: list[list[int]], before: Sequence[int], beams: int
+    ) -> list[Hypothesis]:
+        config = self.model.config
+        return decode(
+            self.model,
+            frames,
+            cu_frames,
+            [[*prompt, *before] for prompt in asked],
+            stop=config.stop_token_ids[0],
+            most=self.most,
+            beams=beams,
+            length_penalty=self.length_penalty,
+            suppress=config.suppressed_ids,
+            suppress_first=() if before else config.suppressed_first_ids,
+        )
 
     def _circles(self, tokens: Sequence[int]) -> bool:
         return compression(self.processor.decode(tokens)) > LOOP

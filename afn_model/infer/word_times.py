@@ -38,7 +38,8 @@ SETTINGS = "generation_config.json"
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}][^\s\w]*|(?:(?![{_UNSPACED}])\S)+")
+_SPECIAL = r"<\|[^<>|\s]+\|>"  # such as <|speaker|>, which is a word of its own
+_WORD = re.compile(rf"{_SPECIAL}|[{_UNSPACED}](?:(?!{_SPECIAL})[^\s\w])*|(?:(?![{_UNSPACED}]|{_SPECIAL})\S)+")
 
 
 @dataclass(frozen=True)

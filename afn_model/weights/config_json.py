@@ -106,6 +106,9 @@ def read_config(folder: Path) -> ModelConfig:
             raw[key] = read_json(folder / part / "config.json")
     if not raw:
         raise ValueError(f"{folder}: no config.json")
+    if raw.get("model_type") == "whisper":
+        why = "an encoder with a decoder of its own and no language model: afn transcribe, afn ask and Session take it"
+        raise ValueError(f"{file}: {why}")
     generation = folder / "generation_config.json"
     if generation.exists():
         said = read_json(generation)

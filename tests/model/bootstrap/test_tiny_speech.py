@@ -62,3 +62,4 @@ def test_the_whole_at_the_smallest_scale(one_couple, tmp_path, capsys):
     report = (tmp_path / "report.md").read_text("utf-8")
     assert "Seed 1, corpora and steps at 0.0005 of their size" in report
     assert all(f"| {name} | 2 to 5 words |" in report for name in names)
+    assert "No recording of 2 to 5 words was written down without an error." in report

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 
+from afn_model.bootstrap.tiny_speech import untrained
 from afn_model.cli import main
+from afn_model.cli.prompts import caption_task
 from afn_model.prompt.questions import TRANSCRIBE
 from tests.model.speech import speech_model
 from tests.tiny import record, save_tiny
@@ -64,6 +66,8 @@ def test_a_stream_of_a_file_and_of_standard_input(run, folder, tmp_path, monkeyp
     pcm = soundfile.read(file, dtype="int16")[0].tobytes() + b"\0"  # half a sample is no sample
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pcm), isatty=lambda: False))
     assert run("-", "--asr", folder, "--stream") == (0, out, "")
+    code, _, err = run("-", "--asr", folder, "--stream")  # nothing more comes
+    assert (code, err) == (2, "afn: error: -: 0 samples of audio are too few for a token\n")
 
 
 def test_empty_and_silent_recordings(run, folder, tmp_path):
@@ -82,6 +86,8 @@ def test_empty_and_silent_recordings(run, folder, tmp_path):
         (["--beams", 0], "'0' is not a positive whole number"),
         (["--length-penalty", "nan"], "length_penalty must be a number, got nan"),
         (["--temperature", 0.5], "temperature 0"),
+        (["--seed", 1], "--seed is of no use"),
+        (["--quantize", "int8"], "--quantize is for a language model"),
         (["--stream", "--json"], "--stream prints text, without --json"),
         (["--stream", "a.wav"], "--stream is for one recording, got 2"),
     ],
@@ -102,3 +108,13 @@ def test_options_of_another_model(run, tmp_path):
         code, _, err = run("a.wav", "--model", whole, *options)
         assert code == 2
         assert f"{options[0]} is for an encoder with a decoder of its own" in err
+
+
+def test_captions_are_asked_for_by_their_token(run, folder, tmp_path, capsys):
+    assert caption_task(str(folder)) is None  # no such token
+    model, processor = untrained(0)
+    model.save_pretrained(tmp_path / "tasks")
+    processor.save_pretrained(tmp_path / "tasks")
+    file = record(tmp_path / "a.wav", 1.0)
+    assert main(["caption", str(file), "--model", str(tmp_path / "tasks"), "--json", "--max-new-tokens", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "<|en|><|caption|><|notimestamps|>"

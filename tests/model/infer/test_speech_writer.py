@@ -1,5 +1,7 @@
 """What a window gives: word times, silence, what is refused, and texts that go round in circles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,6 +32,21 @@ def test_windows_alone_and_together():
         assert 0 <= times[0] <= times[-1] <= len(pcm) / 16_000 + 0.02
     begun = write(windows[:1], before=found[0].tokens[:4])[0]
     assert begun.tokens[:12] == found[0].tokens
+
+
+def test_what_a_text_never_says_and_does_not_begin_with():
+    model, processor = speech_model(seed=5)
+    free_config = model.config
+    write = SpeechWriter(model, processor, QUESTION, most=12)
+    (free,) = write([noise(1.0)])
+    first = free.tokens[0]
+    model.config = replace(free_config, suppressed_ids=(first,))
+    assert first not in write([noise(1.0)])[0].tokens
+    model.config = replace(free_config, suppressed_first_ids=(first,))
+    (held,) = write([noise(1.0)])
+    assert held.tokens[0] != first
+    (behind,) = write([noise(1.0)], before=free.tokens[:1])  # the first token stands there already
+    assert behind.tokens[:12] == free.tokens
 
 
 def test_bad_settings():

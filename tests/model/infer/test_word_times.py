@@ -133,6 +133,13 @@ def test_words_of_bytes():
     assert found[3].end - found[3].start in (3.0, 4.0)
 
 
+def test_a_special_token_is_a_word_of_its_own():
+    found, _ = timed(make_tokenizer(["hello there"], 300), "hello<|speaker|>there 好。<|speaker|>")
+    assert [one.text for one in found] == ["hello", "<|speaker|>", "there", "好。", "<|speaker|>"]
+    assert [one.spaced for one in found] == [True, False, False, True, False]
+    assert found[0].end <= found[1].start < found[1].end <= found[2].start
+
+
 def test_words_of_word_tokens():
     tokenizer = Tokenizer(models.WordLevel({"one": 0, "two": 1, ".": 2, "?": 3}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

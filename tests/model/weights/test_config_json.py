@@ -112,6 +112,12 @@ def test_null_is_as_good_as_absent(tmp_path):
         read_config(tmp_path)
 
 
+def test_a_speech_decoder_is_no_whole_model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper"}))
+    with pytest.raises(ValueError, match=r"config\.json: an encoder with a decoder of its own and no language model"):
+        read_config(tmp_path)
+
+
 def test_as_many_kv_heads_as_heads_where_nothing_says_otherwise():
     assert from_json(written(text__num_key_value_heads=None)).text.kv_heads == CONFIG.text.heads
 
