@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,18 @@ def base(folder: Path, world: Path, seed: int, scale: float) -> None:
     model.save_pretrained(folder)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Two are slower for products this small, beside processes that decode."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def run(
     out: Path,
     *,
