@@ -29,9 +29,10 @@ curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with
 	$(BIN)/python -m bench.curriculum_report runs/curriculum --out runs/curriculum/report
 
 # Tests run in an order of their own each time; `make test SEED=7` runs in the order that the command line shows as 7.
+# A thread for each worker: OpenMP threads beyond the cores wait for each other.
 WORKERS ?= 2
 SEED    := $(or $(SEED),$(shell date +%s))
-PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --shuffle $(SEED)
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --shuffle $(SEED)
 
 test: $(VENV)/.test ## every test, on a CPU: WORKERS=2, SEED= of the order
 	$(PYTEST)

@@ -1,5 +1,6 @@
 """Blends that follow held-out losses: what each rule does, what is refused, and that a run goes on bit by bit."""
 
+import gc
 import itertools
 import json
 import math
@@ -112,7 +113,7 @@ class Crash(Exception):
 
 
 def test_a_run_goes_on_bit_by_bit_around_a_change(folder, tmp_path):
-    given = plan(folder)
+    given, others = plan(folder), set(multiprocessing.active_children())
     whole, weights, rows = go(folder, tmp_path / "whole", given)
     changes = [row for row in whole if "blend" in row]
     assert [row["step"] for row in changes] == [1, 3, 5]
@@ -156,7 +157,8 @@ def test_a_run_goes_on_bit_by_bit_around_a_change(folder, tmp_path):
     found, ended, _ = go(folder, run, given)
     assert found == whole
     assert all(torch.equal(value, weights[name]) for name, value in ended.items())
-    assert not multiprocessing.active_children(), "the loaders' workers of earlier blends are gone"
+    gc.collect()  # what a crash has left in cycles
+    assert set(multiprocessing.active_children()) <= others, "the loaders' workers of earlier blends are gone"
 
 
 def test_a_bandit_measures_before_the_first_step_and_fixed_changes_nothing(folder, tmp_path):
