@@ -6,7 +6,6 @@ and writes a report.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -208,16 +207,3 @@ def run(
 
     train(curriculum, out / "base", out, layout=layout or read_layout("cpu"), options=options, on_stage=on_stage)
     return results
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="of corpora and steps")
-    args = parser.parse_args()
-    run(args.out, seed=args.seed, scale=args.scale, options=Options(tensorboard=False))
-
-
-if __name__ == "__main__":
-    main()

@@ -219,12 +219,16 @@ class Account:
         self.sums_on_host = self.copies and layout.offload_gradients
         self.sharded = (ranks > 1 or layout.dtype != "float32") and not self.copies
         self.reserve = reserve
-        self.mode = layout.recompute
         self.text: Any = config if isinstance(config, SpeechConfig) else config.text
         self.load = self.sequence_load()
         windows = assign_balanced([cost(frames) for frames in micro.frames], self.load.plan.ranks)
         self.frames = np.bincount(windows, np.array(micro.frames), self.load.plan.ranks)
         self.rows = self.load.rows
+
+    @property
+    def mode(self) -> str:
+        """Which activations are recomputed."""
+        return self.layout.recompute
 
     def sequence_load(self) -> SequenceLoad:
         text, layout = self.text, self.layout

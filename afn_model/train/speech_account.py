@@ -14,9 +14,7 @@ from afn_distributed.costs import SequenceLoad, sequence_load
 from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.network.ctc import BUDGET
 from afn_model.network.device_batch import AHEAD
-from afn_model.train.account import RESERVE, Account, BatchShape
-from afn_model.train.curriculum import Stage
-from afn_model.train.run_layout import RunLayout
+from afn_model.train.account import Account
 
 WINDOW_BYTES = 2 * 480_000  # of 30 s of PCM in 16 bits
 NORM = 8  # bytes of a row's mean and deviation
@@ -26,19 +24,9 @@ CTC_WORKING = 5 * 4 * BUDGET  # bytes: logits in float32, those before, softmax 
 class SpeechAccount(Account):
     """``Account`` of an encoder with a decoder of its own; ``rows`` are of text, which alone the decoder reads."""
 
-    def __init__(
-        self,
-        config: SpeechConfig,
-        stage: Stage,
-        layout: RunLayout,
-        ranks: int,
-        micro: BatchShape,
-        memory: float = 80e9,
-        reserve: float = RESERVE,
-    ):
-        super().__init__(config, stage, layout, ranks, micro, memory, reserve)
-        if self.mode == "selective":
-            self.mode = "full"
+    @property
+    def mode(self) -> str:
+        return "full" if self.layout.recompute == "selective" else self.layout.recompute
 
     @property
     def heard(self) -> np.ndarray:
