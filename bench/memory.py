@@ -46,11 +46,13 @@ from afn_distributed.process import Process
 from afn_distributed.shard import gathered
 from afn_kernels import _library, _triton
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.data.loader import GlobalBatch, MicroBatch, Position
 from afn_model.files import write_rows, write_text
 from afn_model.prompt.batch import IGNORED, Batch
 from afn_model.train import host_memory, optimiser_offload
+from afn_model.train.asr import ASR, ASRSettings
 from afn_model.train.curriculum import Stage, read_curriculum
 from afn_model.train.grpo import GRPOSettings
 from afn_model.train.optimiser import FiniteCheck
@@ -84,7 +86,7 @@ class MemoryCase:
 
 
 def cases() -> list[MemoryCase]:
-    """Every stage of the curriculum on every layout, and the fine-tunes of docs/training.md."""
+    """Every stage of the curriculum on every layout, the fine-tunes of docs/training.md, and AF-Whisper's stages."""
     curriculum = read_curriculum("afnext")
     found = []
     for layout in RANKS:
@@ -103,7 +105,8 @@ def cases() -> list[MemoryCase]:
         found.append(MemoryCase(replace(mid, name="LoRA 8K", **short, **adapters), layout))
         found.append(MemoryCase(replace(mid, name="LoRA 24K", **adapters), layout))
         found.append(MemoryCase(replace(post, name="LoRA post", **adapters), layout))
-    return found
+    speech = read_curriculum("afwhisper")
+    return [*found, *(MemoryCase(stage, "8gpu") for stage in speech.stages)]
 
 
 class MemoryCount(TorchDispatchMode):
@@ -304,12 +307,12 @@ class Unchecked(FiniteCheck):
         pass
 
 
-def fake_model() -> AFNext:
-    """The full model as it is loaded, in bfloat16."""
+def fake_model(method: str) -> AFNext | AFWhisper:
+    """The full model that a method trains as it is loaded, in bfloat16."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        return AFNext(ModelConfig())
+        return AFWhisper(SpeechConfig()) if method == "asr" else AFNext(ModelConfig())
     finally:
         torch.set_default_dtype(before)
 
@@ -333,19 +336,21 @@ def count(case: MemoryCase, changes: Mapping[str, Any] | None = None) -> dict[st
     """
     stage = replace(case.stage, layout={**case.stage.layout, **(changes or {})})
     layout = for_stage(read_layout(case.layout, changes), stage)
-    shared = layout.ulysses * layout.ring if stage.method == "sft" else 1
+    shared = layout.ulysses * layout.ring if stage.packed else 1
     reference = stage.method == "grpo" and GRPOSettings(**stage.grpo).kl > 0
     with ranks(RANKS[case.layout]) as process, counting() as memory:
-        found = stage_model(fake_model(), stage, layout, process, reference=reference)
+        found = stage_model(fake_model(stage.method), stage, layout, process, reference=reference)
         loading = memory.peak
         moments(found.optimiser)
         states = memory.now
         config, row = found.model.config, {}
-        if stage.method == "sft":
+        if stage.packed:
             sequence = None
             if shared > 1:
                 sequence = SequenceParallel(*map(SilentComm, (layout.ulysses, layout.ring, shared)))
             method: Any = SFT(found.model, sp_group=sequence)
+            if stage.method == "asr":
+                method = ASR(found.model, ASRSettings(**stage.asr))
             micro = [MicroBatch(packed(config, stage.context, stage.max_audio), [], []) for _ in range(MICRO)]
             row["tokens"] = math.ceil(stage.context / shared)
         else:
@@ -380,9 +385,10 @@ def count(case: MemoryCase, changes: Mapping[str, Any] | None = None) -> dict[st
 
 DOCUMENT = """# Memory of a GPU with {gpu:g} GB
 
-Counted from shapes by `python -m bench.memory` in an optimiser step of the full model (8.27 G parameters), two
-micro-batches of the longest audio, on the fullest GPU; GB of 1e9 bytes. Nothing was measured. {reserve:g} GB are
-reserved for CUDA, NCCL, matmul workspaces, scratch of kernels and holes between blocks; what is shipped takes less
+Counted from shapes by `python -m bench.memory` in an optimiser step of the full model (8.27 G parameters; of method asr
+AF-Whisper with its decoder, 1.11 G), two micro-batches of the longest audio, on the fullest GPU; GB of 1e9 bytes.
+Nothing was measured. {reserve:g} GB are reserved for CUDA, NCCL, matmul workspaces, scratch of kernels and holes
+between blocks; what is shipped takes less
 than {most:g}. *Activations* is what a forward leaves for its backward, gathered weights of the embeddings and the head
 included; *working* is what comes on top at the peak: gathered blocks, whole gradients on their way, what is
 recomputed. Tokens are those of a GPU in one micro-batch: in GRPO one prompt of ten minutes with its answers, all as
