@@ -79,7 +79,7 @@ def backward_kernel(
 def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, before: int) -> torch.Tensor:
     """x [B, before + T, C], channels adjacent -> y [B, T, C]."""
     batches, rows, channels = x.shape
-    frames, config = rows - before, choose(channels)
+    frames, config = rows - before, choose(channels, _triton.small_tiles())
     y = torch.empty((batches, frames, channels), dtype=x.dtype, device=x.device)
     if y.numel():
         tiles = batches * triton.cdiv(frames, config.frames) * triton.cdiv(channels, config.channels)
@@ -98,7 +98,7 @@ def backward(
     Each is empty when it is not needed.
     """
     batches, rows, channels = x.shape
-    taps, config = weight.shape[1], choose(channels)
+    taps, config = weight.shape[1], choose(channels, _triton.small_tiles())
     across, tiles = triton.cdiv(channels, config.channels), batches * triton.cdiv(rows, config.back)
     steps = max(1, min(tiles, config.waves * _triton.programs(x.device) // max(1, across)))
     dx = torch.empty(x.shape if need_dx else 0, dtype=x.dtype, device=x.device)

@@ -4,11 +4,12 @@ import torch
 import triton
 import triton.language as tl
 
+from afn_kernels import _triton
 from afn_kernels._kept import kept
 from afn_kernels.istft.config import choose
 
 
-@triton.jit(do_not_specialize=["frames"])
+@triton.jit(do_not_specialize=["frames", "s_batch"])
 def forward_kernel(
     spectrum, units, window, state, whole, s_batch, s_frame, frames,
     HOP: tl.constexpr, W: tl.constexpr, PARTS: tl.constexpr,
@@ -59,7 +60,7 @@ def unit_inverse(size: int, device: torch.device) -> torch.Tensor:
 def forward(spectrum: torch.Tensor, window: torch.Tensor, state: torch.Tensor | None, hop: int) -> torch.Tensor:
     """spectrum [B, F, W / 2 + 1, 2], contiguous in its last two axes -> s [B, F · hop + W − hop] float32."""
     batch, frames = spectrum.shape[:2]
-    size, config = len(window), choose(hop)
+    size, config = len(window), choose(hop, _triton.small_tiles())
     parts = triton.cdiv(size, hop)
     whole = torch.empty(batch, frames * hop + size - hop, dtype=torch.float32, device=spectrum.device)
     if whole.numel():

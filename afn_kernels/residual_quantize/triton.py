@@ -8,22 +8,22 @@ from afn_kernels import _triton
 from afn_kernels.residual_quantize.config import choose
 
 
-@triton.jit(do_not_specialize=["rows", "depth"])
+@triton.jit(do_not_specialize=["rows", "depth", "count"])
 def forward_kernel(
-    x, codebooks, levels, first, codes, total, x_stride, rows, depth,
-    K: tl.constexpr, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    x, codebooks, levels, first, codes, total, x_stride, rows, depth, count,
+    D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     m_row = row < rows
     b_first = tl.load(first + row, mask=m_row, other=depth)
     b_last = tl.load(levels + row, mask=m_row, other=0)
     for level in range(tl.min(b_first).to(tl.int32), tl.max(b_last).to(tl.int32)):
-        book = codebooks + tl.cast(level, tl.int64) * (K * D)
+        book = codebooks + tl.cast(level, tl.int64) * count * D
         b_least = tl.full([BLOCK_T], float("inf"), tl.float32)
         b_code = tl.zeros([BLOCK_T], tl.int32)
-        for start in range(0, K, BLOCK_K):
+        for start in range(0, count, BLOCK_K):
             code = start + tl.arange(0, BLOCK_K)
-            m_code = code < K
+            m_code = code < count
             b_product = tl.zeros([BLOCK_T, BLOCK_K], tl.float32)
             b_norm = tl.zeros([BLOCK_K], tl.float32)
             for part in range(0, D, BLOCK_D):
@@ -65,7 +65,7 @@ def forward(
     config = choose(_triton.small_tiles())
     if codes.numel():
         forward_kernel[(triton.cdiv(rows, config.rows),)](
-            x, codebooks, levels, first, codes, total, x.stride(0), rows, depth,
-            K=count, D=width, BLOCK_T=config.rows, BLOCK_K=config.codes, BLOCK_D=config.part, num_warps=config.warps,
+            x, codebooks, levels, first, codes, total, x.stride(0), rows, depth, count,
+            D=width, BLOCK_T=config.rows, BLOCK_K=config.codes, BLOCK_D=config.part, num_warps=config.warps,
         )  # fmt: skip
     return codes, total
