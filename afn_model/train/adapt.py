@@ -12,11 +12,12 @@ from afn_model.afwhisper import AFWhisper
 from afn_model.train import lora
 from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
+from afn_model.train.methods import SPEECH, check_kind
 from afn_model.train.quantise import code_base
 from afn_model.train.sft import select
 from afn_model.weights.checkpoint import on_meta
 from afn_model.weights.slices import StoredWeights
-from afn_model.weights.speech import is_speech, speech_on_meta
+from afn_model.weights.speech import speech_on_meta
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,7 @@ def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext |
     Raises:
         ValueError: as ``afn_model.weights.checkpoint.load``; another kind of model than the method trains.
     """
-    if is_speech(start) != (stage.method == "asr"):
-        has = "an encoder with a decoder of its own, which method asr trains" if is_speech(start) else "no such decoder"
-        raise ValueError(f"stage {stage.name}: method {stage.method}, and {start} has {has}")
-    if is_speech(start):
+    if check_kind(start, stage.name, stage.method) == SPEECH:
         speech, stored = speech_on_meta(AFWhisper, start)
         if stage.asr.get("ctc") and speech.ctc_head is None:
             speech.add_ctc_head(device)

@@ -16,23 +16,14 @@ from afn_model.storage import located
 from afn_model.train import values
 from afn_model.train.eval_settings import eval_settings
 from afn_model.train.lora_settings import ALL_LINEAR, check_lora
+from afn_model.train.methods import METHODS, PACKED
 from afn_model.train.reblend import reblend_settings
 from afn_model.train.values import known, read_yaml, shown
 
 FORMER_NAMES = {"becomes": "release_name"}
-METHODS = ("sft", "asr", "grpo", "dpo")
-PACKED = ("sft", "asr")  # methods that are trained on packed sequences
 SCHEDULES = ("cosine", "linear", "constant")
 ON_LONG = ("cut", "drop", "error")
 OPTIMISERS = ("adamw", "adamw8bit")
-PARTS = {
-    "encoder": ("encoder",),
-    "adaptor": ("adaptor",),
-    "language_model": ("language_model", "lm_head"),
-    "decoder": ("decoder",),
-    "all": ("encoder", "adaptor", "language_model", "lm_head"),
-}
-OF_ASR = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -127,8 +118,8 @@ class Stage:
         if self.name in values.TAKEN:
             taken = ", ".join(values.TAKEN)
             raise ValueError(f"stage {self.name}: another name is needed; {taken} have a meaning of their own")
-        need(self.method in METHODS, f"method {shown(self.method)} is none of {', '.join(METHODS)}")
-        parts = OF_ASR if self.method == "asr" else tuple(part for part in PARTS if part != "decoder")
+        need(self.method in tuple(METHODS), f"method {shown(self.method)} is none of {', '.join(METHODS)}")
+        parts = METHODS[self.method].parts
         unknown = [part for part in self.trains if not isinstance(part, str) or part not in parts]
         need(
             not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(parts)}"
@@ -173,13 +164,13 @@ class Stage:
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the model's submodules that train."""
-        parts = dict.fromkeys(module for part in self.trains for module in PARTS[part])
+        parts = dict.fromkeys(module for part in self.trains for module in METHODS[self.method].parts[part])
         return (*parts, "ctc_head") if self.asr.get("ctc") else tuple(parts)
 
     @property
     def packed(self) -> bool:
         """Whether it is trained on packed sequences, whose tokens a step counts; otherwise a step counts prompts."""
-        return self.method in PACKED
+        return METHODS[self.method].packed
 
     @property
     def bins(self) -> int:

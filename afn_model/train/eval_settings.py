@@ -8,16 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from afn_model.checks import is_number, is_whole
+from afn_model.train.methods import METHODS
 from afn_model.train.values import known, mapping, shown
 
 METRICS = ("exact", "f1", "wer", "cer", "score")
 LOWER = ("loss", "wer", "cer")  # of these a smaller one is better
-OWN = {
-    "sft": ("loss",),
-    "asr": ("loss",),
-    "dpo": ("loss", "accuracy", "reward_margin"),
-    "grpo": ("reward",),
-}  # by method
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ def eval_settings(raw: Mapping[str, Any], what: str, method: str = "sft") -> Eva
     metrics = given.get("metrics", [])
     listed = isinstance(metrics, (list, tuple)) and all(isinstance(m, str) and m in METRICS for m in metrics)
     need(listed, "metrics", f"a list of {', '.join(METRICS)}")
-    own = OWN[method]
+    own = METHODS[method].measured
     need(given.get("best", own[0]) in (*own, *metrics), "best", f"{', '.join(own)} or one of the metrics")
     need(isinstance(given.get("keep_best", False), bool), "keep_best", "true or false")
     return EvalSettings(**{"best": own[0], **given, "metrics": tuple(dict.fromkeys(metrics))})

@@ -18,35 +18,31 @@ import torch
 from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
-from afn_distributed.shard import export_model, gathered
+from afn_distributed.shard import export_model
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, MicroBatch, Position
 from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train import fingerprint, lora
 from afn_model.train.adapt import load_base, with_adapters
-from afn_model.train.asr import ASR, ASRSettings
 from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, Stage, write_curriculum
-from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.evaluate import Evaluator, HeldLosses
-from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.flops import WORK, step_work
-from afn_model.train.grpo import GRPO, GRPOSettings
+from afn_model.train.grpo import GRPO
 from afn_model.train.held_records import held_fingerprint
 from afn_model.train.log import Meter, RunLog, named
+from afn_model.train.method_of import method_of, method_settings, needs_reference
 from afn_model.train.optimiser import FiniteCheck, learning_rate
 from afn_model.train.outlook import check_room
 from afn_model.train.prepare import DONE, agreed, announce, cores, together, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.resume import Progress, resume, start_with_weights
 from afn_model.train.run_layout import RunLayout
-from afn_model.train.sft import SFT
 from afn_model.train.stage_model import stage_model
 from afn_model.train.stopping import Stopped, stop_signals
 from afn_model.train.update import collected_together, update, with_audio
 from afn_model.train.validate import MODEL, data_config, start_folder
-from afn_model.train.values import made
 from afn_model.weights.speech import config_as_json
 
 
@@ -103,15 +99,16 @@ class StageRun:
         self.start_folder = start
         known = out / "fingerprints.json"
         self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter, known))
-        self.settings: GRPOSettings | DPOSettings | None = None
-        if stage.method == "grpo":
-            self.settings = made(GRPOSettings, {"max_seconds": stage.max_audio, **stage.grpo}, f"{stage.name}: grpo")
-        elif stage.method == "dpo":
-            self.settings = made(DPOSettings, {"max_seconds": stage.max_audio, **stage.dpo}, f"{stage.name}: dpo")
-        reference = self.settings is not None and self.settings.needs_reference
+        self.settings = method_settings(stage)
         model, weights = together(process, lambda: load_base(start, stage, process.device))
         self.stage_model = stage_model(
-            model, stage, layout, process, reference=reference, seed=curriculum.seed, weights=weights
+            model,
+            stage,
+            layout,
+            process,
+            reference=needs_reference(self.settings),
+            seed=curriculum.seed,
+            weights=weights,
         )
         self.model = self.stage_model.model
         self.method = self.make_method()
@@ -145,27 +142,11 @@ class StageRun:
         )
 
     def make_method(self) -> Any:
-        gather = processes.sum_over
-        if self.settings is None:
-            features = FeatureCache(self.model) if self.stage.cache_encoder else None
-            collect = processes.gather_objects
-            options = {"gather": gather, "collect": collect, "features": features, "sp_group": self.sp_group}
-            if self.stage.method == "asr":
-                settings = made(ASRSettings, self.stage.asr, f"{self.stage.name}: asr")
-                options |= {"tokenizer": self.processor.tokenizer, "trains": self.stage_model.adapted.trains}
-                return ASR(self.model, settings, seed=self.curriculum.seed, rank=self.process.rank, **options)
-            return SFT(self.model, **options)
-        reference = self.stage_model.reference_context if self.settings.needs_reference else None
-        given: Any = self.model, self.processor, self.settings, reference
-        context, sharded = self.stage.context, self.stage_model.sharded
-        if isinstance(self.settings, DPOSettings):
-            return DPO(*given, context=context, gather=gather, sharded=sharded)
-        whole = gathered if sharded else None
-        options = {"wanted": self.stage.batch_prompts, "gather": gather, "collect": processes.gather_objects}
-        return GRPO(*given, context=context, seed=self.curriculum.seed, **options, gathered=whole)
+        given: Any = self.stage, self.settings, self.stage_model, self.processor, self.process
+        return method_of(*given, seed=self.curriculum.seed, sp_group=self.sp_group)
 
     def make_evaluator(self) -> Evaluator:
-        method = None if self.settings is None else self.method
+        method = None if self.stage.packed else self.method
         return Evaluator(self.curriculum, self.stage, *self.evaluated, method=method)
 
     @property

@@ -10,10 +10,11 @@ from afn_model.data.heldout import split
 from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
 from afn_model.train.asr import ASRSettings
-from afn_model.train.curriculum import PACKED, Curriculum, Stage
+from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
 from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.methods import PACKED
 from afn_model.train.reblend import Reblend
 from afn_model.train.values import made, number, shown
 
