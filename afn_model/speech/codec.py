@@ -1,0 +1,142 @@
+"""The streaming codec: sound to a few tokens a second and back, both ways causal."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afn_model.speech.config import CodecConfig
+from afn_model.speech.convnext import Lengthen, Shorten, Stage, State
+from afn_model.speech.quantizer import Quantized, ResidualQuantizer
+from afn_model.speech.spectrum import istft, stft
+
+QUIETEST = 1e-5  # of a bin: the encoder sees nothing below it
+LOUDEST = math.log(4.0)  # of a bin that the decoder writes: a full-scale sine has 0.5
+
+
+class Front(nn.Module):
+    """[B, n] samples -> [B, n/hop, width]: the causal STFT's real and imaginary parts, compressed, and a 1x1
+    convolution.
+    """
+
+    window: Tensor
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(config.window + 2, config.widths[0])
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+
+    def forward(self, pcm: Tensor, state: State | None = None) -> Tensor:
+        before = None
+        if state is not None:
+            before = state.get(self)
+            before = pcm.new_zeros(len(pcm), self.config.look_ahead) if before is None else before
+            state[self] = torch.cat([before, pcm], 1)[:, pcm.shape[1] :]
+        bins = stft(pcm, self.window, self.config.hop, before)
+        size = (bins.real.square() + bins.imag.square() + QUIETEST**2).sqrt()
+        return self.linear(torch.view_as_real(bins * size ** (self.config.power - 1)).flatten(2).to(self.linear.weight))
+
+
+class Head(nn.Module):
+    """[B, T, width] -> the complex spectrum [B, T, bins]: exp(log-magnitude) and a phase (Vocos, arXiv:2306.00814)."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.widths[0])
+        self.linear = nn.Linear(config.widths[0], config.window + 2)
+        nn.init.constant_(self.linear.bias[: config.window // 2 + 1], -5.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, phase = self.linear(self.norm(x)).float().chunk(2, -1)
+        return torch.polar(size.clamp(max=LOUDEST).exp(), phase)
+
+
+class Codec(nn.Module):
+    """Encoder, residual quantiser and decoder.
+
+    Token f stands for the samples [f·frame, (f+1)·frame) and depends on none after them. The decoder's sample t
+    depends on the tokens up to (t + look_ahead)/frame. A latent has mean square 1 (an RMS norm without weights): the
+    codes start at the right size, the encoder cannot drift away from them, and the talker predicts values around 1.
+    """
+
+    window: Tensor
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        widths, strides, latent = config.widths, config.strides, config.latent
+        scale = 1.0 / (len(widths) * config.blocks)
+        self.front = Front(config)
+        self.down = nn.ModuleList(Stage(w, config.blocks, config.kernel, scale) for w in widths)
+        self.shorten = nn.ModuleList(map(Shorten, widths, (*widths[1:], latent), strides))
+        self.quantizer = ResidualQuantizer(config)
+        self.lengthen = nn.ModuleList(map(Lengthen, (*widths[1:], latent), widths, strides))
+        self.up = nn.ModuleList(Stage(w, config.blocks, config.kernel, scale) for w in widths)
+        self.head = Head(config)
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+
+    def encode(self, pcm: Tensor, state: State | None = None) -> Tensor:
+        """Samples [B, n] -> latents [B, F, D]; the last frame is filled up with zeros.
+
+        Raises:
+            ValueError: another shape, or samples that are not finite.
+        """
+        if pcm.ndim != 2:
+            raise ValueError(f"samples must be [batch, n], got the shape {tuple(pcm.shape)}")
+        if not pcm.isfinite().all():
+            raise ValueError("the samples are not all finite")
+        pcm = F.pad(pcm.float(), (0, -pcm.shape[1] % self.config.frame))
+        x = self.front(pcm, state)
+        for stage, shorten in zip(self.down, self.shorten, strict=True):
+            x = shorten(stage(x, state))
+        return F.rms_norm(x, (x.shape[-1],))
+
+    def quantize(self, latent: Tensor, levels: Tensor | int | None = None) -> Quantized:
+        """Latents [..., D] through the first ``levels`` codebooks; see ``ResidualQuantizer``."""
+        return self.quantizer(latent, levels)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes [..., L'] of the first L' levels -> their sum [..., D]; a code of -1 adds nothing."""
+        return self.quantizer.embed(codes)
+
+    def codes(self, pcm: Tensor) -> Tensor:
+        """Samples [B, n] -> codes [B, F, L] of all levels."""
+        return self.quantize(self.encode(pcm), self.config.levels).codes
+
+    def spectrum(self, embedding: Tensor, state: State | None = None) -> Tensor:
+        """Embeddings [B, F, D] -> the complex STFT [B, F·frame/hop, window/2+1] of what they sound like."""
+        x = embedding.to(self.head.linear.weight.dtype)
+        for lengthen, stage in zip(reversed(self.lengthen), reversed(self.up), strict=True):
+            x = stage(lengthen(x), state)
+        return self.head(x)
+
+    def decode(self, embedding: Tensor) -> Tensor:
+        """Embeddings [B, F, D] -> samples [B, F·frame]; the last ``look_ahead`` of them fade out."""
+        return istft(self.spectrum(embedding), self.window, self.config.hop)[:, self.config.look_ahead :]
+
+    def forward(self, pcm: Tensor, levels: Tensor | int | None = None) -> tuple[Tensor, Quantized]:
+        """Samples [B, n] -> what they sound like through the codec [B, n], and what quantising gave."""
+        quantized = self.quantize(self.encode(pcm), levels)
+        return self.decode(quantized.embedding)[:, : pcm.shape[1]], quantized
+
+
+class Sizes(NamedTuple):
+    """Parameters of a codec's parts."""
+
+    encoder: int
+    quantizer: int
+    decoder: int
+
+
+def codec_sizes(config: CodecConfig) -> Sizes:
+    """Counts the parameters, the quantiser's codes included, without making them."""
+    with torch.device("meta"):
+        codec = Codec(config)
+    encoder = sum(p.numel() for part in (codec.front, codec.down, codec.shorten) for p in part.parameters())
+    decoder = sum(p.numel() for part in (codec.lengthen, codec.up, codec.head) for p in part.parameters())
+    return Sizes(encoder, codec.quantizer.codebooks.numel(), decoder)

@@ -1,0 +1,172 @@
+"""The residual vector quantiser, and how its codebooks learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from afn_model.speech.config import CodecConfig
+
+RESTARTS = 64  # codes of a level that one step starts anew, at most
+
+
+@dataclass
+class Quantized:
+    """What quantising gives.
+
+    Args:
+        codes: [..., L] int64; -1 where a level is left out.
+        embedding: [..., D], the sum of the chosen codes; gradients pass to the latent as they come.
+        commitment: mean square of latent - sum, which moves the latent.
+        codebook: mean over levels of the square of residual - code, which moves codes; 0 with "ema".
+    """
+
+    codes: Tensor
+    embedding: Tensor
+    commitment: Tensor
+    codebook: Tensor
+
+
+def residual_quantize(x: Tensor, codebooks: Tensor, levels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """r_0 = x, c_l = argmin_k |r_l - e_l,k|^2 (the lowest k of a tie), r_l+1 = r_l - e_l,c_l.
+
+    Args:
+        x: [T, D].
+        codebooks: [L, K, D].
+        levels: [T], how many of them a row takes; default all.
+
+    Returns:
+        codes [T, L], -1 behind a row's levels; and [T, D], the sum of the chosen codes.
+    """
+    left, codes = x, []
+    for level, book in enumerate(codebooks):
+        code = (book.square().sum(1) - 2 * (left @ book.T)).argmin(1)
+        chosen = book[code]
+        if levels is not None:
+            on = level < levels
+            code, chosen = torch.where(on, code, -1), chosen * on[:, None]
+        left = left - chosen
+        codes.append(code)
+    return torch.stack(codes, 1), x - left
+
+
+class ResidualQuantizer(nn.Module):
+    """``levels`` codebooks; each quantises what those before it leave.
+
+    In training a row takes a random number of levels, so that any first few of them are a recording of their own. The
+    moving average keeps each code's usage N (vectors of a step) beside the code e:
+    N' = decay·N + (1 - decay)·n and e' = (decay·N·e + (1 - decay)·sum)/N', of the n residuals nearest to e.
+    """
+
+    codebooks: Tensor
+    usage: Tensor
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        books = torch.randn(config.levels, config.codes, config.latent) / config.latent**0.5
+        if config.codebook == "ema":
+            self.register_buffer("codebooks", books)
+        else:
+            self.codebooks = nn.Parameter(books)
+        self.register_buffer("usage", torch.zeros(config.levels, config.codes))
+        self._seen: list[Tensor] = []  # counts, sums and candidates since the last update
+
+    def forward(self, latent: Tensor, levels: Tensor | int | None = None) -> Quantized:
+        """Quantises latents [..., D]; in training mode what ``update`` needs is kept.
+
+        Args:
+            latent: [..., D].
+            levels: of every row ([...]) or of all; default all, in training mode a random number of each first axis'
+                entry: all for half of them.
+        """
+        rows = latent.reshape(-1, latent.shape[-1])
+        if levels is None and self.training:
+            levels = self.draw_levels(latent.shape[:-1], latent.device)
+        elif isinstance(levels, int):
+            levels = torch.full((len(rows),), levels, device=latent.device)
+        levels = None if levels is None else levels.reshape(-1)
+        with torch.no_grad():
+            codes, total = residual_quantize(rows.float(), self.codebooks.float(), levels)
+        zero = total.new_zeros(())
+        codebook = zero
+        if self.training and len(rows):
+            gradient = self.config.codebook == "gradient"
+            chosen = self._chosen(codes)
+            before = rows.detach() - (chosen.detach().cumsum(1) - chosen.detach()).transpose(0, 1)  # [L, T, D]
+            self._remember(codes, before)
+            if gradient:
+                on = (codes >= 0).T[..., None]
+                off = (before - chosen.transpose(0, 1)).square() * on
+                codebook = off.sum() / (on.sum().clamp(min=1) * rows.shape[1])
+        embedding = rows + (total - rows).detach() if self.training else total
+        commitment = (rows - total).square().mean() if rows.numel() else zero
+        return Quantized(
+            codes.reshape(*latent.shape[:-1], -1),
+            embedding.reshape(latent.shape).to(latent.dtype),
+            commitment,
+            codebook,
+        )
+
+    def draw_levels(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """[B, ...] of 1 to ``levels``, the same along all axes but the first; all levels for half of them."""
+        count = shape[0] if shape else 1
+        drawn = torch.randint(1, self.config.levels + 1, (count,), device=device)
+        drawn = torch.where(torch.rand(count, device=device) < 0.5, self.config.levels, drawn)
+        return drawn.reshape(-1, *[1] * (len(shape) - 1)).expand(shape or (1,))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """The sum of codes [..., L'] of the first L' levels -> [..., D]; a code of -1 adds nothing."""
+        if codes.shape[-1] > self.config.levels:
+            raise ValueError(f"{codes.shape[-1]} levels of codes, but the codec has {self.config.levels}")
+        if codes.numel() and not -1 <= int(codes.min()) <= int(codes.max()) < self.config.codes:
+            raise ValueError(f"codes must be from -1 to {self.config.codes - 1}")
+        return self._chosen(codes).sum(-2)
+
+    def _chosen(self, codes: Tensor) -> Tensor:
+        level = torch.arange(codes.shape[-1], device=codes.device)
+        return self.codebooks[level, codes.clamp(min=0)] * (codes >= 0)[..., None]
+
+    @torch.no_grad()
+    def _remember(self, codes: Tensor, before: Tensor) -> None:
+        levels, size = self.usage.shape
+        index = torch.where(codes >= 0, codes, size).T  # a place behind the others takes what is left out
+        counts = before.new_zeros(levels, size + 1)
+        counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+        sums = before.new_zeros(levels, size + 1, before.shape[2])
+        sums.scatter_add_(1, index[..., None].expand_as(before), before)
+        rows = torch.arange(RESTARTS, device=codes.device) * before.shape[1] // RESTARTS
+        seen = [counts[:, :-1], sums[:, :-1], before[:, rows]]
+        self._seen = [a + b for a, b in zip(self._seen[:2], seen[:2], strict=True)] + seen[2:] if self._seen else seen
+
+    @torch.no_grad()
+    def update(self, gather: Callable[[list[Tensor]], list[Tensor]] | None = None) -> None:
+        """Moves the codes after a training step, by what the forward calls since the last update saw; without any,
+        nothing happens.
+
+        Args:
+            gather: gets [counts [L, K], sums [L, K, D], candidates [L, R, D]] and gives the same of all ranks: counts
+                and sums added up, the candidates of one rank. Without it this process is the only one.
+        """
+        if not self._seen:
+            return
+        counts, sums, candidates = gather(self._seen) if gather else self._seen
+        self._seen = []
+        keep = self.config.decay
+        usage = keep * self.usage + (1 - keep) * counts
+        if self.config.codebook == "ema":
+            old = (keep * self.usage)[..., None] * self.codebooks
+            moved = (old + (1 - keep) * sums) / usage.clamp(min=1e-12)[..., None]
+            self.codebooks.copy_(torch.where(usage[..., None] > 0, moved, self.codebooks))
+        mean = usage.mean(1, keepdim=True)
+        # The least used codes first, each in the place of one residual of this step.
+        order = usage.argsort(dim=1, stable=True)[:, : candidates.shape[1]]
+        dead = usage.gather(1, order) <= self.config.dead_below * mean
+        place = order[..., None].expand(-1, -1, candidates.shape[2])
+        fresh = torch.where(dead[..., None], candidates[:, : order.shape[1]], self.codebooks.gather(1, place))
+        self.codebooks.scatter_(1, place, fresh)
+        usage.scatter_(1, order, torch.where(dead, mean.expand_as(dead), usage.gather(1, order)))
+        self.usage.copy_(usage)
