@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from afn_model.speech.voice import is_voice
 from afn_model.weights.speech import is_speech
 
-WHOLE, SPEECH = "model", "speech"  # kinds of model folders
+WHOLE, SPEECH, VOICE = "model", "speech", "voice"  # kinds of model folders
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ METHODS = {
     "asr": Method(SPEECH, {"encoder": ("encoder",), "decoder": ("decoder",)}, True, ("loss",)),
     "grpo": Method(WHOLE, PARTS, False, ("reward",)),
     "dpo": Method(WHOLE, PARTS, False, ("loss", "accuracy", "reward_margin")),
+    "codec": Method(VOICE, {"codec": ("codec",)}, False, ("mel_distance",)),
+    "talker": Method(VOICE, {"talker": ("talker",)}, False, ("loss", "frames", "end")),
 }
 PACKED = tuple(name for name, method in METHODS.items() if method.packed)
 KINDS: dict[str, tuple[Callable[[str | Path], bool], str]] = {
     SPEECH: (is_speech, "an encoder with a decoder of its own, which method asr trains"),
+    VOICE: (is_voice, "a codec and a talker, which methods codec and talker train"),
 }
 
 
@@ -64,6 +68,6 @@ def check_kind(folder: str | Path, stage: str, method: str) -> str:
     """
     found, wanted = model_kind(folder), METHODS[method].model
     if found != wanted:
-        has = KINDS[found][1] if found in KINDS else f"no such {'decoder' if wanted == SPEECH else 'parts'}"
+        has = KINDS[found][1] if found in KINDS else f"no such {'decoder' if wanted == SPEECH else 'codec'}"
         raise ValueError(f"stage {stage}: method {method}, and {folder} has {has}")
     return found
