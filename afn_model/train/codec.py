@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from afn_model.checks import number
+from afn_model.checks import number, whole
 from afn_model.data.micro_batch import GlobalBatch
 from afn_model.hashing import key
 from afn_model.speech.codec_loss import CodecLosses, CodecLossSettings
 from afn_model.speech.config import CodecConfig
 from afn_model.speech.measures import mel_distance
 from afn_model.speech.voice import AFVoice
-from afn_model.train.values import made, mapping
+from afn_model.train.values import known, made, mapping
 
 if TYPE_CHECKING:
     from afn_model.train.voice_reader import Heard
@@ -38,7 +39,7 @@ class CodecSettings:
         all_levels: share of the recordings that pass through all levels of the quantiser; the others through 1 to all
             of them, so that any first few levels are a recording of their own.
         loss: settings of ``afn_model.speech.codec_loss.CodecLossSettings``.
-        discriminators: settings of ``afn_model.speech.discriminators.DiscriminatorSettings``.
+        discriminators: ``periods``, ``windows`` and ``width`` of ``afn_model.speech.discriminators.Discriminators``.
     """
 
     crop: float = 1.0
@@ -55,7 +56,10 @@ class CodecSettings:
         if not 0 <= number(self.all_levels, "all_levels") <= 1:
             raise ValueError(f"all_levels is {self.all_levels}; a share from 0 to 1 is expected")
         self.losses()
-        mapping(self.discriminators, "discriminators")
+        known(mapping(self.discriminators, "discriminators"), ("periods", "windows", "width"), "discriminators")
+        for name, value in self.discriminators.items():
+            for one in value if isinstance(value, (list, tuple)) and name != "width" else [value]:
+                whole(one, f"discriminators: {name}", 1, 1 << 16)
 
     def losses(self) -> CodecLossSettings:
         """The weights of the loss's terms."""
@@ -84,6 +88,7 @@ class CodecTraining:
         settings: the numbers.
         gather: sums a tensor over the ranks.
         collect: lists what each rank has.
+        rank: of this process.
     """
 
     MEASURED = ("recordings", "mel_distance")
@@ -95,9 +100,10 @@ class CodecTraining:
         *,
         gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         collect: Callable[[Any], list[Any]] = lambda value: [value],
+        rank: int = 0,
     ):
         self.voice, self.codec, self.settings = voice, voice.codec, settings
-        self.gather, self.collect = gather, collect
+        self.gather, self.collect, self.rank = gather, collect, rank
         self.losses = CodecLosses(settings.losses(), self.codec.config.sample_rate).to(voice.device)
         self.terms: dict[str, Tensor] = {}
         self.heard = 0
@@ -158,8 +164,11 @@ class CodecTraining:
         return share * torch.stack(list(terms.values())).sum()
 
     def together(self, seen: list[Tensor]) -> list[Tensor]:
-        """What the quantiser has seen on all ranks: counts and sums added up, the residuals of the first rank."""
-        return seen
+        """What the quantiser has seen on all ranks: counts and sums added up, and the residuals, in whose place unused
+        codes start anew, of the first rank that has recordings."""
+        counts, sums, residuals = seen
+        first = self.collect(self.heard > 0).index(True) == self.rank
+        return [self.gather(counts), self.gather(sums), self.gather(residuals * first)]
 
     def work(self) -> dict[str, float]:
         """Audio frames of this rank's recordings as tokens, and their seconds; FLOPs are not counted."""
@@ -192,16 +201,14 @@ class CodecTraining:
         return {"mel_distance": distance / count} if count else {}
 
 
-class untrained:  # noqa: N801
+@contextmanager
+def untrained(module: nn.Module) -> Iterator[None]:
     """Within it, what a module computes has no graph to its parameters that train."""
-
-    def __init__(self, module: nn.Module):
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *error: object) -> None:
-        for parameter in self.parameters:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
             parameter.requires_grad_(True)

@@ -10,15 +10,24 @@ from afn_distributed.process import Process
 from afn_distributed.shard import gathered
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.asr import ASR, ASRSettings
+from afn_model.train.codec import CodecSettings, CodecTraining
 from afn_model.train.curriculum import Stage
 from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.grpo import GRPO, GRPOSettings
 from afn_model.train.sft import SFT
 from afn_model.train.stage_model import StageModel
+from afn_model.train.talker import TalkerSettings, TalkerTraining
 from afn_model.train.values import made
 
-Settings = GRPOSettings | DPOSettings | ASRSettings
+KINDS = {
+    "grpo": GRPOSettings,
+    "dpo": DPOSettings,
+    "asr": ASRSettings,
+    "codec": CodecSettings,
+    "talker": TalkerSettings,
+}
+Settings = GRPOSettings | DPOSettings | ASRSettings | CodecSettings | TalkerSettings
 
 
 def method_settings(stage: Stage) -> Settings | None:
@@ -32,8 +41,7 @@ def method_settings(stage: Stage) -> Settings | None:
     given = getattr(stage, stage.method)
     if stage.method in ("grpo", "dpo"):
         given = {"max_seconds": stage.max_audio, **given}
-    kind = {"grpo": GRPOSettings, "dpo": DPOSettings, "asr": ASRSettings}[stage.method]
-    return made(kind, given, f"{stage.name}: {stage.method}")
+    return made(KINDS[stage.method], given, f"{stage.name}: {stage.method}")  # pyright: ignore[reportReturnType]
 
 
 def needs_reference(settings: Settings | None) -> bool:
@@ -63,6 +71,10 @@ def method_of(
         sp_group: the ranks that share every sequence with this one, if any.
     """
     model, gather, collect = stage_model.model, processes.sum_over, processes.gather_objects
+    if isinstance(settings, CodecSettings):
+        return CodecTraining(model, settings, gather=gather, collect=collect, rank=process.rank)
+    if isinstance(settings, TalkerSettings):
+        return TalkerTraining(model, settings, gather=gather)
     if settings is None or isinstance(settings, ASRSettings):
         features = FeatureCache(model) if stage.cache_encoder else None
         options: dict[str, Any] = {"gather": gather, "collect": collect, "features": features, "sp_group": sp_group}

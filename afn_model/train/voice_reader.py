@@ -71,7 +71,8 @@ class VoiceReader(AFNextProcessor):
         if stage.method == "talker" and config.talker is not None:
             most = config.talker.text.max_positions
             if stage.context > most:
-                raise ValueError(f"stage {stage.name}: context {stage.context} is more than the talker's {most} positions")
+                beyond = f"is more than the talker's {most} positions"
+                raise ValueError(f"stage {stage.name}: context {stage.context} {beyond}")
         return found
 
     def read_sample(self, sample: Sample, longest: float, seed: int) -> Heard:
@@ -100,7 +101,8 @@ class VoiceReader(AFNextProcessor):
         if len(audios) < 2 and settings.needs_prompt:
             raise ValueError("no speaker prompt: an earlier recording of the same voice is expected")
         if len(audios) > 1 and draw(seed, PROMPTED) < settings.prompt_share:
-            most = max(round(settings.prompt_seconds * self.codec.frame_rate), 1) * self.codec.frame
+            most = max(round(settings.prompt_seconds * self.codec.frame_rate), 1)
+            most = min(most, self.talker.prompt if self.talker else most) * self.codec.frame
             prompt = self.heard(audios[-2], longest, "the speaker prompt: ")
             clips.append(cropped(prompt, min(most, len(prompt)), draw(seed, PROMPT)))
         each = 2 if self.talker is None or self.talker.interleaved else 1
