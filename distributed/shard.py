@@ -167,8 +167,29 @@ def set_all_reduce(model: nn.Module, wanted: bool) -> None:
 
     Between the copies of a (replicate, shard) mesh there is then one sum in a step. Within a copy every backward sums.
     """
-    if isinstance(model, FSDPModule):
-        model.set_requires_all_reduce(wanted)
+    for module in _parts(model):
+        module.set_requires_all_reduce(wanted, recurse=False)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Σ over the ranks of the gradients of parameters that every rank holds whole, in place.
+
+    A rank without a gradient adds nothing; where no rank has one there is none afterwards either.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    every = list(parameters)
+    flags = torch.tensor([float(parameter.grad is not None) for parameter in every])
+    dist.all_reduce(flags)
+    wanted = [parameter for parameter, flag in zip(every, flags.tolist(), strict=True) if flag]
+    if not wanted:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in wanted]
+    whole = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(whole)
+    sizes = [gradient.numel() for gradient in gradients]
+    for parameter, part in zip(wanted, whole.split(sizes), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

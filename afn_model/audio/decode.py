@@ -45,6 +45,7 @@ def load_audio(
     strict: bool = False,
     max_seconds: float = 1800,
     dtype: torch.dtype = torch.float32,
+    to: int = SAMPLE_RATE,
     name: str | None = None,
 ) -> Tensor:
     """Decodes a recording to 16 kHz mono: channels averaged, any rate from 8 to 192 kHz resampled.
@@ -62,17 +63,18 @@ def load_audio(
             what is there is used, with a warning.
         max_seconds: the longest clip returned.
         dtype: ``torch.float32``, samples in [-1, 1] (or beyond, if the file is), or ``torch.int16``.
+        to: Hz of the result.
         name: what errors and warnings call the recording; its path if None.
 
     Returns:
-        [n] samples, at least 321 (one audio token).
+        [n] samples, at least 321 (one audio token) at 16 kHz and as many milliseconds at another rate.
 
     Raises:
         ValueError: one line with the file's name and the problem: no such file, not audio, truncated or damaged,
             no samples, NaN or Inf samples, too short, a rate out of range, ``start`` or ``end`` outside.
     """
     found = read_source(source, name)
-    clip = _Clip(found.name, start, end, strict, max_seconds)
+    clip = _Clip(found.name, start, end, strict, max_seconds, to=to)
     try:
         return _finish(*_decode(found, clip), clip, dtype)
     except StorageError:  # which names its address
@@ -147,6 +149,7 @@ def array_to_pcm(
     strict: bool = False,
     max_seconds: float = 1800,
     dtype: torch.dtype = torch.float32,
+    to: int = SAMPLE_RATE,
 ) -> Tensor:
     """What ``load_audio`` does, for samples already in memory.
 
@@ -154,15 +157,16 @@ def array_to_pcm(
         array: [n] samples, floating point in [-1, 1], int16 or int32 (scaled by their full range).
         sampling_rate: whole Hz, 8,000 to 192,000.
         start, end, strict, max_seconds, dtype: as for ``load_audio``.
+        to: Hz of the result.
 
     Returns:
-        [n'] samples at 16 kHz.
+        [n'] samples.
 
     Raises:
         ValueError: not one-dimensional, another dtype, or what ``load_audio`` refuses.
     """
     samples = torch.as_tensor(array)
-    clip = _Clip("audio array", start, end, strict, max_seconds)
+    clip = _Clip("audio array", start, end, strict, max_seconds, to=to)
     try:
         if samples.ndim != 1:
             raise ValueError(f"expected a 1-D array of samples, got shape {tuple(samples.shape)}")
@@ -188,6 +192,7 @@ class _Clip:
     strict: bool
     max_seconds: float
     whole: bool = False  # or it is an error, if it is not strict otherwise
+    to: int = SAMPLE_RATE  # Hz of what is returned
     problems: list[str] = field(default_factory=list)
 
     def samples(self, rate: int, length: int | None = None) -> tuple[int, int]:
@@ -327,15 +332,15 @@ def _finish(rate: int, blocks: Iterable[PcmBlock], clip: _Clip, dtype: torch.dty
 def _converted(rate: int, blocks: Iterable[PcmBlock], clip: _Clip, dtype: torch.dtype) -> Iterator[Tensor]:
     if dtype not in (torch.float32, torch.int16):
         raise ValueError(f"dtype must be torch.float32 or torch.int16, not {dtype}")
-    count, most, heard = 0, round(clip.max_seconds * SAMPLE_RATE), False
-    for block in resample(_checked(rate, blocks, clip), rate, SAMPLE_RATE):
+    count, most, heard = 0, round(clip.max_seconds * clip.to), False
+    for block in resample(_checked(rate, blocks, clip), rate, clip.to):
         pcm = block[: most - count]
         count += pcm.numel()
         heard = heard or bool(pcm.any())
         yield pcm if dtype == torch.float32 else (pcm * 32768).round_().clamp_(-32768, 32767).to(torch.int16)
-    if count < MIN_SAMPLES:
+    if count * SAMPLE_RATE < MIN_SAMPLES * clip.to:
         raise ValueError(
-            f"{count / SAMPLE_RATE:.4f} s is too short: one audio token needs {MIN_SAMPLES / SAMPLE_RATE:.4f} s"
+            f"{count / clip.to:.4f} s is too short: one audio token needs {MIN_SAMPLES / SAMPLE_RATE:.4f} s"
         )
     if clip.problems:
         if not heard:

@@ -86,12 +86,19 @@ def _unpacked(source) -> tuple[Any, dict[str, Any]]:
 
 
 def load(
-    audio: Audio, *, strict: bool = False, max_seconds: float = 1800, dtype: torch.dtype = torch.float32
+    audio: Audio,
+    *,
+    strict: bool = False,
+    max_seconds: float = 1800,
+    dtype: torch.dtype = torch.float32,
+    to: int = SAMPLE_RATE,
 ) -> Tensor:
-    """Samples [n] at 16 kHz of a recording, whatever it comes from; options and errors as of ``load_audio``."""
+    """Samples [n] of a recording, whatever it comes from, at ``to`` Hz; other options and errors as of ``load_audio``."""
     options = {"start": audio.start, "end": audio.end, "strict": strict, "max_seconds": max_seconds, "dtype": dtype}
+    options |= {"to": to}
     if isinstance(audio.source, DecodedRecording):
         pcm, whole = audio.source.pcm, audio.start is None and audio.end is None
+        whole = whole and to == SAMPLE_RATE
         if whole and pcm.dtype == dtype and MIN_SAMPLES <= len(pcm) <= max_seconds * SAMPLE_RATE:
             return pcm
         return array_to_pcm(pcm, SAMPLE_RATE, **options)

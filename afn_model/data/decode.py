@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
@@ -26,6 +26,15 @@ from afn_model.storage import NoAnswerError
 
 _OUTAGES = (10.0, 30.0)  # seconds to wait where storage gives no answer, beside the attempts of each reading
 _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a recording
+
+
+@runtime_checkable
+class SampleReader(Protocol):
+    """A processor that reads a sample by itself, its answer too: of a method that is not trained on packed sequences."""
+
+    def read_sample(self, sample: Sample, longest: float, seed: int) -> Prepared:
+        """What is trained on of a sample whose recordings may have ``longest`` seconds; ``seed`` is of all draws."""
+        ...
 
 
 class SampleDecoder(Dataset):
@@ -100,7 +109,10 @@ class SampleDecoder(Dataset):
             options: dict[str, Any] = {"training": not prompts, "add_generation_prompt": prompts or None}
             if sample.speed != 1 or self.augmenter is not None:
                 options["load_with"] = AugmentedLoad(sample.speed, self.augmenter, seed)
-            prepared = self.processor.prepare(turns, **options, max_seconds=longest)
+            if isinstance(self.processor, SampleReader):
+                prepared = self.processor.read_sample(sample, longest, seed)
+            else:
+                prepared = self.processor.prepare(turns, **options, max_seconds=longest)
         if not prompts:
             each = dict(zip(audios_of(sample), prepared.clips, strict=True))
             seconds = sum(clip.numel() for clip in each.values()) / SAMPLE_RATE

@@ -60,9 +60,12 @@ class GlobalBatch:
     Attributes:
         wait: seconds that the reader waited for micro-batches.
         following: the stream that this batch is from, for ``more``; None where there is none.
+        step, progress: optimiser steps that the stage has done, and its share that is done, 0 to 1.
     """
 
     following: Iterator[GlobalBatch] | None = None
+    step: int = 0
+    progress: float = 0.0
 
     def __init__(
         self,

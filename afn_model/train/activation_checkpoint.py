@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,12 @@ def checkpoint_blocks(model: AFNext, mode: str, offload: ActivationOffload | Non
     decoder = {"encoder": [], "selective": [getattr(layer, "mlp", layer) for layer in layers], "full": layers}[mode]
     for module in (*model.encoder.layers, *decoder):
         module.forward = _checkpointed(module, module.forward, offload)
+
+
+def checkpoint_modules(modules: Iterable[nn.Module]) -> None:
+    """Makes modules keep only their inputs between forward and backward, in place."""
+    for module in modules:
+        module.forward = _checkpointed(module, module.forward, None)
 
 
 def _checkpointed(module: nn.Module, forward: Callable, offload: ActivationOffload | None) -> Callable:

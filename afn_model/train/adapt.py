@@ -9,14 +9,16 @@ import torch
 
 from afn_model.afnext import AFNext
 from afn_model.afwhisper import AFWhisper
+from afn_model.speech.voice import AFVoice
 from afn_model.train import lora
 from afn_model.train.curriculum import Stage
 from afn_model.train.lora_linear import LoRADropout, adapters, set_dropout
+from afn_model.train.methods import SPEECH, VOICE, check_kind
 from afn_model.train.quantise import code_base
 from afn_model.train.sft import select
 from afn_model.weights.checkpoint import on_meta
 from afn_model.weights.slices import StoredWeights
-from afn_model.weights.speech import is_speech, speech_on_meta
+from afn_model.weights.speech import speech_on_meta
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,24 @@ class Adapted:
     dropout: LoRADropout | None = None
 
 
-def load_base(start: Path, stage: Stage, device: torch.device) -> tuple[AFNext | AFWhisper, StoredWeights]:
+def load_base(
+    start: Path, stage: Stage, device: torch.device
+) -> tuple[AFNext | AFWhisper | AFVoice, StoredWeights | None]:
     """The model that a stage starts from, on the meta device, and the weights that ``stage_model`` fills it with.
 
-    A base that is quantised is there already, on the device: its layers are read and coded one after the other. A stage
-    with CTC gives a model that has no CTC head a new one.
+    A base that is quantised is there already, on the device: its layers are read and coded one after the other. A voice
+    is there too, in float32, and its weights are None. A stage with CTC gives a model that has no CTC head a new one.
 
     Raises:
         ValueError: as ``afn_model.weights.checkpoint.load``; another kind of model than the method trains.
     """
-    if is_speech(start) != (stage.method == "asr"):
-        has = "an encoder with a decoder of its own, which method asr trains" if is_speech(start) else "no such decoder"
-        raise ValueError(f"stage {stage.name}: method {stage.method}, and {start} has {has}")
-    if is_speech(start):
+    kind = check_kind(start, stage.name, stage.method)
+    if kind == VOICE:
+        voice = AFVoice.from_pretrained(start, dtype=torch.float32, device=device)
+        if stage.method == "talker" and voice.talker is None:
+            raise ValueError(f"stage {stage.name}: {start} has a codec and no talker")
+        return voice, None
+    if kind == SPEECH:
         speech, stored = speech_on_meta(AFWhisper, start)
         if stage.asr.get("ctc") and speech.ctc_head is None:
             speech.add_ctc_head(device)

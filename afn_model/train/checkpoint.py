@@ -192,6 +192,7 @@ class Checkpoints:
         there = {n: m for n, m in stored_metadata(path, reader).items() if n.startswith("model.")}
         settle()
         own = {f"model.{name}": stored(parameter) for name, parameter in model.named_parameters()}
+        own |= {f"model.{name}": buffer for name, buffer in moving(model).items()}
         read = {
             name: torch.empty_like(own[name], dtype=found.properties.dtype)
             for name, found in there.items()
@@ -201,7 +202,8 @@ class Checkpoints:
         self._read(path, reader, read)
         for name, tensor in read.items():
             own[name].copy_(tensor)
-            refresh(model.get_parameter(name.removeprefix("model.")))
+        for parameter in model.parameters():
+            refresh(parameter)
         return {name.removeprefix("model.") for name in read}
 
     def at(self, step: int) -> Path:
@@ -377,6 +379,7 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
     ready(optimiser)
     settle()
     tensors = {f"model.{name}": stored(p) for name, p in model.named_parameters() if p.requires_grad}
+    tensors |= {f"model.{name}": buffer for name, buffer in moving(model).items()}
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             for key, value in optimiser.state[parameter].items():
@@ -384,6 +387,15 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
             if "step" in group:  # apex keeps the step in the group
                 tensors[f"optimiser.{names[id(parameter)]}.step"] = torch.tensor(group["step"])
     return tensors | {name: state for name, (state, _) in random_states().items()}
+
+
+def moving(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that training changes, by name: those that modules list in ``moving``."""
+    found = {}
+    for prefix, module in model.named_modules():
+        for name in getattr(module, "moving", ()):
+            found[f"{prefix}.{name}".removeprefix(".")] = module.get_buffer(name)
+    return found
 
 
 def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -16,23 +16,14 @@ from afn_model.storage import located
 from afn_model.train import values
 from afn_model.train.eval_settings import eval_settings
 from afn_model.train.lora_settings import ALL_LINEAR, check_lora
+from afn_model.train.methods import METHODS, PACKED, VOICE
 from afn_model.train.reblend import reblend_settings
 from afn_model.train.values import known, read_yaml, shown
 
 FORMER_NAMES = {"becomes": "release_name"}
-METHODS = ("sft", "asr", "grpo", "dpo")
-PACKED = ("sft", "asr")  # methods that are trained on packed sequences
 SCHEDULES = ("cosine", "linear", "constant")
 ON_LONG = ("cut", "drop", "error")
 OPTIMISERS = ("adamw", "adamw8bit")
-PARTS = {
-    "encoder": ("encoder",),
-    "adaptor": ("adaptor",),
-    "language_model": ("language_model", "lm_head"),
-    "decoder": ("decoder",),
-    "all": ("encoder", "adaptor", "language_model", "lm_head"),
-}
-OF_ASR = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -52,23 +43,24 @@ class Stage:
 
     Args:
         name: also the name of its folder.
-        method: "sft", "asr" (of an encoder with a decoder of its own), "grpo" or "dpo".
+        method: "sft", "asr" (of an encoder with a decoder of its own), "grpo", "dpo", "codec" or "talker" (of a voice).
         trains: parts that get gradients: encoder, adaptor, language_model (with its head), or all; of asr encoder and
-            decoder.
+            decoder; of codec and talker that.
         max_audio: seconds of audio a recording may have.
         on_long: longer recordings are cut to that ("cut"), their samples left out ("drop"), or the run ends ("error").
         context: tokens of a packed sequence.
         start: "base", a stage, or {stage: name, at: share of that stage, above 0 to 1}.
         blend: how often each dataset is seen per epoch (β).
         batch_tokens: tokens of an optimiser step, all ranks together; a multiple of ``context``.
-        batch_prompts: prompts of an optimiser step (GRPO), or pairs of answers (DPO).
+        batch_prompts: prompts of an optimiser step (GRPO), pairs of answers (DPO), or recordings (codec, talker).
         epochs, steps, minutes: how long; the stage ends at whichever comes first. A stage that ends by the clock is not
             reproducible.
         lr, warmup, schedule, betas, weight_decay, clip: AdamW. ``warmup`` is a share of the stage, ``clip`` the largest
             gradient norm.
         bad_share: share of the samples that may be bad; the run ends where more are.
         optimiser: "adamw", or "adamw8bit" with moments in 8 bits.
-        rates: learning rates of parts that differ from ``lr``: encoder, adaptor, language_model (with its head).
+        rates: learning rates of parts that differ from ``lr``: encoder, adaptor, language_model (with its head), and
+            of method codec its discriminators.
         layer_decay: the rate of a block over that of the block after it, above 0 to 1; of each part with blocks.
         lora: {rank, alpha, targets, ...} instead of training the own weights of the language model, or of the parts
             that targets names (``afn_model.train.lora_settings``).
@@ -80,6 +72,8 @@ class Stage:
         reblend: settings of ``afn_model.train.reblend.Reblend``, by which the blend follows held-out losses.
         grpo: settings of ``afn_model.train.grpo.GRPOSettings``.
         dpo: settings of ``afn_model.train.dpo.DPOSettings``.
+        codec: settings of ``afn_model.train.codec.CodecSettings``.
+        talker: settings of ``afn_model.train.talker.TalkerSettings``.
         layout: fields of ``RunLayout`` that this stage changes.
     """
 
@@ -116,6 +110,8 @@ class Stage:
     reblend: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     dpo: dict[str, Any] = field(default_factory=dict)
+    codec: dict[str, Any] = field(default_factory=dict)
+    talker: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -127,8 +123,8 @@ class Stage:
         if self.name in values.TAKEN:
             taken = ", ".join(values.TAKEN)
             raise ValueError(f"stage {self.name}: another name is needed; {taken} have a meaning of their own")
-        need(self.method in METHODS, f"method {shown(self.method)} is none of {', '.join(METHODS)}")
-        parts = OF_ASR if self.method == "asr" else tuple(part for part in PARTS if part != "decoder")
+        need(self.method in tuple(METHODS), f"method {shown(self.method)} is none of {', '.join(METHODS)}")
+        parts = METHODS[self.method].parts
         unknown = [part for part in self.trains if not isinstance(part, str) or part not in parts]
         need(
             not unknown and len(self.trains) > 0, f"trains {shown(list(self.trains))}; the parts are {', '.join(parts)}"
@@ -158,12 +154,19 @@ class Stage:
         frozen = "encoder" not in self.modules and self.method == "sft"
         need(frozen or not self.cache_encoder, "cache_encoder is for SFT with a frozen encoder")
         need(self.optimiser in OPTIMISERS, f"optimiser {shown(self.optimiser)} is none of {', '.join(OPTIMISERS)}")
+        rated = ("discriminators",) if self.method == "codec" else ()
         for part, rate in self.rates.items():
-            trained = part in ("encoder", "adaptor", "language_model") and part in self.modules
+            trained = part in rated or (part in ("encoder", "adaptor", "language_model") and part in self.modules)
             need(trained, f"rates: {shown(part)} is no part that trains")
             need(0 < rate < math.inf, f"rates: {part} is {rate:g}; a number above 0 is expected")
         need(0 < self.layer_decay <= 1, f"layer_decay is {self.layer_decay:g}; above 0 to 1 is expected")
-        need(not self.asr or self.method == "asr", "asr has settings for stages of method asr")
+        for method in ("asr", "codec", "talker"):
+            given = getattr(self, method)
+            need(not given or self.method == method, f"{method} has settings for stages of method {method}")
+        if METHODS[self.method].model == VOICE:
+            adapted = bool(self.lora or self.adapter)
+            need(not adapted, f"a stage of {self.method} has no adapters")
+            need(self.layer_decay == 1, f"layer_decay is not for {self.method}")
         eval_settings(self.eval, f"stage {self.name}: eval", self.method)
         need(not self.reblend or self.packed, f"reblend is for stages of {' and '.join(PACKED)}, not {self.method}")
         reblend_settings(self.reblend, f"stage {self.name}: reblend", self.blend)
@@ -173,13 +176,13 @@ class Stage:
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the model's submodules that train."""
-        parts = dict.fromkeys(module for part in self.trains for module in PARTS[part])
+        parts = dict.fromkeys(module for part in self.trains for module in METHODS[self.method].parts[part])
         return (*parts, "ctc_head") if self.asr.get("ctc") else tuple(parts)
 
     @property
     def packed(self) -> bool:
         """Whether it is trained on packed sequences, whose tokens a step counts; otherwise a step counts prompts."""
-        return self.method in PACKED
+        return METHODS[self.method].packed
 
     @property
     def bins(self) -> int:
@@ -321,7 +324,7 @@ def _fields(text: dict[str, Any], what: str) -> dict[str, Any]:
     rates = ("lr", "epochs", "max_audio", "weight_decay", "layer_decay", "clip", "warmup", "minutes", "bad_share")
     found |= values.numbers(given, rates, what)
     found |= values.numbers(given, ("context", "batch_tokens", "batch_prompts", "steps", "chunk"), what, values.whole)
-    for key in ("eval", "asr", "reblend", "grpo", "dpo", "layout"):
+    for key in ("eval", "asr", "reblend", "grpo", "dpo", "codec", "talker", "layout"):
         if key in text:
             found[key] = values.mapping(text[key], f"{what}: {key}")
     if "eval" in found:

@@ -163,6 +163,15 @@ class DPO:
         self.sums += (counted * found.detach()).sum(1)
         return (counted * losses).sum() / total
 
+    MEASURED = SUMS
+
+    def measure(self, global_batch: GlobalBatch) -> Tensor:
+        """``SUMS`` over this rank's pairs of held-out records, where nothing is updated."""
+        for losses in self.updates(global_batch):
+            for loss in losses:
+                loss()
+        return self.sums
+
     def work(self) -> dict[str, float]:
         """Tokens of this rank's prompts and answers; their FLOPs are not counted."""
         return {"tokens": float(self.tokens)}
@@ -170,20 +179,21 @@ class DPO:
     def metrics(self) -> dict[str, Any]:
         """Means over the pairs of all ranks, before the update: ``reward_margin`` is β m, ``reward_chosen`` and
         ``reward_rejected`` its two parts, ``accuracy`` the share of pairs with a margin above 0."""
-        return {name: value for name, value in means(self.gather(self.sums.double().cpu())).items() if name != "loss"}
+        found = self.means(self.gather(self.sums.double().cpu()))
+        return {name: value for name, value in found.items() if name != "loss"}
 
-
-def means(sums: Tensor) -> dict[str, float]:
-    """Columns of a log from ``SUMS`` over pairs; none without pairs."""
-    found = dict(zip(SUMS, sums.tolist(), strict=True))
-    names = {
-        "loss": "loss",
-        "reward_margin": "margin",
-        "accuracy": "right",
-        "reward_chosen": "chosen",
-        "reward_rejected": "rejected",
-    }
-    return {name: found[of] / found["pairs"] for name, of in names.items() if found["pairs"]}
+    @staticmethod
+    def means(sums: Tensor) -> dict[str, float]:
+        """Columns of a log from ``SUMS`` over pairs; none without pairs."""
+        found = dict(zip(SUMS, sums.tolist(), strict=True))
+        names = {
+            "loss": "loss",
+            "reward_margin": "margin",
+            "accuracy": "right",
+            "reward_chosen": "chosen",
+            "reward_rejected": "rejected",
+        }
+        return {name: found[of] / found["pairs"] for name, of in names.items() if found["pairs"]}
 
 
 def prepare_pair(

@@ -8,23 +8,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from afn_model.checks import is_number, is_whole
+from afn_model.train.methods import METHODS, VOICE
 from afn_model.train.values import known, mapping, shown
 
 METRICS = ("exact", "f1", "wer", "cer", "score")
-LOWER = ("loss", "wer", "cer")  # of these a smaller one is better
-OWN = {
-    "sft": ("loss",),
-    "asr": ("loss",),
-    "dpo": ("loss", "accuracy", "reward_margin"),
-    "grpo": ("reward",),
-}  # by method
+LOWER = ("loss", "wer", "cer", "mel_distance", "frames", "end")  # of these a smaller one is better
 
 
 @dataclass(frozen=True)
 class EvalSettings:
     """A held-out evaluation of a stage, every so many steps and after the last.
 
-    Of SFT it finds the loss, of DPO also accuracy and margin, of GRPO the reward of greedy answers.
+    Of SFT it finds the loss, of DPO also accuracy and margin, of GRPO the reward of greedy answers, of codec the mel
+    distance, of talker the loss and its two parts.
 
     Args:
         data: a dataset of the curriculum, or the path of an indexed corpus; or
@@ -35,7 +31,7 @@ class EvalSettings:
         metrics: scores of greedy answers: exact, f1, wer, cer against the record's last answer, score by its truth.
         max_new_tokens: longest answer; of GRPO that of its own settings, if not given.
         best: what the best evaluation is decided by: loss, or one of ``metrics``; of DPO also accuracy or
-            reward_margin, and of GRPO reward in place of loss.
+            reward_margin, of GRPO reward in place of loss, of codec mel_distance, of talker also frames or end.
         patience: evaluations without a better one after which the stage ends.
         keep_best: the checkpoint of the best one is kept and becomes the stage's model.
     """
@@ -83,7 +79,8 @@ def eval_settings(raw: Mapping[str, Any], what: str, method: str = "sft") -> Eva
     metrics = given.get("metrics", [])
     listed = isinstance(metrics, (list, tuple)) and all(isinstance(m, str) and m in METRICS for m in metrics)
     need(listed, "metrics", f"a list of {', '.join(METRICS)}")
-    own = OWN[method]
+    need(not metrics or METHODS[method].model != VOICE, "metrics", f"none, since {method} answers nothing,")
+    own = METHODS[method].measured
     need(given.get("best", own[0]) in (*own, *metrics), "best", f"{', '.join(own)} or one of the metrics")
     need(isinstance(given.get("keep_best", False), bool), "keep_best", "true or false")
     return EvalSettings(**{"best": own[0], **given, "metrics": tuple(dict.fromkeys(metrics))})

@@ -30,14 +30,16 @@ from afn_model.infer.speech_answer import speech_answers
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.metrics import edits, score, word_f1
 from afn_model.scoring.text import answer_in, normalise, words_in
+from afn_model.train.codec import CodecTraining
 from afn_model.train.curriculum import Curriculum, Stage
-from afn_model.train.dpo import DPO, SUMS, means
+from afn_model.train.dpo import DPO
 from afn_model.train.eval_settings import EvalSettings, eval_settings
 from afn_model.train.grading import COUNTS, usable_rewards
 from afn_model.train.grpo import GRPO, check_rewards
 from afn_model.train.held_records import held_out
 from afn_model.train.reblend import reblend_settings
 from afn_model.train.sft import SFT
+from afn_model.train.talker import TalkerTraining
 from afn_model.train.update import with_audio
 from afn_model.train.validate import data_config
 
@@ -63,7 +65,7 @@ class Evaluator:
         process: this rank.
         sp_group: the ranks that share every sequence with this one, if any.
         sharded: whether weights are cut over ranks.
-        method: what trains a stage of DPO or GRPO.
+        method: what trains a stage that is not packed.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Evaluator:
         process: Process,
         sp_group: SequenceParallel | None,
         sharded: bool,
-        method: DPO | GRPO | None = None,
+        method: DPO | GRPO | CodecTraining | TalkerTraining | None = None,
     ):
         settings = eval_settings(stage.eval, f"stage {stage.name}: eval", stage.method)
         found = held_out(curriculum, stage)
@@ -101,12 +103,12 @@ class Evaluator:
         self.short.max_seconds, self.short.strict = self.config.max_seconds, False
 
     def __call__(self) -> dict[str, Any]:
-        """Columns of a row, on all ranks: of SFT ``loss``, of DPO ``pairs``, of GRPO ``rewards``, and ``scores``."""
+        """Columns of a row, on all ranks: of SFT ``loss``, of GRPO ``rewards``, else ``measured``; and ``scores``."""
         with undisturbed(self.model), torch.no_grad():
             if isinstance(self.method, GRPO):
                 told = self.answered(self.records())
                 return self.rewards(told, self.method) | self.scores(told)
-            found = self.loss() if self.method is None else self.pairs(self.method)
+            found = self.loss() if self.method is None else self.measured(self.method)
             if self.settings.metrics:
                 found |= self.scores(self.answered([one for one in self.records() if reference(one[1]) is not None]))
             return found
@@ -139,21 +141,18 @@ class Evaluator:
         losses = {axis: loss / tokens for axis, (loss, tokens) in sorted(merged.items()) if tokens}
         return {"eval_loss": value / count, "eval_losses": losses, "eval_tokens": round(count), **counts}
 
-    def pairs(self, method: DPO) -> dict[str, Any]:
-        """eval_loss, and the columns that DPO logs, over all pairs."""
-        sums, samples, bad = torch.zeros(len(SUMS), dtype=torch.float64), 0, []
+    def measured(self, method: DPO | CodecTraining | TalkerTraining) -> dict[str, Any]:
+        """What a method measures over all pairs, or recordings: of DPO the loss and its columns of the log."""
+        sums, samples, bad = torch.zeros(len(method.MEASURED), dtype=torch.float64), 0, []
         for batch in self.batches():
             # What a method finds to be bad it takes out of its batch, which comes again.
             own = [replace(micro, bad=list(micro.bad)) for micro in batch.micro]
             batch = GlobalBatch(own, batch.position, batch.seen)
-            for losses in method.updates(batch):
-                for loss in losses:
-                    loss()
-            sums += method.sums.double().cpu()
+            sums += method.measure(batch).double().cpu()
             samples, bad = samples + sum(len(micro.samples) for micro in own), bad + batch.bad
         sums = processes.sum_over(sums)
         counts = self.counted(samples, bad, usable=bool(sums[0]))
-        return {f"eval_{name}": value for name, value in means(sums).items()} | counts
+        return {f"eval_{name}": value for name, value in method.means(sums).items()} | counts
 
     def rewards(self, told: Answered, method: GRPO) -> dict[str, Any]:
         """eval_reward, the mean reward of greedy answers, and eval_rewards by kind."""

@@ -15,6 +15,7 @@ from afn_model.prompt.processor import AFNextProcessor
 from afn_model.train.account import stage_units
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.host_memory import available
+from afn_model.train.methods import SPEECH, check_kind
 from afn_model.train.outlook import stage_forecast
 from afn_model.train.rates import ASSUMED, Rates, described, read_rates
 from afn_model.train.run_layout import RECOMPUTE, RunLayout, for_stage
@@ -23,7 +24,7 @@ from afn_model.train.speech_time import time_of
 from afn_model.train.step_time import StepSeconds, StepTime, band
 from afn_model.train.typical import PER_SECOND, longest, typical
 from afn_model.weights.config_json import read_config
-from afn_model.weights.speech import is_speech, read_speech_config
+from afn_model.weights.speech import read_speech_config
 
 ULYSSES, RINGS = (1, 2, 4, 7, 8, 14, 28), (1, 2, 4, 8, 16)
 FEW = 0.5  # GB of frozen weights that are not worth a setting
@@ -332,10 +333,8 @@ def config_of(stage: Stage, base: str | Path | None) -> AnyConfig:
     """
     if not base:
         return SpeechConfig() if stage.method == "asr" else ModelConfig()
-    if is_speech(base) != (stage.method == "asr"):
-        has = "an encoder with a decoder of its own, which method asr trains" if is_speech(base) else "no such decoder"
-        raise ValueError(f"stage {stage.name}: method {stage.method}, and {base} has {has}")
-    return read_speech_config(Path(base)) if is_speech(base) else read_config(Path(base))
+    kind = check_kind(base, stage.name, stage.method)
+    return read_speech_config(Path(base)) if kind == SPEECH else read_config(Path(base))
 
 
 def plan(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afn_model.checks import is_whole
 from afn_model.train import values
+from afn_model.train.methods import METHODS, VOICE
 from afn_model.train.values import known, read_yaml, shown
 
 if TYPE_CHECKING:
@@ -122,6 +123,18 @@ def _layout(raw: dict[str, Any]) -> RunLayout:
     return RunLayout(**found | values.numbers(raw, ("checkpoint_minutes",), "layout"))
 
 
+def check_voice(layout: RunLayout, stage: Stage) -> None:
+    """ValueError where a layout has something that codec and talker are not trained with."""
+    what = f"stage {stage.name}: method {stage.method}"
+    for name in ("compile", "offload_optimiser", "offload_activations"):
+        if getattr(layout, name):
+            raise ValueError(f"{what} is trained without {name}; layout: {{{name}: false}} is expected")
+    if stage.method == "codec" and (layout.dtype, layout.recompute) != ("float32", "none"):
+        has = f"dtype {layout.dtype} and recompute {layout.recompute}"
+        raise ValueError(f"{what} computes in float32 and keeps its activations, not with {has}; give the stage "
+                         "layout: {dtype: float32, recompute: none}")
+
+
 def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
     """The layout with the changes for the stage's context, and then the stage's own."""
     known(stage.layout, (f.name for f in fields(RunLayout)), f"stage {stage.name}: layout")
@@ -136,4 +149,6 @@ def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
             f"stage {stage.name}: ulysses {found.ulysses} x ring {found.ring}, but method asr gives every rank whole "
             "sequences; 1 x 1 is expected"
         )
+    if METHODS[stage.method].model == VOICE:
+        check_voice(found, stage)
     return found

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,14 +48,16 @@ class StageModel:
         reference: for the KL penalty of GRPO: a frozen copy of the policy, sharded as the policy is; with adapters the
             policy itself. ``reference_context`` gives what to ask.
         originals: with adapters, frozen copies of the submodules that train besides them, by name.
+        copied: whether every rank has all of what trains, whose gradients are summed before the optimiser's step.
     """
 
-    model: AFNext
+    model: Any
     optimiser: torch.optim.Optimizer
     adapted: Adapted
     sharded: bool
     reference: AFNext | None = None
     originals: dict[str, nn.Module] = field(default_factory=dict)
+    copied: bool = False
 
     @contextmanager
     def reference_context(self) -> Iterator[AFNext]:

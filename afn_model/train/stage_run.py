@@ -18,35 +18,35 @@ import torch
 from afn_distributed import SequenceParallel
 from afn_distributed import process as processes
 from afn_distributed.process import Process
-from afn_distributed.shard import export_model, gathered
+from afn_distributed.shard import export_model
 from afn_model.data.loader import BadTally, GlobalBatch, Loader, MicroBatch, Position
 from afn_model.files import remove_leftovers, write_json
 from afn_model.prompt.processor import AFNextProcessor
+from afn_model.speech.config import voice_json
 from afn_model.train import fingerprint, lora
 from afn_model.train.adapt import load_base, with_adapters
-from afn_model.train.asr import ASR, ASRSettings
 from afn_model.train.callbacks import Callback, Reporters, TensorBoard
 from afn_model.train.checkpoint import Checkpoints, find, training_state
 from afn_model.train.curriculum import Curriculum, Stage, write_curriculum
-from afn_model.train.dpo import DPO, DPOSettings
 from afn_model.train.evaluate import Evaluator, HeldLosses
-from afn_model.train.feature_cache import FeatureCache
 from afn_model.train.flops import WORK, step_work
-from afn_model.train.grpo import GRPO, GRPOSettings
+from afn_model.train.grpo import GRPO
 from afn_model.train.held_records import held_fingerprint
 from afn_model.train.log import Meter, RunLog, named
+from afn_model.train.method_of import method_of, method_settings, needs_reference
+from afn_model.train.methods import METHODS, VOICE, check_kind
 from afn_model.train.optimiser import FiniteCheck, learning_rate
 from afn_model.train.outlook import check_room
 from afn_model.train.prepare import DONE, agreed, announce, cores, together, warn
 from afn_model.train.profiler import profile_window, snapshot_on_oom
 from afn_model.train.resume import Progress, resume, start_with_weights
 from afn_model.train.run_layout import RunLayout
-from afn_model.train.sft import SFT
 from afn_model.train.stage_model import stage_model
 from afn_model.train.stopping import Stopped, stop_signals
 from afn_model.train.update import collected_together, update, with_audio
 from afn_model.train.validate import MODEL, data_config, start_folder
-from afn_model.train.values import made
+from afn_model.train.voice_model import export_voice, voice_stage_model
+from afn_model.train.voice_reader import VoiceReader
 from afn_model.weights.speech import config_as_json
 
 
@@ -96,23 +96,22 @@ class StageRun:
         if process.rank == 0:  # a run that is killed while it writes a model leaves as much as the model takes
             remove_leftovers(self.folder)
         start = start_folder(stage, base, out)
-        self.processor = AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16, whole_windows=False)
+        self.is_voice = METHODS[stage.method].model == VOICE
+        self.processor = self.make_processor(start)
         self.done = Progress()
         self.loader = self.make_loader(Position())
         self.samples_per_epoch = self.loader.samples_per_epoch  # of the stage's own blend
         self.start_folder = start
         known = out / "fingerprints.json"
         self.start = agreed(process, lambda: fingerprint.start_fingerprint(start, stage.adapter, known))
-        self.settings: GRPOSettings | DPOSettings | None = None
-        if stage.method == "grpo":
-            self.settings = made(GRPOSettings, {"max_seconds": stage.max_audio, **stage.grpo}, f"{stage.name}: grpo")
-        elif stage.method == "dpo":
-            self.settings = made(DPOSettings, {"max_seconds": stage.max_audio, **stage.dpo}, f"{stage.name}: dpo")
-        reference = self.settings is not None and self.settings.needs_reference
+        self.settings = method_settings(stage)
         model, weights = together(process, lambda: load_base(start, stage, process.device))
-        self.stage_model = stage_model(
-            model, stage, layout, process, reference=reference, seed=curriculum.seed, weights=weights
-        )
+        given: Any = model, stage, layout, process
+        if self.is_voice:
+            self.stage_model = voice_stage_model(*given, settings=self.settings, seed=curriculum.seed)
+        else:
+            asks = needs_reference(self.settings)
+            self.stage_model = stage_model(*given, reference=asks, seed=curriculum.seed, weights=weights)
         self.model = self.stage_model.model
         self.method = self.make_method()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=layout.keep, pin=process.device.type == "cuda")
@@ -128,6 +127,12 @@ class StageRun:
         self.held_fingerprint = held_fingerprint(curriculum, stage)
         self.stale = False  # whether patience has run out
         self.model_folder: Path | None = None
+
+    def make_processor(self, start: Path) -> AFNextProcessor:
+        if self.is_voice:
+            check_kind(start, self.stage.name, self.stage.method)
+            return VoiceReader.of_stage(start, self.stage)
+        return AFNextProcessor.from_pretrained(start, pcm_dtype=torch.int16, whole_windows=False)
 
     def make_loader(self, position: Position) -> Loader:
         config = data_config(self.curriculum, self.stage)
@@ -145,38 +150,28 @@ class StageRun:
         )
 
     def make_method(self) -> Any:
-        gather = processes.sum_over
-        if self.settings is None:
-            features = FeatureCache(self.model) if self.stage.cache_encoder else None
-            collect = processes.gather_objects
-            options = {"gather": gather, "collect": collect, "features": features, "sp_group": self.sp_group}
-            if self.stage.method == "asr":
-                settings = made(ASRSettings, self.stage.asr, f"{self.stage.name}: asr")
-                options |= {"tokenizer": self.processor.tokenizer, "trains": self.stage_model.adapted.trains}
-                return ASR(self.model, settings, seed=self.curriculum.seed, rank=self.process.rank, **options)
-            return SFT(self.model, **options)
-        reference = self.stage_model.reference_context if self.settings.needs_reference else None
-        given: Any = self.model, self.processor, self.settings, reference
-        context, sharded = self.stage.context, self.stage_model.sharded
-        if isinstance(self.settings, DPOSettings):
-            return DPO(*given, context=context, gather=gather, sharded=sharded)
-        whole = gathered if sharded else None
-        options = {"wanted": self.stage.batch_prompts, "gather": gather, "collect": processes.gather_objects}
-        return GRPO(*given, context=context, seed=self.curriculum.seed, **options, gathered=whole)
+        given: Any = self.stage, self.settings, self.stage_model, self.processor, self.process
+        return method_of(*given, seed=self.curriculum.seed, sp_group=self.sp_group)
 
     def make_evaluator(self) -> Evaluator:
-        method = None if self.settings is None else self.method
+        method = None if self.stage.packed else self.method
         return Evaluator(self.curriculum, self.stage, *self.evaluated, method=method)
 
     @property
     def evaluated(self) -> tuple[Any, ...]:
         return self.model, self.processor, self.process, self.sp_group, self.stage_model.sharded
 
+    def config_as_json(self) -> dict[str, Any]:
+        """What config.json holds of the model; lists for tuples, as a checkpoint's facts have them."""
+        if self.is_voice:
+            return json.loads(json.dumps(voice_json(self.model.config)))
+        return config_as_json(self.model.config, self.layout.dtype)
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
         return {
             "stage": fingerprint.as_json(self.stage),
-            "model": config_as_json(self.model.config, self.layout.dtype),
+            "model": self.config_as_json(),
             "start": self.start,
             "data": self.loader.fingerprint | self.held_fingerprint,
             "seed": self.curriculum.seed,
@@ -232,7 +227,7 @@ class StageRun:
             )
             about = {"run": str(self.folder.parent), "stage": stage.name, "folder": str(self.folder)}
             about |= {"from_step": done.step, "settings": fingerprint.as_json(stage), "layout": asdict(self.layout)}
-            self.report("on_start", about | {"model": config_as_json(self.model.config, self.layout.dtype)})
+            self.report("on_start", about | {"model": self.config_as_json()})
         meter = Meter(device=process.device)
         began, saved = time.perf_counter() - done.seconds, time.perf_counter()
         bad = BadTally(self.loader.config.bad_share, self.loader.blend.records)
@@ -255,6 +250,7 @@ class StageRun:
                 tick = time.perf_counter()
                 global_batch = next(global_batches)
                 global_batch.following = global_batches
+                global_batch.step, global_batch.progress = done.step, self.progress()
                 wait, work = time.perf_counter() - tick, Counter(dict.fromkeys(WORK, 0.0))
                 global_batch.through(partial(self.count, work))
                 if self.stage_model.sharded:
@@ -448,7 +444,10 @@ class StageRun:
 
     def export(self, name: str) -> None:
         """Writes the model as it stands to a folder of the stage."""
-        export_model(self.model, self.folder / name, getattr(torch, self.layout.dtype))
+        if self.is_voice:
+            export_voice(self.model, self.folder / name)
+        else:
+            export_model(self.model, self.folder / name, getattr(torch, self.layout.dtype))
         if self.process.rank == 0:
             self.processor.save_pretrained(self.folder / name)
         processes.barrier()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from afn_distributed import process as processes
-from afn_distributed.shard import clip_grad_norm, set_all_reduce
+from afn_distributed.shard import clip_grad_norm, set_all_reduce, sum_gradients
 from afn_model.data.loader import GlobalBatch, MicroBatch
 from afn_model.prompt.batch import IGNORED, join
 from afn_model.prompt.conversation import SILENCE
@@ -37,7 +37,7 @@ def update(
 
     Args:
         stage_model: model and optimiser.
-        method: SFT or GRPO, whose ``updates`` yields the losses of each optimiser step: they are made as they are read.
+        method: whose ``updates`` yields the losses of each optimiser step: they are made as they are read.
         global_batch: this rank's part of the batch.
         rate: learning rate of the stage, which a group of parameters may have a factor of.
         clip: largest norm of the gradient.
@@ -65,6 +65,8 @@ def update(
             total += value.detach()
         if not losses:
             continue
+        if stage_model.copied:
+            sum_gradients(trained)
         norm = optimiser.clip(clip) if isinstance(optimiser, OffloadedOptimiser) else clip_grad_norm(trained, clip)
         finite.observe(optimiser, total, norm, step)
         optimiser.step()

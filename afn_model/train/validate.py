@@ -10,11 +10,14 @@ from afn_model.data.heldout import split
 from afn_model.data.index import Corpus
 from afn_model.data.plan import Blend, DataConfig
 from afn_model.train.asr import ASRSettings
-from afn_model.train.curriculum import PACKED, Curriculum, Stage
+from afn_model.train.codec import CodecSettings
+from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.grading import Grader
 from afn_model.train.grpo_settings import GRPOSettings
+from afn_model.train.methods import PACKED
 from afn_model.train.reblend import Reblend
+from afn_model.train.talker import TalkerSettings
 from afn_model.train.values import made, number, shown
 
 MODEL = "model"
@@ -49,6 +52,8 @@ def check(curriculum: Curriculum, stage: Stage, world_size: int, sp_size: int = 
     if stage.cache_encoder and world_size > 1:
         raise ValueError(f"stage {stage.name}: cache_encoder is for one rank, and there are {world_size}")
     made(DPOSettings, stage.dpo, f"stage {stage.name}: dpo")
+    made(CodecSettings, stage.codec, f"stage {stage.name}: codec")
+    made(TalkerSettings, stage.talker, f"stage {stage.name}: talker")
     settings = made(GRPOSettings, stage.grpo, f"stage {stage.name}: grpo")
     try:
         Grader(settings, str)
