@@ -1,1 +1,0 @@
-"""Speaking: a streaming codec of audio, and the talker that says text in its codes."""
