@@ -196,13 +196,17 @@ class Choice:
         first, last = [*self.growing.times, *2 * [self.chat.server.thread.engine.clock()]][:2]
         captions = {"captions": self.chat.captions} if self.chat.captions else {}
         speech = {} if self.chat.speech is None else self.chat.speech.times()
-        return captions | speech | {
-            "finish_reason": self.reason,
-            "timestamps": self.times,
-            "audio": [{"id": one.id, "seconds": one.seconds, "windows": one.windows} for one in heard],
-            "timing": {
-                "queue": max(0.0, (sequence.began or last) - (sequence.arrived or last)),
-                "first_token": first - arrived,
-                "total": last - arrived,
-            },
-        }
+        return (
+            captions
+            | speech
+            | {
+                "finish_reason": self.reason,
+                "timestamps": self.times,
+                "audio": [{"id": one.id, "seconds": one.seconds, "windows": one.windows} for one in heard],
+                "timing": {
+                    "queue": max(0.0, (sequence.began or last) - (sequence.arrived or last)),
+                    "first_token": first - arrived,
+                    "total": last - arrived,
+                },
+            }
+        )

@@ -121,7 +121,9 @@ class Message(StrictFields):
     @model_validator(mode="after")
     def _fits(self) -> Message:
         if self.audio is not None and self.role != "assistant":
-            raise ValueError(f"audio is of a message of the assistant; a recording of the {self.role} is a part of content")
+            raise ValueError(
+                f"audio is of a message of the assistant; a recording of the {self.role} is a part of content"
+            )
         if self.audio is None and "content" not in self.model_fields_set:
             raise ValueError("content is missing")
         if self.role == "assistant" and any(part.type != "text" for part in self.content):

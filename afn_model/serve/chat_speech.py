@@ -25,6 +25,7 @@ from afn_model.serve.speaking import DEFAULT, SaidStream, SpeechThread
 if TYPE_CHECKING:
     from afn_model.speech.speaker import SpeakerPrompt
 
+
 def recall(messages: Sequence[Message], server: Server, owner: str) -> None:
     """Puts the text of answers that were spoken in the place of their sound.
 

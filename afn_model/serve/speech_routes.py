@@ -100,7 +100,9 @@ class SaidResponse(Response):
                 async for data in sounds(said, to):
                     if not begun:
                         kind = [(b"content-type", MIME[asked.response_format].encode())]
-                        await send({"type": "http.response.start", "status": 200, "headers": HEADERS if events else kind})
+                        await send(
+                            {"type": "http.response.start", "status": 200, "headers": HEADERS if events else kind}
+                        )
                         begun = True
                     delta = {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()} if events else None
                     await _tell(send, data if delta is None else line(delta).encode())

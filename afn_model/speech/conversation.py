@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 AHEAD = 32  # tokens that a stream is given before it has used the ones before
 UNREAD = 30.0  # seconds of sound that may wait for a reader before no more text is given
 LOOKED_AT = 16  # tokens before the first sound that are looked at together: characters are parted by tokens
-PAUSES = (".", "!", "?", ";", ":", "Ċ", "ãĢĤ")  # how tokens end behind which speech may pause: a line's end, an ideographic stop
+PAUSES = (
+    ".",
+    "!",
+    "?",
+    ";",
+    ":",
+    "Ċ",
+    "ãĢĤ",
+)  # how tokens end behind which speech may pause: a line's end, an ideographic stop
 Mark = Callable[[Tensor], Tensor]  # of the next samples [n] float32; as many
 
 
