@@ -24,9 +24,7 @@ from afn_model.serve.web import WebServer, bound
 from tests.tiny import noise, tiny
 
 
-def tiny_server(
-    *, engine: dict[str, Any] | None = None, voice: SpeechThread | None = None, **settings: Any
-) -> Server:
+def tiny_server(*, engine: dict[str, Any] | None = None, voice: SpeechThread | None = None, **settings: Any) -> Server:
     """A server with the tiny model, named "tiny", and perhaps a voice."""
     model, processor = tiny()
     options = {"pages": 400, "slots": 64} | (engine or {})

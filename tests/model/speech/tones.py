@@ -76,10 +76,10 @@ class ToneEngine:
         return found
 
 
-def tones(tokenizer, **options) -> SpokenAnswers:
+def tones(tokenizer, rate: int = RATE, **options) -> SpokenAnswers:
     """Answers whose clock is the engine's."""
     engine = ToneEngine()
-    return SpokenAnswers(engine, tokenizer, RATE, clock=lambda: engine.now, **options)  # type: ignore[arg-type]
+    return SpokenAnswers(engine, tokenizer, rate, clock=lambda: engine.now, **options)  # type: ignore[arg-type]
 
 
 def tone_prompt(pcm: Tensor, rate: int, consent: str) -> SpeakerPrompt:
