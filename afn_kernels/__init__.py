@@ -14,9 +14,11 @@ from afn_kernels._registry import ASKED, OPS, Explained, Explanation, prefer, re
 from afn_kernels.attention import attention, attention_schedule
 from afn_kernels.attention_backward import attention_backward
 from afn_kernels.bias_gelu import bias_gelu
+from afn_kernels.causal_conv import causal_conv
 from afn_kernels.cross_entropy import cross_entropy
 from afn_kernels.decode_attention import decode_attention
 from afn_kernels.geglu import geglu
+from afn_kernels.istft import istft
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
 from afn_kernels.log_mel import MelConfig, log_mel
@@ -29,6 +31,7 @@ from afn_kernels.patch import patch
 from afn_kernels.pool_norm import pool_norm
 from afn_kernels.qkv_rotary import qkv_rotary
 from afn_kernels.quantize_fp8 import quantize_fp8
+from afn_kernels.residual_quantize import residual_quantize
 from afn_kernels.rms_norm import rms_norm
 from afn_kernels.rotary import apply_rotary, rotary
 from afn_kernels.rote import rote
@@ -49,10 +52,12 @@ __all__ = [
     "attention_backward",
     "attention_schedule",
     "bias_gelu",
+    "causal_conv",
     "check",
     "cross_entropy",
     "decode_attention",
     "explain",
+    "istft",
     "geglu",
     "layer_norm",
     "linear_cross_entropy",
@@ -68,6 +73,7 @@ __all__ = [
     "qkv_rotary",
     "quantize_fp8",
     "report",
+    "residual_quantize",
     "rms_norm",
     "rotary",
     "rote",

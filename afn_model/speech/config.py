@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from afn_model.checks import is_listed, shown, whole
+from afn_model.checks import is_listed, number, shown, whole
 from afn_model.config import LARGEST, TextConfig, check_numbers
 
 MODEL_TYPE = "afn_voice"
@@ -87,17 +87,52 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class TalkerConfig:
-    """The talker."""
+    """The talker; by default 648 million weights with AF-Next's tokens. ValueError where a number is out of range.
 
-    text: TextConfig = field(default_factory=TextConfig)
-    head_width: int = 1024
+    Args:
+        text: the decoder's shape, and the vocabulary of the text that it reads.
+        head_width, head_layers: of the network that gives a frame's mixture.
+        components: Gaussians of the mixture.
+        iterations: in which a frame's levels are filled.
+        schedule: how many levels each of them keeps: "cosine" few at first, or "even".
+        interleaved: a step's text and the frame before it have a position each, as in the paper; or they share one.
+        floor: the least deviation of a Gaussian, in units of the codec's latents. Without one the likelihood of frames
+            that repeat, as silence does, has no bound.
+        prompt: frames of a speaker prompt that are read, at most.
+        temperature, noise: of sampling: of the components, and what the Gaussians' deviations are multiplied by.
+    """
+
+    text: TextConfig = field(
+        default_factory=lambda: TextConfig(151_672, 1024, 29, 16, 4, 4096, rope_theta=1e6, max_positions=8192)
+    )
+    head_width: int = 4096
     head_layers: int = 3
     components: int = 1024
     iterations: int = 4
+    schedule: str = "cosine"
     interleaved: bool = True
+    floor: float = 0.02
+    prompt: int = 64
+    temperature: float = 1.0
+    noise: float = 1.0
 
     def __post_init__(self):
-        check_numbers(self, "talker config")
+        for name in ("head_width", "head_layers", "components", "iterations", "prompt"):
+            whole(getattr(self, name), f"talker config: {name}", 1, LARGEST)
+        number(self.floor, "talker config: floor", above=0)
+        for name in ("temperature", "noise"):
+            if number(getattr(self, name), f"talker config: {name}") < 0:
+                raise ValueError(f"talker config: {name} must be 0 or more, got {getattr(self, name)}")
+        if self.schedule not in ("cosine", "even"):
+            raise ValueError(f"talker config: schedule {shown(self.schedule)}: expected 'cosine' or 'even'")
+        if not isinstance(self.interleaved, bool):
+            raise ValueError(f"talker config: interleaved must be true or false, got {shown(self.interleaved)}")
+        text = self.text
+        if text.width % text.heads or text.head_dim % 2 or text.heads % text.kv_heads:
+            raise ValueError(
+                f"talker config: width {text.width}, {text.heads} heads, {text.kv_heads} KV heads: expected an even "
+                "head dimension, and heads in groups"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +147,12 @@ CODECS = {
     "af-next-talker": CodecConfig(),
     "tiny": CodecConfig(16_000, 320, 80, (192,), (8,), 4, 7, 64, 8, 256),
 }
-TALKERS: dict[str, TalkerConfig] = {}
+TALKERS = {
+    "af-next-talker": TalkerConfig(),
+    "tiny": TalkerConfig(
+        TextConfig(1024, 160, 4, 5, 5, 480, rope_theta=1e4, max_positions=2048), head_width=384, components=64
+    ),
+}
 
 
 def voice_preset(name: str) -> VoiceConfig:

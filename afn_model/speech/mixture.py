@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import afn_kernels as ak
 from afn_model.speech.config import TalkerConfig
 
 LARGEST = 8.0  # of a logarithm that is exponentiated: nothing overflows where training goes wrong
@@ -161,20 +162,10 @@ class MixtureHead(nn.Module):
             count = torch.full((len(hidden),), first, device=hidden.device)
             mixture = self(hidden, total, count)
             sample = mixture.sample(uniform[:, j], normal[:, j], temperature, noise).to(codebooks.dtype)
-            found, part = residual_quantize(sample, codebooks[:last], first=first)
+            found, part = ak.residual_quantize(sample, codebooks[:last], first=first)
             codes.append(found[:, first:])
             total, first = total + part, last
         return torch.cat(codes, 1), total
-
-
-def residual_quantize(x: Tensor, codebooks: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Codes [R, L] of x [R, D], each level's nearest to what the ones before it left, and their sum; -1 before ``first``."""
-    left, codes = x, [x.new_full((len(x),), -1, dtype=torch.long)] * first
-    for book in codebooks[first:]:
-        code = (book.square().sum(1) - 2 * left @ book.t()).argmin(1)
-        left = left - book[code]
-        codes.append(code)
-    return torch.stack(codes, 1), x - left
 
 
 def code_sums(codes: Tensor, codebooks: Tensor, below: Tensor | None = None) -> Tensor:
