@@ -1,6 +1,6 @@
 """Answers that are said while they are made: text tokens in, sound out, several at once.
 
-answers = SpokenAnswers(SpeechEngine(voice), processor.tokenizer, rate=44_100)
+answers = spoken_answers(AFVoice.from_pretrained(folder), processor.tokenizer)
 answer = answers.open()
 answer.say(ids)
 answer.end()
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from afn_model.infer.finish import END_OF_THINKING, THINK, begun
+from afn_model.speech.engine import SpeechEngine
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,27 +30,46 @@ if TYPE_CHECKING:
     from afn_model.infer.request import Request
     from afn_model.infer.sampling_params import SamplingParams
     from afn_model.prompt.batch import Batch
-    from afn_model.speech.engine import SpeechEngine, SpeechStream
+    from afn_model.speech.engine import SpeechStream
     from afn_model.speech.speaker import SpeakerPrompt
+    from afn_model.speech.voice import AFVoice
 
+LONGEST = 512  # frames that are said in one context, at most
 AHEAD = 32  # tokens that a stream is given before it has used the ones before
 UNREAD = 30.0  # seconds of sound that may wait for a reader before no more text is given
 LOOKED_AT = 16  # tokens before the first sound that are looked at together: characters are parted by tokens
-PAUSES = (
-    ".",
-    "!",
-    "?",
-    ";",
-    ":",
-    "Ċ",
-    "ãĢĤ",
-)  # how tokens end behind which speech may pause: a line's end, an ideographic stop
+PAUSES = (".", "!", "?", ";", ":", "Ċ", "ãĢĤ")  # how tokens end behind which speech may pause; the last are \n and 。
 Mark = Callable[[Tensor], Tensor]  # of the next samples [n] float32; as many
 
 
 def pauses(tokenizer: Tokenizer) -> frozenset[int]:
     """The tokens behind which a long text may be cut: ``SpeechEngine``'s ``breaks``."""
     return frozenset(id for token, id in tokenizer.get_vocab().items() if token.endswith(PAUSES))
+
+
+def spoken_answers(voice: AFVoice, tokenizer: Tokenizer, *, streams: int = 16, **options: Any) -> SpokenAnswers:
+    """What says texts in a voice.
+
+    Args:
+        voice: with a talker.
+        tokenizer: of the texts.
+        streams: said at the same time.
+        options: of ``SpokenAnswers``.
+
+    Raises:
+        ValueError: a voice without a talker, or one that was made for other tokens.
+    """
+    talker = voice.talker
+    if talker is None:
+        raise ValueError("the voice has a codec and no talker: it says nothing")
+    known, size = talker.config.text.vocab_size, tokenizer.get_vocab_size()
+    if size > known:
+        raise ValueError(
+            f"the voice says {known} tokens and the tokenizer has {size}: they are not made for each other"
+        )
+    longest = min(LONGEST, (talker.config.text.max_positions - talker.config.prompt) // talker.positions)
+    engine = SpeechEngine(voice, streams=streams, longest=longest, breaks=pauses(tokenizer))
+    return SpokenAnswers(engine, tokenizer, voice.config.codec.sample_rate, **options)
 
 
 class SpokenTokens:

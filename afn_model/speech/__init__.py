@@ -1,0 +1,1 @@
+"""Speaking: a streaming codec of audio, and the talker that says text in its codes."""
