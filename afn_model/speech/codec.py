@@ -23,13 +23,10 @@ class Front(nn.Module):
     convolution.
     """
 
-    window: Tensor
-
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
         self.linear = nn.Linear(config.window + 2, config.widths[0])
-        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
 
     def forward(self, pcm: Tensor, state: State | None = None) -> Tensor:
         before = None
@@ -37,7 +34,7 @@ class Front(nn.Module):
             before = state.get(self)
             before = pcm.new_zeros(len(pcm), self.config.look_ahead) if before is None else before
             state[self] = torch.cat([before, pcm], 1)[:, pcm.shape[1] :]
-        bins = stft(pcm, self.window, self.config.hop, before)
+        bins = stft(pcm, self.config.window, self.config.hop, before)
         size = (bins.real.square() + bins.imag.square() + QUIETEST**2).sqrt()
         return self.linear(torch.view_as_real(bins * size ** (self.config.power - 1)).flatten(2).to(self.linear.weight))
 
@@ -64,8 +61,6 @@ class Codec(nn.Module):
     codes start at the right size, the encoder cannot drift away from them, and the talker predicts values around 1.
     """
 
-    window: Tensor
-
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
@@ -78,7 +73,10 @@ class Codec(nn.Module):
         self.lengthen = nn.ModuleList(map(Lengthen, (*widths[1:], latent), widths, strides))
         self.up = nn.ModuleList(Stage(w, config.blocks, config.kernel, scale) for w in widths)
         self.head = Head(config)
-        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.linear.weight.device
 
     def encode(self, pcm: Tensor, state: State | None = None) -> Tensor:
         """Samples [B, n] -> latents [B, F, D]; the last frame is filled up with zeros.
@@ -117,7 +115,7 @@ class Codec(nn.Module):
 
     def decode(self, embedding: Tensor) -> Tensor:
         """Embeddings [B, F, D] -> samples [B, F·frame]; the last ``look_ahead`` of them fade out."""
-        return istft(self.spectrum(embedding), self.window, self.config.hop)[:, self.config.look_ahead :]
+        return torch.cat(istft(self.spectrum(embedding), self.config.hop), 1)[:, self.config.look_ahead :]
 
     def forward(self, pcm: Tensor, levels: Tensor | int | None = None) -> tuple[Tensor, Quantized]:
         """Samples [B, n] -> what they sound like through the codec [B, n], and what quantising gave."""

@@ -5,21 +5,12 @@ A stream passes a ``State`` along: what each module must remember of the past.
 
 from __future__ import annotations
 
+import afn_kernels as ak
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 State = dict[nn.Module, Tensor]
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> Tensor:
-    """y[t] = bias + sum_j weight[:, j] x[t - k + 1 + j] for x [B, T, C], weight [C, k] and state [B, k-1, C]."""
-    taps, time = weight.shape[1], x.shape[1]
-    x = F.pad(x, (0, 0, taps - 1, 0)) if state is None else torch.cat([state, x], 1)
-    y = torch.addcmul(bias, x[:, :time], weight[:, 0])
-    for j in range(1, taps):
-        y = torch.addcmul(y, x[:, j : j + time], weight[:, j])
-    return y
 
 
 class ConvNeXtBlock(nn.Module):
@@ -41,7 +32,7 @@ class ConvNeXtBlock(nn.Module):
             before = state.get(self)
             before = x.new_zeros(len(x), past, x.shape[2]) if before is None else before
             state[self] = torch.cat([before, x], 1)[:, x.shape[1] :]
-        y = self.norm(causal_conv(x, self.taps, self.bias, before))
+        y = self.norm(ak.causal_conv(x, self.taps, self.bias, before))
         return x + self.scale * self.down(F.gelu(self.up(y)))
 
 

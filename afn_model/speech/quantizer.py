@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import afn_kernels as ak
 import torch
 from torch import Tensor, nn
 
@@ -28,29 +29,6 @@ class Quantized:
     embedding: Tensor
     commitment: Tensor
     codebook: Tensor
-
-
-def residual_quantize(x: Tensor, codebooks: Tensor, levels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """r_0 = x, c_l = argmin_k |r_l - e_l,k|^2 (the lowest k of a tie), r_l+1 = r_l - e_l,c_l.
-
-    Args:
-        x: [T, D].
-        codebooks: [L, K, D].
-        levels: [T], how many of them a row takes; default all.
-
-    Returns:
-        codes [T, L], -1 behind a row's levels; and [T, D], the sum of the chosen codes.
-    """
-    left, codes = x, []
-    for level, book in enumerate(codebooks):
-        code = (book.square().sum(1) - 2 * (left @ book.T)).argmin(1)
-        chosen = book[code]
-        if levels is not None:
-            on = level < levels
-            code, chosen = torch.where(on, code, -1), chosen * on[:, None]
-        left = left - chosen
-        codes.append(code)
-    return torch.stack(codes, 1), x - left
 
 
 class ResidualQuantizer(nn.Module):
@@ -90,7 +68,7 @@ class ResidualQuantizer(nn.Module):
             levels = torch.full((len(rows),), levels, device=latent.device)
         levels = None if levels is None else levels.reshape(-1)
         with torch.no_grad():
-            codes, total = residual_quantize(rows.float(), self.codebooks.float(), levels)
+            codes, total = ak.residual_quantize(rows.float(), self.codebooks.float(), levels)
         zero = total.new_zeros(())
         codebook = zero
         if self.training and len(rows):
