@@ -6,6 +6,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from afn_model.cli.data import stats as data_stats
 from afn_model.cli.data import step as data_step
 from afn_model.cli.messages import install_extra
 from afn_model.cli.serve import add_serve, serve
+from afn_model.cli.talk import add_talk, talk
 from afn_model.cli.train import add_train, train
 
 
@@ -162,6 +164,12 @@ COMMANDS = {
     "caption": Command(caption, (*LISTENING, options.add_detailed, options.add_then), "describe what is to be heard"),
     "batch": Command(batch, (add_batch, *ANSWERING), "answer a file of requests into a file of answers", True),
     "chat": Command(chat, (options.add_attached, *ANSWERING), "talk about recordings, turn after turn"),
+    "talk": Command(
+        talk,
+        (add_talk, partial(options.add_model, required=False), options.add_sampling, options.add_json),
+        "answer spoken questions aloud, or say a text",
+        True,
+    ),
     "serve": Command(serve, (add_serve, options.add_model), "answer over HTTP as OpenAI's API, with a page", True),
     "bench run": Command(bench_run, (add_bench_run,), "ask a model the benchmarks of the paper, and score", True),
     "bench score": Command(bench_score, (add_bench_score,), "score the answers of a run again, without a model", True),

@@ -16,7 +16,12 @@ from afn_model.cli.messages import install_extra
 from afn_model.cli.options import positive
 
 if TYPE_CHECKING:
+    import torch
     from fastapi import FastAPI
+    from torch import Tensor
+
+    from afn_model.prompt.processor import AFNextProcessor
+    from afn_model.serve.speaking import SpeechThread
 
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -53,6 +58,9 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--offload-gb", type=positive, default=64, metavar="N", help="of its files; default 64")
     told = "of host memory before the folder; default 4"
     parser.add_argument("--offload-memory-gb", type=memory, default=4, metavar="N", help=told)
+    parser.add_argument("--voice", metavar="DIR", help="voice folder; answers may then be asked for in sound")
+    told = "answers that are said at the same time; default 16"
+    parser.add_argument("--voice-streams", type=positive, default=16, metavar="N", help=told)
     told = (
         "engines, on a GPU each where there are GPUs, by Ray Serve on this machine or its cluster; default one, no Ray"
     )
@@ -120,6 +128,7 @@ def application(args: Namespace) -> FastAPI:
             offload=pages,
             kv_dtype=torch.float8_e4m3fn if args.kv_dtype == "fp8" else None,
         )
+        speech = None if args.voice is None else speech_thread(args, processor, model.device)
     settings = Settings(
         name=args.name or os.path.basename(os.path.abspath(args.model)),
         keys=tuple(args.api_key),
@@ -135,4 +144,20 @@ def application(args: Namespace) -> FastAPI:
         then_key=os.environ.get("AFN_THEN_KEY"),
         log_content=args.log_content,
     )
-    return create_app(Server(engine, settings, fingerprint=fingerprint(depends)))
+    return create_app(Server(engine, settings, voice=speech, fingerprint=fingerprint(depends)))
+
+
+def speech_thread(args: Namespace, processor: AFNextProcessor, device: torch.device) -> SpeechThread:
+    """What says answers in the voice of a folder."""
+    from afn_model.serve.speaking import SpeechThread
+    from afn_model.speech.conversation import spoken_answers
+    from afn_model.speech.speaker import SpeakerPrompt, speaker_prompt
+    from afn_model.speech.voice import AFVoice
+
+    voice = AFVoice.from_pretrained(args.voice, device=device)
+    answers = spoken_answers(voice, processor.tokenizer, streams=args.voice_streams)
+
+    def prompt(pcm: Tensor, rate: int, consent: str) -> SpeakerPrompt:
+        return speaker_prompt(voice.codec, pcm, rate, consent=consent)
+
+    return SpeechThread(answers, prompt, places=args.voice_streams)

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from afn_model.serve import audio_routes, chat, health, page_routes, realtime, transcriptions
+from afn_model.serve import audio_routes, chat, health, page_routes, realtime, speech_routes, transcriptions
 from afn_model.serve.errors import ApiError, add_handlers, as_api_error
 from afn_model.serve.limits import asking
 from afn_model.serve.origins import check_origin
@@ -44,7 +44,7 @@ def create_app(server: Server) -> FastAPI:
     app = FastAPI(title="Audio Flamingo Next", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.server = server
     add_handlers(app)
-    for module in (chat, audio_routes, transcriptions, realtime, health, page_routes):
+    for module in (chat, speech_routes, audio_routes, transcriptions, realtime, health, page_routes):
         app.include_router(module.router)
     app.add_middleware(Guard, server=server)
     return app

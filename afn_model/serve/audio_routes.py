@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
+from afn_model.audio.encode import wav_header
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.serve.errors import ApiError
 from afn_model.serve.server import Server, server_of
@@ -133,8 +133,7 @@ def _range(request: Request, size: int, tag: str) -> tuple[int, int] | None:
 def _wav(pcm: Tensor, first: int, stop: int) -> Iterator[bytes]:
     """Bytes of the file, made as they are sent."""
     size = 2 * len(pcm)
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, SAMPLE_RATE,
-                         2 * SAMPLE_RATE, 2, 16, b"data", size)  # fmt: skip
+    header = wav_header(SAMPLE_RATE, size)
     if first < HEADER:
         yield header[first : min(stop, HEADER)]
     at = max(first, HEADER)

@@ -20,6 +20,7 @@ from afn_model.serve.captions import read_caption_request, with_captions
 from afn_model.serve.chat_audio import hear
 from afn_model.serve.chat_reply import Chat
 from afn_model.serve.chat_request import CHAT, TOKENIZE, ChatRequest, TokenizeRequest, opening, read, sampling
+from afn_model.serve.chat_speech import ChatSpeech, recall
 from afn_model.serve.chat_stream import EventStream, once
 from afn_model.serve.errors import GONE, ApiError, as_api_error
 from afn_model.serve.event_stream import unless_gone
@@ -87,12 +88,14 @@ class ChatResponse(Response):
         self.server.check_model(asked.model)
         params, prediction = sampling(asked, self.server.settings)
         start = opening(asked.messages, asked.add_generation_prompt, asked.continue_final_message)
-        heard, captions = await hear(asked.messages, self.server, scope["client_id"]), list[dict[str, Any]]()
+        owner, captions = scope["client_id"], list[dict[str, Any]]()
+        speech = await ChatSpeech.of(asked, params, self.server, owner)
+        recall(asked.messages, self.server, owner)
+        heard = await hear(asked.messages, self.server, owner)
         asked.messages.clear()  # half an hour in base64 is as large as its samples
         with ExitStack() as admitted:
             if (wanted := read_caption_request(asked.afn_caption)) is not None:
                 admitted.enter_context(self.server.limits.admitted(sum(one.seconds for one in heard.recordings)))
-                owner = scope["client_id"]
                 turns, captions = await with_captions(self.server, heard.turns, heard.mentioned, wanted, owner)
                 if self.server.settings.then_url is not None:
                     found = await answer_elsewhere(self.server, asked, turns, heard.recordings, captions)
@@ -101,7 +104,8 @@ class ChatResponse(Response):
                     return 200
                 heard = replace(heard, turns=turns)
             known = wanted is not None
-            chat = Chat(self.server, asked, params, prediction, start, heard, captions, self.arrived, admitted=known)
+            about = (self.server, asked, params, prediction, start, heard, captions, self.arrived)
+            chat = Chat(*about, admitted=known, speech=speech)
             self.chat = chat
             return await self.tell(chat, scope, receive, send)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from afn_model.audio.recording import Audio, load
 from afn_model.checks import shown
 from afn_model.prompt.conversation import Turn, read_conversation
-from afn_model.serve.chat_request import ContentPart, Message
+from afn_model.serve.chat_request import AudioUrl, ContentPart, Message
 from afn_model.serve.data_urls import decode_base64, decode_data_url
 from afn_model.serve.errors import ApiError
 from afn_model.serve.recording import Recording
@@ -168,8 +168,23 @@ async def _content(part: ContentPart, server: Server, owner: str, where: str) ->
         from afn_model.serve.fetch import fetch
 
         return await fetch(url, server.settings, where)
-    what = f"{where}.audio_url.url must begin with data:, {UPLOAD} or https://, got {shown(url[:80])}"
+    what = f"{where}: an address must begin with data:, {UPLOAD} or https://, got {shown(url[:80])}"
     raise ApiError(400, what, param=where)
+
+
+async def heard_at(url: str, server: Server, owner: str, where: str) -> Recording:
+    """The recording that an address leads to.
+
+    Args:
+        url: as of ``AudioUrl``.
+        server, owner: as of ``hear``.
+        where: what errors call it.
+
+    Raises:
+        ApiError: what is wrong with it.
+    """
+    part = ContentPart(type="audio_url", audio_url=AudioUrl(url=url))
+    return await _decoded(await _content(part, server, owner, where), None, None, server, where)
 
 
 async def _bytes(decode: Callable[[str, int, str], bytes], text: str, server: Server, where: str) -> bytes:

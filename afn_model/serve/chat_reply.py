@@ -16,6 +16,7 @@ from afn_model.infer.token_logprobs import writer
 from afn_model.serve.answer_times import times_of
 from afn_model.serve.chat_audio import HeardChat
 from afn_model.serve.chat_request import ChatRequest, misfit
+from afn_model.serve.chat_speech import ChatSpeech
 from afn_model.serve.engine_thread import AnswerStream, Delta
 from afn_model.serve.reasoning import Reasoning
 from afn_model.serve.server import Server
@@ -36,6 +37,7 @@ class Chat:
         captions: what the text model read in the place of recordings, for ``afn.captions``.
         arrived: when the request came, by the engine's clock.
         admitted: whether it has its place already.
+        speech: its sound; None where it has none.
     """
 
     server: Server
@@ -47,6 +49,7 @@ class Chat:
     captions: list[dict[str, Any]]
     arrived: float
     admitted: bool = False
+    speech: ChatSpeech | None = None
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     choices: list[Choice] = field(default_factory=list)
@@ -69,6 +72,8 @@ class Chat:
             except ValueError as error:
                 raise misfit(error, self.asked.model_dump(exclude={"messages"}, exclude_none=True)) from None
             self.choices = [Choice(self, stream, index) for index in range(self.params.n)]
+            if self.speech is not None:
+                await stack.enter_async_context(self.speech.open(stream))
             yield stream
 
     async def whole(self) -> dict[str, Any]:
@@ -81,16 +86,19 @@ class Chat:
             choices = self.choices
             async for delta in stream:
                 choices[delta.sample].take(delta)
+                if self.speech is not None:
+                    self.speech.take(delta)
             for choice in choices:
                 choice.close()
                 await choice.look_for_times()
+            sound = None if self.speech is None else await self.speech.whole(choices[0].parts.said)
             extra = choices[0].extra() | {"timestamps": [one for choice in choices for one in choice.times]}
             return {
                 "id": self.id,
                 "object": "chat.completion",
                 "created": self.created,
                 "model": self.server.settings.name,
-                "choices": [choice.as_json() for choice in choices],
+                "choices": [choice.as_json(sound) for choice in choices],
                 "usage": self.count(stream),
                 "system_fingerprint": self.server.fingerprint,
                 "afn": extra,
@@ -103,6 +111,8 @@ class Chat:
         said = sum(len(finish.answer) for finish in ended)
         thought = 0 if self.params.grammar is not None else sum(finish.thought for finish in ended)
         self.usage = usage.as_json(said, thought)
+        if self.speech is not None and self.speech.said is not None:
+            self.usage["completion_tokens_details"]["audio_tokens"] = self.speech.said.answer.times.chunks
         return self.usage
 
 
@@ -166,10 +176,12 @@ class Choice:
         """Why it has ended, in OpenAI's words."""
         return None if self.reason is None else FINISH.get(self.reason, self.reason)
 
-    def as_json(self) -> dict[str, Any]:
-        """As one of ``choices``."""
+    def as_json(self, sound: dict[str, Any] | None = None) -> dict[str, Any]:
+        """As one of ``choices``; ``sound`` is ``message.audio``, whose transcript then is the text."""
         thought = self.parts.thought or None
-        message = {"role": "assistant", "content": self.parts.said, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": self.parts.said, "refusal": None}
+        if sound is not None:
+            message |= {"content": None, "audio": sound}
         return {
             "index": self.index,
             "message": message | {"reasoning": thought, "reasoning_content": thought},
@@ -183,13 +195,18 @@ class Choice:
         heard, sequence, arrived = self.chat.heard.recordings, self.growing.sequence, self.chat.arrived
         first, last = [*self.growing.times, *2 * [self.chat.server.thread.engine.clock()]][:2]
         captions = {"captions": self.chat.captions} if self.chat.captions else {}
-        return captions | {
-            "finish_reason": self.reason,
-            "timestamps": self.times,
-            "audio": [{"id": one.id, "seconds": one.seconds, "windows": one.windows} for one in heard],
-            "timing": {
-                "queue": max(0.0, (sequence.began or last) - (sequence.arrived or last)),
-                "first_token": first - arrived,
-                "total": last - arrived,
-            },
-        }
+        speech = {} if self.chat.speech is None else self.chat.speech.times()
+        return (
+            captions
+            | speech
+            | {
+                "finish_reason": self.reason,
+                "timestamps": self.times,
+                "audio": [{"id": one.id, "seconds": one.seconds, "windows": one.windows} for one in heard],
+                "timing": {
+                    "queue": max(0.0, (sequence.began or last) - (sequence.arrived or last)),
+                    "first_token": first - arrived,
+                    "total": last - arrived,
+                },
+            }
+        )

@@ -21,10 +21,10 @@ ALIASES = {"grammar": "response_format", "schema": "response_format", "answers":
 # What OpenAI's API or another server has and this one has not, and why.
 REFUSED = {
     **dict.fromkeys(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"), "calls of tools"),
-    **dict.fromkeys(("audio",), "answers in sound"),
     **dict.fromkeys(("cache_salt", "prompt_cache_breakpoint"), "a cache of one's own"),
     "web_search_options": "the web",
     "reasoning_effort": "levels of reasoning; max_thinking_tokens bounds it",
+    "instructions": "how something is to be said",
     "verbosity": "levels of verbosity",
     "documents": "documents",
     "name": "names of those who speak",
@@ -32,24 +32,24 @@ REFUSED = {
 }
 
 
-class _Strict(BaseModel):
+class StrictFields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class InputAudio(_Strict):
+class InputAudio(StrictFields):
     """A recording in base64. What the format is called does not matter: it is recognised by its bytes."""
 
     data: str
     format: str = ""
 
 
-class AudioUrl(_Strict):
+class AudioUrl(StrictFields):
     """A recording by ``data:``, ``afn://sha256/ID`` of an upload, or ``http(s)`` where that is allowed."""
 
     url: str
 
 
-class ContentPart(_Strict):
+class ContentPart(StrictFields):
     """A part of a message; ``start`` and ``end`` are seconds of its recording."""
 
     type: Literal["text", "input_audio", "audio_url"]
@@ -71,36 +71,72 @@ class ContentPart(_Strict):
         return self
 
 
+class VoiceClip(StrictFields):
+    """Somebody's voice: a recording of it, as of ``AudioUrl``, and who has consented to its use, when."""
+
+    audio: str
+    consent: str
+
+
+class ChatVoice(StrictFields):
+    """How an answer sounds: whose voice, and the format of its file."""
+
+    voice: str | VoiceClip = "default"
+    format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]
+
+
+class SaidAudio(StrictFields):
+    """The sound of an earlier answer, as this server sent it: its transcript is what the model reads."""
+
+    id: str
+    data: str | None = None
+    transcript: str | None = None
+    expires_at: int | None = None
+
+
 def _parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-class Message(_Strict):
+class Message(StrictFields):
     """A message. What an answer brings beside its text may come back with it, and is not read again."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[ContentPart], BeforeValidator(_parts)]
+    content: Annotated[list[ContentPart], BeforeValidator(_parts)] = Field(default_factory=list)
     refusal: None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    audio: None = None
+    audio: SaidAudio | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spoken(cls, fields: Any) -> Any:
+        """An answer that was spoken has its text in its sound, and null here."""
+        spoken = isinstance(fields, dict) and fields.get("audio") is not None and fields.get("content", "") is None
+        return {name: value for name, value in fields.items() if name != "content"} if spoken else fields
+
     @model_validator(mode="after")
     def _fits(self) -> Message:
+        if self.audio is not None and self.role != "assistant":
+            raise ValueError(
+                f"audio is of a message of the assistant; a recording of the {self.role} is a part of content"
+            )
+        if self.audio is None and "content" not in self.model_fields_set:
+            raise ValueError("content is missing")
         if self.role == "assistant" and any(part.type != "text" for part in self.content):
             raise ValueError("a message of the assistant holds text alone")
         return self
 
 
-class StreamOptions(_Strict):
+class StreamOptions(StrictFields):
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
 
-class ChatRequest(_Strict):
+class ChatRequest(StrictFields):
     """A request for a chat completion: OpenAI's fields, and those that vLLM and SGLang have beside them."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -135,7 +171,8 @@ class ChatRequest(_Strict):
     afn_caption: bool | dict[str, Any] | None = None
     afn_verify: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1)] | None = None
+    audio: ChatVoice | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
@@ -144,7 +181,7 @@ class ChatRequest(_Strict):
     safety_identifier: str | None = None
 
 
-class TokenizeRequest(_Strict):
+class TokenizeRequest(StrictFields):
     """What is to be counted: a text, or a conversation as it is asked about."""
 
     model: str | None = None

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from afn_model.serve.chat_reply import Chat, Choice
+from afn_model.serve.chat_speech import ChatSpeech
 from afn_model.serve.engine_thread import AnswerStream
 from afn_model.serve.errors import ApiError, as_api_error
 from afn_model.serve.event_stream import SILENCE, line
@@ -92,10 +93,33 @@ class EventStream:
 
     async def _events(self, stream: AnswerStream) -> None:
         pens = [_Pen(self, choice) for choice in self.chat.choices]
+        speaking = None if self.chat.speech is None else asyncio.create_task(self._sound(pens[0], self.chat.speech))
+        try:
+            await self._grow(stream, pens, speaking)
+        finally:
+            if speaking is not None:
+                speaking.cancel()
+                await asyncio.gather(speaking, return_exceptions=True)
+        usage = self.chat.count(stream)
+        if self.counts:
+            await self._tell(f'{self.head}, "choices": [], "usage": {json.dumps(usage)}}}\n\n')
+        await self._tell("data: [DONE]\n\n")
+
+    async def _sound(self, pen: _Pen, speech: ChatSpeech) -> None:
+        """Sends an answer's sound beside its text."""
+        async for piece in speech.pieces():
+            await self._tell(pen.sounded(data=piece))
+
+    async def _grow(self, stream: AnswerStream, pens: list[_Pen], speaking: asyncio.Task[None] | None) -> None:
+        speech = self.chat.speech
         async for delta in stream:
             pen = pens[delta.sample]
             choice = pen.choice
             thought, said, logprobs = choice.take(delta)
+            if speech is not None:
+                speech.take(delta)
+            if speaking is not None and speaking.done():
+                speaking.result()
             if delta.reason is not None:
                 more = choice.close()
                 thought, said = thought + more[0], said + more[1]
@@ -104,13 +128,12 @@ class EventStream:
                 if event:
                     await self._tell(event)
                 await choice.look_for_times()
+                if speaking is not None and speech is not None:
+                    await speaking
+                    await self._tell(pen.sounded(expires_at=speech.keep(speech.id, choice.parts.said)))
                 event = pen.ended()
             if event:
                 await self._tell(event)
-        usage = self.chat.count(stream)
-        if self.counts:
-            await self._tell(f'{self.head}, "choices": [], "usage": {json.dumps(usage)}}}\n\n')
-        await self._tell("data: [DONE]\n\n")
 
     async def _tell(self, event: str) -> None:
         self.told = asyncio.get_running_loop().time()
@@ -146,13 +169,22 @@ class _Pen:
         if thought:
             text = quoted(thought)
             delta.append(f'"reasoning": {text}, "reasoning_content": {text}')
-        if said or not thought:
+        speech = self.stream.chat.speech
+        if said and speech is not None:
+            delta.append(f'"audio": {{"id": "{speech.id}", "transcript": {quoted(said)}}}')
+        elif said or not thought:
             delta.append(f'"content": {quoted(said)}')
         after = self.after
         if logprobs:
             content = json.dumps({"content": logprobs, "refusal": None})
             after = f', "logprobs": {content}, "finish_reason": null}}]{self.stream.usage}}}\n\n'
         return f"{event}{self.before}{{{', '.join(delta)}}}{after}"
+
+    def sounded(self, **fields: Any) -> str:
+        """A chunk of the answer's sound."""
+        speech = self.stream.chat.speech
+        assert speech is not None, "there is no sound"
+        return f'{self.before}{{"audio": {json.dumps({"id": speech.id} | fields)}}}{self.after}'
 
     def ended(self) -> str:
         """The last chunk."""

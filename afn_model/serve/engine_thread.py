@@ -11,30 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 from afn_model.infer.engine import Engine
 from afn_model.infer.finish import Reason
 from afn_model.infer.request import Growing, Request
 from afn_model.serve.errors import ApiError
+from afn_model.serve.step_thread import EngineDied, StepThread, tell
 
-T = TypeVar("T")
-FAILURES = 3  # steps in a row that may fail before the engine is given up
 log = logging.getLogger("afn.serve")
-
-
-class EngineDied(ApiError):
-    """The engine's thread has ended, or its steps have failed again and again."""
-
-    def __init__(self):
-        super().__init__(503, "the engine has died; the server must be started again", code="engine_died")
 
 
 @dataclass
@@ -160,7 +148,7 @@ class _PassedOn:
 Deltas = list[tuple[AnswerStream, Delta]]
 
 
-class EngineThread:
+class EngineThread(StepThread[Engine, Growing]):
     """Steps an engine while it has work.
 
     Args:
@@ -169,67 +157,23 @@ class EngineThread:
     """
 
     def __init__(self, engine: Engine, on_step: Callable[[float, list[Growing]], None] | None = None):
-        self.engine, self.on_step = engine, on_step
-        self.error: BaseException | None = None
-        self.stepping_since: float | None = None
-        self._wanted: queue.SimpleQueue[Callable[[Engine], object] | None] = queue.SimpleQueue()
-        self._closing, self._closed = threading.Lock(), False
+        super().__init__(engine, "engine")
+        self.on_step = on_step
         self._told: dict[Growing, _PassedOn] = {}
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._stopping = False
 
-    def start(self) -> None:
-        self._thread.start()
+    def busy(self) -> bool:
+        return bool(self.engine.scheduler.running()) or self.engine.pending is not None
 
-    def stop(self) -> None:
-        """Ends the thread; answers that grow end as aborted."""
-        self._stopping = True
-        self._wanted.put(None)
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
+    def step(self) -> list[Growing]:
+        return self.engine.step()
 
-    @property
-    def alive(self) -> bool:
-        """Whether requests are answered."""
-        return self._thread.is_alive() and not self._closed
+    def stepped(self, seconds: float, grown: list[Growing]) -> None:
+        if self.on_step is not None:
+            self.on_step(seconds, grown)
+        self._pass_on(grown)
 
-    def post(self, work: Callable[[Engine], object]) -> None:
-        """Has something done between two steps; nobody waits for it."""
-        with self._closing:
-            if not self._closed:
-                self._wanted.put(work)
-
-    async def call(self, work: Callable[[Engine], T]) -> T:
-        """Does something with the engine between two of its steps.
-
-        Raises:
-            EngineDied: there is nobody to do it.
-            Exception: what ``work`` raises.
-        """
-        loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-        def settle(result: object, error: BaseException | None) -> None:
-            if found.done():
-                return
-            if error is None:
-                found.set_result(result)
-            else:
-                found.set_exception(error)
-
-        def wanted(engine: Engine) -> None:
-            try:
-                if self._closed:
-                    raise EngineDied
-                result, error = work(engine), None
-            except BaseException as raised:
-                result, error = None, raised
-            _tell(loop, partial(settle, result, error))
-
-        with self._closing:
-            if self._closed:
-                raise EngineDied
-            self._wanted.put(wanted)
-        return await found
+    def settle(self) -> None:
+        self._pass_on([])
 
     async def submit(self, add: Callable[[Engine], Request]) -> AnswerStream:
         """The answers to a request that ``add`` makes."""
@@ -249,50 +193,6 @@ class EngineThread:
         except asyncio.CancelledError:
             self.post(lambda engine: [engine.abort(stream.request) for stream in made])
             raise
-
-    def _run(self) -> None:
-        engine, failures = self.engine, 0
-        try:
-            while not self._stopping:
-                busy = bool(engine.scheduler.running()) or engine.pending is not None
-                self._do_wanted(wait=not busy)
-                if not busy:
-                    continue
-                grown: list[Growing] = []
-                began = self.stepping_since = time.monotonic()
-                try:
-                    grown = engine.step()
-                    failures = 0
-                except Exception as error:
-                    log.exception("a step failed")
-                    failures += 1
-                    if failures == FAILURES:
-                        raise EngineDied from error
-                finally:
-                    self.stepping_since = None
-                if self.on_step is not None:
-                    self.on_step(time.monotonic() - began, grown)
-                self._pass_on(grown)
-        except BaseException as error:
-            self.error = error
-            log.exception("the engine has died")
-        finally:
-            self._end()
-
-    def _do_wanted(self, *, wait: bool) -> None:
-        try:
-            while (work := self._wanted.get(block=wait)) is not None:
-                wait = False
-                self._do(work)
-        except queue.Empty:
-            pass
-        self._pass_on([])
-
-    def _do(self, work: Callable[[Engine], object]) -> None:
-        try:
-            work(self.engine)
-        except Exception:
-            log.exception("work for the engine failed")
 
     def _pass_on(self, grown: list[Growing]) -> None:
         """Tells each loop at once what has come of all answers, those that were aborted included."""
@@ -321,30 +221,14 @@ class EngineThread:
             deltas = loops.setdefault(told.stream.loop, ([], []))
             deltas[first > 0].append((told.stream, delta))
         for loop, deltas in loops.items():
-            _tell(loop, partial(_take, deltas[0] + deltas[1]))
+            tell(loop, partial(_take, deltas[0] + deltas[1]))
 
-    def _end(self) -> None:
-        """Nobody waits for what will not come."""
-        with self._closing:
-            self._closed = True
+    def leave(self) -> None:
         for growing in [growing for growing in self._told if growing.reason is None]:
             growing.reason, growing.error = "abort", self.error
         self._pass_on([])
-        while True:
-            try:
-                work = self._wanted.get_nowait()
-            except queue.Empty:
-                return
-            if work is not None:
-                self._do(work)
 
 
 def _take(deltas: Deltas) -> None:
     for stream, delta in deltas:
         stream.take(delta)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    """Has a loop call something, if it still runs."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(what)

@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 import afn_kernels
-from afn_model.serve.engine_thread import EngineDied
 from afn_model.serve.errors import ApiError
 from afn_model.serve.server import Server, server_of
+from afn_model.serve.step_thread import EngineDied
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter()
@@ -24,13 +24,17 @@ async def health(request: Request) -> dict[str, Any]:
         ApiError: 503, its thread has ended or a step takes longer than ``Settings.step_seconds``.
     """
     server = server_of(request)
-    if not server.thread.alive:
-        raise EngineDied
-    since = server.thread.stepping_since
-    seconds = 0.0 if since is None else time.monotonic() - since
-    if seconds > server.settings.step_seconds:
-        raise ApiError(503, f"a step of the engine has taken {seconds:.0f} s so far", code="engine_stuck")
-    return {"status": "ok", "busy": since is not None}
+    threads = [server.thread] if server.voice is None else [server.thread, server.voice]
+    busy = False
+    for thread in threads:
+        if not thread.alive:
+            raise EngineDied(thread.name)
+        since = thread.stepping_since
+        busy |= since is not None
+        seconds = 0.0 if since is None else time.monotonic() - since
+        if seconds > server.settings.step_seconds:
+            raise ApiError(503, f"a step of the {thread.name} has taken {seconds:.0f} s so far", code="engine_stuck")
+    return {"status": "ok", "busy": busy}
 
 
 @router.get("/version")

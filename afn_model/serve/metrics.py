@@ -18,6 +18,7 @@ from afn_model.audio.frames import SAMPLE_RATE, WINDOW, audio_tokens
 from afn_model.infer.engine import Engine
 from afn_model.infer.request import Growing
 from afn_model.serve.engine_thread import AnswerStream
+from afn_model.speech.conversation import SpokenAnswer
 
 SECONDS_OF_TOKEN = WINDOW / SAMPLE_RATE / audio_tokens(WINDOW)
 FINE = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -25,6 +26,7 @@ COARSE = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40,
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 MANY = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
 REASONS = ("stop", "length", "repetition", "abort", "error")
+SAID = ("end", "length", "closed", "error")
 REJECTED = ("requests", "audio_seconds", "share", "sessions")
 STATUSES = ("ok", "past_end", "reversed", "order", "silent", "rate", "grid", "ambiguous", "unconfirmed", "other")
 
@@ -87,12 +89,34 @@ class Metrics:
         items = counter("afn:realtime_items", "Recordings committed in sessions, by what came of them.", "status")
         self.items = {status: items.labels(model, status) for status in ("completed", "failed", "dropped")}
 
+        self.speaking = Gauge("afn:speech_streams", "Answers that are being said.", ("model_name",), registry=registry)
+        self.speaking = self.speaking.labels(model)
+        said = counter("afn:speech_ended", "Answers that were said, by what ended them.", "reason")
+        self.said = {reason: said.labels(model, reason) for reason in SAID}
+        self.said_seconds = counter("afn:speech_seconds", "Sound that was made.").labels(model)
+        self.first_audio = histogram("afn:speech_first_audio_seconds", "From the first token said to its sound.", FINE)
+        self.gaps = histogram("afn:speech_gap_seconds", "Between an answer's pieces of sound.", FINE)
+        self.stalls = histogram("afn:speech_stalled_seconds", "That a listener of an answer has waited.", FINE)
+
         self.steps = StepTimes(engine)
         registry.register(_EngineNumbers(model, engine, self.steps))
 
     def stepped(self, seconds: float, grown: list[Growing]) -> None:
         """A step of the engine; called in its thread."""
         self.steps.add(seconds, grown)
+
+    def speech_gap(self, seconds: float) -> None:
+        """Between two pieces of an answer's sound; called in the voice's thread, as is ``speech_ended``."""
+        self.gaps.observe(seconds)
+
+    def speech_ended(self, answer: SpokenAnswer) -> None:
+        """An answer was said, or what was made of it is all that comes."""
+        times = answer.times
+        self.said[answer.reason].inc()
+        self.said_seconds.inc(times.seconds)
+        if times.first_audio is not None and times.first_token is not None:
+            self.first_audio.observe(times.first_audio - times.first_token)
+            self.stalls.observe(times.stalled)
 
     def rejected(self, reason: str) -> None:
         """A request was turned away because of one of ``REJECTED``."""

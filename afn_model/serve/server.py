@@ -30,6 +30,8 @@ from afn_model.serve.intake import Intake
 from afn_model.serve.limits import Limits
 from afn_model.serve.metrics import Metrics
 from afn_model.serve.settings import Settings
+from afn_model.serve.speaking import SpeechThread
+from afn_model.serve.spoken_texts import SpokenTexts
 from afn_model.serve.upload_folder import UploadFolder
 from afn_model.serve.uploads import Uploads
 
@@ -43,10 +45,18 @@ class Server:
     Args:
         engine: with its processor; the server's alone from now on.
         settings: what is allowed.
+        voice: what says answers; None where nothing is said.
         fingerprint: what answers' bits depend on beside their request, for ``system_fingerprint``.
     """
 
-    def __init__(self, engine: Engine, settings: Settings | None = None, *, fingerprint: str | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings | None = None,
+        *,
+        voice: SpeechThread | None = None,
+        fingerprint: str | None = None,
+    ):
         if engine.processor is None:
             raise ValueError("a server needs an engine with a processor")
         self.settings = settings or Settings()
@@ -59,14 +69,26 @@ class Server:
         self.bodies = Bodies(self.settings)
         self.limits = Limits(self.settings, engine.scheduler.costs, rejected=self.metrics.rejected)
         self.captions = CaptionCache()
+        self.voice, self.spoken = voice, SpokenTexts()
+        if voice is not None:
+            voice.on_gap, voice.on_end = self.metrics.speech_gap, self.metrics.speech_ended
+            self.metrics.speaking.set_function(lambda: len(voice.streams))
         self.fingerprint, self.started = fingerprint, int(time.time())
 
     async def start(self) -> None:
         await self.intake.start()
         self.thread.start()
+        if self.voice is not None:
+            self.voice.start()
+
+    def stop_threads(self) -> None:
+        """Ends the engine and the voice; what is answered ends with an error."""
+        self.thread.stop()
+        if self.voice is not None:
+            self.voice.stop()
 
     async def stop(self) -> None:
-        await asyncio.to_thread(self.thread.stop)
+        await asyncio.to_thread(self.stop_threads)
         await self.intake.stop()
         offload = self.thread.engine.offload
         if offload is not None and not self.thread.alive:

@@ -107,7 +107,7 @@ class WebServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        stop = self.served.thread.stop
+        stop = self.served.stop_threads
         ending = loop.call_later(self.served.settings.stop_seconds, loop.run_in_executor, None, stop)
         await super().shutdown(sockets)
         ending.cancel()

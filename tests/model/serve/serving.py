@@ -19,15 +19,17 @@ from afn_model.infer.engine import Engine
 from afn_model.serve.app import create_app
 from afn_model.serve.server import Server
 from afn_model.serve.settings import Settings
+from afn_model.serve.speaking import SpeechThread
 from afn_model.serve.web import WebServer, bound
 from tests.tiny import noise, tiny
 
 
-def tiny_server(*, engine: dict[str, Any] | None = None, **settings: Any) -> Server:
-    """A server with the tiny model, named "tiny"."""
+def tiny_server(*, engine: dict[str, Any] | None = None, voice: SpeechThread | None = None, **settings: Any) -> Server:
+    """A server with the tiny model, named "tiny", and perhaps a voice."""
     model, processor = tiny()
     options = {"pages": 400, "slots": 64} | (engine or {})
-    return Server(Engine(model, processor, **options), Settings(**{"name": "tiny", "decoders": 1} | settings))
+    found = Settings(**{"name": "tiny", "decoders": 1} | settings)
+    return Server(Engine(model, processor, **options), found, voice=voice)
 
 
 def wav(seconds: float = 1.0, seed: int = 0) -> bytes:
