@@ -12,7 +12,11 @@ IMPLS = ["triton", "reference"]
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_it_is_torchs_grouped_convolution_of_what_came_before(impl, device):
-    x, weight, bias = torch.randn(2, 33, 20, device=device), torch.randn(20, 7, device=device), torch.randn(20).to(device)
+    x, weight, bias = (
+        torch.randn(2, 33, 20, device=device),
+        torch.randn(20, 7, device=device),
+        torch.randn(20).to(device),
+    )
     expected = F.conv1d(F.pad(x.double().mT, (6, 0)), weight.double()[:, None], bias.double(), groups=20).mT
     size = F.conv1d(F.pad(x.abs().mT, (6, 0)), weight.abs()[:, None], bias.abs(), groups=20).mT
     assert_within(ak.causal_conv(x, weight, bias, impl=impl), expected, 9 * 2.0**-24 * size)  # nine roundings
@@ -20,7 +24,11 @@ def test_it_is_torchs_grouped_convolution_of_what_came_before(impl, device):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_chunks_give_the_bits_of_the_whole(impl, device):
-    x, weight, bias = torch.randn(1, 40, 33, device=device), torch.randn(33, 4, device=device), torch.randn(33).to(device)
+    x, weight, bias = (
+        torch.randn(1, 40, 33, device=device),
+        torch.randn(33, 4, device=device),
+        torch.randn(33).to(device),
+    )
     state, found = torch.zeros(1, 3, 33, device=device), []
     for chunk in x.split((1, 0, 2, 37), 1):
         found.append(ak.causal_conv(chunk, weight, bias, state, impl=impl))
