@@ -45,9 +45,9 @@ def istft(
     W − hop samples ahead, the F · hop samples are ``torch.cat((pcm, tail), 1)[:, W - hop :]``.
 
     In a stream the ``tail`` of a chunk is the ``state`` of the next one: the ``pcm`` of all chunks and the last tail,
-    one after another, are those of the whole within rounding. Products and sums are float32 (float64 for float64), never
-    TF32. The imaginary parts of the first and the last bin count as 0; any other NaN or infinity shows in samples of its
-    frame, and in no others.
+    one after another, are those of the whole within rounding. Products and sums are float32 (float64 for float64),
+    never TF32. The imaginary parts of the first and the last bin count as 0; any other NaN or infinity shows in samples
+    of its frame, and in no others.
 
     Args:
         spectrum: [B, F, W / 2 + 1, 2], real and imaginary parts, any floating dtype; B or F may be 0.

@@ -31,7 +31,7 @@ def tf32(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_float32_tells_apart_what_tf32_cannot(impl, device):
-    """Pairs of codes that differ by 2⁻¹³ in their first element, and rows 4 above or below the pair: 2⁻¹⁰ nearer to one."""
+    """Pairs of codes that differ by 2⁻¹³ in their first element, and rows 4 beside them: 2⁻¹⁰ nearer to one."""
     halves = torch.cat((torch.ones(16, 1), torch.eye(16)), 1)
     books = torch.cat((halves, halves))[None].to(device)
     books[0, 16:, 0] += 2.0**-13
