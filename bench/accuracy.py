@@ -29,7 +29,15 @@ def amplitude(features: Tensor) -> Tensor:
     return (10 ** (2 * features.double() - 2)).to(features.dtype)
 
 
-COMPARED = {"log_mel": amplitude}  # what of an op's outputs is compared; by default they themselves
+def numbers(x: Tensor) -> Tensor:
+    """Codes as numbers that are compared like any other."""
+    return x if x.is_floating_point() else x.double()
+
+
+COMPARED = {
+    "log_mel": amplitude,
+    "residual_quantize": numbers,
+}  # what of an op's outputs is compared; by default they themselves
 
 
 @dataclass(frozen=True)

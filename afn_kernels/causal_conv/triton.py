@@ -59,9 +59,7 @@ def backward_kernel(
             b_x = load_rows(x + batch * x_batch, row, column, x_frame, frames + before, m_col)
         b_dx = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
         for tap in tl.static_range(TAPS):
-            b_dy = load_rows(
-                dy + batch * dy_batch, row + (TAPS - 1 - tap - before), column, dy_frame, frames, m_col
-            )
+            b_dy = load_rows(dy + batch * dy_batch, row + (TAPS - 1 - tap - before), column, dy_frame, frames, m_col)
             if DX:
                 b_dx += b_dy * tl.load(weight + column * TAPS + tap, mask=m_col, other=0.0).to(tl.float32)
             if DW:

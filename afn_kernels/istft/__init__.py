@@ -41,13 +41,13 @@ def istft(
 
     Frame f covers samples f · hop to f · hop + W − 1 of s, which begins with the first sample of frame 0. Every sample
     is divided as in the middle of a long signal, so the first and the last W − hop samples are those of frames that
-    are not all here. With frames of a centred transform whose hop of new samples is the last of its window, sample t is
-    s[t + W − hop]: ``torch.cat((pcm, tail), 1)[:, W - hop :]``.
+    are not all here. Where frame f stands for the hop of samples that ends with its window, as in a decoder that looks
+    W − hop samples ahead, the F · hop samples are ``torch.cat((pcm, tail), 1)[:, W - hop :]``.
 
     In a stream the ``tail`` of a chunk is the ``state`` of the next one: the ``pcm`` of all chunks and the last tail,
-    one after another, are those of the whole within rounding. Products and sums are float32 (float64 for float64), never
-    TF32. The imaginary parts of the first and the last bin count as 0; any other NaN or infinity makes its frame's W
-    samples NaN or infinite, and no others.
+    one after another, are those of the whole within rounding. Products and sums are float32 (float64 for float64),
+    never TF32. The imaginary parts of the first and the last bin count as 0; any other NaN or infinity shows in samples
+    of its frame, and in no others.
 
     Args:
         spectrum: [B, F, W / 2 + 1, 2], real and imaginary parts, any floating dtype; B or F may be 0.

@@ -1,6 +1,5 @@
 """istft as torch.compile and autograd see its Triton kernel."""
 
-import torch
 from torch import Tensor
 
 from afn_kernels._library import Boundary

@@ -12,13 +12,13 @@ def istft(
     wide = torch.promote_types(spectrum.dtype, torch.float32)
     bins = torch.view_as_complex(spectrum.to(wide).contiguous())
     parts = -(-size // hop)  # hops that a frame covers
-    if frames and batch:
+    if bins.numel():
         made = torch.fft.irfft(bins, size) * synthesis(window, hop).to(wide)
-    else:  # which has no transform
-        made = bins.real.new_empty(batch, frames, size) + 0 * bins.real.sum()
+    else:  # of nothing MKL has no transform
+        made = bins.real.sum().expand(batch, frames, size)
     made = F.pad(made, (0, parts * hop - size)).unflatten(2, (parts, hop))
-    whole = sum(F.pad(made[:, :, part], (0, 0, part, parts - 1 - part)) for part in range(parts))
-    whole = whole.flatten(1)[:, : frames * hop + size - hop]
+    shifted = [F.pad(made[:, :, part], (0, 0, part, parts - 1 - part)) for part in range(parts)]
+    whole = sum(shifted[1:], shifted[0]).flatten(1)[:, : frames * hop + size - hop]
     if state is not None:
         whole = whole + F.pad(state.to(wide), (0, frames * hop))
     return whole[:, : frames * hop], whole[:, frames * hop :]

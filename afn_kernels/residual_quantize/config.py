@@ -23,7 +23,7 @@ GPU = CodeTile(
     codes=128,
     part=16,
     warps=4,
-    reason="a batch of clips has some thousand rows, a stream 1 to 16: few rows leave no multiprocessor idle, and steps "
-    "of 32 spill; not timed",
+    reason="a batch of clips has some thousand rows, a stream 1 to 16: few rows leave no multiprocessor idle; "
+    "steps of 32 spill; not timed",
 )
 INTERPRETED = CodeTile(rows=32, codes=32, part=16, warps=4, reason="borders that short tests cross")

@@ -46,6 +46,7 @@ def checks(size: str) -> list[Check]:
         *prefill(full),
         *losses(full),
         *features(full),
+        *codec(full),
     ]
 
 
@@ -438,4 +439,39 @@ def features(full: bool) -> list[Check]:
         check("8 windows, int16", shorts),
         check("odd offsets, 16 bits", odd, options={"out_dtype": torch.bfloat16 if full else torch.float16}),
         check("one window, 80 mels", lambda s: {"pcm": sounds(s, 1, samples)}, options={"n_mels": 80}, timed=True),
+    ]
+
+
+def numbers(x: Tensor) -> Tensor:
+    """Codes as numbers that are compared like any other."""
+    return x if x.is_floating_point() else x.double()
+
+
+def codec(full: bool) -> list[Check]:
+    """A codec's ops; rows are near to sums of codes, so that which code is nearest is no matter of rounding."""
+    clips, frames, channels = (4, 4099, 384) if full else (2, 19, 20)
+    rows, width, levels, codes = (2049, 512, 6, 1024) if full else (11, 24, 3, 37)
+
+    def convolved(s: InputSource) -> Inputs:
+        made = {"x": s.normal(clips, frames, channels), "weight": s.normal(channels, 7), "bias": s.normal(channels)}
+        return made | {"state": s.normal(clips, 6, channels)}
+
+    def spectra(s: InputSource) -> Inputs:
+        window = torch.hann_window(32, device=s.device)
+        return {"spectrum": s.normal(clips, frames, 17, 2), "window": window, "state": s.normal(clips, 24).float()}
+
+    def sums(s: InputSource) -> Inputs:
+        books = s.normal(levels, codes, width, dtype=torch.float32)
+        books *= 0.25 ** torch.arange(levels, device=s.device)[:, None, None]
+        x = torch.zeros(rows, width, device=s.device)
+        for book in books:
+            x += book[s.integers(codes, rows)]
+        return {"x": x, "codebooks": books}
+
+    sizes = {"weights": {"weight": RMS, "bias": RMS}, "summed": clips * frames, "timed": True}
+    both = f"{clips} x {frames}"
+    return [
+        Check("causal_conv", f"{both} x {channels}", convolved, ("x", "weight", "bias", "state"), **sizes),
+        Check("istft", f"{both}, window 32", spectra, ("spectrum", "state"), {"hop": 8}, timed=True),
+        Check("residual_quantize", f"{rows} x {width}, {levels} levels", sums, compared=numbers, timed=True),
     ]

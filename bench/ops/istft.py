@@ -16,8 +16,6 @@ def inputs(clips: int, frames: int, window: int):
     return make
 
 
-
-
 @sized(lambda length, **_: {"frames": length})
 def workload(clips: int = 32, frames: int = 11_008, window: int = 32, hop: int = 8) -> Workload:
     spectra, samples = clips * frames * (window + 2) * 2, clips * (frames * hop + window - hop) * 4

@@ -1,15 +1,20 @@
-"""residual_quantize through 72 levels of 1,024 codes: a step of 16 streams, a batch of clips, 100,000 frames."""
+"""residual_quantize through 72 levels of 1,024 codes: a step of 16 streams, a batch of clips, 100,000 frames.
+
+Values are small whole numbers, with which nothing rounds: whoever searches right finds the same codes.
+"""
 
 import torch
 
-from bench.ops import Workload, normal, sized
+from bench.ops import Workload, sized
 
 
 def inputs(rows: int, width: int, levels: int, codes: int):
     def make(device: str, dtype: torch.dtype):
         wide = torch.promote_types(dtype, torch.float32)
-        books = normal(levels, codes, width, device=device, dtype=wide)
-        return {"x": normal(rows, width, device=device, dtype=dtype), "codebooks": books}
+        return {
+            "x": torch.randint(-8, 9, (rows, width), device=device, dtype=dtype),
+            "codebooks": torch.randint(-2, 3, (levels, codes, width), device=device, dtype=wide),
+        }
 
     return make
 
@@ -22,7 +27,7 @@ def torchs(i):
     return torch.stack(codes, 1), total
 
 
-@sized()
+@sized(lambda length, **_: {"rows": length, "levels": 4})  # fewer codebooks, which a CPU has room for
 def workload(rows: int = 6_892, width: int = 512, levels: int = 72, codes: int = 1024) -> Workload:
     least = rows * (width * 6 + levels * 8) + levels * codes * width * 4  # x, total, codes and the codebooks
     return Workload(

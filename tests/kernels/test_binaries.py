@@ -144,6 +144,14 @@ def test_samples_of_log_mel_are_loaded_one_by_one(folder):
     assert lint.vector_widths(parse(wide), names, {"pcm": 4})
 
 
+@pytest.mark.parametrize("name", ["istft.forward_kernel", "residual_quantize.forward_kernel"])
+def test_products_that_shall_be_float32_are(name, folder):
+    """What their docstrings promise: no matrix instruction, so nothing is rounded to TF32."""
+    kernel = parse((folder / "texts" / f"{name}.ptx").read_text())
+    assert any(one.op.startswith("fma.rn.f32") for one in kernel.code)
+    assert not any(one.op.startswith(("mma.", "wgmma.")) or "tf32" in one.op for one in kernel.code)
+
+
 def test_the_document_holds_the_committed_table():
     """python -m bench.sm90 --out bench/results/sm90 writes both."""
     table, _, _ = (ROOT / "bench/results/sm90/kernels.md").read_text().partition("\n## What changed")

@@ -17,28 +17,34 @@ from afn_kernels._rows import RowLaunch
 from afn_kernels.attention import config as attention_config
 from afn_kernels.attention.config import AttnTile
 from afn_kernels.bias_gelu.config import ROWS as GELU
+from afn_kernels.causal_conv.config import ROWS as CONV
 from afn_kernels.cross_entropy.config import OPTIONAL, WALKS
 from afn_kernels.decode_attention.config import ROWS as SPLITS
 from afn_kernels.decode_attention.triton import BLOCK_B
+from afn_kernels.istft.config import ROWS as INVERSE
 from afn_kernels.layer_norm.config import ROWS as LAYER_NORM
 from afn_kernels.linear_cross_entropy.config import TILE
 from afn_kernels.merge_embeddings.config import CONFIG as MERGE
 from afn_kernels.paged_attention import config as paged_config
 from afn_kernels.pool_norm.config import ROWS as POOL_NORM
 from afn_kernels.pool_norm.triton import BLOCK_N
+from afn_kernels.residual_quantize.config import GPU as CODES
 from afn_kernels.rms_norm.config import ROWS as RMS_NORM
 from afn_kernels.rotary.config import CONFIG as ROTARY
 from tests.kernels.cases import (
     attention,
     bias_gelu,
+    causal_conv,
     cross_entropy,
     decode_attention,
+    istft,
     layer_norm,
     linear_cross_entropy,
     log_mel,
     merge_embeddings,
     paged_attention,
     pool_norm,
+    residual_quantize,
     rms_norm,
     rotary,
     rote,
@@ -355,6 +361,27 @@ def features() -> Iterator[TileCase]:
     yield TileCase(log_mel.case("tiles", log_mel.padded, size=400, impls=("triton",)), spectra | loops)
 
 
+def codec() -> Iterator[TileCase]:
+    before = 0
+    for limit, row in CONV:
+        channels, frames = min(limit, before + 40), THREE * row.waves * PROGRAMS * row.back
+        before = limit
+        make = causal_conv.without("state", channels=channels, clips=1)
+        wrt = ("x", "weight", "bias")
+        options = {"size": frames, "dtypes": (BF16,), "weights": causal_conv.SUMS, "draws": 0}
+        case = Case("causal_conv", f"tiles, {channels}", make, wrt, **options)
+        loops = {"forward_kernel/tap": THREE, "backward_kernel/tap": THREE, "backward_kernel/i": THREE}
+        yield TileCase(case, {f"causal_conv.{loop}": least for loop, least in loops.items()})
+    for hop, (_, row) in zip((8, 32), INVERSE, strict=True):
+        case = istft.case(f"tiles, hop {hop}", row.frames + 5, 3 * hop, hop, dtypes=(BF16,), draws=0)
+        yield TileCase(case, {f"istft.forward_kernel/{loop}": THREE for loop in ("start", "part")})
+    shape = {"width": 2 * CODES.part + 8, "count": 2 * CODES.codes + 44, "dtypes": (BF16,)}
+    loops = ("level", "start", "part", "part:2")
+    case = residual_quantize.case("tiles", CODES.rows + 1, **shape)
+    yield TileCase(case, {f"residual_quantize.forward_kernel/{loop}": THREE for loop in loops})
+
+
 TILE_CASES = [
     *attentions(), *decodings(), *pages(), *norms(), *pooled(), *gelus(), *losses(), *movements(), *features(),
+    *codec(),
 ]  # fmt: skip

@@ -3,7 +3,9 @@ import torch
 from tests.kernels.harness import ALL, BF16, Case
 
 
-def inputs(g: torch.Generator, frames: int, channels: int = 20, taps: int = 7, clips: int = 2) -> dict[str, torch.Tensor]:
+def inputs(
+    g: torch.Generator, frames: int, channels: int = 20, taps: int = 7, clips: int = 2
+) -> dict[str, torch.Tensor]:
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
     made = {"x": normal(clips, frames, channels), "weight": normal(channels, taps), "bias": normal(channels)}
     return made | {"state": normal(clips, taps - 1, channels)}

@@ -12,7 +12,7 @@ class QuantizedCase(Case):
 
 
 def inputs(g: torch.Generator, rows: int, width: int = 24, count: int = 37, levels: int = 3, limits: bool = False):
-    """Rows near to sums of codes that get smaller from level to level: which code is nearest is no matter of rounding."""
+    """Rows near to sums of codes that get smaller with each level: which code is nearest is no matter of rounding."""
     books = torch.randn(levels, count, width, generator=g, dtype=torch.float64)
     books *= 0.25 ** torch.arange(levels)[:, None, None]
     taken = torch.randint(count, (levels, rows), generator=g)
