@@ -100,7 +100,7 @@ class SpeechEngine:
         voice: AFVoice,
         *,
         streams: int = 16,
-        longest: int = 512,
+        longest: int = 240,
         piece: int | None = None,
         breaks: Collection[int] = (),
         temperature: float | None = None,
