@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from afn_model.speech.engine import EngineFull, SpeechEngine, SpeechStream
+from afn_model.speech.engine import EngineFull, SpeechEngine, SpokenStream
 from afn_model.speech.speaker import SpeakerPrompt
 from afn_model.speech.talker import PAD, TalkerBatch
 from tests.model.speech.tiny import CODEC, tiny_voice
@@ -17,7 +17,7 @@ def speaker(frames: int) -> SpeakerPrompt:
     return SpeakerPrompt(codes, "a test's own numbers")
 
 
-def run(engine: SpeechEngine, stream: SpeechStream, *, steps: int = 1000) -> Tensor:
+def run(engine: SpeechEngine, stream: SpokenStream, *, steps: int = 1000) -> Tensor:
     """What a stream says until it is done, or waits, or for some steps."""
     parts, made = [torch.zeros(0)], 0
     while not (stream.done or stream.waiting) and made < steps:
@@ -107,12 +107,12 @@ def test_a_stream_waits_for_text_and_goes_on_as_if_it_had_come_at_once():
 
 
 def test_the_end_is_asked_only_where_the_text_is_over():
-    engine = SpeechEngine(tiny_voice(AT_ONCE), streams=1, longest=40, piece=30)
+    engine = SpeechEngine(tiny_voice(AT_ONCE), streams=1, longest=40)
     assert len(spoken(engine, range(20))) == 21 * CODEC.frame
 
 
-@pytest.mark.parametrize(("finish", "reason"), [(SpeechStream.end, "end"), (SpeechStream.close, "closed")])
-def test_a_stream_without_text_is_over_without_a_sound(finish: Callable[[SpeechStream], None], reason: str):
+@pytest.mark.parametrize(("finish", "reason"), [(SpokenStream.end, "end"), (SpokenStream.close, "closed")])
+def test_a_stream_without_text_is_over_without_a_sound(finish: Callable[[SpokenStream], None], reason: str):
     engine = SpeechEngine(tiny_voice(), streams=1)
     stream = engine.open()
     finish(stream)

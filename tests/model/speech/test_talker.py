@@ -7,7 +7,7 @@ from torch import Tensor
 from afn_model.config import TextConfig
 from afn_model.speech.config import TalkerConfig, voice_preset
 from afn_model.speech.mixture import code_sums
-from afn_model.speech.talker import PAD, Talker, TalkerBatch, TalkerSample
+from afn_model.speech.talker import PAD, Talker, TalkerBatch, TalkerLoss, TalkerSample
 from afn_model.weights.checkpoint import SkipInit
 from tests.model.speech.tiny import CODEC, tiny_talker
 
@@ -34,11 +34,15 @@ SAMPLES = [sample(2, 5, 0), sample(4, 9, 3), sample(1, 2, 6)]
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_packed_loss_is_the_mean_of_the_samples(interleaved):
     model, total = talker(interleaved=interleaved), sum(len(one.codes) for one in SAMPLES)
-    generator = torch.Generator().manual_seed(5)
-    alone = [model.loss(TalkerBatch.pack([one]), total, books(), generator=generator) for one in SAMPLES]
-    packed = model.loss(TalkerBatch.pack(SAMPLES), total, books(), generator=torch.Generator().manual_seed(5))
+
+    def loss(*places: int) -> TalkerLoss:
+        generators = [torch.Generator().manual_seed(place) for place in places]
+        batch = TalkerBatch.pack([SAMPLES[place] for place in places])
+        return model.loss(batch, total, books(), generators=generators, noise=0.3, dropout=0.3, draws=2)
+
+    packed, alone = loss(0, 1, 2), [loss(place) for place in range(3)]
     for part in range(3):
-        assert torch.allclose(packed[part], sum(loss[part] for loss in alone), rtol=1e-5)
+        assert torch.allclose(packed[part], sum(one[part] for one in alone), rtol=1e-5)
     assert torch.allclose(packed.loss, packed.frames + packed.end)
     assert packed.end > 0
 
@@ -119,6 +123,7 @@ def test_the_full_size_is_that_of_the_paper():
     [
         ({"components": 0}, "components must be a whole number from 1"),
         ({"head_layers": True}, "head_layers"),
+        ({"piece": 240}, "a piece of 240 tokens needs more than 240 frames"),
         ({"floor": 0.0}, "floor must be a finite number above 0"),
         ({"temperature": -0.1}, "temperature must be 0 or more"),
         ({"noise": float("nan")}, "noise must be a finite number"),
