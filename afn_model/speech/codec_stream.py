@@ -21,7 +21,7 @@ class CodecEncoderStream:
     def __init__(self, codec: Codec):
         self.codec = codec
         self._state: State = {}
-        self._left = torch.zeros(0, device=codec.window.device)
+        self._left = torch.zeros(0, device=codec.device)
 
     @torch.no_grad()
     def push(self, pcm: Tensor) -> Tensor:
@@ -59,6 +59,7 @@ class CodecDecoderStream:
         self.codec, self.batch = codec, batch
         self._state: State = {}
         self._tail: Tensor | None = None  # samples that the next frames still add to
+        self._early = codec.config.look_ahead  # samples to come that lie before the first
 
     @torch.no_grad()
     def push(self, embedding: Tensor) -> Tensor:
@@ -68,16 +69,13 @@ class CodecDecoderStream:
             raise ValueError(f"expected [{self.batch}, frames, {config.latent}], got {tuple(embedding.shape)}")
         if not embedding.shape[1]:
             return embedding.new_zeros(self.batch, 0)
-        wave = istft(self.codec.spectrum(embedding, self._state), self.codec.window, config.hop)
-        done = wave.shape[1] - config.look_ahead
-        if self._tail is not None:
-            wave[:, : config.look_ahead] += self._tail
-        start = config.look_ahead if self._tail is None else 0
-        self._tail = wave[:, done:]
-        return wave[:, start:done]
+        pcm, self._tail = istft(self.codec.spectrum(embedding, self._state), config.hop, self._tail)
+        start = min(self._early, pcm.shape[1])
+        self._early -= start
+        return pcm[:, start:]
 
     def finish(self) -> Tensor:
         """The last ``look_ahead`` samples [B, look_ahead]; none where nothing was pushed. Then all is forgotten."""
-        tail = torch.zeros(self.batch, 0) if self._tail is None else self._tail
-        self._state, self._tail = {}, None
+        tail = torch.zeros(self.batch, 0) if self._tail is None else self._tail[:, self._early :]
+        self._state, self._tail, self._early = {}, None, self.codec.config.look_ahead
         return tail

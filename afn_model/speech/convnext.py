@@ -9,17 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import afn_kernels as ak
+
 State = dict[nn.Module, Tensor]
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> Tensor:
-    """y[t] = bias + sum_j weight[:, j] x[t - k + 1 + j] for x [B, T, C], weight [C, k] and state [B, k-1, C]."""
-    taps, time = weight.shape[1], x.shape[1]
-    x = F.pad(x, (0, 0, taps - 1, 0)) if state is None else torch.cat([state, x], 1)
-    y = torch.addcmul(bias, x[:, :time], weight[:, 0])
-    for j in range(1, taps):
-        y = torch.addcmul(y, x[:, j : j + time], weight[:, j])
-    return y
 
 
 class ConvNeXtBlock(nn.Module):
@@ -27,7 +19,7 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, width: int, kernel: int, scale: float):
         super().__init__()
-        self.taps = nn.Parameter(torch.randn(width, kernel) / kernel**0.5)
+        self.taps = nn.Parameter(nn.init.normal_(torch.empty(width, kernel), std=kernel**-0.5))
         self.bias = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
@@ -41,7 +33,7 @@ class ConvNeXtBlock(nn.Module):
             before = state.get(self)
             before = x.new_zeros(len(x), past, x.shape[2]) if before is None else before
             state[self] = torch.cat([before, x], 1)[:, x.shape[1] :]
-        y = self.norm(causal_conv(x, self.taps, self.bias, before))
+        y = self.norm(ak.causal_conv(x, self.taps, self.bias, before))
         return x + self.scale * self.down(F.gelu(self.up(y)))
 
 
@@ -79,10 +71,10 @@ class Lengthen(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int):
         super().__init__()
-        self.stride = stride
+        self.stride, self.width = stride, width
         self.linear = nn.Linear(before, width * stride)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, time, _ = x.shape
-        return self.norm(self.linear(x).reshape(batch, time * self.stride, -1))
+        return self.norm(self.linear(x).reshape(batch, time * self.stride, self.width))

@@ -1,4 +1,4 @@
-"""The causal STFT and its inverse: what the codec's encoder reads and what its decoder writes."""
+"""The causal STFT that the codec's encoder reads, and its inverse that the decoder writes."""
 
 from __future__ import annotations
 
@@ -6,45 +6,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def stft(pcm: Tensor, window: Tensor, hop: int, before: Tensor | None = None) -> Tensor:
-    """Frame f of the STFT sees the samples [f·hop - (window - hop), f·hop + hop), none after its own hop.
-
-    Args:
-        pcm: [B, F·hop].
-        window: [window].
-        hop: samples between frames.
-        before: [B, window - hop], the samples before the first; default zeros.
-
-    Returns:
-        [B, F, window/2+1] complex, divided by the window's sum.
-    """
-    overlap = len(window) - hop
-    padded = F.pad(pcm, (overlap, 0)) if before is None else torch.cat([before, pcm], 1)
-    if not pcm.shape[1]:
-        return padded.new_zeros(len(pcm), 0, len(window) // 2 + 1, dtype=torch.complex64)
-    return torch.fft.rfft(padded.unfold(1, len(window), hop) * (window / window.sum()))
+import afn_kernels as ak
 
 
-def istft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Overlap-add of the windowed inverse transforms, divided as in the middle of a long signal.
+def hann(size: int, device: torch.device) -> Tensor:
+    """[size] float32, the periodic window of ``stft`` and ``istft``."""
+    return torch.hann_window(size, device=device)
 
-    Frame f is written to the samples [f·hop - (window - hop), f·hop + hop), so that the first and the last
-    window - hop samples of the result are not yet complete: a stream adds the last ones to the next call's first.
+
+def stft(pcm: Tensor, size: int, hop: int, before: Tensor | None = None) -> Tensor:
+    """Frame f of the STFT sees the samples [f·hop - (size - hop), f·hop + hop), none after its own hop.
 
     Args:
-        spectrum: [B, F, window/2+1] complex, as ``stft`` gives it.
-        window: [window].
+        pcm: [B, F·hop] float32.
+        size: samples of a frame.
         hop: samples between frames.
+        before: [B, size - hop], the samples before the first; default zeros.
 
     Returns:
-        [B, window - hop + F·hop]: the first sample is that of time -(window - hop).
+        [B, F, size/2+1] complex, divided by the window's sum: a full-scale sine has 0.5.
     """
-    size = len(window)
-    overlap, frames = size - hop, spectrum.shape[1]
-    if not frames:
-        return window.new_zeros(len(spectrum), overlap)
-    squared = window.square().reshape(-1, hop).sum(0).repeat(size // hop)
-    pieces = torch.fft.irfft(spectrum, size) * (window * window.sum() / squared)
-    length = overlap + frames * hop
-    return F.fold(pieces.transpose(1, 2), (1, length), (1, size), stride=(1, hop))[:, 0, 0]
+    padded = F.pad(pcm, (size - hop, 0)) if before is None else torch.cat([before, pcm], 1)
+    if not pcm.shape[1]:  # which has no transform
+        return padded.new_zeros(len(pcm), 0, size // 2 + 1, dtype=torch.complex64)
+    window = hann(size, pcm.device)
+    return torch.fft.rfft(padded.unfold(1, size, hop) * (window / window.sum()))
+
+
+def istft(bins: Tensor, hop: int, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What ``stft`` was of: overlap-add, every sample divided as in the middle of a long signal.
+
+    Args:
+        bins: [B, F, size/2+1] complex.
+        hop: samples between frames.
+        state: [B, size - hop], what the call before left.
+
+    Returns:
+        [B, F·hop] samples from time -(size - hop) on, and the state [B, size - hop], to which later frames still add.
+    """
+    window = hann(2 * (bins.shape[2] - 1), bins.device)
+    return ak.istft(torch.view_as_real(bins * window.sum()), window, hop, state)

@@ -49,7 +49,7 @@ class AFVoice(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.codec.window.device
+        return self.codec.device
 
     @classmethod
     def from_pretrained(
@@ -70,9 +70,6 @@ class AFVoice(nn.Module):
         for name, place in stored.items():
             tensor = read_tensor(open_shard(place.file), place.file, place.key)
             tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        for name, buffer in _fresh_buffers(voice).items():
-            owner, _, leaf = name.rpartition(".")
-            voice.get_submodule(owner).register_buffer(leaf, buffer.to(device), persistent=False)
         voice.load_state_dict(tensors, assign=True)
         return voice.eval()
 
@@ -122,9 +119,3 @@ def voice_on_meta(folder: str | Path) -> tuple[AFVoice, dict[str, Stored]]:
     compare_names(folder, set(wanted), set(stored))
     compare_headers({name: shape for name, shape in wanted.items() if name != DEFAULT}, stored)
     return voice, {name: stored[name] for name in wanted}
-
-
-def _fresh_buffers(voice: AFVoice) -> dict[str, Tensor]:
-    """What the folder does not hold and every reader computes: the windows."""
-    window = torch.hann_window(voice.config.codec.window)
-    return {"codec.window": window, "codec.front.window": window}
