@@ -87,7 +87,8 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class TalkerConfig:
-    """The talker; by default 648 million weights with AF-Next's tokens. ValueError where a number is out of range.
+    """The talker; by default 648 million weights with AF-Next's tokens, against the paper's 644: 155 of the embeddings
+    of 151,672 tokens, 441 of 29 layers, 51 of the mixture head. ValueError where a number is out of range.
 
     Args:
         text: the decoder's shape, and the vocabulary of the text that it reads.
@@ -156,8 +157,15 @@ CODECS = {
 TALKERS = {
     "af-next-talker": TalkerConfig(),
     "tiny": TalkerConfig(
-        TextConfig(1024, 160, 4, 5, 5, 480, rope_theta=1e4, max_positions=2048), head_width=384, components=64
-    ),
+        TextConfig(1024, 160, 4, 5, 5, 480, rope_theta=1e4, max_positions=2048),
+        head_width=256,
+        components=64,
+        interleaved=False,
+        floor=0.05,
+        prompt=25,
+        piece=12,
+        longest=150,
+    ),  # fmt: skip
 }
 
 
