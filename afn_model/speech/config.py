@@ -171,9 +171,10 @@ def voice_config(raw: dict[str, Any]) -> VoiceConfig:
     """A VoiceConfig from what config.json holds; ValueError in one line."""
     if raw.get("model_type") != MODEL_TYPE:
         raise ValueError(f"model_type is {shown(raw.get('model_type'))}, expected {MODEL_TYPE!r}")
-    talker = _read(TalkerConfig, raw["talker"], "talker") if raw.get("talker") is not None else None
+    talker = raw.get("talker")
     if talker is not None:
-        talker = replace(talker, text=_read(TextConfig, raw["talker"].get("text"), "talker: text"))
+        text = _read(TextConfig, talker.get("text") if isinstance(talker, dict) else talker, "talker: text")
+        talker = _read(TalkerConfig, {**talker, "text": text}, "talker")
     return VoiceConfig(_read(CodecConfig, raw.get("codec"), "codec"), talker)
 
 

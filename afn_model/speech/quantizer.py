@@ -123,15 +123,17 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def update(self, gather: Callable[[list[Tensor]], list[Tensor]] | None = None) -> None:
         """Moves the codes after a training step, by what the forward calls since the last update saw; without any,
-        nothing happens.
+        nothing happens, or with ``gather`` what the other ranks saw counts.
 
         Args:
             gather: gets [counts [L, K], sums [L, K, D], candidates [L, R, D]] and gives the same of all ranks: counts
                 and sums added up, the candidates of one rank. Without it this process is the only one.
         """
-        if not self._seen:
+        if not self._seen and gather is None:
             return
-        counts, sums, candidates = gather(self._seen) if gather else self._seen
+        nothing = [self.usage, self.codebooks, self.codebooks[:, :1].expand(-1, RESTARTS, -1)]
+        seen = self._seen or [torch.zeros_like(one) for one in nothing]
+        counts, sums, candidates = gather(seen) if gather else seen
         self._seen = []
         keep = self.config.decay
         usage = keep * self.usage + (1 - keep) * counts

@@ -31,7 +31,7 @@ def test_a_run_goes_on_with_the_same_bits(folder, tmp_path):
     judged = {"loss_discriminators", "loss_adversarial", "loss_feature"}
     found = [{name for name in row if name.startswith(("loss_", "codes_"))} for row in steps]
     assert found == [always, *[always | judged] * 3]
-    assert all(row["tokens"] == 4 * 13 for row in steps)
+    assert all(row["tokens"] % 13 == 0 < row["tokens"] for row in steps)  # of crops of 0.1 s
     assert [row["step"] for row in rows if "eval_mel_distance" in row] == [1, 3]
     home = tmp_path / "run" / "one"
     whole = fingerprint(home / "model" / "model.safetensors")
