@@ -1,13 +1,10 @@
 """A stage of method codec: two optimiser steps a batch, codes that move, what it logs, and the same bits after a stop."""
 
-import math
 import shutil
 
 import pytest
-import torch
 
 from afn_model.files import fingerprint
-from afn_model.train.codec import CodecSettings
 from afn_model.train.prepare import DONE
 from tests.model.train.voices import CODEC, corpus, curriculum, go, save_voice
 

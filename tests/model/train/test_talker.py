@@ -41,7 +41,9 @@ def test_a_run_goes_on_with_the_same_bits(folder, tmp_path):
         path = home / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = go(plan, folder, tmp_path / "run")
-    assert [(row["loss"], row["loss_frames"], row["loss_end"], row["grad_norm"]) for row in again if "loss" in row] == losses
+    assert [
+        (row["loss"], row["loss_frames"], row["loss_end"], row["grad_norm"]) for row in again if "loss" in row
+    ] == losses
     assert fingerprint(home / "model" / "model.safetensors") == whole
 
 

@@ -107,5 +107,8 @@ def test_bad_records_are_counted_by_name_and_workers_change_nothing(folder, tmp_
     assert all(a.equal(b) for a, b in zip(*crops, strict=True))
     rows = go(plan, folder, tmp_path / "run")
     bad = [json.loads(line) for line in (tmp_path / "run" / "one" / "bad.jsonl").read_text().splitlines()]
-    assert {(found["name"], found["reason"]) for found in bad} == {("voice[6]", "silence"), ("voice[7]", "no recording")}
+    assert {(found["name"], found["reason"]) for found in bad} == {
+        ("voice[6]", "silence"),
+        ("voice[7]", "no recording"),
+    }
     assert rows[-1]["bad"] == 2
