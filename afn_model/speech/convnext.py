@@ -5,10 +5,11 @@ A stream passes a ``State`` along: what each module must remember of the past.
 
 from __future__ import annotations
 
-import afn_kernels as ak
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import afn_kernels as ak
 
 State = dict[nn.Module, Tensor]
 
@@ -18,7 +19,7 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, width: int, kernel: int, scale: float):
         super().__init__()
-        self.taps = nn.Parameter(torch.randn(width, kernel) / kernel**0.5)
+        self.taps = nn.Parameter(nn.init.normal_(torch.empty(width, kernel), std=kernel**-0.5))
         self.bias = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
@@ -70,10 +71,10 @@ class Lengthen(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int):
         super().__init__()
-        self.stride = stride
+        self.stride, self.width = stride, width
         self.linear = nn.Linear(before, width * stride)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, time, _ = x.shape
-        return self.norm(self.linear(x).reshape(batch, time * self.stride, -1))
+        return self.norm(self.linear(x).reshape(batch, time * self.stride, self.width))

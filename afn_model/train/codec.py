@@ -164,11 +164,11 @@ class CodecTraining:
         return share * torch.stack(list(terms.values())).sum()
 
     def together(self, seen: list[Tensor]) -> list[Tensor]:
-        """What the quantiser has seen on all ranks: counts and sums added up, and the residuals, in whose place unused
-        codes start anew, of the first rank that has recordings."""
-        counts, sums, residuals = seen
+        """What the quantiser has seen on all ranks: added up, but the residuals, in whose place unused codes start anew,
+        which are those of the first rank that has recordings."""
+        *sums, residuals = seen
         first = self.collect(self.heard > 0).index(True) == self.rank
-        return [self.gather(counts), self.gather(sums), self.gather(residuals * first)]
+        return [*map(self.gather, sums), self.gather(residuals * first)]
 
     def work(self) -> dict[str, float]:
         """Audio frames of this rank's recordings as tokens, and their seconds; FLOPs are not counted."""
