@@ -164,8 +164,8 @@ class CodecTraining:
         return share * torch.stack(list(terms.values())).sum()
 
     def together(self, seen: list[Tensor]) -> list[Tensor]:
-        """What the quantiser has seen on all ranks: added up, but the residuals, in whose place unused codes start anew,
-        which are those of the first rank that has recordings."""
+        """What the quantiser has seen on all ranks: added up, but the residuals, where unused codes start anew: those
+        are of the first rank that has recordings."""
         *sums, residuals = seen
         first = self.collect(self.heard > 0).index(True) == self.rank
         return [*map(self.gather, sums), self.gather(residuals * first)]
