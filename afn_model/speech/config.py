@@ -151,7 +151,7 @@ class VoiceConfig:
 
 CODECS = {
     "af-next-talker": CodecConfig(),
-    "tiny": CodecConfig(16_000, 320, 80, (192,), (8,), 4, 7, 64, 8, 256),
+    "tiny": CodecConfig(16_000, 640, 160, (96, 160), (2, 2), 2, 7, 64, 8, 256),
 }
 TALKERS = {
     "af-next-talker": TalkerConfig(),
