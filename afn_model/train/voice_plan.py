@@ -60,6 +60,7 @@ class VoiceSizes:
         return self.blocks + self.embedding + self.head + self.other
 
 
+@lru_cache(maxsize=8)
 def voice_sizes(config: VoiceConfig) -> VoiceSizes:
     """Counts the parameters of a voice without making them; of one without a talker those of the codec."""
     codec = codec_sizes(config.codec)
