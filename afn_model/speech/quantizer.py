@@ -141,10 +141,9 @@ class ResidualQuantizer(nn.Module):
         """
         if not self._seen and gather is None:
             return
-        seen = self._seen or [
-            torch.zeros_like(one)
-            for one in (self.usage, self.codebooks, self.codebooks[0, :2], self.codebooks[:, :1].expand(-1, RESTARTS, -1))
-        ]
+        books = self.codebooks
+        nothing = self.usage, books, books[0, :2], books[:, :1].expand(-1, RESTARTS, -1)
+        seen = self._seen or [torch.zeros_like(one) for one in nothing]
         counts, sums, moments, candidates = gather(seen) if gather else seen
         self._seen = []
         keep = self.config.decay

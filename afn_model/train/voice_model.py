@@ -52,14 +52,15 @@ def voice_stage_model(
     voice.train()
     trains, sharded = stage.modules, False
     if isinstance(settings, CodecSettings):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(seed, text_key(JUDGES)) >> 1)
-            judges = Discriminators(**settings.discriminators)
-        voice.add_module(JUDGES, judges.to(process.device).train())
+        if settings.adversarial_start is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(key(seed, text_key(JUDGES)) >> 1)
+                judges = Discriminators(**settings.discriminators)
+            voice.add_module(JUDGES, judges.to(process.device).train())
+            trains = (*trains, JUDGES)
         codec: nn.Module = voice.codec
         kept = codec.state_dict()
         codec.moving = [name for name, _ in codec.named_buffers() if name in kept]  # type: ignore[assignment]
-        trains = (*trains, JUDGES)
     else:
         voice.codec.eval()
         talker = voice.talker

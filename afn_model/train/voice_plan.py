@@ -163,6 +163,7 @@ def voice_account(config: VoiceConfig, stage: Stage, layout: RunLayout, gpus: in
 def _codec_needs(config: VoiceConfig, stage: Stage, sizes: VoiceSizes, recordings: int) -> VoiceAccount:
     codec, settings = config.codec, CodecSettings(**stage.codec)
     _, layers, judges = judged(codec, settings)
+    layers, judges = (0, 0) if settings.adversarial_start is None else (layers, judges)
     seconds = recordings * settings.samples(codec) / codec.sample_rate
     rates = stage_positions(codec)
     ways = 2 * sum(r * w * codec.blocks for r, w in zip(rates, codec.widths, strict=False))
@@ -287,7 +288,7 @@ class VoiceStepTime:
         """(seconds of kernels, of messages, parameters that are updated)."""
         codec, a, seconds = self.config.codec, self.rates, self.seconds
         settings = CodecSettings(**self.stage.codec)
-        flops, values, judges = judged(codec, settings)
+        flops, values, judges = (0.0, 0, 0) if settings.adversarial_start is None else judged(codec, settings)
         slow = FLOAT32 * a.peak
         rates = stage_positions(codec)
         moved = 2 * 4.0 * BLOCK_MOVED * codec.blocks * sum(r * w for r, w in zip(rates, codec.widths, strict=False))

@@ -1,6 +1,7 @@
 """What a stage of a voice reads of a record, and which records it cannot use."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,11 @@ def test_records_that_a_talker_cannot_use(folder, record, settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_context_beyond_the_talkers_positions(folder):
+def test_less_than_a_frame_and_a_context_beyond_the_talkers_positions(folder):
+    short = reader(folder, "codec")
+    short.codec = replace(short.codec, strides=(64,))
+    with pytest.raises(ValueError, match=r"^0.025 s of sound, shorter than an audio frame of 0.032 s$"):
+        read(folder, short, one("a", "short.wav"))
     with pytest.raises(ValueError, match=r"^stage one: context 4096 is more than the talker's 2048 positions$"):
         reader(folder, "talker", context=4096)
 
