@@ -14,7 +14,7 @@ from afn_model.data.forecast import Forecast
 from afn_model.files import read_json
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.speech.config import VoiceConfig, voice_config, voice_preset
-from afn_model.train.account import stage_units
+from afn_model.train.account import Account, stage_units
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.host_memory import available
 from afn_model.train.methods import METHODS, SPEECH, VOICE, check_kind
@@ -214,6 +214,7 @@ def step_time(
     words = config.max_positions if isinstance(config, SpeechConfig) else 0
     micro = typical(stage, rates, mean, words)
     account = account_of(config, stage, layout, gpus, micro, memory * 1e9)
+    assert isinstance(account, Account), "that of a voice is above"
     groups = gpus // account.load.plan.ranks
     return time_of(account, rates, stage.bins // groups, sum(micro.frames) / 2 / PER_SECOND)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,8 @@ def voice_stage_model(
         assert talker is not None, "the voice has no talker"
         blocks = list(talker.language_model.layers)
         if layout.recompute in ("selective", "full"):
-            checkpoint_modules([block.mlp for block in blocks] if layout.recompute == "selective" else blocks)
+            parts: Any = [block.mlp for block in blocks] if layout.recompute == "selective" else blocks
+            checkpoint_modules(parts)
         compute = getattr(torch, layout.dtype)
         sharded = process.world_size > 1 or compute != torch.float32
         if sharded:

@@ -65,12 +65,13 @@ def voice_sizes(config: VoiceConfig) -> VoiceSizes:
     """Counts the parameters of a voice without making them; of one without a talker those of the codec."""
     codec = codec_sizes(config.codec)
     if config.talker is None:
-        return VoiceSizes(*codec, 0, 0, 0, 0)
+        return VoiceSizes(codec.encoder, codec.quantizer, codec.decoder, 0, 0, 0, 0)
     with torch.device("meta"), SkipInit():
         talker = Talker(config.talker, config.codec)
     model = talker.language_model
-    parts = [count(model.layers), count(model.embed_tokens), count(talker.head)]
-    return VoiceSizes(*codec, *parts, count(talker) - sum(parts))
+    blocks, embedding, head = map(count, (model.layers, model.embed_tokens, talker.head))
+    other = count(talker) - blocks - embedding - head
+    return VoiceSizes(codec.encoder, codec.quantizer, codec.decoder, blocks, embedding, head, other)
 
 
 def count(module: nn.Module) -> int:
