@@ -93,7 +93,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     to: int = SAMPLE_RATE,
 ) -> Tensor:
-    """Samples [n] of a recording, whatever it comes from, at ``to`` Hz; other options and errors as of ``load_audio``."""
+    """Samples [n] at ``to`` Hz of a recording, whatever it comes from; options and errors as of ``load_audio``."""
     options = {"start": audio.start, "end": audio.end, "strict": strict, "max_seconds": max_seconds, "dtype": dtype}
     options |= {"to": to}
     if isinstance(audio.source, DecodedRecording):

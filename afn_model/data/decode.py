@@ -30,7 +30,7 @@ _LEFT_OUT = "the rest is left out"  # what decoding warns of where it cuts a rec
 
 @runtime_checkable
 class SampleReader(Protocol):
-    """A processor that reads a sample by itself, its answer too: of a method that is not trained on packed sequences."""
+    """A processor that reads a sample by itself, its answer too, for a method without packed sequences."""
 
     def read_sample(self, sample: Sample, longest: float, seed: int) -> Prepared:
         """What is trained on of a sample whose recordings may have ``longest`` seconds; ``seed`` is of all draws."""

@@ -132,16 +132,19 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def update(self, gather: Callable[[list[Tensor]], list[Tensor]] | None = None) -> None:
         """Moves the codes after a training step, by what the forward calls since the last update saw; without any,
-        nothing happens.
+        nothing happens, or with ``gather`` what the other ranks saw counts.
 
         Args:
             gather: gets [counts [L, K], sums [L, K, D], moments [2, D], candidates [L, R, D]] and gives the same of
                 all ranks: all added up, but the candidates, which are those of one rank. Without it this process is
                 the only one.
         """
-        if not self._seen:
+        if not self._seen and gather is None:
             return
-        counts, sums, moments, candidates = gather(self._seen) if gather else self._seen
+        books = self.codebooks
+        nothing = self.usage, books, books[0, :2], books[:, :1].expand(-1, RESTARTS, -1)
+        seen = self._seen or [torch.zeros_like(one) for one in nothing]
+        counts, sums, moments, candidates = gather(seen) if gather else seen
         self._seen = []
         keep = self.config.decay
         self._standardize_more(moments / counts[0].sum(), keep if self.usage.any() else 0.0)

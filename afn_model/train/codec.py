@@ -35,7 +35,7 @@ class CodecSettings:
         crop: seconds of each recording that are heard, rounded up to whole audio frames; another part at each visit.
             Shorter recordings have silence behind them.
         adversarial_start: from when the discriminators train and count: below 1 a share of the stage, from 1 on so many
-            optimiser steps; infinite for never.
+            optimiser steps; None for never, without discriminators at all.
         all_levels: share of the recordings that pass through all levels of the quantiser; the others through 1 to all
             of them, so that any first few levels are a recording of their own.
         loss: settings of ``afn_model.speech.codec_loss.CodecLossSettings``.
@@ -43,7 +43,7 @@ class CodecSettings:
     """
 
     crop: float = 1.0
-    adversarial_start: float = 0.0
+    adversarial_start: float | None = 0.0
     all_levels: float = 0.5
     loss: dict[str, Any] = field(default_factory=dict)
     discriminators: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class CodecSettings:
     def __post_init__(self):
         if not 0 < number(self.crop, "crop") < math.inf:
             raise ValueError(f"crop is {self.crop}; a number of seconds above 0 is expected")
-        if not self.adversarial_start >= 0:
+        if self.adversarial_start is not None and number(self.adversarial_start, "adversarial_start") < 0:
             raise ValueError(f"adversarial_start is {self.adversarial_start}; a number from 0 is expected")
         if not 0 <= number(self.all_levels, "all_levels") <= 1:
             raise ValueError(f"all_levels is {self.all_levels}; a share from 0 to 1 is expected")
@@ -72,7 +72,8 @@ class CodecSettings:
 
     def adversarial(self, step: int, progress: float) -> bool:
         """Whether discriminators count in the step after ``step`` others, ``progress`` of the stage."""
-        return (progress if self.adversarial_start < 1 else step) >= self.adversarial_start
+        start = self.adversarial_start
+        return start is not None and (progress if start < 1 else step) >= start
 
 
 class CodecTraining:
@@ -164,11 +165,11 @@ class CodecTraining:
         return share * torch.stack(list(terms.values())).sum()
 
     def together(self, seen: list[Tensor]) -> list[Tensor]:
-        """What the quantiser has seen on all ranks: counts and sums added up, and the residuals, in whose place unused
-        codes start anew, of the first rank that has recordings."""
-        counts, sums, residuals = seen
+        """What the quantiser has seen on all ranks: added up, but the residuals, where unused codes start anew: those
+        are of the first rank that has recordings."""
+        *sums, residuals = seen
         first = self.collect(self.heard > 0).index(True) == self.rank
-        return [self.gather(counts), self.gather(sums), self.gather(residuals * first)]
+        return [*map(self.gather, sums), self.gather(residuals * first)]
 
     def work(self) -> dict[str, float]:
         """Audio frames of this rank's recordings as tokens, and their seconds; FLOPs are not counted."""

@@ -243,6 +243,7 @@ def line(row: Mapping[str, Any]) -> str:
         ("eval_reward", "held-out reward {:.3f}"),
         ("eval_accuracy", "accuracy {:.3f}"),
         ("eval_reward_margin", "margin {:.3f}"),
+        ("eval_mel_distance", "mel distance {:.2f} dB"),
         *((f"eval_{name}", f"{name} {{:.3f}}") for name in METRICS),
         ("tokens_per_s", "{:,.0f} tokens/s"),
         ("audio_hours_per_s", "{:.3g} h audio/s"),

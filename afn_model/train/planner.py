@@ -11,11 +11,13 @@ from typing import Any
 
 from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.data.forecast import Forecast
+from afn_model.files import read_json
 from afn_model.prompt.processor import AFNextProcessor
-from afn_model.train.account import stage_units
+from afn_model.speech.config import VoiceConfig, voice_config, voice_preset
+from afn_model.train.account import Account, stage_units
 from afn_model.train.curriculum import Curriculum, Stage
 from afn_model.train.host_memory import available
-from afn_model.train.methods import SPEECH, check_kind
+from afn_model.train.methods import METHODS, SPEECH, VOICE, check_kind
 from afn_model.train.outlook import stage_forecast
 from afn_model.train.rates import ASSUMED, Rates, described, read_rates
 from afn_model.train.run_layout import RECOMPUTE, RunLayout, for_stage
@@ -23,6 +25,7 @@ from afn_model.train.speech_account import account_of
 from afn_model.train.speech_time import time_of
 from afn_model.train.step_time import StepSeconds, StepTime, band
 from afn_model.train.typical import PER_SECOND, longest, typical
+from afn_model.train.voice_plan import VoiceStepTime
 from afn_model.weights.config_json import read_config
 from afn_model.weights.speech import read_speech_config
 
@@ -35,7 +38,7 @@ OFFLOADS = (
     {"offload_optimiser": True, "offload_activations": True},
     {"offload_optimiser": True, "offload_activations": True, "offload_gradients": True},
 )
-AnyConfig = ModelConfig | SpeechConfig
+AnyConfig = ModelConfig | SpeechConfig | VoiceConfig
 COLUMNS = ("states", "gradients", "activations", "working", "reserve", "rollout", "total")
 
 
@@ -159,7 +162,7 @@ def plan_stage(
         limit=memory,
         whole=account.whole,
         micro_batches=time.micro_batches,
-        tokens=time.account.micro.tokens,
+        tokens=time.micro_tokens,
         step=step,
         band=(low, high),
         rate=(tokens / high, tokens / step.total, tokens / low),
@@ -201,14 +204,17 @@ def step_time(
     memory: float,
     rates: Rates,
     forecast: Forecast | None = None,
-) -> StepTime:
+) -> StepTime | VoiceStepTime:
     """The time model of a stage on typical data."""
+    if isinstance(config, VoiceConfig):
+        return VoiceStepTime(config, stage, layout, gpus, rates)
     mean = 0.0
     if forecast is not None and forecast.samples_per_epoch:
         mean = forecast.tokens_per_epoch / forecast.samples_per_epoch
     words = config.max_positions if isinstance(config, SpeechConfig) else 0
     micro = typical(stage, rates, mean, words)
     account = account_of(config, stage, layout, gpus, micro, memory * 1e9)
+    assert isinstance(account, Account), "that of a voice is above"
     groups = gpus // account.load.plan.ranks
     return time_of(account, rates, stage.bins // groups, sum(micro.frames) / 2 / PER_SECOND)
 
@@ -218,12 +224,15 @@ def candidates(config: AnyConfig, stage: Stage, layout: RunLayout, gpus: int) ->
     shared, modes = [(1, 1)], RECOMPUTE
     if isinstance(config, SpeechConfig):
         modes = tuple(mode for mode in RECOMPUTE if mode != "selective")  # which is "full" there
+    elif isinstance(config, VoiceConfig):
+        modes = ("none",) if stage.method == "codec" else ("none", "selective", "full")
     elif stage.packed:
         shared = [(u, r) for u in ULYSSES for r in RINGS if u <= config.text.heads and gpus % (u * r) == 0]
         shared = [(u, r) for u, r in shared if u * r == 1 or stage.context >= FEWEST * u * r]
         shared = [(u, r) for u, r in shared if stage.bins % (gpus // (u * r)) == 0]
     node, held = math.gcd(gpus, ASSUMED.node), (layout.frozen,)
-    if gpus > 1 and stage_units(config, stage, layout, whole=True).frozen > FEW * 1e9:
+    known = not isinstance(config, VoiceConfig)  # of a voice every rank has all that is frozen
+    if known and gpus > 1 and stage_units(config, stage, layout, whole=True).frozen > FEW * 1e9:
         held = ("whole", "sharded") if layout.frozen == "auto" else (layout.frozen, "auto")
     for ulysses, ring in shared:
         for recompute in modes:
@@ -326,14 +335,17 @@ def _smaller(stage: Stage) -> Iterator[tuple[str, Stage]]:
 
 
 def config_of(stage: Stage, base: str | Path | None) -> AnyConfig:
-    """The model that a stage is planned for: without a base folder the full model, or for method asr AF-Whisper.
+    """The model that a stage is planned for: without a base folder the full model, AF-Whisper or the full voice.
 
     Raises:
         ValueError: one line: a base that the stage's method does not train.
     """
     if not base:
-        return SpeechConfig() if stage.method == "asr" else ModelConfig()
+        kinds = {SPEECH: SpeechConfig(), VOICE: voice_preset("af-next-talker")}
+        return kinds.get(METHODS[stage.method].model, ModelConfig())
     kind = check_kind(base, stage.name, stage.method)
+    if kind == VOICE:
+        return voice_config(read_json(Path(base) / "config.json"))
     return read_speech_config(Path(base)) if kind == SPEECH else read_config(Path(base))
 
 
@@ -354,7 +366,7 @@ def plan(
         layout: of the run.
         gpus: one rank each.
         memory: GB of a GPU.
-        base: model folder; without it the full model, or AF-Whisper for method asr, and nothing is said of the data.
+        base: model folder; without it as in ``config_of``, and nothing is said of the data.
         only: a single stage.
         rates: assumed, or in part measured.
 
@@ -412,7 +424,7 @@ def lines(found: StagePlan) -> list[str]:
     if "rollout" in found.memory:
         text.append(f"  GB while answers are sampled: {found.memory['rollout']:.1f}")
     shared = f", ulysses {layout.ulysses} x ring {layout.ring}" if stage.packed else ""
-    shard = layout.shard or found.gpus
+    shard = 1 if stage.method == "codec" else layout.shard or found.gpus
     text.append(
         f"  layout: {layout.dtype}, recompute {layout.recompute}{shared}, weights over {shard}"
         + (f", frozen ones {'whole' if found.whole else 'sharded'}" if found.held["frozen weights"] >= 0.05 else "")
@@ -423,7 +435,7 @@ def lines(found: StagePlan) -> list[str]:
             f"  GB of the host for each GPU: {sum(found.host.values()):,.1f} ({kinds}); {duration(found.transfers)} of "
             f"transfers a step at {found.pcie / 1e9:.3g} GB/s"
         )
-    unit = "micro-batches" if stage.packed else "prompts"
+    unit = "micro-batches" if stage.packed else "recordings" if METHODS[stage.method].model == VOICE else "prompts"
     low, middle, high = found.rate
     text.append(
         f"  a step and rank: {found.micro_batches:,} {unit} of about {found.tokens:,} tokens, {duration(step.total)} "

@@ -131,8 +131,10 @@ def check_voice(layout: RunLayout, stage: Stage) -> None:
             raise ValueError(f"{what} is trained without {name}; layout: {{{name}: false}} is expected")
     if stage.method == "codec" and (layout.dtype, layout.recompute) != ("float32", "none"):
         has = f"dtype {layout.dtype} and recompute {layout.recompute}"
-        raise ValueError(f"{what} computes in float32 and keeps its activations, not with {has}; give the stage "
-                         "layout: {dtype: float32, recompute: none}")
+        raise ValueError(
+            f"{what} computes in float32 and keeps its activations, not with {has}; give the stage "
+            "layout: {dtype: float32, recompute: none}"
+        )
 
 
 def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:

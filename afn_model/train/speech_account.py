@@ -14,7 +14,11 @@ from afn_distributed.costs import SequenceLoad, sequence_load
 from afn_model.config import ModelConfig, SpeechConfig
 from afn_model.network.ctc import BUDGET
 from afn_model.network.device_batch import AHEAD
+from afn_model.speech.config import VoiceConfig
 from afn_model.train.account import Account
+from afn_model.train.curriculum import Stage
+from afn_model.train.run_layout import RunLayout
+from afn_model.train.voice_plan import VoiceAccount, voice_account
 
 WINDOW_BYTES = 2 * 480_000  # of 30 s of PCM in 16 bits
 NORM = 8  # bytes of a row's mean and deviation
@@ -78,6 +82,10 @@ class SpeechAccount(Account):
         return again + np.maximum(mlp, cross + row * 5 * text.width)
 
 
-def account_of(config: ModelConfig | SpeechConfig, *given: Any, **options: Any) -> Account:
+def account_of(
+    config: ModelConfig | SpeechConfig | VoiceConfig, stage: Stage, layout: RunLayout, ranks: int, *given: Any
+) -> Account | VoiceAccount:
     """The account of a stage by the kind of its model; other arguments are those of ``Account``."""
-    return (SpeechAccount if isinstance(config, SpeechConfig) else Account)(config, *given, **options)
+    if isinstance(config, VoiceConfig):
+        return voice_account(config, stage, layout, ranks)
+    return (SpeechAccount if isinstance(config, SpeechConfig) else Account)(config, stage, layout, ranks, *given)

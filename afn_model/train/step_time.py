@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from afn_model.train.account import Account, Unit
 from afn_model.train.flops import head, language_model_linear
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.rates import Rates
+
+if TYPE_CHECKING:
+    from afn_model.train.voice_plan import VoiceStepTime
 
 LAUNCHES = {"forward": 18, "backward": 40, "adapter": 5}  # kernels of a decoder layer, and of each of its adapters
 CODED = 16.0  # bytes moved to decode a weight of few bits before its product, assumed
@@ -73,6 +77,15 @@ class StepTime:
         self.text, self.mode, self.units, self.load = account.text, account.mode, account.units, account.load
         self.lora = self.units.ranks > 0
         self.trains_layers = any(not name.startswith("encoder.") for name in self.units.inputs) and not self.lora
+
+    def at(self, rates: Rates) -> StepTime:
+        """The same at other rates."""
+        return type(self)(self.account, rates, self.micro_batches, self.audio)
+
+    @property
+    def micro_tokens(self) -> int:
+        """Of a micro-batch."""
+        return self.account.micro.tokens
 
     def attention(self, *, backward: bool) -> np.ndarray:
         """[ranks] seconds of one layer's attention, with what of the ring's messages it does not hide."""
@@ -255,13 +268,13 @@ class StepTime:
         return self.account.micro.tokens * self.micro_batches * self.account.ranks / self.load.plan.ranks
 
 
-def band(time: StepTime) -> tuple[float, float]:
+def band(time: StepTime | VoiceStepTime) -> tuple[float, float]:
     """Seconds of a step if things go well and badly: each doubt alone, and these added as squares."""
     middle, worse, better = time.step().total, 0.0, 0.0
     for name, ends in time.rates.doubts.items():
         changes = [0.0]
         for value in ends:
-            other = type(time)(time.account, replace(time.rates, **{name: value}), time.micro_batches, time.audio)
+            other = time.at(replace(time.rates, **{name: value}))
             changes.append(math.log(other.step().total / middle))
         worse, better = worse + max(changes) ** 2, better + min(changes) ** 2
     return middle * math.exp(-math.sqrt(better)), middle * math.exp(math.sqrt(worse))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,21 +53,23 @@ def voice_stage_model(
     voice.train()
     trains, sharded = stage.modules, False
     if isinstance(settings, CodecSettings):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(seed, text_key(JUDGES)) >> 1)
-            judges = Discriminators(**settings.discriminators)
-        voice.add_module(JUDGES, judges.to(process.device).train())
+        if settings.adversarial_start is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(key(seed, text_key(JUDGES)) >> 1)
+                judges = Discriminators(**settings.discriminators)
+            voice.add_module(JUDGES, judges.to(process.device).train())
+            trains = (*trains, JUDGES)
         codec: nn.Module = voice.codec
         kept = codec.state_dict()
         codec.moving = [name for name, _ in codec.named_buffers() if name in kept]  # type: ignore[assignment]
-        trains = (*trains, JUDGES)
     else:
         voice.codec.eval()
         talker = voice.talker
         assert talker is not None, "the voice has no talker"
         blocks = list(talker.language_model.layers)
         if layout.recompute in ("selective", "full"):
-            checkpoint_modules([block.mlp for block in blocks] if layout.recompute == "selective" else blocks)
+            parts: Any = [block.mlp for block in blocks] if layout.recompute == "selective" else blocks
+            checkpoint_modules(parts)
         compute = getattr(torch, layout.dtype)
         sharded = process.world_size > 1 or compute != torch.float32
         if sharded:

@@ -78,6 +78,8 @@ MODULES = {
     "afn_model/scoring/text.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/scoring/timestamps.py": "tests/model/scoring/test_metrics.py and test_rewards.py",
     "afn_model/serve/app.py": "tests/model/serve/test_server.py",
+    "afn_model/train/method_of.py": "tests/model/train/test_voice_model.py and test_stage_run.py",
+    "afn_model/train/methods.py": "tests/model/train/test_curriculum.py and test_planner.py",
     "afn_model/serve/chat_reply.py": "tests/model/serve/test_chat.py",
     "afn_model/serve/chat_request.py": "tests/model/serve/test_chat.py",
     "afn_model/serve/errors.py": "tests/model/serve/test_server.py",

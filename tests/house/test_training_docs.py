@@ -20,12 +20,14 @@ from afn_model.cli.options import Parser
 from afn_model.data import index, records
 from afn_model.scoring import rewards
 from afn_model.scoring.judge import Endpoint
+from afn_model.train.codec import CodecSettings
 from afn_model.train.curriculum import Stage, read_curriculum
 from afn_model.train.dpo import DPOSettings
 from afn_model.train.eval_settings import METRICS, EvalSettings
 from afn_model.train.grpo import GRPOSettings
 from afn_model.train.reblend import Reblend
 from afn_model.train.run_layout import RunLayout, read_layout
+from afn_model.train.talker import TalkerSettings
 from afn_model.train.values import find
 from bench.resume import prepare
 from tests.tiny import record
@@ -135,13 +137,17 @@ def test_the_log_has_the_columns_of_the_table(folder, said):
     columns = {name for row in rows if "eval_loss" in row for name in row}
     always = {"stage", "step", "progress", "seconds", "left_s", "bad"}
     of_others = {"reward", "rewards", "accuracy", "reward_margin", "reward_chosen", "reward_rejected"}
+    of_others |= {"mel_distance", "frames", "end"}
     assert columns - always | {f"eval_{name}" for name in {*METRICS, *of_others}} == evaluated
     found = set()
     for log in (folder / "runs").glob("*/*/log.jsonl"):
         found |= json.loads(log.read_text().splitlines()[0]).keys()
     asked = {"judge_asked", "judge_failed", "own_asked", "own_failed"}
     of_asr = {"loss_ctc", "ctc_texts", "ctc_short"}  # tests/model/train/test_asr.py
-    assert found | asked | of_asr | {"counted", "draws"} == documented
+    # tests/model/train/test_codec.py and test_talker.py
+    terms = {"mel", "spectrum", "adversarial", "feature", "commitment", "codebook", "discriminators", "frames", "end"}
+    of_voices = {f"loss_{term}" for term in terms} | {"codes_used"}
+    assert found | asked | of_asr | of_voices | {"counted", "draws"} == documented
 
 
 def test_python_blocks_run(folder, said, monkeypatch):
@@ -222,6 +228,8 @@ def plain(value):
         ("reblend setting", Reblend),
         ("GRPO setting", GRPOSettings),
         ("DPO setting", DPOSettings),
+        ("codec setting", CodecSettings),
+        ("talker setting", TalkerSettings),
         ("judge field", Endpoint),
     ],
 )

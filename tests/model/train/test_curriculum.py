@@ -3,6 +3,7 @@
 import pytest
 
 from afn_model.train.curriculum import Start, read_curriculum, write_curriculum
+from afn_model.train.method_of import method_settings
 from afn_model.train.run_layout import for_stage, read_layout
 from afn_model.train.values import HERE
 
@@ -46,6 +47,8 @@ def test_stages_take_defaults_blends_and_starts(tmp_path):
         ("start: two", "start: four", "stage three: starts from 'four', but before it there are base, one, two"),
         ("at: 0.5}}", "at: 1.5}}", "stage two: starts from one at 1.5"),
         ("method: grpo", "method: ppo", "stage three: method 'ppo'"),
+        ("method: grpo", "method: talker", "stage three: trains ['all']; the parts are talker"),
+        ("lr: 1e-3", "codec: {crop: 1}", "stage one: codec has settings for stages of method codec"),
         ("batch_prompts: 4", "batch_prompts: 0", "counts prompts"),
         ("batch_tokens: 128", "batch_tokens: 100", "stage one: batch_tokens 100 is no multiple of the context 64"),
         ("lr: 1e-3", "learning_rate: 1e-3", "stage one has no learning_rate; it takes"),
@@ -77,9 +80,12 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, before, after, message):
 
 
 OF_SPEECH = {"afwhisper", "afwhisper-tiny"}
+OF_VOICES = {"talk", "talk-tiny"}
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in (HERE / "curricula").glob("*.yaml")} - OF_SPEECH))
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in (HERE / "curricula").glob("*.yaml")} - OF_SPEECH - OF_VOICES)
+)
 def test_curricula_of_the_package_are_whole(name):
     curriculum = read_curriculum(name)
     assert len(curriculum.stages) == 7
@@ -104,6 +110,22 @@ def test_curricula_of_speech_have_a_layout_for_every_stage(name):
         assert stage.method == "asr"
         for layout in ("cpu", "gpu", "8gpu", "128gpu"):
             assert for_stage(read_layout(layout), stage).ulysses == 1
+
+
+@pytest.mark.parametrize("name", sorted(OF_VOICES))
+def test_curricula_of_voices_train_a_codec_and_then_its_talker(name):
+    curriculum = read_curriculum(name)
+    assert [(stage.modules, str(stage.start)) for stage in curriculum.stages] == [
+        (("codec",), "base"),
+        (("talker",), "codec"),
+    ]
+    for stage in curriculum.stages:
+        method_settings(stage)
+        assert stage.eval["data"] in curriculum.datasets
+        assert set(stage.blend) <= set(curriculum.datasets)
+        for layout in ("cpu",) if name == "talk-tiny" else ("gpu", "8gpu", "128gpu"):
+            for_stage(read_layout(layout), stage)
+    assert name == "talk-tiny" or all(stage.bins % 128 == 0 for stage in curriculum.stages)
 
 
 def test_the_curriculum_of_the_encoder_trains_the_decoder_first():
