@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from afn_model.checks import is_listed, number, shown, whole
@@ -171,9 +171,10 @@ def voice_config(raw: dict[str, Any]) -> VoiceConfig:
     """A VoiceConfig from what config.json holds; ValueError in one line."""
     if raw.get("model_type") != MODEL_TYPE:
         raise ValueError(f"model_type is {shown(raw.get('model_type'))}, expected {MODEL_TYPE!r}")
-    talker = _read(TalkerConfig, raw["talker"], "talker") if raw.get("talker") is not None else None
-    if talker is not None:
-        talker = replace(talker, text=_read(TextConfig, raw["talker"].get("text"), "talker: text"))
+    talker = raw.get("talker")
+    if isinstance(talker, dict):
+        talker = talker | {"text": _read(TextConfig, talker.get("text"), "talker: text")}
+    talker = None if talker is None else _read(TalkerConfig, talker, "talker")
     return VoiceConfig(_read(CodecConfig, raw.get("codec"), "codec"), talker)
 
 
