@@ -13,20 +13,25 @@ from afn_model.speech.config import CodecConfig
 from afn_model.speech.convnext import Lengthen, Shorten, Stage, State
 from afn_model.speech.quantizer import Quantized, ResidualQuantizer
 from afn_model.speech.spectrum import istft, stft
+from afn_model.weights.checkpoint import SkipInit
 
 QUIETEST = 1e-5  # of a bin: the encoder sees nothing below it
+LOG_SCALE = 0.15  # brings logarithms of bins to about -1 to 1
+QUIET = -6.0  # of a bin, as a logarithm, at first
 LOUDEST = math.log(4.0)  # of a bin that the decoder writes: a full-scale sine has 0.5
 
 
 class Front(nn.Module):
-    """[B, n] samples -> [B, n/hop, width]: the causal STFT's real and imaginary parts, compressed, and a 1x1
-    convolution.
+    """[B, n] samples -> [B, n/hop, width]: the causal STFT and a 1x1 convolution.
+
+    It sees real and imaginary parts with compressed magnitudes, and the magnitudes' logarithms beside them, which say
+    what speech is heard by and which a network must otherwise first learn to make.
     """
 
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
-        self.linear = nn.Linear(config.window + 2, config.widths[0])
+        self.linear = nn.Linear(3 * (config.window // 2 + 1), config.widths[0])
 
     def forward(self, pcm: Tensor, state: State | None = None) -> Tensor:
         before = None
@@ -36,17 +41,24 @@ class Front(nn.Module):
             state[self] = torch.cat([before, pcm], 1)[:, pcm.shape[1] :]
         bins = stft(pcm, self.config.window, self.config.hop, before)
         size = (bins.real.square() + bins.imag.square() + QUIETEST**2).sqrt()
-        return self.linear(torch.view_as_real(bins * size ** (self.config.power - 1)).flatten(2).to(self.linear.weight))
+        parts = torch.view_as_real(bins * size ** (self.config.power - 1)).flatten(2)
+        return self.linear(torch.cat([parts, size.log() * LOG_SCALE + 1.0], 2).to(self.linear.weight))
 
 
 class Head(nn.Module):
-    """[B, T, width] -> the complex spectrum [B, T, bins]: exp(log-magnitude) and a phase (Vocos, arXiv:2306.00814)."""
+    """[B, T, width] -> the complex spectrum [B, T, bins]: exp(log-magnitude) and a phase (Vocos, arXiv:2306.00814).
+
+    It begins with a pulse in the middle of every frame's window; with phases around 0 it would lie where the window is
+    0, and learning would begin with silence.
+    """
 
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.norm = nn.LayerNorm(config.widths[0])
         self.linear = nn.Linear(config.widths[0], config.window + 2)
-        nn.init.constant_(self.linear.bias[: config.window // 2 + 1], -5.0)
+        nn.init.constant_(self.linear.bias[: config.window // 2 + 1], QUIET)
+        nn.init.zeros_(self.linear.bias[config.window // 2 + 1 :])
+        nn.init.constant_(self.linear.bias[config.window // 2 + 2 :: 2], math.pi)
 
     def forward(self, x: Tensor) -> Tensor:
         size, phase = self.linear(self.norm(x)).float().chunk(2, -1)
@@ -57,8 +69,9 @@ class Codec(nn.Module):
     """Encoder, residual quantiser and decoder.
 
     Token f stands for the samples [f·frame, (f+1)·frame) and depends on none after them. The decoder's sample t
-    depends on the tokens up to (t + look_ahead)/frame. A latent has mean square 1 (an RMS norm without weights): the
-    codes start at the right size, the encoder cannot drift away from them, and the talker predicts values around 1.
+    depends on the tokens up to (t + look_ahead)/frame. Latents have mean 0 and deviation 1 in every channel, which the
+    quantiser keeps averages for: the encoder can neither shrink them nor drift away from the codes, and the talker
+    predicts values around 1.
     """
 
     def __init__(self, config: CodecConfig):
@@ -92,7 +105,7 @@ class Codec(nn.Module):
         x = self.front(pcm, state)
         for stage, shorten in zip(self.down, self.shorten, strict=True):
             x = shorten(stage(x, state))
-        return F.rms_norm(x, (x.shape[-1],))
+        return self.quantizer.standardize(x.float())
 
     def quantize(self, latent: Tensor, levels: Tensor | int | None = None) -> Quantized:
         """Latents [..., D] through the first ``levels`` codebooks; see ``ResidualQuantizer``."""
@@ -133,7 +146,7 @@ class Sizes(NamedTuple):
 
 def codec_sizes(config: CodecConfig) -> Sizes:
     """Counts the parameters, the quantiser's codes included, without making them."""
-    with torch.device("meta"):
+    with torch.device("meta"), SkipInit():
         codec = Codec(config)
     encoder = sum(p.numel() for part in (codec.front, codec.down, codec.shorten) for p in part.parameters())
     decoder = sum(p.numel() for part in (codec.lengthen, codec.up, codec.head) for p in part.parameters())

@@ -18,7 +18,7 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, width: int, kernel: int, scale: float):
         super().__init__()
-        self.taps = nn.Parameter(torch.randn(width, kernel) / kernel**0.5)
+        self.taps = nn.Parameter(nn.init.normal_(torch.empty(width, kernel), std=kernel**-0.5))
         self.bias = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
@@ -70,10 +70,10 @@ class Lengthen(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int):
         super().__init__()
-        self.stride = stride
+        self.stride, self.width = stride, width
         self.linear = nn.Linear(before, width * stride)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, time, _ = x.shape
-        return self.norm(self.linear(x).reshape(batch, time * self.stride, -1))
+        return self.norm(self.linear(x).reshape(batch, time * self.stride, self.width))

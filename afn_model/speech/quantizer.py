@@ -41,17 +41,25 @@ class ResidualQuantizer(nn.Module):
 
     codebooks: Tensor
     usage: Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
-        books = torch.randn(config.levels, config.codes, config.latent) / config.latent**0.5
+        books = nn.init.normal_(torch.empty(config.levels, config.codes, config.latent), std=config.latent**-0.5)
         if config.codebook == "ema":
             self.register_buffer("codebooks", books)
         else:
             self.codebooks = nn.Parameter(books)
         self.register_buffer("usage", torch.zeros(config.levels, config.codes))
-        self._seen: list[Tensor] = []  # counts, sums and candidates since the last update
+        self.register_buffer("mean", torch.zeros(config.latent))
+        self.register_buffer("deviation", torch.ones(config.latent))
+        self._seen: list[Tensor] = []  # counts, sums, moments and candidates since the last update
+
+    def standardize(self, latent: Tensor) -> Tensor:
+        """(latent - mean)/deviation of what the encoder gives, [..., D], with the averages of past steps."""
+        return (latent - self.mean) / self.deviation
 
     def forward(self, latent: Tensor, levels: Tensor | int | None = None) -> Quantized:
         """Quantises latents [..., D]; in training mode what ``update`` needs is kept.
@@ -83,7 +91,7 @@ class ResidualQuantizer(nn.Module):
         embedding = rows + (total - rows).detach() if self.training else total
         commitment = (rows - total).square().mean() if rows.numel() else zero
         return Quantized(
-            codes.reshape(*latent.shape[:-1], -1),
+            codes.reshape(*latent.shape[:-1], codes.shape[1]),
             embedding.reshape(latent.shape).to(latent.dtype),
             commitment,
             codebook,
@@ -117,8 +125,9 @@ class ResidualQuantizer(nn.Module):
         sums = before.new_zeros(levels, size + 1, before.shape[2])
         sums.scatter_add_(1, index[..., None].expand_as(before), before)
         rows = torch.arange(RESTARTS, device=codes.device) * before.shape[1] // RESTARTS
-        seen = [counts[:, :-1], sums[:, :-1], before[:, rows]]
-        self._seen = [a + b for a, b in zip(self._seen[:2], seen[:2], strict=True)] + seen[2:] if self._seen else seen
+        moments = torch.stack([before[0].sum(0), before[0].square().sum(0)])
+        seen = [counts[:, :-1], sums[:, :-1], moments, before[:, rows]]
+        self._seen = [a + b for a, b in zip(self._seen[:3], seen[:3], strict=True)] + seen[3:] if self._seen else seen
 
     @torch.no_grad()
     def update(self, gather: Callable[[list[Tensor]], list[Tensor]] | None = None) -> None:
@@ -126,14 +135,16 @@ class ResidualQuantizer(nn.Module):
         nothing happens.
 
         Args:
-            gather: gets [counts [L, K], sums [L, K, D], candidates [L, R, D]] and gives the same of all ranks: counts
-                and sums added up, the candidates of one rank. Without it this process is the only one.
+            gather: gets [counts [L, K], sums [L, K, D], moments [2, D], candidates [L, R, D]] and gives the same of
+                all ranks: all added up, but the candidates, which are those of one rank. Without it this process is
+                the only one.
         """
         if not self._seen:
             return
-        counts, sums, candidates = gather(self._seen) if gather else self._seen
+        counts, sums, moments, candidates = gather(self._seen) if gather else self._seen
         self._seen = []
         keep = self.config.decay
+        self._standardize_more(moments / counts[0].sum(), keep if self.usage.any() else 0.0)
         usage = keep * self.usage + (1 - keep) * counts
         if self.config.codebook == "ema":
             old = (keep * self.usage)[..., None] * self.codebooks
@@ -148,3 +159,10 @@ class ResidualQuantizer(nn.Module):
         self.codebooks.scatter_(1, place, fresh)
         usage.scatter_(1, order, torch.where(dead, mean.expand_as(dead), usage.gather(1, order)))
         self.usage.copy_(usage)
+
+    def _standardize_more(self, moments: Tensor, keep: float) -> None:
+        """Moves mean and deviation by the mean and mean square of standardised latents; at first they are all."""
+        shift, square = moments
+        spread = (square - shift.square()).clamp(min=1e-6)
+        self.mean.add_((1 - keep) * shift * self.deviation)
+        self.deviation.mul_((keep + (1 - keep) * spread).sqrt())
