@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.answering import opening
@@ -67,7 +68,7 @@ def talk(args: Namespace) -> None:
             if not args.audio:
                 from afn_model.cli.sound import incoming
 
-                with incoming(args.stream) as pieces:
+                with suppress(KeyboardInterrupt), incoming(args.stream) as pieces:
                     live(talking, pieces)
                 return
             for file in expand(args.audio):

@@ -53,7 +53,10 @@ def layers(*values: float) -> list[list[torch.Tensor]]:
 @pytest.mark.parametrize(
     ("kind", "judged", "fooled"),
     # hinge: relu(1 - real) + relu(1 + fake), and -fake; least squares: (1 - real)^2 + fake^2, and (1 - fake)^2
-    [("hinge", ((1 - 0.5) + (1 + 0.25) + 0 + (1 + 2)) / 2, -(0.25 + 2) / 2), ("least squares", (0.25 + 0.0625 + 1 + 4) / 2, (0.5625 + 1) / 2)],
+    [
+        ("hinge", ((1 - 0.5) + (1 + 0.25) + 0 + (1 + 2)) / 2, -(0.25 + 2) / 2),
+        ("least squares", (0.25 + 0.0625 + 1 + 4) / 2, (0.5625 + 1) / 2),
+    ],
 )
 def test_adversarial_terms_are_their_formulas(kind, judged, fooled):
     losses = CodecLosses(CodecLossSettings(kind=kind, adversarial=3.0, feature=5.0), 8000)
