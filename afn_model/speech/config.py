@@ -99,6 +99,8 @@ class TalkerConfig:
         floor: the least deviation of a Gaussian, in units of the codec's latents. Without one the likelihood of frames
             that repeat, as silence does, has no bound.
         prompt: frames of a speaker prompt that are read, at most.
+        piece, longest: tokens and frames that are said in one context, at most: about what training has. Longer text is
+            cut; 60 tokens of English are 18 s.
         temperature, noise: of sampling: of the components, and what the Gaussians' deviations are multiplied by.
     """
 
@@ -113,12 +115,16 @@ class TalkerConfig:
     interleaved: bool = True
     floor: float = 0.02
     prompt: int = 64
+    piece: int = 60
+    longest: int = 240
     temperature: float = 1.0
     noise: float = 1.0
 
     def __post_init__(self):
-        for name in ("head_width", "head_layers", "components", "iterations", "prompt"):
+        for name in ("head_width", "head_layers", "components", "iterations", "prompt", "piece", "longest"):
             whole(getattr(self, name), f"talker config: {name}", 1, LARGEST)
+        if self.piece >= self.longest:
+            raise ValueError(f"talker config: a piece of {self.piece} tokens needs more than {self.longest} frames")
         number(self.floor, "talker config: floor", above=0)
         for name in ("temperature", "noise"):
             if number(getattr(self, name), f"talker config: {name}") < 0:

@@ -23,7 +23,7 @@ class EngineFull(RuntimeError):
     """As many streams are open as the engine was made for."""
 
 
-class Piece:
+class SpokenPiece:
     """A stretch of text that is said in one context, which begins with the speaker prompt."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Piece:
         self.before: Tensor | None = None  # [D], the sum of the newest frame's codes
 
 
-class SpeechStream:
+class SpokenStream:
     """One text that is said, from ``SpeechEngine.open``.
 
     ``done`` tells that no more sound comes, and ``reason`` why: "end" where the talker ended by itself, "length" where
@@ -49,7 +49,7 @@ class SpeechStream:
         self._generator = torch.Generator().manual_seed(seed)
         self._queue: deque[int] = deque()
         self._ended = False
-        self._piece: Piece | None = None
+        self._piece: SpokenPiece | None = None
         self._decoder = CodecDecoderStream(engine.voice.codec)
 
     @property
@@ -85,8 +85,7 @@ class SpeechEngine:
     Args:
         voice: with a talker.
         streams: open at a time.
-        longest: frames of a piece; the pages of a stream are bounded by it.
-        piece: tokens of a piece; default longest / 4, since a token of English takes about three frames at 10.8 Hz.
+        longest, piece: frames and tokens of a piece at most; default the talker's. Frames bound a stream's pages.
         breaks: tokens behind which speech may pause, such as full stops.
         temperature, noise: of sampling; default the talker's.
         seed: of streams that are opened without one.
@@ -100,7 +99,7 @@ class SpeechEngine:
         voice: AFVoice,
         *,
         streams: int = 16,
-        longest: int = 512,
+        longest: int | None = None,
         piece: int | None = None,
         breaks: Collection[int] = (),
         temperature: float | None = None,
@@ -111,8 +110,9 @@ class SpeechEngine:
             raise ValueError("the voice has no talker: train one, or open a folder that has it")
         self.voice, self.talker, self.seed = voice, voice.talker, whole(seed, "seed", 0, 2**63 - 1)
         config = self.talker.config
-        self.longest, self.streams = whole(longest, "longest", 2), whole(streams, "streams", 1)
-        self.piece = whole(max(1, longest // 4) if piece is None else piece, "piece", 1, longest - 1)
+        self.streams = whole(streams, "streams", 1)
+        self.longest = longest = whole(config.longest if longest is None else longest, "longest", 2)
+        self.piece = whole(min(config.piece, longest - 1) if piece is None else piece, "piece", 1, longest - 1)
         self.breaks = frozenset(breaks)
         self.temperature = number(config.temperature if temperature is None else temperature, "temperature")
         self.noise = number(config.noise if noise is None else noise, "noise")
@@ -129,13 +129,13 @@ class SpeechEngine:
         weight = self.talker.frame_proj.weight
         self.kv = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self._compiled = CompiledRows(self.talker.language_model)
-        self._streams: list[SpeechStream] = []
+        self._streams: list[SpokenStream] = []
 
     @property
     def codebooks(self) -> Tensor:
         return self.voice.codec.quantizer.codebooks
 
-    def open(self, speaker: SpeakerPrompt | None = None, *, seed: int | None = None) -> SpeechStream:
+    def open(self, speaker: SpeakerPrompt | None = None, *, seed: int | None = None) -> SpokenStream:
         """A new stream.
 
         Args:
@@ -155,12 +155,12 @@ class SpeechEngine:
             raise ValueError(f"a speaker prompt of another codec: this one has {levels} levels of {size} codes")
         codes = codes[: self.talker.config.prompt].to(self.kv.device)
         seed = self.seed if seed is None else whole(seed, "seed", 0, 2**63 - 1)
-        stream = SpeechStream(self, code_sums(codes, self.codebooks), seed)
+        stream = SpokenStream(self, code_sums(codes, self.codebooks), seed)
         self._streams.append(stream)
         return stream
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[SpeechStream, Tensor]]:
+    def step(self) -> list[tuple[SpokenStream, Tensor]]:
         """The next frame of every stream that can go on.
 
         Returns:
@@ -179,13 +179,13 @@ class SpeechEngine:
                 sounded.append((stream, torch.cat(sound)))
         return sounded
 
-    def _next_token(self, stream: SpeechStream) -> int | None:
+    def _next_token(self, stream: SpokenStream) -> int | None:
         """The text of a stream's next step, ``PAD`` where it is over; None where there is no next step."""
         piece = stream._piece
         if piece is None:
             if not stream._queue:
                 return None
-            piece = stream._piece = Piece()
+            piece = stream._piece = SpokenPiece()
         piece.over = piece.over or (stream._ended and not stream._queue)
         if piece.over:
             return PAD
@@ -196,7 +196,7 @@ class SpeechEngine:
         piece.over = piece.tokens == self.piece or (2 * piece.tokens >= self.piece and token in self.breaks)
         return token
 
-    def _frames(self, tokens: dict[SpeechStream, int]) -> dict[SpeechStream, Tensor]:
+    def _frames(self, tokens: dict[SpokenStream, int]) -> dict[SpokenStream, Tensor]:
         """The next frame [D] of each stream, and whether its piece ends with it."""
         streams, talker, device = list(tokens), self.talker, self.kv.device
         dtype = self.kv.dtype
@@ -224,31 +224,31 @@ class SpeechEngine:
                 stream._piece = None
         return dict(zip(streams, sums, strict=True))
 
-    def _draw(self, stream: SpeechStream) -> tuple[Tensor, Tensor]:
+    def _draw(self, stream: SpokenStream) -> tuple[Tensor, Tensor]:
         count = len(self.talker.head.known)
         uniform = torch.rand(count, generator=stream._generator)
         return uniform, torch.randn(count, self.talker.latent, generator=stream._generator)
 
-    def _decode(self, stream: SpeechStream, frame: Tensor) -> Tensor:
+    def _decode(self, stream: SpokenStream, frame: Tensor) -> Tensor:
         return stream._decoder.push(frame[None, None])[0].float().cpu()
 
-    def _run(self, work: Sequence[tuple[Piece, Tensor]]) -> Tensor:
+    def _run(self, work: Sequence[tuple[SpokenPiece, Tensor]]) -> Tensor:
         """Runs new inputs [n, width] of pieces through the decoder; [pieces, width], the last hidden state of each."""
-        found: dict[Piece, Tensor] = {}
+        found: dict[SpokenPiece, Tensor] = {}
         for group in self._groups(work):
             hidden = self._pass(group)
             ends = torch.tensor([len(x) for _, x in group]).cumsum(0) - 1
             found.update(zip((piece for piece, _ in group), hidden[ends.to(hidden.device)], strict=True))
         return torch.stack(list(found.values())) if found else self.kv.new_zeros(0)
 
-    def _groups(self, work: Sequence[tuple[Piece, Tensor]]) -> Iterator[list[tuple[Piece, Tensor]]]:
+    def _groups(self, work: Sequence[tuple[SpokenPiece, Tensor]]) -> Iterator[list[tuple[SpokenPiece, Tensor]]]:
         """What goes through the decoder together: all; on a CPU few enough rows for the compiled step, whose rows do
         not depend on each other."""
         if self.kv.device.type != "cpu":
             if work:
                 yield list(work)
             return
-        group, rows = list[tuple[Piece, Tensor]](), 0
+        group, rows = list[tuple[SpokenPiece, Tensor]](), 0
         for piece, x in work:
             for part in x.split(ROWS):
                 if rows + len(part) > ROWS or (group and group[-1][0] is piece):
@@ -259,7 +259,7 @@ class SpeechEngine:
         if group:
             yield group
 
-    def _pass(self, group: Sequence[tuple[Piece, Tensor]]) -> Tensor:
+    def _pass(self, group: Sequence[tuple[SpokenPiece, Tensor]]) -> Tensor:
         """[T, width] hidden states of new positions, after their keys and values are in the pages."""
         device = self.kv.device
         positions, slots, counts = list[int](), list[int](), list[int]()
@@ -285,7 +285,7 @@ class SpeechEngine:
         found = self._compiled(x, at, kv)
         return self.talker.cached(x, at, kv) if found is None else found
 
-    def _forget(self, stream: SpeechStream, reason: str) -> None:
+    def _forget(self, stream: SpokenStream, reason: str) -> None:
         if stream._piece is not None:
             self.pool.release(stream._piece.pages)
         stream.done, stream.reason, stream._piece = True, reason, None

@@ -162,8 +162,8 @@ class MixtureHead(nn.Module):
             count = torch.full((len(hidden),), first, device=hidden.device)
             mixture = self(hidden, total, count)
             sample = mixture.sample(uniform[:, j], normal[:, j], temperature, noise).to(codebooks.dtype)
-            found, part = ak.residual_quantize(sample, codebooks[:last], first=first)
-            codes.append(found[:, first:])
+            found, part = ak.residual_quantize(sample, codebooks[first:last])
+            codes.append(found)
             total, first = total + part, last
         return torch.cat(codes, 1), total
 

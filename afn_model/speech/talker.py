@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
@@ -165,8 +165,7 @@ class Talker(nn.Module):
         starts = [0, *accumulate(lengths)]
         prompt = [torch.arange(s, s + p) for s, p in zip(starts, batch.prompt_frames, strict=False)]
         steps = [
-            s + p + each * torch.arange(n)
-            for s, p, n in zip(starts, batch.prompt_frames, batch.frames, strict=False)
+            s + p + each * torch.arange(n) for s, p, n in zip(starts, batch.prompt_frames, batch.frames, strict=False)
         ]
         positions = [torch.arange(n, dtype=torch.float32) for n in lengths]
         text = torch.cat(steps).to(device)
@@ -200,6 +199,7 @@ class Talker(nn.Module):
         codebooks: Tensor,
         *,
         generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] | None = None,
         noise: float = 0.0,
         dropout: float = 0.0,
         draws: int = 1,
@@ -211,6 +211,7 @@ class Talker(nn.Module):
             total: frames of the whole optimiser step, all ranks'.
             codebooks: [levels, codes, D] of the codec.
             generator: on the CPU, of all that is drawn here.
+            generators: one for each sample instead: what is drawn of it then does not depend on the others.
             noise: deviation of the Gaussian noise on the frames that are read, in units of the latent; the frames that
                 the talker reads as it speaks are its own, which are never exactly right.
             dropout: how often a frame that is read is all zeros: what is said next is then to be found in the text.
@@ -220,12 +221,18 @@ class Talker(nn.Module):
         sums, prompts = code_sums(batch.codes, codebooks), code_sums(batch.prompts, codebooks)
         before = sums.roll(1, 0)
         device, frames = sums.device, len(sums)
+
+        def drawn(draw: Callable[[int, torch.Generator | None], Tensor]) -> Tensor:
+            if generators is None:
+                return draw(frames, generator).to(device)
+            return torch.cat([draw(n, own) for n, own in zip(batch.frames, generators, strict=True)]).to(device)
+
         if noise:
-            before = before + noise * torch.randn(before.shape, generator=generator).to(before)
+            before = before + noise * drawn(lambda n, own: torch.randn(n, self.latent, generator=own)).to(before)
         if dropout:
-            before = before * (torch.rand(frames, 1, generator=generator) >= dropout).to(before)
+            before = before * (drawn(lambda n, own: torch.rand(n, 1, generator=own)) >= dropout).to(before)
         hidden = self.hidden(batch, before.to(dtype), prompts.to(dtype))
-        count = self.head.draw_known(frames * draws, generator).to(device)
+        count = drawn(lambda n, own: self.head.draw_known(n * draws, own).reshape(n, draws)).t().flatten()
         repeated = sums.repeat(draws, 1)
         known = code_sums(batch.codes.repeat(draws, 1), codebooks, count)
         nll = self.head(hidden.repeat(draws, 1), known, count).nll(repeated - known).sum() / (draws * self.latent)
