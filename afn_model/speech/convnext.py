@@ -5,10 +5,11 @@ A stream passes a ``State`` along: what each module must remember of the past.
 
 from __future__ import annotations
 
-import afn_kernels as ak
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import afn_kernels as ak
 
 State = dict[nn.Module, Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,7 @@ class PeriodDiscriminator(nn.Module):
         super().__init__()
         self.period = period
         sizes = [1, *(min(width * 4**i, width * 32) for i in range(layers))]
-        self.layers = nn.ModuleList(
-            _normed(nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0))) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(_normed(nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0))) for a, b in pairwise(sizes))
         self.verdict = _normed(nn.Conv2d(sizes[-1], 1, (3, 1), 1, (1, 0)))
 
     def forward(self, pcm: Tensor) -> list[Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import afn_kernels as ak
 import torch
 from torch import Tensor, nn
 
+import afn_kernels as ak
 from afn_model.speech.config import CodecConfig
 
 RESTARTS = 64  # codes of a level that one step starts anew, at most

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import afn_kernels as ak
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+import afn_kernels as ak
 
 
 def hann(size: int, device: torch.device) -> Tensor:

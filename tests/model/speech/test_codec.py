@@ -84,7 +84,7 @@ def test_samples_that_are_none_are_refused_in_one_line():
     small = codec()
     bad = sound(FRAME)
     bad[0, 3] = torch.nan
-    with pytest.raises(ValueError, match="^the samples are not all finite$"):
+    with pytest.raises(ValueError, match=r"^the samples are not all finite$"):
         small.encode(bad)
     with pytest.raises(ValueError, match=r"^samples must be \[batch, n\], got the shape \(48,\)$"):
         small.encode(bad[0])

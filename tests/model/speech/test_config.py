@@ -54,5 +54,5 @@ def test_a_config_json_that_is_none_is_refused_in_one_line(changes, said):
 
 
 def test_an_unknown_preset_is_named():
-    with pytest.raises(ValueError, match="^no voice 'huge'; there are af-next-talker, tiny$"):
+    with pytest.raises(ValueError, match=r"^no voice 'huge'; there are af-next-talker, tiny$"):
         voice_preset("huge")

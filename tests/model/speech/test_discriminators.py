@@ -43,5 +43,5 @@ def test_gradients_reach_every_parameter_and_the_sound():
 
 
 def test_none_at_all_are_refused():
-    with pytest.raises(ValueError, match="^discriminators need a period or a window$"):
+    with pytest.raises(ValueError, match=r"^discriminators need a period or a window$"):
         Discriminators((), ())

@@ -145,8 +145,8 @@ def test_codes_that_learn_by_gradient():
 
 
 def test_codes_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="^5 levels of codes, but the codec has 4$"):
+    with pytest.raises(ValueError, match=r"^5 levels of codes, but the codec has 4$"):
         quantizer().embed(torch.zeros(1, 5, dtype=torch.int64))
-    with pytest.raises(ValueError, match="^codes must be from -1 to 15$"):
+    with pytest.raises(ValueError, match=r"^codes must be from -1 to 15$"):
         quantizer().embed(torch.tensor([[16]]))
     assert torch.equal(quantizer().embed(torch.full((2, 4), -1)), torch.zeros(2, CONFIG.latent))
