@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from afn_model.speech.speaker import SpeakerPrompt
     from afn_model.speech.voice import AFVoice
 
-LONGEST = 512  # frames that are said in one context, at most
 AHEAD = 32  # tokens that a stream is given before it has used the ones before
 UNREAD = 30.0  # seconds of sound that may wait for a reader before no more text is given
 LOOKED_AT = 16  # tokens before the first sound that are looked at together: characters are parted by tokens
@@ -67,8 +66,7 @@ def spoken_answers(voice: AFVoice, tokenizer: Tokenizer, *, streams: int = 16, *
         raise ValueError(
             f"the voice says {known} tokens and the tokenizer has {size}: they are not made for each other"
         )
-    longest = min(LONGEST, (talker.config.text.max_positions - talker.config.prompt) // talker.positions)
-    engine = SpeechEngine(voice, streams=streams, longest=longest, breaks=pauses(tokenizer))
+    engine = SpeechEngine(voice, streams=streams, breaks=pauses(tokenizer))
     return SpokenAnswers(engine, tokenizer, voice.config.codec.sample_rate, **options)
 
 

@@ -17,4 +17,5 @@ def small_voice(tokens: int = 512, seed: int = 0) -> AFVoice:
     codec = CodecConfig(sample_rate=RATE, window=64, hop=32, widths=(8,), strides=(8,), blocks=1, kernel=3, latent=8,
                         levels=2, codes=16)  # fmt: skip
     text = TextConfig(tokens, 16, 1, 2, 1, 32, rope_theta=1e4, max_positions=256)
-    return AFVoice(VoiceConfig(codec, TalkerConfig(text, head_width=16, components=4, iterations=2, prompt=8))).eval()
+    talker = TalkerConfig(text, head_width=16, components=4, iterations=2, prompt=8, longest=48, piece=12)
+    return AFVoice(VoiceConfig(codec, talker)).eval()
