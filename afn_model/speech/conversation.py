@@ -38,6 +38,7 @@ AHEAD = 32  # tokens that a stream is given before it has used the ones before
 UNREAD = 30.0  # seconds of sound that may wait for a reader before no more text is given
 LOOKED_AT = 16  # tokens before the first sound that are looked at together: characters are parted by tokens
 PAUSES = (".", "!", "?", ";", ":", "Ċ", "ãĢĤ")  # how tokens end behind which speech may pause; the last are \n and 。
+MARKS = frozenset("*_`#~|\\^")
 Mark = Callable[[Tensor], Tensor]  # of the next samples [n] float32; as many
 
 
@@ -71,7 +72,7 @@ def spoken_answers(voice: AFVoice, tokenizer: Tokenizer, *, streams: int = 16, *
 
 
 class SpokenTokens:
-    """Which of an answer's tokens are said: no special ones, and nothing inside of ``<think>``.
+    """Which of an answer's tokens are said: no special ones, no marks of Markdown, and nothing inside of ``<think>``.
 
     A token whose text may begin a tag waits for the next ones; what stands in one token with a tag is not said.
 
@@ -89,7 +90,7 @@ class SpokenTokens:
         """Takes the next tokens; those that are said from now on."""
         said: list[int] = []
         for token in ids:
-            if token in self.special:
+            if token in self.special or self._marks(token):
                 continue
             self._held.append(token)
             text, tag = self.decode(self._held), END_OF_THINKING if self.thinking else THINK
@@ -105,6 +106,10 @@ class SpokenTokens:
     def close(self) -> list[int]:
         """As ``feed``, of what was waiting: nothing more comes."""
         return self._taken()
+
+    def _marks(self, token: int) -> bool:
+        text = self.decode([token]).strip()
+        return bool(text) and MARKS.issuperset(text)
 
     def _taken(self) -> list[int]:
         held, self._held = self._held, []

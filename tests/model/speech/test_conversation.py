@@ -41,6 +41,7 @@ def ids_of(tokenizer, text):
         ("A dog barks.", False, "A dog barks."),
         ("<think>\nIs it a dog?\n</think>\nA dog.<|im_end|>", False, "\nA dog."),
         ("Is it? </think>Yes.", True, "Yes."),
+        ("## **A dog** `barks`", False, " A dog barks"),
         ("1 < 2 and <thin", False, "1 < 2 and <thin"),
         ("you 你好 <sound>déjà", False, "you 你好 déjà"),
     ],
