@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from afn_model.infer.request import Request
     from afn_model.infer.sampling_params import SamplingParams
     from afn_model.prompt.batch import Batch
-    from afn_model.speech.engine import SpeechStream
+    from afn_model.speech.engine import SpokenStream
     from afn_model.speech.speaker import SpeakerPrompt
     from afn_model.speech.voice import AFVoice
 
@@ -193,7 +193,7 @@ class SpokenAnswer:
         read: samples that somebody has taken, who counts them here; those that are not counted hold it up.
     """
 
-    def __init__(self, stream: SpeechStream, tokens: SpokenTokens, times: SpeechTimes, mark: Mark | None):
+    def __init__(self, stream: SpokenStream, tokens: SpokenTokens, times: SpeechTimes, mark: Mark | None):
         self.stream, self.tokens, self.times, self.mark = stream, tokens, times, mark
         self.done, self.reason, self.read, self.given = False, "", 0, 0
         self.error: Exception | None = None
@@ -306,7 +306,7 @@ class SpokenAnswers:
     ):
         self.engine, self.tokenizer, self.rate = engine, tokenizer, rate
         self.watermark, self.clock = watermark, clock
-        self.open_ones: dict[SpeechStream, SpokenAnswer] = {}
+        self.open_ones: dict[SpokenStream, SpokenAnswer] = {}
 
     def open(
         self,

@@ -49,5 +49,5 @@ def test_beyond_full_scale_is_cut_off_and_nothing_is_a_file():
 def test_formats_that_are_none():
     with pytest.raises(ValueError, match=f"there is no format 'midi'; there are {', '.join(MIME)}"):
         SoundEncoder("midi", 16_000)
-    with pytest.raises(ValueError, match="mp3 is not written here: .*; wav and pcm are"):
+    with pytest.raises(ValueError, match=r"mp3 is not written here: .*; wav and pcm are"):
         SoundEncoder("mp3", 1000)
