@@ -83,7 +83,7 @@ def test_questions_are_one_conversation(run, tmp_path, monkeypatch):
     assert len(raw.getvalue()) == pytest.approx(2 * 24_000 * first["speech"]["audio"], abs=2)
 
 
-class Heard:
+class HeardSound:
     """Takes sound, and is told to stop."""
 
     def __init__(self):
@@ -107,7 +107,7 @@ def talking(pair):
     made = VoiceConversation(Engine(model, processor, pages=60), tones(processor.tokenizer))
     args = Namespace(system=None, prompt=None, json=True, quiet=True, out=None, model="tiny", threshold=0.5)
     params = SamplingParams(max_new_tokens=40, stop_token_ids=())
-    return talk.Talking(made, processor, params, Heard(), args)
+    return talk.Talking(made, processor, params, HeardSound(), args)
 
 
 LOUD = (8000 * np.sin(np.arange(320))).astype(np.int16)
