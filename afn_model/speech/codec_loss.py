@@ -66,7 +66,9 @@ def mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Samples [B, n] -> log-mel magnitudes [B, frames, bands], natural logarithm, a hop of a quarter window."""
+    """Samples [B, n] -> log-mel magnitudes [B, frames, bands], natural logarithm, and the complex STFT they are of
+    [B, frames, window/2+1]: centred, zeros around the signal, a hop of a quarter window, divided by the window's sum.
+    """
 
     window: Tensor
     filters: Tensor
@@ -76,20 +78,14 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("filters", mel_filters(sample_rate, window, bands), persistent=False)
 
-    def bins(self, pcm: Tensor) -> Tensor:
-        """The complex STFT [B, frames, window/2+1], centred, zeros around the signal, divided by the window's sum."""
+    def forward(self, pcm: Tensor) -> tuple[Tensor, Tensor]:
         size = len(self.window)
         # Zeros by hand: torch.stft's own padding refuses signals shorter than the window.
         pcm = F.pad(pcm.float(), (size // 2, size // 2))
-        return torch.fft.rfft(pcm.unfold(1, size, size // 4) * (self.window / self.window.sum()))
-
-    def of_bins(self, bins: Tensor) -> Tensor:
+        bins = torch.fft.rfft(pcm.unfold(1, size, size // 4) * (self.window / self.window.sum()))
         # The square root's gradient at 0 is infinite without the small term.
         magnitude = (bins.real.square() + bins.imag.square() + 1e-12).sqrt()
-        return (magnitude @ self.filters).clamp(min=FLOOR).log()
-
-    def forward(self, pcm: Tensor) -> Tensor:
-        return self.of_bins(self.bins(pcm))
+        return (magnitude @ self.filters).clamp(min=FLOOR).log(), bins
 
 
 class CodecLosses(nn.Module):
@@ -111,10 +107,11 @@ class CodecLosses(nn.Module):
         """Samples [B, n] and what the codec made of them [B, n] -> "mel" and, with a weight, "spectrum"."""
         mel = spectrum = pcm.new_zeros(())
         for measure in self.mels:
-            one, other = measure.bins(pcm), measure.bins(made)
-            mel = mel + F.l1_loss(measure.of_bins(other), measure.of_bins(one))
+            (one, its_bins), (other, other_bins) = measure(pcm), measure(made)
+            mel = mel + F.l1_loss(other, one)
             if self.settings.spectrum:
-                spectrum = spectrum + F.l1_loss(torch.view_as_real(soft(other)), torch.view_as_real(soft(one)))
+                off = soft(other_bins) - soft(its_bins)
+                spectrum = spectrum + torch.view_as_real(off).abs().mean()
         terms = {"mel": self.settings.mel * mel / len(self.mels)}
         return terms | (
             {"spectrum": self.settings.spectrum * spectrum / len(self.mels)} if self.settings.spectrum else {}

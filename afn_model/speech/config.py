@@ -87,7 +87,8 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class TalkerConfig:
-    """The talker; by default 648 million weights with AF-Next's tokens. ValueError where a number is out of range.
+    """The talker; by default 648 million weights with AF-Next's tokens, against the paper's 644: 155 of the embeddings
+    of 151,672 tokens, 441 of 29 layers, 51 of the mixture head. ValueError where a number is out of range.
 
     Args:
         text: the decoder's shape, and the vocabulary of the text that it reads.
@@ -151,12 +152,19 @@ class VoiceConfig:
 
 CODECS = {
     "af-next-talker": CodecConfig(),
-    "tiny": CodecConfig(16_000, 320, 80, (192,), (8,), 4, 7, 64, 8, 256),
+    "tiny": CodecConfig(16_000, 640, 160, (96, 160), (2, 2), 2, 7, 64, 8, 256),
 }
 TALKERS = {
     "af-next-talker": TalkerConfig(),
     "tiny": TalkerConfig(
-        TextConfig(1024, 160, 4, 5, 5, 480, rope_theta=1e4, max_positions=2048), head_width=384, components=64
+        TextConfig(1024, 160, 4, 5, 5, 480, rope_theta=1e4, max_positions=2048),
+        head_width=256,
+        components=64,
+        interleaved=False,
+        floor=0.05,
+        prompt=25,
+        piece=12,
+        longest=150,
     ),
 }
 
@@ -180,7 +188,8 @@ def voice_config(raw: dict[str, Any]) -> VoiceConfig:
     talker = raw.get("talker")
     if isinstance(talker, dict):
         talker = talker | {"text": _read(TextConfig, talker.get("text"), "talker: text")}
-    talker = None if talker is None else _read(TalkerConfig, talker, "talker")
+    if talker is not None:
+        talker = _read(TalkerConfig, talker, "talker")
     return VoiceConfig(_read(CodecConfig, raw.get("codec"), "codec"), talker)
 
 

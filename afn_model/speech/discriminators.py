@@ -14,7 +14,7 @@ from afn_model.speech.codec_loss import Features
 SLOPE = 0.1
 
 
-def _normed(layer: nn.Conv2d) -> nn.Conv2d:
+def _normed(layer: nn.Conv2d) -> nn.Module:
     return nn.utils.parametrizations.weight_norm(layer)
 
 

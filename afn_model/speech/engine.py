@@ -213,7 +213,9 @@ class SpeechEngine:
         # On a CPU the bits of a product depend on how many rows it has: each stream has its own.
         rows = zip(*(x.split(1 if device.type == "cpu" else len(x)) for x in (hidden, uniform, normal)), strict=True)
         options = {"temperature": self.temperature, "noise": self.noise}
-        found = [(talker.head.fill(h, self.codebooks, u, n, **options)[1], talker.end_head(h)[:, 0]) for h, u, n in rows]
+        found = [
+            (talker.head.fill(h, self.codebooks, u, n, **options)[1], talker.end_head(h)[:, 0]) for h, u, n in rows
+        ]
         sums, ends = (torch.cat(parts) for parts in zip(*found, strict=True))
         for stream, piece, frame, ended in zip(streams, pieces, sums, (ends > 0).tolist(), strict=True):
             piece.before, piece.frames, stream.frames = frame, piece.frames + 1, stream.frames + 1

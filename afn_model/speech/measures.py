@@ -28,7 +28,7 @@ def mel_distance(pcm: Tensor, other: Tensor, sample_rate: int) -> float:
     if pcm.shape != other.shape or pcm.ndim not in (1, 2) or not pcm.numel():
         raise ValueError(f"a distance is of two sounds of one length, got {tuple(pcm.shape)} and {tuple(other.shape)}")
     measure = _measure(sample_rate)
-    one, two = (measure(p.cpu().reshape(-1, p.shape[-1])) for p in (pcm, other))
+    one, two = (measure(p.cpu().reshape(-1, p.shape[-1]))[0] for p in (pcm, other))
     return float((one - two).abs().mean()) * DECIBELS
 
 
@@ -49,7 +49,7 @@ def speaker_similarity(pcm: Tensor, other: Tensor, sample_rate: int) -> float:
 def _long_term(pcm: Tensor, sample_rate: int) -> Tensor:
     if pcm.ndim != 1 or not pcm.any():
         raise ValueError("a speaker's sound must be [n] samples that are not all zero")
-    bands = _measure(sample_rate)(pcm.cpu()[None])[0]
+    bands = _measure(sample_rate)(pcm.cpu()[None])[0][0]
     level = bands.mean(1)
     loud = bands[level > level.max() - QUIET / DECIBELS]
     mean, spread = loud.mean(0), loud.std(0, correction=0)

@@ -54,7 +54,9 @@ class FrameMixture:
         products give it for all components, and no [R, K, D] is made.
         """
         u, s = (z.float() - self.shift) / self.spread, self.stretch / self.spread
-        squares = u.square().sum(1, keepdim=True) - 2 * (u * s) @ self.centres.t() + s.square() @ self.centres.square().t()
+        squares = (
+            u.square().sum(1, keepdim=True) - 2 * (u * s) @ self.centres.t() + s.square() @ self.centres.square().t()
+        )
         inside = (self.logits.log_softmax(1) - squares.clamp_min(0) / 2).logsumexp(1)
         return self.spread.log().sum(1) + z.shape[1] / 2 * math.log(2 * math.pi) - inside
 
@@ -129,12 +131,17 @@ class MixtureHead(nn.Module):
         stretch, spread = stretch.clamp_max(LARGEST).exp(), self.floor + spread.clamp_max(LARGEST).exp()
         return FrameMixture(logits, shift, stretch, spread, self.centres.float())
 
-    def draw_known(self, frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """[frames] int64 on the CPU: how many levels training takes as known, 0 to levels - 1, spread as the schedule."""
-        share = torch.rand(frames, generator=generator)
+    def draw_known(self, frames: int, draws: int, generator: torch.Generator | None = None) -> Tensor:
+        """[frames, draws] int64 on the CPU: how many levels training takes as known, 0 to levels - 1, spread as the
+        schedule is; none in the first of several draws, for what is said is decided there.
+        """
+        share = torch.rand(frames, draws, generator=generator)
         if self.schedule != "even":
             share = 1 - (math.pi / 2 * share).cos()
-        return (share * self.levels).long().clamp_max(self.levels - 1)
+        known = (share * self.levels).long().clamp_max(self.levels - 1)
+        if draws > 1:
+            known[:, 0] = 0
+        return known
 
     def fill(
         self,

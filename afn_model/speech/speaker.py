@@ -48,7 +48,9 @@ def speaker_prompt(codec: Codec, pcm: Tensor, rate: int, *, consent: str, second
         ValueError: one line: no consent, another shape, below 1 s, silent, or not finite.
     """
     if not isinstance(pcm, Tensor) or pcm.ndim != 1:
-        raise ValueError(f"a speaker prompt must be samples [n] of one channel, got {shown(getattr(pcm, 'shape', pcm))}")
+        raise ValueError(
+            f"a speaker prompt must be samples [n] of one channel, got {shown(getattr(pcm, 'shape', pcm))}"
+        )
     pcm = pcm.float()[: int(seconds * rate)]
     if len(pcm) < LEAST_SECONDS * rate:
         raise ValueError(f"a speaker prompt of {len(pcm) / rate:.2f} s: at least {LEAST_SECONDS:g} s are needed")

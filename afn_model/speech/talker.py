@@ -215,7 +215,8 @@ class Talker(nn.Module):
             noise: deviation of the Gaussian noise on the frames that are read, in units of the latent; the frames that
                 the talker reads as it speaks are its own, which are never exactly right.
             dropout: how often a frame that is read is all zeros: what is said next is then to be found in the text.
-            draws: numbers of known levels for each frame; the head sees each, the decoder runs once.
+            draws: numbers of known levels for each frame, the first of several 0; the head sees each, the decoder runs
+                once.
         """
         dtype = self.frame_proj.weight.dtype
         sums, prompts = code_sums(batch.codes, codebooks), code_sums(batch.prompts, codebooks)
@@ -232,7 +233,7 @@ class Talker(nn.Module):
         if dropout:
             before = before * (drawn(lambda n, own: torch.rand(n, 1, generator=own)) >= dropout).to(before)
         hidden = self.hidden(batch, before.to(dtype), prompts.to(dtype))
-        count = drawn(lambda n, own: self.head.draw_known(n * draws, own).reshape(n, draws)).t().flatten()
+        count = drawn(lambda n, own: self.head.draw_known(n, draws, own)).t().flatten()
         repeated = sums.repeat(draws, 1)
         known = code_sums(batch.codes.repeat(draws, 1), codebooks, count)
         nll = self.head(hidden.repeat(draws, 1), known, count).nll(repeated - known).sum() / (draws * self.latent)

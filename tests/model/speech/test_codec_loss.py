@@ -21,9 +21,9 @@ def test_filters_cover_every_band_with_weight_one():
 def test_a_full_scale_sine_has_half_in_its_band_and_silence_the_floor():
     measure = LogMel(8000, 256, 10)
     sine = torch.sin(torch.arange(2000) * 2 * torch.pi * 1000 / 8000)[None]
-    bins = measure.bins(sine)
+    _, bins = measure(sine)
     assert torch.allclose(bins[0, 10].abs().max(), torch.tensor(0.5), atol=1e-3)
-    assert torch.allclose(measure(torch.zeros(1, 500)).exp(), torch.tensor(FLOOR))
+    assert torch.allclose(measure(torch.zeros(1, 500))[0].exp(), torch.tensor(FLOOR))
 
 
 def test_the_same_sound_costs_nothing_and_another_something():

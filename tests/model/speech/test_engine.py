@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -182,12 +183,13 @@ def test_bad_calls_are_refused_in_one_line():
     stream.end()
     with pytest.raises(ValueError, match="no more text: it has ended"):
         stream.say([1])
-    for options, said in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"longest": 1000}, "2008 positions with the prompt, and the talker has 512"),
         ({"temperature": -1}, "must be 0 or more"),
         ({"streams": 0}, "streams must be a whole number from 1"),
         ({"longest": 20, "piece": 20}, "piece must be a whole number from 1 to 19"),
-    ):
+    ]
+    for options, said in refused:
         with pytest.raises(ValueError, match=said):
             SpeechEngine(voice, **options)
     voice.talker = None

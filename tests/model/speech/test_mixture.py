@@ -20,9 +20,7 @@ def drawn(*shape: int) -> torch.Tensor:
 
 
 def mixture() -> FrameMixture:
-    return FrameMixture(
-        drawn(ROWS, K), drawn(ROWS, D), drawn(ROWS, D).exp(), 0.02 + drawn(ROWS, D).abs(), drawn(K, D)
-    )
+    return FrameMixture(drawn(ROWS, K), drawn(ROWS, D), drawn(ROWS, D).exp(), 0.02 + drawn(ROWS, D).abs(), drawn(K, D))
 
 
 def means(m: FrameMixture) -> torch.Tensor:
@@ -49,7 +47,8 @@ def test_likelihood_far_from_every_component_is_finite_and_has_gradients():
 
 def test_samples_are_drawn_by_weight_and_deviation():
     m, count = mixture(), 4000
-    one = FrameMixture(*(x[:1].expand(count, -1) for x in (m.logits, m.shift, m.stretch, m.spread)), m.centres)
+    logits, shift, stretch, spread = (x[:1].expand(count, -1) for x in (m.logits, m.shift, m.stretch, m.spread))
+    one = FrameMixture(logits, shift, stretch, spread, m.centres)
     generator = torch.Generator().manual_seed(0)
     uniform, normal = torch.rand(count, generator=generator), torch.randn(count, D, generator=generator)
     found = one.sample(uniform, normal, 1.0, 0.0)
@@ -100,10 +99,13 @@ def test_sums_leave_out_unknown_levels_and_missing_codes():
 
 def test_depths_of_training_are_all_drawn_and_few_levels_more_often():
     head = MixtureHead(config(), D, LEVELS)
-    counts = head.draw_known(2000, torch.Generator().manual_seed(0)).bincount(minlength=LEVELS)
+    counts = head.draw_known(2000, 1, torch.Generator().manual_seed(0)).flatten().bincount(minlength=LEVELS)
     assert len(counts) == LEVELS
     assert counts.min() > 100
     assert counts[0] > 1.5 * counts[-1]
+    several = head.draw_known(2000, 3)
+    assert not several[:, 0].any()
+    assert several[:, 1:].max() == LEVELS - 1
 
 
 def test_more_iterations_than_levels_are_refused():

@@ -18,7 +18,9 @@ def test_a_recording_at_another_rate_is_coded_at_the_codecs():
     prompt = speaker_prompt(codec, hum(1.25, 16_000), 16_000, consent=WHO)
     assert prompt.codes.shape == (1.25 * CODEC.frame_rate, CODEC.levels)
     assert prompt.consent == WHO
-    assert torch.equal(speaker_prompt(codec, hum(9, 8_000), 8_000, consent=WHO, seconds=1).codes, codec.codes(hum(1, 8_000)[None])[0])
+    assert torch.equal(
+        speaker_prompt(codec, hum(9, 8_000), 8_000, consent=WHO, seconds=1).codes, codec.codes(hum(1, 8_000)[None])[0]
+    )
 
 
 @pytest.mark.parametrize(
