@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afn_model.speech.config import CodecConfig
-from afn_model.speech.convnext import Lengthen, Shorten, Stage, State
+from afn_model.speech.convnext import Blocks, Lengthen, Shorten, State
 from afn_model.speech.quantizer import Quantized, ResidualQuantizer
 from afn_model.speech.spectrum import istft, stft
 from afn_model.weights.checkpoint import SkipInit
@@ -45,7 +45,7 @@ class Front(nn.Module):
         return self.linear(torch.cat([parts, size.log() * LOG_SCALE + 1.0], 2).to(self.linear.weight))
 
 
-class Head(nn.Module):
+class SpectrumHead(nn.Module):
     """[B, T, width] -> the complex spectrum [B, T, bins]: exp(log-magnitude) and a phase (Vocos, arXiv:2306.00814).
 
     It begins with a pulse in the middle of every frame's window; with phases around 0 it would lie where the window is
@@ -80,12 +80,12 @@ class Codec(nn.Module):
         widths, strides, latent = config.widths, config.strides, config.latent
         scale = 1.0 / (len(widths) * config.blocks)
         self.front = Front(config)
-        self.down = nn.ModuleList(Stage(w, config.blocks, config.kernel, scale) for w in widths)
+        self.down = nn.ModuleList(Blocks(w, config.blocks, config.kernel, scale) for w in widths)
         self.shorten = nn.ModuleList(map(Shorten, widths, (*widths[1:], latent), strides))
         self.quantizer = ResidualQuantizer(config)
         self.lengthen = nn.ModuleList(map(Lengthen, (*widths[1:], latent), widths, strides))
-        self.up = nn.ModuleList(Stage(w, config.blocks, config.kernel, scale) for w in widths)
-        self.head = Head(config)
+        self.up = nn.ModuleList(Blocks(w, config.blocks, config.kernel, scale) for w in widths)
+        self.head = SpectrumHead(config)
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +136,7 @@ class Codec(nn.Module):
         return self.decode(quantized.embedding)[:, : pcm.shape[1]], quantized
 
 
-class Sizes(NamedTuple):
+class CodecSizes(NamedTuple):
     """Parameters of a codec's parts."""
 
     encoder: int
@@ -144,10 +144,10 @@ class Sizes(NamedTuple):
     decoder: int
 
 
-def codec_sizes(config: CodecConfig) -> Sizes:
+def codec_sizes(config: CodecConfig) -> CodecSizes:
     """Counts the parameters, the quantiser's codes included, without making them."""
     with torch.device("meta"), SkipInit():
         codec = Codec(config)
     encoder = sum(p.numel() for part in (codec.front, codec.down, codec.shorten) for p in part.parameters())
     decoder = sum(p.numel() for part in (codec.lengthen, codec.up, codec.head) for p in part.parameters())
-    return Sizes(encoder, codec.quantizer.codebooks.numel(), decoder)
+    return CodecSizes(encoder, codec.quantizer.codebooks.numel(), decoder)

@@ -37,7 +37,7 @@ class ConvNeXtBlock(nn.Module):
         return x + self.scale * self.down(F.gelu(self.up(y)))
 
 
-class Stage(nn.ModuleList):
+class Blocks(nn.ModuleList):
     """ConvNeXt blocks one after the other."""
 
     def __init__(self, width: int, blocks: int, kernel: int, scale: float):
