@@ -99,6 +99,7 @@ class SoundEncoder:
             self._container = av.open(_Pipe(self._file), "w", format=container, container_options=options)
             self._stream: Any = self._container.add_stream(codec, rate=self.rate)
             self._stream.layout, self._stream.format = "mono", layout
+            self._container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f"{self.form} is not written here: {error}; wav and pcm are") from None
         self.layout = layout

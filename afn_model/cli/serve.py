@@ -119,6 +119,8 @@ def application(args: Namespace) -> FastAPI:
         if args.offload is not None:
             folder, memory = page_folder(Path(args.offload), page=PAGE, **depends), args.offload_memory_gb << 30
             pages = HostPages(memory, folder, args.offload_gb << 30, device=str(model.device))
+        # Before the engine, whose pages take what is free.
+        speech = None if args.voice is None else speech_thread(args, processor, model.device)
         engine = engine_of(
             model,
             processor,
@@ -128,7 +130,6 @@ def application(args: Namespace) -> FastAPI:
             offload=pages,
             kv_dtype=torch.float8_e4m3fn if args.kv_dtype == "fp8" else None,
         )
-        speech = None if args.voice is None else speech_thread(args, processor, model.device)
     settings = Settings(
         name=args.name or os.path.basename(os.path.abspath(args.model)),
         keys=tuple(args.api_key),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.answering import opening
@@ -67,7 +68,7 @@ def talk(args: Namespace) -> None:
             if not args.audio:
                 from afn_model.cli.sound import incoming
 
-                with incoming(args.stream) as pieces:
+                with suppress(KeyboardInterrupt), incoming(args.stream) as pieces:
                     live(talking, pieces)
                 return
             for file in expand(args.audio):
@@ -87,6 +88,8 @@ def check(args: Namespace) -> None:
         raise ValueError("the following arguments are required: --model (afn talk --help says more)")
     if (args.speaker is None) != (args.consent is None):
         raise ValueError("--speaker and --consent go together: whose voice it is, and who has agreed to its use, when")
+    if args.consent is not None and not args.consent.strip():
+        raise ValueError("--consent: who has agreed, and when, is expected")
     if args.text is not None and args.prompt is not None:
         raise ValueError("--prompt is of a question, and --text is not one")
     if not 0 <= args.threshold <= 1:

@@ -16,6 +16,7 @@ from afn_model.serve.settings import Settings
 
 AT_ONCE = 1 << 16  # bytes of a body that are read in the event loop; more are read in a thread
 LARGE = 2**31 - 1
+ALTERNATIVES = ("str", "VoiceClip")  # what a voice may be: errors name them as if they were fields
 MOST_SECONDS = 1e6  # that a part of a recording may begin or end at; what it has is said when it is decoded
 ALIASES = {"grammar": "response_format", "schema": "response_format", "answers": "n"}  # what errors say for fields
 # What OpenAI's API or another server has and this one has not, and why.
@@ -237,7 +238,8 @@ def opening(messages: Sequence[Message], generation: bool | None, continued: boo
 
 def _refused(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_input=False)[0]
-    kind, where, what = first["type"], [*first["loc"]], first["msg"].removeprefix("Value error, ")
+    where = [part for part in first["loc"] if part not in ALTERNATIVES]
+    kind, what = first["type"], first["msg"].removeprefix("Value error, ")
     full = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")[:200]
     param = re.match(r"messages\[\d+\]\.content\[\d+\]|.*", full, re.DOTALL)
     name = str(where[-1]) if where else ""

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from afn_model.infer.request import Request
     from afn_model.infer.sampling_params import SamplingParams
     from afn_model.prompt.batch import Batch
-    from afn_model.speech.engine import SpeechStream
+    from afn_model.speech.engine import SpokenStream
     from afn_model.speech.speaker import SpeakerPrompt
     from afn_model.speech.voice import AFVoice
 
-LONGEST = 512  # frames that are said in one context, at most
 AHEAD = 32  # tokens that a stream is given before it has used the ones before
 UNREAD = 30.0  # seconds of sound that may wait for a reader before no more text is given
 LOOKED_AT = 16  # tokens before the first sound that are looked at together: characters are parted by tokens
 PAUSES = (".", "!", "?", ";", ":", "Ċ", "ãĢĤ")  # how tokens end behind which speech may pause; the last are \n and 。
+MARKS = frozenset("*_`#~|\\^")
 Mark = Callable[[Tensor], Tensor]  # of the next samples [n] float32; as many
 
 
@@ -67,13 +67,12 @@ def spoken_answers(voice: AFVoice, tokenizer: Tokenizer, *, streams: int = 16, *
         raise ValueError(
             f"the voice says {known} tokens and the tokenizer has {size}: they are not made for each other"
         )
-    longest = min(LONGEST, (talker.config.text.max_positions - talker.config.prompt) // talker.positions)
-    engine = SpeechEngine(voice, streams=streams, longest=longest, breaks=pauses(tokenizer))
+    engine = SpeechEngine(voice, streams=streams, breaks=pauses(tokenizer))
     return SpokenAnswers(engine, tokenizer, voice.config.codec.sample_rate, **options)
 
 
 class SpokenTokens:
-    """Which of an answer's tokens are said: no special ones, and nothing inside of ``<think>``.
+    """Which of an answer's tokens are said: no special ones, no marks of Markdown, and nothing inside of ``<think>``.
 
     A token whose text may begin a tag waits for the next ones; what stands in one token with a tag is not said.
 
@@ -91,7 +90,7 @@ class SpokenTokens:
         """Takes the next tokens; those that are said from now on."""
         said: list[int] = []
         for token in ids:
-            if token in self.special:
+            if token in self.special or self._marks(token):
                 continue
             self._held.append(token)
             text, tag = self.decode(self._held), END_OF_THINKING if self.thinking else THINK
@@ -107,6 +106,10 @@ class SpokenTokens:
     def close(self) -> list[int]:
         """As ``feed``, of what was waiting: nothing more comes."""
         return self._taken()
+
+    def _marks(self, token: int) -> bool:
+        text = self.decode([token]).strip()
+        return bool(text) and MARKS.issuperset(text)
 
     def _taken(self) -> list[int]:
         held, self._held = self._held, []
@@ -190,7 +193,7 @@ class SpokenAnswer:
         read: samples that somebody has taken, who counts them here; those that are not counted hold it up.
     """
 
-    def __init__(self, stream: SpeechStream, tokens: SpokenTokens, times: SpeechTimes, mark: Mark | None):
+    def __init__(self, stream: SpokenStream, tokens: SpokenTokens, times: SpeechTimes, mark: Mark | None):
         self.stream, self.tokens, self.times, self.mark = stream, tokens, times, mark
         self.done, self.reason, self.read, self.given = False, "", 0, 0
         self.error: Exception | None = None
@@ -303,7 +306,7 @@ class SpokenAnswers:
     ):
         self.engine, self.tokenizer, self.rate = engine, tokenizer, rate
         self.watermark, self.clock = watermark, clock
-        self.open_ones: dict[SpeechStream, SpokenAnswer] = {}
+        self.open_ones: dict[SpokenStream, SpokenAnswer] = {}
 
     def open(
         self,

@@ -62,5 +62,5 @@ def speaker_prompt(codec: Codec, pcm: Tensor, rate: int, *, consent: str, second
         SpeakerPrompt(torch.zeros(1, 1), consent)
     pcm = torch.cat(list(resample([pcm], rate, codec.config.sample_rate)))
     with torch.no_grad():
-        codes = codec.codes(pcm[None].to(codec.window))[0]
+        codes = codec.codes(pcm[None].to(next(codec.parameters())))[0]
     return SpeakerPrompt(codes, consent)

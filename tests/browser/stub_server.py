@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import json
@@ -71,6 +72,7 @@ class Stub:
         self.asked: list[dict[str, Any]] = []
         self.instead: Recording | None = None  # of what is uploaded
         self.ranges: list[str] = []
+        self.voices: list[str] = []
         self.left = threading.Event()  # a client has gone before its answer ended
 
     client_of = Server.client_of
@@ -85,6 +87,15 @@ class Stub:
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
             return {"object": "list", "data": [{"id": self.settings.name, "object": "model"}]}
+
+        @app.get("/v1/audio/voices")
+        async def voices() -> dict[str, Any]:
+            return {"object": "list", "data": [{"id": one, "object": "voice"} for one in self.voices]}
+
+        @app.post("/v1/audio/speech")
+        async def speech(request: Request) -> StreamingResponse:
+            self.asked.append(await request.json())
+            return StreamingResponse(self.said(), media_type="text/event-stream")
 
         @app.post("/v1/audio")
         async def upload(request: Request) -> dict[str, Any]:
@@ -124,6 +135,13 @@ class Stub:
         file = io.BytesIO()
         soundfile.write(file, recording.pcm.numpy(), 16_000, format="WAV", subtype="PCM_16")
         self.files[recording.id] = file.getvalue()
+
+    async def said(self) -> AsyncIterator[str]:
+        """Ten seconds of quiet."""
+        for _ in range(10):
+            data = base64.b64encode(bytes(48_000)).decode()
+            yield f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': data})}\n\n"
+        yield "data: [DONE]\n\n"
 
     async def stream(self) -> AsyncIterator[str]:
         def event(delta: dict[str, str], finish: str | None = None, **more: Any) -> str:

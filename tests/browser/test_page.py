@@ -451,3 +451,17 @@ def test_dark_colours_and_narrow_windows(page, recordings):
     for width in (320, 390, 800):
         page.set_viewport_size({"width": width, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_an_answer_is_heard_and_ends_where_somebody_speaks(page, stub, recordings):
+    stub.voices = ["default"]
+    page.reload()
+    choose(page, recordings)
+    ask(page)
+    button = page.get_by_role("button", name="Listen to the answer")
+    for ends in (button.click, lambda: page.keyboard.press("Escape"), lambda: page.click("#record")):
+        button.click()
+        page.locator("button[aria-pressed=true]").wait_for()
+        ends()
+        page.locator("button[aria-pressed=false]").wait_for()
+    assert [one["input"] for one in stub.asked[1:]] == [stub.script.answer] * 3

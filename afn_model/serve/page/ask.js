@@ -17,8 +17,8 @@ const atEnd = () => innerHeight + scrollY > document.body.scrollHeight - 80;
 const toEnd = () => scrollTo({ top: document.body.scrollHeight });
 
 export class Conversation {
-  constructor({ recordings, player, model, onError }) {
-    Object.assign(this, { recordings, player, model, onError, turns: [], running: null, current: null });
+  constructor({ recordings, player, speech, model, onError }) {
+    Object.assign(this, { recordings, player, speech, model, onError, turns: [], running: null, current: null });
     $("ask").onsubmit = (event) => {
       event.preventDefault();
       this.ask($("question").value.trim());
@@ -60,6 +60,7 @@ export class Conversation {
 
   stop() {
     this.running?.abort();
+    this.speech.stop();
   }
 
   // The conversation as the API takes it: a recording is heard in the first turn after it came.
@@ -77,6 +78,9 @@ export class Conversation {
   body() {
     const body = { messages: this.messages(), temperature: 0, stream: true, stream_options: { include_usage: true } };
     if (this.model()) body.model = this.model();
+    if ($("aloud").checked) {
+      Object.assign(body, { modalities: ["text", "audio"], audio: { voice: "default", format: "pcm16" } });
+    }
     // The answer goes on from what an assistant's last message says.
     if ($("think").checked) body.messages.push({ role: "assistant", content: "<think>\n" });
     return body;
@@ -107,11 +111,15 @@ export class Conversation {
     $("question").value = "";
     this.grow();
     this.running = new AbortController();
+    if ($("aloud").checked) this.speech.begin(turn);
+    else this.speech.stop();
     this.busy(turn, true);
     try {
       await this.listen(turn, await asks("/v1/chat/completions", this.body(), this.running.signal));
+      this.speech.end(turn);
       if (!turn.answer) turn.state ||= "The model gave no answer.";
     } catch (error) {
+      if (this.speech.owner === turn) this.speech.stop();
       if (error.name === "AbortError") turn.state = "Stopped.";
       else this.fail(turn, error);
     }
@@ -136,7 +144,9 @@ export class Conversation {
       const near = atEnd();
       const thought = delta.reasoning ?? delta.reasoning_content;
       if (thought) this.append(turn, "reasoning", thought);
-      if (delta.content) this.append(turn, "answer", delta.content);
+      const said = delta.content || delta.audio?.transcript; // of an answer in sound
+      if (said) this.append(turn, "answer", said);
+      if (delta.audio?.data) this.speech.push(turn, delta.audio.data);
       if (event.choices?.[0]?.finish_reason === "length") turn.state = "The answer was cut off at its longest.";
       if (event.usage) turn.usage = event.usage;
       if (event.afn?.timestamps) turn.times = event.afn.timestamps;
@@ -213,6 +223,7 @@ export class Conversation {
     };
     if (turn.answer) {
       const lines = said.filter((time) => time.of === about);
+      if (!$("aloud-row").hidden) add("Listen", "Listen to the answer", (event) => this.say(turn, event.target));
       if (navigator.clipboard) add("Copy", "Copy the answer", () => navigator.clipboard.writeText(turn.answer));
       if (cues(turn.answer, lines, about.seconds).length) {
         add("Save srt", "Save subtitles, srt", () =>
@@ -223,6 +234,18 @@ export class Conversation {
     }
     if (near) toEnd();
     if (turn.placed.length || !this.current) this.focus(turn); // else the times before stay in sight
+  }
+
+  // Has an answer said; pressed again, the button ends it.
+  say(turn, button) {
+    if (button.ariaPressed === "true") return this.speech.stop();
+    const said = this.speech.say(turn.answer, () => {
+      button.textContent = "Listen";
+      button.ariaPressed = "false";
+    });
+    button.textContent = "Stop listening";
+    button.ariaPressed = "true";
+    return said;
   }
 
   json() {

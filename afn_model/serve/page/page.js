@@ -4,6 +4,7 @@ import { call, key } from "./api.js";
 import { Conversation } from "./ask.js";
 import { Player } from "./player.js";
 import { Recordings } from "./recordings.js";
+import { Speech } from "./speech.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -18,22 +19,26 @@ const player = new Player({
   onHover: (time) => conversation.light(conversation.current, time),
   onError: tell,
 });
+const speech = new Speech({ onError: tell });
 const recordings = new Recordings({
   onShow: (item) => {
     tell(null);
     player.ready = player.show(item).catch(tell);
     conversation.focus(conversation.current);
   },
+  onRecord: () => speech.owner && conversation.stop(), // who speaks is not spoken to
   onRemove: (item) => conversation.turns.some((turn) => turn.heard.includes(item)) && conversation.clear(),
   onError: tell,
 });
-const conversation = new Conversation({ recordings, player, model: () => model, onError: tell });
+const conversation = new Conversation({ recordings, player, speech, model: () => model, onError: tell });
 
 async function greet() {
   try {
     const { data } = await (await call("/v1/models")).json();
     model = data[0].id;
     $("model").textContent = model;
+    const voices = await (await call("/v1/audio/voices")).json();
+    $("aloud-row").hidden = !voices.data.length;
     tell(null);
   } catch (error) {
     tell(error);

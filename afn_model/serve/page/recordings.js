@@ -7,15 +7,18 @@ import { clock } from "./times.js";
 const $ = (id) => document.getElementById(id);
 
 export class Recordings {
-  constructor({ onShow, onRemove, onError }) {
+  constructor({ onShow, onRemove, onRecord, onError }) {
     this.list = [];
     this.shown = null;
-    Object.assign(this, { onShow, onRemove, onError });
+    Object.assign(this, { onShow, onRemove, onRecord, onError });
     $("files").onchange = () => {
       this.add([...$("files").files]);
       $("files").value = "";
     };
-    $("record").onclick = () => this.record();
+    $("record").onclick = () => {
+      this.onRecord();
+      this.record();
+    };
     this.dropping();
   }
 

@@ -1,5 +1,6 @@
 """``afn serve`` as a process: killed under load, told to end, and started again."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,14 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from contextlib import contextmanager
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
 
 from afn_model.cli import main
 from afn_model.cli import serve as command
-from tests.tiny import save_tiny
+from tests.model.speech.small_voice import small_voice
+from tests.tiny import noise, save_tiny, tiny
 
 LONG = " ".join(["What is said, and when does the dog bark?"] * 8)
 
@@ -160,3 +164,31 @@ def test_other_machines_and_no_key_is_warned_of(capsys, monkeypatch):
     monkeypatch.setitem(os.environ, "AFN_API_KEYS", "one,two")
     assert main(["serve", "--model", "m", "--host", "0.0.0.0", "--port", "70000"]) == 2
     assert "no key" not in capsys.readouterr().err
+
+
+def test_a_voice_folder_speaks(tmp_path):
+    model, processor = tiny()
+    small_voice(processor.tokenizer.get_vocab_size()).save_pretrained(tmp_path)
+    thread = command.speech_thread(Namespace(voice=str(tmp_path), voice_streams=2), processor, model.device)
+    thread.start()
+
+    async def said():
+        pcm = torch.from_numpy(noise(1.5)).float()
+        with pytest.raises(ValueError, match="consent"):
+            await thread.speaker(pcm, 16_000, "")
+        async with thread.open(await thread.speaker(pcm, 16_000, "Ann, 1 May 2026")) as stream:
+            stream.say(processor.tokenizer.encode("A dog barks.").ids)
+            stream.end()
+            return torch.cat([one async for one in stream])
+
+    try:
+        sound = asyncio.run(said())
+        assert len(sound) > 0
+        assert sound.isfinite().all()
+        assert thread.engine.engine.pool.used == 0
+    finally:
+        thread.stop()
+    tokens = processor.tokenizer.get_vocab_size()
+    small_voice(9).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"says 9 tokens and the tokenizer has {tokens}"):
+        command.speech_thread(Namespace(voice=str(tmp_path), voice_streams=2), processor, model.device)

@@ -99,6 +99,8 @@ def questions(rng: random.Random, id: str) -> dict[str, Any]:
         "prediction": {"type": "content", "content": "A dog barks."},
         "priority": 1,
         "user": "somebody",
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "default", "format": "wav"},
     }
     chosen = rng.sample(sorted(fields), rng.randrange(len(fields)))
     return asked | {name: fields[name] for name in chosen}
@@ -108,10 +110,26 @@ def own(count: int, number: int, id: str) -> Iterator[Sent]:
     """Mutations of good requests: JSON, forms and raw bodies."""
     for at in range(count):
         rng = random.Random(f"{number} {at}")
-        kind = rng.choice(("chat", "chat", "chat", "tokenize", "bytes", "raw", "form", "speech", "path", "range"))
+        kind = rng.choice(
+            ("chat", "chat", "chat", "say", "tokenize", "bytes", "raw", "form", "speech", "path", "range")
+        )
         if kind == "chat":
             body = structure(json.dumps(questions(rng, id)).encode(), False, rng)
             yield "POST", "/v1/chat/completions", {"content": body, "headers": JSON}
+        elif kind == "say":
+            voice = rng.choice(("default", {"audio": f"afn://sha256/{id}", "consent": "Ann"}))
+            asked = {
+                "input": "A dog barks.",
+                "voice": voice,
+                "response_format": "wav",
+                "stream_format": "sse",
+                "seed": 1,
+            }
+            yield (
+                "POST",
+                "/v1/audio/speech",
+                {"content": structure(json.dumps(asked).encode(), False, rng), "headers": JSON},
+            )
         elif kind == "tokenize":
             asked = {"prompt": "What is said?", "return_token_strs": True}
             if rng.random() < 0.5:

@@ -9,8 +9,11 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from afn_model.serve.speaking import SpeechThread
 from tests.model.serve.mutated import findings, garbage, generated, own
 from tests.model.serve.serving import running, tiny_server, wav
+from tests.model.speech.tones import tone_prompt, tones
+from tests.tiny import tiny
 
 AUDIO = base64.b64encode(wav(0.3, 7)).decode()
 PARTS = [{"type": "input_audio", "input_audio": {"data": AUDIO, "format": "wav"}}, {"type": "text", "text": "What?"}]
@@ -20,7 +23,9 @@ GROWN = 100 << 20  # bytes of memory that 1,000 requests may leave: caches of on
 
 @pytest.fixture(scope="module")
 def server():
-    found = tiny_server(max_body_bytes=4 << 20, max_new_tokens=4, encode_uploads=False, upload_bytes=4 << 20)
+    voice = SpeechThread(tones(tiny()[1].tokenizer, 16_000), tone_prompt)
+    limits = {"max_body_bytes": 4 << 20, "max_new_tokens": 4, "upload_bytes": 4 << 20}
+    found = tiny_server(voice=voice, encode_uploads=False, **limits)
     model = found.thread.engine.model  # a short context, as answers may be as long as it is
     model.config = replace(model.config, text=replace(model.config.text, max_positions=200))
     return found
@@ -38,9 +43,9 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def held(server) -> tuple[int, int, int]:
-    """Requests, bytes of bodies, and recordings that are being decoded."""
-    return server.limits.requests, server.bodies.bytes, server.intake.waiting
+def held(server) -> tuple[int, int, int, int]:
+    """Requests, bytes of bodies, recordings that are being decoded, and answers that are being said."""
+    return server.limits.requests, server.bodies.bytes, server.intake.waiting, len(server.voice.streams)
 
 
 def fuzzed(server, url, count, number, *, schema) -> dict[int, int]:
@@ -65,14 +70,15 @@ def fuzzed(server, url, count, number, *, schema) -> dict[int, int]:
         assert answer() == right
     assert not found, "\n".join(found)
     until = time.monotonic() + 10  # connections of the garbage are being closed
-    while held(server) != (0, 0, 0) and time.monotonic() < until:
+    while any(held(server)) and time.monotonic() < until:
         time.sleep(0.01)
-    assert held(server) == (0, 0, 0)
+    assert held(server) == (0, 0, 0, 0)
     engine = server.thread.engine
     with engine.lock:
         assert not engine.scheduler.running()
         engine.pool.check()
     assert server.thread.alive
+    assert server.voice.alive
     return statuses
 
 

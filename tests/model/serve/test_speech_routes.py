@@ -106,6 +106,8 @@ SILENT = f"data:audio/wav;base64,{base64.b64encode(wav(0.5)).decode()}"
         ({"voice": "alloy"}, "voice", "there is no voice 'alloy' here"),
         ({"voice": {"audio": SILENT, "consent": ""}}, "voice.consent", "who has agreed"),
         ({"voice": {"audio": SILENT, "consent": "Ann"}}, "voice.audio", "silent or too short"),
+        ({"voice": 3}, "voice", "string"),
+        ({"voice": {"id": "voice_1"}}, "voice", ""),
         ({"response_format": "midi"}, "response_format", "'mp3', 'opus'"),
         ({"speed": 1.5}, "speed", "1 is expected"),
         ({"instructions": "Whisper."}, "instructions", "not supported: how something is to be said"),
@@ -115,7 +117,7 @@ SILENT = f"data:audio/wav;base64,{base64.b64encode(wav(0.5)).decode()}"
 def test_what_is_refused(server, client, fields, param, words):
     reply = say(client, **fields)
     error = reply.json()["error"]
-    assert (reply.status_code, error["param"].split(".VoiceClip")[0]) == (400, param), error
+    assert (reply.status_code, error["param"]) == (400, param), error
     assert words in error["message"]
     assert "\n" not in error["message"]
     assert not server.voice.streams

@@ -5,7 +5,16 @@ import torch
 
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
-from afn_model.speech.conversation import AHEAD, UNREAD, SpeechTimes, SpokenTokens, VoiceConversation, pauses
+from afn_model.speech.conversation import (
+    AHEAD,
+    UNREAD,
+    SpeechTimes,
+    SpokenTokens,
+    VoiceConversation,
+    pauses,
+    spoken_answers,
+)
+from tests.model.speech.small_voice import small_voice
 from tests.model.speech.tones import AFTER, FRAME, RATE, STEP, tones
 from tests.tiny import conversation, noise, tiny
 
@@ -32,6 +41,7 @@ def ids_of(tokenizer, text):
         ("A dog barks.", False, "A dog barks."),
         ("<think>\nIs it a dog?\n</think>\nA dog.<|im_end|>", False, "\nA dog."),
         ("Is it? </think>Yes.", True, "Yes."),
+        ("## **A dog** `barks`", False, " A dog barks"),
         ("1 < 2 and <thin", False, "1 < 2 and <thin"),
         ("you 你好 <sound>déjà", False, "you 你好 déjà"),
     ],
@@ -174,3 +184,37 @@ def test_text_without_sounds_is_not_said(tokenizer, text):
     assert [(one, len(pcm)) for one, pcm in answers.step()] == [(answer, 0)]
     assert (answer.reason, answer.given, answers.engine.streams) == ("end", 0, [])
     assert not answers.busy
+
+
+def test_a_real_voice_says_several_and_gives_everything_back(tokenizer):
+    voice = small_voice(tokenizer.get_vocab_size())
+    answers = spoken_answers(voice, tokenizer, streams=3)
+    frame, pool = voice.config.codec.frame, answers.engine.pool
+    alone = {}
+    for together in (False, True):
+        heard = {}
+        for number, text in enumerate(("What is said?", "A dog barks. " * 12, "One two three.")):
+            answer = answers.open(seed=number)
+            answer.say(ids_of(tokenizer, text), 0.0)
+            answer.end(0.0)
+            heard[answer] = []
+            while answers.busy and not (together and number < 2):
+                for one, pcm in answers.step():
+                    heard[one].append(pcm)
+        sounds = [torch.cat(pieces) for pieces in heard.values()]
+        assert pool.used == 0
+        assert all(len(pcm) == frame * answer.stream.frames for pcm, answer in zip(sounds, heard, strict=True))
+        if together:
+            assert all(torch.equal(pcm, alone[at]) for at, pcm in enumerate(sounds))
+        alone = dict(enumerate(sounds))
+    left = answers.open()
+    left.say(ids_of(tokenizer, "A dog barks. " * 9), 0.0)
+    answers.step()
+    left.stop()
+    assert pool.used == 0
+    assert answers.step()[0][0] is left
+
+
+def test_a_voice_for_other_tokens_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"says 9 tokens and the tokenizer has \d+: they are not made for each other"):
+        spoken_answers(small_voice(9), tokenizer)

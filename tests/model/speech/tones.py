@@ -17,7 +17,7 @@ STEP = 0.06  # seconds
 
 
 class ToneStream:
-    """As ``SpeechStream``."""
+    """As ``SpokenStream``."""
 
     def __init__(self, engine: ToneEngine, speaker: SpeakerPrompt | None):
         self.engine, self.speaker = engine, speaker
