@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -15,19 +16,27 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from afn_model.afnext import AFNext
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.audio.recording import load
 from afn_model.audio.resample import resample
 from afn_model.bootstrap.speech_scores import rate as word_error_rate
+from afn_model.bootstrap.speech_scores import read
+from afn_model.curate.stand_ins.grammar_recogniser import PocketSphinx
+from afn_model.data.plan import question
 from afn_model.data.records import audios_of, parse_sample
+from afn_model.infer.engine import Engine
+from afn_model.infer.sampling_params import SamplingParams
+from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.text import words_in
 from afn_model.speech.codec import Codec
+from afn_model.speech.conversation import SpokenAnswers, VoiceConversation
 from afn_model.speech.engine import SpeechEngine, SpeechStream
 from afn_model.speech.measures import mel_distance, speaker_similarity
 from afn_model.speech.speaker import SpeakerPrompt, speaker_prompt
 from afn_model.speech.text import spoken_text
 from afn_model.speech.voice import AFVoice
-from afn_model.world.speeches import SPOKEN, TALKERS
+from afn_model.world.speeches import SPOKEN, TALKERS, spoken_words
 
 CONSENT = "a synthetic voice of eSpeak NG: nobody's"
 STREAMS = 16  # said together
@@ -36,7 +45,8 @@ LOWEST, HIGHEST = 60.0, 400.0  # Hz of a voice
 PITCH_WINDOW, PITCH_HOP = 0.04, 0.02  # seconds
 VOICED = 0.5  # least autocorrelation of a voiced frame
 FURTHER, NOISE = 1e-20, 100.0  # of the recogniser, which hears peaks of 0.9
-Words = list[str]
+MOST_TOKENS = 12  # of an answer of the demo's model
+ANSWERED = ("word", "sound", "onset")  # what it is asked
 Pair = tuple[str, str]  # words that were recognised, and those that are true
 
 
@@ -64,8 +74,6 @@ class Listener:
     """
 
     def __init__(self):
-        from afn_model.curate.stand_ins.grammar_recogniser import PocketSphinx
-
         self.recogniser, self.missing = None, ""
         try:
             self.recogniser = PocketSphinx(SPOKEN, further=FURTHER, noise=NOISE)
@@ -153,8 +161,6 @@ def codec_scores(
     codec: Codec, world: Path, axes: Sequence[str], most: int, listener: Listener
 ) -> tuple[dict[str, Any], list[Said]]:
     """Mel distance in dB of held-out records, and the words heard in them and through the codec; and the first ones."""
-    from afn_model.bootstrap.speech_scores import read
-
     rate = codec.config.sample_rate
     found: dict[str, Any] = {"bits_per_second": codec.config.bits_per_second, "recogniser": listener.missing}
     shown = []
@@ -214,8 +220,6 @@ def talker_scores(
     ``wrong_speaker`` is the share whose fundamental frequency is nearer to the other talker's, or that has none;
     ``original`` has the same of the recordings.
     """
-    from afn_model.bootstrap.speech_scores import read
-
     rate, heldout = voice.config.codec.sample_rate, world / "heldout"
     records = read(heldout / "spoken.jsonl", most)
     recorded = [sounds_of(record, heldout, rate) for record in records]
@@ -283,7 +287,7 @@ def speed(
                 came.append(clock())
         if number and came:
             firsts.append(came[0] - began)
-            gaps += [b - a for a, b in zip(came, came[1:], strict=False)]
+            gaps += [b - a for a, b in pairwise(came)]
             factors.append((came[-1] - began) / (samples / voice.config.codec.sample_rate))
     return {
         "n": len(firsts),
@@ -293,3 +297,48 @@ def speed(
         "chunk": round(1 / voice.config.codec.frame_rate, 4),
         "real_time_factor": round(median(factors), 4),
     }
+
+
+@torch.inference_mode()
+def answered_aloud(folder: Path, voice: AFVoice, most: int, listener: Listener) -> tuple[dict[str, Any], list[Said]]:
+    """Held-out recordings of ``afn demo``'s folder that its model is asked about, one by one, and answers aloud.
+
+    The time to the first sound counts from the end of the question: decoding the recording, the encoder and the first
+    token of the text are in it. ``answered`` is the share of right answers, of which only those that are English words
+    of the phrases, or times, can be heard. ``words`` compares what was heard with the text that was answered.
+    """
+    model, processor = AFNext.from_pretrained(folder), AFNextProcessor.from_pretrained(folder)
+    rate, heldout = voice.config.codec.sample_rate, folder / "corpus" / "heldout"
+    engine = SpeechEngine(voice, streams=1, longest=round(LONGEST * voice.config.codec.frame_rate), piece=64)
+    talk = VoiceConversation(Engine(model, processor), SpokenAnswers(engine, processor.tokenizer, rate))
+    records = []
+    for axis in ANSWERED:
+        sayable = [one for one in read(heldout / f"{axis}.jsonl") if spoken_words(one["truth"]["answer"])]
+        records += sayable[: -(-most // len(ANSWERED))]
+    rows, pairs, shown = list[dict[str, Any]](), list[Pair](), list[Said]()
+    for number, record in enumerate([records[0], *records]):  # the first one warms up
+        texts, sound = list[str](), list[Tensor]()
+        asked = talk.answers.clock()
+        prepared = processor.prepare(question(parse_sample(record, heldout).turns), add_generation_prompt=True)
+        batch, params = processor.pack([prepared], ragged=True), SamplingParams(max_new_tokens=MOST_TOKENS)
+        answer = talk.ask(batch, params, asked=asked, on_text=texts.append)
+        while talk.busy:
+            sound.append(talk.step())
+        if not number:
+            continue
+        text, pcm = "".join(texts).strip(), torch.cat([torch.zeros(0), *sound])
+        rows.append(answer.times.as_json() | {"right": text == record["truth"]["answer"], "said": text})
+        words = " ".join(spoken_words(text))
+        heard = heard_in({"answer": pcm}, rate, listener) if words else {}
+        pairs += [(heard["answer"], words)] if heard else []
+        if sum(one.name.startswith(f"answer-{record['axis']}") for one in shown) < 1:
+            original = sounds_of(record, heldout, rate)[-1]
+            shown.append(Said(f"answer-{record['axis']}", words, {"asked about": original, "answer": pcm}, heard))
+    found: dict[str, Any] = {"n": len(rows), "answered": round(mean(row["right"] for row in rows), 4)}
+    found["sounded"] = sum(row["after_question"] is not None for row in rows)
+    for name in ("after_question", "after_token", "longest_gap", "stalled", "real_time_factor"):
+        values = [row[name] for row in rows if row[name] is not None]
+        found[name] = {"median": round(median(values), 4), "most": round(max(values), 4)} if values else {}
+    if pairs:
+        found["words"] = word_scores(pairs) | {"n": len(pairs)}
+    return found | {"recogniser": listener.missing}, shown

@@ -145,9 +145,7 @@ def write_world(
     return paths
 
 
-def write_records(
-    path: Path, axis: str, shards: bool, stream: Iterator[tuple[dict, list[bytes]]]
-) -> Iterator[None]:
+def write_records(path: Path, axis: str, shards: bool, stream: Iterator[tuple[dict, list[bytes]]]) -> Iterator[None]:
     """Writes records and their recordings as they come, and an index at the end; yields after each.
 
     A record with more audios than recordings has the paths of its first ones already.

@@ -1,8 +1,8 @@
 """What a voice learns to speak from: phrases of a closed English vocabulary, said whole by eSpeak.
 
-The phrases are what the small model of ``afn demo`` answers in English, one to four words at a time: its words, the names
-of its sounds, and times ("2.4 s", which is said "two point four seconds"). Two talkers say them for the talker; many
-speakers, and those two, for the codec.
+The phrases are what the small model of ``afn demo`` answers in English, one to four words at a time: its words, the
+names of its sounds, and times ("2.4 s", which is said "two point four seconds"). Two talkers say them for the talker;
+many speakers, and those two, for the codec.
 """
 
 from __future__ import annotations
@@ -145,11 +145,8 @@ def _record(
     stream = AXES.index("voices" if axis in ("known", "new") else axis)
     rng = np.random.default_rng([seed, SPLITS.index(split), place, stream, axis == "new"])
     who = tuple(TALKERS)[place % len(TALKERS)]  # whose prompt or talk it is
-    if axis == "prompts":
-        said = phrase(rng, split, MOST_WORDS)
-    else:
-        said = phrase(rng, split, 1 if split == "train" else 2)
-    speaker = TALKERS[who]
+    least = 1 if split == "train" else 2
+    said, speaker = phrase(rng, split, MOST_WORDS if axis == "prompts" else least), TALKERS[who]
     if axis in ("voices", "known", "new") and not (split == "train" and rng.random() < OWN):
         cast = speakers_of("heldout" if axis == "new" else "train", "en")
         speaker, who = cast[int(rng.integers(len(cast)))], ""
