@@ -31,7 +31,7 @@ from afn_model.prompt.processor import AFNextProcessor
 from afn_model.scoring.text import words_in
 from afn_model.speech.codec import Codec
 from afn_model.speech.conversation import SpokenAnswers, VoiceConversation
-from afn_model.speech.engine import SpeechEngine, SpeechStream
+from afn_model.speech.engine import SpeechEngine, SpokenStream
 from afn_model.speech.measures import mel_distance, speaker_similarity
 from afn_model.speech.speaker import SpeakerPrompt, speaker_prompt
 from afn_model.speech.text import spoken_text
@@ -194,12 +194,12 @@ def tokens(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def say(
     voice: AFVoice, asked: Sequence[tuple[list[int], SpeakerPrompt]], seed: int = 0
-) -> list[tuple[SpeechStream, Tensor]]:
+) -> list[tuple[SpokenStream, Tensor]]:
     """Texts by speakers, ``STREAMS`` at a time: each one's stream, which says how it ended, and its sound."""
-    engine = SpeechEngine(voice, streams=STREAMS, longest=round(LONGEST * voice.config.codec.frame_rate), piece=64)
-    done = list[tuple[SpeechStream, Tensor]]()
+    engine = SpeechEngine(voice, streams=STREAMS, longest=round(LONGEST * voice.config.codec.frame_rate))
+    done = list[tuple[SpokenStream, Tensor]]()
     for first in range(0, len(asked), STREAMS):
-        parts: dict[SpeechStream, list[Tensor]] = {}
+        parts: dict[SpokenStream, list[Tensor]] = {}
         for number, (ids, speaker) in enumerate(asked[first : first + STREAMS]):
             stream = engine.open(speaker, seed=seed + first + number)
             stream.say(ids)
@@ -274,7 +274,7 @@ def speed(
 ) -> dict[str, float]:
     """Texts one by one in the default voice, all of a text given at once: seconds to the first sound, between chunks
     and for a second of sound (medians over texts; the longest gap of all)."""
-    engine = SpeechEngine(voice, streams=1, longest=round(LONGEST * voice.config.codec.frame_rate), piece=64)
+    engine = SpeechEngine(voice, streams=1, longest=round(LONGEST * voice.config.codec.frame_rate))
     firsts, gaps, factors = list[float](), list[float](), list[float]()
     for number, text in enumerate([texts[0], *texts]):  # the first one warms up
         stream, ids, samples = engine.open(seed=number), tokens(tokenizer, text), 0
@@ -309,7 +309,7 @@ def answered_aloud(folder: Path, voice: AFVoice, most: int, listener: Listener) 
     """
     model, processor = AFNext.from_pretrained(folder), AFNextProcessor.from_pretrained(folder)
     rate, heldout = voice.config.codec.sample_rate, folder / "corpus" / "heldout"
-    engine = SpeechEngine(voice, streams=1, longest=round(LONGEST * voice.config.codec.frame_rate), piece=64)
+    engine = SpeechEngine(voice, streams=1, longest=round(LONGEST * voice.config.codec.frame_rate))
     talk = VoiceConversation(Engine(model, processor), SpokenAnswers(engine, processor.tokenizer, rate))
     records = []
     for axis in ANSWERED:

@@ -40,6 +40,7 @@ OWN = 0.3  # share of training recordings for the codec that the two talkers say
 PROMPTS = 16  # of each talker in a split
 LEVEL, PEAK = 0.1, 0.9  # root mean square of what is said, and its peak at most
 BEFORE, AFTER = 0.02, 0.1  # seconds of silence around it
+FADE = 160  # samples
 CHUNK = 32  # records that share a synthesiser: its state runs on from one utterance to the next
 _TIME = re.compile(r"([0-9])\.([0-9]) s")
 
@@ -181,5 +182,6 @@ def _said(engine: Espeak, said: Phrase, speaker: Speaker) -> np.ndarray:
     of = {"voice": speaker.accent, "variant": speaker.variant, "rate": speaker.rate, "pitch": speaker.pitch}
     pcm = engine.say(" ".join(said.words), **of).numpy()
     pcm = pcm * min(LEVEL / np.sqrt(np.mean(pcm * pcm)), PEAK / np.abs(pcm).max())
+    pcm[-FADE:] *= np.linspace(1, 0, FADE, dtype=pcm.dtype)  # it ends within a sound of -40 dB
     pcm = np.pad(pcm, [round(seconds * SAMPLE_RATE) for seconds in (BEFORE, AFTER)])
     return np.round(pcm * 32767).astype(np.int16)
