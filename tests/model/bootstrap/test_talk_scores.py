@@ -20,7 +20,7 @@ def vowel(pitch, seconds=0.5, rate=RATE, tilt=1.0):
 
 
 @pytest.mark.parametrize("rate", [RATE, 44_100])
-@pytest.mark.parametrize("pitch", [70, 86, 120, 215, 330])
+@pytest.mark.parametrize("pitch", [70, 120, 330])
 def test_fundamental_frequencies(pitch, rate):
     noise = 0.01 * torch.randn(rate, generator=torch.Generator().manual_seed(0))
     for tilt in (1.0, 3.0):
