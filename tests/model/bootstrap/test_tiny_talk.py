@@ -55,12 +55,13 @@ def demo(tmp_path):
 def test_the_whole_at_the_smallest_scale(short, demo, tmp_path, capsys):
     out = tmp_path / "talk"
     command = ["train", "--curriculum", "talk-tiny", "--out", str(out), "--quiet"]
-    for change in ("scale=0.0005", "workers=0", "seed=1", f"demo={demo}", "batch_prompts=2"):
+    names = [stage.name for stage in read_curriculum("talk-tiny").stages]
+    changes = ["scale=0.0005", "seed=1", "workers=0", f"demo={demo}", *(f"{name}.batch_prompts=2" for name in names)]
+    for change in changes:
         command += ["--set", change]
     assert main(command) in (0, None)
     assert capsys.readouterr().out.strip() == str(out / "report.md")
     results = json.loads((out / "report.json").read_text())
-    names = [stage.name for stage in read_curriculum("talk-tiny").stages]
     assert list(results["stages"]) == names
     assert list(results["seconds"]) == ["world", "base", names[0], "evaluation", *names[1:]]
     codec, talker = results["stages"].values()
