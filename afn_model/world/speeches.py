@@ -33,7 +33,7 @@ SAYABLE = (*WORDS["en"], *SOUNDS)
 SPOKEN = (*SAYABLE, "point", "seconds")  # every word that is heard
 MOST_WORDS = 4
 # The two that a recogniser understands best among eSpeak's: docs/speech.md has its word error rate of each.
-TALKERS = {"man": Speaker("en-us", "", 130, 30), "woman": Speaker("en-us", "f2", 140, 60)}
+TALKERS = {"man": Speaker("en-us", "", 130, 30), "woman": Speaker("en-us", "f2", 130, 30)}
 AXES = ("prompts", "spoken", "voices")  # the place of an axis numbers its random streams
 TIMES = 0.15  # share of phrases that are a time
 OWN = 0.3  # share of training recordings for the codec that the two talkers say
