@@ -29,7 +29,7 @@ from afn_model.bootstrap.talk_scores import (
     speed,
     talker_scores,
 )
-from afn_model.bootstrap.tiny import untrained
+from afn_model.bootstrap.tiny import build
 from afn_model.bootstrap.tiny_speech import one_thread, scaled
 from afn_model.files import write_json, write_text
 from afn_model.host import machine
@@ -42,7 +42,6 @@ from afn_model.train.run_layout import RunLayout, read_layout
 from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from afn_model.world.speeches import write_speeches
-from afn_model.world.texts import basic_texts
 
 CURRICULUM = "talk-tiny"
 TRAIN = {"spoken": 6000, "voices": 4000}
@@ -79,7 +78,7 @@ def base(folder: Path, seed: int, demo: Path | None) -> None:
     whose token ids the talker reads."""
     if (folder / "config.json").exists():
         return
-    processor = AFNextProcessor.from_pretrained(demo) if demo else untrained(seed, list(basic_texts()))[1]
+    processor = AFNextProcessor.from_pretrained(demo) if demo else build(seed)[1]
     preset = voice_preset("tiny")
     assert preset.talker is not None
     text = replace(preset.talker.text, vocab_size=processor.tokenizer.get_vocab_size())
