@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 PORT   ?= 8000
 
-.PHONY: help demo serve-demo eval-demo curate-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
+.PHONY: help demo serve-demo eval-demo curate-demo talk-demo curriculum test test-fast test-browser test-versions lint fmt docs bench release doctor clean gpu gpu-first gpu-build gpu-verify \
         gpu-bench gpu-bench-rest gpu-bench-encoder gpu-bench-ranks gpu-sanitise gpu-train gpu-report $(foreach n,1 2 3 4,gpu-verify-$n gpu-bench-$n)
 
 help: ## what there is to make
@@ -23,6 +23,10 @@ eval-demo: $(VENV)/.eval ## a few rows in the format of every benchmark, asked, 
 
 curate-demo: $(VENV)/.curate ## recordings made, curated by every stage, checked and trained on; TRIALS=1 kills too
 	$(BIN)/afn curate demo --out runs/curate $(if $(TRIALS),,--kills 0)
+
+talk-demo: $(VENV)/.talk ## a small voice from nothing; the small model answers with it, aloud; a report with sounds
+	test -f $(RUN)/config.json || $(MAKE) demo
+	$(BIN)/afn train --curriculum talk-tiny --out runs/talk --set demo=$(RUN)
 
 curriculum: $(VENV)/.demo ## all seven stages of training at a small scale, with a report
 	$(BIN)/python -m afn_model.bootstrap.tiny_curriculum --out runs/curriculum
@@ -159,7 +163,8 @@ $(VENV)/.test:   NEEDS := -e '.[demo,test]'
 $(VENV)/.serve:  NEEDS := -e '.[demo,serve]'
 $(VENV)/.eval:   NEEDS := -e '.[demo,eval]'
 $(VENV)/.curate: NEEDS := -e '.[demo,curate]' 'pocketsphinx>=5.1'
+$(VENV)/.talk:   NEEDS := -e '.[demo]' 'pocketsphinx>=5.1'
 $(VENV)/.docs:   NEEDS := -e '.[demo,docs]'
-$(addprefix $(VENV)/.,demo test serve eval curate docs): $(VENV)/.built
+$(addprefix $(VENV)/.,demo test serve eval curate talk docs): $(VENV)/.built
 	$(PIP) --no-build-isolation $(NEEDS)
 	touch $@

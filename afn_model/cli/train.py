@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Options of a curriculum that is made for --data FILE, by their names in ``one_command.Wishes``.
 WISHES = ("lora", "method", "epochs", "steps", "lr", "batch_tokens", "context", "eval")
-FROM_NOTHING = "afwhisper-tiny"  # a curriculum that makes its world and its base itself
+# Curricula that make their worlds and their bases themselves, and the modules that do.
+FROM_NOTHING = {"afwhisper-tiny": "tiny_speech", "talk-tiny": "tiny_talk"}
 EXIT_CODES = (
     "Exit codes: 0 done; 2 bad input or a failure; 75 stopped by SIGTERM, SIGHUP or Ctrl-C with its checkpoint "
     "written, the same command goes on; 130 stopped at once by a second Ctrl-C."
@@ -149,35 +150,43 @@ def train(args: Namespace) -> None:
 
 def is_whole(args: Namespace) -> bool:
     """Whether a curriculum is to make its world and its base itself."""
-    return args.curriculum == FROM_NOTHING and not (args.base or args.data or args.plan)
+    return args.curriculum in FROM_NOTHING and not (args.base or args.data or args.plan)
 
 
 def from_nothing(args: Namespace) -> None:
-    """Runs ``FROM_NOTHING`` in its world, with a report; ``--set scale=0.1`` and ``seed=1`` are of the whole."""
-    unused = [f"--{name.replace('_', '-')}" for name in ("stage", "dry_run", "init_from") if getattr(args, name)]
+    """Runs one of ``FROM_NOTHING`` in its world, with a report.
+
+    ``--set scale=0.1`` and ``seed=1`` are of the whole; ``demo=FOLDER``, of talk-tiny, names a folder of ``afn demo``.
+    """
+    name = args.curriculum
+    unused = [f"--{option.replace('_', '-')}" for option in ("stage", "dry_run", "init_from") if getattr(args, option)]
     if unused:
-        raise ValueError(f"{', '.join(unused)}: {FROM_NOTHING} without --base makes everything, from the world on")
-    own = dict(pair.split("=", 1) for pair in args.set if pair.startswith(("scale=", "seed=")))
-    of_layout, of_stages = changes_of([pair for pair in args.set if not pair.startswith(("scale=", "seed="))])
+        raise ValueError(f"{', '.join(unused)}: {name} without --base makes everything, from the world on")
+    own = ("scale=", "seed=", *(("demo=",) if name == "talk-tiny" else ()))
+    given = dict(pair.split("=", 1) for pair in args.set if pair.startswith(own))
+    of_layout, of_stages = changes_of([pair for pair in args.set if not pair.startswith(own)])
     try:
-        scale, seed = float(own.get("scale", 1)), int(own.get("seed", 0))
+        scale, seed = float(given.get("scale", 1)), int(given.get("seed", 0))
         if not 0 < scale < math.inf or seed < 0:
             raise ValueError
     except ValueError:
-        raise ValueError(f"--set {own}: a scale above 0 and a seed from 0 are expected") from None
+        raise ValueError(f"--set {given}: a scale above 0 and a seed from 0 are expected") from None
 
-    from afn_model.bootstrap.tiny_speech import run
+    from importlib import import_module
+
     from afn_model.train.run_layout import read_layout
     from afn_model.train.screen import lasting_output
     from afn_model.train.stage_run import Options
     from afn_model.train.stopping import STOPPED, Stopped
 
-    out = Path(args.out or f"runs/{FROM_NOTHING}")
+    run = import_module(f"afn_model.bootstrap.{FROM_NOTHING[name]}").run
+    out = Path(args.out or f"runs/{name}")
     options = Options(show=not args.quiet, profile=args.profile, strict=args.strict, tensorboard=False)
+    more = {"demo": Path(given["demo"])} if "demo" in given else {}
     with lasting_output():
         try:
             layout = read_layout(args.layout or "cpu", of_layout)
-            run(out, seed=seed, scale=scale, changes=of_stages, layout=layout, options=options)
+            run(out, seed=seed, scale=scale, changes=of_stages, layout=layout, options=options, **more)
         except Stopped as stopped:
             print(f"afn: {stopped}; the same command goes on from there", file=sys.stderr)
             raise SystemExit(STOPPED) from None

@@ -138,17 +138,22 @@ def write_world(
             for axis, count in sizes.items():
                 if count:
                     path = paths[split][axis] = Path(folder) / split / f"{axis}.jsonl"
-                    for _ in _written(path, axis, shards, islice(stream, count)):
+                    for _ in write_records(path, axis, shards, islice(stream, count)):
                         done += 1
                         if on_step:
                             on_step(done, total)
     return paths
 
 
-def _written(path: Path, axis: str, shards: bool, stream: Iterator[tuple[dict, list[bytes]]]) -> Iterator[None]:
+def write_records(path: Path, axis: str, shards: bool, stream: Iterator[tuple[dict, list[bytes]]]) -> Iterator[None]:
+    """Writes records and their recordings as they come, and an index at the end; yields after each.
+
+    A record with more audios than recordings has the paths of its first ones already.
+    """
     with _recordings(path, axis, shards) as keep, open(path, "w", encoding="utf-8") as file:
         for record, recordings in stream:
-            for audio, data in zip(record.get("audios", ()), recordings, strict=True):
+            audios = record.get("audios", [])
+            for audio, data in zip(audios[len(audios) - len(recordings) :], recordings, strict=True):
                 audio["path"] = keep(audio["path"], data)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             yield

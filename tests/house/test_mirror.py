@@ -42,6 +42,7 @@ MODULES = {
     "afn_model/bootstrap/fit.py": "tests/model/bootstrap/test_lessons.py",
     "afn_model/bootstrap/speech_report.py": "tests/model/bootstrap/test_tiny_speech.py",
     "afn_model/bootstrap/speech_times.py": "tests/model/bootstrap/test_tiny_speech.py",
+    "afn_model/bootstrap/talk_report.py": "tests/model/bootstrap/test_tiny_talk.py",
     "afn_model/bootstrap/tiny.py": "tests/model/bootstrap/test_tiny_curriculum.py",
     "afn_model/curate/rows.py": "tests/model/curate/test_run.py",
     "afn_model/curate/spending.py": "tests/model/curate/test_run.py and test_plan.py",

@@ -33,12 +33,15 @@ class PocketSphinx:
 
     Args:
         phrases: words or sentences, which may follow on each other in any order.
+        further: probability of one more of them; by default 1e-25 for words, 1e-8 for sentences.
+        noise: standard deviation of white noise beneath what is heard, in steps of 16 bits: in the digital silence
+            around a synthesiser's words it hears words that are not there.
 
     Raises:
         ValueError: no phrases, pocketsphinx is not installed, or a word that its dictionary does not have.
     """
 
-    def __init__(self, phrases: Sequence[str]):
+    def __init__(self, phrases: Sequence[str], *, further: float | None = None, noise: float = 0.0):
         try:
             from pocketsphinx import Decoder  # pyright: ignore[reportMissingImports]
         except (ImportError, OSError):
@@ -46,7 +49,9 @@ class PocketSphinx:
         told = sorted({" ".join(re.findall(r"[a-z']+", phrase.lower())) for phrase in phrases} - {""})
         if not told:
             raise ValueError("a grammar needs phrases")
-        further = FURTHER_OF_PHRASE if any(" " in phrase for phrase in told) else FURTHER_WORD
+        if further is None:
+            further = FURTHER_OF_PHRASE if any(" " in phrase for phrase in told) else FURTHER_WORD
+        self.noise = noise
         self.decoder: Any = Decoder(lm=None, samprate=float(SAMPLE_RATE), loglevel="FATAL", wip=further, **SEARCH)
         known = {word for phrase in told for word in phrase.split()}
         if unknown := sorted(word for word in known if self.decoder.lookup_word(word) is None):
@@ -68,14 +73,22 @@ class PocketSphinx:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pcm = load_audio(path, start=start, end=end, dtype=torch.int16)
-        pcm, at, seconds = torch.nn.functional.pad(pcm, (PAD, PAD)), (start or 0.0) - PAD / SAMPLE_RATE, len(pcm)
+        return self.words(pcm, start or 0.0)
+
+    def words(self, pcm: torch.Tensor, first: float = 0.0) -> list[dict]:
+        """As of a recording, of samples [n] int16 at 16 kHz that begin at ``first`` seconds."""
+        at, last = first - PAD / SAMPLE_RATE, first + len(pcm) / SAMPLE_RATE
+        pcm = torch.nn.functional.pad(pcm, (PAD, PAD))
+        if self.noise:
+            beneath = self.noise * torch.randn(len(pcm), generator=torch.Generator().manual_seed(0))
+            pcm = (pcm + beneath).round().clamp(-32768, 32767).to(torch.int16)
         self.decoder.reinit_feat()
         self.decoder.start_utt()
         self.decoder.process_raw(pcm.numpy().tobytes(), False, True)
         self.decoder.end_utt()
         if self.decoder.hyp() is None:
             return []
-        first, last, found = start or 0.0, (start or 0.0) + seconds / SAMPLE_RATE, []
+        found = []
         for part in self.decoder.seg():
             if part.word[0].isalpha():
                 begin, stop = at + part.start_frame / FRAMES, at + (part.end_frame + 1) / FRAMES
