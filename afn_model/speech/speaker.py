@@ -51,7 +51,7 @@ def speaker_prompt(codec: Codec, pcm: Tensor, rate: int, *, consent: str, second
         raise ValueError(
             f"a speaker prompt must be samples [n] of one channel, got {shown(getattr(pcm, 'shape', pcm))}"
         )
-    pcm = pcm.float()[: int(seconds * rate)]
+    pcm = pcm.float().cpu()[: int(seconds * rate)]
     if len(pcm) < LEAST_SECONDS * rate:
         raise ValueError(f"a speaker prompt of {len(pcm) / rate:.2f} s: at least {LEAST_SECONDS:g} s are needed")
     if not pcm.isfinite().all():
@@ -62,5 +62,5 @@ def speaker_prompt(codec: Codec, pcm: Tensor, rate: int, *, consent: str, second
         SpeakerPrompt(torch.zeros(1, 1), consent)
     pcm = torch.cat(list(resample([pcm], rate, codec.config.sample_rate)))
     with torch.no_grad():
-        codes = codec.codes(pcm[None].to(next(codec.parameters())))[0]
+        codes = codec.codes(pcm[None].to(codec.quantizer.codebooks.device))[0]
     return SpeakerPrompt(codes, consent)
