@@ -42,7 +42,7 @@ DEVICES = (Device("A100 80 GB", 2.039e12, 312e12, 19.5e12), Device("H100 80 GB",
 
 
 @dataclass(frozen=True)
-class Part:
+class StepPart:
     """Of a step: bytes that are read, FLOPs, whether they are in float32, and kernels."""
 
     name: str
@@ -57,7 +57,7 @@ class Part:
         return max(self.read / (REACHED * device.memory), self.flops / (HALF * rate))
 
 
-def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list[Part]:
+def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list[StepPart]:
     """A step of ``rows`` streams: text and a frame through the decoder, the head's iterations with the search through
     their levels, and the frame through the codec's decoder.
 
@@ -71,36 +71,36 @@ def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list
     blocks = len(codec.widths) * codec.blocks
     decoder = codec_way_flops(codec) / codec.frame_rate
     return [
-        Part(
+        StepPart(
             "decoder blocks",
             2 * sizes.blocks + rows * cached,
             2.0 * places * rows * sizes.blocks,
             False,
             LAUNCHES["forward"] * text.layers,
         ),
-        Part(
+        StepPart(
             f"mixture head x {talker.iterations}",
             talker.iterations * 2 * sizes.head,
             talker.iterations * 2.0 * rows * sizes.head,
             False,
             talker.iterations * (4 * talker.head_layers + 16),
         ),
-        Part(
+        StepPart(
             f"search through {codec.levels} levels",
             4 * sizes.quantizer,
             rows * quantizer_flops(codec),
             True,
             3 * talker.iterations,
         ),
-        Part("codec's decoder", 4 * sizes.decoder, rows * decoder, True, 8 * blocks + 12),
+        StepPart("codec's decoder", 4 * sizes.decoder, rows * decoder, True, 8 * blocks + 12),
     ]
 
 
-def prefill(config: VoiceConfig, sizes: VoiceSizes) -> Part:
+def prefill(config: VoiceConfig, sizes: VoiceSizes) -> StepPart:
     """The speaker prompt through the decoder; its codes are kept from before."""
     assert config.talker is not None, "the voice has no talker"
     kernels = LAUNCHES["forward"] * config.talker.text.layers
-    return Part("speaker prompt", 2 * sizes.blocks, 2.0 * PROMPT * sizes.blocks, False, kernels)
+    return StepPart("speaker prompt", 2 * sizes.blocks, 2.0 * PROMPT * sizes.blocks, False, kernels)
 
 
 def report() -> str:

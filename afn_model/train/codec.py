@@ -22,7 +22,7 @@ from afn_model.speech.voice import AFVoice
 from afn_model.train.values import known, made, mapping
 
 if TYPE_CHECKING:
-    from afn_model.train.voice_reader import Heard
+    from afn_model.train.voice_reader import HeardSpeech
 
 LEVELS = 16  # what is drawn of a record, beside what ``voice_reader`` draws
 
@@ -126,7 +126,7 @@ class CodecTraining:
 
     def recordings(self, global_batch: GlobalBatch) -> tuple[Tensor, list[int]]:
         """[B, crop] float32 samples of this rank's recordings, and the seed of each."""
-        heard: list[Heard] = [one for micro in global_batch.micro for one in micro.prepared or ()]  # type: ignore[misc]
+        heard: list[HeardSpeech] = [one for micro in global_batch.micro for one in micro.prepared or ()]  # type: ignore[misc]
         if not heard:
             return torch.zeros(0, self.settings.samples(self.codec.config), device=self.voice.device), []
         pcm = torch.stack([one.clips[0] for one in heard]).to(self.voice.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from afn_model.train.account import Account, Unit
 from afn_model.train.flops import head, language_model_linear
 from afn_model.train.grpo_settings import GRPOSettings
 from afn_model.train.rates import Rates
-
-if TYPE_CHECKING:
-    from afn_model.train.voice_plan import VoiceStepTime
 
 LAUNCHES = {"forward": 18, "backward": 40, "adapter": 5}  # kernels of a decoder layer, and of each of its adapters
 CODED = 16.0  # bytes moved to decode a weight of few bits before its product, assumed
@@ -47,6 +44,16 @@ class StepSeconds:
     @property
     def total(self) -> float:
         return self.compute + self.exposed + self.sampling + self.other + self.data
+
+
+class Timed(Protocol):
+    """The time of a step at some rates, which may be others."""
+
+    rates: Rates
+
+    def step(self) -> StepSeconds: ...
+
+    def at(self, rates: Rates) -> Any: ...
 
 
 def layer_products(text: TextConfig) -> float:
@@ -268,7 +275,7 @@ class StepTime:
         return self.account.micro.tokens * self.micro_batches * self.account.ranks / self.load.plan.ranks
 
 
-def band(time: StepTime | VoiceStepTime) -> tuple[float, float]:
+def band(time: Timed) -> tuple[float, float]:
     """Seconds of a step if things go well and badly: each doubt alone, and these added as squares."""
     middle, worse, better = time.step().total, 0.0, 0.0
     for name, ends in time.rates.doubts.items():

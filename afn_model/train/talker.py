@@ -19,7 +19,7 @@ from afn_model.speech.voice import AFVoice
 from afn_model.train.passes import equally_many
 
 if TYPE_CHECKING:
-    from afn_model.train.voice_reader import Heard
+    from afn_model.train.voice_reader import HeardSpeech
 
 DRAWN = 32  # what is drawn of a record, beside what ``voice_reader`` draws
 CODED = 1 << 22  # samples that the codec is given at once, padding included
@@ -104,7 +104,7 @@ class TalkerTraining:
 
     def samples(self, global_batch: GlobalBatch) -> list[tuple[TalkerSample, int]]:
         """This rank's samples with their seeds, coded; on the CPU."""
-        heard: list[Heard] = [one for micro in global_batch.micro for one in micro.prepared or ()]  # type: ignore[misc]
+        heard: list[HeardSpeech] = [one for micro in global_batch.micro for one in micro.prepared or ()]  # type: ignore[misc]
         clips = [clip for one in heard for clip in one.clips]
         codes, found = iter(self.coded(clips)), []
         for one in heard:

@@ -29,7 +29,7 @@ MOST_TOKENS = 2.0  # of text for an audio frame: nobody speaks so fast
 
 
 @dataclass
-class Heard(Prepared):
+class HeardSpeech(Prepared):
     """``ids`` of the text (none for the codec), int16 clips at the codec's rate: what is said, and then the speaker
     prompt, if any; ``seed`` is of what is drawn of this visit of the record."""
 
@@ -75,7 +75,7 @@ class VoiceReader(AFNextProcessor):
                 raise ValueError(f"stage {stage.name}: context {stage.context} {beyond}")
         return found
 
-    def read_sample(self, sample: Sample, longest: float, seed: int) -> Heard:
+    def read_sample(self, sample: Sample, longest: float, seed: int) -> HeardSpeech:
         """A sample's last recording, of the codec's crop or whole, and for the talker its text and speaker prompt.
 
         Raises:
@@ -88,7 +88,7 @@ class VoiceReader(AFNextProcessor):
         settings = self.settings
         if isinstance(settings, CodecSettings):
             pcm = cropped(self.heard(audios[-1], longest), settings.samples(self.codec), draw(seed, CROP))
-            return Heard(torch.zeros(0, dtype=torch.long), None, [pcm], seed=seed)
+            return HeardSpeech(torch.zeros(0, dtype=torch.long), None, [pcm], seed=seed)
         said = next((turn.text for turn in reversed(sample.turns) if turn.role == "assistant"), "")
         ids = self.tokenizer.encode(spoken_text(said), add_special_tokens=False).ids
         pcm = self.heard(audios[-1], longest)
@@ -109,7 +109,7 @@ class VoiceReader(AFNextProcessor):
         places = each * steps + sum(-(-len(clip) // self.codec.frame) for clip in clips[1:])
         if places > self.context:
             raise ValueError(f"too long: {places} positions of prompt, text and sound in a context of {self.context}")
-        return Heard(torch.tensor(ids), None, clips, seed=seed)
+        return HeardSpeech(torch.tensor(ids), None, clips, seed=seed)
 
     def heard(self, audio: Audio, longest: float, what: str = "") -> Tensor:
         """[n] int16 samples at the codec's rate; ValueError for silence, or less than an audio frame."""

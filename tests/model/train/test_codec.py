@@ -15,7 +15,7 @@ from afn_model.train.curriculum import Stage
 from afn_model.train.prepare import DONE
 from afn_model.train.run_layout import RunLayout
 from afn_model.train.voice_model import voice_stage_model
-from afn_model.train.voice_reader import Heard
+from afn_model.train.voice_reader import HeardSpeech
 from tests.model.train.voices import CODEC, FRAME, corpus, curriculum, go, save_voice
 
 TIMES = ("seconds", "left_s", "tokens_per_s", "audio_hours_per_s", "data_wait", "memory_gb", "eval_seconds")
@@ -72,7 +72,9 @@ def test_nobody_to_judge_and_what_a_step_trains(folder):
         assert hasattr(voice, "discriminators") == (start is not None)
         training, found = CodecTraining(voice, settings), []
         crop = torch.randint(-9000, 9000, (13 * FRAME,), dtype=torch.int16)
-        batch = GlobalBatch([MicroBatch(None, [], [], prepared=[Heard(crop[:0], None, [crop], seed=1)])], Position(), 1)
+        batch = GlobalBatch(
+            [MicroBatch(None, [], [], prepared=[HeardSpeech(crop[:0], None, [crop], seed=1)])], Position(), 1
+        )
         books = voice.codec.quantizer.codebooks.clone()
         for losses in training.updates(batch):
             for loss in losses:

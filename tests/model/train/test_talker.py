@@ -12,7 +12,7 @@ from afn_model.speech.talker import TalkerBatch
 from afn_model.speech.voice import AFVoice
 from afn_model.train.prepare import DONE
 from afn_model.train.talker import TalkerSettings, TalkerTraining
-from afn_model.train.voice_reader import Heard
+from afn_model.train.voice_reader import HeardSpeech
 from tests.model.train.voices import FRAME, corpus, curriculum, go, save_voice
 
 
@@ -48,13 +48,13 @@ def test_a_run_goes_on_with_the_same_bits(folder, tmp_path):
     assert fingerprint(home / "model" / "model.safetensors") == whole
 
 
-def heard(seed: int, frames: int, tokens: int, prompt: int) -> Heard:
+def heard(seed: int, frames: int, tokens: int, prompt: int) -> HeardSpeech:
     draw = torch.Generator().manual_seed(seed)
     clips = [torch.randint(-9000, 9000, (FRAME * n,), generator=draw, dtype=torch.int16) for n in (frames, prompt) if n]
-    return Heard(torch.randint(1, 300, (tokens,), generator=draw), None, clips, seed=seed)
+    return HeardSpeech(torch.randint(1, 300, (tokens,), generator=draw), None, clips, seed=seed)
 
 
-def step(*each: Heard) -> GlobalBatch:
+def step(*each: HeardSpeech) -> GlobalBatch:
     return GlobalBatch([MicroBatch(None, [], [], prepared=list(each))], Position(), len(each))
 
 

@@ -17,7 +17,7 @@ from afn_model.train.optimiser import FiniteCheck
 from afn_model.train.run_layout import RunLayout, for_stage
 from afn_model.train.update import update
 from afn_model.train.voice_model import export_voice, voice_stage_model
-from afn_model.train.voice_reader import Heard
+from afn_model.train.voice_reader import HeardSpeech
 from tests.distributed.ranks import run
 from tests.model.train.voices import CODEC, FRAME, STAGES, save_voice
 from tests.tiny import processor
@@ -28,11 +28,11 @@ def stage(method: str) -> Stage:
     return Stage("one", (method,), {"voice": 1}, method=method, batch_prompts=4, lr=1e-2, **given)
 
 
-def heard(seed: int, method: str) -> Heard:
+def heard(seed: int, method: str) -> HeardSpeech:
     draw = torch.Generator().manual_seed(seed)
     frames = [13] if method == "codec" else [9 + seed, seed % 3] if seed % 3 else [9 + seed]
     clips = [torch.randint(-9000, 9000, (FRAME * n,), generator=draw, dtype=torch.int16) for n in frames]
-    return Heard(torch.arange(1, 5), None, clips, seed=seed)
+    return HeardSpeech(torch.arange(1, 5), None, clips, seed=seed)
 
 
 def trained(process: Process, folder: Path, method: str, dtype: str = "float32") -> dict:
