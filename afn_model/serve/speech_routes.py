@@ -24,7 +24,7 @@ from afn_model.serve.server import Server, aside, server_of
 from afn_model.serve.speaking import DEFAULT
 from afn_model.speech.text import spoken_text
 
-LONGEST = 1_000_000  # characters of a text
+LONGEST = 200_000  # characters of a text
 router = APIRouter()
 log = logging.getLogger("afn.serve")
 

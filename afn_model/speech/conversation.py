@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from afn_model.speech.voice import AFVoice
 
 AHEAD = 32  # tokens that a stream is given before it has used the ones before
+AT_ONCE = 256  # tokens that are looked at between two steps: a few milliseconds
 UNREAD = 30.0  # seconds of sound that may wait for a reader before no more text is given
 LOOKED_AT = 16  # tokens before the first sound that are looked at together: characters are parted by tokens
 PAUSES = (".", "!", "?", ";", ":", "Ċ", "ãĢĤ")  # how tokens end behind which speech may pause; the last are \n and 。
@@ -197,22 +198,20 @@ class SpokenAnswer:
         self.stream, self.tokens, self.times, self.mark = stream, tokens, times, mark
         self.done, self.reason, self.read, self.given = False, "", 0, 0
         self.error: Exception | None = None
-        self._text: deque[int] = deque()
-        self._sounds = self._ended = self._told = False
+        self._raw, self._text = deque[int](), deque[int]()  # tokens that came, and those of them that are said next
+        self._sounds = self._ended = self._closed = self._told = False
 
     def say(self, ids: Sequence[int], now: float) -> None:
         """Takes the next tokens of the text, as the language model makes them."""
-        if self._ended or self.done:
-            return
-        self._put(self.tokens.feed(ids), now)
+        if not self._ended and not self.done:
+            self._raw.extend(ids)
+            self._look(now)
 
     def end(self, now: float) -> None:
         """No more text comes."""
-        if not self._ended and not self.done:
-            self._put(self.tokens.close(), now)
+        if not self.done:
             self._ended = True
-            if not self._sounds:
-                self._text.clear()
+            self._look(now)
 
     def stop(self) -> None:
         """Somebody speaks, or nobody listens: its pages are free at once, and no more of its sound comes."""
@@ -233,27 +232,29 @@ class SpokenAnswer:
         """Whether a step would bring it on."""
         if self.done:
             return False
-        if not self.stream.waiting or (self._ended and not self._text):
+        if not self.stream.waiting or (self._closed and not self._text):
             return True
-        return self._sounds and bool(self._text) and not self.full
+        return bool(self._raw or (self._sounds and self._text)) and not self.full
 
     def finish(self, reason: str, error: Exception | None = None) -> None:
         """Nothing more comes."""
         if not self.done:
             self.done, self.reason, self.error = True, reason, error
+            self._raw.clear()
             self._text.clear()
             if not self.stream.done:
                 self.stream.close()
 
-    def feed(self) -> None:
+    def feed(self, now: float) -> None:
         """Gives the stream text, if it has none and may have some; called before each step."""
         if self.done or self._told:
             return
+        self._look(now)
         if self._text and self._sounds and self.stream.waiting and not self.full:
             given = [self._text.popleft() for _ in range(min(AHEAD, len(self._text)))]
             self.given += len(given)
             self.stream.say(given)
-        if self._ended and not self._text:
+        if self._closed and not self._text:
             self._told = True
             if self.given:
                 self.stream.end()
@@ -270,6 +271,18 @@ class SpokenAnswer:
             pcm = marked
         self.times.chunk(len(pcm), now)
         return pcm
+
+    def _look(self, now: float) -> None:
+        """Finds out what is said of the tokens that came, of so many at once that others do not wait for it."""
+        for _ in range(AT_ONCE):
+            if not self._raw or len(self._text) >= AHEAD:
+                break
+            self._put(self.tokens.feed([self._raw.popleft()]), now)
+        if self._ended and not self._raw and not self._closed:
+            self._closed = True
+            self._put(self.tokens.close(), now)
+            if not self._sounds:
+                self._text.clear()
 
     def _put(self, ids: list[int], now: float) -> None:
         self._text.extend(ids)
@@ -344,7 +357,7 @@ class SpokenAnswers:
         """
         for answer in list(self.open_ones.values()):
             try:
-                answer.feed()
+                answer.feed(self.clock())
             except ValueError as error:
                 answer.finish("error", error)
         found: dict[SpokenAnswer, Tensor] = {}

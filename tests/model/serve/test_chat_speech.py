@@ -10,7 +10,7 @@ import pytest
 
 from afn_model.serve.speaking import SpeechThread
 from tests.model.serve.serving import running, tiny_server, wav
-from tests.model.speech.tones import AFTER, FRAME, tone_prompt, tones
+from tests.model.speech.tones import AFTER, FRAME, STEP, tone_prompt, tones
 from tests.tiny import tiny
 
 RATE = 16_000
@@ -83,7 +83,9 @@ def test_streamed_as_it_is_made(server, client):
     assert len(pcm) == (6 + AFTER) * FRAME * 24_000 // RATE
     assert sounds[-1]["expires_at"] > chunks[-1].created
     assert chunks[-1].choices[0].finish_reason == "length"
-    assert chunks[-1].afn["speech"]["audio"] == (6 + AFTER) * FRAME / RATE
+    times = chunks[-1].afn["speech"]
+    assert times["audio"] == (6 + AFTER) * FRAME / RATE
+    assert max(times["after_token"], times["longest_gap"]) <= STEP + 1e-9
     assert not any(one.delta.content for chunk in chunks for one in chunk.choices)
 
 

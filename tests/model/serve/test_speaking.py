@@ -64,6 +64,9 @@ def test_who_goes_leaves_nothing(voice):
 
     async def run():
         await said(0)
+        steps = await voice.call(lambda answers: answers.engine.steps)
+        await nothing_left(voice)
+        assert await voice.call(lambda answers: answers.engine.steps) <= steps + 1
         with pytest.raises(KeyError):
             await said(2)
         for turns in range(4):  # cancelled at every moment, before there is a place or a stream too

@@ -7,6 +7,7 @@ from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.speech.conversation import (
     AHEAD,
+    AT_ONCE,
     UNREAD,
     SpeechTimes,
     SpokenTokens,
@@ -147,6 +148,22 @@ def test_a_slow_reader_holds_up_what_is_made(tokenizer):
     assert answers.engine.all[0].said == answers.engine.all[1].said == words
 
 
+def test_a_long_text_is_looked_at_a_little_at_a_time(tokenizer):
+    answers, looked = tones(tokenizer), []
+    silent, spoken = answers.open(), answers.open()
+    feed = silent.tokens.feed
+    silent.tokens.feed = lambda ids: looked.append(answers.engine.steps) or feed(ids)
+    silent.say(ids_of(tokenizer, "... ") * 1000 + ids_of(tokenizer, "<think>" + "What is said? " * 500), 0.0)
+    silent.end(0.0)
+    spoken.say(ids_of(tokenizer, "A dog barks. " * 9), 0.0)
+    spoken.end(0.0)
+    while answers.busy:
+        answers.step()
+    assert max(looked.count(step) for step in set(looked) if step) == AT_ONCE
+    assert (silent.reason, silent.given, spoken.reason) == ("end", 0, "end")
+    assert spoken.times.longest_gap <= STEP + 1e-9
+
+
 def test_a_watermark_is_of_each_stream_and_of_its_length(tokenizer):
     made = []
 
@@ -180,6 +197,7 @@ def test_text_without_sounds_is_not_said(tokenizer, text):
     answer.say(ids_of(tokenizer, text), 0.0)
     assert not answers.busy
     answer.end(0.0)
+    assert answers.busy  # somebody has to be told
     answer.say(ids_of(tokenizer, "Late."), 0.0)
     assert [(one, len(pcm)) for one, pcm in answers.step()] == [(answer, 0)]
     assert (answer.reason, answer.given, answers.engine.streams) == ("end", 0, [])
@@ -193,7 +211,7 @@ def test_a_real_voice_says_several_and_gives_everything_back(tokenizer):
     alone = {}
     for together in (False, True):
         heard = {}
-        for number, text in enumerate(("What is said?", "A dog barks. " * 12, "One two three.")):
+        for number, text in enumerate(("What is said?", "A dog barks. " * 6, "One two three.")):
             answer = answers.open(seed=number)
             answer.say(ids_of(tokenizer, text), 0.0)
             answer.end(0.0)
