@@ -44,7 +44,8 @@ LONGEST = 6.0  # seconds of a phrase at most
 LOWEST, HIGHEST = 60.0, 400.0  # Hz of a voice
 PITCH_WINDOW, PITCH_HOP = 0.04, 0.02  # seconds
 VOICED = 0.5  # least autocorrelation of a voiced frame
-FURTHER, NOISE = 1e-20, 100.0  # of the recogniser, which hears peaks of 0.9
+FURTHER, NOISE = 1e-15, 100.0  # of the recogniser, which hears peaks of 0.9
+ALSO = {"four": "F AA R"}  # eSpeak's women open its vowel: without this all of them say "alarm" or "clock"
 MOST_TOKENS = 12  # of an answer of the demo's model
 ANSWERED = ("word", "sound", "onset")  # what it is asked
 Pair = tuple[str, str]  # words that were recognised, and those that are true
@@ -76,7 +77,7 @@ class Listener:
     def __init__(self):
         self.recogniser, self.missing = None, ""
         try:
-            self.recogniser = PocketSphinx(SPOKEN, further=FURTHER, noise=NOISE)
+            self.recogniser = PocketSphinx(SPOKEN, further=FURTHER, noise=NOISE, also=ALSO)
         except ValueError as error:
             self.missing = str(error)
 
