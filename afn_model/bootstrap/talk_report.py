@@ -17,7 +17,7 @@ from afn_model.files import atomic_path
 from afn_model.plot_style import plotting, save
 
 if TYPE_CHECKING:
-    from afn_model.bootstrap.talk_scores import Said
+    from afn_model.bootstrap.talk_scores import SoundExample
 
 AXES = {"known": "known speakers", "new": "new speakers", "spoken": "the two talkers"}
 FFT, HOP, FLOOR_DB = 512, 128, -80.0
@@ -106,7 +106,7 @@ def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms"
 
 
-def keep(shown: Sequence[Said], folder: Path, rate: int) -> list[dict[str, Any]]:
+def keep(shown: Sequence[SoundExample], folder: Path, rate: int) -> list[dict[str, Any]]:
     """Writes sounds as wav files of 16 kHz and their spectrograms; what the report says of each."""
     folder.mkdir(parents=True, exist_ok=True)
     found = []

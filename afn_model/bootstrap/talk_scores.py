@@ -44,14 +44,15 @@ LONGEST = 6.0  # seconds of a phrase at most
 LOWEST, HIGHEST = 60.0, 400.0  # Hz of a voice
 PITCH_WINDOW, PITCH_HOP = 0.04, 0.02  # seconds
 VOICED = 0.5  # least autocorrelation of a voiced frame
-FURTHER, NOISE = 1e-20, 100.0  # of the recogniser, which hears peaks of 0.9
+FURTHER, NOISE = 1e-15, 100.0  # of the recogniser, which hears peaks of 0.9
+ALSO = {"four": "F AA R"}  # eSpeak's women open its vowel: it was heard as "alarm" or "clock"
 MOST_TOKENS = 12  # of an answer of the demo's model
 ANSWERED = ("word", "sound", "onset")  # what it is asked
 Pair = tuple[str, str]  # words that were recognised, and those that are true
 
 
 @dataclass(frozen=True)
-class Said:
+class SoundExample:
     """A record's sound at some rate, by which the report shows what was heard.
 
     Args:
@@ -76,7 +77,7 @@ class Listener:
     def __init__(self):
         self.recogniser, self.missing = None, ""
         try:
-            self.recogniser = PocketSphinx(SPOKEN, further=FURTHER, noise=NOISE)
+            self.recogniser = PocketSphinx(SPOKEN, further=FURTHER, noise=NOISE, also=ALSO)
         except ValueError as error:
             self.missing = str(error)
 
@@ -159,7 +160,7 @@ def nearer(pcm: Tensor, rate: int, pitches: dict[str, float]) -> str:
 @torch.inference_mode()
 def codec_scores(
     codec: Codec, world: Path, axes: Sequence[str], most: int, listener: Listener
-) -> tuple[dict[str, Any], list[Said]]:
+) -> tuple[dict[str, Any], list[SoundExample]]:
     """Mel distance in dB of held-out records, and the words heard in them and through the codec; and the first ones."""
     rate = codec.config.sample_rate
     found: dict[str, Any] = {"bits_per_second": codec.config.bits_per_second, "recogniser": listener.missing}
@@ -175,7 +176,7 @@ def codec_scores(
             for name, text in heard.items():
                 words[name].append((text, true))
             if len(shown) < len(axes) and len(distances) == 1:
-                shown.append(Said(f"codec-{axis}", true, sounds, heard))
+                shown.append(SoundExample(f"codec-{axis}", true, sounds, heard))
         found[axis] = {"n": len(records), "mel_distance": round(mean(distances), 3)}
         if listener.recogniser is not None:
             found[axis] |= {name: word_scores(pairs) for name, pairs in words.items()}
@@ -214,7 +215,7 @@ def say(
 
 def talker_scores(
     voice: AFVoice, tokenizer: Tokenizer, world: Path, most: int, listener: Listener, seed: int = 0
-) -> tuple[dict[str, Any], list[Said]]:
+) -> tuple[dict[str, Any], list[SoundExample]]:
     """Held-out phrases said in both voices: words, ends, lengths and speakers; and the first ones of each voice.
 
     ``wrong_speaker`` is the share whose fundamental frequency is nearer to the other talker's, or that has none;
@@ -228,7 +229,7 @@ def talker_scores(
     streams = say(voice, asked, seed)
     voices = [record["truth"]["voice"] for record in records]
     pitches = pitches_of(zip(voices, (one[-1] for one in recorded), strict=True), rate)
-    rows, shown = list[dict[str, Any]](), list[Said]()
+    rows, shown = list[dict[str, Any]](), list[SoundExample]()
     for record, sounds, (stream, pcm) in zip(records, recorded, streams, strict=True):
         original, true, who = sounds[-1], record["truth"]["words"], record["truth"]["voice"]
         heard = heard_in({"original": original, "said": pcm}, rate, listener)
@@ -237,7 +238,7 @@ def talker_scores(
         rows[-1] |= {"ratio": len(pcm) / len(original), "wrong": nearer(pcm, rate, pitches) != who}
         rows[-1]["original_wrong"] = nearer(original, rate, pitches) != who
         if sum(one.name.startswith(f"talker-{who}") for one in shown) < 2:
-            shown.append(Said(f"talker-{who}-{len(shown)}", true, {"original": original, "said": pcm}, heard))
+            shown.append(SoundExample(f"talker-{who}-{len(shown)}", true, {"original": original, "said": pcm}, heard))
     found: dict[str, Any] = {"recogniser": listener.missing, "pitch": {k: round(v, 1) for k, v in pitches.items()}}
     for group in (*TALKERS, "all"):
         if some := [row for row in rows if group in ("all", row["voice"])]:
@@ -300,7 +301,9 @@ def speed(
 
 
 @torch.inference_mode()
-def answered_aloud(folder: Path, voice: AFVoice, most: int, listener: Listener) -> tuple[dict[str, Any], list[Said]]:
+def answered_aloud(
+    folder: Path, voice: AFVoice, most: int, listener: Listener
+) -> tuple[dict[str, Any], list[SoundExample]]:
     """Held-out recordings of ``afn demo``'s folder that its model is asked about, one by one, and answers aloud.
 
     The time to the first sound counts from the end of the question: decoding the recording, the encoder and the first
@@ -315,7 +318,7 @@ def answered_aloud(folder: Path, voice: AFVoice, most: int, listener: Listener) 
     for axis in ANSWERED:
         sayable = [one for one in read(heldout / f"{axis}.jsonl") if spoken_words(one["truth"]["answer"])]
         records += sayable[: -(-most // len(ANSWERED))]
-    rows, pairs, shown = list[dict[str, Any]](), list[Pair](), list[Said]()
+    rows, pairs, shown = list[dict[str, Any]](), list[Pair](), list[SoundExample]()
     for number, record in enumerate([records[0], *records]):  # the first one warms up
         texts, sound = list[str](), list[Tensor]()
         asked = talk.answers.clock()
@@ -333,7 +336,9 @@ def answered_aloud(folder: Path, voice: AFVoice, most: int, listener: Listener) 
         pairs += [(heard["answer"], words)] if heard else []
         if sum(one.name.startswith(f"answer-{record['axis']}") for one in shown) < 1:
             original = sounds_of(record, heldout, rate)[-1]
-            shown.append(Said(f"answer-{record['axis']}", words, {"asked about": original, "answer": pcm}, heard))
+            shown.append(
+                SoundExample(f"answer-{record['axis']}", words, {"asked about": original, "answer": pcm}, heard)
+            )
     found: dict[str, Any] = {"n": len(rows), "answered": round(mean(row["right"] for row in rows), 4)}
     found["sounded"] = sum(row["after_question"] is not None for row in rows)
     for name in ("after_question", "after_token", "longest_gap", "stalled", "real_time_factor"):

@@ -22,7 +22,7 @@ from afn_model.bootstrap.talk_report import keep, markdown
 from afn_model.bootstrap.talk_scores import (
     CONSENT,
     Listener,
-    Said,
+    SoundExample,
     answered_aloud,
     codec_scores,
     sounds_of,
@@ -90,7 +90,7 @@ def base(folder: Path, seed: int, demo: Path | None) -> None:
 
 def evaluate(
     stage: Stage, folder: Path, out: Path, heldout: Mapping[str, int], demo: Path | None
-) -> tuple[dict[str, Any], list[Said]]:
+) -> tuple[dict[str, Any], list[SoundExample]]:
     """What a stage's model folder reaches: the codec after a stage of it, everything after one of the talker."""
     voice, listener = AFVoice.from_pretrained(folder), Listener()
     processor = AFNextProcessor.from_pretrained(folder)

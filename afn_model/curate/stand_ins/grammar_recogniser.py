@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,12 +36,20 @@ class PocketSphinx:
         further: probability of one more of them; by default 1e-25 for words, 1e-8 for sentences.
         noise: standard deviation of white noise beneath what is heard, in steps of 16 bits: in the digital silence
             around a synthesiser's words it hears words that are not there.
+        also: further pronunciations of words, in the phones of its dictionary.
 
     Raises:
         ValueError: no phrases, pocketsphinx is not installed, or a word that its dictionary does not have.
     """
 
-    def __init__(self, phrases: Sequence[str], *, further: float | None = None, noise: float = 0.0):
+    def __init__(
+        self,
+        phrases: Sequence[str],
+        *,
+        further: float | None = None,
+        noise: float = 0.0,
+        also: Mapping[str, str] | None = None,
+    ):
         try:
             from pocketsphinx import Decoder  # pyright: ignore[reportMissingImports]
         except (ImportError, OSError):
@@ -56,6 +64,8 @@ class PocketSphinx:
         known = {word for phrase in told for word in phrase.split()}
         if unknown := sorted(word for word in known if self.decoder.lookup_word(word) is None):
             raise ValueError(f"pocketsphinx's dictionary has no {', '.join(unknown)}")
+        for word, phones in (also or {}).items():
+            self.decoder.add_word(f"{word}(2)", phones, False)
         with tempfile.NamedTemporaryFile("w", suffix=".gram", delete=False) as file:
             file.write(f"#JSGF V1.0;\ngrammar world;\npublic <said> = ( {' | '.join(told)} )+;\n")
         try:
