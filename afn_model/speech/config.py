@@ -159,6 +159,10 @@ TALKERS = {
     "tiny": TalkerConfig(
         TextConfig(1024, 160, 4, 5, 5, 480, rope_theta=1e4, max_positions=2048),
         head_width=256,
+        iterations=2,
+        schedule="even",
+        temperature=0.7,
+        noise=0.5,
         components=64,
         interleaved=False,
         floor=0.05,
