@@ -229,8 +229,18 @@ class Talking:
             print(text, end="", file=text_file(self.args), flush=True)
 
     def step(self) -> None:
-        """Brings the answer on, and tells of it when it has ended."""
-        request, pcm = self.conversation.request, self.conversation.step()
+        """Brings the answer on, and tells of it when it has ended.
+
+        Raises:
+            ValueError: it could not be completed.
+        """
+        request = self.conversation.request
+        try:
+            pcm = self.conversation.step()
+        except ValueError:
+            self.answer = None
+            self.messages.pop()  # as if it had not been asked
+            raise
         if self.answer is None:
             return
         self.answer.read += len(pcm)
@@ -340,4 +350,7 @@ def live(talking: Talking, pieces: queue.Queue[np.ndarray | None]) -> None:
         except queue.Empty:
             pass
         if talking.busy:
-            talking.step()
+            try:
+                talking.step()
+            except ValueError as error:
+                show_error(error)

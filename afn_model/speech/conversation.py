@@ -463,7 +463,8 @@ class VoiceConversation:
         answer = self.answer
         pcm = dict(self.answers.step()).get(answer, torch.zeros(0))
         if answer.error is not None:
-            raise answer.error
+            self.stop()
+            raise ValueError(f"the answer could not be said: {answer.error}")
         return pcm
 
     def stop(self) -> None:

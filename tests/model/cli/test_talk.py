@@ -2,6 +2,7 @@
 
 import io
 import json
+import queue
 import sys
 import threading
 import wave
@@ -142,6 +143,37 @@ def test_a_question_ends_in_quiet_and_a_new_one_ends_the_answer(talking, capsys)
     talking.finish()
     assert json.loads(capsys.readouterr().out)["finish"] == "end"
     assert talking.conversation.answers.engine.streams == []
+
+
+def test_an_answer_that_fails_is_told_and_the_next_one_is_given(talking, capsys):
+    pieces = queue.Queue()
+    for piece in [LOUD] * 30 + [STILL] * 40:
+        pieces.put(piece)
+    answers = talking.conversation.answers
+    answers.watermark = lambda rate: lambda pcm: pcm[1:]
+
+    def asked(recording):
+        ask(recording)
+        if len(answers.engine.all) == 1:  # the second question comes when the first has failed
+            again, answers.watermark = [LOUD] * 30 + [STILL] * 40 + [None], None
+            step, talking.step = talking.step, lambda: failing(step, again)
+
+    def failing(step, again):
+        try:
+            step()
+        except ValueError:
+            talking.step = step
+            for piece in again:
+                pieces.put(piece)
+            raise
+
+    ask, talking.ask = talking.ask, asked
+    talk.live(talking, pieces)
+    out, err = capsys.readouterr()
+    assert err == "afn: error: the answer could not be said: a watermark of 100 samples gave [99]\n"
+    assert json.loads(out)["finish"] == "end"
+    assert [message["role"] for message in talking.messages] == ["user", "assistant"]
+    assert (answers.engine.streams, talking.engine.scheduler.running()) == ([], 0)
 
 
 def test_what_the_context_has_no_room_for_is_forgotten(talking):
