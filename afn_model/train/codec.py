@@ -7,22 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afn_model.checks import number, whole
 from afn_model.data.micro_batch import GlobalBatch
-from afn_model.hashing import key
 from afn_model.speech.codec_loss import CodecLosses, CodecLossSettings
 from afn_model.speech.config import CodecConfig
 from afn_model.speech.measures import mel_distance
 from afn_model.speech.voice import AFVoice
+from afn_model.train.heard import HeardSpeech, draw
 from afn_model.train.values import known, made, mapping
-
-if TYPE_CHECKING:
-    from afn_model.train.voice_reader import HeardSpeech
 
 LEVELS = 16  # what is drawn of a record, beside what ``voice_reader`` draws
 
@@ -136,8 +133,8 @@ class CodecTraining:
         """[B, frames] levels that each recording passes through, a function of its seed."""
         most, found = self.codec.config.levels, []
         for seed in seeds:
-            whole, some = key(seed, LEVELS), key(seed, LEVELS + 1)
-            found.append(most if (whole >> 11) / 2**53 < self.settings.all_levels else 1 + some % most)
+            every = draw(seed, LEVELS) < self.settings.all_levels
+            found.append(most if every else 1 + int(draw(seed, LEVELS + 1) * most))
         frames = pcm.shape[1] // self.codec.config.frame
         return torch.tensor(found, device=pcm.device)[:, None].expand(-1, frames)
 

@@ -46,7 +46,7 @@ class StepSeconds:
         return self.compute + self.exposed + self.sampling + self.other + self.data
 
 
-class Timed(Protocol):
+class TimedStep(Protocol):
     """The time of a step at some rates, which may be others."""
 
     rates: Rates
@@ -275,7 +275,7 @@ class StepTime:
         return self.account.micro.tokens * self.micro_batches * self.account.ranks / self.load.plan.ranks
 
 
-def band(time: Timed) -> tuple[float, float]:
+def band(time: TimedStep) -> tuple[float, float]:
     """Seconds of a step if things go well and badly: each doubt alone, and these added as squares."""
     middle, worse, better = time.step().total, 0.0, 0.0
     for name, ends in time.rates.doubts.items():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,8 @@ from afn_model.data.micro_batch import GlobalBatch
 from afn_model.hashing import key
 from afn_model.speech.talker import TalkerBatch, TalkerSample
 from afn_model.speech.voice import AFVoice
+from afn_model.train.heard import HeardSpeech
 from afn_model.train.passes import equally_many
-
-if TYPE_CHECKING:
-    from afn_model.train.voice_reader import HeardSpeech
 
 DRAWN = 32  # what is drawn of a record, beside what ``voice_reader`` draws
 CODED = 1 << 22  # samples that the codec is given at once, padding included

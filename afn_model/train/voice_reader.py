@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,31 +13,17 @@ from afn_model.audio.recording import Audio, load
 from afn_model.data.records import Sample, audios_of
 from afn_model.data.speech_checks import QUIET
 from afn_model.files import read_json
-from afn_model.hashing import key
-from afn_model.prompt.batch import Prepared
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.speech.config import CodecConfig, TalkerConfig, voice_config
 from afn_model.speech.text import spoken_text
 from afn_model.train.codec import CodecSettings
 from afn_model.train.curriculum import Stage
+from afn_model.train.heard import HeardSpeech, draw
 from afn_model.train.talker import TalkerSettings
 from afn_model.train.values import made
 
 CROP, PROMPTED, PROMPT = 1, 2, 3  # what is drawn of a record
 MOST_TOKENS = 2.0  # of text for an audio frame: nobody speaks so fast
-
-
-@dataclass
-class HeardSpeech(Prepared):
-    """``ids`` of the text (none for the codec), int16 clips at the codec's rate: what is said, and then the speaker
-    prompt, if any; ``seed`` is of what is drawn of this visit of the record."""
-
-    seed: int = 0
-
-
-def draw(seed: int, kind: int) -> float:
-    """0 to below 1, a function of its arguments."""
-    return (key(seed, kind) >> 11) / 2**53
 
 
 class VoiceReader(AFNextProcessor):

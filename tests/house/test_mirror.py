@@ -89,6 +89,7 @@ MODULES = {
     "afn_model/serve/settings.py": "tests/model/serve/test_server.py",
     "afn_model/serve/transcript_request.py": "tests/model/serve/test_transcriptions.py",
     "afn_model/train/grpo_settings.py": "tests/model/train/test_grpo.py",
+    "afn_model/train/heard.py": "tests/model/train/test_voice_reader.py",
     "afn_model/train/held_records.py": "tests/model/train/test_evaluate.py",
     "afn_model/train/sft.py": "tests/model/train/test_feature_cache.py and test_trainer.py",
     "afn_model/train/validate.py": "tests/model/train/test_curriculum.py and test_trainer.py",

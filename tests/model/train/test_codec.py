@@ -12,10 +12,10 @@ from afn_model.files import fingerprint
 from afn_model.speech.voice import AFVoice
 from afn_model.train.codec import CodecSettings, CodecTraining
 from afn_model.train.curriculum import Stage
+from afn_model.train.heard import HeardSpeech
 from afn_model.train.prepare import DONE
 from afn_model.train.run_layout import RunLayout
 from afn_model.train.voice_model import voice_stage_model
-from afn_model.train.voice_reader import HeardSpeech
 from tests.model.train.voices import CODEC, FRAME, corpus, curriculum, go, save_voice
 
 TIMES = ("seconds", "left_s", "tokens_per_s", "audio_hours_per_s", "data_wait", "memory_gb", "eval_seconds")

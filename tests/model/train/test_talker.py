@@ -10,9 +10,9 @@ from afn_model.data.plan import Position
 from afn_model.files import fingerprint
 from afn_model.speech.talker import TalkerBatch
 from afn_model.speech.voice import AFVoice
+from afn_model.train.heard import HeardSpeech
 from afn_model.train.prepare import DONE
 from afn_model.train.talker import TalkerSettings, TalkerTraining
-from afn_model.train.voice_reader import HeardSpeech
 from tests.model.train.voices import FRAME, corpus, curriculum, go, save_voice
 
 

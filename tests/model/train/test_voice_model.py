@@ -12,12 +12,12 @@ from afn_model.data.micro_batch import GlobalBatch, MicroBatch
 from afn_model.data.plan import Position
 from afn_model.speech.voice import AFVoice
 from afn_model.train.curriculum import Stage
+from afn_model.train.heard import HeardSpeech
 from afn_model.train.method_of import method_of, method_settings
 from afn_model.train.optimiser import FiniteCheck
 from afn_model.train.run_layout import RunLayout, for_stage
 from afn_model.train.update import update
 from afn_model.train.voice_model import export_voice, voice_stage_model
-from afn_model.train.voice_reader import HeardSpeech
 from tests.distributed.ranks import run
 from tests.model.train.voices import CODEC, FRAME, STAGES, save_voice
 from tests.tiny import processor
