@@ -71,7 +71,7 @@ def talk(args: Namespace) -> None:
                 with suppress(KeyboardInterrupt), incoming(args.stream) as pieces:
                     live(talking, pieces)
                 return
-            for file in expand(args.audio):
+            for file in [one for name in args.audio for one in expand([name])]:  # each as often as it is named
                 talking.ask(part_about(file))
                 talking.finish()
 

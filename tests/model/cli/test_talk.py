@@ -70,12 +70,12 @@ def test_a_text_in_somebody_s_voice(run, tmp_path):
 
 def test_questions_are_one_conversation(run, tmp_path, monkeypatch):
     files = [record(tmp_path / f"{seed}.wav", 1.0, seed) for seed in range(2)]
-    code, out, err = run(*files, "--out", "a.wav", "--json", "--prompt", "What is said?", *FEW)
-    first, second = (json.loads(line) for line in out.splitlines())
-    total = (first["speech"]["audio"] + second["speech"]["audio"]) * RATE
-    assert (code, soundfile.info("a.wav").frames) == (0, round(total))
+    code, out, err = run(*files, files[0], "--out", "a.wav", "--json", "--prompt", "What is said?", *FEW)
+    first, *others = rows = [json.loads(line) for line in out.splitlines()]
+    total = sum(row["speech"]["audio"] for row in rows) * RATE
+    assert (code, len(others), soundfile.info("a.wav").frames) == (0, 2, round(total))
     assert first["speech"]["after_question"] >= first["speech"]["after_token"]
-    assert err.count("finish length") == 2
+    assert err.count("finish length") == 3
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=raw, flush=lambda: None, isatty=lambda: False))
     code, _, err = run(files[0], "--out", "-", *FEW, "--prompt", "What is said?")
