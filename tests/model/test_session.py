@@ -8,8 +8,8 @@ import torch
 from afn_model import AFNext, AFNextProcessor, ModelConfig, SamplingParams, Session
 from afn_model.infer.answer import answer
 from afn_model.infer.speech_answer import speech_answers
+from tests.model.af_whisper import said, speech_model
 from tests.model.infer.test_generate import asked, conversations
-from tests.model.speech import said, speech_model
 from tests.tiny import noise, record, save_tiny
 
 SHORT = SamplingParams(max_new_tokens=12)

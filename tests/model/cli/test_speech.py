@@ -13,7 +13,7 @@ from afn_model.bootstrap.tiny_speech import untrained
 from afn_model.cli import main
 from afn_model.cli.prompts import caption_task
 from afn_model.prompt.questions import TRANSCRIBE
-from tests.model.speech import speech_model
+from tests.model.af_whisper import speech_model
 from tests.tiny import record, save_tiny
 
 

@@ -8,7 +8,7 @@ from afn_model.infer.sampling_params import SamplingParams
 from afn_model.infer.speech_answer import speech_answers
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.speech_task import SpeechTask
-from tests.model.speech import said, speech_model, whisper_folder
+from tests.model.af_whisper import said, speech_model, whisper_folder
 
 PARAMS = SamplingParams(max_new_tokens=12)
 

@@ -7,8 +7,8 @@ from afn_model.infer.long_speech import long_texts, said
 from afn_model.infer.speech_stream import SpeechStream
 from afn_model.infer.speech_writer import SpeechWriter, Written
 from afn_model.infer.word_times import TimedWord
+from tests.model.af_whisper import speech_model
 from tests.model.infer.test_long_speech import SECOND, VOCABULARY, SpokenScript
-from tests.model.speech import speech_model
 
 
 class TokenScript(SpokenScript):

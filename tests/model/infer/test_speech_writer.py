@@ -8,7 +8,7 @@ import torch
 from afn_model.infer import speech_writer
 from afn_model.infer.speech_decode import Hypothesis
 from afn_model.infer.speech_writer import SpeechWriter, compression, loop_start
-from tests.model.speech import speech_model
+from tests.model.af_whisper import speech_model
 
 QUESTION = "What word do you hear?"
 

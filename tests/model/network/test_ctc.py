@@ -8,7 +8,7 @@ from afn_distributed.shard import shard
 from afn_model.network import ctc
 from afn_model.network.ctc import CTCTargets, CTCTerm, ctc_loss, ctc_targets, frames_heard
 from tests.distributed.ranks import run
-from tests.model.speech import said, speech_model
+from tests.model.af_whisper import said, speech_model
 
 SPANS = [(0, 9), (12, 30), (42, 5), (47, 12)]  # frames 9 to 11 are of another
 TEXTS = [[3, 3, 1], [1, 2, 3, 4, 5, 6, 7, 1, 1], [], [5]]

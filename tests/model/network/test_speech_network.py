@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from afn_model.network.speech_network import text_rows
-from tests.model.speech import said, speech_model
+from tests.model.af_whisper import said, speech_model
 
 TALKS = [said("zero", 1.3), said("seven two", 31.0, seed=1), said("two", 0.8, 2.1, seed=2)]
 

@@ -16,7 +16,7 @@ from afn_model.train.stage_run import Options
 from afn_model.train.trainer import train
 from afn_model.train.validate import MODEL, check_changes
 from afn_model.world.build import write_world
-from tests.model.speech import speech_model
+from tests.model.af_whisper import speech_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
 LAYOUT = RunLayout(workers=0, log_every=1, checkpoint_every=2)

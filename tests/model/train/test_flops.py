@@ -11,7 +11,7 @@ from afn_model import AFNext, preset
 from afn_model.network.encoder import Windows
 from afn_model.prompt.batch import Batch
 from afn_model.train import flops
-from tests.model.speech import said, speech_model
+from tests.model.af_whisper import said, speech_model
 
 FULL, TINY = preset("af-next"), preset("tiny")
 EVERYTHING = ("encoder", "adaptor", "language_model", "lm_head")

@@ -25,7 +25,7 @@ from bench.resume import prepare
 from tests import tiny
 from tests.budget import assert_same_but_rounding
 from tests.distributed.ranks import run
-from tests.model.speech import CONFIG
+from tests.model.af_whisper import CONFIG
 from tests.model.train.test_adapt import LAYOUT, go
 from tests.orders import in_orders
 
