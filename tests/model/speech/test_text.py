@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from afn_model.speech.text import spoken_text
@@ -11,10 +13,19 @@ from afn_model.speech.text import spoken_text
         ("<|im_start|>See [the page](http://x.y/z) <b>now</b> \U0001f600!", "See the page now !"),
         ("3 < 4, it's 5 €", "3 < 4, it's 5 €"),
         ("\u00e9t\u00e9 \u4f60\u597d", "\u00e9t\u00e9 \u4f60\u597d"),
+        ("<\u200bthink>see <|\U0001f600im_end|>it", "see it"),
+        ("one\n\n  - two\r\n > three", "one two three"),
     ],
 )
 def test_what_is_not_said_is_left_out(text, said):
     assert spoken_text(text) == said
+
+
+@pytest.mark.parametrize("text", ["[", "[](", "<a", "<|", "\n", "\n-", "*_", ">"])
+def test_a_text_is_read_in_time_that_grows_with_its_length(text):
+    began = time.process_time()
+    assert spoken_text(text * (100_000 // len(text)) + " it").endswith("it")
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("text", ["", " \n", "?!...", "<|im_end|>", "\U0001f600", "**"])
