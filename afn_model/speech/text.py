@@ -7,9 +7,10 @@ import unicodedata
 
 from afn_model.checks import shown
 
-_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\)")  # Markdown: the words stay, the address goes
+# Bounded, and no two parts of one take the same characters: time grows with the text's length alone.
+_LINK = re.compile(r"!?\[([^\[\]\n]*)\]\([^)\s]{0,2000}\)")  # Markdown: the words stay, the address goes
 _TAG = re.compile(r"<\|[^|<>]*\|>|</?[A-Za-z][^<>]*>")
-_MARKS = re.compile(r"[*_`#~|\\^]+|^\s*(?:>|[-+•]\s)", re.MULTILINE)
+_MARKS = re.compile(r"[*_`#~|\\^]+|^[^\S\n]*(?:>|[-+•]\s)", re.MULTILINE)
 
 
 def spoken_text(text: str) -> str:
