@@ -92,7 +92,7 @@ def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list
             True,
             3 * talker.iterations,
         ),
-        StepPart("codec's decoder", 4 * sizes.decoder, rows * decoder, True, 8 * blocks + 12),
+        StepPart("codec's decoder", rows * 4 * sizes.decoder, rows * decoder, True, rows * (8 * blocks + 12)),
     ]
 
 
@@ -170,7 +170,8 @@ def report() -> str:
         "",
         "## Streams together",
         "",
-        "Weights are read once for all streams of a step.",
+        "Weights are read once for all streams of a step, but those of the codec's decoder, which takes one after "
+        "another. Kernels alone, as in a graph.",
         "",
         "| streams | " + " | ".join(f"ms a step, {device.name}" for device in DEVICES) + " |",
         "|---" * (1 + len(DEVICES)) + "|",

@@ -38,7 +38,7 @@ class Front(nn.Module):
         if state is not None:
             before = state.get(self)
             before = pcm.new_zeros(len(pcm), self.config.look_ahead) if before is None else before
-            state[self] = torch.cat([before, pcm], 1)[:, pcm.shape[1] :]
+            state[self] = torch.cat([before, pcm], 1)[:, pcm.shape[1] :].clone()
         bins = stft(pcm, self.config.window, self.config.hop, before)
         size = (bins.real.square() + bins.imag.square() + QUIETEST**2).sqrt()
         parts = torch.view_as_real(bins * size ** (self.config.power - 1)).flatten(2)
@@ -117,7 +117,7 @@ class Codec(nn.Module):
 
     def codes(self, pcm: Tensor) -> Tensor:
         """Samples [B, n] -> codes [B, F, L] of all levels."""
-        return self.quantize(self.encode(pcm), self.config.levels).codes
+        return self.quantize(self.encode(pcm)).codes
 
     def spectrum(self, embedding: Tensor, state: State | None = None) -> Tensor:
         """Embeddings [B, F, D] -> the complex STFT [B, F·frame/hop, window/2+1] of what they sound like."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afn_model.checks import number, shown
+from afn_model.checks import is_listed, number, shown, whole
+from afn_model.config import LARGEST
 from afn_model.speech.quantizer import Quantized
 
 FLOOR = 1e-4  # of a band's magnitude, where a full-scale sine has about 0.5: 74 dB below it is silence
@@ -45,7 +46,13 @@ class CodecLossSettings:
                 raise ValueError(f"codec loss: {name} must not be negative, got {getattr(self, name)}")
         if self.kind not in ("hinge", "least squares"):
             raise ValueError(f"codec loss: kind {shown(self.kind)}: expected 'hinge' or 'least squares'")
-        if not self.windows or len(self.windows) != len(self.bands):
+        for name, least in (("windows", 4), ("bands", 1)):
+            values = getattr(self, name)
+            if not is_listed(values) or not values:
+                raise ValueError(f"codec loss: {name} must be a list of whole numbers, got {shown(values)}")
+            for value in values:
+                whole(value, f"codec loss: one of {name}", least, LARGEST)
+        if len(self.windows) != len(self.bands):
             raise ValueError(f"codec loss: {len(self.windows)} windows but {len(self.bands)} numbers of bands")
 
 

@@ -32,7 +32,7 @@ class ConvNeXtBlock(nn.Module):
         if state is not None:
             before = state.get(self)
             before = x.new_zeros(len(x), past, x.shape[2]) if before is None else before
-            state[self] = torch.cat([before, x], 1)[:, x.shape[1] :]
+            state[self] = torch.cat([before, x], 1)[:, x.shape[1] :].clone()  # not a view that keeps the chunk
         y = self.norm(ak.causal_conv(x, self.taps, self.bias, before))
         return x + self.scale * self.down(F.gelu(self.up(y)))
 

@@ -34,8 +34,7 @@ class Quantized:
 class ResidualQuantizer(nn.Module):
     """``levels`` codebooks; each quantises what those before it leave.
 
-    In training a row takes a random number of levels, so that any first few of them are a recording of their own. The
-    moving average keeps each code's usage N (vectors of a step) beside the code e:
+    The moving average keeps each code's usage N (vectors of a step) beside the code e:
     N' = decay·N + (1 - decay)·n and e' = (decay·N·e + (1 - decay)·sum)/N', of the n residuals nearest to e.
     """
 
@@ -66,15 +65,11 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             latent: [..., D].
-            levels: of every row ([...]) or of all; default all, in training mode a random number of each first axis'
-                entry: all for half of them.
+            levels: of every row ([...]) or of all; default all.
         """
         rows = latent.reshape(-1, latent.shape[-1])
-        if levels is None and self.training:
-            levels = self.draw_levels(latent.shape[:-1], latent.device)
-        elif isinstance(levels, int):
-            levels = torch.full((len(rows),), levels, device=latent.device)
-        levels = None if levels is None else levels.reshape(-1)
+        if isinstance(levels, Tensor):
+            levels = levels.reshape(-1)
         with torch.no_grad():
             codes, total = ak.residual_quantize(rows.float(), self.codebooks.float(), levels)
         zero = total.new_zeros(())
@@ -97,13 +92,6 @@ class ResidualQuantizer(nn.Module):
             codebook,
         )
 
-    def draw_levels(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """[B, ...] of 1 to ``levels``, the same along all axes but the first; all levels for half of them."""
-        count = shape[0] if shape else 1
-        drawn = torch.randint(1, self.config.levels + 1, (count,), device=device)
-        drawn = torch.where(torch.rand(count, device=device) < 0.5, self.config.levels, drawn)
-        return drawn.reshape(-1, *[1] * (len(shape) - 1)).expand(shape or (1,))
-
     def embed(self, codes: Tensor) -> Tensor:
         """The sum of codes [..., L'] of the first L' levels -> [..., D]; a code of -1 adds nothing."""
         if codes.shape[-1] > self.config.levels:
@@ -124,9 +112,12 @@ class ResidualQuantizer(nn.Module):
         counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
         sums = before.new_zeros(levels, size + 1, before.shape[2])
         sums.scatter_add_(1, index[..., None].expand_as(before), before)
-        rows = torch.arange(RESTARTS, device=codes.device) * before.shape[1] // RESTARTS
+        # Each row once at most, and only where it passes the level: no candidate is all zeros.
+        spread = torch.arange(RESTARTS, device=codes.device) * max(len(codes), RESTARTS) // RESTARTS
+        rows = spread.clamp(max=len(codes) - 1)
+        candidates = before[:, rows] * ((codes[rows].T >= 0) & (spread < len(codes)))[..., None]
         moments = torch.stack([before[0].sum(0), before[0].square().sum(0)])
-        seen = [counts[:, :-1], sums[:, :-1], moments, before[:, rows]]
+        seen = [counts[:, :-1], sums[:, :-1], moments, candidates]
         self._seen = [a + b for a, b in zip(self._seen[:3], seen[:3], strict=True)] + seen[3:] if self._seen else seen
 
     @torch.no_grad()
@@ -136,8 +127,8 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             gather: gets [counts [L, K], sums [L, K, D], moments [2, D], candidates [L, R, D]] and gives the same of
-                all ranks: all added up, but the candidates, which are those of one rank. Without it this process is
-                the only one.
+                all ranks: all added up, but the candidates, which are those of one rank; zeros are none. Without it
+                this process is the only one.
         """
         if not self._seen and gather is None:
             return
@@ -156,9 +147,10 @@ class ResidualQuantizer(nn.Module):
         mean = usage.mean(1, keepdim=True)
         # The least used codes first, each in the place of one residual of this step.
         order = usage.argsort(dim=1, stable=True)[:, : candidates.shape[1]]
-        dead = usage.gather(1, order) <= self.config.dead_below * mean
+        candidates = candidates[:, : order.shape[1]]
+        dead = (usage.gather(1, order) <= self.config.dead_below * mean) & candidates.any(2)
         place = order[..., None].expand(-1, -1, candidates.shape[2])
-        fresh = torch.where(dead[..., None], candidates[:, : order.shape[1]], self.codebooks.gather(1, place))
+        fresh = torch.where(dead[..., None], candidates, self.codebooks.gather(1, place))
         self.codebooks.scatter_(1, place, fresh)
         usage.scatter_(1, order, torch.where(dead, mean.expand_as(dead), usage.gather(1, order)))
         self.usage.copy_(usage)

@@ -58,8 +58,7 @@ def speaker_prompt(codec: Codec, pcm: Tensor, rate: int, *, consent: str, second
         raise ValueError("a speaker prompt with samples that are not finite")
     if pcm.abs().max() < SILENCE:
         raise ValueError("a speaker prompt that is silent")
-    if not isinstance(consent, str) or not consent.strip():  # before the work
-        SpeakerPrompt(torch.zeros(1, 1), consent)
+    SpeakerPrompt(torch.zeros(1, 1), consent)  # refuses a consent that is none before the work
     pcm = torch.cat(list(resample([pcm], rate, codec.config.sample_rate)))
     with torch.no_grad():
         codes = codec.codes(pcm[None].to(codec.quantizer.codebooks.device))[0]

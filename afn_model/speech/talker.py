@@ -26,7 +26,7 @@ class TalkerSample:
     """A recording and what is said in it.
 
     Args:
-        ids: [m] int64 tokens, from 1.
+        ids: [m] int64 tokens, m from 1.
         codes: [n, levels] int64 frames of the recording, n > m: a step has one token at most, and the end is asked
             where the text is over. A recording that is shorter is padded with silence before it is coded.
         prompt: [p, levels] int64 frames of the same speaker; None or [0, levels] without.

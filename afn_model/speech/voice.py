@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from afn_model.files import PARTIAL, model_folder, read_json, write_json
 from afn_model.speech.codec import Codec
 from afn_model.speech.config import MODEL_TYPE, VoiceConfig, voice_config, voice_json
+from afn_model.speech.talker import Talker
 from afn_model.weights.checkpoint import (
     DTYPE_NAMES,
     SkipInit,
@@ -40,11 +41,7 @@ class AFVoice(nn.Module):
         super().__init__()
         self.config = config
         self.codec = Codec(config.codec)
-        self.talker = None
-        if config.talker is not None:
-            from afn_model.speech.talker import Talker  # pyright: ignore[reportMissingImports]
-
-            self.talker = Talker(config.talker, config.codec)
+        self.talker = None if config.talker is None else Talker(config.talker, config.codec)
         self.register_buffer(DEFAULT, None)
 
     @property

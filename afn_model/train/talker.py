@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -166,7 +166,7 @@ class TalkerTraining:
     def measure(self, global_batch: GlobalBatch) -> Tensor:
         """``MEASURED`` over this rank's held-out recordings; without noise and dropout."""
         settings = self.settings
-        self.settings = TalkerSettings(pass_tokens=settings.pass_tokens)
+        self.settings = replace(settings, noise=0.0, dropout=0.0)
         try:
             for losses in self.updates(global_batch):
                 for loss in losses:

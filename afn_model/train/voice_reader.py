@@ -45,7 +45,7 @@ class VoiceReader(AFNextProcessor):
         """The reader of a stage that starts from ``folder``.
 
         Raises:
-            ValueError: what ``from_pretrained`` raises, settings out of range, a context beyond the talker's.
+            ValueError: what ``from_pretrained`` raises, settings out of range, a context or tokens beyond the talker's.
         """
         found = cls.from_pretrained(folder, pcm_dtype=torch.int16)
         assert isinstance(found, cls)
@@ -58,6 +58,9 @@ class VoiceReader(AFNextProcessor):
             if stage.context > most:
                 beyond = f"is more than the talker's {most} positions"
                 raise ValueError(f"stage {stage.name}: context {stage.context} {beyond}")
+            given, has = found.tokenizer.get_vocab_size(), config.talker.text.vocab_size
+            if given > has:
+                raise ValueError(f"stage {stage.name}: {folder} has a tokenizer of {given} tokens, its talker {has}")
         return found
 
     def read_sample(self, sample: Sample, longest: float, seed: int) -> HeardSpeech:

@@ -74,6 +74,8 @@ def test_adversarial_terms_are_their_formulas(kind, judged, fooled):
         ({"feature": float("nan")}, "codec loss: feature must be a finite number, got nan"),
         ({"kind": "wgan"}, "codec loss: kind 'wgan': expected 'hinge' or 'least squares'"),
         ({"bands": (5,)}, "codec loss: 7 windows but 1 numbers of bands"),
+        ({"windows": (2,)}, r"codec loss: one of windows must be a whole number from 4 to \d+, got 2"),
+        ({"bands": 80}, "codec loss: bands must be a list of whole numbers, got 80"),
     ],
 )
 def test_settings_that_are_none_are_refused(changes, said):

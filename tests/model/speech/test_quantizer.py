@@ -1,4 +1,4 @@
-"""The residual quantiser: level dropout, how codes move, how dead ones start anew."""
+"""The residual quantiser: how codes move, how dead ones start anew."""
 
 import pytest
 import torch
@@ -6,21 +6,6 @@ import torch
 from tests.model.speech.small import CONFIG, quantizer
 
 ROWS = torch.randn(3, 40, CONFIG.latent, generator=torch.Generator().manual_seed(5))
-
-
-def test_training_leaves_out_the_last_levels_of_whole_entries():
-    torch.manual_seed(1)
-    latent = torch.randn(400, 2, CONFIG.latent)
-    quantized = quantizer().train()(latent)
-    taken = (quantized.codes >= 0).sum(-1)
-    assert torch.equal(taken[:, 0], taken[:, 1])
-    level = torch.arange(CONFIG.levels)
-    assert torch.equal(quantized.codes >= 0, level < taken[..., None]), "the first ones stay"
-    counts = torch.bincount(taken[:, 0], minlength=5)[1:]
-    assert counts[:3].min() > 25, "one eighth of 400 each"
-    assert 215 < counts[3] < 285, "half, and one eighth of the rest"
-    quantized = quantizer().eval()(latent)
-    assert (quantized.codes >= 0).all()
 
 
 def test_given_levels_are_taken():
@@ -76,6 +61,22 @@ def test_dead_codes_start_anew_from_residuals_and_always_the_same_way():
         assert (books.usage[0, 3:] > 0.1).all()
         assert not torch.isin(books.codebooks[0, :3], rows).any()
     assert torch.equal(*made)
+
+
+def test_codes_start_anew_from_rows_that_pass_their_level_and_from_each_once():
+    books, rows = quantizer(), ROWS[0, :6]
+    books.usage.fill_(1e-9)
+    old = books.codebooks.clone()
+    books.train()(rows, torch.tensor([1, 1, 1, 1, 1, 4]))
+    left = rows[5]
+    codes = books.eval()(rows[5:], CONFIG.levels).codes[0]
+    books.update()
+    anew = (books.codebooks - old).abs().amax(2) > 1e-3
+    assert torch.isclose(books.codebooks[0][:, None], rows).all(2).sum(0).le(2).all()
+    for level in range(1, CONFIG.levels):
+        left = left - old[level - 1, codes[level - 1]]
+        assert anew[level].sum() <= 2  # one starts anew, and one is moved by its own
+        assert torch.allclose(books.codebooks[level][anew[level]], left.expand(int(anew[level].sum()), -1), atol=1e-5)
 
 
 def test_codes_spread_over_all_data():

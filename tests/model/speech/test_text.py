@@ -43,3 +43,10 @@ def test_a_character_that_is_none_is_refused_by_its_number(mark):
 def test_anything_but_text_is_refused():
     with pytest.raises(ValueError, match="must be text, got 3"):
         spoken_text(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", ["\n", "[", "[](", "<a", "<|"])
+def test_time_grows_with_the_length_alone(part):
+    began = time.process_time()
+    assert spoken_text(part * 20_000 + "one").endswith("one")
+    assert time.process_time() - began < 2  # the square of the length takes 3 to 80 s

@@ -80,6 +80,15 @@ def test_passes_and_company_change_nothing(folder):
     assert samples[1][0].codes.equal(voice.codec.codes(clip)[0])
 
 
+def test_held_out_recordings_are_measured_as_training_does_without_noise(folder):
+    voice = AFVoice.from_pretrained(folder / "base").eval()
+    batch, clean = step(heard(1, 9, 5, 0), heard(2, 20, 3, 7)), TalkerTraining(voice, TalkerSettings(draws=3))
+    (losses,) = clean.updates(batch)
+    found = float(sum(loss().detach() for loss in losses))
+    noisy = TalkerTraining(voice, TalkerSettings(draws=3, noise=0.9, dropout=0.9))
+    assert noisy.means(noisy.measure(batch))["loss"] == pytest.approx(found, rel=1e-5)
+
+
 def test_nothing_that_is_said_is_no_step(folder):
     method = TalkerTraining(AFVoice.from_pretrained(folder / "base"), TalkerSettings())
     assert list(method.updates(step())) == []

@@ -1,6 +1,7 @@
 """What a stage of a voice reads of a record, and which records it cannot use."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,16 @@ def test_less_than_a_frame_and_a_context_beyond_the_talkers_positions(folder):
         read(folder, short, one("a", "short.wav"))
     with pytest.raises(ValueError, match=r"^stage one: context 4096 is more than the talker's 2048 positions$"):
         reader(folder, "talker", context=4096)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_talker(folder, tmp_path):
+    shutil.copytree(folder / "base", tmp_path / "base")
+    file = tmp_path / "base" / "config.json"
+    config = json.loads(file.read_text())
+    config["talker"]["text"]["vocab_size"] = 9
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^stage one: .* has a tokenizer of \d+ tokens, its talker 9$"):
+        reader(tmp_path, "talker")
 
 
 def test_bad_records_are_counted_by_name_and_workers_change_nothing(folder, tmp_path):
