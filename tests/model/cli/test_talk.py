@@ -269,6 +269,15 @@ def test_standard_input_as_it_comes(run, monkeypatch):
     assert soundfile.info("a.wav").frames == round(sum(row["speech"]["audio"] for row in rows) * RATE)
 
 
+def test_a_pipe_may_part_samples():
+    pcm, pieces = np.arange(1000, dtype=np.int16), queue.Queue()
+    data = io.BytesIO(pcm.tobytes())
+    sound._read(SimpleNamespace(read=lambda size: data.read(min(size, 7))), pieces)
+    *found, last = pieces.queue
+    assert last is None
+    assert np.array_equal(np.concatenate(found), pcm)
+
+
 SILENT = "silent.wav"
 
 
