@@ -65,13 +65,7 @@ class Session:
         self._loading = Lock()
         self.folder, self.dtype, self.rote, self.on_step, self.read = folder, dtype, rote, on_step, read or load
         self.processor = AFNextProcessor.from_pretrained(folder, strict=strict)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = _device(device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {device}: PyTorch finds no GPU (afn doctor says what there is)")
-        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device {device}: the last GPU here is cuda:{torch.cuda.device_count() - 1}")
+        self.device = device_named(device)
 
     @property
     def model(self) -> AFNext:
@@ -128,11 +122,22 @@ def engine_of(model: AFNext, processor: AFNextProcessor, **options: Any) -> Engi
     return Engine(model, processor, **options)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_named(device: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: there is none, or weights there have no values.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(f"device {device!r}: PyTorch knows none of this name") from None
     if found.type == "meta":
         raise ValueError(f"device {device}: weights there have no values")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: PyTorch finds no GPU (afn doctor says what there is)")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device}: the last GPU here is cuda:{torch.cuda.device_count() - 1}")
     return found

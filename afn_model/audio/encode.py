@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import wave
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from afn_model.audio.resample import RationalResampler
 
 PCM_RATE = 24_000  # of samples without a header, as OpenAI's API has them
 OPUS_RATE = 48_000
+HEADER = 44  # bytes before the samples of a wav file
 UNKNOWN = 0xFFFFFFFF  # what a wav header says of a length that is not known yet
 PAGE = "40000"  # microseconds of sound in a page of Ogg, at most: a page is sent when it is full
 # What libraries make: (container, codec, sample format, options of the container).
@@ -37,13 +37,8 @@ MIME = {
 
 def wav(pcm: Tensor | np.ndarray) -> bytes:
     """The bytes of a wav file of samples [n], int16, 16 kHz."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes(np.asarray(pcm).astype("<i2").tobytes())
-    return file.getvalue()
+    data = np.asarray(pcm).astype("<i2").tobytes()
+    return wav_header(SAMPLE_RATE, len(data)) + data
 
 
 def flac(pcm: Tensor | np.ndarray) -> bytes:
@@ -140,7 +135,7 @@ class _Pipe:
 
 
 def wav_header(rate: int, size: int = UNKNOWN) -> bytes:
-    """Of 16-bit samples of one channel; ``size`` is their bytes."""
-    whole = size if size == UNKNOWN else size + 36
+    """Of 16-bit samples of one channel; ``size`` is their bytes. More than 4 GiB are a length that is not known."""
+    whole, size = min(size + 36, UNKNOWN), min(size, UNKNOWN)
     return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", whole, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16,
                        b"data", size)  # fmt: skip

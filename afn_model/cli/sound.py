@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from afn_model.audio.encode import MIME, SoundEncoder, wav_header
+from afn_model.audio.encode import HEADER, MIME, SoundEncoder, wav_header
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.files import atomic_path
 
@@ -54,9 +54,8 @@ class EncodedOut:
         """No more comes; a wav file is told how long it is."""
         self._put(self.encoder.finish())
         if self.encoder.form == "wav":
-            head = wav_header(self.encoder.rate, max(0, self.size - len(wav_header(0))))
             self.file.seek(0)
-            self.file.write(head)
+            self.file.write(wav_header(self.encoder.rate, self.size - HEADER))
 
     def _put(self, data: bytes) -> None:
         self.file.write(data)
@@ -103,7 +102,7 @@ def output(out: str | None, rate: int) -> Iterator[SoundOut]:
     played to its end when the block is left without an error.
 
     Raises:
-        ValueError: an ending that is no format of sound, or no loudspeaker.
+        ValueError: as of ``form_of`` and ``SoundEncoder``, or no loudspeaker.
     """
     if out is None:
         speaker = Loudspeaker(rate)
@@ -117,13 +116,23 @@ def output(out: str | None, rate: int) -> Iterator[SoundOut]:
         yield raw
         raw.end()
         return
-    form = Path(out).suffix[1:].lower()
-    if FORMS.get(form, form) not in MIME:
-        raise ValueError(f"--out {out}: expected is a name that ends with one of .{', .'.join(MIME)}, or -")
     with atomic_path(out) as path, path.open("w+b") as file:
-        encoded = EncodedOut(file, FORMS.get(form, form), rate)
+        encoded = EncodedOut(file, form_of(out), rate)
         yield encoded
         encoded.end()
+
+
+def form_of(out: str) -> str:
+    """The format of a file's name.
+
+    Raises:
+        ValueError: it has no ending of one.
+    """
+    ending = Path(out).suffix[1:].lower()
+    form = FORMS.get(ending, ending)
+    if form not in MIME:
+        raise ValueError(f"--out {out}: expected is a name that ends with one of .{', .'.join(MIME)}, or -")
+    return form
 
 
 def opened(kind: str, **options: Any) -> Any:
@@ -164,13 +173,19 @@ def incoming(stream: str | None) -> Iterator[queue.Queue[np.ndarray | None]]:
         return
     if sys.stdin.isatty():
         raise ValueError("-: standard input is a terminal; send 16-bit PCM of 16 kHz through a pipe")
-    threading.Thread(target=_read, args=(sys.stdin.buffer, found), daemon=True).start()
+    # Not through the buffer: Python aborts where it ends while a thread waits in that.
+    file = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    threading.Thread(target=_read, args=(file, found), daemon=True).start()
     yield found
 
 
 def _read(file: Any, into: queue.Queue[np.ndarray | None]) -> None:
+    rest = b""
     try:
         while data := file.read(2 * PIECE):
-            into.put(np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.int16))
+            data = rest + data
+            whole = len(data) // 2 * 2
+            rest = data[whole:]
+            into.put(np.frombuffer(data[:whole], dtype="<i2").astype(np.int16))
     finally:
         into.put(None)

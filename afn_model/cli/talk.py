@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from afn_model.cli.answering import opening
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from afn_model.cli.sound import SoundOut
-    from afn_model.infer.engine import Engine
     from afn_model.infer.sampling_params import SamplingParams
     from afn_model.prompt.processor import AFNextProcessor
     from afn_model.speech.conversation import SpokenAnswer, SpokenAnswers, VoiceConversation
@@ -49,10 +47,11 @@ def talk(args: Namespace) -> None:
     check(args)
     from afn_model.cli.session import open_session, sampling_params
     from afn_model.cli.sound import output
+    from afn_model.session import device_named
     from afn_model.speech.conversation import VoiceConversation, spoken_answers
     from afn_model.speech.voice import AFVoice
 
-    voice = AFVoice.from_pretrained(args.voice, device=device_of(args))
+    voice = AFVoice.from_pretrained(args.voice, device=device_named(args.device))
     if args.text is not None:
         answers = spoken_answers(voice, tokenizer_of(args), streams=1)
         with output(args.out, answers.rate) as out:
@@ -68,8 +67,11 @@ def talk(args: Namespace) -> None:
             if not args.audio:
                 from afn_model.cli.sound import incoming
 
-                with suppress(KeyboardInterrupt), incoming(args.stream) as pieces:
-                    live(talking, pieces)
+                with incoming(args.stream) as pieces:
+                    try:
+                        live(talking, pieces)
+                    except KeyboardInterrupt:
+                        talking.interrupt()
                 return
             for file in [one for name in args.audio for one in expand([name])]:  # each as often as it is named
                 talking.ask(part_about(file))
@@ -94,12 +96,10 @@ def check(args: Namespace) -> None:
         raise ValueError("--prompt is of a question, and --text is not one")
     if not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold {args.threshold:g}: expected is 0 to 1")
+    if args.out not in (None, "-"):  # before anything is loaded
+        from afn_model.cli.sound import form_of
 
-
-def device_of(args: Namespace) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+        form_of(args.out)
 
 
 def tokenizer_of(args: Namespace) -> Any:
@@ -121,11 +121,11 @@ def speaker_of(args: Namespace, voice: AFVoice) -> SpeakerPrompt | None:
     if args.speaker is None:
         return None
     from afn_model.audio.decode import load_audio
-    from afn_model.audio.frames import SAMPLE_RATE
     from afn_model.speech.speaker import speaker_prompt
 
+    rate = voice.config.codec.sample_rate
     try:
-        return speaker_prompt(voice.codec, load_audio(args.speaker), SAMPLE_RATE, consent=args.consent)
+        return speaker_prompt(voice.codec, load_audio(args.speaker, to=rate), rate, consent=args.consent)
     except ValueError as error:
         raise error if args.speaker in str(error) else ValueError(f"{args.speaker}: {error}") from None
 
@@ -140,7 +140,7 @@ def say(args: Namespace, answers: SpokenAnswers, speaker: SpeakerPrompt | None, 
     answer.end(answers.clock())
     while answers.busy:
         for one, pcm in answers.step():
-            one.read += len(pcm)
+            one.heard(len(pcm))
             out.write(pcm)
     tell(args, args.text, answer)
 
@@ -192,10 +192,6 @@ class Talking:
         self.answer: SpokenAnswer | None = None
 
     @property
-    def engine(self) -> Engine:
-        return self.conversation.engine
-
-    @property
     def busy(self) -> bool:
         return self.conversation.busy
 
@@ -212,10 +208,11 @@ class Talking:
         try:
             self._ask([*self.messages, question], asked)
         except ValueError:
-            if len(self.messages) == len(opening(self.args)):
+            alone = opening(self.args)
+            if len(self.messages) == len(alone):
                 raise
-            self.messages = opening(self.args)
-            self._ask([*self.messages, question], asked)
+            self._ask([*alone, question], asked)
+            self.messages = alone
         self.messages.append(question)
 
     def _ask(self, messages: list[dict[str, Any]], asked: float) -> None:
@@ -243,13 +240,14 @@ class Talking:
             raise
         if self.answer is None:
             return
-        self.answer.read += len(pcm)
+        self.answer.heard(len(pcm))
         if len(pcm):
             self.out.write(pcm)
-        if request is not None and self.conversation.request is None and not self.args.quiet:
+        if request is not None and self.conversation.request is None:
             self._end_line()
             growing = request.answers[0]
-            show_finish(growing.reason or "abort", f"after {len(growing.tokens)} tokens")
+            if not self.args.quiet:
+                show_finish(growing.reason or "abort", f"after {len(growing.tokens)} tokens")
         if not self.busy:
             self._told()
 

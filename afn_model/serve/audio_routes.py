@@ -15,14 +15,13 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
-from afn_model.audio.encode import wav_header
+from afn_model.audio.encode import HEADER, wav_header
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.serve.errors import ApiError
 from afn_model.serve.server import Server, server_of
 from afn_model.serve.uploads import Upload, begun, compute_ahead
 
 router = APIRouter()
-HEADER = 44  # bytes of a WAV before its samples
 CHUNK = 1 << 16  # bytes sent at once
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 

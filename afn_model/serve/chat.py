@@ -149,7 +149,9 @@ async def tokenize(request: Request) -> Response:
         found = await asyncio.to_thread(tokenizer.encode, asked.prompt or "", add_special_tokens=False)
         ids = found.ids
     else:
-        heard = await hear(asked.messages, server, request.scope["client_id"])
+        owner = request.scope["client_id"]
+        recall(asked.messages, server, owner)
+        heard = await hear(asked.messages, server, owner)
         options = opening(asked.messages, asked.add_generation_prompt, asked.continue_final_message)
         prepared = await asyncio.to_thread(partial(server.processor.prepare, heard.turns, **options))
         ids = prepared.ids.tolist()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from afn_model.audio.encode import MADE, SoundEncoder
+from afn_model.audio.encode import HEADER, MADE, SoundEncoder, wav_header
 from afn_model.audio.frames import SAMPLE_RATE
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.serve.chat_audio import heard_at
@@ -25,6 +25,8 @@ from afn_model.serve.speaking import DEFAULT, SaidStream, SpeechThread
 if TYPE_CHECKING:
     from afn_model.speech.speaker import SpeakerPrompt
 
+CLIP = 60  # seconds of a recording that may be half an hour: a speaker is heard in fewer
+
 
 def recall(messages: Sequence[Message], server: Server, owner: str) -> None:
     """Puts the text of answers that were spoken in the place of their sound.
@@ -33,7 +35,7 @@ def recall(messages: Sequence[Message], server: Server, owner: str) -> None:
         ApiError: 404, an answer that is not known any more.
     """
     for index, message in enumerate(messages):
-        if message.audio is None or message.content:
+        if message.audio is None or any(part.text for part in message.content):
             continue
         text = message.audio.transcript
         text = server.spoken.get(owner, message.audio.id) if text is None else text
@@ -71,7 +73,7 @@ async def speaker_of(server: Server, voice: str | VoiceClip, owner: str, param: 
         raise ApiError(400, what, param=f"{param}.consent", code="no_consent")
     recording = await heard_at(voice.audio, server, owner, f"{param}.audio")
     try:
-        return await speech.speaker(_floats(recording.pcm), SAMPLE_RATE, voice.consent)
+        return await speech.speaker(_floats(recording.pcm[: CLIP * SAMPLE_RATE]), SAMPLE_RATE, voice.consent)
     except ValueError as error:
         raise ApiError(400, f"{param}.audio: {error}", param=f"{param}.audio") from None
 
@@ -166,7 +168,10 @@ class ChatSpeech:
     async def whole(self, text: str) -> dict[str, Any]:
         """``message.audio`` of an answer whose text is this."""
         assert self.said is not None, "the answer is not open"
-        data = base64.b64encode(b"".join([data async for data in sounds(self.said, self.to)])).decode()
+        data = b"".join([data async for data in sounds(self.said, self.to)])
+        if self.to.form == "wav":  # whose length is known by now
+            data = wav_header(self.to.rate, len(data) - HEADER) + data[HEADER:]
+        data = base64.b64encode(data).decode()
         return {"id": self.id, "data": data, "transcript": text, "expires_at": self.keep(self.id, text)}
 
     def times(self) -> dict[str, Any]:

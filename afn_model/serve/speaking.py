@@ -62,9 +62,8 @@ class SaidStream:
             self._changed.clear()
             ready, self._ready = self._ready, []
             if ready:
-                pcm, full = torch.cat(ready), self.answer.full
-                self.answer.read += len(pcm)
-                if full and not self.answer.full:
+                pcm = torch.cat(ready)
+                if self.answer.heard(len(pcm)):
                     self.thread.post(lambda _: None)  # it goes on
                 yield pcm
         self.check()
@@ -91,7 +90,7 @@ class SpeechThread(StepThread[SpokenAnswers, Sounded]):
 
     Args:
         answers: nobody else may use them from now on but through ``call`` and ``post``.
-        prompt: a speaker of samples [n] float32, a rate and who consented, when; called in the thread.
+        prompt: a speaker of samples [n] float32, a rate and who consented, when; called in a thread of its own.
         places: what is said at the same time; others wait.
         on_gap, on_end: called in the thread with the seconds between two chunks, and with each answer that has ended.
     """
@@ -108,7 +107,7 @@ class SpeechThread(StepThread[SpokenAnswers, Sounded]):
         super().__init__(answers, "voice")
         self.prompt, self.on_gap, self.on_end = prompt, on_gap, on_end
         self.streams: dict[SpokenAnswer, SaidStream] = {}
-        self._room = asyncio.Semaphore(places)
+        self._room, self._one_prompt = asyncio.Semaphore(places), asyncio.Lock()
 
     @property
     def rate(self) -> int:
@@ -116,12 +115,13 @@ class SpeechThread(StepThread[SpokenAnswers, Sounded]):
         return self.engine.rate
 
     async def speaker(self, pcm: Tensor, rate: int, consent: str) -> SpeakerPrompt:
-        """Somebody's voice, from a recording of it.
+        """Somebody's voice, from a recording of it: beside the steps, and one at a time.
 
         Raises:
             ValueError: it is silent or too short, or nobody has consented.
         """
-        return await self.call(lambda _: self.prompt(pcm, rate, consent))
+        async with self._one_prompt:
+            return await asyncio.to_thread(self.prompt, pcm, rate, consent)
 
     @asynccontextmanager
     async def open(self, speaker: SpeakerPrompt | None = None, **options: Any) -> AsyncIterator[SaidStream]:

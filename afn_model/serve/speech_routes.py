@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
@@ -26,7 +25,6 @@ from afn_model.speech.text import spoken_text
 
 LONGEST = 200_000  # characters of a text
 router = APIRouter()
-log = logging.getLogger("afn.serve")
 
 
 class SayRequest(StrictFields):

@@ -100,8 +100,10 @@ class SpokenTokens:
                     self._held.pop()
                 said += self._taken()
                 self.thinking = not self.thinking
-            elif not begun(text, tag):
-                said += self._taken()
+            else:
+                may = begun(text, tag)  # characters that may go on to a tag: what stands before them waits for nothing
+                count = next(at for at in range(len(self._held), -1, -1) if len(self.decode(self._held[at:])) >= may)
+                said += self._taken(count)
         return said
 
     def close(self) -> list[int]:
@@ -112,9 +114,10 @@ class SpokenTokens:
         text = self.decode([token]).strip()
         return bool(text) and MARKS.issuperset(text)
 
-    def _taken(self) -> list[int]:
-        held, self._held = self._held, []
-        return [] if self.thinking else held
+    def _taken(self, count: int | None = None) -> list[int]:
+        count = len(self._held) if count is None else count
+        taken, self._held = self._held[:count], self._held[count:]
+        return [] if self.thinking else taken
 
 
 @dataclass
@@ -191,7 +194,7 @@ class SpokenAnswer:
         times: when what came.
         done: nothing more comes.
         reason: "" while it goes on; then "end", "length", "closed", or "error" where ``error`` says what was wrong.
-        read: samples that somebody has taken, who counts them here; those that are not counted hold it up.
+        read: samples that somebody has taken, as ``heard`` was told; those that are not hold it up.
     """
 
     def __init__(self, stream: SpokenStream, tokens: SpokenTokens, times: SpeechTimes, mark: Mark | None):
@@ -216,6 +219,15 @@ class SpokenAnswer:
     def stop(self) -> None:
         """Somebody speaks, or nobody listens: its pages are free at once, and no more of its sound comes."""
         self.finish("closed")
+
+    def heard(self, samples: int) -> bool:
+        """Somebody has taken samples of its sound; whether it may have waited for that.
+
+        Its thread may look at ``full`` at any moment. It finds either these samples read, or so much unread that this
+        is True.
+        """
+        self.read += samples
+        return self.unread + samples > UNREAD * self.times.rate
 
     @property
     def unread(self) -> int:
@@ -377,13 +389,11 @@ class SpokenAnswers:
                 found.setdefault(answer, torch.zeros(0))
         return list(found.items())
 
-    def stop(self, error: Exception | None = None) -> list[SpokenAnswer]:
-        """Ends all of them; those that had not ended."""
-        stopped = [answer for answer in self.open_ones.values() if not answer.done]
-        for answer in stopped:
+    def stop(self, error: Exception | None = None) -> None:
+        """Ends all of them."""
+        for answer in self.open_ones.values():
             answer.finish("closed" if error is None else "error", error)
         self.open_ones.clear()
-        return stopped
 
 
 class VoiceConversation:

@@ -14,6 +14,7 @@ function element(kind, className, text = "") {
 }
 
 const atEnd = () => innerHeight + scrollY > document.body.scrollHeight - 80;
+const aloud = () => $("aloud").checked && !$("aloud-row").hidden; // browsers keep ticks of another server's page
 const toEnd = () => scrollTo({ top: document.body.scrollHeight });
 
 export class Conversation {
@@ -78,7 +79,7 @@ export class Conversation {
   body() {
     const body = { messages: this.messages(), temperature: 0, stream: true, stream_options: { include_usage: true } };
     if (this.model()) body.model = this.model();
-    if ($("aloud").checked) {
+    if (aloud()) {
       Object.assign(body, { modalities: ["text", "audio"], audio: { voice: "default", format: "pcm16" } });
     }
     // The answer goes on from what an assistant's last message says.
@@ -111,7 +112,7 @@ export class Conversation {
     $("question").value = "";
     this.grow();
     this.running = new AbortController();
-    if ($("aloud").checked) this.speech.begin(turn);
+    if (aloud()) this.speech.begin(turn);
     else this.speech.stop();
     this.busy(turn, true);
     try {

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from afn_model.cli import main, sound, talk
 from afn_model.infer.engine import Engine
@@ -76,6 +77,8 @@ def test_questions_are_one_conversation(run, tmp_path, monkeypatch):
     assert (code, len(others), soundfile.info("a.wav").frames) == (0, 2, round(total))
     assert first["speech"]["after_question"] >= first["speech"]["after_token"]
     assert err.count("finish length") == 3
+    _, out, err = run(*files, "--out", "a.wav", "--quiet", "--prompt", "What is said?", *FEW)
+    assert (out, err) == (f"{first['answer']}\n{others[0]['answer']}\n", "")
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=raw, flush=lambda: None, isatty=lambda: False))
     code, _, err = run(files[0], "--out", "-", *FEW, "--prompt", "What is said?")
@@ -173,11 +176,11 @@ def test_an_answer_that_fails_is_told_and_the_next_one_is_given(talking, capsys)
     assert err == "afn: error: the answer could not be said: a watermark of 100 samples gave [99]\n"
     assert json.loads(out)["finish"] == "end"
     assert [message["role"] for message in talking.messages] == ["user", "assistant"]
-    assert (answers.engine.streams, talking.engine.scheduler.running()) == ([], 0)
+    assert (answers.engine.streams, talking.conversation.engine.scheduler.running()) == ([], 0)
 
 
 def test_what_the_context_has_no_room_for_is_forgotten(talking):
-    context = talking.engine.model.config.text.max_positions
+    context = talking.conversation.engine.model.config.text.max_positions
     count = round(0.4 * context / 25 * 16_000)  # two such questions fit, three do not
     noise = np.random.default_rng(0).standard_normal(count).astype(np.float32) * 0.1
     for turns in (2, 4, 2):
@@ -226,6 +229,8 @@ def test_a_microphone_and_a_loudspeaker(run, monkeypatch):
 
     def interrupted(talking):
         told(talking)
+        while talking.out.playing:
+            pass
         raise KeyboardInterrupt  # as somebody ends it
 
     monkeypatch.setitem(sys.modules, "sounddevice", package)
@@ -239,6 +244,22 @@ def test_a_microphone_and_a_loudspeaker(run, monkeypatch):
     assert np.abs(played).max() > 0
 
 
+def test_ctrl_c_is_not_talked_over(run, monkeypatch):
+    step = talk.Talking.step
+
+    def interrupted(talking):
+        step(talking)
+        if talking.answer.times.chunks == 2:
+            talking.out.write(torch.zeros(RATE * 3600))  # an hour
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SoundDevice())
+    monkeypatch.setattr(sound, "find_spec", lambda name: name)
+    monkeypatch.setattr(talk.Talking, "step", interrupted)
+    code, out, _ = run("--json", *FEW)
+    assert (code, json.loads(out)["finish"]) == (0, "closed")
+
+
 def test_standard_input_as_it_comes(run, monkeypatch):
     pcm = np.concatenate([LOUD] * 30 + [STILL] * 40 + [LOUD] * 30).tobytes() + b"\0"  # half a sample is none
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pcm), isatty=lambda: False))
@@ -246,6 +267,15 @@ def test_standard_input_as_it_comes(run, monkeypatch):
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, [row["finish"] == "closed" for row in rows]) == (0, [True, False])  # the second question came at once
     assert soundfile.info("a.wav").frames == round(sum(row["speech"]["audio"] for row in rows) * RATE)
+
+
+def test_a_pipe_may_part_samples():
+    pcm, pieces = np.arange(1000, dtype=np.int16), queue.Queue()
+    data = io.BytesIO(pcm.tobytes())
+    sound._read(SimpleNamespace(read=lambda size: data.read(min(size, 7))), pieces)
+    *found, last = pieces.queue
+    assert last is None
+    assert np.array_equal(np.concatenate(found), pcm)
 
 
 SILENT = "silent.wav"
@@ -265,6 +295,7 @@ SILENT = "silent.wav"
         (["--text", "x", "--speaker", SILENT, "--consent", "Ann"], "silent.wav: a speaker prompt that is silent"),
         (["--text", "x", "--out", "a.txt"], "--out a.txt: expected is a name that ends with one of .wav, .pcm"),
         (["--threshold", "2"], "--threshold 2: expected is 0 to 1"),
+        (["--text", "x", "--device", "tape"], "PyTorch knows none of this name"),
         (["nothing.wav"], "nothing.wav"),
         (["--stream", "-"], "standard input is a terminal"),
     ],

@@ -1,7 +1,9 @@
 """Chat completions in sound, as OpenAI's own client reads them."""
 
 import base64
+import io
 import json
+import wave
 
 import httpx
 import numpy as np
@@ -55,19 +57,27 @@ def spoken(count):
     return pytest.approx([DOG / 1000] * count + [-0.5] * AFTER, abs=1e-4)
 
 
-def test_whole_and_gone_on_from(server, client):
+def test_whole_and_gone_on_from(server, address, client):
     reply = ask(client)
     message = reply.choices[0].message
     assert (message.content, message.audio.transcript.split()) == (None, ["dog"] * 6)
     assert samples(base64.b64decode(message.audio.data)) == spoken(6)
+    with wave.open(io.BytesIO(base64.b64decode(message.audio.data))) as file:
+        assert file.getnframes() == (6 + AFTER) * FRAME
     assert message.audio.expires_at > reply.created
     assert reply.usage.completion_tokens_details.audio_tokens == 6 + AFTER
     assert 0 <= reply.afn["speech"]["after_token"] <= reply.afn["speech"]["after_question"] + 1e-9
     text = [{"role": "user", "content": "What barks?"}, {"role": "assistant", "content": message.audio.transcript}]
     then = {"role": "user", "content": "And then?"}
     told = ask(client, *text, then, modalities=["text"], audio=openai.NOT_GIVEN)
-    for earlier in ({"role": "assistant", "audio": {"id": message.audio.id}}, message):
+    bare = {"role": "assistant", "audio": {"id": message.audio.id}}
+    for earlier in (bare, bare | {"content": ""}, message):  # the second is what the deltas of a stream add up to
         assert ask(client, text[0], earlier, then).usage.prompt_tokens == told.usage.prompt_tokens
+    counts = [
+        httpx.post(f"{address}/tokenize", json={"messages": [text[0], earlier]}).json()["count"]
+        for earlier in (text[1], bare)
+    ]
+    assert counts[0] == counts[1]
     with pytest.raises(openai.NotFoundError, match="send its text as content") as refused:
         ask(client, text[0], {"role": "assistant", "audio": {"id": "audio_0"}}, then)
     assert refused.value.param == "messages[1].audio"

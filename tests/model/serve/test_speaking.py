@@ -1,6 +1,7 @@
 """The voice behind a thread: many answers at once, each to whoever asked, and nothing left of those who go."""
 
 import asyncio
+import threading
 
 import pytest
 import torch
@@ -99,6 +100,27 @@ def test_a_reader_that_does_not_read_is_bounded(voice):
             await asyncio.sleep(0.01)
             assert await voice.call(lambda answers: answers.engine.steps) == held  # nothing is computed for it
             assert sum([len(pcm) async for pcm in stream]) == FRAME * (len(LONG) + AFTER)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_what_is_said_goes_on_while_a_speaker_is_found(voice):
+    begun, spoken = threading.Event(), threading.Event()
+
+    def prompt(pcm, rate, consent):
+        begun.set()
+        assert spoken.wait(5)
+        return tone_prompt(pcm, rate, consent)
+
+    async def run():
+        voice.prompt = prompt
+        async with voice.open() as stream:
+            finding = asyncio.create_task(voice.speaker(torch.ones(2000), 1000, "Ann"))
+            await asyncio.to_thread(begun.wait)
+            stream.say(LONG)
+            assert len(await anext(aiter(stream)))
+            spoken.set()
+            assert (await finding).consent == "Ann"
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

@@ -100,6 +100,7 @@ SILENT = f"data:audio/wav;base64,{base64.b64encode(wav(0.5)).decode()}"
     [
         ({"input": ""}, "input", "nothing to say"),
         ({"input": " *...* \n"}, "input", "nothing to say"),
+        ({"input": "<|\u200bim_end|>"}, "input", "nothing to say"),
         ({"input": "a\ue000b"}, "input", "nobody can say the character U+E000"),
         ({"input": "x" * 200_001}, "input", "200000 characters"),
         ({"input": None}, "input", "string"),

@@ -19,3 +19,7 @@ def test_for_an_hour_to_its_owner(monkeypatch):
     for id in "abc":
         texts.keep("ann", id, id)
     assert [texts.get("ann", id) for id in "abc"] == [None, "b", "c"]
+    monkeypatch.setattr(spoken_texts, "CHARACTERS", 10)
+    for id, size in (("d", 6), ("e", 4), ("f", 5)):
+        texts.keep("ann", id, size * id)
+    assert [texts.get("ann", id) for id in "cdef"] == [None, None, "eeee", "fffff"]

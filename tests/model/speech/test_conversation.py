@@ -54,6 +54,17 @@ def test_what_is_said_of_an_answer(tokenizer, text, thinking, said):
     assert tokenizer.decode(found + tokens.close()) == said
 
 
+@pytest.mark.parametrize("thinking", [False, True])
+def test_what_may_begin_a_tag_does_not_pile_up(tokenizer, thinking):
+    tokens, ids = SpokenTokens(tokenizer, thinking=thinking), ids_of(tokenizer, "<" * 300)
+    waiting, said = 0, []
+    for token in ids:
+        said += tokens.feed([token])
+        waiting = max(waiting, len(tokens._held))
+    assert waiting <= len("</think>")
+    assert said + tokens.close() == ([] if thinking else ids)
+
+
 def test_pauses_are_tokens_that_end_a_sentence(tokenizer):
     found = pauses(tokenizer)
     assert set(ids_of(tokenizer, ".!?\n")) <= found
@@ -136,13 +147,15 @@ def test_a_slow_reader_holds_up_what_is_made(tokenizer):
         answer.end(0.0)
     while answers.busy:
         for answer, pcm in answers.step():
-            quick.read += len(pcm) * (answer is quick)
+            if answer is quick:
+                quick.heard(len(pcm))
     assert (quick.done, slow.done) == (True, False)
     most = UNREAD * RATE + AHEAD * FRAME
     assert UNREAD * RATE < slow.unread <= most
     while not slow.done:
         assert slow.unread <= most + AFTER * FRAME
-        slow.read += slow.unread
+        assert slow.full == slow.heard(slow.unread)  # it is told when it may go on
+        assert not slow.heard(0)
         assert answers.busy
         answers.step()
     assert answers.engine.all[0].said == answers.engine.all[1].said == words
