@@ -64,6 +64,7 @@ NO_PICTURE = {
     "syncs.jsonl": "how often the host waits, 0 where all is well: a table says it",
     "margins.jsonl": "one row per test, of which only the first few matter: margins.md has them in order",
     "versions.jsonl": "yes or no: what passes with which version; a table says it",
+    "talk-tiny.json": "rates by voice and speaker: talk-tiny.md has them; a run draws spectrograms of its own",
     "stated_times.json": "shares that are all 0 or next to 1: the numbers say it",
     "lengths.json": "every count is 1, one binary for all lengths, which a test asserts",
 }

@@ -24,12 +24,18 @@ FFT, HOP, FLOOR_DB = 512, 128, -80.0
 
 
 def markdown(results: Mapping) -> str:
-    """The report as text, from what ``tiny_talk.run`` finds."""
+    """The scores as text, from what ``tiny_talk.run`` finds."""
     stages: Mapping[str, Mapping] = results["stages"]
     out = ["# A small voice from nothing", "", paragraph(results), ""]
     for name, found in stages.items():
         out += _codec(name, found) if found["method"] == "codec" else _talker(name, found)
-    out += ["## What it sounds like", ""]
+    out += ["What it sounds like: `sounds.md`, beside this report in its run folder."]
+    return "\n".join(out) + "\n"
+
+
+def sounding(results: Mapping) -> str:
+    """Its examples as text: what was heard, the sounds and their spectrograms."""
+    out = ["# What it sounds like", ""]
     for one in results["shown"]:
         heard = "; ".join(f"{sound}: {plain(text) or 'nothing'}" for sound, text in one["heard"].items())
         out += [f"**{plain(one['words']) or 'nothing to hear'}**" + (f" (heard: {heard})" if heard else ""), ""]

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from afn_model.bootstrap.speech_scores import read
-from afn_model.bootstrap.talk_report import keep, markdown
+from afn_model.bootstrap.talk_report import keep, markdown, sounding
 from afn_model.bootstrap.talk_scores import (
     CONSENT,
     Listener,
@@ -182,6 +182,7 @@ def run(
         results["machine"] = machine()
         clock("evaluation")
         write_text(out / "report.md", markdown(results))
+        write_text(out / "sounds.md", sounding(results))
 
     train(curriculum, out / "base", out, layout=layout or read_layout("cpu"), options=options, on_stage=on_stage)
     return results
