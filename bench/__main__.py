@@ -65,6 +65,9 @@ BENCHMARKS = {
     "syncs": Benchmark("syncs", ("syncs.jsonl", "syncs.md")),
     "sequence_parallel": Benchmark("sequence_parallel", ("sequence_parallel.jsonl",)),
     "reblend": Benchmark("reblend", ("reblend.jsonl", "reblend.md")),
+    "demo_encoder": Benchmark(
+        "demo_encoder runs/afwhisper-tiny/talkers/model", ("demo_encoder.jsonl", "demo_encoder.md")
+    ),
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),

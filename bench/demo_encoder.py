@@ -55,8 +55,9 @@ def table(rows: Sequence[dict]) -> str:
     axes = list(rows[0]["scores"])
     seeds = sorted({row["seed"] for row in rows})
     lines = [
-        f"Held-out accuracy of the demo after {rows[0]['seconds']:g} s of training with one thread, by what its encoder "
-        f"begins with; mean of {len(seeds)} seeds, then each (`python -m bench.demo_encoder`). {machine()['cores']} cores.",
+        f"Held-out scores of the demo after {rows[0]['seconds']:g} s of training with one thread, by what its encoder "
+        f"begins with; mean of {len(seeds)} seeds, then each (`python -m bench.demo_encoder`), on {machine()['cores']} "
+        "cores that both runs of a seed share.",
         "",
         f"| begins with | {' | '.join(axes)} |",
         f"|---|{'---|' * len(axes)}",

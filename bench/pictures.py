@@ -43,6 +43,7 @@ NO_PICTURE = {
     "afwhisper-tiny.json": "rates by stage, task and language: afwhisper-tiny.md has a table for each task",
     "asr_throughput.jsonl": "two trainers and their ratio: asr_throughput.md has them with what was padded",
     "before.jsonl": "kernels as they were: python -m bench.sm90 --against it prints what changed",
+    "demo_encoder.jsonl": "two encoders to begin with, three scores each: demo_encoder.md has them",
     "estimates.jsonl": "estimates are good to 20 or 30 %: a table of two digits says it, bars would claim more",
     "findings.jsonl": "rules that kernels break on purpose, with the reason of each",
     "first.jsonl": "right or wrong, and where seconds went: timeline.png and sweeps.png of bench.first.report",

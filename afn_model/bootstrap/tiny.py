@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.config import preset
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.prompt.template import DEFAULT_TEMPLATE
@@ -46,6 +47,20 @@ def untrained(
     return AFNext(config), processor
 
 
-def build(seed: int) -> tuple[AFNext, AFNextProcessor]:
-    """A tiny model with random weights, and a processor whose tokenizer covers the texts of the three basic tasks."""
-    return untrained(seed, [*basic_texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2)
+def build(seed: int, heard: AFWhisper | None = None) -> tuple[AFNext, AFNextProcessor]:
+    """A tiny model with random weights, and a processor whose tokenizer covers the texts of the three basic tasks.
+
+    Its encoder may be another model's.
+
+    Raises:
+        ValueError: that encoder has another width than the adaptor takes.
+    """
+    model, processor = untrained(seed, [*basic_texts(), SYSTEM, SYSTEM, "system", "user", "assistant"] * 2)
+    if heard is not None:
+        own, other = model.config.audio, heard.config.audio
+        if own.width != other.width:
+            raise ValueError(f"the encoder is {other.width} wide; {own.width} is expected")
+        torch.manual_seed(seed)
+        model = AFNext(replace(model.config, audio=other))
+        model.encoder.load_state_dict(heard.encoder.state_dict())
+    return model, processor

@@ -111,7 +111,7 @@ def demo(args: Namespace) -> None:
     from afn_model.demo import run
 
     out = Path(args.out)
-    run(out, seed=args.seed, seconds=args.seconds, questions=args.questions)
+    run(out, seed=args.seed, seconds=args.seconds, questions=args.questions, encoder=args.encoder)
     print(f'\nAsk more: afn ask RECORDING "QUESTION" --model {out}')
 
 

@@ -172,6 +172,7 @@ def add_demo(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of corpus and weights")
     parser.add_argument("--seconds", type=float, default=360.0, metavar="N", help="of training")
     parser.add_argument("--questions", type=positive, default=6, metavar="N", help="asked at the end")
+    parser.add_argument("--encoder", metavar="DIR", help="of an AF-Whisper to begin with; else random weights")
 
 
 def piece(text: str) -> float:

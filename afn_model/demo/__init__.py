@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from afn_model.afnext import AFNext
+from afn_model.afwhisper import AFWhisper
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons
 from afn_model.bootstrap.tiny import build
@@ -141,6 +142,7 @@ def run(
     heldout: int = 1200,
     clips: int = CLIPS,
     questions: int = 6,
+    encoder: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict:
     """The whole demo; writes the run folder and returns what its results.json holds.
@@ -153,6 +155,7 @@ def run(
         heldout: recordings to evaluate on, of all tasks together.
         clips: recordings to train on, of all tasks together.
         questions: held-out questions to show with their answers.
+        encoder: folder of an AF-Whisper whose encoder is the model's from the beginning; random weights if None.
         say: where lines of text go.
     """
     began = time.perf_counter()
@@ -178,7 +181,7 @@ def run(
     def ask(model: AFNext) -> list[str]:
         return answer(model.eval(), processor, records, folder, max_new_tokens=12)
 
-    model, processor = build(seed)
+    model, processor = build(seed, None if encoder is None else AFWhisper.from_pretrained(encoder))
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     say(f"Training {size:.1f} M parameters for about {seconds:.0f} s")
     untrained_scores = by_axis(records, ask(model))

@@ -12,4 +12,3 @@ def test_a_table_has_means_and_every_seed():
     ]
     lines = table(rows).splitlines()
     assert lines[-2:] == [f"| {ARMS[0]} | 60.0% (50.0%, 70.0%) |", f"| {ARMS[1]} | 85.0% (90.0%, 80.0%) |"]
-

@@ -1,14 +1,17 @@
 """Lessons of a base model: what each part learns from, and that nothing else is trained."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from afn_model.afwhisper import AFWhisper
 from afn_model.bootstrap.fit import Part, Trainee, fit
 from afn_model.bootstrap.lessons import Lessons, silent, split_sounds
 from afn_model.bootstrap.tiny import build
+from afn_model.config import SpeechConfig, preset
 from afn_model.demo import BASE
 from afn_model.world.build import make, write_world
 from afn_model.world.medley import timeline
@@ -97,3 +100,13 @@ def test_a_silent_record_keeps_its_words_and_the_names_of_its_audio_tokens():
     assert names == [name for i, n in enumerate(tokens) for name in timeline(record, audio=i, frames=n)]
     assert split_sounds("<sound-1><sound-2>What?") == ["", "", "What?"]
     assert split_sounds("<sound>\nWhat?") == ["", "What?"]
+
+
+def test_the_encoder_of_another_model_is_taken_over():
+    heard = AFWhisper(SpeechConfig(replace(preset("tiny").audio, heads=4), vocab_size=20, width=32, layers=1, heads=2))
+    model, _ = build(0, heard)
+    assert model.config.audio == heard.config.audio
+    assert bytes_of(model.encoder) == bytes_of(heard.encoder)
+    assert bytes_of(model.language_model) == bytes_of(build(0)[0].language_model)
+    with pytest.raises(ValueError, match="the encoder is 32 wide; 128 is expected"):
+        build(0, AFWhisper(replace(heard.config, audio=replace(heard.config.audio, width=32, heads=2))))
