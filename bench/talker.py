@@ -24,6 +24,7 @@ from afn_model.train.voice_plan import VoiceSizes, codec_way_flops, quantizer_fl
 OUT = Path("bench/results/simulated/talker.md")
 FIRST, TOKEN = 0.15, 0.06  # seconds, published, on an A100
 REACHED, HALF = 0.8, 0.4  # of the data sheet's bandwidth, of its FLOP/s for a handful of rows; assumed
+ALONE = 1e11  # B/s that one multiprocessor reads, 64 bytes a clock; assumed
 LAUNCH = 8e-6  # seconds of the host for a kernel without a graph; assumed, as the planner has it
 PROMPT, BEFORE = 32, 240  # frames of a speaker prompt of 3 s; positions that a step attends to, on average
 
@@ -43,18 +44,19 @@ DEVICES = (Device("A100 80 GB", 2.039e12, 312e12, 19.5e12), Device("H100 80 GB",
 
 @dataclass(frozen=True)
 class StepPart:
-    """Of a step: bytes that are read, FLOPs, whether they are in float32, and kernels."""
+    """Of a step: bytes that are read, FLOPs, whether in float32, kernels, and whether one multiprocessor reads."""
 
     name: str
     read: float
     flops: float
     float32: bool
     kernels: int
+    alone: bool = False
 
     def seconds(self, device: Device) -> float:
         """On the GPU alone: the longer of traffic and arithmetic."""
         rate = device.fp32 if self.float32 else device.bf16
-        return max(self.read / (REACHED * device.memory), self.flops / (HALF * rate))
+        return max(self.read / (ALONE if self.alone else REACHED * device.memory), self.flops / (HALF * rate))
 
 
 def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list[StepPart]:
@@ -62,7 +64,8 @@ def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list
     their levels, and the frame through the codec's decoder.
 
     The decoder and the head are in bfloat16, codebooks and codec in float32. Each iteration reads all of the head, and
-    the levels that it fills.
+    the levels that it fills, one after another: ``residual_quantize`` has a program for several rows, which a
+    multiprocessor runs alone.
     """
     codec, talker = config.codec, config.talker
     assert talker is not None, "the voice has no talker"
@@ -91,6 +94,7 @@ def step_parts(config: VoiceConfig, sizes: VoiceSizes, *, rows: int = 1) -> list
             rows * quantizer_flops(codec),
             True,
             3 * talker.iterations,
+            alone=True,
         ),
         StepPart("codec's decoder", rows * 4 * sizes.decoder, rows * decoder, True, rows * (8 * blocks + 12)),
     ]
@@ -138,7 +142,8 @@ def report() -> str:
     lines += [
         f"A step makes {1 / codec.frame_rate * 1e3:.0f} ms of sound. A part takes the longer of its traffic at "
         f"{REACHED:.0%} of the memory's data sheet and its FLOPs at {HALF:.0%} of the arithmetic's; without a graph "
-        f"the host launches kernels at {LAUNCH * 1e6:.0f} us each, and the GPU waits for it where that takes longer.",
+        f"the host launches kernels at {LAUNCH * 1e6:.0f} us each, and the GPU waits for it where that takes longer. "
+        f"The search reads through one multiprocessor, at {ALONE / 1e9:.0f} GB/s.",
         "",
         "| part of a step | MB read | GFLOP | kernels | " + " | ".join(f"ms, {d.name}" for d in DEVICES) + " |",
         "|---" * (4 + len(DEVICES)) + "|",
