@@ -419,22 +419,27 @@ def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping
 
 
 def ready(optimiser: torch.optim.Optimizer) -> None:
-    """Creates the state that an optimiser otherwise creates at its first step, and changes nothing else."""
+    """Creates the state that an optimiser otherwise creates at a parameter's first step, and changes nothing else."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    if optimiser.state:
+    new = [parameter for parameter in parameters if not optimiser.state.get(parameter)]
+    if not new:
         return
-    rates, gradients = [group["lr"] for group in optimiser.param_groups], [p.grad for p in parameters]
+    before = [(group["lr"], group.get("step", 0)) for group in optimiser.param_groups]
+    gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
+        parameter.grad = None
+    for parameter in new:
         parameter.grad = torch.zeros_like(parameter)
     for group in optimiser.param_groups:
         group["lr"] = 0.0
     optimiser.step()
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+    for group, (rate, step) in zip(optimiser.param_groups, before, strict=True):
         group["lr"] = rate
         if "step" in group:
-            group["step"] = 0
+            group["step"] = step
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
+    for parameter in new:
         if "step" in optimiser.state[parameter]:
             optimiser.state[parameter]["step"].zero_()
 

@@ -56,7 +56,7 @@ class CodecSettings:
         known(mapping(self.discriminators, "discriminators"), ("periods", "windows", "width"), "discriminators")
         for name, value in self.discriminators.items():
             for one in value if isinstance(value, (list, tuple)) and name != "width" else [value]:
-                whole(one, f"discriminators: {name}", 1, 1 << 16)
+                whole(one, f"discriminators: {name}", 4 if name == "windows" else 1, 1 << 16)
 
     def losses(self) -> CodecLossSettings:
         """The weights of the loss's terms."""
@@ -76,7 +76,8 @@ class CodecSettings:
 class CodecTraining:
     """The updates of a step of recordings.
 
-    All terms are means over the recordings of all ranks. The discriminators' optimiser step comes first, against what
+    All terms are means over the recordings of all ranks, in which each rank's feature matching is relative to its own
+    originals. The discriminators' optimiser step comes first, against what
     the codec makes of the batch now; the codec's second, against the discriminators that this gives, through the graph
     of the same forward. What does not train in one of them has no gradient there, so that AdamW leaves it alone. Codes
     move by their averages after both, by sums over all ranks.

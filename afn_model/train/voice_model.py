@@ -82,6 +82,7 @@ def voice_stage_model(
         weight_decay=stage.weight_decay,
         rates=stage.rates,
         kind=stage.optimiser,
+        apex=not isinstance(settings, CodecSettings),  # it counts the steps of a group, not of each parameter
     )
     return StageModel(voice, optimiser, Adapted(trains), sharded, copied=isinstance(settings, CodecSettings))
 

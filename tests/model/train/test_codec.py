@@ -29,15 +29,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_run_goes_on_with_the_same_bits(folder, tmp_path):
-    settings = CODEC | {"adversarial_start": 1}
+@pytest.mark.parametrize("start", [1, 2])
+def test_a_run_goes_on_with_the_same_bits(folder, tmp_path, start):
+    """From step 2, when the discriminators have had a step, or none yet."""
+    settings = CODEC | {"adversarial_start": start}
     plan = curriculum(folder, "codec", codec=settings, eval={"share": 0.3, "every": 2})
     rows = go(plan, folder, tmp_path / "run")
     steps = [row for row in rows if "loss" in row]
     always = {"loss_mel", "loss_commitment", "loss_codebook", "codes_used"}
     judged = {"loss_discriminators", "loss_adversarial", "loss_feature"}
     found = [{name for name in row if name.startswith(("loss_", "codes_"))} for row in steps]
-    assert found == [always, *[always | judged] * 3]
+    assert found == [*[always] * start, *[always | judged] * (4 - start)]
     assert all(row["tokens"] % 13 == 0 < row["tokens"] for row in steps)  # of crops of 0.1 s
     assert [row["step"] for row in rows if "eval_mel_distance" in row] == [1, 3]
     home = tmp_path / "run" / "one"
@@ -85,6 +87,17 @@ def test_nobody_to_judge_and_what_a_step_trains(folder):
         assert not books.equal(voice.codec.quantizer.codebooks)
 
 
+def test_recordings_pass_through_some_levels_by_their_seed(folder):
+    training = CodecTraining(AFVoice.from_pretrained(folder / "base"), CodecSettings(**CODEC))
+    levels = training.levels(range(400), torch.zeros(400, 2 * FRAME))
+    assert levels.equal(training.levels(range(400), torch.zeros(400, 2 * FRAME)))
+    assert levels[:, 0].equal(levels[:, 1])
+    counts = torch.bincount(levels[:, 0], minlength=5)
+    assert counts[0] == 0
+    assert counts[1:4].min() > 25, "one eighth of 400 each"
+    assert 215 < counts[4] < 285, "half, and one eighth of the rest"
+
+
 def test_a_rank_without_recordings_takes_part(folder):
     training = CodecTraining(
         AFVoice.from_pretrained(folder / "base").train(), CodecSettings(**CODEC), gather=lambda x: x + 1
@@ -103,6 +116,7 @@ def test_a_rank_without_recordings_takes_part(folder):
         ({"all_levels": 2}, "all_levels is 2; a share from 0 to 1 is expected"),
         ({"loss": {"mell": 1}}, "loss has no mell"),
         ({"discriminators": {"periods": ["a"]}}, "discriminators: periods must be a whole number"),
+        ({"discriminators": {"windows": [2]}}, "discriminators: windows must be a whole number from 4"),
     ],
 )
 def test_settings_out_of_range(settings, message):
