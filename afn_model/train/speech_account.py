@@ -83,9 +83,16 @@ class SpeechAccount(Account):
 
 
 def account_of(
-    config: ModelConfig | SpeechConfig | VoiceConfig, stage: Stage, layout: RunLayout, ranks: int, *given: Any
+    config: ModelConfig | SpeechConfig | VoiceConfig,
+    stage: Stage,
+    layout: RunLayout,
+    ranks: int,
+    *given: Any,
+    **options: Any,
 ) -> Account | VoiceAccount:
     """The account of a stage by the kind of its model; other arguments are those of ``Account``."""
     if isinstance(config, VoiceConfig):
         return voice_account(config, stage, layout, ranks)
-    return (SpeechAccount if isinstance(config, SpeechConfig) else Account)(config, stage, layout, ranks, *given)
+    return (SpeechAccount if isinstance(config, SpeechConfig) else Account)(
+        config, stage, layout, ranks, *given, **options
+    )
