@@ -41,6 +41,7 @@ class Picture:
 
 NO_PICTURE = {
     "afwhisper-tiny.json": "rates by stage, task and language: afwhisper-tiny.md has a table for each task",
+    "afwhisper-tiny-seed1.json": "the same of another seed: docs/af-whisper.md has both side by side",
     "asr_throughput.jsonl": "two trainers and their ratio: asr_throughput.md has them with what was padded",
     "before.jsonl": "kernels as they were: python -m bench.sm90 --against it prints what changed",
     "demo_encoder.jsonl": "two encoders to begin with, three scores each: demo_encoder.md has them",
