@@ -277,8 +277,9 @@ def test_demo_runs_with_its_options(afn, tmp_path, monkeypatch):
     called = {}
     monkeypatch.setattr(demo, "run", lambda out, **options: called.update(out=out, **options))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    lines = afn("demo", "--out", tmp_path, "--seed", 3, "--seconds", 7, "--questions", 3).splitlines()
-    assert called == {"out": tmp_path, "seed": 3, "seconds": 7.0, "questions": 3}
+    options = ("--seed", 3, "--seconds", 7, "--questions", 3, "--encoder", "heard")
+    lines = afn("demo", "--out", tmp_path, *options).splitlines()
+    assert called == {"out": tmp_path, "seed": 3, "seconds": 7.0, "questions": 3, "encoder": "heard"}
     assert f"--model {tmp_path}" in lines[-1]
 
 
