@@ -17,7 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import afn_kernels as ak
 from afn_kernels import _triton, _versions
 from bench.ops import workloads
-from tests.house.test_imports import test_imports_nothing_heavier_than_torch as imports_torch_alone
+from tests.house.test_imports import (
+    test_imports_nothing_heavier_than_torch_and_takes_less_than_half_as_long as imports_torch_alone,
+)
 from tests.house.test_imports import test_works_without_extension_triton_and_gpu as works_without_triton
 from tests.kernels import test_every_op as every_op
 from tests.kernels.cases import CASES
