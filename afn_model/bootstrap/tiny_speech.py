@@ -6,8 +6,6 @@ and writes a report.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,11 +17,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tqdm import tqdm
 
 from afn_model.afwhisper import AFWhisper
+from afn_model.bootstrap.run_results import RunResults
 from afn_model.bootstrap.speech_report import markdown
 from afn_model.bootstrap.speech_scores import evaluate, read
 from afn_model.bootstrap.speech_start import start_encoder
 from afn_model.config import AudioConfig, SpeechConfig
-from afn_model.files import write_json, write_text
+from afn_model.files import write_text
 from afn_model.host import machine
 from afn_model.infer.word_times import save_heads
 from afn_model.prompt.processor import AFNextProcessor
@@ -173,23 +172,10 @@ def run(
         layout: that of one CPU by default.
         options: of the trainer.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "report.json"
-    results: dict = {"seed": seed, "scale": scale, "starts": 0, "seconds": {}, "stages": {}}
-    if file.exists():
-        results = json.loads(file.read_text("utf-8"))
-        if (results["seed"], results["scale"]) != (seed, scale):
-            raise ValueError(f"{out}: there is a run with seed {results['seed']} and scale {results['scale']:g} in it")
+    run_results = RunResults(out, seed, scale)
+    results, clock = run_results.found, run_results.clock
     curriculum = scaled(read_curriculum("afwhisper-tiny", out / "world", changes), scale, seed)
     results["starts"] += any(stage.name not in results["stages"] for stage in curriculum.stages)
-    tick = time.perf_counter()
-
-    def clock(name: str) -> None:
-        nonlocal tick
-        tick, spent = time.perf_counter(), time.perf_counter() - tick
-        results["seconds"][name] = round(results["seconds"].get(name, 0.0) + spent, 1)
-        write_json(file, results)
-
     world(out / "world", seed, scale)
     clock("world")
     base(out / "base", out / "world", seed, scale)

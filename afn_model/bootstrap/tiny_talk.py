@@ -7,8 +7,6 @@ has made.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from afn_model.bootstrap.run_results import RunResults
 from afn_model.bootstrap.speech_scores import read
 from afn_model.bootstrap.talk_report import keep, markdown, sounding
 from afn_model.bootstrap.talk_scores import (
@@ -31,7 +30,7 @@ from afn_model.bootstrap.talk_scores import (
 )
 from afn_model.bootstrap.tiny import build
 from afn_model.bootstrap.tiny_speech import one_thread, scaled
-from afn_model.files import write_json, write_text
+from afn_model.files import write_text
 from afn_model.host import machine
 from afn_model.prompt.processor import AFNextProcessor
 from afn_model.speech.config import VoiceConfig, voice_preset
@@ -150,23 +149,10 @@ def run(
         ValueError: another seed or scale than the folder's, or a demo without a model.
     """
     demo = checked(demo)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "report.json"
-    results: dict = {"seed": seed, "scale": scale, "starts": 0, "seconds": {}, "stages": {}, "shown": []}
-    if file.exists():
-        results = json.loads(file.read_text("utf-8"))
-        if (results["seed"], results["scale"]) != (seed, scale):
-            raise ValueError(f"{out}: there is a run with seed {results['seed']} and scale {results['scale']:g} in it")
+    run_results = RunResults(out, seed, scale, shown=[])
+    results, clock = run_results.found, run_results.clock
     curriculum = scaled(read_curriculum(CURRICULUM, out / "world", changes), scale, seed)
     results["starts"] += any(stage.name not in results["stages"] for stage in curriculum.stages)
-    tick = time.perf_counter()
-
-    def clock(name: str) -> None:
-        nonlocal tick
-        tick, spent = time.perf_counter(), time.perf_counter() - tick
-        results["seconds"][name] = round(results["seconds"].get(name, 0.0) + spent, 1)
-        write_json(file, results)
-
     world(out / "world", seed, scale)
     clock("world")
     base(out / "base", seed, demo)

@@ -40,6 +40,7 @@ MODULES = {
     "afn_model/plot_style.py": "colours and sizes",
     "afn_model/audio/frames.py": "tests/model/audio/test_decode.py",
     "afn_model/bootstrap/fit.py": "tests/model/bootstrap/test_lessons.py",
+    "afn_model/bootstrap/run_results.py": "tests/model/bootstrap/test_tiny_speech.py",
     "afn_model/bootstrap/speech_report.py": "tests/model/bootstrap/test_tiny_speech.py",
     "afn_model/bootstrap/speech_times.py": "tests/model/bootstrap/test_tiny_speech.py",
     "afn_model/bootstrap/talk_report.py": "tests/model/bootstrap/test_tiny_talk.py",

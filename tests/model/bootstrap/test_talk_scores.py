@@ -59,8 +59,8 @@ def test_without_a_recogniser_nothing_is_heard(monkeypatch):
 
 
 def test_the_recogniser_hears_both_talkers_at_any_loudness():
-    pytest.importorskip("pocketsphinx")
-    pytest.importorskip("espeakng_loader")
+    pytest.importorskip("pocketsphinx", reason="the recogniser is an optional package")
+    pytest.importorskip("espeakng_loader", reason="the voices are an optional extra")
     from afn_model.world.espeak import Espeak
     from afn_model.world.speeches import TALKERS
 
