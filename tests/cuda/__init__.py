@@ -20,6 +20,7 @@ FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{H
 # The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
 KERNEL = ("-O1", "-fno-tree-sra", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
 MACHINE = ("-O2", "-ftls-model=initial-exec")
+PARTS = ("run", "barriers", "products")  # of the machine
 SANITISERS = {
     "": ("-fsanitize=thread",),
     "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
@@ -54,19 +55,21 @@ def build(name: str, csrc: Path, sanitiser: str = "") -> Path:
     """The kernels of cuda/<name>.cu as a library for the host."""
     source, include = csrc / "cuda" / f"{name}.cu", csrc / "include"
     sanitise = SANITISERS[sanitiser]
-    machine = [HERE / name for name in ("run.cpp", "machine.h", "check.h", "host.h")]
     headers = sorted((include / "afn").glob("*.cuh"))
+    ours, plain = sorted(HERE.glob("*.h")), _cuda.sources() / "include"  # the machine needs no other sources' headers
 
-    def compiled(what: str, flags: tuple[str, ...], files: list[Path]) -> Path:
+    def compiled(what: str, flags: tuple[str, ...], include: Path, files: list[Path]) -> Path:
         def compile_to(out: Path) -> None:
             run_compiler(*flags, f"-I{include}", "-c", str(files[0]), "-o", str(out))
 
         return built(what, _made_of(flags, files), compile_to)
 
     flags = (*FLAGS, *MACHINE, *(sanitise if sanitiser else ()))
-    objects = [compiled(f"host-machine{sanitiser}", flags, machine)]
+    needs = [*ours, *(plain / "afn" / header for header in ("device.cuh", "hopper.cuh"))]
+    objects = [compiled(f"host-{part}{sanitiser}", flags, plain, [HERE / f"{part}.cpp", *needs]) for part in PARTS]
     flags = (*FLAGS, *KERNEL, *sanitise)
-    objects.append(compiled(f"host-{name}{sanitiser}.o", flags, [source, HERE / "host.h", *headers]))
+    kernels = [source, *(HERE / header for header in ("host.h", "hopper.h")), *headers]
+    objects.append(compiled(f"host-{name}{sanitiser}.o", flags, include, kernels))
 
     def link_to(out: Path) -> None:
         flags = ("-shared", "-Wl,-Bsymbolic", *(sanitise if sanitiser else ()))
@@ -106,9 +109,12 @@ def run(
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
     assert threads() == kernel.threads, f"{kernel.name} has blocks of {threads()}, not {kernel.threads}"
     launch = getattr(found, f"afn_host_{kernel.name}")
-    launch.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_int)
+    launch.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int)
     launch.restype = ctypes.c_char_p
-    if wrong := launch(*grid, shared, parameters, backwards):
+    room = ctypes.create_string_buffer(len(parameters) + 64)  # as on a GPU, a tensor map is where 64 divides
+    aligned = ctypes.addressof(room) + -ctypes.addressof(room) % 64
+    ctypes.memmove(aligned, parameters, len(parameters))
+    if wrong := launch(*grid, shared, aligned, backwards):
         raise MemoryFault(f"{kernel.name}: {wrong.decode()}")
 
 

@@ -19,7 +19,9 @@ namespace afn::host {
 
 constexpr int kGrain = 2;  // bytes; kernels write no single ones
 constexpr uint16_t kMany = 0xffff;
-constexpr uint16_t kCopies = 0x8000;  // the copies of a bulk barrier, as a thread's number
+// As a thread's number: the copies of a bulk barrier, those of a barrier of hopper.h, a warpgroup's products.
+constexpr uint16_t kCopies = 0x8000, kTensorCopies = 0x9000, kProducts = 0xc000;
+constexpr uint16_t kBarrier = 0xd000;  // who has written a barrier
 
 struct Stamp {
     uint32_t life;  // of the launch, or of the block's shared memory; another one is as good as no stamp
@@ -37,6 +39,7 @@ inline bool counted(const Stamp& stamp) { return stamp.thread < kCopies || stamp
 
 struct Cell {
     Stamp written, read, atomic;
+    std::unique_ptr<std::vector<Stamp>> others;  // who else has read
 };
 
 // What is known of a block: all before some barrier of it, and of that barrier's epoch single warps and threads.

@@ -10,6 +10,7 @@
 #include <deque>
 #include <mutex>
 
+#include "async.h"
 #include "check.h"
 #include "host.h"
 
@@ -32,12 +33,17 @@ struct Thread {
     Seen own, taken, fenced;  // acquired; read by atomics before a fence; what the last fence releases
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    Seen proxied;                                       // of what it knows, what asynchronous copies and products see
+    uint32_t fence = 0;                                 // its last of registers
+    std::vector<uint32_t> products;                     // numbers, not yet of a group
+    std::deque<std::vector<uint32_t>> product_groups;
+    std::map<uint32_t, Product> issued;                 // by number
 };
 
 struct Warp {
     std::vector<Thread*> at_barrier, at_exchange;
     uint32_t barriers = 0;
-    Seen seen;
+    Seen seen, proxied;
     uint32_t words[2][32];
     float numbers[2][32][12];
     const unsigned char* rows[2][32];
@@ -64,7 +70,8 @@ struct Machine {
     std::vector<Cell> cells = std::vector<Cell>(kMostShared / kGrain);
     Shadow global;
     std::unordered_map<uintptr_t, Seen> released;  // at places of atomics
-    Seen seen;
+    Seen seen, proxied;
+    Async async;
     uint32_t block = 0, barriers = 0, launches = 0, blocks = 0;
     int x = 0, y = 0, done = 0;
     Thread* current = nullptr;
@@ -87,6 +94,7 @@ struct Machine {
     ~Machine() {
         munmap(stacks, kStack * kMostThreads);
         munmap(shared, kMostShared);
+        if (async.uses) munmap(async.uses, kStack * kMostThreads);
     }
     Warp& warp() { return warps[current->index / 32]; }
     int lane() const { return current->index % 32; }
@@ -139,7 +147,9 @@ inline std::string line_of(uint32_t place) {
 
 inline std::string who(uint32_t block, int thread) {
     std::string name = thread == kMany     ? "several threads"
-                       : thread >= kCopies ? "a bulk copy"
+                       : thread >= kBarrier  ? "a barrier"
+                       : thread >= kProducts ? "a product"
+                       : thread >= kCopies   ? "a bulk copy"
                                            : "thread " + std::to_string(thread);
     return block == kBlocks ? "several blocks" : name + " of block " + std::to_string(block);
 }
@@ -157,7 +167,9 @@ inline std::string memory(uintptr_t at) {
 
 [[noreturn]] inline void conflict(uint32_t place, uintptr_t at, bool write, const Stamp& before, bool wrote,
                                   const char* why) {
+    bool product = before.thread >= kProducts && before.thread < kBarrier;
     const char* reason = why                              ? why
+                         : product                        ? "nobody has let know that the product has ended"
                          : before.block == machine->block ? "no barrier between them"
                                                           : "nothing has released and acquired it";
     fail_at(place, std::string(write ? "writes " : "reads ") + memory(at) + ", which " +
@@ -165,21 +177,22 @@ inline std::string memory(uintptr_t at) {
                        line_of(before.place) + ": " + reason);
 }
 
-[[gnu::noinline]] inline bool known(const Stamp& stamp) {
+[[gnu::noinline]] inline bool known(const Stamp& stamp, const Thread& self) {
     Machine& m = *machine;
-    return m.current->own.covers(stamp) || m.warp().seen.covers(stamp) || m.seen.covers(stamp);
+    return self.own.covers(stamp) || m.warps[self.index / 32].seen.covers(stamp) || m.seen.covers(stamp);
 }
 
-inline bool ordered(const Stamp& stamp) {
+inline bool ordered(const Stamp& stamp, const Thread& self) {
     Machine& m = *machine;
-    const Thread& self = *m.current;
     if (stamp.block == m.block) {
         if (stamp.thread == self.index) return true;
         if (counted(stamp) && stamp.barriers < m.barriers) return true;
-        if (counted(stamp) && stamp.warp == self.index / 32 && stamp.warp_barriers < m.warp().barriers) return true;
+        if (counted(stamp) && stamp.warp == self.index / 32 && stamp.warp_barriers < m.warps[self.index / 32].barriers)
+            return true;
     }
-    return known(stamp);
+    return known(stamp, self);
 }
+inline bool ordered(const Stamp& stamp) { return ordered(stamp, *machine->current); }
 
 inline Stamp stamp(uint32_t life, uint32_t place) {
     const Thread& self = *machine->current;
@@ -208,11 +221,31 @@ inline void note(Stamp& before, const Stamp& now, bool behind) {
     }
 }
 
+// Of shared memory in a kernel with barriers: each of those that have read at once.
+inline void note_each(Cell& cell, const Stamp& now, bool behind) {
+    if (cell.others) {
+        auto gone = [&](const Stamp& x) { return x.life != now.life || x.thread == now.thread || ordered(x); };
+        std::erase_if(*cell.others, gone);
+    }
+    if (!behind && cell.read.thread != now.thread) {
+        if (!cell.others) cell.others = std::make_unique<std::vector<Stamp>>();
+        cell.others->push_back(cell.read);
+    }
+    cell.read = now;
+}
+
+inline void check_others(const Cell& cell, const Stamp& now, uintptr_t at) {
+    for (const Stamp& read : *cell.others)
+        if (read.life == now.life && !ordered(read)) conflict(now.place, at, true, read, false, nullptr);
+}
+
 inline void check(Cell& cell, uintptr_t at, bool shared, bool write, How how, const Stamp& now) {
     const Stamp& last = cell.written;
     auto behind = [&](const Stamp& stamp) { return stamp.life != now.life || ordered(stamp); };
     if (last.life == now.life) {
-        if (last.under_way) conflict(now.place, at, write, last, true, "the copy is still under way");
+        if (last.under_way)
+            conflict(now.place, at, write, last, true,
+                     last.thread == kBarrier ? "a barrier is no memory" : "the copy is still under way");
         if (!ordered(last)) conflict(now.place, at, write, last, true, nullptr);
         if (!shared && !write && how == How::bulk)
             conflict(now.place, at, write, last, true, "bulk copies see it behind a proxy fence only");
@@ -223,11 +256,14 @@ inline void check(Cell& cell, uintptr_t at, bool shared, bool write, How how, co
     }
     bool first = behind(cell.read), alone = behind(cell.atomic);
     if (write && !first) conflict(now.place, at, true, cell.read, false, nullptr);
+    if (write && cell.others) check_others(cell, now, at);
     if (how != How::atomic && !alone) conflict(now.place, at, write, cell.atomic, true, nullptr);
     if (how == How::atomic)
         note(cell.atomic, now, alone || cell.atomic.block != now.block);
     else if (write)
         cell.written = now;
+    else if (shared && !machine->async.barriers.empty())
+        note_each(cell, now, first);
     else
         note(cell.read, now, first);
 }

@@ -1,6 +1,6 @@
 // The machine behind host.h: fibers, barriers, copies, and what the compiler's hooks say of every access. One launch
 // runs on one thread of the system, block after block.
-#include "machine.h"
+#include "fibers.h"
 
 namespace afn {
 namespace host {
@@ -13,7 +13,11 @@ void hook(const void* p, size_t bytes, bool write, bool aligned, uint32_t place)
     if (!m || !m->current) return;
     uintptr_t at = reinterpret_cast<uintptr_t>(p);
     m->place = place;
-    if (at - reinterpret_cast<uintptr_t>(m->stacks) < kStack * kMostThreads) return;
+    uintptr_t on_stack = at - reinterpret_cast<uintptr_t>(m->stacks);
+    if (on_stack < kStack * kMostThreads) {
+        if (m->async.fences) use_registers(on_stack, bytes, write, place);
+        return;
+    }
     if (at - reinterpret_cast<uintptr_t>(m->launch.parameters) < m->launch.size) return;
     if (aligned && at % bytes)
         fail_at(place, "uses " + std::to_string(bytes) + " bytes of " + memory(at) + " that are not aligned");
@@ -46,78 +50,6 @@ struct Faults {
     }
 };
 
-[[SWITCHES]] void switch_to(Thread* next) {
-    Thread* self = machine->current;
-    machine->current = next;
-    if (!__builtin_setjmp(self->jump)) jump(next->jump);
-}
-
-Thread* next_ready() {
-    Machine& m = *machine;
-    if (m.ready.empty()) {
-        std::map<std::string, int> counts;
-        for (Thread& thread : m.threads)
-            if (thread.waits) ++counts[thread.waits];
-        std::string text = "no thread of block " + std::to_string(m.block) + " can go on:";
-        for (auto [waits, count] : counts) text += " " + std::to_string(count) + " wait for " + waits + ",";
-        fail(text + " " + std::to_string(m.done) + " have returned");
-    }
-    Thread* next = m.ready.front();
-    m.ready.pop_front();
-    return next;
-}
-
-void wait(std::vector<Thread*>& place, const char* what) {
-    Thread* self = machine->current;
-    place.push_back(self);
-    self->waits = what;
-    switch_to(next_ready());
-    self->waits = nullptr;
-}
-
-void wake(std::vector<Thread*>& place) {
-    for (Thread* thread : place) machine->ready.push_back(thread);
-    place.clear();
-}
-
-// All of count threads come together; the last one does what is to be done once. They go on in the order they came.
-template <class Once>
-void meet(std::vector<Thread*>& place, size_t count, const char* what, Once once) {
-    if (place.size() + 1 < count) return wait(place, what);
-    once();
-    place.push_back(machine->current);
-    wake(place);
-    switch_to(next_ready());
-}
-
-void take(Seen& to, Seen& from) {
-    if (from.blocks.empty()) return;
-    to.merge(from);
-    from.blocks.clear();
-}
-
-int exchange() {
-    Warp& warp = machine->warp();
-    int turn = machine->current->turn;
-    machine->current->turn ^= 1;  // who is first writes the other room, so that nobody has to be waited for twice
-    meet(warp.at_exchange, 32, "others of their warp", [] {});
-    return turn;
-}
-
-// Everything that the current thread knows, itself included; what it does from now on is not in it.
-Seen snapshot() {
-    Machine& m = *machine;
-    Thread& self = *m.current;
-    Seen all = m.seen;
-    all.merge(m.warp().seen);
-    all.merge(self.own);
-    Known& known = all.blocks[m.block];
-    known.barriers = m.barriers;
-    known.warps[static_cast<uint16_t>(self.index / 32)] = m.warp().barriers;
-    known.threads[static_cast<uint16_t>(self.index)] = self.releases++;
-    return all;
-}
-
 // The cells of a copy's destination: under way, or there.
 void mark(const Copy& copy, Stamp now) {
     uintptr_t at = reinterpret_cast<uintptr_t>(copy.to);
@@ -142,6 +74,7 @@ void end_copy(const Copy& copy, Stamp now) {
     Machine& m = *machine;
     Thread* self = m.current;
     if (!self->open.empty() || !self->groups.empty()) fail("a copy was never waited for");
+    if (!self->products.empty() || !self->product_groups.empty()) fail("a product was never waited for");
     void** to = m.jump;
     if (++m.done < m.launch.threads) {
         m.current = next_ready();
@@ -191,6 +124,7 @@ void begin_launch(const Launch& launch) {
         m.current = nullptr;
     }
     m.global.begin();
+    begin_async_launch();
     m.released.clear();
     ++m.launches;
 }
@@ -206,15 +140,17 @@ void begin_block(int number) {
     m.ready.clear();
     m.at_barrier.clear();
     m.seen.blocks.clear();
+    m.proxied.blocks.clear();
     m.done = 0;
     m.barriers = 0;
     ++m.blocks;
     for (Thread& thread : m.threads) {
         thread.turn = 0;
         thread.releases = 0;
-        for (Seen* seen : {&thread.own, &thread.taken, &thread.fenced}) seen->blocks.clear();
+        for (Seen* seen : {&thread.own, &thread.taken, &thread.fenced, &thread.proxied}) seen->blocks.clear();
         m.ready.push_back(&thread);
     }
+    begin_async_block();
     std::memset(m.shared, 0xff, m.launch.shared);
 }
 
@@ -262,6 +198,7 @@ const char* run(const Launch& launch) {
         run_block();
         for (const Bulk& bulk : m.bulks)
             if (m.message.empty() && bulk.under_way) m.message = "bulk copies were never waited for";
+        if (m.message.empty()) m.message = end_async_block();
     }
     return m.message.empty() ? nullptr : m.message.c_str();
 }
@@ -346,8 +283,8 @@ void sync_block() {
     Machine& m = *machine;
     meet(m.at_barrier, m.launch.threads, "the block's barrier", [&m] {
         ++m.barriers;
-        for (Thread& thread : m.threads) take(m.seen, thread.own);
-        for (Warp& warp : m.warps) take(m.seen, warp.seen);
+        for (Thread& thread : m.threads) take(m.seen, thread.own), take(m.proxied, thread.proxied);
+        for (Warp& warp : m.warps) take(m.seen, warp.seen), take(m.proxied, warp.proxied);
     });
 }
 
@@ -357,7 +294,10 @@ void sync_warp() {
     int first = m.current->index / 32 * 32;
     meet(warp.at_barrier, 32, "the warp's barrier", [&] {
         ++warp.barriers;
-        for (int i = first; i < first + 32; ++i) take(warp.seen, m.threads[i].own);
+        for (int i = first; i < first + 32; ++i) {
+            take(warp.seen, m.threads[i].own);
+            take(warp.proxied, m.threads[i].proxied);
+        }
     });
 }
 

@@ -28,7 +28,7 @@ namespace afn {
 
 // Dynamic shared memory of the block.
 AFN_DEVICE unsigned char* shared_memory() {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
 }
 

@@ -1,0 +1,77 @@
+"""Calls of tests/cuda/gemm.cu: operands whose products are exact in float32, and tensor maps of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from afn_kernels import _cuda
+from tests.cuda.tensor_map import encode
+
+SOURCE = Path(__file__).with_name("gemm.cu")
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A kernel of gemm.cu: its tile's rows and columns, stages and swizzle, and which operands are K-major."""
+
+    name: str
+    dtype: torch.dtype
+    m: int
+    n: int
+    stages: int
+    swizzle: int
+    a_k: bool = True
+    b_k: bool = True
+
+    @property
+    def shared(self) -> int:
+        return self.stages * (self.m + self.n) * self.swizzle + 4 * self.m * (self.n + 4) + 16 * self.stages
+
+    def kernel(self) -> _cuda.Kernel:
+        return _cuda.Kernel("gemm", f"gemm_{self.name}", "128s128sPPiii36x", 128 + 2 * self.m)
+
+    def map(self, x: torch.Tensor, rows: int, k_major: bool) -> bytes:
+        width = self.swizzle // x.element_size()
+        return encode(x, (rows, width) if k_major else (width, width), self.swizzle)
+
+    def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """a [m, k] times b [n, k]; [k, m] and [k, n] where they are not K-major."""
+        (m, k), n = a.shape if self.a_k else a.shape[::-1], b.shape[0 if self.b_k else 1]
+        c = torch.full((m, n), float("nan"))
+        maps = self.map(a, self.m, self.a_k), self.map(b, self.n, self.b_k)
+        grid = -(-n // self.n), -(-m // self.m)
+        self.kernel().launch(grid, self.shared, a.device, *maps, a.data_ptr(), c.data_ptr(), m, n, k)
+        return c
+
+
+GEMMS = (
+    Gemm("bf16", torch.bfloat16, 128, 128, 3, 128),
+    Gemm("bf16_turned", torch.bfloat16, 64, 64, 2, 128, a_k=False, b_k=False),
+    Gemm("f16_narrow", torch.float16, 64, 64, 4, 64, b_k=False),
+    Gemm("f16_registers", torch.float16, 64, 256, 2, 64),
+    Gemm("bf16_threads", torch.bfloat16, 64, 64, 2, 32),
+    Gemm("e4m3", torch.float8_e4m3fn, 128, 128, 3, 128),
+)
+
+
+def operands(gemm: Gemm, m: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Small whole numbers, in any order of summation the same."""
+    g = torch.Generator().manual_seed(m + n + k)
+    a, b = (torch.randint(-8, 9, (rows, k), generator=g).to(gemm.dtype) for rows in (m, n))
+    return a if gemm.a_k else a.T.contiguous(), b if gemm.b_k else b.T.contiguous()
+
+
+def product(gemm: Gemm, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    a, b = a.float(), b.float()
+    return (a if gemm.a_k else a.T) @ (b.T if gemm.b_k else b)
+
+
+def folder(made: Path) -> Path:
+    """As csrc is, with gemm.cu alone."""
+    (made / "cuda").mkdir(parents=True, exist_ok=True)
+    (made / "cuda" / "gemm.cu").symlink_to(SOURCE)
+    (made / "include").symlink_to(_cuda.sources() / "include")
+    return made
