@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -85,6 +86,23 @@ def _made_of(flags: tuple[str, ...], files: list[Path]) -> list[bytes]:
 @lru_cache
 def _version() -> str:
     return run_compiler("--version")
+
+
+def sanitised(script: str, *arguments: str) -> tuple[subprocess.CompletedProcess | None, str]:
+    """Runs Python with the kernels under the sanitisers of addresses and undefined behaviour, or says why it cannot."""
+    names = ("libasan.so", "libubsan.so", "libstdc++.so")
+    found = [run_compiler(f"-print-file-name={name}").strip() for name in names]
+    if not all(Path(file).is_absolute() for file in found):
+        return None, "no libraries of the sanitisers"
+    root = HERE.parents[1]
+    env = {**os.environ, "AFN_SANITISE": "address", "LD_PRELOAD": " ".join(found), "OMP_NUM_THREADS": "1"}
+    env |= {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=root, env=env, capture_output=True, text=True, check=False
+    )
+    if "unexpected memory mapping" in done.stderr or "Shadow memory range" in done.stderr:
+        return None, "this system lays out memory as the address sanitiser cannot have it (vm.mmap_rnd_bits)"
+    return done, ""
 
 
 def run_compiler(*arguments: str) -> str:

@@ -1,4 +1,5 @@
-// What a block has under way on Hopper: barriers, copies, products of warpgroups, registers. See barriers.cpp, products.cpp.
+// What a block has under way on Hopper: barriers, copies, products of warpgroups, registers. See barriers.cpp,
+// products.cpp.
 #pragma once
 
 #include <sys/mman.h>
@@ -31,7 +32,7 @@ struct Barrier {
     Stamp begun;
     uint32_t count, pending;
     bool fenced = false;
-    int64_t coming = 0;  // bytes expected and not yet come
+    int64_t coming = 0;                          // bytes expected and not yet come
     uint32_t phase = 0, waited = 0, filled = 0;  // phases that have ended, were waited for, had copies
     std::vector<Incoming> copies{};              // come in this phase
     Seen arrived{}, arrived_proxied{}, released{}, released_proxied{};
@@ -75,8 +76,8 @@ struct Async {
     NamedBarrier named[16];
     std::vector<Warpgroup> groups;
     std::vector<Thread*> at_pool;
-    int pool = 0;         // registers that no warpgroup has
-    uint32_t fences = 0;  // of registers, by any thread; none in a launch without products
+    int pool = 0;              // registers that no warpgroup has
+    uint32_t fences = 0;       // of registers, by any thread; none in a launch without products
     uint32_t* uses = nullptr;  // by word of the stacks: the count of fences at its last use, or the product that has it
 };
 

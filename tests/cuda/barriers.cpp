@@ -183,8 +183,8 @@ bool bytes_come() {
 bool async_bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint32_t place) {
     for (const Barrier& b : machine->async.barriers)
         if (b.at == barrier) {
-            Incoming copy{static_cast<unsigned char*>(to), bytes, 0, 0, 0, 1, 1, 0,
-                          static_cast<const unsigned char*>(from), {0}, {bytes}, {bytes}, {}};
+            Incoming copy{static_cast<unsigned char*>(to),         bytes, 0,       0,       0, 1, 1, 0,
+                          static_cast<const unsigned char*>(from), {0},   {bytes}, {bytes}, {}};
             begin(copy, barrier, place);
             return true;
         }
@@ -205,9 +205,19 @@ void copy_box(void* to, const TensorMap* map, uint64_t* barrier, std::initialize
         fail_at(place, "copies by " + std::to_string(at.size()) + " coordinates of a tensor of " +
                            std::to_string(found.rank) + " dimensions");
     if (shared_address(to) % 128) fail_at(place, "copies a box to what is no multiple of 128 bytes");
-    Incoming copy{static_cast<unsigned char*>(to), found.element, 0, 0, 0, static_cast<int>(found.rank),
-                  static_cast<int>(found.element), found.swizzle,
-                  reinterpret_cast<const unsigned char*>(found.address), {}, {}, {}, {}};
+    Incoming copy{static_cast<unsigned char*>(to),
+                  found.element,
+                  0,
+                  0,
+                  0,
+                  static_cast<int>(found.rank),
+                  static_cast<int>(found.element),
+                  found.swizzle,
+                  reinterpret_cast<const unsigned char*>(found.address),
+                  {},
+                  {},
+                  {},
+                  {}};
     std::copy(at.begin(), at.end(), copy.at);
     std::memcpy(copy.sizes, found.sizes, sizeof copy.sizes);
     std::memcpy(copy.box, found.box, sizeof copy.box);

@@ -132,7 +132,8 @@ AFN_DEVICE void consume(const Gemm& p, unsigned char* shared, uint64_t* full, ui
     named_sync(1 + group, 128);
     for (int i = thread; i < 64 * T::n; i += 128) {
         int row = m + 64 * group + i / T::n, column = n + i % T::n;
-        if (row < p.m && column < p.n) p.c[static_cast<int64_t>(row) * p.n + column] = results[i / T::n * T::row + i % T::n];
+        if (row < p.m && column < p.n)
+            p.c[static_cast<int64_t>(row) * p.n + column] = results[i / T::n * T::row + i % T::n];
     }
 }
 
@@ -161,10 +162,10 @@ AFN_DEVICE void multiply(const Gemm& p) {
 
 }  // namespace afn
 
-#define GEMM(name, consumers, ...)                                                            \
-    AFN_KERNEL(gemm_##name, afn::Gemm, 128 * (1 + consumers), 1) {                            \
-        using namespace afn;                                                                  \
-        multiply<Tile<__VA_ARGS__>>(p);                                                       \
+#define GEMM(name, consumers, ...)                                 \
+    AFN_KERNEL(gemm_##name, afn::Gemm, 128 * (1 + consumers), 1) { \
+        using namespace afn;                                       \
+        multiply<Tile<__VA_ARGS__>>(p);                            \
     }
 using afn::From;
 using afn::Major;

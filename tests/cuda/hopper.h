@@ -1,7 +1,7 @@
-// What csrc/include/afn/hopper.cuh offers, for a host compiler, as host.h has it of device.cuh. Nothing happens at once.
-// The bytes of a copy come when nothing else can go on, and are there when their barrier's phase ends. A product reads
-// shared memory and uses its registers from its issue until somebody has waited for its group: whoever writes there
-// before, or touches the registers, ends the launch. What threads write is seen behind fence_async alone.
+// What csrc/include/afn/hopper.cuh offers, for a host compiler, as host.h has it of device.cuh. Nothing happens at
+// once. The bytes of a copy come when nothing else can go on, and are there when their barrier's phase ends. A product
+// reads shared memory and uses its registers from its issue until somebody has waited for its group: whoever writes
+// there before, or touches the registers, ends the launch. What threads write is seen behind fence_async alone.
 #pragma once
 
 namespace afn {

@@ -23,7 +23,7 @@
     extern "C" int afn_threads_##name() { return threads; }                                                        \
     extern "C" const char* afn_host_##name(int x, int y, uint64_t shared, const void* parameters, int backwards) { \
         auto kernel = [](const void* p) { name(*static_cast<const Parameters*>(p)); };                             \
-        return afn::host::run({kernel, parameters, sizeof(Parameters), x, y, threads, shared, backwards, blocks});         \
+        return afn::host::run({kernel, parameters, sizeof(Parameters), x, y, threads, shared, backwards, blocks}); \
     }                                                                                                              \
     static void name(const Parameters& p)
 

@@ -33,11 +33,11 @@ struct Thread {
     Seen own, taken, fenced;  // acquired; read by atomics before a fence; what the last fence releases
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
-    Seen proxied;                                       // of what it knows, what asynchronous copies and products see
-    uint32_t fence = 0;                                 // its last of registers
-    std::vector<uint32_t> products;                     // numbers, not yet of a group
+    Seen proxied;                    // of what it knows, what asynchronous copies and products see
+    uint32_t fence = 0;              // its last of registers
+    std::vector<uint32_t> products;  // numbers, not yet of a group
     std::deque<std::vector<uint32_t>> product_groups;
-    std::map<uint32_t, Product> issued;                 // by number
+    std::map<uint32_t, Product> issued;  // by number
 };
 
 struct Warp {
@@ -146,11 +146,11 @@ inline std::string line_of(uint32_t place) {
 #define PLACE static_cast<uint32_t>(reinterpret_cast<uintptr_t>(__builtin_return_address(0)) - afn::host::base())
 
 inline std::string who(uint32_t block, int thread) {
-    std::string name = thread == kMany     ? "several threads"
+    std::string name = thread == kMany       ? "several threads"
                        : thread >= kBarrier  ? "a barrier"
                        : thread >= kProducts ? "a product"
                        : thread >= kCopies   ? "a bulk copy"
-                                           : "thread " + std::to_string(thread);
+                                             : "thread " + std::to_string(thread);
     return block == kBlocks ? "several blocks" : name + " of block " + std::to_string(block);
 }
 

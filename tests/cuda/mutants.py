@@ -25,8 +25,9 @@ from tests.cuda.cases import CASES, LONG
 TABLE = Path(__file__).with_name("mutants.md")
 IN_LONG = "in a long case:"
 REMOVED = ("sync_block", "sync_warp", "fence", "copy_async", "copy_commit", "copy_wait", "bulk_start", "bulk_expect")
-REMOVED += ("bulk_copy", "bulk_wait")
-CALL = re.compile(rf"\b({'|'.join(REMOVED)}|load_global|atomic_add_release_acquire)\s*(<[^<>;()]*>)?\s*\(")
+REMOVED += ("bulk_copy", "bulk_wait", "barrier_start", "barriers_started", "barrier_arrive", "barrier_expect")
+REMOVED += ("barrier_wait", "fence_async", "tensor_copy", "wgmma_fence", "wgmma_commit", "wgmma_wait", "named_sync")
+CALL = re.compile(rf"\b({'|'.join(REMOVED)}|load_global|atomic_add_release_acquire|descriptor)\s*(<[^<>;()]*>)?\s*\(")
 FUNCTION = re.compile(r"^ *AFN_DEVICE [^;]*?(\w+)\(", re.MULTILINE)
 ATOMIC = "host::atomic({}, host::add, {})"
 
@@ -53,13 +54,39 @@ def variants(name: str, template: str, arguments: str) -> list[tuple[str, str]]:
     if name == "atomic_add_release_acquire":
         kinds = (("relaxed", "false, false"), ("acquires only", "true, false"), ("releases only", "false, true"))
         return [(what, ATOMIC.format(arguments, kind)) for what, kind in kinds]
+    if name == "descriptor":
+        start, leading, stride, swizzle = split(arguments)
+        found = [
+            ("16 bytes on", f"descriptor({start} + 16, {leading}, {stride}, {swizzle})"),
+            ("another stride", f"descriptor({start}, {leading}, 2 * ({stride}), {swizzle})"),
+            ("another swizzle", f"descriptor({start}, {leading}, {stride}, Swizzle(1 + int({swizzle}) % 3))"),
+        ]
+        if leading != "16":  # where it means something
+            found.append(("another leading stride", f"descriptor({start}, 2 * ({leading}), {stride}, {swizzle})"))
+        return found
     found = [("left out", "void()")]
-    if name == "copy_wait":
-        found.append(("one group fewer", f"copy_wait<({template[1:-1]}) + 1>()"))
-    if name == "bulk_wait":
+    if name in ("copy_wait", "wgmma_wait"):
+        found.append(("one group fewer", f"{name}<({template[1:-1]}) + 1>()"))
+    if name == "barrier_expect":
+        barrier, count = split(arguments)
+        found.append(("arrives only", f"barrier_arrive({barrier})"))
+        found += [(f"{n} bytes", f"barrier_expect({barrier}, ({count}) {n})") for n in ("+ 16", "- 16")]
+    if name in ("bulk_wait", "barrier_wait"):
         barrier, phase = arguments.rsplit(",", 1)
         found.append(("the other phase", f"{call}({barrier}, 1 ^ ({phase}))"))
     return found
+
+
+def split(arguments: str) -> list[str]:
+    """At the commas that are in no parentheses."""
+    found, depth = [""], 0
+    for letter in arguments:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [part.strip() for part in found]
 
 
 def closing(text: str, opening: int) -> int:
@@ -73,6 +100,8 @@ def closing(text: str, opening: int) -> int:
 
 def rewrite(file: str, text: str, places: list[Place]) -> str:
     """The source with a choice at every call that orders something; the choices are appended to ``places``."""
+    if file == "hopper.cuh":
+        return text
     start = text.index("#endif\n\nnamespace afn") if file == "device.cuh" else 0  # before it are the instructions
     done = text[:start]
     while found := CALL.search(text, start):
@@ -97,10 +126,10 @@ def rewrite(file: str, text: str, places: list[Place]) -> str:
     return done + text[start:]
 
 
-def mutate(folder: Path) -> list[Place]:
+def mutate(folder: Path, csrc: Path | None = None) -> list[Place]:
     """A copy of csrc/cuda and its headers with all choices in it."""
     places: list[Place] = []
-    csrc = _cuda.sources()
+    csrc = csrc or _cuda.sources()
     for file in (*sorted((csrc / "cuda").glob("*.cu")), *sorted((csrc / "include" / "afn").glob("*.cuh"))):
         to = folder / file.relative_to(csrc)
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -126,8 +126,7 @@ void issue(Warpgroup& all, uint32_t place) {
         made.sum = operation(all, all.before[0])->sum;
     } else {
         made.sum = std::make_shared<Accumulator>();
-        for (const Product& own : all.own)
-            made.sum->values.insert(made.sum->values.end(), own.d, own.d + one.n / 2);
+        for (const Product& own : all.own) made.sum->values.insert(made.sum->values.end(), own.d, own.d + one.n / 2);
     }
     made.sum->last = made.number;
 }
@@ -326,3 +325,18 @@ void wgmma_commit() {
 }
 
 }  // namespace afn
+
+extern "C" {
+uint32_t afn_operand_byte(uint64_t descriptor, int mn_major, int bytes, int row, int k) {
+    return afn::host::operand_byte(descriptor, mn_major ? afn::Major::mn : afn::Major::k, bytes, row, k);
+}
+// Row + 64 times the column of a register, of d or, where bytes are given, of a.
+int afn_place(int thread, int i, int bytes) {
+    int row, column;
+    if (bytes)
+        afn::host::place_of_a(thread / 32, thread % 32, i, bytes, row, column);
+    else
+        afn::host::place_of_d(thread / 32, thread % 32, i, row, column);
+    return row + 64 * column;
+}
+}

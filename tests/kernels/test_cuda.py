@@ -374,19 +374,9 @@ def test_kernels_under_sanitisers():
     """No access beyond a buffer, and none that a GPU would refuse as not aligned."""
     if not cuda.compiler():
         pytest.skip("no C++ compiler")
-    found = [
-        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
-    ]
-    if not all(Path(file).is_absolute() for file in found):
-        pytest.skip("no libraries of the sanitisers")
-    env = {**os.environ, "AFN_SANITISE": "address", "LD_PRELOAD": " ".join(found), "OMP_NUM_THREADS": "1"}
-    env |= {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", SANITISED], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
-    if "unexpected memory mapping" in done.stderr or "Shadow memory range" in done.stderr:
-        pytest.skip("this system lays out memory as the address sanitiser cannot have it (vm.mmap_rnd_bits)")
+    done, missing = cuda.sanitised(SANITISED)
+    if done is None:
+        pytest.skip(missing)
     codes = dict(line.split() for line in done.stdout.splitlines())
     calls, beyond, odd = (re.split(r"^(?:calls|beyond|odd)$", done.stderr, flags=re.MULTILINE) + [""] * 3)[1:4]
     assert codes.get("calls") == "0", calls[-3000:]

@@ -23,8 +23,8 @@ enum class Major { k, mn };  // which index of an operand runs fastest
 
 namespace afn {
 
-// Barriers in shared memory, 8 bytes each. A phase ends when count threads have arrived and all bytes that were expected
-// have come. barrier_start by one thread, which then calls barriers_started before others are let know.
+// Barriers in shared memory, 8 bytes each. A phase ends when count threads have arrived and all bytes that were
+// expected have come. barrier_start by one thread, which then calls barriers_started before others are let know.
 AFN_DEVICE void barrier_start(uint64_t* barrier, uint32_t count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
@@ -58,8 +58,8 @@ AFN_DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::
 // the tensor becomes zero, and all bytes of the box count.
 AFN_DEVICE void tensor_copy(void* to, const TensorMap* map, uint64_t* barrier, int x, int y) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
-            "r"(shared_address(to)),
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+        "[%2];" ::"r"(shared_address(to)),
         "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)
         : "memory");
 }
@@ -111,44 +111,44 @@ AFN_DEVICE void wgmma_wait() {
 #define AFN_R10(t) AFN_R8(t) ", %" #t "8, %" #t "9, "
 #define AFN_REGISTERS_64 AFN_R10() AFN_R10(1) AFN_R10(2) "%30, %31"
 #define AFN_REGISTERS_128 AFN_R10() AFN_R10(1) AFN_R10(2) AFN_R10(3) AFN_R10(4) AFN_R10(5) AFN_R4(6)
-#define AFN_REGISTERS_256                                                                                            \
-    AFN_R10() AFN_R10(1) AFN_R10(2) AFN_R10(3) AFN_R10(4) AFN_R10(5) AFN_R10(6) AFN_R10(7) AFN_R10(8) AFN_R10(9)     \
-    AFN_R10(10) AFN_R10(11) AFN_R8(12)
-#define AFN_D8(i)                                                                                              \
+#define AFN_REGISTERS_256                                                                                          \
+    AFN_R10()                                                                                                      \
+    AFN_R10(1) AFN_R10(2) AFN_R10(3) AFN_R10(4) AFN_R10(5) AFN_R10(6) AFN_R10(7) AFN_R10(8) AFN_R10(9) AFN_R10(10) \
+        AFN_R10(11) AFN_R8(12)
+#define AFN_D8(i)                                                                                               \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
         "+f"(d[i + 7])
 #define AFN_D_64 AFN_D8(0), AFN_D8(8), AFN_D8(16), AFN_D8(24)
 #define AFN_D_128 AFN_D_64, AFN_D8(32), AFN_D8(40), AFN_D8(48), AFN_D8(56)
-#define AFN_D_256                                                                                                  \
+#define AFN_D_256 \
     AFN_D_128, AFN_D8(64), AFN_D8(72), AFN_D8(80), AFN_D8(88), AFN_D8(96), AFN_D8(104), AFN_D8(112), AFN_D8(120)
 // n: columns; k and type: as the instruction spells them; p0 to p6: numbers of the operands behind d.
-#define AFN_WGMMA(n, k, type, a, scale, last, ...)                                                                   \
-    asm volatile(                                                                                                    \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, " scale ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n "k" #k ".f32." type   \
-        "." type " {" AFN_REGISTERS_##n "}, " a ", p, 1, 1" last ";\n}"                                              \
-        : AFN_D_##n                                                                                                  \
-        : __VA_ARGS__)
+#define AFN_WGMMA(n, k, type, a, scale, last, ...)                                                             \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " scale ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n "k" #k \
+                 ".f32." type "." type " {" AFN_REGISTERS_##n "}, " a ", p, 1, 1" last ";\n}"                  \
+                 : AFN_D_##n                                                                                   \
+                 : __VA_ARGS__)
 #define AFN_FROM_SHARED(n, p0, p1, p2, p3, p4)                                                                       \
     if constexpr (N == n && number == Number::bf16)                                                                  \
-        AFN_WGMMA(n, 16, "bf16", p0 ", " p1, p2, ", " p3 ", " p4, "l"(a), "l"(b), "r"(int{more}), "n"(ta), "n"(tb));      \
+        AFN_WGMMA(n, 16, "bf16", p0 ", " p1, p2, ", " p3 ", " p4, "l"(a), "l"(b), "r"(int{more}), "n"(ta), "n"(tb)); \
     if constexpr (N == n && number == Number::f16)                                                                   \
-        AFN_WGMMA(n, 16, "f16", p0 ", " p1, p2, ", " p3 ", " p4, "l"(a), "l"(b), "r"(int{more}), "n"(ta), "n"(tb));       \
+        AFN_WGMMA(n, 16, "f16", p0 ", " p1, p2, ", " p3 ", " p4, "l"(a), "l"(b), "r"(int{more}), "n"(ta), "n"(tb));  \
     if constexpr (N == n && number == Number::e4m3)                                                                  \
-        AFN_WGMMA(n, 32, "e4m3", p0 ", " p1, p2, "", "l"(a), "l"(b), "r"(int{more}))
+    AFN_WGMMA(n, 32, "e4m3", p0 ", " p1, p2, "", "l"(a), "l"(b), "r"(int{more}))
 #define AFN_A "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
-#define AFN_FROM_REGISTERS(n, p0, p1, p2, p3, p4, p5, p6)                                                            \
-    if constexpr (N == n && number == Number::bf16)                                                                  \
-        AFN_WGMMA(n, 16, "bf16", "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4, p5, ", " p6, AFN_A, "l"(b), "r"(int{more}),     \
-                  "n"(tb));                                                                                          \
-    if constexpr (N == n && number == Number::f16)                                                                   \
-        AFN_WGMMA(n, 16, "f16", "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4, p5, ", " p6, AFN_A, "l"(b), "r"(int{more}),      \
-                  "n"(tb));                                                                                          \
-    if constexpr (N == n && number == Number::e4m3)                                                                  \
-        AFN_WGMMA(n, 32, "e4m3", "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4, p5, "", AFN_A, "l"(b), "r"(int{more}))
+#define AFN_FROM_REGISTERS(n, p0, p1, p2, p3, p4, p5, p6)                                                             \
+    if constexpr (N == n && number == Number::bf16)                                                                   \
+        AFN_WGMMA(n, 16, "bf16", "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4, p5, ", " p6, AFN_A, "l"(b), "r"(int{more}), \
+                  "n"(tb));                                                                                           \
+    if constexpr (N == n && number == Number::f16)                                                                    \
+        AFN_WGMMA(n, 16, "f16", "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4, p5, ", " p6, AFN_A, "l"(b), "r"(int{more}),  \
+                  "n"(tb));                                                                                           \
+    if constexpr (N == n && number == Number::e4m3)                                                                   \
+    AFN_WGMMA(n, 32, "e4m3", "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4, p5, "", AFN_A, "l"(b), "r"(int{more}))
 
 template <Number number, int N, Major a_major, Major b_major>
-constexpr bool has_wgmma = (N == 64 || N == 128 || N == 256) &&
-                           (number != Number::e4m3 || (a_major == Major::k && b_major == Major::k));
+constexpr bool has_wgmma =
+    (N == 64 || N == 128 || N == 256) && (number != Number::e4m3 || (a_major == Major::k && b_major == Major::k));
 
 // Both operands in shared memory, by their descriptors; without more, d is overwritten.
 template <Number number, int N, Major a_major = Major::k, Major b_major = Major::k>
