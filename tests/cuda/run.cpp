@@ -346,6 +346,7 @@ void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
     uint32_t place = PLACE;
     uintptr_t places = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
     if ((places | bytes) % 16) fail_at(place, "copies in bulk what is no multiple of 16 bytes");
+    if (async_bulk_copy(to, from, bytes, barrier, place)) return;
     Bulk& bulk = bulk_at(barrier, place);
     if (!bulk.under_way) fail_at(place, "copies in bulk what its barrier does not expect");
     bulk.coming += bytes;
