@@ -110,11 +110,9 @@ AFN_DEVICE void wgmma_wait() {
 #define AFN_R8(t) AFN_R4(t) ", %" #t "4, %" #t "5, %" #t "6, %" #t "7"
 #define AFN_R10(t) AFN_R8(t) ", %" #t "8, %" #t "9, "
 #define AFN_REGISTERS_64 AFN_R10() AFN_R10(1) AFN_R10(2) "%30, %31"
-#define AFN_REGISTERS_128 AFN_R10() AFN_R10(1) AFN_R10(2) AFN_R10(3) AFN_R10(4) AFN_R10(5) AFN_R4(6)
-#define AFN_REGISTERS_256                                                                                          \
-    AFN_R10()                                                                                                      \
-    AFN_R10(1) AFN_R10(2) AFN_R10(3) AFN_R10(4) AFN_R10(5) AFN_R10(6) AFN_R10(7) AFN_R10(8) AFN_R10(9) AFN_R10(10) \
-        AFN_R10(11) AFN_R8(12)
+#define AFN_R60 AFN_R10() AFN_R10(1) AFN_R10(2) AFN_R10(3) AFN_R10(4) AFN_R10(5)
+#define AFN_REGISTERS_128 AFN_R60 AFN_R4(6)
+#define AFN_REGISTERS_256 AFN_R60 AFN_R10(6) AFN_R10(7) AFN_R10(8) AFN_R10(9) AFN_R10(10) AFN_R10(11) AFN_R8(12)
 #define AFN_D8(i)                                                                                               \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
         "+f"(d[i + 7])
