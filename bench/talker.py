@@ -19,7 +19,8 @@ from afn_model.train.curriculum import read_curriculum
 from afn_model.train.planner import plan
 from afn_model.train.run_layout import read_layout
 from afn_model.train.step_time import LAUNCHES
-from afn_model.train.voice_plan import VoiceSizes, codec_way_flops, quantizer_flops, voice_sizes
+from afn_model.train.voice_flops import codec_way_flops, quantizer_flops
+from afn_model.train.voice_plan import VoiceSizes, voice_sizes
 
 OUT = Path("bench/results/simulated/talker.md")
 FIRST, TOKEN = 0.15, 0.06  # seconds, published, on an A100

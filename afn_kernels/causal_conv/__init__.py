@@ -57,6 +57,7 @@ def causal_conv(
 
     Source: van den Oord et al., 2016, arXiv:1609.03499; depthwise as in ConvNeXt, Liu et al., 2022, arXiv:2201.03545.
     """
+    _check.are_tensors("causal_conv", weight=weight)
     _check.mixed("causal_conv", x, weight=weight, bias=bias)
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[2] or not weight.shape[1]:
         raise _check.misfit("causal_conv", x=(x, "B T C"), weight=(weight, "C k"))

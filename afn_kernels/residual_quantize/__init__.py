@@ -59,6 +59,7 @@ def residual_quantize(
 
     Source: Zeghidour et al., 2021, arXiv:2107.03312, section III-C.
     """
+    _check.are_tensors("residual_quantize", codebooks=codebooks)
     _check.mixed("residual_quantize", x, codebooks=codebooks)
     if x.dim() != 2 or codebooks.dim() != 3 or codebooks.shape[2] != x.shape[1] or not codebooks.shape[1]:
         raise _check.misfit("residual_quantize", x=(x, "T D"), codebooks=(codebooks, "L K D"))

@@ -20,6 +20,7 @@ from afn_model.speech.measures import mel_distance
 from afn_model.speech.voice import AFVoice
 from afn_model.train.heard import HeardSpeech, draw
 from afn_model.train.values import known, made, mapping
+from afn_model.train.voice_flops import codec_flops
 
 LEVELS = 16  # what is drawn of a record, beside what ``voice_reader`` draws
 
@@ -170,10 +171,12 @@ class CodecTraining:
         return [*map(self.gather, sums), self.gather(residuals * first)]
 
     def work(self) -> dict[str, float]:
-        """Audio frames of this rank's recordings as tokens, and their seconds; FLOPs are not counted."""
+        """Audio frames of this rank's recordings as tokens, their seconds, and FLOPs."""
         config = self.codec.config
         frames = self.heard * (self.settings.samples(config) // config.frame)
-        return {"tokens": float(frames), "audio_seconds": frames / config.frame_rate}
+        seconds = frames / config.frame_rate
+        judges = self.settings.discriminators if "discriminators" in self.terms else None
+        return {"tokens": frames, "audio_seconds": seconds, "flops": codec_flops(config, seconds, judges)}
 
     def metrics(self) -> dict[str, Any]:
         """``loss_<term>`` of each term, times its weight, over all ranks, and ``codes_used``: the share of the codes

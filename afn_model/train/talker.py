@@ -18,6 +18,7 @@ from afn_model.speech.talker import TalkerBatch, TalkerSample
 from afn_model.speech.voice import AFVoice
 from afn_model.train.heard import HeardSpeech
 from afn_model.train.passes import equally_many
+from afn_model.train.voice_flops import talker_flops
 
 DRAWN = 32  # what is drawn of a record, beside what ``voice_reader`` draws
 CODED = 1 << 22  # samples that the codec is given at once, padding included
@@ -84,15 +85,15 @@ class TalkerTraining:
         self.voice, self.talker, self.codec, self.settings = voice, voice.talker, voice.codec, settings
         self.gather = gather
         self.sums = torch.zeros(len(self.MEASURED), dtype=torch.float64)
-        self.seconds = 0.0
+        self.head = sum(parameter.numel() for parameter in self.talker.head.parameters())
+        self.samples_now: list[TalkerSample] = []
 
     def updates(self, global_batch: GlobalBatch, *, detailed: bool = False) -> Iterator[list[Callable[[], Tensor]]]:
         """One optimiser step, a loss per pass; all ranks make equally many, of nothing where a rank has too few."""
         samples = self.samples(global_batch)
         self.sums = torch.zeros_like(self.sums)
-        frames = sum(len(sample.codes) for sample, _ in samples)
-        total = int(self.gather(torch.tensor(float(frames))))
-        self.seconds = frames / self.codec.config.frame_rate
+        self.samples_now = [sample for sample, _ in samples]
+        total = int(self.gather(torch.tensor(float(sum(len(sample.codes) for sample in self.samples_now)))))
         levels = self.codec.config.levels
         nothing = TalkerSample(torch.zeros(1, dtype=torch.long), torch.zeros(2, levels, dtype=torch.long)), None
         passes = equally_many(self.passes(samples), nothing, self.gather, audio=False)
@@ -130,14 +131,17 @@ class TalkerTraining:
         found: list[list[tuple[TalkerSample, int | None]]] = []
         room = 0.0
         for sample, seed in samples:
-            prompt = 0 if sample.prompt is None else len(sample.prompt)
-            size = self.talker.positions * len(sample.codes) + prompt
+            size = self.length(sample)
             if size > room:
                 found.append([])
                 room = self.settings.pass_tokens or math.inf
             found[-1].append((sample, seed))
             room -= size
         return found
+
+    def length(self, sample: TalkerSample) -> int:
+        """Positions of a sample."""
+        return self.talker.positions * len(sample.codes) + (0 if sample.prompt is None else len(sample.prompt))
 
     def loss(self, some: Sequence[tuple[TalkerSample, int | None]], total: int) -> Tensor:
         """A pass's part of the loss; a sample without a seed is a placeholder, which counts nothing."""
@@ -154,9 +158,18 @@ class TalkerTraining:
         return found.loss
 
     def work(self) -> dict[str, float]:
-        """Audio frames of this rank as tokens, all of them supervised, and their seconds; FLOPs are not counted."""
-        frames = round(self.seconds * self.codec.config.frame_rate)
-        return {"tokens": float(frames), "supervised": float(frames), "audio_seconds": self.seconds}
+        """Audio frames of this rank as tokens, all of them supervised, their seconds, and FLOPs."""
+        samples, codec = self.samples_now, self.codec.config
+        frames = sum(len(sample.codes) for sample in samples)
+        flops = talker_flops(
+            self.talker.config.text,
+            codec,
+            [self.length(sample) for sample in samples],
+            coded=frames + sum(0 if sample.prompt is None else len(sample.prompt) for sample in samples),
+            filled=self.settings.draws * frames,
+            head=self.head,
+        )
+        return {"tokens": frames, "supervised": frames, "audio_seconds": frames / codec.frame_rate, "flops": flops}
 
     def metrics(self) -> dict[str, Any]:
         """``loss_frames`` and ``loss_end``, the two parts of the loss, over all ranks."""

@@ -13,12 +13,10 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from afn_model.speech.codec import codec_sizes
 from afn_model.speech.codec_loss import CodecLossSettings
 from afn_model.speech.config import CodecConfig, TalkerConfig, VoiceConfig
-from afn_model.speech.discriminators import Discriminators
 from afn_model.speech.talker import Talker
 from afn_model.train.account import RESERVE
 from afn_model.train.codec import CodecSettings
@@ -29,6 +27,14 @@ from afn_model.train.rates import Rates
 from afn_model.train.run_layout import RunLayout
 from afn_model.train.step_time import LAUNCHES, StepSeconds, layer_bytes
 from afn_model.train.talker import TalkerSettings
+from afn_model.train.voice_flops import (
+    DISCRIMINATED,
+    codec_way_flops,
+    coding_flops,
+    discriminated,
+    quantizer_flops,
+    stage_positions,
+)
 from afn_model.weights.checkpoint import SkipInit
 
 FLOAT32 = 0.04  # of the peak in bfloat16: 60 % of the 67e12 FLOP/s that an H100 has without tensor cores; assumed
@@ -78,45 +84,6 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def stage_positions(config: CodecConfig) -> list[float]:
-    """Positions a second of each of the codec's stages, the finest first, and of its tokens."""
-    rates = [config.sample_rate / config.hop]
-    for stride in config.strides:
-        rates.append(rates[-1] / stride)
-    return rates
-
-
-def codec_way_flops(config: CodecConfig) -> float:
-    """Forward FLOPs of a second of sound through encoder or decoder, which mirror each other."""
-    rates, total = stage_positions(config), 0.0
-    ends = (*config.widths[1:], config.latent)
-    for rate, after, width, end, stride in zip(rates, rates[1:], config.widths, ends, config.strides, strict=False):
-        total += rate * config.blocks * (16.0 * width**2 + 2 * config.kernel * width)
-        total += after * 2.0 * width * stride * end
-    return total + rates[0] * 2.0 * (config.window + 2) * config.widths[0]
-
-
-def quantizer_flops(config: CodecConfig) -> float:
-    """FLOPs of a frame's search through all levels."""
-    return 2.0 * config.levels * config.codes * config.latent
-
-
-@lru_cache(maxsize=8)
-def judged_second(rate: int, periods: tuple[int, ...], windows: tuple[int, ...], width: int) -> tuple[float, int, int]:
-    """(FLOPs of the discriminators for a second of sound, values of their layers, parameters), by PyTorch's count."""
-    with torch.device("meta"):
-        judges, pcm = Discriminators(periods, windows, width), torch.empty(1, rate)
-    with FlopCounterMode(display=False) as counted:
-        layers = judges(pcm)
-    return counted.get_total_flops(), sum(x.numel() for one in layers for x in one), count(judges)
-
-
-def judged(config: CodecConfig, settings: CodecSettings) -> tuple[float, int, int]:
-    """``judged_second`` of a stage's discriminators."""
-    given = {"periods": (2, 3, 5, 7, 11), "windows": (2048, 1024, 512), "width": 32} | settings.discriminators
-    return judged_second(config.sample_rate, tuple(given["periods"]), tuple(given["windows"]), given["width"])
-
-
 @dataclass(frozen=True)
 class VoiceAccount:
     """The memory of a GPU, as ``afn_model.train.account.Account`` has it, for a step on the longest recordings.
@@ -163,7 +130,7 @@ def voice_account(config: VoiceConfig, stage: Stage, layout: RunLayout, gpus: in
 
 def _codec_needs(config: VoiceConfig, stage: Stage, sizes: VoiceSizes, recordings: int) -> VoiceAccount:
     codec, settings = config.codec, CodecSettings(**stage.codec)
-    _, layers, judges = judged(codec, settings)
+    _, layers, judges = discriminated(codec.sample_rate, settings.discriminators)
     layers, judges = (0, 0) if settings.adversarial_start is None else (layers, judges)
     seconds = recordings * settings.samples(codec) / codec.sample_rate
     rates = stage_positions(codec)
@@ -289,15 +256,15 @@ class VoiceStepTime:
         """(seconds of kernels, of messages, parameters that are updated)."""
         codec, a, seconds = self.config.codec, self.rates, self.seconds
         settings = CodecSettings(**self.stage.codec)
-        flops, values, judges = (0.0, 0, 0) if settings.adversarial_start is None else judged(codec, settings)
+        flops, values, judges = 0.0, 0, 0
+        if settings.adversarial_start is not None:
+            flops, values, judges = discriminated(codec.sample_rate, settings.discriminators)
         slow = FLOAT32 * a.peak
         rates = stage_positions(codec)
         moved = 2 * 4.0 * BLOCK_MOVED * codec.blocks * sum(r * w for r, w in zip(rates, codec.widths, strict=False))
-        # Forward and twice that backward. The discriminators: 2 forwards with their backward, one of the original, and
-        # one of the sound whose backward has no gradients of weights.
         compute = 3 * (2 * codec_way_flops(codec) / slow + moved / a.hbm)
         compute += codec.frame_rate * quantizer_flops(codec) / slow
-        compute += 10 * flops / slow + 10 * 4.0 * 3 * values / a.hbm
+        compute += DISCRIMINATED * (flops / slow + 4.0 * 3 * values / a.hbm)
         compute += 3 * len(CodecLossSettings(**settings.loss).windows) * 4.0 * 40 * codec.sample_rate / a.hbm
         exposed = 2 * self.link(4.0 * (self.sizes.codec + judges + self.sizes.quantizer), self.gpus)
         return seconds * compute, exposed, self.sizes.codec + judges
@@ -317,7 +284,7 @@ class VoiceStepTime:
         attended *= 1 / a.attention + 2.5 / a.attention_backward
         head = 2.0 * self.sizes.head * settings.draws * frames
         heard = self.seconds + self.recordings * min(settings.prompt_seconds, talker.prompt / codec.frame_rate)
-        coded = heard * (codec_way_flops(codec) + codec.frame_rate * quantizer_flops(codec)) / slow
+        coded = heard * coding_flops(codec) / slow
         passes = math.ceil(rows / max(settings.pass_tokens or math.inf, each))
         launched = passes * text.layers * sum(LAUNCHES[part] for part in ("forward", "backward")) * a.launch
         compute = coded + max(times * rows * linear + rows * attended + 3 * head / fast, launched)

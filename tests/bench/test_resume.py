@@ -14,7 +14,7 @@ from tests.budget import largest, note
 from tests.distributed.ranks import WarmCommand
 from tests.orders import in_orders
 
-STEPS = 12
+STEPS = 8
 
 pytestmark = pytest.mark.slow
 

@@ -265,6 +265,7 @@ def test_threads_that_ask_at_once_get_one_table():
 def makes() -> dict[str, tuple]:
     """Every kept function and what is kept for good, with arguments that reach every tensor it makes."""
     pytest.importorskip("transformers")
+    from afn_kernels.istft.triton import unit_inverse
     from afn_kernels.log_mel import fold, tables
     from afn_kernels.log_mel.cpu import any_plan, mel_plan
     from afn_kernels.log_mel.cuda import tables as cuda_tables
@@ -285,6 +286,7 @@ def makes() -> dict[str, tuple]:
         "constants": (fold.constants.__wrapped__, 80, CPU),
         "tables": (cuda_tables.__wrapped__, 80, True, CPU),
         "places": (places.__wrapped__, (0, 2, 0, 1, 2, 4, 0, 1), 4, 1, CPU),
+        "unit_inverse": (unit_inverse.__wrapped__, 32, CPU),
         "_axes": (_axes.__wrapped__, (2, 3, 3), False, CPU),
         "_counted": (_counted.__wrapped__, 5, CPU),
         "_even_bounds": (_even_bounds.__wrapped__, 3, 7, CPU),
