@@ -21,6 +21,7 @@ from afn_kernels.geglu import geglu
 from afn_kernels.istft import istft
 from afn_kernels.layer_norm import layer_norm
 from afn_kernels.linear_cross_entropy import linear_cross_entropy, linear_logprob
+from afn_kernels.linear_fp8 import linear_fp8
 from afn_kernels.log_mel import MelConfig, log_mel
 from afn_kernels.log_mel_stream import LogMelStream
 from afn_kernels.merge_embeddings import merge_embeddings
@@ -61,6 +62,7 @@ __all__ = [
     "geglu",
     "layer_norm",
     "linear_cross_entropy",
+    "linear_fp8",
     "linear_logprob",
     "log_mel",
     "merge_embeddings",

@@ -67,7 +67,16 @@ def kind(op: str, args: tuple, kwargs: Mapping[str, Any], backward: bool | None 
         return _words(x.dtype, backward, x.shape[-1], kwargs.get("cu_seqlens_q") is None, bool(kwargs.get("causal")))
     if op == "decode_attention":
         return _words(x.dtype, backward, args[1].dtype, kwargs.get("block_table") is None)
+    if op == "linear_fp8":
+        return f"{_words(x.dtype, backward)} {_scales(args[1], args[3])} {kwargs['out_dtype']}".replace("torch.", "")
     return _words(x.dtype, backward)
+
+
+def _scales(w: torch.Tensor, scale: torch.Tensor) -> str:
+    """What of a weight shares a scale."""
+    if not scale.dim():
+        return "tensor"
+    return "row" if scale.shape[1] == 1 else "blocks" if len(scale) == len(w) else "tiles"
 
 
 def _any_requires_grad(args: tuple) -> bool:

@@ -21,6 +21,7 @@ from afn_kernels.verify.oracle import (
     blockwise_linear_logprob,
 )
 from afn_kernels.verify.orders import OtherOrder
+from afn_kernels.verify.products import products
 
 SIZES = ("full", "toy")
 IGNORED = 7  # one row in so many has no label
@@ -47,6 +48,7 @@ def checks(size: str) -> list[Check]:
         *losses(full),
         *features(full),
         *codec(full),
+        *products(full),
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import afn_kernels as ak
 from afn_model.config import SpeechConfig, TextConfig
 from afn_model.network.kv_cache import PagedKV
-from afn_model.network.linear import linear
+from afn_model.network.linear import linear, linears
 from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
@@ -51,10 +51,14 @@ class CausalAttention(nn.Module):
         self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
         self.fused: JointLinear | FP8Linear | None = None  # by network.fused, for generation
 
+    @property
+    def inputs(self) -> tuple[nn.Linear, ...]:
+        return self.q_proj, self.k_proj, self.v_proj
+
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
         if context.kv is not None:
             return linear(self.o_proj, self.cached(x_TD, context, context.kv, layer).flatten(1))
-        q, k, v = (p(x_TD).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in linears(self.inputs, x_TD))
         if context.shared is not None:
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
         q, k = ak.rotary(q, k, context.positions, context.inv_freq)
@@ -66,7 +70,7 @@ class CausalAttention(nn.Module):
         """Attention over paged keys and values, [T, heads, head_dim]."""
         fused, bias = self.fused, None
         if fused is None:
-            qkv = torch.cat([linear(p, x_TD) for p in (self.q_proj, self.k_proj, self.v_proj)], dim=1)
+            qkv = torch.cat(linears(self.inputs, x_TD), dim=1)
         else:
             qkv, bias = fused.product(x_TD), fused.bias
         caches = kv.slot_mapping(layer)
@@ -95,7 +99,7 @@ class FeedForward(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         if self.fused is not None and not torch.is_grad_enabled():
             return self.down_proj(ak.swiglu(*self.fused.product(x_TD).chunk(2, -1)))
-        return linear(self.down_proj, ak.swiglu(linear(self.gate_proj, x_TD), linear(self.up_proj, x_TD)))
+        return linear(self.down_proj, ak.swiglu(*linears((self.gate_proj, self.up_proj), x_TD)))
 
 
 class DecoderBlock(nn.Module):

@@ -5,6 +5,7 @@ An adapter beside a weight must not be lost where a kernel goes on from the prod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afn_kernels import cpu
+from afn_model.network.fp8_linear import fp8_products
 
 # Products of a call, from which on oneDNN is 1.2 to 2.2 times as fast (AVX-512 cores of an AMD EPYC 9005).
 ONEDNN_PRODUCTS = 1 << 21
@@ -21,6 +23,15 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), [..., in] to [..., out]."""
     found = _onednn(layer, x, True)
     return layer(x) if found is None else found
+
+
+def linears(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """[layer(x) for layer in layers]; layers that multiply in FP8 share one quantised x."""
+    if not all(getattr(layer, "fp8", False) for layer in layers):
+        return [linear(layer, x) for layer in layers]
+    found = fp8_products(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+    adapted = (getattr(layer, "adapted", None) for layer in layers)
+    return [y if adapt is None else adapt(x, y) for adapt, y in zip(adapted, found, strict=True)]
 
 
 def product(layer: nn.Linear, x: Tensor) -> Tensor:

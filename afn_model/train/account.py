@@ -70,10 +70,14 @@ class Unit:
     Args:
         trained: parameters that train.
         frozen: bytes of those that do not, as they are held.
+        products: parameters of the decoder's linear layers among those that train, which may travel in FP8.
+        frozen_products: the same of those that do not.
     """
 
     trained: int
     frozen: int
+    products: int = 0
+    frozen_products: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ def _stage_units(
     blocks = gathered_together(model, frozen_whole=whole)
     groups = [[block] if isinstance(block, nn.Module) else list(block) for block in blocks]
     inside = {id(p) for group in groups for module in group for p in module.parameters()}
-    found = [_unit([p for module in group for p in module.parameters()], size) for group in groups]
+    linear = {id(m.weight) for block in model.blocks for m in block.modules() if isinstance(m, nn.Linear)}
+    found = [_unit([p for module in group for p in module.parameters()], size, linear) for group in groups]
     cut = len(groups) - len([g for g in groups if g[0] in set(model.encoder.layers)])
     adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoRALinear)}
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -163,7 +168,7 @@ def _stage_units(
     if adapted and not adapter:
         copied = [p for n, p in model.named_parameters() if n in trained and n.partition(".")[0] in originals]
     return StageUnits(
-        root=_unit([p for p in model.parameters() if id(p) not in inside], size),
+        root=_unit([p for p in model.parameters() if id(p) not in inside], size, linear),
         layers=tuple(found[:cut]),
         encoder=tuple(found[cut:]),
         fixed=sum(b.nbytes for b in model.buffers()),
@@ -177,9 +182,10 @@ def _stage_units(
     )
 
 
-def _unit(parameters: Sequence[nn.Parameter], size: int) -> Unit:
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return Unit(trained, sum(p.numel() for p in parameters if not p.requires_grad) * size)
+def _unit(parameters: Sequence[nn.Parameter], size: int, linear: set[int]) -> Unit:
+    trained, frozen = ([p for p in parameters if p.requires_grad == wanted] for wanted in (True, False))
+    products = (sum(p.numel() for p in some if id(p) in linear) for some in (trained, frozen))
+    return Unit(sum(p.numel() for p in trained), sum(p.numel() for p in frozen) * size, *products)
 
 
 def keeps_whole(config: ModelConfig | SpeechConfig, stage: Stage, layout: RunLayout, ranks: int, memory: float) -> bool:
@@ -287,7 +293,9 @@ class Account:
         """Bytes of a unit's weights while they are whole; nothing where they always are."""
         if not self.sharded:
             return 0.0
-        return self.size * unit.trained + (0.0 if self.whole else unit.frozen)
+        less = (self.size - 1) * self.layout.fp8  # bytes of a weight that travels in FP8
+        found = self.size * unit.trained - less * unit.products
+        return found if self.whole else found + unit.frozen - less * unit.frozen_products
 
     def keeps(self, *names: str) -> bool:
         return any(name in self.units.inputs for name in names)
@@ -389,6 +397,8 @@ class Account:
         # Gradients of the MLP's inner activations replace, one after another, what it kept.
         mlp = again[mode] + row * text.ffn * (3 - self.keeps("language_model.down_proj")) + row * 2 * text.width
         attention = (again[mode] if mode == "full" else 0) + row * 5 * text.width + self.moving()
+        if self.layout.fp8:  # codes of a gradient, of its transpose or of an input's, and of a weight
+            mlp = mlp + self.rows * (text.ffn + max(text.ffn, text.width)) + text.width * text.ffn
         return np.maximum(mlp, attention)
 
     def working(self) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afn_model.hashing import key
+from afn_model.network.fp8_linear import fp8_products
 from afn_model.network.head import float32_logits
 from afn_model.train.quantise import QuantisedLinear
 
@@ -68,7 +69,7 @@ class LoRALinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.rank, self.alpha, self.rslora, self.active, self.plain = rank, alpha, rslora, True, type(base)
         self.scale = alpha / (math.sqrt(rank) if rslora else rank)
-        self.dropout = None
+        self.dropout, self.fp8 = None, False
         # A tensor as the draw is: the compiled code of one block then serves all, for it does not depend on the value.
         self.number = torch.zeros((), dtype=torch.int64, device="cpu")
         self.quantised = base if isinstance(base, QuantisedLinear) else None
@@ -87,16 +88,18 @@ class LoRALinear(nn.Linear):
         """``wide``: what a head that has no bias returns in float32 from the products on, as it is trained."""
         if wide:
             return self.summed_in_float32(x)
-        if self.quantised is None:
-            y = F.linear(x, self.weight, self.bias)
-        else:
-            y = self.quantised.product(x)
-            y = y if self.bias is None else y + self.bias
-        return self.adapted(x, y)
+        return self.adapted(x, self.base(x, self.bias))
 
     def product(self, x: Tensor) -> Tensor:
         """y without b."""
-        return self.adapted(x, F.linear(x, self.weight) if self.quantised is None else self.quantised.product(x))
+        return self.adapted(x, self.base(x, None))
+
+    def base(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """W x + bias; ``fp8`` says whether in FP8."""
+        if self.quantised is not None:
+            y = self.quantised.product(x)
+            return y if bias is None else y + bias
+        return fp8_products(x, [self.weight], [bias])[0] if self.fp8 else F.linear(x, self.weight, bias)
 
     def adapted(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.active:

@@ -16,6 +16,7 @@ from afn_model.prompt.processor import AFNextProcessor
 from afn_model.speech.config import VoiceConfig, voice_config, voice_preset
 from afn_model.train.account import Account, stage_units
 from afn_model.train.curriculum import Curriculum, Stage
+from afn_model.train.fp8 import check_fp8
 from afn_model.train.host_memory import available
 from afn_model.train.methods import METHODS, SPEECH, VOICE, check_kind
 from afn_model.train.outlook import stage_forecast
@@ -115,6 +116,8 @@ def check_layout(config: AnyConfig, stage: Stage, layout: RunLayout, gpus: int) 
         raise ValueError(f"{what}: a context of {stage.context} tokens is too little for {shared} ranks ({ways})")
     if isinstance(config, ModelConfig) and stage.context > config.text.max_positions:
         raise ValueError(f"{what}: context {stage.context} is beyond the model's {config.text.max_positions} positions")
+    if isinstance(config, ModelConfig) and layout.fp8:
+        check_fp8(config.text)
     if gpus % (layout.shard or gpus):
         raise ValueError(f"{what}: shard {layout.shard} does not divide {gpus} GPUs")
     groups = gpus // shared
@@ -426,7 +429,8 @@ def lines(found: StagePlan) -> list[str]:
     shared = f", ulysses {layout.ulysses} x ring {layout.ring}" if stage.packed else ""
     shard = 1 if stage.method == "codec" else layout.shard or found.gpus
     text.append(
-        f"  layout: {layout.dtype}, recompute {layout.recompute}{shared}, weights over {shard}"
+        f"  layout: {layout.dtype}{' with products in FP8' * layout.fp8}, recompute {layout.recompute}{shared}, "
+        f"weights over {shard}"
         + (f", frozen ones {'whole' if found.whole else 'sharded'}" if found.held["frozen weights"] >= 0.05 else "")
     )
     if found.host:

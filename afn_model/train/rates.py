@@ -24,6 +24,9 @@ class Rates:
     """Of one GPU and its links; ``measured`` names the fields that are no assumptions."""
 
     matmul: float = rate(625e12, 540e12, 680e12, "FLOP/s", "assumed: 600 to 650e12 sustained of an H100's 989e12")
+    fp8: float = rate(
+        1100e12, 800e12, 1350e12, "FLOP/s", "assumed of FP8 products in blocks of 128; DeepGEMM says 1350e12 at best"
+    )
     attention: float = rate(585e12, 450e12, 640e12, "FLOP/s", "FlashAttention-3, packed causal 32K, forward, published")
     attention_backward: float = rate(426e12, 320e12, 480e12, "FLOP/s", "the same, backward")
     own_attention: float = rate(400e12, 280e12, 480e12, "FLOP/s", "assumed of our kernel, which a ring calls, forward")

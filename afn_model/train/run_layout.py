@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afn_model.checks import is_whole
 from afn_model.train import values
-from afn_model.train.methods import METHODS, VOICE
+from afn_model.train.methods import METHODS, VOICE, WHOLE
 from afn_model.train.values import known, read_yaml, shown
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class RunLayout:
 
     Args:
         dtype: of the computation, float32 or bfloat16; trained weights are float32 either way.
+        fp8: whether the linear layers of the language model's blocks multiply in FP8 (e4m3, a scale for blocks of 128),
+            forward and backward, and are gathered so.
         shard: ranks that share one copy of the weights (FSDP2), 0 for all of them; the other ranks replicate it.
         ulysses, ring: ranks that share one packed sequence, by heads inside a node and by blocks of keys across nodes,
             in SFT stages; those of GRPO and DPO are data parallel over all ranks.
@@ -46,6 +48,7 @@ class RunLayout:
     """
 
     dtype: str = "float32"
+    fp8: bool = False
     shard: int = 0
     ulysses: int = 1
     ring: int = 1
@@ -76,13 +79,15 @@ class RunLayout:
             raise ValueError(f"layout: ulysses {self.ulysses}, ring {self.ring}, shard {self.shard} are out of range")
         if min(self.keep, self.checkpoint_every, self.log_every) < 1:
             raise ValueError("layout: keep, checkpoint_every and log_every are at least 1")
-        for name in ("offload_optimiser", "offload_gradients", "offload_activations", "compile"):
+        for name in ("offload_optimiser", "offload_gradients", "offload_activations", "compile", "fp8"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"layout: {name} is {shown(getattr(self, name))}; true or false is expected")
         if self.offload_gradients and not self.offload_optimiser:
             raise ValueError("layout: offload_gradients is for layouts with offload_optimiser: true")
         if self.offload_activations and self.compile:
             raise ValueError("layout: offload_activations and compile exclude each other; set one of them to false")
+        if self.fp8 and self.compile:
+            raise ValueError("layout: fp8 and compile exclude each other; set one of them to false")
         if not self.checkpoint_minutes > 0:
             raise ValueError(f"layout: checkpoint_minutes is {self.checkpoint_minutes}; a number above 0 is expected")
         for context, changes in values.mapping(self.contexts, "layout: contexts").items():
@@ -151,6 +156,10 @@ def for_stage(layout: RunLayout, stage: Stage) -> RunLayout:
             f"stage {stage.name}: ulysses {found.ulysses} x ring {found.ring}, but method asr gives every rank whole "
             "sequences; 1 x 1 is expected"
         )
+    if found.fp8 and METHODS[stage.method].model != WHOLE:
+        raise ValueError(f"stage {stage.name}: method {stage.method} is trained without fp8; fp8: false is expected")
+    if found.fp8 and (base := (stage.lora or {}).get("base")):
+        raise ValueError(f"stage {stage.name}: fp8 multiplies weights of 16 bits, not a base in {base}; leave one out")
     if METHODS[stage.method].model == VOICE:
         check_voice(found, stage)
     return found

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from afn_distributed.fp8_gather import gather_in_fp8
 from afn_distributed.process import Process
 from afn_distributed.shard import mesh_of, shard
 from afn_model.afnext import AFNext
@@ -21,6 +22,7 @@ from afn_model.train.activation_checkpoint import checkpoint_blocks
 from afn_model.train.activation_offload import ActivationOffload
 from afn_model.train.adapt import Adapted, adapt, with_adapters
 from afn_model.train.curriculum import Stage
+from afn_model.train.fp8 import fp8_weights, multiply_in_fp8
 from afn_model.train.grpo import frozen_reference
 from afn_model.train.lora_linear import adapters
 from afn_model.train.optimiser import make_optimiser
@@ -111,6 +113,8 @@ def stage_model(
     compute = getattr(torch, layout.dtype)
     where = process.device if weights is not None else None
     adapted = adapt(model, stage, seed=seed, rank=process.rank, device=where)
+    if layout.fp8:
+        multiply_in_fp8(model.language_model)
     # Without its adapters the policy is what they were added to; one that goes on from an adapter needs a copy.
     itself = reference and bool(stage.lora) and not stage.adapter
     originals = {}
@@ -139,6 +143,9 @@ def stage_model(
         gc.collect()  # the whole weights, which cycles still hold
     if weights is not None:
         together(process, lambda: _fill(weights, process.device, model, other, originals))
+    if layout.fp8:
+        for part in (model,) if other is None or other is model else (model, other):
+            gather_in_fp8(fp8_weights(part))
     optimiser = make_optimiser(
         model.named_parameters(),
         lr=stage.lr,

@@ -171,7 +171,7 @@ class StageRun:
         """What a checkpoint holds besides tensors."""
         return {
             "stage": fingerprint.as_json(self.stage),
-            "model": self.config_as_json(),
+            "model": {**self.config_as_json(), **({"fp8": True} if self.layout.fp8 else {})},
             "start": self.start,
             "data": self.loader.fingerprint | self.held_fingerprint,
             "seed": self.curriculum.seed,

@@ -20,6 +20,7 @@ from afn_model.train.rates import Rates
 
 LAUNCHES = {"forward": 18, "backward": 40, "adapter": 5}  # kernels of a decoder layer, and of each of its adapters
 CODED = 16.0  # bytes moved to decode a weight of few bits before its product, assumed
+CODED_FP8 = 24.0  # bytes moved to code a float32 weight in FP8 before it is gathered, counted from its ops
 ADAPTED = 7  # linear layers of a decoder layer
 
 
@@ -59,6 +60,14 @@ class TimedStep(Protocol):
 def layer_products(text: TextConfig) -> float:
     """FLOPs of a token in the linear layers of one decoder layer."""
     return language_model_linear(text) / text.layers
+
+
+def quantised_bytes(text: TextConfig, *, size: int, backward: bool, trains: bool) -> float:
+    """Bytes of a token that quantising moves in a layer: inputs; in a backward gradients, and both across tokens."""
+    attended = text.heads * text.head_dim
+    inputs = 2 * text.width + attended + text.ffn
+    outputs = attended + 2 * text.kv_heads * text.head_dim + 2 * text.width + 2 * text.ffn
+    return (size + 1.0) * ((outputs + trains * (outputs + inputs)) if backward else inputs)
 
 
 def layer_bytes(text: TextConfig, *, lora: bool = False) -> float:
@@ -118,14 +127,31 @@ class StepTime:
         return total
 
     def decoding(self) -> float:
-        """Seconds to decode the weights of one layer, where the base under adapters is held in few bits."""
-        coded = self.account.stage.lora and self.account.stage.lora.get("base")
-        return CODED * layer_products(self.text) / 2 / self.rates.hbm if coded else 0.0
+        """Seconds to decode a layer's weights from the few bits of a base under adapters, or to code them in FP8."""
+        account, weights = self.account, layer_products(self.text) / 2
+        if self.fp8:
+            gathered = account.sharded and not (self.lora and account.whole)
+            # What was gathered in FP8 is turned for the backward.
+            each = CODED_FP8 / account.shard + 1 if gathered else account.size + 1
+            return each * weights / self.rates.hbm
+        coded = account.stage.lora and account.stage.lora.get("base")
+        return CODED * weights / self.rates.hbm if coded else 0.0
 
-    def token_seconds(self, times: float, products: float) -> float:
+    @property
+    def fp8(self) -> bool:
+        return self.account.layout.fp8
+
+    @property
+    def products(self) -> float:
+        """FLOP/s of the products of a decoder layer."""
+        return self.rates.fp8 if self.fp8 else self.rates.matmul
+
+    def token_seconds(self, times: float, products: float, *, backward: bool = False) -> float:
         """Of a layer's products and of its element-wise kernels, so many times, for a token."""
-        text, a = self.text, self.rates
-        return products * layer_products(text) / a.matmul + times * layer_bytes(text, lora=self.lora) / a.hbm
+        text, size = self.text, times * layer_bytes(self.text, lora=self.lora)
+        if self.fp8:
+            size += quantised_bytes(text, size=self.account.size, backward=backward, trains=self.trains_layers)
+        return products * layer_products(text) / self.products + size / self.rates.hbm
 
     def forward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention."""
@@ -134,12 +160,12 @@ class StepTime:
     def backward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention: gradients of inputs, of weights where they train, recomputation."""
         a, rows, text = self.rates, self.account.rows, self.text
-        found = rows * self.token_seconds(2, 1 + self.trains_layers)
-        opened = 4.0 * text.width * text.ffn / a.matmul + 6 * text.ffn / a.hbm
+        found = rows * self.token_seconds(2, 1 + self.trains_layers, backward=True)
+        opened = 4.0 * text.width * text.ffn / self.products + 6 * text.ffn / a.hbm
         if self.mode == "selective":
             found = found + rows * opened + 0.6 * self.decoding()  # gate and up
         if self.mode == "full":  # the product that nothing is kept of is left out
-            found = found + self.forward_layer() / a.block - rows * 2.0 * text.width * text.ffn / a.matmul
+            found = found + self.forward_layer() / a.block - rows * 2.0 * text.width * text.ffn / self.products
         return found * a.block + self.decoding()
 
     def encode(self) -> np.ndarray:
@@ -245,7 +271,7 @@ class StepTime:
         longest = min(1.0, 2 * a.answer) * settings.max_new_tokens  # the longest of the answers sampled together
         cache = together * (account.micro.lengths[0] + settings.group * longest / 2) * per_token
         prompts = together * account.micro.lengths[0]
-        prefill = prompts * layer_products(self.text) * text.layers / a.matmul + together * float(self.encode().max())
+        prefill = prompts * layer_products(self.text) * text.layers / self.products + together * float(self.encode().max())
         each = prefill + longest * max(a.token, (weights + cache) / a.hbm)
         return math.ceil(self.micro_batches / together) * each + sum(self.gather(u) for u in self.units.units)
 
