@@ -96,6 +96,7 @@ OP = Op(
         _cuda.implementation(
             "afn_kernels.attention.boundary:attention_cuda",
             _supports_cuda,
+            available=_cuda.hopper,
             why="heads of 64 and 128 on Hopper, the algorithm of FlashAttention 3, for captured graphs too; not timed",
         ),
         _triton.implementation(

@@ -181,7 +181,7 @@ AFN_DEVICE void multiply_values(ForwardRows<T>& r, const uint32_t (&weights)[T::
     wgmma_commit();
 }
 
-// Scores of the keys from first on to what they weigh, and what the sums before are worth beside them.
+// Scores of the keys from first on to exponentials of them, and to what the sums before are worth beside them.
 template <class T, bool masked>
 AFN_DEVICE void soften(const AttentionForward& p, const ForwardWork& w, float (&s)[T::keys / 2], ForwardRows<T>& r,
                        float (&keep)[2], int first) {
@@ -248,16 +248,23 @@ AFN_DEVICE void let_go(uint64_t* barrier) {
     if (thread_index() % 128 == 0) barrier_arrive(barrier);
 }
 
-// The next keys' scores and the last keys' values at once, and under the latter the softmax of the former.
+template <class T>
+AFN_DEVICE void rescale(ForwardRows<T>& r, const float (&keep)[2]) {
+#pragma unroll
+    for (int i = 0; i < T::width / 2; ++i) r.o[i] *= keep[i / 2 % 2];
+}
+
+// The next block's scores and the values of the block before at once, and under the latter the softmax of the former.
+// The stage that comes first is waited for before, the one that comes next between the softmax and the wait for the
+// values: without a branch there the compiler would take the exponentials behind that wait.
 template <class T, bool masked>
 AFN_DEVICE void attend_next(const AttentionForward& p, const ForwardWork& w, const ForwardShared<T>& shared,
-                            ForwardStage<T>& at, float (&s)[T::keys / 2], uint32_t (&weights)[T::keys / 16][4],
-                            ForwardRows<T>& r, int block) {
+                            ForwardStage<T>& at, uint32_t (&weights)[T::keys / 16][4], ForwardRows<T>& r, int block) {
+    float s[T::keys / 2], keep[2];
     ForwardStage<T> keys = at, values = at.next();
     at = values.next();
-    barrier_wait(shared.full(keys.slot), keys.phase);
     take_turn<T>();
-    hold(s), hold(r.o);
+    hold(r.o);
     wgmma_fence();
     multiply_keys<T>(s, shared, keys.slot);
     barrier_wait(shared.full(values.slot), values.phase);
@@ -268,13 +275,13 @@ AFN_DEVICE void attend_next(const AttentionForward& p, const ForwardWork& w, con
     hold(s);
     let_go(shared.empty(keys.slot));
     if (!block) let_go(shared.q_empty());
-    float keep[2];
     soften<T, masked>(p, w, s, r, keep, block * T::keys);
+    hold(s);
+    barrier_wait(shared.full(at.slot), at.phase);
     wgmma_wait<0>();
     hold(r.o);
     let_go(shared.empty(values.slot));
-#pragma unroll
-    for (int i = 0; i < T::width / 2; ++i) r.o[i] *= keep[i / 2 % 2];
+    rescale<T>(r, keep);
     pack_weights<T>(weights, s);
 }
 
@@ -296,15 +303,14 @@ AFN_DEVICE void attend(const AttentionForward& p, const ForwardWork& w, const Fo
     if (!block) let_go(shared.q_empty());
     at = at.next();
     soften<T, true>(p, w, s, r, keep, block * T::keys);
-#pragma unroll
-    for (int i = 0; i < T::width / 2; ++i) r.o[i] *= keep[i / 2 % 2];
+    rescale<T>(r, keep);
     pack_weights<T>(weights, s);
     if (w.nk < w.blocks * T::keys && w.k0 + w.nk < p.total_k)
         clear_values<T>(shared, block ? at.next() : at, w.nk - block * T::keys);
-    for (--block; block >= 0 && block >= w.blocks - w.masked; --block)
-        attend_next<T, true>(p, w, shared, at, s, weights, r, block);
-    for (; block >= 0; --block) attend_next<T, false>(p, w, shared, at, s, weights, r, block);
     barrier_wait(shared.full(at.slot), at.phase);
+    for (--block; block >= 0 && block >= w.blocks - w.masked; --block)
+        attend_next<T, true>(p, w, shared, at, weights, r, block);
+    for (; block >= 0; --block) attend_next<T, false>(p, w, shared, at, weights, r, block);
     hold(r.o);
     wgmma_fence();
     multiply_values<T>(r, weights, shared, at.slot);
