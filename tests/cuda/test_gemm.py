@@ -20,6 +20,8 @@ SHAPES = {
     "f16_registers": ((72, 264, 104), (64, 256, 32)),
     "bf16_threads": ((72, 72, 56), (5, 16, 8)),
     "e4m3": ((130, 144, 528), (7, 16, 16)),
+    "bf16_three": ((200, 72, 264), (5, 8, 8)),
+    "f16_parts": ((72, 72, 400), (8, 64, 136)),
 }
 
 
@@ -33,14 +35,15 @@ def test_products(one, csrc):
     with emulated(csrc=csrc):
         for shape in SHAPES[one.name]:
             a, b = gemm.operands(one, *shape)
-            assert torch.equal(one(a, b), gemm.product(one, a, b)), shape
+            for blocks in (1, 7):
+                assert torch.equal(one(a, b, blocks), gemm.product(one, a, b)), (shape, blocks)
 
 
 @pytest.mark.slow
 def test_each_mutant_is_noticed(csrc, tmp_path):
     places = mutants.mutate(tmp_path, csrc)
     small = {"bf16": (128, 128, 320), "bf16_threads": (64, 64, 64), "f16_registers": (64, 256, 128)}
-    small["f16_narrow"] = (64, 64, 192)
+    small |= {"f16_narrow": (64, 64, 192), "bf16_three": (192, 256, 320), "f16_parts": (64, 64, 256)}
     named = {one.name: one for one in gemm.GEMMS}
     cases = [partial(named[name], *gemm.operands(named[name], *shape)) for name, shape in small.items()]
     with emulated(csrc=tmp_path):
@@ -51,7 +54,7 @@ def test_each_mutant_is_noticed(csrc, tmp_path):
             verdicts[place] = mutants.said("gemm", tmp_path, number, cases, expected)
     print("\n".join(" | ".join(place.row(said)) for place, said in verdicts.items()))
     assert [place for place, said in verdicts.items() if not said] == []
-    assert len(verdicts) == 34
+    assert len(verdicts) == 45
 
 
 def test_code_for_hopper(csrc, tmp_path, monkeypatch):
@@ -70,7 +73,8 @@ def test_code_for_hopper(csrc, tmp_path, monkeypatch):
         assert re.search(rf"{product}\.64x{one.n}x", text), one
         for instruction in ("UTMALDG.2D", "SYNCS.PHASECHK", "SYNCS.ARRIVE", "WARPGROUP.DEPBAR"):
             assert instruction in text, (one, instruction)
-        assert ("USETMAXREG" in text) == (one.m == 128)
+        assert ("USETMAXREG" in text) == (one.m >= 128)
+        assert ("UTMASTG.2D" in text, "UTMAREDG.2D.ADD" in text) == (one.m == 192, one.parts > 1)
 
 
 SANITISED = """
