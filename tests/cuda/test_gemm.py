@@ -39,6 +39,32 @@ def test_products(one, csrc):
                 assert torch.equal(one(a, b, blocks), gemm.product(one, a, b)), (shape, blocks)
 
 
+@pytest.mark.parametrize(("exponent", "kept"), [(-5, True), (-6, False)])
+def test_sums_of_e4m3_keep_14_bits(exponent, kept, csrc):
+    """256 and then 256 times the last bit of it, or half of that; and their negatives, which are cut off towards 0."""
+    a, b = torch.zeros(2, 288), torch.zeros(16, 288)
+    a[0, 0], a[0, 32:] = 16, 2.0 ** (exponent + 1)
+    a[1] = -a[0]
+    b[:, 0], b[:, 32:] = 16, 0.5
+    one = next(one for one in gemm.GEMMS if one.name == "e4m3")
+    a, b = a.to(one.dtype), b.to(one.dtype)
+    exact = 256 * (1 + 2.0**exponent)
+    for short in (False, True):
+        with emulated(csrc=csrc, short_sums=short):
+            assert one(a, b)[:, 0].tolist() == ([exact, -exact] if kept or not short else [256, -256])
+
+
+def test_short_sums_are_near(csrc):
+    one = next(one for one in gemm.GEMMS if one.name == "e4m3")
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(rows, 512, generator=g).to(one.dtype) for rows in (64, 32))
+    with emulated(csrc=csrc, short_sums=True):
+        c = one(a, b)
+    exact, most = a.double() @ b.double().T, (a.abs().double() @ b.abs().double().T)
+    error = ((c - exact).abs() / most).max()
+    assert 2**-16 < error < 16 * 2**-13  # 16 products deep, 33 terms of each cut off
+
+
 @pytest.mark.slow
 def test_each_mutant_is_noticed(csrc, tmp_path):
     places = mutants.mutate(tmp_path, csrc)
