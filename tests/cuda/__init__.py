@@ -28,6 +28,9 @@ SANITISERS = {
     "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
 }
 
+# In the assembler's remarks: products that wait for one another, because something comes between them.
+SERIALISED = r"C75\d\d|wgmma\.mma_async instructions are serialized"
+
 
 class MemoryFault(AssertionError):
     """What the host's checker says of a launch."""

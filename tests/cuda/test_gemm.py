@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from afn_kernels import _cuda
+from tests import cuda
 from tests.cuda import compiler, emulated, gemm, mutants, sanitised
 
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")
@@ -83,14 +84,15 @@ def test_each_mutant_is_noticed(csrc, tmp_path):
     assert len(verdicts) == 45
 
 
-def test_code_for_hopper(csrc, tmp_path, monkeypatch):
-    """NVRTC makes products of warpgroups, tensor copies and barriers of it."""
+def test_code_for_hopper(csrc, monkeypatch):
+    """NVRTC makes products of warpgroups, tensor copies and barriers of it, and waits for no product of its own."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
     from bench.sm90 import machine
 
-    monkeypatch.setenv("AFN_CACHE", str(tmp_path))
     monkeypatch.setattr(_cuda, "sources", lambda: csrc)
-    code = machine.dumped(_cuda.compiled("gemm", (9, 0)), "-sass")
+    cubin, remarks = _cuda.compile_now("gemm", (9, 0))
+    assert not re.search(cuda.SERIALISED, remarks), remarks
+    code = machine.dumped(cubin, "-sass")
     functions = dict(re.findall(r"Function : gemm_(\w+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
     assert set(functions) == {one.name for one in gemm.GEMMS}
     for one in gemm.GEMMS:
