@@ -22,7 +22,7 @@ FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{H
 # The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
 KERNEL = ("-O1", "-fno-tree-sra", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
 MACHINE = ("-O2", "-ftls-model=initial-exec")
-PARTS = ("run", "barriers", "products")  # of the machine
+PARTS = ("run", "barriers", "stores", "products")  # of the machine
 SANITISERS = {
     "": ("-fsanitize=thread",),
     "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
@@ -127,10 +127,18 @@ def run(
     parameters: bytes,
     *,
     backwards: bool = False,
+    ordered_adds: bool = False,
     csrc: Path | None = None,
 ) -> None:
-    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first; ``csrc`` has other sources."""
+    """What ``_cuda.emulator`` is set to.
+
+    Args:
+        backwards: runs the last block first.
+        ordered_adds: blocks that add to the same sum asynchronously have to do so in a known order.
+        csrc: has other sources.
+    """
     found = library(kernel.source, csrc)
+    found.afn_order_adds(ordered_adds)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
     size.restype = ctypes.c_uint64
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
@@ -146,10 +154,10 @@ def run(
 
 
 @contextmanager
-def emulated(*, backwards: bool = False, csrc: Path | None = None):
-    """Within it ``impl="cuda"`` runs on CPU tensors."""
+def emulated(*, backwards: bool = False, ordered_adds: bool = False, csrc: Path | None = None):
+    """Within it ``impl="cuda"`` runs on CPU tensors, as ``run`` does it."""
     before = _cuda.emulator, _tensor_map.emulator
-    _cuda.emulator = lambda *args: run(*args, backwards=backwards, csrc=csrc)
+    _cuda.emulator = lambda *args: run(*args, backwards=backwards, ordered_adds=ordered_adds, csrc=csrc)
     _tensor_map.emulator = tensor_map.encode
     try:
         yield

@@ -78,6 +78,47 @@ AFN_DEVICE void tensor_copy(void* to, const TensorMap* map, uint64_t* barrier, i
         : "memory");
 }
 
+// From shared memory to a box of a tensor, or added to its float32 elements, by one thread; what lies outside of the
+// tensor is left out. Others see it once this thread has waited for it and let them know.
+#define AFN_STORE(name, what, more, dimensions, at, parameters, ...)                                               \
+    AFN_DEVICE void name(const TensorMap* map, const void* from, AFN_UNPACK parameters) {                          \
+        asm volatile(what ".async.bulk.tensor." dimensions ".global.shared::cta" more ".tile.bulk_group [%0, {" at \
+                          "}], [%1];" ::"l"(map),                                                                  \
+                     "r"(shared_address(from)), __VA_ARGS__                                                        \
+                     : "memory");                                                                                  \
+    }
+#define AFN_UNPACK(...) __VA_ARGS__
+#define AFN_STORES(name, what, more)                                                               \
+    AFN_STORE(name, what, more, "2d", "%2, %3", (int x, int y), "r"(x), "r"(y))                    \
+    AFN_STORE(name, what, more, "3d", "%2, %3, %4", (int x, int y, int z), "r"(x), "r"(y), "r"(z)) \
+    AFN_STORE(name, what, more, "4d", "%2, %3, %4, %5", (int x, int y, int z, int w), "r"(x), "r"(y), "r"(z), "r"(w))
+AFN_STORES(tensor_store, "cp", "")
+AFN_STORES(tensor_add, "cp.reduce", ".add")
+// The same of bytes that lie side by side; addresses and bytes are multiples of 16.
+AFN_DEVICE void bulk_store(void* to, const void* from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
+AFN_DEVICE void bulk_add(float* to, const float* from, uint32_t bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(
+                     __cvta_generic_to_global(to)),
+                 "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
+// What this thread has stored since the last group.
+AFN_DEVICE void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until at most n of this thread's groups have yet to read their bytes, which may be overwritten then; or to write
+// them.
+template <int n>
+AFN_DEVICE void store_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory");
+}
+template <int n>
+AFN_DEVICE void store_wait() {
+    asm volatile("cp.async.bulk.wait_group %0;" ::"n"(n) : "memory");
+}
+
 // A barrier of some warps, numbered 1 to 15; threads of them together. Who arrives does not wait.
 AFN_DEVICE void named_sync(int barrier, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
