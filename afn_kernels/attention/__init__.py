@@ -5,10 +5,11 @@ from typing import Literal, overload
 
 import torch
 
-from afn_kernels import _autocast, _cache_attention, _check, _triton
+from afn_kernels import _autocast, _cache_attention, _check, _cuda, _triton
 from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import checks, providers
 from afn_kernels.attention.arguments import only_its_own
+from afn_kernels.attention.config import CUDA_QUERIES
 from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
 from afn_kernels.attention.window import canonical, capping
 from afn_kernels.cpu import avoid as _outside_inference
@@ -44,6 +45,20 @@ def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
+def _supports_cuda(q, k, v, *, window=None, softcap=0.0, scale=1.0, carry=None, **_) -> str:
+    if q.shape[-1] not in CUDA_QUERIES:
+        return f"a head of {q.shape[-1]} is not 64 or 128"
+    if window is not None or softcap:
+        return "it takes no window and caps no scores"
+    if scale <= 0:
+        return f"the scale {scale} is not above zero, and the maximum of the scores is taken before it"
+    if reason := _cuda.supports(q, k, v, dtypes=providers.HALF):
+        return reason
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ()))):
+        return _triton.available() and f"its gradient is that of the Triton kernels: {_triton.available()}"
+    return ""
+
+
 def _provider(name: str, why: str, supports, module: str = "torch", avoid=providers.nothing) -> Impl:
     target = f"afn_kernels.attention.provided:{name}"
     return Impl(name, target, providers.available(module), supports, avoid, why, providers.never(name))
@@ -77,6 +92,12 @@ OP = Op(
             providers.supports_varlen,
             module="torch.nn.attention.varlen",
             avoid=providers.avoid_varlen,
+        ),
+        _cuda.implementation(
+            "afn_kernels.attention.boundary:attention_cuda",
+            _supports_cuda,
+            available=_cuda.hopper,
+            why="heads of 64 and 128 on Hopper, the algorithm of FlashAttention 3, for captured graphs too; not timed",
         ),
         _triton.implementation(
             "afn_kernels.attention.boundary:attention",
@@ -332,7 +353,7 @@ def attention_schedule(
     """What the layers of a model would each work out again from the same boundaries, made once per forward pass.
 
     table[i] = (first query, queries, first key, keys, block) of the tile with the i-th most query-key pairs: what the
-    "triton" implementation reads. Tables are made on the device, without waiting for it, those of the backward only
+    "triton" implementation reads, and with tiles of its own "cuda". Tables are made on the device, without waiting for it, those of the backward only
     where gradients are enabled. For another implementation the schedule holds boundaries alone. Inside a captured CUDA
     graph it follows boundaries that change between replays if it is made inside too.
 
@@ -371,9 +392,12 @@ def attention_schedule(
     like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
     options |= {"return_lse": return_lse, "carry": None, "schedule": None, "window": None, "softcap": 0.0}
-    kernels = ("forward", *(("carry",) if return_lse else ()), *(("dq", "dkv") if torch.is_grad_enabled() else ()))
-    if OP.pick(impl, like, like, like, **options).name != "triton":
-        kernels = ()
+    kernels = ("dq", "dkv") if torch.is_grad_enabled() else ()
+    picked = OP.pick(impl, like, like, like, **options).name
+    if picked == "triton":
+        kernels = ("forward", *(("carry",) if return_lse else ()), *kernels)
+    else:
+        kernels = ("cuda", *kernels) if picked == "cuda" else ()
     made_from, mode = None, nullcontext()
     if not torch.compiler.is_compiling():  # what is traced has no mode of its own and counts no writes
         made_from, mode = MadeFrom.now(cu_seqlens_q, cu_seqlens_k), torch.inference_mode(False)

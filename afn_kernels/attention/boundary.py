@@ -55,22 +55,41 @@ FORWARD = Boundary(
     setup_context=_setup_context,
     backward=_backward,
 )
+FORWARD_CUDA = Boundary(
+    "attention_cuda",
+    "afn_kernels.attention.cuda:forward",
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
 BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
 FORWARD_CPU = Boundary("attention_cpu", "afn_kernels.attention.cpu:forward", _forward_cpu_fake)
 
 
-def attention(q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse, carry, schedule, **_):
+def attention(q, k, v, *, carry, **options):
     """The "triton" row of the op's table."""
+    return _attend(FORWARD, "forward" if carry is None else "carry", q, k, v, carry=carry, **options)
+
+
+def attention_cuda(q, k, v, **options):
+    """The "cuda" row of the op's table; its gradient is the Triton kernels'."""
+    return _attend(FORWARD_CUDA, "cuda", q, k, v, **options)
+
+
+def _attend(
+    forward: Boundary, kernel: str, q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse,
+    carry, schedule, **_,
+):  # fmt: skip
     out_c, lse_c = carry or (None, None)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))
-    kernels = ("forward" if carry is None else "carry", *(("dq", "dkv") if wanted else ()))
+    kernels = (kernel, *(("dq", "dkv") if wanted else ()))
     tables = []
     if schedule is not None:
         tables = schedule.of(kernels, q.shape[-1], q.dtype)
     elif cu_seqlens_q is not None:
         tables = tables_of(kernels, cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k), q.shape[-1], q.dtype)
     table, dq_table, dkv_table = (*tables, *[None] * (3 - len(tables)))
-    out, lse = FORWARD(
+    out, lse = forward(
         q, k, v, out_c, lse_c, table, dq_table, dkv_table, causal, *flat(window), float(softcap), float(scale)
     )
     return (out, lse) if return_lse or carry is not None else out

@@ -33,6 +33,9 @@ def choose(kernel: str, head_dim: int, wide: bool, local: bool = False, device: 
     return _rows.choose(_device.fitting(TABLES, device)[wide, local][kernel], head_dim)
 
 
+# Queries of a tile of csrc/cuda/attention.cu, by head dimension: 64 for each warpgroup that multiplies.
+CUDA_QUERIES = {64: 192, 128: 128}
+
 SMALL = "short tests cross the borders of blocks"
 INTERPRETED = {
     "forward": AttnTile(queries=32, keys=16, warps=4, stages=1, reason=SMALL),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import _check
-from afn_kernels.attention.config import choose
+from afn_kernels.attention.config import CUDA_QUERIES, choose
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class AttentionSchedule:
         return mine
 
     def of(self, kernels: Sequence[str], head_dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
-        """The table of each kernel ("forward", "carry", "dq", "dkv")."""
+        """The table of each kernel ("forward", "carry", "dq", "dkv", and "cuda", with and without a carry)."""
         made, device = dict(self.tables), self.cu_seqlens_q.device
         tiles = [tile_of(kernel, head_dim, dtype, device) for kernel in kernels]
         for block, keys in tiles:
@@ -158,6 +158,8 @@ def savable(x: torch.Tensor) -> torch.Tensor:
 
 def tile_of(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[int, bool]:
     """Rows of a kernel's tile, and whether they are keys."""
+    if kernel == "cuda":
+        return CUDA_QUERIES[head_dim], False
     config = choose(kernel, head_dim, dtype == torch.float32, device=device)
     return (config.keys, True) if kernel == "dkv" else (config.queries, False)
 

@@ -85,6 +85,9 @@ AFN_INLINE void wgmma_wait() {
     host::wait_products(n);
 }
 
+template <int n>
+AFN_INLINE void hold(float (&)[n]) {}
+
 template <Number number, int N, Major a_major = Major::k, Major b_major = Major::k>
 AFN_INLINE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool more = true) {
     static_assert(number != Number::e4m3 || (a_major == Major::k && b_major == Major::k));

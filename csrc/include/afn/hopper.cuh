@@ -146,6 +146,12 @@ template <int n>
 AFN_DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
+// The compiler moves no use of these registers to the other side: of a wait behind it, or of a fence before it.
+template <int n>
+AFN_DEVICE void hold(float (&x)[n]) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) asm volatile("" : "+f"(x[i]));
+}
 
 #define AFN_R4(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3"
 #define AFN_R8(t) AFN_R4(t) ", %" #t "4, %" #t "5, %" #t "6, %" #t "7"
