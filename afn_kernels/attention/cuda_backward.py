@@ -3,10 +3,10 @@
 import torch
 
 from afn_kernels import _cuda, _tensor_map
+from afn_kernels.attention.config import CUDA_KEYS
 from afn_kernels.attention.cuda import LOG2E, mappable
 from afn_kernels.attention.gradients import empty_gradients
 
-KEYS = 128  # of a program, in a table of tiles too
 QUERIES = {64: 128, 128: 64}  # of a step, by head dimension
 THREADS = 384  # one warpgroup that fetches, two that multiply
 SHARED = {64: 216_200, 128: 197_752}  # bytes of BackwardTile
@@ -81,9 +81,9 @@ def backward(
     if need_dq:
         added = torch.zeros(heads, dim // 64, tokens, 64, dtype=torch.float32, device=q.device)
         turns = torch.zeros(1 + added.numel() // 64, dtype=torch.int32, device=q.device) if ordered else None
-    rows = {"q": (q, QUERIES[dim]), "k": (k, KEYS), "v": (v, KEYS), "dout": (dout, QUERIES[dim])}
+    rows = {"q": (q, QUERIES[dim]), "k": (k, CUDA_KEYS), "v": (v, CUDA_KEYS), "dout": (dout, QUERIES[dim])}
     maps = [_tensor_map.encode(x, (box, 1, 64), 128) for x, box in rows.values()]
-    tiles = -(-keys // KEYS) if dkv_table is None else len(dkv_table)
+    tiles = -(-keys // CUDA_KEYS) if dkv_table is None else len(dkv_table)
     BACKWARD[q.dtype, dim].launch(
         (tiles * kv_heads, 1), SHARED[dim], q.device,
         *maps, _tensor_map.encode(stats, (2, QUERIES[dim]), 0),
