@@ -59,8 +59,10 @@ struct KeyTile {
 // The compiler then knows it to be the same in all lanes.
 AFN_DEVICE int uniform(int x) { return static_cast<int>(shuffle(static_cast<uint32_t>(x), 0)); }
 
+// The block's own; read anew wherever it is asked for, so that no register keeps it.
 template <class T>
-AFN_DEVICE KeyTile place_keys(const AttentionBackward& p, int program) {
+AFN_DEVICE KeyTile place_keys(const AttentionBackward& p, const unsigned char* shared) {
+    int program = uniform(*reinterpret_cast<const int*>(shared + T::program));
     int tile = program / p.kv_heads;
     KeyTile at = {0, p.tokens, 0, p.keys, tile, program % p.kv_heads, 0, 0, 0, 0, 0};
     if (p.table) {
@@ -173,13 +175,15 @@ AFN_DEVICE void add_dq(const AttentionBackward& p, const KeyTile& at, unsigned c
 constexpr int kMultiply = 1;  // named barrier of the two warpgroups that do
 
 // Zeros to rows of a block that are of another sequence: what is there could be NaN, which a zero of p or ds leaves.
-template <class T>
-AFN_DEVICE void clear_rows(unsigned char* block, int box_bytes, int first) {
-#pragma unroll 1
-    for (int byte = 128 * first + 16 * (thread_index() - 128); byte < box_bytes; byte += 16 * 256)
+template <class T, int rows>
+AFN_DEVICE void clear_rows(unsigned char* block, int first) {
+    constexpr int box_bytes = 128 * rows;
+    int thread = again(thread_index()) - 128;
 #pragma unroll
-        for (int box = 0; box < T::boxes; ++box)
-            *reinterpret_cast<uint4*>(block + box * box_bytes + byte) = make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < T::boxes * box_bytes / 4096; ++i) {
+        int byte = 4096 * i + 16 * thread;
+        if (byte % box_bytes >= 128 * first) *reinterpret_cast<uint4*>(block + byte) = make_uint4(0, 0, 0, 0);
+    }
 }
 
 // s [64 keys, queries] = rows of a block of keys times a block of queries.
@@ -211,6 +215,9 @@ AFN_DEVICE void multiply_keys(float (&dq)[32], const unsigned char* ds, const un
                                                    descriptor(keys + 2048 * step, 16, 1024, Swizzle::bytes_128),
                                                    step > 0);
 }
+
+// The first of a thread's two rows of sums, as a row of the block; the other is eight further on.
+AFN_DEVICE int key_of_thread() { return (thread_index() - 128) / 32 * 16 + thread_index() % 32 / 4; }
 
 template <Number number>
 AFN_DEVICE uint32_t pack(float low, float high) {
@@ -290,11 +297,11 @@ AFN_DEVICE void write_dq(unsigned char* to, const float (&dq)[32], uint32_t firs
 
 template <class T>
 AFN_DEVICE void write_rows(uint16_t* to, const float (&sum)[T::D / 2], float scale, const AttentionBackward& p,
-                           const KeyTile& at, int key) {
+                           const KeyTile& at) {
     if (!to) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        int row = key + 8 * half;
+        int row = at.n + key_of_thread() + 8 * half;
         int64_t first = (static_cast<int64_t>(at.k0 + row) * p.kv_heads + at.kv_head) * T::D + 2 * (thread_index() % 4);
         if (row < at.nk)
 #pragma unroll
@@ -326,7 +333,7 @@ struct Multiplier {
         : p(p), at(at), shared(shared), barriers(barriers_of<T>(shared)), step{0, at.first} {
         thread = thread_index() % 128;
         group = uniform(thread_index() / 128 - 1);
-        key = 64 * group + thread / 32 * 16 + thread % 32 / 4;
+        key = key_of_thread();
         for (int half = 0; half < 2; ++half) {
             int own = at.n + key + 8 * half;
             first[half] = own >= at.nk ? at.nq : p.causal ? min(max(own - at.upper, 0), at.nq) : 0;
@@ -352,8 +359,8 @@ struct Multiplier {
         barrier_wait(barriers.k, 0);
         if (at.n + T::keys > at.nk) {
             barrier_wait(barriers.v, 0);
-            clear_rows<T>(shared + T::k, T::key_box, at.nk - at.n);
-            clear_rows<T>(shared + T::v, T::key_box, at.nk - at.n);
+            clear_rows<T, T::keys>(shared + T::k, at.nk - at.n);
+            clear_rows<T, T::keys>(shared + T::v, at.nk - at.n);
             fence_async();
             named_sync(kMultiply, 256);
         }
@@ -362,21 +369,21 @@ struct Multiplier {
         barrier_wait(barriers.q_full + q().stage, q().parity);
         if (step.m + T::queries > at.nq) {
             barrier_wait(barriers.dout_full + dout().stage, dout().parity);
-            clear_rows<T>(q_block(), T::query_box, at.nq - step.m);
-            clear_rows<T>(dout_block(), T::query_box, at.nq - step.m);
+            clear_rows<T, T::queries>(q_block(), at.nq - step.m);
+            clear_rows<T, T::queries>(dout_block(), at.nq - step.m);
             fence_async();
             named_sync(kMultiply, 256);
         }
     }
     AFN_DEVICE void begin_s(float (&s)[T::queries / 2]) const {
         wgmma_fence();
-        multiply_rows<T>(s, shared + T::k + 64 * 128 * group, q_block());
+        multiply_rows<T>(s, shared + T::k + 64 * 128 * again(group), q_block());
         wgmma_commit();
     }
     AFN_DEVICE void begin_dp(float (&dp)[T::queries / 2]) const {
         barrier_wait(barriers.dout_full + dout().stage, dout().parity);
         wgmma_fence();
-        multiply_rows<T>(dp, shared + T::v + 64 * 128 * group, dout_block());
+        multiply_rows<T>(dp, shared + T::v + 64 * 128 * again(group), dout_block());
         wgmma_commit();
     }
     // s holds p, dp is there; what follows it, or nothing.
@@ -441,7 +448,9 @@ struct Multiplier {
 };
 
 template <class T>
-AFN_DEVICE void multiply(const AttentionBackward& p, const KeyTile& at, unsigned char* shared) {
+AFN_DEVICE void multiply(const AttentionBackward& p, unsigned char* shared) {
+    KeyTile at = place_keys<T>(p, shared);
+    if (at.n >= at.nk) return;
     Multiplier<T> own(p, at, shared);
     float dk[T::D / 2], dv[T::D / 2];
     for (int i = 0; i < T::D / 2; ++i) dk[i] = dv[i] = 0;
@@ -460,8 +469,9 @@ AFN_DEVICE void multiply(const AttentionBackward& p, const KeyTile& at, unsigned
         for (int i = 1; i < at.steps; ++i) own.template take<false>(s, dp, dk, dv);
         own.template take<true>(s, dp, dk, dv);
     }
-    write_rows<T>(p.dk, dk, p.scale, p, at, at.n + own.key);
-    write_rows<T>(p.dv, dv, 1, p, at, at.n + own.key);
+    at = place_keys<T>(p, shared);
+    write_rows<T>(p.dk, dk, p.scale, p, at);
+    write_rows<T>(p.dv, dv, 1, p, at);
 }
 
 template <class T>
@@ -489,17 +499,16 @@ AFN_DEVICE void attention_backward(const AttentionBackward& p) {
         *program = p.turns ? atomic_add(p.turns, 1) : block_index();
     }
     sync_block();
-    KeyTile at = place_keys<T>(p, uniform(*program));
-    if (at.n >= at.nk) return;
     if (thread_index() < 128) {
         registers_less<24>();
+        KeyTile at = place_keys<T>(p, shared);
         int warp = thread_index() / 32;
-        if (thread_index() % 32) return;
+        if (at.n >= at.nk || thread_index() % 32) return;
         if (warp == 0) produce<T>(p, at, shared);
         if (warp == 1 || warp == 2) add_dq<T>(p, at, shared, warp - 1);
     } else {
         registers_more<240>();
-        multiply<T>(p, at, shared);
+        multiply<T>(p, shared);
     }
 }
 
