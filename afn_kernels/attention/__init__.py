@@ -10,7 +10,14 @@ from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import checks, providers
 from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.config import CUDA_QUERIES
-from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
+from afn_kernels.attention.schedule import (
+    CUDA_BACKWARD,
+    TRITON_BACKWARD,
+    AttentionSchedule,
+    MadeFrom,
+    savable,
+    tile_of,
+)
 from afn_kernels.attention.window import canonical, capping
 from afn_kernels.cpu import avoid as _outside_inference
 from afn_kernels.cpu import usable, wants_gradient
@@ -45,18 +52,14 @@ def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
-def _supports_cuda(q, k, v, *, window=None, softcap=0.0, scale=1.0, carry=None, **_) -> str:
+def _supports_cuda(q, k, v, *, window=None, softcap=0.0, scale=1.0, **_) -> str:
     if q.shape[-1] not in CUDA_QUERIES:
         return f"a head of {q.shape[-1]} is not 64 or 128"
     if window is not None or softcap:
         return "it takes no window and caps no scores"
     if scale <= 0:
         return f"the scale {scale} is not above zero, and the maximum of the scores is taken before it"
-    if reason := _cuda.supports(q, k, v, dtypes=providers.HALF):
-        return reason
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ()))):
-        return _triton.available() and f"its gradient is that of the Triton kernels: {_triton.available()}"
-    return ""
+    return _cuda.supports(q, k, v, dtypes=providers.HALF)
 
 
 def _provider(name: str, why: str, supports, module: str = "torch", avoid=providers.nothing) -> Impl:
@@ -392,12 +395,10 @@ def attention_schedule(
     like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
     options |= {"return_lse": return_lse, "carry": None, "schedule": None, "window": None, "softcap": 0.0}
-    kernels = ("dq", "dkv") if torch.is_grad_enabled() else ()
-    picked = OP.pick(impl, like, like, like, **options).name
-    if picked == "triton":
-        kernels = ("forward", *(("carry",) if return_lse else ()), *kernels)
-    else:
-        kernels = ("cuda", *kernels) if picked == "cuda" else ()
+    kernels = {"triton": ("forward", *(("carry",) if return_lse else ())), "cuda": ("cuda",)}
+    kernels = kernels.get(picked := OP.pick(impl, like, like, like, **options).name, ())
+    if kernels and torch.is_grad_enabled():
+        kernels += TRITON_BACKWARD if picked == "triton" else CUDA_BACKWARD
     made_from, mode = None, nullcontext()
     if not torch.compiler.is_compiling():  # what is traced has no mode of its own and counts no writes
         made_from, mode = MadeFrom.now(cu_seqlens_q, cu_seqlens_k), torch.inference_mode(False)
