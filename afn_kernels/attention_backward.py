@@ -4,9 +4,9 @@ import torch
 
 from afn_kernels import _check
 from afn_kernels.attention import OP, attention, checks, providers
-from afn_kernels.attention.boundary import BACKWARD
+from afn_kernels.attention.boundary import BACKWARD, BACKWARD_CUDA
 from afn_kernels.attention.provided import gradients
-from afn_kernels.attention.schedule import AttentionSchedule, tables_of
+from afn_kernels.attention.schedule import CUDA_BACKWARD, TRITON_BACKWARD, AttentionSchedule, tables_of
 from afn_kernels.attention.window import flat
 
 
@@ -72,14 +72,15 @@ def _by(chosen: str, dout, q, k, v, out, lse, *, schedule: AttentionSchedule | N
     cu_seqlens_q, cu_seqlens_k, causal, scale = (
         options[x] for x in ("cu_seqlens_q", "cu_seqlens_k", "causal", "scale")
     )
-    if chosen == "triton":
-        tables, kernels = [None, None], ("dq", "dkv")
+    if chosen in ("triton", "cuda"):
+        backward, kernels = (BACKWARD, TRITON_BACKWARD) if chosen == "triton" else (BACKWARD_CUDA, CUDA_BACKWARD)
+        tables = [None, None]
         if schedule is not None:
             tables = schedule.of(kernels, q.shape[-1], q.dtype)
         elif cu_seqlens_q is not None and cu_seqlens_k is not None:
             tables = tables_of(kernels, cu_seqlens_q, cu_seqlens_k, causal, len(q), len(k), q.shape[-1], q.dtype)
         numbers, needs = (*flat(None), 0.0, float(scale)), (True, True, False)
-        return BACKWARD(dout, None, q, k, v, out, lse, None, None, *tables, causal, *numbers, *needs)[:3]
+        return backward(dout, None, q, k, v, out, lse, None, None, *tables, causal, *numbers, *needs)[:3]
     if chosen in providers.NAMES:
         return gradients(chosen, dout, q, k, v, out, lse, **options, named=named)
     with torch.enable_grad():

@@ -10,7 +10,14 @@ from afn_kernels._registry import Impl, Op
 from afn_kernels.attention import checks, providers
 from afn_kernels.attention.arguments import only_its_own
 from afn_kernels.attention.config import CUDA_QUERIES
-from afn_kernels.attention.schedule import AttentionSchedule, MadeFrom, savable, tile_of
+from afn_kernels.attention.schedule import (
+    CUDA_BACKWARD,
+    TRITON_BACKWARD,
+    AttentionSchedule,
+    MadeFrom,
+    savable,
+    tile_of,
+)
 from afn_kernels.attention.window import canonical, capping
 from afn_kernels.cpu import avoid as _outside_inference
 from afn_kernels.cpu import usable, wants_gradient
@@ -45,18 +52,14 @@ def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
-def _supports_cuda(q, k, v, *, window=None, softcap=0.0, scale=1.0, carry=None, **_) -> str:
+def _supports_cuda(q, k, v, *, window=None, softcap=0.0, scale=1.0, **_) -> str:
     if q.shape[-1] not in CUDA_QUERIES:
         return f"a head of {q.shape[-1]} is not 64 or 128"
     if window is not None or softcap:
         return "it takes no window and caps no scores"
     if scale <= 0:
         return f"the scale {scale} is not above zero, and the maximum of the scores is taken before it"
-    if reason := _cuda.supports(q, k, v, dtypes=providers.HALF):
-        return reason
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ()))):
-        return _triton.available() and f"its gradient is that of the Triton kernels: {_triton.available()}"
-    return ""
+    return _cuda.supports(q, k, v, dtypes=providers.HALF)
 
 
 def _provider(name: str, why: str, supports, module: str = "torch", avoid=providers.nothing) -> Impl:
@@ -97,7 +100,8 @@ OP = Op(
             "afn_kernels.attention.boundary:attention_cuda",
             _supports_cuda,
             available=_cuda.hopper,
-            why="heads of 64 and 128 on Hopper, the algorithm of FlashAttention 3, for captured graphs too; not timed",
+            why="heads of 64 and 128 on Hopper with the overlap of FlashAttention 3, for any lengths of a captured "
+            "CUDA graph; not timed",
         ),
         _triton.implementation(
             "afn_kernels.attention.boundary:attention",
@@ -353,9 +357,10 @@ def attention_schedule(
     """What the layers of a model would each work out again from the same boundaries, made once per forward pass.
 
     table[i] = (first query, queries, first key, keys, block) of the tile with the i-th most query-key pairs: what the
-    "triton" implementation reads, and with tiles of its own "cuda". Tables are made on the device, without waiting for it, those of the backward only
-    where gradients are enabled. For another implementation the schedule holds boundaries alone. Inside a captured CUDA
-    graph it follows boundaries that change between replays if it is made inside too.
+    "triton" implementation reads, and "cuda", which has tiles of its own. Tables are made on the device, without
+    waiting for it, those of the backward only where gradients are enabled. For another implementation the schedule
+    holds boundaries alone. Inside a captured CUDA graph it follows boundaries that change between replays if it is made
+    inside too.
 
     Args:
         cu_seqlens_q: [N + 1] int32, as ``attention`` takes it. A call refuses a schedule whose boundaries were written
@@ -392,12 +397,10 @@ def attention_schedule(
     like = cu_seqlens_q.new_empty(0, 1, head_dim, dtype=dtype)
     options = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "causal": causal, "scale": 1.0}
     options |= {"return_lse": return_lse, "carry": None, "schedule": None, "window": None, "softcap": 0.0}
-    kernels = ("dq", "dkv") if torch.is_grad_enabled() else ()
-    picked = OP.pick(impl, like, like, like, **options).name
-    if picked == "triton":
-        kernels = ("forward", *(("carry",) if return_lse else ()), *kernels)
-    else:
-        kernels = ("cuda", *kernels) if picked == "cuda" else ()
+    kernels = {"triton": ("forward", *(("carry",) if return_lse else ())), "cuda": ("cuda",)}
+    kernels = kernels.get(picked := OP.pick(impl, like, like, like, **options).name, ())
+    if kernels and torch.is_grad_enabled():
+        kernels += TRITON_BACKWARD if picked == "triton" else CUDA_BACKWARD
     made_from, mode = None, nullcontext()
     if not torch.compiler.is_compiling():  # what is traced has no mode of its own and counts no writes
         made_from, mode = MadeFrom.now(cu_seqlens_q, cu_seqlens_k), torch.inference_mode(False)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels.attention.gradients import empty_gradients
-from afn_kernels.attention.schedule import tables_of
+from afn_kernels.attention.schedule import CUDA_BACKWARD, TRITON_BACKWARD, tables_of
 from afn_kernels.attention.window import flat
 
 
@@ -26,11 +26,19 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dout, dlse):
+    return _gradients(BACKWARD, ctx, dout, dlse)
+
+
+def _backward_cuda(ctx, dout, dlse):
+    return _gradients(BACKWARD_CUDA, ctx, dout, dlse)
+
+
+def _gradients(backward: Boundary, ctx, dout, dlse):
     need, tensors = ctx.needs_input_grad, ctx.saved_tensors
     assert not ctx.packed or all(x is not None for x in tensors[-2:]), "packed gradients need their tables"
     dout = torch.zeros_like(tensors[3]) if dout is None else dout
     needs = need[0], need[1] or need[2], need[3] or need[4]
-    return BACKWARD(dout, dlse, *tensors, *ctx.options, *needs)
+    return backward(dout, dlse, *tensors, *ctx.options, *needs)
 
 
 def _backward_fake(
@@ -60,29 +68,31 @@ FORWARD_CUDA = Boundary(
     "afn_kernels.attention.cuda:forward",
     _forward_fake,
     setup_context=_setup_context,
-    backward=_backward,
+    backward=_backward_cuda,
 )
 BACKWARD = Boundary("attention_backward", "afn_kernels.attention.triton_backward:backward", _backward_fake)
+BACKWARD_CUDA = Boundary("attention_backward_cuda", "afn_kernels.attention.cuda_backward:backward", _backward_fake)
 FORWARD_CPU = Boundary("attention_cpu", "afn_kernels.attention.cpu:forward", _forward_cpu_fake)
 
 
 def attention(q, k, v, *, carry, **options):
     """The "triton" row of the op's table."""
-    return _attend(FORWARD, "forward" if carry is None else "carry", q, k, v, carry=carry, **options)
+    kernels = "forward" if carry is None else "carry", *TRITON_BACKWARD
+    return _attend(FORWARD, kernels, q, k, v, carry=carry, **options)
 
 
 def attention_cuda(q, k, v, **options):
-    """The "cuda" row of the op's table; its gradient is the Triton kernels'."""
-    return _attend(FORWARD_CUDA, "cuda", q, k, v, **options)
+    """The "cuda" row of the op's table."""
+    return _attend(FORWARD_CUDA, ("cuda", *CUDA_BACKWARD), q, k, v, **options)
 
 
 def _attend(
-    forward: Boundary, kernel: str, q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale, return_lse,
-    carry, schedule, **_,
+    forward: Boundary, kernels: tuple[str, ...], q, k, v, *, cu_seqlens_q, cu_seqlens_k, causal, window, softcap, scale,
+    return_lse, carry, schedule, **_,
 ):  # fmt: skip
     out_c, lse_c = carry or (None, None)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *(carry or ())))
-    kernels = (kernel, *(("dq", "dkv") if wanted else ()))
+    kernels = kernels if wanted else kernels[:1]
     tables = []
     if schedule is not None:
         tables = schedule.of(kernels, q.shape[-1], q.dtype)

@@ -35,6 +35,7 @@ def choose(kernel: str, head_dim: int, wide: bool, local: bool = False, device: 
 
 # Queries of a tile of csrc/cuda/attention.cu, by head dimension: 64 for each warpgroup that multiplies.
 CUDA_QUERIES = {64: 192, 128: 128}
+CUDA_KEYS = 128  # of a tile of csrc/cuda/attention_backward.cu
 
 SMALL = "short tests cross the borders of blocks"
 INTERPRETED = {

@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from afn_kernels import _check
-from afn_kernels.attention.config import CUDA_QUERIES, choose
+from afn_kernels.attention.config import CUDA_KEYS, CUDA_QUERIES, choose
+
+# Kernels with the tables of a backward: of dq, and of dk and dv.
+TRITON_BACKWARD = ("dq", "dkv")
+CUDA_BACKWARD = ("cuda_backward", "cuda_backward")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,7 @@ class AttentionSchedule:
         return mine
 
     def of(self, kernels: Sequence[str], head_dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
-        """The table of each kernel ("forward", "carry", "dq", "dkv", and "cuda", with and without a carry)."""
+        """The table of each kernel ("forward", "carry", "dq", "dkv"; "cuda", "cuda_backward")."""
         made, device = dict(self.tables), self.cu_seqlens_q.device
         tiles = [tile_of(kernel, head_dim, dtype, device) for kernel in kernels]
         for block, keys in tiles:
@@ -160,6 +164,8 @@ def tile_of(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device
     """Rows of a kernel's tile, and whether they are keys."""
     if kernel == "cuda":
         return CUDA_QUERIES[head_dim], False
+    if kernel == "cuda_backward":
+        return CUDA_KEYS, True
     config = choose(kernel, head_dim, dtype == torch.float32, device=device)
     return (config.keys, True) if kernel == "dkv" else (config.queries, False)
 

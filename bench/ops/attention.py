@@ -149,6 +149,7 @@ def local(
         name=f"window {window}{capped}, {length}, {heads}:{kv_heads} x {dim}",
         flops=tuple(n * shown for n in plain.flops),
         options=plain.options | more,
+        without=("cuda",),
         peers={peer: flash(module, (tokens,), True, **more) for peer, module in names.items()},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from unittest.mock import patch
@@ -34,6 +35,15 @@ def attention(dtype: torch.dtype, capacity: int, programs: int, fp8: bool = Fals
         return ak.decode_attention(**i, impl="cuda")
 
 
+def packed(dtype: torch.dtype, width: int, queries: tuple[int, ...], keys: tuple[int, ...], causal: bool):
+    """Tiles one after another on a single block; keys of one sequence behind another's end."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(sum(n), 1, width, generator=g).to(dtype) for n in (queries, keys, keys))
+    bounds = [torch.tensor([0, *itertools.accumulate(n)], dtype=torch.int32) for n in (queries, keys)]
+    with patch.object(_triton, "programs", lambda device: 1):
+        return ak.attention(q, k, v, cu_seqlens_q=bounds[0], cu_seqlens_k=bounds[1], causal=causal, impl="cuda")
+
+
 def heads() -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, n, 128, generator=g).half() for n in (6, 2, 2))
@@ -42,6 +52,10 @@ def heads() -> torch.Tensor:
 
 
 CASES: dict[str, list[Callable[[], torch.Tensor]]] = {
+    "attention": [
+        partial(packed, torch.bfloat16, 128, (40, 130), (300, 400), False),
+        partial(packed, torch.float16, 64, (20, 200), (300, 520), True),
+    ],
     "log_mel": [
         partial(log_mel, torch.float32, 2, 22_400, 1),
         partial(log_mel, torch.int16, 2, 22_560, 1, 1),

@@ -87,6 +87,7 @@ AFN_INLINE void wgmma_wait() {
 
 template <int n>
 AFN_INLINE void hold(float (&)[n]) {}
+AFN_INLINE int again(int x) { return x; }
 
 template <Number number, int N, Major a_major = Major::k, Major b_major = Major::k>
 AFN_INLINE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool more = true) {

@@ -1,7 +1,8 @@
 // Attention of packed sequences on Hopper, forward: a block keeps to its multiprocessor and takes tiles of queries, the
-// longest first. A warpgroup fetches queries and a ring of blocks of keys and values; each of the others has 64 queries.
-// A block's softmax runs under the products of the next scores and of the values before; and warpgroups take turns, so
-// that one computes exponentials while another multiplies. Built for FlashAttention 3's overlap, arXiv:2407.08608.
+// longest first. A warpgroup fetches queries and a ring of blocks of keys and values; each of the others has 64
+// queries. A block's softmax runs under the products of the next scores and of the values before; and warpgroups take
+// turns, so that one computes exponentials while another multiplies. Built for FlashAttention 3's overlap,
+// arXiv:2407.08608.
 #pragma once
 
 #include "hopper.cuh"
@@ -17,6 +18,9 @@ struct AttentionForward {
     int total_q, total_k, tiles, heads, group, causal;
     float scale2;  // of the scores, times log2(e)
 };
+
+// By how much in base 2 a row may outgrow its maximum: exponentials are at most 2^8 then, and as exact as below 1.
+constexpr float kLazy = 8.0f;
 
 template <Number number_, int width_, int groups_, int stages_>
 struct ForwardTile {
@@ -79,7 +83,8 @@ struct ForwardShared {
 };
 
 template <class T>
-AFN_DEVICE void fetch_block(const ForwardShared<T>& shared, ForwardStage<T>& at, const TensorMap* map, int head, int row) {
+AFN_DEVICE void fetch_block(const ForwardShared<T>& shared, ForwardStage<T>& at, const TensorMap* map, int head,
+                            int row) {
     barrier_wait(shared.empty(at.slot), at.phase ^ 1);
     barrier_expect(shared.full(at.slot), T::stage_bytes);
     for (int part = 0; part < T::parts; ++part)
@@ -207,7 +212,8 @@ AFN_DEVICE void soften(const AttentionForward& p, const ForwardWork& w, float (&
         float most = fmaxf(top[0], top[1]);
         most = fmaxf(most, shuffle_xor(most, 1));
         most = fmaxf(most, shuffle_xor(most, 2));
-        most = fmaxf(r.m[half], most * p.scale2);
+        most *= p.scale2;
+        most = most > r.m[half] + kLazy ? most : r.m[half];
         float from = masked && most == float_of(0xff800000) ? 0.0f : most;  // a row that has seen no key
         keep[half] = exp2_fast(r.m[half] - from);
         r.m[half] = most;
@@ -250,13 +256,14 @@ AFN_DEVICE void let_go(uint64_t* barrier) {
 
 template <class T>
 AFN_DEVICE void rescale(ForwardRows<T>& r, const float (&keep)[2]) {
+    if (keep[0] == 1.0f && keep[1] == 1.0f) return;
 #pragma unroll
     for (int i = 0; i < T::width / 2; ++i) r.o[i] *= keep[i / 2 % 2];
 }
 
 // The next block's scores and the values of the block before at once, and under the latter the softmax of the former.
-// The stage that comes first is waited for before, the one that comes next between the softmax and the wait for the
-// values: without a branch there the compiler would take the exponentials behind that wait.
+// The stage that comes first was waited for before, the one that comes next is between the softmax and the wait for the
+// values, by a parity that seems to depend on the sums: the compiler would take exponentials behind that wait.
 template <class T, bool masked>
 AFN_DEVICE void attend_next(const AttentionForward& p, const ForwardWork& w, const ForwardShared<T>& shared,
                             ForwardStage<T>& at, uint32_t (&weights)[T::keys / 16][4], ForwardRows<T>& r, int block) {
@@ -268,7 +275,6 @@ AFN_DEVICE void attend_next(const AttentionForward& p, const ForwardWork& w, con
     wgmma_fence();
     multiply_keys<T>(s, shared, keys.slot);
     barrier_wait(shared.full(values.slot), values.phase);
-    wgmma_fence();
     multiply_values<T>(r, weights, shared, values.slot);
     pass_turn<T>();
     wgmma_wait<1>();
@@ -276,8 +282,7 @@ AFN_DEVICE void attend_next(const AttentionForward& p, const ForwardWork& w, con
     let_go(shared.empty(keys.slot));
     if (!block) let_go(shared.q_empty());
     soften<T, masked>(p, w, s, r, keep, block * T::keys);
-    hold(s);
-    barrier_wait(shared.full(at.slot), at.phase);
+    barrier_wait(shared.full(at.slot), at.phase ^ (r.l[0] + r.l[1] < 0.0f));  // which no sum is
     wgmma_wait<0>();
     hold(r.o);
     let_go(shared.empty(values.slot));

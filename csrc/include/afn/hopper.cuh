@@ -158,6 +158,11 @@ AFN_DEVICE void hold(float (&x)[n]) {
 #pragma unroll
     for (int i = 0; i < n; ++i) asm volatile("" : "+f"(x[i]));
 }
+// x, which the compiler takes for another: what is made of it in a loop is made there, and no register keeps it.
+AFN_DEVICE int again(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
 
 #define AFN_R4(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3"
 #define AFN_R8(t) AFN_R4(t) ", %" #t "4, %" #t "5, %" #t "6, %" #t "7"

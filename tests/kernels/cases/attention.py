@@ -65,6 +65,11 @@ def case(name: str, inputs, size: int = 63, wrt=("q", "k", "v"), dtypes=LOW, **r
     return AttentionCase("attention", name, inputs, wrt, options, size, dtypes, orders=orders, **rest)
 
 
+def cuda(name: str, inputs, size: int, **rest) -> Case:
+    """For csrc/cuda/attention.cu, whose tiles have 128 queries of heads of 128 or 192 of 64, and blocks 128 keys."""
+    return case(f"cuda, {name}", inputs, size, impls=("cuda",), dtypes=(HALF, BF16), **rest)
+
+
 CASES = [
     case("causal packed", packed((4, 1), 16, [1, 37, 0]), 35, causal=True, dtypes=ALL, far=("q", "k", "v")),
     case("full packed", packed((4, 1), 64, [5, 0])),
@@ -83,6 +88,14 @@ CASES = [
     case("window and softcap, fewer queries", one((2, 1), 16, 60), 20, window=(21, 0), softcap=0.9, dtypes=FULL),
     case("no gradient", packed((4, 2), 24, [1, 37, 0], [9, 20, 3]), 35, wrt=(), impls=("cpu",), dtypes=LOW),
     case("log-sum-exp", one((4, 2), 16, 20), 40, causal=True, return_lse=True, dtypes=FULL),
+    cuda("causal packed", packed((2, 1), 64, [1, 0]), 35, causal=True, far=("q", "k", "v")),
+    cuda("log-sum-exp", one((2, 1), 128, 20), 24, causal=True, return_lse=True),
+    cuda("three tiles of a sequence", packed((2, 1), 128, [140, 0, 3]), 260, wrt=(), causal=True),
+    cuda("full packed, heads of 64", packed((1, 1), 64, [5, 0]), 200, wrt=()),
+    cuda("7:1 heads", one((7, 1), 128), 37, wrt=(), causal=True),
+    cuda("one query, many keys", one((2, 1), 128, 300), 1, wrt=(), causal=True),
+    cuda("more queries than keys", packed((2, 1), 64, [40, 203], [9, 70]), 0, wrt=(), causal=True),
+    cuda("no keys", packed((1, 1), 128, [4, 30], [0, 20]), 0, wrt=()),
     # In half precision the float32 output is not within float32's budget: test_attention.py has its own.
     case(
         "carry",
