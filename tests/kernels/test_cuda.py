@@ -250,6 +250,7 @@ CALLS = {
     "log_mel": lambda: ak.log_mel(pcm, impl="cuda"),
     "decode_attention": lambda: ak.decode_attention(q, *cache, lengths, impl="cuda"),
     "qkv_rotary": lambda: ak.qkv_rotary(qkv, positions, frequencies, *cache.clone(), slots, impl="cuda"),
+    "attention": lambda: ak.attention(q3, *kv, causal=True, impl="cuda"),
     "ulysses_permute": lambda: ak.pack_heads(q3, *kv, parts, positions=positions, inv_freq=frequencies, impl="cuda"),
 }
 def through(kernel, grid, shared, parameters):
@@ -290,7 +291,7 @@ def test_what_arrives_at_the_driver(tmp_path):
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     asked = [what for what, _ in lines]
     once = ["given", "attribute", "launch", "given", "launch"]
-    assert asked == ["given", "retain", *once[1:], *once * 3, "attribute", "error"]  # a thread keeps its context
+    assert asked == ["given", "retain", *once[1:], *once * 4, "attribute", "error"]  # a thread keeps its context
     assert lines[-1][1] == "nobodys: the stub's words"
     given, launched = ([rest for what, rest in lines if what == name] for name in ("given", "launch"))
     assert launched == [f"{line} 77" for line in given]
@@ -370,6 +371,11 @@ def calls():
     slots, positions = torch.tensor([0, 299, 7]), torch.arange(3.0)
     ak.qkv_rotary(qkv, positions, inv_freq, *cache, slots, bias=torch.randn(18 * 128 + 1).half()[1:], impl="cuda")
     q, k, v = torch.randn(3, 14, 128).half(), *torch.randn(2, 3, 2, 128).half()
+    ak.attention(q, k, v, causal=True, impl="cuda")
+    bounds = torch.tensor([0, 2, 3], dtype=torch.int32)
+    carry = torch.randn(3, 4, 64), torch.randn(3, 4)
+    wide, narrow = torch.randn(3, 4, 64).bfloat16(), torch.randn(2, 3, 2, 64).bfloat16()
+    ak.attention(wide, *narrow, cu_seqlens_q=bounds, carry=carry, impl="cuda")
     heads = ((0, 5, 0, 1), (5, 14, 0, 2))
     flat = ak.pack_heads(q, k, v, heads, positions=positions, inv_freq=inv_freq, impl="cuda")
     ak.unpack_heads(flat[: 3 * 14 * 128], heads, 128, impl="cuda")
