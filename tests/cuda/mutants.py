@@ -59,7 +59,7 @@ def variants(name: str, template: str, arguments: str) -> list[tuple[str, str]]:
         kinds = (("relaxed", "false, false"), ("acquires only", "true, false"), ("releases only", "false, true"))
         return [(what, ATOMIC.format(arguments, kind)) for what, kind in kinds]
     if name == "atomic_add_release":
-        return [("relaxed", ATOMIC.format(arguments, "false, false"))]
+        return [("relaxed", f"void({ATOMIC.format(arguments, 'false, false')})")]
     if name == "descriptor":
         start, leading, stride, swizzle = split(arguments)
         found = [
