@@ -1,9 +1,9 @@
 """CUDA kernels of csrc/cuda: found as machine code or compiled at first use, and launched on torch's current stream.
 
-A wheel built where nvcc is carries ``_binaries/<source>.fatbin``: code for Hopper, and PTX from which the driver makes
-code for other GPUs. Without it, or on a driver that cannot read it, NVRTC compiles the same sources once and keeps the
-result in ``$AFN_CACHE``, else ``$XDG_CACHE_HOME/afn_kernels``, else ``~/.cache/afn_kernels``. Nothing here links
-against torch, and importing this module imports no bindings of CUDA.
+A wheel built where nvcc is carries ``_binaries/<source>.fatbin``: code for Hopper, and, of sources that do not include
+hopper.cuh, PTX from which the driver makes code for other GPUs. Without it, or on a driver that cannot read it, NVRTC
+compiles the same sources once and keeps the result in ``$AFN_CACHE``, else ``$XDG_CACHE_HOME/afn_kernels``, else
+``~/.cache/afn_kernels``. Nothing here links against torch, and importing this module imports no bindings of CUDA.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from afn_kernels._registry import Impl, constant
 PACKAGE = Path(__file__).with_name("_binaries")  # what the build leaves: sources and machine code
 HOPPER = (9, 0)
 OLDEST = (8, 0)  # asynchronous copies, bfloat16 matrix instructions
+MAPS = 12_000  # the driver's version since which it encodes tensor maps
 
 # For tests: runs a kernel's source compiled for the host, on CPU tensors.
 emulator: Callable[[Kernel, tuple[int, int], int, bytes], None] | None = None
@@ -66,6 +67,25 @@ def available() -> str:
     return "" if emulated() else _missing()
 
 
+@lru_cache
+def _missing_for_hopper() -> str:
+    if missing := _missing():
+        return missing
+    major, minor = torch.cuda.get_device_capability()
+    if (major, minor) != HOPPER:
+        return f"the GPU is sm_{major}{minor}; the kernel is for sm_90 alone"
+    version = _done(_driver().cuDriverGetVersion(), "version")
+    if version < MAPS:
+        return f"the driver is of CUDA {version // 1000}.{version % 1000 // 10}; tensor maps need 12.0"
+    return ""
+
+
+@constant
+def hopper() -> str:
+    """As ``available``, for kernels of Hopper's instructions: sources that include hopper.cuh themselves."""
+    return "" if emulated() else _missing_for_hopper()
+
+
 def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...]) -> str:
     """Why kernels do not take these tensors; empty when they do."""
     return _check.kernel_takes(tensors, dtypes, cpu=emulated())
@@ -76,7 +96,13 @@ def pointer(x: torch.Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def implementation(target: str, supports: Callable, avoid: Callable | None = None, why: str = "") -> Impl:
+def implementation(
+    target: str,
+    supports: Callable,
+    avoid: Callable | None = None,
+    why: str = "",
+    available: Callable[[], str] = available,
+) -> Impl:
     """The row of a CUDA implementation in an op's table; ``auto`` takes none that nobody has timed."""
     return Impl("cuda", target, available, supports, avoid or (lambda *_, **__: "not yet timed on a GPU"), why)
 

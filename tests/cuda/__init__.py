@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from afn_kernels import _cuda
+from afn_kernels import _cuda, _tensor_map
 from tests.built import built
+from tests.cuda import tensor_map
 
 HERE = Path(__file__).parent
 # Each library has a machine of its own, so nothing of it is one for the whole process.
@@ -105,6 +106,14 @@ def sanitised(script: str, *arguments: str) -> tuple[subprocess.CompletedProcess
     return done, ""
 
 
+def stub_driver(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds libcuda.c instead of a GPU's driver, which is built into the folder."""
+    stub = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(HERE / "libcuda.c")]
+    subprocess.run([*stub, "-o", str(folder / "libcuda.so.1"), "-ldl"], check=True)
+    here = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **here}
+
+
 def run_compiler(*arguments: str) -> str:
     """What it says; a preloaded sanitiser would watch it too, at twice the time."""
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -139,9 +148,10 @@ def run(
 @contextmanager
 def emulated(*, backwards: bool = False, csrc: Path | None = None):
     """Within it ``impl="cuda"`` runs on CPU tensors."""
-    before = _cuda.emulator
+    before = _cuda.emulator, _tensor_map.emulator
     _cuda.emulator = lambda *args: run(*args, backwards=backwards, csrc=csrc)
+    _tensor_map.emulator = tensor_map.encode
     try:
         yield
     finally:
-        _cuda.emulator = before
+        _cuda.emulator, _tensor_map.emulator = before

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from afn_kernels import _cuda
-from tests.cuda.tensor_map import encode
+from afn_kernels import _cuda, _tensor_map
 
 SOURCE = Path(__file__).with_name("gemm.cu")
 
@@ -35,7 +34,7 @@ class Gemm:
 
     def map(self, x: torch.Tensor, rows: int, k_major: bool) -> bytes:
         width = self.swizzle // x.element_size()
-        return encode(x, (rows, width) if k_major else (width, width), self.swizzle)
+        return _tensor_map.encode(x, (rows, width) if k_major else (width, width), self.swizzle)
 
     def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """a [m, k] times b [n, k]; [k, m] and [k, n] where they are not K-major."""

@@ -201,19 +201,3 @@ def test_a_box_of_three_dimensions(at, csrc):
     for row in range(32):
         for chunk in range(4):
             assert torch.equal(rows[row, chunk ^ row // 2 % 4], box[row, chunk]), (row, chunk)
-
-
-def test_tensor_maps_that_no_driver_makes():
-    x = torch.zeros(8, 72).bfloat16()
-    for bad, box, swizzle, said in (
-        (x, (8,), 0, "a box of 1 dimensions of a tensor of 2"),
-        (x[:, 1:], (8, 64), 0, "dense rows and multiples of 16 bytes"),
-        (x.T, (8, 8), 0, "dense rows"),
-        (torch.zeros(8, 70).bfloat16(), (8, 64), 0, "dense rows and multiples of 16"),
-        (x, (257, 64), 128, "1 to 256 elements"),
-        (x, (8, 12), 0, "1 to 256 elements in each dimension and rows of multiples of 16 bytes"),
-        (x, (8, 32), 128, "rows of 64 bytes cannot be swizzled by 128"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            encode(bad, box, swizzle)
-    assert len(encode(x, (8, 64), 128)) == 128

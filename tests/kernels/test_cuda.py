@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,8 +32,11 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+OLDER = [name for name in SOURCES if "hopper.cuh" not in (ROOT / "csrc" / "cuda" / f"{name}.cu").read_text()]
+
+
 # For Hopper test_binaries.py compiles them all.
-@pytest.mark.parametrize(("source", "capability"), [*((name, (8, 0)) for name in SOURCES), ("qkv_rotary", (9, 0))])
+@pytest.mark.parametrize(("source", "capability"), [*((name, (8, 0)) for name in OLDER), ("qkv_rotary", (9, 0))])
 def test_nvrtc_compiles_once(source, capability, cache, capsys):
     code = _cuda.compiled(source, capability)
     assert code[:4] == b"\x7fELF"
@@ -118,9 +122,11 @@ def a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    _cuda._missing.cache_clear()
+    for found in (_cuda._missing, _cuda._missing_for_hopper):
+        found.cache_clear()
     yield monkeypatch
-    _cuda._missing.cache_clear()
+    for found in (_cuda._missing, _cuda._missing_for_hopper):
+        found.cache_clear()
 
 
 def test_what_is_missing_is_said(a_gpu):
@@ -138,6 +144,21 @@ def test_what_is_missing_is_said(a_gpu):
         patch.setitem(sys.modules, "cuda.bindings.driver", None)
         patch.setitem(sys.modules, "cuda.bindings", None)
         assert "bindings for Python are missing" in _cuda.available()
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "said"),
+    [
+        ((9, 0), 12_000, ""),
+        ((9, 0), 11_080, "the driver is of CUDA 11.8; tensor maps need 12.0"),
+        ((10, 0), 13_000, "the GPU is sm_100; the kernel is for sm_90 alone"),
+        ((7, 5), 13_000, "the GPU is sm_75; the kernels need sm_80"),
+    ],
+)
+def test_what_kernels_of_hopper_need(capability, version, said, a_gpu):
+    a_gpu.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    a_gpu.setattr(_cuda, "_driver", lambda: SimpleNamespace(cuDriverGetVersion=lambda: (0, version)))
+    assert _cuda.hopper() == said
 
 
 class Driver:
@@ -261,9 +282,7 @@ except RuntimeError as error:
 def test_what_arrives_at_the_driver(tmp_path):
     if not cuda.compiler():
         pytest.skip("no C++ compiler")
-    stub = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(ROOT / "tests" / "cuda" / "libcuda.c")]
-    subprocess.run([*stub, "-o", str(tmp_path / "libcuda.so.1"), "-ldl"], check=True)
-    env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = cuda.stub_driver(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", THROUGH_THE_DRIVER], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
