@@ -32,7 +32,7 @@ class ProductTile:
     def shared(self, scaled: bool) -> int:
         """Bytes of shared memory, with or without scales of each block."""
         both = self.rows + self.columns
-        return self.stages * (128 * both + (4 * both if scaled else 0) + 16)
+        return self.stages * (128 * both + (4 * both if scaled else 0) + 16) + 4 * self.consumers * 16 * 40 * 4
 
     def count(self, rows: int, columns: int) -> int:
         """Tiles of a result."""

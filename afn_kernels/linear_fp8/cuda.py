@@ -10,7 +10,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)  # as the kernel numbers 
 SCALED = {"tensor": "at_end", "row": "at_end", "tiles": "by_tile", "blocks": "by_row"}
 KERNELS = {
     (tile, scaled): _cuda.Kernel(
-        "linear_fp8", f"linear_fp8_{tile.rows}x{tile.columns}_{scaled}", "128s128sPPPPPqqqqqqiiiiiiii8x", tile.threads
+        "linear_fp8", f"linear_fp8_{tile.rows}x{tile.columns}_{scaled}", "128s128sPPPPPqqqqqqiiiiiiiii4x", tile.threads
     )
     for tile in (LARGE, MEDIUM, SMALL)
     for scaled in ("at_end", "by_tile", "by_row")
@@ -21,6 +21,14 @@ def aligned(x: torch.Tensor) -> torch.Tensor:
     """As it is where a tensor map takes it, else a copy: rows that begin at multiples of 16 bytes."""
     fits = x.stride(1) == 1 and (x.stride(0) % 16 == 0 or len(x) == 1) and x.data_ptr() % 16 == 0
     return x if fits else x.clone(memory_format=torch.contiguous_format)
+
+
+def wide(x: torch.Tensor | None) -> bool:
+    """Whether four columns from any multiple of four on can be read at once."""
+    if x is None or x.stride(1) != 1:
+        return False
+    whole = 4 * x.element_size()
+    return x.shape[1] % 4 == 0 and x.stride(0) % 4 == 0 and x.data_ptr() % whole == 0
 
 
 def product(
@@ -48,6 +56,6 @@ def product(
         scale_x.data_ptr(), scale_w.data_ptr(), _cuda.pointer(bias), _cuda.pointer(residual), y.data_ptr(),
         *strides, rows, columns, inner, count,
         *(0 if one is None else TYPES.index(one.dtype) for one in (bias, residual, y)),
-        columns * out_dtype.itemsize % 8 == 0,
+        columns % 4 == 0, wide(residual),
     )  # fmt: skip
     return y

@@ -13,7 +13,8 @@ struct LinearFp8 {
     int64_t x_row, x_block, w_row, w_block;  // strides of the scales, and
     int64_t residual_row, residual_column;   // of the residual, in elements
     int m, n, k, tiles;
-    int bias_type, residual_type, y_type, wide;  // wide: four columns of y of 16 bits, two of 32, lie where 8 divides
+    int bias_type, residual_type, y_type;
+    int wide, wide_residual;  // four columns of y, of the residual, can be moved at once
 };
 
 // Which scales a block has to be multiplied by: none, so that they come at the end; one of each row of x and one of the
@@ -23,6 +24,7 @@ enum Type { kFloat32, kBfloat16, kFloat16 };
 
 constexpr int kBlock = 128;  // of K, in elements and bytes
 constexpr int kAbove = 8;    // tiles above one another that are taken before the next column of tiles
+constexpr int kPieceRow = 40;  // floats from row to row of a piece of 16 by 32: no two threads meet at a bank
 
 template <int waves_, int consumers_, int columns, int stages_, Scaled scaled_>
 struct Fp8Tile {
@@ -31,7 +33,9 @@ struct Fp8Tile {
     static constexpr int m = 64 * waves * consumers, n = columns;
     static constexpr int x_bytes = m * kBlock, stage_bytes = x_bytes + n * kBlock;
     static constexpr int scales = stages * stage_bytes, scales_bytes = 4 * (m + n);  // of a stage
-    static constexpr int barriers = scales + (scaled == Scaled::at_end ? 0 : stages * scales_bytes);
+    static constexpr int pieces = scales + (scaled == Scaled::at_end ? 0 : stages * scales_bytes);
+    static constexpr int piece = 16 * kPieceRow;  // of a warp, in floats
+    static constexpr int barriers = pieces + 4 * consumers * 4 * piece;
     static constexpr int fetchers = scaled == Scaled::at_end ? 0 : 128, warps = 4 * consumers;
 };
 
@@ -93,9 +97,8 @@ AFN_DEVICE void fetch(const LinearFp8& p, unsigned char* shared, uint64_t* full,
     }
 }
 
-// Row of this thread within 64 of a product, and the first of its two columns within eight.
+// Row of this thread within 64 of a product.
 AFN_DEVICE int row_of(int half) { return thread_index() % 128 / 32 * 16 + thread_index() % 32 / 4 + 8 * half; }
-AFN_DEVICE int column_of() { return thread_index() % 4 * 2; }
 
 AFN_DEVICE float element(const void* p, int type, int64_t i) {
     if (type == kFloat32) return static_cast<const float*>(p)[i];
@@ -103,75 +106,117 @@ AFN_DEVICE float element(const void* p, int type, int64_t i) {
     return type == kBfloat16 ? from_bf16(bits) : from_f16(bits);
 }
 
-AFN_DEVICE uint32_t packed(float low, float high, int type) {
-    return type == kBfloat16 ? pack_bf16(low, high) : pack_f16(low, high);
-}
-
-template <class T>
-struct alignas(2 * sizeof(T)) Pair {
-    T low, high;
+struct alignas(16) Four {
+    float x[4];
+};
+struct alignas(8) FourOf16 {
+    uint32_t x[2];
+};
+struct alignas(8) Two {
+    float x, y;
 };
 
-// Two pairs of this thread, which are eight columns apart, to y. Of 16 bits threads of even and odd numbers exchange one
-// first, so that each has four columns in a row, and four threads of a row have 32 bytes.
-AFN_DEVICE void write(const LinearFp8& p, int row, int column, const float (&z)[2][2]) {
-    int64_t begin = static_cast<int64_t>(row) * p.n;
-    if (!p.wide) {
-        for (int i = 0; i < 4; ++i) {
-            int at = column + column_of() + 8 * (i / 2) + i % 2;
-            if (row >= p.m || at >= p.n) continue;
-            if (p.y_type == kFloat32)
-                static_cast<float*>(p.y)[begin + at] = z[i / 2][i % 2];
-            else
-                static_cast<uint16_t*>(p.y)[begin + at] =
-                    static_cast<uint16_t>(packed(z[i / 2][i % 2], 0, p.y_type));
-        }
-    } else if (p.y_type == kFloat32) {
+// Four columns of a row, as many of them as there are. Wide: they are adjacent, and begin where the copy of all divides.
+AFN_DEVICE Four load(const void* p, int type, int64_t i, int64_t stride, int count, bool wide) {
+    Four y = {};
+    if (wide && type == kFloat32) {
+        y = *reinterpret_cast<const Four*>(static_cast<const float*>(p) + i);
+    } else if (wide) {
+        FourOf16 bits = *reinterpret_cast<const FourOf16*>(static_cast<const uint16_t*>(p) + i);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            int at = column + column_of() + 8 * i;
-            if (row < p.m && at < p.n)
-                *reinterpret_cast<Pair<float>*>(static_cast<float*>(p.y) + begin + at) = {z[i][0], z[i][1]};
+        for (int j = 0; j < 4; ++j) {
+            auto own = static_cast<uint16_t>(bits.x[j / 2] >> 16 * (j % 2));
+            y.x[j] = type == kBfloat16 ? from_bf16(own) : from_f16(own);
         }
     } else {
-        uint32_t first = packed(z[0][0], z[0][1], p.y_type), second = packed(z[1][0], z[1][1], p.y_type);
-        bool odd = thread_index() & 1;
-        uint32_t other = shuffle_xor(odd ? first : second, 1);
-        int at = column + 8 * odd + thread_index() % 4 / 2 * 4;
-        if (row < p.m && at < p.n)
-            *reinterpret_cast<Pair<uint32_t>*>(static_cast<uint16_t*>(p.y) + begin + at) = {odd ? other : first,
-                                                                                           odd ? second : other};
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            if (j < count) y.x[j] = element(p, type, i + j * stride);
     }
+    return y;
 }
 
-// Scales that all blocks share, bias and residual.
-template <class T>
-AFN_DEVICE float finished(const LinearFp8& p, float sum, int row, int column) {
-    if (row >= p.m || column >= p.n) return 0;
-    if (T::scaled == Scaled::at_end) sum *= p.scale_x[row * p.x_row] * p.scale_w[column * p.w_row];
-    if (p.bias) sum += element(p.bias, p.bias_type, column);
-    if (p.residual)
-        sum += element(p.residual, p.residual_type, row * p.residual_row + column * p.residual_column);
-    return sum;
+AFN_DEVICE void store(void* p, int type, int64_t i, int count, bool wide, const Four& y) {
+    if (type == kFloat32) {
+        float* to = static_cast<float*>(p) + i;
+        if (wide) *reinterpret_cast<Four*>(to) = y;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            if (!wide && j < count) to[j] = y.x[j];
+        return;
+    }
+    uint16_t* to = static_cast<uint16_t*>(p) + i;
+    FourOf16 bits;
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+        bits.x[j] = type == kBfloat16 ? pack_bf16(y.x[2 * j], y.x[2 * j + 1]) : pack_f16(y.x[2 * j], y.x[2 * j + 1]);
+    if (wide) *reinterpret_cast<FourOf16*>(to) = bits;
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+        if (!wide && j < count) to[j] = static_cast<uint16_t>(bits.x[j / 2] >> 16 * (j % 2));
 }
 
+// What is the same for all rows of four columns: the scales of w that all blocks share, and the bias.
+struct Columns {
+    Four scale, bias;
+};
+
 template <class T>
-AFN_DEVICE void finish(const LinearFp8& p, Corner at, const float (&sums)[T::waves][T::n / 2]) {
-    int group = thread_index() / 128 - 1;
+AFN_DEVICE Columns columns_at(const LinearFp8& p, int column) {
+    Columns y = {};
+    int count = p.n - column;
+    if (T::scaled == Scaled::at_end) y.scale = load(p.scale_w, kFloat32, column * p.w_row, p.w_row, count, false);
+    if (p.bias) y.bias = load(p.bias, p.bias_type, column, 1, count, false);
+    return y;
+}
+
+template <int n>
+AFN_DEVICE void put(float* to, const float (&sums)[n], int first) {
 #pragma unroll
-    for (int wave = 0; wave < T::waves; ++wave)
+    for (int i = 0; i < 8; ++i)
+        *reinterpret_cast<Two*>(to + i % 2 * 8 * kPieceRow + i / 2 * 8) = {sums[first + 2 * i], sums[first + 2 * i + 1]};
+}
+
+// A tile to y: each warp takes 16 rows of 32 columns at a time through its own piece of shared memory, behind which a
+// thread has four columns in a row. One loop for all of them: as straight code it would not stay in the caches.
+template <class T>
+AFN_DEVICE void finish(const LinearFp8& p, unsigned char* shared, Corner at, const float (&sums)[T::waves][T::n / 2]) {
+    int warp = thread_index() / 32 - 4, lane = thread_index() % 32;
+    auto* piece = reinterpret_cast<float*>(shared + T::pieces) + warp * T::piece;
+    int own = at.n + lane % 8 * 4, first = at.m + warp / 4 * 64 * T::waves + warp % 4 * 16 + lane / 8;
+    Columns next = columns_at<T>(p, own);
+#pragma unroll 1
+    for (int part = 0; part < T::n / 32; ++part) {
+        int column = own + 32 * part, count = p.n - column;
+        Columns now = next;
+        next = columns_at<T>(p, column + 32);
+#pragma unroll 1
+        for (int wave = 0; wave < T::waves; ++wave) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
+            for (int i = 0; i < T::n / 32; ++i)  // registers cannot be numbered when it runs
 #pragma unroll
-            for (int eight = 0; eight < T::n / 8; eight += 2) {
-                int row = at.m + 64 * (group * T::waves + wave) + row_of(half), column = at.n + 8 * eight;
-                float z[2][2];
+                for (int j = 0; j < T::waves; ++j)
+                    if (i == part && j == wave) put(piece + lane / 4 * kPieceRow + lane % 4 * 2, sums[j], 16 * i);
+            sync_warp();
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    z[i / 2][i % 2] = finished<T>(p, sums[wave][4 * (eight + i / 2) + 2 * half + i % 2], row,
-                                                  column + column_of() + 8 * (i / 2) + i % 2);
-                write(p, row, column, z);
+            for (int i = 0; i < 4; ++i) {
+                int64_t row = first + 64 * wave + 4 * i;
+                Four z = *reinterpret_cast<const Four*>(piece + (lane / 8 + 4 * i) * kPieceRow + lane % 8 * 4), more = {};
+                if (row >= p.m || count <= 0) continue;
+                float scale = T::scaled == Scaled::at_end ? p.scale_x[row * p.x_row] : 1;
+                if (p.residual)
+                    more = load(p.residual, p.residual_type, row * p.residual_row + column * p.residual_column,
+                                p.residual_column, count, p.wide_residual);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    if (T::scaled == Scaled::at_end) z.x[j] *= scale * now.scale.x[j];
+                    z.x[j] += now.bias.x[j] + more.x[j];
+                }
+                store(p.y, p.y_type, row * p.n + column, count, p.wide, z);
             }
+            sync_warp();
+        }
+    }
 }
 
 // Adds a block's products to the sums.
@@ -191,11 +236,11 @@ AFN_DEVICE void add(float (&sums)[T::n / 2], const float (&d)[T::n / 2], const f
     } else {
 #pragma unroll
         for (int eight = 0; eight < T::n / 8; ++eight) {
-            auto columns = *reinterpret_cast<const Pair<float>*>(scales + T::m + 8 * eight + column_of());
+            auto columns = *reinterpret_cast<const Two*>(scales + T::m + 8 * eight + thread_index() % 4 * 2);
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 sums[4 * eight + i] =
-                    fma_of(d[4 * eight + i], rows[i / 2] * (i % 2 ? columns.high : columns.low), sums[4 * eight + i]);
+                    fma_of(d[4 * eight + i], rows[i / 2] * (i % 2 ? columns.y : columns.x), sums[4 * eight + i]);
         }
     }
 }
@@ -225,7 +270,7 @@ AFN_DEVICE void multiply(const LinearFp8& p, unsigned char* shared, uint64_t* fu
             sync_warp();
             if (thread_index() % 32 == 0) barrier_arrive(empty + stage);
         }
-        finish<T>(p, corner<T>(p, tile), sums);
+        finish<T>(p, shared, corner<T>(p, tile), sums);
     }
 }
 
