@@ -17,5 +17,5 @@ PRODUCT = Boundary("linear_fp8", "afn_kernels.linear_fp8.cuda:product", _fake)
 
 
 def linear_fp8(x, w, scale_x, scale_w, *, bias, residual, out_dtype):
-    """The "cuda" row of the op's table."""
-    return PRODUCT(x, w, scale_x, scale_w, bias, residual, out_dtype)
+    """The "cuda" row of the op's table. Codes go as bytes: PyTorch's checks of an op compare no FP8."""
+    return PRODUCT(x.view(torch.uint8), w.view(torch.uint8), scale_x, scale_w, bias, residual, out_dtype)
