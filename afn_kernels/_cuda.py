@@ -123,14 +123,14 @@ class Kernel:
         self._functions: dict[tuple[int, int], int] = {}
         self._local = threading.local()
 
-    def launch(self, grid: tuple[int, int], shared: int, device: torch.device, *values: int | float) -> None:
+    def launch(self, grid: tuple[int, int], shared: int, device: torch.device, *values: int | float | bytes) -> None:
         """Queues the kernel on the device's current stream; into a graph once it has run outside of a capture.
 
         Args:
             grid: blocks, at most 2³¹ − 1 by 65,535.
             shared: bytes of dynamic shared memory.
             device: of the tensors.
-            *values: of the parameters; a tensor is its ``data_ptr()``.
+            *values: of the parameters; a tensor is its ``data_ptr()``, a tensor map what ``_tensor_map.encode`` makes.
 
         Raises:
             RuntimeError: what CUDA says; a kernel that is being captured before it was ever launched.

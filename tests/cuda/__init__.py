@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from afn_kernels import _cuda, _tensor_map
@@ -22,7 +22,7 @@ FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{H
 # The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
 KERNEL = ("-O1", "-fno-tree-sra", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
 MACHINE = ("-O2", "-ftls-model=initial-exec")
-PARTS = ("run", "barriers", "products")  # of the machine
+PARTS = ("run", "barriers", "stores", "products")  # of the machine
 SANITISERS = {
     "": ("-fsanitize=thread",),
     "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
@@ -127,10 +127,21 @@ def run(
     parameters: bytes,
     *,
     backwards: bool = False,
+    ordered_adds: bool = False,
+    short_sums: bool = False,
     csrc: Path | None = None,
 ) -> None:
-    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first; ``csrc`` has other sources."""
+    """What ``_cuda.emulator`` is set to.
+
+    Args:
+        backwards: runs the last block first.
+        ordered_adds: blocks that add to the same sum asynchronously have to do so in a known order.
+        short_sums: products of e4m3 keep 14 bits of their sums, as Hopper is known to; else all of float32.
+        csrc: has other sources.
+    """
     found = library(kernel.source, csrc)
+    found.afn_order_adds(ordered_adds)
+    found.afn_short_sums(short_sums)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
     size.restype = ctypes.c_uint64
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
@@ -146,10 +157,10 @@ def run(
 
 
 @contextmanager
-def emulated(*, backwards: bool = False, csrc: Path | None = None):
-    """Within it ``impl="cuda"`` runs on CPU tensors."""
+def emulated(**options):
+    """Within it ``impl="cuda"`` runs on CPU tensors; options as of ``run``."""
     before = _cuda.emulator, _tensor_map.emulator
-    _cuda.emulator = lambda *args: run(*args, backwards=backwards, csrc=csrc)
+    _cuda.emulator = partial(run, **options)
     _tensor_map.emulator = tensor_map.encode
     try:
         yield
