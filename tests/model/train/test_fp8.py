@@ -109,7 +109,7 @@ def test_two_ranks_that_share_the_weights_compute_what_copies_do(frozen):
 
 
 def test_what_cannot_be_multiplied_in_fp8_is_said_in_one_line():
-    text = TextConfig(300, 64, 2, 8, kv_heads=1, ffn=128, max_positions=512)
+    text = TextConfig(300, 64, 2, 8, kv_heads=1, ffn=128, max_positions=8192)
     wrong = "the language model's key-value heads x head dim is 8; a multiple of 16 is expected"
     for refused in (
         lambda: check_fp8(text),
