@@ -20,8 +20,12 @@ class FP8Linear(nn.Module):
         weight: [out, in].
         bias: [out], or None.
 
+    It has the weights of the layers that it is made of alone; they are gone.
+
     Source: Micikevicius et al., 2022, arXiv:2209.05433.
     """
+
+    alone = True
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -34,7 +38,13 @@ class FP8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """W x + bias, by default without: [T, in] to [T, out] in the dtype of x."""
+        """W x + bias, by default without: [T, in] to [T, out] in the dtype of x.
+
+        Raises:
+            ValueError: a gradient of x is wanted.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError("weights in FP8 are for generation and have no gradients: call it under torch.no_grad()")
         codes, scale = ak.quantize_fp8(x)
         return ak.linear_fp8(codes, self.values, scale, self.scale, bias, out_dtype=x.dtype)
 
@@ -44,6 +54,8 @@ class FP8Linear(nn.Module):
 
 class JointLinear:
     """Linear layers of one input: weight [Σ out, in] and bias [Σ out] that their parameters are views of."""
+
+    alone = False
 
     def __init__(self, layers: Sequence[nn.Linear]):
         self.weight = torch.cat([layer.weight for layer in layers])
