@@ -2,9 +2,9 @@
 
     python -m bench.fp8_training DEMO --out bench/results/cpu/fp8_training.jsonl [--seeds 0 1 2] [--steps 150]
 
-DEMO is a run of ``afn demo``, of which its base, corpus and trained model are taken. Each seed trains the demo's two SFT
-stages twice from that base, on one thread: in float32, and with the language model's linear layers in FP8. The rounding
-of FP8 is exact and sums are float32; what Hopper's matrix units lose in the sum of a block is not emulated.
+DEMO is a run of ``afn demo``, of which its base, corpus and trained model are taken. Each seed trains the demo's two
+SFT stages twice from that base, on one thread: in float32, and with the language model's linear layers in FP8. The
+rounding of FP8 is exact and sums are float32; what Hopper's matrix units lose in the sum of a block is not emulated.
 """
 
 from __future__ import annotations
@@ -151,24 +151,30 @@ def document(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# FP8 against float32 in training and in answers",
         "",
-        f"`python -m bench.fp8_training DEMO`: the demo's two SFT stages from one base, {len(seeds)} seeds, each in float32 "
-        "and with the language model's linear layers in FP8 (emulated: exact e4m3, blocks of 128, float32 sums). "
-        f"{sum(row['cpu_seconds'] for row in runs):,} s of CPU time on {rows[0]['machine']}. Seeds are orders of the data.",
+        f"`python -m bench.fp8_training DEMO`: the demo's two SFT stages from one base, {len(seeds)} seeds, each in "
+        "float32 and with the language model's linear layers in FP8 (emulated: exact e4m3, blocks of 128, float32 "
+        f"sums). {sum(row['cpu_seconds'] for row in runs):,} s of CPU time on {rows[0]['machine']}. Seeds are orders "
+        "of the data.",
         "",
         "## Losses",
         "",
-        "Spread is the largest minus the smallest of float32's seeds, gap the largest difference of FP8 and float32 with one "
-        f"seed. The gap is within the spread in {sum(inside)} of {len(inside)} intervals.",
+        "Spread is the largest minus the smallest of float32's seeds, gap the largest difference of FP8 and float32 "
+        f"with one seed. The gap is within the spread in {sum(inside)} of {len(inside)} intervals.",
         "",
         "| stage | steps | float32 | FP8 | spread | gap |",
         "|---|---|---|---|---|---|",
     ]
     for one in curves(rows):
-        numbers = " | ".join(f"{one[name]:+.4f}" if name == "gap" else f"{one[name]:.4f}" for name in (*ARMS, "spread", "gap"))
+        numbers = " | ".join(
+            f"{one[name]:+.4f}" if name == "gap" else f"{one[name]:.4f}" for name in (*ARMS, "spread", "gap")
+        )
         lines.append(f"| {one['stage']} | {one['steps']} | {numbers} |")
     axes = list(runs[0]["scores"])
     lines += ["", "## Held-out scores", "", f"Of {runs[0]['n']} records, asked in float32; mean, then each seed.", ""]
-    lines += [f"| trained in | {' | '.join(axes)} | loss of the last {LAST} steps |", f"|---|{'---|' * (len(axes) + 1)}"]
+    lines += [
+        f"| trained in | {' | '.join(axes)} | loss of the last {LAST} steps |",
+        f"|---|{'---|' * (len(axes) + 1)}",
+    ]
     for arm in ARMS:
         of = [row for row in runs if row["arm"] == arm]
         cells = [[row["scores"][axis] for row in of] for axis in axes]
