@@ -58,7 +58,7 @@ class _Products(torch.autograd.Function):
     """Keeps x for the gradients of the weights, and the weights for that of x: what is not wanted is not kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
         count = len(parameters) // 2
         weights, biases = parameters[:count], parameters[count:]
         wants_x, *wants = ctx.needs_input_grad

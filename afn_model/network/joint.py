@@ -67,8 +67,8 @@ class JointLinear:
                 layer.bias.data = self.bias[at : at + layer.out_features]
             at += layer.out_features
 
-    def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.weight, bias)
 
 
 def bias_of(layer: nn.Linear) -> Tensor:

@@ -55,7 +55,7 @@ class CausalAttention(nn.Module):
     def projected(self, x_TD: Tensor) -> Sequence[Tensor]:
         """q, k and v, [T, heads · head_dim] each."""
         if self.fused is not None and self.fused.alone:
-            return self.fused(x_TD).split([heads * self.head_dim for heads in self.heads], 1)
+            return self.fused.product(x_TD, self.fused.bias).split([heads * self.head_dim for heads in self.heads], 1)
         return linears((self.q_proj, self.k_proj, self.v_proj), x_TD)
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
