@@ -11,6 +11,7 @@ from torch import Tensor
 from afn_model.infer.generate import generate, sample
 from afn_model.infer.rollout import Rollout
 from afn_model.infer.sampling_params import SamplingParams
+from afn_model.network.fused import quantise_fp8
 from afn_model.network.network import Network
 from afn_model.prompt.batch import Batch
 from afn_model.weights.checkpoint import load, save
@@ -75,9 +76,27 @@ class AFNext(Network):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
         rote: str | None = None,
+        weights: str | None = None,
     ) -> AFNext:
-        """Reads a checkpoint folder in any layout; see ``afn_model.weights.checkpoint.load``."""
-        return load(cls, folder, dtype=dtype, device=device, rote=rote)
+        """Reads a checkpoint folder in any layout; see ``afn_model.weights.checkpoint.load``.
+
+        Args:
+            folder: of the checkpoint.
+            dtype: of the weights; as stored if None.
+            device: of the weights.
+            rote: reading of the rotary time embedding; what the folder says if None.
+            weights: "fp8" holds and multiplies the linear layers of the language model's blocks in FP8, with a scale
+                for each row of weights and of activations, for generation alone; None leaves them in ``dtype``.
+
+        Raises:
+            ValueError: what ``load`` raises; other ``weights``.
+        """
+        if weights not in (None, "fp8"):
+            raise ValueError(f"weights {weights!r}: 'fp8' or None is expected")
+        model = load(cls, folder, dtype=dtype, device=device, rote=rote)
+        if weights == "fp8":
+            quantise_fp8(model.language_model)
+        return model
 
     def save_pretrained(self, folder: str | Path, layout: str = "transformers") -> None:
         """Writes a checkpoint folder; see ``afn_model.weights.checkpoint.save``."""

@@ -20,7 +20,6 @@ from afn_model.bootstrap.tiny_curriculum import REWARDED, TRAIN, mean_reward, re
 from afn_model.eval.heldout import answer
 from afn_model.host import machine
 from afn_model.infer.engine import Engine
-from afn_model.network.fused import quantise_fp8
 from afn_model.network.joint import FP8
 from afn_model.scoring.metrics import by_axis
 
@@ -33,9 +32,8 @@ VARIANTS = {
 
 
 def scores(model_folder: Path, heldout: Path, weights: bool, kv: torch.dtype | None) -> tuple[dict, list[str]]:
-    model, processor = AFNext.from_pretrained(model_folder), AFNextProcessor.from_pretrained(model_folder)
-    if weights:
-        quantise_fp8(model.language_model)
+    model = AFNext.from_pretrained(model_folder, weights="fp8" if weights else None)
+    processor = AFNextProcessor.from_pretrained(model_folder)
     records = read(heldout, list(TRAIN))
     answers = answer(Engine(model, processor, kv_dtype=kv), processor, records, heldout)
     by = by_axis(records, answers)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 
 import afn_kernels as ak
 
@@ -59,14 +60,13 @@ class FP8Weight(torch.Tensor):
         if func in (torch.ops.aten.detach.default, torch.ops.aten.as_strided.default, torch.ops.aten.alias.default):
             weight = args[0]
             return cls(weight.codes, weight.scale, weight.dtype)
-        plain = torch.utils._pytree.tree_map_only(cls, cls.decoded, (args, kwargs or {}))
-        return func(*plain[0], **plain[1])
+        return func(*tree_map_only(cls, cls.decoded, args), **tree_map_only(cls, cls.decoded, kwargs or {}))
 
 
 class FP8Shard(torch.Tensor):
     """A rank's rows of a weight: an ordinary tensor that is gathered as ``FP8Weight``."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
     scales: AgreedScales
     number: int
 

@@ -1,7 +1,7 @@
 """Linear layers that multiply in FP8 while they train: blocks of 128 that share a scale, sums in float32.
 
 y = x Wᵀ + b with x in blocks of (1, 128) and W in blocks of (128, 128); dx = dy W with dy in blocks of (1, 128);
-dW = dyᵀ x with both in blocks of (1, 128) along the tokens. Weights, gradients and what is kept for the backward stay in
+dW = dyᵀ x with both in blocks of (1, 128) along the tokens. Weights, gradients and what is kept for the backward have
 the dtypes that they have without.
 
 Source: DeepSeek-V3, 2024, arXiv:2412.19437, section 3.3.
@@ -58,7 +58,7 @@ class _Products(torch.autograd.Function):
     """Keeps x for the gradients of the weights, and the weights for that of x: what is not wanted is not kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
         count = len(parameters) // 2
         weights, biases = parameters[:count], parameters[count:]
         wants_x, *wants = ctx.needs_input_grad
@@ -77,7 +77,11 @@ class _Products(torch.autograd.Function):
         count = len(gradients)
         dx, left = None, count
         for dy, weight in zip(gradients, weights, strict=False):
-            (codes, scale), (w, w_scale), left = ak.quantize_fp8(dy, block=LINE), coded(weight, transpose=True), left - 1
+            (codes, scale), (w, w_scale), left = (
+                ak.quantize_fp8(dy, block=LINE),
+                coded(weight, transpose=True),
+                left - 1,
+            )
             # The sum over the layers stays in float32 until the last.
             dx = ak.linear_fp8(codes, w, scale, w_scale, residual=dx, out_dtype=torch.float32 if left else dtype)
         wants, found = ctx.needs_input_grad[1:], [dx]

@@ -20,8 +20,12 @@ class FP8Linear(nn.Module):
         weight: [out, in].
         bias: [out], or None.
 
+    It has the weights of the layers that it is made of alone; they are gone.
+
     Source: Micikevicius et al., 2022, arXiv:2209.05433.
     """
+
+    alone = True
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -33,21 +37,25 @@ class FP8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
 
-    def product(self, x: Tensor) -> Tensor:
-        """Without the bias: [T, in] to [T, out] in the dtype of x."""
-        x_fp8, scale = ak.quantize_fp8(x)
-        if x.is_cuda and x.dtype == torch.bfloat16:
-            return torch._scaled_mm(x_fp8, self.values.t(), scale, self.scale.t(), out_dtype=x.dtype)
-        # Elsewhere the same numbers in float32: products of e4m3 values are exact in it.
-        return (F.linear(x_fp8.float(), self.values.float()) * scale * self.scale.t()).to(x.dtype)
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W x + bias, by default without: [T, in] to [T, out] in the dtype of x.
+
+        Raises:
+            ValueError: a gradient of x is wanted.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError("weights in FP8 are for generation and have no gradients: call it under torch.no_grad()")
+        codes, scale = ak.quantize_fp8(x)
+        return ak.linear_fp8(codes, self.values, scale, self.scale, bias, out_dtype=x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.product(x)
-        return y if self.bias is None else y + self.bias
+        return self.product(x, self.bias)
 
 
 class JointLinear:
     """Linear layers of one input: weight [Σ out, in] and bias [Σ out] that their parameters are views of."""
+
+    alone = False
 
     def __init__(self, layers: Sequence[nn.Linear]):
         self.weight = torch.cat([layer.weight for layer in layers])
@@ -59,8 +67,8 @@ class JointLinear:
                 layer.bias.data = self.bias[at : at + layer.out_features]
             at += layer.out_features
 
-    def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.weight, bias)
 
 
 def bias_of(layer: nn.Linear) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,21 +45,23 @@ class CausalAttention(nn.Module):
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.heads = config.head_dim, (config.heads, config.kv_heads, config.kv_heads)
         self.q_proj = nn.Linear(config.width, config.heads * config.head_dim)
         self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_dim)
         self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
         self.fused: JointLinear | FP8Linear | None = None  # by network.fused, for generation
 
-    @property
-    def inputs(self) -> tuple[nn.Linear, ...]:
-        return self.q_proj, self.k_proj, self.v_proj
+    def projected(self, x_TD: Tensor) -> Sequence[Tensor]:
+        """q, k and v, [T, heads · head_dim] each."""
+        if self.fused is not None and self.fused.alone:
+            return self.fused.product(x_TD, self.fused.bias).split([heads * self.head_dim for heads in self.heads], 1)
+        return linears((self.q_proj, self.k_proj, self.v_proj), x_TD)
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int) -> Tensor:
         if context.kv is not None:
             return linear(self.o_proj, self.cached(x_TD, context, context.kv, layer).flatten(1))
-        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in linears(self.inputs, x_TD))
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in self.projected(x_TD))
         if context.shared is not None:
             return self.o_proj(context.shared.attention(q, k, v, context.positions, context.inv_freq).flatten(1))
         q, k = ak.rotary(q, k, context.positions, context.inv_freq)
@@ -70,7 +73,7 @@ class CausalAttention(nn.Module):
         """Attention over paged keys and values, [T, heads, head_dim]."""
         fused, bias = self.fused, None
         if fused is None:
-            qkv = torch.cat(linears(self.inputs, x_TD), dim=1)
+            qkv = torch.cat(list(self.projected(x_TD)), dim=1)
         else:
             qkv, bias = fused.product(x_TD), fused.bias
         caches = kv.slot_mapping(layer)
@@ -97,7 +100,7 @@ class FeedForward(nn.Module):
         self.fused: JointLinear | FP8Linear | None = None  # by network.fused, for generation
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        if self.fused is not None and not torch.is_grad_enabled():
+        if self.fused is not None and (self.fused.alone or not torch.is_grad_enabled()):
             return self.down_proj(ak.swiglu(*self.fused.product(x_TD).chunk(2, -1)))
         return linear(self.down_proj, ak.swiglu(*linears((self.gate_proj, self.up_proj), x_TD)))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x) if found is None else found
 
 
-def linears(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+def linears(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
     """[layer(x) for layer in layers]; layers that multiply in FP8 share one quantised x."""
     if not all(getattr(layer, "fp8", False) for layer in layers):
         return [linear(layer, x) for layer in layers]

@@ -28,7 +28,7 @@ def check_fp8(text: TextConfig) -> None:
 
 
 def multiply_in_fp8(model: LanguageModel) -> None:
-    """Lets the linear layers of all blocks multiply in FP8, under adapters too, in place; parameters stay what they are.
+    """Lets the linear layers of all blocks multiply in FP8, under adapters too, in place; parameters stay the same.
 
     Raises:
         ValueError: what ``check_fp8`` raises; a base in few bits.

@@ -271,7 +271,9 @@ class StepTime:
         longest = min(1.0, 2 * a.answer) * settings.max_new_tokens  # the longest of the answers sampled together
         cache = together * (account.micro.lengths[0] + settings.group * longest / 2) * per_token
         prompts = together * account.micro.lengths[0]
-        prefill = prompts * layer_products(self.text) * text.layers / self.products + together * float(self.encode().max())
+        prefill = prompts * layer_products(self.text) * text.layers / self.products + together * float(
+            self.encode().max()
+        )
         each = prefill + longest * max(a.token, (weights + cache) / a.hbm)
         return math.ceil(self.micro_batches / together) * each + sum(self.gather(u) for u in self.units.units)
 

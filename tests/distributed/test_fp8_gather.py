@@ -70,7 +70,9 @@ def same_as_alone(here, dtype: torch.dtype):
                 turned = ak.quantize_fp8(other.weight.detach(), block=SQUARE, transpose=True)
                 assert isinstance(own.weight, FP8Weight)
                 assert own.weight.dtype == dtype
-                for one, two in zip((*own.weight.coded(False), *own.weight.coded(True)), (codes, scale, *turned), strict=True):
+                for one, two in zip(
+                    (*own.weight.coded(False), *own.weight.coded(True)), (codes, scale, *turned), strict=True
+                ):
                     assert torch.equal(one.float(), two.float())
                     assert one.stride() == two.stride() or not one.dim()
         for each in (alone, model):

@@ -235,7 +235,6 @@ def test_a_subtitle_on_standard_output_and_from_a_pipe(run, model, asked, monkey
         (["transcribe", "a.wav", "--to", "de"], "--to is for --task translate"),
         (["transcribe", "a.wav", "--task", "lyrics", "--diarize"], "--diarize is for --task transcribe"),
         (["ask", "a.wav", "?", "--out-dir", "x"], "--out-dir is for questions about every recording by itself: --each"),
-        (["ask", "a.wav", "?", "--quantize", "fp8"], "--quantize fp8: not in this version; there are int8 and nf4"),
         (["ask", "a.wav", "?", "--adapter", "nowhere"], "--adapter nowhere: no peft adapter"),
         (["ask", "a.wav", "?", "--device", "gpu"], "device 'gpu': PyTorch knows none of this name"),
     ],

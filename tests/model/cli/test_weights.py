@@ -8,6 +8,7 @@ import torch
 from afn_model import AFNext, SamplingParams, Session
 from afn_model.cli import main
 from afn_model.cli.weights import reader
+from afn_model.network.fused import quantise_fp8
 from afn_model.train import lora
 from afn_model.train.quantise import quantise
 from tests.tiny import conversation, noise, save_tiny
@@ -41,13 +42,17 @@ def logits(of: AFNext) -> torch.Tensor:
 
 def test_adapters_and_codes(model, adapter):
     plain = AFNext.from_pretrained(model)
-    adapted, coded, both = AFNext.from_pretrained(model), AFNext.from_pretrained(model), AFNext.from_pretrained(model)
+    adapted, coded, both, fp8 = (AFNext.from_pretrained(model) for _ in range(4))
     lora.load(adapted, adapter)
     lora.merge(adapted)
     quantise(coded.language_model, "nf4")
     quantise(both.language_model, "int8")
     lora.load(both, adapter)
-    for options, expected in (((adapter, None), adapted), ((None, "nf4"), coded), ((adapter, "int8"), both)):
+    lora.load(fp8, adapter)
+    lora.merge(fp8)
+    quantise_fp8(fp8.language_model)
+    expect = {(adapter, None): adapted, (None, "nf4"): coded, (adapter, "int8"): both, (adapter, "fp8"): fp8}
+    for options, expected in expect.items():
         session = Session(model, read=reader(*map(lambda x: x and str(x), options)))
         assert torch.equal(logits(session.model), logits(expected))
         assert not torch.equal(logits(expected), logits(plain))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from afn_model import AFNext
 from afn_model.infer.engine import Engine
 from afn_model.infer.sampling_params import SamplingParams
 from afn_model.network.fused import fuse, quantise_fp8
@@ -67,6 +68,26 @@ def test_an_fp8_product_is_that_of_the_rounded_factors():
     exact = x.double() @ weight.double().t() + bias
     assert ((found - exact).abs() <= (2 * 2**-4 + 2**-8) * (x.abs().double() @ weight.abs().double().t()) + 1e-5).all()
     assert not torch.allclose(found, exact.float(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_folder_is_read_in_fp8(pair, tmp_path):
+    """By name, for whole sequences as for generation; there are no gradients, and no other names."""
+    model, processor = copy.deepcopy(pair[0]), pair[1]
+    model.save_pretrained(tmp_path)
+    found, expected = AFNext.from_pretrained(tmp_path, weights="fp8").eval(), copy.deepcopy(model)
+    quantise_fp8(expected.language_model)
+    assert said(found, processor)[0] == said(expected, processor)[0]
+    ids = torch.arange(20, 60)[None]
+    for block in model.language_model.layers:
+        for part in (block.self_attn, block.mlp):
+            for name, layer in list(part.named_children()):
+                setattr(part, name, FP8Linear(layer.weight, layer.bias))
+    with torch.no_grad():
+        assert_same_but_rounding(found.logits(ids), in_orders(lambda: model.logits(ids)))
+    with pytest.raises(ValueError, match=r"have no gradients: call it under torch.no_grad\(\)"):
+        found.logits(ids)
+    with pytest.raises(ValueError, match="weights 'int4': 'fp8' or None is expected"):
+        AFNext.from_pretrained(tmp_path, weights="int4")
 
 
 @pytest.mark.parametrize("weights", [False, True])

@@ -11,6 +11,7 @@ from afn_model.train.account import Account, BatchShape, keeps_whole, stage_unit
 from afn_model.train.activation_checkpoint import MODES, checkpoint_blocks
 from afn_model.train.adapt import adapt
 from afn_model.train.curriculum import Stage
+from afn_model.train.fp8 import multiply_in_fp8
 from afn_model.train.run_layout import RunLayout, for_stage, read_layout
 from afn_model.train.speech_account import account_of
 from afn_model.train.typical import longest
@@ -34,16 +35,18 @@ def stage(trains=("all",), **more) -> Stage:
     return Stage("some", trains, {"x": 1.0}, context=2048, batch_tokens=2048, **more)
 
 
-def saved(stage: Stage, mode: str) -> int:
+def saved(stage: Stage, mode: str, fp8: bool = False) -> int:
     """Bytes that a forward saves for its backward, every op on the path of its kernel, weights left out."""
     usual = torch.get_default_dtype()
-    with memory.counting():
+    with memory.counting(1 << 12 if fp8 else memory.HOST):
         torch.set_default_dtype(torch.bfloat16)
         try:
             model = AFNext(SMALL).train()
         finally:
             torch.set_default_dtype(usual)
         adapt(model, stage, seed=0)
+        if fp8:
+            multiply_in_fp8(model.language_model)
         checkpoint_blocks(model, mode)
         here = model.prepare(memory.packed(SMALL, stage.context, stage.max_audio))
         weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
@@ -70,6 +73,23 @@ def test_activations_are_what_a_backward_is_left(some, mode):
     account = Account(SMALL, some, RunLayout(dtype="bfloat16", recompute=mode), 1, longest(some))
     said = float((account.activations() - account.gathered(account.units.root)).max())
     assert said == pytest.approx(saved(some, mode), rel=ALIKE)
+
+
+def test_products_in_fp8_keep_what_others_do_and_are_gathered_as_a_byte():
+    layout = RunLayout(dtype="bfloat16", fp8=True, shard=4)
+    for some in (stage(), stage(**ADAPTERS)):
+        account = Account(SMALL, some, layout, 4, longest(some))
+        said = float((account.activations() - account.gathered(account.units.root)).max())
+        assert said == pytest.approx(saved(some, "none", fp8=True), rel=ALIKE)
+    plain, coded = (Account(SMALL, stage(), replace(layout, fp8=one), 4, longest(stage())) for one in (False, True))
+    layer, text = plain.units.layers[0], SMALL.text
+    weights = text.width * (2 * 128 + 2 * 64 + 3 * text.ffn)
+    assert layer.products == weights
+    assert plain.gathered(layer) - coded.gathered(layer) == weights
+    assert plain.gathered(plain.units.root) == coded.gathered(coded.units.root)
+    frozen, sharded = stage(("adaptor",)), replace(layout, frozen="sharded")
+    plain, coded = (Account(SMALL, frozen, replace(sharded, fp8=one), 4, longest(frozen)) for one in (False, True))
+    assert plain.gathered(plain.units.layers[0]) - coded.gathered(coded.units.layers[0]) == weights
 
 
 @pytest.mark.slow

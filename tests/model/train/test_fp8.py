@@ -44,7 +44,7 @@ def test_the_blocks_projections_multiply_in_fp8_and_nothing_else():
     assert all(name.startswith("language_model.layers.") for name, m in model.named_modules() if getattr(m, "fp8", 0))
     after = dict(model.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
-    assert [tuple(w.shape) for w in fp8_weights(model)][0] == (32, 32)
+    assert fp8_weights(model)[0].shape == (32, 32)
     assert len(fp8_weights(model)) == len(PROJECTIONS)
 
 
@@ -80,7 +80,7 @@ def test_adapters_train_beside_frozen_weights_in_fp8(folder, tmp_path):
 
 
 def losses(here, frozen: str):
-    """A stage on two ranks has the loss, and the gradients up to their sum, of one; frozen weights travel in FP8 too."""
+    """Ranks that share the weights have the loss and the gradients of ranks with copies; frozen weights travel too."""
     torch.manual_seed(0)
     processor = tiny.processor()
     config = tiny.config(processor, layers=2)
@@ -109,7 +109,7 @@ def test_two_ranks_that_share_the_weights_compute_what_copies_do(frozen):
 
 
 def test_what_cannot_be_multiplied_in_fp8_is_said_in_one_line():
-    text = TextConfig(300, 64, 2, 8, kv_heads=1, ffn=128, max_positions=512)
+    text = TextConfig(300, 64, 2, 8, kv_heads=1, ffn=128, max_positions=8192)
     wrong = "the language model's key-value heads x head dim is 8; a multiple of 16 is expected"
     for refused in (
         lambda: check_fp8(text),

@@ -41,6 +41,24 @@ def test_products_alone_take_their_flops():
     assert again.compute - whole.compute == pytest.approx(opened)
 
 
+def test_products_in_fp8_take_the_rate_of_fp8_and_quantisation_its_bytes():
+    """A byte for each that is read in bfloat16: inputs forward, gradients and both across tokens backward, weights."""
+    fast, layout, one = replace(ASSUMED, **FREE), replace(NONE, fp8=True), {"number": 1}
+    linear, loss = 8192 * language_model_linear(FULL.text), 400 * head(FULL.text)
+    whole = time_of(stage(), layout, rates=fast, **one).step()
+    assert whole.compute == pytest.approx(3 * (linear / ASSUMED.fp8 + loss / ASSUMED.matmul))
+    slow, text = replace(ASSUMED, **FREE | {"hbm": 1.0}), FULL.text
+    plain, coded = (time_of(stage(), one, rates=slow, number=1).step().compute for one in (NONE, layout))
+    inputs, outputs = 3 * text.width + text.ffn, 3 * text.width + 2 * text.kv_heads * text.head_dim + 2 * text.ffn
+    weights = language_model_linear(text) / 2
+    bytes_ = 3 * text.layers * 8192 * (2 * inputs + 2 * outputs) + 2 * 25 * weights
+    assert coded - plain == pytest.approx(bytes_, rel=1e-3)
+    sharded = replace(layout, shard=8)
+    sent = time_of(stage(), sharded, 8).gather(time_of(stage(), sharded, 8).units.layers[0])
+    before = time_of(stage(), replace(sharded, fp8=False), 8)
+    assert sent == pytest.approx(before.gather(before.units.layers[0]) / 2, rel=0.1)
+
+
 def test_attention_alone():
     """4 FLOPs a pair, head and dimension forward and 10 backward, at the fastest provider's rates or a ring's own."""
     rates = replace(ASSUMED, matmul=1e30, hbm=1e30, launch=1e-30)
