@@ -17,6 +17,7 @@
 namespace afn::host {
 
 constexpr size_t kStack = 1 << 18, kMostThreads = 1024, kMostShared = 1 << 18;
+constexpr size_t kMostLaunch = 227 << 10;  // bytes of shared memory that a block may have
 
 struct Copy {
     unsigned char* to;

@@ -190,8 +190,8 @@ const char* run(const Launch& launch) {
         machine = owner.get();
     }
     Machine& m = *machine;
-    if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostShared)
-        return "a launch of that many threads or bytes of shared memory is none";
+    if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostLaunch)
+        return "no GPU launches a block of that many threads or bytes of shared memory";
     begin_launch(launch);
 #ifndef AFN_UNCHECKED
     Faults faults;

@@ -93,6 +93,7 @@ def test_code_for_hopper(csrc, monkeypatch):
     cubin, remarks = _cuda.compile_now("gemm", (9, 0))
     assert not re.search(cuda.SERIALISED, remarks), remarks
     code = machine.dumped(cubin, "-sass")
+    use = dict(re.findall(r"Function gemm_(\w+):\s*\n.*?REG:(\d+)", machine.dumped(cubin, "--dump-resource-usage")))
     functions = dict(re.findall(r"Function : gemm_(\w+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
     assert set(functions) == {one.name for one in gemm.GEMMS}
     for one in gemm.GEMMS:
@@ -102,6 +103,8 @@ def test_code_for_hopper(csrc, monkeypatch):
         for instruction in ("UTMALDG.2D", "SYNCS.PHASECHK", "SYNCS.ARRIVE", "WARPGROUP.DEPBAR"):
             assert instruction in text, (one, instruction)
         assert ("USETMAXREG" in text) == (one.m >= 128)
+        if one.m >= 128:  # what threads begin with is all that there is to share
+            assert int(use[one.name]) == 65536 // (128 + 2 * one.m) // 8 * 8
         assert ("UTMASTG.2D" in text, "UTMAREDG.2D.ADD" in text) == (one.m == 192, one.parts > 1)
 
 
