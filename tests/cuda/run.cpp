@@ -108,6 +108,7 @@ void fiber() {
 void begin_launch(const Launch& launch) {
     Machine& m = *machine;
     m.launch = launch;
+    m.random = schedule;
     m.message.clear();
     if (m.broken || m.threads.size() != static_cast<size_t>(launch.threads)) {
         m.threads.clear();
@@ -402,6 +403,7 @@ void bulk_wait(uint64_t* barrier, uint32_t phase) {
 
 extern "C" {
 void afn_leave_out(int place) { afn::host::left_out = place; }
+void afn_schedule(uint32_t seed) { afn::host::schedule = seed; }
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

@@ -40,6 +40,14 @@ def test_products(one, csrc):
                 assert torch.equal(one(a, b, blocks), gemm.product(one, a, b)), (shape, blocks)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_products_in_another_order(seed, csrc):
+    with emulated(csrc=csrc, schedule=seed):
+        for one in gemm.GEMMS:
+            a, b = gemm.operands(one, *SHAPES[one.name][0])
+            assert torch.equal(one(a, b), gemm.product(one, a, b)), one
+
+
 @pytest.mark.parametrize(("exponent", "kept"), [(-5, True), (-6, False)])
 def test_sums_of_e4m3_keep_14_bits(exponent, kept, csrc):
     """256 and then 256 times the last bit of it, or half of that; and their negatives, which are cut off towards 0."""
