@@ -130,6 +130,7 @@ def run(
     parameters: bytes,
     *,
     backwards: bool = False,
+    schedule: int = 0,
     ordered_adds: bool = False,
     short_sums: bool = False,
     csrc: Path | None = None,
@@ -138,11 +139,14 @@ def run(
 
     Args:
         backwards: runs the last block first.
+        schedule: a seed of the order in which threads take turns and bytes come; without it threads wait in line, and
+            bytes come when no thread can go on.
         ordered_adds: blocks that add to the same sum asynchronously have to do so in a known order.
         short_sums: products of e4m3 keep 14 bits of their sums, as Hopper is known to; else all of float32.
         csrc: has other sources.
     """
     found = library(kernel.source, csrc)
+    found.afn_schedule(schedule)
     found.afn_order_adds(ordered_adds)
     found.afn_short_sums(short_sums)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")

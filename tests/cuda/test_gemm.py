@@ -40,6 +40,14 @@ def test_products(one, csrc):
                 assert torch.equal(one(a, b, blocks), gemm.product(one, a, b)), (shape, blocks)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_products_in_another_order(seed, csrc):
+    with emulated(csrc=csrc, schedule=seed):
+        for one in gemm.GEMMS:
+            a, b = gemm.operands(one, *SHAPES[one.name][0])
+            assert torch.equal(one(a, b), gemm.product(one, a, b)), one
+
+
 @pytest.mark.parametrize(("exponent", "kept"), [(-5, True), (-6, False)])
 def test_sums_of_e4m3_keep_14_bits(exponent, kept, csrc):
     """256 and then 256 times the last bit of it, or half of that; and their negatives, which are cut off towards 0."""
@@ -93,6 +101,7 @@ def test_code_for_hopper(csrc, monkeypatch):
     cubin, remarks = _cuda.compile_now("gemm", (9, 0))
     assert not re.search(cuda.SERIALISED, remarks), remarks
     code = machine.dumped(cubin, "-sass")
+    use = dict(re.findall(r"Function gemm_(\w+):\s*\n.*?REG:(\d+)", machine.dumped(cubin, "--dump-resource-usage")))
     functions = dict(re.findall(r"Function : gemm_(\w+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
     assert set(functions) == {one.name for one in gemm.GEMMS}
     for one in gemm.GEMMS:
@@ -102,6 +111,8 @@ def test_code_for_hopper(csrc, monkeypatch):
         for instruction in ("UTMALDG.2D", "SYNCS.PHASECHK", "SYNCS.ARRIVE", "WARPGROUP.DEPBAR"):
             assert instruction in text, (one, instruction)
         assert ("USETMAXREG" in text) == (one.m >= 128)
+        if one.m >= 128:  # what threads begin with is all that there is to share
+            assert int(use[one.name]) == 65536 // (128 + 2 * one.m) // 8 * 8
         assert ("UTMASTG.2D" in text, "UTMAREDG.2D.ADD" in text) == (one.m == 192, one.parts > 1)
 
 
