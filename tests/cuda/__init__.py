@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from afn_kernels import _cuda, _tensor_map
@@ -128,6 +128,7 @@ def run(
     *,
     backwards: bool = False,
     ordered_adds: bool = False,
+    short_sums: bool = False,
     csrc: Path | None = None,
 ) -> None:
     """What ``_cuda.emulator`` is set to.
@@ -135,10 +136,12 @@ def run(
     Args:
         backwards: runs the last block first.
         ordered_adds: blocks that add to the same sum asynchronously have to do so in a known order.
+        short_sums: products of e4m3 keep 14 bits of their sums, as Hopper is known to; else all of float32.
         csrc: has other sources.
     """
     found = library(kernel.source, csrc)
     found.afn_order_adds(ordered_adds)
+    found.afn_short_sums(short_sums)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
     size.restype = ctypes.c_uint64
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
@@ -154,10 +157,10 @@ def run(
 
 
 @contextmanager
-def emulated(*, backwards: bool = False, ordered_adds: bool = False, csrc: Path | None = None):
-    """Within it ``impl="cuda"`` runs on CPU tensors, as ``run`` does it."""
+def emulated(**options):
+    """Within it ``impl="cuda"`` runs on CPU tensors; options as of ``run``."""
     before = _cuda.emulator, _tensor_map.emulator
-    _cuda.emulator = lambda *args: run(*args, backwards=backwards, ordered_adds=ordered_adds, csrc=csrc)
+    _cuda.emulator = partial(run, **options)
     _tensor_map.emulator = tensor_map.encode
     try:
         yield

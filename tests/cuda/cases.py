@@ -11,6 +11,7 @@ import torch
 
 import afn_kernels as ak
 from afn_kernels import _triton
+from afn_kernels.attention import cuda_backward
 from afn_kernels.decode_attention import cuda as decode
 from tests.kernels.cases.decode_attention import inputs
 
@@ -44,6 +45,18 @@ def packed(dtype: torch.dtype, width: int, queries: tuple[int, ...], keys: tuple
         return ak.attention(q, k, v, cu_seqlens_q=bounds[0], cu_seqlens_k=bounds[1], causal=causal, impl="cuda")
 
 
+def backward(dtype: torch.dtype, width: int, queries: int, keys: int) -> torch.Tensor:
+    """Two heads over one of keys, causal: several steps of several blocks of keys, with ragged ends."""
+    g = torch.Generator().manual_seed(0)
+    q, dout = (torch.randn(queries, 2, width, generator=g).to(dtype) for _ in range(2))
+    k, v = (torch.randn(keys, 1, width, generator=g).to(dtype) for _ in range(2))
+    out, lse = ak.attention(q, k, v, causal=True, return_lse=True, impl="reference")
+    carry, tables, options = (None, None), (None, None), (True, -1, -1, 0.0, width**-0.5)
+    needs = (True, True, False)
+    grads = cuda_backward.backward(dout, None, q, k, v, out, lse, *carry, *tables, *options, *needs)
+    return torch.cat([x.flatten() for x in grads[:3]])
+
+
 def heads() -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, n, 128, generator=g).half() for n in (6, 2, 2))
@@ -55,6 +68,10 @@ CASES: dict[str, list[Callable[[], torch.Tensor]]] = {
     "attention": [
         partial(packed, torch.bfloat16, 128, (40, 130), (300, 400), False),
         partial(packed, torch.float16, 64, (20, 200), (300, 520), True),
+    ],
+    "attention_backward": [
+        partial(backward, torch.bfloat16, 128, 70, 140),
+        partial(backward, torch.float16, 64, 130, 130),
     ],
     "log_mel": [
         partial(log_mel, torch.float32, 2, 22_400, 1),

@@ -91,12 +91,12 @@ AFN_INLINE int again(int x) { return x; }
 
 template <Number number, int N, Major a_major = Major::k, Major b_major = Major::k>
 AFN_INLINE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool more = true) {
-    static_assert(number != Number::e4m3 || (a_major == Major::k && b_major == Major::k));
+    static_assert(has_wgmma<number, N, a_major, b_major>);
     host::product({number, N, a_major, b_major, a, b, nullptr, d, more});
 }
 template <Number number, int N, Major b_major = Major::k>
 AFN_INLINE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool more = true) {
-    static_assert(number != Number::e4m3 || b_major == Major::k);
+    static_assert(has_wgmma<number, N, Major::k, b_major>);
     host::product({number, N, Major::k, b_major, 0, b, a, d, more});
 }
 

@@ -59,7 +59,7 @@ def variants(name: str, template: str, arguments: str) -> list[tuple[str, str]]:
         kinds = (("relaxed", "false, false"), ("acquires only", "true, false"), ("releases only", "false, true"))
         return [(what, ATOMIC.format(arguments, kind)) for what, kind in kinds]
     if name == "atomic_add_release":
-        return [("relaxed", ATOMIC.format(arguments, "false, false"))]
+        return [("relaxed", f"void({ATOMIC.format(arguments, 'false, false')})")]
     if name == "descriptor":
         start, leading, stride, swizzle = split(arguments)
         found = [
@@ -178,7 +178,9 @@ def said(source: str, folder: Path, place: int, cases: list[Callable], expected:
 def reason(sentence: str) -> str:
     """A fault without the names and numbers that change from run to run."""
     what = re.sub(r"^\w+: (\w+\.cuh?:\d+: )?", "", sentence)
-    what = re.sub(r"(thread \d+|several threads|a bulk copy) of (block \d+|several blocks)", r"\1", what)
+    what = re.sub(
+        r"(thread \d+|several threads|a bulk copy|a product|a store) of (block \d+|several blocks)", r"\1", what
+    )
     what = re.sub(r"thread \d+", "a thread", what)
     return re.sub(r" at (byte \d+|0x[\da-f]+|\w+\.cuh?:\d+)", "", what)
 

@@ -26,7 +26,7 @@ struct BackwardTile {
     static constexpr int D = D_, boxes = D / 64;
     // 128 rows of queries of D 128 would need 256 registers for dk, dv, s and dp alone.
     static constexpr int keys = 128, queries = D == 64 ? 128 : 64;
-    static constexpr int q_stages = D == 64 ? 3 : 2, dout_stages = 2, ds_stages = 2;  // three of D 128 spill a register
+    static constexpr int q_stages = 3, dout_stages = 2, ds_stages = 2;
     // Whether dk of a step is multiplied under the softmax of the next; 32 more registers that D 64 does not have.
     static constexpr bool dk_late = D == 128;
     static constexpr int key_box = 128 * keys, query_box = 128 * queries;  // bytes of 64 columns
