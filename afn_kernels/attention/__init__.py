@@ -100,7 +100,8 @@ OP = Op(
             "afn_kernels.attention.boundary:attention_cuda",
             _supports_cuda,
             available=_cuda.hopper,
-            why="heads of 64 and 128 on Hopper, the algorithm of FlashAttention 3, for captured graphs too; not timed",
+            why="heads of 64 and 128 on Hopper with the overlap of FlashAttention 3, for any lengths of a captured "
+            "CUDA graph; not timed",
         ),
         _triton.implementation(
             "afn_kernels.attention.boundary:attention",
@@ -356,9 +357,10 @@ def attention_schedule(
     """What the layers of a model would each work out again from the same boundaries, made once per forward pass.
 
     table[i] = (first query, queries, first key, keys, block) of the tile with the i-th most query-key pairs: what the
-    "triton" implementation reads, and with tiles of its own "cuda". Tables are made on the device, without waiting for it, those of the backward only
-    where gradients are enabled. For another implementation the schedule holds boundaries alone. Inside a captured CUDA
-    graph it follows boundaries that change between replays if it is made inside too.
+    "triton" implementation reads, and "cuda", which has tiles of its own. Tables are made on the device, without
+    waiting for it, those of the backward only where gradients are enabled. For another implementation the schedule
+    holds boundaries alone. Inside a captured CUDA graph it follows boundaries that change between replays if it is made
+    inside too.
 
     Args:
         cu_seqlens_q: [N + 1] int32, as ``attention`` takes it. A call refuses a schedule whose boundaries were written

@@ -39,7 +39,7 @@ RULED: dict[str, list[Finding]] = {}  # by a kernel's hash: workloads share kern
 def kernel_row(work: Workload, name: str, programs: int, read: Binary, code: list[sass.SassInstruction]) -> dict:
     """What is said of a kernel: its binary, a step of its main loop, and its programs against those that fit."""
     loop = sass.main_loop(code)
-    step = sass.cost(loop, read.threads)
+    step = sass.cost(loop, sass.working(code, read.threads))
     line = {"op": work.op, "workload": work.name, "kernel": name, **asdict(read), **asdict(step)}
     line["passed"] = sass.passed(loop)
     return line | {"programs": programs, "resident": read.blocks * PROCESSORS}

@@ -80,6 +80,13 @@ def cost(part: list[SassInstruction], threads: int) -> Step:
     return Step(count, *map(round, per))
 
 
+def working(code: list[SassInstruction], threads: int) -> int:
+    """Those of a program's threads that its main loop is of: where warpgroups hand on registers, one of them fetches
+    for the others.
+    """
+    return threads - 128 if any(one.op.startswith("USETMAXREG") for one in code) else threads
+
+
 def passed(part: list[SassInstruction]) -> int:
     """Instructions that a warp goes past nearly always: where a branch within a loop leaps over nothing but FMUL, as a
     softmax does that rescales its sums only when a maximum has grown.

@@ -2,9 +2,9 @@
 #include "afn/attention_forward.cuh"
 #include "afn/hopper.cuh"
 
-#define ATTENTION(name, ...)                                                                              \
-    AFN_KERNEL(attention_##name, afn::AttentionForward, (afn::ForwardTile<__VA_ARGS__>::threads), 1) {    \
-        afn::attention_forward<afn::ForwardTile<__VA_ARGS__>>(p);                                         \
+#define ATTENTION(name, ...)                                                                           \
+    AFN_KERNEL(attention_##name, afn::AttentionForward, (afn::ForwardTile<__VA_ARGS__>::threads), 1) { \
+        afn::attention_forward<afn::ForwardTile<__VA_ARGS__>>(p);                                      \
     }
 ATTENTION(bfloat16_128, afn::Number::bf16, 128, 2, 6)
 ATTENTION(float16_128, afn::Number::f16, 128, 2, 6)

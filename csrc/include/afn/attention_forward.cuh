@@ -1,7 +1,8 @@
 // Attention of packed sequences on Hopper, forward: a block keeps to its multiprocessor and takes tiles of queries, the
-// longest first. A warpgroup fetches queries and a ring of blocks of keys and values; each of the others has 64 queries.
-// A block's softmax runs under the products of the next scores and of the values before; and warpgroups take turns, so
-// that one computes exponentials while another multiplies. Built for FlashAttention 3's overlap, arXiv:2407.08608.
+// longest first. A warpgroup fetches queries and a ring of blocks of keys and values; each of the others has 64
+// queries. A block's softmax runs under the products of the next scores and of the values before; and warpgroups take
+// turns, so that one computes exponentials while another multiplies. Built for FlashAttention 3's overlap,
+// arXiv:2407.08608.
 #pragma once
 
 #include "hopper.cuh"
@@ -82,7 +83,8 @@ struct ForwardShared {
 };
 
 template <class T>
-AFN_DEVICE void fetch_block(const ForwardShared<T>& shared, ForwardStage<T>& at, const TensorMap* map, int head, int row) {
+AFN_DEVICE void fetch_block(const ForwardShared<T>& shared, ForwardStage<T>& at, const TensorMap* map, int head,
+                            int row) {
     barrier_wait(shared.empty(at.slot), at.phase ^ 1);
     barrier_expect(shared.full(at.slot), T::stage_bytes);
     for (int part = 0; part < T::parts; ++part)

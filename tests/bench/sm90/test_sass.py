@@ -119,3 +119,8 @@ def test_products_that_a_branch_goes_past():
         "/*0030*/ @!P1 BRA 0x60 ;\n/*0040*/ FMUL R1, R1, R2 ;\n/*0050*/ STS [R1], R2 ;\n/*0060*/ @P2 BRA 0x0 ;"
     )
     assert sass.passed(part) == 2, "a store is not nearly always passed"
+
+
+def test_a_warpgroup_that_fetches_has_no_part_in_the_loop():
+    code = sass.parse(LOOP.replace("MOV R1, c[0x0][0x28]", "USETMAXREG.DEALLOC.CTAPOOL 0x18"))
+    assert (sass.working(code, 384), sass.working(sass.parse(LOOP), 384)) == (256, 384)
