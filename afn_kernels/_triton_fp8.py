@@ -19,7 +19,7 @@ def scale_of(b_bits):
 
 @triton.jit
 def store_quantised(b_y, codes, scale, row, rows, first, D: tl.constexpr, BLOCK_D: tl.constexpr, LINES: tl.constexpr):
-    """Codes of a row's float32 values from column ``first`` on, 0 from D on, and their scale, or with LINES one for each
+    """Codes of a row's float32 values from column ``first`` on, 0 from D on, and their scale; with LINES that of each
     128 of them."""
     column = first + tl.arange(0, BLOCK_D)
     if LINES:

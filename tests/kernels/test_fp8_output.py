@@ -60,7 +60,7 @@ def test_schemas(width, device):
 def test_mistakes_are_answered_in_one_line(device):
     x, weight = torch.randn(3, 16, device=device), torch.rand(16, device=device)
     for call in (lambda **more: ak.rms_norm(x, weight, **more), lambda **more: ak.swiglu(x, x, **more)):
-        with pytest.raises(ValueError, match="out_dtype is torch.float16, expected torch.float8_e4m3fn or None"):
+        with pytest.raises(ValueError, match=r"out_dtype is torch.float16, expected torch.float8_e4m3fn or None"):
             call(out_dtype=torch.float16)
         with pytest.raises(ValueError, match=r"block 'tensor', expected one of 'row', \(1, 128\)"):
             call(out_dtype=FP8, block="tensor")
