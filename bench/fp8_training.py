@@ -185,7 +185,9 @@ def document(rows: Sequence[dict[str, Any]]) -> str:
         "",
         "## Greedy answers",
         "",
-        f"Of {agreed[0]['n']} records: answers that are the same, and tokens before the first that differs.",
+        f"Of {agreed[0]['n']} records: answers that are the same, and tokens before the first that differs. Random weights "
+        f"are {LARGER} times as large as a new model's, and the scores of many tokens nearly equal: rounding to bfloat16 "
+        "alone already changes most answers, so they say how much is rounded and not what a trained model loses.",
         "",
         "| weights | linear layers | beside | same answers | same tokens |",
         "|---|---|---|---|---|",

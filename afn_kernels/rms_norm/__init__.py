@@ -53,6 +53,8 @@ def rms_norm(
     residual: None = None,
     eps: float = 1e-6,
     offset: float | None = None,
+    out_dtype: None = None,
+    block: str | tuple[int, int] = "row",
     impl: str = "auto",
 ) -> torch.Tensor: ...
 
@@ -65,6 +67,8 @@ def rms_norm(
     residual: torch.Tensor,
     eps: float = 1e-6,
     offset: float | None = None,
+    out_dtype: None = None,
+    block: str | tuple[int, int] = "row",
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
@@ -77,6 +81,8 @@ def rms_norm(
     residual: torch.Tensor | None,
     eps: float = 1e-6,
     offset: float | None = None,
+    out_dtype: None = None,
+    block: str | tuple[int, int] = "row",
     impl: str = "auto",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]: ...
 

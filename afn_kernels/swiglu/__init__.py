@@ -29,7 +29,14 @@ OP = Op(
 
 
 @overload
-def swiglu(gate: torch.Tensor, up: torch.Tensor, *, impl: str = "auto") -> torch.Tensor: ...
+def swiglu(
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    *,
+    out_dtype: None = None,
+    block: str | tuple[int, int] = "row",
+    impl: str = "auto",
+) -> torch.Tensor: ...
 
 
 @overload
