@@ -1,9 +1,9 @@
 """CUDA kernels of csrc/cuda: found as machine code or compiled at first use, and launched on torch's current stream.
 
-A wheel built where nvcc is carries ``_binaries/<source>.fatbin``: code for Hopper, and PTX from which the driver makes
-code for other GPUs. Without it, or on a driver that cannot read it, NVRTC compiles the same sources once and keeps the
-result in ``$AFN_CACHE``, else ``$XDG_CACHE_HOME/afn_kernels``, else ``~/.cache/afn_kernels``. Nothing here links
-against torch, and importing this module imports no bindings of CUDA.
+A wheel built where nvcc is carries ``_binaries/<source>.fatbin``: code for Hopper, and, of sources that do not include
+hopper.cuh, PTX from which the driver makes code for other GPUs. Without it, or on a driver that cannot read it, NVRTC
+compiles the same sources once and keeps the result in ``$AFN_CACHE``, else ``$XDG_CACHE_HOME/afn_kernels``, else
+``~/.cache/afn_kernels``. Nothing here links against torch, and importing this module imports no bindings of CUDA.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from afn_kernels._registry import Impl, constant
 PACKAGE = Path(__file__).with_name("_binaries")  # what the build leaves: sources and machine code
 HOPPER = (9, 0)
 OLDEST = (8, 0)  # asynchronous copies, bfloat16 matrix instructions
+MAPS = 12_000  # the driver's version since which it encodes tensor maps
 
 # For tests: runs a kernel's source compiled for the host, on CPU tensors.
 emulator: Callable[[Kernel, tuple[int, int], int, bytes], None] | None = None
@@ -66,6 +67,25 @@ def available() -> str:
     return "" if emulated() else _missing()
 
 
+@lru_cache
+def _missing_for_hopper() -> str:
+    if missing := _missing():
+        return missing
+    major, minor = torch.cuda.get_device_capability()
+    if (major, minor) != HOPPER:
+        return f"the GPU is sm_{major}{minor}; the kernel is for sm_90 alone"
+    version = _done(_driver().cuDriverGetVersion(), "version")
+    if version < MAPS:
+        return f"the driver is of CUDA {version // 1000}.{version % 1000 // 10}; tensor maps need 12.0"
+    return ""
+
+
+@constant
+def hopper() -> str:
+    """As ``available``, for kernels of Hopper's instructions: sources that include hopper.cuh themselves."""
+    return "" if emulated() else _missing_for_hopper()
+
+
 def supports(*tensors: torch.Tensor | None, dtypes: tuple[torch.dtype, ...]) -> str:
     """Why kernels do not take these tensors; empty when they do."""
     return _check.kernel_takes(tensors, dtypes, cpu=emulated())
@@ -76,7 +96,13 @@ def pointer(x: torch.Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def implementation(target: str, supports: Callable, avoid: Callable | None = None, why: str = "") -> Impl:
+def implementation(
+    target: str,
+    supports: Callable,
+    avoid: Callable | None = None,
+    why: str = "",
+    available: Callable[[], str] = available,
+) -> Impl:
     """The row of a CUDA implementation in an op's table; ``auto`` takes none that nobody has timed."""
     return Impl("cuda", target, available, supports, avoid or (lambda *_, **__: "not yet timed on a GPU"), why)
 
@@ -97,14 +123,14 @@ class Kernel:
         self._functions: dict[tuple[int, int], int] = {}
         self._local = threading.local()
 
-    def launch(self, grid: tuple[int, int], shared: int, device: torch.device, *values: int | float) -> None:
+    def launch(self, grid: tuple[int, int], shared: int, device: torch.device, *values: int | float | bytes) -> None:
         """Queues the kernel on the device's current stream; into a graph once it has run outside of a capture.
 
         Args:
             grid: blocks, at most 2³¹ − 1 by 65,535.
             shared: bytes of dynamic shared memory.
             device: of the tensors.
-            *values: of the parameters; a tensor is its ``data_ptr()``.
+            *values: of the parameters; a tensor is its ``data_ptr()``, a tensor map what ``_tensor_map.encode`` makes.
 
         Raises:
             RuntimeError: what CUDA says; a kernel that is being captured before it was ever launched.
@@ -232,7 +258,18 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
     Raises:
         RuntimeError: no NVRTC, or what it says of the source.
     """
-    texts, folder = [file.read_bytes() for file in _files(source)], sources() / "include"
+    name = hashlib.sha256(b"\0".join(made_of(source, capability))).hexdigest()[:32]
+    cached = cache() / f"{source}-{name}.cubin"
+    with suppress(OSError):
+        return cached.read_bytes()
+    print(f"afn_kernels: compiling {source} for {architecture(capability)}, once ...", file=sys.stderr, flush=True)
+    code, _ = compile_now(source, capability)
+    keep(cached, code)
+    return code
+
+
+def made_of(source: str, capability: tuple[int, int]) -> list[bytes]:
+    """All that decides its machine code: compiler, options, the source and every header."""
     try:
         from cuda.bindings import nvrtc
 
@@ -241,22 +278,29 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
         raise RuntimeError(
             f"{source}: NVRTC is missing ({error}): pip install cuda-python, or build with nvcc"
         ) from None
-    options = [f"--gpu-architecture={architecture(capability)}", "--std=c++17", f"--include-path={folder}"]
-    name = hashlib.sha256(b"\0".join([repr((version, options[:2])).encode(), *texts])).hexdigest()[:32]
-    cached = cache() / f"{source}-{name}.cubin"
-    with suppress(OSError):
-        return cached.read_bytes()
-    print(f"afn_kernels: compiling {source} for {architecture(capability)}, once ...", file=sys.stderr, flush=True)
-    program = _nvrtc(nvrtc.nvrtcCreateProgram(texts[0], f"{source}.cu".encode(), 0, [], []))
+    return [repr((version, _options(capability))).encode(), *(file.read_bytes() for file in _files(source))]
+
+
+def compile_now(source: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """Machine code by NVRTC, and what its compiler and assembler remark."""
+    from cuda.bindings import nvrtc
+
+    text = (sources() / "cuda" / f"{source}.cu").read_bytes()
+    options = [*_options(capability), f"--include-path={sources() / 'include'}"]
+    program = _nvrtc(nvrtc.nvrtcCreateProgram(text, f"{source}.cu".encode(), 0, [], []))
     answer = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
+    nvrtc.nvrtcGetProgramLog(program, log)
+    said = log.decode(errors="replace").strip("\0 \n")
     if answer[0]:
-        log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{source}: NVRTC: {log.decode(errors='replace').strip()[:2000]}")
+        raise RuntimeError(f"{source}: NVRTC: {said[:2000]}")
     code = bytearray(_nvrtc(nvrtc.nvrtcGetCUBINSize(program)))
     _nvrtc(nvrtc.nvrtcGetCUBIN(program, code))
-    keep(cached, bytes(code))
-    return bytes(code)
+    return bytes(code), said
+
+
+def _options(capability: tuple[int, int]) -> list[str]:
+    return [f"--gpu-architecture={architecture(capability)}", "--std=c++17"]
 
 
 def _nvrtc(answer: tuple):

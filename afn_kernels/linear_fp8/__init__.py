@@ -2,7 +2,7 @@
 
 import torch
 
-from afn_kernels import _check, _device
+from afn_kernels import _check, _cuda, _device
 from afn_kernels._fp8_scales import FP8
 from afn_kernels._registry import Impl, Op
 from afn_kernels.linear_fp8.scaling import scaling
@@ -28,6 +28,18 @@ def _scaled_mm(x, w, scale_x, scale_w, *, bias, residual, out_dtype) -> str:
     return _device.fp8(x.device)
 
 
+def _kernel(x, w, scale_x, scale_w, *, bias, residual, out_dtype) -> str:
+    (rows, inner), columns = x.shape, len(w)
+    if not (rows and inner and columns):
+        return "there is nothing to multiply"
+    if inner % 16:
+        return f"K = {inner}; tensor maps take multiples of 16"
+    if out_dtype not in DTYPES:
+        return "float64 is computed by the reference"
+    codes = _cuda.supports(x, w, dtypes=(FP8,))
+    return codes or _cuda.supports(x.new_empty(0, dtype=torch.float32), scale_x, bias, residual, dtypes=DTYPES)
+
+
 def _on_cpu(x, *_, **__) -> str:
     return "on a CPU the reference adds up in an order that is written down" if x.device.type == "cpu" else ""
 
@@ -35,6 +47,12 @@ def _on_cpu(x, *_, **__) -> str:
 OP = Op(
     "linear_fp8",
     (
+        _cuda.implementation(
+            "afn_kernels.linear_fp8.boundary:linear_fp8",
+            _kernel,
+            why="blocks are scaled between Hopper's products; every scaling, M and N",
+            available=_cuda.hopper,
+        ),
         Impl(
             "scaled_mm",
             "afn_kernels.linear_fp8.scaled_mm:linear_fp8",
@@ -61,11 +79,10 @@ def linear_fp8(
     """y = Σ_b s_x,b · s_w,b · (x_b w_bᵀ) + bias + residual over blocks b of 128 of K, of which the last may be short.
 
     Products of e4m3 values are exact in float32. The products of a block are added in float32, then block after block
-    from the first, each times its scales (those of x first); scales that all blocks share are applied to the whole sum.
-    Bias and residual are added to that in float32, and the result is rounded once. Hopper's matrix units keep about 14
-    bits of the sum of a block: an error up to 132 · 2⁻¹³ of the largest product or partial sum of the block, times its
-    scales. A NaN among codes or scales makes NaN what it is multiplied into, an infinite scale gives ±∞, or NaN where
-    it meets a sum of zero.
+    from the first, each times the product of its scales; what all blocks share is applied to the whole sum. Bias and
+    residual are added to that in float32, and the result is rounded once. Hopper's matrix units keep about 14 bits of
+    a block's sum: an error below 136 · 2⁻¹³ of its largest product or partial sum, times its scales. A NaN among codes
+    or scales makes NaN what it is multiplied into, an infinite scale gives ±∞, or NaN where it meets a sum of zero.
 
     There is no gradient: dx = dy w and dw = dyᵀ x are two more calls, on codes quantised along the other axis.
 

@@ -22,9 +22,9 @@ def linear_fp8(
     for number, start in enumerate(range(0, inner, BLOCK)):
         part = x[:, start : start + BLOCK].to(wide) @ w[:, start : start + BLOCK].to(wide).T
         if kind in ("tiles", "blocks"):
-            part = part * scale_x[:, number, None] * scale_w[:, number]
+            part = part * (scale_x[:, number, None] * scale_w[:, number])
         y = y + part
     if kind in ("tensor", "row"):
-        y = y * scale_x * (scale_w.T if kind == "row" else scale_w)
+        y = y * (scale_x * (scale_w.T if kind == "row" else scale_w))
     y = y if bias is None else y + bias.to(wide)
     return (y if residual is None else y + residual.to(wide)).to(out_dtype)

@@ -39,7 +39,7 @@ RULED: dict[str, list[Finding]] = {}  # by a kernel's hash: workloads share kern
 def kernel_row(work: Workload, name: str, programs: int, read: Binary, code: list[sass.SassInstruction]) -> dict:
     """What is said of a kernel: its binary, a step of its main loop, and its programs against those that fit."""
     loop = sass.main_loop(code)
-    step = sass.cost(loop, read.threads)
+    step = sass.cost(loop, sass.working(code, read.threads))
     line = {"op": work.op, "workload": work.name, "kernel": name, **asdict(read), **asdict(step)}
     line["passed"] = sass.passed(loop)
     return line | {"programs": programs, "resident": read.blocks * PROCESSORS}
@@ -131,9 +131,8 @@ def rows(
 def traffic(work: Workload, launches: list[Launch]) -> dict:
     """Bytes that launches move against the least, and the floors in time."""
     least, flops = sum(work.bytes[: 2 if work.wrt else 1]), sum(work.flops[: 2 if work.wrt else 1])
-    floors = {
-        f"floor_us_{gpu}": round(1e6 * max(least / rate, flops / sm90.FLOPS), 2) for gpu, rate in sm90.HBM.items()
-    }
+    products = flops / (sm90.FLOPS * work.rate)
+    floors = {f"floor_us_{gpu}": round(1e6 * max(least / rate, products), 2) for gpu, rate in sm90.HBM.items()}
     moved = sum(launch.bytes for launch in launches)
     return {
         "op": work.op,

@@ -87,6 +87,8 @@ def read(use: str, code: str, threads: int, shared: int) -> Binary:
     blocks = min(REGISTERS // (-(-registers // 8) * 8 * threads), THREADS // threads, BLOCKS)
     if shared:
         blocks = min(blocks, SHARED // shared)
-    found = Counter(re.findall(r"\b(?:STL|LDL|HGMMA|HMMA)\b", code))
+    found = Counter(re.findall(r"\b(?:STL|LDL|[HQ]GMMA|HMMA)\b", code))
     spills = found["STL"] + found["LDL"]
-    return Binary(registers, max(spills, stack), shared, threads, found["HGMMA"], found["HMMA"], blocks)
+    return Binary(
+        registers, max(spills, stack), shared, threads, found["HGMMA"] + found["QGMMA"], found["HMMA"], blocks
+    )

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
-from afn_kernels import _cuda
+from afn_kernels import _cuda, _tensor_map
 from tests.built import built
+from tests.cuda import tensor_map
 
 HERE = Path(__file__).parent
 # Each library has a machine of its own, so nothing of it is one for the whole process.
@@ -21,11 +22,14 @@ FLAGS = ("-std=c++20", "-fPIC", "-fno-gnu-unique", "-DAFN_HOST", "-Wall", f"-I{H
 # The hooks of -fsanitize=thread tell run.cpp of every access; a library of the sanitiser is not linked.
 KERNEL = ("-O1", "-fno-tree-sra", "-g1", "-fno-exceptions", "-Wno-unknown-pragmas", "-Wno-tsan", "-x", "c++")
 MACHINE = ("-O2", "-ftls-model=initial-exec")
-PARTS = ("run", "barriers", "products")  # of the machine
+PARTS = ("run", "barriers", "stores", "products")  # of the machine
 SANITISERS = {
     "": ("-fsanitize=thread",),
     "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
 }
+
+# In the assembler's remarks: products that wait for one another, because something comes between them.
+SERIALISED = r"C75\d\d|wgmma\.mma_async instructions are serialized"
 
 
 class MemoryFault(AssertionError):
@@ -105,6 +109,14 @@ def sanitised(script: str, *arguments: str) -> tuple[subprocess.CompletedProcess
     return done, ""
 
 
+def stub_driver(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds libcuda.c instead of a GPU's driver, which is built into the folder."""
+    stub = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(HERE / "libcuda.c")]
+    subprocess.run([*stub, "-o", str(folder / "libcuda.so.1"), "-ldl"], check=True)
+    here = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **here}
+
+
 def run_compiler(*arguments: str) -> str:
     """What it says; a preloaded sanitiser would watch it too, at twice the time."""
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -118,10 +130,25 @@ def run(
     parameters: bytes,
     *,
     backwards: bool = False,
+    schedule: int = 0,
+    ordered_adds: bool = False,
+    short_sums: bool = False,
     csrc: Path | None = None,
 ) -> None:
-    """What ``_cuda.emulator`` is set to; ``backwards`` runs the last block first; ``csrc`` has other sources."""
+    """What ``_cuda.emulator`` is set to.
+
+    Args:
+        backwards: runs the last block first.
+        schedule: a seed of the order in which threads take turns and bytes come; without it threads wait in line, and
+            bytes come when no thread can go on.
+        ordered_adds: blocks that add to the same sum asynchronously have to do so in a known order.
+        short_sums: products of e4m3 keep 14 bits of their sums, as Hopper is known to; else all of float32.
+        csrc: has other sources.
+    """
     found = library(kernel.source, csrc)
+    found.afn_schedule(schedule)
+    found.afn_order_adds(ordered_adds)
+    found.afn_short_sums(short_sums)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")
     size.restype = ctypes.c_uint64
     assert size() == len(parameters), f"{kernel.name} takes {size()} bytes of parameters, not {len(parameters)}"
@@ -137,11 +164,12 @@ def run(
 
 
 @contextmanager
-def emulated(*, backwards: bool = False, csrc: Path | None = None):
-    """Within it ``impl="cuda"`` runs on CPU tensors."""
-    before = _cuda.emulator
-    _cuda.emulator = lambda *args: run(*args, backwards=backwards, csrc=csrc)
+def emulated(**options):
+    """Within it ``impl="cuda"`` runs on CPU tensors; options as of ``run``."""
+    before = _cuda.emulator, _tensor_map.emulator
+    _cuda.emulator = partial(run, **options)
+    _tensor_map.emulator = tensor_map.encode
     try:
         yield
     finally:
-        _cuda.emulator = before
+        _cuda.emulator, _tensor_map.emulator = before

@@ -1,5 +1,5 @@
 // What a block has under way on Hopper: barriers, copies, products of warpgroups, registers. See barriers.cpp,
-// products.cpp.
+// stores.cpp, products.cpp.
 #pragma once
 
 #include <sys/mman.h>
@@ -14,17 +14,23 @@ namespace afn::host {
 
 struct Thread;
 
-// Bytes on their way to shared memory; a box of a tensor, or of one dimension.
-struct Incoming {
-    unsigned char* to;
+// Bytes on their way to or from shared memory; a box of a tensor, or of one dimension.
+struct Box {
+    unsigned char *shared, *global;
     uint32_t bytes;
     uint32_t barrier, phase, place;
     int rank, element;
     uint32_t swizzle;
-    const unsigned char* from;
     int at[5];
     uint32_t sizes[5], box[5];
     uint64_t strides[4];
+};
+
+struct Store {
+    Box box;
+    bool add;
+    uint32_t group;                      // its number among the thread's
+    std::vector<unsigned char> bytes{};  // once they are read
 };
 
 struct Barrier {
@@ -34,7 +40,7 @@ struct Barrier {
     bool fenced = false;
     int64_t coming = 0;                          // bytes expected and not yet come
     uint32_t phase = 0, waited = 0, filled = 0;  // phases that have ended, were waited for, had copies
-    std::vector<Incoming> copies{};              // come in this phase
+    std::vector<Box> copies{};                   // come in this phase
     Seen arrived{}, arrived_proxied{}, released{}, released_proxied{};
     std::vector<Thread*> waiting{};
 };
@@ -72,7 +78,7 @@ struct Warpgroup {
 
 struct Async {
     std::deque<Barrier> barriers;
-    std::deque<Incoming> coming;
+    std::deque<Box> coming;
     NamedBarrier named[16];
     std::vector<Warpgroup> groups;
     std::vector<Thread*> at_pool;
@@ -88,6 +94,8 @@ void begin_async_block();
 const char* end_async_block();
 void use_registers(uintptr_t on_stack, size_t bytes, bool write, uint32_t place);
 bool bytes_come();
+bool stores_read(const Thread& self);
+void end_stores(Thread& self);
 bool seen_by_async(const Stamp& stamp, const Thread& self);
 bool async_bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint32_t place);
 

@@ -1,6 +1,6 @@
 // Barriers in shared memory, the copies that they wait for, and barriers of some warps. Bytes come when no thread can
 // go on without them, in the order of their copies, and are there when their phase ends.
-#include "fibers.h"
+#include "boxes.h"
 
 namespace afn {
 namespace host {
@@ -13,16 +13,6 @@ bool seen_by_async(const Stamp& stamp, const Thread& self) {
 }
 
 namespace {
-
-// What TensorMap holds here; a GPU's is the driver's secret. tests/cuda/tensor_map.py writes it.
-struct Map {
-    uint64_t address;
-    uint32_t magic, rank, element, swizzle;
-    uint32_t sizes[5], box[5];
-    uint64_t strides[4];  // bytes, of all dimensions but the innermost
-};
-static_assert(sizeof(Map) <= sizeof(TensorMap));
-constexpr uint32_t kMagic = 0x70616d74;
 
 Seen proxied_now() {
     Machine& m = *machine;
@@ -52,48 +42,20 @@ Stamp of_copy(uint32_t barrier, uint32_t phase, uint32_t place) {
     return now;
 }
 
-void mark(const Incoming& copy, Stamp now, bool under_way) {
+void mark(const Box& copy, Stamp now, bool under_way) {
 #ifndef AFN_UNCHECKED
     now.under_way = under_way;
-    uintptr_t at = reinterpret_cast<uintptr_t>(copy.to);
+    uintptr_t at = reinterpret_cast<uintptr_t>(copy.shared);
     for (uintptr_t byte = 0; byte < copy.bytes; byte += kGrain) cell_at(at + byte).written = now;
 #endif
 }
 
-// Calls part(byte of the box, source or null, bytes) for every piece of a row that lies side by side in memory.
-template <class Part>
-void each_piece(const Incoming& copy, Part part) {
-    int at[5] = {};
-    uint32_t row_bytes = copy.box[0] * copy.element, done = 0;
-    do {
-        const unsigned char* row = copy.from;
-        bool inside = true;
-        for (int i = 1; i < copy.rank; ++i) {
-            int64_t x = int64_t{copy.at[i]} + at[i];
-            inside = inside && x >= 0 && x < copy.sizes[i];
-            if (inside) row += x * copy.strides[i - 1];
-        }
-        int64_t first = std::clamp<int64_t>(-int64_t{copy.at[0]}, 0, copy.box[0]);
-        int64_t end = std::clamp<int64_t>(int64_t{copy.sizes[0]} - copy.at[0], first, copy.box[0]);
-        if (!inside) first = end = 0;
-        uint32_t before = first * copy.element, there = (end - first) * copy.element;
-        if (before) part(done, nullptr, before);
-        if (there) part(done + before, row + (copy.at[0] + first) * copy.element, there);
-        if (before + there < row_bytes) part(done + before + there, nullptr, row_bytes - before - there);
-        done += row_bytes;
-        for (int i = 1; i < 5; ++i) {
-            if (i >= copy.rank || ++at[i] < static_cast<int>(copy.box[i])) break;
-            at[i] = 0;
-        }
-    } while (done < copy.bytes);
-}
-
-void land(const Incoming& copy) {
+void land(const Box& copy) {
     std::vector<unsigned char> box(copy.bytes, 0);
     each_piece(copy, [&](uint32_t byte, const unsigned char* from, uint32_t bytes) {
         if (from) std::memcpy(&box[byte], from, bytes);
     });
-    uint32_t start = shared_address(copy.to);
+    uint32_t start = shared_address(copy.shared);
     for (uint32_t byte = 0; byte < copy.bytes; byte += 16)
         std::memcpy(machine->shared + swizzled(start + byte, Swizzle{copy.swizzle}), &box[byte], 16);
 }
@@ -101,7 +63,7 @@ void land(const Incoming& copy) {
 void end_phase_if_done(uint32_t number) {
     Barrier& b = machine->async.barriers[number];
     if (b.pending || b.coming) return;
-    for (const Incoming& copy : b.copies) {
+    for (const Box& copy : b.copies) {
         land(copy);
         mark(copy, of_copy(number, b.phase, copy.place), false);
     }
@@ -122,28 +84,20 @@ void arrive(uint32_t number) {
     end_phase_if_done(number);
 }
 
-void begin(Incoming copy, uint64_t* barrier, uint32_t place) {
+void begin(Box copy, uint64_t* barrier, uint32_t place) {
     Machine& m = *machine;
     copy.barrier = number_of(barrier, place);
     Barrier& b = m.async.barriers[copy.barrier];
     if (!b.fenced) fail_at(place, "copies to a barrier that nobody has fenced since it was started");
     copy.phase = b.phase;
     copy.place = place;
-    uint32_t start = shared_address(copy.to);
-    if (start + uint64_t{copy.bytes} > m.launch.shared)
-        fail_at(place, "is beyond the " + std::to_string(m.launch.shared) + " bytes of shared memory, at byte " +
-                           std::to_string(start + copy.bytes - 1));
+    check_room(copy, place);
     Stamp now = of_copy(copy.barrier, copy.phase, place);
 #ifndef AFN_UNCHECKED
-    each_piece(copy, [&](uint32_t, const unsigned char* from, uint32_t bytes) {
-        uintptr_t at = reinterpret_cast<uintptr_t>(from);
-        for (uintptr_t granule = at / kGrain; from && granule * kGrain < at + bytes; ++granule) {
-            Stamp read = now;
-            read.life = m.launches;
-            check(cell_at(granule * kGrain), granule * kGrain, false, false, How::bulk, read);
-        }
-    });
-    uintptr_t to = reinterpret_cast<uintptr_t>(copy.to);
+    Stamp read = now;
+    read.life = m.launches;
+    each_granule(copy, [&](uintptr_t at) { check(cell_at(at), at, false, false, How::bulk, read); });
+    uintptr_t to = reinterpret_cast<uintptr_t>(copy.shared);
     for (uintptr_t at = to; at < to + copy.bytes; at += kGrain) {
         Cell& cell = cell_at(at);
         Stamp before = cell.written;
@@ -154,7 +108,7 @@ void begin(Incoming copy, uint64_t* barrier, uint32_t place) {
     }
 #endif
     mark(copy, now, true);
-    std::memset(copy.to, 0xff, copy.bytes);
+    std::memset(copy.shared, 0xff, copy.bytes);
     m.async.coming.push_back(copy);
 }
 
@@ -169,7 +123,7 @@ uint32_t swizzled(uint32_t byte, Swizzle swizzle) {
 bool bytes_come() {
     auto& coming = machine->async.coming;
     if (coming.empty()) return false;
-    Incoming copy = coming.front();
+    Box copy = coming.front();
     coming.pop_front();
     Barrier& b = machine->async.barriers[copy.barrier];
     if (copy.phase != b.phase || b.coming < copy.bytes)
@@ -183,8 +137,7 @@ bool bytes_come() {
 bool async_bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier, uint32_t place) {
     for (const Barrier& b : machine->async.barriers)
         if (b.at == barrier) {
-            Incoming copy{static_cast<unsigned char*>(to),         bytes, 0,       0,       0, 1, 1, 0,
-                          static_cast<const unsigned char*>(from), {0},   {bytes}, {bytes}, {}};
+            Box copy = line_of_bytes(to, from, bytes);
             begin(copy, barrier, place);
             return true;
         }
@@ -194,36 +147,7 @@ bool async_bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barri
 namespace {
 
 void copy_box(void* to, const TensorMap* map, uint64_t* barrier, std::initializer_list<int> at, uint32_t place) {
-    Machine& m = *machine;
-    uintptr_t offset = reinterpret_cast<uintptr_t>(map) - reinterpret_cast<uintptr_t>(m.launch.parameters);
-    if (offset % 64 || offset + sizeof(TensorMap) > m.launch.size)
-        fail_at(place, "copies by a tensor map that is not a parameter of the kernel at a multiple of 64 bytes");
-    Map found;
-    std::memcpy(&found, map, sizeof found);
-    if (found.magic != kMagic) fail_at(place, "copies by a tensor map that nobody has encoded");
-    if (found.rank != at.size())
-        fail_at(place, "copies by " + std::to_string(at.size()) + " coordinates of a tensor of " +
-                           std::to_string(found.rank) + " dimensions");
-    if (shared_address(to) % 128) fail_at(place, "copies a box to what is no multiple of 128 bytes");
-    Incoming copy{static_cast<unsigned char*>(to),
-                  found.element,
-                  0,
-                  0,
-                  0,
-                  static_cast<int>(found.rank),
-                  static_cast<int>(found.element),
-                  found.swizzle,
-                  reinterpret_cast<const unsigned char*>(found.address),
-                  {},
-                  {},
-                  {},
-                  {}};
-    std::copy(at.begin(), at.end(), copy.at);
-    std::memcpy(copy.sizes, found.sizes, sizeof copy.sizes);
-    std::memcpy(copy.box, found.box, sizeof copy.box);
-    std::memcpy(copy.strides, found.strides, sizeof copy.strides);
-    for (uint32_t i = 0; i < found.rank; ++i) copy.bytes *= found.box[i];
-    begin(copy, barrier, place);
+    begin(box_of(to, map, at, place), barrier, place);
 }
 
 NamedBarrier& named(int number, int threads, bool waits, uint32_t place) {

@@ -41,6 +41,15 @@ def heads() -> torch.Tensor:
     return ak.pack_heads(q, k, v, ((0, 3, 0, 2), (3, 6, 0, 2)), **rotation, impl="cuda")
 
 
+def products(rows: int, columns: int, inner: int, blocks: tuple, programs: int) -> torch.Tensor:
+    """Several tiles a block, and more blocks of K than the ring has stages."""
+    g = torch.Generator().manual_seed(0)
+    sides = zip((rows, columns), blocks, strict=True)
+    (x, scale_x), (w, scale_w) = (ak.quantize_fp8(torch.randn(n, inner, generator=g), block=one) for n, one in sides)
+    with patch.object(_triton, "programs", lambda device: programs):
+        return ak.linear_fp8(x, w, scale_x, scale_w, impl="cuda")
+
+
 CASES: dict[str, list[Callable[[], torch.Tensor]]] = {
     "log_mel": [
         partial(log_mel, torch.float32, 2, 22_400, 1),
@@ -51,6 +60,10 @@ CASES: dict[str, list[Callable[[], torch.Tensor]]] = {
         partial(attention, torch.float16, 560, 19, batch=1, heads=1, kv_heads=1, fp8=True),
     ],
     "ulysses_permute": [heads],
+    "linear_fp8": [
+        partial(products, 40, 128, 5 * 128, ((1, 128), (1, 128)), 1),
+        partial(products, 40, 128, 5 * 128, ("row", "row"), 1),
+    ],
 }
 # Seconds each; asked where the others say nothing.
 LONG: dict[str, list[Callable[[], torch.Tensor]]] = {

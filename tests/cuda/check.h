@@ -21,7 +21,8 @@ constexpr int kGrain = 2;  // bytes; kernels write no single ones
 constexpr uint16_t kMany = 0xffff;
 // As a thread's number: the copies of a bulk barrier, those of a barrier of hopper.h, a warpgroup's products.
 constexpr uint16_t kCopies = 0x8000, kTensorCopies = 0x9000, kProducts = 0xc000;
-constexpr uint16_t kBarrier = 0xd000;  // who has written a barrier
+constexpr uint16_t kBarrier = 0xd000;                            // who has written a barrier
+constexpr uint16_t kStoreReads = 0xe000, kStoreWrites = 0xe800;  // by asynchronous stores of a thread, which is added
 
 struct Stamp {
     uint32_t life;  // of the launch, or of the block's shared memory; another one is as good as no stamp

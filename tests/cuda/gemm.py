@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from afn_kernels import _cuda
-from tests.cuda.tensor_map import encode
+from afn_kernels import _cuda, _tensor_map
 
 SOURCE = Path(__file__).with_name("gemm.cu")
 
@@ -25,25 +24,30 @@ class Gemm:
     swizzle: int
     a_k: bool = True
     b_k: bool = True
+    by_threads: bool = True  # how sums are written
+    parts: int = 1  # of k
 
     @property
     def shared(self) -> int:
-        return self.stages * (self.m + self.n) * self.swizzle + 4 * self.m * (self.n + 4) + 16 * self.stages
+        row = self.n + 4 * self.by_threads
+        return self.stages * (self.m + self.n) * self.swizzle + 4 * self.m * row + 16 * self.stages
 
     def kernel(self) -> _cuda.Kernel:
-        return _cuda.Kernel("gemm", f"gemm_{self.name}", "128s128sPPiii36x", 128 + 2 * self.m)
+        return _cuda.Kernel("gemm", f"gemm_{self.name}", "128s128s128sPPiiii32x", 128 + 2 * self.m)
 
     def map(self, x: torch.Tensor, rows: int, k_major: bool) -> bytes:
         width = self.swizzle // x.element_size()
-        return encode(x, (rows, width) if k_major else (width, width), self.swizzle)
+        return _tensor_map.encode(x, (rows, width) if k_major else (width, width), self.swizzle)
 
-    def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def __call__(self, a: torch.Tensor, b: torch.Tensor, blocks: int = 2) -> torch.Tensor:
         """a [m, k] times b [n, k]; [k, m] and [k, n] where they are not K-major."""
         (m, k), n = a.shape if self.a_k else a.shape[::-1], b.shape[0 if self.b_k else 1]
-        c = torch.full((m, n), float("nan"))
+        room = torch.full((m * n + 4,), 0.0 if self.parts > 1 else float("nan"))
+        c = room[-room.data_ptr() // 4 % 4 :][: m * n].view(m, n)
         maps = self.map(a, self.m, self.a_k), self.map(b, self.n, self.b_k)
-        grid = -(-n // self.n), -(-m // self.m)
-        self.kernel().launch(grid, self.shared, a.device, *maps, a.data_ptr(), c.data_ptr(), m, n, k)
+        out = bytes(128) if self.by_threads else _tensor_map.encode(c, (64, self.n), 0)
+        parameters = *maps, out, a.data_ptr(), c.data_ptr(), m, n, k, self.parts
+        self.kernel().launch((blocks, 1), self.shared, a.device, *parameters)
         return c
 
 
@@ -54,6 +58,8 @@ GEMMS = (
     Gemm("f16_registers", torch.float16, 64, 256, 2, 64),
     Gemm("bf16_threads", torch.bfloat16, 64, 64, 2, 32),
     Gemm("e4m3", torch.float8_e4m3fn, 128, 128, 3, 128),
+    Gemm("bf16_three", torch.bfloat16, 192, 64, 3, 128, by_threads=False),
+    Gemm("f16_parts", torch.float16, 64, 64, 2, 128, by_threads=False, parts=3),
 )
 
 

@@ -20,6 +20,7 @@ struct Product {
 void product(const Product& own);
 void wait_products(unsigned n);
 void set_registers(int n, bool more);
+void store_wait(unsigned n, bool written);
 
 // Byte of an operand's element from its descriptor, its row (m or n) and its place along K; for tests, too.
 uint32_t operand_byte(uint64_t descriptor, Major major, int bytes, int row, int k);
@@ -43,6 +44,24 @@ void fence_async();
 void tensor_copy(void* to, const TensorMap* map, uint64_t* barrier, int x, int y);
 void tensor_copy(void* to, const TensorMap* map, uint64_t* barrier, int x, int y, int z);
 void tensor_copy(void* to, const TensorMap* map, uint64_t* barrier, int x, int y, int z, int w);
+
+void tensor_store(const TensorMap* map, const void* from, int x, int y);
+void tensor_store(const TensorMap* map, const void* from, int x, int y, int z);
+void tensor_store(const TensorMap* map, const void* from, int x, int y, int z, int w);
+void tensor_add(const TensorMap* map, const void* from, int x, int y);
+void tensor_add(const TensorMap* map, const void* from, int x, int y, int z);
+void tensor_add(const TensorMap* map, const void* from, int x, int y, int z, int w);
+void bulk_store(void* to, const void* from, uint32_t bytes);
+void bulk_add(float* to, const float* from, uint32_t bytes);
+void store_commit();
+template <int n>
+AFN_INLINE void store_wait_read() {
+    host::store_wait(n, false);
+}
+template <int n>
+AFN_INLINE void store_wait() {
+    host::store_wait(n, true);
+}
 
 void named_sync(int barrier, int threads);
 void named_arrive(int barrier, int threads);
@@ -68,12 +87,12 @@ AFN_INLINE void wgmma_wait() {
 
 template <Number number, int N, Major a_major = Major::k, Major b_major = Major::k>
 AFN_INLINE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool more = true) {
-    static_assert(number != Number::e4m3 || (a_major == Major::k && b_major == Major::k));
+    static_assert(has_wgmma<number, N, a_major, b_major>);
     host::product({number, N, a_major, b_major, a, b, nullptr, d, more});
 }
 template <Number number, int N, Major b_major = Major::k>
 AFN_INLINE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool more = true) {
-    static_assert(number != Number::e4m3 || b_major == Major::k);
+    static_assert(has_wgmma<number, N, Major::k, b_major>);
     host::product({number, N, Major::k, b_major, 0, b, a, d, more});
 }
 

@@ -70,6 +70,7 @@ bool omitted(int place);
 uint32_t shuffle(uint32_t x, int lane);
 void load(void* to, const void* from, int bytes);
 int atomic(int* p, int x, int (*now)(int, int), bool acquire, bool release);
+void wait_for(const int* p, int x, bool acquire);
 void copy_wait(unsigned n);
 void load_rows(uint32_t (&x)[4], const void* row, bool transposed);
 void mma(float (&d)[4], const float (&own)[12]);
@@ -109,6 +110,8 @@ AFN_INLINE T shuffle_xor(T x, int mask) {
 
 AFN_INLINE int atomic_add(int* p, int x) { return host::atomic(p, x, host::add, false, false); }
 AFN_INLINE int atomic_add_release_acquire(int* p, int x) { return host::atomic(p, x, host::add, true, true); }
+AFN_INLINE void atomic_add_release(int* p, int x) { host::atomic(p, x, host::add, false, true); }
+AFN_INLINE void wait_for(const int* p, int x) { host::wait_for(p, x, true); }
 AFN_INLINE int atomic_exchange(int* p, int x) {
     return host::atomic(p, x, [](int, int x) { return x; }, false, false);
 }

@@ -88,6 +88,29 @@ int cuLaunchKernel(struct Function* function, unsigned x, unsigned y, unsigned z
     return wrong ? LAUNCH_FAILED : SUCCESS;
 }
 
+// As tests/cuda/tensor_map.py has a map, for the emulation.
+int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* sizes,
+                           const uint64_t* strides, const uint32_t* box, const uint32_t* steps, int interleave,
+                           int swizzle, int promotion, int fill) {
+    static const uint32_t bytes[] = {[0] = 1, [6] = 2, [7] = 4, [9] = 2}, swizzles[] = {0, 3, 2, 1};
+    if (!rank || rank > 5 || type < 0 || type > 9 || !bytes[type] || interleave || fill || promotion > 3)
+        return INVALID_VALUE;
+    struct {
+        void* address;
+        uint32_t magic, rank, element, swizzle, sizes[5], box[5];
+        uint64_t strides[4], rest[4];
+    } made = {.address = address, .magic = 0x70616d74, .rank = rank, .element = bytes[type]};
+    made.swizzle = swizzles[swizzle];
+    for (unsigned i = 0; i < rank; ++i) {
+        if (steps[i] != 1) return INVALID_VALUE;
+        made.sizes[i] = sizes[i];
+        made.box[i] = box[i];
+        if (i) made.strides[i - 1] = strides[i - 1];
+    }
+    memcpy(map, &made, 128);
+    return SUCCESS;
+}
+
 int cuGetProcAddress_v2(const char* name, void** found, int version, uint64_t flags, int* status) {
     (void)version, (void)flags;
     *found = dlsym(RTLD_DEFAULT, name);

@@ -17,6 +17,7 @@
 namespace afn::host {
 
 constexpr size_t kStack = 1 << 18, kMostThreads = 1024, kMostShared = 1 << 18;
+constexpr size_t kMostLaunch = 227 << 10;  // bytes of shared memory that a block may have
 
 struct Copy {
     unsigned char* to;
@@ -38,6 +39,8 @@ struct Thread {
     std::vector<uint32_t> products;  // numbers, not yet of a group
     std::deque<std::vector<uint32_t>> product_groups;
     std::map<uint32_t, Product> issued;  // by number
+    std::deque<Store> stores;            // neither read nor written, or only read
+    uint32_t store_groups = 0;           // committed
 };
 
 struct Warp {
@@ -76,6 +79,7 @@ struct Machine {
     int x = 0, y = 0, done = 0;
     Thread* current = nullptr;
     uint32_t place = 0;  // of the last access that the compiler told of
+    uint32_t random = 0;
     bool broken = false;
     std::string message;
     void* jump[5];
@@ -101,6 +105,8 @@ struct Machine {
 };
 
 inline thread_local Machine* machine;
+inline int order_adds = 0;     // whether sums of asynchronous stores have to come in a known order
+inline uint32_t schedule = 0;  // whose turn it is and when bytes come: at random from this seed, if there is one
 
 // The address sanitiser would look for the end of a stack that is not the system's.
 #define SWITCHES gnu::noinline, gnu::no_sanitize("address")
@@ -146,11 +152,12 @@ inline std::string line_of(uint32_t place) {
 #define PLACE static_cast<uint32_t>(reinterpret_cast<uintptr_t>(__builtin_return_address(0)) - afn::host::base())
 
 inline std::string who(uint32_t block, int thread) {
-    std::string name = thread == kMany       ? "several threads"
-                       : thread >= kBarrier  ? "a barrier"
-                       : thread >= kProducts ? "a product"
-                       : thread >= kCopies   ? "a bulk copy"
-                                             : "thread " + std::to_string(thread);
+    std::string name = thread == kMany         ? "several threads"
+                       : thread >= kStoreReads ? "a store"
+                       : thread >= kBarrier    ? "a barrier"
+                       : thread >= kProducts   ? "a product"
+                       : thread >= kCopies     ? "a bulk copy"
+                                               : "thread " + std::to_string(thread);
     return block == kBlocks ? "several blocks" : name + " of block " + std::to_string(block);
 }
 
@@ -168,7 +175,9 @@ inline std::string memory(uintptr_t at) {
 [[noreturn]] inline void conflict(uint32_t place, uintptr_t at, bool write, const Stamp& before, bool wrote,
                                   const char* why) {
     bool product = before.thread >= kProducts && before.thread < kBarrier;
+    bool store = before.thread >= kStoreReads && before.thread != kMany;
     const char* reason = why                              ? why
+                         : store                          ? "nobody has let know that the store has come so far"
                          : product                        ? "nobody has let know that the product has ended"
                          : before.block == machine->block ? "no barrier between them"
                                                           : "nothing has released and acquired it";
@@ -207,11 +216,11 @@ inline Stamp stamp(uint32_t life, uint32_t place) {
             false};
 }
 
-enum class How { plain, past_l1, bulk, atomic };
+enum class How { plain, past_l1, bulk, atomic, bulk_add };
 
-// Who has read, or who has used atomics: the last one, or several at once.
+// Who has read, or who has used atomics: the last one, or several at once. What barriers do not order stays alone.
 inline void note(Stamp& before, const Stamp& now, bool behind) {
-    if (behind) {
+    if (behind || !counted(now) || !counted(before)) {
         before = now;
     } else if (before.block != now.block) {
         before.block = kBlocks;
@@ -221,7 +230,7 @@ inline void note(Stamp& before, const Stamp& now, bool behind) {
     }
 }
 
-// Of shared memory in a kernel with barriers: each of those that have read at once.
+// Of shared memory in a kernel with barriers, asynchronous stores or products: each of those that have read at once.
 inline void note_each(Cell& cell, const Stamp& now, bool behind) {
     if (cell.others) {
         auto gone = [&](const Stamp& x) { return x.life != now.life || x.thread == now.thread || ordered(x); };
@@ -247,7 +256,7 @@ inline void check(Cell& cell, uintptr_t at, bool shared, bool write, How how, co
             conflict(now.place, at, write, last, true,
                      last.thread == kBarrier ? "a barrier is no memory" : "the copy is still under way");
         if (!ordered(last)) conflict(now.place, at, write, last, true, nullptr);
-        if (!shared && !write && how == How::bulk)
+        if (!shared && (how == How::bulk || how == How::bulk_add) && counted(last))
             conflict(now.place, at, write, last, true, "bulk copies see it behind a proxy fence only");
         if (!shared && !write && how == How::plain && last.block != now.block)
             conflict(now.place, at, write, last, true, "L1 may hold what was there before");
@@ -257,12 +266,15 @@ inline void check(Cell& cell, uintptr_t at, bool shared, bool write, How how, co
     bool first = behind(cell.read), alone = behind(cell.atomic);
     if (write && !first) conflict(now.place, at, true, cell.read, false, nullptr);
     if (write && cell.others) check_others(cell, now, at);
-    if (how != How::atomic && !alone) conflict(now.place, at, write, cell.atomic, true, nullptr);
-    if (how == How::atomic)
+    bool atomic = how == How::atomic || how == How::bulk_add;
+    if (!atomic && !alone) conflict(now.place, at, write, cell.atomic, true, nullptr);
+    if (how == How::bulk_add && order_adds && !alone)
+        conflict(now.place, at, write, cell.atomic, true, "nothing orders the sums");
+    if (atomic)
         note(cell.atomic, now, alone || cell.atomic.block != now.block);
     else if (write)
         cell.written = now;
-    else if (shared && !machine->async.barriers.empty())
+    else if (shared && (!machine->async.barriers.empty() || !counted(now) || !counted(cell.read)))
         note_each(cell, now, first);
     else
         note(cell.read, now, first);

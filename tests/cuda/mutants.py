@@ -27,7 +27,11 @@ IN_LONG = "in a long case:"
 REMOVED = ("sync_block", "sync_warp", "fence", "copy_async", "copy_commit", "copy_wait", "bulk_start", "bulk_expect")
 REMOVED += ("bulk_copy", "bulk_wait", "barrier_start", "barriers_started", "barrier_arrive", "barrier_expect")
 REMOVED += ("barrier_wait", "fence_async", "tensor_copy", "wgmma_fence", "wgmma_commit", "wgmma_wait", "named_sync")
-CALL = re.compile(rf"\b({'|'.join(REMOVED)}|load_global|atomic_add_release_acquire|descriptor)\s*(<[^<>;()]*>)?\s*\(")
+REMOVED += ("tensor_store", "tensor_add", "bulk_store", "bulk_add", "store_commit", "store_wait_read", "store_wait")
+REMOVED += ("wait_for",)
+CALL = re.compile(
+    rf"\b({'|'.join(REMOVED)}|load_global|atomic_add_release(?:_acquire)?|descriptor)\s*(<[^<>;()]*>)?\s*\("
+)
 FUNCTION = re.compile(r"^ *AFN_DEVICE [^;]*?(\w+)\(", re.MULTILINE)
 ATOMIC = "host::atomic({}, host::add, {})"
 
@@ -54,6 +58,8 @@ def variants(name: str, template: str, arguments: str) -> list[tuple[str, str]]:
     if name == "atomic_add_release_acquire":
         kinds = (("relaxed", "false, false"), ("acquires only", "true, false"), ("releases only", "false, true"))
         return [(what, ATOMIC.format(arguments, kind)) for what, kind in kinds]
+    if name == "atomic_add_release":
+        return [("relaxed", ATOMIC.format(arguments, "false, false"))]
     if name == "descriptor":
         start, leading, stride, swizzle = split(arguments)
         found = [
@@ -65,7 +71,11 @@ def variants(name: str, template: str, arguments: str) -> list[tuple[str, str]]:
             found.append(("another leading stride", f"descriptor({start}, 2 * ({leading}), {stride}, {swizzle})"))
         return found
     found = [("left out", "void()")]
-    if name in ("copy_wait", "wgmma_wait"):
+    if name == "wait_for":
+        found.append(("acquires nothing", f"host::wait_for({arguments}, false)"))
+    if name == "store_wait":
+        found.append(("until read alone", f"store_wait_read{template}()"))
+    if name in ("copy_wait", "wgmma_wait", "store_wait_read", "store_wait"):
         found.append(("one group fewer", f"{name}<({template[1:-1]}) + 1>()"))
     if name == "barrier_expect":
         barrier, count = split(arguments)
@@ -168,7 +178,9 @@ def said(source: str, folder: Path, place: int, cases: list[Callable], expected:
 def reason(sentence: str) -> str:
     """A fault without the names and numbers that change from run to run."""
     what = re.sub(r"^\w+: (\w+\.cuh?:\d+: )?", "", sentence)
-    what = re.sub(r"(thread \d+|several threads|a bulk copy) of (block \d+|several blocks)", r"\1", what)
+    what = re.sub(
+        r"(thread \d+|several threads|a bulk copy|a product|a store) of (block \d+|several blocks)", r"\1", what
+    )
     what = re.sub(r"thread \d+", "a thread", what)
     return re.sub(r" at (byte \d+|0x[\da-f]+|\w+\.cuh?:\d+)", "", what)
 

@@ -1,5 +1,8 @@
 // Products of warpgroups. All 128 threads come together to issue one; it is computed when the first of them waits for
 // its group, and each thread finds the sums in its registers when it has waited itself.
+#include <climits>
+#include <cmath>
+#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -10,6 +13,8 @@ namespace host {
 namespace {
 
 constexpr int kGroup = 128;
+constexpr int kKept = 13;  // bits behind the first of an e4m3 product's sums
+int short_sums = 0;
 
 Warpgroup& group() { return machine->async.groups[machine->current->index / kGroup]; }
 
@@ -131,6 +136,23 @@ void issue(Warpgroup& all, uint32_t place) {
     made.sum->last = made.number;
 }
 
+// A sum before, and count products: each cut off where the largest has its last bit, and so is what they come to.
+float short_sum(float before, const float* products, int count) {
+    int most = before != 0 ? std::ilogb(before) : INT_MIN;
+    bool finite = std::isfinite(before);
+    for (int i = 0; i < count; ++i) {
+        finite = finite && std::isfinite(products[i]);
+        if (products[i] != 0) most = std::max(most, std::ilogb(products[i]));
+    }
+    if (!finite) return std::accumulate(products, products + count, before);
+    if (most == INT_MIN) return 0;
+    auto cut = [&](double x) { return static_cast<int64_t>(std::ldexp(x, kKept - most)); };
+    int64_t sum = cut(before);
+    for (int i = 0; i < count; ++i) sum += cut(products[i]);
+    for (int64_t unit = 2; std::abs(sum) >= unit << kKept; unit *= 2) sum -= sum % unit;
+    return static_cast<float>(std::ldexp(static_cast<double>(sum), most - kKept));
+}
+
 void compute(Operation& one) {
     const Product& what = one.what;
     int bytes = bytes_of(what.number), depth = 32 / bytes, n = what.n;
@@ -149,7 +171,8 @@ void compute(Operation& one) {
             const auto* own = reinterpret_cast<const unsigned char*>(&one.registers[4 * thread]);
             a[row * depth + k] = value(what.number, own + bytes * i);
         }
-    for (int row = 0; row < 64; ++row)
+    bool cut = short_sums && what.number == Number::e4m3;
+    for (int row = 0; row < 64 && !cut; ++row)
         for (int k = 0; k < depth; ++k)
             for (int column = 0; column < n; ++column) d[row * n + column] += a[row * depth + k] * b[k * n + column];
     for (int thread = 0; thread < kGroup; ++thread)
@@ -157,7 +180,10 @@ void compute(Operation& one) {
             int row, column;
             place_of_d(thread / 32, thread % 32, i, row, column);
             float& sum = one.sum->values[thread * n / 2 + i];
-            sum = (what.more ? sum : 0) + d[row * n + column];
+            if (!what.more) sum = 0;
+            float products[32];
+            for (int k = 0; cut && k < depth; ++k) products[k] = a[row * depth + k] * b[k * n + column];
+            sum = cut ? short_sum(sum, products, depth) : sum + d[row * n + column];
         }
     one.done = true;
 }
@@ -327,6 +353,7 @@ void wgmma_commit() {
 }  // namespace afn
 
 extern "C" {
+void afn_short_sums(int on) { afn::host::short_sums = on; }
 uint32_t afn_operand_byte(uint64_t descriptor, int mn_major, int bytes, int row, int k) {
     return afn::host::operand_byte(descriptor, mn_major ? afn::Major::mn : afn::Major::k, bytes, row, k);
 }

@@ -75,6 +75,7 @@ void end_copy(const Copy& copy, Stamp now) {
     Thread* self = m.current;
     if (!self->open.empty() || !self->groups.empty()) fail("a copy was never waited for");
     if (!self->products.empty() || !self->product_groups.empty()) fail("a product was never waited for");
+    if (!stores_read(*self)) fail("a store was never waited for until its bytes were read");
     void** to = m.jump;
     if (++m.done < m.launch.threads) {
         m.current = next_ready();
@@ -107,6 +108,7 @@ void fiber() {
 void begin_launch(const Launch& launch) {
     Machine& m = *machine;
     m.launch = launch;
+    m.random = schedule;
     m.message.clear();
     if (m.broken || m.threads.size() != static_cast<size_t>(launch.threads)) {
         m.threads.clear();
@@ -147,6 +149,8 @@ void begin_block(int number) {
     for (Thread& thread : m.threads) {
         thread.turn = 0;
         thread.releases = 0;
+        thread.stores.clear();
+        thread.store_groups = 0;
         for (Seen* seen : {&thread.own, &thread.taken, &thread.fenced, &thread.proxied}) seen->blocks.clear();
         m.ready.push_back(&thread);
     }
@@ -187,8 +191,8 @@ const char* run(const Launch& launch) {
         machine = owner.get();
     }
     Machine& m = *machine;
-    if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostShared)
-        return "a launch of that many threads or bytes of shared memory is none";
+    if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostLaunch)
+        return "no GPU launches a block of that many threads or bytes of shared memory";
     begin_launch(launch);
 #ifndef AFN_UNCHECKED
     Faults faults;
@@ -199,6 +203,8 @@ const char* run(const Launch& launch) {
         for (const Bulk& bulk : m.bulks)
             if (m.message.empty() && bulk.under_way) m.message = "bulk copies were never waited for";
         if (m.message.empty()) m.message = end_async_block();
+        if (m.message.empty())
+            for (Thread& thread : m.threads) end_stores(thread);
     }
     return m.message.empty() ? nullptr : m.message.c_str();
 }
@@ -226,6 +232,21 @@ int atomic(int* p, int x, int (*now)(int, int), bool acquire, bool release) {
     int before = *p;
     *p = now(before, x);
     return before;
+}
+
+void wait_for(const int* p, int x, bool acquire) {
+    Machine& m = *machine;
+    uint32_t place = PLACE;
+    access(p, sizeof *p, true, How::atomic, place);
+    for (int round = 0; *p != x; ++round) {
+        if (round == 10000)
+            fail_at(place, "waits for " + std::to_string(x) + " in " + memory(reinterpret_cast<uintptr_t>(p)) +
+                               ", where " + std::to_string(*p) + " stays");
+        m.ready.push_back(m.current);
+        switch_to(next_ready());
+    }
+    Seen& here = m.released[reinterpret_cast<uintptr_t>(p)];
+    (acquire ? m.current->own : m.current->taken).merge(here);
 }
 
 void copy_wait(unsigned n) {
@@ -382,6 +403,7 @@ void bulk_wait(uint64_t* barrier, uint32_t phase) {
 
 extern "C" {
 void afn_leave_out(int place) { afn::host::left_out = place; }
+void afn_schedule(uint32_t seed) { afn::host::schedule = seed; }
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

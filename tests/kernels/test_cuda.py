@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import afn_kernels as ak
 from afn_kernels import _cuda
 from afn_kernels.log_mel import cuda as log_mel
 from tests import cuda
+from tests.built import built
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
 ROOT = Path(__file__).parents[2]
@@ -31,8 +33,11 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+OLDER = [name for name in SOURCES if "hopper.cuh" not in (ROOT / "csrc" / "cuda" / f"{name}.cu").read_text()]
+
+
 # For Hopper test_binaries.py compiles them all.
-@pytest.mark.parametrize(("source", "capability"), [*((name, (8, 0)) for name in SOURCES), ("qkv_rotary", (9, 0))])
+@pytest.mark.parametrize(("source", "capability"), [*((name, (8, 0)) for name in OLDER), ("qkv_rotary", (9, 0))])
 def test_nvrtc_compiles_once(source, capability, cache, capsys):
     code = _cuda.compiled(source, capability)
     assert code[:4] == b"\x7fELF"
@@ -41,6 +46,42 @@ def test_nvrtc_compiles_once(source, capability, cache, capsys):
     assert _cuda.compiled(source, capability) == code
     assert capsys.readouterr().err == ""
     assert [file.suffix for file in cache.iterdir()] == [".cubin"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [name for name in SOURCES if name not in OLDER])
+def test_products_of_hopper_are_not_serialised(source):
+    """The assembler says so where a register is used between a product and its wait: then each product waits."""
+
+    def compile_to(file: Path) -> None:
+        file.write_text(_cuda.compile_now(source, _cuda.HOPPER)[1])
+
+    remarks = built(f"remarks-{source}", _cuda.made_of(source, _cuda.HOPPER), compile_to).read_text()
+    assert not re.search(cuda.SERIALISED, remarks), remarks
+
+
+def test_what_serialises_products_is_said(tmp_path, monkeypatch):
+    for kind in ("cuda", "include"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "include" / "afn").symlink_to(ROOT / "csrc" / "include" / "afn")
+    text = """#include "afn/hopper.cuh"
+    struct P { float* y; };
+    AFN_KERNEL(one, P, 128, 1) {
+        using namespace afn;
+        float d[32];
+        uint64_t tile = descriptor(shared_memory(), 16, 1024, Swizzle::bytes_128);
+        wgmma_fence();
+        wgmma<Number::bf16, 64>(d, tile, tile, false);
+        wgmma_commit();
+        p.y[thread_index()] = d[0];
+        wgmma_wait<0>();
+        p.y[thread_index()] += d[1];
+    }"""
+    monkeypatch.setattr(_cuda, "sources", lambda: tmp_path)
+    (tmp_path / "cuda" / "early.cu").write_text(text)
+    assert re.search(cuda.SERIALISED, _cuda.compile_now("early", _cuda.HOPPER)[1])
+    (tmp_path / "cuda" / "late.cu").write_text(text.replace("p.y[thread_index()] = d[0];", ""))
+    assert not re.search(cuda.SERIALISED, _cuda.compile_now("late", _cuda.HOPPER)[1])
 
 
 def test_another_source_is_another_kernel(cache, tmp_path, monkeypatch):
@@ -118,9 +159,11 @@ def a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    _cuda._missing.cache_clear()
+    for found in (_cuda._missing, _cuda._missing_for_hopper):
+        found.cache_clear()
     yield monkeypatch
-    _cuda._missing.cache_clear()
+    for found in (_cuda._missing, _cuda._missing_for_hopper):
+        found.cache_clear()
 
 
 def test_what_is_missing_is_said(a_gpu):
@@ -138,6 +181,21 @@ def test_what_is_missing_is_said(a_gpu):
         patch.setitem(sys.modules, "cuda.bindings.driver", None)
         patch.setitem(sys.modules, "cuda.bindings", None)
         assert "bindings for Python are missing" in _cuda.available()
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "said"),
+    [
+        ((9, 0), 12_000, ""),
+        ((9, 0), 11_080, "the driver is of CUDA 11.8; tensor maps need 12.0"),
+        ((10, 0), 13_000, "the GPU is sm_100; the kernel is for sm_90 alone"),
+        ((7, 5), 13_000, "the GPU is sm_75; the kernels need sm_80"),
+    ],
+)
+def test_what_kernels_of_hopper_need(capability, version, said, a_gpu):
+    a_gpu.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    a_gpu.setattr(_cuda, "_driver", lambda: SimpleNamespace(cuDriverGetVersion=lambda: (0, version)))
+    assert _cuda.hopper() == said
 
 
 class Driver:
@@ -261,9 +319,7 @@ except RuntimeError as error:
 def test_what_arrives_at_the_driver(tmp_path):
     if not cuda.compiler():
         pytest.skip("no C++ compiler")
-    stub = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(ROOT / "tests" / "cuda" / "libcuda.c")]
-    subprocess.run([*stub, "-o", str(tmp_path / "libcuda.so.1"), "-ldl"], check=True)
-    env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = cuda.stub_driver(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", THROUGH_THE_DRIVER], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
@@ -354,6 +410,9 @@ def calls():
     heads = ((0, 5, 0, 1), (5, 14, 0, 2))
     flat = ak.pack_heads(q, k, v, heads, positions=positions, inv_freq=inv_freq, impl="cuda")
     ak.unpack_heads(flat[: 3 * 14 * 128], heads, 128, impl="cuda")
+    for rows, columns, block in ((5, 70, (1, 128)), (65, 5, "row"), (130, 131, (1, 128))):
+        (x, s), (w, t) = (ak.quantize_fp8(torch.randn(n, 176), block=block) for n in (rows, columns))
+        ak.linear_fp8(x, w, s, t, torch.ones(columns), torch.ones(rows, columns).half(), impl="cuda")
 def rotate(first, count):
     x = torch.zeros(count + first).half()[first:]
     options = [torch.zeros(1), torch.ones(64), torch.zeros(1, dtype=torch.int64), None, None]

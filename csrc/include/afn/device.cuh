@@ -62,6 +62,17 @@ AFN_DEVICE int atomic_add_release_acquire(int* p, int x) {
     return before;
 }
 
+// Releases only; and waits until another has left x there, which it acquires.
+AFN_DEVICE void atomic_add_release(int* p, int x) {
+    asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(x) : "memory");
+}
+AFN_DEVICE void wait_for(const int* p, int x) {
+    int now;
+    do {
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(__cvta_generic_to_global(p)) : "memory");
+    } while (now != x);
+}
+
 // Loads that skip L1: of what other blocks have written in this launch.
 template <class T>
 AFN_DEVICE T load_global(const T* p) {

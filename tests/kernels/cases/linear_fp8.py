@@ -31,7 +31,7 @@ def inputs(g, rows, inner=304, columns=130, blocks=((1, 128), (128, 128)), added
     return made
 
 
-def case(name: str, size: int = 35, impls=(), **shape) -> Case:
+def case(name: str, size: int = 35, impls=("cuda",), **shape) -> Case:
     """In bfloat16: matrix units keep fewer bits than float32 has, for which test_linear_fp8.py has bounds."""
     return ProductCase(
         "linear_fp8", name, lambda g, n: inputs(g, n, **shape), options={"out_dtype": BF16}, size=size,
