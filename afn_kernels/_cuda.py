@@ -258,7 +258,18 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
     Raises:
         RuntimeError: no NVRTC, or what it says of the source.
     """
-    texts, folder = [file.read_bytes() for file in _files(source)], sources() / "include"
+    name = hashlib.sha256(b"\0".join(made_of(source, capability))).hexdigest()[:32]
+    cached = cache() / f"{source}-{name}.cubin"
+    with suppress(OSError):
+        return cached.read_bytes()
+    print(f"afn_kernels: compiling {source} for {architecture(capability)}, once ...", file=sys.stderr, flush=True)
+    code, _ = compile_now(source, capability)
+    keep(cached, code)
+    return code
+
+
+def made_of(source: str, capability: tuple[int, int]) -> list[bytes]:
+    """All that decides its machine code: compiler, options, the source and every header."""
     try:
         from cuda.bindings import nvrtc
 
@@ -267,22 +278,29 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
         raise RuntimeError(
             f"{source}: NVRTC is missing ({error}): pip install cuda-python, or build with nvcc"
         ) from None
-    options = [f"--gpu-architecture={architecture(capability)}", "--std=c++17", f"--include-path={folder}"]
-    name = hashlib.sha256(b"\0".join([repr((version, options[:2])).encode(), *texts])).hexdigest()[:32]
-    cached = cache() / f"{source}-{name}.cubin"
-    with suppress(OSError):
-        return cached.read_bytes()
-    print(f"afn_kernels: compiling {source} for {architecture(capability)}, once ...", file=sys.stderr, flush=True)
-    program = _nvrtc(nvrtc.nvrtcCreateProgram(texts[0], f"{source}.cu".encode(), 0, [], []))
+    return [repr((version, _options(capability))).encode(), *(file.read_bytes() for file in _files(source))]
+
+
+def compile_now(source: str, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """Machine code by NVRTC, and what its compiler and assembler remark."""
+    from cuda.bindings import nvrtc
+
+    text = (sources() / "cuda" / f"{source}.cu").read_bytes()
+    options = [*_options(capability), f"--include-path={sources() / 'include'}"]
+    program = _nvrtc(nvrtc.nvrtcCreateProgram(text, f"{source}.cu".encode(), 0, [], []))
     answer = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
+    nvrtc.nvrtcGetProgramLog(program, log)
+    said = log.decode(errors="replace").strip("\0 \n")
     if answer[0]:
-        log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{source}: NVRTC: {log.decode(errors='replace').strip()[:2000]}")
+        raise RuntimeError(f"{source}: NVRTC: {said[:2000]}")
     code = bytearray(_nvrtc(nvrtc.nvrtcGetCUBINSize(program)))
     _nvrtc(nvrtc.nvrtcGetCUBIN(program, code))
-    keep(cached, bytes(code))
-    return bytes(code)
+    return bytes(code), said
+
+
+def _options(capability: tuple[int, int]) -> list[str]:
+    return [f"--gpu-architecture={architecture(capability)}", "--std=c++17"]
 
 
 def _nvrtc(answer: tuple):

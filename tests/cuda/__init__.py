@@ -28,6 +28,9 @@ SANITISERS = {
     "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DAFN_UNCHECKED"),
 }
 
+# In the assembler's remarks: products that wait for one another, because something comes between them.
+SERIALISED = r"C75\d\d|wgmma\.mma_async instructions are serialized"
+
 
 class MemoryFault(AssertionError):
     """What the host's checker says of a launch."""
@@ -127,6 +130,7 @@ def run(
     parameters: bytes,
     *,
     backwards: bool = False,
+    schedule: int = 0,
     ordered_adds: bool = False,
     short_sums: bool = False,
     csrc: Path | None = None,
@@ -135,11 +139,14 @@ def run(
 
     Args:
         backwards: runs the last block first.
+        schedule: a seed of the order in which threads take turns and bytes come; without it threads wait in line, and
+            bytes come when no thread can go on.
         ordered_adds: blocks that add to the same sum asynchronously have to do so in a known order.
         short_sums: products of e4m3 keep 14 bits of their sums, as Hopper is known to; else all of float32.
         csrc: has other sources.
     """
     found = library(kernel.source, csrc)
+    found.afn_schedule(schedule)
     found.afn_order_adds(ordered_adds)
     found.afn_short_sums(short_sums)
     size, threads = getattr(found, f"afn_size_{kernel.name}"), getattr(found, f"afn_threads_{kernel.name}")

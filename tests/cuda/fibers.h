@@ -11,8 +11,15 @@ namespace afn::host {
     if (!__builtin_setjmp(self->jump)) jump(next->jump);
 }
 
+// Below n.
+inline uint32_t chance(uint32_t n) {
+    machine->random = machine->random * 1664525u + 1013904223u;
+    return static_cast<uint32_t>(uint64_t{machine->random} * n >> 32);
+}
+
 inline Thread* next_ready() {
     Machine& m = *machine;
+    if (schedule && !chance(64)) bytes_come();
     while (m.ready.empty() && bytes_come()) {
     }
     if (m.ready.empty()) {
@@ -23,6 +30,7 @@ inline Thread* next_ready() {
         for (auto [waits, count] : counts) text += " " + std::to_string(count) + " wait for " + waits + ",";
         fail(text + " " + std::to_string(m.done) + " have returned");
     }
+    if (schedule) std::swap(m.ready.front(), m.ready[chance(m.ready.size())]);
     Thread* next = m.ready.front();
     m.ready.pop_front();
     return next;

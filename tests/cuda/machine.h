@@ -17,6 +17,7 @@
 namespace afn::host {
 
 constexpr size_t kStack = 1 << 18, kMostThreads = 1024, kMostShared = 1 << 18;
+constexpr size_t kMostLaunch = 227 << 10;  // bytes of shared memory that a block may have
 
 struct Copy {
     unsigned char* to;
@@ -78,6 +79,7 @@ struct Machine {
     int x = 0, y = 0, done = 0;
     Thread* current = nullptr;
     uint32_t place = 0;  // of the last access that the compiler told of
+    uint32_t random = 0;
     bool broken = false;
     std::string message;
     void* jump[5];
@@ -103,7 +105,8 @@ struct Machine {
 };
 
 inline thread_local Machine* machine;
-inline int order_adds = 0;  // whether sums of asynchronous stores have to come in a known order
+inline int order_adds = 0;     // whether sums of asynchronous stores have to come in a known order
+inline uint32_t schedule = 0;  // whose turn it is and when bytes come: at random from this seed, if there is one
 
 // The address sanitiser would look for the end of a stack that is not the system's.
 #define SWITCHES gnu::noinline, gnu::no_sanitize("address")

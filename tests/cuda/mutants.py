@@ -163,7 +163,7 @@ def said(source: str, folder: Path, place: int, cases: list[Callable], expected:
     library(source, folder).afn_leave_out(place)
     try:
         for case, before in zip(cases, expected, strict=True):
-            with emulated(csrc=folder):
+            with emulated(csrc=folder, ordered_adds=True):
                 if not torch.equal(case().view(torch.uint8), before.view(torch.uint8)):
                     return "the output differs"
     except MemoryFault as fault:
@@ -195,7 +195,7 @@ def judge(long: bool = True) -> list[tuple[Place, str]]:
             for source, cases in rounds.items():
                 files = included(folder, source)
                 asked = [n for n, place in enumerate(places, 1) if place.file in files and not verdicts.get(n)]
-                with emulated(csrc=folder):
+                with emulated(csrc=folder, ordered_adds=True):
                     expected = [case() for case in cases] if asked else []
                 for number in asked:
                     sentence = said(source, folder, number, cases, expected)

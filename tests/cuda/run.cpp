@@ -108,6 +108,7 @@ void fiber() {
 void begin_launch(const Launch& launch) {
     Machine& m = *machine;
     m.launch = launch;
+    m.random = schedule;
     m.message.clear();
     if (m.broken || m.threads.size() != static_cast<size_t>(launch.threads)) {
         m.threads.clear();
@@ -190,8 +191,8 @@ const char* run(const Launch& launch) {
         machine = owner.get();
     }
     Machine& m = *machine;
-    if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostShared)
-        return "a launch of that many threads or bytes of shared memory is none";
+    if (launch.threads % 32 || launch.threads > static_cast<int>(kMostThreads) || launch.shared > kMostLaunch)
+        return "no GPU launches a block of that many threads or bytes of shared memory";
     begin_launch(launch);
 #ifndef AFN_UNCHECKED
     Faults faults;
@@ -402,6 +403,7 @@ void bulk_wait(uint64_t* barrier, uint32_t phase) {
 
 extern "C" {
 void afn_leave_out(int place) { afn::host::left_out = place; }
+void afn_schedule(uint32_t seed) { afn::host::schedule = seed; }
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

@@ -152,6 +152,11 @@ KERNEL = """AFN_KERNEL({name}, afn::P, 256, 1) {{
     {body}
 }}
 """
+# Right where threads wait in line: who is slow misses the phase that it waits for.
+RACE = START + (
+    "if (t < 32) { barrier_wait(bar, 0); barrier_wait(bar, 1); }"
+    "if (t >= 32 && t < 64) { if (t == 32) barrier_arrive(bar); sync_warp(); if (t == 32) barrier_arrive(bar); }"
+)
 # The tile at (x, y, z) of a tensor of three dimensions, as it lies in shared memory.
 BOX = (
     START + "if (t == 0) { barrier_expect(bar, 2048); tensor_copy(s, &p.map, bar, p.x, p.r, p.z); }" + WAIT
@@ -166,16 +171,16 @@ def csrc(tmp_path_factory) -> Path:
     (folder / "include").symlink_to(_cuda.sources() / "include")
     (folder / "cuda").mkdir()
     text = '#include "afn/hopper.cuh"\nnamespace afn { struct P { TensorMap map; float* y; int x, r, z; }; }\n'
-    bodies = {name: body for name, (body, _) in KERNELS.items()} | {"box": BOX}
+    bodies = {name: body for name, (body, _) in KERNELS.items()} | {"box": BOX, "race": RACE}
     text += "".join(KERNEL.format(name=name, body=body) for name, body in bodies.items())
     (folder / "cuda" / "faults.cu").write_text(text)
     return folder
 
 
-def launch(name: str, tensor_map: bytes, csrc: Path, *at: int) -> torch.Tensor:
+def launch(name: str, tensor_map: bytes, csrc: Path, *at: int, schedule: int = 0) -> torch.Tensor:
     memory = torch.zeros(1100)
     y = memory[-memory.data_ptr() // 4 % 4 :][:1024]
-    with emulated(csrc=csrc):
+    with emulated(csrc=csrc, schedule=schedule):
         kernel = _cuda.Kernel("faults", name, "128sPiii44x", 256)
         kernel.launch((1, 1), 16400, y.device, tensor_map, y.data_ptr(), *(at or (0, 0, 0)))
     return y
@@ -201,3 +206,17 @@ def test_a_box_of_three_dimensions(at, csrc):
     for row in range(32):
         for chunk in range(4):
             assert torch.equal(rows[row, chunk ^ row // 2 % 4], box[row, chunk]), (row, chunk)
+
+
+def test_who_is_slow_in_another_order(csrc):
+    tensor_map = encode(torch.ones(64, 64).bfloat16(), (64, 64), 128)
+    launch("race", tensor_map, csrc)
+    said = []
+    for seed in range(1, 6):
+        launch("product", tensor_map, csrc, schedule=seed)
+        try:
+            launch("race", tensor_map, csrc, schedule=seed)
+        except MemoryFault as fault:
+            said.append(str(fault))
+    assert said
+    assert all(re.search(r"no thread of block 0 can go on: \d+ wait for a barrier's phase", text) for text in said)

@@ -98,6 +98,7 @@ UNORDERED = {
 BOX = (
     FILLED + "if (t == 0) { tensor_store(&p.map, s, p.at, p.at - 1, p.at + 1); store_commit(); store_wait_read<0>(); }"
 )
+LAYOUT = "128sPPii40x"
 KERNEL = """AFN_KERNEL({name}, afn::Stores, 64, 1) {{
     using namespace afn;
     float* s = reinterpret_cast<float*>(shared_memory());
@@ -131,7 +132,7 @@ def aligned(*shape: int) -> torch.Tensor:
 def launch(name: str, y: torch.Tensor, tensor_map: bytes, csrc: Path, blocks=1, at=0, ordered=False) -> torch.Tensor:
     turn = torch.zeros(1, dtype=torch.int32)
     with emulated(csrc=csrc, ordered_adds=ordered):
-        kernel = _cuda.Kernel("stores", name, "128sPPii40x", 64)
+        kernel = _cuda.Kernel("stores", name, LAYOUT, 64)
         kernel.launch((blocks, 1), 8192, y.device, tensor_map, y.data_ptr(), turn.data_ptr(), at, 7)
     return y
 
@@ -162,6 +163,15 @@ def test_sums_whose_order_matters(name, csrc):
     said = "block 1 writes global .*, which a store of block 0 wrote .*: nothing orders the sums"
     with nullcontext() if name == "in_turn" else pytest.raises(MemoryFault, match=said):
         launch(name, y, encode(y, (64, 32), 0), csrc, blocks=3, ordered=True)
+
+
+def test_more_shared_memory_than_a_block_may_have(csrc):
+    y = aligned(64, 32)
+    kernel, parameters = _cuda.Kernel("stores", "stored", LAYOUT, 64), (encode(y, (64, 32), 0), y.data_ptr(), 0, 0, 7)
+    with emulated(csrc=csrc):
+        kernel.launch((1, 1), 227 << 10, y.device, *parameters)
+        with pytest.raises(MemoryFault, match="no GPU launches a block of that many threads or bytes"):
+            kernel.launch((1, 1), (227 << 10) + 16, y.device, *parameters)
 
 
 def test_sums_of_16_bits_are_not_followed(csrc):
@@ -197,9 +207,8 @@ def test_instructions(csrc, tmp_path, monkeypatch):
     kernels = re.split(r"(?=AFN_KERNEL)", text)
     wanted = [one for one in kernels if re.match(r"AFN_KERNEL\((box|two_groups|summed|summed_by_lines|in_turn),", one)]
     (folder / "cuda" / "stores.cu").write_text(kernels[0] + "".join(wanted))
-    monkeypatch.setenv("AFN_CACHE", str(tmp_path))
     monkeypatch.setattr(_cuda, "sources", lambda: folder)
-    code = machine.dumped(_cuda.compiled("stores", (9, 0)), "-sass")
+    code = machine.dumped(_cuda.compile_now("stores", (9, 0))[0], "-sass")
     functions = dict(re.findall(r"Function : (\w+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
     assert len(functions) == len(wanted) == 5
     for name, instruction in {

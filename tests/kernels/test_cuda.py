@@ -18,6 +18,7 @@ import afn_kernels as ak
 from afn_kernels import _cuda
 from afn_kernels.log_mel import cuda as log_mel
 from tests import cuda
+from tests.built import built
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,42 @@ def test_nvrtc_compiles_once(source, capability, cache, capsys):
     assert _cuda.compiled(source, capability) == code
     assert capsys.readouterr().err == ""
     assert [file.suffix for file in cache.iterdir()] == [".cubin"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [name for name in SOURCES if name not in OLDER])
+def test_products_of_hopper_are_not_serialised(source):
+    """The assembler says so where a register is used between a product and its wait: then each product waits."""
+
+    def compile_to(file: Path) -> None:
+        file.write_text(_cuda.compile_now(source, _cuda.HOPPER)[1])
+
+    remarks = built(f"remarks-{source}", _cuda.made_of(source, _cuda.HOPPER), compile_to).read_text()
+    assert not re.search(cuda.SERIALISED, remarks), remarks
+
+
+def test_what_serialises_products_is_said(tmp_path, monkeypatch):
+    for kind in ("cuda", "include"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "include" / "afn").symlink_to(ROOT / "csrc" / "include" / "afn")
+    text = """#include "afn/hopper.cuh"
+    struct P { float* y; };
+    AFN_KERNEL(one, P, 128, 1) {
+        using namespace afn;
+        float d[32];
+        uint64_t tile = descriptor(shared_memory(), 16, 1024, Swizzle::bytes_128);
+        wgmma_fence();
+        wgmma<Number::bf16, 64>(d, tile, tile, false);
+        wgmma_commit();
+        p.y[thread_index()] = d[0];
+        wgmma_wait<0>();
+        p.y[thread_index()] += d[1];
+    }"""
+    monkeypatch.setattr(_cuda, "sources", lambda: tmp_path)
+    (tmp_path / "cuda" / "early.cu").write_text(text)
+    assert re.search(cuda.SERIALISED, _cuda.compile_now("early", _cuda.HOPPER)[1])
+    (tmp_path / "cuda" / "late.cu").write_text(text.replace("p.y[thread_index()] = d[0];", ""))
+    assert not re.search(cuda.SERIALISED, _cuda.compile_now("late", _cuda.HOPPER)[1])
 
 
 def test_another_source_is_another_kernel(cache, tmp_path, monkeypatch):

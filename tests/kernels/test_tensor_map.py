@@ -18,7 +18,7 @@ bindings = pytest.importorskip("cuda.bindings.driver", reason="torch without CUD
 ROOT = Path(__file__).parents[2]
 
 
-class Driver:
+class MapDriver:
     """Stands in for CUDA's: notes how a map is asked for, and writes a number into it."""
 
     def __init__(self, monkeypatch, code: int = 0):
@@ -41,7 +41,7 @@ class Driver:
 
 @pytest.fixture
 def driver(monkeypatch):
-    yield Driver(monkeypatch)
+    yield MapDriver(monkeypatch)
     _tensor_map._encoded.cache_clear()
 
 
@@ -102,7 +102,7 @@ def test_a_map_is_kept_until_something_of_it_is_another(driver):
 
 
 def test_what_the_driver_refuses_is_one_line(monkeypatch):
-    Driver(monkeypatch, code=1)
+    MapDriver(monkeypatch, code=1)
     with pytest.raises(RuntimeError, match=r"^tensor map of torch.float16 \(8, 64\), .*: the driver's words$"):
         encode(torch.zeros(8, 64).half(), (8, 64), 128)
 

@@ -169,7 +169,6 @@ AFN_DEVICE void add_dq(const AttentionBackward& p, const KeyTile& at, unsigned c
         }
         step = next_step<T>(at, step);
     }
-    store_wait<0>();
 }
 
 constexpr int kMultiply = 1;  // named barrier of the two warpgroups that do
@@ -375,16 +374,16 @@ struct Multiplier {
             named_sync(kMultiply, 256);
         }
     }
-    AFN_DEVICE void begin_s(float (&s)[T::queries / 2]) const {
+    // s from a block of q and the keys, or dp from one of dout and the values.
+    AFN_DEVICE void begin(float (&s)[T::queries / 2], int keys, const unsigned char* queries) const {
         wgmma_fence();
-        multiply_rows<T>(s, shared + T::k + 64 * 128 * again(group), q_block());
+        multiply_rows<T>(s, shared + keys + 64 * 128 * again(group), queries);
         wgmma_commit();
     }
+    AFN_DEVICE void begin_s(float (&s)[T::queries / 2]) const { begin(s, T::k, q_block()); }
     AFN_DEVICE void begin_dp(float (&dp)[T::queries / 2]) const {
         barrier_wait(barriers.dout_full + dout().stage, dout().parity);
-        wgmma_fence();
-        multiply_rows<T>(dp, shared + T::v + 64 * 128 * again(group), dout_block());
-        wgmma_commit();
+        begin(dp, T::v, dout_block());
     }
     // s holds p, dp is there; what follows it, or nothing.
     template <bool last>
@@ -434,7 +433,11 @@ struct Multiplier {
         fence_async();
         barrier_arrive(barriers.dq_full + group);
         if (!last) {
-            if (!T::dk_late) wgmma_wait<1>();
+            if (!T::dk_late) {
+                wgmma_wait<1>();
+                hold(dk);
+                if (thread == 0) barrier_arrive(read);
+            }
             begin_dp(dp);
             wgmma_wait<T::dk_late ? 2 : 1>();
             hold(s);
@@ -443,7 +446,7 @@ struct Multiplier {
         wgmma_wait<0>();
         if (!last) hold(dp);
         hold(dk);
-        if (thread == 0) barrier_arrive(read);
+        if ((last || T::dk_late) && thread == 0) barrier_arrive(read);
     }
 };
 
