@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import ceil
 from pathlib import Path
@@ -97,8 +97,11 @@ class AttentionTime:
     dim: int
     causal: bool = True
     backward: bool = False
+    cuda: bool = False
 
     def __call__(self, kernels: Kernels, chip: Chip) -> float:
+        if self.cuda:
+            return self._in_turns(kernels)
         found = 0.0
         for kernel, products in (("dq_kernel", 3), ("dkv_kernel", 4)) if self.backward else (("forward_kernel", 2),):
             loop, product = kernels.loop("attention", self.workload, kernel), 2 * self.dim
@@ -107,6 +110,14 @@ class AttentionTime:
         if self.backward:  # delta: out and its gradient once more
             found += 2 * 2 * sum(self.lengths) * self.heads * self.dim / chip.bandwidth + LAUNCH
         return found
+
+    def _in_turns(self, kernels: Kernels) -> float:
+        """The forward of csrc/cuda: its warpgroups' products and softmax run beside each other, as FlashAttention 3's
+        do, and reach the share of the busiest unit that the latter has published."""
+        loop = kernels.loop("attention", self.workload, "attention.cu: attention_bfloat16")
+        scores = pairs(list(self.lengths), self.causal, loop.flops / (4 * self.dim))
+        clocks = self.heads * scores * 4 * self.dim / loop.flops * loop.clocks(float("inf")) / PROCESSORS
+        return clocks / CLOCK / PUBLISHED[self.dim][0].reached + LAUNCH
 
     @property
     def flops(self) -> float:
@@ -312,6 +323,11 @@ GOALS = (
     rate("attention forward, packed causal 32K", 630, PACKED),
     rate("attention backward, packed causal 32K", 500, PACKED_BACKWARD),
     rate("encoder attention, head dim 64, 60 x 1500", 500, WINDOWS),
+    *(
+        rate(f"attention forward, {what}, CUDA C++", goal, replace(of, cuda=True))
+        for what, goal, of in (("head dim 128, causal 16K", 690, CAUSAL), ("head dim 128, prefill 45K", 690, PREFILL),
+                               ("packed causal 32K", 630, PACKED), ("head dim 64, 60 x 1500", 500, WINDOWS))
+    ),
     Goal("decode_attention 45K, Triton", "µs", (33, 26), DecodeTime("decode_kernel")),
     Goal("decode_attention 45K, CUDA C++", "µs", (33, 26),
          DecodeTime("decode_attention.cu: decode_attention_bfloat16")),

@@ -42,7 +42,9 @@ def test_estimates_are_near_those_by_hand(item):
 def test_every_goal_has_an_estimate_of_before():
     """But where there was no kernel before."""
     without = {goal.item for goal in estimate.GOALS for chip in (H100, H200) if not goal.value(BEFORE, chip)}
-    assert without == {f"linear_fp8 {workload}" for workload in estimate.PRODUCTS}
+    attention = {goal.item for goal in estimate.GOALS if goal.item.startswith("attention") and "CUDA C++" in goal.item}
+    assert len(attention) == 4
+    assert without == attention | {f"linear_fp8 {workload}" for workload in estimate.PRODUCTS}
 
 
 def test_an_fp8_product_by_hand():
@@ -53,6 +55,17 @@ def test_an_fp8_product_by_hand():
     found = GOALS[f"linear_fp8 {item}"].value(estimate.Kernels("now", [line]), H100)
     seconds = 36 * (28 * 49152 / 36 + 2080) / 1.7e9 + 3e-6
     assert found == pytest.approx(2 * 8192 * 3584 * 18944 / seconds / 1e12, rel=1e-3)
+
+
+def test_a_forward_in_turns_is_held_to_what_such_loops_have_reached():
+    """A step of 2,048 clocks of products, which nothing is longer than: FlashAttention 3's rate at long lengths."""
+    row = {"op": "attention", "workload": "prefill 45K, 28:4 x 128", "kernel": "attention.cu: attention_bfloat16_128"}
+    row |= {"instructions": 540, "issue_clk": 1080, "tensor_clk": 2048, "mufu_clk": 1056, "programs": 132}
+    goal = GOALS["attention forward, head dim 128, prefill 45K, CUDA C++"]
+    found = goal.value(estimate.Kernels("now", [row | {"resident": 132}]), H100)
+    assert found == pytest.approx(650, rel=0.01)
+    slower = goal.value(estimate.Kernels("now", [row | {"resident": 132, "issue_clk": 4096}]), H100)
+    assert slower == pytest.approx(found / 2, rel=0.01)
 
 
 def test_a_kernel_that_is_not_there():
