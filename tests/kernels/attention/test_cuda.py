@@ -10,7 +10,7 @@ import torch
 
 import afn_kernels as ak
 from afn_kernels import _cuda, _triton
-from afn_kernels.attention import hopper as shared_by_forwards
+from afn_kernels.attention import hopper as forwards
 from afn_kernels.attention.config import CUDA_QUERIES
 from tests.budget import assert_within_budget, fresh
 from tests.cuda import emulated
@@ -192,4 +192,22 @@ def test_auto_takes_it_nowhere_unmeasured(device):
 
 def test_shared_memory_of_a_hopper_holds_it():
     for width in CUDA_QUERIES:
-        assert shared_by_forwards.shared(width) <= 227 * 1024
+        assert forwards.shared(width) <= 227 * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["attention", "paged_attention"])
+def test_what_the_compiler_makes_of_a_step(source):
+    """No spills, two waits a step as written, and between them the exponentials of the next block's scores."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
+    pytest.importorskip("triton", reason="its tools read machine code")
+    from bench.sm90 import sass
+    from bench.sm90.machine import cuda_binary
+
+    for (_, width), kernel in forwards.kernels(source).items():
+        read, code = cuda_binary(kernel, forwards.shared(width))
+        assert (read.spills, read.blocks) == (0, 1), kernel.name
+        step = [one for one in sass.main_loop(code) if one.op.startswith(("HGMMA", "MUFU.EX2", "WARPGROUP.DEPBAR"))]
+        ops = "".join({"H": "p", "M": "e", "W": "w"}[one.op[0]] for one in step)
+        products = width // 16 + forwards.KEYS // 16
+        assert re.fullmatch(f"p{{{products}}}we{{66}}w", ops), f"{kernel.name}: {ops}"
