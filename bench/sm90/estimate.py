@@ -168,6 +168,10 @@ PUBLISHED = {
 
 DEEPGEMM = Published("DeepGEMM, FP8 products", (Loop(0, 1024, 0),), 2.0 * 256 * 128 * 128, True, 1550, 1550,
                      "its repository, April 2025, H800, the best of its shapes")  # fmt: skip
+BACKWARD = Published(
+    "FlashAttention-3, backward", (Loop(0, 2560, 512),), 10.0 * 128 * 64 * 128, True, 560, 586,
+    "its repository, causal, 16K, head dim 128; a step of 128 keys by 64 queries, issue is taken to bind nothing",
+)  # fmt: skip
 
 
 def reached(head_dim: int) -> float:
