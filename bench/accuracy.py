@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from afn_kernels._registry import OPS
+from afn_kernels.verify.products import rounded
 from bench.ops import Absent, Workload
 from tests.budget import assert_within_budget, lost
 
@@ -35,6 +36,7 @@ def numbers(x: Tensor) -> Tensor:
 
 
 COMPARED = {
+    "linear_fp8": rounded,
     "log_mel": amplitude,
     "residual_quantize": numbers,
 }  # what of an op's outputs is compared; by default they themselves

@@ -223,7 +223,10 @@ class LossTime:
 
 @dataclass(frozen=True)
 class ProductTime:
-    """Seconds of linear_fp8: blocks of 128 of K in each tile of the busiest multiprocessor, and what writes a tile."""
+    """Seconds of linear_fp8: blocks of 128 of K in each tile of the busiest multiprocessor.
+
+    Either fetching binds, which goes on while a tile is written, or products and writing, one after the other.
+    """
 
     workload: str
 
@@ -233,9 +236,9 @@ class ProductTime:
         tile = choose(rows, columns, PROCESSORS)
         name = f"linear_fp8.cu: linear_fp8_{tile.rows}x{tile.columns}_{blocks}"
         loop = kernels.loop("linear_fp8", self.workload, name)
-        step = max(loop.issue, loop.tensor / DEEPGEMM.reached, 128 * (tile.rows + tile.columns) / FROM_L2)
-        each = ceil(inner / 128) * step + PRODUCT_WRITE * tile.rows * tile.columns
-        clocks = ceil(tile.count(rows, columns) / PROCESSORS) * each
+        fetched, steps = 128 * (tile.rows + tile.columns) / FROM_L2, ceil(inner / 128)
+        worked = steps * max(loop.issue, loop.tensor / DEEPGEMM.reached) + PRODUCT_WRITE * tile.rows * tile.columns
+        clocks = ceil(tile.count(rows, columns) / PROCESSORS) * max(steps * fetched, worked)
         return max(clocks / CLOCK, self.work.bytes[0] / chip.bandwidth) + LAUNCH
 
     @property

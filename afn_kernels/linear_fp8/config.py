@@ -56,6 +56,4 @@ def choose(rows: int, columns: int, processors: int) -> ProductTile:
     Clocks are 128 (rows + columns) bytes at 36 a clock, which a published bfloat16 kernel reaches without multicast:
     778 TFLOP/s of tiles of 192 x 192 (fast.cu's kernel 6). At the matrix unit's own rate they are 1024, 512 and 128.
     """
-    if rows <= SMALL.rows:
-        return SMALL
-    return min((LARGE, MEDIUM), key=lambda tile: tile.clocks * -(-tile.count(rows, columns) // processors))
+    return min((LARGE, MEDIUM, SMALL), key=lambda tile: tile.clocks * -(-tile.count(rows, columns) // processors))
