@@ -24,9 +24,6 @@ class Rates:
     """Of one GPU and its links; ``measured`` names the fields that are no assumptions."""
 
     matmul: float = rate(625e12, 540e12, 680e12, "FLOP/s", "assumed: 600 to 650e12 sustained of an H100's 989e12")
-    fp8: float = rate(
-        1100e12, 800e12, 1350e12, "FLOP/s", "assumed of FP8 products in blocks of 128; DeepGEMM says 1350e12 at best"
-    )
     attention: float = rate(585e12, 450e12, 640e12, "FLOP/s", "FlashAttention-3, packed causal 32K, forward, published")
     attention_backward: float = rate(426e12, 320e12, 480e12, "FLOP/s", "the same, backward")
     own_attention: float = rate(400e12, 280e12, 480e12, "FLOP/s", "assumed of our kernel, which a ring calls, forward")
@@ -47,6 +44,9 @@ class Rates:
     decoded: float = rate(400.0, 200.0, 1000.0, "s/s", "assumed: audio seconds that a worker reads in a second")
     token: float = rate(12e-3, 20e-3, 6e-3, "s", "assumed: a decoding step of GRPO's samples on the host")
     answer: float = rate(0.5, 1.0, 0.25, "share", "assumed: mean length of sampled answers, of the longest allowed")
+    fp8: float = rate(
+        1100e12, 800e12, 1350e12, "FLOP/s", "assumed of FP8 products in blocks of 128; DeepGEMM says 1350e12 at best"
+    )
     node: int = 8
     peak: float = 989e12
     measured: tuple[str, ...] = ()

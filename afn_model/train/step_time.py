@@ -128,14 +128,14 @@ class StepTime:
 
     def decoding(self) -> float:
         """Seconds to decode a layer's weights from the few bits of a base under adapters, or to code them in FP8."""
-        account, weights = self.account, layer_products(self.text) / 2
+        account, bytes_ = self.account, 0.0
         if self.fp8:
             gathered = account.sharded and not (self.lora and account.whole)
             # What was gathered in FP8 is turned for the backward.
-            each = CODED_FP8 / account.shard + 1 if gathered else account.size + 1
-            return each * weights / self.rates.hbm
-        coded = account.stage.lora and account.stage.lora.get("base")
-        return CODED * weights / self.rates.hbm if coded else 0.0
+            bytes_ = CODED_FP8 / account.shard + 1 if gathered else account.size + 1.0
+        elif account.stage.lora and account.stage.lora.get("base"):
+            bytes_ = CODED
+        return bytes_ * layer_products(self.text) / 2 / self.rates.hbm if bytes_ else 0.0
 
     @property
     def fp8(self) -> bool:
@@ -146,21 +146,27 @@ class StepTime:
         """FLOP/s of the products of a decoder layer."""
         return self.rates.fp8 if self.fp8 else self.rates.matmul
 
-    def token_seconds(self, times: float, products: float, *, backward: bool = False) -> float:
+    def token_seconds(self, times: float, products: float) -> float:
         """Of a layer's products and of its element-wise kernels, so many times, for a token."""
-        text, size = self.text, times * layer_bytes(self.text, lora=self.lora)
-        if self.fp8:
-            size += quantised_bytes(text, size=self.account.size, backward=backward, trains=self.trains_layers)
-        return products * layer_products(text) / self.products + size / self.rates.hbm
+        text, a = self.text, self.rates
+        return products * layer_products(text) / self.products + times * layer_bytes(text, lora=self.lora) / a.hbm
+
+    def quantising(self, *, backward: bool) -> float:
+        """Seconds to quantise what a layer multiplies of a token in FP8."""
+        if not self.fp8:
+            return 0.0
+        moved = quantised_bytes(self.text, size=self.account.size, backward=backward, trains=self.trains_layers)
+        return moved / self.rates.hbm
 
     def forward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention."""
-        return self.account.rows * self.token_seconds(1, 1) * self.rates.block + self.decoding()
+        each = self.token_seconds(1, 1) + self.quantising(backward=False)
+        return self.account.rows * each * self.rates.block + self.decoding()
 
     def backward_layer(self) -> np.ndarray:
         """[ranks] seconds without attention: gradients of inputs, of weights where they train, recomputation."""
         a, rows, text = self.rates, self.account.rows, self.text
-        found = rows * self.token_seconds(2, 1 + self.trains_layers, backward=True)
+        found = rows * (self.token_seconds(2, 1 + self.trains_layers) + self.quantising(backward=True))
         opened = 4.0 * text.width * text.ffn / self.products + 6 * text.ffn / a.hbm
         if self.mode == "selective":
             found = found + rows * opened + 0.6 * self.decoding()  # gate and up
