@@ -21,6 +21,7 @@ from bench.ops import Workload, workloads
 from bench.ops.attention import DOCUMENTS
 from bench.sm90.command import DOCUMENT, read_lines
 from bench.sm90.estimate import (
+    BACKWARD,
     CLOCK,
     H100,
     H200,
@@ -93,7 +94,7 @@ class AttentionTime:
 
     def __call__(self, kernels: Kernels, chip: Chip) -> float:
         if self.cuda:
-            return self._in_turns(kernels)
+            return self._in_turns(kernels, chip)
         found = 0.0
         for kernel, products in (("dq_kernel", 3), ("dkv_kernel", 4)) if self.backward else (("forward_kernel", 2),):
             loop, product = kernels.loop("attention", self.workload, kernel), 2 * self.dim
@@ -103,13 +104,19 @@ class AttentionTime:
             found += 2 * 2 * sum(self.lengths) * self.heads * self.dim / chip.bandwidth + LAUNCH
         return found
 
-    def _in_turns(self, kernels: Kernels) -> float:
-        """The forward of csrc/cuda: its warpgroups' products and softmax run beside each other, as FlashAttention 3's
-        do, and reach the share of the busiest unit that the latter has published."""
-        loop = kernels.loop("attention", self.workload, "attention.cu: attention_bfloat16")
-        scores = pairs(list(self.lengths), self.causal, loop.flops / (4 * self.dim))
-        clocks = self.heads * scores * 4 * self.dim / loop.flops * loop.clocks(float("inf")) / PROCESSORS
-        return clocks / CLOCK / PUBLISHED[self.dim][0].reached + LAUNCH
+    def _in_turns(self, kernels: Kernels, chip: Chip) -> float:
+        """The kernels of csrc/cuda: their warpgroups' products and softmax run beside each other, as FlashAttention 3's
+        do, and reach the share of the busiest unit that the latter has published. The backward also sums dout by out,
+        writes zeros where dq is added up in float32, and reads that for dq."""
+        kernel = "attention_backward.cu: attention_backward" if self.backward else "attention.cu: attention"
+        loop = kernels.loop("attention", self.workload, f"{kernel}_bfloat16")
+        score = (10 if self.backward else 4) * self.dim
+        scores = pairs(list(self.lengths), self.causal, loop.flops / score)
+        clocks = self.heads * scores * score / loop.flops * loop.clocks(float("inf")) / PROCESSORS
+        if not self.backward:
+            return clocks / CLOCK / PUBLISHED[self.dim][0].reached + LAUNCH
+        bytes_around = (2 * 2 + 4 + 4 + 2) * sum(self.lengths) * self.heads * self.dim
+        return clocks / CLOCK / BACKWARD.reached + bytes_around / chip.bandwidth + 5 * LAUNCH
 
     @property
     def flops(self) -> float:
@@ -291,6 +298,11 @@ GOALS = (
         rate(f"attention forward, {what}, CUDA C++", goal, replace(of, cuda=True))
         for what, goal, of in (("head dim 128, causal 16K", 690, CAUSAL), ("head dim 128, prefill 45K", 690, PREFILL),
                                ("packed causal 32K", 630, PACKED), ("head dim 64, 60 x 1500", 500, WINDOWS))
+    ),
+    *(
+        rate(f"attention backward, {what}, CUDA C++", goal, replace(of, cuda=True))
+        for what, goal, of in (("head dim 128, causal 16K", 600, CAUSAL_BACKWARD),
+                               ("packed causal 32K", 500, PACKED_BACKWARD))
     ),
     Goal("decode_attention 45K, Triton", "µs", (33, 26), DecodeTime("decode_kernel")),
     Goal("decode_attention 45K, CUDA C++", "µs", (33, 26),

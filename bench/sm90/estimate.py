@@ -166,6 +166,11 @@ PUBLISHED = {
     ),
 }  # fmt: skip
 
+BACKWARD = Published(
+    "FlashAttention-3, backward", (Loop(0, 2560, 512),), 10.0 * 128 * 64 * 128, True, 560, 586,
+    "its repository, causal, 16K, head dim 128; a step of 128 keys by 64 queries, issue is taken to bind nothing",
+)  # fmt: skip
+
 
 def reached(head_dim: int) -> float:
     """Share of the arithmetic's rate that published kernels of a head dimension reach, the mean of them."""

@@ -42,7 +42,7 @@ def test_estimates_are_near_those_by_hand(item):
 def test_every_goal_has_an_estimate_of_before():
     newer = [goal for goal in estimate.GOALS if goal.item.startswith("attention") and "CUDA C++" in goal.item]
     assert all(goal.value(BEFORE, chip) for goal in estimate.GOALS if goal not in newer for chip in (H100, H200))
-    assert [goal.value(BEFORE, H100) for goal in newer] == [None] * 4
+    assert [goal.value(BEFORE, H100) for goal in newer] == [None] * 6
 
 
 def test_a_forward_in_turns_is_held_to_what_such_loops_have_reached():
@@ -54,6 +54,17 @@ def test_a_forward_in_turns_is_held_to_what_such_loops_have_reached():
     assert found == pytest.approx(650, rel=0.01)
     slower = goal.value(estimate.Kernels("now", [row | {"resident": 132, "issue_clk": 4096}]), H100)
     assert slower == pytest.approx(found / 2, rel=0.01)
+
+
+def test_a_backward_in_turns_is_held_to_what_such_loops_have_reached():
+    row = {"op": "attention", "workload": "causal 16K, 28:4 x 128", "programs": 512, "resident": 132}
+    row |= {"kernel": "attention_backward.cu: attention_backward_bfloat16_128", "instructions": 960}
+    row |= {"issue_clk": 1918, "tensor_clk": 2560, "mufu_clk": 512}
+    goal = GOALS["attention backward, head dim 128, causal 16K, CUDA C++"]
+    found = goal.value(estimate.Kernels("now", [row]), H100)
+    assert found == pytest.approx(573, rel=0.05)  # less what comes before and after
+    assert found < 573
+    assert goal.value(estimate.Kernels("now", [row | {"issue_clk": 5120}]), H100) < 0.6 * found
 
 
 def test_a_kernel_that_is_not_there():
