@@ -2,7 +2,7 @@
 // dq in global memory, two others multiply. Scores are transposed, [keys, queries]: p and ds are then left operands in
 // registers of dv += pᵀ dout and dk += dsᵀ q. For dq = ds k they also write ds to shared memory.
 //
-// As in FlashAttention 3 (Shah et al., 2024, arXiv:2407.08608); the order of a warpgroup's products is in consume.
+// As in FlashAttention 3 (Shah et al., 2024, arXiv:2407.08608); see Multiplier for the order of products.
 #pragma once
 
 #include "hopper.cuh"
@@ -53,7 +53,7 @@ AFN_DEVICE BackwardBarriers barriers_of(unsigned char* shared) {
 // A block of a sequence's keys and the queries that see any of it: of each head of the group, blocks from first on.
 struct KeyTile {
     int q0, nq, k0, nk, block, kv_head;
-    int n, upper, first, blocks, steps;  // query i sees keys up to i + upper
+    int n, upper, first, steps;  // query i sees keys up to i + upper
 };
 
 // The compiler then knows it to be the same in all lanes.
@@ -64,7 +64,7 @@ template <class T>
 AFN_DEVICE KeyTile place_keys(const AttentionBackward& p, const unsigned char* shared) {
     int program = uniform(*reinterpret_cast<const int*>(shared + T::program));
     int tile = program / p.kv_heads;
-    KeyTile at = {0, p.tokens, 0, p.keys, tile, program % p.kv_heads, 0, 0, 0, 0, 0};
+    KeyTile at = {0, p.tokens, 0, p.keys, tile, program % p.kv_heads, 0, 0, 0, 0};
     if (p.table) {
         const int* row = p.table + 5 * static_cast<int64_t>(tile);
         at.q0 = uniform(row[0]), at.nq = uniform(row[1]), at.k0 = uniform(row[2]), at.nk = uniform(row[3]);
@@ -73,8 +73,7 @@ AFN_DEVICE KeyTile place_keys(const AttentionBackward& p, const unsigned char* s
     at.n = at.block * T::keys;
     at.upper = at.nk - at.nq;
     at.first = p.causal ? max(at.n - at.upper, 0) / T::queries * T::queries : 0;
-    at.blocks = max(at.nq - at.first + T::queries - 1, 0) / T::queries;
-    at.steps = at.blocks * p.group;
+    at.steps = max(at.nq - at.first + T::queries - 1, 0) / T::queries * p.group;
     return at;
 }
 
@@ -202,8 +201,8 @@ AFN_DEVICE void add_rows(float (&sum)[T::D / 2], const uint32_t (&a)[T::queries 
                          const unsigned char* queries) {
 #pragma unroll
     for (int step = 0; step < T::queries / 16; ++step)
-        wgmma<T::number, T::D, Major::mn>(
-            sum, a[step], descriptor(queries + 2048 * step, T::query_box, 1024, Swizzle::bytes_128));
+        wgmma<T::number, T::D, Major::mn>(sum, a[step],
+                                          descriptor(queries + 2048 * step, T::query_box, 1024, Swizzle::bytes_128));
 }
 // dq [64 queries, 64 columns] = ds [queries, keys] k.
 template <class T>
@@ -288,8 +287,7 @@ AFN_DEVICE void write_dq(unsigned char* to, const float (&dq)[32], uint32_t firs
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float* own = dq + 8 * i + 2 * half;
-            *reinterpret_cast<float4*>(to + 256 * (row + 8 * half) +
-                                       place_of_dq(first + row, i, thread_index() % 4)) =
+            *reinterpret_cast<float4*>(to + 256 * (row + 8 * half) + place_of_dq(first + row, i, thread_index() % 4)) =
                 float4{own[0], own[1], own[4], own[5]};
         }
 }
@@ -385,6 +383,7 @@ struct Multiplier {
         barrier_wait(barriers.dout_full + dout().stage, dout().parity);
         begin(dp, T::v, dout_block());
     }
+
     // s holds p, dp is there; what follows it, or nothing.
     template <bool last>
     AFN_DEVICE void take(float (&s)[T::queries / 2], float (&dp)[T::queries / 2], float (&dk)[T::D / 2],

@@ -148,12 +148,12 @@ def test_sums_come_in_one_order(device):
 def test_only_what_is_wanted(device):
     inputs = with_output(one((2, 1), 64)(fresh(), 33), True)
     inputs = {name: x.to(device, torch.float32 if name == "lse" else BF16) for name, x in inputs.items()}
-    dq, dk, dv = backward(inputs, True)
+    dq, *dkv = backward(inputs, True)
     alone, *none = backward(inputs, True, (True, False, False))
     assert torch.equal(alone, dq)
     assert [x.numel() for x in none] == [0, 0]
     none, *alone = backward(inputs, True, (False, True, False))
-    assert all(map(torch.equal, alone, (dk, dv)))
+    assert all(map(torch.equal, alone, dkv))
     assert none.numel() == 0
 
 
@@ -182,6 +182,26 @@ def test_shared_memory_is_what_the_kernels_have(device, monkeypatch):
             patch.setitem(cuda_backward.SHARED, width, cuda_backward.SHARED[width] - 8)
             with pytest.raises(MemoryFault, match="bytes of shared memory"):
                 backward(inputs, False)
+
+
+# Products, waits and exponentials of a step in the order of csrc/include/afn/attention_backward.cuh.
+STEPS = {64: "p{16}wp{12}wwp{4}we{64}w", 128: "p{12}wp{12}wp{8}we{32}w"}
+
+
+@pytest.mark.slow
+def test_what_the_compiler_makes_of_a_step():
+    """No spills, and the exponentials of the next scores are between the waits for them and for the next dp."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
+    pytest.importorskip("triton", reason="its tools read machine code")
+    from bench.sm90 import sass
+    from bench.sm90.machine import cuda_binary
+
+    for (_, width), kernel in cuda_backward.BACKWARD.items():
+        read, code = cuda_binary(kernel, cuda_backward.SHARED[width])
+        assert (read.spills, read.blocks) == (0, 1), kernel.name
+        step = [one for one in sass.main_loop(code) if one.op.startswith(("HGMMA", "MUFU.EX2", "WARPGROUP.DEPBAR"))]
+        ops = "".join({"H": "p", "M": "e", "W": "w"}[one.op[0]] for one in step)
+        assert re.fullmatch(STEPS[width], ops), f"{kernel.name}: {ops}"
 
 
 SANITISED = """
