@@ -25,6 +25,10 @@ class Machine(Protocol):
         """The address of new memory with these bytes; without them nobody has written it."""
         ...
 
+    def tensor_map(self, address: int, about: dict) -> bytes:
+        """A map of the memory there, of element size, swizzle, sizes, box and strides as kept."""
+        ...
+
     def launch(self, about: dict, parameters: bytes) -> None: ...
 
     def read(self, address: int, size: int) -> np.ndarray: ...
@@ -50,6 +54,20 @@ class GPU:
         if before is not None and size:
             self.done(self.driver.cuMemcpyHtoD(address, before.ctypes.data, size))
         return int(address)
+
+    def tensor_map(self, address: int, about: dict) -> bytes:
+        driver, rank = self.driver, len(about["sizes"])
+        types = {1: "UINT8", 2: "BFLOAT16", 4: "FLOAT32"}  # copies ask for the size alone, sums are of float32
+        made = self.done(driver.cuTensorMapEncodeTiled(
+            getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{types[about['element']]}"), rank, address,
+            *([driver.cuuint64_t(n) for n in about[name]] for name in ("sizes", "strides")),
+            [driver.cuuint32_t(n) for n in about["box"]], [driver.cuuint32_t(1)] * rank,
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            driver.CUtensorMapSwizzle((0, 32, 64, 128).index(about["swizzle"])),
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        ))  # fmt: skip
+        return ctypes.string_at(int(made.getPtr()), 128)
 
     def launch(self, about: dict, parameters: bytes) -> None:
         driver, source = self.driver, about["source"]
@@ -103,6 +121,8 @@ def run(machine: Machine, file: Path) -> list[dict]:
         parameters = bytearray(kept[f"{number}.parameters"].tobytes())
         for place, buffer, offset in about["pointers"]:
             parameters[place : place + 8] = (addresses[buffer] + offset).to_bytes(8, "little")
+        for place, buffer, offset, what in about["maps"]:
+            parameters[place : place + 128] = machine.tensor_map(addresses[buffer] + offset, what)
         machine.launch(about, bytes(parameters))
         written = {}
         for (name, one), address in zip(about["buffers"].items(), addresses, strict=True):

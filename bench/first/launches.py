@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import afn_kernels as ak
-from afn_kernels import _cuda
+from afn_kernels import _cuda, _tensor_map
 from bench.first import harness
 from bench.first.child import DEVICE, left, output, program, say
 from bench.first.plan import SOURCES, TOOLS
@@ -60,8 +60,8 @@ class Keeper:
     def __call__(self, kernel: _cuda.Kernel, grid: tuple[int, int], shared: int, parameters: bytes) -> None:
         from tests import cuda
 
-        number, buffers, pointers, storages = len(self.about), {}, [], {}
-        for place, address in _addresses(kernel, parameters):
+        number, buffers, pointers, maps, storages = len(self.about), {}, [], [], {}
+        for place, address, about in _addresses(kernel, parameters):
             owner = _owner(address)
             base, size = owner.untyped_storage().data_ptr(), owner.untyped_storage().nbytes()
             if base not in storages:
@@ -74,7 +74,10 @@ class Keeper:
                     ctypes.memset(base, 0xFF, size)  # not a number, wherever the launch does not write
                 else:
                     self.arrays[f"{number}.{storages[base][0]}.before"] = _bytes(owner)
-            pointers.append((place, storages[base][0], address - base))
+            if about:
+                maps.append((place, storages[base][0], address - base, about))
+            else:
+                pointers.append((place, storages[base][0], address - base))
         before = {name: self.arrays.get(f"{number}.{name}.before") for name in buffers}
         cuda.run(kernel, grid, shared, parameters)
         for index, owner in storages.values():
@@ -88,7 +91,7 @@ class Keeper:
                 self.arrays[f"{number}.{index}.after"] = after
         self.arrays[f"{number}.parameters"] = np.frombuffer(parameters, np.uint8)
         self.about.append({"source": kernel.source, "kernel": kernel.name, "threads": kernel.threads, "grid": grid,
-                           "shared": shared, "pointers": pointers, "buffers": buffers})  # fmt: skip
+                           "shared": shared, "pointers": pointers, "maps": maps, "buffers": buffers})  # fmt: skip
         self.unwritten.clear()
 
     def empty(self, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -103,14 +106,23 @@ class Keeper:
         return made
 
 
-def _addresses(kernel: _cuda.Kernel, parameters: bytes) -> Iterator[tuple[int, int]]:
-    """(place, address) of every pointer among a launch's parameters."""
-    kinds = re.findall(r"[A-Za-z]", kernel.layout.format.removesuffix("0P"))
-    place = 0
+def _parts(kernel: _cuda.Kernel) -> Iterator[tuple[int, str]]:
+    """(place, kind) of each of a launch's parameters; a tensor map is "128s"."""
+    each = re.findall(r"(\d*)([A-Za-z])", kernel.layout.format.removesuffix("0P"))
+    kinds = [x for count, kind in each for x in ([count + kind] if kind in "sx" else [kind] * int(count or 1))]
     for at, kind in enumerate(kinds):
-        place = struct.calcsize("@" + "".join(kinds[: at + 1])) - struct.calcsize(f"@{kind}")
+        yield struct.calcsize("@" + "".join(kinds[: at + 1])) - struct.calcsize(f"@{kind}"), kind
+
+
+def _addresses(kernel: _cuda.Kernel, parameters: bytes) -> Iterator[tuple[int, int, dict | None]]:
+    """(place, address, None) of every pointer among a launch's parameters; of tensor maps what they say, too."""
+    from tests.cuda import tensor_map
+
+    for place, kind in _parts(kernel):
         if kind == "P" and (address := struct.unpack_from("@P", parameters, place)[0]):
-            yield place, address
+            yield place, address, None
+        if kind == "128s" and (found := tensor_map.unpacked(parameters[place : place + 128])):
+            yield place, *found
 
 
 def _owner(address: int) -> Tensor:
@@ -133,18 +145,20 @@ def _bytes(x: Tensor) -> np.ndarray:
 @contextmanager
 def keeping() -> Iterator[Keeper]:
     """Within it, calls with impl="cuda" run on the host and are kept."""
-    keeper, before, empty = Keeper(), _cuda.emulator, torch.empty
-    _cuda.emulator, torch.empty = keeper, keeper.empty(empty)
+    from tests.cuda import tensor_map
+
+    keeper, before, empty = Keeper(), (_cuda.emulator, _tensor_map.emulator), torch.empty
+    _cuda.emulator, _tensor_map.emulator, torch.empty = keeper, tensor_map.encode, keeper.empty(empty)
     try:
         yield keeper
     finally:
-        _cuda.emulator, torch.empty = before, empty
+        (_cuda.emulator, _tensor_map.emulator), torch.empty = before, empty
 
 
 def state(source: str) -> str:
     """A hash of all that decides what is kept."""
     files = [*_cuda._files(source), *sorted((HERE / "tests" / "cuda").glob("*.py")), Path(__file__)]
-    files += sorted((HERE / "afn_kernels").glob("*/cuda.py"))
+    files += sorted((HERE / "afn_kernels").glob("*/cuda*.py"))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -187,6 +201,11 @@ class Host:
 
         kernel = _cuda.Kernel(about["source"], about["kernel"], "", about["threads"])
         cuda.run(kernel, tuple(about["grid"]), about["shared"], parameters)
+
+    def tensor_map(self, address: int, about: dict) -> bytes:
+        from tests.cuda.tensor_map import packed
+
+        return packed(address, about)
 
     def read(self, address: int, size: int) -> np.ndarray:
         (room,) = (x for x in self.kept if x.ctypes.data <= address < x.ctypes.data + len(x))

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from afn_kernels import _cuda
 from afn_kernels.verify.shapes import checks
 from bench import run as bench_run
 from bench.first import __main__ as first
@@ -25,7 +27,7 @@ from bench.first.checks import ops_of
 from bench.first.plan import Phase, PlanStep
 from bench.first.runner import Journal, Runner
 from tests.captures import stand_in
-from tests.cuda import compiler
+from tests.cuda import compiler, gemm
 
 ROOT = Path(__file__).parents[2]
 FAKE = """
@@ -298,6 +300,27 @@ def test_a_kept_launch_runs_again(tmp_path, monkeypatch):
     kept[f"0.{source}.before"] = np.zeros_like(kept[f"0.{source}.before"])
     np.savez(tmp_path / "other.npz", **kept)
     assert max(harness.run(launches.Host(), tmp_path / "other.npz")[0]["written"].values()) > 0.1
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_a_kept_launch_has_tensor_maps_of_its_own_buffers(tmp_path, monkeypatch):
+    csrc = gemm.folder(tmp_path / "csrc")
+    monkeypatch.setattr(_cuda, "sources", lambda: csrc)
+    monkeypatch.setattr(launches, "PLACE", tmp_path)
+    monkeypatch.setattr(launches, "SOURCES", ("gemm",))
+    made = {one.name: partial(one, *gemm.operands(one, 64, 64, 256)) for one in gemm.GEMMS}
+    monkeypatch.setattr(launches, "calls", lambda source: [made[name] for name in ("bf16_three", "f16_parts")])
+    launches.launches()
+    (file,) = tmp_path.glob("gemm-*.npz")
+    kept = np.load(file)
+    for about in json.loads(str(kept["about"])):
+        places, buffers, _, what = zip(*about["maps"], strict=True)
+        assert places == (0, 128, 256)
+        assert len(set(buffers)) == 3
+        assert what[1] == {"element": 2, "swizzle": 128, "sizes": [256, 64], "box": [64, 64], "strides": [512]}
+    for line in harness.run(launches.Host(), file):
+        assert line["status"] == "ok"
+        assert list(line["written"].values()) == [0.0]
 
 
 def test_what_is_built_is_not_built_again(monkeypatch):

@@ -66,12 +66,15 @@ def test_what_the_driver_is_asked_for(driver):
 THROUGH_THE_DRIVER = """
 import torch
 from afn_kernels import _cuda, _tensor_map
-from tests.cuda.tensor_map import encode
+from bench.first.harness import GPU
+from tests.cuda.tensor_map import encode, unpacked
+gpu = GPU.__new__(GPU)  # what runs kept launches again
+gpu.driver = _cuda._driver()
 assert _cuda._done(_cuda._driver().cuDriverGetVersion(), "version") == 13000
 x = torch.zeros(4, 5, 6, 7, 128).bfloat16()
 codes, sums = torch.zeros(70, 96).to(torch.float8_e4m3fn), torch.zeros(1000)
 for one in ((x, (1, 2, 3, 4, 64), 128), (x[0, 1:, :, 0], (1, 8, 32), 64), (codes, (64, 32), 32), (sums, (256,), 0)):
-    assert _tensor_map.encode(*one) == encode(*one), one[1:]
+    assert _tensor_map.encode(*one) == gpu.tensor_map(*unpacked(encode(*one))) == encode(*one), one[1:]
 try:
     _tensor_map.TYPES[torch.uint8] = "INT64"  # which the stub refuses
     _tensor_map.encode(torch.zeros(16, dtype=torch.uint8), (16,), 0)
