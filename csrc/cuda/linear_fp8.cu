@@ -22,8 +22,8 @@ struct LinearFp8 {
 enum class Scaled { at_end, by_tile, by_row };
 enum Type { kFloat32, kBfloat16, kFloat16 };
 
-constexpr int kBlock = 128;  // of K, in elements and bytes
-constexpr int kAbove = 8;    // tiles above one another that are taken before the next column of tiles
+constexpr int kBlock = 128;    // of K, in elements and bytes
+constexpr int kAbove = 8;      // tiles above one another that are taken before the next column of tiles
 constexpr int kPieceRow = 40;  // floats from row to row of a piece of 16 by 32: no two threads meet at a bank
 
 template <int waves_, int consumers_, int columns, int stages_, Scaled scaled_>
@@ -116,7 +116,8 @@ struct alignas(8) Two {
     float x, y;
 };
 
-// Four columns of a row, as many of them as there are. Wide: they are adjacent, and begin where the copy of all divides.
+// Four columns of a row, as many of them as there are. Wide: they are adjacent, and begin where the copy of all
+// divides.
 AFN_DEVICE Four load(const void* p, int type, int64_t i, int64_t stride, int count, bool wide) {
     Four y = {};
     if (wide && type == kFloat32) {
@@ -174,7 +175,8 @@ template <int n>
 AFN_DEVICE void put(float* to, const float (&sums)[n], int first) {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-        *reinterpret_cast<Two*>(to + i % 2 * 8 * kPieceRow + i / 2 * 8) = {sums[first + 2 * i], sums[first + 2 * i + 1]};
+        *reinterpret_cast<Two*>(to + i % 2 * 8 * kPieceRow + i / 2 * 8) = {sums[first + 2 * i],
+                                                                           sums[first + 2 * i + 1]};
 }
 
 // A tile to y: each warp takes 16 rows of 32 columns at a time through its own piece of shared memory, behind which a
@@ -201,7 +203,8 @@ AFN_DEVICE void finish(const LinearFp8& p, unsigned char* shared, Corner at, con
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 int64_t row = first + 64 * wave + 4 * i;
-                Four z = *reinterpret_cast<const Four*>(piece + (lane / 8 + 4 * i) * kPieceRow + lane % 8 * 4), more = {};
+                Four z = *reinterpret_cast<const Four*>(piece + (lane / 8 + 4 * i) * kPieceRow + lane % 8 * 4),
+                     more = {};
                 if (row >= p.m || count <= 0) continue;
                 float scale = T::scaled == Scaled::at_end ? p.scale_x[row * p.x_row] : 1;
                 if (p.residual)
@@ -298,13 +301,13 @@ AFN_DEVICE void linear_fp8(const LinearFp8& p) {
 
 }  // namespace afn
 
-#define LINEAR_FP8(name, scaled, consumers, ...)                                                     \
-    AFN_KERNEL(linear_fp8_##name##_##scaled, afn::LinearFp8, 128 * (1 + consumers), 1) {             \
-        afn::linear_fp8<afn::Fp8Tile<__VA_ARGS__, afn::Scaled::scaled>>(p);                          \
+#define LINEAR_FP8(name, scaled, consumers, ...)                                         \
+    AFN_KERNEL(linear_fp8_##name##_##scaled, afn::LinearFp8, 128 * (1 + consumers), 1) { \
+        afn::linear_fp8<afn::Fp8Tile<__VA_ARGS__, afn::Scaled::scaled>>(p);              \
     }
-#define LINEAR_FP8_TILES(scaled)                                  \
-    LINEAR_FP8(256x128, scaled, 2, /*waves*/ 2, 2, 128, 4)        \
-    LINEAR_FP8(128x128, scaled, 2, /*waves*/ 1, 2, 128, 6)        \
+#define LINEAR_FP8_TILES(scaled)                           \
+    LINEAR_FP8(256x128, scaled, 2, /*waves*/ 2, 2, 128, 4) \
+    LINEAR_FP8(128x128, scaled, 2, /*waves*/ 1, 2, 128, 6) \
     LINEAR_FP8(64x64, scaled, 1, /*waves*/ 1, 1, 64, 8)
 LINEAR_FP8_TILES(at_end)
 LINEAR_FP8_TILES(by_tile)
