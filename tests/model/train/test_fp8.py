@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from afn_distributed.shard import gathered
 from afn_model.afnext import AFNext
 from afn_model.config import ModelConfig, TextConfig
 from afn_model.network.fp8_linear import FP8TrainingLinear
@@ -92,7 +93,7 @@ def losses(here, frozen: str):
     trains = ("adaptor", "encoder") if frozen else ("all",)
     one = replace(SOME, trains=trains)
     layout = RunLayout(dtype="bfloat16", fp8=True, frozen=frozen or "auto", recompute="full", compile=False)
-    found = []
+    asked, said, found = processor([tiny.conversation("dog?", tiny.noise(0.5))]), [], []
     for shard in (2, 1):
         model = AFNext(config)
         model.load_state_dict(state)
@@ -101,6 +102,9 @@ def losses(here, frozen: str):
         loss.backward()
         gradients = [p.grad.full_tensor() for p in model.parameters() if p.requires_grad and p.grad is not None]
         found.append([loss.detach(), *gradients])
+        with gathered(model):
+            said.append(model.generate(asked, 4))
+    assert said[0] == said[1]
     for two, alone in zip(*found, strict=True):
         assert torch.equal(two, alone)
 
