@@ -5,8 +5,8 @@
 Measured: products of 8,192 rows with a decoder layer's weights, in 16 bits and in FP8, packed causal attention by the
 fastest provider and by the kernel that a ring calls, attention of encoder windows, copies, the host's time for a
 launch, a decoder block's forward and backward, a decoding step of GRPO's samples, reading of a FLAC file on one core,
-and with a second GPU copies between two. On a CPU the sizes are small: it shows that the command works, and says nothing
-of a GPU.
+and with a second GPU copies between two. On a CPU the sizes are small: it shows that the command works, and says
+nothing of a GPU.
 """
 
 from __future__ import annotations

@@ -63,44 +63,57 @@ class FP8Weight(torch.Tensor):
         return func(*tree_map_only(cls, cls.decoded, args), **tree_map_only(cls, cls.decoded, kwargs or {}))
 
 
-class FP8Shard(torch.Tensor):
-    """A rank's rows of a weight: an ordinary tensor that is gathered as ``FP8Weight``."""
+class FP8Shard:
+    """The hooks of a rank's rows of a weight, which have them as attributes: they are gathered as ``FP8Weight``.
 
-    __torch_function__: Any = torch._C._disabled_torch_function_impl
-    scales: AgreedScales
-    number: int
+    Args:
+        weight: the whole parameter.
+        scales: of all such weights.
+        number: of this one.
+    """
 
-    def fsdp_pre_all_gather(
+    def __init__(self, weight: DTensor, scales: AgreedScales, number: int):
+        self.weight, self.scales, self.number = weight, scales, number
+        mesh = weight.device_mesh
+        self.group, self.ranks = mesh.get_group(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
+        self.rows = -(-weight.shape[0] // self.ranks)  # of a full part
+        self.first = min(mesh.get_local_rank(mesh.ndim - 1) * self.rows, weight.shape[0])
+        down, across = (-(-side // SIDE) for side in weight.shape)
+        # Kept, and written in place: kernels of another stream may still read it; in a backward it does not change.
+        self.scale = laid_out(torch.ones(down, across, device=weight.device))
+        local: Any = weight._local_tensor
+        local.fsdp_pre_all_gather, local.fsdp_post_all_gather = self.before, self.after
+
+    def before(
         self, mesh: DeviceMesh, outer_size: torch.Size, outer_stride: Any, module: Any, mp_policy: Any
-    ) -> tuple[tuple[Tensor], tuple[Tensor, int]]:
-        """This rank's codes as bytes, its last rows padded, with what every rank knows of the weight."""
-        if not self.number and not self.scales.alone:
+    ) -> tuple[tuple[Tensor], None]:
+        """This rank's codes as bytes, its last rows padded."""
+        local = self.weight._local_tensor
+        if self.ranks == 1:
+            codes, scale = ak.quantize_fp8(local, block=(SIDE, SIDE))
+            self.scale.copy_(scale)
+            return (codes.view(torch.uint8),), None
+        if not self.number:
             self.scales.agree()
-        scale, (first, padded) = self.scales.found[self.number], self.scales.rows[self.number]
-        local = self.as_subclass(torch.Tensor)
-        if self.scales.alone:
-            codes, whole = ak.quantize_fp8(local, block=(SIDE, SIDE))
-            return (codes.view(torch.uint8),), (scale.copy_(whole), outer_size[0])
-        blocks = torch.arange(first, first + len(local), device=local.device) // SIDE
-        factor = (1 / scale)[blocks][:, :, None]
+        blocks = torch.arange(self.first, self.first + len(local), device=local.device) // SIDE
+        factor = (1 / self.scale)[blocks][:, :, None]
         # No larger than 448 but for rounding, which the conversion rounds away.
         codes = (in_lines(local) * factor).to(FP8).view(torch.uint8).flatten(1)[:, : local.shape[1]]
-        return (F.pad(codes, (0, 0, 0, padded - len(local))),), (scale, outer_size[0])
+        return (F.pad(codes, (0, 0, 0, self.rows - len(local))),), None
 
-    def fsdp_post_all_gather(
-        self,
-        outputs: tuple[Tensor, ...],
-        metadata: tuple[Tensor, int],
-        dtype: torch.dtype,
-        *,
-        out: Tensor | None = None,
+    def after(
+        self, outputs: tuple[Tensor, ...], metadata: None, dtype: torch.dtype, *, out: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-        scale, rows = metadata
-        if out is None:
-            return FP8Weight(outputs[0][:rows].view(FP8), scale, dtype), ()
-        assert isinstance(out, FP8Weight)  # its codes are where they were gathered to before
-        out.scale = scale
-        return None
+        """The gathered parameter; the next time its codes and scales are where they were."""
+        if out is not None:
+            return None
+        return FP8Weight(outputs[0][: self.weight.shape[0]].view(FP8), self.scale, dtype), ()
+
+    def largest(self) -> Tensor:
+        """[blocks down, blocks across] largest magnitudes in this rank's rows; 0 where it has none."""
+        by_row = in_lines(self.weight._local_tensor).abs().amax(2)
+        below = -(-self.weight.shape[0] // SIDE) * SIDE - self.first - len(by_row)
+        return F.pad(by_row, (0, 0, self.first, below)).unflatten(0, (-1, SIDE)).amax(1)
 
 
 class AgreedScales:
@@ -110,37 +123,17 @@ class AgreedScales:
     """
 
     def __init__(self, weights: Sequence[Tensor]):
-        self.shards: list[DTensor] = [weight for weight in weights if isinstance(weight, DTensor)]
-        self.rows: list[tuple[int, int]] = []  # of each weight: this rank's first row, and rows of a full part
-        # Kept, and written in place: kernels of another stream may still read them; in a backward they do not change.
-        self.found: list[Tensor] = []
-        self.alone = True
-        for number, weight in enumerate(self.shards):
-            mesh = weight.device_mesh
-            self.group, rank, size = mesh.get_group(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1), mesh.size(-1)
-            self.alone, padded = size == 1, -(-weight.shape[0] // size)
-            self.rows.append((min(rank * padded, weight.shape[0]), padded))
-            down, across = (-(-side // SIDE) for side in weight.shape)
-            self.found.append(laid_out(torch.ones(down, across, device=weight.device)))
-            shard = weight._local_tensor.as_subclass(FP8Shard)
-            shard.scales, shard.number = self, number
-            weight._local_tensor = shard
+        cut = [weight for weight in weights if isinstance(weight, DTensor)]
+        self.shards = [FP8Shard(weight, self, number) for number, weight in enumerate(cut)]
 
     @torch.no_grad()
     def agree(self) -> None:
-        parts = [self.largest(number) for number in range(len(self.shards))]
+        parts = [shard.largest() for shard in self.shards]
         flat = torch.cat([part.flatten() for part in parts])
-        dist.all_reduce(flat, op=dist.ReduceOp.MAX, group=self.group)
+        dist.all_reduce(flat, op=dist.ReduceOp.MAX, group=self.shards[0].group)
         whole = (flat / LARGEST).clamp_(min=LEAST).split([part.numel() for part in parts])
-        for found, scale in zip(self.found, whole, strict=True):
-            found.copy_(scale.view_as(found))
-
-    def largest(self, number: int) -> Tensor:
-        """[blocks down, blocks across] largest magnitudes of a weight in this rank's rows; 0 where it has none."""
-        weight, first = self.shards[number], self.rows[number][0]
-        by_row = in_lines(weight._local_tensor.as_subclass(torch.Tensor)).abs().amax(2)
-        below = -(-weight.shape[0] // SIDE) * SIDE - first - len(by_row)
-        return F.pad(by_row, (0, 0, first, below)).unflatten(0, (-1, SIDE)).amax(1)
+        for shard, scale in zip(self.shards, whole, strict=True):
+            shard.scale.copy_(scale.view_as(shard.scale))
 
 
 def gather_in_fp8(weights: Sequence[Tensor]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from afn_distributed.shard import gathered
 from afn_model.afnext import AFNext
 from afn_model.config import ModelConfig, TextConfig
 from afn_model.network.fp8_linear import FP8TrainingLinear
@@ -20,6 +21,7 @@ from bench.resume import prepare
 from tests import tiny
 from tests.distributed.ranks import run
 from tests.model.train.test_adapt import LAYOUT, go
+from tests.model.train.test_trainer import stop_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*optimiser step", "ignore:.*the learning rate reaches")
 FP8 = replace(LAYOUT, fp8=True)
@@ -50,14 +52,16 @@ def test_the_blocks_projections_multiply_in_fp8_and_nothing_else():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_stage_learns_as_without_and_recomputation_changes_nothing(folder, tmp_path, dtype):
+def test_a_stage_learns_as_without_and_a_crash_and_recomputation_change_nothing(folder, tmp_path, dtype):
     """In bfloat16 the weights are sharded, over one rank here, and gathered in FP8."""
     layout = replace(FP8, dtype=dtype)
-    plain, found, again = (
+    plain, found = (
         go(folder, tmp_path / str(number), one, steps=3)
-        for number, one in enumerate((replace(layout, fp8=False), layout, replace(layout, recompute="full")))
+        for number, one in enumerate((replace(layout, fp8=False), layout))
     )
-    assert found == again
+    with pytest.raises(RuntimeError, match="crash"):
+        go(folder, tmp_path / "2", layout, stop_at(2), steps=3)
+    assert go(folder, tmp_path / "2", replace(layout, recompute="full"), steps=3) == found[2:]
     assert found[-1]["loss"] < found[0]["loss"]
     for one, other in zip(found, plain, strict=True):
         assert one["loss"] != other["loss"]
@@ -89,7 +93,7 @@ def losses(here, frozen: str):
     trains = ("adaptor", "encoder") if frozen else ("all",)
     one = replace(SOME, trains=trains)
     layout = RunLayout(dtype="bfloat16", fp8=True, frozen=frozen or "auto", recompute="full", compile=False)
-    found = []
+    asked, said, found = processor([tiny.conversation("dog?", tiny.noise(0.5))]), [], []
     for shard in (2, 1):
         model = AFNext(config)
         model.load_state_dict(state)
@@ -98,6 +102,9 @@ def losses(here, frozen: str):
         loss.backward()
         gradients = [p.grad.full_tensor() for p in model.parameters() if p.requires_grad and p.grad is not None]
         found.append([loss.detach(), *gradients])
+        with gathered(model):
+            said.append(model.generate(asked, 4))
+    assert said[0] == said[1]
     for two, alone in zip(*found, strict=True):
         assert torch.equal(two, alone)
 
