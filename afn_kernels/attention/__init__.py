@@ -7,9 +7,8 @@ import torch
 
 from afn_kernels import _autocast, _cache_attention, _check, _cuda, _triton
 from afn_kernels._registry import Impl, Op
-from afn_kernels.attention import checks, providers
+from afn_kernels.attention import checks, hopper, providers
 from afn_kernels.attention.arguments import only_its_own
-from afn_kernels.attention.config import CUDA_QUERIES
 from afn_kernels.attention.schedule import (
     CUDA_BACKWARD,
     TRITON_BACKWARD,
@@ -52,14 +51,8 @@ def _supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=1.0, carry
     return _triton.supports(q, k, v, cu_seqlens_q, cu_seqlens_k, *(carry or ()))
 
 
-def _supports_cuda(q, k, v, *, window=None, softcap=0.0, scale=1.0, **_) -> str:
-    if q.shape[-1] not in CUDA_QUERIES:
-        return f"a head of {q.shape[-1]} is not 64 or 128"
-    if window is not None or softcap:
-        return "it takes no window and caps no scores"
-    if scale <= 0:
-        return f"the scale {scale} is not above zero, and the maximum of the scores is taken before it"
-    return _cuda.supports(q, k, v, dtypes=providers.HALF)
+def _supports_cuda(q, k, v, **options) -> str:
+    return hopper.supports(q, **options) or _cuda.supports(q, k, v, dtypes=providers.HALF)
 
 
 def _provider(name: str, why: str, supports, module: str = "torch", avoid=providers.nothing) -> Impl:

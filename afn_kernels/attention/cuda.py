@@ -2,35 +2,9 @@
 
 import torch
 
-from afn_kernels import _cuda, _tensor_map, _triton
-from afn_kernels.attention.config import CUDA_QUERIES
+from afn_kernels.attention import hopper
 
-LOG2E = 1.4426950408889634
-KEYS = 128  # of a block
-STAGES = {64: 8, 128: 6}  # blocks of keys or values that are under way
-KERNELS = {
-    (dtype, width): _cuda.Kernel(
-        "attention",
-        f"attention_{str(dtype).removeprefix('torch.')}_{width}",
-        "128s128s128sPPPPPiiiiiif60x",
-        128 + 2 * queries,
-    )
-    for dtype in (torch.bfloat16, torch.float16)
-    for width, queries in CUDA_QUERIES.items()
-}
-
-
-def shared(width: int) -> int:
-    """Bytes of shared memory: a tile of queries, the ring of blocks, barriers."""
-    stages = STAGES[width]
-    return 2 * width * (CUDA_QUERIES[width] + stages * KEYS) + 8 * (2 * stages + 2)
-
-
-def mappable(x: torch.Tensor) -> torch.Tensor:
-    """x with adjacent elements and rows at multiples of 16 bytes. Copies only if it must."""
-    rows = [stride * x.element_size() for stride, n in zip(x.stride()[:-1], x.shape, strict=False) if n > 1]
-    fits = x.stride(-1) == 1 and not any(row % 16 or not 0 < row < 1 << 40 for row in rows) and not x.data_ptr() % 16
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
+KERNELS = hopper.kernels("attention")
 
 
 def forward(
@@ -52,23 +26,13 @@ def forward(
 
     ``table`` has the tiles of a packed batch (``tile_table``); the other two are for the backward.
     """
-    (tokens, heads, dim), carry = q.shape, out_c is not None
-    out = torch.empty(q.shape, dtype=torch.float32 if carry else q.dtype, device=q.device)
+    tokens, heads, width = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype if out_c is None else torch.float32, device=q.device)
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
-    if not tokens or not heads or not len(k):
+    if not out.numel() or not len(k):
         return _without_keys(out, lse.t(), out_c, lse_c)
-    queries = CUDA_QUERIES[dim]
-    tiles = -(-tokens // queries) if table is None else len(table)
-    boxes = queries, KEYS, KEYS
-    held = [mappable(x) for x in (q, k, v)]
-    maps = [_tensor_map.encode(x, (rows, 1, 64), 128) for x, rows in zip(held, boxes, strict=True)]
-    if out_c is not None and lse_c is not None:
-        out_c, lse_c = out_c.contiguous(), lse_c.t().contiguous()
-    KERNELS[q.dtype, dim].launch(
-        (min(tiles * heads, _triton.programs(q.device)), 1), shared(dim), q.device,
-        *maps, _cuda.pointer(table), out.data_ptr(), lse.data_ptr(), _cuda.pointer(out_c), _cuda.pointer(lse_c),
-        tokens, len(k), tiles, heads, heads // k.shape[1], causal, scale * LOG2E,
-    )  # fmt: skip
+    carry = None if out_c is None or lse_c is None else (out_c.contiguous(), lse_c.t().contiguous())
+    hopper.launch(KERNELS[q.dtype, width], q, k, v, out, lse, carry, table, None, causal, scale)
     return out, lse.t()
 
 

@@ -4,8 +4,8 @@ import torch
 
 from afn_kernels import _cuda, _tensor_map
 from afn_kernels.attention.config import CUDA_KEYS
-from afn_kernels.attention.cuda import LOG2E, mappable
 from afn_kernels.attention.gradients import empty_gradients
+from afn_kernels.attention.hopper import LOG2E, mappable
 
 QUERIES = {64: 128, 128: 64}  # of a step, by head dimension
 THREADS = 384  # one warpgroup that fetches, two that multiply

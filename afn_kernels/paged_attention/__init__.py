@@ -2,9 +2,10 @@
 
 import torch
 
-from afn_kernels import _cache_attention, _check, _device, _triton
+from afn_kernels import _cache_attention, _check, _cuda, _device, _triton
 from afn_kernels._fp8_scales import FP8, check_scales
 from afn_kernels._registry import Impl, Op
+from afn_kernels.attention import hopper, providers
 from afn_kernels.attention.window import canonical, capping
 from afn_kernels.cpu import usable
 
@@ -20,6 +21,19 @@ def _supports(q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scal
     return _triton.supports(q) or _triton.supports(*tensors, dtypes=(*_triton.DTYPES, FP8))
 
 
+def _supports_cuda(q, k_cache, v_cache, *, k_scale, v_scale, **options) -> str:
+    page = k_cache.shape[1]
+    if reason := hopper.supports(q, **options):
+        return reason
+    if k_scale is not None or v_scale is not None:
+        return "it takes no scales"
+    if page % 8 or (hopper.KEYS % page and page % hopper.KEYS):
+        return (
+            f"pages of {page} do not divide blocks of {hopper.KEYS} keys by rows of 8, nor are they multiples of them"
+        )
+    return _cuda.supports(q, k_cache, v_cache, dtypes=providers.HALF)
+
+
 def _supports_cpu(q, k_cache, v_cache, *, k_scale, v_scale, **_) -> str:
     return _cache_attention.supports(q, k_cache, k_scale, v_scale)
 
@@ -27,6 +41,12 @@ def _supports_cpu(q, k_cache, v_cache, *, k_scale, v_scale, **_) -> str:
 OP = Op(
     "paged_attention",
     (
+        _cuda.implementation(
+            "afn_kernels.paged_attention.boundary:paged_attention_cuda",
+            _supports_cuda,
+            available=_cuda.hopper,
+            why="the forward of attention on Hopper by hand, pages fetched by tensor copies; not timed",
+        ),
         _triton.implementation(
             "afn_kernels.paged_attention.boundary:paged_attention",
             _supports,

@@ -17,6 +17,7 @@ def _fake_cpu(
 
 
 FORWARD = Boundary("paged_attention", "afn_kernels.paged_attention.triton:forward", fake)
+FORWARD_CUDA = Boundary("paged_attention_cuda", "afn_kernels.paged_attention.cuda:forward", fake)
 FORWARD_CPU = Boundary("paged_attention_cpu", "afn_kernels.paged_attention.cpu:forward", _fake_cpu)
 
 
@@ -24,13 +25,23 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def paged_attention(
-    q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scale, v_scale, causal, window, softcap, scale
-):  # fmt: skip
+def paged_attention(q, k_cache, v_cache, **options):
     """The "triton" row of the op's table."""
+    return _attend(FORWARD, q, k_cache, v_cache, **options)
+
+
+def paged_attention_cuda(q, k_cache, v_cache, **options):
+    """The "cuda" row of the op's table."""
+    return _attend(FORWARD_CUDA, q, k_cache, v_cache, **options)
+
+
+def _attend(
+    forward, q, k_cache, v_cache, *, block_table, cu_seqlens_q, lengths, k_scale, v_scale, causal, window, softcap,
+    scale,
+):  # fmt: skip
     k_scale, v_scale = (None if x is None else x.detach().reshape(-1).contiguous() for x in (k_scale, v_scale))
     tensors = _rows(q), _rows(k_cache), _rows(v_cache), _rows(block_table), cu_seqlens_q, lengths, k_scale, v_scale
-    return FORWARD(*tensors, causal, *flat(window), float(softcap), float(scale))
+    return forward(*tensors, causal, *flat(window), float(softcap), float(scale))
 
 
 def paged_attention_cpu(

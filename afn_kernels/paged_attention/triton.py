@@ -1,15 +1,14 @@
 """A program per block of new tokens and head, over full blocks of keys first and masked ones last, page by page."""
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from afn_kernels._fp8_scales import count
 from afn_kernels._triton_math import softmax_step, tanh
-from afn_kernels.attention.schedule import tile_table
 from afn_kernels.attention.tiles import LN2, LOG2E, adjacent, key_begin, key_range, load_rows, precision
 from afn_kernels.paged_attention.config import HOPS, choose
+from afn_kernels.paged_attention.tiles import tiles_of
 
 
 @triton.jit
@@ -140,18 +139,6 @@ def paged_kernel(
     column = tl.arange(0, BLOCK_D)
     p_out = (q0 + o_m).to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
     tl.store(out + p_out, b_out.to(out.dtype.element_ty), mask=(o_m < nq)[:, None] & (column < D)[None, :])
-
-
-def tiles_of(
-    cu_seqlens_q: torch.Tensor, lengths: torch.Tensor, tokens: int, capacity: int, block: int, causal: bool
-) -> torch.Tensor:
-    """[tiles, 5] int32: first query, queries, sequence, keys and block of every tile, those with most work first."""
-    cu_k = F.pad(lengths.long().clamp(0, capacity).cumsum(0), (1, 0))
-    table = tile_table(cu_seqlens_q, cu_k, tokens, len(lengths) * capacity, block, causal, False)
-    table[:, 2] = torch.searchsorted(
-        cu_seqlens_q[1:].contiguous(), table[:, 0].contiguous(), right=True, out_int32=True
-    )
-    return table
 
 
 def forward(

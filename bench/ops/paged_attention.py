@@ -53,6 +53,7 @@ def workload(batch: int = 1, new: int = 2048, context: int = 45056, page: int = 
         flops=(4.0 * pairs * HEADS * WIDTH, 0.0),
         peers={"flash_attn 3": flash3},
         matrix=("paged_kernel",),
+        without=("cuda",) if fp8 else (),
     )
 
 

@@ -14,6 +14,7 @@ from afn_kernels import _triton
 from afn_kernels.attention import cuda_backward
 from afn_kernels.decode_attention import cuda as decode
 from tests.kernels.cases.decode_attention import inputs
+from tests.kernels.cases.paged_attention import inputs as paged_inputs
 
 
 def log_mel(dtype: torch.dtype, rows: int, samples: int, programs: int, first: int = 0) -> torch.Tensor:
@@ -57,6 +58,14 @@ def backward(dtype: torch.dtype, width: int, queries: int, keys: int) -> torch.T
     return torch.cat([x.flatten() for x in grads[:3]])
 
 
+def paged(page: int) -> torch.Tensor:
+    """Pages and the last rows of one that nobody has are NaN."""
+    i = paged_inputs(torch.Generator().manual_seed(0), [3, 130], [40, 130], heads=(1, 1), width=64, page=page)
+    i = {name: x.half() if x.is_floating_point() else x for name, x in i.items()}
+    with patch.object(_triton, "programs", lambda device: 1):
+        return ak.paged_attention(**i, impl="cuda")
+
+
 def heads() -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, n, 128, generator=g).half() for n in (6, 2, 2))
@@ -90,6 +99,7 @@ CASES: dict[str, list[Callable[[], torch.Tensor]]] = {
         partial(attention, torch.float16, 300, 3, batch=2, heads=6, kv_heads=2),
         partial(attention, torch.float16, 560, 19, batch=1, heads=1, kv_heads=1, fp8=True),
     ],
+    "paged_attention": [partial(paged, 16)],
     "ulysses_permute": [heads],
     "linear_fp8": [
         partial(products, 40, 128, 5 * 128, ((1, 128), (1, 128)), 1),

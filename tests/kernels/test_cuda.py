@@ -413,6 +413,8 @@ def calls():
     carry = torch.randn(3, 4, 64), torch.randn(3, 4)
     wide, narrow = torch.randn(3, 4, 64).bfloat16(), torch.randn(2, 3, 2, 64).bfloat16()
     ak.attention(wide, *narrow, cu_seqlens_q=bounds, carry=carry, impl="cuda")
+    pages = torch.tensor([[1, 0], [1, -1]], dtype=torch.int32)
+    ak.paged_attention(q, *torch.randn(2, 2, 16, 2, 128).half(), pages, bounds, torch.tensor([30, 7]), impl="cuda")
     heads = ((0, 5, 0, 1), (5, 14, 0, 2))
     flat = ak.pack_heads(q, k, v, heads, positions=positions, inv_freq=inv_freq, impl="cuda")
     ak.unpack_heads(flat[: 3 * 14 * 128], heads, 128, impl="cuda")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import afn_kernels as ak
-from afn_kernels import _device, _triton
+from afn_kernels import _cuda, _device, _triton
 from tests.budget import assert_same_but_rounding, assert_within_budget
 from tests.kernels.cases.paged_attention import inputs
 from tests.kernels.test_attention import needs_triton
@@ -181,3 +181,39 @@ def test_what_it_refuses():
         ak.paged_attention(**i | {"q": i["q"].clone().requires_grad_()})
     with pytest.raises(TypeError, match=r"ak\.paged_attention"):
         ak.attention(i["q"], i["q"], i["q"], block_table=i["block_table"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "reason"),
+    [
+        ({"page": 5}, {}, "pages of 5 do not divide blocks of 128 keys"),
+        ({"page": 48}, {}, "pages of 48 do not divide"),
+        ({"width": 48}, {}, "a head of 48 is not 64 or 128"),
+        ({}, {"window": (9, 0)}, "it takes no window"),
+        ({}, {"k_scale": torch.ones(1)}, "it takes no scales"),
+    ],
+)
+def test_what_the_kernel_of_hopper_does_not_take(shape, options, reason, device):
+    if missing := _cuda.hopper():
+        pytest.skip(missing)
+    i = of_halves(device, **{"width": 64, "page": 16} | shape)
+    options = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+    with pytest.raises(ValueError, match=reason):
+        ak.paged_attention(**i, **options, impl="cuda")
+
+
+def test_the_kernel_of_hopper_reads_any_table(device):
+    """Of 64 bits, and a part of a wider one; tiles of one block or of many have the same bits."""
+    if missing := _cuda.hopper():
+        pytest.skip(missing)
+    i = of_halves(device, width=64, page=128)
+    expected = ak.paged_attention(**i, impl="cuda")
+    wide = torch.full((len(i["block_table"]), 9), -1, dtype=torch.int32, device=device)
+    wide[:, : i["block_table"].shape[1]] = i["block_table"]
+    for table in (i["block_table"].long(), wide[:, : i["block_table"].shape[1]]):
+        assert torch.equal(ak.paged_attention(**i | {"block_table": table}, impl="cuda"), expected)
+
+
+def of_halves(device, **shape):
+    i = inputs(torch.Generator().manual_seed(0), [3, 5], [140, 0], heads=(2, 1), **shape)
+    return {name: (x.half() if x.is_floating_point() else x).to(device) for name, x in i.items()}

@@ -10,21 +10,27 @@
 namespace afn {
 
 struct AttentionForward {
-    TensorMap q, k, v;  // [tokens, heads, width]; boxes of 64 columns of a head, of a tile's queries or a block's keys
-    const int* table;   // of tiles, as afn_kernels/attention/schedule.py makes it; null for one sequence
-    void* out;          // [total_q, heads, width], dense; float with a carry
-    float* lse;         // [heads, total_q]
+    // [tokens, heads, width]; boxes of 64 columns of a head, of a tile's queries or a block's keys. Paged keys and
+    // values are [pages, page, heads, width], in boxes of a page or of a block's keys, whichever is smaller.
+    TensorMap q, k, v;
+    const int* table;            // of tiles, as afn_kernels/attention/schedule.py makes it; null for one sequence
+    void* out;                   // [total_q, heads, width], dense; float with a carry
+    float* lse;                  // [heads, total_q], or null
     const float *out_c, *lse_c;  // the carry, as out and lse, or null
+    const int* pages;            // of paged keys, [sequences, page_row]
+    int64_t page_row;
     int total_q, total_k, tiles, heads, group, causal;
-    float scale2;  // of the scores, times log2(e)
+    int page, page_count;  // keys of a page, pages
+    float scale2;          // of the scores, times log2(e)
 };
 
 // By how much in base 2 a row may outgrow its maximum: exponentials are at most 2^8 then, and as exact as below 1.
 constexpr float kLazy = 8.0f;
 
-template <Number number_, int width_, int groups_, int stages_>
+template <Number number_, int width_, int groups_, int stages_, bool paged_ = false>
 struct ForwardTile {
     static constexpr Number number = number_;
+    static constexpr bool paged = paged_;
     static constexpr int width = width_, groups = groups_, stages = stages_;
     static constexpr int rows = 64 * groups, keys = 128, parts = width / 64;  // a part is 128 bytes wide
     static constexpr int threads = 128 * (1 + groups);
@@ -34,9 +40,9 @@ struct ForwardTile {
 
 // What a tile is: queries from m on of a sequence, and its blocks of keys, which are taken from the last one on.
 struct ForwardWork {
-    int q0, nq, k0, nk, m, head;
-    int blocks;  // of which some query of the tile sees a key
-    int masked;  // of these, the last ones, that not all queries see all of
+    int q0, nq, k0, nk, m, head;  // with pages k0 is the number of the sequence
+    int blocks;                   // of which some query of the tile sees a key
+    int masked;                   // of these, the last ones, that not all queries see all of
 };
 
 template <class T>
@@ -82,13 +88,26 @@ struct ForwardShared {
     AFN_DEVICE uint64_t* q_empty() const { return full(2 * T::stages + 1); }
 };
 
+// A block of keys or of values. A page behind the sequence's end is none at all: its keys become zero.
 template <class T>
-AFN_DEVICE void fetch_block(const ForwardShared<T>& shared, ForwardStage<T>& at, const TensorMap* map, int head,
-                            int row) {
+AFN_DEVICE void fetch_block(const AttentionForward& p, const ForwardWork& w, const ForwardShared<T>& shared,
+                            ForwardStage<T>& at, const TensorMap* map, int block) {
+    unsigned char* to = shared.stage(at.slot);
+    uint64_t* full = shared.full(at.slot);
+    int head = w.head / p.group, first = block * T::keys;
     barrier_wait(shared.empty(at.slot), at.phase ^ 1);
-    barrier_expect(shared.full(at.slot), T::stage_bytes);
-    for (int part = 0; part < T::parts; ++part)
-        tensor_copy(shared.stage(at.slot) + part * 128 * T::keys, map, shared.full(at.slot), 64 * part, head, row);
+    barrier_expect(full, T::stage_bytes);
+    if constexpr (T::paged) {
+        const int* pages = p.pages + w.k0 * p.page_row;
+        for (int row = 0; row < T::keys; row += min(p.page, T::keys)) {
+            int key = first + row, page = key < w.nk ? pages[key / p.page] : p.page_count;
+            for (int part = 0; part < T::parts; ++part)
+                tensor_copy(to + 128 * (part * T::keys + row), map, full, 64 * part, head, key % p.page, page);
+        }
+    } else {
+        for (int part = 0; part < T::parts; ++part)
+            tensor_copy(to + 128 * part * T::keys, map, full, 64 * part, head, w.k0 + first);
+    }
     at = at.next();
 }
 
@@ -99,11 +118,10 @@ AFN_DEVICE void fetch_all(const AttentionForward& p, const ForwardShared<T>& sha
     int items = p.tiles * p.heads, q_phase = 1;
     for (int round = 0, item; (item = item_of(round)) < items; ++round) {
         ForwardWork w = work_of<T>(p, item);
-        int head = w.head / p.group;
         for (int i = w.blocks - 1; i >= 0; --i) {
-            fetch_block(shared, at, &p.k, head, w.k0 + i * T::keys);
+            fetch_block(p, w, shared, at, &p.k, i);
             if (i < w.blocks - 1) {
-                fetch_block(shared, at, &p.v, head, w.k0 + (i + 1) * T::keys);
+                fetch_block(p, w, shared, at, &p.v, i + 1);
                 continue;
             }
             barrier_wait(shared.q_empty(), q_phase);
@@ -112,7 +130,7 @@ AFN_DEVICE void fetch_all(const AttentionForward& p, const ForwardShared<T>& sha
             for (int part = 0; part < T::parts; ++part)
                 tensor_copy(shared.memory + part * 128 * T::rows, &p.q, shared.q_full(), 64 * part, w.head, w.q0 + w.m);
         }
-        if (w.blocks) fetch_block(shared, at, &p.v, head, w.k0);
+        if (w.blocks) fetch_block(p, w, shared, at, &p.v, 0);
     }
 }
 
@@ -239,7 +257,7 @@ AFN_DEVICE void pack_weights(uint32_t (&weights)[T::keys / 16][4], const float (
     for (int i = 0; i < T::keys / 4; ++i) weights[i / 4][i % 4] = pack<T::number>(s[2 * i], s[2 * i + 1]);
 }
 
-// Rows of values behind the sequence's end become zero: they are another's, and zero times what is there may be NaN.
+// Rows of values behind the sequence's end become zero: they are another's or stale, and zero times them may be NaN.
 template <class T>
 AFN_DEVICE void clear_values(const ForwardShared<T>& shared, ForwardStage<T> at, int first) {
     barrier_wait(shared.full(at.slot), at.phase);
@@ -310,7 +328,7 @@ AFN_DEVICE void attend(const AttentionForward& p, const ForwardWork& w, const Fo
     soften<T, true>(p, w, s, r, keep, block * T::keys);
     rescale<T>(r, keep);
     pack_weights<T>(weights, s);
-    if (w.nk < w.blocks * T::keys && w.k0 + w.nk < p.total_k)
+    if (w.nk < w.blocks * T::keys && (T::paged || w.k0 + w.nk < p.total_k))
         clear_values<T>(shared, block ? at.next() : at, w.nk - block * T::keys);
     barrier_wait(shared.full(at.slot), at.phase);
     for (--block; block >= 0 && block >= w.blocks - w.masked; --block)
@@ -336,7 +354,7 @@ AFN_DEVICE void finish_rows(const AttentionForward& p, const ForwardWork& w, For
         l += shuffle_xor(l, 1);
         l += shuffle_xor(l, 2);
         float most = l == 0.0f ? float_of(0xff800000) : r.m[half] + log2_fast(l), each = l == 0.0f ? 1.0f : 1.0f / l;
-        if (lane == 0 && row < w.nq)
+        if (p.lse && lane == 0 && row < w.nq)
             p.lse[static_cast<int64_t>(w.head) * p.total_q + w.q0 + row] = most * 0.6931471805599453f;
         int64_t start = (static_cast<int64_t>(w.q0 + row) * p.heads + w.head) * T::width;
         if (p.out_c) {

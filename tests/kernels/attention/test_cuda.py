@@ -10,7 +10,7 @@ import torch
 
 import afn_kernels as ak
 from afn_kernels import _cuda, _triton
-from afn_kernels.attention import cuda
+from afn_kernels.attention import hopper as shared_by_forwards
 from afn_kernels.attention.config import CUDA_QUERIES
 from tests.budget import assert_within_budget, fresh
 from tests.cuda import emulated
@@ -192,4 +192,4 @@ def test_auto_takes_it_nowhere_unmeasured(device):
 
 def test_shared_memory_of_a_hopper_holds_it():
     for width in CUDA_QUERIES:
-        assert cuda.shared(width) <= 227 * 1024
+        assert shared_by_forwards.shared(width) <= 227 * 1024

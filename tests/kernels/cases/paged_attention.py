@@ -35,6 +35,11 @@ def case(name, new, cached, size=35, far=(), dtypes=(torch.float32, BF16), optio
     )
 
 
+def cuda(name, new, cached, size=35, **rest):
+    """For csrc/cuda/paged_attention.cu, whose blocks have 128 keys."""
+    return case(f"cuda, {name}", new, cached, size, impls=("cuda",), dtypes=(HALF, BF16), **{"width": 128} | rest)
+
+
 CPU = ("triton", "cpu")
 CASES = [
     case("pages of 16", [3, 40, 1], [60, 0, 33], far=("q", "k_cache", "v_cache"), impls=CPU),
@@ -43,4 +48,15 @@ CASES = [
     case("every entry is seen", [9], [70], 33, options={"causal": False}, dtypes=(torch.float32,)),
     case("window", [40, 5], [60, 90], 33, options={"window": (20, 0)}, dtypes=(BF16,)),
     case("softcap", [9], [30], 20, options={"softcap": 1.5}, dtypes=(HALF,)),
+    cuda("pages of 16", [3, 1], [60, 133], 20, heads=(2, 1), width=64, far=("q", "k_cache", "v_cache")),
+    cuda("pages of 64, 7:1 heads", [6], [75], 12, heads=(7, 1), page=64),
+    cuda(
+        "pages of 256, every entry is seen",
+        [9, 0, 140],
+        [270, 30, 0],
+        33,
+        heads=(2, 1),
+        page=256,
+        options={"causal": False},
+    ),
 ]
