@@ -68,6 +68,7 @@ BENCHMARKS = {
     "demo_encoder": Benchmark(
         "demo_encoder runs/afwhisper-tiny/talkers/model", ("demo_encoder.jsonl", "demo_encoder.md")
     ),
+    "fp8_training": Benchmark("fp8_training runs/demo", ("fp8_training.jsonl", "fp8_training.md")),
     "resume": Benchmark("resume", ("resume.jsonl",)),
     "batch_kills": Benchmark("batch_kills", ("batch_kills.jsonl",)),
     "fuzz": Benchmark("fuzz", ("fuzz.jsonl",)),

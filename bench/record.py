@@ -304,7 +304,7 @@ def speeds(work: Workload, backward: bool, timed: timing.Timing, bench: Bench) -
     ):
         if memory and (moved or flops):
             each = zip(work.bytes[:directions], work.flops[:directions], strict=True)
-            floor = sum(max(b / memory, f / matrix) for b, f in each)
+            floor = sum(max(b / memory, f / (matrix * work.rate)) for b, f in each)
             found[column] = float(f"{floor / median:.3g}")
             if column == "of_floor":
                 found["floor_us"] = round(1e6 * floor, 2)

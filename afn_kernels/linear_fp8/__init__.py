@@ -79,11 +79,10 @@ def linear_fp8(
     """y = Σ_b s_x,b · s_w,b · (x_b w_bᵀ) + bias + residual over blocks b of 128 of K, of which the last may be short.
 
     Products of e4m3 values are exact in float32. The products of a block are added in float32, then block after block
-    from the first, each times the product of its scales; what all blocks share is applied to the whole sum.
-    Bias and residual are added to that in float32, and the result is rounded once. Hopper's matrix units keep about 14
-    bits of the sum of a block: an error up to 132 · 2⁻¹³ of the largest product or partial sum of the block, times its
-    scales. A NaN among codes or scales makes NaN what it is multiplied into, an infinite scale gives ±∞, or NaN where
-    it meets a sum of zero.
+    from the first, each times the product of its scales; what all blocks share is applied to the whole sum. Bias and
+    residual are added to that in float32, and the result is rounded once. Hopper's matrix units keep about 14 bits of
+    a block's sum: an error below 136 · 2⁻¹³ of its largest product or partial sum, times its scales. A NaN among codes
+    or scales makes NaN what it is multiplied into, an infinite scale gives ±∞, or NaN where it meets a sum of zero.
 
     There is no gradient: dx = dy w and dw = dyᵀ x are two more calls, on codes quantised along the other axis.
 

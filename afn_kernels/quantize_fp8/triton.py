@@ -4,23 +4,11 @@ import torch
 import triton
 import triton.language as tl
 
+from afn_kernels._triton_fp8 import magnitude, scale_of
 from afn_kernels.quantize_fp8.config import TILE, choose
 from afn_kernels.quantize_fp8.layout import scale_layout
 
 BLOCK = 128
-
-
-@triton.jit
-def magnitude(b_x):
-    """|x| as its float32 bits: as integers they are in the order of the values, with NaN above infinity."""
-    return b_x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-
-
-@triton.jit
-def scale_of(b_bits):
-    """The scale of a largest magnitude. NaN passes, though a maximum might drop it."""
-    b_scale = tl.div_rn(b_bits.to(tl.float32, bitcast=True), 448.0)
-    return tl.where(b_scale < 1.1754943508222875e-38, 1.1754943508222875e-38, b_scale)
 
 
 @triton.jit(do_not_specialize=["rows"])

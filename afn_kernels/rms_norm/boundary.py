@@ -5,6 +5,7 @@ from torch import Tensor
 
 from afn_kernels._library import Boundary
 from afn_kernels._rows import as_rows
+from afn_kernels.quantize_fp8.layout import scale_layout
 
 
 def _forward_fake(
@@ -39,6 +40,15 @@ def _backward_fake(
     return dy.new_empty(h.shape), dresidual, rstd.new_empty(h.shape[1] if need_dw else 0)
 
 
+def _forward_fp8_fake(
+    x: Tensor, weight: Tensor | None, residual: Tensor | None, eps: float, offset: float | None, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    h = x.new_empty(0) if residual is None else residual.new_empty(x.shape)
+    shape, strides = scale_layout(*x.shape, 1, width)
+    scale = torch.empty_strided(shape, strides, dtype=torch.float32, device=x.device)
+    return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), scale, h
+
+
 def _forward_cpu_fake(
     x: Tensor, weight: Tensor | None, residual: Tensor | None, eps: float, offset: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -53,17 +63,22 @@ FORWARD = Boundary(
     backward=_backward,
 )
 BACKWARD = Boundary("rms_norm_backward", "afn_kernels.rms_norm.triton:backward", _backward_fake)
+FORWARD_FP8 = Boundary("rms_norm_fp8", "afn_kernels.rms_norm.triton:forward_fp8", _forward_fp8_fake)
 FORWARD_CPU = Boundary("rms_norm_cpu", "afn_kernels.rms_norm.cpu:forward", _forward_cpu_fake)
 
 
-def rms_norm(x, weight, *, residual, eps, offset):
+def rms_norm(x, weight, *, residual, eps, offset, block=None):
     """The "triton" row of the op's table."""
     rows = None if residual is None else as_rows(residual)
+    if block is not None:
+        weight = None if weight is None else weight.contiguous()
+        codes, scale, h = FORWARD_FP8(as_rows(x), weight, rows, eps, offset, block[1])
+        return (codes, scale) if residual is None else (codes, scale, h)
     y, h, _ = FORWARD(as_rows(x), None if weight is None else weight.contiguous(), rows, eps, offset)
     return y.view(x.shape) if residual is None else (y.view(x.shape), h.view(x.shape))
 
 
-def rms_norm_cpu(x, weight, *, residual, eps, offset):
+def rms_norm_cpu(x, weight, *, residual, eps, offset, block=None):
     """The "cpu" row of the op's table."""
     rows = None if residual is None else as_rows(residual)
     y, h = FORWARD_CPU(as_rows(x), None if weight is None else weight.contiguous(), rows, eps, offset)

@@ -1,5 +1,7 @@
 import torch
 
+from afn_kernels.quantize_fp8.reference import quantize_fp8
+
 
 def rms_norm(
     x: torch.Tensor,
@@ -8,7 +10,8 @@ def rms_norm(
     residual: torch.Tensor | None,
     eps: float,
     offset: float | None,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    block: tuple[int, int] | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
     h = x if residual is None else x + residual
     wide = torch.promote_types(h.dtype, torch.float32)
     n = h.to(wide)
@@ -20,4 +23,7 @@ def rms_norm(
     else:
         y = n * (offset + weight.to(wide))
     y = y.to(x.dtype)
+    if block is not None:
+        found = quantize_fp8(y, height=block[0], width=block[1], transpose=False)
+        return found if residual is None else (*found, h)
     return y if residual is None else (y, h)

@@ -6,6 +6,8 @@ import triton.language as tl
 
 from afn_kernels import _triton
 from afn_kernels._rows import choose
+from afn_kernels._triton_fp8 import store_quantised
+from afn_kernels.quantize_fp8.layout import scale_layout
 from afn_kernels.rms_norm.config import ROWS
 
 
@@ -34,6 +36,32 @@ def forward_kernel(
             b_weight += offset
         b_y *= b_weight
     tl.store(y + row * D + column, b_y.to(y.dtype.element_ty), mask=m_col)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def fp8_kernel(
+    x, residual, weight, codes, scale, h, x_stride, residual_stride, rows, eps, offset,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ADD: tl.constexpr, LINES: tl.constexpr,
+):  # fmt: skip
+    """The forward, whose result is rounded to the dtype of x as there and then quantised."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK_D)
+    m_col = column < D
+    b_x = tl.load(x + row * x_stride + column, mask=m_col, other=0.0).to(tl.float32)
+    if ADD:
+        b_x += tl.load(residual + row * residual_stride + column, mask=m_col, other=0.0).to(tl.float32)
+        b_h = b_x.to(h.dtype.element_ty)
+        tl.store(h + row * D + column, b_h, mask=m_col)
+        b_x = b_h.to(tl.float32)
+    b_y = b_x * (1 / tl.sqrt(tl.sum(b_x * b_x) / D + eps))
+    if weight is not None:
+        b_weight = tl.load(weight + column, mask=m_col, other=0.0).to(tl.float32)
+        if offset is None:
+            b_y = b_y.to(h.dtype.element_ty).to(tl.float32)
+        else:
+            b_weight += offset
+        b_y *= b_weight
+    store_quantised(b_y.to(x.dtype.element_ty).to(tl.float32), codes, scale, row, rows, 0, D, BLOCK_D, LINES)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -84,6 +112,32 @@ def forward(
         D=width, BLOCK_D=triton.next_power_of_2(width), ADD=residual is not None, num_warps=choose(ROWS, width).warps,
     )  # fmt: skip
     return y, h, rstd
+
+
+def forward_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    eps: float,
+    offset: float | None,
+    line: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x [T, D] -> codes [T, D], scales of rows or with ``line`` of 128 of them, and h as the forward has it."""
+    rows, width = x.shape
+    codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    h = torch.empty(
+        x.shape if residual is not None else 0, dtype=(x if residual is None else residual).dtype, device=x.device
+    )
+    shape, strides = scale_layout(rows, width, 1, line)
+    scale = torch.empty_strided(shape, strides, dtype=torch.float32, device=x.device)
+    if rows:
+        fp8_kernel[(rows,)](
+            x, residual, weight, codes, scale, h, x.stride(0), 0 if residual is None else residual.stride(0), rows,
+            eps, offset,
+            D=width, BLOCK_D=max(128, triton.next_power_of_2(width)), ADD=residual is not None, LINES=bool(line),
+            num_warps=choose(ROWS, width).warps,
+        )  # fmt: skip
+    return codes, scale, h
 
 
 def backward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 import afn_kernels as ak
 
 FP8 = torch.float8_e4m3fn
+
+
+class FP8Rows(NamedTuple):
+    """Inputs that are quantised already, with a scale [T, 1] for each row of codes [T, in], and the dtype they had."""
+
+    codes: Tensor
+    scale: Tensor
+    dtype: torch.dtype
 
 
 class FP8Linear(nn.Module):
@@ -37,18 +46,18 @@ class FP8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
 
-    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def product(self, x: Tensor | FP8Rows, bias: Tensor | None = None) -> Tensor:
         """W x + bias, by default without: [T, in] to [T, out] in the dtype of x.
 
         Raises:
             ValueError: a gradient of x is wanted.
         """
-        if torch.is_grad_enabled() and x.requires_grad:
+        if not isinstance(x, FP8Rows) and torch.is_grad_enabled() and x.requires_grad:
             raise ValueError("weights in FP8 are for generation and have no gradients: call it under torch.no_grad()")
-        codes, scale = ak.quantize_fp8(x)
+        codes, scale = x[:2] if isinstance(x, FP8Rows) else ak.quantize_fp8(x)
         return ak.linear_fp8(codes, self.values, scale, self.scale, bias, out_dtype=x.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | FP8Rows) -> Tensor:
         return self.product(x, self.bias)
 
 
@@ -67,7 +76,7 @@ class JointLinear:
                 layer.bias.data = self.bias[at : at + layer.out_features]
             at += layer.out_features
 
-    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def product(self, x: Any, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, self.weight, bias)
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import afn_kernels as ak
 from afn_model.config import SpeechConfig, TextConfig
+from afn_model.network.joint import FP8, FP8Linear, FP8Rows, JointLinear
 from afn_model.network.kv_cache import PagedKV
 from afn_model.network.linear import linear, linears
 from afn_model.network.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from afn_kernels.attention.schedule import AttentionSchedule
-    from afn_model.network.joint import FP8Linear, JointLinear
     from afn_model.network.sequence_shard import SequenceShard
 
 
@@ -35,9 +35,18 @@ class ResidualRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor | None, *, coded: bool = False) -> tuple[Any, Tensor]:
+        """h / rms(h) · weight and h; with ``coded`` the first as the ``FP8Rows`` that layers in FP8 multiply."""
+        if coded:
+            codes, scale, *h = ak.rms_norm(x, self.weight, residual=residual, eps=self.eps, out_dtype=FP8)
+            return FP8Rows(codes, scale, x.dtype), h[0] if h else x
         found = ak.rms_norm(x, self.weight, residual=residual, eps=self.eps)
         return found if isinstance(found, tuple) else (found, x)
+
+
+def in_fp8(fused: JointLinear | FP8Linear | None) -> bool:
+    """Whether layers take their inputs in FP8, which have no gradient."""
+    return fused is not None and fused.alone and not torch.is_grad_enabled()
 
 
 class CausalAttention(nn.Module):
@@ -101,7 +110,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         if self.fused is not None and (self.fused.alone or not torch.is_grad_enabled()):
-            return self.down_proj(ak.swiglu(*self.fused.product(x_TD).chunk(2, -1)))
+            gate, up = self.fused.product(x_TD).chunk(2, -1)
+            if in_fp8(self.fused):
+                return self.down_proj(FP8Rows(*ak.swiglu(gate, up, out_dtype=FP8), gate.dtype))
+            return self.down_proj(ak.swiglu(gate, up))
         return linear(self.down_proj, ak.swiglu(*linears((self.gate_proj, self.up_proj), x_TD)))
 
 
@@ -119,8 +131,9 @@ class DecoderBlock(nn.Module):
         self, x_TD: Tensor, residual_TD: Tensor | None, context: ForwardContext, layer: int
     ) -> tuple[Tensor, Tensor]:
         """(delta, residual) of the previous block to (delta, residual) of this one."""
-        x_TD, h_TD = self.input_layernorm(x_TD, residual_TD)
-        x_TD, h_TD = self.post_attention_layernorm(self.self_attn(x_TD, context, layer), h_TD)
+        attention, mlp = (in_fp8(part.fused) for part in (self.self_attn, self.mlp))
+        x_TD, h_TD = self.input_layernorm(x_TD, residual_TD, coded=attention)
+        x_TD, h_TD = self.post_attention_layernorm(self.self_attn(x_TD, context, layer), h_TD, coded=mlp)
         return self.mlp(x_TD), h_TD
 
 

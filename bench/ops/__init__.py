@@ -45,6 +45,7 @@ class Workload:
         smaller: those of the sizes that ``cut`` changed.
         shorter: a length to the workload of that length, where ``sized`` made it.
         exact: asked for on the command line, so run as it is on every device.
+        rate: of matrix units: 1 for bfloat16, 2 for FP8.
     """
 
     op: str
@@ -66,6 +67,7 @@ class Workload:
     smaller: dict[str, object] = field(default_factory=dict)
     shorter: Callable[[int], Workload] | None = None
     exact: bool = False
+    rate: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.op}, {self.name}"

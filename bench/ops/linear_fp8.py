@@ -3,9 +3,11 @@
 import torch
 
 import afn_kernels as ak
+from afn_kernels.linear_fp8.config import choose
 from bench.ops import Absent, Workload, normal, sized
 
 WIDTH, KV, INNER = 3584, 512, 18944
+KERNELS = {"row": "at_end", "tiles": "by_tile", "blocks": "by_row"}
 BLOCKS = {"row": ("row", "row"), "tiles": ((1, 128), (128, 128)), "blocks": ((1, 128), (1, 128))}
 
 
@@ -39,6 +41,7 @@ def workload(
     scales: str = "tiles",
     dtype: torch.dtype = torch.bfloat16,
 ) -> Workload:
+    tile = choose(rows, columns, 132)
     return Workload(
         "linear_fp8",
         f"{rows} x {inner} x {columns}, {scales}{', float32' if dtype == torch.float32 else ''}",
@@ -47,6 +50,8 @@ def workload(
         (inner * (rows + columns) + rows * columns * dtype.itemsize, 0.0),
         (2.0 * rows * columns * inner, 0.0),
         options={"out_dtype": dtype},
+        rate=2.0,
+        matrix=(f"linear_fp8.cu: linear_fp8_{tile.rows}x{tile.columns}_{KERNELS[scales]}",),
         peers={"torch._scaled_mm": scaled(dtype)},
     )
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.ops import Absent, Workload, normal, sized
+from bench.ops.quantize_fp8 import after
 
 WIDTH = 3584
 
@@ -77,10 +78,26 @@ def workload(
     )
 
 
+@sized()
+def quantised(rows: int = 8192, width: int = WIDTH, block: str | tuple[int, ...] = "row") -> Workload:
+    eager = after(torchs, block)
+    return Workload(
+        "rms_norm",
+        f"{rows} x {width} + residual, to FP8 by {block if isinstance(block, str) else f'{block[0]} x {block[1]}'}",
+        inputs(rows, width, True),
+        (),
+        (rows * width * 7.0, 0.0),  # read x and the residual, write codes and h
+        options={"out_dtype": torch.float8_e4m3fn, "block": block},
+        peers={"torch": eager, "torch.compile": torch.compile(eager, dynamic=True)},
+    )
+
+
 WORKLOADS = [
     workload(8192),
     workload(8192, residual=True),
     workload(45056, residual=True),
     workload(8192, residual=True, float32_stream=True),
     workload(8192, gemma=True),
+    quantised(8192),
+    quantised(8192, block=(1, 128)),
 ]

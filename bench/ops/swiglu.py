@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.ops import Absent, Workload, normal, sized
+from bench.ops.quantize_fp8 import after
 
 WIDTH = 18944
 
@@ -47,4 +48,24 @@ def workload(rows: int = 8192, width: int = WIDTH, fused: bool = False) -> Workl
     )
 
 
-WORKLOADS = [workload(8192), workload(8192, fused=True), workload(45056)]
+@sized()
+def quantised(rows: int = 8192, width: int = WIDTH, block: str | tuple[int, ...] = "row") -> Workload:
+    eager = after(torchs, block)
+    return Workload(
+        "swiglu",
+        f"{rows} x {width}, to FP8 by {block if isinstance(block, str) else f'{block[0]} x {block[1]}'}",
+        inputs(rows, width, True),
+        (),
+        (rows * width * 5.0, 0.0),  # read two, write codes
+        options={"out_dtype": torch.float8_e4m3fn, "block": block},
+        peers={"torch": eager, "torch.compile": torch.compile(eager, dynamic=True)},
+    )
+
+
+WORKLOADS = [
+    workload(8192),
+    workload(8192, fused=True),
+    workload(45056),
+    quantised(8192),
+    quantised(8192, block=(1, 128)),
+]

@@ -131,9 +131,8 @@ def rows(
 def traffic(work: Workload, launches: list[Launch]) -> dict:
     """Bytes that launches move against the least, and the floors in time."""
     least, flops = sum(work.bytes[: 2 if work.wrt else 1]), sum(work.flops[: 2 if work.wrt else 1])
-    floors = {
-        f"floor_us_{gpu}": round(1e6 * max(least / rate, flops / sm90.FLOPS), 2) for gpu, rate in sm90.HBM.items()
-    }
+    products = flops / (sm90.FLOPS * work.rate)
+    floors = {f"floor_us_{gpu}": round(1e6 * max(least / rate, products), 2) for gpu, rate in sm90.HBM.items()}
     moved = sum(launch.bytes for launch in launches)
     return {
         "op": work.op,

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*);")
-PER_CLOCK = {"tensor": 4096, "mufu": 16, "issue": 4}  # of an H100's multiprocessor: bf16 FLOP, results, instructions
+# Of an H100's multiprocessor: FLOP in bf16, of which FP8 has twice as many; results; instructions.
+PER_CLOCK = {"tensor": 4096, "mufu": 16, "issue": 4}
 COPIES = ("LDGSTS", "UTMALDG", "UBLKCP")
 
 
@@ -74,17 +75,19 @@ def cost(part: list[SassInstruction], threads: int) -> Step:
     """Of a straight run of instructions by all threads of a program."""
     warps = threads / 32
     count = sum(one.op != "NOP" for one in part)
-    work = sum(amount * threads / together for amount, together in map(flops, part))
+    work = sum(amount * threads / together / (2 if one.op.startswith("QGMMA") else 1)
+               for one, (amount, together) in zip(part, map(flops, part), strict=True))  # fmt: skip
     special = 32 * warps * sum(one.op.startswith("MUFU") for one in part)
     per = (count * warps / PER_CLOCK["issue"], work / PER_CLOCK["tensor"], special / PER_CLOCK["mufu"])
     return Step(count, *map(round, per))
 
 
 def working(code: list[SassInstruction], threads: int) -> int:
-    """Those of a program's threads that its main loop is of: where warpgroups hand on registers, one of them fetches
+    """Those of a program's threads that its main loop is of: where tensor copies are outside of it, a warpgroup fetches
     for the others.
     """
-    return threads - 128 if any(one.op.startswith("USETMAXREG") for one in code) else threads
+    fetched, loop = (any(one.op.startswith("UTMALDG") for one in part) for part in (code, main_loop(code)))
+    return threads - 128 if fetched and not loop else threads
 
 
 def passed(part: list[SassInstruction]) -> int:

@@ -40,7 +40,19 @@ def test_estimates_are_near_those_by_hand(item):
 
 
 def test_every_goal_has_an_estimate_of_before():
-    assert all(goal.value(BEFORE, chip) for goal in estimate.GOALS for chip in (H100, H200))
+    """But where there was no kernel before."""
+    without = {goal.item for goal in estimate.GOALS for chip in (H100, H200) if not goal.value(BEFORE, chip)}
+    assert without == {f"linear_fp8 {workload}" for workload in estimate.PRODUCTS}
+
+
+def test_an_fp8_product_by_hand():
+    """What L2 gives binds; 36 rounds of 28 blocks of 48 KB at 36 bytes a clock, and 2,080 clocks to write a tile."""
+    item = "8192 x 3584 x 18944, tiles"
+    line = {"op": "linear_fp8", "workload": item, "kernel": "linear_fp8.cu: linear_fp8_256x128_by_tile"}
+    line |= {"instructions": 245, "issue_clk": 490, "tensor_clk": 1024, "mufu_clk": 0, "programs": 132, "resident": 132}
+    found = GOALS[f"linear_fp8 {item}"].value(estimate.Kernels("now", [line]), H100)
+    seconds = 36 * (28 * 49152 / 36 + 2080) / 1.7e9 + 3e-6
+    assert found == pytest.approx(2 * 8192 * 3584 * 18944 / seconds / 1e12, rel=1e-3)
 
 
 def test_a_kernel_that_is_not_there():

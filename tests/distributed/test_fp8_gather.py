@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SHAPES = ((300, 144), (144, 300), (16, 144))  # out, in: blocks that ranks share, and ranks without a row
 
 
-class Chain(nn.Module):
+class CodedChain(nn.Module):
     """Two layers in FP8 with a norm between them, and a third beside."""
 
     def __init__(self):
@@ -30,7 +30,7 @@ class Chain(nn.Module):
         return x.sum() + self.layers[2](x).square().sum()
 
 
-def changed(model: Chain) -> None:
+def changed(model: CodedChain) -> None:
     """What an optimiser writes."""
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
@@ -38,7 +38,7 @@ def changed(model: Chain) -> None:
 
 
 def same_as_alone(here, dtype: torch.dtype):
-    alone, model = Chain(), Chain()
+    alone, model = CodedChain(), CodedChain()
     shard(model, here, blocks=model.layers, compute_dtype=dtype)
     weights = [layer.weight for layer in model.layers]
     gather_in_fp8(weights)

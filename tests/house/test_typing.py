@@ -16,6 +16,7 @@ NOTHING = type(None)
     ("module", "name", "argument", "kinds"),
     [
         ("rms_norm", "rms_norm", "residual", {NOTHING: torch.Tensor, torch.Tensor: PAIR}),
+        ("swiglu", "swiglu", "out_dtype", {NOTHING: torch.Tensor, torch.dtype: PAIR}),
         ("layer_norm", "layer_norm", "residual", {NOTHING: torch.Tensor, torch.Tensor: PAIR}),
         ("attention", "attention", "return_lse", {typing.Literal[False]: torch.Tensor, typing.Literal[True]: PAIR}),
         ("attention", "attention", "carry", {NOTHING: torch.Tensor, PAIR: PAIR}),

@@ -35,6 +35,17 @@ def test_matrix_instructions():
     assert sass.flops(one) == (2 * 16 * 8 * 8, 32)
 
 
+def test_products_of_fp8_are_twice_as_fast_and_who_fetches_multiplies_nothing():
+    code = sass.parse(
+        LOOP.replace("HGMMA.64x128x16.F32.BF16", "QGMMA.64x128x32.F32.E4M3.E4M3").replace("LDGSTS", "LDS")
+    )
+    assert sass.cost(sass.main_loop(code), threads=256).tensor_clk == 128
+    assert sass.working(code, 384) == 384
+    apart = sass.parse("/*0008*/ UTMALDG.2D [UR8], [UR12] ;")
+    assert sass.working([*apart, *code], 384) == 256
+    assert sass.working(sass.parse(LOOP.replace("LDGSTS.E", "UTMALDG.2D")), 384) == 384
+
+
 def test_a_program_without_a_loop_is_one_step():
     code = sass.parse("/*0000*/ MOV R1, R2 ;\n/*0010*/ EXIT ;\n/*0020*/ BRA 0x20;")
     assert sass.cost(sass.main_loop(code), 128).instructions == 2
