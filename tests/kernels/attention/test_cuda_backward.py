@@ -111,6 +111,24 @@ def test_what_other_sequences_hold_does_not_spread(width, device):
         assert torch.equal(f[inside], e[inside])
 
 
+def test_outputs_that_begin_anywhere(device):
+    """A carry, and the output of a whole, that begin one element behind where a vector load may."""
+    q, k, v, dout = (torch.randn(9, 1, 64, generator=fresh()).to(device, BF16) for _ in range(4))
+
+    def odd(x):
+        return torch.zeros(x.numel() + 1, dtype=x.dtype, device=device)[1:].view(x.shape).copy_(x)
+
+    def run(begin):
+        out, lse = (x.detach() for x in ak.attention(q, k, v, return_lse=True, impl="reference"))
+        carry = begin(out.float()).requires_grad_(), lse.float()
+        both, _ = ak.attention(q, k, v, carry=carry, impl="cuda")
+        both.sum().backward()
+        return both, carry[0].grad, *ak.attention_backward(dout, q, k, v, begin(out), lse.float(), impl="cuda")
+
+    with emulated() if device.type == "cpu" else nullcontext():
+        assert all(map(torch.equal, run(odd), run(torch.clone)))
+
+
 def test_a_query_that_sees_no_key_has_no_share(device):
     """Its row of dout may hold anything finite; its dq is zero."""
     inputs = with_output(case("", packed((1, 1), 64, [140], [10]), causal=True).make(HALF, device), True)
