@@ -31,7 +31,7 @@ def forward(
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     if not out.numel() or not len(k):
         return _without_keys(out, lse.t(), out_c, lse_c)
-    carry = None if out_c is None or lse_c is None else (out_c.contiguous(), lse_c.t().contiguous())
+    carry = None if out_c is None or lse_c is None else (hopper.dense(out_c), lse_c.t().contiguous())
     hopper.launch(KERNELS[q.dtype, width], q, k, v, out, lse, carry, table, None, causal, scale)
     return out, lse.t()
 

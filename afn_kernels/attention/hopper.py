@@ -49,6 +49,11 @@ def mappable(x: torch.Tensor) -> torch.Tensor:
     return x if fits else x.clone(memory_format=torch.contiguous_format)
 
 
+def dense(x: torch.Tensor) -> torch.Tensor:
+    """x in one piece from a multiple of 16 bytes on, as kernels read it by address. Copies only if it must."""
+    return x if x.is_contiguous() and not x.data_ptr() % 16 else x.clone(memory_format=torch.contiguous_format)
+
+
 def launch(
     kernel: _cuda.Kernel,
     q: torch.Tensor,

@@ -2,9 +2,9 @@
 
 import torch
 
-from afn_kernels import _check, _cuda, _device
+from afn_kernels import _check, _cuda, _device, _versions
 from afn_kernels._fp8_scales import FP8
-from afn_kernels._registry import Impl, Op
+from afn_kernels._registry import Impl, Op, constant
 from afn_kernels.linear_fp8.scaling import scaling
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -20,12 +20,22 @@ def _scaled_mm(x, w, scale_x, scale_w, *, bias, residual, out_dtype) -> str:
         return "" if kind == "tensor" else "on a CPU PyTorch takes one scale for a tensor alone"
     if inner % 16 or columns % 16:
         return f"K = {inner} and N = {columns} are not both multiples of 16"
-    blocks = kind in ("tiles", "blocks")
+    blocks, hopper = kind in ("tiles", "blocks"), _device.capability(x.device) == _device.HOPPER
     if blocks and inner % 128:
         return f"K = {inner} is no multiple of 128"
-    if blocks and _device.capability(x.device) != _device.HOPPER:
+    if blocks and not hopper:
         return "blocks of 128 are for Hopper"
+    alone = out_dtype == torch.bfloat16 == (torch.bfloat16 if bias is None else bias.dtype) and residual is None
+    if (blocks or (kind == "row" and not alone)) and not (hopper and _cublas_scales()):
+        what = "blocks of 128" if blocks else "rows in another dtype than bfloat16"
+        return f"{what} are for Hopper, by PyTorch from 2.9 on with CUDA from 12.9 on"
     return _device.fp8(x.device)
+
+
+@constant
+def _cublas_scales() -> bool:
+    """Whether PyTorch asks cuBLAS for scales of blocks, and of rows: its own kernel of rows returns bfloat16."""
+    return _versions.number(torch.__version__) >= (2, 9) and _versions.number(torch.version.cuda or "0.0") >= (12, 9)
 
 
 def _kernel(x, w, scale_x, scale_w, *, bias, residual, out_dtype) -> str:

@@ -19,7 +19,7 @@ KERNELS = {
 
 def aligned(x: torch.Tensor) -> torch.Tensor:
     """As it is where a tensor map takes it, else a copy: rows that begin at multiples of 16 bytes."""
-    fits = x.stride(1) == 1 and (x.stride(0) % 16 == 0 or len(x) == 1) and x.data_ptr() % 16 == 0
+    fits = x.stride(1) == 1 and ((x.stride(0) and x.stride(0) % 16 == 0) or len(x) == 1) and x.data_ptr() % 16 == 0
     return x if fits else x.clone(memory_format=torch.contiguous_format)
 
 

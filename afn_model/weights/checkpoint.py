@@ -314,7 +314,7 @@ def save(model: Network, folder: str | Path, layout: str = "transformers") -> No
         layout: "transformers", "hub" or "native".
 
     Raises:
-        ValueError: another layout name, or a folder that is a file.
+        ValueError: another layout name, a folder that is a file, or weights in FP8 or few bits, which no layout has.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"no checkpoint layout {layout!r}; there are {', '.join(LAYOUTS)}")
@@ -324,6 +324,8 @@ def save(model: Network, folder: str | Path, layout: str = "transformers") -> No
     table = LAYOUTS[layout]
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
+        if tensor.dtype not in DTYPE_NAMES:
+            raise ValueError(f"{name} is {tensor.dtype}, which no checkpoint has: save the model as it was loaded")
         ours = next(prefix for prefix in table if name.startswith(prefix))
         part, prefix = table[ours]
         parts.setdefault(part, {})[prefix + name.removeprefix(ours)] = tensor

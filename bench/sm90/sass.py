@@ -83,10 +83,12 @@ def cost(part: list[SassInstruction], threads: int) -> Step:
 
 
 def working(code: list[SassInstruction], threads: int) -> int:
-    """Those of a program's threads that its main loop is of: where warpgroups hand on registers, one of them fetches
-    for the others.
+    """Those of a program's threads that its main loop is of: where tensor copies are outside of it, or warpgroups hand
+    on registers, one of them fetches for the others.
     """
-    return threads - 128 if any(one.op.startswith("USETMAXREG") for one in code) else threads
+    fetched, loop = (any(one.op.startswith("UTMALDG") for one in part) for part in (code, main_loop(code)))
+    handed = any(one.op.startswith("USETMAXREG") for one in code)
+    return threads - 128 if handed or (fetched and not loop) else threads
 
 
 def passed(part: list[SassInstruction]) -> int:

@@ -268,6 +268,7 @@ AFN_DEVICE void multiply(const LinearFp8& p, unsigned char* shared, uint64_t* fu
                                               descriptor(x + T::x_bytes + 32 * i, 16, 1024, Swizzle::bytes_128), i > 0);
                 wgmma_commit();
                 wgmma_wait<0>();
+                hold(d);
                 add<T>(sums[wave], d, scales_of<T>(shared, stage), first);
             }
             sync_warp();

@@ -238,7 +238,7 @@ void wait_for(const int* p, int x, bool acquire) {
     Machine& m = *machine;
     uint32_t place = PLACE;
     access(p, sizeof *p, true, How::atomic, place);
-    for (int round = 0; *p != x; ++round) {
+    for (int round = 0; *p < x; ++round) {
         if (round == 10000)
             fail_at(place, "waits for " + std::to_string(x) + " in " + memory(reinterpret_cast<uintptr_t>(p)) +
                                ", where " + std::to_string(*p) + " stays");

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import afn_kernels as ak
+from afn_kernels import _device
+from afn_kernels.linear_fp8 import _scaled_mm
 from tests.budget import assert_within
 
 FP8 = torch.float8_e4m3fn
@@ -89,6 +91,31 @@ def test_why_scaled_mm_is_not_taken(device):
         ak.linear_fp8(**made(device, 0, 16, 16, "tensor"), impl="scaled_mm")
     with pytest.raises(ValueError, match="float64 is computed by the reference"):
         ak.linear_fp8(**made(device, 4, 16, 16, "tensor"), out_dtype=torch.float64, impl="scaled_mm")
+
+
+def test_what_an_older_cublas_or_another_gpu_does_not_scale(monkeypatch):
+    """PyTorch's own kernel of rows returns bfloat16 with nothing but a bias added, and it has none of blocks."""
+    added = ({}, {"out_dtype": torch.float32}, {"bias": torch.float32}, {"residual": torch.bfloat16})
+
+    def reasons(cuda, capability=(9, 0), torch_version="2.9.1"):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch, "__version__", torch_version)
+        with _device.assumed(capability):
+            for kind, more in [("tiles", {}), ("blocks", {}), ("tensor", {}), *(("row", one) for one in added)]:
+                i = made("meta", 3, 48, 256, kind, added=True)
+                given = {name: i[name].to(more[name]) if name in more else None for name in ("bias", "residual")}
+                args = i["x"], i["w"], i["scale_x"], i["scale_w"]
+                yield _scaled_mm(*args, out_dtype=more.get("out_dtype", torch.bfloat16), **given)
+
+    blocks, rows = "blocks of 128 are for Hopper, by PyTorch from 2.9", "rows in another dtype than bfloat16 are for"
+    older = [blocks, blocks, "", "", rows, rows, rows]
+    for machine in (("12.8",), ("12.9", (9, 0), "2.8.0"), (None,)):
+        assert all(found.startswith(said) and bool(found) == bool(said)
+                   for found, said in zip(reasons(*machine), older, strict=True))  # fmt: skip
+    assert not any(reasons("13.0"))
+    found = list(reasons("13.0", (10, 0)))
+    assert found[:2] == ["blocks of 128 are for Hopper"] * 2
+    assert [bool(one) for one in found[2:]] == [False, False, True, True, True]
 
 
 IMPLS = ["reference", "scaled_mm"]

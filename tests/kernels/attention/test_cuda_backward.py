@@ -119,6 +119,24 @@ def test_what_other_sequences_hold_does_not_spread(width, device):
         assert torch.equal(f[inside], e[inside])
 
 
+def test_outputs_that_begin_anywhere(device):
+    """A carry, and the output of a whole, that begin one element behind where a vector load may."""
+    q, k, v, dout = (torch.randn(9, 1, 64, generator=fresh()).to(device, BF16) for _ in range(4))
+
+    def odd(x):
+        return torch.zeros(x.numel() + 1, dtype=x.dtype, device=device)[1:].view(x.shape).copy_(x)
+
+    def run(begin):
+        out, lse = (x.detach() for x in ak.attention(q, k, v, return_lse=True, impl="reference"))
+        carry = begin(out.float()).requires_grad_(), lse.float()
+        both, _ = ak.attention(q, k, v, carry=carry, impl="cuda")
+        both.sum().backward()
+        return both, carry[0].grad, *ak.attention_backward(dout, q, k, v, begin(out), lse.float(), impl="cuda")
+
+    with emulated() if device.type == "cpu" else nullcontext():
+        assert all(map(torch.equal, run(odd), run(torch.clone)))
+
+
 def test_a_query_that_sees_no_key_has_no_share(device):
     """Its row of dout may hold anything finite; its dq is zero."""
     inputs = with_output(case("", packed((1, 1), 64, [40], [10]), causal=True).make(HALF, device), True)
@@ -143,6 +161,15 @@ def test_sums_come_in_one_order(device):
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
     for a, b in zip(first, backward(inputs, False, ordered=False), strict=True):
         torch.testing.assert_close(a, b, rtol=2**-9, atol=2**-20)
+
+
+def test_boundaries_that_overlap_end(device):
+    """Nobody reads them on a GPU before its kernels: what comes out means nothing, but no block waits forever."""
+    inputs = with_output(one((1, 1), 64)(fresh(), 33), False)
+    inputs = {name: x.to(device, torch.float32 if name == "lse" else BF16) for name, x in inputs.items()}
+    overlapping = {"cu_seqlens_q": cu([33, -33, 33]).to(device), "cu_seqlens_k": cu([5, 0, 5]).to(device)}
+    twice = backward(inputs | overlapping, False, (True, False, False))[0]
+    assert twice.isfinite().all()
 
 
 def test_only_what_is_wanted(device):

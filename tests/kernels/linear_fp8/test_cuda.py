@@ -132,6 +132,9 @@ def test_operands_that_begin_anywhere(device):
     def gaps(x):
         return torch.cat((x.view(torch.uint8),) * 2, 1).view(FP8)[:, : x.shape[1]]
 
+    alike = i["x"][:1].expand(6, 144)  # which no map describes
+    assert torch.equal(run(i | {"x": alike}, device), run(i | {"x": alike.contiguous()}, device))
+    assert cuda.aligned(alike).stride() == (144, 1)
     for change in (odd, gaps, lambda x: x.T.contiguous().T):
         assert torch.equal(run(i | {name: change(i[name]) for name in ("x", "w")}, device), expected)
     apart = {name: i[name].repeat_interleave(3, 1)[:, ::3] for name in ("scale_x", "scale_w")}

@@ -88,6 +88,10 @@ def test_a_folder_is_read_in_fp8(pair, tmp_path):
         found.logits(ids)
     with pytest.raises(ValueError, match="weights 'int4': 'fp8' or None is expected"):
         AFNext.from_pretrained(tmp_path, weights="int4")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="e4m3fn, which no checkpoint has: save the model as it was"):
+        found.save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("weights", [False, True])
