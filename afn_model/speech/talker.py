@@ -115,8 +115,8 @@ class Talker(nn.Module):
     the mixture of frame i and, once the text is over, whether that frame is the last. ``interleaved`` gives text and
     frame a position each, text first; otherwise both are added in one position, which halves the cache and the time.
     The text is not aligned: one token enters at each step, so that it runs ahead of the sound, and attention finds it.
-    ``first_head`` is for training alone. Which word comes next decides a few frames, and in the likelihood of a latent of
-    many dimensions it is a small part; the code of the first level says it in one choice, which attention learns from.
+    ``first_head`` is for training alone: which word comes next is a small part of the likelihood of a latent of many
+    dimensions, and attention learns it late; the code of the first level says it in one choice.
 
     Args:
         config: the talker's.

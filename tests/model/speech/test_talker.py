@@ -60,7 +60,7 @@ def test_the_first_level_is_one_choice_of_its_codes():
         )
     assert float(once.first) == pytest.approx(math.log(CODEC.codes), rel=1e-5)
     assert float(half.first) == pytest.approx(float(once.first) / 2)
-    assert half.frames.equal(once.frames) and half.end.equal(once.end)
+    assert (half.frames, half.end) == (once.frames, once.end)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
