@@ -68,11 +68,16 @@ def _talker(name: str, found: Mapping) -> list[str]:
     heads += ["length ÷ original's", "similarity", "n"]
     out += table(heads, rows) + _recogniser(found)
     pitches = ", ".join(f"{voice} {pitch:.0f} Hz" for voice, pitch in found["pitch"].items())
-    out += [f"The wrong speaker, by what is nearer to the other voice: fundamental frequency ({pitches}), spectrum.", ""]
+    out += [
+        f"The wrong speaker, by what is nearer to the other voice: fundamental frequency ({pitches}), spectrum.",
+        "",
+    ]
     rows = []
     for voice in ("man", "woman", "all"):
         if own := found.get(voice):
-            kinds = [name + wrong for wrong in ("wrong_speaker", "wrong_spectrum") for name in ("", "codec_", "original_")]
+            kinds = [
+                name + wrong for wrong in ("wrong_speaker", "wrong_spectrum") for name in ("", "codec_", "original_")
+            ]
             rows.append([voice, *(percent(own[kind]) for kind in kinds)])
     heads = ["voice", "frequency: said", "originals through the codec", "originals", "spectrum: said"]
     out += table([*heads, "originals through the codec", "originals"], rows)

@@ -236,7 +236,9 @@ def talker_scores(
     streams = say(voice, asked, seed)
     voices = [record["truth"]["voice"] for record in records]
     pitches = pitches_of(zip(voices, (one[-1] for one in recorded), strict=True), rate)
-    spoken = {who: torch.cat([one[-1] for one, by in zip(recorded, voices, strict=True) if by == who]) for who in voices}
+    spoken = {
+        who: torch.cat([one[-1] for one, by in zip(recorded, voices, strict=True) if by == who]) for who in voices
+    }
     rows, shown = list[dict[str, Any]](), list[SoundExample]()
     for record, sounds, (stream, pcm) in zip(records, recorded, streams, strict=True):
         original, true, who = sounds[-1], record["truth"]["words"], record["truth"]["voice"]
@@ -274,7 +276,9 @@ def _of_group(rows: Sequence[dict[str, Any]], listener: Listener) -> dict[str, A
         "similarity": round(mean(row["alike"] for row in rows), 4),
     }
     for wrong in ("wrong_speaker", "wrong_spectrum"):
-        found |= {name + wrong: round(mean(row[name + wrong] for row in rows), 4) for name in ("", "original_", "codec_")}
+        found |= {
+            name + wrong: round(mean(row[name + wrong] for row in rows), 4) for name in ("", "original_", "codec_")
+        }
     if listener.recogniser is not None:
         found["said"] = word_scores([(row["said"], row["true"]) for row in rows])
         found["original"] = word_scores([(row["original"], row["true"]) for row in rows])
