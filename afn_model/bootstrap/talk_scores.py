@@ -225,8 +225,8 @@ def talker_scores(
     """Held-out phrases said in both voices: words, ends, lengths and speakers; and the first ones of each voice.
 
     ``wrong_speaker`` is the share whose fundamental frequency is nearer to the other talker's, or that has none, and
-    ``wrong_spectrum`` that whose long-term spectrum is more like the other's. Each is also of the recordings (``original_``)
-    and of what the codec makes of them (``codec_``).
+    ``wrong_spectrum`` that whose long-term spectrum is more like the other's. Each is also of the recordings
+    (``original_``) and of what the codec makes of them (``codec_``).
     """
     rate, heldout = voice.config.codec.sample_rate, world / "heldout"
     records = read(heldout / "spoken.jsonl", most)
