@@ -63,13 +63,24 @@ def _talker(name: str, found: Mapping) -> list[str]:
         if own := found.get(voice):
             words = [_words(own, of, key) for key in ("right", "wer") for of in ("original", "said")]
             rows.append([voice, *words, percent(own["ended"]), f"{own['length_ratio']:.2f}"])
-            rows[-1] += [percent(own["wrong_speaker"]), percent(own["original_wrong_speaker"])]
             rows[-1] += [f"{own['similarity']:.2f}", own["n"]]
     heads = ["voice", "words right in the originals", "said", "WER of the originals", "said", "ended by itself"]
-    heads += ["length ÷ original's", "wrong speaker", "of the originals", "similarity", "n"]
+    heads += ["length ÷ original's", "similarity", "n"]
     out += table(heads, rows) + _recogniser(found)
     pitches = ", ".join(f"{voice} {pitch:.0f} Hz" for voice, pitch in found["pitch"].items())
-    out += [f"A speaker is wrong whose fundamental frequency is nearer to the other voice's: {pitches}.", ""]
+    out += [
+        f"The wrong speaker, by what is nearer to the other voice: fundamental frequency ({pitches}), spectrum.",
+        "",
+    ]
+    rows = []
+    for voice in ("man", "woman", "all"):
+        if own := found.get(voice):
+            kinds = [
+                name + wrong for wrong in ("wrong_speaker", "wrong_spectrum") for name in ("", "codec_", "original_")
+            ]
+            rows.append([voice, *(percent(own[kind]) for kind in kinds)])
+    heads = ["voice", "frequency: said", "originals through the codec", "originals", "spectrum: said"]
+    out += table([*heads, "originals through the codec", "originals"], rows)
     rate = found["speed"]
     out += [
         f"One text at a time, {rate['n']} of them: first sound {_ms(rate['first_audio'])} after the text, "

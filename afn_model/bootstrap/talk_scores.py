@@ -157,6 +157,11 @@ def nearer(pcm: Tensor, rate: int, pitches: dict[str, float]) -> str:
     return "" if own is None else min(pitches, key=lambda voice: abs(np.log(own / pitches[voice])))
 
 
+def nearer_spectrum(pcm: Tensor, rate: int, spoken: dict[str, Tensor]) -> str:
+    """The talker whose long-term spectrum is most alike, of what each has ``spoken``; "" for silence."""
+    return max(spoken, key=lambda voice: speaker_similarity(spoken[voice], pcm, rate)) if pcm.any() else ""
+
+
 @torch.inference_mode()
 def codec_scores(
     codec: Codec, world: Path, axes: Sequence[str], most: int, listener: Listener
@@ -213,13 +218,15 @@ def say(
     return done
 
 
+@torch.inference_mode()
 def talker_scores(
     voice: AFVoice, tokenizer: Tokenizer, world: Path, most: int, listener: Listener, seed: int = 0
 ) -> tuple[dict[str, Any], list[SoundExample]]:
     """Held-out phrases said in both voices: words, ends, lengths and speakers; and the first ones of each voice.
 
-    ``wrong_speaker`` is the share whose fundamental frequency is nearer to the other talker's, or that has none;
-    ``original`` has the same of the recordings.
+    ``wrong_speaker`` is the share whose fundamental frequency is nearer to the other talker's, or that has none, and
+    ``wrong_spectrum`` that whose long-term spectrum is more like the other's. Each is also of the recordings
+    (``original_``) and of what the codec makes of them (``codec_``).
     """
     rate, heldout = voice.config.codec.sample_rate, world / "heldout"
     records = read(heldout / "spoken.jsonl", most)
@@ -229,14 +236,20 @@ def talker_scores(
     streams = say(voice, asked, seed)
     voices = [record["truth"]["voice"] for record in records]
     pitches = pitches_of(zip(voices, (one[-1] for one in recorded), strict=True), rate)
+    spoken = {
+        who: torch.cat([one[-1] for one, by in zip(recorded, voices, strict=True) if by == who]) for who in voices
+    }
     rows, shown = list[dict[str, Any]](), list[SoundExample]()
     for record, sounds, (stream, pcm) in zip(records, recorded, streams, strict=True):
         original, true, who = sounds[-1], record["truth"]["words"], record["truth"]["voice"]
         heard = heard_in({"original": original, "said": pcm}, rate, listener)
         alike = speaker_similarity(original, pcm, rate) if pcm.any() else 0.0
         rows.append({"voice": who, "true": true, "ended": stream.reason == "end", "alike": alike, **heard})
-        rows[-1] |= {"ratio": len(pcm) / len(original), "wrong": nearer(pcm, rate, pitches) != who}
-        rows[-1]["original_wrong"] = nearer(original, rate, pitches) != who
+        rows[-1]["ratio"] = len(pcm) / len(original)
+        through = voice.codec(original[None], voice.config.codec.levels)[0][0]
+        for name, sound in {"": pcm, "original_": original, "codec_": through}.items():
+            rows[-1][f"{name}wrong_speaker"] = nearer(sound, rate, pitches) != who
+            rows[-1][f"{name}wrong_spectrum"] = nearer_spectrum(sound, rate, spoken) != who
         if sum(one.name.startswith(f"talker-{who}") for one in shown) < 2:
             shown.append(SoundExample(f"talker-{who}-{len(shown)}", true, {"original": original, "said": pcm}, heard))
     found: dict[str, Any] = {"recogniser": listener.missing, "pitch": {k: round(v, 1) for k, v in pitches.items()}}
@@ -260,10 +273,12 @@ def _of_group(rows: Sequence[dict[str, Any]], listener: Listener) -> dict[str, A
         "n": len(rows),
         "ended": round(mean(row["ended"] for row in rows), 4),
         "length_ratio": round(median(row["ratio"] for row in rows), 4),
-        "wrong_speaker": round(mean(row["wrong"] for row in rows), 4),
-        "original_wrong_speaker": round(mean(row["original_wrong"] for row in rows), 4),
         "similarity": round(mean(row["alike"] for row in rows), 4),
     }
+    for wrong in ("wrong_speaker", "wrong_spectrum"):
+        found |= {
+            name + wrong: round(mean(row[name + wrong] for row in rows), 4) for name in ("", "original_", "codec_")
+        }
     if listener.recogniser is not None:
         found["said"] = word_scores([(row["said"], row["true"]) for row in rows])
         found["original"] = word_scores([(row["original"], row["true"]) for row in rows])

@@ -87,7 +87,7 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class TalkerConfig:
-    """The talker; by default 648 million weights with AF-Next's tokens, against the paper's 644: 155 of the embeddings
+    """The talker; by default 649 million weights with AF-Next's tokens, against the paper's 644: 155 of the embeddings
     of 151,672 tokens, 441 of 29 layers, 51 of the mixture head. ValueError where a number is out of range.
 
     Args:

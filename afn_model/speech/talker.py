@@ -85,14 +85,16 @@ class TalkerLoss(NamedTuple):
     """Sums over the frames of a batch, divided by the ``total`` that was given.
 
     Args:
-        loss: frames + end, with a gradient.
+        loss: frames + end + first, with a gradient.
         frames: negative log-likelihood of what the levels not known add up to, nats for each dimension of the latent.
         end: binary cross-entropy of the end, of the steps at which it is asked.
+        first: cross-entropy of the code of each frame's first level, nats, times its weight.
     """
 
     loss: Tensor
     frames: Tensor
     end: Tensor
+    first: Tensor
 
 
 class Places(NamedTuple):
@@ -113,6 +115,8 @@ class Talker(nn.Module):
     the mixture of frame i and, once the text is over, whether that frame is the last. ``interleaved`` gives text and
     frame a position each, text first; otherwise both are added in one position, which halves the cache and the time.
     The text is not aligned: one token enters at each step, so that it runs ahead of the sound, and attention finds it.
+    ``first_head`` is for training alone: which word comes next is a small part of the likelihood of a latent of many
+    dimensions, and attention learns it late; the code of the first level says it in one choice.
 
     Args:
         config: the talker's.
@@ -130,6 +134,7 @@ class Talker(nn.Module):
         self.speaker = nn.Parameter(torch.randn(width))  # what is added to the frames of a prompt
         self.head = MixtureHead(config, codec.latent, codec.levels)
         self.end_head = nn.Linear(width, 1)
+        self.first_head = nn.Linear(width, codec.codes)
 
     @property
     def positions(self) -> int:
@@ -203,6 +208,7 @@ class Talker(nn.Module):
         noise: float = 0.0,
         dropout: float = 0.0,
         draws: int = 1,
+        first: float = 1.0,
     ) -> TalkerLoss:
         """Of a packed batch: each frame with a random number of levels known.
 
@@ -217,6 +223,7 @@ class Talker(nn.Module):
             dropout: how often a frame that is read is all zeros: what is said next is then to be found in the text.
             draws: numbers of known levels for each frame, the first of several 0; the head sees each, the decoder runs
                 once.
+            first: weight of the first level's cross-entropy.
         """
         dtype = self.frame_proj.weight.dtype
         sums, prompts = code_sums(batch.codes, codebooks), code_sums(batch.prompts, codebooks)
@@ -242,7 +249,9 @@ class Talker(nn.Module):
         asked = (batch.tokens == PAD).float()
         logits = self.end_head(hidden)[:, 0].float()
         end = F.binary_cross_entropy_with_logits(logits, last, weight=asked, reduction="sum")
-        return TalkerLoss((nll + end) / total, (nll / total).detach(), (end / total).detach())
+        coarse = first * F.cross_entropy(self.first_head(hidden).float(), batch.codes[:, 0], reduction="sum")
+        parts = torch.stack((nll, end, coarse)) / total
+        return TalkerLoss(parts.sum(), *parts.detach())
 
 
 def _starts(counts: Sequence[int]) -> Tensor:

@@ -38,6 +38,7 @@ class TalkerSettings:
         noise: deviation of the Gaussian noise on the frames that are read, in units of the latent.
         dropout: share of the frames that are read as zeros.
         draws: numbers of known levels that the head is trained on for each frame.
+        first: weight of the cross-entropy of a frame's first level.
     """
 
     needs_prompt: bool = False
@@ -47,6 +48,7 @@ class TalkerSettings:
     noise: float = 0.0
     dropout: float = 0.0
     draws: int = 1
+    first: float = 1.0
 
     def __post_init__(self):
         if not 0 < number(self.prompt_seconds, "prompt_seconds") < math.inf:
@@ -56,6 +58,8 @@ class TalkerSettings:
         if not 0 <= number(self.noise, "noise") < math.inf or not 0 <= number(self.dropout, "dropout") < 1:
             raise ValueError(f"noise {self.noise}, dropout {self.dropout}: from 0, and from 0 to below 1 are expected")
         whole(self.draws, "draws", 1, 1000)
+        if not 0 <= number(self.first, "first") < math.inf:
+            raise ValueError(f"first is {self.first}; a weight from 0 is expected")
         if self.pass_tokens is not None:
             whole(self.pass_tokens, "pass_tokens", 1)
 
@@ -72,7 +76,7 @@ class TalkerTraining:
         gather: sums a tensor over the ranks.
     """
 
-    MEASURED = ("recordings", "frames", "nll", "end")
+    MEASURED = ("recordings", "frames", "nll", "end", "first")
 
     def __init__(
         self,
@@ -147,13 +151,14 @@ class TalkerTraining:
         """A pass's part of the loss; a sample without a seed is a placeholder, which counts nothing."""
         settings, batch = self.settings, TalkerBatch.pack([sample for sample, _ in some])
         generators = [torch.Generator().manual_seed(key(seed or 0, DRAWN) >> 1) for _, seed in some]
-        options: dict[str, Any] = {"noise": settings.noise, "dropout": settings.dropout, "draws": settings.draws}
+        options: dict[str, Any] = {"noise": settings.noise, "dropout": settings.dropout}
+        options |= {"draws": settings.draws, "first": settings.first}
         found = self.talker.loss(
             batch.to(self.voice.device), total, self.codec.quantizer.codebooks, generators=generators, **options
         )
         if any(seed is None for _, seed in some):
             return 0.0 * found.loss
-        counts = [len(some), len(batch.tokens), total * float(found.frames), total * float(found.end)]
+        counts = [len(some), len(batch.tokens), *(total * float(part) for part in found[1:])]
         self.sums += torch.tensor(counts, dtype=torch.float64)
         return found.loss
 
@@ -172,9 +177,9 @@ class TalkerTraining:
         return {"tokens": frames, "supervised": frames, "audio_seconds": frames / codec.frame_rate, "flops": flops}
 
     def metrics(self) -> dict[str, Any]:
-        """``loss_frames`` and ``loss_end``, the two parts of the loss, over all ranks."""
+        """``loss_frames``, ``loss_end`` and ``loss_first``, the parts of the loss, over all ranks."""
         found = self.means(self.gather(self.sums))
-        return {f"loss_{name}": found[name] for name in ("frames", "end") if name in found}
+        return {f"loss_{name}": value for name, value in found.items() if name != "loss"}
 
     def measure(self, global_batch: GlobalBatch) -> Tensor:
         """``MEASURED`` over this rank's held-out recordings; without noise and dropout."""
@@ -191,6 +196,9 @@ class TalkerTraining:
     @staticmethod
     def means(sums: Tensor) -> dict[str, float]:
         """``loss`` and its parts for an audio frame, from ``MEASURED``: ``frames``, nats a dimension of the latent,
-        and ``end``; nothing without frames."""
-        _, count, nll, end = sums.tolist()
-        return {"loss": (nll + end) / count, "frames": nll / count, "end": end / count} if count else {}
+        ``end`` and ``first``; nothing without frames."""
+        _, count, *parts = sums.tolist()
+        if not count:
+            return {}
+        frames, end, first = (part / count for part in parts)
+        return {"loss": frames + end + first, "frames": frames, "end": end, "first": first}

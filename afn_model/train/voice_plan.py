@@ -189,7 +189,7 @@ def _talker_needs(
     working = (2 * size * whole + 4.0 * sizes.embedding if sharded else 0.0) + again * tokens
     stft = codec.sample_rate / codec.hop * codec.widths[0] * 4 * 8  # bytes a second of what the encoder works with
     working = max(working, stft * min(stage.max_audio * recordings, (1 << 22) / codec.sample_rate))
-    activations = text.layers * kept * tokens + head * frames * settings.draws
+    activations = text.layers * kept * tokens + frames * (head * settings.draws + 8 * codec.codes)
     return VoiceAccount(held, 4.0 * sizes.talker / shard, activations, working)
 
 

@@ -137,7 +137,7 @@ def test_the_log_has_the_columns_of_the_table(folder, said):
     columns = {name for row in rows if "eval_loss" in row for name in row}
     always = {"stage", "step", "progress", "seconds", "left_s", "bad"}
     of_others = {"reward", "rewards", "accuracy", "reward_margin", "reward_chosen", "reward_rejected"}
-    of_others |= {"mel_distance", "frames", "end"}
+    of_others |= {"mel_distance", "frames", "end", "first"}
     assert columns - always | {f"eval_{name}" for name in {*METRICS, *of_others}} == evaluated
     found = set()
     for log in (folder / "runs").glob("*/*/log.jsonl"):
@@ -145,7 +145,8 @@ def test_the_log_has_the_columns_of_the_table(folder, said):
     asked = {"judge_asked", "judge_failed", "own_asked", "own_failed"}
     of_asr = {"loss_ctc", "ctc_texts", "ctc_short"}  # tests/model/train/test_asr.py
     # tests/model/train/test_codec.py and test_talker.py
-    terms = {"mel", "spectrum", "adversarial", "feature", "commitment", "codebook", "discriminators", "frames", "end"}
+    terms = {"mel", "spectrum", "adversarial", "feature", "commitment", "codebook", "discriminators"}
+    terms |= {"frames", "end", "first"}
     of_voices = {f"loss_{term}" for term in terms} | {"codes_used"}
     assert found | asked | of_asr | of_voices | {"counted", "draws"} == documented
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afn_model.bootstrap import talk_scores
-from afn_model.bootstrap.talk_scores import Listener, fundamental, in_order, nearer, word_scores
+from afn_model.bootstrap.talk_scores import Listener, fundamental, in_order, nearer, nearer_spectrum, word_scores
 
 RATE = 16_000
 PITCHES = {"man": 86.0, "woman": 215.0}
@@ -39,6 +39,19 @@ def test_where_there_is_no_pitch():
 def test_the_nearer_speaker_is_so_by_ratio():
     assert nearer(vowel(100), RATE, PITCHES) == "man"
     assert nearer(vowel(140), RATE, PITCHES) == "woman", "nearer by ratio, though not in Hz"
+
+
+def test_a_speaker_is_also_told_by_the_spectrum():
+    """Of whatever loudness: noise, and noise whose high tones are damped."""
+
+    def hiss(seed, damped):
+        noise = torch.randn(RATE, generator=torch.Generator().manual_seed(seed))
+        return noise[:-7].unfold(0, 8, 1).mean(1) if damped else noise[:-14]
+
+    spoken = {"bright": hiss(0, False), "dull": hiss(1, True)}
+    assert nearer_spectrum(0.01 * hiss(2, False), RATE, spoken) == "bright"
+    assert nearer_spectrum(3 * hiss(3, True), RATE, spoken) == "dull"
+    assert nearer_spectrum(torch.zeros(RATE), RATE, spoken) == ""
 
 
 def test_words_in_order():

@@ -72,7 +72,7 @@ def test_the_whole_at_the_smallest_scale(short, demo, tmp_path, capsys):
     assert [codec[axis]["n"] for axis in ("known", "new", "spoken")] == [4, 4, 4]
     assert codec["known"]["mel_distance"] > 3, "two steps teach no sound"
     assert talker["all"]["n"] == 4
-    assert talker["all"]["original_wrong_speaker"] == 0
+    assert talker["all"]["original_wrong_speaker"] == talker["all"]["original_wrong_spectrum"] == 0
     assert talker["pitch"]["man"] < 110 < 140 < talker["pitch"]["woman"]
     assert talker["speed"]["real_time_factor"] > 0
     aloud = talker["aloud"]

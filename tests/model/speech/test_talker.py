@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -41,10 +42,25 @@ def test_packed_loss_is_the_mean_of_the_samples(interleaved):
         return model.loss(batch, total, books(), generators=generators, noise=0.3, dropout=0.3, draws=2)
 
     packed, alone = loss(0, 1, 2), [loss(place) for place in range(3)]
-    for part in range(3):
+    for part in range(4):
         assert torch.allclose(packed[part], torch.stack([one[part] for one in alone]).sum(), rtol=1e-5)
-    assert torch.allclose(packed.loss, packed.frames + packed.end)
+    assert torch.allclose(packed.loss, packed.frames + packed.end + packed.first)
     assert packed.end > 0
+
+
+def test_the_first_level_is_one_choice_of_its_codes():
+    """Told nothing, it costs log codes; its weight scales it, and nothing else."""
+    model, batch = talker(), TalkerBatch.pack(SAMPLES)
+    with torch.no_grad():
+        model.first_head.weight.zero_()
+        model.first_head.bias.zero_()
+        once, half = (
+            model.loss(batch, 16, books(), generator=torch.Generator().manual_seed(0), first=weight)
+            for weight in (1.0, 0.5)
+        )
+    assert float(once.first) == pytest.approx(math.log(CODEC.codes), rel=1e-5)
+    assert float(half.first) == pytest.approx(float(once.first) / 2)
+    assert (half.frames, half.end) == (once.frames, once.end)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

@@ -27,10 +27,10 @@ def folder(tmp_path_factory):
 def test_a_run_goes_on_with_the_same_bits(folder, tmp_path):
     plan = curriculum(folder, "talker", eval={"share": 0.3, "every": 2})
     rows = go(plan, folder, tmp_path / "run")
-    names = ("loss", "loss_frames", "loss_end", "grad_norm")
+    names = ("loss", "loss_frames", "loss_end", "loss_first", "grad_norm")
     losses = [tuple(row[name] for name in names) for row in rows if "loss" in row]
     assert len(losses) == 4
-    assert all(loss == pytest.approx(frames + end) for loss, frames, end, _ in losses)
+    assert all(loss == pytest.approx(sum(parts)) and parts[2] > 0 for loss, *parts, _ in losses)
     held = [(row["eval_loss"], row["eval_frames"], row["eval_end"]) for row in rows if "eval_loss" in row]
     assert len(held) == 2
     home = tmp_path / "run" / "one"
@@ -42,9 +42,7 @@ def test_a_run_goes_on_with_the_same_bits(folder, tmp_path):
         path = home / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = go(plan, folder, tmp_path / "run")
-    assert [
-        (row["loss"], row["loss_frames"], row["loss_end"], row["grad_norm"]) for row in again if "loss" in row
-    ] == losses
+    assert [tuple(row[name] for name in names) for row in again if "loss" in row] == losses
     assert fingerprint(home / "model" / "model.safetensors") == whole
 
 
@@ -96,7 +94,7 @@ def test_nothing_that_is_said_is_no_step(folder):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"prompt_share": 2}, {"prompt_seconds": 0}, {"noise": -1}, {"dropout": 1}, {"draws": 0}]
+    "settings", [{"prompt_share": 2}, {"prompt_seconds": 0}, {"noise": -1}, {"dropout": 1}, {"draws": 0}, {"first": -1}]
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match=r"expected|must be"):
