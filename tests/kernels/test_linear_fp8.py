@@ -109,7 +109,7 @@ def test_what_an_older_cublas_or_another_gpu_does_not_scale(monkeypatch):
 
     blocks, rows = "blocks of 128 are for Hopper, by PyTorch from 2.9", "rows in another dtype than bfloat16 are for"
     older = [blocks, blocks, "", "", rows, rows, rows]
-    for machine in (("12.8",), ("12.9", (9, 0), "2.8.0"), (None,)):
+    for machine in (("12.8", (9, 0), "2.9.1"), ("12.9", (9, 0), "2.8.0"), (None, (9, 0), "2.9.1")):
         assert all(found.startswith(said) and bool(found) == bool(said)
                    for found, said in zip(reasons(*machine), older, strict=True))  # fmt: skip
     assert not any(reasons("13.0"))
