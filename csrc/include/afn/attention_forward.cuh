@@ -288,11 +288,11 @@ AFN_DEVICE void attend_next(const AttentionForward& p, const ForwardWork& w, con
     float s[T::keys / 2], keep[2];
     ForwardStage<T> keys = at, values = at.next();
     at = values.next();
+    barrier_wait(shared.full(values.slot), values.phase);
     take_turn<T>();
     hold(r.o);
     wgmma_fence();
     multiply_keys<T>(s, shared, keys.slot);
-    barrier_wait(shared.full(values.slot), values.phase);
     multiply_values<T>(r, weights, shared, values.slot);
     pass_turn<T>();
     wgmma_wait<1>();

@@ -38,10 +38,10 @@ def made(device, queries, keys, heads=2, kv_heads=1, width=128, dtype=torch.bflo
     return tensors, {"cu_seqlens_q": cu(queries).to(device), "cu_seqlens_k": cu(keys).to(device)}
 
 
-def run(tensors, *, programs=None, backwards=False, **options):
+def run(tensors, *, programs=None, backwards=False, turns=0, **options):
     device = tensors[0].device
     with (
-        emulated(backwards=backwards) if device.type == "cpu" else nullcontext(),
+        emulated(backwards=backwards, schedule=turns) if device.type == "cpu" else nullcontext(),
         poisoned(),
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -104,12 +104,12 @@ def test_what_other_sequences_hold_does_not_spread(width, causal, device):
 
 
 def test_blocks_and_sequences_do_not_change_bits(device):
-    """One block with all tiles, or many, in either order: a tile's result is its own."""
+    """One block with all tiles, or many, in either order, threads in another one: a tile's result is its own."""
     queries, keys = [300, 0, 1, 129], [300, 5, 130, 129]
     tensors, options = made(device, queries, keys, heads=1)
     options |= {"causal": True, "return_lse": True}
     first = run(tensors, programs=1, **options)
-    for more in ({"programs": 7}, {"programs": 5, "backwards": True}):
+    for more in ({"programs": 7}, {"programs": 5, "backwards": True}, {"programs": 2, "turns": 1}):
         assert all(map(torch.equal, run(tensors, **more, **options), first))
     parts = zip(tensors[0].split(queries), tensors[1].split(keys), tensors[2].split(keys), strict=True)
     for rows, part in zip(first[0].split(queries), parts, strict=True):
