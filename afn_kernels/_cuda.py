@@ -82,7 +82,7 @@ def _missing_for_hopper() -> str:
 
 @constant
 def hopper() -> str:
-    """As ``available``, for kernels of Hopper's instructions: sources that include hopper.cuh themselves."""
+    """As ``available``, for kernels of Hopper's instructions."""
     return "" if emulated() else _missing_for_hopper()
 
 

@@ -153,7 +153,7 @@ def included(folder: Path, source: str) -> set[str]:
     while open_:
         file = open_.pop()
         found.add(file.name)
-        names = re.findall(r'#include "afn/([\w.]+)"', file.read_text())
+        names = re.findall(r'#include "(?:afn/)?(\w+\.cuh)"', file.read_text())
         open_ += [folder / "include" / "afn" / name for name in names if name not in found]
     return found
 

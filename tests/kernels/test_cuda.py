@@ -19,6 +19,7 @@ from afn_kernels import _cuda
 from afn_kernels.log_mel import cuda as log_mel
 from tests import cuda
 from tests.built import built
+from tests.cuda.mutants import included
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="torch without CUDA's bindings")
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-OLDER = [name for name in SOURCES if "hopper.cuh" not in (ROOT / "csrc" / "cuda" / f"{name}.cu").read_text()]
+OLDER = [name for name in SOURCES if "hopper.cuh" not in included(ROOT / "csrc", name)]
 
 
 # For Hopper test_binaries.py compiles them all.
