@@ -25,6 +25,8 @@ def _scaled_mm(x, w, scale_x, scale_w, *, bias, residual, out_dtype) -> str:
         return f"K = {inner} is no multiple of 128"
     if blocks and not hopper:
         return "blocks of 128 are for Hopper"
+    if kind == "tiles" and inner // 128 % 4:  # PyTorch has laid out such scales wrongly, without an error
+        return f"K = {inner} is {inner // 128} blocks of 128, and scales of tiles come by fours"
     alone = out_dtype == torch.bfloat16 == (torch.bfloat16 if bias is None else bias.dtype) and residual is None
     if (blocks or (kind == "row" and not alone)) and not (hopper and _cublas_scales()):
         what = "blocks of 128" if blocks else "rows in another dtype than bfloat16"

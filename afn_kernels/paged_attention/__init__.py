@@ -27,7 +27,7 @@ def _supports_cuda(q, k_cache, v_cache, *, k_scale, v_scale, **options) -> str:
         return reason
     if k_scale is not None or v_scale is not None:
         return "it takes no scales"
-    if page % 8 or (hopper.KEYS % page and page % hopper.KEYS):
+    if not page or page % 8 or (hopper.KEYS % page and page % hopper.KEYS):
         return (
             f"pages of {page} do not divide blocks of {hopper.KEYS} keys by rows of 8, nor are they multiples of them"
         )

@@ -46,6 +46,14 @@ class FP8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Codes and scales go where others go, in the dtypes that they have: ``.to(torch.bfloat16)`` is of the rest."""
+        codes, scale = self.values, self.scale
+        super()._apply(fn, recurse)
+        if self.values.dtype != codes.dtype or self.scale.dtype != scale.dtype:
+            self.values, self.scale = codes.to(self.values.device), scale.to(self.scale.device)
+        return self
+
     def product(self, x: Tensor | FP8Rows, bias: Tensor | None = None) -> Tensor:
         """W x + bias, by default without: [T, in] to [T, out] in the dtype of x.
 

@@ -93,6 +93,7 @@ GOALS = {
     "swiglu": ("swiglu", "8192 x 18944", "forward+backward"),
     "rotary": ("rotary", "8192 x (28 + 4) x 128, training", "forward+backward"),
     "quantize_fp8": ("quantize_fp8", "8192 x 3584, 1 x 128", "forward"),
+    "linear_fp8": ("linear_fp8", "8192 x 3584 x 18944, tiles", "forward"),
 }
 MORE = {
     "attention_prefill": ("attention", "prefill 45K", "forward"),

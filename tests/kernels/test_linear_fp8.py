@@ -97,12 +97,12 @@ def test_what_an_older_cublas_or_another_gpu_does_not_scale(monkeypatch):
     """PyTorch's own kernel of rows returns bfloat16 with nothing but a bias added, and it has none of blocks."""
     added = ({}, {"out_dtype": torch.float32}, {"bias": torch.float32}, {"residual": torch.bfloat16})
 
-    def reasons(cuda, capability=(9, 0), torch_version="2.9.1"):
+    def reasons(cuda, capability=(9, 0), torch_version="2.9.1", inner=512):
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch, "__version__", torch_version)
         with _device.assumed(capability):
             for kind, more in [("tiles", {}), ("blocks", {}), ("tensor", {}), *(("row", one) for one in added)]:
-                i = made("meta", 3, 48, 256, kind, added=True)
+                i = made("meta", 3, 48, inner, kind, added=True)
                 given = {name: i[name].to(more[name]) if name in more else None for name in ("bias", "residual")}
                 args = i["x"], i["w"], i["scale_x"], i["scale_w"]
                 yield _scaled_mm(*args, out_dtype=more.get("out_dtype", torch.bfloat16), **given)
@@ -113,6 +113,8 @@ def test_what_an_older_cublas_or_another_gpu_does_not_scale(monkeypatch):
         assert all(found.startswith(said) and bool(found) == bool(said)
                    for found, said in zip(reasons(*machine), older, strict=True))  # fmt: skip
     assert not any(reasons("13.0"))
+    few = ["K = 256 is 2 blocks of 128, and scales of tiles come by fours", *[""] * 6]
+    assert list(reasons("13.0", inner=256)) == few
     found = list(reasons("13.0", (10, 0)))
     assert found[:2] == ["blocks of 128 are for Hopper"] * 2
     assert [bool(one) for one in found[2:]] == [False, False, True, True, True]

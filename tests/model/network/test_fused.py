@@ -70,6 +70,17 @@ def test_an_fp8_product_is_that_of_the_rounded_factors():
     assert not torch.allclose(found, exact.float(), rtol=1e-3, atol=1e-3)
 
 
+def test_a_models_dtype_is_not_that_of_its_codes():
+    layer, x = FP8Linear(torch.randn(32, 16), torch.randn(32)), torch.randn(3, 16)
+    codes, scale = layer.values.clone(), layer.scale.clone()
+    cast = torch.nn.Sequential(layer).to(torch.bfloat16).half().to(torch.bfloat16)
+    assert layer.values.dtype == codes.dtype
+    assert layer.scale.equal(scale)
+    assert layer.bias.dtype == torch.bfloat16
+    assert torch.equal(layer.values.float(), codes.float())
+    assert cast(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_a_folder_is_read_in_fp8(pair, tmp_path):
     """By name, for whole sequences as for generation; there are no gradients, and no other names."""
     model, processor = copy.deepcopy(pair[0]), pair[1]
