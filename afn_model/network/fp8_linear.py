@@ -75,15 +75,12 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x, *weights), (dtype, *dtypes) = ctx.saved_tensors, ctx.dtypes
         count = len(gradients)
-        dx, left = None, count
-        for dy, weight in zip(gradients, weights, strict=False):
-            (codes, scale), (w, w_scale), left = (
-                ak.quantize_fp8(dy, block=LINE),
-                coded(weight, transpose=True),
-                left - 1,
-            )
-            # The sum over the layers stays in float32 until the last.
-            dx = ak.linear_fp8(codes, w, scale, w_scale, residual=dx, out_dtype=torch.float32 if left else dtype)
+        dx = None
+        for number, weight in enumerate(weights):
+            codes, scale = ak.quantize_fp8(gradients[number], block=LINE)
+            w, w_scale = coded(weight, transpose=True)
+            kind = dtype if number + 1 == count else torch.float32  # the sum over the layers, until the last
+            dx = ak.linear_fp8(codes, w, scale, w_scale, residual=dx, out_dtype=kind)
         wants, found = ctx.needs_input_grad[1:], [dx]
         columns = None if x is None else along_tokens(x)
         for dy, wanted, kind in zip(gradients, wants[:count], dtypes[0], strict=True):
