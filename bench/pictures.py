@@ -52,6 +52,7 @@ NO_PICTURE = {
     "machine.json": "what ran beside it: the machine and its packages",
     "curation_run.jsonl": "yes or no: the same bytes, whenever it was killed",
     "batch_kills.jsonl": "yes or no: every line once, whenever it was killed",
+    "fp8_training.jsonl": "losses, scores and answers of three precisions, nearer to each other than a picture shows",
     "fp8.jsonl": "four rows of scores that differ by less than a picture shows",
     "engine.jsonl": "a number and a bar for each claim, in units of their own: engine.md has both",
     "curation.jsonl": "rates that differ by a factor of 10,000: curation.md has them, and what they add up to",

@@ -79,15 +79,15 @@ def workload(
 
 
 @sized()
-def quantised(rows: int = 8192, width: int = WIDTH, block: str | tuple[int, ...] = "row") -> Workload:
-    eager = after(torchs, block)
+def quantised(rows: int = 8192, width: int = WIDTH, fp8: str | tuple[int, ...] = "row") -> Workload:
+    eager = after(torchs, fp8)
     return Workload(
         "rms_norm",
-        f"{rows} x {width} + residual, to FP8 by {block if isinstance(block, str) else f'{block[0]} x {block[1]}'}",
+        f"{rows} x {width} + residual, to FP8 by {fp8 if isinstance(fp8, str) else f'{fp8[0]} x {fp8[1]}'}",
         inputs(rows, width, True),
         (),
         (rows * width * 7.0, 0.0),  # read x and the residual, write codes and h
-        options={"out_dtype": torch.float8_e4m3fn, "block": block},
+        options={"out_dtype": torch.float8_e4m3fn, "block": fp8},
         peers={"torch": eager, "torch.compile": torch.compile(eager, dynamic=True)},
     )
 
@@ -99,5 +99,5 @@ WORKLOADS = [
     workload(8192, residual=True, float32_stream=True),
     workload(8192, gemma=True),
     quantised(8192),
-    quantised(8192, block=(1, 128)),
+    quantised(8192, fp8=(1, 128)),
 ]

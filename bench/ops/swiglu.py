@@ -49,15 +49,15 @@ def workload(rows: int = 8192, width: int = WIDTH, fused: bool = False) -> Workl
 
 
 @sized()
-def quantised(rows: int = 8192, width: int = WIDTH, block: str | tuple[int, ...] = "row") -> Workload:
-    eager = after(torchs, block)
+def quantised(rows: int = 8192, width: int = WIDTH, fp8: str | tuple[int, ...] = "row") -> Workload:
+    eager = after(torchs, fp8)
     return Workload(
         "swiglu",
-        f"{rows} x {width}, to FP8 by {block if isinstance(block, str) else f'{block[0]} x {block[1]}'}",
+        f"{rows} x {width}, to FP8 by {fp8 if isinstance(fp8, str) else f'{fp8[0]} x {fp8[1]}'}",
         inputs(rows, width, True),
         (),
         (rows * width * 5.0, 0.0),  # read two, write codes
-        options={"out_dtype": torch.float8_e4m3fn, "block": block},
+        options={"out_dtype": torch.float8_e4m3fn, "block": fp8},
         peers={"torch": eager, "torch.compile": torch.compile(eager, dynamic=True)},
     )
 
@@ -67,5 +67,5 @@ WORKLOADS = [
     workload(8192, fused=True),
     workload(45056),
     quantised(8192),
-    quantised(8192, block=(1, 128)),
+    quantised(8192, fp8=(1, 128)),
 ]

@@ -12,8 +12,11 @@ class ProductCase(Case):
         return x if x.dtype == FP8 else super()._cast(name, x, dtype)
 
     def call(self, inputs, impl):
-        given = inputs | {name: inputs[name].to(FP8) for name in ("x", "w")}
-        wide = inputs["scale_x"].dtype == torch.float64
+        codes = {
+            name: x for name in ("x", "w") if isinstance(x := inputs[name], torch.Tensor) and x.is_floating_point()
+        }
+        given = inputs | {name: x.to(FP8) for name, x in codes.items()}
+        wide = getattr(inputs["scale_x"], "dtype", None) == torch.float64
         options = {"out_dtype": torch.float64} if wide else self.options
         return (ak.linear_fp8(**given, **options, impl=impl),)
 
