@@ -23,6 +23,13 @@ TYPES = {
 emulator: Callable[[torch.Tensor, tuple[int, ...], int], bytes] | None = None
 
 
+def mappable(x: torch.Tensor) -> torch.Tensor:
+    """x as a tensor map takes it: adjacent elements, rows at multiples of 16 bytes. Copies only if it must."""
+    rows = [stride * x.element_size() for stride, n in zip(x.stride()[:-1], x.shape, strict=False) if n > 1]
+    fits = x.stride(-1) == 1 and not any(row % 16 or not 0 < row < 1 << 40 for row in rows) and not x.data_ptr() % 16
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
+
+
 def encode(x: torch.Tensor, box: tuple[int, ...], swizzle: int) -> bytes:
     """A tensor map for a kernel's parameters, "128s" of their layout at a multiple of 64; kept for the next call.
 

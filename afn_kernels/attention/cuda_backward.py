@@ -5,7 +5,7 @@ import torch
 from afn_kernels import _cuda, _tensor_map
 from afn_kernels.attention.config import CUDA_KEYS
 from afn_kernels.attention.gradients import empty_gradients
-from afn_kernels.attention.hopper import LOG2E, dense, mappable
+from afn_kernels.attention.hopper import LOG2E, dense
 
 QUERIES = {64: 128, 128: 64}  # of a step, by head dimension
 THREADS = 384  # one warpgroup that fetches, two that multiply
@@ -62,7 +62,7 @@ def backward(
     dq, dk, dv, dout_c, dlse_c = empty_gradients(q, k, v, need_dq, need_dkv, need_carry)
     if not tokens:
         return dq, dk.zero_(), dv.zero_(), dout_c, dlse_c
-    q, k, v, dout, out = mappable(q), mappable(k), mappable(v), mappable(dout), dense(out)
+    q, k, v, dout, out = *map(_tensor_map.mappable, (q, k, v, dout)), dense(out)
     out_c = None if out_c is None else dense(out_c)
     stats = torch.empty(2 * heads, -(-tokens // 4) * 4, dtype=torch.float32, device=q.device)
     strides = [(0, 0) if x is None else x.stride() for x in (lse, dlse, lse_c)]

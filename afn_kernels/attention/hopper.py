@@ -42,13 +42,6 @@ def shared(width: int) -> int:
     return 2 * width * (CUDA_QUERIES[width] + stages * KEYS) + 8 * (2 * stages + 2)
 
 
-def mappable(x: torch.Tensor) -> torch.Tensor:
-    """x with adjacent elements and rows at multiples of 16 bytes. Copies only if it must."""
-    rows = [stride * x.element_size() for stride, n in zip(x.stride()[:-1], x.shape, strict=False) if n > 1]
-    fits = x.stride(-1) == 1 and not any(row % 16 or not 0 < row < 1 << 40 for row in rows) and not x.data_ptr() % 16
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
-
-
 def dense(x: torch.Tensor) -> torch.Tensor:
     """x in one piece from a multiple of 16 bytes on, as kernels read it by address. Copies only if it must."""
     return x if x.is_contiguous() and not x.data_ptr() % 16 else x.clone(memory_format=torch.contiguous_format)
@@ -73,7 +66,7 @@ def launch(
     rows, page = CUDA_QUERIES[width], 0 if pages is None else k.shape[1]
     tiles = -(-tokens // rows) if table is None else len(table)
     block = (1, min(page, KEYS), 1, 64) if page else (KEYS, 1, 64)
-    held = [mappable(x) for x in (q, k, v)]
+    held = [_tensor_map.mappable(x) for x in (q, k, v)]
     maps = [_tensor_map.encode(x, box, 128) for x, box in zip(held, ((rows, 1, 64), block, block), strict=True)]
     out_c, lse_c = carry or (None, None)
     kernel.launch(

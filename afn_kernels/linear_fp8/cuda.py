@@ -17,12 +17,6 @@ KERNELS = {
 }
 
 
-def aligned(x: torch.Tensor) -> torch.Tensor:
-    """As it is where a tensor map takes it, else a copy: rows that begin at multiples of 16 bytes."""
-    fits = x.stride(1) == 1 and ((x.stride(0) and x.stride(0) % 16 == 0) or len(x) == 1) and x.data_ptr() % 16 == 0
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
-
-
 def wide(x: torch.Tensor | None) -> bool:
     """Whether four columns from any multiple of four on can be read at once."""
     if x is None or x.stride(1) != 1:
@@ -45,7 +39,7 @@ def product(
     y = torch.empty(rows, columns, dtype=out_dtype, device=x.device)
     processors = _triton.programs(x.device)
     tile, scaled = choose(rows, columns, processors), SCALED[scaling(x, w, scale_x, scale_w)]
-    x, w = aligned(x), aligned(w)
+    x, w = _tensor_map.mappable(x), _tensor_map.mappable(w)
     strides = [n for scale in (scale_x, scale_w) for n in (scale.stride() if scale.dim() else (0, 0))]
     strides += (0, 0) if residual is None else residual.stride()
     bias = None if bias is None else bias.contiguous()
